@@ -1,0 +1,314 @@
+"""Every option of train.py and test.py, once: name, default, range and one line of help. Imports none of ours.
+
+tyro turns the dataclasses into the command line; the comment string under a field is its ``--help`` line.
+Periods and progress are counted in images seen, so they do not depend on batch size or number of devices.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field, fields, replace
+from pathlib import Path
+from typing import Any, Literal, TypeVar, cast
+
+import tyro
+
+Precision = Literal["auto", "fp32", "bf16"]
+ParamFreeNorm = Literal["batch", "instance"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class OasisConfig:
+    """OASIS (Schönfeld et al., ICLR 2021): SPADE generator with 3-D noise against an N+1-class U-Net."""
+
+    channels_G: int = 64
+    """Width of the generator's last stage; published 64."""
+    channels_D: int = 128
+    """Width of the discriminator's first stage; published 128."""
+    z_dim: int = 64
+    """Length of the noise vector that is joined to every label pixel (3-D noise); 0 turns noise off."""
+    spade_hidden: int = 128
+    """Hidden channels of the SPADE layers; published 128. They cost three quarters of the generator's arithmetic."""
+    spade_ks: int = 3
+    """Kernel size of the SPADE convolutions; odd."""
+    param_free_norm: ParamFreeNorm = "batch"
+    """Normalisation inside SPADE: batch as published, instance for very small batches."""
+    lambda_labelmix: float = 5.0
+    """Weight of the LabelMix consistency loss; 10 in the paper for ADE20K and COCO, 5 for Cityscapes; 0 turns it off."""
+    balance_classes: bool = True
+    """Weight each class by its inverse pixel frequency in the batch (paper, eq. 2); air counts like any other class."""
+    max_class_weight: float = 100.0
+    """Upper limit of a class weight, so that a lesion of two pixels does not drive a whole step; 0 for no limit."""
+    ema_decay: float = 0.999
+    """Decay of the generator's moving average per step; the paper uses 0.9999 at batch 32."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class GmmConfig:
+    """Gaussian mixture by label: every label has its own intensity distribution, fitted from the training images."""
+
+    robust: bool = True
+    """Fit median and 1.4826 x MAD of each label instead of mean and standard deviation."""
+    vary: bool = True
+    """Draw each case's label means and spreads from the prior over subjects; otherwise use the prior's centre."""
+    blur: float = 0.5
+    """Standard deviation in pixels of the Gaussian blur that stands for the scanner's point spread; 0 turns it off."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config:
+    """Train a label-to-image method. The same command again resumes the run."""
+
+    name: str
+    """Name of the run; everything it writes goes to <checkpoints_dir>/<name>."""
+    dataroot: Path
+    """Folder written by scripts/prepare_data.py, or one with {train,val,test}/{images,labels}/X.png."""
+    model: Literal["oasis", "gmm"] = "oasis"
+    """Method."""
+    preset: Literal["oasis", "small", "demo"] = "oasis"
+    """Starting values: oasis as published, small for one modest GPU or a patient CPU, demo for minutes on two cores."""
+    checkpoints_dir: Path = Path("checkpoints")
+    """Folder of all runs."""
+    seed: int = 42
+    """Seed of weights, order, augmentation and noise."""
+    gpu_ids: str = "auto"
+    """GPU to use: a number, -1 for the CPU, auto for GPU 0 where there is one."""
+    num_workers: int = 0
+    """Loader processes; 0 loads in the main process, which is best while the data fit in memory (see cache_gb)."""
+    cache_gb: float = 2.0
+    """Keep decoded slices in memory up to this size."""
+    precision: Precision = "auto"
+    """Arithmetic: auto is bf16 on GPUs that have it, fp32 elsewhere. Losses are always fp32."""
+
+    batch_size: int = 8
+    """Images per step."""
+    num_epochs: int = 200
+    """Passes over the training slices; published 200 (COCO 100)."""
+    lr_g: float = 1e-4
+    """Learning rate of the generator."""
+    lr_d: float = 4e-4
+    """Learning rate of the discriminator."""
+    beta1: float = 0.0
+    """Adam's beta1."""
+    beta2: float = 0.999
+    """Adam's beta2."""
+    flip: bool = True
+    """Mirror training slices left-right half of the time, swapping labels named left and right; axial and coronal only."""
+
+    continue_train: bool = True
+    """Resume where the run stands; with --no-continue_train an existing run folder is an error."""
+    which_iter: str = "latest"
+    """State to resume from: latest, or a number of images seen of which a state file is kept."""
+    freq_print: int = 1000
+    """Images between log lines."""
+    freq_preview: int = 10000
+    """Images between preview pictures."""
+    freq_fid: int = 10000
+    """Images between evaluations of the moving-average generator on the validation split (all metrics, not only FID)."""
+    freq_save_latest: int = 10000
+    """Images between saved states (the newest three are kept)."""
+    freq_save_ckpt: int = 100000
+    """Images between weight files that are kept for good."""
+    eval_slices: int = 512
+    """At most this many validation slices per evaluation, evenly spaced; 0 for all."""
+    metrics: str = "auto"
+    """Metrics of the evaluation: auto for all that can be computed here, or a comma-separated list."""
+    weights: Path | None = None
+    """Folder or file with pretrained weights for FID and LPIPS; else $MEDSIS_WEIGHTS, else torch's cache."""
+
+    oasis: OasisConfig = field(default_factory=OasisConfig)
+    gmm: GmmConfig = field(default_factory=GmmConfig)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TestConfig:
+    """Synthesise a split from a trained run, write images and volumes, evaluate."""
+
+    name: str
+    """Name of the run to test."""
+    dataroot: Path
+    """Prepared data; its labels must be those of the training."""
+    checkpoints_dir: Path = Path("checkpoints")
+    """Folder of all runs."""
+    results_dir: Path = Path("results")
+    """Results go to <results_dir>/<name>/<ckpt_iter>."""
+    ckpt_iter: str = "best"
+    """Weights to use: best, latest, or a number of images seen."""
+    phase: Literal["test", "val", "train"] = "test"
+    """Split to synthesise."""
+    batch_size: int = 8
+    """Images per forward pass; does not change the images."""
+    seed: int = 0
+    """Seed of the noise."""
+    noise: Literal["case", "slice"] = "case"
+    """Draw the style noise once per case, so that stacked slices match, or anew for each slice."""
+    gpu_ids: str = "auto"
+    """GPU to use: a number, -1 for the CPU, auto for GPU 0 where there is one."""
+    volumes: bool = True
+    """Also stack the slices to NIfTI volumes in source geometry and units."""
+    metrics: str = "auto"
+    """Metrics: auto for all that can be computed here, none, or a comma-separated list."""
+    weights: Path | None = None
+    """Folder or file with pretrained weights for FID and LPIPS; else $MEDSIS_WEIGHTS, else torch's cache."""
+    overwrite: bool = False
+    """Replace results that were made with other weights, data or options."""
+
+
+# Options that may differ when a run is resumed: they change neither the model nor what it learns from.
+RUNTIME_OPTIONS = frozenset(
+    {"name", "dataroot", "checkpoints_dir", "preset", "gpu_ids", "num_workers", "cache_gb", "num_epochs", "metrics"}
+    | {"continue_train", "which_iter", "weights", "eval_slices"}
+    | {"freq_print", "freq_preview", "freq_fid", "freq_save_latest", "freq_save_ckpt"}
+)
+
+
+def oasis_preset() -> Config:
+    """The published setting."""
+    return Config(name=tyro.MISSING, dataroot=tyro.MISSING)
+
+
+def small_preset() -> Config:
+    """A quarter of the published width: 128² in hours on a modest GPU, overnight on a CPU."""
+    return replace(
+        oasis_preset(),
+        preset="small",
+        oasis=OasisConfig(channels_G=24, channels_D=48, spade_hidden=48, z_dim=32),
+    )
+
+
+def demo_preset() -> Config:
+    """Minutes on two CPU cores."""
+    return replace(
+        oasis_preset(),
+        preset="demo",
+        batch_size=4,
+        num_epochs=30,
+        lr_g=4e-4,
+        lr_d=4e-4,
+        freq_print=200,
+        freq_preview=1000,
+        freq_fid=1500,
+        freq_save_latest=1500,
+        eval_slices=16,
+        oasis=OasisConfig(
+            channels_G=16, channels_D=24, spade_hidden=32, z_dim=8, param_free_norm="instance", ema_decay=0.995
+        ),
+    )
+
+
+PRESETS: dict[str, Callable[[], Config]] = {"oasis": oasis_preset, "small": small_preset, "demo": demo_preset}
+
+_AnyConfig = TypeVar("_AnyConfig", Config, TestConfig)
+
+
+def parse_train(arguments: Sequence[str] | None = None) -> Config:
+    """Command line -> checked Config; a bad value ends with one line on stderr and exit code 2."""
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    preset = _peek_preset(arguments)
+    config = tyro.cli(Config, args=arguments, default=PRESETS[preset](), description=Config.__doc__)
+    return _checked(config, check_train)
+
+
+def parse_test(arguments: Sequence[str] | None = None) -> TestConfig:
+    """Command line -> checked TestConfig; a bad value ends with one line on stderr and exit code 2."""
+    return _checked(tyro.cli(TestConfig, args=arguments, description=TestConfig.__doc__), check_test)
+
+
+def _peek_preset(arguments: list[str]) -> str:
+    """The preset must be known before parsing, because it sets the defaults that the other options override."""
+    for position, argument in enumerate(arguments):
+        value = argument.partition("=")[2] if argument.startswith("--preset=") else None
+        if argument == "--preset" and position + 1 < len(arguments):
+            value = arguments[position + 1]
+        if value in PRESETS:
+            return cast(str, value)
+    return "oasis"  # an unknown preset is refused by tyro, which lists the allowed ones
+
+
+def _checked(config: _AnyConfig, check: Callable[[Any], None]) -> _AnyConfig:
+    try:
+        check(config)
+    except ValueError as error:
+        print(f"error: {error}", file=sys.stderr)
+        raise SystemExit(2) from None
+    return config
+
+
+def check_train(config: Config) -> None:
+    """Raise ValueError naming flag, value and allowed range for the first option out of range."""
+    oasis = config.oasis
+    at_least = {
+        "batch_size": (config.batch_size, 1),
+        "num_epochs": (config.num_epochs, 1),
+        "num_workers": (config.num_workers, 0),
+        "eval_slices": (config.eval_slices, 0),
+        "cache_gb": (config.cache_gb, 0),
+        "oasis.channels_G": (oasis.channels_G, 1),
+        "oasis.channels_D": (oasis.channels_D, 2),
+        "oasis.z_dim": (oasis.z_dim, 0),
+        "oasis.spade_hidden": (oasis.spade_hidden, 1),
+        "oasis.lambda_labelmix": (oasis.lambda_labelmix, 0),
+        "oasis.max_class_weight": (oasis.max_class_weight, 0),
+        "gmm.blur": (config.gmm.blur, 0),
+    }
+    at_least |= {f.name: (getattr(config, f.name), 1) for f in fields(config) if f.name.startswith("freq_")}
+    for flag, (value, low) in at_least.items():
+        if not value >= low:
+            raise ValueError(f"--{flag} {value}: must be at least {low}")
+    for flag, value in {"lr_g": config.lr_g, "lr_d": config.lr_d}.items():
+        if not value > 0:
+            raise ValueError(f"--{flag} {value}: must be above 0")
+    for flag, value in {"beta1": config.beta1, "beta2": config.beta2, "oasis.ema_decay": oasis.ema_decay}.items():
+        if not 0 <= value < 1:
+            raise ValueError(f"--{flag} {value}: must be in [0, 1)")
+    if oasis.spade_ks % 2 == 0 or oasis.spade_ks < 1:
+        raise ValueError(f"--oasis.spade_ks {oasis.spade_ks}: must be odd and positive")
+    if config.which_iter != "latest" and not config.which_iter.isdigit():
+        raise ValueError(f"--which_iter {config.which_iter}: must be latest or a number of images seen")
+    _check_gpu_ids(config.gpu_ids)
+
+
+def check_test(config: TestConfig) -> None:
+    """Raise ValueError naming flag, value and allowed range for the first option out of range."""
+    if config.batch_size < 1:
+        raise ValueError(f"--batch_size {config.batch_size}: must be at least 1")
+    if config.ckpt_iter not in ("best", "latest") and not config.ckpt_iter.isdigit():
+        raise ValueError(f"--ckpt_iter {config.ckpt_iter}: must be best, latest or a number of images seen")
+    _check_gpu_ids(config.gpu_ids)
+
+
+def _check_gpu_ids(gpu_ids: str) -> None:
+    if gpu_ids != "auto" and not gpu_ids.lstrip("-").isdigit():
+        raise ValueError(f"--gpu_ids {gpu_ids}: must be auto, -1 for the CPU, or one GPU number")
+
+
+def to_dict(config: Config | TestConfig) -> dict[str, Any]:
+    """Plain JSON-able values, for checkpoints and manifests."""
+    return {key: str(value) if isinstance(value, Path) else value for key, value in asdict(config).items()}
+
+
+def from_dict(data: dict[str, Any]) -> Config:
+    """Config of a checkpoint; options that this version does not know are refused, those it added get defaults."""
+    unknown = set(data) - {f.name for f in fields(Config)}
+    if unknown:
+        raise ValueError(f"the checkpoint has options that this version does not know: {sorted(unknown)}")
+    data = dict(data)
+    data["dataroot"], data["checkpoints_dir"] = Path(data["dataroot"]), Path(data["checkpoints_dir"])
+    data["weights"] = None if data["weights"] is None else Path(data["weights"])
+    data["oasis"], data["gmm"] = OasisConfig(**data["oasis"]), GmmConfig(**data["gmm"])
+    return Config(**data)
+
+
+def differences(old: dict[str, Any], new: dict[str, Any], prefix: str = "") -> list[str]:
+    """Lines ``--flag: was X, now Y`` for every option that shapes the model or its training and is not equal."""
+    lines: list[str] = []
+    for key in sorted(set(old) | set(new)):
+        before, after = old.get(key), new.get(key)
+        if not prefix and key in RUNTIME_OPTIONS:
+            continue
+        if isinstance(before, dict) and isinstance(after, dict):
+            lines += differences(before, after, f"{prefix}{key}.")
+        elif before != after:
+            lines.append(f"--{prefix}{key}: was {before}, now {after}")
+    return lines

@@ -1,0 +1,1 @@
+"""Disk to tensors: NIfTI and PNG, manifest, windows, datasets."""

@@ -1,0 +1,60 @@
+"""Checking a prepared folder: every byte once, all faults listed."""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+
+from dataloaders.manifest import SPLITS, Case, Manifest, Slice
+from dataloaders.png import read_png
+
+
+def check_folder(root: Path, workers: int = 0) -> list[str]:
+    """All faults of a prepared folder: unreadable or missing files, wrong size, label out of range, constant image,
+    histogram mismatch, orphan files, a patient in two splits. ValueError where there is no manifest to check against.
+    """
+    manifest = Manifest.load(root)
+    faults = _split_faults(manifest)
+    with ThreadPoolExecutor(workers or None) as pool:  # decoding PNG releases the interpreter lock
+        jobs = [(root, manifest, case, item) for case in manifest.cases for item in case.slices]
+        for found in pool.map(lambda job: _slice_faults(*job), jobs):
+            faults += found
+    listed = {path for case in manifest.cases for item in case.slices for path in (item.label, *item.images)}
+    for split in SPLITS:
+        for path in sorted((root / split).rglob("*.png")):
+            if str(path.relative_to(root)) not in listed:
+                faults.append(f"{path}: not in the manifest")
+    return faults
+
+
+def _split_faults(manifest: Manifest) -> list[str]:
+    if "slices" in str(manifest.provenance.get("split")):
+        return []  # one scan cut into blocks on purpose, and said so
+    splits: dict[str, set[str]] = {}
+    for case in manifest.cases:
+        splits.setdefault(case.patient, set()).add(case.split)
+    return [f"patient {p} is in the splits {', '.join(sorted(s))}" for p, s in sorted(splits.items()) if len(s) > 1]
+
+
+def _slice_faults(root: Path, manifest: Manifest, case: Case, item: Slice) -> list[str]:
+    faults: list[str] = []
+    size = tuple(manifest.spec.size)
+    for path in (item.label, *item.images):
+        try:
+            pixels = read_png(root / path)
+        except ValueError as error:
+            faults.append(str(error))
+            continue
+        if pixels.shape != size:
+            faults.append(f"{root / path}: is {pixels.shape}, the manifest says {size}")
+        elif path != item.label and pixels.min() == pixels.max():
+            faults.append(f"{root / path}: constant image")
+        elif path == item.label:
+            ids, counts = np.unique(pixels, return_counts=True)
+            if ids.max() >= manifest.spec.num_labels:
+                faults.append(f"{root / path}: label {ids.max()}, allowed are 0..{manifest.spec.num_labels - 1}")
+            elif {int(i): int(n) for i, n in zip(ids, counts, strict=True)} != item.histogram:
+                faults.append(f"{root / path}: the pixels do not match the histogram of case {case.id} in the manifest")
+    return faults

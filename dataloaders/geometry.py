@@ -1,0 +1,146 @@
+"""Grids: RAS orientation, resampling, display planes, and the way back to the source scan.
+
+A prepared slice looks as on a radiology workstation. From a RAS volume v[x, y, z] (x to the patient's right, y to the
+front, z to the head): axial rows run front to back and columns from the patient's right to left; coronal and sagittal
+rows run head to foot; sagittal columns front to back.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import nibabel as nib
+import numpy as np
+from numpy.typing import NDArray
+from scipy import ndimage
+
+from dataloaders.manifest import Geometry
+from spec import Axis
+
+# For each slicing axis: the array axis that is sliced, then those shown as rows and columns; both are shown reversed
+# (from high to low coordinate).
+_PLANES: dict[Axis, tuple[int, int, int]] = {"axial": (2, 1, 0), "coronal": (1, 2, 0), "sagittal": (0, 2, 1)}
+
+
+def to_ras(data: NDArray, affine: NDArray) -> tuple[NDArray, NDArray[np.float64]]:
+    """Permute and flip the axes to RAS order (no resampling). Returns data and its new affine."""
+    orientation = nib.orientations.io_orientation(affine)
+    moved = nib.orientations.apply_orientation(data, orientation)
+    return moved, affine @ nib.orientations.inv_ornt_aff(orientation, data.shape)
+
+
+def spacing(affine: NDArray) -> NDArray[np.float64]:
+    """Voxel size in mm along each array axis, (3,)."""
+    return np.sqrt((affine[:3, :3] ** 2).sum(axis=0))
+
+
+def regrid(shape: Sequence[int], affine: NDArray, new_spacing: Sequence[float]) -> tuple[tuple[int, ...], NDArray]:
+    """Shape and affine of the grid with `new_spacing` (mm) that covers the same field of view, sharing its centre."""
+    old = spacing(affine)
+    target = np.asarray(new_spacing, float)
+    new_shape = np.maximum(1, np.rint(np.asarray(shape) * old / target)).astype(int)
+    scale = np.diag([*(target / old), 1.0])
+    # The centres of both grids coincide: centre_old = (shape - 1) / 2 voxels.
+    scale[:3, 3] = (np.asarray(shape) - 1) / 2 - (target / old) * (new_shape - 1) / 2
+    return tuple(int(n) for n in new_shape), affine @ scale
+
+
+def resample(
+    data: NDArray, affine: NDArray, shape: Sequence[int], target: NDArray, labels: bool = False, fill: float = 0.0
+) -> NDArray:
+    """Bring `data` onto the grid (`shape`, `target` affine) through world coordinates.
+
+    Labels by nearest neighbour, images linearly; where the new voxels are larger the image is smoothed first with a
+    Gaussian of sigma (f - 1) / 2 old voxels (f: ratio of spacings along the axis), which keeps aliasing down.
+    Outside the source: `fill`. Equal grids are returned as they are.
+    """
+    matrix = np.linalg.inv(affine) @ target  # target voxel -> source voxel
+    if tuple(shape) == data.shape and np.allclose(matrix, np.eye(4), atol=1e-4):
+        return data
+    if labels:
+        return ndimage.affine_transform(data, matrix, output_shape=tuple(shape), order=0, cval=fill)
+    step = np.abs(matrix[:3, :3]).max(axis=1)  # source voxels per target voxel along each source axis
+    smooth = ndimage.gaussian_filter(data.astype(np.float32), np.maximum(0.0, (step - 1) / 2))
+    return ndimage.affine_transform(smooth, matrix, output_shape=tuple(shape), order=1, cval=fill)
+
+
+def plane(volume: NDArray, axis: Axis, index: int) -> NDArray:
+    """Slice `index` of a RAS volume as displayed, (rows, columns)."""
+    across, rows, columns = _PLANES[axis]
+    moved = volume.transpose(across, rows, columns)[index]
+    return moved[::-1, ::-1]
+
+
+def plane_shape(shape: Sequence[int], axis: Axis) -> tuple[int, int, int]:
+    """(number of slices, rows, columns) of a RAS grid."""
+    across, rows, columns = _PLANES[axis]
+    return shape[across], shape[rows], shape[columns]
+
+
+def plane_spacing(affine: NDArray, axis: Axis) -> tuple[float, float, float]:
+    """(between slices, between rows, between columns) in mm of a RAS grid."""
+    across, rows, columns = _PLANES[axis]
+    mm = spacing(affine)
+    return float(mm[across]), float(mm[rows]), float(mm[columns])
+
+
+def window_plane(image: NDArray, crop: tuple[int, int], size: tuple[int, int], fill: float) -> NDArray:
+    """The part of a displayed plane that starts at `crop` and has `size`, padded with `fill` where it leaves the plane."""
+    out = np.full(size, fill, image.dtype)
+    source, target = _overlap(image.shape, crop, size)
+    out[target] = image[source]
+    return out
+
+
+def _overlap(
+    shape: Sequence[int], crop: tuple[int, int], size: tuple[int, int]
+) -> tuple[tuple[slice, slice], tuple[slice, slice]]:
+    """Index ranges of the common part: in the full plane, and in the window."""
+    source, target = [], []
+    for full, start, length in zip(shape, crop, size, strict=True):
+        low, high = max(start, 0), max(min(start + length, full), max(start, 0))
+        source.append(slice(low, high))
+        target.append(slice(low - start, high - start))
+    return (source[0], source[1]), (target[0], target[1])
+
+
+def stitch(
+    geometry: Geometry, axis: Axis, slices: Mapping[int, NDArray], fill: float, labels: bool = False
+) -> tuple[NDArray, NDArray[np.float64]]:
+    """Put slices back into a volume on the source grid.
+
+    slices: slice index -> (H, W) in physical units (or label ids). Voxels without a slice, or outside the slices'
+    window, get `fill`. Where the prepared grid is the source grid in another orientation, voxels are moved exactly;
+    where it was resampled, they are interpolated (linear, labels nearest). Returns (I, J, K) and its affine.
+    """
+    grid_affine, source_affine = np.array(geometry.grid_affine), np.array(geometry.source_affine)
+    first = next(iter(slices.values()))
+    grid = np.full(geometry.grid_shape, fill, first.dtype)
+    for index, image in slices.items():
+        full = plane(grid, axis, index)  # a view: assignments reach the grid
+        source, target = _overlap(full.shape, geometry.crop, image.shape)
+        full[source] = image[target]
+    matrix = np.linalg.inv(grid_affine) @ source_affine  # source voxel -> grid voxel
+    if _moves_only(matrix):
+        return _move(grid, matrix, geometry.source_shape), source_affine
+    order = 0 if labels else 1
+    volume = ndimage.affine_transform(
+        grid, matrix, output_shape=geometry.source_shape, order=order, mode="grid-constant", cval=fill
+    )
+    return volume, source_affine
+
+
+def _moves_only(matrix: NDArray) -> bool:
+    """Whether the matrix permutes and flips axes with whole offsets."""
+    rounded = np.rint(matrix)
+    return bool(np.allclose(matrix, rounded, atol=1e-4) and (np.abs(rounded[:3, :3]).sum(axis=0) == 1).all())
+
+
+def _move(grid: NDArray, matrix: NDArray, shape: tuple[int, int, int]) -> NDArray:
+    """grid[matrix @ source voxel] for a signed permutation matrix."""
+    rotation = np.rint(matrix[:3, :3]).astype(int)
+    axes = np.abs(rotation).argmax(axis=0)  # grid axis of each source axis
+    moved = grid.transpose(axes)
+    moved = moved[tuple(slice(None, None, rotation[axes[i], i]) for i in range(3))]
+    assert moved.shape == tuple(shape), (moved.shape, shape)
+    return np.ascontiguousarray(moved)

@@ -1,0 +1,44 @@
+"""Greyscale PNG files: 16-bit images, 8- or 16-bit label ids."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from engine.files import atomic_path
+
+_GREY_MODES = {"L", "I;16", "I;16B", "I"}
+
+
+def write_png(path: Path | str, pixels: NDArray) -> None:
+    """Write a (H, W) uint8 or uint16 array atomically; fast compression, since slices are many and small."""
+    if pixels.ndim != 2 or pixels.dtype not in (np.uint8, np.uint16):
+        raise ValueError(f"{path}: a greyscale PNG needs a 2-D uint8 or uint16 array, got {pixels.dtype} {pixels.shape}")
+    with atomic_path(path) as temporary:
+        Image.fromarray(np.ascontiguousarray(pixels)).save(temporary, format="PNG", compress_level=3)
+
+
+def read_png(path: Path | str) -> NDArray:
+    """Read a greyscale (or palette) PNG as a (H, W) uint8 or uint16 array.
+
+    Palette files give their indices, which is how label maps are commonly stored. Raises ValueError naming the file
+    for colour images, unreadable files and files that are not PNG.
+    """
+    try:
+        with Image.open(path) as image:
+            if image.format != "PNG":
+                raise ValueError(f"{path}: expected a PNG file, found {image.format}")
+            if image.mode == "P":
+                return np.asarray(image, np.uint8)
+            if image.mode not in _GREY_MODES:
+                raise ValueError(
+                    f"{path}: expected a greyscale PNG (mode L or 16-bit), found mode {image.mode}; "
+                    "colour-coded labels must be converted to ids first"
+                )
+            pixels = np.asarray(image)
+    except (OSError, SyntaxError) as error:
+        raise ValueError(f"{path}: unreadable PNG ({error})") from None
+    return pixels if pixels.dtype == np.uint8 else pixels.astype(np.uint16)

@@ -1,0 +1,253 @@
+"""Finding the scans of a data set: which files make a case. Looks at names only; files are read by `prepare`."""
+
+from __future__ import annotations
+
+import glob as globbing
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from dataloaders.nifti import SUFFIXES, stem
+from engine.files import check_name, read_json
+
+
+@dataclass(frozen=True)
+class CaseSource:
+    """Files of one case: one image per channel; label, lesion, brain and body masks where they exist.
+
+    builtin: name of embedded data instead of files (``mni152``).
+    """
+
+    id: str
+    patient: str
+    images: tuple[Path, ...] = ()
+    label: Path | None = None
+    lesion: Path | None = None
+    brain: Path | None = None
+    body: Path | None = None
+    builtin: str = ""
+
+    def files(self, channels: Sequence[str]) -> dict[str, Path]:
+        """Role -> file."""
+        roles = dict(zip(channels, self.images, strict=True)) if self.images else {}
+        masks = {"label": self.label, "lesion": self.lesion, "brain": self.brain, "body": self.body}
+        return {**roles, **{role: path for role, path in masks.items() if path is not None}}
+
+
+@dataclass
+class Found:
+    """What a source folder holds: cases, channel names, and lines about what is wrong or worth knowing."""
+
+    cases: list[CaseSource] = field(default_factory=list)
+    channels: tuple[str, ...] = ()
+    faults: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    label_names: Path | None = None  # a dataset.json with label names
+
+
+def _volumes(where: str | Path) -> list[Path]:
+    """NIfTI files of a folder (not below it) or of a glob pattern, sorted."""
+    path = Path(where)
+    files = [p for p in path.iterdir()] if path.is_dir() else [Path(p) for p in globbing.glob(str(where), recursive=True)]
+    return sorted(p for p in files if p.name.endswith(SUFFIXES) and p.is_file())
+
+
+def _group(regex: str | None, text: str, flag: str) -> str:
+    """First group of `regex` in `text`; the text itself without a regex."""
+    if regex is None:
+        return text
+    match = re.search(regex, text)
+    if match is None or not match.groups():
+        raise ValueError(f"{flag} {regex!r} finds no group in {text!r}")
+    return match.group(1)
+
+
+def _by_id(paths: Sequence[Path], regex: str | None, faults: list[str]) -> dict[str, Path]:
+    """Case id -> file; duplicates and unsafe names become faults."""
+    ids: dict[str, Path] = {}
+    for path in paths:
+        try:
+            case = check_name(_group(regex, stem(path), "--case_regex"), f"case id of {path}")
+        except ValueError as error:
+            faults.append(str(error))
+            continue
+        if case in ids:
+            faults.append(f"{path}: the case id {case!r} is already that of {ids[case]}")
+        ids[case] = path
+    return ids
+
+
+def _pair(images: dict[str, Path], labels: dict[str, Path], faults: list[str]) -> list[tuple[str, Path, Path]]:
+    faults += [f"{images[i]}: no label for case {i!r}" for i in sorted(images.keys() - labels.keys())]
+    faults += [f"{labels[i]}: no image for case {i!r}" for i in sorted(labels.keys() - images.keys())]
+    return [(i, images[i], labels[i]) for i in sorted(images.keys() & labels.keys())]
+
+
+def find_pairs(
+    images: str, labels: str | None, channel: str, case_regex: str | None, patient_regex: str | None
+) -> Found:
+    """Two folders or globs, paired by case id: the file's stem, or what --case_regex captures.
+
+    Where no stems agree but all images end in one suffix and all labels in another (``case01_ct``, ``case01_seg``),
+    the suffixes are taken off.
+    """
+    found = Found(channels=(channel,))
+    image_paths, label_paths = _volumes(images), _volumes(labels) if labels else []
+    if not image_paths:
+        found.faults.append(f"--images {images}: no .nii or .nii.gz files")
+    if labels and not label_paths:
+        found.faults.append(f"--labels {labels}: no .nii or .nii.gz files")
+    if case_regex is None and labels and not {stem(p) for p in image_paths} & {stem(p) for p in label_paths}:
+        suffixes = [{stem(p).rpartition("_")[2] for p in paths} for paths in (image_paths, label_paths)]
+        if all(len(s) == 1 for s in suffixes):
+            case_regex = r"^(.+)_[^_]+$"
+    image_ids = _by_id(image_paths, case_regex, found.faults)
+    if labels is None:
+        pairs: list[tuple[str, Path, Path | None]] = [(i, p, None) for i, p in sorted(image_ids.items())]
+    else:
+        pairs = list(_pair(image_ids, _by_id(label_paths, case_regex, found.faults), found.faults))
+    for case, image, label in pairs:
+        found.cases.append(CaseSource(case, _group(patient_regex, case, "--patient_regex"), (image,), label))
+    return found
+
+
+def find_nnunet(
+    source: Path, image_channels: Sequence[int], label_channel: int | None, patient_regex: str | None
+) -> Found:
+    """An nnU-Net raw folder: imagesTr/<case>_<channel:04d>.nii.gz, labelsTr/<case>.nii.gz, dataset.json.
+
+    label_channel: the label map is that channel of imagesTr, as in AutoPET prepared with organ labels as channel 2.
+    """
+    found = Found(label_names=source / "dataset.json")
+    folder = source / "imagesTr"
+    if not folder.is_dir():
+        raise ValueError(f"--source {source}: no imagesTr folder; is it an nnU-Net raw data set?")
+    by_case: dict[str, dict[int, Path]] = {}
+    for path in _volumes(folder):
+        match = re.fullmatch(r"(.+)_(\d{4})", stem(path))
+        if match is None:
+            found.faults.append(f"{path}: the name does not end in a channel such as _0000")
+            continue
+        by_case.setdefault(check_name(match.group(1), "case id"), {})[int(match.group(2))] = path
+    if not by_case:
+        found.faults.append(f"{folder}: no files <case>_0000.nii.gz")
+        return found
+    present = sorted({c for channels in by_case.values() for c in channels} - {label_channel})
+    chosen = tuple(image_channels) or tuple(present)
+    names = _nnunet_channel_names(source / "dataset.json")
+    found.channels = tuple(names.get(c, f"channel_{c}") for c in chosen)
+    labels = {} if label_channel is not None else _by_id(_volumes(source / "labelsTr"), None, found.faults)
+    found.faults += [f"{labels[i]}: no image for case {i!r}" for i in sorted(labels.keys() - by_case.keys())]
+    for case, channels in sorted(by_case.items()):
+        missing = [c for c in chosen if c not in channels]
+        label = channels.get(label_channel) if label_channel is not None else labels.get(case)
+        if missing:
+            found.faults.append(f"{folder}: case {case!r} has no channel {', '.join(f'{c:04d}' for c in missing)}")
+        elif label is None:
+            found.faults.append(f"{channels[chosen[0]]}: no label for case {case!r}")
+        else:
+            patient = _group(patient_regex, case, "--patient_regex")
+            found.cases.append(CaseSource(case, patient, tuple(channels[c] for c in chosen), label))
+    return found
+
+
+def _nnunet_channel_names(path: Path) -> dict[int, str]:
+    if not path.is_file():
+        return {}
+    data = read_json(path)
+    names = data.get("channel_names", data.get("modality", {}))
+    return {int(key): re.sub(r"[^A-Za-z0-9]+", "_", str(name)).strip("_") for key, name in names.items()}
+
+
+def find_synthrad(source: Path, image: str, labels: Path | None, patient_regex: str | None) -> Found:
+    """SynthRAD2023: Task1/{brain,pelvis}/<case>/{mr,ct,mask}.nii.gz; `image` is mr, ct or both.
+
+    labels: folder with <case>.nii.gz or <case>/<anything>.nii.gz.
+    """
+    wanted = {"mr": ("mr",), "ct": ("ct",), "both": ("mr", "ct")}[image]
+    found = Found(channels=tuple(name.upper() for name in wanted))
+    root = source / "Task1" if (source / "Task1").is_dir() else source
+    folders = sorted({p.parent for p in root.glob("**/mask.nii*")} | {p.parent for p in root.glob("**/ct.nii*")})
+    if not folders:
+        raise ValueError(f"--source {source}: no Task1/{{brain,pelvis}}/<case>/{{mr,ct,mask}}.nii.gz")
+    for folder in folders:
+        files = {stem(p): p for p in _volumes(folder)}
+        missing = [name for name in (*wanted, "mask") if name not in files]
+        if missing:
+            found.faults.append(f"{folder}: no {', '.join(missing)}")
+            continue
+        case = check_name(folder.name, "case id")
+        label = None
+        if labels is not None:
+            candidates = [p for s in SUFFIXES if (p := labels / f"{case}{s}").is_file()] or _volumes(labels / case / "*")
+            if len(candidates) != 1:
+                found.faults.append(f"{labels}: {len(candidates)} label files for case {case!r}, one is needed")
+                continue
+            label = candidates[0]
+        patient = _group(patient_regex, case, "--patient_regex")
+        found.cases.append(CaseSource(case, patient, tuple(files[n] for n in wanted), label, body=files["mask"]))
+    return found
+
+
+def find_bids(
+    source: Path, modalities: Sequence[str], brain_masks: Path | None, patient_regex: str | None
+) -> Found:
+    """BIDS: sub-*/[ses-*/]anat/*_{T1w,T2w,FLAIR,…}.nii.gz; *_dseg and *_label-lesion_mask beside or in derivatives.
+
+    Every session is a case, every subject a patient. Without `modalities` those that every case has. A subject that
+    has masks but no images is noted, not a fault.
+    """
+    found = Found()
+    files = [p for p in sorted(source.rglob("*.nii*")) if p.name.endswith(SUFFIXES) and p.name.startswith("sub-")]
+    raw = [p for p in files if "derivatives" not in p.relative_to(source).parts and p.parent.name == "anat"]
+    by_case: dict[str, dict[str, Path]] = {}
+    for path in raw:
+        modality = stem(path).rpartition("_")[2]
+        if modality not in ("dseg", "mask"):
+            images = by_case.setdefault(_bids_case(path), {})
+            if modality in images:
+                found.faults.append(f"{path}: case {_bids_case(path)} already has a {modality}: {images[modality]}")
+            images[modality] = path
+    shared = sorted(set.intersection(*(set(images) for images in by_case.values()))) if by_case else []
+    found.channels = tuple(modalities) or tuple(shared)
+    if not found.channels:
+        found.faults.append(f"{source}: no sub-*/anat/*_<modality>.nii.gz that every subject has; name --modalities")
+    brains = files + (sorted(brain_masks.rglob("sub-*.nii*")) if brain_masks else [])
+    marks = {
+        "label": _marked(files, "_dseg", found.faults),
+        "lesion": _marked(files, "_label-lesion_mask", found.faults),
+        "brain": _marked(brains, "_desc-brain_mask", found.faults),
+    }
+    for case, images in sorted(by_case.items()):
+        missing = [m for m in found.channels if m not in images]
+        if missing:
+            found.notes.append(f"{case}: skipped, no {', '.join(missing)}")
+            continue
+        patient = _group(patient_regex, case.partition("_")[0], "--patient_regex")
+        masks = {role: paths.get(case) for role, paths in marks.items()}
+        found.cases.append(CaseSource(case, patient, tuple(images[m] for m in found.channels), **masks))
+    for role, paths in marks.items():
+        found.notes += [f"{case}: only a {role} file, no images" for case in sorted(paths.keys() - by_case.keys())]
+    return found
+
+
+def _bids_case(path: Path) -> str:
+    entities = dict(part.split("-", 1) for part in stem(path).split("_") if "-" in part)
+    session = f"_ses-{entities['ses']}" if "ses" in entities else ""
+    return check_name(f"sub-{entities['sub']}{session}", "case id")
+
+
+def _marked(files: Sequence[Path], ending: str, faults: list[str]) -> dict[str, Path]:
+    marked: dict[str, Path] = {}
+    for path in (p for p in files if stem(p).endswith(ending)):
+        case = _bids_case(path)
+        if case in marked:
+            faults.append(f"{path}: case {case} already has a {ending[1:]} file: {marked[case]}")
+        marked[case] = path
+    return marked
+
+
+def find_mni152() -> Found:
+    """The ICBM152 2009 T1 template with its tissue maps, embedded in nilearn."""
+    return Found(cases=[CaseSource("mni152", "mni152", builtin="mni152")], channels=("T1w",))

@@ -1,0 +1,1 @@
+"""Plumbing: files, checkpoints, devices, run log, weights, signals."""

@@ -1,0 +1,113 @@
+"""State files for resuming and weight files for using a method.
+
+A run folder holds ``state-<images>.pt`` (everything a resumed run needs; the newest few) and
+``weights-{best,latest,<images>}.safetensors`` (what `synthesize` needs, with config and spec inside).
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from engine.files import atomic_path
+
+STATE_SCHEMA = "medsis-state/1"
+WEIGHTS_SCHEMA = "medsis-weights/1"
+KEEP_STATES = 3
+
+
+class CheckpointError(ValueError):
+    """A state or weight file that is missing, damaged or of another schema."""
+
+
+def state_path(folder: Path, images: int) -> Path:
+    """Path of the state after `images` images."""
+    return folder / f"state-{images:010d}.pt"
+
+
+def list_states(folder: Path) -> list[Path]:
+    """State files, oldest first."""
+    return sorted(path for path in folder.glob("state-*.pt") if re.fullmatch(r"state-\d{10}\.pt", path.name))
+
+
+def save_state(folder: Path, images: int, state: dict[str, Any], keep: int = KEEP_STATES) -> Path:
+    """Write a state atomically, then drop the oldest beyond `keep`. OSError where the disk has no room.
+
+    Tensors and JSON-able values only, so that it can be read with `weights_only=True`.
+    """
+    newest = list_states(folder)[-1:]
+    needed = 2 * newest[0].stat().st_size if newest else 0
+    free = shutil.disk_usage(folder).free
+    if free < needed:
+        raise OSError(f"{folder}: {free / 1e9:.1f} GB free, a state needs about {needed / 1e9:.1f} GB")
+    path = state_path(folder, images)
+    with atomic_path(path) as temporary:
+        torch.save({"schema": STATE_SCHEMA, "images": images, **state}, temporary)
+    for old in list_states(folder)[:-keep]:
+        old.unlink()
+    return path
+
+
+def load_state(path: Path) -> dict[str, Any]:
+    """Read one state file without executing anything in it; CheckpointError where it is damaged."""
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except FileNotFoundError:
+        raise CheckpointError(f"{path}: no such state file") from None
+    except Exception as error:  # zip, unpickling and EOF errors have no common base
+        raise CheckpointError(f"{path}: damaged state file ({type(error).__name__})") from None
+    if not isinstance(state, dict) or state.get("schema") != STATE_SCHEMA:
+        raise CheckpointError(f"{path}: not a state file of this version ({STATE_SCHEMA})")
+    return state
+
+
+@dataclass(frozen=True)
+class Weights:
+    """Contents of a weight file: the tensors of `Method.release()`, config and spec as plain dicts, images seen."""
+
+    tensors: dict[str, Tensor]
+    config: dict[str, Any]
+    spec: dict[str, Any]
+    images: int
+
+
+def weights_path(folder: Path, which: str) -> Path:
+    """Path of the weights called best, latest or by a number of images."""
+    return folder / f"weights-{which}.safetensors"
+
+
+def save_weights(path: Path, weights: Weights) -> None:
+    """Write tensors with config and spec in the file's metadata, atomically."""
+    header = {"schema": WEIGHTS_SCHEMA, "config": weights.config, "spec": weights.spec, "images": weights.images}
+    tensors = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in weights.tensors.items()}
+    with atomic_path(path) as temporary:
+        save_file(tensors, temporary, metadata={"medsis": json.dumps(header)})
+
+
+def load_weights(folder: Path, which: str) -> Weights:
+    """Read best, latest or numbered weights; CheckpointError listing what there is where they are missing."""
+    path = weights_path(folder, which)
+    if not path.is_file():
+        there = sorted(p.name.removeprefix("weights-").removesuffix(".safetensors") for p in folder.glob("weights-*"))
+        raise CheckpointError(
+            f"{folder}: no weights called {which!r}; "
+            + (f"there are: {', '.join(there)}" if there else "train.py has saved none there yet")
+        )
+    try:
+        with safe_open(path, framework="pt") as file:
+            header = json.loads((file.metadata() or {})["medsis"])
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
+    except Exception as error:  # safetensors raises its own error type, missing metadata a KeyError
+        raise CheckpointError(f"{path}: damaged or foreign weight file ({type(error).__name__})") from None
+    if header.get("schema") != WEIGHTS_SCHEMA:
+        raise CheckpointError(f"{path}: schema {header.get('schema')!r}, this version reads {WEIGHTS_SCHEMA!r}")
+    return Weights(tensors, header["config"], header["spec"], header["images"])

@@ -1,0 +1,71 @@
+"""Devices, precision and what the machine is."""
+
+from __future__ import annotations
+
+import os
+import platform
+import resource
+import subprocess
+import sys
+from contextlib import AbstractContextManager, nullcontext
+from importlib import metadata
+from pathlib import Path
+
+import torch
+
+PACKAGES = ("torch", "torchvision", "numpy", "scipy", "nibabel", "scikit-image", "pytorch-fid", "lpips", "tyro", "dipy")
+
+
+def select_device(gpu_ids: str) -> torch.device:
+    """`auto`, `-1` for the CPU, or a GPU number; ValueError where that GPU does not exist."""
+    count = torch.cuda.device_count()
+    if gpu_ids == "auto":
+        return torch.device("cuda", 0) if count else torch.device("cpu")
+    number = int(gpu_ids)
+    if number < 0:
+        return torch.device("cpu")
+    if number >= count:
+        raise ValueError(f"--gpu_ids {gpu_ids}: this machine shows {count} GPUs to torch; use -1 for the CPU")
+    return torch.device("cuda", number)
+
+
+def autocast(device: torch.device, precision: str) -> AbstractContextManager:
+    """bf16 autocast where asked for, or where `auto` finds a GPU that has it; otherwise nothing."""
+    if precision == "auto":
+        precision = "bf16" if device.type == "cuda" and torch.cuda.is_bf16_supported() else "fp32"
+    return torch.autocast(device.type, torch.bfloat16) if precision == "bf16" else nullcontext()
+
+
+def peak_memory_gb(device: torch.device) -> float:
+    """Peak memory: of the GPU's allocator, or of this process on the CPU, in GB (1e9 bytes)."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 1e9
+    unit = 1 if sys.platform == "darwin" else 1024  # ru_maxrss is in bytes on macOS, in KiB on Linux
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e9
+
+
+def environment(device: torch.device) -> dict[str, str]:
+    """Versions and hardware for run logs and manifests; no user names, host names or paths."""
+    versions = {}
+    for package in PACKAGES:
+        try:
+            versions[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            versions[package] = "not installed"
+    hardware = torch.cuda.get_device_name(device) if device.type == "cuda" else f"CPU, {torch.get_num_threads()} threads"
+    return {"python": platform.python_version(), "device": hardware, "git_commit": git_commit(), **versions}
+
+
+def git_commit() -> str:
+    """Commit of this checkout, with ``-dirty`` for changes; ``unknown`` outside git."""
+    command = ["git", "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"]
+    root = Path(__file__).resolve().parents[1]
+    try:
+        done = subprocess.run(command, cwd=root, capture_output=True, text=True, timeout=10, check=True, env=_git_env())
+    except (OSError, subprocess.SubprocessError):
+        return "unknown"
+    return done.stdout.strip()
+
+
+def _git_env() -> dict[str, str]:
+    return {**os.environ, "GIT_OPTIONAL_LOCKS": "0"}

@@ -1,0 +1,122 @@
+"""From a method and a split to a results folder: slices, volumes, manifest. The seam that evaluation reads."""
+
+from __future__ import annotations
+
+import shutil
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from tqdm import tqdm
+
+from dataloaders.geometry import stitch
+from dataloaders.intensity import model_to_levels
+from dataloaders.manifest import Case, Manifest, Slice, slice_name
+from dataloaders.nifti import write_volume
+from dataloaders.png import write_png
+from models.base import Batch, Method, SampleRandom
+
+
+@dataclass
+class ResultsWriter:
+    """Writes `{label,generated,groundtruth}/*.png`, optionally `volumes/*.nii.gz`, and at last the manifest.
+
+    Everything is written to a folder beside `folder` that takes its place at the end, so a results folder is whole
+    or absent.
+    """
+
+    folder: Path
+    data_root: Path
+    data: Manifest
+    volumes: bool = True
+    slices: dict[str, list[Slice]] = field(default_factory=dict)
+    stack: dict[int, NDArray] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.cases = {case.id: case for case in self.data.cases}
+        self.staging = self.folder.with_name(f".tmp-{self.folder.name}")
+        shutil.rmtree(self.staging, ignore_errors=True)
+        self.staging.mkdir(parents=True)
+
+    def add(self, case_id: str, index: int, generated: NDArray) -> None:
+        """One slice: generated (C, H, W) in [-1, 1]. Slices of one case must follow each other."""
+        if case_id not in self.slices:
+            self._finish_case()
+            self.slices[case_id] = []
+        source = next(item for item in self.cases[case_id].slices if item.index == index)
+        levels = model_to_levels(generated)
+        written = [f"generated/{slice_name(case_id, index, c)}" for c in range(len(levels))]
+        for path, channel in zip(written, levels, strict=True):
+            write_png(self.staging / path, channel)
+        copied = replace(
+            source,
+            label=self._copy(source.label, "label", slice_name(case_id, index)),
+            images=tuple(
+                self._copy(path, "groundtruth", slice_name(case_id, index, c)) for c, path in enumerate(source.images)
+            ),
+            generated=tuple(written),
+        )
+        self.slices[case_id].append(copied)
+        if self.volumes and self.cases[case_id].geometry is not None:
+            self.stack[index] = levels
+
+    def _copy(self, source: str, folder: str, name: str) -> str:
+        target = self.staging / folder / name
+        target.parent.mkdir(exist_ok=True)
+        shutil.copyfile(self.data_root / source, target)
+        return f"{folder}/{name}"
+
+    def _finish_case(self) -> None:
+        """Stack the slices gathered so far to one NIfTI file per channel, in source geometry and units."""
+        if not self.stack:
+            return
+        case = self.cases[list(self.slices)[-1]]
+        assert case.geometry is not None and self.data.spec.axis is not None
+        for c, (channel, window) in enumerate(zip(self.data.spec.channels, case.windows, strict=True)):
+            planes = {index: window.decode(levels[c]) for index, levels in self.stack.items()}
+            volume, affine = stitch(case.geometry, self.data.spec.axis, planes, fill=window.low)
+            write_volume(self.staging / "volumes" / f"{case.id}_{channel.name}.nii.gz", volume, affine, np.float32)
+        self.stack = {}
+
+    def close(self, provenance: dict[str, Any]) -> Manifest:
+        """Write the manifest and move the folder to its place."""
+        self._finish_case()
+        cases: list[Case] = [replace(self.cases[i], slices=tuple(slices)) for i, slices in self.slices.items()]
+        manifest = Manifest(self.data.spec, tuple(cases), {"kind": "results", **provenance})
+        manifest.save(self.staging)
+        old = self.folder.with_name(f".old-{self.folder.name}")
+        shutil.rmtree(old, ignore_errors=True)
+        if self.folder.exists():
+            self.folder.rename(old)
+        self.staging.rename(self.folder)
+        shutil.rmtree(old, ignore_errors=True)
+        return manifest
+
+
+def synthesize_split(
+    method: Method, batches: Iterable[Batch], writer: ResultsWriter, device: torch.device, seed: int, noise: str = "case"
+) -> float:
+    """Synthesise all batches into the writer; returns seconds per slice of pure synthesis.
+
+    noise: ``case`` draws style once per case, ``slice`` anew for each slice.
+    """
+    seconds, count = 0.0, 0
+    for batch in tqdm(batches, desc="synthesise", disable=None, leave=False):
+        randoms = [_random(seed, case, index, noise) for case, index in zip(batch.cases, batch.indices, strict=True)]
+        start = time.perf_counter()
+        images = method.synthesize(batch.to(device), randoms).cpu().numpy()
+        seconds += time.perf_counter() - start
+        count += len(batch)
+        for case, index, image in zip(batch.cases, batch.indices, images, strict=True):
+            writer.add(case, index, image)
+    return seconds / max(count, 1)
+
+
+def _random(seed: int, case: str, index: int, noise: str) -> SampleRandom:
+    random = SampleRandom.of(seed, case, index)
+    return random if noise == "case" else SampleRandom(random.slice, random.slice)

@@ -1,0 +1,347 @@
+"""One training run: its folder, its log, its states, and when to report, preview, evaluate, save and stop."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+import config as options
+from config import Config
+from dataloaders.dataset import SliceLoader, fingerprint
+from dataloaders.manifest import Manifest
+from engine import checkpoint, device
+from engine.checkpoint import Weights
+from engine.files import check_name, read_json, write_json, write_text
+from engine.preview import save_preview
+from engine.results import ResultsWriter, synthesize_split
+from engine.runlog import RunLog
+from engine.signals import EXIT_DIVERGED, StopRequest
+from evaluation import evaluate_results, headline
+from models.base import Batch, Method, Player, SampleRandom, seeded_generator
+
+BEST_METRIC = "wasserstein"  # always computable, so the choice of the best weights does not depend on the machine
+PREVIEW_ROWS = 6
+
+
+@dataclass
+class TrainingState:
+    """How far the run is."""
+
+    step: int = 0
+    images_seen: int = 0
+    previous: int = 0  # images seen before the newest step
+
+    def advance(self, batch: Batch) -> None:
+        """Count one finished step."""
+        self.step += 1
+        self.previous = self.images_seen
+        self.images_seen += len(batch)
+
+    def crossed(self, period: int) -> bool:
+        """Whether the newest step passed a multiple of `period` images."""
+        return self.images_seen // period > self.previous // period
+
+
+@dataclass
+class Meter:
+    """Running means of the losses and the newest gradient norms since the last report."""
+
+    sums: dict[str, float] = field(default_factory=dict)
+    counts: dict[str, int] = field(default_factory=dict)
+    gradient_norm: dict[str, float] = field(default_factory=dict)
+
+    def add(self, name: str, value: float) -> None:
+        """One more value of a loss."""
+        self.sums[name] = self.sums.get(name, 0.0) + value
+        self.counts[name] = self.counts.get(name, 0) + 1
+
+    def means(self) -> dict[str, float]:
+        """Mean of each loss over the steps in which it was played."""
+        return {name: self.sums[name] / self.counts[name] for name in self.sums}
+
+
+@contextmanager
+def only_trains(player: Player, players: dict[str, Player]) -> Iterator[None]:
+    """Freeze the other players' parameters, so that no gradients are computed for them."""
+    for other in players.values():
+        other.net.requires_grad_(other is player)
+    try:
+        yield
+    finally:
+        for other in players.values():
+            other.net.requires_grad_(True)
+
+
+class Run:
+    """The run called `config.name`. ValueError where its folder belongs to something else."""
+
+    def __init__(self, config: Config, data: Manifest) -> None:
+        check_name(config.name, "--name")
+        self.config, self.data = config, data
+        self.device = device.select_device(config.gpu_ids)
+        self.folder = config.checkpoints_dir / config.name
+        self.stop = StopRequest()
+        self._claim_folder()
+        self.log = RunLog(self.folder)
+        self.stop.install()
+        self.meter = Meter()
+        self.best = math.inf
+        self.clock = time.perf_counter()
+        torch.manual_seed(config.seed)  # initial weights; everything later draws from seeded streams of its own
+
+    # -- folder ---------------------------------------------------------------------------------------------------
+
+    def _claim_folder(self) -> None:
+        new = {"config": options.to_dict(self.config), "data": fingerprint(self.config.dataroot)}
+        path = self.folder / "config.json"
+        if path.is_file():
+            self._refuse_other_run(read_json(path), new)
+        elif self.folder.is_dir() and any(self.folder.iterdir()):
+            raise ValueError(f"{self.folder} exists and is not a run folder; choose another --name")
+        self.folder.mkdir(parents=True, exist_ok=True)
+        write_json(path, new)
+        lines = [f"{key}: {value}" for key, value in device.environment(self.device).items()]
+        write_text(self.folder / "environment.txt", "\n".join(lines) + "\n")
+
+    def _refuse_other_run(self, old: dict[str, Any], new: dict[str, Any]) -> None:
+        changed = options.differences(old["config"], new["config"])
+        if old["data"] != new["data"]:
+            changed.append(f"--dataroot {self.config.dataroot}: its manifest is not that of the data trained on so far")
+        if changed:
+            raise ValueError(
+                f"run {self.config.name!r} in {self.config.checkpoints_dir} was started with other options; "
+                "give the old ones to resume it or another --name:\n" + "\n".join(f"  {line}" for line in changed)
+            )
+        if not self.config.continue_train and checkpoint.list_states(self.folder):
+            raise ValueError(f"run {self.config.name!r} exists and --no-continue_train was given; choose another --name")
+
+    # -- what is tracked ------------------------------------------------------------------------------------------
+
+    def track(
+        self,
+        method: Method,
+        players: dict[str, Player],
+        state: TrainingState,
+        train_loader: SliceLoader,
+        val_loader: SliceLoader | None,
+    ) -> None:
+        """Name the parts whose state is saved and restored, and the data to look at."""
+        self.method, self.players, self.state = method, players, state
+        self.train_loader, self.val_loader = train_loader, val_loader
+        self.total = self.config.num_epochs * len(train_loader) if players else len(train_loader)
+
+    def load_latest(self) -> None:
+        """Restore the newest readable state, or the one asked for by --which_iter; none means a fresh start."""
+        state = self._read_state()
+        if state is None:
+            sizes = [f"{n} {sum(p.numel() for p in net.parameters()):,}" for n, net in self.method.networks().items()]
+            self.log.say(f"{self.config.name}: new run on {self.device}; " + ("parameters: " + ", ".join(sizes) if sizes else ""))
+            return
+        self.method.load_state_dict(state["method"])
+        for name, player in self.players.items():
+            player.optimizer.load_state_dict(state["optimizers"][name])
+        self.state.step, self.state.images_seen, self.state.previous = state["step"], state["images"], state["images"]
+        self.best = state["best"]
+        self.meter = Meter(**state["meter"])
+        self.log.rewind(self.state.images_seen)
+        self.log.say(f"{self.config.name}: resumed at {self.state.images_seen:,} of {self.total:,} images")
+
+    def _read_state(self) -> dict[str, Any] | None:
+        if self.config.which_iter != "latest":
+            return checkpoint.load_state(checkpoint.state_path(self.folder, int(self.config.which_iter)))
+        for path in reversed(checkpoint.list_states(self.folder)):
+            try:
+                return checkpoint.load_state(path)
+            except checkpoint.CheckpointError as error:
+                self.log.say(f"warning: {error}; trying the one before")
+        return None
+
+    # -- one step -------------------------------------------------------------------------------------------------
+
+    def autocast(self) -> AbstractContextManager:
+        """Precision of the forward passes."""
+        return device.autocast(self.device, self.config.precision)
+
+    def step(self, name: str, losses: dict[str, Tensor], batch: Batch) -> None:
+        """Backward and optimiser step of one player; a loss or gradient that is not finite ends the run."""
+        player = self.players[name]
+        player.optimizer.zero_grad(set_to_none=True)
+        total = torch.stack(list(losses.values())).sum()
+        total.backward()
+        norm = torch.nn.utils.get_total_norm([p.grad for p in player.net.parameters() if p.grad is not None])
+        values = torch.stack([*(loss.detach() for loss in losses.values()), norm]).tolist()  # one transfer
+        if not all(math.isfinite(value) for value in values):
+            self._diverged(name, dict(zip([*losses, "gradient norm"], values, strict=True)), batch)
+        player.optimizer.step()
+        for loss_name, value in zip(losses, values, strict=False):
+            self.meter.add(f"{name}/{loss_name}", value)
+        self.meter.gradient_norm[name] = values[-1]
+
+    def _diverged(self, name: str, values: dict[str, float], batch: Batch) -> None:
+        path = self.folder / f"crash-{self.state.images_seen:010d}.pt"
+        slices = [f"{case} z{index}" for case, index in zip(batch.cases, batch.indices, strict=True)]
+        with checkpoint.atomic_path(path) as temporary:
+            torch.save({**self._state(), "slices": slices, "player": name, "values": values}, temporary)
+        shown = ", ".join(f"{key} {value:g}" for key, value in values.items())
+        self.log.say(
+            f"error: {name} diverged after {self.state.images_seen:,} images ({shown}) on {', '.join(slices)}; "
+            f"weights before the step are in {path}. Try a lower learning rate or --precision fp32."
+        )
+        raise SystemExit(EXIT_DIVERGED)
+
+    # -- between steps --------------------------------------------------------------------------------------------
+
+    @property
+    def done(self) -> bool:
+        """Enough images seen, or asked to stop."""
+        return self.state.images_seen >= self.total or self.stop.exit_code is not None
+
+    def report(self) -> None:
+        """Log line and record every --freq_print images."""
+        if not self.state.crossed(self.config.freq_print) or not self.meter.sums:
+            return
+        now = time.perf_counter()
+        images = max(self.meter.counts.values()) * self.config.batch_size
+        speed, self.clock = images / max(now - self.clock, 1e-9), now
+        means = self.meter.means()
+        record = {
+            "kind": "train",
+            "images": self.state.images_seen,
+            "step": self.state.step,
+            "losses": means,
+            "gradient_norm": dict(self.meter.gradient_norm),
+            "images_per_second": round(speed, 3),
+            "peak_memory_gb": round(device.peak_memory_gb(self.device), 3),
+        }
+        self.log.record(record)
+        losses = "  ".join(f"{name} {value:.4g}" for name, value in means.items())
+        self.log.say(f"{self.state.images_seen:>10,}/{self.total:,} images  {speed:.1f}/s  {losses}")
+        self.meter = Meter()
+
+    def maybe_preview(self) -> None:
+        """Preview picture and curves every --freq_preview images."""
+        if self.state.crossed(self.config.freq_preview):
+            self.preview()
+
+    def maybe_evaluate(self) -> None:
+        """Metrics on the validation split every --freq_fid images."""
+        if self.state.crossed(self.config.freq_fid):
+            self.evaluate()
+
+    def maybe_save(self) -> None:
+        """State every --freq_save_latest, weights for good every --freq_save_ckpt images; a full disk only warns."""
+        if self.state.crossed(self.config.freq_save_ckpt):
+            self.method.before_synthesis(self._calibration())
+            self._save_weights(str(self.state.images_seen))
+        if self.state.crossed(self.config.freq_save_latest):
+            try:
+                self.save()
+            except OSError as error:
+                self.log.say(f"warning: state not saved: {error}")
+
+    def finish(self) -> int:
+        """Save; after the last image also evaluate and preview. Returns the process's exit code."""
+        if self.stop.exit_code is not None:
+            self.save()
+            self.log.say(f"stopped at {self.state.images_seen:,} images, state saved; the same command resumes")
+            self.log.close()
+            return self.stop.exit_code
+        self.preview()
+        self.evaluate()
+        self.save()
+        self.log.say(f"finished: {self.state.images_seen:,} images; {self.folder}")
+        self.log.close()
+        return 0
+
+    @property
+    def finished_before(self) -> bool:
+        """Whether there was nothing left to do at the start."""
+        return self.state.images_seen >= self.total
+
+    # -- saving, looking, judging ---------------------------------------------------------------------------------
+
+    def _calibration(self) -> Iterator[Batch]:
+        return (batch.to(self.device) for batch in self.train_loader.once(limit=256))
+
+    def _state(self) -> dict[str, Any]:
+        return {
+            "config": options.to_dict(self.config),
+            "spec": self.data.spec.to_dict(),
+            "step": self.state.step,
+            "best": self.best,
+            "meter": asdict(self.meter),
+            "method": self.method.state_dict(),
+            "optimizers": {name: player.optimizer.state_dict() for name, player in self.players.items()},
+        }
+
+    def save(self) -> None:
+        """Write the state and the newest weights."""
+        self.method.before_synthesis(self._calibration())
+        checkpoint.save_state(self.folder, self.state.images_seen, self._state())
+        self._save_weights("latest")
+
+    def _save_weights(self, which: str) -> None:
+        weights = Weights(
+            self.method.release(), options.to_dict(self.config), self.data.spec.to_dict(), self.state.images_seen
+        )
+        checkpoint.save_weights(checkpoint.weights_path(self.folder, which), weights)
+
+    def preview(self) -> None:
+        """previews/<images>.png: label | real | generated (trained net) | generated (moving average), and curves.png."""
+        self.log.plot()
+        if self.val_loader is None:
+            return
+        self.method.before_synthesis(self._calibration())
+        batches = list(self.val_loader.once(limit=PREVIEW_ROWS))
+        labels, columns = [], []
+        for batch in (b.to(self.device) for b in batches):
+            randoms = [SampleRandom.of(self.config.seed, c, i) for c, i in zip(batch.cases, batch.indices, strict=True)]
+            average = self.method.synthesize(batch, randoms)
+            batch.rng = seeded_generator(self.config.seed, "preview")
+            current = self.method.current(batch)
+            shown = [batch.image, current, average] if batch.image is not None else [current, average]
+            labels.append(batch.label.cpu())
+            columns.append([column.cpu() for column in shown if column is not None])
+        stacked = [torch.cat(column).numpy() for column in zip(*columns, strict=True)]
+        path = self.folder / "previews" / f"{self.state.images_seen:010d}.png"
+        save_preview(path, torch.cat(labels).numpy(), stacked, self.data.spec.num_labels)
+
+    def evaluate(self) -> None:
+        """Synthesise the validation split as test.py would, score it, keep the best weights."""
+        self.method.before_synthesis(self._calibration())
+        if self.val_loader is None:
+            self._save_weights("best")
+            return
+        folder = self.folder / "validation"
+        writer = ResultsWriter(folder, self.config.dataroot, self.data, volumes=False)
+        batches = self.val_loader.once(limit=self.config.eval_slices)
+        synthesize_split(self.method, batches, writer, self.device, self.config.seed)
+        writer.close({"name": self.config.name, "method": self.config.model, "images_seen": self.state.images_seen})
+        result = evaluate_results(folder, self.config.metrics, self.config.weights, str(self.device))
+        metrics = headline(result)
+        self.log.record({"kind": "eval", "images": self.state.images_seen, "metrics": metrics})
+        better = metrics[BEST_METRIC] < self.best
+        if better:
+            self.best = metrics[BEST_METRIC]
+            self._save_weights("best")
+        self.log.say(
+            f"{self.state.images_seen:>10,} images  validation {BEST_METRIC} {metrics[BEST_METRIC]:.4f}"
+            + (" (best so far)" if better else f" (best {self.best:.4f})")
+        )
+        self.clock = time.perf_counter()  # evaluation does not count as training time
+
+
+def weights_folder(checkpoints_dir: Path, name: str) -> Path:
+    """The run folder to read weights from; ValueError where there is no such run."""
+    folder = checkpoints_dir / check_name(name, "--name")
+    if not folder.is_dir():
+        raise ValueError(f"--name {name}: no such run in {checkpoints_dir}")
+    return folder

@@ -1,0 +1,110 @@
+"""The run's log: metrics.jsonl is the truth, console, log.txt, curves and TensorBoard are views of it."""
+
+from __future__ import annotations
+
+import json
+import math
+import sys
+from pathlib import Path
+from typing import Any
+
+from engine.files import atomic_path, write_text
+
+JSONL = "metrics.jsonl"
+
+
+class RunLog:
+    """Appends records to metrics.jsonl and lines to log.txt and the console; mirrors numbers to TensorBoard.
+
+    A record is one JSON object with ``kind`` (train or eval), ``images`` and named numbers.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.path = folder / JSONL
+        self.board: Any = None
+        try:
+            from torch.utils.tensorboard import SummaryWriter
+        except ImportError:
+            return
+        self.board = SummaryWriter(str(folder / "tensorboard"))
+
+    def say(self, line: str) -> None:
+        """One line to the console and to log.txt."""
+        print(line, flush=True)
+        with open(self.folder / "log.txt", "a", encoding="utf-8") as file:
+            file.write(line + "\n")
+
+    def record(self, record: dict[str, Any]) -> None:
+        """Append one record and flush it; numbers that are not finite become null."""
+        with open(self.path, "a", encoding="utf-8") as file:
+            file.write(json.dumps(_finite(record), allow_nan=False) + "\n")
+        if self.board is not None:
+            for group in ("losses", "metrics", "gradient_norm"):
+                for name, value in record.get(group, {}).items():
+                    if value is not None:
+                        self.board.add_scalar(f"{group}/{name}", value, record["images"])
+            self.board.flush()
+
+    def rewind(self, images: int) -> None:
+        """Forget records after `images`: a run that resumes from there will write them again."""
+        if self.path.is_file():
+            kept = [r for r in read_log(self.path) if r["images"] <= images]
+            write_text(self.path, "".join(json.dumps(r) + "\n" for r in kept))
+
+    def plot(self) -> None:
+        """Draw losses and evaluation metrics to curves.png."""
+        records = read_log(self.path) if self.path.is_file() else []
+        panels = _series(records, "train", "losses") | _series(records, "eval", "metrics")
+        if panels:
+            _draw(panels, self.folder / "curves.png")
+
+    def close(self) -> None:
+        """Close the TensorBoard writer."""
+        if self.board is not None:
+            self.board.close()
+
+
+def read_log(path: Path) -> list[dict[str, Any]]:
+    """Records of a metrics.jsonl; a last line that was cut by a kill is dropped, with a warning."""
+    records = []
+    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+        try:
+            records.append(json.loads(line))
+        except json.JSONDecodeError:
+            print(f"warning: {path}:{number}: incomplete record dropped", file=sys.stderr)
+    return records
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _finite(item) for key, item in value.items()}
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _series(records: list[dict[str, Any]], kind: str, group: str) -> dict[str, tuple[list[int], list[float]]]:
+    series: dict[str, tuple[list[int], list[float]]] = {}
+    for record in records:
+        for name, value in record.get(group, {}).items() if record["kind"] == kind else ():
+            if value is not None:
+                xs, ys = series.setdefault(name, ([], []))
+                xs.append(record["images"])
+                ys.append(value)
+    return series
+
+
+def _draw(panels: dict[str, tuple[list[int], list[float]]], path: Path) -> None:
+    from matplotlib.figure import Figure  # here, because it is slow to import and jobs may log without plotting
+
+    columns = min(4, len(panels))
+    rows = math.ceil(len(panels) / columns)
+    figure = Figure(figsize=(3.2 * columns, 2.3 * rows), layout="constrained")
+    for position, (name, (xs, ys)) in enumerate(panels.items(), 1):
+        axes = figure.add_subplot(rows, columns, position)
+        axes.plot(xs, ys, color="#1f4e79", linewidth=1.2, marker="." if len(xs) < 30 else "")
+        axes.set_title(name, fontsize=9)
+        axes.tick_params(labelsize=7)
+        axes.set_xlabel("images seen", fontsize=7)
+        axes.spines[["top", "right"]].set_visible(False)
+    with atomic_path(path) as temporary:
+        figure.savefig(temporary, dpi=110)

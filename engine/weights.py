@@ -1,0 +1,116 @@
+"""Pretrained weights: which files, where they may lie, and whether they are the right ones. Never touches the network."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+ENVIRONMENT_VARIABLE = "MEDSIS_WEIGHTS"
+
+
+class MissingWeights(RuntimeError):  # noqa: N818 (reads as what it is in `except MissingWeights`)
+    """A weight file that is not here, or not the one it should be; the message says what to do."""
+
+
+@dataclass(frozen=True)
+class WeightFile:
+    """A published weight file. sha256_prefix: the hex digits in its name, torch.hub's way of naming a hash."""
+
+    key: str
+    filename: str
+    url: str
+    sha256_prefix: str
+    size_mb: int
+    licence: str
+    used_for: str
+
+
+_TORCHVISION = "https://download.pytorch.org/models/"
+KNOWN = {
+    file.key: file
+    for file in (
+        WeightFile(
+            "inception",
+            "pt_inception-2015-12-05-6726825d.pth",
+            "https://github.com/mseitzer/pytorch-fid/releases/download/fid_weights/pt_inception-2015-12-05-6726825d.pth",
+            "6726825d",
+            91,
+            "Apache-2.0",
+            "FID",
+        ),
+        WeightFile(
+            "alexnet",
+            "alexnet-owt-7be5be79.pth",
+            _TORCHVISION + "alexnet-owt-7be5be79.pth",
+            "7be5be79",
+            233,
+            "BSD-3-Clause",
+            "LPIPS",
+        ),
+        WeightFile(
+            "vgg19",
+            "vgg19-dcbb9e9d.pth",
+            _TORCHVISION + "vgg19-dcbb9e9d.pth",
+            "dcbb9e9d",
+            548,
+            "BSD-3-Clause",
+            "VGG loss",
+        ),
+    )
+}
+
+
+def cache_folder() -> Path:
+    """Where torch.hub keeps weights: $TORCH_HOME/hub/checkpoints."""
+    return Path(torch.hub.get_dir()) / "checkpoints"
+
+
+def candidates(file: WeightFile, explicit: Path | None = None) -> list[Path]:
+    """Paths where the file may lie, in order: the explicit file or folder, $MEDSIS_WEIGHTS, torch's cache."""
+    paths = []
+    if explicit is not None:
+        # An explicit file is only meant for the weights that bear its name.
+        paths.append(explicit / file.filename if explicit.is_dir() or explicit.name != file.filename else explicit)
+    if os.environ.get(ENVIRONMENT_VARIABLE):
+        paths.append(Path(os.environ[ENVIRONMENT_VARIABLE]) / file.filename)
+    return [*paths, cache_folder() / file.filename]
+
+
+def resolve(key: str, explicit: Path | None = None) -> Path:
+    """Path of the verified weight file; MissingWeights where no candidate exists or its hash is wrong."""
+    file = KNOWN[key]
+    paths = candidates(file, explicit)
+    for path in paths:
+        if path.is_file():
+            digest = sha256(path)
+            if not digest.startswith(file.sha256_prefix):
+                raise MissingWeights(f"{path}: SHA-256 begins {digest[:8]}, {file.filename} must begin {file.sha256_prefix}")
+            return path
+    looked = ", ".join(str(path.parent) for path in paths)
+    raise MissingWeights(
+        f"{file.used_for} needs {file.filename}, not found in {looked}; where there is internet run "
+        f"`python scripts/download_weights.py --keys {key}` and copy the file to one of these folders"
+    )
+
+
+def sha256(path: Path) -> str:
+    """SHA-256 of a file, remembered while its size and time stay the same."""
+    stat = path.stat()
+    return _sha256(path, stat.st_size, stat.st_mtime_ns)
+
+
+@functools.cache
+def _sha256(path: Path, size: int, mtime: int) -> str:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def load_state(path: Path) -> dict[str, Any]:
+    """State dict of a verified weight file, on the CPU, without executing anything in it."""
+    return torch.load(path, map_location="cpu", weights_only=True)

@@ -1,0 +1,26 @@
+"""Fréchet distance between two sets of features, without a matrix square root."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+def frechet_distance(real: NDArray, fake: NDArray) -> float:
+    """|mu_x - mu_y|² + tr(C_x) + tr(C_y) - 2 tr((C_x C_y)^½) of Gaussians fitted to features (n, d) and (m, d).
+
+    With centred features X, Y scaled by 1/sqrt(n-1), 1/sqrt(m-1), the last trace is the nuclear norm of X Yᵀ: exact
+    for n < d, where eigenvalue and square-root formulas suffer from the rank deficiency of C. Heusel et al., NeurIPS
+    2017, eq. 6. Needs at least two samples on each side.
+    """
+    if len(real) < 2 or len(fake) < 2:
+        raise ValueError(f"the Fréchet distance needs two samples a side, got {len(real)} and {len(fake)}")
+    real, fake = np.asarray(real, np.float64), np.asarray(fake, np.float64)
+    x = (real - real.mean(0)) / np.sqrt(len(real) - 1)
+    y = (fake - fake.mean(0)) / np.sqrt(len(fake) - 1)
+    mean_term = float(((real.mean(0) - fake.mean(0)) ** 2).sum())
+    if min(len(x), len(y)) > x.shape[1]:
+        # More samples than features: X Yᵀ has the singular values of R_x R_yᵀ, which is only d × d.
+        x, y = np.linalg.qr(x, mode="r"), np.linalg.qr(y, mode="r")
+    trace_root = np.linalg.svd(x @ y.T, compute_uv=False).sum()
+    return max(0.0, mean_term + float((x**2).sum() + (y**2).sum() - 2 * trace_root))

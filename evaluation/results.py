@@ -1,0 +1,361 @@
+"""Score a results folder: real against generated slices of the same label maps.
+
+Levels: slice -> mean over the slices of a patient -> mean over patients. Slices of one patient are not independent,
+so intervals come from patients.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from tqdm import tqdm
+
+from dataloaders.intensity import LEVELS, Window
+from dataloaders.manifest import Case, Manifest, Slice
+from dataloaders.png import read_png
+from engine.files import write_json, write_text
+from engine.weights import MissingWeights, resolve, sha256
+from evaluation import networks, paired
+from evaluation.frechet import frechet_distance
+from evaluation.intensity import LabelHistograms, wasserstein
+from evaluation.statistics import MIN_PATIENTS, bootstrap_interval, nan_mean
+
+SCHEMA = "medsis-metrics/1"
+PAIRED = ("mae", "rmse", "mae_body", "rmse_body", "psnr", "ssim")
+BY_LABEL = ("label_mean_error", "label_std_error", "wasserstein")
+LPIPS = "lpips_alex_v0.1"
+NETWORK = {"fid": "inception", LPIPS: "alexnet"}  # metric -> weights
+ALL = (*PAIRED, *BY_LABEL, "fid", LPIPS)
+HIGHER_IS_BETTER = {"psnr", "ssim"}
+UNITLESS = {"ssim", "fid", LPIPS}
+BATCH = 32
+
+
+@dataclass
+class Item:
+    """One slice and channel as read from disk."""
+
+    case: Case
+    slice: Slice
+    channel: int
+    label: NDArray
+    real: NDArray[np.uint16]
+    fake: NDArray[np.uint16]
+
+    @property
+    def window(self) -> Window:
+        return self.case.windows[self.channel]
+
+
+@dataclass
+class Scores:
+    """What is gathered while streaming over the slices."""
+
+    rows: list[dict[str, Any]] = field(default_factory=list)
+    histograms: dict[tuple[str, int], tuple[LabelHistograms, LabelHistograms]] = field(default_factory=dict)
+    features: dict[int, tuple[list[NDArray], list[NDArray]]] = field(default_factory=dict)
+    constant_images: int = 0
+    identical: int = 0
+
+
+def parse_metrics(metrics: str | Sequence[str]) -> tuple[str, ...] | None:
+    """Names of a comma-separated list (``lpips`` for its full name); None for auto. ValueError lists what there is."""
+    if metrics == "auto":
+        return None
+    names = metrics.split(",") if isinstance(metrics, str) else list(metrics)
+    names = [LPIPS if name.strip() == "lpips" else name.strip() for name in names]
+    unknown = [name for name in names if name not in ALL]
+    if unknown:
+        raise ValueError(f"--metrics {','.join(unknown)}: unknown; there are auto, {', '.join(ALL)}")
+    return tuple(names)
+
+
+def find_networks(wanted: tuple[str, ...] | None, weights: Path | None) -> tuple[dict[str, Path], dict[str, str]]:
+    """(metric -> weight file, metric -> reason why there is none). MissingWeights if a metric was asked for by name."""
+    files: dict[str, Path] = {}
+    reasons: dict[str, str] = {}
+    for metric, key in NETWORK.items():
+        if wanted is not None and metric not in wanted:
+            continue
+        try:
+            files[metric] = resolve(key, weights)
+        except MissingWeights as error:
+            if wanted is not None:
+                raise
+            reasons[metric] = f"weights missing: {error}"
+    return files, reasons
+
+
+def evaluate_results(
+    folder: Path,
+    metrics: str | Sequence[str] = "auto",
+    weights: Path | None = None,
+    device: str = "cpu",
+    progress: bool = False,
+) -> dict[str, Any]:
+    """Score `folder` (written by test.py) and write metrics.json and metrics.csv there; returns the former.
+
+    metrics: ``auto`` for all that can be computed, else names. Raises MissingWeights for a named metric without
+    weights, ValueError for folders without real images or with damaged files.
+    """
+    wanted = parse_metrics(metrics)
+    files, reasons = find_networks(wanted, weights)  # first of all, because it may fail
+    manifest = Manifest.load(folder)
+    if not any(item.images and item.generated for case in manifest.cases for item in case.slices):
+        raise ValueError(f"{folder}: no slice has both a real and a generated image, so there is nothing to compare")
+    scores = _stream(folder, manifest, files, torch.device(device), progress)
+    result = _summarise(manifest, scores, wanted, files, reasons)
+    write_json(folder / "metrics.json", result)
+    write_text(folder / "metrics.csv", _csv(scores.rows))
+    return result
+
+
+# -- stream -------------------------------------------------------------------------------------------------------
+
+
+def read_items(folder: Path, manifest: Manifest) -> Iterator[Item]:
+    """Slices and channels in manifest order; ValueError naming files of unequal size."""
+    for case in manifest.cases:
+        for item in case.slices:
+            label = read_png(folder / item.label)
+            for channel, (real, fake) in enumerate(zip(item.images, item.generated, strict=True)):
+                images = [_levels(read_png(folder / path)) for path in (real, fake)]
+                if images[0].shape != images[1].shape or label.shape != images[0].shape:
+                    raise ValueError(f"{folder / fake}: {images[1].shape}, real {images[0].shape}, label {label.shape}")
+                yield Item(case, item, channel, label, images[0], images[1])
+
+
+def _levels(pixels: NDArray) -> NDArray[np.uint16]:
+    return pixels if pixels.dtype == np.uint16 else pixels.astype(np.uint16) * 257
+
+
+def _stream(folder: Path, manifest: Manifest, files: dict[str, Path], device: torch.device, progress: bool) -> Scores:
+    scores = Scores()
+    builders = {"fid": networks.inception, LPIPS: networks.lpips_alex}
+    nets = {metric: builders[metric](path).to(device) for metric, path in files.items()}
+    total = sum(len(item.images) for case in manifest.cases for item in case.slices)
+    waiting: list[tuple[Item, dict[str, Any]]] = []
+    for item in tqdm(read_items(folder, manifest), desc="evaluate", total=total, disable=None if progress else True):
+        row = _score_slice(item, manifest.spec.channels[item.channel].name, scores)
+        scores.rows.append(row)
+        pair = scores.histograms.setdefault((item.case.id, item.channel), (LabelHistograms(), LabelHistograms()))
+        pair[0].add(item.label, item.real)
+        pair[1].add(item.label, item.fake)
+        if nets:
+            waiting.append((item, row))
+            if len(waiting) == BATCH:
+                _run_networks(waiting, nets, scores, device)
+                waiting = []
+    if waiting:
+        _run_networks(waiting, nets, scores, device)
+    return scores
+
+
+def _score_slice(item: Item, channel: str, scores: Scores) -> dict[str, Any]:
+    real, fake, width = item.window.decode(item.real), item.window.decode(item.fake), item.window.width
+    body = item.label > 0
+    psnr = paired.psnr(real, fake, width)
+    scores.identical += math.isinf(psnr)
+    scores.constant_images += int(item.fake.min() == item.fake.max())
+    return {
+        "patient": item.case.patient,
+        "case": item.case.id,
+        "slice": item.slice.index,
+        "channel": channel,
+        "mae": paired.mae(real, fake),
+        "rmse": paired.rmse(real, fake),
+        "mae_body": paired.mae(real, fake, body),
+        "rmse_body": paired.rmse(real, fake, body),
+        "psnr": psnr,
+        "ssim": paired.ssim(real, fake, width),
+    }
+
+
+def _run_networks(
+    waiting: list[tuple[Item, dict[str, Any]]], nets: dict[str, torch.nn.Module], scores: Scores, device: torch.device
+) -> None:
+    real = np.stack([item.real for item, _ in waiting]) / np.float32(LEVELS)
+    fake = np.stack([item.fake for item, _ in waiting]) / np.float32(LEVELS)
+    if LPIPS in nets:
+        for (_, row), distance in zip(waiting, networks.lpips_distances(nets[LPIPS], real, fake, device), strict=True):
+            row[LPIPS] = float(distance)
+    if "fid" in nets:
+        features = [networks.inception_features(nets["fid"], images, device) for images in (real, fake)]
+        for k, (item, _) in enumerate(waiting):
+            pair = scores.features.setdefault(item.channel, ([], []))
+            pair[0].append(features[0][k])
+            pair[1].append(features[1][k])
+
+
+# -- summarise ----------------------------------------------------------------------------------------------------
+
+
+def _summarise(
+    manifest: Manifest, scores: Scores, wanted: tuple[str, ...] | None, files: dict[str, Path], reasons: dict[str, str]
+) -> dict[str, Any]:
+    labels = _label_rows(manifest, scores)
+    patients = sorted({case.patient for case in manifest.cases})
+    metrics: dict[str, dict[str, Any]] = {}
+    per_patient: dict[str, dict[str, float | None]] = {patient: {} for patient in patients}
+    for channel in manifest.spec.channels:
+        rows = [row for row in scores.rows if row["channel"] == channel.name]
+        by_label = [row for row in labels if row["channel"] == channel.name]
+        for name in (*PAIRED, LPIPS, *BY_LABEL):
+            if (wanted is not None and name not in wanted) or (name == LPIPS and name not in files):
+                continue
+            source = by_label if name in BY_LABEL else rows
+            values = [nan_mean([row[name] for row in source if row["patient"] == patient]) for patient in patients]
+            entry = _entry(name, channel.name, channel.unit, values)
+            entry["slice_sd"] = None if name in BY_LABEL else _finite(np.nanstd(_finite_only([r[name] for r in source])))
+            metrics[f"{name}/{channel.name}"] = entry
+            for patient, value in zip(patients, values, strict=True):
+                per_patient[patient][f"{name}/{channel.name}"] = _finite(value)
+    _add_networks(metrics, manifest, scores, wanted, files, reasons)
+    metrics["wasserstein"] = _relative_wasserstein(labels, patients)
+    return {
+        "schema": SCHEMA,
+        "n": {"slices": len({(r["case"], r["slice"]) for r in scores.rows}), "cases": len(manifest.cases), "patients": len(patients)},
+        "metrics": metrics,
+        "counts": {"constant_images": scores.constant_images, "psnr_identical": scores.identical},
+        "per_patient": per_patient,
+        "per_label": [{key: _finite(value) if isinstance(value, float) else value for key, value in row.items()} for row in labels],
+        "provenance": {key: manifest.provenance.get(key) for key in ("name", "method", "checkpoint", "images_seen", "split")},
+    }  # fmt: skip
+
+
+def _entry(name: str, channel: str | None, unit: str, values: list[float]) -> dict[str, Any]:
+    """A metric over patients: value, interval, unit, direction."""
+    known = _finite_only(values)
+    interval = bootstrap_interval(known)
+    entry: dict[str, Any] = {
+        "value": _finite(float(known.mean())) if len(known) else None,
+        "ci95": list(interval) if interval else None,
+        "unit": "dB" if name == "psnr" else "" if name in UNITLESS else unit,
+        "better": "higher" if name in HIGHER_IS_BETTER else "lower",
+        "channel": channel,
+        "n_patients": len(known),
+    }
+    if interval is None:
+        entry["ci_note"] = f"no interval: {len(known)} patient(s), at least {MIN_PATIENTS} are needed"
+    if entry["value"] is None:
+        entry["reason"] = "identical images everywhere" if name == "psnr" else "no pixels to measure"
+    return entry
+
+
+def _add_networks(
+    metrics: dict[str, dict[str, Any]],
+    manifest: Manifest,
+    scores: Scores,
+    wanted: tuple[str, ...] | None,
+    files: dict[str, Path],
+    reasons: dict[str, str],
+) -> None:
+    """FID, and for both network metrics the extractor's hash or the reason why they are missing."""
+    for c, channel in enumerate(manifest.spec.channels):
+        for name in NETWORK:
+            if wanted is not None and name not in wanted:
+                continue
+            key = f"{name}/{channel.name}"
+            if name not in files:
+                empty = {"value": None, "ci95": None, "unit": "", "better": "lower", "channel": channel.name}
+                metrics[key] = {**empty, "reason": reasons[name]}
+                continue
+            if name == "fid":
+                real, fake = (np.stack(part) for part in scores.features[c])
+                value = frechet_distance(real, fake) if len(real) > 1 else None
+                metrics[key] = {"value": value, "ci95": None, "unit": "", "better": "lower", "channel": channel.name}
+                metrics[key] |= {"n": len(real), "note": "biased by n; compare only at equal n, and below 2048 with care"}
+                if value is None:
+                    metrics[key]["reason"] = "one slice only"
+            metrics[key] |= {"extractor": files[name].name, "weights_sha256": sha256(files[name])}
+
+
+def _label_rows(manifest: Manifest, scores: Scores) -> list[dict[str, Any]]:
+    """One row per case, channel and label: real and generated mean and standard deviation, errors, distance."""
+    rows = []
+    names = {label.id: label.name for label in manifest.spec.labels}
+    by_id = {case.id: case for case in manifest.cases}
+    for (case_id, channel), (real, fake) in scores.histograms.items():
+        case = by_id[case_id]
+        window = case.windows[channel]
+        for label in sorted(real.counts):
+            (mean_r, std_r), (mean_f, std_f) = real.moments(label, window), fake.moments(label, window)
+            distance = wasserstein(real.counts[label], fake.counts[label], window)
+            rows.append(
+                {
+                    "patient": case.patient,
+                    "case": case_id,
+                    "channel": manifest.spec.channels[channel].name,
+                    "label": label,
+                    "name": names[label],
+                    "pixels": int(real.counts[label].sum()),
+                    "real_mean": mean_r,
+                    "real_std": std_r,
+                    "generated_mean": mean_f,
+                    "generated_std": std_f,
+                    "label_mean_error": abs(mean_f - mean_r),
+                    "label_std_error": abs(std_f - std_r),
+                    "wasserstein": distance,
+                    "wasserstein_relative": distance / window.width,
+                }
+            )
+    return rows
+
+
+def _relative_wasserstein(labels: list[dict[str, Any]], patients: list[str]) -> dict[str, Any]:
+    """Mean over labels, channels and patients of the distance as a share of the window: one number that always exists."""
+    values = [nan_mean([row["wasserstein_relative"] for row in labels if row["patient"] == p]) for p in patients]
+    return _entry("wasserstein", None, "of window", values)
+
+
+def _finite_only(values: Sequence[float]) -> NDArray[np.float64]:
+    array = np.asarray(values, np.float64)
+    return array[np.isfinite(array)]
+
+
+def _finite(value: float) -> float | None:
+    return float(value) if math.isfinite(value) else None
+
+
+def _csv(rows: list[dict[str, Any]]) -> str:
+    text = io.StringIO()
+    fields = [*rows[0], *([LPIPS] if LPIPS in rows[-1] and LPIPS not in rows[0] else [])]
+    writer = csv.DictWriter(text, fields, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return text.getvalue()
+
+
+# -- views --------------------------------------------------------------------------------------------------------
+
+
+def headline(result: dict[str, Any]) -> dict[str, float]:
+    """Flat metric -> value for logs; missing metrics are left out."""
+    return {key: entry["value"] for key, entry in result["metrics"].items() if entry["value"] is not None}
+
+
+def format_table(result: dict[str, Any]) -> str:
+    """Table for the console."""
+    n = result["n"]
+    lines = [f"{n['slices']} slices, {n['cases']} cases, {n['patients']} patients"]
+    width = max(len(key) for key in result["metrics"])
+    for key, entry in result["metrics"].items():
+        if entry["value"] is None:
+            lines.append(f"  {key:<{width}}  n/a  ({entry['reason'].split(', not found')[0]})")
+            continue
+        interval = f"  [{entry['ci95'][0]:.4g}, {entry['ci95'][1]:.4g}]" if entry["ci95"] else ""
+        arrow = "higher is better" if entry["better"] == "higher" else "lower is better"
+        lines.append(f"  {key:<{width}}  {entry['value']:.4g} {entry['unit']}{interval}  ({arrow})")
+    constant = result["counts"]["constant_images"]
+    if constant:
+        lines.append(f"  warning: {constant} generated images are constant")
+    return "\n".join(lines)

@@ -1,0 +1,131 @@
+"""What every method shares: batches, randomness, players and the Synthesizer interface.
+
+Legend: B batch, C image channels, H W pixels, N labels.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from spec import DataSpec
+
+
+def seeded_generator(*key: object) -> torch.Generator:
+    """A CPU generator seeded by a stable hash of `key`, e.g. (seed, case id, slice, draw).
+
+    Python's own hash is salted per process and arithmetic on seeds collides; SHA-256 does neither.
+    """
+    digest = hashlib.sha256("/".join(str(part) for part in key).encode()).digest()
+    return torch.Generator().manual_seed(int.from_bytes(digest[:8], "big") >> 1)
+
+
+@dataclass
+class SampleRandom:
+    """The two random streams of one sample: `case` repeats for all slices of a case, `slice` is the slice's own.
+
+    Style noise drawn from `case` keeps stacked slices alike; grain drawn from `slice` must differ between them.
+    """
+
+    case: torch.Generator
+    slice: torch.Generator
+
+    @classmethod
+    def of(cls, seed: int, case_id: str, index: int, draw: int = 0) -> SampleRandom:
+        """Streams of one slice, the same for any batch size, worker count or order."""
+        return cls(seeded_generator(seed, case_id, "case", draw), seeded_generator(seed, case_id, index, draw))
+
+
+@dataclass
+class Batch:
+    """Slices on their way to a model.
+
+    label: (B, H, W) int64 in 0..N-1. image: (B, C, H, W) float32 in [-1, 1], None where there is no ground truth.
+    cases, patients, indices: one entry per sample. rng: stream of the training step (None outside training).
+    """
+
+    label: Tensor
+    image: Tensor | None
+    cases: list[str]
+    patients: list[str]
+    indices: list[int]
+    rng: torch.Generator | None = None
+
+    def __len__(self) -> int:
+        return len(self.label)
+
+    def to(self, device: torch.device) -> Batch:
+        image = None if self.image is None else self.image.to(device, non_blocking=True)
+        return replace(self, label=self.label.to(device, non_blocking=True), image=image)
+
+
+@dataclass
+class Player:
+    """One network in the game: the only parameters its optimiser moves, and the losses that move them.
+
+    losses: batch -> named scalars, already weighted; they are summed for the step and logged by name.
+    every: plays in every n-th step (lazy regularisers).
+    """
+
+    net: nn.Module
+    optimizer: torch.optim.Optimizer
+    losses: Callable[[Batch], dict[str, Tensor]]
+    every: int = 1
+
+
+class Synthesizer(Protocol):
+    """A method that turns label maps into images."""
+
+    spec: DataSpec
+
+    def synthesize(self, batch: Batch, randoms: list[SampleRandom]) -> Tensor:
+        """Labels (B, H, W) -> images (B, C, H, W) float32 in [-1, 1]; sample i depends on label i and randoms[i] only."""
+        ...
+
+
+class Method(nn.Module):
+    """Base of all methods: a Synthesizer that can be trained (players) or fitted, and saved.
+
+    `state_dict()` is everything a resumed run needs; `release()` only what `synthesize` needs.
+    """
+
+    spec: DataSpec
+
+    def players(self) -> dict[str, Player]:
+        """Networks that train.py moves; none for methods that are fitted."""
+        return {}
+
+    def fit(self, batches: Iterable[Batch]) -> None:
+        """One pass over the training slices, for methods without players."""
+        raise NotImplementedError
+
+    def current(self, batch: Batch) -> Tensor | None:
+        """Images by the weights in training rather than their average, for previews; None where there is no such thing."""
+        return None
+
+    def after_step(self) -> None:
+        """Called once after all players moved (moving averages)."""
+
+    def before_synthesis(self, batches: Iterable[Batch]) -> None:
+        """Make the synthesizing weights ready, given some training batches (recalibrates batch statistics)."""
+
+    def release(self) -> dict[str, Tensor]:
+        """Tensors that `synthesize` needs, for a weight file."""
+        raise NotImplementedError
+
+    def load_release(self, tensors: dict[str, Tensor]) -> None:
+        """Inverse of `release`."""
+        raise NotImplementedError
+
+    def synthesize(self, batch: Batch, randoms: list[SampleRandom]) -> Tensor:
+        """See `Synthesizer`."""
+        raise NotImplementedError
+
+    def networks(self) -> dict[str, Any]:
+        """Networks to describe in the log, by name."""
+        return {name: player.net for name, player in self.players().items()}

@@ -1,0 +1,57 @@
+"""Exponential moving average of a network, and fresh batch statistics for it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from copy import deepcopy
+
+import torch
+from torch import nn
+
+
+def ema_copy(net: nn.Module) -> nn.Module:
+    """A frozen copy of `net` in evaluation mode, the start of its moving average."""
+    average = deepcopy(net).eval()
+    return average.requires_grad_(False)
+
+
+@torch.no_grad()
+def ema_update(average: nn.Module, net: nn.Module, decay: float) -> None:
+    """Parameters: a <- decay·a + (1 - decay)·p. Buffers are copied.
+
+    Averaging the spectral norm's u and v or integer counters would leave vectors that are no longer unit length and
+    belong to no weight; that is why buffers are copied.
+    """
+    torch._foreach_lerp_(list(average.parameters()), list(net.parameters()), 1 - decay)
+    for copy, original in zip(average.buffers(), net.buffers(), strict=True):
+        copy.copy_(original)
+
+
+@contextmanager
+def _train_mode_norms(norms: list[nn.modules.batchnorm._BatchNorm]) -> Iterator[None]:
+    momenta = [norm.momentum for norm in norms]
+    for norm in norms:
+        norm.reset_running_stats()
+        norm.momentum = None  # type: ignore[assignment]  # None means a plain average over the batches
+        norm.train()
+    try:
+        yield
+    finally:
+        for norm, momentum in zip(norms, momenta, strict=True):
+            norm.momentum = momentum
+            norm.eval()
+
+
+@torch.no_grad()
+def recalibrate_batchnorm(net: nn.Module, forwards: Iterator[Callable[[], object]]) -> None:
+    """Recompute the running statistics of all batch norms as the plain average over the given forward passes.
+
+    The statistics copied from the trained network belong to its newest weights, not to the average. Only the norms
+    go to train mode, so spectral norm takes no power step. Nets without batch norm consume nothing.
+    """
+    norms = [module for module in net.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
+    if norms:
+        with _train_mode_norms(norms):
+            for forward in forwards:
+                forward()

@@ -1,0 +1,55 @@
+"""Loss functions: pure, float32, no options object. Legend: B batch, N labels, H W pixels."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+FAKE = 0  # class 0 of the N+1 is "generated"; label y is class y + 1
+
+
+def class_weights(label: Tensor, num_labels: int, max_weight: float = 0.0) -> Tensor:
+    """w_c = B·H·W / (K · n_c): every class present in the batch gets the same total weight (OASIS, eq. 2).
+
+    label: (B, H, W) int64. n_c: pixels of class c; K: classes present. Absent classes get 0. Without a limit the mean
+    weight over pixels is 1. max_weight: upper limit, 0 for none. Returns (N,) float32.
+    """
+    count = torch.bincount(label.flatten(), minlength=num_labels).float()
+    present = count > 0
+    weight = torch.where(present, label.numel() / (present.sum() * count.clamp(min=1)), torch.zeros_like(count))
+    return weight.clamp(max=max_weight) if max_weight > 0 else weight
+
+
+def real_cross_entropy(logits: Tensor, label: Tensor, weight: Tensor | None = None) -> Tensor:
+    """Mean over pixels of w_y · CE(logits, y + 1): pixels recognised as real and of their class (OASIS, eq. 1-3).
+
+    logits: (B, N+1, H, W). label: (B, H, W) int64 in 0..N-1. weight: (N,) or None for all ones. Returns ().
+    The mean is over all pixels, not over the sum of weights, so a pixel of weight 0 still counts below the line.
+    """
+    pixelwise = F.cross_entropy(logits.float(), label + 1, reduction="none")
+    return pixelwise.mean() if weight is None else (pixelwise * weight[label]).mean()
+
+
+def fake_cross_entropy(logits: Tensor) -> Tensor:
+    """Mean over pixels of CE(logits, fake), unweighted (OASIS, eq. 1). logits: (B, N+1, H, W). Returns ()."""
+    return -F.log_softmax(logits.float(), dim=1)[:, FAKE].mean()
+
+
+def labelmix_mask(label: Tensor, num_labels: int, rng: torch.Generator | None) -> Tensor:
+    """Binary mask that is constant on each class: one fair coin per class, the same for the whole batch (OASIS, sec. 3.2).
+
+    The coins are drawn into a table and looked up; writing them into the label map class by class would re-toss
+    class 0 together with class 1. label: (B, H, W) int64. Returns (B, 1, H, W) float32 in {0, 1}.
+    """
+    coins = torch.randint(0, 2, (num_labels,), generator=rng).to(label.device)
+    return coins[label].unsqueeze(1).float()
+
+
+def labelmix_consistency(mixed_logits: Tensor, real_logits: Tensor, fake_logits: Tensor, mask: Tensor) -> Tensor:
+    """MSE(D(M·x + (1-M)·G), M·D(x) + (1-M)·D(G)) on raw logits (OASIS, eq. 4).
+
+    logits: (B, N+1, H, W). mask: (B, 1, H, W). Returns ().
+    """
+    target = mask * real_logits.float() + (1 - mask) * fake_logits.float()
+    return F.mse_loss(mixed_logits.float(), target)

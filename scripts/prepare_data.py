@@ -1,0 +1,45 @@
+"""3-D scans and label maps -> slices and a manifest: ``python scripts/prepare_data.py --format bids --source … --out …``."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import tyro
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from dataloaders.check import check_folder
+from dataloaders.prepare import DataFaults, PrepareOptions, prepare, summary
+
+
+def main() -> int:
+    """Exit codes: 0 fine, 1 faults in the data, 2 bad options."""
+    options = tyro.cli(PrepareOptions, description=PrepareOptions.__doc__)
+    try:
+        if options.check is not None:
+            return report_check(options.check, options.workers)
+        manifest = prepare(options)
+    except DataFaults as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    except (ValueError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    if manifest is not None:
+        print(summary(manifest))
+        print(f"prepared: {options.out}")
+    return 0
+
+
+def report_check(folder: Path, workers: int) -> int:
+    """Print all faults of a prepared folder; 1 if there are any."""
+    faults = check_folder(folder, workers)
+    for fault in faults:
+        print(fault, file=sys.stderr)
+    print(f"{folder}: {len(faults)} faults" if faults else f"{folder}: fine")
+    return 1 if faults else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

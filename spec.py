@@ -1,0 +1,82 @@
+"""What the data are: labels, channels, size and spacing. Imported by every folder, imports none of ours."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+Axis = Literal["axial", "coronal", "sagittal"]
+
+# Label 0 always means "nothing of the body here": air in CT, background in MR.
+BACKGROUND = 0
+
+
+@dataclass(frozen=True)
+class Label:
+    """One class of the label maps.
+
+    id: contiguous id in the prepared label images, 0 is background.
+    name: the name shown in reports, e.g. ``white_matter``.
+    source: ids of the original label maps that became this class (empty where the class was made by us).
+    """
+
+    id: int
+    name: str
+    source: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True)
+class Channel:
+    """One image channel: its name (``T1w``, ``CT``) and the physical unit of its intensities (``HU`` or ``a.u.``)."""
+
+    name: str
+    unit: str = "a.u."
+
+
+@dataclass(frozen=True)
+class DataSpec:
+    """The facts of a data set that shape a model.
+
+    labels: classes, ``labels[i].id == i``.
+    channels: image channels in file order.
+    size: pixels (H, W) of a prepared slice.
+    spacing: mm per pixel (row, column); (1, 1) where unknown.
+    slice_spacing: mm between slices; 1 where unknown.
+    axis: direction of slicing, None where unknown (a folder of PNG files).
+    """
+
+    labels: tuple[Label, ...]
+    channels: tuple[Channel, ...]
+    size: tuple[int, int]
+    spacing: tuple[float, float] = (1.0, 1.0)
+    slice_spacing: float = 1.0
+    axis: Axis | None = None
+
+    def __post_init__(self) -> None:
+        ids = [label.id for label in self.labels]
+        if ids != list(range(len(ids))) or len(ids) < 2:
+            raise ValueError(f"labels need contiguous ids 0..N-1 with N >= 2, got {ids}")
+        if not self.channels:
+            raise ValueError("a data set needs at least one image channel")
+
+    @property
+    def num_labels(self) -> int:
+        return len(self.labels)
+
+    @property
+    def num_channels(self) -> int:
+        return len(self.channels)
+
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, data: dict[str, Any]) -> DataSpec:
+        return cls(
+            labels=tuple(Label(**{**label, "source": tuple(label["source"])}) for label in data["labels"]),
+            channels=tuple(Channel(**channel) for channel in data["channels"]),
+            size=(int(data["size"][0]), int(data["size"][1])),
+            spacing=(float(data["spacing"][0]), float(data["spacing"][1])),
+            slice_spacing=float(data["slice_spacing"]),
+            axis=data["axis"],
+        )

@@ -1,0 +1,114 @@
+"""Synthesise a split with a trained run and evaluate it: ``python test.py --name exp --dataroot path``."""
+
+from __future__ import annotations
+
+import hashlib
+import sys
+from pathlib import Path
+from typing import Any
+
+import config as options
+from config import TestConfig, parse_test
+from dataloaders.dataset import SliceDataset, SliceLoader, fingerprint
+from dataloaders.folder import load_manifest
+from dataloaders.manifest import FILE_NAME, Manifest
+from engine import device
+from engine.checkpoint import load_weights, weights_path
+from engine.files import write_text
+from engine.results import ResultsWriter, synthesize_split
+from engine.run import weights_folder
+from engine.runlog import JSONL
+from engine.signals import EXIT_USAGE, EXIT_WEIGHTS_MISSING
+from engine.weights import MissingWeights
+from evaluation import evaluate_results, format_table
+from models import build_method
+from spec import DataSpec
+
+
+def test(config: TestConfig) -> Path:
+    """Weights + labels -> images on disk -> metrics; returns the results folder."""
+    run_folder = weights_folder(config.checkpoints_dir, config.name)
+    weights = load_weights(run_folder, config.ckpt_iter)
+    trained, spec = options.from_dict(weights.config), DataSpec.from_dict(weights.spec)
+    data = load_manifest(config.dataroot)
+    check_same_spec(spec, data.spec, config)
+    target = device.select_device(config.gpu_ids)
+    method = build_method(trained, spec).to(target).eval()
+    method.load_release(weights.tensors)
+
+    out = config.results_dir / config.name / config.ckpt_iter
+    made_from = {
+        "weights_sha256": hashlib.sha256(weights_path(run_folder, config.ckpt_iter).read_bytes()).hexdigest(),
+        "data": fingerprint(config.dataroot),
+        **{key: getattr(config, key) for key in ("phase", "seed", "noise", "volumes")},
+    }
+    refuse_other_results(out, made_from, config.overwrite)
+    loader = SliceLoader(SliceDataset(config.dataroot, data, config.phase), config.batch_size)
+    writer = ResultsWriter(out, config.dataroot, data, config.volumes)
+    seconds = synthesize_split(method, loader.once(), writer, target, config.seed, config.noise)
+    log = run_folder / JSONL
+    if log.is_file():  # so that the results folder can be reported on alone
+        write_text(writer.staging / "training_log.jsonl", log.read_text(encoding="utf-8"))
+    writer.close(
+        {
+            "name": config.name,
+            "method": trained.model,
+            "checkpoint": config.ckpt_iter,
+            "images_seen": weights.images,
+            "split": config.phase,
+            "config": _shareable(weights.config),
+            "data_provenance": data.provenance,
+            "made_from": made_from,
+            "seconds_per_slice": round(seconds, 5),
+            "environment": device.environment(target),
+        }
+    )
+    if config.metrics != "none":
+        print(format_table(evaluate_results(out, config.metrics, config.weights, str(target), progress=True)))
+    return out
+
+
+def check_same_spec(trained: DataSpec, given: DataSpec, config: TestConfig) -> None:
+    """Refuse data whose labels, channels or size are not those of the training, listing what differs."""
+    facts = {
+        "labels": ([label.name for label in trained.labels], [label.name for label in given.labels]),
+        "channels": ([channel.name for channel in trained.channels], [channel.name for channel in given.channels]),
+        "size": (trained.size, given.size),
+    }
+    wrong = [f"  {name}: trained on {old}, found {new}" for name, (old, new) in facts.items() if old != new]
+    if wrong:
+        raise ValueError(f"--dataroot {config.dataroot} does not fit the run {config.name!r}:\n" + "\n".join(wrong))
+
+
+def refuse_other_results(out: Path, made_from: dict[str, Any], overwrite: bool) -> None:
+    """ValueError where `out` holds something that this call would not make again; --overwrite allows it."""
+    if not out.exists() or overwrite:
+        return
+    if not (out / FILE_NAME).is_file():
+        raise ValueError(f"{out} exists and is not a results folder; choose another --results_dir")
+    old = Manifest.load(out).provenance.get("made_from", {})
+    changed = [key for key, value in made_from.items() if old.get(key) != value]
+    if changed:
+        raise ValueError(f"{out} holds results with other {', '.join(changed)}; give --overwrite to replace them")
+
+
+def _shareable(config: dict[str, Any]) -> dict[str, Any]:
+    """The training options without paths, which may name people and projects."""
+    return {key: value for key, value in config.items() if key not in ("dataroot", "checkpoints_dir", "weights")}
+
+
+def main() -> int:
+    """Command line."""
+    try:
+        print(f"results: {test(parse_test())}")
+    except MissingWeights as error:
+        print(f"error: {error}", file=sys.stderr)
+        return EXIT_WEIGHTS_MISSING
+    except (ValueError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return EXIT_USAGE
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
