@@ -15,7 +15,14 @@ ENVIRONMENT_VARIABLE = "MEDSIS_WEIGHTS"
 
 
 class MissingWeights(RuntimeError):  # noqa: N818 (reads as what it is in `except MissingWeights`)
-    """A weight file that is not here, or not the one it should be; the message says what to do."""
+    """A weight file that is not here, or not the one it should be; the message says what to do.
+
+    `reason` is the short form for files that leave the machine: no folders in it.
+    """
+
+    def __init__(self, message: str, reason: str) -> None:
+        super().__init__(message)
+        self.reason = reason
 
 
 @dataclass(frozen=True)
@@ -90,12 +97,16 @@ def resolve(key: str, explicit: Path | None = None) -> Path:
         if path.is_file():
             digest = sha256(path)
             if not digest.startswith(file.sha256_prefix):
-                raise MissingWeights(f"{path}: SHA-256 begins {digest[:8]}, {file.filename} must begin {file.sha256_prefix}")
+                raise MissingWeights(
+                    f"{path}: SHA-256 begins {digest[:8]}, {file.filename} must begin {file.sha256_prefix}",
+                    f"weights damaged: {file.filename}",
+                )
             return path
     looked = ", ".join(str(path.parent) for path in paths)
     raise MissingWeights(
         f"{file.used_for} needs {file.filename}, not found in {looked}; where there is internet run "
-        f"`python scripts/download_weights.py --keys {key}` and copy the file to one of these folders"
+        f"`python scripts/download_weights.py --keys {key}` and copy the file to one of these folders",
+        f"weights missing: {file.filename}",
     )
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import csv
 import io
 import math
+import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -91,7 +92,8 @@ def find_networks(wanted: tuple[str, ...] | None, weights: Path | None) -> tuple
         except MissingWeights as error:
             if wanted is not None:
                 raise
-            reasons[metric] = f"weights missing: {error}"
+            print(f"warning: {metric} is left out: {error}", file=sys.stderr)
+            reasons[metric] = error.reason
     return files, reasons
 
 
@@ -107,9 +109,20 @@ def evaluate_results(
     metrics: ``auto`` for all that can be computed, else names. Raises MissingWeights for a named metric without
     weights, ValueError for folders without real images or with damaged files.
     """
+    return evaluate_manifest(Manifest.load(folder), folder, metrics, weights, device, progress)
+
+
+def evaluate_manifest(
+    manifest: Manifest,
+    folder: Path,
+    metrics: str | Sequence[str] = "auto",
+    weights: Path | None = None,
+    device: str = "cpu",
+    progress: bool = False,
+) -> dict[str, Any]:
+    """As `evaluate_results`, for a manifest that need not come from a file; paths are relative to `folder`."""
     wanted = parse_metrics(metrics)
     files, reasons = find_networks(wanted, weights)  # first of all, because it may fail
-    manifest = Manifest.load(folder)
     if not any(item.images and item.generated for case in manifest.cases for item in case.slices):
         raise ValueError(f"{folder}: no slice has both a real and a generated image, so there is nothing to compare")
     scores = _stream(folder, manifest, files, torch.device(device), progress)
@@ -126,12 +139,13 @@ def read_items(folder: Path, manifest: Manifest) -> Iterator[Item]:
     """Slices and channels in manifest order; ValueError naming files of unequal size."""
     for case in manifest.cases:
         for item in case.slices:
-            label = read_png(folder / item.label)
+            label: NDArray | None = read_png(folder / item.label) if item.label else None
             for channel, (real, fake) in enumerate(zip(item.images, item.generated, strict=True)):
                 images = [_levels(read_png(folder / path)) for path in (real, fake)]
-                if images[0].shape != images[1].shape or label.shape != images[0].shape:
-                    raise ValueError(f"{folder / fake}: {images[1].shape}, real {images[0].shape}, label {label.shape}")
-                yield Item(case, item, channel, label, images[0], images[1])
+                ids = np.zeros(images[0].shape, np.uint8) if label is None else label
+                if images[0].shape != images[1].shape or ids.shape != images[0].shape:
+                    raise ValueError(f"{folder / fake}: {images[1].shape}, real {images[0].shape}, label {ids.shape}")
+                yield Item(case, item, channel, ids, images[0], images[1])
 
 
 def _levels(pixels: NDArray) -> NDArray[np.uint16]:
@@ -350,7 +364,7 @@ def format_table(result: dict[str, Any]) -> str:
     width = max(len(key) for key in result["metrics"])
     for key, entry in result["metrics"].items():
         if entry["value"] is None:
-            lines.append(f"  {key:<{width}}  n/a  ({entry['reason'].split(', not found')[0]})")
+            lines.append(f"  {key:<{width}}  n/a  ({entry['reason']})")
             continue
         interval = f"  [{entry['ci95'][0]:.4g}, {entry['ci95'][1]:.4g}]" if entry["ci95"] else ""
         arrow = "higher is better" if entry["better"] == "higher" else "lower is better"

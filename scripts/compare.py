@@ -1,0 +1,46 @@
+"""Compare results folders in one HTML page: ``python scripts/compare.py results/a results/b``."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from evaluation.compare import load_entrants
+from evaluation.report import write_report
+
+
+@dataclass(frozen=True)
+class CompareOptions:
+    """Write report.html and compare.json for two or more results of test.py on the same slices."""
+
+    results: Annotated[tuple[Path, ...], tyro.conf.Positional]
+    """Results folders, or their parents (the newest results inside are taken)."""
+    out: Path = Path("results/compare")
+    """Folder to write."""
+    weights: Path | None = None
+    """Folder with pretrained weights, for results that were not evaluated yet."""
+
+
+def main() -> int:
+    """Exit codes: 0 fine, 2 bad options or folders that cannot be compared."""
+    options = tyro.cli(CompareOptions, description=CompareOptions.__doc__)
+    if len(options.results) < 1:
+        print("error: name at least one results folder", file=sys.stderr)
+        return 2
+    try:
+        path = write_report(load_entrants(list(options.results), options.weights), options.out)
+    except (ValueError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    print(f"report: {path.resolve()}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,87 @@
+"""Fetch pretrained weights once, on a machine with internet: ``python scripts/download_weights.py [--check]``."""
+
+from __future__ import annotations
+
+import sys
+import urllib.error
+import urllib.request
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import tyro
+from tqdm import tqdm
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from engine.files import atomic_path
+from engine.weights import KNOWN, MissingWeights, WeightFile, cache_folder, resolve, sha256
+
+_CHUNK = 1 << 20
+
+
+@dataclass(frozen=True, kw_only=True)
+class DownloadOptions:
+    """List, check or fetch the weight files of FID, LPIPS and the VGG loss. No other command touches the network."""
+
+    keys: tuple[Literal["inception", "alexnet", "vgg19"], ...] = ("inception", "alexnet")
+    """Files to fetch or check."""
+    out: Path | None = None
+    """Destination; torch's cache by default, where every command finds them."""
+    check: bool = False
+    """Only say which files are there; exit code 1 if any is missing."""
+
+
+def check(options: DownloadOptions) -> int:
+    """Print what is present and what is missing."""
+    missing = 0
+    for key in options.keys:
+        try:
+            print(f"present  {resolve(key, options.out)}")
+        except MissingWeights as error:
+            missing += 1
+            print(f"missing  {error}")
+    return 1 if missing else 0
+
+
+def fetch(file: WeightFile, folder: Path) -> None:
+    """Download to a temporary name, verify the hash, rename. OSError or ValueError with one line on failure."""
+    print(
+        f"{file.filename}: {file.size_mb} MB, SHA-256 {file.sha256_prefix}…, {file.licence}, for {file.used_for}\n"
+        f"  from {file.url}\n  to   {folder / file.filename}"
+    )
+    with atomic_path(folder / file.filename) as temporary:
+        try:
+            with urllib.request.urlopen(file.url, timeout=30) as response, open(temporary, "wb") as out:
+                size = int(response.headers.get("Content-Length") or 0) or None
+                with tqdm(total=size, unit="B", unit_scale=True, disable=None) as bar:
+                    while chunk := response.read(_CHUNK):
+                        out.write(chunk)
+                        bar.update(len(chunk))
+        except urllib.error.URLError as error:
+            raise OSError(f"{file.url} cannot be reached ({error.reason}); fetch it elsewhere and copy it there") from None
+        digest = sha256(temporary)
+        if not digest.startswith(file.sha256_prefix):
+            raise ValueError(f"{file.url}: SHA-256 begins {digest[:8]}, expected {file.sha256_prefix}; not kept")
+
+
+def main() -> int:
+    """Exit codes: 0 fine, 1 missing or not fetched."""
+    options = tyro.cli(DownloadOptions, description=DownloadOptions.__doc__)
+    if options.check:
+        return check(options)
+    for key in options.keys:
+        try:
+            resolve(key, options.out)
+            print(f"{KNOWN[key].filename}: already there")
+        except MissingWeights:
+            try:
+                fetch(KNOWN[key], options.out or cache_folder())
+            except (OSError, ValueError) as error:
+                print(f"error: {error}", file=sys.stderr)
+                return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
