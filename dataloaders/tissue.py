@@ -7,6 +7,7 @@ import warnings
 import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
+from skimage.filters import threshold_multiotsu
 
 from dataloaders.cleaning import ellipsoid, largest_component
 
@@ -59,7 +60,8 @@ def hmrf_tissue(t1: NDArray, mask: NDArray[np.bool_], lesion: NDArray[np.bool_] 
     inside = mask[box]
     image = np.clip(t1[box].astype(np.float64), 0.0, np.percentile(t1[mask], 99.5))
     if lesion is not None and lesion.any():
-        image[lesion[box] & inside] = np.percentile(image[inside], 75)  # inside white matter's peak on T1
+        hole = lesion[box] & inside
+        image[hole] = _white_matter(image[inside & ~hole])
     # Zero means background to the classifier, so brain voxels must be above it.
     image = np.where(inside, np.maximum(image, 1e-3 * image.max()), 0.0)
     with warnings.catch_warnings():
@@ -73,6 +75,11 @@ def hmrf_tissue(t1: NDArray, mask: NDArray[np.bool_], lesion: NDArray[np.bool_] 
     out = np.zeros(t1.shape, np.uint8)
     out[box] = classes
     return out
+
+
+def _white_matter(values: NDArray) -> float:
+    """Typical white matter intensity on T1w: median above the upper of two Otsu thresholds."""
+    return float(np.median(values[values > threshold_multiotsu(values, classes=3)[1]]))
 
 
 def _refuse_collapse(classes: NDArray[np.uint8], inside: NDArray[np.bool_]) -> None:

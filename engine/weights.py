@@ -92,6 +92,8 @@ def candidates(file: WeightFile, explicit: Path | None = None) -> list[Path]:
 def resolve(key: str, explicit: Path | None = None) -> Path:
     """Path of the verified weight file; MissingWeights where no candidate exists or its hash is wrong."""
     file = KNOWN[key]
+    if explicit is not None and not explicit.exists():
+        raise MissingWeights(f"--weights {explicit}: no such file or folder", f"weights missing: {file.filename}")
     paths = candidates(file, explicit)
     for path in paths:
         if path.is_file():

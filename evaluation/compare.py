@@ -65,9 +65,7 @@ def _refuse_different(a: Entrant, b: Entrant) -> None:
     """Numbers are comparable only on the same slices with the same labels and channels."""
     if [c.name for c in a.spec.channels] != [c.name for c in b.spec.channels]:
         raise ValueError(f"{a.folder} and {b.folder} have different channels")
-    keys_a, keys_b = (
-        {(case.id, item.index): item.histogram for case, item in entrant.slices()} for entrant in (a, b)
-    )
+    keys_a, keys_b = ({(case.id, item.index): item.histogram for case, item in entrant.slices()} for entrant in (a, b))
     for one, other, where in ((keys_a, keys_b, b), (keys_b, keys_a, a)):
         missing = sorted(one.keys() - other.keys())
         if missing:
@@ -90,7 +88,9 @@ def metric_rows(entrants: list[Entrant]) -> list[dict[str, Any]]:
         if len(known) > 1:
             ordered = sorted(known, reverse=present["better"] == "higher")
             best = ordered[0][1] if ordered[0][0] != ordered[1][0] else None
-        rows.append({"key": key, "entries": entries, "best": best, "better": present["better"], "unit": present["unit"]})
+        rows.append(
+            {"key": key, "entries": entries, "best": best, "better": present["better"], "unit": present["unit"]}
+        )
     return rows
 
 
@@ -166,7 +166,9 @@ def limits(entrants: list[Entrant], rows: list[dict[str, Any]]) -> list[str]:
         )
     if n["patients"] < 5:
         lines.append(f"{_count(n['patients'], 'patient')}: too few for intervals or for any claim about a population.")
-    missing = sorted({row["key"].split("/")[0] for row in rows if any(e and e["value"] is None for e in row["entries"])})
+    missing = sorted(
+        {row["key"].split("/")[0] for row in rows if any(e and e["value"] is None for e in row["entries"])}
+    )
     if missing:
         lines.append(f"Not computed here: {', '.join(missing)} (reasons in the table).")
     lines.append(
@@ -182,7 +184,9 @@ def to_json(entrants: list[Entrant], rows: list[dict[str, Any]]) -> dict[str, An
     """compare.json: methods, numbers, verdict."""
     return {
         "schema": SCHEMA_COMPARE,
-        "methods": [{"name": e.name, "provenance": _public(e.manifest.provenance), "n": e.metrics["n"]} for e in entrants],
+        "methods": [
+            {"name": e.name, "provenance": _public(e.manifest.provenance), "n": e.metrics["n"]} for e in entrants
+        ],
         "metrics": {
             row["key"]: {
                 "better": row["better"],

@@ -29,7 +29,9 @@ MAX_PANELS = 12
 
 def label_hex(num_labels: int) -> list[str]:
     """One colour per label; background black; hues far apart for neighbouring ids."""
-    return ["#000000"] + [to_hex(colormaps["turbo"](0.06 + 0.88 * ((i * 0.618034) % 1.0))) for i in range(1, num_labels)]
+    return ["#000000"] + [
+        to_hex(colormaps["turbo"](0.06 + 0.88 * ((i * 0.618034) % 1.0))) for i in range(1, num_labels)
+    ]
 
 
 def chosen_slices(entrant: Entrant, rows: int = ROWS) -> list[tuple[Case, Slice]]:
@@ -60,7 +62,9 @@ def strips(entrants: list[Entrant], channel: int) -> bytes:
     figure.get_layout_engine().set(w_pad=0.015, h_pad=0.015, wspace=0, hspace=0)  # type: ignore[union-attr]
     axes = figure.subplots(len(rows), columns, squeeze=False)
     titles = ["label map", "real", *(e.name for e in entrants), *(f"{e.name} − real" for e in entrants)]
-    colors = np.array([[int(c[i : i + 2], 16) for i in (1, 3, 5)] for c in label_hex(entrants[0].spec.num_labels)], np.uint8)
+    colors = np.array(
+        [[int(c[i : i + 2], 16) for i in (1, 3, 5)] for c in label_hex(entrants[0].spec.num_labels)], np.uint8
+    )
     image: Any = None
     for r, row in enumerate(rows):
         window = row["window"]

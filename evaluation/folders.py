@@ -29,7 +29,9 @@ def folders_manifest(
     if labels:  # label maps have no channel suffix
         files["labels"] = {stem: p for stem in files["real"] if (p := _label_of(stem, files["labels"]))}
     faults = [
-        f"{folders[role]} has no {stem}.png" for role in files for stem in sorted(files["real"].keys() - files[role].keys())
+        f"{folders[role]} has no {stem}.png"
+        for role in files
+        for stem in sorted(files["real"].keys() - files[role].keys())
     ] + [f"{real} has no {stem}.png" for stem in sorted(files["generated"].keys() - files["real"].keys())]
     if faults:
         raise ValueError(f"{len(faults)} files without a partner:\n  " + "\n  ".join(faults[:20]))

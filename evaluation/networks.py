@@ -16,7 +16,6 @@ from torch import Tensor, nn
 from engine.weights import load_state
 
 
-
 def inception(weights: Path) -> nn.Module:
     """pytorch-fid's Inception up to the last pooling (2048 features), from its published weight file.
 

@@ -25,15 +25,19 @@ def psnr(real: NDArray, fake: NDArray, data_range: float) -> float:
     return math.inf if mse == 0 else 10 * math.log10(data_range**2 / mse)
 
 
-def ssim(real: NDArray, fake: NDArray, data_range: float) -> float:
+def ssim(real: NDArray, fake: NDArray, low: float, data_range: float) -> float:
     """Structural similarity with the settings of Wang et al., IEEE TIP 2004: 11×11 Gaussian, sigma 1.5, K1 .01, K2 .03.
 
-    data_range: the window's width, fixed by the data set and never taken from the images.
+    low, data_range: lowest intensity and width of the window, fixed by the data set and never taken from the images.
+    `low` is subtracted, because the luminance term compares ratios of means: in plain HU it would be blind in air and
+    judge soft tissue around 0 HU by its sign. ValueError for images smaller than the 11×11 window.
     """
+    if min(real.shape) < 11:
+        raise ValueError(f"SSIM needs images of at least 11×11 pixels, got {real.shape}")
     return float(
         structural_similarity(
-            real.astype(np.float64),
-            fake.astype(np.float64),
+            np.asarray(real, np.float64) - low,
+            np.asarray(fake, np.float64) - low,
             data_range=data_range,
             gaussian_weights=True,
             sigma=1.5,

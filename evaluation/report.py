@@ -42,6 +42,7 @@ footer{margin-top:3rem;color:var(--soft);font-size:.82rem}
 @media(max-width:600px){main{padding:20px 14px 40px}h1{font-size:1.35rem}th,td{padding:.38rem .5rem}}
 """
 
+
 def write_report(entrants: list[Entrant], out: Path) -> Path:
     """Write report.html and compare.json to `out`; returns the report's path."""
     rows = metric_rows(entrants)
@@ -62,7 +63,9 @@ def render(entrants: list[Entrant], rows: list[dict[str, Any]]) -> str:
         "<h2>Intensities by label</h2>" + _label_plots(entrants),
         _curves(entrants),
         "<h2>Settings</h2>" + _settings(entrants),
-        "<h2>What this does not show</h2><ul>" + "".join(f"<li>{escape(s)}</li>" for s in limits(entrants, rows)) + "</ul>",
+        "<h2>What this does not show</h2><ul>"
+        + "".join(f"<li>{escape(s)}</li>" for s in limits(entrants, rows))
+        + "</ul>",
         "<footer>Written by medsis compare. Numbers in compare.json beside this file.</footer>",
     ]
     return (
@@ -106,7 +109,9 @@ def _cell(entry: dict[str, Any] | None, best: bool, notes: list[str]) -> str:
     interval = f" <small>[{entry['ci95'][0]:.4g}, {entry['ci95'][1]:.4g}]</small>" if entry["ci95"] else ""
     spread = entry.get("slice_sd")
     if not interval and spread is not None:
-        interval = f" <small title='standard deviation between slices, not an interval'>(slice s.d. {spread:.2g})</small>"
+        interval = (
+            f" <small title='standard deviation between slices, not an interval'>(slice s.d. {spread:.2g})</small>"
+        )
     return f"<td class='{'best' if best else ''}'>{entry['value']:.4g}{interval}</td>"
 
 
@@ -134,14 +139,18 @@ def _strips(entrants: list[Entrant]) -> str:
 def _label_plots(entrants: list[Entrant]) -> str:
     parts = []
     for c, channel in enumerate(entrants[0].spec.channels):
-        caption = f"{channel.name}: distribution of intensities inside each label, pooled over slices; grey area is real."
+        caption = (
+            f"{channel.name}: distribution of intensities inside each label, pooled over slices; grey area is real."
+        )
         parts.append(_figure(figures.label_plots(entrants, c), caption, f"intensities of {channel.name}"))
     return "".join(parts)
 
 
 def _curves(entrants: list[Entrant]) -> str:
     picture = figures.curves(entrants)
-    return "" if picture is None else "<h2>Training</h2>" + _figure(picture, "Means between log lines.", "training curves")
+    return (
+        "" if picture is None else "<h2>Training</h2>" + _figure(picture, "Means between log lines.", "training curves")
+    )
 
 
 def _figure(png: bytes, caption: str, alt: str, wide: bool = False) -> str:
@@ -156,7 +165,9 @@ def _settings(entrants: list[Entrant]) -> str:
     keys = list(dict.fromkeys(key for one in settings for key in one))
     head = "".join(f"<th>{escape(e.name)}</th>" for e in entrants)
     body = "".join(
-        f"<tr><td>{escape(key)}</td>" + "".join(f"<td class='wrap'>{escape(one.get(key, '–'))}</td>" for one in settings) + "</tr>"
+        f"<tr><td>{escape(key)}</td>"
+        + "".join(f"<td class='wrap'>{escape(one.get(key, '–'))}</td>" for one in settings)
+        + "</tr>"
         for key in keys
     )
     return (
@@ -168,7 +179,11 @@ def _settings(entrants: list[Entrant]) -> str:
 def _flat(provenance: dict[str, Any]) -> dict[str, str]:
     """Settings worth a row; of the nested method options only those of the method that ran."""
     method = provenance.get("method")
-    flat = {key: str(provenance[key]) for key in ("method", "checkpoint", "images_seen", "seconds_per_slice") if key in provenance}
+    flat = {
+        key: str(provenance[key])
+        for key in ("method", "checkpoint", "images_seen", "seconds_per_slice")
+        if key in provenance
+    }
     for key, value in (provenance.get("config") or {}).items():
         if isinstance(value, dict):
             if key == method:

@@ -7,11 +7,15 @@ so intervals come from patients.
 from __future__ import annotations
 
 import csv
+import functools
 import io
+import itertools
 import math
+import platform
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +32,7 @@ from engine.weights import MissingWeights, resolve, sha256
 from evaluation import networks, paired
 from evaluation.frechet import frechet_distance
 from evaluation.intensity import LabelHistograms, wasserstein
-from evaluation.statistics import MIN_PATIENTS, bootstrap_interval, nan_mean
+from evaluation.statistics import DRAWS, MIN_PATIENTS, bootstrap_interval, nan_mean
 
 SCHEMA = "medsis-metrics/1"
 PAIRED = ("mae", "rmse", "mae_body", "rmse_body", "psnr", "ssim")
@@ -39,6 +43,15 @@ ALL = (*PAIRED, *BY_LABEL, "fid", LPIPS)
 HIGHER_IS_BETTER = {"psnr", "ssim"}
 UNITLESS = {"ssim", "fid", LPIPS}
 BATCH = 32
+SETTINGS = {
+    "levels": "slice, mean over a patient's slices, mean over patients; by label: mean over a patient's cases, then labels",
+    "interval": f"95 % percentile bootstrap over patients, {DRAWS} draws, seed 0, from {MIN_PATIENTS} patients on",
+    "body": "pixels with a label other than 0",
+    "psnr": "data range = window width; per image, then mean; identical images counted, not averaged",
+    "ssim": "2-D, on intensity minus window low, data range = window width, Gaussian 11x11 sigma 1.5, K1 0.01, K2 0.03",
+    "fid": "pytorch-fid's Inception, 2048 features, window to [0, 1], three equal channels, its own bilinear resize to 299",
+    LPIPS: "lpips 0.1 heads, torchvision's AlexNet, window to [-1, 1], three equal channels",
+}
 
 
 @dataclass
@@ -62,7 +75,7 @@ class Scores:
     """What is gathered while streaming over the slices."""
 
     rows: list[dict[str, Any]] = field(default_factory=list)
-    histograms: dict[tuple[str, int], tuple[LabelHistograms, LabelHistograms]] = field(default_factory=dict)
+    labels: list[dict[str, Any]] = field(default_factory=list)
     features: dict[int, tuple[list[NDArray], list[NDArray]]] = field(default_factory=dict)
     constant_images: int = 0
     identical: int = 0
@@ -92,9 +105,15 @@ def find_networks(wanted: tuple[str, ...] | None, weights: Path | None) -> tuple
         except MissingWeights as error:
             if wanted is not None:
                 raise
-            print(f"warning: {metric} is left out: {error}", file=sys.stderr)
+            _warn_once(f"warning: {metric} is left out: {error}")
             reasons[metric] = error.reason
     return files, reasons
+
+
+@functools.cache
+def _warn_once(line: str) -> None:
+    """A training run evaluates many times; the same warning is worth one line."""
+    print(line, file=sys.stderr)
 
 
 def evaluate_results(
@@ -123,7 +142,7 @@ def evaluate_manifest(
     """As `evaluate_results`, for a manifest that need not come from a file; paths are relative to `folder`."""
     wanted = parse_metrics(metrics)
     files, reasons = find_networks(wanted, weights)  # first of all, because it may fail
-    if not any(item.images and item.generated for case in manifest.cases for item in case.slices):
+    if not any(paired_slices(case) for case in manifest.cases):
         raise ValueError(f"{folder}: no slice has both a real and a generated image, so there is nothing to compare")
     scores = _stream(folder, manifest, files, torch.device(device), progress)
     result = _summarise(manifest, scores, wanted, files, reasons)
@@ -136,16 +155,28 @@ def evaluate_manifest(
 
 
 def read_items(folder: Path, manifest: Manifest) -> Iterator[Item]:
-    """Slices and channels in manifest order; ValueError naming files of unequal size."""
+    """Slices and channels in manifest order, without slices that lack a real or a generated image.
+
+    ValueError naming the file where sizes differ or a label map has ids that the manifest does not know.
+    """
     for case in manifest.cases:
-        for item in case.slices:
+        for item in paired_slices(case):
             label: NDArray | None = read_png(folder / item.label) if item.label else None
+            if label is not None and label.max() >= manifest.spec.num_labels:
+                raise ValueError(
+                    f"{folder / item.label}: label {label.max()}, allowed 0..{manifest.spec.num_labels - 1}"
+                )
             for channel, (real, fake) in enumerate(zip(item.images, item.generated, strict=True)):
                 images = [_levels(read_png(folder / path)) for path in (real, fake)]
                 ids = np.zeros(images[0].shape, np.uint8) if label is None else label
                 if images[0].shape != images[1].shape or ids.shape != images[0].shape:
                     raise ValueError(f"{folder / fake}: {images[1].shape}, real {images[0].shape}, label {ids.shape}")
                 yield Item(case, item, channel, ids, images[0], images[1])
+
+
+def paired_slices(case: Case) -> list[Slice]:
+    """Slices with a real and a generated image for every channel."""
+    return [item for item in case.slices if item.images and len(item.images) == len(item.generated)]
 
 
 def _levels(pixels: NDArray) -> NDArray[np.uint16]:
@@ -156,19 +187,26 @@ def _stream(folder: Path, manifest: Manifest, files: dict[str, Path], device: to
     scores = Scores()
     builders = {"fid": networks.inception, LPIPS: networks.lpips_alex}
     nets = {metric: builders[metric](path).to(device) for metric, path in files.items()}
-    total = sum(len(item.images) for case in manifest.cases for item in case.slices)
+    total = sum(len(item.images) for case in manifest.cases for item in paired_slices(case))
     waiting: list[tuple[Item, dict[str, Any]]] = []
-    for item in tqdm(read_items(folder, manifest), desc="evaluate", total=total, disable=None if progress else True):
-        row = _score_slice(item, manifest.spec.channels[item.channel].name, scores)
-        scores.rows.append(row)
-        pair = scores.histograms.setdefault((item.case.id, item.channel), (LabelHistograms(), LabelHistograms()))
-        pair[0].add(item.label, item.real)
-        pair[1].add(item.label, item.fake)
-        if nets:
-            waiting.append((item, row))
+    items = tqdm(read_items(folder, manifest), desc="evaluate", total=total, disable=None if progress else True)
+    # Histograms live for one case only: they are exact, so large, and cases may be many.
+    for case, of_case in itertools.groupby(items, key=lambda item: item.case):
+        histograms: dict[int, tuple[LabelHistograms, LabelHistograms]] = {}
+        for item in of_case:
+            row = _score_slice(item, manifest.spec.channels[item.channel].name, scores)
+            scores.rows.append(row)
+            pair = histograms.setdefault(item.channel, (LabelHistograms(), LabelHistograms()))
+            pair[0].add(item.label, item.real)
+            pair[1].add(item.label, item.fake)
+            if nets:
+                waiting.append((item, row))
             if len(waiting) == BATCH:
                 _run_networks(waiting, nets, scores, device)
                 waiting = []
+        scores.labels += [
+            row for channel, pair in histograms.items() for row in _label_rows(manifest, case, channel, *pair)
+        ]
     if waiting:
         _run_networks(waiting, nets, scores, device)
     return scores
@@ -190,7 +228,7 @@ def _score_slice(item: Item, channel: str, scores: Scores) -> dict[str, Any]:
         "mae_body": paired.mae(real, fake, body),
         "rmse_body": paired.rmse(real, fake, body),
         "psnr": psnr,
-        "ssim": paired.ssim(real, fake, width),
+        "ssim": paired.ssim(real, fake, item.window.low, width),
     }
 
 
@@ -216,32 +254,36 @@ def _run_networks(
 def _summarise(
     manifest: Manifest, scores: Scores, wanted: tuple[str, ...] | None, files: dict[str, Path], reasons: dict[str, str]
 ) -> dict[str, Any]:
-    labels = _label_rows(manifest, scores)
-    patients = sorted({case.patient for case in manifest.cases})
+    patients = sorted({row["patient"] for row in scores.rows})
+    cases = {row["case"] for row in scores.rows}
     metrics: dict[str, dict[str, Any]] = {}
     per_patient: dict[str, dict[str, float | None]] = {patient: {} for patient in patients}
     for channel in manifest.spec.channels:
         rows = [row for row in scores.rows if row["channel"] == channel.name]
-        by_label = [row for row in labels if row["channel"] == channel.name]
+        by_label = [row for row in scores.labels if row["channel"] == channel.name]
         for name in (*PAIRED, LPIPS, *BY_LABEL):
             if (wanted is not None and name not in wanted) or (name == LPIPS and name not in files):
                 continue
-            source = by_label if name in BY_LABEL else rows
-            values = [nan_mean([row[name] for row in source if row["patient"] == patient]) for patient in patients]
+            level = _mean_over_labels if name in BY_LABEL else _mean_over_slices
+            values = [level(by_label if name in BY_LABEL else rows, name, patient) for patient in patients]
             entry = _entry(name, channel.name, channel.unit, values)
-            entry["slice_sd"] = None if name in BY_LABEL else _finite(np.nanstd(_finite_only([r[name] for r in source])))
+            if name not in BY_LABEL:
+                spread = _finite_only([row[name] for row in rows])
+                entry["slice_sd"] = float(spread.std(ddof=1)) if len(spread) > 1 else None
             metrics[f"{name}/{channel.name}"] = entry
             for patient, value in zip(patients, values, strict=True):
                 per_patient[patient][f"{name}/{channel.name}"] = _finite(value)
     _add_networks(metrics, manifest, scores, wanted, files, reasons)
-    metrics["wasserstein"] = _relative_wasserstein(labels, patients)
+    metrics["wasserstein"] = _relative_wasserstein(manifest, scores.labels, patients)
     return {
         "schema": SCHEMA,
-        "n": {"slices": len({(r["case"], r["slice"]) for r in scores.rows}), "cases": len(manifest.cases), "patients": len(patients)},
+        "n": {"slices": len({(r["case"], r["slice"]) for r in scores.rows}), "cases": len(cases), "patients": len(patients)},
         "metrics": metrics,
         "counts": {"constant_images": scores.constant_images, "psnr_identical": scores.identical},
         "per_patient": per_patient,
-        "per_label": [{key: _finite(value) if isinstance(value, float) else value for key, value in row.items()} for row in labels],
+        "per_label": [{key: _finite(v) if isinstance(v, float) else v for key, v in row.items()} for row in scores.labels],
+        "settings": SETTINGS,
+        "environment": _environment(),
         "provenance": {key: manifest.provenance.get(key) for key in ("name", "method", "checkpoint", "images_seen", "split")},
     }  # fmt: skip
 
@@ -287,48 +329,70 @@ def _add_networks(
                 real, fake = (np.stack(part) for part in scores.features[c])
                 value = frechet_distance(real, fake) if len(real) > 1 else None
                 metrics[key] = {"value": value, "ci95": None, "unit": "", "better": "lower", "channel": channel.name}
-                metrics[key] |= {"n": len(real), "note": "biased by n; compare only at equal n, and below 2048 with care"}
+                metrics[key] |= {
+                    "n": len(real),
+                    "note": "biased by n; compare only at equal n, and below 2048 with care",
+                }
                 if value is None:
                     metrics[key]["reason"] = "one slice only"
             metrics[key] |= {"extractor": files[name].name, "weights_sha256": sha256(files[name])}
 
 
-def _label_rows(manifest: Manifest, scores: Scores) -> list[dict[str, Any]]:
-    """One row per case, channel and label: real and generated mean and standard deviation, errors, distance."""
+def _label_rows(
+    manifest: Manifest, case: Case, channel: int, real: LabelHistograms, fake: LabelHistograms
+) -> list[dict[str, Any]]:
+    """One row per label of a case and channel: real and generated mean and standard deviation, errors, distance."""
+    window = case.windows[channel]
     rows = []
-    names = {label.id: label.name for label in manifest.spec.labels}
-    by_id = {case.id: case for case in manifest.cases}
-    for (case_id, channel), (real, fake) in scores.histograms.items():
-        case = by_id[case_id]
-        window = case.windows[channel]
-        for label in sorted(real.counts):
-            (mean_r, std_r), (mean_f, std_f) = real.moments(label, window), fake.moments(label, window)
-            distance = wasserstein(real.counts[label], fake.counts[label], window)
-            rows.append(
-                {
-                    "patient": case.patient,
-                    "case": case_id,
-                    "channel": manifest.spec.channels[channel].name,
-                    "label": label,
-                    "name": names[label],
-                    "pixels": int(real.counts[label].sum()),
-                    "real_mean": mean_r,
-                    "real_std": std_r,
-                    "generated_mean": mean_f,
-                    "generated_std": std_f,
-                    "label_mean_error": abs(mean_f - mean_r),
-                    "label_std_error": abs(std_f - std_r),
-                    "wasserstein": distance,
-                    "wasserstein_relative": distance / window.width,
-                }
-            )
+    for label in sorted(real.counts):
+        (mean_r, std_r), (mean_f, std_f) = real.moments(label, window), fake.moments(label, window)
+        distance = wasserstein(real.counts[label], fake.counts[label], window)
+        rows.append(
+            {
+                "patient": case.patient,
+                "case": case.id,
+                "channel": manifest.spec.channels[channel].name,
+                "label": label,
+                "name": manifest.spec.labels[label].name,
+                "pixels": int(real.counts[label].sum()),
+                "real_mean": mean_r,
+                "real_std": std_r,
+                "generated_mean": mean_f,
+                "generated_std": std_f,
+                "label_mean_error": abs(mean_f - mean_r),
+                "label_std_error": abs(std_f - std_r),
+                "wasserstein": distance,
+                "wasserstein_relative": distance / window.width,
+            }
+        )
     return rows
 
 
-def _relative_wasserstein(labels: list[dict[str, Any]], patients: list[str]) -> dict[str, Any]:
+def _mean_over_slices(rows: list[dict[str, Any]], name: str, patient: str) -> float:
+    """Mean of one patient's slices."""
+    return nan_mean([row[name] for row in rows if row["patient"] == patient])
+
+
+def _mean_over_labels(rows: list[dict[str, Any]], name: str, patient: str) -> float:
+    """One patient: mean over cases of each label, then over labels, so that each label weighs the same."""
+    by_label: dict[int, list[float]] = {}
+    for row in rows:
+        if row["patient"] == patient:
+            by_label.setdefault(row["label"], []).append(row[name])
+    return nan_mean([nan_mean(values) for values in by_label.values()])
+
+
+def _relative_wasserstein(manifest: Manifest, labels: list[dict[str, Any]], patients: list[str]) -> dict[str, Any]:
     """Mean over labels, channels and patients of the distance as a share of the window: one number that always exists."""
-    values = [nan_mean([row["wasserstein_relative"] for row in labels if row["patient"] == p]) for p in patients]
+    by_channel = [[row for row in labels if row["channel"] == channel.name] for channel in manifest.spec.channels]
+    values = [nan_mean([_mean_over_labels(rows, "wasserstein_relative", p) for rows in by_channel]) for p in patients]
     return _entry("wasserstein", None, "of window", values)
+
+
+def _environment() -> dict[str, str]:
+    """Versions of what computed the numbers."""
+    packages = ("numpy", "scikit-image", "torch", "pytorch-fid", "lpips")
+    return {"python": platform.python_version()} | {name: version(name) for name in packages}
 
 
 def _finite_only(values: Sequence[float]) -> NDArray[np.float64]:
@@ -345,7 +409,8 @@ def _csv(rows: list[dict[str, Any]]) -> str:
     fields = [*rows[0], *([LPIPS] if LPIPS in rows[-1] and LPIPS not in rows[0] else [])]
     writer = csv.DictWriter(text, fields, lineterminator="\n")
     writer.writeheader()
-    writer.writerows(rows)
+    # An empty cell where nothing could be measured; a PSNR of identical images stays ``inf``.
+    writer.writerows({key: "" if value != value else value for key, value in row.items()} for row in rows)
     return text.getvalue()
 
 

@@ -59,7 +59,9 @@ def fetch(file: WeightFile, folder: Path) -> None:
                         out.write(chunk)
                         bar.update(len(chunk))
         except urllib.error.URLError as error:
-            raise OSError(f"{file.url} cannot be reached ({error.reason}); fetch it elsewhere and copy it there") from None
+            raise OSError(
+                f"{file.url} cannot be reached ({error.reason}); fetch it elsewhere and copy it there"
+            ) from None
         digest = sha256(temporary)
         if not digest.startswith(file.sha256_prefix):
             raise ValueError(f"{file.url}: SHA-256 begins {digest[:8]}, expected {file.sha256_prefix}; not kept")

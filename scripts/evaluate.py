@@ -54,9 +54,7 @@ def evaluate(options: EvaluateOptions) -> dict[str, Any]:
         return evaluate_results(options.results, *arguments)
     if options.real is None or options.generated is None:
         raise ValueError("give --results DIR, or --real DIR and --generated DIR")
-    manifest = folders_manifest(
-        options.real, options.generated, options.labels, options.window, options.patient_regex
-    )
+    manifest = folders_manifest(options.real, options.generated, options.labels, options.window, options.patient_regex)
     return evaluate_manifest(manifest, options.out, *arguments)
 
 

@@ -1,0 +1,30 @@
+# Two commands do everything: `make demo` and `make test`. Each builds .venv by itself when it is missing or out of date.
+PYTHON ?= python3
+VENV := .venv
+PY := $(VENV)/bin/python
+STAMP := $(VENV)/.medsis-installed
+
+.PHONY: demo test lint clean
+
+$(STAMP): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "error: Python 3.11 or newer is needed, $$($(PYTHON) --version) found; set PYTHON=..." >&2; exit 2; }
+	@echo "building $(VENV) (about two minutes, once)"
+	@$(PYTHON) -m venv $(VENV)
+	@$(VENV)/bin/pip install --quiet --constraint constraints.txt --editable '.[dev]' 2>&1 | { grep -v '^WARNING: Location\|^WARNING: Cache' || true; }
+	@$(PY) -c 'import torch, torchvision, nibabel, dipy, nilearn, lpips, tyro, pytest'
+	@touch $(STAMP)
+
+demo: $(STAMP)  ## prepare, train, test and compare on embedded data; ends with a report
+	@$(PY) scripts/demo.py
+
+test: $(STAMP)  ## all tests, on as many cores as there are
+	@$(PY) -m pytest -n auto --dist worksteal
+
+lint: $(STAMP)  ## style and types
+	@$(VENV)/bin/ruff check .
+	@$(VENV)/bin/ruff format --check .
+	@$(VENV)/bin/mypy
+
+clean:  ## remove the environment, caches and the demo's output
+	rm -rf $(VENV) demo .pytest_cache .ruff_cache .mypy_cache *.egg-info
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,431 @@
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from dataloaders.check import check_folder
+from dataloaders.geometry import stitch
+from dataloaders.manifest import Manifest
+from dataloaders.nifti import read_volume
+from dataloaders.png import read_png, write_png
+from dataloaders.prepare import DataFaults, PrepareOptions, prepare
+from dataloaders.splits import split_patients, split_slices
+from tests.toy import phantom, save_nifti
+
+ROOT = Path(__file__).resolve().parents[2]
+LAS = np.diag([-1.0, 1.0, 2.0, 1.0])
+
+
+def pairs(root: Path, cases: int = 3) -> Path:
+    for i in range(cases):
+        label, image = phantom(i)
+        save_nifti(root / f"case{i}_ct.nii.gz", (image * 5 - 1000).astype(np.int16), LAS)
+        save_nifti(root / f"case{i}_seg.nii.gz", (label * 7).astype(np.uint8), LAS)
+    return root
+
+
+def options(source: Path, out: Path, **changes: object) -> PrepareOptions:
+    base: dict[str, object] = {
+        "format": "pairs",
+        "images": str(source / "*_ct.nii.gz"),
+        "labels": str(source / "*_seg.nii.gz"),
+        "channel": "CT",
+        "clean": "none",
+        "size": (64,),
+        "out": out,
+        "workers": 1,
+    }
+    return PrepareOptions(**(base | changes))  # type: ignore[arg-type]
+
+
+def tree(root: Path) -> dict[str, bytes]:
+    return {str(p.relative_to(root)): p.read_bytes() for p in sorted(root.rglob("*")) if p.is_file()}
+
+
+@pytest.fixture
+def source(tmp_path: Path) -> Path:
+    return pairs(tmp_path / "source")
+
+
+def test_hounsfield_units_and_geometry_come_back(source: Path, tmp_path: Path) -> None:
+    manifest = prepare(options(source, tmp_path / "out", min_foreground=0.0))
+    assert manifest is not None
+    for case in manifest.cases:
+        original = read_volume(source / case.sources["CT"]["file"])
+        assert case.geometry is not None
+        levels = {s.index: read_png(tmp_path / "out" / s.images[0]) for s in case.slices}
+        planes = {i: case.windows[0].decode(pixels) for i, pixels in levels.items()}
+        volume, affine = stitch(case.geometry, "axial", planes, fill=-1024.0)
+        assert np.array_equal(affine, original.affine)
+        held = np.isin(np.arange(volume.shape[2]), list(levels))
+        half_step = (3071 + 1024) / 65535 / 2
+        error = np.abs(volume - np.clip(original.data, -1024, 3071))[:, :, held]
+        assert error.max() <= half_step + 1e-4  # float32 holds HU to 1e-4
+        labels = {s.index: read_png(tmp_path / "out" / s.label) for s in case.slices}
+        ids, _ = stitch(case.geometry, "axial", labels, fill=0, labels=True)
+        truth = read_volume(source / case.sources["label"]["file"]).data
+        back = np.array([label.source[0] for label in manifest.spec.labels])[ids]
+        assert np.array_equal(back[:, :, held], truth[:, :, held])
+
+
+def test_labels_become_contiguous_and_keep_their_source_ids(source: Path, tmp_path: Path) -> None:
+    manifest = prepare(options(source, tmp_path / "out"))
+    assert manifest is not None
+    assert [(label.id, label.source) for label in manifest.spec.labels] == [(i, (7 * i,)) for i in range(5)]
+    assert manifest.spec.channels[0].unit == "HU"
+    assert check_folder(tmp_path / "out") == []
+    total = {i: 0 for i in range(5)}
+    for case in manifest.cases:
+        for item in case.slices:
+            pixels = read_png(tmp_path / "out" / item.label)
+            assert item.histogram == {int(i): int((pixels == i).sum()) for i in np.unique(pixels)}
+            for i, n in item.histogram.items():
+                total[i] += n
+    assert all(total.values())
+
+
+def test_the_result_does_not_depend_on_the_number_of_workers(source: Path, tmp_path: Path) -> None:
+    prepare(options(source, tmp_path / "one", workers=1))
+    prepare(options(source, tmp_path / "two", workers=2))
+    assert tree(tmp_path / "one") == tree(tmp_path / "two")
+
+
+def test_an_interrupted_run_goes_on(source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import dataloaders.prepare as module
+
+    prepare(options(source, tmp_path / "whole"))
+    real = module.process_case
+    seen: list[str] = []
+
+    def dies_on_second(case, *rest):  # type: ignore[no-untyped-def]
+        if seen:
+            raise KeyboardInterrupt
+        seen.append(case.id)
+        return real(case, *rest)
+
+    monkeypatch.setattr(module, "process_case", dies_on_second)
+    with pytest.raises(KeyboardInterrupt):
+        prepare(options(source, tmp_path / "out"))
+    assert not (tmp_path / "out" / "manifest.json").exists()
+    done: list[str] = []
+    monkeypatch.setattr(module, "process_case", lambda case, *rest: done.append(case.id) or real(case, *rest))
+    prepare(options(source, tmp_path / "out"))
+    assert seen[0] not in done
+    assert len(done) == 2
+    assert tree(tmp_path / "whole") == tree(tmp_path / "out")
+
+
+def test_finished_data_are_kept_and_other_options_refused(source: Path, tmp_path: Path) -> None:
+    prepare(options(source, tmp_path / "out"))
+    before = tree(tmp_path / "out")
+    prepare(options(source, tmp_path / "out", workers=2))
+    assert tree(tmp_path / "out") == before
+    with pytest.raises(ValueError, match=r"--size: was \[64\], now \[32\]"):
+        prepare(options(source, tmp_path / "out", size=(32,)))
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "thesis.txt").write_text("mine")
+    with pytest.raises(ValueError, match="not empty"):
+        prepare(options(source, tmp_path / "full"))
+
+
+def bad_shape(source: Path) -> str:
+    save_nifti(source / "case0_seg.nii.gz", np.zeros((3, 3, 3), np.uint8), LAS)
+    return "case0_seg.nii.gz: shape"
+
+
+def bad_affine(source: Path) -> str:
+    save_nifti(source / "case0_seg.nii.gz", (phantom(0)[0]).astype(np.uint8), LAS + 0.01 * np.eye(4))
+    return "affine differs by 0.01"
+
+
+def fractions(source: Path) -> str:
+    save_nifti(source / "case0_seg.nii.gz", phantom(0)[0].astype(np.float32) * 0.3, LAS)
+    return "whole numbers"
+
+
+def negative(source: Path) -> str:
+    save_nifti(source / "case0_seg.nii.gz", -phantom(0)[0].astype(np.int16), LAS)
+    return "positive ids"
+
+
+def constant(source: Path) -> str:
+    save_nifti(source / "case0_ct.nii.gz", np.full((40, 48, 24), 3, np.int16), LAS)
+    return "constant image"
+
+
+def empty_label(source: Path) -> str:
+    save_nifti(source / "case0_seg.nii.gz", np.zeros((40, 48, 24), np.uint8), LAS)
+    return "label map is empty"
+
+
+def orphan(source: Path) -> str:
+    (source / "case0_seg.nii.gz").unlink()
+    return "no label for case 'case0'"
+
+
+def unsafe(source: Path) -> str:
+    (source / "case0_ct.nii.gz").rename(source / "-case0_ct.nii.gz")
+    return "not allowed"
+
+
+def empty(source: Path) -> str:
+    for path in source.iterdir():
+        path.unlink()
+    return r"no .nii or .nii.gz files"
+
+
+@pytest.mark.parametrize(
+    "fault", [bad_shape, bad_affine, fractions, negative, constant, empty_label, orphan, unsafe, empty]
+)
+def test_faults_name_the_file_and_nothing_is_written(
+    fault: Callable[[Path], str], source: Path, tmp_path: Path
+) -> None:
+    message = fault(source)
+    with pytest.raises(DataFaults, match=message):
+        prepare(options(source, tmp_path / "out"))
+    assert not (tmp_path / "out").exists()
+
+
+def test_all_faults_are_listed_at_once(source: Path, tmp_path: Path) -> None:
+    (source / "case1_ct.nii.gz").write_bytes(b"no gzip")
+    for fault in (bad_shape, fractions):
+        fault(source)
+    save_nifti(source / "case2_seg.nii.gz", -phantom(2)[0].astype(np.int16), LAS)
+    with pytest.raises(DataFaults) as error:
+        prepare(options(source, tmp_path / "out"))
+    assert len(error.value.faults) == 3
+
+
+def test_a_differing_affine_can_be_accepted(source: Path, tmp_path: Path) -> None:
+    bad_affine(source)
+    save_nifti(source / "case0_seg.nii.gz", (phantom(0)[0] * 7).astype(np.uint8), LAS + 0.01 * np.eye(4))
+    assert prepare(options(source, tmp_path / "out", affine="warn")) is not None
+
+
+def test_duplicate_case_ids(source: Path, tmp_path: Path) -> None:
+    with pytest.raises(DataFaults, match="already that of"):
+        prepare(options(source, tmp_path / "out", case_regex=r"(case)"))
+
+
+def test_unknown_labels_are_listed_with_their_voxels(source: Path, tmp_path: Path) -> None:
+    table = tmp_path / "table.json"
+    table.write_text(json.dumps({"soft": [7, 14], "white": 21}))
+    voxels = sum(int((phantom(i)[0] == 4).sum()) for i in range(3))
+    with pytest.raises(DataFaults, match=rf"28 \({voxels} voxels\)"):
+        prepare(options(source, tmp_path / "out", label_map=table))
+    manifest = prepare(options(source, tmp_path / "out", label_map=table, unknown_labels="background"))
+    assert manifest is not None
+    assert [(label.name, label.source) for label in manifest.spec.labels] == [
+        ("background", (0,)),
+        ("soft", (7, 14)),
+        ("white", (21,)),
+    ]
+
+
+def test_command_line(source: Path, tmp_path: Path) -> None:
+    def run(*arguments: str) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "scripts/prepare_data.py", *arguments]
+        return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+
+    where = ["--format", "pairs", "--images", f"{source}/*_ct.nii.gz", "--labels", f"{source}/*_seg.nii.gz"]
+    done = run(*where, "--out", str(tmp_path / "out"), "--size", "64", "--workers", "2")
+    assert done.returncode == 0, done.stderr
+    assert "test:" in done.stdout
+    assert run("--check", str(tmp_path / "out")).returncode == 0
+    victim = next((tmp_path / "out" / "train" / "images").iterdir())
+    victim.write_bytes(victim.read_bytes()[:40])
+    checked = run("--check", str(tmp_path / "out"))
+    assert checked.returncode == 1
+    assert str(victim) in checked.stderr
+    assert "Traceback" not in checked.stderr
+    bad = run("--format", "pairs", "--out", str(tmp_path / "x"))
+    assert (bad.returncode, bad.stderr.startswith("error: --format pairs needs --images")) == (2, True)
+
+
+def test_check_finds_every_kind_of_damage(source: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    manifest = prepare(options(source, out))
+    assert manifest is not None
+    items = [item for case in manifest.cases for item in case.slices]
+    (out / items[0].images[0]).unlink()
+    write_png(out / items[1].images[0], np.zeros((8, 8), np.uint16))
+    write_png(out / items[2].images[0], np.zeros((64, 64), np.uint16))
+    write_png(out / items[3].label, np.full((64, 64), 9, np.uint8))
+    write_png(out / items[4].label, np.zeros((64, 64), np.uint8))
+    write_png(out / "train" / "images" / "stranger.png", np.zeros((8, 8), np.uint16))
+    faults = "\n".join(check_folder(out))
+    for text in ("unreadable", "is (8, 8)", "constant image", "label 9", "do not match the histogram", "not in the manifest"):
+        assert text in faults, text
+
+
+def nnunet(root: Path) -> Path:
+    for i in range(3):
+        label, image = phantom(i)
+        save_nifti(root / "imagesTr" / f"p{i}_0000.nii.gz", image)
+        save_nifti(root / "imagesTr" / f"p{i}_0001.nii.gz", (image * 4 - 1000).astype(np.int16))
+        save_nifti(root / "imagesTr" / f"p{i}_0002.nii.gz", label.astype(np.uint8))
+        save_nifti(root / "labelsTr" / f"p{i}.nii.gz", (label > 3).astype(np.uint8))
+    names = {"channel_names": {"0": "PET", "1": "CT"}, "labels": {"background": 0, "tumour": 1}}
+    (root / "dataset.json").write_text(json.dumps(names))
+    return root
+
+
+def test_nnunet_and_autopet(tmp_path: Path) -> None:
+    root = nnunet(tmp_path / "raw")
+    for case in range(3):
+        (root / "imagesTr" / f"p{case}_0002.nii.gz").rename(tmp_path / f"{case}.nii.gz")
+    plain = PrepareOptions(format="nnunet", source=root, out=tmp_path / "a", size=(64,), workers=1, clean="none", min_foreground=0)
+    manifest = prepare(plain)
+    assert manifest is not None
+    assert [c.name for c in manifest.spec.channels] == ["PET", "CT"]
+    assert [c.unit for c in manifest.spec.channels] == ["a.u.", "HU"]
+    assert manifest.spec.labels[1].name == "tumour"
+    for case in range(3):
+        (tmp_path / f"{case}.nii.gz").rename(root / "imagesTr" / f"p{case}_0002.nii.gz")
+    pet = PrepareOptions(
+        format="nnunet", source=root, out=tmp_path / "b", image_channels=(1,), label_channel=2, size=(64,), workers=1
+    )
+    manifest = prepare(pet)
+    assert manifest is not None
+    assert [c.name for c in manifest.spec.channels] == ["CT"]
+    assert manifest.spec.num_labels == 5
+
+
+def test_synthrad(tmp_path: Path) -> None:
+    for i, part in enumerate(("brain", "pelvis", "pelvis")):
+        label, image = phantom(i)
+        folder = tmp_path / "data" / "Task1" / part / f"1P{i}"
+        save_nifti(folder / "ct.nii.gz", (image * 5 - 1000).astype(np.int16))
+        save_nifti(folder / "mr.nii.gz", image)
+        save_nifti(folder / "mask.nii.gz", (label > 0).astype(np.uint8))
+        save_nifti(tmp_path / "labels" / f"1P{i}.nii.gz", label.astype(np.uint8))
+    base = {"format": "synthrad2023", "source": tmp_path / "data", "size": (64,), "workers": 1}
+    both = prepare(PrepareOptions(**base, image="both", labels=str(tmp_path / "labels"), out=tmp_path / "a"))  # type: ignore[arg-type]
+    assert both is not None
+    assert [c.name for c in both.spec.channels] == ["MR", "CT"]
+    made = prepare(PrepareOptions(**base, image="ct", tissue="hu", out=tmp_path / "b"))  # type: ignore[arg-type]
+    assert made is not None
+    assert [label.name for label in made.spec.labels] == ["background", "gas_and_lung", "fat", "soft_tissue", "bone"]
+
+
+def bids(root: Path) -> Path:
+    for i, subject in enumerate(("01", "02")):
+        label, image = phantom(i, (48, 48, 32))
+        for modality, factor in (("T1w", 1.0), ("FLAIR", 0.5)):
+            save_nifti(root / f"sub-{subject}" / "anat" / f"sub-{subject}_{modality}.nii.gz", image * np.float32(factor))
+        derivatives = root / "derivatives" / "lesions" / f"sub-{subject}" / "anat"
+        save_nifti(derivatives / f"sub-{subject}_label-lesion_mask.nii.gz", (label == 4).astype(np.uint8))
+        save_nifti(derivatives / f"sub-{subject}_dseg.nii.gz", np.where(label == 4, 3, label).astype(np.float32))
+    save_nifti(root / "derivatives" / "sub-09_label-lesion_mask.nii.gz", (label == 4).astype(np.uint8))
+    return root
+
+
+def test_bids_with_lesions(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    root = bids(tmp_path / "bids")
+    o = PrepareOptions(format="bids", source=root, out=tmp_path / "out", size=(64,), workers=1, test_patients=("sub-02",))
+    manifest = prepare(o)
+    assert manifest is not None
+    assert "sub-09: only a lesion file" in capsys.readouterr().out
+    assert [c.name for c in manifest.spec.channels] == ["FLAIR", "T1w"]
+    assert manifest.spec.labels[-1].name == "lesion"
+    assert {case.patient: case.split for case in manifest.cases} == {"sub-01": "train", "sub-02": "test"}
+    lesions = sum(item.histogram.get(4, 0) for case in manifest.cases for item in case.slices)
+    assert lesions > 0
+
+
+def test_bids_modalities_with_their_own_grids(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    root = bids(tmp_path / "bids")
+    _, image = phantom(0, (48, 48, 32))
+    coarse = np.diag([1.0, 1.0, 2.0, 1.0])
+    coarse[2, 3] = 0.5
+    own = image.reshape(48, 48, 16, 2).mean(-1)  # two slices make one
+    save_nifti(root / "sub-01" / "anat" / "sub-01_FLAIR.nii.gz", own, coarse)
+    o = PrepareOptions(
+        format="bids", source=root, modalities=("T1w", "FLAIR"), out=tmp_path / "out", size=(64,), workers=1,
+        window=("0,255",),
+    )  # fmt: skip
+    manifest = prepare(o)
+    assert manifest is not None
+    assert "FLAIR has a grid of its own" in capsys.readouterr().out
+    case = next(case for case in manifest.cases if case.id == "sub-01")
+    item = case.slices[len(case.slices) // 2]
+    t1, flair = (case.windows[0].decode(read_png(tmp_path / "out" / path)) for path in item.images)
+    assert np.corrcoef(t1.ravel(), flair.ravel())[0, 1] > 0.97
+
+
+def test_sessions_of_a_subject_stay_in_one_split(tmp_path: Path) -> None:
+    for subject in ("A", "B"):
+        for session in ("1", "2"):
+            label, image = phantom(int(session))
+            folder = tmp_path / "bids" / f"sub-{subject}" / f"ses-{session}" / "anat"
+            save_nifti(folder / f"sub-{subject}_ses-{session}_T1w.nii.gz", image)
+            save_nifti(folder / f"sub-{subject}_ses-{session}_dseg.nii.gz", label.astype(np.uint8))
+    manifest = prepare(PrepareOptions(format="bids", source=tmp_path / "bids", out=tmp_path / "out", size=(64,), workers=1))
+    assert manifest is not None
+    assert {case.id for case in manifest.cases} == {f"sub-{s}_ses-{i}" for s in "AB" for i in "12"}
+    for subject in ("sub-A", "sub-B"):
+        assert len({case.split for case in manifest.cases if case.patient == subject}) == 1
+
+
+def test_background_is_split_into_air_and_body(tmp_path: Path) -> None:
+    from tests.dataloaders.test_cleaning import toy_ct
+
+    ct = toy_ct()
+    organ = np.zeros(ct["image"].shape, np.uint8)
+    organ[30:36, 40:50, 2:10] = 5
+    affine = np.diag([2.0, 2.0, 3.0, 1.0])
+    save_nifti(tmp_path / "i" / "a.nii.gz", ct["image"], affine)
+    save_nifti(tmp_path / "l" / "a.nii.gz", organ, affine)
+    o = PrepareOptions(
+        format="pairs", images=str(tmp_path / "i"), labels=str(tmp_path / "l"), channel="CT", split_background=True,
+        size=(96,), out=tmp_path / "out", split=(1, 0, 0), workers=1,
+    )  # fmt: skip
+    manifest = prepare(o)
+    assert manifest is not None
+    assert [label.name for label in manifest.spec.labels] == ["background", "label_5", "body_unlabelled"]
+    item = manifest.cases[0].slices[6]
+    image = manifest.cases[0].windows[0].decode(read_png(tmp_path / "out" / item.images[0]))
+    label = read_png(tmp_path / "out" / item.label)
+    assert (image[label == 0] <= -1000).all()  # the table is gone
+    assert ((image < -800) & (label == 2)).sum() > 100  # the lungs are not
+
+
+def test_a_single_patient_needs_to_be_told(source: Path, tmp_path: Path) -> None:
+    for i in (1, 2):
+        for kind in ("ct", "seg"):
+            (source / f"case{i}_{kind}.nii.gz").unlink()
+    with pytest.raises(ValueError, match="--split_by slices"):
+        prepare(options(source, tmp_path / "out"))
+    manifest = prepare(options(source, tmp_path / "out", split_by="slices", split=(0.6, 0.2, 0.2), guard=1))
+    assert manifest is not None
+    indices = {case.split: {item.index for item in case.slices} for case in manifest.cases}
+    assert set(indices) == {"train", "val", "test"}
+    for held_out in ("val", "test"):
+        assert min(abs(a - b) for a in indices["train"] for b in indices[held_out]) > 1
+
+
+def test_patient_split_is_seeded_and_ignores_order() -> None:
+    patients = [f"p{i}" for i in range(20)]
+    one = split_patients(patients, (0.8, 0.1, 0.1), 1)
+    assert one == split_patients(patients[::-1], (0.8, 0.1, 0.1), 1)
+    assert one != split_patients(patients, (0.8, 0.1, 0.1), 2)
+    assert sorted(one.values()).count("train") == 16
+    assert set(split_patients(["a", "b"], (0.8, 0.1, 0.1), 0).values()) == {"train", "test"}
+    with pytest.raises(ValueError, match="nobody"):
+        split_patients(patients, (1, 0, 0), 0, test=["nobody"])
+
+
+def test_slice_blocks_have_guards() -> None:
+    split = split_slices(range(100), (0.75, 0.1, 0.15), guard=3)
+    for index, name in split.items():
+        for near in range(index - 3, index + 4):
+            if name == "train":
+                assert split.get(near, "train") == "train"
+    assert {"train", "val", "test"} == set(split.values())
+    assert sum(name == "test" for name in split.values()) >= 12

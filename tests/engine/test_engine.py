@@ -1,0 +1,120 @@
+from __future__ import annotations
+
+import json
+import pickle
+from pathlib import Path
+
+import pytest
+import torch
+
+from engine import checkpoint
+from engine.files import atomic_path, check_name, read_json, write_json
+from engine.preview import label_colors
+from engine.runlog import RunLog, read_log
+
+
+def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> None:
+    target = tmp_path / "a.json"
+    write_json(target, {"old": 1})
+
+    def fail() -> None:
+        with atomic_path(target) as temporary:
+            temporary.write_text("half")
+            raise RuntimeError("killed")
+
+    with pytest.raises(RuntimeError):
+        fail()
+    assert read_json(target) == {"old": 1}
+    assert list(tmp_path.iterdir()) == [target]
+
+
+def test_json_has_no_nan(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        write_json(tmp_path / "a.json", {"x": float("nan")})
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("name", ["../x", "a/b", "", ".hidden", "a..b", "x" * 101, "a\nb", "/abs", "sub 1"])
+def test_names_that_leave_the_folder_are_refused(name: str) -> None:
+    with pytest.raises(ValueError, match="not allowed"):
+        check_name(name)
+
+
+def test_states_are_kept_in_order_and_pruned(tmp_path: Path) -> None:
+    for images in (5, 100, 20, 3000):
+        checkpoint.save_state(tmp_path, images, {"x": torch.tensor(images)})
+    assert [p.name for p in checkpoint.list_states(tmp_path)] == [
+        "state-0000000020.pt",
+        "state-0000000100.pt",
+        "state-0000003000.pt",
+    ]
+    assert checkpoint.load_state(checkpoint.list_states(tmp_path)[-1])["x"] == 3000
+
+
+def test_damaged_and_foreign_states_are_one_line(tmp_path: Path) -> None:
+    path = checkpoint.save_state(tmp_path, 1, {"x": torch.zeros(1000)})
+    path.write_bytes(path.read_bytes()[:700])
+    with pytest.raises(checkpoint.CheckpointError, match="damaged state file"):
+        checkpoint.load_state(path)
+    torch.save({"weights": 1}, path)
+    with pytest.raises(checkpoint.CheckpointError, match="not a state file"):
+        checkpoint.load_state(path)
+
+
+class Bomb:
+    def __reduce__(self) -> tuple[object, tuple[str]]:
+        return (exec, ("raise SystemExit('executed')",))
+
+
+def test_a_malicious_pickle_is_not_executed(tmp_path: Path) -> None:
+    path = checkpoint.state_path(tmp_path, 1)
+    torch.save({"schema": checkpoint.STATE_SCHEMA, "x": Bomb()}, path)
+    with pytest.raises(checkpoint.CheckpointError):
+        checkpoint.load_state(path)
+    path.write_bytes(pickle.dumps(Bomb()))
+    with pytest.raises(checkpoint.CheckpointError):
+        checkpoint.load_state(path)
+
+
+def test_a_full_disk_is_seen_before_writing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    old = checkpoint.save_state(tmp_path, 1, {"x": torch.zeros(10)})
+    monkeypatch.setattr(checkpoint.shutil, "disk_usage", lambda _: type("U", (), {"free": 10})())
+    with pytest.raises(OSError, match="GB free"):
+        checkpoint.save_state(tmp_path, 2, {"x": torch.zeros(10)})
+    assert checkpoint.list_states(tmp_path) == [old]
+
+
+def test_weights_carry_config_and_spec(tmp_path: Path) -> None:
+    weights = checkpoint.Weights({"w": torch.randn(3)}, {"lr": 1}, {"size": [32, 32]}, 77)
+    checkpoint.save_weights(checkpoint.weights_path(tmp_path, "best"), weights)
+    loaded = checkpoint.load_weights(tmp_path, "best")
+    assert torch.equal(loaded.tensors["w"], weights.tensors["w"])
+    assert (loaded.config, loaded.spec, loaded.images) == ({"lr": 1}, {"size": [32, 32]}, 77)
+    with pytest.raises(checkpoint.CheckpointError, match=r"no weights called '500'; there are: best"):
+        checkpoint.load_weights(tmp_path, "500")
+    (tmp_path / "weights-latest.safetensors").write_bytes(b"x" * 100)
+    with pytest.raises(checkpoint.CheckpointError, match="damaged or foreign"):
+        checkpoint.load_weights(tmp_path, "latest")
+
+
+def test_the_log_rewinds_and_survives_a_cut_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    log = RunLog(tmp_path)
+    for images in (10, 20, 30):
+        log.record({"kind": "train", "images": images, "losses": {"a": float("inf") if images == 20 else 1.0}})
+    with open(log.path, "a") as file:
+        file.write('{"kind": "tr')
+    assert [r["images"] for r in read_log(log.path)] == [10, 20, 30]
+    assert "incomplete record" in capsys.readouterr().err
+    log.rewind(20)
+    records = [json.loads(line) for line in log.path.read_text().splitlines()]
+    assert [r["images"] for r in records] == [10, 20]
+    assert records[1]["losses"]["a"] is None
+    log.plot()
+    assert (tmp_path / "curves.png").stat().st_size > 1000
+    log.close()
+
+
+def test_label_colours_are_distinct() -> None:
+    colors = label_colors(42)
+    assert colors[0].tolist() == [0, 0, 0]
+    assert len({tuple(c) for c in colors.tolist()}) == 42

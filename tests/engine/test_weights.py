@@ -1,0 +1,176 @@
+"""Pretrained weight files: where they are looked for, how they are verified and fetched."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+import torch
+
+from engine import weights
+from engine.weights import KNOWN, MissingWeights, WeightFile, load_state, resolve, sha256
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture
+def made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[WeightFile, Path]:
+    """A small test-made file that stands for the alexnet weights, and the folder that holds it; nothing elsewhere."""
+    source = tmp_path / "source" / "alexnet-owt-7be5be79.pth"
+    source.parent.mkdir()
+    torch.save({"features.0.bias": torch.arange(3.0)}, source)
+    digest = hashlib.sha256(source.read_bytes()).hexdigest()
+    file = replace(KNOWN["alexnet"], sha256_prefix=digest[:8], url=source.as_uri())
+    monkeypatch.setitem(KNOWN, "alexnet", file)
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
+    monkeypatch.delenv("MEDSIS_WEIGHTS", raising=False)
+    return file, source
+
+
+def copy(source: Path, folder: Path) -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    target = folder / source.name
+    target.write_bytes(source.read_bytes())
+    return target
+
+
+def test_explicit_then_environment_then_cache(
+    made: tuple[WeightFile, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _, source = made
+    cache = copy(source, tmp_path / "torch" / "hub" / "checkpoints")
+    assert resolve("alexnet") == cache
+    named = copy(source, tmp_path / "named")
+    monkeypatch.setenv("MEDSIS_WEIGHTS", str(named.parent))
+    assert resolve("alexnet") == named
+    given = copy(source, tmp_path / "given")
+    assert resolve("alexnet", given.parent) == given
+    assert resolve("alexnet", given) == given
+
+
+def test_one_given_file_serves_only_the_weights_it_is(made: tuple[WeightFile, Path], tmp_path: Path) -> None:
+    _, source = made
+    with pytest.raises(MissingWeights, match="inception"):
+        resolve("inception", source)
+
+
+def test_missing_says_what_where_and_how(made: tuple[WeightFile, Path], tmp_path: Path) -> None:
+    (tmp_path / "given").mkdir()
+    with pytest.raises(MissingWeights) as caught:
+        resolve("alexnet", tmp_path / "given")
+    message = str(caught.value)
+    for part in ("LPIPS", "alexnet-owt-7be5be79.pth", str(tmp_path / "given"), str(tmp_path / "torch"), "--keys alexnet"):
+        assert part in message
+    assert "\n" not in message
+    assert caught.value.reason == "weights missing: alexnet-owt-7be5be79.pth"
+    with pytest.raises(MissingWeights, match="no such file or folder"):
+        resolve("alexnet", tmp_path / "nowhere")
+
+
+def test_a_wrong_hash_is_refused(made: tuple[WeightFile, Path], tmp_path: Path) -> None:
+    _, source = made
+    damaged = copy(source, tmp_path / "given")
+    damaged.write_bytes(damaged.read_bytes()[:-1])
+    with pytest.raises(MissingWeights, match="SHA-256 begins"):
+        resolve("alexnet", damaged.parent)
+
+
+def test_hash_is_remembered_until_the_file_changes(tmp_path: Path) -> None:
+    path = tmp_path / "w"
+    path.write_bytes(b"one")
+    first = sha256(path)
+    hits = weights._sha256.cache_info().hits
+    assert sha256(path) == first
+    assert weights._sha256.cache_info().hits == hits + 1
+    path.write_bytes(b"other")
+    assert sha256(path) == hashlib.sha256(b"other").hexdigest()
+
+
+def test_loading_runs_no_code(made: tuple[WeightFile, Path], tmp_path: Path) -> None:
+    _, source = made
+    assert load_state(source)["features.0.bias"].tolist() == [0, 1, 2]
+    import pickle
+
+    class Attack:
+        def __reduce__(self) -> tuple[object, tuple[str]]:
+            return os.mkdir, (str(tmp_path / "attacked"),)
+
+    evil = tmp_path / "evil.pth"
+    evil.write_bytes(pickle.dumps(Attack(), protocol=2))
+    with pytest.raises(Exception, match="[Ww]eights"):
+        load_state(evil)
+    assert not (tmp_path / "attacked").exists()
+
+
+def test_published_names_carry_their_hash() -> None:
+    for file in KNOWN.values():
+        assert f"-{file.sha256_prefix}." in file.filename
+        assert file.url.endswith(file.filename)
+
+
+# -- scripts/download_weights.py ----------------------------------------------------------------------------------
+
+
+def run(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
+    monkeypatch.setattr(sys, "argv", ["download_weights.py", *arguments])
+    return int(download_script().main())
+
+
+def download_script() -> ModuleType:
+    import scripts.download_weights as script
+
+    return script
+
+
+def test_download_verifies_and_check_reports(
+    made: tuple[WeightFile, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file, _ = made
+    out = tmp_path / "weights"
+    assert run(monkeypatch, "--keys", "alexnet", "--out", str(out), "--check") == 1
+    assert "missing" in capsys.readouterr().out
+    assert run(monkeypatch, "--keys", "alexnet", "--out", str(out)) == 0
+    assert [path.name for path in out.iterdir()] == [file.filename]
+    listed = capsys.readouterr().out
+    for part in (file.filename, file.sha256_prefix, file.licence, str(out), "233 MB"):
+        assert part in listed
+    assert run(monkeypatch, "--keys", "alexnet", "--out", str(out), "--check") == 0
+    assert "present" in capsys.readouterr().out
+    assert run(monkeypatch, "--keys", "alexnet", "--out", str(out)) == 0  # nothing to do
+
+
+def test_download_of_another_file_is_not_kept(
+    made: tuple[WeightFile, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    _, source = made
+    source.write_bytes(b"something else")
+    assert run(monkeypatch, "--keys", "alexnet", "--out", str(tmp_path / "out")) == 1
+    assert "expected" in capsys.readouterr().err
+    assert not list((tmp_path / "out").iterdir())
+
+
+def test_download_without_network_is_one_line(
+    made: tuple[WeightFile, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    _, source = made
+    source.unlink()
+    assert run(monkeypatch, "--keys", "alexnet", "--out", str(tmp_path / "out")) == 1
+    error = capsys.readouterr().err.strip()
+    assert error.startswith("error: ")
+    assert error.count("\n") == 0
+    assert not list((tmp_path / "out").iterdir())
+
+
+def test_check_from_the_command_line(tmp_path: Path) -> None:
+    environment = {**os.environ, "TORCH_HOME": str(tmp_path), "MEDSIS_WEIGHTS": ""}
+    command = [sys.executable, "scripts/download_weights.py", "--check"]
+    done = subprocess.run(command, cwd=REPOSITORY, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert done.stdout.count("missing") >= 2
+    assert "Traceback" not in done.stderr

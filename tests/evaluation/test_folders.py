@@ -1,0 +1,98 @@
+"""scripts/evaluate.py: results folders, and any two folders of PNG files."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from dataloaders.png import write_png
+from evaluation.folders import folders_manifest
+from tests.toy_results import noisy, write_results
+
+
+@pytest.fixture(autouse=True)
+def _no_weights(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "empty"))
+    monkeypatch.delenv("MEDSIS_WEIGHTS", raising=False)
+
+
+@pytest.fixture
+def folders(tmp_path: Path) -> tuple[Path, Path, Path]:
+    """Real, generated and label folders of equally named files, from a toy results folder with one channel."""
+    source = write_results(tmp_path / "toy", noisy(0.03), patients=2, slices=2, channels=("CT",))
+    for kind in ("groundtruth", "generated", "label"):
+        shutil.copytree(source / kind, tmp_path / kind)
+    return tmp_path / "groundtruth", tmp_path / "generated", tmp_path / "label"
+
+
+def evaluate(monkeypatch: pytest.MonkeyPatch, *arguments: str | Path) -> int:
+    import scripts.evaluate as script
+
+    monkeypatch.setattr(sys, "argv", ["evaluate.py", *map(str, arguments)])
+    return script.main()
+
+
+def test_two_folders_equal_the_results_folder(
+    folders: tuple[Path, Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real, generated, label = folders
+    assert evaluate(monkeypatch, "--results", tmp_path / "toy") == 0
+    pair = ("--real", real, "--generated", generated, "--labels", label, "--window", "-1024", "3071")
+    assert evaluate(monkeypatch, *pair, "--out", tmp_path / "out") == 0
+    ours = json.loads((tmp_path / "toy" / "metrics.json").read_text())
+    theirs = json.loads((tmp_path / "out" / "metrics.json").read_text())
+    assert theirs["n"] == ours["n"] == {"slices": 4, "cases": 2, "patients": 2}
+    for key in ("mae", "mae_body", "ssim", "psnr", "wasserstein", "label_std_error"):
+        expected = ours["metrics"][f"{key}/CT"]["value"]
+        assert theirs["metrics"][f"{key}/image"]["value"] == pytest.approx(expected, rel=1e-6), key
+
+
+def test_without_labels_only_whole_image_metrics(
+    folders: tuple[Path, Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    real, generated, _ = folders
+    assert evaluate(monkeypatch, "--real", real, "--generated", generated, "--out", tmp_path / "out", "--json") == 0
+    result = json.loads(capsys.readouterr().out)  # stdout is JSON and nothing else
+    assert result["metrics"]["mae/image"]["value"] > 0
+    assert result["metrics"]["mae_body/image"]["value"] is None
+    assert result["metrics"]["mae_body/image"]["reason"]
+
+
+def test_eight_bit_images_count_in_their_own_levels(tmp_path: Path) -> None:
+    for name, level in (("real", 10), ("generated", 13)):
+        write_png(tmp_path / name / "a.png", np.full((16, 16), level, np.uint8))
+    manifest = folders_manifest(tmp_path / "real", tmp_path / "generated", None, None, None)
+    from evaluation.results import evaluate_manifest
+
+    result = evaluate_manifest(manifest, tmp_path / "out", "mae")
+    assert result["metrics"]["mae/image"]["value"] == pytest.approx(3, abs=1e-4)
+
+
+def test_files_without_partner_are_listed(
+    folders: tuple[Path, Path, Path], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    real, generated, _ = folders
+    (generated / "sub-00_z0000_0000.png").unlink()
+    (real / "sub-01_z0001_0000.png").unlink()
+    assert evaluate(monkeypatch, "--real", real, "--generated", generated) == 2
+    error = capsys.readouterr().err
+    assert "2 files without a partner" in error
+    assert "sub-00_z0000_0000.png" in error
+    assert "sub-01_z0001_0000.png" in error
+
+
+def test_exit_codes(
+    folders: tuple[Path, Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert evaluate(monkeypatch) == 2
+    assert evaluate(monkeypatch, "--results", tmp_path / "nowhere") == 2
+    capsys.readouterr()
+    assert evaluate(monkeypatch, "--results", tmp_path / "toy", "--metrics", "fid") == 3
+    error = capsys.readouterr().err
+    assert error.startswith("error: FID needs pt_inception")
+    assert error.strip().count("\n") == 0

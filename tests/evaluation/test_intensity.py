@@ -1,0 +1,72 @@
+"""Label distributions: exact moments and distances from histograms of 16-bit levels."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from scipy.stats import wasserstein_distance
+
+from dataloaders.intensity import Window
+from evaluation.intensity import LabelHistograms, coarse, wasserstein
+from evaluation.statistics import bootstrap_interval, nan_mean
+
+WINDOW = Window(-1024.0, 3071.0)
+
+
+def slices(seed: int, mean: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Label, levels, and the physical values that the levels stand for."""
+    rng = np.random.default_rng(seed)
+    label = rng.integers(0, 3, (30, 30))
+    levels = WINDOW.encode(rng.normal(mean, 60, label.shape) + 100 * label)
+    return label, levels, WINDOW.decode(levels).astype(np.float64)
+
+
+def test_moments_and_distance_are_those_of_the_raw_pixels() -> None:
+    real, fake = LabelHistograms(), LabelHistograms()
+    parts = [(slices(s, 40.0), slices(s + 10, 75.0)) for s in range(3)]
+    for (label, levels_r, _), (_, levels_f, _) in parts:
+        real.add(label, levels_r)
+        fake.add(label, levels_f)
+    for i in range(3):
+        r = np.concatenate([v[label == i] for (label, _, v), _ in parts])
+        f = np.concatenate([v[label == i] for (label, _, _), (_, _, v) in parts])
+        assert real.moments(i, WINDOW) == pytest.approx((r.mean(), r.std()), rel=1e-5)
+        assert wasserstein(real.counts[i], fake.counts[i], WINDOW) == pytest.approx(wasserstein_distance(r, f), rel=1e-5)
+
+
+def test_a_shift_is_its_own_distance() -> None:
+    counts = np.zeros(65536, np.int64)
+    counts[1000:1100] = 3
+    assert wasserstein(counts, np.roll(counts, 160), WINDOW) == pytest.approx(160 * WINDOW.width / 65535)
+    assert wasserstein(counts, 7 * counts, WINDOW) == pytest.approx(0, abs=1e-9)
+
+
+def test_a_label_missing_in_one_slice_is_only_counted_where_it_is() -> None:
+    both = LabelHistograms()
+    both.add(np.array([[0, 1]]), np.array([[5, 6]], np.uint16))
+    both.add(np.array([[0, 0]]), np.array([[5, 7]], np.uint16))
+    assert set(both.counts) == {0, 1}
+    assert both.counts[1].sum() == 1
+    assert both.counts[0].sum() == 3
+
+
+def test_coarse_density_keeps_all_pixels() -> None:
+    counts = np.random.default_rng(0).integers(0, 5, 65536)
+    centers, shares = coarse(counts, WINDOW)
+    assert shares.sum() == pytest.approx(1)
+    assert WINDOW.low < centers.min() < centers.max() < WINDOW.high + 1
+
+
+def test_interval_needs_five_patients_and_repeats() -> None:
+    values = np.array([1.0, 2.0, 3.0, 4.0, 5.0])
+    assert bootstrap_interval(values[:4]) is None
+    interval = bootstrap_interval(values)
+    assert interval is not None
+    low, high = interval
+    assert 1 < low < 3 < high < 5
+    assert bootstrap_interval(values) == (low, high)
+
+
+def test_means_leave_out_what_is_not_a_number() -> None:
+    assert nan_mean([1.0, float("nan"), 3.0, float("inf")]) == 2
+    assert np.isnan(nan_mean([float("nan")]))

@@ -1,0 +1,100 @@
+"""Closed forms of the losses (rule: each loss has one)."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+
+from models import losses
+from models.base import seeded_generator
+
+N = 4
+
+
+def labels(*rows: list[int]) -> torch.Tensor:
+    return torch.tensor([rows])
+
+
+def test_class_weights_are_inverse_frequencies_and_average_to_one() -> None:
+    label = labels([0, 0, 0], [1, 1, 2])
+    weight = losses.class_weights(label, N)
+    # B·H·W = 6 pixels, K = 3 classes: 6 / (3 · n_c)
+    assert torch.allclose(weight, torch.tensor([2 / 3, 1.0, 2.0, 0.0]))
+    assert weight[label].mean() == pytest.approx(1.0)
+
+
+def test_air_has_a_weight_above_zero() -> None:
+    """The predecessor gave class 0 weight 0, so nothing told the generator where the body ends."""
+    assert losses.class_weights(torch.zeros(1, 2, 2, dtype=torch.long), N)[0] == 1.0
+
+
+def test_rare_classes_are_capped() -> None:
+    label = torch.zeros(1, 100, 100, dtype=torch.long)
+    label[0, 0, 0] = 1
+    assert losses.class_weights(label, N)[1] == 5000
+    assert losses.class_weights(label, N, max_weight=100)[1] == 100
+
+
+def test_uniform_logits_cost_log_n_plus_one() -> None:
+    label = torch.randint(0, N, (2, 5, 5))
+    logits = torch.zeros(2, N + 1, 5, 5)
+    assert losses.real_cross_entropy(logits, label).item() == pytest.approx(math.log(N + 1))
+    assert losses.real_cross_entropy(logits, label, losses.class_weights(label, N)).item() == pytest.approx(math.log(N + 1))
+    assert losses.fake_cross_entropy(logits).item() == pytest.approx(math.log(N + 1))
+
+
+def test_perfect_logits_cost_nothing() -> None:
+    label = torch.randint(0, N, (2, 5, 5))
+    real = 100.0 * torch.nn.functional.one_hot(label + 1, N + 1).permute(0, 3, 1, 2)
+    assert losses.real_cross_entropy(real, label).item() == pytest.approx(0.0, abs=1e-6)
+    fake = torch.zeros(2, N + 1, 5, 5)
+    fake[:, losses.FAKE] = 100.0
+    assert losses.fake_cross_entropy(fake).item() == pytest.approx(0.0, abs=1e-6)
+
+
+def test_weighted_cross_entropy_by_hand() -> None:
+    logits = torch.randn(1, N + 1, 1, 2, dtype=torch.float64)
+    label = labels([1, 3])
+    weight = torch.tensor([0.0, 2.0, 0.0, 0.5])
+    probability = logits.softmax(1)[0, :, 0]
+    expected = (-2.0 * probability[2, 0].log() - 0.5 * probability[4, 1].log()) / 2
+    assert losses.real_cross_entropy(logits, label, weight).item() == pytest.approx(expected.item(), rel=1e-6)
+
+
+def test_losses_are_float32_under_autocast() -> None:
+    logits = torch.randn(1, N + 1, 4, 4, dtype=torch.bfloat16)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert losses.real_cross_entropy(logits, torch.zeros(1, 4, 4, dtype=torch.long)).dtype == torch.float32
+
+
+def test_labelmix_mask_is_constant_on_classes_and_shared_in_the_batch() -> None:
+    label = torch.randint(0, N, (3, 16, 16))
+    mask = losses.labelmix_mask(label, N, seeded_generator(1))
+    for c in range(N):
+        assert len(mask[:, 0][label == c].unique()) == 1
+
+
+def test_labelmix_coins_are_fair_and_independent() -> None:
+    """Writing coins into the map class by class re-tosses class 0 with class 1: P(equal) would be 0.74, not 0.5."""
+    label = labels([0, 1])
+    masks = torch.stack([losses.labelmix_mask(label, N, seeded_generator(i))[0, 0, 0] for i in range(2000)])
+    assert masks.mean(0).tolist() == pytest.approx([0.5, 0.5], abs=0.04)
+    assert (masks[:, 0] == masks[:, 1]).float().mean().item() == pytest.approx(0.5, abs=0.04)
+
+
+def test_labelmix_of_a_consistent_discriminator_is_zero() -> None:
+    real, fake = torch.randn(2, N + 1, 4, 4), torch.randn(2, N + 1, 4, 4)
+    mask = losses.labelmix_mask(torch.randint(0, N, (2, 4, 4)), N, seeded_generator(0))
+    assert losses.labelmix_consistency(mask * real + (1 - mask) * fake, real, fake, mask).item() == pytest.approx(0.0, abs=1e-12)
+
+
+def test_gradients() -> None:
+    label = torch.randint(0, N, (1, 3, 3))
+    logits = torch.randn(1, N + 1, 3, 3, requires_grad=True)
+    for loss in (losses.real_cross_entropy(logits, label), losses.fake_cross_entropy(logits)):
+        (gradient,) = torch.autograd.grad(loss, logits)
+        # d CE / d logits = (softmax - one-hot) / pixels: sums to zero over classes
+        assert gradient.sum(1).abs().max() < 1e-6
+        assert gradient.abs().max() > 0

@@ -1,0 +1,159 @@
+from __future__ import annotations
+
+from copy import deepcopy
+
+import pytest
+import torch
+from torch import nn
+
+from models.blocks import Spade, SpadeBlock
+from models.discriminator import OasisDiscriminator
+from models.ema import ema_copy, ema_update, recalibrate_batchnorm
+from models.generator import OasisGenerator, num_upsamplings, stage_widths
+
+
+def parameters(net: nn.Module) -> int:
+    return sum(p.numel() for p in net.parameters())
+
+
+def small(size: tuple[int, int] = (32, 64), labels: int = 5, channels: int = 2, **options: object) -> OasisGenerator:
+    return OasisGenerator(labels, channels, size, channels=4, z_dim=3, spade_hidden=4, **options)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("num_labels", "z_dim", "expected"),
+    [(38, 64, 71_190_467), (151, 64, 74_314_691), (183, 64, 75_199_427), (38, 0, 69_420_995), (183, 0, 73_429_955)],
+)
+def test_published_generator_parameters(num_labels: int, z_dim: int, expected: int) -> None:
+    """71.2, 74.3, 75.2 M with 3-D noise, 69.4 and 73.4 M without (256², 64 channels, three image channels)."""
+    with torch.device("meta"):
+        assert parameters(OasisGenerator(num_labels, 3, (256, 256), z_dim=z_dim)) == expected
+
+
+def test_published_generator_parameters_by_stage() -> None:
+    with torch.device("meta"):
+        net = OasisGenerator(38, 3, (256, 256))
+    assert net.start == (8, 8)
+    assert [round(parameters(block) / 1e6, 1) for block in net.blocks] == [23.8, 23.8, 13.9, 5.2, 2.3, 1.2]
+    assert parameters(net.stem) == 940_032 + 1024
+    assert parameters(net.to_image) == 1731
+
+
+def test_published_discriminator_parameters() -> None:
+    with torch.device("meta"):
+        net = OasisDiscriminator(38, 3, (256, 256))
+    assert parameters(net) == 22_251_559  # 22.25 M
+    assert [block.conv_0.in_channels for block in net.up] == [512, 1024, 512, 512, 256, 256]
+    assert [block.conv_0.out_channels for block in net.up] == [512, 256, 256, 128, 128, 64]
+
+
+def test_spectral_norm_is_on_the_published_layers() -> None:
+    block = SpadeBlock(8, 4, 6, 4, 3, "batch")
+    for name in ("conv_0", "conv_1", "conv_s"):
+        assert hasattr(getattr(block, name), "parametrizations")
+    assert not hasattr(block.norm_0.gamma, "parametrizations")
+    net = OasisDiscriminator(3, 1, (32, 32), channels=4)
+    plain = [n for n, m in net.named_modules() if isinstance(m, nn.Conv2d) and not hasattr(m, "parametrizations")]
+    assert plain == ["to_logits"]
+
+
+@pytest.mark.parametrize("size", [(64, 64), (128, 128), (256, 256), (96, 160), (32, 544), (224, 192)])
+def test_sizes(size: tuple[int, int]) -> None:
+    label = torch.randint(0, 5, (2, *size))
+    image = small(size)(label, torch.randn(2, 3))
+    assert image.shape == (2, 2, *size)
+    assert image.abs().max() <= 1
+    assert OasisDiscriminator(5, 2, size, channels=4)(image).shape == (2, 6, *size)
+
+
+def test_widths_follow_the_size() -> None:
+    assert [num_upsamplings((n, n)) for n in (64, 128, 256, 512)] == [3, 4, 5, 6]
+    assert stage_widths(5) == [16, 16, 16, 8, 4, 2, 1]
+    assert stage_widths(3) == [16, 8, 4, 2, 1]
+
+
+@pytest.mark.parametrize("size", [(100, 128), (0, 32), (33, 32)])
+def test_other_sizes_are_refused(size: tuple[int, int]) -> None:
+    with pytest.raises(ValueError, match="multiples of 32"):
+        small(size)
+
+
+def test_noise_can_be_changed_in_one_region() -> None:
+    net = small((64, 64), norm="instance").eval()
+    label = torch.randint(0, 5, (1, 64, 64))
+    noise = torch.randn(1, 3, 64, 64)
+    vector = noise[:, :, 0, 0]
+    assert torch.allclose(net(label, vector), net(label, vector[:, :, None, None].expand(-1, -1, 64, 64)))
+    assert not torch.allclose(net(label, noise), net(label, vector))
+
+
+def test_spade_formula() -> None:
+    """norm(x)·(1 + gamma) + beta: with gamma = beta = 0 it is the norm alone."""
+    layer = Spade(4, 6, 8, 3, "instance")
+    for conv in (layer.gamma, layer.beta):
+        nn.init.zeros_(conv.weight)
+        nn.init.zeros_(conv.bias)
+    x = torch.randn(2, 4, 16, 16) * 3 + 5
+    y = layer(x, torch.randn(2, 6, 16, 16))
+    assert y.mean((2, 3)).abs().max() < 1e-5
+    assert torch.allclose(y.var((2, 3), unbiased=False), torch.ones(2, 4), atol=1e-3)
+    nn.init.ones_(layer.beta.bias)
+    assert torch.allclose(layer(x, torch.randn(2, 6, 16, 16)), y + 1, atol=1e-5)
+
+
+def test_label_condition_reaches_every_pixel() -> None:
+    net = small((32, 32), norm="instance").eval()
+    label = torch.zeros(1, 32, 32, dtype=torch.long)
+    other = label.clone()
+    other[0, 20, 20] = 1
+    change = (net(label) - net(other)).abs()[0].sum(0)
+    assert change[20, 20] > 0
+
+
+def test_ema_lerps_parameters_and_copies_buffers() -> None:
+    net = small((32, 32))
+    average = ema_copy(net)
+    before = {k: v.clone() for k, v in average.named_parameters()}
+    net.train()
+    net(torch.randint(0, 5, (2, 32, 32)), torch.randn(2, 3))  # moves batch statistics and spectral vectors
+    with torch.no_grad():
+        for p in net.parameters():
+            p.add_(1.0)
+    ema_update(average, net, 0.9)
+    for (name, a), p in zip(average.named_parameters(), net.parameters(), strict=True):
+        assert torch.allclose(a, 0.9 * before[name] + 0.1 * p, atol=1e-6), name
+    for (name, a), b in zip(average.named_buffers(), net.buffers(), strict=True):
+        assert torch.equal(a, b), name
+
+
+def test_averaging_keeps_spectral_vectors_unit_length() -> None:
+    """Averaged u and v shrink and activations explode in evaluation mode (miles-credit#394)."""
+    net = small((32, 32))
+    average = ema_copy(net)
+    for _ in range(5):
+        net(torch.randint(0, 5, (2, 32, 32)), torch.randn(2, 3))
+        ema_update(average, net, 0.99)
+    vectors = [b for n, b in average.named_buffers() if n.endswith(("_u", "_v"))]
+    assert vectors
+    for vector in vectors:
+        assert vector.norm().item() == pytest.approx(1.0, abs=1e-4)
+
+
+def test_recalibration_gives_the_statistics_of_the_given_batches() -> None:
+    net = nn.Sequential(nn.Conv2d(1, 2, 1), nn.BatchNorm2d(2, affine=False)).eval()
+    batches = [torch.randn(4, 1, 8, 8) * (k + 1) for k in range(3)]
+    recalibrate_batchnorm(net, iter([lambda b=b: net(b) for b in batches]))
+    hidden = [net[0](b) for b in batches]
+    expected = torch.stack([h.mean((0, 2, 3)) for h in hidden]).mean(0)
+    assert torch.allclose(net[1].running_mean, expected, atol=1e-6)
+    assert not net[1].training
+    assert net[1].momentum == 0.1
+
+
+def test_networks_can_be_copied() -> None:
+    """The hook version of spectral norm breaks deepcopy after the first forward pass."""
+    net = small((32, 32))
+    net(torch.randint(0, 5, (1, 32, 32)), torch.randn(1, 3))
+    copy = deepcopy(net).eval()
+    label, noise = torch.randint(0, 5, (1, 32, 32)), torch.randn(1, 3)
+    assert torch.equal(copy(label, noise), net.eval()(label, noise))

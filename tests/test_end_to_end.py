@@ -1,0 +1,178 @@
+"""Prepare -> train -> kill -> resume -> test -> evaluate -> compare, through the commands that users type."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+
+from dataloaders.manifest import Manifest
+from engine.checkpoint import list_states
+from engine.runlog import read_log
+from tests.toy import phantom, save_nifti
+
+ROOT = Path(__file__).resolve().parents[1]
+LAS = np.diag([-1.0, 1.0, 2.0, 1.0])
+TINY = [*"--oasis.channels_G 4 --oasis.channels_D 4 --oasis.spade_hidden 4 --oasis.z_dim 4 --batch_size 4".split()]
+PERIODS = "--freq_print 16 --freq_preview 1000 --freq_fid 64 --freq_save_latest 32 --gpu_ids -1".split()
+# One thread: on two cores with parallel tests more threads only wait for each other.
+ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"}
+
+
+def command(*arguments: object) -> list[str]:
+    return [sys.executable, *map(str, arguments)]
+
+
+def run(*arguments: object, code: int = 0) -> subprocess.CompletedProcess[str]:
+    done = subprocess.run(command(*arguments), cwd=ROOT, env=ENVIRONMENT, capture_output=True, text=True, check=False)
+    assert done.returncode == code, done.stdout + done.stderr
+    assert "Traceback" not in done.stderr, done.stderr
+    return done
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    home = tmp_path_factory.mktemp("home")
+    for i in range(3):
+        label, image = phantom(i)
+        save_nifti(home / "images" / f"p{i}.nii.gz", image, LAS)
+        save_nifti(home / "labels" / f"p{i}.nii.gz", label.astype(np.uint8), LAS)
+    arguments = ["--format", "pairs", "--images", home / "images", "--labels", home / "labels", "--channel", "T1w"]
+    run("scripts/prepare_data.py", *arguments, "--size", 64, "--split", 0.4, 0.3, 0.3, "--out", home / "data")
+    return home
+
+
+def train(home: Path, name: str, *extra: object) -> list[str]:
+    where = ["--name", name, "--dataroot", home / "data", "--checkpoints_dir", home / "runs"]
+    return command("train.py", *where, *TINY, *PERIODS, "--num_epochs", 8, *extra)[1:]
+
+
+@pytest.fixture(scope="module")
+def trained(home: Path) -> Path:
+    run(*train(home, "whole"))
+    return home / "runs" / "whole"
+
+
+def test_a_run_folder_is_complete(trained: Path) -> None:
+    names = {p.name for p in trained.iterdir()}
+    assert {"config.json", "environment.txt", "log.txt", "metrics.jsonl", "curves.png", "previews"} <= names
+    assert {"weights-best.safetensors", "weights-latest.safetensors"} <= names
+    assert list((trained / "previews").glob("*.png"))
+    assert 1 <= len(list_states(trained)) <= 3
+    records = read_log(trained / "metrics.jsonl")
+    assert {"train", "eval"} == {r["kind"] for r in records}
+    keys = {key for r in records if r["kind"] == "train" for key in r["losses"]}
+    assert keys == {"generator/segmentation", "discriminator/fake", "discriminator/real", "discriminator/labelmix"}
+    assert all("ssim/T1w" in r["metrics"] for r in records if r["kind"] == "eval")
+
+
+def strip(record: dict) -> dict:
+    return {k: v for k, v in record.items() if k not in ("images_per_second", "peak_memory_gb")}
+
+
+def wait_for_state(process: subprocess.Popen, folder: Path) -> None:
+    for _ in range(600):
+        if list_states(folder) or process.poll() is not None:
+            break
+        time.sleep(0.05)
+    assert list_states(folder), "no state was saved before the run ended"
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGUSR2])
+def test_a_stopped_run_resumes_bit_for_bit(home: Path, trained: Path, number: signal.Signals) -> None:
+    name = f"stopped-{number.name}"
+    folder = home / "runs" / name
+    process = subprocess.Popen(
+        command(*train(home, name)), cwd=ROOT, env=ENVIRONMENT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
+    wait_for_state(process, folder)
+    process.send_signal(number)
+    code = process.wait()
+    assert code == (-signal.SIGKILL if number == signal.SIGKILL else 85)
+    resumed = run(*train(home, name))
+    assert "resumed at" in resumed.stdout
+    for which in ("latest", "best"):
+        file = f"weights-{which}.safetensors"
+        ours, theirs = (strip_name(path / file) for path in (folder, trained))
+        assert ours == theirs, which
+    mine, whole = (read_log(path / "metrics.jsonl") for path in (folder, trained))
+    assert [strip(r) for r in mine] == [strip(r) for r in whole]
+
+
+def strip_name(path: Path) -> bytes:
+    """The weights' tensors: the header holds the run's name, which differs."""
+    content = path.read_bytes()
+    return content[8 + int.from_bytes(content[:8], "little") :]
+
+
+def test_names_are_not_reused_silently(home: Path, trained: Path) -> None:
+    del trained
+    assert "already finished" in run(*train(home, "whole")).stdout
+    other = run(*train(home, "whole", "--oasis.z_dim", 8), code=2)
+    assert "--oasis.z_dim: was 4, now 8" in other.stderr
+    assert "exists" in run(*train(home, "whole", "--no-continue_train"), code=2).stderr
+    (home / "runs" / "thesis").mkdir()
+    (home / "runs" / "thesis" / "chapter1.tex").write_text("mine")
+    assert "not a run folder" in run(*train(home, "thesis"), code=2).stderr
+    assert "not allowed" in run(*train(home, "../elsewhere"), code=2).stderr
+
+
+def test_a_diverging_run_stops_and_keeps_its_weights(home: Path) -> None:
+    done = run(*train(home, "diverges", "--lr_g", 1e30, "--lr_d", 1e30), code=4)
+    assert "diverged after" in done.stdout
+    assert list((home / "runs" / "diverges").glob("crash-*.pt"))
+
+
+def test_damaged_newest_state_falls_back(home: Path) -> None:
+    run(*train(home, "short", "--num_epochs", 4))
+    newest, *_ = reversed(list_states(home / "runs" / "short"))
+    newest.write_bytes(newest.read_bytes()[:100])
+    done = run(*train(home, "short", "--num_epochs", 4))
+    assert "damaged state file" in done.stdout
+    assert "resumed at" in done.stdout
+
+
+def test_test_evaluate_compare(home: Path, trained: Path) -> None:
+    del trained
+    run(*train(home, "gmm", "--model", "gmm"))
+    where = ["--dataroot", home / "data", "--checkpoints_dir", home / "runs", "--results_dir", home / "results"]
+    for name in ("whole", "gmm"):
+        done = run("test.py", "--name", name, *where)
+        assert "ssim/T1w" in done.stdout
+        assert "fid/T1w" in done.stdout
+        folder = home / "results" / name / "best"
+        manifest = Manifest.load(folder)
+        test_case = next(case for case in Manifest.load(home / "data").cases if case.split == "test")
+        assert [case.id for case in manifest.cases] == [test_case.id]
+        volume = nib.load(folder / "volumes" / f"{test_case.id}_T1w.nii.gz")
+        source = nib.load(home / "images" / f"{test_case.id}.nii.gz")
+        assert volume.shape == source.shape
+        assert np.array_equal(volume.affine, source.affine)
+        metrics = json.loads((folder / "metrics.json").read_text())["metrics"]
+        assert metrics["fid/T1w"]["value"] is None
+        assert "weights missing" in metrics["fid/T1w"]["reason"]
+        assert metrics["wasserstein"]["value"] is not None
+    real, fake = source.get_fdata(), volume.get_fdata()  # of the GMM: bright where the real scan is bright
+    assert np.corrcoef(real.ravel(), fake.ravel())[0, 1] > 0.9
+    again = run("test.py", "--name", "gmm", *where, "--seed", 5, code=2)
+    assert "other seed" in again.stderr
+    run("test.py", "--name", "gmm", *where, "--seed", 5, "--overwrite", "--metrics", "none")
+    missing = run("test.py", "--name", "gmm", *where, "--seed", 5, "--metrics", "fid", code=3)
+    assert "download_weights.py" in missing.stderr
+    assert "no such run" in run("test.py", "--name", "nobody", *where, code=2).stderr
+    assert "there are: best" in run("test.py", "--name", "gmm", *where, "--ckpt_iter", 123, code=2).stderr
+    run("scripts/evaluate.py", "--results", home / "results" / "gmm" / "best")
+    compared = run("scripts/compare.py", home / "results" / "whole", home / "results" / "gmm", "--out", home / "report")
+    page = (home / "report" / "report.html").read_text()
+    assert "report.html" in compared.stdout
+    assert "whole vs gmm" in page
+    assert "http://" not in page
+    assert "https://" not in page

@@ -1,0 +1,47 @@
+"""The arrows between folders run one way (DESIGN, section 1)."""
+
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+OURS = {"config", "spec", "models", "dataloaders", "engine", "evaluation", "scripts", "train", "test"}
+ALLOWED = {
+    "spec.py": set(),
+    "config.py": set(),
+    "models": {"models", "spec", "config"},
+    "dataloaders": {"dataloaders", "spec", "engine.files", "models.base"},
+    "evaluation": {"evaluation", "dataloaders", "spec", "engine.files", "engine.weights", "engine.runlog"},
+    "engine": {"engine", "dataloaders", "models.base", "evaluation", "spec", "config"},
+}
+
+
+def imports(path: Path) -> set[str]:
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            found |= {f"{node.module}.{alias.name}" for alias in node.names}
+    return {name for name in found if name.split(".")[0] in OURS}
+
+
+@pytest.mark.parametrize("part", ALLOWED)
+def test_imports(part: str) -> None:
+    files = [ROOT / part] if part.endswith(".py") else sorted((ROOT / part).glob("**/*.py"))
+    assert files
+    for file in files:
+        for name in imports(file):
+            allowed = any(name == a or name.startswith(a + ".") for a in ALLOWED[part])
+            assert allowed, f"{file.relative_to(ROOT)} imports {name}"
+
+
+def test_only_one_place_reads_pickles() -> None:
+    for file in ROOT.glob("[a-z]*/**/*.py"):
+        text = file.read_text()
+        if "torch.load(" in text and "tests" not in file.parts:
+            assert file.name in ("checkpoint.py", "weights.py"), file
+            assert text.count("torch.load(") == text.count("weights_only=True)"), file

@@ -1,0 +1,98 @@
+"""Toy data made by code: phantom heads with four tissues, and prepared folders of them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+from numpy.typing import NDArray
+
+from dataloaders.intensity import Window
+from dataloaders.manifest import Case, Manifest, Slice, slice_name
+from dataloaders.png import write_png
+from spec import Channel, DataSpec, Label
+
+NAMES = ("background", "csf", "grey_matter", "white_matter", "lesion")
+
+
+def phantom(seed: int, shape: tuple[int, int, int] = (40, 48, 24)) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
+    """(labels 0..4, image): nested ellipsoids of random size with noise, all labels present."""
+    rng = np.random.default_rng(seed)
+    grid = np.meshgrid(*(np.linspace(-1, 1, n) for n in shape), indexing="ij")
+    radii = rng.uniform(0.9, 1.05, 3)
+    distance = np.sqrt(sum((g / r) ** 2 for g, r in zip(grid, radii, strict=True)))
+    label = np.digitize(-distance, [-0.9, -0.75, -0.55]).astype(np.int32)
+    spot = np.sqrt(sum((g - c) ** 2 for g, c in zip(grid, rng.uniform(-0.25, 0.25, 3), strict=True))) < 0.15
+    label[spot] = 4
+    means = np.array([0, 60, 110, 160, 220]) * rng.uniform(0.95, 1.05)
+    image = means[label] + np.where(label > 0, rng.normal(0, 6, shape), 0)
+    return label, image.astype(np.float32)
+
+
+def save_nifti(path: Path, data: NDArray, affine: NDArray | None = None) -> Path:
+    """Write an array as NIfTI and return the path."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    nib.Nifti1Image(data, np.eye(4) if affine is None else affine).to_filename(path)
+    return path
+
+
+def toy_spec(channels: int = 1, size: tuple[int, int] = (32, 32), labels: int = 5) -> DataSpec:
+    """Spec of the toy data."""
+    return DataSpec(
+        tuple(Label(i, NAMES[i] if i < len(NAMES) else f"label_{i}", (i,)) for i in range(labels)),
+        tuple(Channel(f"MR{c}") for c in range(channels)),
+        size,
+        axis="axial",
+    )
+
+
+def prepared_folder(root: Path, patients: int = 4, slices: int = 6, channels: int = 1, size: int = 32) -> Path:
+    """A prepared folder of phantoms: the last two patients are val and test, the others train."""
+    cases = []
+    for p in range(patients):
+        split = "test" if p == patients - 1 else "val" if p == patients - 2 else "train"
+        label, image = phantom(p, (size, size, slices + 4))
+        window = Window(0.0, 255.0)
+        items = []
+        for z in range(2, slices + 2):
+            name = f"{split}/labels/{slice_name(f'sub-{p:02d}', z)}"
+            write_png(root / name, label[:, :, z].astype(np.uint8))
+            images = []
+            for c in range(channels):
+                images.append(f"{split}/images/{slice_name(f'sub-{p:02d}', z, c)}")
+                write_png(root / images[-1], window.encode(np.clip(image[:, :, z] * (1 - 0.3 * c), 0, 255)))
+            ids, counts = np.unique(label[:, :, z], return_counts=True)
+            histogram = {int(i): int(n) for i, n in zip(ids, counts, strict=True)}
+            items.append(Slice(z, name, tuple(images), (), histogram))
+        cases.append(Case(f"sub-{p:02d}", f"sub-{p:02d}", split, (window,) * channels, tuple(items)))
+    Manifest(toy_spec(channels, (size, size)), tuple(cases), {"split": "patients"}).save(root)
+    return root
+
+
+def results_folder(root: Path, patients: int = 2, slices: int = 3, channels: int = 1, noise: float = 8.0) -> Path:
+    """A results folder as test.py writes it: generated = real plus noise."""
+    rng = np.random.default_rng(0)
+    cases = []
+    for p in range(patients):
+        label, image = phantom(p, (32, 32, slices + 4))
+        windows = tuple(Window(0.0, 250.0 + 10 * p) for _ in range(channels))
+        items = []
+        for z in range(2, slices + 2):
+            name = slice_name(f"sub-{p:02d}", z)
+            write_png(root / "label" / name, label[:, :, z].astype(np.uint8))
+            real, fake = [], []
+            for c in range(channels):
+                file = slice_name(f"sub-{p:02d}", z, c)
+                values = image[:, :, z]
+                write_png(root / "groundtruth" / file, windows[c].encode(values))
+                write_png(root / "generated" / file, windows[c].encode(values + rng.normal(0, noise, values.shape)))
+                real.append(f"groundtruth/{file}")
+                fake.append(f"generated/{file}")
+            ids, counts = np.unique(label[:, :, z], return_counts=True)
+            histogram = {int(i): int(n) for i, n in zip(ids, counts, strict=True)}
+            items.append(Slice(z, f"label/{name}", tuple(real), tuple(fake), histogram))
+        cases.append(Case(f"sub-{p:02d}", f"sub-{p:02d}", "test", windows, tuple(items)))
+    provenance = {"kind": "results", "name": root.name, "method": "toy", "split": "test"}
+    Manifest(toy_spec(channels), tuple(cases), provenance).save(root)
+    return root
