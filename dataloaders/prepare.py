@@ -458,8 +458,12 @@ class DataFaults(ValueError):
     """Faults in the source data, one line each."""
 
     def __init__(self, faults: list[str]) -> None:
+        super().__init__(faults)  # the argument as it is, so that the error survives the way back from a worker
         self.faults = faults
-        super().__init__(f"{len(faults)} fault{'s' if len(faults) > 1 else ''} in the source data:\n  " + "\n  ".join(faults))
+
+    def __str__(self) -> str:
+        plural = "s" if len(self.faults) > 1 else ""
+        return f"{len(self.faults)} fault{plural} in the source data:\n  " + "\n  ".join(self.faults)
 
 
 def prepare(o: PrepareOptions) -> Manifest | None:
@@ -583,7 +587,10 @@ def _process_or_resume(
     record = plan.out / RESUME_FOLDER / f"{source.id}.json"
     if record.is_file():
         return read_json(record)
-    cases = process_case(source, split, hashes, plan)
+    try:
+        cases = process_case(source, split, hashes, plan)
+    except tissue.TissueError as error:
+        raise DataFaults([f"case {source.id}: {error}"]) from None
     write_json(record, cases)
     return cases
 

@@ -48,22 +48,23 @@ def brain_mask(image: NDArray, spacing: NDArray) -> NDArray[np.bool_]:
 def hmrf_tissue(t1: NDArray, mask: NDArray[np.bool_], lesion: NDArray[np.bool_] | None = None) -> NDArray[np.uint8]:
     """CSF 1, grey matter 2, white matter 3, background 0, by dipy's HMRF (Zhang et al., IEEE TMI 2001; FSL FAST).
 
-    Intensities are clipped at the brain's 99.5th percentile: the start partition spreads over the whole range and a
-    few bright voxels can make classes collapse. The brain is cropped, which is three times faster. Lesion voxels are
-    filled with white matter's intensity first and come back as white matter. TissueError on collapse (a class under
-    2 % of the brain).
+    The brain's intensities between the 0.5th and 99.5th percentile are stretched to 1..255 first: the classifier
+    starts from equal parts of 0..max, and where a few bright voxels or a high floor leave one part empty, its classes
+    collapse. The brain is cropped, which is three times faster. Lesion voxels are filled with white matter's intensity
+    first and come back as white matter. TissueError on collapse (a class under 2 % of the brain).
     """
     from dipy.segment.tissue import TissueClassifierHMRF  # slow to import, and only this format needs it
 
     box = ndimage.find_objects(mask.astype(np.uint8))[0]
     box = tuple(slice(max(0, s.start - 2), s.stop + 2) for s in box)
     inside = mask[box]
-    image = np.clip(t1[box].astype(np.float64), 0.0, np.percentile(t1[mask], 99.5))
+    image = t1[box].astype(np.float64)
     if lesion is not None and lesion.any():
         hole = lesion[box] & inside
         image[hole] = _white_matter(image[inside & ~hole])
-    # Zero means background to the classifier, so brain voxels must be above it.
-    image = np.where(inside, np.maximum(image, 1e-3 * image.max()), 0.0)
+    low, high = np.percentile(image[inside], [0.5, 99.5])
+    # Zero means background to the classifier, so brain voxels start at 1.
+    image = np.where(inside, 1 + 254 * np.clip((image - low) / max(high - low, 1e-9), 0, 1), 0.0)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # dipy warns of its own keyword change and of log(0) in empty classes
         _, final, _ = TissueClassifierHMRF(verbose=False).classify(

@@ -1,5 +1,5 @@
 """Two folders to numbers, tables and pictures. Never sees a model."""
 
-from evaluation.results import evaluate_results, format_table, headline
+from evaluation.results import check_metrics, evaluate_results, format_table, headline
 
-__all__ = ["evaluate_results", "format_table", "headline"]
+__all__ = ["check_metrics", "evaluate_results", "format_table", "headline"]

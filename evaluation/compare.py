@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from dataloaders.manifest import FILE_NAME, Case, Manifest, Slice
+from dataloaders.png import read_png
 from engine.files import read_json
-from evaluation.results import SCHEMA, evaluate_results
+from evaluation.results import BY_LABEL, LPIPS, PAIRED, SCHEMA, evaluate_results, paired_slices
+from evaluation.statistics import MIN_PATIENTS, bootstrap_interval
 from spec import DataSpec
 
 SCHEMA_COMPARE = "medsis-compare/1"
@@ -25,11 +31,17 @@ class Entrant:
 
     @property
     def spec(self) -> DataSpec:
+        """Labels, channels and size of the data."""
         return self.manifest.spec
 
-    def slices(self) -> list[tuple[Case, Slice]]:
-        """(case, slice) in manifest order."""
-        return [(case, item) for case in self.manifest.cases for item in case.slices]
+    @cached_property
+    def slices(self) -> dict[tuple[str, int], tuple[Case, Slice]]:
+        """(case id, slice index) -> case and slice, for the slices that were scored."""
+        return {(case.id, item.index): (case, item) for case in self.manifest.cases for item in paired_slices(case)}
+
+    def slice(self, case_id: str, index: int) -> Slice:
+        """One slice."""
+        return self.slices[case_id, index][1]
 
 
 def find_results(path: Path) -> Path:
@@ -53,108 +65,175 @@ def load_entrants(paths: list[Path], weights: Path | None = None) -> list[Entran
         if metrics.get("schema") != SCHEMA:
             raise ValueError(f"{file}: schema {metrics.get('schema')!r}, this version reads {SCHEMA!r}")
         name = str(manifest.provenance.get("name") or folder.name)
-        if name in (entrant.name for entrant in entrants):
-            name = f"{name} ({folder.name})"
+        taken = [entrant.name for entrant in entrants]
+        for other in (f"{name} ({folder.name})", f"{name} ({len(taken) + 1})"):
+            name = other if name in taken else name
         entrants.append(Entrant(name, folder, manifest, metrics))
-    for other in entrants[1:]:
-        _refuse_different(entrants[0], other)
+    for entrant in entrants[1:]:
+        _refuse_different(entrants[0], entrant)
     return entrants
 
 
 def _refuse_different(a: Entrant, b: Entrant) -> None:
-    """Numbers are comparable only on the same slices with the same labels and channels."""
-    if [c.name for c in a.spec.channels] != [c.name for c in b.spec.channels]:
-        raise ValueError(f"{a.folder} and {b.folder} have different channels")
-    keys_a, keys_b = ({(case.id, item.index): item.histogram for case, item in entrant.slices()} for entrant in (a, b))
-    for one, other, where in ((keys_a, keys_b, b), (keys_b, keys_a, a)):
-        missing = sorted(one.keys() - other.keys())
+    """Numbers are comparable only on the same slices: same ids, labels, windows and real images."""
+    pair = f"{a.folder} and {b.folder} cannot be compared"
+    for what in ("labels", "channels"):
+        names = [[entry.name for entry in getattr(entrant.spec, what)] for entrant in (a, b)]
+        if names[0] != names[1]:
+            raise ValueError(f"{pair}: {what} {names[0]} and {names[1]}")
+    for one, other in ((a, b), (b, a)):
+        missing = sorted(one.slices.keys() - other.slices.keys())
         if missing:
-            listed = ", ".join(f"{case} z{index}" for case, index in missing[:5])
-            raise ValueError(f"{where.folder} lacks {len(missing)} slices that the other has ({listed}, …)")
-    changed = [key for key in keys_a if keys_a[key] != keys_b[key]]
-    if changed:
-        raise ValueError(f"{a.folder} and {b.folder}: {len(changed)} slices have other label maps, e.g. {changed[0]}")
+            listed = ", ".join(f"{case} z{index}" for case, index in missing[:5]) + (", …" if len(missing) > 5 else "")
+            raise ValueError(f"{pair}: {other.folder} lacks {count(len(missing), 'slice')} of the other ({listed})")
+    for key, (case, item) in a.slices.items():
+        other_case, other_item = b.slices[key]
+        where = f"{pair}: {case.id} z{item.index}"
+        if case.windows != other_case.windows:
+            raise ValueError(f"{where} has another intensity window")
+        files = zip((item.label, *item.images), (other_item.label, *other_item.images), strict=True)
+        if not all(_same_image(a.folder / one, b.folder / other) for one, other in files):
+            raise ValueError(f"{where} has another label map or real image")
 
 
-def metric_rows(entrants: list[Entrant]) -> list[dict[str, Any]]:
-    """One row per metric: its entry for each method, and the index of the best value (None for ties and gaps)."""
-    keys = list(dict.fromkeys(key for entrant in entrants for key in entrant.metrics["metrics"]))
-    rows = []
-    for key in keys:
-        entries = [entrant.metrics["metrics"].get(key) for entrant in entrants]
-        known = [(e["value"], i) for i, e in enumerate(entries) if e is not None and e["value"] is not None]
-        present = next(e for e in entries if e is not None)
-        best = None
-        if len(known) > 1:
-            ordered = sorted(known, reverse=present["better"] == "higher")
-            best = ordered[0][1] if ordered[0][0] != ordered[1][0] else None
-        rows.append(
-            {"key": key, "entries": entries, "best": best, "better": present["better"], "unit": present["unit"]}
-        )
-    return rows
+def _same_image(a: Path, b: Path) -> bool:
+    return a.read_bytes() == b.read_bytes() or np.array_equal(read_png(a), read_png(b))
 
 
-def separated(row: dict[str, Any]) -> bool:
-    """Whether the best method's interval is apart from all others'."""
-    if row["best"] is None or any(e is None or not e.get("ci95") for e in row["entries"]):
-        return False
-    best = row["entries"][row["best"]]["ci95"]
-    others = [e["ci95"] for i, e in enumerate(row["entries"]) if i != row["best"]]
-    return all(best[1] < ci[0] or ci[1] < best[0] for ci in others)
+@dataclass(frozen=True)
+class Row:
+    """One metric in all methods: its entry in each metrics.json (None where absent), and who is best (None for ties).
+
+    difference: best minus runner-up, mean over patients with its 95 % interval from paired bootstrap; None where
+    there are too few patients or the metric has no value per patient.
+    """
+
+    key: str
+    entries: tuple[dict[str, Any] | None, ...]
+    better: str
+    unit: str
+    channel: str | None
+    best: int | None
+    runner_up: int | None
+    difference: tuple[float, float, float] | None
+
+    @property
+    def metric(self) -> str:
+        """Name without the channel."""
+        return self.key.partition("/")[0]
+
+    @property
+    def clear(self) -> bool:
+        """Whether the interval of the difference to the runner-up leaves out zero."""
+        return self.difference is not None and (self.difference[1] > 0 or self.difference[2] < 0)
+
+
+def metric_rows(entrants: Sequence[Entrant]) -> list[Row]:
+    """One row per metric, in the order of metrics.json but grouped by channel, what covers all channels first."""
+    keys = dict.fromkeys(key for entrant in entrants for key in entrant.metrics["metrics"])
+    channels = [None, *(channel.name for channel in entrants[0].spec.channels)]
+    rows = [_row(key, entrants) for key in keys]
+    return sorted(rows, key=lambda row: channels.index(row.channel))
+
+
+def _row(key: str, entrants: Sequence[Entrant]) -> Row:
+    entries = tuple(entrant.metrics["metrics"].get(key) for entrant in entrants)
+    present = next(entry for entry in entries if entry is not None)
+    known = [(entry["value"], i) for i, entry in enumerate(entries) if entry is not None and entry["value"] is not None]
+    ordered = sorted(known, key=lambda pair: pair[0], reverse=present["better"] == "higher")
+    best = second = None
+    if len(ordered) > 1 and ordered[0][0] != ordered[1][0]:
+        best, second = ordered[0][1], ordered[1][1]
+    difference = None if best is None or second is None else _paired_difference(key, entrants[best], entrants[second])
+    return Row(key, entries, present["better"], present["unit"], present["channel"], best, second, difference)
+
+
+def _paired_difference(key: str, best: Entrant, other: Entrant) -> tuple[float, float, float] | None:
+    """Mean over patients of best minus other, and its interval: patients are the same, so their differences count."""
+    values = [entrant.metrics["per_patient"] for entrant in (best, other)]
+    pairs = [(values[0][p].get(key), values[1].get(p, {}).get(key)) for p in values[0]]
+    differences = np.array([a - b for a, b in pairs if a is not None and b is not None])
+    interval = bootstrap_interval(differences)
+    return None if interval is None else (float(differences.mean()), *interval)
 
 
 NAMES = {
     "mae": "MAE",
     "rmse": "RMSE",
-    "mae_body": "MAE, body",
-    "rmse_body": "RMSE, body",
+    "mae_body": "MAE in the body",
+    "rmse_body": "RMSE in the body",
     "psnr": "PSNR",
     "ssim": "SSIM",
-    "label_mean_error": "label mean error",
-    "label_std_error": "label s.d. error",
-    "wasserstein": "Wasserstein by label",
+    "label_mean_error": "Label mean error",
+    "label_std_error": "Label spread error",
+    "wasserstein": "Label Wasserstein",
     "fid": "FID",
-    "lpips_alex_v0.1": "LPIPS (AlexNet v0.1)",
+    LPIPS: "LPIPS",
+}
+GROUPS = {
+    "agreement with the real image": PAIRED,
+    "intensities within the labels": BY_LABEL,
+    "look of the images (FID, LPIPS)": ("fid", LPIPS),
 }
 
 
-def metric_name(key: str) -> str:
-    """Name for people of a metric key such as ``mae_body/CT``."""
-    name, _, channel = key.partition("/")
-    if key == "wasserstein":
-        return "Wasserstein by label (all channels)"
-    return NAMES.get(name, name) + (f" ({channel})" if channel else "")
+def metric_name(row: Row) -> str:
+    """Name for people, with the channel where there is one."""
+    return NAMES.get(row.metric, row.metric) + (f" ({row.channel})" if row.channel else "")
 
 
-def _count(n: int, noun: str) -> str:
+def count(n: int, noun: str) -> str:
+    """``1 slice``, ``2 slices``."""
     return f"{n} {noun}" + ("" if n == 1 else "s")
 
 
-def verdict(entrants: list[Entrant], rows: list[dict[str, Any]]) -> list[str]:
+def verdict(entrants: Sequence[Entrant], rows: Sequence[Row]) -> list[str]:
     """Sentences on who is better on what, and on how much that means."""
     n = entrants[0].metrics["n"]
     split = str(entrants[0].manifest.provenance.get("split") or "given")
-    sentences = [f"{_count(n['slices'], f'{split} slice')} of {_count(n['patients'], 'patient')}."]
-    for i, entrant in enumerate(entrants):
-        won = [metric_name(row["key"]) for row in rows if row["best"] == i]
-        if won:
-            sentences.append(f"{entrant.name} is best on {', '.join(won)}.")
-    if n["patients"] < 5:
-        sentences.append(
-            f"With {_count(n['patients'], 'patient')} no interval over patients can be given: "
-            "the numbers describe these slices and prove nothing about other patients."
-        )
-    else:
-        clear = [metric_name(row["key"]) for row in rows if separated(row)]
-        sentences.append(
-            f"The 95 % intervals are apart for {', '.join(clear)}."
-            if clear
-            else "No metric has 95 % intervals that are apart: the differences may be chance."
-        )
+    sentences = [f"{count(n['slices'], f'{split} slice')} of {count(n['patients'], 'patient')}."]
+    if len(entrants) > 1:
+        sentences += [_group_sentence(entrants, rows, what, names) for what, names in GROUPS.items()]
+        sentences.append(_certainty(rows, n["patients"]))
     return sentences
 
 
-def limits(entrants: list[Entrant], rows: list[dict[str, Any]]) -> list[str]:
+def _group_sentence(entrants: Sequence[Entrant], rows: Sequence[Row], what: str, metrics: Sequence[str]) -> str:
+    """Who is best on one kind of metric."""
+    group = [row for row in rows if row.metric in metrics]
+    judged = [row for row in group if row.best is not None]
+    subject = what[0].upper() + what[1:]
+    if not judged:
+        measured = any(entry and entry["value"] is not None for row in group for entry in row.entries)
+        return f"{subject}: {'no difference' if measured else 'not measured here'}."
+    won = {entrant.name: [row for row in judged if row.best == i] for i, entrant in enumerate(entrants)}
+    parts = [(name, of_method) for name, of_method in won.items() if of_method]
+    if len(parts) == 1:
+        return (
+            f"{subject}: {parts[0][0]} is best on {'all ' if len(judged) > 1 else ''}{count(len(judged), 'measure')}."
+        )
+    parts.sort(key=lambda part: -len(part[1]))
+    told = "; ".join(f"{name} on {', '.join(metric_name(row) for row in of_method)}" for name, of_method in parts[1:])
+    return f"{subject}: {parts[0][0]} is best on {len(parts[0][1])} of {count(len(judged), 'measure')}; {told}."
+
+
+def _certainty(rows: Sequence[Row], patients: int) -> str:
+    """What the number of patients allows to say."""
+    if patients < MIN_PATIENTS:
+        return (
+            f"With {count(patients, 'patient')} no interval over patients can be given: "
+            "the numbers describe these slices and prove nothing about other patients."
+        )
+    judged = [row for row in rows if row.difference is not None]
+    open_ = [metric_name(row) for row in judged if not row.clear]
+    clear = len(judged) - len(open_)
+    text = (
+        f"Over the patients, the 95 % intervals of the differences leave out zero for {clear} of {len(judged)} measures"
+    )
+    return text + (f"; {', '.join(open_)} may be chance." if open_ else ".")
+
+
+def limits(entrants: Sequence[Entrant], rows: Sequence[Row]) -> list[str]:
     """What the report does not show, from n, the kind of split and the missing metrics."""
     n = entrants[0].metrics["n"]
     lines = []
@@ -165,39 +244,45 @@ def limits(entrants: list[Entrant], rows: list[dict[str, Any]]) -> list[str]:
             "That tests interpolation within one anatomy, not generalisation to new patients."
         )
     if n["patients"] < 5:
-        lines.append(f"{_count(n['patients'], 'patient')}: too few for intervals or for any claim about a population.")
-    missing = sorted(
-        {row["key"].split("/")[0] for row in rows if any(e and e["value"] is None for e in row["entries"])}
+        lines.append(f"{count(n['patients'], 'patient')}: too few for intervals or for any claim about a population.")
+    missing = dict.fromkeys(
+        NAMES.get(row.metric, row.metric) for row in rows if any(e and e["value"] is None for e in row.entries)
     )
     if missing:
-        lines.append(f"Not computed here: {', '.join(missing)} (reasons in the table).")
+        lines.append(f"Not computed here: {', '.join(missing)} (reasons below the table).")
     lines.append(
         "Pixelwise metrics (MAE, RMSE, PSNR, SSIM) ask for the one real image; several images may fit a label map. "
         "They say nothing about whether the images are useful to train a segmenter."
     )
     if n["slices"] < 2048:
-        lines.append("Distribution metrics on so few slices are dominated by sample size.")
+        lines.append("FID depends on the number of slices; with so few it compares methods on these slices at best.")
     return lines
 
 
-def to_json(entrants: list[Entrant], rows: list[dict[str, Any]]) -> dict[str, Any]:
+def to_json(entrants: Sequence[Entrant], rows: Sequence[Row]) -> dict[str, Any]:
     """compare.json: methods, numbers, verdict."""
     return {
         "schema": SCHEMA_COMPARE,
         "methods": [
             {"name": e.name, "provenance": _public(e.manifest.provenance), "n": e.metrics["n"]} for e in entrants
         ],
-        "metrics": {
-            row["key"]: {
-                "better": row["better"],
-                "unit": row["unit"],
-                "best": None if row["best"] is None else entrants[row["best"]].name,
-                "values": {e.name: entry for e, entry in zip(entrants, row["entries"], strict=True)},
-            }
-            for row in rows
-        },
+        "metrics": {row.key: _row_json(row, [entrant.name for entrant in entrants]) for row in rows},
         "verdict": verdict(entrants, rows),
         "limits": limits(entrants, rows),
+    }
+
+
+def _row_json(row: Row, names: Sequence[str]) -> dict[str, Any]:
+    difference = None
+    if row.difference is not None and row.runner_up is not None:
+        mean, low, high = row.difference
+        difference = {"to": names[row.runner_up], "mean": mean, "ci95": [low, high], "clear": row.clear}
+    return {
+        "better": row.better,
+        "unit": row.unit,
+        "best": None if row.best is None else names[row.best],
+        "values": dict(zip(names, row.entries, strict=True)),
+        "difference": difference,
     }
 
 

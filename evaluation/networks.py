@@ -25,7 +25,7 @@ def inception(weights: Path) -> nn.Module:
     from pytorch_fid import inception as pytorch_fid_inception
 
     state = load_state(weights)
-    with mock.patch.object(pytorch_fid_inception, "load_state_dict_from_url", lambda *_, **__: state):
+    with mock.patch.object(pytorch_fid_inception, "load_state_dict_from_url", return_value=state):
         net = pytorch_fid_inception.InceptionV3([pytorch_fid_inception.InceptionV3.BLOCK_INDEX_BY_DIM[2048]])
     return net.eval()
 
@@ -38,7 +38,7 @@ def inception_features(net: nn.Module, images: NDArray, device: torch.device) ->
 
 
 def lpips_alex(weights: Path) -> nn.Module:
-    """LPIPS v0.1 with AlexNet (Zhang et al., CVPR 2018): heads from the lpips package, backbone from torchvision's file."""
+    """LPIPS v0.1 with AlexNet (Zhang et al., CVPR 2018): heads of the lpips package, backbone of torchvision's file."""
     with _quiet_lpips():
         import lpips
 

@@ -1,4 +1,4 @@
-"""Metrics between a generated slice and the real slice of the same label map. Arrays (H, W), physical units, float64."""
+"""Metrics between a generated slice and the real slice of the same label map: arrays (H, W) in physical units."""
 
 from __future__ import annotations
 

@@ -44,12 +44,12 @@ HIGHER_IS_BETTER = {"psnr", "ssim"}
 UNITLESS = {"ssim", "fid", LPIPS}
 BATCH = 32
 SETTINGS = {
-    "levels": "slice, mean over a patient's slices, mean over patients; by label: mean over a patient's cases, then labels",
+    "levels": "mean over a patient's slices, then over patients; by label: over a patient's cases, labels, patients",
     "interval": f"95 % percentile bootstrap over patients, {DRAWS} draws, seed 0, from {MIN_PATIENTS} patients on",
     "body": "pixels with a label other than 0",
     "psnr": "data range = window width; per image, then mean; identical images counted, not averaged",
     "ssim": "2-D, on intensity minus window low, data range = window width, Gaussian 11x11 sigma 1.5, K1 0.01, K2 0.03",
-    "fid": "pytorch-fid's Inception, 2048 features, window to [0, 1], three equal channels, its own bilinear resize to 299",
+    "fid": "pytorch-fid's Inception, 2048 features, window to [0, 1], three equal channels, its own resize to 299",
     LPIPS: "lpips 0.1 heads, torchvision's AlexNet, window to [-1, 1], three equal channels",
 }
 
@@ -67,6 +67,7 @@ class Item:
 
     @property
     def window(self) -> Window:
+        """The channel's intensity window."""
         return self.case.windows[self.channel]
 
 
@@ -114,6 +115,14 @@ def find_networks(wanted: tuple[str, ...] | None, weights: Path | None) -> tuple
 def _warn_once(line: str) -> None:
     """A training run evaluates many times; the same warning is worth one line."""
     print(line, file=sys.stderr)
+
+
+def check_metrics(metrics: str | Sequence[str], weights: Path | None = None) -> None:
+    """Raise what `evaluate_results` would raise for these names: ValueError for unknown ones, MissingWeights.
+
+    For the first second of a long command, before it has anything to evaluate.
+    """
+    find_networks(parse_metrics(metrics), weights)
 
 
 def evaluate_results(
@@ -274,18 +283,23 @@ def _summarise(
             for patient, value in zip(patients, values, strict=True):
                 per_patient[patient][f"{name}/{channel.name}"] = _finite(value)
     _add_networks(metrics, manifest, scores, wanted, files, reasons)
-    metrics["wasserstein"] = _relative_wasserstein(manifest, scores.labels, patients)
+    relative = [_relative_wasserstein(manifest, scores.labels, patient) for patient in patients]
+    metrics["wasserstein"] = _entry("wasserstein", None, "of window", relative)
+    for patient, value in zip(patients, relative, strict=True):
+        per_patient[patient]["wasserstein"] = _finite(value)
+    slices = {(row["case"], row["slice"]) for row in scores.rows}
+    provenance = ("name", "method", "checkpoint", "images_seen", "split")
     return {
         "schema": SCHEMA,
-        "n": {"slices": len({(r["case"], r["slice"]) for r in scores.rows}), "cases": len(cases), "patients": len(patients)},
+        "n": {"slices": len(slices), "cases": len(cases), "patients": len(patients)},
         "metrics": metrics,
         "counts": {"constant_images": scores.constant_images, "psnr_identical": scores.identical},
         "per_patient": per_patient,
-        "per_label": [{key: _finite(v) if isinstance(v, float) else v for key, v in row.items()} for row in scores.labels],
+        "per_label": scores.labels,
         "settings": SETTINGS,
         "environment": _environment(),
-        "provenance": {key: manifest.provenance.get(key) for key in ("name", "method", "checkpoint", "images_seen", "split")},
-    }  # fmt: skip
+        "provenance": {key: manifest.provenance.get(key) for key in provenance},
+    }
 
 
 def _entry(name: str, channel: str | None, unit: str, values: list[float]) -> dict[str, Any]:
@@ -382,11 +396,10 @@ def _mean_over_labels(rows: list[dict[str, Any]], name: str, patient: str) -> fl
     return nan_mean([nan_mean(values) for values in by_label.values()])
 
 
-def _relative_wasserstein(manifest: Manifest, labels: list[dict[str, Any]], patients: list[str]) -> dict[str, Any]:
-    """Mean over labels, channels and patients of the distance as a share of the window: one number that always exists."""
+def _relative_wasserstein(manifest: Manifest, labels: list[dict[str, Any]], patient: str) -> float:
+    """One patient: mean over labels, then channels, of the distance as a share of the window. It always exists."""
     by_channel = [[row for row in labels if row["channel"] == channel.name] for channel in manifest.spec.channels]
-    values = [nan_mean([_mean_over_labels(rows, "wasserstein_relative", p) for rows in by_channel]) for p in patients]
-    return _entry("wasserstein", None, "of window", values)
+    return nan_mean([_mean_over_labels(rows, "wasserstein_relative", patient) for rows in by_channel])
 
 
 def _environment() -> dict[str, str]:

@@ -65,7 +65,13 @@ def test_missing_says_what_where_and_how(made: tuple[WeightFile, Path], tmp_path
     with pytest.raises(MissingWeights) as caught:
         resolve("alexnet", tmp_path / "given")
     message = str(caught.value)
-    for part in ("LPIPS", "alexnet-owt-7be5be79.pth", str(tmp_path / "given"), str(tmp_path / "torch"), "--keys alexnet"):
+    for part in (
+        "LPIPS",
+        "alexnet-owt-7be5be79.pth",
+        str(tmp_path / "given"),
+        str(tmp_path / "torch"),
+        "--keys alexnet",
+    ):
         assert part in message
     assert "\n" not in message
     assert caught.value.reason == "weights missing: alexnet-owt-7be5be79.pth"
@@ -103,7 +109,7 @@ def test_loading_runs_no_code(made: tuple[WeightFile, Path], tmp_path: Path) -> 
 
     evil = tmp_path / "evil.pth"
     evil.write_bytes(pickle.dumps(Attack(), protocol=2))
-    with pytest.raises(Exception, match="[Ww]eights"):
+    with pytest.raises(Exception, match=r"[Ww]eights"):
         load_state(evil)
     assert not (tmp_path / "attacked").exists()
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from dataloaders.manifest import Manifest
-from evaluation.compare import Entrant, find_results, limits, load_entrants, metric_rows, separated, verdict
+from evaluation.compare import Entrant, find_results, limits, load_entrants, metric_rows, verdict
 from evaluation.report import render, write_report
 from tests.toy_results import identity, noisy, write_results
 
@@ -47,8 +47,8 @@ def test_metrics_are_computed_where_missing(tmp_path: Path) -> None:
 def test_the_better_method_is_marked_on_every_metric(tmp_path: Path) -> None:
     entrants = load_entrants(pair(tmp_path))
     rows = metric_rows(entrants)
-    assert {row["best"] for row in rows if row["entries"][0]["value"] is not None} == {0}
-    assert all(row["best"] is None for row in rows if row["entries"][0]["value"] is None)
+    assert {row.best for row in rows if row.entries[0]["value"] is not None} == {0}
+    assert all(row.best is None for row in rows if row.entries[0]["value"] is None)
     text = " ".join(verdict(entrants, rows))
     assert "2 patients" in text
     assert "no interval" in text
@@ -56,13 +56,13 @@ def test_the_better_method_is_marked_on_every_metric(tmp_path: Path) -> None:
 
 def test_ties_have_no_best(tmp_path: Path) -> None:
     same = [write_results(tmp_path / name, identity, name=name) for name in ("a", "b")]
-    assert all(row["best"] is None for row in metric_rows(load_entrants(same)))
+    assert all(row.best is None for row in metric_rows(load_entrants(same)))
 
 
 def test_clear_differences_over_patients_are_called_so(tmp_path: Path) -> None:
     entrants = load_entrants(pair(tmp_path, patients=6, slices=2))
     rows = metric_rows(entrants)
-    assert any(separated(row) for row in rows)
+    assert any(row.clear for row in rows)
     assert "intervals" in " ".join(verdict(entrants, rows))
 
 

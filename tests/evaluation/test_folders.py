@@ -53,7 +53,10 @@ def test_two_folders_equal_the_results_folder(
 
 
 def test_without_labels_only_whole_image_metrics(
-    folders: tuple[Path, Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    folders: tuple[Path, Path, Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     real, generated, _ = folders
     assert evaluate(monkeypatch, "--real", real, "--generated", generated, "--out", tmp_path / "out", "--json") == 0
@@ -87,7 +90,10 @@ def test_files_without_partner_are_listed(
 
 
 def test_exit_codes(
-    folders: tuple[Path, Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    folders: tuple[Path, Path, Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     assert evaluate(monkeypatch) == 2
     assert evaluate(monkeypatch, "--results", tmp_path / "nowhere") == 2

@@ -31,7 +31,9 @@ def test_moments_and_distance_are_those_of_the_raw_pixels() -> None:
         r = np.concatenate([v[label == i] for (label, _, v), _ in parts])
         f = np.concatenate([v[label == i] for (label, _, _), (_, _, v) in parts])
         assert real.moments(i, WINDOW) == pytest.approx((r.mean(), r.std()), rel=1e-5)
-        assert wasserstein(real.counts[i], fake.counts[i], WINDOW) == pytest.approx(wasserstein_distance(r, f), rel=1e-5)
+        assert wasserstein(real.counts[i], fake.counts[i], WINDOW) == pytest.approx(
+            wasserstein_distance(r, f), rel=1e-5
+        )
 
 
 def test_a_shift_is_its_own_distance() -> None:

@@ -130,4 +130,3 @@ def test_lpips_identity_and_batch_size(alexnet_file: Path, images: np.ndarray) -
     together = lpips_distances(net, images, images[::-1].copy(), CPU)
     single = [lpips_distances(net, a[None], b[None], CPU)[0] for a, b in zip(images, images[::-1], strict=True)]
     np.testing.assert_allclose(together, single, rtol=1e-4)
-

@@ -186,7 +186,9 @@ def test_json_has_no_nan(tmp_path: Path) -> None:
     def refuse(text: str) -> None:
         raise AssertionError(text)
 
-    result = json.loads((evaluate_results(folder, "auto"), (folder / "metrics.json").read_text())[1], parse_constant=refuse)
+    result = json.loads(
+        (evaluate_results(folder, "auto"), (folder / "metrics.json").read_text())[1], parse_constant=refuse
+    )
     assert result["schema"] == "medsis-metrics/1"
     assert result["settings"]["ssim"]
     assert "nan" not in (folder / "metrics.csv").read_text()
