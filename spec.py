@@ -61,17 +61,21 @@ class DataSpec:
 
     @property
     def num_labels(self) -> int:
+        """Number of classes N, background included."""
         return len(self.labels)
 
     @property
     def num_channels(self) -> int:
+        """Number of image channels C."""
         return len(self.channels)
 
     def to_dict(self) -> dict[str, Any]:
+        """Plain values for JSON."""
         return asdict(self)
 
     @classmethod
     def from_dict(cls, data: dict[str, Any]) -> DataSpec:
+        """Inverse of `to_dict`."""
         return cls(
             labels=tuple(Label(**{**label, "source": tuple(label["source"])}) for label in data["labels"]),
             channels=tuple(Channel(**channel) for channel in data["channels"]),

@@ -11,7 +11,9 @@ CT_BODY_HU = -300.0  # between lung parenchyma or fat (above) and foam mattresse
 OPENING_MM = 4.0  # a table top is thinner than twice this, limbs are thicker
 
 
-def body_mask(image: NDArray, spacing: NDArray, is_ct: bool, labelled: NDArray[np.bool_] | None = None) -> NDArray[np.bool_]:
+def body_mask(
+    image: NDArray, spacing: NDArray, is_ct: bool, labelled: NDArray[np.bool_] | None = None
+) -> NDArray[np.bool_]:
     """The body including its lungs and gas, without table and tubes. image (I, J, K) in RAS order.
 
     1. Threshold: -300 HU for CT, a third of Otsu's threshold for MR. 2. Opening with a ball of 4 mm separates the
@@ -40,7 +42,7 @@ def body_mask(image: NDArray, spacing: NDArray, is_ct: bool, labelled: NDArray[n
 def ellipsoid(radius: NDArray) -> NDArray[np.bool_]:
     """Ball of the given radius in voxels per axis, as a structuring element."""
     grid = np.ogrid[tuple(slice(-r, r + 1) for r in radius)]
-    return sum((g / r) ** 2 for g, r in zip(grid, radius, strict=True)) <= 1.0  # type: ignore[return-value]
+    return sum((g / r) ** 2 for g, r in zip(grid, radius, strict=True)) <= 1.0
 
 
 def largest_component(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:

@@ -70,7 +70,7 @@ class SliceDataset(Dataset[Sample]):
     def _read(self, index: int) -> tuple[NDArray, NDArray | None]:
         if self.cache is not None and index in self.cache:
             return self.cache[index]
-        case, item = self.entries[index]
+        _, item = self.entries[index]
         label = read_png(self.root / item.label)
         images = [_as_16_bit(read_png(self.root / path)) for path in item.images]
         self._check(item, label, images)
@@ -152,7 +152,9 @@ class SliceLoader:
     def once(self, limit: int = 0) -> Iterator[Batch]:
         """All slices in case order, unchanged; with `limit` that many, evenly spaced."""
         total = len(self.dataset)
-        chosen = range(total) if not 0 < limit < total else np.linspace(0, total - 1, limit).round().astype(int).tolist()
+        chosen = (
+            range(total) if not 0 < limit < total else np.linspace(0, total - 1, limit).round().astype(int).tolist()
+        )
         yield from self._loader(list(chosen))
 
     def _loader(self, sampler: Sampler | list[int]) -> DataLoader:

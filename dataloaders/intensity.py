@@ -26,6 +26,7 @@ class Window:
 
     @property
     def width(self) -> float:
+        """high - low."""
         return self.high - self.low
 
     def encode(self, values: NDArray) -> NDArray[np.uint16]:

@@ -28,7 +28,9 @@ class LabelTable:
 
     def apply(self, source: NDArray[np.int32]) -> NDArray[np.uint16]:
         """Map source ids to class ids. Ids that no class lists become 0."""
-        table = np.zeros(max(int(source.max()), *(max(label.source, default=0) for label in self.labels)) + 1, np.uint16)
+        table = np.zeros(
+            max(int(source.max()), *(max(label.source, default=0) for label in self.labels)) + 1, np.uint16
+        )
         for label in self.labels:
             table[list(label.source)] = label.id
         return table[source]

@@ -73,6 +73,7 @@ class Manifest:
     provenance: dict[str, Any] = field(default_factory=dict)
 
     def split(self, name: str) -> tuple[Case, ...]:
+        """Cases of one split."""
         return tuple(case for case in self.cases if case.split == name)
 
     def save(self, folder: Path | str) -> None:

@@ -87,7 +87,10 @@ def _read_header(path: Path) -> tuple[type[nib.Nifti1Image], nib.Nifti1Header]:
         raise VolumeError(f"{path}: damaged gzip file ({error})") from None
     for image_class in (nib.Nifti1Image, nib.Nifti2Image):
         size = image_class.header_class.sizeof_hdr
-        if len(start) >= size and int.from_bytes(start[:4], "little") in (size, int.from_bytes(size.to_bytes(4, "big"), "little")):
+        if len(start) >= size and int.from_bytes(start[:4], "little") in (
+            size,
+            int.from_bytes(size.to_bytes(4, "big"), "little"),
+        ):
             try:
                 return image_class, image_class.header_class(start[:size], check=True)
             except (HeaderDataError, ImageFileError) as error:

@@ -16,7 +16,9 @@ _GREY_MODES = {"L", "I;16", "I;16B", "I"}
 def write_png(path: Path | str, pixels: NDArray) -> None:
     """Write a (H, W) uint8 or uint16 array atomically; fast compression, since slices are many and small."""
     if pixels.ndim != 2 or pixels.dtype not in (np.uint8, np.uint16):
-        raise ValueError(f"{path}: a greyscale PNG needs a 2-D uint8 or uint16 array, got {pixels.dtype} {pixels.shape}")
+        raise ValueError(
+            f"{path}: a greyscale PNG needs a 2-D uint8 or uint16 array, got {pixels.dtype} {pixels.shape}"
+        )
     with atomic_path(path) as temporary:
         Image.fromarray(np.ascontiguousarray(pixels)).save(temporary, format="PNG", compress_level=3)
 

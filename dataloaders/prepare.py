@@ -247,7 +247,9 @@ def _compare_grids(
     elif o.affine == "warn":
         facts.notes.append(f"warning: {name}: affine differs by {distance:.4g} from the image's, the image's is used")
     else:
-        rows = [np.array2string(a[:3].round(4), separator=", ").replace("\n", "") for a in (volume.affine, reference.affine)]
+        rows = [
+            np.array2string(a[:3].round(4), separator=", ").replace("\n", "") for a in (volume.affine, reference.affine)
+        ]
         facts.faults.append(
             f"{name}: affine differs by {distance:.4g} from the image's ({rows[0]} and {rows[1]}); "
             "--affine warn accepts it"
@@ -263,7 +265,9 @@ def _builtin(source: CaseSource, channels: tuple[str, ...]) -> dict[str, Volume]
     from nilearn import datasets  # slow to import, and only this format needs it
 
     template = datasets.load_mni152_template(resolution=1)
-    grey, white = (f(resolution=1).get_fdata() for f in (datasets.load_mni152_gm_template, datasets.load_mni152_wm_template))
+    grey, white = (
+        f(resolution=1).get_fdata() for f in (datasets.load_mni152_gm_template, datasets.load_mni152_wm_template)
+    )
     brain = datasets.load_mni152_brain_mask(resolution=1).get_fdata() > 0
     maps = np.stack([np.clip(1 - grey - white, 0, 1), grey, white])
     label = np.where(brain, maps.argmax(0) + 1, 0).astype(np.int32)
@@ -295,7 +299,9 @@ def process_case(source: CaseSource, split: Split | None, hashes: dict[str, str]
     windows = tuple(_window(c, images[c], plan) for c in range(len(images)))
     kept, crop, lost = _choose(label, o)
     if lost > 0.001:
-        print(f"{source.id}: {100 * lost:.1f} % of the labelled voxels lie outside the {o.slice_size} window", flush=True)
+        print(
+            f"{source.id}: {100 * lost:.1f} % of the labelled voxels lie outside the {o.slice_size} window", flush=True
+        )
     grid_affine = tuple(tuple(float(v) for v in row) for row in affine)
     place = Geometry(source_grid[1], source_grid[0], grid_affine, tuple(label.shape), crop)  # type: ignore[arg-type]
     files = {role: {"file": path.name, "sha256": hashes[role]} for role, path in source.files(plan.channels).items()}
@@ -336,7 +342,9 @@ def _load(
     return images, maps, source_grid, affine
 
 
-def _labels(source: CaseSource, images: list[NDArray], maps: dict[str, NDArray], affine: NDArray, plan: Plan) -> NDArray:
+def _labels(
+    source: CaseSource, images: list[NDArray], maps: dict[str, NDArray], affine: NDArray, plan: Plan
+) -> NDArray:
     """Class ids (I, J, K) uint16: the mapped label map, or tissue made from the images; lesions on top."""
     o, table = plan.options, plan.table
     lesion = maps["lesion"] > 0 if o.lesions and "lesion" in maps else None
@@ -392,14 +400,14 @@ def _window(channel: int, image: NDArray, plan: Plan) -> Window:
 
 def _choose(label: NDArray, o: PrepareOptions) -> tuple[list[int], tuple[int, int], float]:
     """Slices worth keeping, the crop that centres the labelled bounding box, and the labelled fraction it loses."""
-    count, rows, columns = geometry.plane_shape(label.shape, o.axis)
+    count, *_ = geometry.plane_shape(label.shape, o.axis)
     planes = [geometry.plane(label, o.axis, i) for i in range(count)]
     shadow = np.any([p > 0 for p in planes], axis=0)
     if not shadow.any():
         return [], (0, 0), 0.0
     box = [np.flatnonzero(shadow.any(axis=axis)) for axis in (1, 0)]
     size = o.slice_size
-    crop = tuple(int(round((b[0] + b[-1] + 1 - s) / 2)) for b, s in zip(box, size, strict=True))
+    crop = tuple(round((b[0] + b[-1] + 1 - s) / 2) for b, s in zip(box, size, strict=True))
     crop = (crop[0], crop[1])
     inside = [int((geometry.window_plane(p, crop, size, 0) > 0).sum()) for p in planes]
     total = sum(int((p > 0).sum()) for p in planes)
@@ -454,7 +462,7 @@ def _in_parallel(work: Callable[..., _T], jobs: Sequence[tuple], workers: int, w
         return [future.result() for future in tqdm(futures, desc=what, disable=None)]
 
 
-class DataFaults(ValueError):
+class DataFaults(ValueError):  # noqa: N818 (several faults, one error)
     """Faults in the source data, one line each."""
 
     def __init__(self, faults: list[str]) -> None:
@@ -512,7 +520,9 @@ def _plan(o: PrepareOptions, found: Found, all_facts: list[Facts]) -> tuple[Plan
     if unknown:
         listing = ", ".join(f"{i} ({n} voxels)" for i, n in sorted(unknown.items()))
         if not table.lenient:
-            raise DataFaults([f"--label_map {o.label_map} does not list the ids {listing}; --unknown_labels background drops them"])
+            raise DataFaults(
+                [f"--label_map {o.label_map} does not list the ids {listing}; --unknown_labels background drops them"]
+            )
         notes.append(f"ids dropped to background: {listing}")
     ct = tuple(any(flags) for flags in zip(*(facts.looks_ct for facts in all_facts), strict=True))
     if len(o.window) not in (1, len(found.channels)):
@@ -614,12 +624,12 @@ def summary(manifest: Manifest) -> str:
     for split in ("train", "val", "test"):
         cases = [case for case in manifest.cases if case.split == split]
         patients = len({case.patient for case in cases})
-        lines.append(f"{split:>5}: {sum(len(c.slices) for c in cases):5d} slices, {len(cases)} cases, {patients} patients")
+        lines.append(
+            f"{split:>5}: {sum(len(c.slices) for c in cases):5d} slices, {len(cases)} cases, {patients} patients"
+        )
     spec = manifest.spec
     lines.append(f"split by {manifest.provenance.get('split', 'patients')}")
     lines.append(f"labels: {', '.join(label.name for label in spec.labels)}")
     lines.append(f"channels: {', '.join(c.name for c in spec.channels)}; {spec.size[0]}x{spec.size[1]} pixels of "
                  f"{spec.spacing[0]:g} x {spec.spacing[1]:g} mm, {spec.slice_spacing:g} mm apart")  # fmt: skip
     return "\n".join(lines)
-
-

@@ -49,7 +49,7 @@ class Found:
 def _volumes(where: str | Path) -> list[Path]:
     """NIfTI files of a folder (not below it) or of a glob pattern, sorted."""
     path = Path(where)
-    files = [p for p in path.iterdir()] if path.is_dir() else [Path(p) for p in globbing.glob(str(where), recursive=True)]
+    files = list(path.iterdir()) if path.is_dir() else [Path(p) for p in globbing.glob(str(where), recursive=True)]
     return sorted(p for p in files if p.name.endswith(SUFFIXES) and p.is_file())
 
 
@@ -180,7 +180,9 @@ def find_synthrad(source: Path, image: str, labels: Path | None, patient_regex: 
         case = check_name(folder.name, "case id")
         label = None
         if labels is not None:
-            candidates = [p for s in SUFFIXES if (p := labels / f"{case}{s}").is_file()] or _volumes(labels / case / "*")
+            candidates = [p for s in SUFFIXES if (p := labels / f"{case}{s}").is_file()] or _volumes(
+                labels / case / "*"
+            )
             if len(candidates) != 1:
                 found.faults.append(f"{labels}: {len(candidates)} label files for case {case!r}, one is needed")
                 continue
@@ -190,9 +192,7 @@ def find_synthrad(source: Path, image: str, labels: Path | None, patient_regex: 
     return found
 
 
-def find_bids(
-    source: Path, modalities: Sequence[str], brain_masks: Path | None, patient_regex: str | None
-) -> Found:
+def find_bids(source: Path, modalities: Sequence[str], brain_masks: Path | None, patient_regex: str | None) -> Found:
     """BIDS: sub-*/[ses-*/]anat/*_{T1w,T2w,FLAIR,…}.nii.gz; *_dseg and *_label-lesion_mask beside or in derivatives.
 
     Every session is a case, every subject a patient. Without `modalities` those that every case has. A subject that
@@ -225,8 +225,9 @@ def find_bids(
             found.notes.append(f"{case}: skipped, no {', '.join(missing)}")
             continue
         patient = _group(patient_regex, case.partition("_")[0], "--patient_regex")
-        masks = {role: paths.get(case) for role, paths in marks.items()}
-        found.cases.append(CaseSource(case, patient, tuple(images[m] for m in found.channels), **masks))
+        label, lesion, brain = (marks[role].get(case) for role in ("label", "lesion", "brain"))
+        files_in_order = tuple(images[m] for m in found.channels)
+        found.cases.append(CaseSource(case, patient, files_in_order, label, lesion, brain))
     for role, paths in marks.items():
         found.notes += [f"{case}: only a {role} file, no images" for case in sorted(paths.keys() - by_case.keys())]
     return found

@@ -76,7 +76,8 @@ class ResultsWriter:
         if not self.stack:
             return
         case = self.cases[list(self.slices)[-1]]
-        assert case.geometry is not None and self.data.spec.axis is not None
+        assert case.geometry is not None
+        assert self.data.spec.axis is not None
         for c, (channel, window) in enumerate(zip(self.data.spec.channels, case.windows, strict=True)):
             planes = {index: window.decode(levels[c]) for index, levels in self.stack.items()}
             volume, affine = stitch(case.geometry, self.data.spec.axis, planes, fill=window.low)
@@ -99,7 +100,12 @@ class ResultsWriter:
 
 
 def synthesize_split(
-    method: Method, batches: Iterable[Batch], writer: ResultsWriter, device: torch.device, seed: int, noise: str = "case"
+    method: Method,
+    batches: Iterable[Batch],
+    writer: ResultsWriter,
+    device: torch.device,
+    seed: int,
+    noise: str = "case",
 ) -> float:
     """Synthesise all batches into the writer; returns seconds per slice of pure synthesis.
 

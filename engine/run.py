@@ -121,7 +121,9 @@ class Run:
                 "give the old ones to resume it or another --name:\n" + "\n".join(f"  {line}" for line in changed)
             )
         if not self.config.continue_train and checkpoint.list_states(self.folder):
-            raise ValueError(f"run {self.config.name!r} exists and --no-continue_train was given; choose another --name")
+            raise ValueError(
+                f"run {self.config.name!r} exists and --no-continue_train was given; choose another --name"
+            )
 
     # -- what is tracked ------------------------------------------------------------------------------------------
 
@@ -143,7 +145,9 @@ class Run:
         state = self._read_state()
         if state is None:
             sizes = [f"{n} {sum(p.numel() for p in net.parameters()):,}" for n, net in self.method.networks().items()]
-            self.log.say(f"{self.config.name}: new run on {self.device}; " + ("parameters: " + ", ".join(sizes) if sizes else ""))
+            self.log.say(
+                f"{self.config.name}: new run on {self.device}; " + ("parameters: " + ", ".join(sizes) if sizes else "")
+            )
             return
         self.method.load_state_dict(state["method"])
         for name, player in self.players.items():

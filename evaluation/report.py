@@ -51,7 +51,8 @@ text-overflow:ellipsis;white-space:nowrap}
 .scale{display:flex;align-items:center;gap:.6rem;font-size:.8rem;color:var(--soft);max-width:26rem;margin:.7rem 0 .2rem}
 .scale i{flex:1;height:.7rem;border:1px solid var(--line);background:linear-gradient(90deg,var(--stops))}
 .settings th{text-align:left}
-.panels{align-items:end;display:grid;grid-template-columns:repeat(auto-fill,minmax(min(240px,100%),1fr));gap:1rem 1.4rem}
+.panels{align-items:end;display:grid;
+grid-template-columns:repeat(auto-fill,minmax(min(240px,100%),1fr));gap:1rem 1.4rem}
 .panels figure{margin:0}
 .panels img{display:block;width:100%;height:auto}
 .panels figcaption{font-size:.82rem;font-weight:600;margin-bottom:.1rem}

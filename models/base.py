@@ -60,6 +60,7 @@ class Batch:
         return len(self.label)
 
     def to(self, device: torch.device) -> Batch:
+        """The batch on another device."""
         image = None if self.image is None else self.image.to(device, non_blocking=True)
         return replace(self, label=self.label.to(device, non_blocking=True), image=image)
 

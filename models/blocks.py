@@ -37,7 +37,8 @@ class Spade(nn.Module):
         self.gamma = nn.Conv2d(hidden, channels, kernel, padding=kernel // 2)
         self.beta = nn.Conv2d(hidden, channels, kernel, padding=kernel // 2)
 
-    def forward(self, x: Tensor, condition: Tensor) -> Tensor:  # (B, C, H, W), (B, N + Z, H, W)
+    def forward(self, x: Tensor, condition: Tensor) -> Tensor:
+        """x (B, C, H, W), condition (B, N + Z, H, W) -> (B, C, H, W)."""
         hidden = F.relu(self.shared(condition))
         return self.norm(x) * (1 + self.gamma(hidden)) + self.beta(hidden)
 
@@ -59,6 +60,7 @@ class SpadeBlock(nn.Module):
             self.conv_s = spectral_norm(nn.Conv2d(fin, fout, 1, bias=False))
 
     def forward(self, x: Tensor, condition: Tensor) -> Tensor:
+        """x (B, fin, H, W), condition (B, N + Z, H, W) -> (B, fout, H, W)."""
         shortcut = x if self.norm_s is None else self.conv_s(self.norm_s(x, condition))
         x = self.conv_0(leaky_relu(self.norm_0(x, condition)))
         x = self.conv_1(leaky_relu(self.norm_1(x, condition)))
@@ -76,6 +78,7 @@ class DownBlock(nn.Module):
         self.conv_s = spectral_norm(nn.Conv2d(fin, fout, 1)) if fin != fout else nn.Identity()
 
     def forward(self, x: Tensor) -> Tensor:
+        """(B, fin, H, W) -> (B, fout, H/2, W/2)."""
         y = self.conv_0(x if self.first else leaky_relu(x))
         y = self.conv_1(leaky_relu(y))
         return F.avg_pool2d(self.conv_s(x) + y, 2)
@@ -91,6 +94,7 @@ class UpBlock(nn.Module):
         self.conv_s = spectral_norm(nn.Conv2d(fin, fout, 1)) if fin != fout else nn.Identity()
 
     def forward(self, x: Tensor) -> Tensor:
+        """(B, fin, H, W) -> (B, fout, 2H, 2W)."""
         y = self.conv_0(F.interpolate(leaky_relu(x), scale_factor=2))
         y = self.conv_1(leaky_relu(y))
         # A 1x1 convolution and nearest upsampling commute: convolving first does a quarter of the work.
@@ -102,8 +106,12 @@ def init_weights(net: nn.Module, gain: float = 0.02) -> None:
     with torch.no_grad():
         for module in net.modules():
             if isinstance(module, nn.Conv2d):
-                # Behind spectral norm the trainable tensor is `parametrizations.weight.original`.
-                weight = module.parametrizations.weight.original if hasattr(module, "parametrizations") else module.weight
-                nn.init.xavier_normal_(weight, gain=gain)
+                nn.init.xavier_normal_(trainable_weight(module), gain=gain)
                 if module.bias is not None:
                     nn.init.zeros_(module.bias)
+
+
+def trainable_weight(conv: nn.Conv2d) -> Tensor:
+    """The tensor that an optimiser moves; behind spectral norm `conv.weight` is computed from it."""
+    parametrizations = getattr(conv, "parametrizations", None)
+    return conv.weight if parametrizations is None else parametrizations.weight.original

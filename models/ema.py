@@ -33,7 +33,7 @@ def _train_mode_norms(norms: list[nn.modules.batchnorm._BatchNorm]) -> Iterator[
     momenta = [norm.momentum for norm in norms]
     for norm in norms:
         norm.reset_running_stats()
-        norm.momentum = None  # type: ignore[assignment]  # None means a plain average over the batches
+        norm.momentum = None  # None means a plain average over the batches
         norm.train()
     try:
         yield

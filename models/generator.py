@@ -5,6 +5,8 @@ Legend: B batch, N labels, Z noise length, C image channels, H W pixels.
 
 from __future__ import annotations
 
+import itertools
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -64,8 +66,7 @@ class OasisGenerator(nn.Module):
         condition = num_labels + z_dim
         self.stem = nn.Conv2d(condition, widths[0], 3, padding=1)
         self.blocks = nn.ModuleList(
-            SpadeBlock(fin, fout, condition, spade_hidden, spade_ks, norm)
-            for fin, fout in zip(widths, widths[1:], strict=False)
+            SpadeBlock(fin, fout, condition, spade_hidden, spade_ks, norm) for fin, fout in itertools.pairwise(widths)
         )
         self.to_image = nn.Conv2d(widths[-1], out_channels, 3, padding=1)
         init_weights(self)

@@ -89,7 +89,9 @@ class Oasis(Method):
     def weights(self, batch: Batch) -> Tensor | None:
         """Class weights of the batch, None where balancing is off."""
         o = self.config.oasis
-        return losses.class_weights(batch.label, self.spec.num_labels, o.max_class_weight) if o.balance_classes else None
+        return (
+            losses.class_weights(batch.label, self.spec.num_labels, o.max_class_weight) if o.balance_classes else None
+        )
 
     def after_step(self) -> None:
         """Move the average towards the generator."""

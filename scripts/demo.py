@@ -46,7 +46,7 @@ def stages(options: DemoOptions) -> dict[str, list[str]]:
     precision = "bf16" if cpu_has_bf16() else "fp32"
     run = ["--dataroot", data, "--checkpoints_dir", runs]
     oasis = ["--preset", "demo", "--precision", precision, "--num_epochs", str(options.num_epochs)]
-    prepare = "--format mni152 --size 128 --spacing 1.5 1.5 1 --split 0.75 0.1 0.15".split()
+    prepare = ["--format", "mni152", "--size", "128", "--spacing", "1.5", "1.5", "1", "--split", "0.75", "0.1", "0.15"]
     return {
         "prepare": ["scripts/prepare_data.py", *prepare, "--out", data],
         "train OASIS": ["train.py", "--name", "oasis", "--gpu_ids", "-1", *oasis, *run],

@@ -15,8 +15,31 @@ BASE = ["--name", "exp", "--dataroot", "data"]
 
 
 def test_flags_of_the_predecessors_keep_their_names() -> None:
-    flags = ["--batch_size", "3", "--num_epochs", "7", "--lr_g", "0.1", "--lr_d", "0.2", "--beta1", "0.5", "--beta2", "0.9"]
-    flags += ["--continue_train", "--which_iter", "latest", "--freq_print", "1", "--freq_fid", "2", "--freq_save_ckpt", "3"]
+    flags = [
+        "--batch_size",
+        "3",
+        "--num_epochs",
+        "7",
+        "--lr_g",
+        "0.1",
+        "--lr_d",
+        "0.2",
+        "--beta1",
+        "0.5",
+        "--beta2",
+        "0.9",
+    ]
+    flags += [
+        "--continue_train",
+        "--which_iter",
+        "latest",
+        "--freq_print",
+        "1",
+        "--freq_fid",
+        "2",
+        "--freq_save_ckpt",
+        "3",
+    ]
     flags += ["--freq_save_latest", "4", "--seed", "5", "--gpu_ids", "-1", "--checkpoints_dir", "ck"]
     parsed = config.parse_train(BASE + flags)
     assert (parsed.batch_size, parsed.num_epochs, parsed.lr_g, parsed.gpu_ids) == (3, 7, 0.1, "-1")
@@ -33,8 +56,16 @@ def test_a_preset_gives_defaults_that_flags_override() -> None:
 
 @pytest.mark.parametrize(
     ("flag", "value"),
-    [("--batch_size", "0"), ("--lr_g", "-1"), ("--beta1", "1"), ("--oasis.spade_ks", "2"), ("--gpu_ids", "one")]
-    + [("--which_iter", "best"), ("--freq_fid", "0"), ("--oasis.ema_decay", "1.5")],
+    [
+        ("--batch_size", "0"),
+        ("--lr_g", "-1"),
+        ("--beta1", "1"),
+        ("--oasis.spade_ks", "2"),
+        ("--gpu_ids", "one"),
+        ("--which_iter", "best"),
+        ("--freq_fid", "0"),
+        ("--oasis.ema_decay", "1.5"),
+    ],
 )
 def test_a_value_out_of_range_is_one_line(flag: str, value: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as exit_info:

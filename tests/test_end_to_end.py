@@ -21,7 +21,7 @@ from tests.toy import phantom, save_nifti
 
 ROOT = Path(__file__).resolve().parents[1]
 LAS = np.diag([-1.0, 1.0, 2.0, 1.0])
-TINY = [*"--oasis.channels_G 4 --oasis.channels_D 4 --oasis.spade_hidden 4 --oasis.z_dim 4 --batch_size 4".split()]
+TINY = "--oasis.channels_G 4 --oasis.channels_D 4 --oasis.spade_hidden 4 --oasis.z_dim 4 --batch_size 4".split()
 PERIODS = "--freq_print 16 --freq_preview 1000 --freq_fid 64 --freq_save_latest 32 --gpu_ids -1".split()
 # One thread: on two cores with parallel tests more threads only wait for each other.
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"}

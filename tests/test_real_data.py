@@ -84,7 +84,13 @@ def test_ct_keeps_hounsfield_units_organs_and_lungs(ct: Path, shared_data: Path)
 def test_ms_has_plausible_tissue_and_all_lesions(ms: Path, shared_data: Path) -> None:
     assert check_folder(ms) == []
     manifest = Manifest.load(ms)
-    assert [label.name for label in manifest.spec.labels] == ["background", "csf", "grey_matter", "white_matter", "lesion"]
+    assert [label.name for label in manifest.spec.labels] == [
+        "background",
+        "csf",
+        "grey_matter",
+        "white_matter",
+        "lesion",
+    ]
     assert {case.patient: case.split for case in manifest.cases} == {"sub-07": "test", "sub-19": "train"}
     for case in manifest.cases:
         total = {i: sum(item.histogram.get(i, 0) for item in case.slices) for i in range(5)}
@@ -170,7 +176,13 @@ def test_raw_heads_ask_for_a_brain_mask_and_run_with_one(
 def test_fetal_atlas(shared_data: Path, tmp_path: Path) -> None:
     manifest = prepare(
         PrepareOptions(
-            format="bids", source=shared_data / "fetal", out=tmp_path, size=(128,), spacing=(1.0,), split=(1, 0, 0), workers=1
+            format="bids",
+            source=shared_data / "fetal",
+            out=tmp_path,
+            size=(128,),
+            spacing=(1.0,),
+            split=(1, 0, 0),
+            workers=1,
         )
     )
     assert manifest is not None

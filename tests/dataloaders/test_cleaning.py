@@ -16,7 +16,11 @@ def toy_ct() -> dict[str, np.ndarray]:
     lungs = ((np.abs(x) - 0.3) / 0.2) ** 2 + (y / 0.3) ** 2 < 1
     table = (np.abs(y + 0.62) < 0.02) & (np.abs(x) < 0.9)  # behind the patient
     tube = (x - 0.85) ** 2 + (y - 0.7) ** 2 < 0.03**2
-    parts = {name: np.repeat(part[..., None], 12, axis=2) for name, part in locals().items() if name in ("body", "lungs", "table", "tube")}
+    parts = {
+        name: np.repeat(part[..., None], 12, axis=2)
+        for name, part in locals().items()
+        if name in ("body", "lungs", "table", "tube")
+    }
     gas = np.zeros_like(parts["body"])
     gas[46:50, 46:50, 5:8] = True
     image = np.full(gas.shape, -1000.0, np.float32)

@@ -82,7 +82,10 @@ def test_mirroring_swaps_sides_and_never_turns_patients_over() -> None:
     def spec(axis: str) -> DataSpec:
         names = ("background", "kidney_left", "kidney_right", "liver")
         return DataSpec(
-            tuple(Label(i, n) for i, n in enumerate(names)), (Channel("CT"),), (32, 32), axis=axis  # type: ignore[arg-type]
+            tuple(Label(i, n) for i, n in enumerate(names)),
+            (Channel("CT"),),
+            (32, 32),
+            axis=axis,  # type: ignore[arg-type]
         )
 
     assert flip_table(spec("axial")).tolist() == [0, 2, 1, 3]
@@ -149,7 +152,7 @@ def test_every_mismatch_of_a_plain_folder_is_listed(tmp_path: Path) -> None:
     for text in ("x0.png: no label", "its label (8, 8)", "x2.png: unreadable"):
         assert text in str(error.value)
     assert not (root / "manifest.json").exists()
-    with pytest.raises(ValueError, match="neither manifest.json"):
+    with pytest.raises(ValueError, match=r"neither manifest\.json"):
         load_manifest(tmp_path / "nothing")
 
 

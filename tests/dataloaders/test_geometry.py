@@ -24,9 +24,7 @@ def volume_in(codes: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     data = np.random.default_rng(0).normal(size=(12, 14, 10)).astype(np.float32)
     affine = np.diag([2.0, 3.0, 4.0, 1.0])
     affine[:3, 3] = [-5, 7, 9]
-    to = nib.orientations.ornt_transform(
-        nib.orientations.axcodes2ornt("RAS"), nib.orientations.axcodes2ornt(codes)
-    )
+    to = nib.orientations.ornt_transform(nib.orientations.axcodes2ornt("RAS"), nib.orientations.axcodes2ornt(codes))
     image = nib.Nifti1Image(data, affine).as_reoriented(to)
     return data, np.asarray(image.dataobj), image.affine
 

@@ -11,7 +11,6 @@ import pytest
 
 from dataloaders.check import check_folder
 from dataloaders.geometry import stitch
-from dataloaders.manifest import Manifest
 from dataloaders.nifti import read_volume
 from dataloaders.png import read_png, write_png
 from dataloaders.prepare import DataFaults, PrepareOptions, prepare
@@ -80,7 +79,7 @@ def test_labels_become_contiguous_and_keep_their_source_ids(source: Path, tmp_pa
     assert [(label.id, label.source) for label in manifest.spec.labels] == [(i, (7 * i,)) for i in range(5)]
     assert manifest.spec.channels[0].unit == "HU"
     assert check_folder(tmp_path / "out") == []
-    total = {i: 0 for i in range(5)}
+    total = dict.fromkeys(range(5), 0)
     for case in manifest.cases:
         for item in case.slices:
             pixels = read_png(tmp_path / "out" / item.label)
@@ -260,7 +259,14 @@ def test_check_finds_every_kind_of_damage(source: Path, tmp_path: Path) -> None:
     write_png(out / items[4].label, np.zeros((64, 64), np.uint8))
     write_png(out / "train" / "images" / "stranger.png", np.zeros((8, 8), np.uint16))
     faults = "\n".join(check_folder(out))
-    for text in ("unreadable", "is (8, 8)", "constant image", "label 9", "do not match the histogram", "not in the manifest"):
+    for text in (
+        "unreadable",
+        "is (8, 8)",
+        "constant image",
+        "label 9",
+        "do not match the histogram",
+        "not in the manifest",
+    ):
         assert text in faults, text
 
 
@@ -280,7 +286,9 @@ def test_nnunet_and_autopet(tmp_path: Path) -> None:
     root = nnunet(tmp_path / "raw")
     for case in range(3):
         (root / "imagesTr" / f"p{case}_0002.nii.gz").rename(tmp_path / f"{case}.nii.gz")
-    plain = PrepareOptions(format="nnunet", source=root, out=tmp_path / "a", size=(64,), workers=1, clean="none", min_foreground=0)
+    plain = PrepareOptions(
+        format="nnunet", source=root, out=tmp_path / "a", size=(64,), workers=1, clean="none", min_foreground=0
+    )
     manifest = prepare(plain)
     assert manifest is not None
     assert [c.name for c in manifest.spec.channels] == ["PET", "CT"]
@@ -318,7 +326,9 @@ def bids(root: Path) -> Path:
     for i, subject in enumerate(("01", "02")):
         label, image = phantom(i, (48, 48, 32))
         for modality, factor in (("T1w", 1.0), ("FLAIR", 0.5)):
-            save_nifti(root / f"sub-{subject}" / "anat" / f"sub-{subject}_{modality}.nii.gz", image * np.float32(factor))
+            save_nifti(
+                root / f"sub-{subject}" / "anat" / f"sub-{subject}_{modality}.nii.gz", image * np.float32(factor)
+            )
         derivatives = root / "derivatives" / "lesions" / f"sub-{subject}" / "anat"
         save_nifti(derivatives / f"sub-{subject}_label-lesion_mask.nii.gz", (label == 4).astype(np.uint8))
         save_nifti(derivatives / f"sub-{subject}_dseg.nii.gz", np.where(label == 4, 3, label).astype(np.float32))
@@ -328,7 +338,9 @@ def bids(root: Path) -> Path:
 
 def test_bids_with_lesions(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     root = bids(tmp_path / "bids")
-    o = PrepareOptions(format="bids", source=root, out=tmp_path / "out", size=(64,), workers=1, test_patients=("sub-02",))
+    o = PrepareOptions(
+        format="bids", source=root, out=tmp_path / "out", size=(64,), workers=1, test_patients=("sub-02",)
+    )
     manifest = prepare(o)
     assert manifest is not None
     assert "sub-09: only a lesion file" in capsys.readouterr().out
@@ -366,7 +378,9 @@ def test_sessions_of_a_subject_stay_in_one_split(tmp_path: Path) -> None:
             folder = tmp_path / "bids" / f"sub-{subject}" / f"ses-{session}" / "anat"
             save_nifti(folder / f"sub-{subject}_ses-{session}_T1w.nii.gz", image)
             save_nifti(folder / f"sub-{subject}_ses-{session}_dseg.nii.gz", label.astype(np.uint8))
-    manifest = prepare(PrepareOptions(format="bids", source=tmp_path / "bids", out=tmp_path / "out", size=(64,), workers=1))
+    manifest = prepare(
+        PrepareOptions(format="bids", source=tmp_path / "bids", out=tmp_path / "out", size=(64,), workers=1)
+    )
     assert manifest is not None
     assert {case.id for case in manifest.cases} == {f"sub-{s}_ses-{i}" for s in "AB" for i in "12"}
     for subject in ("sub-A", "sub-B"):

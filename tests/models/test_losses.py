@@ -41,7 +41,9 @@ def test_uniform_logits_cost_log_n_plus_one() -> None:
     label = torch.randint(0, N, (2, 5, 5))
     logits = torch.zeros(2, N + 1, 5, 5)
     assert losses.real_cross_entropy(logits, label).item() == pytest.approx(math.log(N + 1))
-    assert losses.real_cross_entropy(logits, label, losses.class_weights(label, N)).item() == pytest.approx(math.log(N + 1))
+    assert losses.real_cross_entropy(logits, label, losses.class_weights(label, N)).item() == pytest.approx(
+        math.log(N + 1)
+    )
     assert losses.fake_cross_entropy(logits).item() == pytest.approx(math.log(N + 1))
 
 
@@ -87,7 +89,9 @@ def test_labelmix_coins_are_fair_and_independent() -> None:
 def test_labelmix_of_a_consistent_discriminator_is_zero() -> None:
     real, fake = torch.randn(2, N + 1, 4, 4), torch.randn(2, N + 1, 4, 4)
     mask = losses.labelmix_mask(torch.randint(0, N, (2, 4, 4)), N, seeded_generator(0))
-    assert losses.labelmix_consistency(mask * real + (1 - mask) * fake, real, fake, mask).item() == pytest.approx(0.0, abs=1e-12)
+    assert losses.labelmix_consistency(mask * real + (1 - mask) * fake, real, fake, mask).item() == pytest.approx(
+        0.0, abs=1e-12
+    )
 
 
 def test_gradients() -> None:

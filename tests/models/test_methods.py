@@ -38,7 +38,9 @@ def make(name: str, folder: Path, *flags: str) -> Method:
     return method
 
 
-def synthesize(method: Method, folder: Path, batch_size: int, reverse: bool = False) -> dict[tuple[str, int], torch.Tensor]:
+def synthesize(
+    method: Method, folder: Path, batch_size: int, reverse: bool = False
+) -> dict[tuple[str, int], torch.Tensor]:
     loader = SliceLoader(SliceDataset(folder, Manifest.load(folder), "test"), batch_size)
     if reverse:
         loader.dataset.entries.reverse()
