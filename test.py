@@ -20,13 +20,15 @@ from engine.run import weights_folder
 from engine.runlog import JSONL
 from engine.signals import EXIT_USAGE, EXIT_WEIGHTS_MISSING
 from engine.weights import MissingWeights
-from evaluation import evaluate_results, format_table
+from evaluation import check_metrics, evaluate_results, format_table
 from models import build_method
 from spec import DataSpec
 
 
 def test(config: TestConfig) -> Path:
     """Weights + labels -> images on disk -> metrics; returns the results folder."""
+    if config.metrics != "none":
+        check_metrics(config.metrics, config.weights)  # before any work
     run_folder = weights_folder(config.checkpoints_dir, config.name)
     weights = load_weights(run_folder, config.ckpt_iter)
     trained, spec = options.from_dict(weights.config), DataSpec.from_dict(weights.spec)
@@ -63,8 +65,12 @@ def test(config: TestConfig) -> Path:
             "environment": device.environment(target),
         }
     )
-    if config.metrics != "none":
+    if config.metrics == "none":
+        return out
+    if any(item.images for case in data.split(config.phase) for item in case.slices):
         print(format_table(evaluate_results(out, config.metrics, config.weights, str(target), progress=True)))
+    else:
+        print(f"the {config.phase} split has no real images, so there is nothing to evaluate against")
     return out
 
 

@@ -24,11 +24,12 @@ from engine.preview import save_preview
 from engine.results import ResultsWriter, synthesize_split
 from engine.runlog import RunLog
 from engine.signals import EXIT_DIVERGED, StopRequest
-from evaluation import evaluate_results, headline
+from evaluation import check_metrics, evaluate_results, headline
 from models.base import Batch, Method, Player, SampleRandom, seeded_generator
 
 BEST_METRIC = "wasserstein"  # always computable, so the choice of the best weights does not depend on the machine
 PREVIEW_ROWS = 6
+CALIBRATION_SLICES = 256  # evenly spaced training slices that give the moving average its batch statistics
 
 
 @dataclass
@@ -87,6 +88,7 @@ class Run:
         check_name(config.name, "--name")
         self.config, self.data = config, data
         self.device = device.select_device(config.gpu_ids)
+        check_metrics(config.metrics, config.weights)  # now, rather than at the first evaluation hours from now
         self.folder = config.checkpoints_dir / config.name
         self.stop = StopRequest()
         self._claim_folder()
@@ -94,6 +96,7 @@ class Run:
         self.stop.install()
         self.meter = Meter()
         self.best = math.inf
+        self.ready_at = -1
         self.clock = time.perf_counter()
         torch.manual_seed(config.seed)  # initial weights; everything later draws from seeded streams of its own
 
@@ -243,7 +246,7 @@ class Run:
     def maybe_save(self) -> None:
         """State every --freq_save_latest, weights for good every --freq_save_ckpt images; a full disk only warns."""
         if self.state.crossed(self.config.freq_save_ckpt):
-            self.method.before_synthesis(self._calibration())
+            self._ready()
             self._save_weights(str(self.state.images_seen))
         if self.state.crossed(self.config.freq_save_latest):
             try:
@@ -272,8 +275,11 @@ class Run:
 
     # -- saving, looking, judging ---------------------------------------------------------------------------------
 
-    def _calibration(self) -> Iterator[Batch]:
-        return (batch.to(self.device) for batch in self.train_loader.once(limit=256))
+    def _ready(self) -> None:
+        """Make the synthesizing weights ready, once per step even where preview, evaluation and saving meet."""
+        if self.ready_at != self.state.step:
+            self.method.before_synthesis(b.to(self.device) for b in self.train_loader.once(limit=CALIBRATION_SLICES))
+            self.ready_at = self.state.step
 
     def _state(self) -> dict[str, Any]:
         return {
@@ -288,7 +294,7 @@ class Run:
 
     def save(self) -> None:
         """Write the state and the newest weights."""
-        self.method.before_synthesis(self._calibration())
+        self._ready()
         checkpoint.save_state(self.folder, self.state.images_seen, self._state())
         self._save_weights("latest")
 
@@ -303,7 +309,7 @@ class Run:
         self.log.plot()
         if self.val_loader is None:
             return
-        self.method.before_synthesis(self._calibration())
+        self._ready()
         batches = list(self.val_loader.once(limit=PREVIEW_ROWS))
         labels, columns = [], []
         for batch in (b.to(self.device) for b in batches):
@@ -320,7 +326,7 @@ class Run:
 
     def evaluate(self) -> None:
         """Synthesise the validation split as test.py would, score it, keep the best weights."""
-        self.method.before_synthesis(self._calibration())
+        self._ready()
         if self.val_loader is None:
             self._save_weights("best")
             return

@@ -11,6 +11,7 @@ from typing import Any
 from engine.files import atomic_path, write_text
 
 JSONL = "metrics.jsonl"
+CURVES = ("wasserstein", "ssim", "mae_body")  # metrics worth a panel; all are in the log and in TensorBoard
 
 
 class RunLog:
@@ -55,7 +56,9 @@ class RunLog:
     def plot(self) -> None:
         """Draw losses and evaluation metrics to curves.png."""
         records = read_log(self.path) if self.path.is_file() else []
-        panels = _series(records, "train", "losses") | _series(records, "eval", "metrics")
+        metrics = _series(records, "eval", "metrics")
+        shown = {name: xy for name, xy in metrics.items() if name.split("/")[0] in CURVES}
+        panels = _series(records, "train", "losses") | shown
         if panels:
             _draw(panels, self.folder / "curves.png")
 

@@ -78,6 +78,12 @@ def cache_folder() -> Path:
     return Path(torch.hub.get_dir()) / "checkpoints"
 
 
+def download_folder() -> Path:
+    """Where downloads go: $MEDSIS_WEIGHTS where it is set, else torch's cache."""
+    named = os.environ.get(ENVIRONMENT_VARIABLE)
+    return Path(named) if named else cache_folder()
+
+
 def candidates(file: WeightFile, explicit: Path | None = None) -> list[Path]:
     """Paths where the file may lie, in order: the explicit file or folder, $MEDSIS_WEIGHTS, torch's cache."""
     paths = []

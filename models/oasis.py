@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from itertools import islice
 
 import torch
 from torch import Tensor
@@ -15,8 +14,6 @@ from models.discriminator import OasisDiscriminator
 from models.ema import ema_copy, ema_update, recalibrate_batchnorm
 from models.generator import OasisGenerator
 from spec import DataSpec
-
-CALIBRATION_BATCHES = 32  # training batches that give the moving average its batch statistics
 
 
 class Oasis(Method):
@@ -98,13 +95,12 @@ class Oasis(Method):
         ema_update(self.average, self.generator, self.config.oasis.ema_decay)
 
     def before_synthesis(self, batches: Iterable[Batch]) -> None:
-        """Give the average batch statistics of its own, from the first training batches with seeded noise."""
+        """Give the average batch statistics of its own, from the given training batches with seeded noise."""
 
         def forward(batch: Batch) -> None:
             self.average(batch.label, self.noise(batch, [_calibration_random(*key) for key in _keys(batch)]))
 
-        limited = islice(batches, CALIBRATION_BATCHES)
-        recalibrate_batchnorm(self.average, (lambda batch=batch: forward(batch) for batch in limited))  # type: ignore[misc]
+        recalibrate_batchnorm(self.average, (lambda batch=batch: forward(batch) for batch in batches))  # type: ignore[misc]
 
     def noise(self, batch: Batch, randoms: list[SampleRandom]) -> Tensor | None:
         """(B, Z) noise, one vector per sample from its case stream; None for a generator without noise."""

@@ -15,7 +15,7 @@ from tqdm import tqdm
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from engine.files import atomic_path
-from engine.weights import KNOWN, MissingWeights, WeightFile, cache_folder, resolve, sha256
+from engine.weights import KNOWN, MissingWeights, WeightFile, download_folder, resolve, sha256
 
 _CHUNK = 1 << 20
 
@@ -27,7 +27,7 @@ class DownloadOptions:
     keys: tuple[Literal["inception", "alexnet", "vgg19"], ...] = ("inception", "alexnet")
     """Files to fetch or check."""
     out: Path | None = None
-    """Destination; torch's cache by default, where every command finds them."""
+    """Destination; $MEDSIS_WEIGHTS where that is set, else torch's cache: every command finds them in either."""
     check: bool = False
     """Only say which files are there; exit code 1 if any is missing."""
 
@@ -37,11 +37,16 @@ def check(options: DownloadOptions) -> int:
     missing = 0
     for key in options.keys:
         try:
-            print(f"present  {resolve(key, options.out)}")
+            print(f"present  {resolve(key, existing(options.out))}")
         except MissingWeights as error:
             missing += 1
             print(f"missing  {error}")
     return 1 if missing else 0
+
+
+def existing(folder: Path | None) -> Path | None:
+    """The folder to look in; one that a download would only create is no place to look."""
+    return folder if folder is not None and folder.exists() else None
 
 
 def fetch(file: WeightFile, folder: Path) -> None:
@@ -74,11 +79,11 @@ def main() -> int:
         return check(options)
     for key in options.keys:
         try:
-            resolve(key, options.out)
+            resolve(key, existing(options.out))
             print(f"{KNOWN[key].filename}: already there")
         except MissingWeights:
             try:
-                fetch(KNOWN[key], options.out or cache_folder())
+                fetch(KNOWN[key], options.out or download_folder())
             except (OSError, ValueError) as error:
                 print(f"error: {error}", file=sys.stderr)
                 return 1

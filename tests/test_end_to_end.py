@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import json
 import os
+import runpy
 import signal
 import subprocess
 import sys
 import time
+from dataclasses import dataclass
 from pathlib import Path
+from unittest import mock
 
 import nibabel as nib
 import numpy as np
@@ -31,11 +36,37 @@ def command(*arguments: object) -> list[str]:
     return [sys.executable, *map(str, arguments)]
 
 
-def run(*arguments: object, code: int = 0) -> subprocess.CompletedProcess[str]:
+@dataclass
+class Done:
+    """What a command printed."""
+
+    stdout: str
+    stderr: str
+
+
+def run(*arguments: object, code: int = 0) -> Done:
+    """A command as a process of its own."""
     done = subprocess.run(command(*arguments), cwd=ROOT, env=ENVIRONMENT, capture_output=True, text=True, check=False)
     assert done.returncode == code, done.stdout + done.stderr
     assert "Traceback" not in done.stderr, done.stderr
-    return done
+    return Done(done.stdout, done.stderr)
+
+
+def call(script: str, *arguments: object, code: int = 0) -> Done:
+    """A command inside this process: the same code without the seconds that importing torch takes."""
+    out, err = io.StringIO(), io.StringIO()
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGUSR2, signal.SIGTERM, signal.SIGINT)}
+    with (
+        mock.patch.object(sys, "argv", [script, *map(str, arguments)]),
+        contextlib.redirect_stdout(out),
+        contextlib.redirect_stderr(err),
+        pytest.raises(SystemExit) as stop,
+    ):
+        runpy.run_path(str(ROOT / script), run_name="__main__")
+    for number, handler in handlers.items():
+        signal.signal(number, handler)
+    assert stop.value.code == code, out.getvalue() + err.getvalue()
+    return Done(out.getvalue(), err.getvalue())
 
 
 @pytest.fixture(scope="module")
@@ -46,7 +77,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
         save_nifti(home / "images" / f"p{i}.nii.gz", image, LAS)
         save_nifti(home / "labels" / f"p{i}.nii.gz", label.astype(np.uint8), LAS)
     arguments = ["--format", "pairs", "--images", home / "images", "--labels", home / "labels", "--channel", "T1w"]
-    run("scripts/prepare_data.py", *arguments, "--size", 64, "--split", 0.4, 0.3, 0.3, "--out", home / "data")
+    call("scripts/prepare_data.py", *arguments, "--size", 64, "--split", 0.4, 0.3, 0.3, "--out", home / "data")
     return home
 
 
@@ -115,37 +146,37 @@ def strip_name(path: Path) -> bytes:
 
 def test_names_are_not_reused_silently(home: Path, trained: Path) -> None:
     del trained
-    assert "already finished" in run(*train(home, "whole")).stdout
-    other = run(*train(home, "whole", "--oasis.z_dim", 8), code=2)
+    assert "already finished" in call(*train(home, "whole")).stdout
+    other = call(*train(home, "whole", "--oasis.z_dim", 8), code=2)
     assert "--oasis.z_dim: was 4, now 8" in other.stderr
-    assert "exists" in run(*train(home, "whole", "--no-continue_train"), code=2).stderr
+    assert "exists" in call(*train(home, "whole", "--no-continue_train"), code=2).stderr
     (home / "runs" / "thesis").mkdir()
     (home / "runs" / "thesis" / "chapter1.tex").write_text("mine")
-    assert "not a run folder" in run(*train(home, "thesis"), code=2).stderr
-    assert "not allowed" in run(*train(home, "../elsewhere"), code=2).stderr
+    assert "not a run folder" in call(*train(home, "thesis"), code=2).stderr
+    assert "not allowed" in call(*train(home, "../elsewhere"), code=2).stderr
 
 
 def test_a_diverging_run_stops_and_keeps_its_weights(home: Path) -> None:
-    done = run(*train(home, "diverges", "--lr_g", 1e30, "--lr_d", 1e30), code=4)
+    done = call(*train(home, "diverges", "--lr_g", 1e30, "--lr_d", 1e30), code=4)
     assert "diverged after" in done.stdout
     assert list((home / "runs" / "diverges").glob("crash-*.pt"))
 
 
 def test_damaged_newest_state_falls_back(home: Path) -> None:
-    run(*train(home, "short", "--num_epochs", 4))
+    call(*train(home, "short", "--num_epochs", 2, "--freq_save_latest", 16))
     newest, *_ = reversed(list_states(home / "runs" / "short"))
     newest.write_bytes(newest.read_bytes()[:100])
-    done = run(*train(home, "short", "--num_epochs", 4))
+    done = call(*train(home, "short", "--num_epochs", 2, "--freq_save_latest", 16))
     assert "damaged state file" in done.stdout
     assert "resumed at" in done.stdout
 
 
 def test_test_evaluate_compare(home: Path, trained: Path) -> None:
     del trained
-    run(*train(home, "gmm", "--model", "gmm"))
+    call(*train(home, "gmm", "--model", "gmm"))
     where = ["--dataroot", home / "data", "--checkpoints_dir", home / "runs", "--results_dir", home / "results"]
     for name in ("whole", "gmm"):
-        done = run("test.py", "--name", name, *where)
+        done = call("test.py", "--name", name, *where)
         assert "ssim/T1w" in done.stdout
         assert "fid/T1w" in done.stdout
         folder = home / "results" / name / "best"
@@ -162,15 +193,17 @@ def test_test_evaluate_compare(home: Path, trained: Path) -> None:
         assert metrics["wasserstein"]["value"] is not None
     real, fake = source.get_fdata(), volume.get_fdata()  # of the GMM: bright where the real scan is bright
     assert np.corrcoef(real.ravel(), fake.ravel())[0, 1] > 0.9
-    again = run("test.py", "--name", "gmm", *where, "--seed", 5, code=2)
+    again = call("test.py", "--name", "gmm", *where, "--seed", 5, code=2)
     assert "other seed" in again.stderr
-    run("test.py", "--name", "gmm", *where, "--seed", 5, "--overwrite", "--metrics", "none")
-    missing = run("test.py", "--name", "gmm", *where, "--seed", 5, "--metrics", "fid", code=3)
+    call("test.py", "--name", "gmm", *where, "--seed", 5, "--overwrite", "--metrics", "none")
+    missing = call("test.py", "--name", "gmm", *where, "--seed", 5, "--metrics", "fid", code=3)
     assert "download_weights.py" in missing.stderr
-    assert "no such run" in run("test.py", "--name", "nobody", *where, code=2).stderr
-    assert "there are: best" in run("test.py", "--name", "gmm", *where, "--ckpt_iter", 123, code=2).stderr
-    run("scripts/evaluate.py", "--results", home / "results" / "gmm" / "best")
-    compared = run("scripts/compare.py", home / "results" / "whole", home / "results" / "gmm", "--out", home / "report")
+    assert "no such run" in call("test.py", "--name", "nobody", *where, code=2).stderr
+    assert "there are: best" in call("test.py", "--name", "gmm", *where, "--ckpt_iter", 123, code=2).stderr
+    call("scripts/evaluate.py", "--results", home / "results" / "gmm" / "best")
+    compared = call(
+        "scripts/compare.py", home / "results" / "whole", home / "results" / "gmm", "--out", home / "report"
+    )
     page = (home / "report" / "report.html").read_text()
     assert "report.html" in compared.stdout
     assert "whole vs gmm" in page

@@ -68,31 +68,3 @@ def prepared_folder(root: Path, patients: int = 4, slices: int = 6, channels: in
         cases.append(Case(f"sub-{p:02d}", f"sub-{p:02d}", split, (window,) * channels, tuple(items)))
     Manifest(toy_spec(channels, (size, size)), tuple(cases), {"split": "patients"}).save(root)
     return root
-
-
-def results_folder(root: Path, patients: int = 2, slices: int = 3, channels: int = 1, noise: float = 8.0) -> Path:
-    """A results folder as test.py writes it: generated = real plus noise."""
-    rng = np.random.default_rng(0)
-    cases = []
-    for p in range(patients):
-        label, image = phantom(p, (32, 32, slices + 4))
-        windows = tuple(Window(0.0, 250.0 + 10 * p) for _ in range(channels))
-        items = []
-        for z in range(2, slices + 2):
-            name = slice_name(f"sub-{p:02d}", z)
-            write_png(root / "label" / name, label[:, :, z].astype(np.uint8))
-            real, fake = [], []
-            for c in range(channels):
-                file = slice_name(f"sub-{p:02d}", z, c)
-                values = image[:, :, z]
-                write_png(root / "groundtruth" / file, windows[c].encode(values))
-                write_png(root / "generated" / file, windows[c].encode(values + rng.normal(0, noise, values.shape)))
-                real.append(f"groundtruth/{file}")
-                fake.append(f"generated/{file}")
-            ids, counts = np.unique(label[:, :, z], return_counts=True)
-            histogram = {int(i): int(n) for i, n in zip(ids, counts, strict=True)}
-            items.append(Slice(z, f"label/{name}", tuple(real), tuple(fake), histogram))
-        cases.append(Case(f"sub-{p:02d}", f"sub-{p:02d}", "test", windows, tuple(items)))
-    provenance = {"kind": "results", "name": root.name, "method": "toy", "split": "test"}
-    Manifest(toy_spec(channels), tuple(cases), provenance).save(root)
-    return root
