@@ -193,7 +193,8 @@ def inspect_case(source: CaseSource, channels: tuple[str, ...], o: PrepareOption
     """Read every file of a case once; all faults are collected."""
     facts = Facts()
     volumes: dict[str, Volume] = {}
-    for role, path in source.files(channels).items():
+    paths = source.files(channels)
+    for role, path in paths.items():
         try:
             volumes[role] = read_volume(path)
             facts.hashes[role] = file_sha256(path)
@@ -209,7 +210,11 @@ def inspect_case(source: CaseSource, channels: tuple[str, ...], o: PrepareOption
         volumes = _builtin(source, channels)
     reference = volumes[channels[0]]
     for role, volume in volumes.items():
-        _compare_grids(source, role, volume, reference, role in channels, o, facts)
+        own_grid_allowed = role in channels and o.format == "bids"
+        if own_grid_allowed and not _same_grid(volume, reference):
+            facts.notes.append(f"{source.id}: {role} has its own grid, resampled to that of {channels[0]}")
+        elif not own_grid_allowed:
+            _compare_grids(paths.get(role, Path(role)), volume, reference, o.affine, facts)
     facts.looks_ct = [_looks_ct(name, volumes[name].data) for name in channels]
     if "label" in volumes:
         ids, counts = np.unique(np.asarray(volumes["label"].data), return_counts=True)
@@ -230,34 +235,22 @@ def _looks_ct(channel: str, data: NDArray) -> bool:
     return channel.upper() == "CT" or (data.dtype.kind == "i" and float(data.min()) <= -900)
 
 
-def _compare_grids(
-    source: CaseSource, role: str, volume: Volume, reference: Volume, is_image: bool, o: PrepareOptions, facts: Facts
-) -> None:
-    """Label maps must lie on the first channel's grid; further BIDS channels may have their own and are resampled."""
-    same_shape = volume.data.shape == reference.data.shape
-    distance = float(np.abs(volume.affine - reference.affine).max())
-    if same_shape and distance <= AFFINE_TOLERANCE:
-        return
-    if is_image and o.format == "bids":
-        facts.notes.append(f"{source.id}: {role} has a grid of its own and is resampled to that of the first modality")
-        return
-    name = source.files([*_roles(source, o)]).get(role, role) if source.images else role
-    if not same_shape:
-        facts.faults.append(f"{name}: shape {volume.data.shape}, the image has {reference.data.shape}")
-    elif o.affine == "warn":
-        facts.notes.append(f"warning: {name}: affine differs by {distance:.4g} from the image's, the image's is used")
-    else:
-        rows = [
-            np.array2string(a[:3].round(4), separator=", ").replace("\n", "") for a in (volume.affine, reference.affine)
-        ]
-        facts.faults.append(
-            f"{name}: affine differs by {distance:.4g} from the image's ({rows[0]} and {rows[1]}); "
-            "--affine warn accepts it"
-        )
+def _same_grid(volume: Volume, reference: Volume) -> bool:
+    distance = np.abs(volume.affine - reference.affine).max()
+    return volume.data.shape == reference.data.shape and bool(distance <= AFFINE_TOLERANCE)
 
 
-def _roles(source: CaseSource, o: PrepareOptions) -> list[str]:
-    return [f"channel {i}" for i in range(len(source.images))]
+def _compare_grids(path: Path, volume: Volume, reference: Volume, on_affine: str, facts: Facts) -> None:
+    """A volume that must lie on the first channel's grid: other shapes are faults, other affines as the user says."""
+    if volume.data.shape != reference.data.shape:
+        facts.faults.append(f"{path}: shape {volume.data.shape}, the image has {reference.data.shape}")
+    elif not _same_grid(volume, reference):
+        both = [np.array2string(v.affine[:3].round(4), separator=", ").replace("\n", "") for v in (volume, reference)]
+        line = f"{path}: affine differs by {np.abs(volume.affine - reference.affine).max():.4g} from the image's"
+        if on_affine == "warn":
+            facts.notes.append(f"warning: {line}, which is used")
+        else:
+            facts.faults.append(f"{line} ({both[0]} and {both[1]}); --affine warn accepts it")
 
 
 def _builtin(source: CaseSource, channels: tuple[str, ...]) -> dict[str, Volume]:
@@ -493,7 +486,7 @@ def prepare(o: PrepareOptions) -> Manifest | None:
         return None
     assert o.out is not None
     splits = _splits(o, found.cases)
-    identity = _identity(o, found, all_facts, splits)
+    identity = _identity(o, found, all_facts, splits, plan.table)
     done = _claim_out(o.out, identity)
     if done is not None:
         print(f"{o.out}: already prepared with these options", flush=True)
@@ -554,13 +547,15 @@ def _splits(o: PrepareOptions, cases: list[CaseSource]) -> dict[str, Split]:
     return split_patients([case.patient for case in cases], o.split, o.seed, val, test)
 
 
-def _identity(o: PrepareOptions, found: Found, all_facts: list[Facts], splits: dict[str, Split]) -> dict[str, Any]:
-    """What the output depends on: options without paths and workers, hashes of all sources."""
+def _identity(
+    o: PrepareOptions, found: Found, all_facts: list[Facts], splits: dict[str, Split], table: LabelTable
+) -> dict[str, Any]:
+    """What the output depends on: options without paths and workers, hashes of all sources, splits and label table."""
     options = {key: value for key, value in asdict(o).items() if not isinstance(value, Path)}
     for key in ("images", "labels", "workers", "check", "dry_run"):
         options.pop(key, None)
     sources = {case.id: facts.hashes for case, facts in zip(found.cases, all_facts, strict=True)}
-    digest = hashlib.sha256(json.dumps([options, sources, splits], sort_keys=True).encode()).hexdigest()
+    digest = hashlib.sha256(json.dumps([options, sources, splits, asdict(table)], sort_keys=True).encode()).hexdigest()
     return {"options": json.loads(json.dumps(options)), "digest": digest}
 
 

@@ -7,6 +7,7 @@ import time
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import asdict, dataclass, field
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -230,7 +231,8 @@ class Run:
         }
         self.log.record(record)
         losses = "  ".join(f"{name} {value:.4g}" for name, value in means.items())
-        self.log.say(f"{self.state.images_seen:>10,}/{self.total:,} images  {speed:.1f}/s  {losses}")
+        left = timedelta(seconds=round((self.total - self.state.images_seen) / speed))
+        self.log.say(f"{self.state.images_seen:>10,}/{self.total:,} images  {speed:.1f}/s  {left} left  {losses}")
         self.meter = Meter()
 
     def maybe_preview(self) -> None:

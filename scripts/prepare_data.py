@@ -26,6 +26,9 @@ def main() -> int:
     except (ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+    except KeyboardInterrupt:
+        print("interrupted; the same command goes on where it stopped", file=sys.stderr)
+        return 130
     if manifest is not None:
         print(summary(manifest))
         print(f"prepared: {options.out}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 from pathlib import Path
 
 import pytest
@@ -45,3 +46,17 @@ def test_only_one_place_reads_pickles() -> None:
         if "torch.load(" in text and "tests" not in file.parts:
             assert file.name in ("checkpoint.py", "weights.py"), file
             assert text.count("torch.load(") == text.count("weights_only=True)"), file
+
+
+def test_no_path_of_anybodys_machine_is_written_down() -> None:
+    """The predecessor had private paths in nine files."""
+    private = re.compile(r"/(home|Users|misc|mnt|scratch|work)/[a-z]")
+    for file in [
+        *ROOT.glob("*.py"),
+        *ROOT.glob("*/**/*.py"),
+        *ROOT.glob("docs/*.md"),
+        ROOT / "README.md",
+        ROOT / "batch.sh",
+    ]:
+        if ".venv" not in file.parts and file.name != "test_layering.py":
+            assert not private.search(file.read_text()), file

@@ -163,7 +163,7 @@ def test_raw_heads_ask_for_a_brain_mask_and_run_with_one(
         save_nifti(tmp_path / "masks" / name, mask.astype(np.uint8), t1.affine)
     manifest = prepare(PrepareOptions(**base, brain_masks=tmp_path / "masks", out=tmp_path / "out"))  # type: ignore[arg-type]
     assert manifest is not None
-    assert "FLAIR has a grid of its own" in capsys.readouterr().out
+    assert "FLAIR has its own grid" in capsys.readouterr().out
     assert len(manifest.cases) == 5
     for patient in ("sub-L01", "sub-L12"):  # two sessions each
         assert len({case.split for case in manifest.cases if case.patient == patient}) == 1

@@ -220,6 +220,9 @@ def test_unknown_labels_are_listed_with_their_voxels(source: Path, tmp_path: Pat
         prepare(options(source, tmp_path / "out", label_map=table))
     manifest = prepare(options(source, tmp_path / "out", label_map=table, unknown_labels="background"))
     assert manifest is not None
+    table.write_text(json.dumps({"soft": [7], "white": 21}))
+    with pytest.raises(ValueError, match="other options or sources"):  # the table's content counts, not its name
+        prepare(options(source, tmp_path / "out", label_map=table, unknown_labels="background"))
     assert [(label.name, label.source) for label in manifest.spec.labels] == [
         ("background", (0,)),
         ("soft", (7, 14)),
@@ -364,7 +367,7 @@ def test_bids_modalities_with_their_own_grids(tmp_path: Path, capsys: pytest.Cap
     )  # fmt: skip
     manifest = prepare(o)
     assert manifest is not None
-    assert "FLAIR has a grid of its own" in capsys.readouterr().out
+    assert "FLAIR has its own grid" in capsys.readouterr().out
     case = next(case for case in manifest.cases if case.id == "sub-01")
     item = case.slices[len(case.slices) // 2]
     t1, flair = (case.windows[0].decode(read_png(tmp_path / "out" / path)) for path in item.images)
