@@ -18,7 +18,7 @@ demo: $(STAMP)  ## prepare, train, test and compare on embedded data; ends with 
 	@$(PY) scripts/demo.py
 
 test: $(STAMP)  ## all tests, on as many cores as there are
-	@$(PY) -m pytest -n auto --dist loadfile
+	@OMP_NUM_THREADS=1 $(PY) -m pytest -n auto --dist loadfile
 
 lint: $(STAMP)  ## style and types
 	@$(VENV)/bin/ruff check .

@@ -178,21 +178,22 @@ def small_preset() -> Config:
 
 
 def demo_preset() -> Config:
-    """Minutes on two CPU cores."""
+    """Minutes on two CPU cores; momentum and two images a step reach a picture sooner than the published setting."""
     return replace(
         oasis_preset(),
         preset="demo",
-        batch_size=4,
-        num_epochs=30,
+        batch_size=2,
+        num_epochs=32,
         lr_g=4e-4,
-        lr_d=4e-4,
+        lr_d=1e-3,
+        beta1=0.5,
         freq_print=200,
-        freq_preview=1000,
-        freq_fid=1500,
-        freq_save_latest=1500,
+        freq_preview=1200,
+        freq_fid=1200,
+        freq_save_latest=1200,
         eval_slices=16,
         oasis=OasisConfig(
-            channels_G=16, channels_D=24, spade_hidden=32, z_dim=8, param_free_norm="instance", ema_decay=0.995
+            channels_G=16, channels_D=16, spade_hidden=16, z_dim=8, param_free_norm="instance", ema_decay=0.99
         ),
     )
 

@@ -14,12 +14,11 @@ from dataloaders.folder import load_manifest
 from dataloaders.manifest import FILE_NAME, Manifest
 from engine import device
 from engine.checkpoint import load_weights, weights_path
+from engine.command import exit_code
 from engine.files import write_text
 from engine.results import ResultsWriter, synthesize_split
 from engine.run import weights_folder
 from engine.runlog import JSONL
-from engine.signals import EXIT_USAGE, EXIT_WEIGHTS_MISSING
-from engine.weights import MissingWeights
 from evaluation import check_metrics, evaluate_results, format_table
 from models import build_method
 from spec import DataSpec
@@ -105,16 +104,9 @@ def _shareable(config: dict[str, Any]) -> dict[str, Any]:
 
 def main() -> int:
     """Command line."""
-    try:
-        print(f"results: {test(parse_test())}")
-    except MissingWeights as error:
-        print(f"error: {error}", file=sys.stderr)
-        return EXIT_WEIGHTS_MISSING
-    except (ValueError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return EXIT_USAGE
+    print(f"results: {test(parse_test())}")
     return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(exit_code(main))

@@ -8,9 +8,8 @@ from config import Config, parse_train
 from dataloaders.dataset import SliceDataset, SliceLoader
 from dataloaders.folder import load_manifest
 from dataloaders.manifest import Manifest
+from engine.command import exit_code
 from engine.run import Run, TrainingState, only_trains
-from engine.signals import EXIT_USAGE, EXIT_WEIGHTS_MISSING
-from engine.weights import MissingWeights
 from models import build_method
 
 
@@ -61,17 +60,5 @@ def train(config: Config) -> int:
     return run.finish()
 
 
-def main() -> int:
-    """Command line."""
-    try:
-        return train(parse_train())
-    except MissingWeights as error:
-        print(f"error: {error}", file=sys.stderr)
-        return EXIT_WEIGHTS_MISSING
-    except (ValueError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return EXIT_USAGE
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(exit_code(lambda: train(parse_train())))

@@ -9,9 +9,10 @@ from types import FrameType
 EXIT_USAGE = 2
 EXIT_WEIGHTS_MISSING = 3
 EXIT_DIVERGED = 4
+EXIT_INTERRUPTED = 130
 EXIT_TIME_LIMIT = 85  # resumable; batch.sh requeues the job
 
-_EXIT_CODES = {signal.SIGUSR2: EXIT_TIME_LIMIT, signal.SIGTERM: 143, signal.SIGINT: 130}
+_EXIT_CODES = {signal.SIGUSR2: EXIT_TIME_LIMIT, signal.SIGTERM: 143, signal.SIGINT: EXIT_INTERRUPTED}
 
 
 class StopRequest:

@@ -11,6 +11,7 @@ import tyro
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from engine.command import exit_code
 from evaluation.compare import load_entrants
 from evaluation.report import write_report
 
@@ -27,19 +28,20 @@ class CompareOptions:
     """Folder with pretrained weights, for results that were not evaluated yet."""
 
 
-def main() -> int:
-    """Exit codes: 0 fine, 2 bad options or folders that cannot be compared."""
+def run() -> int:
+    """The command."""
     options = tyro.cli(CompareOptions, description=CompareOptions.__doc__)
     if len(options.results) < 1:
         print("error: name at least one results folder", file=sys.stderr)
         return 2
-    try:
-        path = write_report(load_entrants(list(options.results), options.weights), options.out)
-    except (ValueError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    path = write_report(load_entrants(list(options.results), options.weights), options.out)
     print(f"report: {path.resolve()}")
     return 0
+
+
+def main() -> int:
+    """Exit codes: 0 fine, 2 bad options or folders that cannot be compared."""
+    return exit_code(run)
 
 
 if __name__ == "__main__":

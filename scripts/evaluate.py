@@ -12,8 +12,7 @@ import tyro
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from engine.signals import EXIT_USAGE, EXIT_WEIGHTS_MISSING
-from engine.weights import MissingWeights
+from engine.command import exit_code
 from evaluation import evaluate_results, format_table
 from evaluation.folders import folders_manifest
 from evaluation.results import evaluate_manifest
@@ -58,19 +57,17 @@ def evaluate(options: EvaluateOptions) -> dict[str, Any]:
     return evaluate_manifest(manifest, options.out, *arguments)
 
 
-def main() -> int:
-    """Exit codes: 0 fine, 2 bad options or files, 3 weights of a named metric are missing."""
+def run() -> int:
+    """The command."""
     options = tyro.cli(EvaluateOptions, description=EvaluateOptions.__doc__)
-    try:
-        result = evaluate(options)
-    except MissingWeights as error:
-        print(f"error: {error}", file=sys.stderr)
-        return EXIT_WEIGHTS_MISSING
-    except (ValueError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return EXIT_USAGE
+    result = evaluate(options)
     print(json.dumps(result, indent=1) if options.json else format_table(result))
     return 0
+
+
+def main() -> int:
+    """Exit codes: 0 fine, 2 bad options or files, 3 weights of a named metric are missing."""
+    return exit_code(run)
 
 
 if __name__ == "__main__":

@@ -11,24 +11,19 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from dataloaders.check import check_folder
 from dataloaders.prepare import DataFaults, PrepareOptions, prepare, summary
+from engine.command import exit_code
 
 
 def main() -> int:
     """Exit codes: 0 fine, 1 faults in the data, 2 bad options."""
     options = tyro.cli(PrepareOptions, description=PrepareOptions.__doc__)
+    if options.check is not None:
+        return report_check(options.check, options.workers)
     try:
-        if options.check is not None:
-            return report_check(options.check, options.workers)
         manifest = prepare(options)
     except DataFaults as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
-    except (ValueError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("interrupted; the same command goes on where it stopped", file=sys.stderr)
-        return 130
     if manifest is not None:
         print(summary(manifest))
         print(f"prepared: {options.out}")
@@ -45,4 +40,4 @@ def report_check(folder: Path, workers: int) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(exit_code(main))
