@@ -183,7 +183,7 @@ def demo_preset() -> Config:
         oasis_preset(),
         preset="demo",
         batch_size=2,
-        num_epochs=32,
+        num_epochs=26,
         lr_g=4e-4,
         lr_d=1e-3,
         beta1=0.5,

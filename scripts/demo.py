@@ -27,8 +27,8 @@ class DemoOptions:
 
     out: Path = Path("demo")
     """Folder for data, runs, results and the report."""
-    num_epochs: int = 32
-    """Training passes of the GAN over the 75 slices; 32 take about five minutes on two cores."""
+    num_epochs: int = 26
+    """Training passes of the GAN over the 75 slices; 26 take about five minutes on two cores."""
 
 
 @dataclass(frozen=True)
