@@ -1,4 +1,4 @@
-"""Finding the scans of a data set: which files make a case. Looks at names only; files are read by `prepare`."""
+"""Finding the scans of a data set: which files make a case. Looks at names only; the files are read later."""
 
 from __future__ import annotations
 
@@ -8,7 +8,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from dataloaders.nifti import SUFFIXES, stem
+import numpy as np
+
+from dataloaders.nifti import SUFFIXES, Volume, stem
 from engine.files import check_name, read_json
 
 
@@ -252,3 +254,19 @@ def _marked(files: Sequence[Path], ending: str, faults: list[str]) -> dict[str, 
 def find_mni152() -> Found:
     """The ICBM152 2009 T1 template with its tissue maps, embedded in nilearn."""
     return Found(cases=[CaseSource("mni152", "mni152", builtin="mni152")], channels=("T1w",))
+
+
+def embedded_volumes(channels: Sequence[str]) -> dict[str, Volume]:
+    """The MNI152 template at 1 mm (0..255), with labels 1 CSF, 2 grey, 3 white matter from its tissue maps."""
+    from nilearn import datasets  # slow to import, and only this format needs it
+
+    template = datasets.load_mni152_template(resolution=1)
+    grey, white = (
+        f(resolution=1).get_fdata() for f in (datasets.load_mni152_gm_template, datasets.load_mni152_wm_template)
+    )
+    brain = datasets.load_mni152_brain_mask(resolution=1).get_fdata() > 0
+    maps = np.stack([np.clip(1 - grey - white, 0, 1), grey, white])
+    label = np.where(brain, maps.argmax(0) + 1, 0).astype(np.int32)
+    image = (template.get_fdata() * 255).astype(np.float32)
+    affine = np.asarray(template.affine, np.float64)
+    return {channels[0]: Volume(image, affine), "label": Volume(label, affine)}

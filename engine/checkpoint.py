@@ -39,6 +39,11 @@ def list_states(folder: Path) -> list[Path]:
     return sorted(path for path in folder.glob("state-*.pt") if re.fullmatch(r"state-\d{10}\.pt", path.name))
 
 
+def has_work(folder: Path) -> bool:
+    """Whether a run has saved anything there."""
+    return any(folder.glob("state-*.pt")) or any(folder.glob("weights-*.safetensors"))
+
+
 def save_state(folder: Path, images: int, state: dict[str, Any], keep: int = KEEP_STATES) -> Path:
     """Write a state atomically, then drop the oldest beyond `keep`. OSError where the disk has no room.
 

@@ -107,7 +107,8 @@ class Run:
         new = {"config": options.to_dict(self.config), "data": fingerprint(self.config.dataroot)}
         path = self.folder / "config.json"
         if path.is_file():
-            self._refuse_other_run(read_json(path), new)
+            if checkpoint.has_work(self.folder):  # a start that failed before it saved anything binds nobody
+                self._refuse_other_run(read_json(path), new)
         elif self.folder.is_dir() and any(self.folder.iterdir()):
             raise ValueError(f"{self.folder} exists and is not a run folder; choose another --name")
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -148,6 +149,7 @@ class Run:
         """Restore the newest readable state, or the one asked for by --which_iter; none means a fresh start."""
         state = self._read_state()
         if state is None:
+            self.log.rewind(0)  # lines of a start that was killed before its first save
             sizes = [f"{n} {sum(p.numel() for p in net.parameters()):,}" for n, net in self.method.networks().items()]
             self.log.say(
                 f"{self.config.name}: new run on {self.device}; " + ("parameters: " + ", ".join(sizes) if sizes else "")

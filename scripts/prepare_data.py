@@ -10,7 +10,8 @@ import tyro
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from dataloaders.check import check_folder
-from dataloaders.prepare import DataFaults, PrepareOptions, prepare, summary
+from dataloaders.prepare import DataFaults, prepare, summary
+from dataloaders.prepare_options import PrepareOptions
 from engine.command import exit_code
 
 

@@ -20,6 +20,7 @@ import numpy as np
 import pytest
 
 from dataloaders.manifest import Manifest
+from dataloaders.png import write_png
 from engine.checkpoint import list_states
 from engine.runlog import read_log
 from tests.toy import phantom, save_nifti
@@ -154,6 +155,16 @@ def test_names_are_not_reused_silently(home: Path, trained: Path) -> None:
     (home / "runs" / "thesis" / "chapter1.tex").write_text("mine")
     assert "not a run folder" in call(*train(home, "thesis"), code=2).stderr
     assert "not allowed" in call(*train(home, "../elsewhere"), code=2).stderr
+
+
+def test_a_start_that_failed_binds_nobody(home: Path, tmp_path: Path) -> None:
+    runs = ["--name", "fails", "--checkpoints_dir", tmp_path]
+    (tmp_path / "data" / "val" / "images").mkdir(parents=True)
+    for split in ("val", "test"):  # no training split
+        for kind in ("images", "labels"):
+            write_png(tmp_path / "data" / split / kind / "a.png", np.arange(1024, dtype=np.uint8).reshape(32, 32) % 3)
+    assert "the split 'train' has no slices" in call("train.py", *runs, "--dataroot", tmp_path / "data", code=2).stderr
+    call("train.py", *runs, "--dataroot", home / "data", "--model", "gmm", "--gpu_ids", "-1")
 
 
 def test_a_diverging_run_stops_and_keeps_its_weights(home: Path) -> None:

@@ -15,7 +15,8 @@ from dataloaders.check import check_folder
 from dataloaders.manifest import Manifest
 from dataloaders.nifti import read_volume
 from dataloaders.png import read_png
-from dataloaders.prepare import DataFaults, PrepareOptions, prepare
+from dataloaders.prepare import DataFaults, prepare
+from dataloaders.prepare_options import PrepareOptions
 from tests.test_end_to_end import ENVIRONMENT, ROOT, TINY
 from tests.toy import save_nifti
 

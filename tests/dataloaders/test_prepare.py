@@ -13,7 +13,8 @@ from dataloaders.check import check_folder
 from dataloaders.geometry import stitch
 from dataloaders.nifti import read_volume
 from dataloaders.png import read_png, write_png
-from dataloaders.prepare import DataFaults, PrepareOptions, prepare
+from dataloaders.prepare import DataFaults, prepare
+from dataloaders.prepare_options import PrepareOptions
 from dataloaders.splits import split_patients, split_slices
 from tests.toy import phantom, save_nifti
 

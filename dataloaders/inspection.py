@@ -1,0 +1,91 @@
+"""First pass over the sources: read every file once, collect every fault, write nothing."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dataloaders import geometry, tissue
+from dataloaders.nifti import Volume, VolumeError, file_sha256, read_volume, whole_numbers
+from dataloaders.prepare_options import PrepareOptions
+from dataloaders.sources import CaseSource, embedded_volumes
+
+AFFINE_TOLERANCE = 1e-3
+
+
+@dataclass
+class Facts:
+    """What inspecting one case found."""
+
+    faults: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    hashes: dict[str, str] = field(default_factory=dict)
+    label_counts: dict[int, int] = field(default_factory=dict)
+    looks_ct: list[bool] = field(default_factory=list)
+
+
+def inspect_case(source: CaseSource, channels: tuple[str, ...], o: PrepareOptions) -> Facts:
+    """Read every file of a case once; all faults are collected."""
+    facts = Facts()
+    volumes: dict[str, Volume] = {}
+    paths = source.files(channels)
+    for role, path in paths.items():
+        try:
+            volumes[role] = read_volume(path)
+            facts.hashes[role] = file_sha256(path)
+            if role not in channels:
+                whole_numbers(path, volumes[role].data)
+            elif volumes[role].data.min() == volumes[role].data.max():
+                raise VolumeError(f"{path}: constant image, every voxel is {volumes[role].data.flat[0]:g}")
+        except VolumeError as error:
+            facts.faults.append(str(error))
+    if facts.faults:
+        return facts
+    if source.builtin:
+        volumes = embedded_volumes(channels)
+    reference = volumes[channels[0]]
+    for role, volume in volumes.items():
+        own_grid_allowed = role in channels and o.format == "bids"
+        if own_grid_allowed and not _same_grid(volume, reference):
+            facts.notes.append(f"{source.id}: {role} has its own grid, resampled to that of {channels[0]}")
+        elif not own_grid_allowed:
+            _compare_grids(paths.get(role, Path(role)), volume, reference, o.affine, facts)
+    facts.looks_ct = [_looks_ct(name, volumes[name].data) for name in channels]
+    if "label" in volumes:
+        ids, counts = np.unique(np.asarray(volumes["label"].data), return_counts=True)
+        facts.label_counts = {int(i): int(n) for i, n in zip(ids, counts, strict=True)}
+        if set(facts.label_counts) == {0}:
+            facts.faults.append(f"{source.label}: the label map is empty, every voxel is 0")
+    elif o.tissue == "none":
+        facts.faults.append(f"case {source.id}: no label map; give one or let --tissue hmrf or hu make it")
+    elif o.tissue == "hmrf" and "brain" not in volumes:
+        try:
+            tissue.brain_mask(reference.data, geometry.spacing(reference.affine))
+        except tissue.TissueError as error:
+            facts.faults.append(f"{source.images[0]}: {error}")
+    return facts
+
+
+def _looks_ct(channel: str, data: NDArray) -> bool:
+    return channel.upper() == "CT" or (data.dtype.kind == "i" and float(data.min()) <= -900)
+
+
+def _same_grid(volume: Volume, reference: Volume) -> bool:
+    distance = np.abs(volume.affine - reference.affine).max()
+    return volume.data.shape == reference.data.shape and bool(distance <= AFFINE_TOLERANCE)
+
+
+def _compare_grids(path: Path, volume: Volume, reference: Volume, on_affine: str, facts: Facts) -> None:
+    """A volume that must lie on the first channel's grid: other shapes are faults, other affines as the user says."""
+    if volume.data.shape != reference.data.shape:
+        facts.faults.append(f"{path}: shape {volume.data.shape}, the image has {reference.data.shape}")
+    elif not _same_grid(volume, reference):
+        both = [np.array2string(v.affine[:3].round(4), separator=", ").replace("\n", "") for v in (volume, reference)]
+        line = f"{path}: affine differs by {np.abs(volume.affine - reference.affine).max():.4g} from the image's"
+        if on_affine == "warn":
+            facts.notes.append(f"warning: {line}, which is used")
+        else:
+            facts.faults.append(f"{line} ({both[0]} and {both[1]}); --affine warn accepts it")

@@ -1,0 +1,136 @@
+"""Options of scripts/prepare_data.py, and what is allowed."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from dataloaders.intensity import Window
+from spec import Axis
+
+SIZE_STEP = 32  # the networks halve a slice up to five times
+Format = Literal["pairs", "nnunet", "synthrad2023", "bids", "mni152"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class PrepareOptions:
+    """Turn 3-D scans and label maps into the slices that train.py and test.py read."""
+
+    format: Format | None = None
+    """Layout of the source data."""
+    source: Path | None = None
+    """Folder of the source data (nnunet, synthrad2023, bids)."""
+    out: Path | None = None
+    """Folder to write; resumes what was interrupted there."""
+    check: Path | None = None
+    """Only check a folder that was prepared before: every byte, all faults listed, exit code 1 if there are any."""
+    dry_run: bool = False
+    """Only inspect the sources."""
+
+    images: str | None = None
+    """pairs: folder or quoted glob of images."""
+    labels: str | None = None
+    """pairs: folder or quoted glob of label maps; synthrad2023: folder of label maps by case."""
+    channel: str = "image"
+    """pairs: name of the image channel, e.g. CT or T1w; CT selects the CT window."""
+    case_regex: str | None = None
+    """pairs: regular expression whose first group is the case id within a file's stem."""
+    patient_regex: str | None = None
+    """Regular expression whose first group is the patient within a case id (repeat scans of one patient)."""
+    image_channels: tuple[int, ...] = ()
+    """nnunet: channels to use as images; all by default."""
+    label_channel: int | None = None
+    """nnunet: channel of imagesTr that holds the label map (AutoPET with organ labels: 2)."""
+    image: Literal["mr", "ct", "both"] = "mr"
+    """synthrad2023: which scans become the image channels."""
+    modalities: tuple[str, ...] = ()
+    """bids: modalities in channel order; those that every subject has by default."""
+    brain_masks: Path | None = None
+    """bids: folder with *_desc-brain_mask.nii.gz, for tissue classification of whole heads."""
+    lesions: bool = True
+    """bids: a *_label-lesion_mask becomes one more class."""
+    tissue: Literal["none", "hmrf", "hu"] = "none"
+    """Make label maps: hmrf = CSF/GM/WM from the first channel (T1w); hu = gas, fat, soft tissue, bone from CT."""
+
+    axis: Axis = "axial"
+    """Slicing direction."""
+    size: tuple[int, ...] = (256,)
+    """Slice size in pixels, one number or height and width, multiples of 32; slices are padded or cropped to it."""
+    spacing: tuple[float, ...] = ()
+    """Resample to this voxel size in mm: one number, or three for right-left, front-back, head-foot."""
+    window: tuple[str, ...] = ("auto",)
+    """Intensity window per channel (or one for all): ct, mr, auto, or LOW,HIGH in source units."""
+    clean: Literal["auto", "body", "none"] = "auto"
+    """Remove what is not body (table, tubes), keeping lungs and gas; auto does so for CT."""
+    split_background: bool = False
+    """Split label 0 into background (air) and body_unlabelled."""
+    label_map: Path | None = None
+    """Table of source ids and class names (.json, .csv, .tsv); ids that share a name are fused."""
+    unknown_labels: Literal["refuse", "background"] = "refuse"
+    """What to do with ids that the table does not list."""
+    min_foreground: float = 0.01
+    """Keep slices of which at least this fraction of pixels is labelled."""
+    affine: Literal["refuse", "warn"] = "refuse"
+    """What to do when image and label map differ in their affines by more than 0.001."""
+
+    split: tuple[float, float, float] = (0.8, 0.1, 0.1)
+    """Fractions of patients for training, validation and test."""
+    split_by: Literal["patient", "slices"] | None = None
+    """patient, or slices: held-out blocks of slices within each case, for a single patient (default of mni152)."""
+    guard: int = 3
+    """With --split_by slices: drop this many slices around held-out blocks."""
+    val_patients: tuple[str, ...] = ()
+    """Patients to validate on, instead of fractions."""
+    test_patients: tuple[str, ...] = ()
+    """Patients to test on, instead of fractions."""
+    split_file: Path | None = None
+    """JSON file {"train": [...], "val": [...], "test": [...]} of patients, instead of fractions."""
+    seed: int = 42
+    """Seed of the split."""
+    workers: int = 0
+    """Processes; 0 for one per core. Does not change the result."""
+
+    @property
+    def slice_size(self) -> tuple[int, int]:
+        """(H, W)."""
+        return (self.size[0], self.size[-1])
+
+    @property
+    def by_slices(self) -> bool:
+        """Whether blocks of slices are split rather than patients."""
+        return (self.split_by or ("slices" if self.format == "mni152" else "patient")) == "slices"
+
+
+def check_options(o: PrepareOptions) -> None:
+    """Raise ValueError naming the flag, the value and what is allowed."""
+    if o.format is None or (o.out is None and not o.dry_run):
+        raise ValueError("give --format and --out (or --check DIR to check a prepared folder)")
+    if o.format == "pairs" and o.images is None:
+        raise ValueError("--format pairs needs --images and --labels")
+    if o.format in ("nnunet", "synthrad2023", "bids"):
+        if o.source is None:
+            raise ValueError(f"--format {o.format} needs --source")
+        if not o.source.is_dir():
+            raise ValueError(f"--source {o.source}: no such folder")
+    if len(o.size) > 2 or any(n < SIZE_STEP or n % SIZE_STEP for n in o.size):
+        raise ValueError(f"--size {' '.join(map(str, o.size))}: one or two multiples of {SIZE_STEP}")
+    if len(o.spacing) not in (0, 1, 3) or any(not 0 < mm < 100 for mm in o.spacing):
+        raise ValueError(f"--spacing {' '.join(map(str, o.spacing))}: one or three lengths in mm, above 0")
+    if min(o.split) < 0 or sum(o.split) <= 0:
+        raise ValueError(f"--split {o.split}: three fractions, not negative, not all 0")
+    if not 0 <= o.min_foreground <= 1:
+        raise ValueError(f"--min_foreground {o.min_foreground}: must be in [0, 1]")
+    for text in o.window:
+        parse_window(text)
+
+
+def parse_window(text: str) -> Window | str:
+    """`ct`, `mr` and `auto` as they are; `LOW,HIGH` as a Window."""
+    if text in ("ct", "mr", "auto"):
+        return text
+    try:
+        low, high = (float(part) for part in text.split(","))
+        return Window(low, high)
+    except ValueError:
+        raise ValueError(f"--window {text}: must be ct, mr, auto or LOW,HIGH with LOW < HIGH") from None

@@ -1,0 +1,192 @@
+"""Second pass, one case at a time: volumes onto one grid, labels, cleaning, windows, slices on disk."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dataloaders import cleaning, geometry, tissue
+from dataloaders.intensity import Window
+from dataloaders.labels import LabelTable
+from dataloaders.manifest import Case, Geometry, Slice, Split, slice_name
+from dataloaders.nifti import read_volume
+from dataloaders.png import write_png
+from dataloaders.prepare_options import PrepareOptions, parse_window
+from dataloaders.sources import CaseSource, embedded_volumes
+from dataloaders.splits import split_slices
+
+CT_WINDOW = Window(-1024.0, 3071.0)  # 12 bits, the range of clinical scanners
+MR_PERCENTILES = (0.1, 99.9)
+AIR_HU = -1024.0
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Everything a worker needs to know besides its case."""
+
+    options: PrepareOptions
+    channels: tuple[str, ...]
+    ct: tuple[bool, ...]
+    table: LabelTable
+    out: Path
+
+
+def process_case(source: CaseSource, split: Split | None, hashes: dict[str, str], plan: Plan) -> list[dict[str, Any]]:
+    """Write the slices of one case; returns manifest cases as plain dicts (several when slices are split)."""
+    o = plan.options
+    images, roles, source_grid, affine = _load(source, plan)
+    label = _labels(source, images, roles, affine, plan)
+    images, label = _clean(source, images, label, roles, affine, plan)
+    windows = tuple(_window(c, images[c], plan) for c in range(len(images)))
+    kept, crop, lost = _choose(label, o)
+    if lost > 0.001:
+        print(
+            f"{source.id}: {100 * lost:.1f} % of the labelled voxels lie outside the {o.slice_size} window", flush=True
+        )
+    grid_affine = tuple(tuple(float(v) for v in row) for row in affine)
+    place = Geometry(source_grid[1], source_grid[0], grid_affine, tuple(label.shape), crop)  # type: ignore[arg-type]
+    files = {role: {"file": path.name, "sha256": hashes[role]} for role, path in source.files(plan.channels).items()}
+    parts = {split: kept} if split is not None else _blocks(kept, o)
+    cases = []
+    for part, indices in parts.items():
+        name = source.id if split is not None else f"{source.id}_{part}"
+        slices = [_write_slice(name, part, i, images, label, windows, crop, plan) for i in indices]
+        cases.append(Case(name, source.patient, part, windows, tuple(slices), place, files))
+    return [asdict(case) for case in cases]
+
+
+def _load(
+    source: CaseSource, plan: Plan
+) -> tuple[list[NDArray], dict[str, NDArray], tuple[tuple[int, ...], tuple[tuple[float, ...], ...]], NDArray]:
+    """Images (float32) and integer maps on the case's final RAS grid; also the source grid and the final affine."""
+    o = plan.options
+    if source.builtin:
+        volumes = embedded_volumes(plan.channels)
+    else:
+        volumes = {role: read_volume(path) for role, path in source.files(plan.channels).items()}
+    first = volumes[plan.channels[0]]
+    source_grid = (first.data.shape, tuple(tuple(float(v) for v in row) for row in first.affine))
+    data, affine = geometry.to_ras(first.data, first.affine)
+    shape: tuple[int, ...] = data.shape
+    if o.spacing:
+        shape, affine = geometry.regrid(shape, affine, o.spacing * (3 if len(o.spacing) == 1 else 1))
+    moved: dict[str, NDArray] = {}
+    for role, volume in volumes.items():
+        is_image = role in plan.channels
+        # Masks lie on the first image's grid (inspected); with --affine warn that grid's affine is the one that holds.
+        own = volume.affine if is_image else first.affine
+        data, own = geometry.to_ras(volume.data, own)
+        fill = AIR_HU if is_image and plan.ct[plan.channels.index(role)] else 0.0
+        moved[role] = geometry.resample(data, own, shape, affine, labels=not is_image, fill=fill)
+    images = [moved[name].astype(np.float32) for name in plan.channels]
+    maps = {role: array.astype(np.int32) for role, array in moved.items() if role not in plan.channels}
+    return images, maps, source_grid, affine
+
+
+def _labels(
+    source: CaseSource, images: list[NDArray], maps: dict[str, NDArray], affine: NDArray, plan: Plan
+) -> NDArray:
+    """Class ids (I, J, K) uint16: the mapped label map, or tissue made from the images; lesions on top."""
+    o, table = plan.options, plan.table
+    lesion = maps["lesion"] > 0 if o.lesions and "lesion" in maps else None
+    spacing = geometry.spacing(affine)
+    if "label" in maps:
+        label = table.apply(maps["label"])
+    elif o.tissue == "hmrf":
+        brain = maps["brain"] > 0 if "brain" in maps else tissue.brain_mask(images[0], spacing)
+        label = table.apply(tissue.hmrf_tissue(images[0], brain, lesion).astype(np.int32))
+    else:
+        body = maps["body"] > 0 if "body" in maps else cleaning.body_mask(images[0], spacing, is_ct=True)
+        label = table.apply(tissue.hu_tissue(images[0], body).astype(np.int32))
+    if lesion is not None:
+        label[lesion] = next(item.id for item in table.labels if item.name == "lesion")
+    return label
+
+
+def _clean(
+    source: CaseSource, images: list[NDArray], label: NDArray, maps: dict[str, NDArray], affine: NDArray, plan: Plan
+) -> tuple[list[NDArray], NDArray]:
+    """Air outside the body in images that are cleaned; class `body_unlabelled` inside it where asked for."""
+    o = plan.options
+    wanted = [o.clean == "body" or (o.clean == "auto" and is_ct) for is_ct in plan.ct]
+    if not any(wanted) and not o.split_background:
+        return images, label
+    if "body" in maps:
+        body = (maps["body"] > 0) | (label > 0)
+    else:
+        first = plan.ct.index(True) if any(plan.ct) else 0
+        body = cleaning.body_mask(images[first], geometry.spacing(affine), plan.ct[first], label > 0)
+    cleaned = [
+        np.where(body, image, AIR_HU if is_ct else min(0.0, float(image.min()))) if want else image
+        for image, is_ct, want in zip(images, plan.ct, wanted, strict=True)
+    ]
+    if o.split_background:
+        unlabelled = next(item.id for item in plan.table.labels if item.name == "body_unlabelled")
+        label = np.where((label == 0) & body, np.uint16(unlabelled), label)
+    return [image.astype(np.float32) for image in cleaned], label
+
+
+def _window(channel: int, image: NDArray, plan: Plan) -> Window:
+    texts = plan.options.window
+    chosen = parse_window(texts[channel] if len(texts) > 1 else texts[0])
+    if isinstance(chosen, Window):
+        return chosen
+    if chosen == "ct" or (chosen == "auto" and plan.ct[channel]):
+        return CT_WINDOW
+    # The high end is taken from the foreground, so that the amount of air around the patient does not move it.
+    low = float(np.percentile(image, MR_PERCENTILES[0]))
+    high = float(np.percentile(image[image > image.mean()], MR_PERCENTILES[1]))
+    return Window(low, high)
+
+
+def _choose(label: NDArray, o: PrepareOptions) -> tuple[list[int], tuple[int, int], float]:
+    """Slices worth keeping, the crop that centres the labelled bounding box, and the labelled fraction it loses."""
+    count, *_ = geometry.plane_shape(label.shape, o.axis)
+    planes = [geometry.plane(label, o.axis, i) for i in range(count)]
+    shadow = np.any([p > 0 for p in planes], axis=0)
+    if not shadow.any():
+        return [], (0, 0), 0.0
+    box = [np.flatnonzero(shadow.any(axis=axis)) for axis in (1, 0)]
+    size = o.slice_size
+    crop = tuple(round((b[0] + b[-1] + 1 - s) / 2) for b, s in zip(box, size, strict=True))
+    crop = (crop[0], crop[1])
+    inside = [int((geometry.window_plane(p, crop, size, 0) > 0).sum()) for p in planes]
+    total = sum(int((p > 0).sum()) for p in planes)
+    kept = [i for i, n in enumerate(inside) if n >= max(1, o.min_foreground * size[0] * size[1])]
+    return kept, crop, 1 - sum(inside) / total
+
+
+def _blocks(kept: list[int], o: PrepareOptions) -> dict[Split, list[int]]:
+    split = split_slices(kept, o.split, o.guard)
+    parts: dict[Split, list[int]] = {}
+    for index, part in sorted(split.items()):
+        parts.setdefault(part, []).append(index)
+    return parts
+
+
+def _write_slice(
+    case: str,
+    split: Split,
+    index: int,
+    images: list[NDArray],
+    label: NDArray,
+    windows: tuple[Window, ...],
+    crop: tuple[int, int],
+    plan: Plan,
+) -> Slice:
+    o = plan.options
+    ids = geometry.window_plane(geometry.plane(label, o.axis, index), crop, o.slice_size, 0)
+    label_path = f"{split}/labels/{slice_name(case, index)}"
+    write_png(plan.out / label_path, ids.astype(np.uint8 if len(plan.table.labels) <= 256 else np.uint16))
+    paths = []
+    for c, (image, window) in enumerate(zip(images, windows, strict=True)):
+        pixels = geometry.window_plane(geometry.plane(image, o.axis, index), crop, o.slice_size, window.low)
+        paths.append(f"{split}/images/{slice_name(case, index, c)}")
+        write_png(plan.out / paths[-1], window.encode(pixels))
+    values, counts = np.unique(ids, return_counts=True)
+    histogram = {int(v): int(n) for v, n in zip(values, counts, strict=True)}
+    return Slice(index, label_path, tuple(paths), (), histogram)
