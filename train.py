@@ -36,12 +36,13 @@ def train(config: Config) -> int:
         run.log.say(f"{config.name}: already finished; raise --num_epochs to go on, or choose another --name")
         return 0
 
-    if not players:
+    if not players and not run.done:
         method.fit(batch.to(run.device) for batch in train_loader.once())
         state.images_seen = len(train_loader)
-        return run.finish()
 
     for batch in train_loader.endless(start=state.images_seen):
+        if run.done:
+            break  # enough images, or Slurm asked us to stop
         batch = batch.to(run.device)
         for name, player in players.items():
             if state.step % player.every == 0:
@@ -55,8 +56,6 @@ def train(config: Config) -> int:
         run.maybe_preview()
         run.maybe_evaluate()
         run.maybe_save()
-        if run.done:
-            break  # enough images, or Slurm asked us to stop
     return run.finish()
 
 

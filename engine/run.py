@@ -97,6 +97,7 @@ class Run:
         self.stop.install()
         self.meter = Meter()
         self.best = math.inf
+        self.finished = False
         self.ready_at = -1
         self.clock = time.perf_counter()
         torch.manual_seed(config.seed)  # initial weights; everything later draws from seeded streams of its own
@@ -159,7 +160,7 @@ class Run:
         for name, player in self.players.items():
             player.optimizer.load_state_dict(state["optimizers"][name])
         self.state.step, self.state.images_seen, self.state.previous = state["step"], state["images"], state["images"]
-        self.best = state["best"]
+        self.best, self.finished = state["best"], state["finished"]
         self.meter = Meter(**state["meter"])
         self.log.rewind(self.state.images_seen)
         self.log.say(f"{self.config.name}: resumed at {self.state.images_seen:,} of {self.total:,} images")
@@ -249,24 +250,26 @@ class Run:
 
     def maybe_save(self) -> None:
         """State every --freq_save_latest, weights for good every --freq_save_ckpt images; a full disk only warns."""
-        if self.state.crossed(self.config.freq_save_ckpt):
-            self._ready()
-            self._save_weights(str(self.state.images_seen))
-        if self.state.crossed(self.config.freq_save_latest):
-            try:
+        try:
+            if self.state.crossed(self.config.freq_save_ckpt):
+                self._ready()
+                self._save_weights(str(self.state.images_seen))
+            if self.state.crossed(self.config.freq_save_latest):
                 self.save()
-            except OSError as error:
-                self.log.say(f"warning: state not saved: {error}")
+        except OSError as error:
+            self.log.say(f"warning: not saved: {error}")
 
     def finish(self) -> int:
         """Save; after the last image also evaluate and preview. Returns the process's exit code."""
-        if self.stop.exit_code is not None:
+        if self.state.images_seen < self.total:
+            assert self.stop.exit_code is not None
             self.save()
             self.log.say(f"stopped at {self.state.images_seen:,} images, state saved; the same command resumes")
             self.log.close()
             return self.stop.exit_code
         self.preview()
         self.evaluate()
+        self.finished = True
         self.save()
         self.log.say(f"finished: {self.state.images_seen:,} images; {self.folder}")
         self.log.close()
@@ -275,7 +278,7 @@ class Run:
     @property
     def finished_before(self) -> bool:
         """Whether there was nothing left to do at the start."""
-        return self.state.images_seen >= self.total
+        return self.finished and self.state.images_seen >= self.total
 
     # -- saving, looking, judging ---------------------------------------------------------------------------------
 
@@ -291,6 +294,7 @@ class Run:
             "spec": self.data.spec.to_dict(),
             "step": self.state.step,
             "best": self.best,
+            "finished": self.finished,  # all images seen, and the last evaluation and preview made
             "meter": asdict(self.meter),
             "method": self.method.state_dict(),
             "optimizers": {name: player.optimizer.state_dict() for name, player in self.players.items()},

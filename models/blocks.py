@@ -101,11 +101,19 @@ class UpBlock(nn.Module):
         return F.interpolate(self.conv_s(x), scale_factor=2) + y
 
 
-def init_weights(net: nn.Module, gain: float = 0.02) -> None:
-    """Xavier-normal convolutions and zero biases, as published for OASIS and SPADE; in place."""
+INIT_GAIN = 0.02
+
+
+def init_weights(net: nn.Module, spectral_gain: float = INIT_GAIN) -> None:
+    """Xavier-normal convolutions with gain 0.02 and zero biases, as published for OASIS and SPADE; in place.
+
+    spectral_gain: gain of the convolutions behind spectral norm. Their scale cancels in the forward pass, but it sets
+    how far one step of Adam turns them.
+    """
     with torch.no_grad():
         for module in net.modules():
             if isinstance(module, nn.Conv2d):
+                gain = spectral_gain if hasattr(module, "parametrizations") else INIT_GAIN
                 nn.init.xavier_normal_(trainable_weight(module), gain=gain)
                 if module.bias is not None:
                     nn.init.zeros_(module.bias)

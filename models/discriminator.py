@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from models.blocks import DownBlock, UpBlock, init_weights
+from models.blocks import INIT_GAIN, DownBlock, UpBlock, init_weights
 from models.generator import check_size, halvings, num_upsamplings
 
 
@@ -16,7 +16,14 @@ class OasisDiscriminator(nn.Module):
     Six levels at 256² as published, one fewer for each halving of the size.
     """
 
-    def __init__(self, num_labels: int, in_channels: int, size: tuple[int, int], channels: int = 128) -> None:
+    def __init__(
+        self,
+        num_labels: int,
+        in_channels: int,
+        size: tuple[int, int],
+        channels: int = 128,
+        spectral_gain: float = INIT_GAIN,
+    ) -> None:
         super().__init__()
         check_size(size)
         levels = min(num_upsamplings(size) + 1, halvings(size[0]), halvings(size[1]))
@@ -30,7 +37,7 @@ class OasisDiscriminator(nn.Module):
         inputs = [widths[-1], *(2 * width for width in widths[-2::-1])]
         self.up = nn.ModuleList(UpBlock(fin, fout) for fin, fout in zip(inputs, outputs, strict=True))
         self.to_logits = nn.Conv2d(channels // 2, num_labels + 1, 1)
-        init_weights(self)
+        init_weights(self, spectral_gain)
 
     def forward(self, image: Tensor) -> Tensor:
         """image (B, C, H, W) in [-1, 1] -> logits (B, N+1, H, W); channel 0 is fake, channel y + 1 is label y."""

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from models.blocks import SpadeBlock, init_weights, leaky_relu
+from models.blocks import INIT_GAIN, SpadeBlock, init_weights, leaky_relu
 
 MIN_SIDE = 32  # sizes must be multiples of it
 START_SIDE = 8  # the coarsest feature map is about this long on its shorter side
@@ -56,6 +56,7 @@ class OasisGenerator(nn.Module):
         spade_hidden: int = 128,
         spade_ks: int = 3,
         norm: str = "batch",
+        spectral_gain: float = INIT_GAIN,
     ) -> None:
         super().__init__()
         check_size(size)
@@ -69,7 +70,7 @@ class OasisGenerator(nn.Module):
             SpadeBlock(fin, fout, condition, spade_hidden, spade_ks, norm) for fin, fout in itertools.pairwise(widths)
         )
         self.to_image = nn.Conv2d(widths[-1], out_channels, 3, padding=1)
-        init_weights(self)
+        init_weights(self, spectral_gain)
 
     def forward(self, label: Tensor, noise: Tensor | None = None) -> Tensor:
         """label (B, H, W) int64, noise (B, Z) or (B, Z, H, W) -> image (B, C, H, W) in [-1, 1].

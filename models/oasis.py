@@ -32,8 +32,11 @@ class Oasis(Method):
             o.spade_hidden,
             o.spade_ks,
             o.param_free_norm,
+            o.spectral_gain,
         )
-        self.discriminator = OasisDiscriminator(spec.num_labels, spec.num_channels, spec.size, o.channels_D)
+        self.discriminator = OasisDiscriminator(
+            spec.num_labels, spec.num_channels, spec.size, o.channels_D, o.spectral_gain
+        )
         self.average = ema_copy(self.generator)
 
     def players(self) -> dict[str, Player]:
