@@ -20,7 +20,7 @@ from dataloaders.dataset import SliceLoader, fingerprint
 from dataloaders.manifest import Manifest
 from engine import checkpoint, device
 from engine.checkpoint import Weights
-from engine.files import check_name, read_json, write_json, write_text
+from engine.files import LOCK, check_name, lock_folder, read_json, write_json, write_text
 from engine.preview import save_preview
 from engine.results import ResultsWriter, synthesize_split
 from engine.runlog import RunLog
@@ -107,12 +107,14 @@ class Run:
     def _claim_folder(self) -> None:
         new = {"config": options.to_dict(self.config), "data": fingerprint(self.config.dataroot)}
         path = self.folder / "config.json"
+        self.lock = lock_folder(self.folder) if self.folder.is_dir() else None
         if path.is_file():
             if checkpoint.has_work(self.folder):  # a start that failed before it saved anything binds nobody
                 self._refuse_other_run(read_json(path), new)
-        elif self.folder.is_dir() and any(self.folder.iterdir()):
+        elif self.folder.is_dir() and any(child.name != LOCK for child in self.folder.iterdir()):
             raise ValueError(f"{self.folder} exists and is not a run folder; choose another --name")
         self.folder.mkdir(parents=True, exist_ok=True)
+        self.lock = self.lock or lock_folder(self.folder)
         write_json(path, new)
         lines = [f"{key}: {value}" for key, value in device.environment(self.device).items()]
         write_text(self.folder / "environment.txt", "\n".join(lines) + "\n")
@@ -265,15 +267,21 @@ class Run:
             assert self.stop.exit_code is not None
             self.save()
             self.log.say(f"stopped at {self.state.images_seen:,} images, state saved; the same command resumes")
-            self.log.close()
+            self.close()
             return self.stop.exit_code
         self.preview()
         self.evaluate()
         self.finished = True
         self.save()
         self.log.say(f"finished: {self.state.images_seen:,} images; {self.folder}")
-        self.log.close()
+        self.close()
         return 0
+
+    def close(self) -> None:
+        """Close the log and let go of the run folder."""
+        self.log.close()
+        assert self.lock is not None
+        self.lock.close()
 
     @property
     def finished_before(self) -> bool:
