@@ -21,7 +21,10 @@ def load_manifest(dataroot: Path) -> Manifest:
     Raises ValueError listing all mismatches of such a folder, or naming the folder where it is neither.
     """
     if (dataroot / FILE_NAME).is_file():
-        return Manifest.load(dataroot)
+        manifest = Manifest.load(dataroot)
+        if "inferred" in manifest.provenance and infer_manifest(dataroot) != manifest:
+            raise ValueError(f"{dataroot}: files changed since {FILE_NAME} was inferred from them; delete it to go on")
+        return manifest
     if not any((dataroot / split / "images").is_dir() for split in SPLITS):
         raise ValueError(
             f"--dataroot {dataroot}: neither {FILE_NAME} (scripts/prepare_data.py writes it) nor folders "
@@ -97,4 +100,6 @@ def _read_case(
         histogram={int(i): int(n) for i, n in zip(ids, counts, strict=True)},
     )
     levels = 255 if image.dtype == np.uint8 else LEVELS
-    return Case(image_path.stem, image_path.stem, split, (Window(0, levels),), (item,))
+    # The same file name in two splits is another slice, so the split is part of the id.
+    name = f"{split}_{image_path.stem}"
+    return Case(name, name, split, (Window(0, levels),), (item,))

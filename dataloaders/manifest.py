@@ -72,6 +72,12 @@ class Manifest:
     cases: tuple[Case, ...]
     provenance: dict[str, Any] = field(default_factory=dict)
 
+    def __post_init__(self) -> None:
+        ids = [case.id for case in self.cases]
+        twice = sorted({i for i in ids if ids.count(i) > 1}) if len(set(ids)) < len(ids) else []
+        if twice:
+            raise ValueError(f"case ids must be unique, these are not: {', '.join(twice[:5])}")
+
     def split(self, name: str) -> tuple[Case, ...]:
         """Cases of one split."""
         return tuple(case for case in self.cases if case.split == name)

@@ -24,7 +24,7 @@ from dataloaders.prepare_options import PrepareOptions, check_options
 from dataloaders.slicing import Plan, process_case
 from dataloaders.sources import CaseSource, Found, find_bids, find_mni152, find_nnunet, find_pairs, find_synthrad
 from dataloaders.splits import read_split_file, split_patients
-from engine.files import read_json, write_json
+from engine.files import check_name, read_json, write_json
 from spec import Channel, DataSpec, Label
 
 RESUME_FOLDER = ".work"
@@ -77,6 +77,7 @@ def prepare(o: PrepareOptions) -> Manifest | None:
     found = find(o)
     if not found.cases and not found.faults:
         found.faults.append(f"{o.source or o.images}: no cases found")
+    check_channels(found.channels)
     jobs = [(case, found.channels, o) for case in found.cases]
     all_facts = _in_parallel(inspect_case, jobs, o.workers, "inspect")
     plan, notes = _plan(o, found, all_facts)
@@ -92,17 +93,38 @@ def prepare(o: PrepareOptions) -> Manifest | None:
     if done is not None:
         print(f"{o.out}: already prepared with these options", flush=True)
         return done
+    fresh = not any(path.name != "identity.json" for path in (o.out / RESUME_FOLDER).iterdir())
     work = [(c, splits.get(c.patient), f.hashes, plan, identity) for c, f in zip(found.cases, all_facts, strict=True)]
-    records = _in_parallel(_process_or_resume, work, o.workers, "prepare")
-    manifest = _manifest(o, plan, [case_from_dict(case) for record in records for case in record], identity)
+    try:
+        records = _in_parallel(_process_or_resume, work, o.workers, "prepare")
+        manifest = _manifest(o, plan, [case_from_dict(case) for record in records for case in record], identity)
+    except ValueError:
+        if fresh:  # the remedy will be other options or files, for which nothing here could be used
+            shutil.rmtree(o.out)
+        raise
     manifest.save(o.out)
     shutil.rmtree(o.out / RESUME_FOLDER)
     return manifest
 
 
+def check_channels(channels: tuple[str, ...]) -> None:
+    """ValueError for channel names that repeat, are no safe part of a file name, or mean something else."""
+    for name in channels:
+        check_name(name, "channel name")
+        if name in ("label", "lesion", "brain", "body"):
+            raise ValueError(f"channel name {name!r} is reserved for masks; rename it")
+        if channels.count(name) > 1:
+            raise ValueError(
+                f"channel name {name!r} occurs {channels.count(name)} times in {list(channels)}; rename them"
+            )
+
+
 def _plan(o: PrepareOptions, found: Found, all_facts: list[Facts]) -> tuple[Plan, list[str]]:
     faults = found.faults + [fault for facts in all_facts for fault in facts.faults]
     notes = found.notes + [note for facts in all_facts for note in facts.notes]
+    ct = tuple(any(flags) for flags in zip(*(facts.looks_ct for facts in all_facts if facts.looks_ct), strict=True))
+    if not faults:
+        faults = _tissue_faults(o, found, all_facts, ct)
     if faults:
         raise DataFaults(faults)
     counts: dict[int, int] = {}
@@ -118,10 +140,25 @@ def _plan(o: PrepareOptions, found: Found, all_facts: list[Facts]) -> tuple[Plan
                 [f"--label_map {o.label_map} does not list the ids {listing}; --unknown_labels background drops them"]
             )
         notes.append(f"ids dropped to background: {listing}")
-    ct = tuple(any(flags) for flags in zip(*(facts.looks_ct for facts in all_facts), strict=True))
     if len(o.window) not in (1, len(found.channels)):
         raise ValueError(f"--window: {len(o.window)} windows for {len(found.channels)} channels ({found.channels})")
     return Plan(o, found.channels, ct, table, o.out or Path(".")), notes
+
+
+def _tissue_faults(o: PrepareOptions, found: Found, all_facts: list[Facts], ct: tuple[bool, ...]) -> list[str]:
+    """Made label maps must not be mixed with given ones, nor made from the wrong kind of image."""
+    without = [case.id for case, facts in zip(found.cases, all_facts, strict=True) if not facts.label_counts]
+    if not without:
+        return []
+    if len(without) < len(found.cases):
+        return [
+            f"{len(without)} of {len(found.cases)} cases have no label map ({', '.join(without[:5])}): give all or none"
+        ]
+    if o.tissue == "hu" and not any(ct):
+        return [f"--tissue hu needs a CT channel, the channels are {', '.join(found.channels)}"]
+    if o.tissue == "hmrf" and ct[0]:
+        return [f"--tissue hmrf needs T1w as the first channel, found CT ({found.channels[0]})"]
+    return []
 
 
 def _table(o: PrepareOptions, found: Found, counts: dict[int, int]) -> LabelTable:
@@ -144,8 +181,10 @@ def _splits(o: PrepareOptions, cases: list[CaseSource]) -> dict[str, Split]:
     """Patient -> split; empty when slices are split."""
     if o.by_slices:
         return {}
-    val, test = read_split_file(o.split_file) if o.split_file else (o.val_patients, o.test_patients)
-    return split_patients([case.patient for case in cases], o.split, o.seed, val, test)
+    patients = [case.patient for case in cases]
+    if o.split_file:
+        return read_split_file(o.split_file, patients)
+    return split_patients(patients, o.split, o.seed, o.val_patients, o.test_patients)
 
 
 def _identity(
@@ -195,7 +234,7 @@ def _process_or_resume(
         return read_json(record)
     try:
         cases = process_case(source, split, hashes, plan)
-    except tissue.TissueError as error:
+    except ValueError as error:
         raise DataFaults([f"case {source.id}: {error}"]) from None
     write_json(record, cases)
     return cases
@@ -203,6 +242,9 @@ def _process_or_resume(
 
 def _manifest(o: PrepareOptions, plan: Plan, cases: list[Case], identity: dict[str, Any]) -> Manifest:
     kept = tuple(sorted((case for case in cases if case.slices), key=lambda case: case.id))
+    for case in cases:
+        if not case.slices:
+            print(f"{case.id}: left out, no slice has {o.min_foreground:g} of its pixels labelled", flush=True)
     if not kept:
         raise ValueError(f"no slice has {o.min_foreground:g} of its pixels labelled; lower --min_foreground")
     place = kept[0].geometry

@@ -100,8 +100,9 @@ def _labels(
         brain = maps["brain"] > 0 if "brain" in maps else tissue.brain_mask(images[0], spacing)
         label = table.apply(tissue.hmrf_tissue(images[0], brain, lesion).astype(np.int32))
     else:
-        body = maps["body"] > 0 if "body" in maps else cleaning.body_mask(images[0], spacing, is_ct=True)
-        label = table.apply(tissue.hu_tissue(images[0], body).astype(np.int32))
+        ct = images[plan.ct.index(True)]
+        body = maps["body"] > 0 if "body" in maps else cleaning.body_mask(ct, spacing, is_ct=True)
+        label = table.apply(tissue.hu_tissue(ct, body).astype(np.int32))
     if lesion is not None:
         label[lesion] = next(item.id for item in table.labels if item.name == "lesion")
     return label
@@ -138,6 +139,10 @@ def _window(channel: int, image: NDArray, plan: Plan) -> Window:
     if chosen == "ct" or (chosen == "auto" and plan.ct[channel]):
         return CT_WINDOW
     # The high end is taken from the foreground, so that the amount of air around the patient does not move it.
+    if image.min() == image.max():
+        raise ValueError(
+            f"{plan.channels[channel]} is constant on the grid of {plan.channels[0]}; do the scans overlap?"
+        )
     low = float(np.percentile(image, MR_PERCENTILES[0]))
     high = float(np.percentile(image[image > image.mean()], MR_PERCENTILES[1]))
     return Window(low, high)

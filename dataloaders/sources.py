@@ -55,6 +55,15 @@ def _volumes(where: str | Path) -> list[Path]:
     return sorted(p for p in files if p.name.endswith(SUFFIXES) and p.is_file())
 
 
+def _safe_id(name: str, path: Path, faults: list[str]) -> str | None:
+    """The name if it can be a case id; otherwise a fault that names the file."""
+    try:
+        return check_name(name, f"case id of {path}")
+    except ValueError as error:
+        faults.append(str(error))
+        return None
+
+
 def _group(regex: str | None, text: str, flag: str) -> str:
     """First group of `regex` in `text`; the text itself without a regex."""
     if regex is None:
@@ -131,7 +140,8 @@ def find_nnunet(
         if match is None:
             found.faults.append(f"{path}: the name does not end in a channel such as _0000")
             continue
-        by_case.setdefault(check_name(match.group(1), "case id"), {})[int(match.group(2))] = path
+        if (case_id := _safe_id(match.group(1), path, found.faults)) is not None:
+            by_case.setdefault(case_id, {})[int(match.group(2))] = path
     if not by_case:
         found.faults.append(f"{folder}: no files <case>_0000.nii.gz")
         return found
@@ -179,7 +189,9 @@ def find_synthrad(source: Path, image: str, labels: Path | None, patient_regex: 
         if missing:
             found.faults.append(f"{folder}: no {', '.join(missing)}")
             continue
-        case = check_name(folder.name, "case id")
+        case = _safe_id(folder.name, folder, found.faults)
+        if case is None:
+            continue
         label = None
         if labels is not None:
             candidates = [p for s in SUFFIXES if (p := labels / f"{case}{s}").is_file()] or _volumes(

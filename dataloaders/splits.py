@@ -85,9 +85,18 @@ def _too_near(index: int, name: Split, split: dict[int, Split], guard: int) -> b
     return any(split.get(index + d) in higher for d in range(-guard, guard + 1))
 
 
-def read_split_file(path: Path) -> tuple[list[str], list[str]]:
-    """(val, test) patients of a JSON file {"train": [...], "val": [...], "test": [...]}."""
+def read_split_file(path: Path, patients: Sequence[str]) -> dict[str, Split]:
+    """Patient -> split from a JSON file {"train": [...], "val": [...], "test": [...]}, which must list each just once."""
     data = read_json(path)
     if not isinstance(data, dict) or not set(data) <= set(SPLITS):
         raise ValueError(f"--split_file {path}: expected an object with the keys train, val and test")
-    return list(data.get("val", [])), list(data.get("test", []))
+    listed = [patient for split in SPLITS for patient in data.get(split, [])]
+    wrong = {
+        "unknown": sorted(set(listed) - set(patients)),
+        "not listed": sorted(set(patients) - set(listed)),
+        "listed twice": sorted({patient for patient in listed if listed.count(patient) > 1}),
+    }
+    if any(wrong.values()):
+        found = "; ".join(f"{what}: {', '.join(names)}" for what, names in wrong.items() if names)
+        raise ValueError(f"--split_file {path}: {found}")
+    return {patient: split for split in SPLITS for patient in data.get(split, [])}

@@ -55,6 +55,8 @@ def hmrf_tissue(t1: NDArray, mask: NDArray[np.bool_], lesion: NDArray[np.bool_] 
     """
     from dipy.segment.tissue import TissueClassifierHMRF  # slow to import, and only this format needs it
 
+    if not mask.any():
+        raise TissueError("the brain mask is empty")
     box = ndimage.find_objects(mask.astype(np.uint8))[0]
     box = tuple(slice(max(0, s.start - 2), s.stop + 2) for s in box)
     inside = mask[box]

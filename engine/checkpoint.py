@@ -62,6 +62,13 @@ def save_state(folder: Path, images: int, state: dict[str, Any], keep: int = KEE
     return path
 
 
+def set_aside_newer(folder: Path, images: int) -> None:
+    """Rename states after `images` to ``abandoned-…``: a run that goes back must not be overtaken by its other future."""
+    for path in list_states(folder):
+        if path > state_path(folder, images):
+            path.rename(path.with_name(f"abandoned-{path.name}"))
+
+
 def load_state(path: Path) -> dict[str, Any]:
     """Read one state file without executing anything in it; CheckpointError where it is damaged."""
     try:

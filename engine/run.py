@@ -168,8 +168,13 @@ class Run:
         self.log.say(f"{self.config.name}: resumed at {self.state.images_seen:,} of {self.total:,} images")
 
     def _read_state(self) -> dict[str, Any] | None:
-        if self.config.which_iter != "latest":
-            return checkpoint.load_state(checkpoint.state_path(self.folder, int(self.config.which_iter)))
+        wanted, marker = self.config.which_iter, self.folder / "which_iter.json"
+        # A requeued job repeats its command: the second time, --which_iter has been obeyed and the newest state counts.
+        if wanted != "latest" and not (marker.is_file() and read_json(marker) == wanted):
+            state = checkpoint.load_state(checkpoint.state_path(self.folder, int(wanted)))
+            checkpoint.set_aside_newer(self.folder, int(wanted))
+            write_json(marker, wanted)
+            return state
         for path in reversed(checkpoint.list_states(self.folder)):
             try:
                 return checkpoint.load_state(path)
@@ -269,6 +274,7 @@ class Run:
             self.log.say(f"stopped at {self.state.images_seen:,} images, state saved; the same command resumes")
             self.close()
             return self.stop.exit_code
+        self.save()  # first, so that nothing that goes wrong below can cost the training
         self.preview()
         self.evaluate()
         self.finished = True

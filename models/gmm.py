@@ -6,6 +6,7 @@ Priors as in SynthSeg (Billot et al., Med. Image Anal. 2023; `build_intensity_st
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterable
 
 import torch
@@ -42,7 +43,7 @@ class Gmm(Method):
             self.register_buffer(name, torch.full(shape, float("nan")))
 
     def fit(self, batches: Iterable[Batch]) -> None:
-        """One pass over the training slices; labels never seen in training keep NaN and are refused at synthesis."""
+        """One pass over the training slices; see `_fill_unseen` for labels that it does not show."""
         histograms: dict[str, Tensor] = {}
         for batch in batches:
             assert batch.image is not None
@@ -52,6 +53,20 @@ class Gmm(Method):
         means, stds = zip(*(histogram_moments(h, self.config.robust) for h in histograms.values()), strict=True)
         self.mean_center, self.mean_spread = _over_subjects(torch.stack(means))
         self.std_center, self.std_spread = _over_subjects(torch.stack(stds))
+        self._fill_unseen()
+
+    def _fill_unseen(self) -> None:
+        """Labels that no training slice shows get the mean of the others but background, with one warning.
+
+        A single voxel of a rare organ in the test split must not keep the rest from being synthesised.
+        """
+        unseen = self.mean_center.isnan().any(0)
+        if unseen.any():
+            names = ", ".join(self.spec.labels[i].name for i in unseen.nonzero().flatten().tolist())
+            warnings.warn(f"no training slice shows {names}; the mean of the other labels stands in", stacklevel=2)
+            for name, tensor in self.state_dict().items():
+                known = tensor[:, 1:] if (~unseen[1:]).any() else tensor
+                getattr(self, name)[:, unseen] = known.nanmean(1, keepdim=True)
 
     def draw(self, random: SampleRandom) -> tuple[Tensor, Tensor]:
         """Means and standard deviations (C, N) of one case, drawn from the prior over subjects."""
@@ -63,8 +78,7 @@ class Gmm(Method):
 
     @torch.no_grad()
     def synthesize(self, batch: Batch, randoms: list[SampleRandom]) -> Tensor:
-        """Images (B, C, H, W) in [-1, 1]. ValueError where a label has no fitted prior."""
-        self._check_known(batch)
+        """Images (B, C, H, W) in [-1, 1]."""
         gain = 1.0 / float((gaussian_kernel(self.config.blur) ** 2).sum())
         images = []
         for label, random in zip(batch.label, randoms, strict=True):
@@ -72,16 +86,6 @@ class Gmm(Method):
             noise = torch.randn(len(mean), *label.shape, generator=random.slice).to(label.device)
             images.append(mean[:, label] + gain * std[:, label] * noise)  # (C, H, W)
         return gaussian_blur(torch.stack(images), self.config.blur).clamp(-1, 1)
-
-    def _check_known(self, batch: Batch) -> None:
-        unknown = self.mean_center.isnan().any(0)[batch.label].any()
-        if unknown:
-            ids = [i for i in batch.label.unique().tolist() if self.mean_center[:, i].isnan().any()]
-            names = ", ".join(f"{i} ({self.spec.labels[i].name})" for i in ids)
-            raise ValueError(
-                f"case {batch.cases[0]}: no intensity prior for label {names}; "
-                "it occurs in no training slice, so fit the GMM on data that show it"
-            )
 
     def release(self) -> dict[str, Tensor]:
         """The four prior tensors."""

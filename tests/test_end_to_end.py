@@ -157,6 +157,19 @@ def test_names_are_not_reused_silently(home: Path, trained: Path) -> None:
     assert "not allowed" in call(*train(home, "../elsewhere"), code=2).stderr
 
 
+def test_going_back_to_an_older_state(home: Path) -> None:
+    options = ["--num_epochs", 2, "--freq_save_latest", 8]
+    call(*train(home, "back", *options))
+    folder = home / "runs" / "back"
+    older, newest = list_states(folder)[0], list_states(folder)[-1]
+    images = str(int(older.stem.removeprefix("state-")))
+    assert f"resumed at {images} of" in call(*train(home, "back", *options, "--which_iter", images)).stdout
+    assert (folder / f"abandoned-{newest.name}").is_file()
+    assert newest.is_file()  # made again
+    again = call(*train(home, "back", *options, "--which_iter", images)).stdout  # as a requeued job would
+    assert "already finished" in again
+
+
 def test_a_start_that_failed_binds_nobody(home: Path, tmp_path: Path) -> None:
     runs = ["--name", "fails", "--checkpoints_dir", tmp_path]
     (tmp_path / "data" / "val" / "images").mkdir(parents=True)

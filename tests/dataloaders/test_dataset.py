@@ -162,3 +162,20 @@ def test_a_manifest_cannot_point_outside(tmp_path: Path) -> None:
     (root / "manifest.json").write_text(text.replace("train/labels/sub-00_z0002.png", "../../etc/passwd"))
     with pytest.raises(ValueError, match="leaves the folder"):
         Manifest.load(root)
+
+
+def test_equal_file_names_in_two_splits_stay_apart(tmp_path: Path) -> None:
+    """Most PNG data sets number each split from 0; validation must not show slices of the test split."""
+    root = plain_folder(tmp_path)
+    manifest = load_manifest(root)
+    assert {case.id for case in manifest.cases} == {"train_x0", "train_x1", "train_x2", "test_x0"}
+    with pytest.raises(ValueError, match="must be unique"):
+        Manifest(manifest.spec, manifest.cases + manifest.cases[:1])
+
+
+def test_a_plain_folder_that_changed_is_not_trusted(tmp_path: Path) -> None:
+    root = plain_folder(tmp_path)
+    load_manifest(root)
+    write_png(root / "train/labels/x0.png", np.full((32, 64), 3, np.uint8))
+    with pytest.raises(ValueError, match="files changed since"):
+        load_manifest(root)

@@ -447,3 +447,57 @@ def test_slice_blocks_have_guards() -> None:
                 assert split.get(near, "train") == "train"
     assert {"train", "val", "test"} == set(split.values())
     assert sum(name == "test" for name in split.values()) >= 12
+
+
+def test_channels_of_one_name_are_refused(tmp_path: Path) -> None:
+    root = nnunet(tmp_path / "raw")
+    (root / "dataset.json").write_text(json.dumps({"channel_names": {"0": "noNorm", "1": "noNorm", "2": "x"}}))
+    with pytest.raises(ValueError, match="'noNorm' occurs 2 times"):
+        prepare(PrepareOptions(format="nnunet", source=root, out=tmp_path / "a", size=(64,), workers=1))
+    with pytest.raises(ValueError, match="'label' is reserved"):
+        prepare(options(pairs(tmp_path / "p"), tmp_path / "b", channel="label"))
+
+
+def test_unsafe_nnunet_names_are_all_listed(tmp_path: Path) -> None:
+    root = nnunet(tmp_path / "raw")
+    for name in ("a b", "b..c"):
+        (root / "imagesTr" / "p0_0000.nii.gz").rename(root / "imagesTr" / f"{name}_0000.nii.gz")
+        save_nifti(root / "imagesTr" / "p0_0000.nii.gz", phantom(0)[1])
+    with pytest.raises(DataFaults) as error:
+        prepare(PrepareOptions(format="nnunet", source=root, out=tmp_path / "a", size=(64,), workers=1))
+    for name in ("a b_0000.nii.gz", "b..c_0000.nii.gz"):
+        assert name in str(error.value)
+
+
+def test_made_and_given_label_maps_are_not_mixed(tmp_path: Path) -> None:
+    root = bids(tmp_path / "bids")
+    next(root.rglob("sub-02_dseg.nii.gz")).unlink()
+    o = PrepareOptions(format="bids", source=root, tissue="hmrf", out=tmp_path / "out", size=(64,), workers=1)
+    with pytest.raises(DataFaults, match=r"1 of 2 cases have no label map \(sub-02\)"):
+        prepare(o)
+
+
+def test_hu_tissue_needs_a_ct(tmp_path: Path) -> None:
+    _, image = phantom(0)
+    save_nifti(tmp_path / "i" / "a.nii.gz", image)
+    o = {"format": "pairs", "images": str(tmp_path / "i"), "size": (64,), "split": (1, 0, 0), "workers": 1}
+    with pytest.raises(DataFaults, match="needs a CT channel"):
+        prepare(PrepareOptions(**o, tissue="hu", channel="MR", out=tmp_path / "out"))  # type: ignore[arg-type]
+
+
+def test_a_split_file_is_obeyed_to_the_letter(source: Path, tmp_path: Path) -> None:
+    file = tmp_path / "split.json"
+    file.write_text(json.dumps({"train": ["case0", "case2"], "test": ["case1"]}))
+    manifest = prepare(options(source, tmp_path / "out", split_file=file))
+    assert manifest is not None
+    assert {case.id: case.split for case in manifest.cases} == {"case0": "train", "case1": "test", "case2": "train"}
+    file.write_text(json.dumps({"train": ["case0", "nobody"], "test": ["case1"]}))
+    with pytest.raises(ValueError, match="unknown: nobody; not listed: case2"):
+        prepare(options(source, tmp_path / "b", split_file=file))
+
+
+def test_a_failed_run_leaves_the_folder_to_the_next(source: Path, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="lower --min_foreground"):
+        prepare(options(source, tmp_path / "out", min_foreground=0.99))
+    assert not (tmp_path / "out").exists()
+    assert prepare(options(source, tmp_path / "out")) is not None

@@ -166,13 +166,17 @@ def test_gmm_style_is_shared_by_a_case_and_grain_is_not() -> None:
     assert not torch.equal(out[0], out[1])
 
 
-def test_gmm_refuses_labels_it_never_saw(folder: Path) -> None:
-    method = Gmm(options(), toy_spec(labels=3))
+def test_gmm_gives_unseen_labels_the_mean_of_the_others_and_says_so() -> None:
+    method = Gmm(options("--gmm.blur", "0"), toy_spec(labels=4))
     label = torch.zeros(1, 32, 32, dtype=torch.long)
-    method.fit([Batch(label, torch.zeros(1, 1, 32, 32), ["a"], ["a"], [0])])
-    label[0, 0, 0] = 2
-    with pytest.raises(ValueError, match=r"label 2 \(grey_matter\)"):
-        method.synthesize(Batch(label, None, ["b"], ["b"], [0]), [SampleRandom.of(0, "b", 0)])
+    label[0, :8], label[0, 8:16] = 1, 2
+    image = torch.where(label == 1, -0.2, torch.where(label == 2, 0.6, -1.0))[:, None]
+    with pytest.warns(UserWarning, match="no training slice shows white_matter"):
+        method.fit([Batch(label, image, ["a"], ["a"], [0])])
+    label[0, 20, 20] = 3
+    out = method.synthesize(Batch(label, None, ["b"], ["b"], [0]), [SampleRandom.of(0, "b", 0)])
+    assert out[0, 0, 20, 20].item() == pytest.approx(0.2, abs=0.01)
+    assert not out.isnan().any()
 
 
 def test_histogram_moments_against_numpy() -> None:
