@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from dataloaders.intensity import levels_to_model
 from dataloaders.manifest import FILE_NAME, Case, Manifest, Slice
-from dataloaders.png import read_png
+from dataloaders.png import as_16_bit, read_png
 from models.base import Batch, seeded_generator
 from spec import DataSpec
 
@@ -72,7 +72,7 @@ class SliceDataset(Dataset[Sample]):
             return self.cache[index]
         _, item = self.entries[index]
         label = read_png(self.root / item.label)
-        images = [_as_16_bit(read_png(self.root / path)) for path in item.images]
+        images = [as_16_bit(read_png(self.root / path)) for path in item.images]
         self._check(item, label, images)
         result = (label, np.stack(images) if images else None)
         if self.cache is not None:
@@ -88,10 +88,6 @@ class SliceDataset(Dataset[Sample]):
             raise ValueError(
                 f"{self.root / item.label}: label id {label.max()}, allowed are 0..{self.spec.num_labels - 1}"
             )
-
-
-def _as_16_bit(pixels: NDArray) -> NDArray:
-    return pixels if pixels.dtype == np.uint16 else pixels.astype(np.uint16) * 257
 
 
 def mirrored(sample: Sample, flip_ids: NDArray[np.int64]) -> Sample:

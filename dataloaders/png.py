@@ -44,3 +44,8 @@ def read_png(path: Path | str) -> NDArray:
     except (OSError, SyntaxError) as error:
         raise ValueError(f"{path}: unreadable PNG ({error})") from None
     return pixels if pixels.dtype == np.uint8 else pixels.astype(np.uint16)
+
+
+def as_16_bit(pixels: NDArray) -> NDArray[np.uint16]:
+    """8-bit levels on the 16-bit scale (0..255 -> 0..65535); 16-bit pixels as they are."""
+    return pixels if pixels.dtype == np.uint16 else pixels.astype(np.uint16) * 257

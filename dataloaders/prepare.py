@@ -94,7 +94,7 @@ def prepare(o: PrepareOptions) -> Manifest | None:
         print(f"{o.out}: already prepared with these options", flush=True)
         return done
     fresh = not any(path.name != "identity.json" for path in (o.out / RESUME_FOLDER).iterdir())
-    work = [(c, splits.get(c.patient), f.hashes, plan, identity) for c, f in zip(found.cases, all_facts, strict=True)]
+    work = [(c, splits.get(c.patient), f.hashes, plan) for c, f in zip(found.cases, all_facts, strict=True)]
     try:
         records = _in_parallel(_process_or_resume, work, o.workers, "prepare")
         manifest = _manifest(o, plan, [case_from_dict(case) for record in records for case in record], identity)
@@ -226,7 +226,7 @@ def _refuse(out: Path, old: dict[str, Any], new: dict[str, Any]) -> None:
 
 
 def _process_or_resume(
-    source: CaseSource, split: Split | None, hashes: dict[str, str], plan: Plan, identity: dict[str, Any]
+    source: CaseSource, split: Split | None, hashes: dict[str, str], plan: Plan
 ) -> list[dict[str, Any]]:
     """The case's record if an interrupted run finished it, else process it and write the record last."""
     record = plan.out / RESUME_FOLDER / f"{source.id}.json"

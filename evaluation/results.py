@@ -26,7 +26,7 @@ from tqdm import tqdm
 
 from dataloaders.intensity import LEVELS, Window
 from dataloaders.manifest import Case, Manifest, Slice
-from dataloaders.png import read_png
+from dataloaders.png import as_16_bit, read_png
 from engine.files import write_json, write_text
 from engine.weights import MissingWeights, resolve, sha256
 from evaluation import networks, paired
@@ -176,7 +176,7 @@ def read_items(folder: Path, manifest: Manifest) -> Iterator[Item]:
                     f"{folder / item.label}: label {label.max()}, allowed 0..{manifest.spec.num_labels - 1}"
                 )
             for channel, (real, fake) in enumerate(zip(item.images, item.generated, strict=True)):
-                images = [_levels(read_png(folder / path)) for path in (real, fake)]
+                images = [as_16_bit(read_png(folder / path)) for path in (real, fake)]
                 ids = np.zeros(images[0].shape, np.uint8) if label is None else label
                 if images[0].shape != images[1].shape or ids.shape != images[0].shape:
                     raise ValueError(f"{folder / fake}: {images[1].shape}, real {images[0].shape}, label {ids.shape}")
@@ -186,10 +186,6 @@ def read_items(folder: Path, manifest: Manifest) -> Iterator[Item]:
 def paired_slices(case: Case) -> list[Slice]:
     """Slices with a real and a generated image for every channel."""
     return [item for item in case.slices if item.images and len(item.images) == len(item.generated)]
-
-
-def _levels(pixels: NDArray) -> NDArray[np.uint16]:
-    return pixels if pixels.dtype == np.uint16 else pixels.astype(np.uint16) * 257
 
 
 def _stream(folder: Path, manifest: Manifest, files: dict[str, Path], device: torch.device, progress: bool) -> Scores:
