@@ -46,6 +46,8 @@ class Batch:
     """Slices on their way to a model.
 
     label: (B, H, W) int64 in 0..N-1. image: (B, C, H, W) float32 in [-1, 1], None where there is no ground truth.
+    neighbours: (B, 2k, H, W) int64, label maps of the k slices before and the k after, in slice order (2.5-D); None for
+    k = 0. position: (B,) float32 in [-1, 1], where in its case the slice lies: -1 the first, 1 the last.
     cases, patients, indices: one entry per sample. rng: stream of the training step (None outside training).
     """
 
@@ -55,14 +57,16 @@ class Batch:
     patients: list[str]
     indices: list[int]
     rng: torch.Generator | None = None
+    neighbours: Tensor | None = None
+    position: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.label)
 
     def to(self, device: torch.device) -> Batch:
         """The batch on another device."""
-        image = None if self.image is None else self.image.to(device, non_blocking=True)
-        return replace(self, label=self.label.to(device, non_blocking=True), image=image)
+        tensors = {name: getattr(self, name) for name in ("label", "image", "neighbours", "position")}
+        return replace(self, **{k: None if t is None else t.to(device, non_blocking=True) for k, t in tensors.items()})
 
 
 @dataclass
