@@ -15,35 +15,109 @@ from typing import Any, Literal, TypeVar, cast
 import tyro
 
 Precision = Literal["auto", "fp32", "bf16"]
-ParamFreeNorm = Literal["batch", "instance"]
+ParamFreeNorm = Literal["batch", "instance", "group"]
+GeneratorName = Literal[
+    "image",
+    "wavelet",
+    "wavelet_multilevel",
+    "wavelet_pixelnorm",
+    "wavelet_reductive",
+    "wavelet_reductive_pixelnorm",
+    "wavelet_residual_coefficients",
+    "wavelet_residual",
+]
 
 
 @dataclass(frozen=True, kw_only=True)
-class OasisConfig:
-    """OASIS (Schönfeld et al., ICLR 2021): SPADE generator with 3-D noise against an N+1-class U-Net."""
+class GanConfig:
+    """What every adversarial method has: the generator, its condition, its losses beside the adversarial one."""
 
+    generator: GeneratorName = "image"
+    """Generator: image domain, or one of the Haar wavelet family (docs/methods.md); wavelet_residual is its best known."""
+    norm: Literal["spade", "clade"] = "spade"
+    """Conditioned norm: SPADE as published, or CLADE, which looks gamma and beta up by class and costs next to nothing."""
+    param_free_norm: ParamFreeNorm = "batch"
+    """Statistics beneath the conditioned norm: batch as published (over all ranks), instance or group for small batches."""
     channels_G: int = 64
-    """Width of the generator's last stage; published 64."""
-    channels_D: int = 128
-    """Width of the discriminator's first stage; published 128."""
-    z_dim: int = 64
-    """Length of the noise vector that is joined to every label pixel (3-D noise); 0 turns noise off."""
+    """Width of the generator's last stage; published 64. The same widths for all generators."""
     spade_hidden: int = 128
     """Hidden channels of the SPADE layers; published 128. They cost three quarters of the generator's arithmetic."""
     spade_ks: int = 3
     """Kernel size of the SPADE convolutions; odd."""
-    param_free_norm: ParamFreeNorm = "batch"
-    """Normalisation inside SPADE: batch as published, instance for very small batches."""
     spectral_gain: float = 0.02
     """Initial gain of the spectrally normalised convolutions; published 0.02. 1 is steadier at small batches."""
+    neighbours: int = 0
+    """2.5-D: label slices before and after that are also given to the generator; 0 for plain 2-D."""
+    slice_position: bool = False
+    """2.5-D: also give the generator the slice's place in its scan, -1 for the first and 1 for the last."""
+    lambda_l1: float = 0.0
+    """Weight of the L1 distance to the real image; needs pairs."""
+    lambda_edge: float = 0.0
+    """Weight of the L1 distance between the image gradients of generated and real; needs pairs."""
+    lambda_vgg: float = 0.0
+    """Weight of the VGG19 perceptual loss; SPADE uses 10; needs pairs and the published weights (see --weights)."""
+    lambda_feature: float = 0.0
+    """Weight of feature matching in the patch or wavelet discriminator; SPADE uses 10; needs pairs."""
+    lambda_mask: float = 0.0
+    """Weight of the mask loss: the generated body's outline against the label's; 0 turns it off, 0.5 is a start."""
+    mask_loss: Literal["dice", "bce"] = "dice"
+    """Form of the mask loss: soft Dice or binary cross-entropy."""
+    mask_threshold: float | None = None
+    """Intensity in [-1, 1] above which a pixel is body for the mask loss; by default found in the training images."""
+    ema_decay: float = 0.999
+    """Decay of the generator's moving average per step; OASIS uses 0.9999 at batch 32; 0 for none."""
+    reuse_fake: bool = True
+    """Train the discriminators on the images of the generator's own step instead of drawing new ones: a seventh faster."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class OasisConfig(GanConfig):
+    """OASIS (Schönfeld et al., ICLR 2021): 3-D noise, N+1-class U-Net, LabelMix; optional wavelet critic, unpaired mode."""
+
+    channels_D: int = 128
+    """Width of the discriminator's first stage; published 128."""
+    z_dim: int = 64
+    """Length of the noise vector that is joined to every label pixel (3-D noise); 0 turns noise off."""
+    lambda_segment: float = 1.0
+    """Weight of the generator's segmentation loss."""
     lambda_labelmix: float = 5.0
     """Weight of the LabelMix consistency loss; 10 in the paper for ADE20K and COCO, 5 for Cityscapes; 0 turns it off."""
     balance_classes: bool = True
     """Weight each class by its inverse pixel frequency in the batch (paper, eq. 2); air counts like any other class."""
     max_class_weight: float = 100.0
     """Upper limit of a class weight, so that a lesion of two pixels does not drive a whole step; 0 for no limit."""
-    ema_decay: float = 0.999
-    """Decay of the generator's moving average per step; the paper uses 0.9999 at batch 32."""
+    critic: Literal["none", "wavelet"] = "none"
+    """Second discriminator of whole images, without labels, on Haar coefficients; always there in unpaired mode."""
+    channels_W: int = 128
+    """Width of the wavelet critic's first stage; published 128."""
+    lambda_critic: float = 1.0
+    """Weight of the generator's loss against the wavelet critic."""
+    lr_w: float = 4e-4
+    """Learning rate of the wavelet critic; above 5e-4 the predecessor's curves show collapses."""
+    r1_gamma: float = 10.0
+    """Weight of the critic's gradient penalty R1 (gamma / 2 · squared gradient); 0 turns it off."""
+    r1_every: int = 16
+    """Apply R1 every so many steps, that many times as strongly (lazy regularisation)."""
+    unpaired: bool = False
+    """Labels and images that do not belong together: segmentation of fakes plus realism by the wavelet critic."""
+    images_from: Path | None = None
+    """Unpaired: prepared folder whose training images to imitate; its labels are never read. Default: --dataroot itself."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SpadeConfig(GanConfig):
+    """SPADE (Park et al., CVPR 2019): no noise, multi-scale patch discriminator, hinge, feature matching, VGG."""
+
+    lambda_feature: float = 10.0
+    """Weight of feature matching in the patch discriminator; published 10."""
+    lambda_vgg: float = 10.0
+    """Weight of the VGG19 perceptual loss; published 10; needs the published weights (see --weights), 0 goes without."""
+    ema_decay: float = 0.0
+    """Decay of the generator's moving average per step; published without, so 0."""
+    channels_D: int = 64
+    """Width of the patch discriminator's first layer; published 64."""
+    num_D: int = 2
+    """Scales of the patch discriminator, each half as fine as the one before; published 2."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,10 +140,10 @@ class Config:
     """Name of the run; everything it writes goes to <checkpoints_dir>/<name>."""
     dataroot: Path
     """Folder written by scripts/prepare_data.py, or one with {train,val,test}/{images,labels}/X.png."""
-    model: Literal["oasis", "gmm"] = "oasis"
+    model: Literal["oasis", "spade", "gmm"] = "oasis"
     """Method."""
-    preset: Literal["oasis", "small", "demo"] = "oasis"
-    """Starting values: oasis as published, small for one modest GPU or a patient CPU, demo for minutes on two cores."""
+    preset: Literal["oasis", "spade", "small", "demo"] = "oasis"
+    """Starting values: oasis and spade as published, small for one modest GPU, demo for minutes on two cores."""
     checkpoints_dir: Path = Path("checkpoints")
     """Folder of all runs."""
     seed: int = 42
@@ -82,6 +156,10 @@ class Config:
     """Keep decoded slices in memory up to this size."""
     precision: Precision = "auto"
     """Arithmetic: auto is bf16 on GPUs that have it, fp32 elsewhere. Losses are always fp32."""
+    tuned: bool = True
+    """Use the faster, equal arithmetic (docs/benchmarks.md); --no-tuned is the plain published way, for comparison."""
+    compile: bool = False
+    """Compile the networks with torch.compile; minutes at the start, worth it for long runs on a GPU."""
 
     batch_size: int = 8
     """Images per step."""
@@ -119,8 +197,24 @@ class Config:
     weights: Path | None = None
     """Folder or file with pretrained weights for FID and LPIPS; else $MEDSIS_WEIGHTS, else torch's cache."""
 
+    stop_patience: int = 50000
+    """Stop with advice when the discriminator has won for so many images (accuracy above 0.99 in every report); 0 never."""
+
     oasis: OasisConfig = field(default_factory=OasisConfig)
+    spade: SpadeConfig = field(default_factory=SpadeConfig)
     gmm: GmmConfig = field(default_factory=GmmConfig)
+
+    @property
+    def gan(self) -> OasisConfig | SpadeConfig | None:
+        """Options of the adversarial method that is trained, None for the others."""
+        if self.model == "oasis":
+            return self.oasis
+        return self.spade if self.model == "spade" else None
+
+    @property
+    def unpaired(self) -> bool:
+        """Whether labels and images are trained on that do not belong together."""
+        return self.model == "oasis" and self.oasis.unpaired
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -143,6 +237,10 @@ class TestConfig:
     """Images per forward pass; does not change the images."""
     seed: int = 0
     """Seed of the noise."""
+    resample: str = ""
+    """Labels whose noise is drawn anew while all others keep theirs: names or ids, comma-separated; see --draw."""
+    draw: int = 1
+    """Which of the endless other draws --resample takes."""
     noise: Literal["case", "slice"] = "case"
     """Draw the style noise once per case, so that stacked slices match, or anew for each slice."""
     gpu_ids: str = "auto"
@@ -160,7 +258,7 @@ class TestConfig:
 # Options that may differ when a run is resumed: they change neither the model nor what it learns from.
 RUNTIME_OPTIONS = frozenset(
     {"name", "dataroot", "checkpoints_dir", "preset", "gpu_ids", "num_workers", "cache_gb", "num_epochs", "metrics"}
-    | {"continue_train", "which_iter", "weights", "eval_slices"}
+    | {"continue_train", "which_iter", "weights", "eval_slices", "tuned", "compile", "stop_patience"}
     | {"freq_print", "freq_preview", "freq_fid", "freq_save_latest", "freq_save_ckpt"}
 )
 
@@ -170,12 +268,18 @@ def oasis_preset() -> Config:
     return Config(name=tyro.MISSING, dataroot=tyro.MISSING)
 
 
+def spade_preset() -> Config:
+    """SPADE as published: two time-scale rates around 2e-4 and its own beta2."""
+    return replace(oasis_preset(), model="spade", preset="spade", beta2=0.9)
+
+
 def small_preset() -> Config:
     """A quarter of the published width: 128² in hours on a modest GPU, overnight on a CPU."""
     return replace(
         oasis_preset(),
         preset="small",
-        oasis=OasisConfig(channels_G=24, channels_D=48, spade_hidden=48, z_dim=32, spectral_gain=1.0),
+        oasis=OasisConfig(channels_G=24, channels_D=48, channels_W=32, spade_hidden=48, z_dim=32, spectral_gain=1.0),
+        spade=SpadeConfig(channels_G=24, channels_D=32, spade_hidden=48, spectral_gain=1.0),
     )
 
 
@@ -197,8 +301,17 @@ def demo_preset() -> Config:
         oasis=OasisConfig(
             channels_G=16,
             channels_D=16,
+            channels_W=16,
             spade_hidden=16,
             z_dim=8,
+            param_free_norm="instance",
+            spectral_gain=1.0,
+            ema_decay=0.99,
+        ),
+        spade=SpadeConfig(
+            channels_G=16,
+            channels_D=16,
+            spade_hidden=16,
             param_free_norm="instance",
             spectral_gain=1.0,
             ema_decay=0.99,
@@ -206,7 +319,12 @@ def demo_preset() -> Config:
     )
 
 
-PRESETS: dict[str, Callable[[], Config]] = {"oasis": oasis_preset, "small": small_preset, "demo": demo_preset}
+PRESETS: dict[str, Callable[[], Config]] = {
+    "oasis": oasis_preset,
+    "spade": spade_preset,
+    "small": small_preset,
+    "demo": demo_preset,
+}
 
 _AnyConfig = TypeVar("_AnyConfig", Config, TestConfig)
 
@@ -214,8 +332,10 @@ _AnyConfig = TypeVar("_AnyConfig", Config, TestConfig)
 def parse_train(arguments: Sequence[str] | None = None) -> Config:
     """Command line -> checked Config; a bad value ends with one line on stderr and exit code 2."""
     arguments = list(sys.argv[1:] if arguments is None else arguments)
-    preset = _peek_preset(arguments)
-    config = tyro.cli(Config, args=arguments, default=PRESETS[preset](), description=Config.__doc__)
+    chosen = _peek(arguments, "--preset")
+    if chosen not in PRESETS:  # an unknown preset is refused by tyro, which lists the allowed ones
+        chosen = "spade" if _peek(arguments, "--model") == "spade" else "oasis"
+    config = tyro.cli(Config, args=arguments, default=PRESETS[chosen](), description=Config.__doc__)
     return _checked(config, check_train)
 
 
@@ -224,15 +344,14 @@ def parse_test(arguments: Sequence[str] | None = None) -> TestConfig:
     return _checked(tyro.cli(TestConfig, args=arguments, description=TestConfig.__doc__), check_test)
 
 
-def _peek_preset(arguments: list[str]) -> str:
-    """The preset must be known before parsing, because it sets the defaults that the other options override."""
+def _peek(arguments: list[str], flag: str) -> str:
+    """Value of a flag, "" without one: what sets the defaults that the other options override is needed before parsing."""
     for position, argument in enumerate(arguments):
-        value = argument.partition("=")[2] if argument.startswith("--preset=") else None
-        if argument == "--preset" and position + 1 < len(arguments):
-            value = arguments[position + 1]
-        if value in PRESETS:
-            return cast(str, value)
-    return "oasis"  # an unknown preset is refused by tyro, which lists the allowed ones
+        if argument.startswith(f"{flag}="):
+            return argument.partition("=")[2]
+        if argument == flag and position + 1 < len(arguments):
+            return arguments[position + 1]
+    return ""
 
 
 def _checked(config: _AnyConfig, check: Callable[[Any], None]) -> _AnyConfig:
@@ -246,42 +365,85 @@ def _checked(config: _AnyConfig, check: Callable[[Any], None]) -> _AnyConfig:
 
 def check_train(config: Config) -> None:
     """Raise ValueError naming flag, value and allowed range for the first option out of range."""
-    oasis = config.oasis
     at_least = {
         "batch_size": (config.batch_size, 1),
         "num_epochs": (config.num_epochs, 1),
         "num_workers": (config.num_workers, 0),
         "eval_slices": (config.eval_slices, 0),
         "cache_gb": (config.cache_gb, 0),
-        "oasis.channels_G": (oasis.channels_G, 1),
-        "oasis.channels_D": (oasis.channels_D, 2),
-        "oasis.z_dim": (oasis.z_dim, 0),
-        "oasis.spade_hidden": (oasis.spade_hidden, 1),
-        "oasis.lambda_labelmix": (oasis.lambda_labelmix, 0),
-        "oasis.max_class_weight": (oasis.max_class_weight, 0),
+        "stop_patience": (config.stop_patience, 0),
         "gmm.blur": (config.gmm.blur, 0),
     }
     at_least |= {f.name: (getattr(config, f.name), 1) for f in fields(config) if f.name.startswith("freq_")}
     for flag, (value, low) in at_least.items():
-        if not value >= low:
-            raise ValueError(f"--{flag} {value}: must be at least {low}")
-    for flag, value in {"lr_g": config.lr_g, "lr_d": config.lr_d, "oasis.spectral_gain": oasis.spectral_gain}.items():
-        if not value > 0:
-            raise ValueError(f"--{flag} {value}: must be above 0")
-    for flag, value in {"beta1": config.beta1, "beta2": config.beta2, "oasis.ema_decay": oasis.ema_decay}.items():
-        if not 0 <= value < 1:
-            raise ValueError(f"--{flag} {value}: must be in [0, 1)")
-    if oasis.spade_ks % 2 == 0 or oasis.spade_ks < 1:
-        raise ValueError(f"--oasis.spade_ks {oasis.spade_ks}: must be odd and positive")
+        _check_at_least(flag, value, low)
+    for flag, value in {"lr_g": config.lr_g, "lr_d": config.lr_d}.items():
+        _check_positive(flag, value)
+    for flag, value in {"beta1": config.beta1, "beta2": config.beta2}.items():
+        _check_fraction(flag, value)
+    _check_gan("oasis", config.oasis)
+    _check_gan("spade", config.spade)
+    _check_oasis(config.oasis)
+    _check_at_least("spade.num_D", config.spade.num_D, 1)
     if config.which_iter != "latest" and not config.which_iter.isdigit():
         raise ValueError(f"--which_iter {config.which_iter}: must be latest or a number of images seen")
     _check_gpu_ids(config.gpu_ids)
+
+
+def _check_gan(prefix: str, gan: OasisConfig | SpadeConfig) -> None:
+    for f in fields(gan):
+        if f.name.startswith("lambda_") or f.name == "neighbours":
+            _check_at_least(f"{prefix}.{f.name}", getattr(gan, f.name), 0)
+    for name, low in {"channels_G": 1, "channels_D": 2, "spade_hidden": 1}.items():
+        _check_at_least(f"{prefix}.{name}", getattr(gan, name), low)
+    _check_positive(f"{prefix}.spectral_gain", gan.spectral_gain)
+    _check_fraction(f"{prefix}.ema_decay", gan.ema_decay)
+    if gan.spade_ks % 2 == 0 or gan.spade_ks < 1:
+        raise ValueError(f"--{prefix}.spade_ks {gan.spade_ks}: must be odd and positive")
+    if gan.generator != "image" and gan.channels_G % 8:
+        raise ValueError(
+            f"--{prefix}.channels_G {gan.channels_G}: must be a multiple of 8 for --{prefix}.generator {gan.generator}"
+        )
+    if gan.mask_threshold is not None and not -1 < gan.mask_threshold < 1:
+        raise ValueError(f"--{prefix}.mask_threshold {gan.mask_threshold}: must be between -1 and 1")
+
+
+def _check_oasis(oasis: OasisConfig) -> None:
+    for name, low in {"z_dim": 0, "max_class_weight": 0, "r1_gamma": 0, "r1_every": 1, "channels_W": 2}.items():
+        _check_at_least(f"oasis.{name}", getattr(oasis, name), low)
+    _check_positive("oasis.lr_w", oasis.lr_w)
+    paired = [f"lambda_{name}" for name in ("l1", "edge", "vgg", "feature") if getattr(oasis, f"lambda_{name}") > 0]
+    if oasis.unpaired and paired:
+        raise ValueError(
+            f"--oasis.{paired[0]} {getattr(oasis, paired[0])}: needs pairs, so must be 0 with --oasis.unpaired"
+        )
+    if oasis.images_from is not None and not oasis.unpaired:
+        raise ValueError(f"--oasis.images_from {oasis.images_from}: only with --oasis.unpaired")
+    if oasis.lambda_feature > 0 and oasis.critic == "none":
+        raise ValueError(f"--oasis.lambda_feature {oasis.lambda_feature}: needs --oasis.critic wavelet")
+
+
+def _check_at_least(flag: str, value: float, low: float) -> None:
+    if not value >= low:
+        raise ValueError(f"--{flag} {value}: must be at least {low}")
+
+
+def _check_positive(flag: str, value: float) -> None:
+    if not value > 0:
+        raise ValueError(f"--{flag} {value}: must be above 0")
+
+
+def _check_fraction(flag: str, value: float) -> None:
+    if not 0 <= value < 1:
+        raise ValueError(f"--{flag} {value}: must be in [0, 1)")
 
 
 def check_test(config: TestConfig) -> None:
     """Raise ValueError naming flag, value and allowed range for the first option out of range."""
     if config.batch_size < 1:
         raise ValueError(f"--batch_size {config.batch_size}: must be at least 1")
+    if config.draw < 1:
+        raise ValueError(f"--draw {config.draw}: must be at least 1")
     if config.ckpt_iter not in ("best", "latest") and not config.ckpt_iter.isdigit():
         raise ValueError(f"--ckpt_iter {config.ckpt_iter}: must be best, latest or a number of images seen")
     _check_gpu_ids(config.gpu_ids)
@@ -294,7 +456,13 @@ def _check_gpu_ids(gpu_ids: str) -> None:
 
 def to_dict(config: Config | TestConfig) -> dict[str, Any]:
     """Plain JSON-able values, for checkpoints and manifests."""
-    return {key: str(value) if isinstance(value, Path) else value for key, value in asdict(config).items()}
+    return cast(dict[str, Any], _plain(asdict(config)))
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _plain(item) for key, item in value.items()}
+    return str(value) if isinstance(value, Path) else value
 
 
 def from_dict(data: dict[str, Any]) -> Config:
@@ -305,7 +473,10 @@ def from_dict(data: dict[str, Any]) -> Config:
     data = dict(data)
     data["dataroot"], data["checkpoints_dir"] = Path(data["dataroot"]), Path(data["checkpoints_dir"])
     data["weights"] = None if data["weights"] is None else Path(data["weights"])
-    data["oasis"], data["gmm"] = OasisConfig(**data["oasis"]), GmmConfig(**data["gmm"])
+    oasis = dict(data["oasis"])
+    oasis["images_from"] = None if oasis.get("images_from") is None else Path(oasis["images_from"])
+    data["oasis"], data["spade"] = OasisConfig(**oasis), SpadeConfig(**data.get("spade", {}))
+    data["gmm"] = GmmConfig(**data["gmm"])
     return Config(**data)
 
 

@@ -11,7 +11,9 @@ import config as options
 from config import TestConfig, parse_test
 from dataloaders.dataset import SliceDataset, SliceLoader, fingerprint
 from dataloaders.folder import load_manifest
+from dataloaders.intensity import Window
 from dataloaders.manifest import FILE_NAME, Manifest
+from dataloaders.unpaired import as_label_source
 from engine import device
 from engine.checkpoint import load_weights, weights_path
 from engine.command import exit_code
@@ -32,7 +34,10 @@ def test(config: TestConfig) -> Path:
     weights = load_weights(run_folder, config.ckpt_iter)
     trained, spec = options.from_dict(weights.config), DataSpec.from_dict(weights.spec)
     data = load_manifest(config.dataroot)
+    if trained.unpaired:
+        data = as_label_source(data, spec, tuple(Window(*window) for window in weights.windows))
     check_same_spec(spec, data.spec, config)
+    resampled = label_ids(config.resample, spec)
     target = device.select_device(config.gpu_ids)
     method = build_method(trained, spec).to(target).eval()
     method.load_release(weights.tensors)
@@ -41,12 +46,14 @@ def test(config: TestConfig) -> Path:
     made_from = {
         "weights_sha256": hashlib.sha256(weights_path(run_folder, config.ckpt_iter).read_bytes()).hexdigest(),
         "data": fingerprint(config.dataroot),
-        **{key: getattr(config, key) for key in ("phase", "seed", "noise", "volumes")},
+        **{key: getattr(config, key) for key in ("phase", "seed", "noise", "volumes", "resample")},
+        "draw": config.draw if config.resample else 0,
     }
     refuse_other_results(out, made_from, config.overwrite)
-    loader = SliceLoader(SliceDataset(config.dataroot, data, config.phase), config.batch_size)
+    neighbours = trained.gan.neighbours if trained.gan else 0
+    loader = SliceLoader(SliceDataset(config.dataroot, data, config.phase, neighbours=neighbours), config.batch_size)
     writer = ResultsWriter(out, config.dataroot, data, config.volumes)
-    seconds = synthesize_split(method, loader.once(), writer, target, config.seed, config.noise)
+    seconds = synthesize_split(method, loader.once(), writer, target, config.seed, config.noise, resampled, config.draw)
     log = run_folder / JSONL
     if log.is_file():  # so that the results folder can be reported on alone
         write_text(writer.staging / "training_log.jsonl", log.read_text(encoding="utf-8"))
@@ -83,6 +90,17 @@ def check_same_spec(trained: DataSpec, given: DataSpec, config: TestConfig) -> N
     wrong = [f"  {name}: trained on {old}, found {new}" for name, (old, new) in facts.items() if old != new]
     if wrong:
         raise ValueError(f"--dataroot {config.dataroot} does not fit the run {config.name!r}:\n" + "\n".join(wrong))
+
+
+def label_ids(names: str, spec: DataSpec) -> list[int]:
+    """Ids of comma-separated label names or ids; ValueError lists what there is."""
+    known = {label.name: label.id for label in spec.labels} | {str(label.id): label.id for label in spec.labels}
+    wanted = [name.strip() for name in names.split(",") if name.strip()]
+    unknown = [name for name in wanted if name not in known]
+    if unknown:
+        there = ", ".join(f"{label.id} {label.name}" for label in spec.labels)
+        raise ValueError(f"--resample {','.join(unknown)}: no such label; there are {there}")
+    return [known[name] for name in wanted]
 
 
 def refuse_other_results(out: Path, made_from: dict[str, Any], overwrite: bool) -> None:

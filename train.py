@@ -8,26 +8,47 @@ from config import Config, parse_train
 from dataloaders.dataset import SliceDataset, SliceLoader
 from dataloaders.folder import load_manifest
 from dataloaders.manifest import Manifest
+from dataloaders.unpaired import UnpairedLoader, unpaired_manifest
 from engine.command import exit_code
 from engine.run import Run, TrainingState, only_trains
 from models import build_method
 
 
-def build_loaders(config: Config, data: Manifest) -> tuple[SliceLoader, SliceLoader | None]:
+def load_data(config: Config) -> tuple[Manifest, Manifest | None]:
+    """The data to synthesise, and for unpaired training those that the real images come from."""
+    data = load_manifest(config.dataroot)
+    if not (config.model == "oasis" and config.oasis.unpaired):
+        return data, None
+    images = load_manifest(config.oasis.images_from or config.dataroot)
+    return unpaired_manifest(data, images), images
+
+
+def build_loaders(config: Config, data: Manifest, images: Manifest | None) -> tuple[SliceLoader, SliceLoader | None]:
     """Loaders of the training and, where there is one, the validation split."""
-    training = SliceDataset(config.dataroot, data, "train", config.flip, config.seed, config.cache_gb)
-    train_loader = SliceLoader(training, config.batch_size, config.seed, config.num_workers)
+    neighbours = config.gan.neighbours if config.gan else 0
+    common = ("train", config.flip, config.seed, config.cache_gb, neighbours)
+    train_loader: SliceLoader
+    if images is None:
+        training = SliceDataset(config.dataroot, data, *common)
+        train_loader = SliceLoader(training, config.batch_size, config.seed, config.num_workers)
+    else:
+        source = config.oasis.images_from or config.dataroot
+        labels = SliceDataset(config.dataroot, data, *common, read="labels")
+        looks = SliceDataset(source, images, *common, read="images")
+        train_loader = UnpairedLoader(labels, looks, config.batch_size, config.seed, config.num_workers)
     if not data.split("val"):
         return train_loader, None
-    return train_loader, SliceLoader(SliceDataset(config.dataroot, data, "val"), config.batch_size)
+    validation = SliceDataset(config.dataroot, data, "val", neighbours=neighbours)
+    return train_loader, SliceLoader(validation, config.batch_size)
 
 
 def train(config: Config) -> int:
     """The whole run; returns the exit code."""
-    data = load_manifest(config.dataroot)
+    data, images = load_data(config)
     run = Run(config, data)
-    train_loader, val_loader = build_loaders(config, data)
+    train_loader, val_loader = build_loaders(config, data, images)
     method = build_method(config, data.spec).to(run.device)
+    run.give_pretrained_weights(method)
     players = method.players()  # none for the GMM; generator and discriminator for OASIS
     state = TrainingState()
     run.track(method, players, state, train_loader, val_loader)
@@ -39,8 +60,10 @@ def train(config: Config) -> int:
     if not players and not run.done:
         method.fit(batch.to(run.device) for batch in train_loader.once())
         state.images_seen = len(train_loader)
+    if players and state.step == 0:
+        method.calibrate(run.first_batches())
 
-    for batch in train_loader.endless(start=state.images_seen):
+    for batch in run.timed(train_loader.endless(start=state.images_seen)):
         if run.done:
             break  # enough images, or Slurm asked us to stop
         batch = batch.to(run.device)
@@ -52,7 +75,7 @@ def train(config: Config) -> int:
                     run.step(name, losses, batch)  # backward, finite check, optimiser
         method.after_step()  # moving average
         state.advance(batch)
-        run.report()
+        run.report(batch)
         run.maybe_preview()
         run.maybe_evaluate()
         run.maybe_save()

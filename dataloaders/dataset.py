@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Literal, TypeVar
 
 import numpy as np
 import torch
@@ -18,15 +19,25 @@ from dataloaders.png import as_16_bit, read_png
 from models.base import Batch, seeded_generator
 from spec import DataSpec
 
+Read = Literal["both", "labels", "images"]
+T = TypeVar("T", bound=np.generic)
+
 
 @dataclass(frozen=True)
 class Sample:
-    """One slice as arrays: label (H, W) int64; image (C, H, W) float32 in [-1, 1] or None."""
+    """One slice as arrays.
+
+    label: (H, W) int64. image: (C, H, W) float32 in [-1, 1] or None. neighbours: (2k, H, W) int64, labels of the k
+    slices before and the k after, in slice order; None for k = 0. position: in [-1, 1], -1 the first slice of the case
+    and 1 the last; 0 where it has just one.
+    """
 
     label: NDArray[np.int64]
     image: NDArray[np.float32] | None
     case: Case
     slice: Slice
+    neighbours: NDArray[np.int64] | None = None
+    position: float = 0.0
 
 
 class SliceDataset(Dataset[Sample]):
@@ -34,22 +45,39 @@ class SliceDataset(Dataset[Sample]):
 
     Items are read by `[i]`, unchanged, or by `[(i, position)]` for training, where `position` (the running number of
     images seen) decides about mirroring, so that augmentation needs no random state and resumes exactly.
+
+    cache_gb: memory up to which slices are kept once read: all of them, else the labels alone, else nothing.
+    neighbours: slices k before and after whose labels a sample carries. read: which files may be opened; with
+    ``labels`` samples have no image, with ``images`` there are no samples but only `image`.
+    ValueError where the split has no slices or, with ``images``, slices without images.
     """
 
     def __init__(
-        self, root: Path, manifest: Manifest, split: str, flip: bool = False, seed: int = 0, cache_gb: float = 0.0
+        self,
+        root: Path,
+        manifest: Manifest,
+        split: str,
+        flip: bool = False,
+        seed: int = 0,
+        cache_gb: float = 0.0,
+        neighbours: int = 0,
+        read: Read = "both",
     ) -> None:
-        self.root, self.spec, self.seed = root, manifest.spec, seed
-        self.entries = [(case, item) for case in manifest.split(split) for item in case.slices]
+        assert neighbours >= 0, neighbours
+        self.root, self.spec, self.seed, self.read = root, manifest.spec, seed, read
+        cases = manifest.split(split)
+        self.entries = [(case, item) for case in cases for item in case.slices]
         if not self.entries:
             raise ValueError(f"{root}: the split {split!r} has no slices")
+        if read == "images" and (bare := [item.label for _, item in self.entries if not item.images]):
+            raise ValueError(f"{root}: {len(bare)} slices of the split {split!r} have no image, the first is {bare[0]}")
         self.flip_ids = flip_table(self.spec) if flip else None
-        self.cache: dict[int, tuple[NDArray, NDArray | None]] | None = None
-        if len(self.entries) * self._slice_bytes() <= cache_gb * 2**30:
-            self.cache = {}
-
-    def _slice_bytes(self) -> int:
-        return self.spec.size[0] * self.spec.size[1] * 2 * (self.spec.num_channels + 1)
+        self.neighbours = neighbour_entries(cases, neighbours) if neighbours else None
+        self.positions = slice_positions(cases)
+        plane = len(self.entries) * self.spec.size[0] * self.spec.size[1] * 2
+        labels, images = plane * (read != "images"), plane * self.spec.num_channels * (read != "labels")
+        self._label_cache: dict[int, NDArray] | None = {} if labels <= cache_gb * 2**30 else None
+        self._image_cache: dict[int, NDArray | None] | None = {} if labels + images <= cache_gb * 2**30 else None
 
     def __len__(self) -> int:
         return len(self.entries)
@@ -57,43 +85,104 @@ class SliceDataset(Dataset[Sample]):
     def __getitem__(self, key: int | tuple[int, int]) -> Sample:
         index, position = key if isinstance(key, tuple) else (key, None)
         case, item = self.entries[index]
-        label, levels = self._read(index)
-        image = None if levels is None else levels_to_model(levels)
-        sample = Sample(label.astype(np.int64), image, case, item)
-        if position is not None and self.flip_ids is not None and self._toss(position):
+        label = self._label(index)
+        neighbours = None if self.neighbours is None else self._neighbours(index, label)
+        image = None if self.read == "labels" else self.image(index)
+        sample = Sample(label.astype(np.int64), image, case, item, neighbours, self.positions[index])
+        if position is not None and self.flip_ids is not None and coin(self.seed, "flip", position):
             sample = mirrored(sample, self.flip_ids)
         return sample
 
-    def _toss(self, position: int) -> bool:
-        return bool(torch.randint(0, 2, (), generator=seeded_generator(self.seed, "flip", position)))
+    def image(self, index: int) -> NDArray[np.float32] | None:
+        """The image of one slice alone, unchanged: (C, H, W) in [-1, 1], None where there is none."""
+        assert self.read != "labels", "images are not to be opened"
+        levels = self._levels(index)
+        return None if levels is None else levels_to_model(levels)
 
-    def _read(self, index: int) -> tuple[NDArray, NDArray | None]:
-        if self.cache is not None and index in self.cache:
-            return self.cache[index]
-        _, item = self.entries[index]
-        label = read_png(self.root / item.label)
-        images = [as_16_bit(read_png(self.root / path)) for path in item.images]
-        self._check(item, label, images)
-        result = (label, np.stack(images) if images else None)
-        if self.cache is not None:
-            self.cache[index] = result
-        return result
+    def _neighbours(self, index: int, label: NDArray) -> NDArray[np.int64]:
+        assert self.neighbours is not None
+        known = {index: label}  # at the ends of a case one slice stands in several times
+        for other in self.neighbours[index]:
+            if other not in known:
+                known[other] = self._label(other)
+        return np.stack([known[other] for other in self.neighbours[index]]).astype(np.int64)
 
-    def _check(self, item: Slice, label: NDArray, images: Sequence[NDArray]) -> None:
-        size = tuple(self.spec.size)
-        for path, array in zip([item.label, *item.images], [label, *images], strict=True):
-            if array.shape != size:
-                raise ValueError(f"{self.root / path}: is {array.shape}, the manifest says {size}")
+    def _label(self, index: int) -> NDArray:
+        assert self.read != "images", "labels are not to be opened"
+        if self._label_cache is not None and index in self._label_cache:
+            return self._label_cache[index]
+        path = self.root / self.entries[index][1].label
+        label = self._plane(path)
         if label.max() >= self.spec.num_labels:
-            raise ValueError(
-                f"{self.root / item.label}: label id {label.max()}, allowed are 0..{self.spec.num_labels - 1}"
-            )
+            raise ValueError(f"{path}: label id {label.max()}, allowed are 0..{self.spec.num_labels - 1}")
+        if self._label_cache is not None:
+            self._label_cache[index] = label
+        return label
+
+    def _levels(self, index: int) -> NDArray | None:
+        if self._image_cache is not None and index in self._image_cache:
+            return self._image_cache[index]
+        planes = [as_16_bit(self._plane(self.root / path)) for path in self.entries[index][1].images]
+        levels = np.stack(planes) if planes else None
+        if self._image_cache is not None:
+            self._image_cache[index] = levels
+        return levels
+
+    def _plane(self, path: Path) -> NDArray:
+        plane = read_png(path)
+        if plane.shape != tuple(self.spec.size):
+            raise ValueError(f"{path}: is {plane.shape}, the manifest says {tuple(self.spec.size)}")
+        return plane
+
+
+def neighbour_entries(cases: Sequence[Case], k: int) -> list[list[int]]:
+    """For each slice, counted through all cases, the 2k slices index - k .. index - 1, index + 1 .. index + k.
+
+    Only slices of the same case count. Where one does not exist (end of the case, gap), the nearest existing one
+    towards the centre stands in, in the worst case the slice itself.
+    """
+    table: list[list[int]] = []
+    for case in cases:
+        start = len(table)
+        where = {item.index: start + i for i, item in enumerate(case.slices)}
+        for i, item in enumerate(case.slices):
+            sides: list[list[int]] = []
+            for step in (-1, 1):
+                side = [start + i]
+                for distance in range(1, k + 1):
+                    side.append(where.get(item.index + step * distance, side[-1]))
+                sides.append(side[1:])
+            table.append(sides[0][::-1] + sides[1])
+    return table
+
+
+def slice_positions(cases: Sequence[Case]) -> list[float]:
+    """For each slice, counted through all cases, its place between the case's first (-1) and last (1) slice index."""
+    positions: list[float] = []
+    for case in cases:
+        indices = [item.index for item in case.slices]
+        first, last = min(indices, default=0), max(indices, default=0)
+        positions += [0.0 if first == last else 2 * (i - first) / (last - first) - 1 for i in indices]
+    return positions
+
+
+def coin(*key: object) -> bool:
+    """One fair toss, decided by `key` alone."""
+    return bool(torch.randint(0, 2, (), generator=seeded_generator(*key)))
 
 
 def mirrored(sample: Sample, flip_ids: NDArray[np.int64]) -> Sample:
     """The sample mirrored along its columns, left and right labels exchanged."""
-    image = None if sample.image is None else np.ascontiguousarray(sample.image[..., ::-1])
-    return Sample(flip_ids[np.ascontiguousarray(sample.label[:, ::-1])], image, sample.case, sample.slice)
+    return replace(
+        sample,
+        label=flip_ids[_mirror(sample.label)],
+        image=None if sample.image is None else _mirror(sample.image),
+        neighbours=None if sample.neighbours is None else flip_ids[_mirror(sample.neighbours)],
+    )
+
+
+def _mirror(array: NDArray[T]) -> NDArray[T]:
+    return np.ascontiguousarray(array[..., ::-1])
 
 
 def flip_table(spec: DataSpec) -> NDArray[np.int64] | None:
@@ -112,17 +201,17 @@ def _other_side(name: str) -> str:
 
 
 class EndlessSampler(Sampler[tuple[int, int]]):
-    """(index, position) from position `start` on, for ever: every epoch a new permutation from (seed, epoch)."""
+    """(index, position) from position `start` on, for ever: every epoch a new permutation from (seed, stream, epoch)."""
 
-    def __init__(self, length: int, seed: int, start: int = 0) -> None:
-        self.length, self.seed, self.start = length, seed, start
+    def __init__(self, length: int, seed: int, start: int = 0, stream: str = "order") -> None:
+        self.length, self.seed, self.start, self.stream = length, seed, start, stream
 
     def __iter__(self) -> Iterator[tuple[int, int]]:
         position, epoch, order = self.start, -1, []
         while True:
             if position // self.length != epoch:
                 epoch = position // self.length
-                order = torch.randperm(self.length, generator=seeded_generator(self.seed, "order", epoch)).tolist()
+                order = torch.randperm(self.length, generator=seeded_generator(self.seed, self.stream, epoch)).tolist()
             yield order[position % self.length], position
             position += 1
 
@@ -138,9 +227,8 @@ class SliceLoader:
 
     def endless(self, start: int = 0) -> Iterator[Batch]:
         """Training batches from image number `start` on; batch k carries the random stream of its first image."""
-        sampler = EndlessSampler(len(self.dataset), self.seed, start)
         position = start
-        for batch in self._loader(sampler):
+        for batch in self._shuffled(start):
             batch.rng = seeded_generator(self.seed, "step", position)
             position += len(batch)
             yield batch
@@ -151,14 +239,17 @@ class SliceLoader:
         chosen = (
             range(total) if not 0 < limit < total else np.linspace(0, total - 1, limit).round().astype(int).tolist()
         )
-        yield from self._loader(list(chosen))
+        yield from self._loader(self.dataset, list(chosen))
 
-    def _loader(self, sampler: Sampler | list[int]) -> DataLoader:
+    def _shuffled(self, start: int) -> Iterable[Batch]:
+        return self._loader(self.dataset, EndlessSampler(len(self.dataset), self.seed, start))
+
+    def _loader(self, dataset: Dataset[Sample], keys: Iterable) -> DataLoader:
         # Workers are started per loader; a method of the spawn kind would pickle the cache, so fork stays the default.
         return DataLoader(
-            self.dataset,
+            dataset,
             batch_size=self.batch_size,
-            sampler=sampler,
+            sampler=keys,
             num_workers=self.num_workers,
             collate_fn=collate,
             pin_memory=torch.cuda.is_available(),
@@ -166,15 +257,21 @@ class SliceLoader:
 
 
 def collate(samples: Sequence[Sample]) -> Batch:
-    """Samples -> Batch; images are None when any sample has none."""
-    images = [sample.image for sample in samples]
+    """Samples -> Batch; images, and likewise neighbours, are None when any sample has none."""
     return Batch(
         label=torch.from_numpy(np.stack([sample.label for sample in samples])),
-        image=None if any(image is None for image in images) else torch.from_numpy(np.stack(images)),  # type: ignore[arg-type]
+        image=_stacked([sample.image for sample in samples]),
         cases=[sample.case.id for sample in samples],
         patients=[sample.case.patient for sample in samples],
         indices=[sample.slice.index for sample in samples],
+        neighbours=_stacked([sample.neighbours for sample in samples]),
+        position=torch.tensor([sample.position for sample in samples], dtype=torch.float32),
     )
+
+
+def _stacked(arrays: Sequence[NDArray | None]) -> torch.Tensor | None:
+    there = [array for array in arrays if array is not None]
+    return torch.from_numpy(np.stack(there)) if len(there) == len(arrays) else None
 
 
 def fingerprint(root: Path) -> str:

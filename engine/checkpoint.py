@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import re
 import shutil
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -84,12 +85,16 @@ def load_state(path: Path) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class Weights:
-    """Contents of a weight file: the tensors of `Method.release()`, config and spec as plain dicts, images seen."""
+    """Contents of a weight file: the tensors of `Method.release()`, config and spec as plain dicts, images seen.
+
+    windows: (low, high) by channel for images that no scan of their own lends its window (unpaired training).
+    """
 
     tensors: dict[str, Tensor]
     config: dict[str, Any]
     spec: dict[str, Any]
     images: int
+    windows: Sequence[Sequence[float]] = ()
 
 
 def weights_path(folder: Path, which: str) -> Path:
@@ -100,6 +105,7 @@ def weights_path(folder: Path, which: str) -> Path:
 def save_weights(path: Path, weights: Weights) -> None:
     """Write tensors with config and spec in the file's metadata, atomically."""
     header = {"schema": WEIGHTS_SCHEMA, "config": weights.config, "spec": weights.spec, "images": weights.images}
+    header["windows"] = weights.windows
     tensors = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in weights.tensors.items()}
     with atomic_path(path) as temporary:
         save_file(tensors, temporary, metadata={"medsis": json.dumps(header)})
@@ -122,4 +128,4 @@ def load_weights(folder: Path, which: str) -> Weights:
         raise CheckpointError(f"{path}: damaged or foreign weight file ({type(error).__name__})") from None
     if header.get("schema") != WEIGHTS_SCHEMA:
         raise CheckpointError(f"{path}: schema {header.get('schema')!r}, this version reads {WEIGHTS_SCHEMA!r}")
-    return Weights(tensors, header["config"], header["spec"], header["images"])
+    return Weights(tensors, header["config"], header["spec"], header["images"], header.get("windows", ()))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import platform
 import resource
@@ -13,6 +14,7 @@ from pathlib import Path
 
 import torch
 
+M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # of glibc's malloc.h
 PACKAGES = ("torch", "torchvision", "numpy", "scipy", "nibabel", "scikit-image", "pytorch-fid", "lpips", "tyro", "dipy")
 
 
@@ -34,6 +36,19 @@ def autocast(device: torch.device, precision: str) -> AbstractContextManager:
     if precision == "auto":
         precision = "bf16" if device.type == "cuda" and torch.cuda.is_bf16_supported() else "fp32"
     return torch.autocast(device.type, torch.bfloat16) if precision == "bf16" else nullcontext()
+
+
+def keep_freed_memory() -> bool:
+    """Let this process keep memory it has freed instead of giving it back to the system; whether that worked.
+
+    glibc maps every large tensor anew, so that each first touch of a page is a fault; on two cores that was most of the
+    time of memory-bound operations (docs/benchmarks.md). Other C libraries are left alone.
+    """
+    if platform.libc_ver()[0] != "glibc":
+        return False
+    mallopt = ctypes.CDLL(None).mallopt
+    never, largest = 0, 2**31 - 1
+    return bool(mallopt(M_MMAP_MAX, never)) and bool(mallopt(M_TRIM_THRESHOLD, largest))
 
 
 def cpu_has_bf16() -> bool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,7 @@ from dataloaders.intensity import model_to_levels
 from dataloaders.manifest import Case, Manifest, Slice, slice_name
 from dataloaders.nifti import write_volume
 from dataloaders.png import write_png
-from models.base import Batch, Method, SampleRandom
+from models.base import Batch, Method, SampleRandom, seeded_generator
 
 
 @dataclass
@@ -106,14 +106,18 @@ def synthesize_split(
     device: torch.device,
     seed: int,
     noise: str = "case",
+    resampled: Sequence[int] = (),
+    draw: int = 1,
 ) -> float:
     """Synthesise all batches into the writer; returns seconds per slice of pure synthesis.
 
-    noise: ``case`` draws style once per case, ``slice`` anew for each slice.
+    noise: ``case`` draws style once per case, ``slice`` anew for each slice. resampled: ids of labels whose style is
+    taken from another `draw`, while all others keep theirs.
     """
     seconds, count = 0.0, 0
     for batch in tqdm(batches, desc="synthesise", disable=None, leave=False):
-        randoms = [_random(seed, case, index, noise) for case, index in zip(batch.cases, batch.indices, strict=True)]
+        keys = zip(batch.cases, batch.indices, strict=True)
+        randoms = [_random(seed, case, index, noise, resampled, draw) for case, index in keys]
         start = time.perf_counter()
         images = method.synthesize(batch.to(device), randoms).cpu().numpy()
         seconds += time.perf_counter() - start
@@ -123,6 +127,9 @@ def synthesize_split(
     return seconds / max(count, 1)
 
 
-def _random(seed: int, case: str, index: int, noise: str) -> SampleRandom:
+def _random(seed: int, case: str, index: int, noise: str, resampled: Sequence[int], draw: int) -> SampleRandom:
     random = SampleRandom.of(seed, case, index)
-    return random if noise == "case" else SampleRandom(random.slice, random.slice)
+    random = random if noise == "case" else SampleRandom(random.slice, random.slice)
+    place = "case" if noise == "case" else index
+    labels = {label: seeded_generator(seed, case, place, draw, "label", label) for label in resampled}
+    return SampleRandom(random.case, random.slice, labels)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import time
 from collections.abc import Iterator
@@ -24,12 +25,19 @@ from engine.files import LOCK, check_name, lock_folder, read_json, write_json, w
 from engine.preview import save_preview
 from engine.results import ResultsWriter, synthesize_split
 from engine.runlog import RunLog
-from engine.signals import EXIT_DIVERGED, StopRequest
+from engine.signals import EXIT_DIVERGED, EXIT_STALLED, StopRequest
+from engine.weights import load_state, resolve
 from evaluation import check_metrics, evaluate_results, headline
 from models.base import Batch, Method, Player, SampleRandom, seeded_generator
 
+WON = 0.99  # accuracy of a discriminator above which the generator gets no useful gradient
+ADVICE = (
+    "Look at the newest preview and an older one. A new run with a lower --lr_d (or --oasis.lr_w), a larger batch, "
+    "--oasis.spectral_gain 1 or more R1 may go on learning; --stop_patience 0 goes on with this one."
+)
 BEST_METRIC = "wasserstein"  # always computable, so the choice of the best weights does not depend on the machine
 PREVIEW_ROWS = 6
+FIRST_SLICES = 64  # training slices that a method may look at before its first step
 CALIBRATION_SLICES = 256  # evenly spaced training slices that give the moving average its batch statistics
 
 
@@ -59,6 +67,9 @@ class Meter:
     sums: dict[str, float] = field(default_factory=dict)
     counts: dict[str, int] = field(default_factory=dict)
     gradient_norm: dict[str, float] = field(default_factory=dict)
+    measures: dict[str, list[float]] = field(default_factory=dict)  # name -> [sum, count]
+    images: int = 0
+    waited: float = 0.0  # seconds spent waiting for the loader
 
     def add(self, name: str, value: float) -> None:
         """One more value of a loss."""
@@ -69,12 +80,24 @@ class Meter:
         """Mean of each loss over the steps in which it was played."""
         return {name: self.sums[name] / self.counts[name] for name in self.sums}
 
+    def observe(self, batch: Batch) -> None:
+        """The numbers beside the losses of one finished step."""
+        self.images += len(batch)
+        values = torch.stack(list(batch.measures.values())).tolist() if batch.measures else []  # one transfer
+        for name, value in zip(batch.measures, values, strict=True):
+            total = self.measures.setdefault(name, [0.0, 0.0])
+            total[0], total[1] = total[0] + value, total[1] + 1
+
+    def measured(self) -> dict[str, float]:
+        """Mean of each measure."""
+        return {name: total / count for name, (total, count) in self.measures.items()}
+
 
 @contextmanager
 def only_trains(player: Player, players: dict[str, Player]) -> Iterator[None]:
-    """Freeze the other players' parameters, so that no gradients are computed for them."""
+    """Freeze the other networks' parameters, so that no gradients are computed for them."""
     for other in players.values():
-        other.net.requires_grad_(other is player)
+        other.net.requires_grad_(other.net is player.net)  # a penalty shares its net with the player it restrains
     try:
         yield
     finally:
@@ -89,6 +112,8 @@ class Run:
         check_name(config.name, "--name")
         self.config, self.data = config, data
         self.device = device.select_device(config.gpu_ids)
+        if config.tuned and self.device.type == "cpu":
+            device.keep_freed_memory()
         check_metrics(config.metrics, config.weights)  # now, rather than at the first evaluation hours from now
         self.folder = config.checkpoints_dir / config.name
         self.stop = StopRequest()
@@ -99,6 +124,7 @@ class Run:
         self.best = math.inf
         self.finished = False
         self.ready_at = -1
+        self.won_since: int | None = None  # images seen when a discriminator began to win
         self.clock = time.perf_counter()
         torch.manual_seed(config.seed)  # initial weights; everything later draws from seeded streams of its own
 
@@ -159,10 +185,10 @@ class Run:
             )
             return
         self.method.load_state_dict(state["method"])
-        for name, player in self.players.items():
-            player.optimizer.load_state_dict(state["optimizers"][name])
+        for name, optimizer in self._optimizers().items():
+            optimizer.load_state_dict(state["optimizers"][name])
         self.state.step, self.state.images_seen, self.state.previous = state["step"], state["images"], state["images"]
-        self.best, self.finished = state["best"], state["finished"]
+        self.best, self.finished, self.won_since = state["best"], state["finished"], state.get("won_since")
         self.meter = Meter(**state["meter"])
         self.log.rewind(self.state.images_seen)
         self.log.say(f"{self.config.name}: resumed at {self.state.images_seen:,} of {self.total:,} images")
@@ -181,6 +207,38 @@ class Run:
             except checkpoint.CheckpointError as error:
                 self.log.say(f"warning: {error}; trying the one before")
         return None
+
+    def _optimizers(self) -> dict[str, torch.optim.Optimizer]:
+        """Each optimiser once, by its first player."""
+        found: dict[str, torch.optim.Optimizer] = {}
+        for name, player in self.players.items():
+            if all(player.optimizer is not other for other in found.values()):
+                found[name] = player.optimizer
+        return found
+
+    def give_pretrained_weights(self, method: Method) -> None:
+        """Hand over the published weights that the method's losses need; MissingWeights where there are none."""
+        for key in method.wanted_weights():
+            method.take_weights(key, load_state(resolve(key, self.config.weights)))
+
+    def calibration_batches(self) -> Iterator[Batch]:
+        """Evenly spaced training batches, on the device."""
+        return (batch.to(self.device) for batch in self.train_loader.once(limit=CALIBRATION_SLICES))
+
+    def first_batches(self) -> Iterator[Batch]:
+        """The first few batches of training, image and label as they are trained on, on the device."""
+        count = -(-FIRST_SLICES // self.config.batch_size)
+        return (batch.to(self.device) for batch in itertools.islice(self.train_loader.endless(), count))
+
+    def timed(self, batches: Iterator[Batch]) -> Iterator[Batch]:
+        """The batches; the time that passes until each is there is logged as loader_wait."""
+        while True:
+            start = time.perf_counter()
+            batch = next(batches, None)
+            if batch is None:
+                return
+            self.meter.waited += time.perf_counter() - start
+            yield batch
 
     # -- one step -------------------------------------------------------------------------------------------------
 
@@ -222,28 +280,49 @@ class Run:
         """Enough images seen, or asked to stop."""
         return self.state.images_seen >= self.total or self.stop.exit_code is not None
 
-    def report(self) -> None:
-        """Log line and record every --freq_print images."""
+    def report(self, batch: Batch) -> None:
+        """Count the step; log line and record every --freq_print images."""
+        self.meter.observe(batch)
         if not self.state.crossed(self.config.freq_print) or not self.meter.sums:
             return
         now = time.perf_counter()
-        images = max(self.meter.counts.values()) * self.config.batch_size
-        speed, self.clock = images / max(now - self.clock, 1e-9), now
-        means = self.meter.means()
+        seconds, self.clock = max(now - self.clock, 1e-9), now
+        speed = self.meter.images / seconds
+        means, measures = self.meter.means(), self.meter.measured()
         record = {
             "kind": "train",
             "images": self.state.images_seen,
             "step": self.state.step,
             "losses": means,
+            "measures": measures,
             "gradient_norm": dict(self.meter.gradient_norm),
             "images_per_second": round(speed, 3),
+            "loader_wait": round(self.meter.waited / seconds, 4),
             "peak_memory_gb": round(device.peak_memory_gb(self.device), 3),
         }
         self.log.record(record)
-        losses = "  ".join(f"{name} {value:.4g}" for name, value in means.items())
+        losses = "  ".join(f"{name} {value:.4g}" for name, value in (means | measures).items())
         left = timedelta(seconds=round((self.total - self.state.images_seen) / speed))
         self.log.say(f"{self.state.images_seen:>10,}/{self.total:,} images  {speed:.1f}/s  {left} left  {losses}")
         self.meter = Meter()
+        self._watch(measures)
+
+    def _watch(self, measures: dict[str, float]) -> None:
+        """Stop the run, with its state and advice, when a discriminator has won for --stop_patience images."""
+        winners = [name for name, value in measures.items() if name.endswith("accuracy") and value > WON]
+        if not winners:
+            self.won_since = None
+            return
+        self.won_since = self.state.images_seen if self.won_since is None else self.won_since
+        patience = self.config.stop_patience
+        if not 0 < patience <= self.state.images_seen - self.won_since or self.state.images_seen >= self.total:
+            return
+        self.save()
+        self.log.say(
+            f"error: stopped at {self.state.images_seen:,} images, state saved: {winners[0]} has been above {WON} for "
+            f"{patience:,} images, so the generator learns nothing any more. {ADVICE}"
+        )
+        raise SystemExit(EXIT_STALLED)
 
     def maybe_preview(self) -> None:
         """Preview picture and curves every --freq_preview images."""
@@ -299,7 +378,7 @@ class Run:
     def _ready(self) -> None:
         """Make the synthesizing weights ready, once per step even where preview, evaluation and saving meet."""
         if self.ready_at != self.state.step:
-            self.method.before_synthesis(b.to(self.device) for b in self.train_loader.once(limit=CALIBRATION_SLICES))
+            self.method.before_synthesis(self.calibration_batches())
             self.ready_at = self.state.step
 
     def _state(self) -> dict[str, Any]:
@@ -311,7 +390,8 @@ class Run:
             "finished": self.finished,  # all images seen, and the last evaluation and preview made
             "meter": asdict(self.meter),
             "method": self.method.state_dict(),
-            "optimizers": {name: player.optimizer.state_dict() for name, player in self.players.items()},
+            "won_since": self.won_since,
+            "optimizers": {name: optimizer.state_dict() for name, optimizer in self._optimizers().items()},
         }
 
     def save(self) -> None:
@@ -322,7 +402,11 @@ class Run:
 
     def _save_weights(self, which: str) -> None:
         weights = Weights(
-            self.method.release(), options.to_dict(self.config), self.data.spec.to_dict(), self.state.images_seen
+            self.method.release(),
+            options.to_dict(self.config),
+            self.data.spec.to_dict(),
+            self.state.images_seen,
+            [(window.low, window.high) for window in self.data.cases[0].windows] if self.config.unpaired else (),
         )
         checkpoint.save_weights(checkpoint.weights_path(self.folder, which), weights)
 
@@ -349,7 +433,8 @@ class Run:
     def evaluate(self) -> None:
         """Synthesise the validation split as test.py would, score it, keep the best weights."""
         self._ready()
-        if self.val_loader is None:
+        # Without pairs there is no best by comparison, and comparing would use a pairing that must not be used.
+        if self.val_loader is None or self.config.unpaired:
             self._save_weights("best")
             return
         folder = self.folder / "validation"

@@ -9,6 +9,7 @@ from types import FrameType
 EXIT_USAGE = 2
 EXIT_WEIGHTS_MISSING = 3
 EXIT_DIVERGED = 4
+EXIT_STALLED = 5
 EXIT_INTERRUPTED = 130
 EXIT_TIME_LIMIT = 85  # resumable; batch.sh requeues the job
 

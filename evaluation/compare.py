@@ -104,13 +104,14 @@ def _same_image(a: Path, b: Path) -> bool:
 class Row:
     """One metric in all methods: its entry in each metrics.json (None where absent), and who is best (None for ties).
 
+    better: ``higher``, ``lower``, or None where neither is; then nobody is best either.
     difference: best minus runner-up, mean over patients with its 95 % interval from paired bootstrap; None where
     there are too few patients or the metric has no value per patient.
     """
 
     key: str
     entries: tuple[dict[str, Any] | None, ...]
-    better: str
+    better: str | None
     unit: str
     channel: str | None
     best: int | None
@@ -142,7 +143,7 @@ def _row(key: str, entrants: Sequence[Entrant]) -> Row:
     known = [(entry["value"], i) for i, entry in enumerate(entries) if entry is not None and entry["value"] is not None]
     ordered = sorted(known, key=lambda pair: pair[0], reverse=present["better"] == "higher")
     best = second = None
-    if len(ordered) > 1 and ordered[0][0] != ordered[1][0]:
+    if present["better"] is not None and len(ordered) > 1 and ordered[0][0] != ordered[1][0]:
         best, second = ordered[0][1], ordered[1][1]
     difference = None if best is None or second is None else _paired_difference(key, entrants[best], entrants[second])
     return Row(key, entries, present["better"], present["unit"], present["channel"], best, second, difference)
@@ -167,12 +168,15 @@ NAMES = {
     "label_mean_error": "Label mean error",
     "label_std_error": "Label spread error",
     "wasserstein": "Label Wasserstein",
+    "slice_jump_ratio": "Slice jump relative to real",
+    "slice_difference_mae": "Slice jump error",
     "fid": "FID",
     LPIPS: "LPIPS",
 }
 GROUPS = {
     "agreement with the real image": PAIRED,
     "intensities within the labels": BY_LABEL,
+    "continuity from slice to slice": ("slice_difference_mae",),  # the ratio has no better direction
     "look of the images (FID, LPIPS)": ("fid", LPIPS),
 }
 

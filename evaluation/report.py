@@ -131,6 +131,8 @@ def _table(entrants: Sequence[Entrant], rows: Sequence[Row]) -> str:
         cells = "".join(_cell(entry, row.best == i, notes) for i, entry in enumerate(row.entries))
         body.append(f"<tr><td>{_metric_cell(row)}</td>{cells}</tr>")
     legend = "↑ higher, ↓ lower is better; the best value is shaded"
+    if any(row.better is None for row in rows):
+        legend += "; without an arrow neither is better: 1 is as in the real images"
     if any(entry and entry.get("ci95") for row in rows for entry in row.entries):
         legend += (
             "; brackets: 95 % bootstrap interval over patients; "
@@ -147,9 +149,10 @@ def _table(entrants: Sequence[Entrant], rows: Sequence[Row]) -> str:
 
 
 def _metric_cell(row: Row) -> str:
-    arrow = f"<span title='{row.better} is better'>{'↑' if row.better == 'higher' else '↓'}</span>"
+    sign = {"higher": "↑", "lower": "↓"}
+    arrow = f" <span title='{row.better} is better'>{sign[row.better]}</span>" if row.better else ""
     unit = f" <small>{escape(row.unit)}</small>" if row.unit else ""
-    return f"{escape(NAMES.get(row.metric, row.metric))} {arrow}{unit}{' <small>●</small>' if row.clear else ''}"
+    return f"{escape(NAMES.get(row.metric, row.metric))}{arrow}{unit}{' <small>●</small>' if row.clear else ''}"
 
 
 def _cell(entry: dict[str, Any] | None, best: bool, notes: list[str]) -> str:

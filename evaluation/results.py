@@ -1,7 +1,7 @@
 """Score a results folder: real against generated slices of the same label maps.
 
-Levels: slice -> mean over the slices of a patient -> mean over patients. Slices of one patient are not independent,
-so intervals come from patients.
+Levels: slice (or case) -> mean over those of a patient -> mean over patients. Slices of one patient are not
+independent, so intervals come from patients.
 """
 
 from __future__ import annotations
@@ -30,6 +30,7 @@ from dataloaders.png import as_16_bit, read_png
 from engine.files import write_json, write_text
 from engine.weights import MissingWeights, resolve, sha256
 from evaluation import networks, paired
+from evaluation.continuity import CaseContinuity, Jumps
 from evaluation.frechet import frechet_distance
 from evaluation.intensity import LabelHistograms, wasserstein
 from evaluation.statistics import DRAWS, MIN_PATIENTS, bootstrap_interval, nan_mean
@@ -37,18 +38,28 @@ from evaluation.statistics import DRAWS, MIN_PATIENTS, bootstrap_interval, nan_m
 SCHEMA = "medsis-metrics/1"
 PAIRED = ("mae", "rmse", "mae_body", "rmse_body", "psnr", "ssim")
 BY_LABEL = ("label_mean_error", "label_std_error", "wasserstein")
+BY_CASE = ("slice_jump_ratio", "slice_difference_mae")
 LPIPS = "lpips_alex_v0.1"
 NETWORK = {"fid": "inception", LPIPS: "alexnet"}  # metric -> weights
-ALL = (*PAIRED, *BY_LABEL, "fid", LPIPS)
+ALL = (*PAIRED, *BY_LABEL, *BY_CASE, "fid", LPIPS)
 HIGHER_IS_BETTER = {"psnr", "ssim"}
-UNITLESS = {"ssim", "fid", LPIPS}
+NO_DIRECTION = {"slice_jump_ratio"}  # neither higher nor lower is better
+UNITLESS = {"ssim", "fid", LPIPS, "slice_jump_ratio"}
+REASONS = {  # why a metric may have no value
+    "psnr": "identical images everywhere",
+    "slice_jump_ratio": "no adjacent slices that share body pixels, or the real ones do not change",
+    "slice_difference_mae": "no adjacent slices that share body pixels",
+}
 BATCH = 32
 SETTINGS = {
-    "levels": "mean over a patient's slices, then over patients; by label: over a patient's cases, labels, patients",
+    "levels": "mean over a patient's slices, then over patients; by label: over a patient's cases, labels, patients; "
+    "by case: over a patient's cases, patients",
     "interval": f"95 % percentile bootstrap over patients, {DRAWS} draws, seed 0, from {MIN_PATIENTS} patients on",
     "body": "pixels with a label other than 0",
     "psnr": "data range = window width; per image, then mean; identical images counted, not averaged",
     "ssim": "2-D, on intensity minus window low, data range = window width, Gaussian 11x11 sigma 1.5, K1 0.01, K2 0.03",
+    "slice_jump_ratio": "pairs of slices whose indices differ by 1, pixels that are body in both, sums over a case",
+    "slice_difference_mae": "the same pairs and pixels, mean over a case's pixels",
     "fid": "pytorch-fid's Inception, 2048 features, window to [0, 1], three equal channels, its own resize to 299",
     LPIPS: "lpips 0.1 heads, torchvision's AlexNet, window to [-1, 1], three equal channels",
 }
@@ -77,6 +88,7 @@ class Scores:
 
     rows: list[dict[str, Any]] = field(default_factory=list)
     labels: list[dict[str, Any]] = field(default_factory=list)
+    cases: list[dict[str, Any]] = field(default_factory=list)
     features: dict[int, tuple[list[NDArray], list[NDArray]]] = field(default_factory=dict)
     constant_images: int = 0
     identical: int = 0
@@ -164,12 +176,13 @@ def evaluate_manifest(
 
 
 def read_items(folder: Path, manifest: Manifest) -> Iterator[Item]:
-    """Slices and channels in manifest order, without slices that lack a real or a generated image.
+    """Cases in manifest order, their slices by index, then channels; no slice that lacks a real or a generated image.
 
     ValueError naming the file where sizes differ or a label map has ids that the manifest does not know.
     """
     for case in manifest.cases:
-        for item in paired_slices(case):
+        # By index, because neighbours are found by looking at the slice before.
+        for item in sorted(paired_slices(case), key=lambda item: item.index):
             label: NDArray | None = read_png(folder / item.label) if item.label else None
             if label is not None and label.max() >= manifest.spec.num_labels:
                 raise ValueError(
@@ -198,12 +211,15 @@ def _stream(folder: Path, manifest: Manifest, files: dict[str, Path], device: to
     # Histograms live for one case only: they are exact, so large, and cases may be many.
     for case, of_case in itertools.groupby(items, key=lambda item: item.case):
         histograms: dict[int, tuple[LabelHistograms, LabelHistograms]] = {}
+        continuity: dict[int, CaseContinuity] = {}
         for item in of_case:
             row = _score_slice(item, manifest.spec.channels[item.channel].name, scores)
             scores.rows.append(row)
             pair = histograms.setdefault(item.channel, (LabelHistograms(), LabelHistograms()))
             pair[0].add(item.label, item.real)
             pair[1].add(item.label, item.fake)
+            physical = item.window.decode(item.real), item.window.decode(item.fake)
+            continuity.setdefault(item.channel, CaseContinuity()).add(item.slice.index, *physical, item.label > 0)
             if nets:
                 waiting.append((item, row))
             if len(waiting) == BATCH:
@@ -212,6 +228,7 @@ def _stream(folder: Path, manifest: Manifest, files: dict[str, Path], device: to
         scores.labels += [
             row for channel, pair in histograms.items() for row in _label_rows(manifest, case, channel, *pair)
         ]
+        scores.cases += [_case_row(manifest, case, channel, of.jumps) for channel, of in continuity.items()]
     if waiting:
         _run_networks(waiting, nets, scores, device)
     return scores
@@ -264,15 +281,15 @@ def _summarise(
     metrics: dict[str, dict[str, Any]] = {}
     per_patient: dict[str, dict[str, float | None]] = {patient: {} for patient in patients}
     for channel in manifest.spec.channels:
-        rows = [row for row in scores.rows if row["channel"] == channel.name]
-        by_label = [row for row in scores.labels if row["channel"] == channel.name]
-        for name in (*PAIRED, LPIPS, *BY_LABEL):
+        for name in (*PAIRED, LPIPS, *BY_LABEL, *BY_CASE):
             if (wanted is not None and name not in wanted) or (name == LPIPS and name not in files):
                 continue
-            level = _mean_over_labels if name in BY_LABEL else _mean_over_slices
-            values = [level(by_label if name in BY_LABEL else rows, name, patient) for patient in patients]
+            table = scores.labels if name in BY_LABEL else scores.cases if name in BY_CASE else scores.rows
+            rows = [row for row in table if row["channel"] == channel.name]
+            level = _mean_over_labels if name in BY_LABEL else _mean_over_rows
+            values = [level(rows, name, patient) for patient in patients]
             entry = _entry(name, channel.name, channel.unit, values)
-            if name not in BY_LABEL:
+            if table is scores.rows:
                 spread = _finite_only([row[name] for row in rows])
                 entry["slice_sd"] = float(spread.std(ddof=1)) if len(spread) > 1 else None
             metrics[f"{name}/{channel.name}"] = entry
@@ -292,6 +309,7 @@ def _summarise(
         "counts": {"constant_images": scores.constant_images, "psnr_identical": scores.identical},
         "per_patient": per_patient,
         "per_label": scores.labels,
+        "per_case": [row | {name: _finite(row[name]) for name in BY_CASE} for row in scores.cases],
         "settings": SETTINGS,
         "environment": _environment(),
         "provenance": {key: manifest.provenance.get(key) for key in provenance},
@@ -299,21 +317,21 @@ def _summarise(
 
 
 def _entry(name: str, channel: str | None, unit: str, values: list[float]) -> dict[str, Any]:
-    """A metric over patients: value, interval, unit, direction."""
+    """A metric over patients: value, interval, unit, direction (None where neither is better)."""
     known = _finite_only(values)
     interval = bootstrap_interval(known)
     entry: dict[str, Any] = {
         "value": _finite(float(known.mean())) if len(known) else None,
         "ci95": list(interval) if interval else None,
         "unit": "dB" if name == "psnr" else "" if name in UNITLESS else unit,
-        "better": "higher" if name in HIGHER_IS_BETTER else "lower",
+        "better": None if name in NO_DIRECTION else "higher" if name in HIGHER_IS_BETTER else "lower",
         "channel": channel,
         "n_patients": len(known),
     }
     if interval is None:
         entry["ci_note"] = f"no interval: {len(known)} patient(s), at least {MIN_PATIENTS} are needed"
     if entry["value"] is None:
-        entry["reason"] = "identical images everywhere" if name == "psnr" else "no pixels to measure"
+        entry["reason"] = REASONS.get(name, "no pixels to measure")
     return entry
 
 
@@ -378,8 +396,20 @@ def _label_rows(
     return rows
 
 
-def _mean_over_slices(rows: list[dict[str, Any]], name: str, patient: str) -> float:
-    """Mean of one patient's slices."""
+def _case_row(manifest: Manifest, case: Case, channel: int, jumps: Jumps) -> dict[str, Any]:
+    """The row of a case and channel: continuity from slice to slice, and from how many pairs of slices it comes."""
+    return {
+        "patient": case.patient,
+        "case": case.id,
+        "channel": manifest.spec.channels[channel].name,
+        "slice_pairs": jumps.pairs,
+        "slice_jump_ratio": jumps.ratio,
+        "slice_difference_mae": jumps.mae,
+    }
+
+
+def _mean_over_rows(rows: list[dict[str, Any]], name: str, patient: str) -> float:
+    """Mean of one patient's slices, or of its cases where a row is a case."""
     return nan_mean([row[name] for row in rows if row["patient"] == patient])
 
 
@@ -441,7 +471,7 @@ def format_table(result: dict[str, Any]) -> str:
             lines.append(f"  {key:<{width}}  n/a  ({entry['reason']})")
             continue
         interval = f"  [{entry['ci95'][0]:.4g}, {entry['ci95'][1]:.4g}]" if entry["ci95"] else ""
-        arrow = "higher is better" if entry["better"] == "higher" else "lower is better"
+        arrow = f"{entry['better']} is better" if entry["better"] else "1 is as in the real images"
         lines.append(f"  {key:<{width}}  {entry['value']:.4g} {entry['unit']}{interval}  ({arrow})")
     constant = result["counts"]["constant_images"]
     if constant:

@@ -6,9 +6,10 @@ from config import Config
 from models.base import Method
 from models.gmm import Gmm
 from models.oasis import Oasis
+from models.spade import SpadeGan
 from spec import DataSpec
 
-METHODS: dict[str, type[Oasis] | type[Gmm]] = {"oasis": Oasis, "gmm": Gmm}
+METHODS: dict[str, type[Oasis] | type[SpadeGan] | type[Gmm]] = {"oasis": Oasis, "spade": SpadeGan, "gmm": Gmm}
 
 
 def build_method(config: Config, spec: DataSpec) -> Method:

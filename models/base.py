@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
 import torch
@@ -30,10 +30,12 @@ class SampleRandom:
     """The two random streams of one sample: `case` repeats for all slices of a case, `slice` is the slice's own.
 
     Style noise drawn from `case` keeps stacked slices alike; grain drawn from `slice` must differ between them.
+    labels: style streams of single labels, which are resampled while all others keep theirs.
     """
 
     case: torch.Generator
     slice: torch.Generator
+    labels: dict[int, torch.Generator] = field(default_factory=dict)
 
     @classmethod
     def of(cls, seed: int, case_id: str, index: int, draw: int = 0) -> SampleRandom:
@@ -49,6 +51,8 @@ class Batch:
     neighbours: (B, 2k, H, W) int64, label maps of the k slices before and the k after, in slice order (2.5-D); None for
     k = 0. position: (B,) float32 in [-1, 1], where in its case the slice lies: -1 the first, 1 the last.
     cases, patients, indices: one entry per sample. rng: stream of the training step (None outside training).
+    fake: what one player leaves to the next, the images generated in this step. measures: numbers to log that are no
+    losses, by name.
     """
 
     label: Tensor
@@ -59,14 +63,31 @@ class Batch:
     rng: torch.Generator | None = None
     neighbours: Tensor | None = None
     position: Tensor | None = None
+    fake: Tensor | None = None
+    measures: dict[str, Tensor] = field(default_factory=dict)
+
+    @property
+    def real(self) -> Tensor:
+        """The image, where there must be one."""
+        assert self.image is not None
+        return self.image
 
     def __len__(self) -> int:
         return len(self.label)
 
     def to(self, device: torch.device) -> Batch:
         """The batch on another device."""
-        tensors = {name: getattr(self, name) for name in ("label", "image", "neighbours", "position")}
-        return replace(self, **{k: None if t is None else t.to(device, non_blocking=True) for k, t in tensors.items()})
+
+        def moved(tensor: Tensor | None) -> Tensor | None:
+            return None if tensor is None else tensor.to(device, non_blocking=True)
+
+        return replace(
+            self,
+            label=self.label.to(device, non_blocking=True),
+            image=moved(self.image),
+            neighbours=moved(self.neighbours),
+            position=moved(self.position),
+        )
 
 
 @dataclass
@@ -108,6 +129,17 @@ class Method(nn.Module):
     def fit(self, batches: Iterable[Batch]) -> None:
         """One pass over the training slices, for methods without players."""
         raise NotImplementedError
+
+    def wanted_weights(self) -> list[str]:
+        """Keys of pretrained weight files that training needs."""
+        return []
+
+    def take_weights(self, key: str, tensors: dict[str, Tensor]) -> None:
+        """Receive one of them, as a state dict."""
+        raise NotImplementedError
+
+    def calibrate(self, batches: Iterable[Batch]) -> None:
+        """Look at some training batches before the first step of a new run."""
 
     def current(self, batch: Batch) -> Tensor | None:
         """Images by the weights in training rather than their average, for previews; None where there is no such thing."""

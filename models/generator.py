@@ -1,6 +1,6 @@
-"""The OASIS generator: labels and noise -> image, through SPADE residual blocks.
+"""Generators in the image domain: labels and noise -> image, through residual blocks of conditioned norms.
 
-Legend: B batch, N labels, Z noise length, C image channels, H W pixels.
+Legend: B batch, N labels, K label slices, Z noise length, C image channels, H W pixels.
 """
 
 from __future__ import annotations
@@ -11,7 +11,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from models.blocks import INIT_GAIN, SpadeBlock, init_weights, leaky_relu
+from models.blocks import INIT_GAIN, ResidualBlock, init_weights, leaky_relu
+from models.condition import Condition
+from models.norms import NormOptions
 
 MIN_SIDE = 32  # sizes must be multiples of it
 START_SIDE = 8  # the coarsest feature map is about this long on its shorter side
@@ -39,59 +41,69 @@ def stage_widths(upsamplings: int) -> list[int]:
     return [min(2**i, 16) for i in range(upsamplings + 2)][::-1]
 
 
-class OasisGenerator(nn.Module):
+class Generator(nn.Module):
+    """What all generators share: how labels, noise and neighbours become a condition."""
+
+    def __init__(self, norms: NormOptions) -> None:
+        super().__init__()
+        self.norms = norms
+        self.tuned = norms.tuned
+
+    @property
+    def z_dim(self) -> int:
+        """Length of the noise vector, slice position included."""
+        return self.norms.z_dim
+
+    def condition(self, label: Tensor, noise: Tensor | None) -> Condition:
+        """label (B, H, W) or, with neighbours, (B, K, H, W); noise as `Condition` takes it, None for zeros."""
+        label = label if label.ndim == 4 else label[:, None]
+        assert label.shape[1] == self.norms.slices, (label.shape, self.norms.slices)
+        if noise is None and self.z_dim:
+            noise = torch.zeros(len(label), self.z_dim, device=label.device)
+        # Windows are looked up in full precision; in half precision a plain convolution is faster than the look-up.
+        patterns = self.tuned and label.device.type == "cpu" and not torch.is_autocast_enabled("cpu")
+        return Condition(label, self.norms.num_labels, noise if self.z_dim else None, patterns)
+
+
+class ImageGenerator(Generator):
     """SPADE generator with 3-D noise (Schönfeld et al., ICLR 2021, sec. 3.3).
 
     The noise vector is joined to the one-hot labels at every pixel; the result conditions the first convolution and
-    all SPADE layers. Output in [-1, 1] by tanh.
+    all norms. Output in [-1, 1] by tanh.
+    middle_block: a further block at the second resolution, as in SPADE's own generator (Park et al., CVPR 2019).
     """
 
     def __init__(
         self,
-        num_labels: int,
+        norms: NormOptions,
         out_channels: int,
         size: tuple[int, int],
         channels: int = 64,
-        z_dim: int = 64,
-        spade_hidden: int = 128,
-        spade_ks: int = 3,
-        norm: str = "batch",
         spectral_gain: float = INIT_GAIN,
+        middle_block: bool = False,
     ) -> None:
-        super().__init__()
+        super().__init__(norms)
         check_size(size)
-        self.num_labels, self.z_dim = num_labels, z_dim
         doublings = num_upsamplings(size)
         self.start = (size[0] >> doublings, size[1] >> doublings)
         widths = [channels * multiplier for multiplier in stage_widths(doublings)]
-        condition = num_labels + z_dim
-        self.stem = nn.Conv2d(condition, widths[0], 3, padding=1)
-        self.blocks = nn.ModuleList(
-            SpadeBlock(fin, fout, condition, spade_hidden, spade_ks, norm) for fin, fout in itertools.pairwise(widths)
-        )
+        self.stem = nn.Conv2d(norms.condition_channels, widths[0], 3, padding=1)
+        self.blocks = nn.ModuleList(ResidualBlock(fin, fout, norms.make) for fin, fout in itertools.pairwise(widths))
+        self.middle = ResidualBlock(widths[1], widths[1], norms.make) if middle_block else None
         self.to_image = nn.Conv2d(widths[-1], out_channels, 3, padding=1)
         init_weights(self, spectral_gain)
 
     def forward(self, label: Tensor, noise: Tensor | None = None) -> Tensor:
-        """label (B, H, W) int64, noise (B, Z) or (B, Z, H, W) -> image (B, C, H, W) in [-1, 1].
+        """label (B, H, W) or (B, K, H, W) int64, noise (B, Z), (B, N, Z) or (B, Z, H, W) -> (B, C, H, W) in [-1, 1].
 
-        noise per pixel allows resampling one region while keeping the rest; None means zeros.
+        noise by class or by pixel allows resampling one region while keeping the rest; None means zeros.
         """
         condition = self.condition(label, noise)
-        x = self.stem(F.interpolate(condition, size=self.start))
+        x = self.stem(condition.at(self.start).dense())
         for i, block in enumerate(self.blocks):
             if i > 0:
                 x = F.interpolate(x, scale_factor=2)
-            x = block(x, F.interpolate(condition, size=x.shape[2:]))
-        return torch.tanh(self.to_image(leaky_relu(x)))
-
-    def condition(self, label: Tensor, noise: Tensor | None) -> Tensor:
-        """One-hot labels behind noise: (B, Z + N, H, W) float32."""
-        one_hot = F.one_hot(label, self.num_labels).permute(0, 3, 1, 2).float()
-        if self.z_dim == 0:
-            return one_hot
-        if noise is None:
-            noise = one_hot.new_zeros(len(label), self.z_dim)
-        if noise.ndim == 2:
-            noise = noise[:, :, None, None].expand(-1, -1, *label.shape[1:])
-        return torch.cat([noise, one_hot], dim=1)
+            if i == 1 and self.middle is not None:
+                x = self.middle(x, condition)
+            x = block(x, condition)
+        return torch.tanh(self.to_image(leaky_relu(x)).float())

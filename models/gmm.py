@@ -72,7 +72,10 @@ class Gmm(Method):
         """Means and standard deviations (C, N) of one case, drawn from the prior over subjects."""
         if not self.config.vary:
             return self.mean_center, self.std_center
-        noise = torch.randn(2, *self.mean_center.shape, generator=random.case).to(self.mean_center.device)
+        noise = torch.randn(2, *self.mean_center.shape, generator=random.case)
+        for label, stream in random.labels.items():
+            noise[:, :, label] = torch.randn(2, len(self.mean_center), generator=stream)
+        noise = noise.to(self.mean_center.device)
         mean = self.mean_center + self.mean_spread * noise[0]
         return mean, (self.std_center + self.std_spread * noise[1]).clamp(min=0)
 

@@ -53,3 +53,33 @@ def labelmix_consistency(mixed_logits: Tensor, real_logits: Tensor, fake_logits:
     """
     target = mask * real_logits.float() + (1 - mask) * fake_logits.float()
     return F.mse_loss(mixed_logits.float(), target)
+
+
+@torch.no_grad()
+def real_fake_accuracy(real_logits: Tensor, fake_logits: Tensor) -> Tensor:
+    """Share of pixels that are told apart as real (any class) or fake, mean of both kinds: (B, N+1, H, W) twice -> ()."""
+    real_right = (real_logits.argmax(1) != FAKE).float().mean()
+    return (real_right + (fake_logits.argmax(1) == FAKE).float().mean()) / 2
+
+
+def l1(fake: Tensor, real: Tensor) -> Tensor:
+    """Mean of |fake - real|, two images (B, C, H, W). Returns ()."""
+    return F.l1_loss(fake.float(), real.float())
+
+
+def edge(fake: Tensor, real: Tensor) -> Tensor:
+    """Mean over pixels and both directions of |∇fake - ∇real|, ∇ by Sobel with kernels of unit sum. (B, C, H, W) -> ().
+
+    Signed gradients: an edge of the right strength and the wrong direction is wrong.
+    """
+    return (image_gradient(fake) - image_gradient(real)).abs().mean()
+
+
+def image_gradient(image: Tensor) -> Tensor:
+    """Sobel derivatives in intensity per pixel: (B, C, H, W) -> (B, 2, C, H, W), rows then columns; edges replicated."""
+    B, C, H, W = image.shape
+    kernel = torch.tensor([[-1.0, -2.0, -1.0], [0.0, 0.0, 0.0], [1.0, 2.0, 1.0]], device=image.device) / 8
+    flat = F.pad(image.float().reshape(B * C, 1, H, W), (1, 1, 1, 1), mode="replicate")
+    with torch.autocast(image.device.type, enabled=False):
+        slopes = F.conv2d(flat, torch.stack([kernel, kernel.T])[:, None])
+    return slopes.view(B, C, 2, H, W).transpose(1, 2)

@@ -1,135 +1,120 @@
-"""OASIS as a method: its players and their losses, its moving average, its synthesis."""
+"""OASIS as a method: its players and their losses; with a wavelet critic, and unpaired."""
 
 from __future__ import annotations
-
-from collections.abc import Iterable
 
 import torch
 from torch import Tensor
 
 from config import Config
-from models import losses
-from models.base import Batch, Method, Player, SampleRandom, seeded_generator
+from models import adversarial_losses, losses
+from models.base import Batch, Player
 from models.discriminator import OasisDiscriminator
-from models.ema import ema_copy, ema_update, recalibrate_batchnorm
-from models.generator import OasisGenerator
+from models.gan import Gan
+from models.optimizers import adam
+from models.wavelet_discriminator import WaveletDiscriminator
 from spec import DataSpec
 
 
-class Oasis(Method):
-    """Adversarial label-to-image synthesis with a segmentation discriminator (Schönfeld et al., ICLR 2021)."""
+class Oasis(Gan):
+    """Adversarial label-to-image synthesis with a segmentation discriminator (Schönfeld et al., ICLR 2021).
+
+    A wavelet critic of whole images can be added (SWAGAN; Gal et al., SIGGRAPH 2021). Unpaired (USIS; Eskandar et al.,
+    2023) the U-Net only segments generated images, so that they keep to their label, and the critic alone sees real ones.
+    """
 
     def __init__(self, config: Config, spec: DataSpec) -> None:
-        super().__init__()
-        self.config, self.spec = config, spec
         o = config.oasis
-        self.generator = OasisGenerator(
-            spec.num_labels,
-            spec.num_channels,
-            spec.size,
-            o.channels_G,
-            o.z_dim,
-            o.spade_hidden,
-            o.spade_ks,
-            o.param_free_norm,
-            o.spectral_gain,
-        )
+        super().__init__(config, o, spec, o.z_dim)
+        self.oasis = o
         self.discriminator = OasisDiscriminator(
-            spec.num_labels, spec.num_channels, spec.size, o.channels_D, o.spectral_gain
+            spec.num_labels, spec.num_channels, spec.size, o.channels_D, o.spectral_gain, config.tuned
         )
-        self.average = ema_copy(self.generator)
+        has_critic = o.unpaired or o.critic == "wavelet"
+        self.critic = WaveletDiscriminator(spec.num_channels, spec.size, o.channels_W) if has_critic else None
+
+    @property
+    def paired(self) -> bool:
+        """Whether image and label of a batch belong together."""
+        return not self.oasis.unpaired
 
     def players(self) -> dict[str, Player]:
-        """Generator first, then discriminator, as published; Adam (0, 0.999) with two learning rates."""
-        c, betas = self.config, (self.config.beta1, self.config.beta2)
-        adam_g = torch.optim.Adam(self.generator.parameters(), lr=c.lr_g, betas=betas)
-        adam_d = torch.optim.Adam(self.discriminator.parameters(), lr=c.lr_d, betas=betas)
-        return {
-            "generator": Player(self.generator, adam_g, self.generator_losses),
-            "discriminator": Player(self.discriminator, adam_d, self.discriminator_losses),
+        """Generator first, then discriminator, as published; then the critic and, every r1_every steps, its penalty."""
+        c = self.config
+        players = {
+            "generator": Player(self.generator, adam(self.generator, c.lr_g, c), self.generator_losses),
+            "discriminator": Player(
+                self.discriminator,
+                adam(self.discriminator, c.lr_d, c),
+                self.discriminator_losses if self.paired else self.segmenter_losses,
+            ),
         }
+        if self.critic is not None:
+            every = self.oasis.r1_every if self.oasis.r1_gamma > 0 else 0
+            optimizer = adam(self.critic, self.oasis.lr_w, c, lazy=every)
+            players["critic"] = Player(self.critic, optimizer, self.critic_losses)
+            if every:
+                players["penalty"] = Player(self.critic, optimizer, self.penalty_losses, every)
+        return players
 
     def generator_losses(self, batch: Batch) -> dict[str, Tensor]:
         """The generator wants every pixel of its image to be taken for a real pixel of its label (eq. 3)."""
-        logits = self.discriminator(self.generate(batch))
-        return {"segmentation": losses.real_cross_entropy(logits, batch.label, self.weights(batch))}
+        fake = self.generate(batch)
+        logits = self.discriminator(fake)
+        segmentation = losses.real_cross_entropy(logits, batch.label, self.weights(batch))
+        result = {"segmentation": self.oasis.lambda_segment * segmentation}
+        if self.critic is not None:
+            scores, features = self.critic(fake, features=True)
+            result["critic"] = self.oasis.lambda_critic * adversarial_losses.logistic_generator(scores)
+            if self.oasis.lambda_feature > 0:
+                with torch.no_grad():
+                    _, wanted = self.critic(batch.real, features=True)
+                matching = adversarial_losses.feature_matching([[*wanted, scores]], [[*features, scores]])
+                result["feature"] = self.oasis.lambda_feature * matching
+        return result | self.image_losses(fake, batch)
 
     def discriminator_losses(self, batch: Batch) -> dict[str, Tensor]:
         """Real pixels to their class, generated ones to "fake" (eq. 1), consistent under LabelMix (eq. 4)."""
-        assert batch.image is not None
-        with torch.no_grad():
-            fake = self.generate(batch)
-        real_logits, fake_logits = self.discriminator(batch.image), self.discriminator(fake)
+        real, fake = batch.real, self.fake_for_discriminators(batch)
+        images, mask = [real, fake.float()], None
+        if self.oasis.lambda_labelmix > 0:
+            mask = losses.labelmix_mask(batch.label, self.spec.num_labels, batch.rng)
+            images.append(mask * real + (1 - mask) * fake)
+        # One pass for all: one power step of the spectral norm, and larger matrices.
+        real_logits, fake_logits, *mixed = self.discriminator(torch.cat(images)).chunk(len(images))
         result = {
             "fake": losses.fake_cross_entropy(fake_logits),
             "real": losses.real_cross_entropy(real_logits, batch.label, self.weights(batch)),
         }
-        if self.config.oasis.lambda_labelmix > 0:
-            mask = losses.labelmix_mask(batch.label, self.spec.num_labels, batch.rng)
-            mixed_logits = self.discriminator(mask * batch.image + (1 - mask) * fake)
-            consistency = losses.labelmix_consistency(mixed_logits, real_logits, fake_logits, mask)
-            result["labelmix"] = self.config.oasis.lambda_labelmix * consistency
+        if mask is not None:
+            consistency = losses.labelmix_consistency(mixed[0], real_logits, fake_logits, mask)
+            result["labelmix"] = self.oasis.lambda_labelmix * consistency
+        batch.measures["discriminator/accuracy"] = losses.real_fake_accuracy(real_logits, fake_logits)
         return result
 
-    def generate(self, batch: Batch) -> Tensor:
-        """Training images of the batch with fresh noise from its stream."""
-        z_dim = self.config.oasis.z_dim
-        noise = torch.randn(len(batch), z_dim, generator=batch.rng).to(batch.label.device) if z_dim else None
-        return self.generator(batch.label, noise)
+    def segmenter_losses(self, batch: Batch) -> dict[str, Tensor]:
+        """Unpaired: learn to segment generated images; no real image is shown, so no pairing is needed."""
+        logits = self.discriminator(self.fake_for_discriminators(batch))
+        return {"segmentation": losses.real_cross_entropy(logits, batch.label, self.weights(batch))}
 
-    @torch.no_grad()
-    def current(self, batch: Batch) -> Tensor:
-        """Images by the generator in training, with the batch's own statistics; its buffers stay as they are."""
-        buffers = [buffer.clone() for buffer in self.generator.buffers()]
-        images = self.generate(batch)
-        for buffer, before in zip(self.generator.buffers(), buffers, strict=True):
-            buffer.copy_(before)
-        return images.float()
+    def critic_losses(self, batch: Batch) -> dict[str, Tensor]:
+        """Logistic loss on whole images, without labels."""
+        assert self.critic is not None
+        real, fake = self.critic(batch.real), self.critic(self.fake_for_discriminators(batch))
+        with torch.no_grad():
+            batch.measures["critic/accuracy"] = ((real > 0).float().mean() + (fake < 0).float().mean()) / 2
+        return {"logistic": adversarial_losses.logistic_discriminator(real, fake)}
+
+    def penalty_losses(self, batch: Batch) -> dict[str, Tensor]:
+        """R1 on real images, as many times stronger as it is rarer; in full precision."""
+        assert self.critic is not None
+        with torch.autocast(batch.label.device.type, enabled=False):
+            images = batch.real.detach().requires_grad_()
+            penalty = adversarial_losses.r1_penalty(self.critic(images), images)
+        return {"r1": self.oasis.r1_gamma * self.oasis.r1_every * penalty}
 
     def weights(self, batch: Batch) -> Tensor | None:
         """Class weights of the batch, None where balancing is off."""
-        o = self.config.oasis
+        o = self.oasis
         return (
             losses.class_weights(batch.label, self.spec.num_labels, o.max_class_weight) if o.balance_classes else None
         )
-
-    def after_step(self) -> None:
-        """Move the average towards the generator."""
-        ema_update(self.average, self.generator, self.config.oasis.ema_decay)
-
-    def before_synthesis(self, batches: Iterable[Batch]) -> None:
-        """Give the average batch statistics of its own, from the given training batches with seeded noise."""
-
-        def forward(batch: Batch) -> None:
-            self.average(batch.label, self.noise(batch, [_calibration_random(*key) for key in _keys(batch)]))
-
-        recalibrate_batchnorm(self.average, (lambda batch=batch: forward(batch) for batch in batches))  # type: ignore[misc]
-
-    def noise(self, batch: Batch, randoms: list[SampleRandom]) -> Tensor | None:
-        """(B, Z) noise, one vector per sample from its case stream; None for a generator without noise."""
-        z_dim = self.config.oasis.z_dim
-        if z_dim == 0:
-            return None
-        return torch.stack([torch.randn(z_dim, generator=r.case) for r in randoms]).to(batch.label.device)
-
-    @torch.no_grad()
-    def synthesize(self, batch: Batch, randoms: list[SampleRandom]) -> Tensor:
-        """Images (B, C, H, W) in [-1, 1] by the moving average of the generator."""
-        return self.average(batch.label, self.noise(batch, randoms)).float()
-
-    def release(self) -> dict[str, Tensor]:
-        """The moving average's tensors."""
-        return self.average.state_dict()
-
-    def load_release(self, tensors: dict[str, Tensor]) -> None:
-        """Load the moving average."""
-        self.average.load_state_dict(tensors)
-
-
-def _keys(batch: Batch) -> list[tuple[str, int]]:
-    return list(zip(batch.cases, batch.indices, strict=True))
-
-
-def _calibration_random(case: str, index: int) -> SampleRandom:
-    stream = seeded_generator("batch statistics", case, index)
-    return SampleRandom(stream, stream)

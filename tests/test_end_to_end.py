@@ -107,7 +107,7 @@ def test_a_run_folder_is_complete(trained: Path) -> None:
 
 
 def strip(record: dict) -> dict:
-    return {k: v for k, v in record.items() if k not in ("images_per_second", "peak_memory_gb")}
+    return {k: v for k, v in record.items() if k not in ("images_per_second", "peak_memory_gb", "loader_wait")}
 
 
 def wait_for_state(process: subprocess.Popen, folder: Path) -> None:

@@ -7,10 +7,19 @@ import numpy as np
 import pytest
 import torch
 
-from dataloaders.dataset import EndlessSampler, SliceDataset, SliceLoader, flip_table, mirrored
+import dataloaders.dataset
+from dataloaders.dataset import (
+    EndlessSampler,
+    SliceDataset,
+    SliceLoader,
+    flip_table,
+    mirrored,
+    neighbour_entries,
+    slice_positions,
+)
 from dataloaders.folder import load_manifest
 from dataloaders.intensity import Window, levels_to_model, model_to_levels
-from dataloaders.manifest import Manifest
+from dataloaders.manifest import Case, Manifest, Slice
 from dataloaders.png import read_png, write_png
 from spec import Channel, DataSpec, Label
 from tests.toy import prepared_folder
@@ -179,3 +188,148 @@ def test_a_plain_folder_that_changed_is_not_trusted(tmp_path: Path) -> None:
     write_png(root / "train/labels/x0.png", np.full((32, 64), 3, np.uint8))
     with pytest.raises(ValueError, match="files changed since"):
         load_manifest(root)
+
+
+# -- 2.5-D ------------------------------------------------------------------------------------------------------------
+
+
+def case_of(name: str, indices: list[int], split: str = "train") -> Case:
+    slices = tuple(Slice(i, f"{split}/labels/{name}_z{i:04d}.png") for i in indices)
+    return Case(name, name.split("_")[0], split, (Window(0, 1),), slices)  # type: ignore[arg-type]
+
+
+def labelled_folder(root: Path, cases: tuple[Case, ...]) -> Manifest:
+    """Label maps that tell their case and slice: column 0 holds 10 * (number of the case) + index, the last one 0."""
+    names = ("background", *(f"label_{i}" for i in range(1, 98)), "kidney_left", "kidney_right")
+    spec = DataSpec(tuple(Label(i, n) for i, n in enumerate(names)), (Channel("CT"),), (4, 4), axis="axial")
+    for number, case in enumerate(cases):
+        for item in case.slices:
+            label = np.zeros((4, 4), np.uint8)
+            label[:, 0], label[0, 1] = 10 * number + item.index, 98
+            write_png(root / item.label, label)
+    return Manifest(spec, cases)
+
+
+def marks(dataset: SliceDataset) -> list[list[int]]:
+    """For each slice its own mark and those of its neighbours."""
+    samples = [dataset[i] for i in range(len(dataset))]
+    return [[int(s.label[1, 0]), *(int(n[1, 0]) for n in s.neighbours)] for s in samples]
+
+
+def test_neighbours_at_ends_and_gaps_are_the_nearest_towards_the_centre(tmp_path: Path) -> None:
+    data = labelled_folder(tmp_path, (case_of("a", [1, 2, 3, 6]), case_of("b", [1, 2]), case_of("c", [4])))
+    assert marks(SliceDataset(tmp_path, data, "train", neighbours=2)) == [
+        [1, 1, 1, 2, 3],
+        [2, 1, 1, 3, 3],
+        [3, 1, 2, 3, 3],
+        [6, 6, 6, 6, 6],
+        [11, 11, 11, 12, 12],
+        [12, 11, 11, 12, 12],
+        [24, 24, 24, 24, 24],
+    ]
+
+
+def test_a_neighbour_beyond_a_gap_is_taken_where_it_exists(tmp_path: Path) -> None:
+    """Slice 2 is missing: for slice 1 the slice itself stands in for it, but slice 3 is two away and there."""
+    data = labelled_folder(tmp_path, (case_of("a", [3, 1]),))
+    assert marks(SliceDataset(tmp_path, data, "train", neighbours=2)) == [[3, 1, 3, 3, 3], [1, 1, 1, 1, 3]]
+
+
+def test_neighbours_never_come_from_another_split(tmp_path: Path) -> None:
+    """One scan split by blocks of slices: the slices next door may be those of the test split."""
+    blocks = (case_of("a_train", [1, 2, 5, 6]), case_of("a_test", [3, 4], "test"))
+    data = labelled_folder(tmp_path, blocks)
+    assert marks(SliceDataset(tmp_path, data, "train", neighbours=1)) == [[1, 1, 2], [2, 1, 2], [5, 5, 6], [6, 5, 6]]
+    assert marks(SliceDataset(tmp_path, data, "test", neighbours=1)) == [[13, 13, 14], [14, 13, 14]]
+
+
+def test_position_runs_from_first_to_last_slice_of_the_case() -> None:
+    assert slice_positions([case_of("a", [2, 3, 4, 10]), case_of("b", [7])]) == [-1, -0.75, -0.5, 1, 0]
+    assert slice_positions([case_of("a", [5, 3, 4])]) == [1, -1, 0]
+
+
+def test_neighbour_table_counts_through_all_cases() -> None:
+    assert neighbour_entries([case_of("a", [2, 3]), case_of("b", [2, 3])], 1) == [[0, 1], [0, 1], [2, 3], [2, 3]]
+
+
+def test_mirroring_takes_the_neighbours_along(tmp_path: Path) -> None:
+    data = labelled_folder(tmp_path, (case_of("a", [1, 2, 3]),))
+    dataset = SliceDataset(tmp_path, data, "train", flip=True, seed=3, neighbours=1)
+    plain, changed = dataset[1], 0
+    for position in range(40):
+        sample = dataset[(1, position)]
+        if sample.label[0, 1] == 98:
+            assert np.array_equal(sample.neighbours, plain.neighbours)
+            continue
+        changed += 1
+        assert sample.label[0, 2] == 99
+        assert sample.neighbours[:, 1, 3].tolist() == [1, 3]
+        assert sample.neighbours[:, 0, 2].tolist() == [99, 99]
+        assert sample.position == plain.position == 0
+    assert 8 < changed < 32
+
+
+def test_batches_carry_neighbours_and_position(folder: Path) -> None:
+    data = Manifest.load(folder)
+    batch = next(SliceLoader(SliceDataset(folder, data, "train", neighbours=2), 6).once())
+    assert batch.neighbours is not None
+    assert (batch.neighbours.shape, batch.neighbours.dtype) == ((6, 4, 32, 32), torch.int64)
+    assert batch.indices == [2, 3, 4, 5, 6, 7]
+    for i, chosen in enumerate([[0, 0, 1, 2], [0, 0, 2, 3], [0, 1, 3, 4], [1, 2, 4, 5], [2, 3, 5, 5], [3, 4, 5, 5]]):
+        assert torch.equal(batch.neighbours[i], batch.label[chosen])
+    assert batch.position is not None
+    assert batch.position.dtype == torch.float32
+    assert torch.allclose(batch.position, torch.linspace(-1, 1, 6))
+    plain = next(loader(folder).once())
+    assert plain.neighbours is None
+    assert torch.equal(plain.position, batch.position[:4])
+    assert torch.equal(plain.label, batch.label[:4])
+
+
+def test_neighbours_do_not_depend_on_workers_cache_or_where_one_starts(folder: Path) -> None:
+    def batches(start: int = 0, workers: int = 0, cache: float = 0.0) -> list[torch.Tensor]:
+        dataset = SliceDataset(folder, Manifest.load(folder), "train", True, 3, cache, neighbours=1)
+        found = islice(SliceLoader(dataset, 4, 3, workers).endless(start), 6 - start // 4)
+        return [torch.cat([b.label.flatten(), b.neighbours.flatten()]) for b in found]
+
+    reference = batches()
+    for other in (batches(workers=2), batches(cache=1.0), reference[:2] + batches(start=8)):
+        assert all(torch.equal(a, b) for a, b in zip(reference, other, strict=True))
+
+
+def test_neighbours_are_read_once_and_without_their_images(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    opened: list[str] = []
+
+    def spy(path: Path) -> np.ndarray:
+        opened.append(str(path.relative_to(folder)))
+        return read_png(path)
+
+    monkeypatch.setattr(dataloaders.dataset, "read_png", spy)
+    data = Manifest.load(folder)
+    item = data.split("train")[0].slices
+    SliceDataset(folder, data, "train", neighbours=2)[0]
+    assert sorted(opened) == sorted([item[0].label, item[1].label, item[2].label, *item[0].images])
+    opened.clear()
+    dataset = SliceDataset(folder, data, "train", neighbours=1, cache_gb=1)
+    for _ in range(2):
+        for i in range(len(dataset)):
+            dataset[i]
+    assert len(opened) == len(set(opened)) == 3 * len(dataset)  # a label and two channels
+    opened.clear()
+    labels_fit = SliceDataset(folder, data, "train", neighbours=1, cache_gb=len(dataset) * 32 * 32 * 2 / 2**30)
+    for _ in range(2):
+        for i in range(len(labels_fit)):
+            labels_fit[i]
+    assert len(opened) == (1 + 2 + 2) * len(dataset)
+
+
+def test_a_neighbour_out_of_range_names_its_file(tmp_path: Path) -> None:
+    root = prepared_folder(tmp_path, patients=3)
+    write_png(root / "train/labels/sub-00_z0003.png", np.full((32, 32), 200, np.uint8))
+    for cache in (0, 1):
+        dataset = SliceDataset(root, Manifest.load(root), "train", cache_gb=cache, neighbours=1)
+        with pytest.raises(ValueError, match=r"sub-00_z0003.png: label id 200"):
+            dataset[0]
+    write_png(root / "train/labels/sub-00_z0003.png", np.zeros((8, 8), np.uint8))
+    with pytest.raises(ValueError, match=r"sub-00_z0003.png: is \(8, 8\), the manifest says \(32, 32\)"):
+        dataset[0]

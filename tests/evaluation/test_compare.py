@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from dataloaders.manifest import Manifest
-from evaluation.compare import Entrant, find_results, limits, load_entrants, metric_rows, verdict
+from evaluation.compare import Entrant, find_results, limits, load_entrants, metric_rows, to_json, verdict
 from evaluation.report import render, write_report
 from tests.toy_results import identity, noisy, write_results
 
@@ -44,10 +44,10 @@ def test_metrics_are_computed_where_missing(tmp_path: Path) -> None:
     assert (tmp_path / "good" / "best" / "metrics.json").is_file()
 
 
-def test_the_better_method_is_marked_on_every_metric(tmp_path: Path) -> None:
+def test_the_better_method_is_marked_on_every_metric_with_a_direction(tmp_path: Path) -> None:
     entrants = load_entrants(pair(tmp_path))
     rows = metric_rows(entrants)
-    assert {row.best for row in rows if row.entries[0]["value"] is not None} == {0}
+    assert {row.best for row in rows if row.better and row.entries[0]["value"] is not None} == {0}
     assert all(row.best is None for row in rows if row.entries[0]["value"] is None)
     text = " ".join(verdict(entrants, rows))
     assert "2 patients" in text
@@ -57,6 +57,25 @@ def test_the_better_method_is_marked_on_every_metric(tmp_path: Path) -> None:
 def test_ties_have_no_best(tmp_path: Path) -> None:
     same = [write_results(tmp_path / name, identity, name=name) for name in ("a", "b")]
     assert all(row.best is None for row in metric_rows(load_entrants(same)))
+
+
+def test_without_a_direction_nobody_is_best(tmp_path: Path) -> None:
+    """A high slice jump ratio is flicker and a low one blur along z: shown, but never marked, counted or tested."""
+    entrants = load_entrants(pair(tmp_path, patients=6, slices=3))
+    rows = metric_rows(entrants)
+    (row,) = (row for row in rows if row.key == "slice_jump_ratio/CT")
+    good, bad = (entry["value"] for entry in row.entries if entry is not None)
+    assert 1 < good < bad
+    assert (row.better, row.best, row.runner_up, row.difference, row.clear) == (None, None, None, None, False)
+    assert to_json(entrants, rows)["metrics"]["slice_jump_ratio/CT"]["best"] is None
+    text = " ".join(verdict(entrants, rows))
+    assert "Continuity from slice to slice: good is best on all 2 measures." in text
+    assert "Slice jump relative to real" not in text
+    page = render(entrants, rows)
+    lines = [line for line in page.split("<tr>") if line.startswith("<td>Slice jump relative to real</td>")]
+    assert len(lines) == 2
+    assert all("best" not in line.partition("</tr>")[0] for line in lines)
+    assert "1 is as in the real images" in page
 
 
 def test_clear_differences_over_patients_are_called_so(tmp_path: Path) -> None:

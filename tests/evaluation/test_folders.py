@@ -12,6 +12,7 @@ import pytest
 
 from dataloaders.png import write_png
 from evaluation.folders import folders_manifest
+from evaluation.results import evaluate_manifest
 from tests.toy_results import noisy, write_results
 
 
@@ -47,7 +48,8 @@ def test_two_folders_equal_the_results_folder(
     ours = json.loads((tmp_path / "toy" / "metrics.json").read_text())
     theirs = json.loads((tmp_path / "out" / "metrics.json").read_text())
     assert theirs["n"] == ours["n"] == {"slices": 4, "cases": 2, "patients": 2}
-    for key in ("mae", "mae_body", "ssim", "psnr", "wasserstein", "label_std_error"):
+    same = ("mae", "mae_body", "ssim", "psnr", "wasserstein", "label_std_error", "slice_jump_ratio")
+    for key in (*same, "slice_difference_mae"):
         expected = ours["metrics"][f"{key}/CT"]["value"]
         assert theirs["metrics"][f"{key}/image"]["value"] == pytest.approx(expected, rel=1e-6), key
 
@@ -70,10 +72,31 @@ def test_eight_bit_images_count_in_their_own_levels(tmp_path: Path) -> None:
     for name, level in (("real", 10), ("generated", 13)):
         write_png(tmp_path / name / "a.png", np.full((16, 16), level, np.uint8))
     manifest = folders_manifest(tmp_path / "real", tmp_path / "generated", None, None, None)
-    from evaluation.results import evaluate_manifest
-
     result = evaluate_manifest(manifest, tmp_path / "out", "mae")
     assert result["metrics"]["mae/image"]["value"] == pytest.approx(3, abs=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("names", "pairs"),
+    [
+        (("p_z9", "p_z10", "p_z11"), 2),  # by number, not by name
+        (("p_z0000_0000", "p_z0001_0000"), 1),
+        (("p_z0000_0000", "p_z0000_0001", "p_z0001_0000", "p_z0001_0001"), 2),  # each channel for itself
+        (("p_z0000", "p_z0002"), 0),
+        (("p_001", "p_002"), 0),  # no order is known
+        (("p_scan1_z0000", "p_scan2_z0001"), 0),  # two scans of a patient
+    ],
+)
+def test_neighbours_are_told_by_the_slice_number(tmp_path: Path, names: tuple[str, ...], pairs: int) -> None:
+    for folder in ("real", "generated", "label"):
+        for i, name in enumerate(names):
+            write_png(tmp_path / folder / f"{name}.png", np.full((16, 16), 1 if folder == "label" else i, np.uint8))
+    folders = [tmp_path / folder for folder in ("real", "generated", "label")]
+    manifest = folders_manifest(*folders, None, "(p)")
+    result = evaluate_manifest(manifest, tmp_path / "out", "slice_difference_mae,slice_jump_ratio")
+    assert result["n"] == {"slices": len(names), "cases": 1, "patients": 1}
+    assert result["per_case"][0]["slice_pairs"] == pairs
+    assert result["metrics"]["slice_jump_ratio/image"]["value"] == (1 if pairs else None)
 
 
 def test_files_without_partner_are_listed(

@@ -6,18 +6,26 @@ import pytest
 import torch
 from torch import nn
 
-from models.blocks import Spade, SpadeBlock
+from models.blocks import ResidualBlock
+from models.condition import Condition
 from models.discriminator import OasisDiscriminator
 from models.ema import ema_copy, ema_update, recalibrate_batchnorm
-from models.generator import OasisGenerator, num_upsamplings, stage_widths
+from models.generator import ImageGenerator, num_upsamplings, stage_widths
+from models.norms import NormOptions, Spade
 
 
 def parameters(net: nn.Module) -> int:
     return sum(p.numel() for p in net.parameters())
 
 
-def small(size: tuple[int, int] = (32, 64), labels: int = 5, channels: int = 2, **options: object) -> OasisGenerator:
-    return OasisGenerator(labels, channels, size, channels=4, z_dim=3, spade_hidden=4, **options)  # type: ignore[arg-type]
+def small(size: tuple[int, int] = (32, 64), labels: int = 5, channels: int = 2, **options: object) -> ImageGenerator:
+    norms = NormOptions(labels, z_dim=3, hidden=4, **options)  # type: ignore[arg-type]
+    return ImageGenerator(norms, channels, size, channels=4)
+
+
+def published(num_labels: int, z_dim: int = 64, middle_block: bool = False) -> ImageGenerator:
+    with torch.device("meta"):
+        return ImageGenerator(NormOptions(num_labels, z_dim), 3, (256, 256), middle_block=middle_block)
 
 
 @pytest.mark.parametrize(
@@ -26,13 +34,16 @@ def small(size: tuple[int, int] = (32, 64), labels: int = 5, channels: int = 2, 
 )
 def test_published_generator_parameters(num_labels: int, z_dim: int, expected: int) -> None:
     """71.2, 74.3, 75.2 M with 3-D noise, 69.4 and 73.4 M without (256², 64 channels, three image channels)."""
-    with torch.device("meta"):
-        assert parameters(OasisGenerator(num_labels, 3, (256, 256), z_dim=z_dim)) == expected
+    assert parameters(published(num_labels, z_dim)) == expected
+
+
+def test_spade_has_one_block_more() -> None:
+    """96.5 M for N = 151 (Park et al., supplement)."""
+    assert parameters(published(151, 0, middle_block=True)) == 96_492_483
 
 
 def test_published_generator_parameters_by_stage() -> None:
-    with torch.device("meta"):
-        net = OasisGenerator(38, 3, (256, 256))
+    net = published(38)
     assert net.start == (8, 8)
     assert [round(parameters(block) / 1e6, 1) for block in net.blocks] == [23.8, 23.8, 13.9, 5.2, 2.3, 1.2]
     assert parameters(net.stem) == 940_032 + 1024
@@ -48,7 +59,7 @@ def test_published_discriminator_parameters() -> None:
 
 
 def test_spectral_norm_is_on_the_published_layers() -> None:
-    block = SpadeBlock(8, 4, 6, 4, 3, "batch")
+    block = ResidualBlock(8, 4, NormOptions(3, 3, hidden=4).make)
     for name in ("conv_0", "conv_1", "conv_s"):
         assert hasattr(getattr(block, name), "parametrizations")
     assert not hasattr(block.norm_0.gamma, "parametrizations")
@@ -79,7 +90,7 @@ def test_other_sizes_are_refused(size: tuple[int, int]) -> None:
 
 
 def test_noise_can_be_changed_in_one_region() -> None:
-    net = small((64, 64), norm="instance").eval()
+    net = small((64, 64), beneath="instance").eval()
     label = torch.randint(0, 5, (1, 64, 64))
     noise = torch.randn(1, 3, 64, 64)
     vector = noise[:, :, 0, 0]
@@ -93,16 +104,16 @@ def test_spade_formula() -> None:
     for conv in (layer.gamma, layer.beta):
         nn.init.zeros_(conv.weight)
         nn.init.zeros_(conv.bias)
-    x = torch.randn(2, 4, 16, 16) * 3 + 5
-    y = layer(x, torch.randn(2, 6, 16, 16))
+    x, condition = torch.randn(2, 4, 16, 16) * 3 + 5, Condition(torch.randint(0, 6, (2, 1, 16, 16)), 6, None)
+    y = layer(x, condition)
     assert y.mean((2, 3)).abs().max() < 1e-5
     assert torch.allclose(y.var((2, 3), unbiased=False), torch.ones(2, 4), atol=1e-3)
     nn.init.ones_(layer.beta.bias)
-    assert torch.allclose(layer(x, torch.randn(2, 6, 16, 16)), y + 1, atol=1e-5)
+    assert torch.allclose(layer(x, condition), y + 1, atol=1e-5)
 
 
 def test_label_condition_reaches_every_pixel() -> None:
-    net = small((32, 32), norm="instance").eval()
+    net = small((32, 32), beneath="instance").eval()
     label = torch.zeros(1, 32, 32, dtype=torch.long)
     other = label.clone()
     other[0, 20, 20] = 1

@@ -1,0 +1,103 @@
+"""Labels of one data set and images of another, no pairing anywhere: for training CT label maps -> MR, for example."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import replace
+from statistics import median
+
+import numpy as np
+from torch.utils.data import Dataset
+
+from dataloaders.dataset import EndlessSampler, Sample, SliceDataset, SliceLoader, coin
+from dataloaders.intensity import Window
+from dataloaders.manifest import Case, Manifest
+from models.base import Batch
+from spec import DataSpec
+
+
+def unpaired_manifest(labels: Manifest, images: Manifest) -> Manifest:
+    """What is synthesised when `labels` gives the label maps and `images` the look: see `as_label_source`.
+
+    ValueError where the slices differ in size, or `images` has no training cases to learn from.
+    """
+    if labels.spec.size != images.spec.size:
+        (h, w), (own_h, own_w) = images.spec.size, labels.spec.size
+        raise ValueError(
+            f"--oasis.images_from: its slices are {h} x {w} pixels, those of --dataroot {own_h} x {own_w}; "
+            "prepare both with the same --size"
+        )
+    return as_label_source(labels, images.spec, typical_windows(images))
+
+
+def typical_windows(images: Manifest) -> tuple[Window, ...]:
+    """Per channel, the median of low and the median of high over the training cases.
+
+    CT has the same fixed window in every case; MR's are robust percentiles of each scan, and what is made from labels
+    alone has no scan of its own. ValueError where there are no training cases.
+    """
+    cases = images.split("train")
+    if not cases:
+        raise ValueError("--oasis.images_from: has no training cases, so there are no images to learn from")
+    channels = zip(*(case.windows for case in cases), strict=True)
+    return tuple(Window(median(w.low for w in windows), median(w.high for w in windows)) for windows in channels)
+
+
+def as_label_source(labels: Manifest, spec: DataSpec, windows: tuple[Window, ...]) -> Manifest:
+    """The manifest `labels` with the channels of `spec`, for a method whose images are of other data.
+
+    Where the channels are the same (name, unit and order), cases keep their windows and images, which only test.py
+    opens, as ground truth. Otherwise every case gets `windows`, one per channel, and loses its images: they are of
+    another kind than what is synthesised, so there is no ground truth.
+    """
+    if labels.spec.channels == spec.channels:
+        return labels
+
+    def bare(case: Case) -> Case:
+        return replace(case, windows=windows, slices=tuple(replace(item, images=()) for item in case.slices))
+
+    return replace(
+        labels,
+        spec=replace(labels.spec, channels=spec.channels),
+        cases=tuple(bare(case) for case in labels.cases),
+    )
+
+
+class UnpairedDataset(Dataset[Sample]):
+    """Items `[((i, position), (j, position))]`: label, neighbours, case ... of slice i of one data set, image j of another.
+
+    The image is mirrored by a coin of its own, where its data set may be mirrored at all.
+    """
+
+    def __init__(self, labels: SliceDataset, images: SliceDataset, seed: int) -> None:
+        self.labels, self.images, self.seed = labels, images, seed
+
+    def __getitem__(self, key: tuple[tuple[int, int], tuple[int, int]]) -> Sample:
+        chosen, (index, position) = key
+        image = self.images.image(index)
+        assert image is not None  # SliceDataset has seen to it
+        if self.images.flip_ids is not None and coin(self.seed, "images", "flip", position):
+            image = np.ascontiguousarray(image[..., ::-1])
+        return replace(self.labels[chosen], image=image)
+
+
+class UnpairedLoader(SliceLoader):
+    """A SliceLoader of `labels` whose training batches carry images of another SliceDataset.
+
+    labels: read with ``read="labels"``; it gives length and order of an epoch and everything in a batch but the image.
+    images: read with ``read="images"``; it goes round at its own length, in an order and with a mirroring drawn
+    independently from (seed, position), so that nothing is paired even where both are the same folder, and resuming is
+    exact. `once` gives labels without images.
+    """
+
+    def __init__(
+        self, labels: SliceDataset, images: SliceDataset, batch_size: int, seed: int = 0, num_workers: int = 0
+    ) -> None:
+        assert (labels.read, images.read) == ("labels", "images"), (labels.read, images.read)
+        super().__init__(labels, batch_size, seed, num_workers)
+        self.images = images
+
+    def _shuffled(self, start: int) -> Iterable[Batch]:
+        chosen = EndlessSampler(len(self.dataset), self.seed, start)
+        others = EndlessSampler(len(self.images), self.seed, start, stream="images/order")
+        return self._loader(UnpairedDataset(self.dataset, self.images, self.seed), zip(chosen, others, strict=True))

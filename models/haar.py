@@ -1,0 +1,39 @@
+"""The orthonormal Haar wavelet transform as a butterfly of sums and differences, in one, two or three dimensions.
+
+l = [1, 1]/√2 and h = [-1, 1]/√2 along each spatial axis. Bands are stacked band-major in the channels, the first axis
+slowest: in 2-D LL, LH, HL, HH with the letter of the rows first, so the first C channels are the coarse image.
+Orthonormal: the inverse is exact and the energy is kept.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def haar(x: Tensor) -> Tensor:
+    """(B, C, *S) -> (B, 2^d·C, *S/2), d spatial axes of even length.
+
+    Raises ValueError for odd lengths.
+    """
+    dims = x.ndim - 2
+    if any(side % 2 for side in x.shape[2:]):
+        raise ValueError(f"the Haar transform needs even sides, got {tuple(x.shape[2:])}")
+    for axis in range(x.ndim - 1, 1, -1):  # the last axis first, so that the first axis is the slowest band index
+        even, odd = x.unflatten(axis, (-1, 2)).unbind(axis + 1)
+        x = torch.cat([even + odd, odd - even], dim=1)
+    return x * 2 ** (-dims / 2)
+
+
+def inverse_haar(x: Tensor) -> Tensor:
+    """(B, 2^d·C, *S) -> (B, C, 2·S): the exact inverse of `haar`.
+
+    Raises ValueError where the channels are not a multiple of 2^d.
+    """
+    dims = x.ndim - 2
+    if x.shape[1] % 2**dims:
+        raise ValueError(f"{x.shape[1]} channels are not a multiple of the {2**dims} bands")
+    for axis in range(2, x.ndim):
+        low, high = x.chunk(2, dim=1)
+        x = torch.stack([low - high, low + high], dim=axis + 1).flatten(axis, axis + 1)
+    return x * 2 ** (-dims / 2)

@@ -1,0 +1,86 @@
+"""The perceptual loss: images compared through the features of a frozen VGG19.
+
+Legend: B batch, C image channels, H W pixels, K feature channels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+# Positions in torchvision's vgg19().features, and the weights of pix2pixHD and SPADE.
+LAYERS = {"relu1_1": 1, "relu2_1": 6, "relu3_1": 11, "relu4_1": 20, "relu5_1": 29}
+LAYER_WEIGHTS = (1 / 32, 1 / 16, 1 / 8, 1 / 4, 1.0)
+IMAGENET_MEAN = (0.485, 0.456, 0.406)  # of RGB in [0, 1]; what torchvision's weights were trained with
+IMAGENET_STD = (0.229, 0.224, 0.225)
+
+
+class VggFeatures(nn.Module):
+    """VGG19 (Simonyan & Zisserman, ICLR 2015) up to relu5_1, frozen and in evaluation mode; made by `load_vgg`.
+
+    features: torchvision's vgg19().features up to relu5_1 with trained weights.
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, features: nn.Sequential) -> None:
+        super().__init__()
+        assert len(features) == max(LAYERS.values()) + 1, len(features)
+        self.features = features
+        self.register_buffer("mean", torch.tensor(IMAGENET_MEAN).view(1, 3, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(IMAGENET_STD).view(1, 3, 1, 1), persistent=False)
+        self.requires_grad_(False).eval()
+
+    def forward(self, image: Tensor) -> list[Tensor]:
+        """image (B, C, H, W) in [-1, 1] -> relu1_1 ... relu5_1, (B·C, K, H/2^i, W/2^i), float32 also under autocast.
+
+        Each channel is seen as a grey image of its own, so any C works. H and W at least 16.
+        """
+        with torch.autocast(image.device.type, enabled=False):
+            x = self.normalise(image.float())
+            maps = []
+            for i, layer in enumerate(self.features):
+                x = layer(x)
+                if i in LAYERS.values():
+                    maps.append(x)
+        return maps
+
+    def normalise(self, image: Tensor) -> Tensor:
+        """(B, C, H, W) in [-1, 1] -> (B·C, 3, H, W): grey as RGB, to [0, 1], minus ImageNet's mean, by its deviation."""
+        grey = (image.flatten(0, 1).unsqueeze(1) + 1) / 2  # (B·C, 1, H, W)
+        return (grey - self.mean) / self.std
+
+
+def load_vgg(state: Mapping[str, Tensor]) -> VggFeatures:
+    """The network with the weights of a state dict of torchvision's vgg19 (keys features.N.weight and .bias).
+
+    The classifier's entries are ignored and may be absent. ValueError where a convolution is absent.
+    """
+    from torchvision.models import vgg19  # takes a second to import, and only this loss needs it
+
+    with torch.device("meta"):  # no memory for the classifier, no time for random weights
+        features = vgg19(weights=None).features[: max(LAYERS.values()) + 1]
+    names = [f"features.{name}" for name in features.state_dict()]
+    missing = [name for name in names if name not in state]
+    if missing:
+        raise ValueError(f"not a state dict of torchvision's vgg19: {', '.join(missing)} absent")
+    # Own memory: the weights must not move with the caller's.
+    weights = {name.removeprefix("features."): state[name].detach().float().clone() for name in names}
+    features.load_state_dict(weights, assign=True)
+    return VggFeatures(features)
+
+
+def perceptual_loss(net: VggFeatures, fake: Tensor, real: Tensor) -> Tensor:
+    """Sum over layers of w_i · mean |VGG_i(fake) - VGG_i(real)|, w = 1/32, 1/16, 1/8, 1/4, 1 (Wang et al., CVPR 2018).
+
+    fake, real: (B, C, H, W) in [-1, 1]; real is the target, without gradient. Returns (), float32. The predecessors fed
+    [-1, 1] as it was, without ImageNet's normalisation, so their weight of 10 is not exactly ours.
+    """
+    with torch.no_grad():
+        targets = net(real)
+    layers = zip(LAYER_WEIGHTS, net(fake), targets, strict=True)
+    return torch.stack([weight * F.l1_loss(x, target) for weight, x, target in layers]).sum()

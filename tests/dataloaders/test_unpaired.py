@@ -1,0 +1,241 @@
+from __future__ import annotations
+
+import shutil
+from dataclasses import replace
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from dataloaders.dataset import SliceDataset, SliceLoader
+from dataloaders.intensity import Window, levels_to_model
+from dataloaders.manifest import Manifest
+from dataloaders.png import as_16_bit, read_png, write_png
+from dataloaders.unpaired import UnpairedLoader, as_label_source, typical_windows, unpaired_manifest
+from models.base import Batch
+from spec import Channel
+from tests.toy import prepared_folder
+
+
+@pytest.fixture(scope="module")
+def labels(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return prepared_folder(tmp_path_factory.mktemp("labels"), patients=5, slices=6)
+
+
+@pytest.fixture(scope="module")
+def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return prepared_folder(tmp_path_factory.mktemp("images"), patients=4, slices=5, channels=2)
+
+
+def loader(labels: Path, images: Path, workers: int = 0, cache: float = 0.0, seed: int = 3) -> UnpairedLoader:
+    data, other = Manifest.load(labels), Manifest.load(images)
+    chosen = SliceDataset(labels, unpaired_manifest(data, other), "train", True, seed, cache, 1, read="labels")
+    shown = SliceDataset(images, other, "train", True, seed, cache, read="images")
+    return UnpairedLoader(chosen, shown, 4, seed, workers)
+
+
+def equal(first: list[Batch], second: list[Batch]) -> bool:
+    """Everything in the batches, their random streams included."""
+
+    def parts(batch: Batch) -> list[torch.Tensor]:
+        assert batch.rng is not None
+        return [batch.label, batch.real, batch.neighbours, batch.position, batch.rng.get_state()]  # type: ignore[list-item]
+
+    return all(
+        a.cases == b.cases
+        and a.patients == b.patients
+        and a.indices == b.indices
+        and all(torch.equal(p, q) for p, q in zip(parts(a), parts(b), strict=True))
+        for a, b in zip(first, second, strict=True)
+    )
+
+
+def sources(root: Path) -> dict[bytes, tuple[int, bool]]:
+    """Pixels -> (number of the training slice, mirrored), for recognising images in batches."""
+    found = {}
+    items = [item for case in Manifest.load(root).split("train") for item in case.slices]
+    for number, item in enumerate(items):
+        image = levels_to_model(np.stack([as_16_bit(read_png(root / path)) for path in item.images]))
+        found[image.tobytes()] = (number, False)
+        found[np.ascontiguousarray(image[..., ::-1]).tobytes()] = (number, True)
+    assert len(found) == 2 * len(items)
+    return found
+
+
+def seen(batches: list[Batch], root: Path) -> list[tuple[int, bool]]:
+    known = sources(root)
+    return [known[image.numpy().tobytes()] for batch in batches for image in batch.real]
+
+
+# -- no pairing -------------------------------------------------------------------------------------------------------
+
+
+def test_labels_of_the_images_and_images_of_the_labels_do_not_matter(
+    labels: Path, images: Path, tmp_path: Path
+) -> None:
+    reference = list(islice(loader(labels, images).endless(), 12))
+    rng = np.random.default_rng(0)
+    a, b = (shutil.copytree(root, tmp_path / name) for root, name in ((labels, "a"), (images, "b")))
+    for path in (a / "train/images").iterdir():
+        write_png(path, rng.integers(0, 65535, (32, 32)).astype(np.uint16))
+    files = sorted((b / "train/labels").iterdir())
+    contents = [path.read_bytes() for path in files]
+    for path, i in zip(files, rng.permutation(len(files)), strict=True):
+        path.write_bytes(contents[i])
+    assert equal(reference, list(islice(loader(a, b).endless(), 12)))
+    for path in [*files, *(a / "train/images").iterdir()]:
+        path.write_bytes(b"never opened")
+    assert equal(reference, list(islice(loader(a, b).endless(), 12)))
+    for path in [*files, *(a / "train/images").iterdir()]:
+        path.unlink()
+    assert equal(reference, list(islice(loader(a, b, cache=1.0).endless(), 12)))
+    assert len(list(loader(a, b).once())) == 5  # 18 slices in batches of 4
+
+
+def test_labels_and_images_are_those_of_the_two_training_splits(labels: Path, images: Path) -> None:
+    batches = list(islice(loader(labels, images).endless(), 9))  # two epochs of 18 labels
+    assert {case for batch in batches for case in batch.cases} == {"sub-00", "sub-01", "sub-02"}
+    keys = [key for batch in batches for key in zip(batch.cases, batch.indices, strict=True)]
+    assert sorted(keys[:18]) == sorted(keys[18:]) == sorted(set(keys))
+    numbers = [number for number, _ in seen(batches, images)]
+    assert batches[0].real.shape == (4, 2, 32, 32)
+    for epoch in range(3):  # ten images are gone through three times meanwhile
+        assert sorted(numbers[10 * epoch : 10 * epoch + 10]) == list(range(10))
+
+
+def test_labels_come_as_from_a_loader_of_their_own(labels: Path, images: Path) -> None:
+    alone = SliceLoader(SliceDataset(labels, Manifest.load(labels), "train", True, 3, neighbours=1), 4, 3)
+    for batch, own in islice(zip(loader(labels, images).endless(), alone.endless(), strict=False), 10):
+        assert (batch.cases, batch.patients, batch.indices) == (own.cases, own.patients, own.indices)
+        assert torch.equal(batch.label, own.label)
+        assert torch.equal(batch.neighbours, own.neighbours)
+        assert torch.equal(batch.position, own.position)
+        assert torch.equal(torch.rand(3, generator=batch.rng), torch.rand(3, generator=own.rng))
+
+
+def test_one_folder_for_both_is_not_paired(labels: Path) -> None:
+    """Otherwise an unpaired run on paired data would see pairs and prove nothing."""
+    epochs = 20
+    paired = SliceLoader(SliceDataset(labels, Manifest.load(labels), "train", True, 3), 18, 3)
+    unpaired = loader(labels, labels)
+    unpaired.batch_size = 18
+    own = seen(list(islice(paired.endless(), epochs)), labels)  # the image that belongs to each label, and how it lies
+    shown = seen(list(islice(unpaired.endless(), epochs)), labels)
+    together = [a[0] == b[0] for a, b in zip(own, shown, strict=True)]
+    assert sum(together) < 2.5 * epochs  # one an epoch is chance
+    assert len({(a[0], b[0]) for a, b in zip(own, shown, strict=True)}) > 150  # of 324; a fixed pairing has 18
+    alike = np.mean([a[1] == b[1] for a, b in zip(own, shown, strict=True)])
+    assert 0.4 < alike < 0.6
+
+
+def test_each_seed_has_an_order_of_its_own(labels: Path, images: Path) -> None:
+    orders = [seen(list(islice(loader(labels, images, seed=s).endless(), 3)), images) for s in (0, 1)]
+    assert orders[0] != orders[1]
+
+
+# -- resuming, order of work ------------------------------------------------------------------------------------------
+
+
+def test_resuming_workers_and_cache_change_nothing(labels: Path, images: Path) -> None:
+    reference = list(islice(loader(labels, images).endless(), 12))
+
+    def again(start: int, workers: int = 0, cache: float = 0.0) -> list[Batch]:
+        return list(islice(loader(labels, images, workers, cache).endless(start), 12 - start // 4))
+
+    assert equal(reference, again(0, workers=2))
+    assert equal(reference, again(0, cache=1.0))
+    for start in (4, 20, 40):  # the last epochs of labels and of images begin within batches
+        assert equal(reference[start // 4 :], again(start))
+    assert equal(reference[5:], again(20, workers=1, cache=1.0))
+
+
+def test_once_gives_labels_in_order_without_images(labels: Path, images: Path) -> None:
+    whole = loader(labels, images)
+    assert (len(whole), whole.batch_size, len(whole.dataset)) == (18, 4, 18)
+    batches = list(whole.once())
+    assert all(batch.image is None and batch.rng is None for batch in batches)
+    assert [i for batch in batches for i in batch.indices] == [*range(2, 8)] * 3
+    assert batches[0].neighbours is not None
+    assert sum(len(batch) for batch in whole.once(limit=5)) == 5
+
+
+def test_sagittal_images_are_never_mirrored_whatever_the_labels_are(labels: Path, images: Path, tmp_path: Path) -> None:
+    root = shutil.copytree(images, tmp_path / "b")
+    other = Manifest.load(root)
+    Manifest(replace(other.spec, axis="sagittal"), other.cases).save(root)
+    batches = list(islice(loader(labels, root).endless(), 10))
+    assert not any(flipped for _, flipped in seen(batches, root))
+    turned = [flipped for _, flipped in seen(list(islice(loader(labels, images).endless(), 10)), images)]
+    assert 10 < sum(turned) < 30
+    plain = SliceDataset(labels, Manifest.load(labels), "train")
+    upright = {
+        (sample.case.id, sample.slice.index): torch.from_numpy(sample.label)
+        for sample in map(plain.__getitem__, range(len(plain)))
+    }
+    assert any(  # few of the phantoms' label maps are not symmetric
+        not torch.equal(label, upright[case, index])
+        for batch in batches
+        for case, index, label in zip(batch.cases, batch.indices, batch.label, strict=True)
+    )
+
+
+def test_images_that_are_not_there_are_named(labels: Path, images: Path, tmp_path: Path) -> None:
+    root = shutil.copytree(images, tmp_path / "b")
+    victim = root / "train/images/sub-00_z0002_0001.png"
+    write_png(victim, np.zeros((8, 8), np.uint16))
+    with pytest.raises(ValueError, match=r"sub-00_z0002_0001.png: is \(8, 8\), the manifest says \(32, 32\)"):
+        list(islice(loader(labels, root).endless(), 3))
+    bare = as_label_source(Manifest.load(images), Manifest.load(labels).spec, (Window(0, 1),))
+    with pytest.raises(ValueError, match="10 slices of the split 'train' have no image"):
+        SliceDataset(images, bare, "train", read="images")
+
+
+# -- the manifest -----------------------------------------------------------------------------------------------------
+
+
+def test_slices_of_another_size_are_refused_in_one_line(labels: Path, tmp_path: Path) -> None:
+    small = Manifest.load(prepared_folder(tmp_path, patients=3, slices=2, size=16))
+    with pytest.raises(ValueError, match=r"16 x 16 pixels, those of --dataroot 32 x 32") as error:
+        unpaired_manifest(Manifest.load(labels), small)
+    assert "\n" not in str(error.value)
+
+
+def test_images_of_another_kind_lend_channels_and_windows(labels: Path, images: Path) -> None:
+    data, other = Manifest.load(labels), Manifest.load(images)
+    windows = [(Window(0, 100), Window(5, 9)), (Window(-10, 300), Window(1, 7)), (Window(-900, 900),) * 2]
+    other = replace(
+        other,
+        cases=tuple(
+            replace(case, windows=windows[min(i, 2)])  # the third and the fourth neither train nor count
+            for i, case in enumerate(other.cases)
+        ),
+    )
+    assert typical_windows(other) == (Window(-5, 200), Window(3, 8))
+    made = unpaired_manifest(data, other)
+    assert made.spec == replace(data.spec, channels=other.spec.channels)
+    assert [case.windows for case in made.cases] == [typical_windows(other)] * 5
+    for case, old in zip(made.cases, data.cases, strict=True):
+        assert all(item.images == () for item in case.slices)
+        kept = tuple(replace(item, images=o.images) for item, o in zip(case.slices, old.slices, strict=True))
+        assert replace(case, windows=old.windows, slices=kept) == old
+    test = next(SliceLoader(SliceDataset(labels, made, "test"), 4).once())
+    assert test.image is None
+
+
+def test_channels_are_the_same_by_name_and_unit(labels: Path) -> None:
+    data = Manifest.load(labels)
+    twin = replace(data, cases=tuple(replace(case, windows=(Window(-1, 2),)) for case in data.cases))
+    assert unpaired_manifest(data, twin) == data  # own windows, own images as ground truth for test.py
+    for channel in (Channel("MR0", "HU"), Channel("CT", data.spec.channels[0].unit)):
+        made = unpaired_manifest(data, replace(twin, spec=replace(twin.spec, channels=(channel,))))
+        assert made.spec.channels == (channel,)
+        assert made.cases[0].windows == (Window(-1, 2),)
+        assert not any(item.images for case in made.cases for item in case.slices)
+
+
+def test_somebody_must_be_there_to_learn_from(labels: Path) -> None:
+    data = Manifest.load(labels)
+    with pytest.raises(ValueError, match="no training cases"):
+        unpaired_manifest(data, replace(data, cases=data.split("test")))

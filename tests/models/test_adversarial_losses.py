@@ -1,0 +1,121 @@
+"""Closed forms of the adversarial losses (rule: each loss has one)."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+
+from models import adversarial_losses as losses
+
+
+def test_hinge_of_the_discriminator_by_hand() -> None:
+    real, fake = torch.tensor([[2.0, 0.0, -1.0]]), torch.tensor([[-3.0, 0.5]])
+    # max(0, 1 - D): 0, 1, 2; max(0, 1 + D): 0, 1.5
+    assert losses.hinge_discriminator(real, fake).item() == pytest.approx(1.0 + 0.75)
+    assert losses.hinge_discriminator(torch.full((2, 1, 3, 3), 1.5), torch.full((2, 1, 3, 3), -1.5)).item() == 0.0
+
+
+def test_hinge_stops_pushing_beyond_the_margin() -> None:
+    real = torch.tensor([2.0, 0.0], requires_grad=True)
+    fake = torch.tensor([-2.0, 0.0], requires_grad=True)
+    losses.hinge_discriminator(real, fake).backward()
+    assert real.grad is not None
+    assert fake.grad is not None
+    assert real.grad.tolist() == [0.0, -0.5]
+    assert fake.grad.tolist() == [0.0, 0.5]
+
+
+def test_hinge_of_the_generator_is_minus_the_mean() -> None:
+    assert losses.hinge_generator(torch.tensor([1.0, -4.0])).item() == pytest.approx(1.5)
+
+
+def test_scales_count_alike_whatever_their_size() -> None:
+    real, fake = [torch.zeros(1, 1, 9, 9), torch.ones(1, 1, 2, 2)], [torch.zeros(1, 1, 9, 9), -torch.ones(1, 1, 2, 2)]
+    assert losses.hinge_discriminator(real, fake).item() == pytest.approx((2.0 + 0.0) / 2)
+    assert losses.hinge_generator(fake).item() == pytest.approx((0.0 + 1.0) / 2)
+    with pytest.raises(ValueError, match="zip"):
+        losses.hinge_discriminator(real, fake[:1])
+
+
+def test_logistic_losses_by_hand() -> None:
+    zero = torch.zeros(4)
+    assert losses.logistic_discriminator(zero, zero).item() == pytest.approx(2 * math.log(2))
+    assert losses.logistic_generator(zero).item() == pytest.approx(math.log(2))
+    real, fake = torch.tensor([1.0, 3.0]), torch.tensor([2.0])
+    expected = math.log(1 + math.exp(2)) + (math.log(1 + math.exp(-1)) + math.log(1 + math.exp(-3))) / 2
+    assert losses.logistic_discriminator(real, fake).item() == pytest.approx(expected)
+    assert losses.logistic_generator(fake).item() == pytest.approx(math.log(1 + math.exp(-2)))
+
+
+def test_logistic_losses_are_binary_cross_entropy_and_do_not_overflow() -> None:
+    real, fake = torch.randn(5) * 3, torch.randn(5) * 3
+    bce = torch.nn.functional.binary_cross_entropy_with_logits
+    expected = bce(real, torch.ones(5)) + bce(fake, torch.zeros(5))
+    torch.testing.assert_close(losses.logistic_discriminator(real, fake), expected)
+    assert losses.logistic_discriminator(torch.tensor([-1e4]), torch.tensor([1e4])).item() == pytest.approx(2e4)
+
+
+def test_r1_of_a_linear_critic_is_half_its_squared_norm() -> None:
+    weight = torch.randn(3, 4, 5, requires_grad=True)
+    images = torch.randn(6, 3, 4, 5, requires_grad=True)
+    penalty = losses.r1_penalty((images * weight).sum((1, 2, 3)), images)
+    assert penalty.item() == pytest.approx(weight.square().sum().item() / 2, rel=1e-5)
+    penalty.backward()
+    torch.testing.assert_close(weight.grad, weight.detach())  # d ½‖w‖² / dw = w, whatever the batch
+
+
+def test_r1_of_a_quadratic_critic_is_the_mean_over_samples() -> None:
+    scale = torch.tensor(3.0, requires_grad=True)
+    images = torch.randn(2, 1, 2, 2, requires_grad=True)
+    penalty = losses.r1_penalty(scale * images.square().sum((1, 2, 3)) / 2, images)
+    expected = 9 * images.detach().square().sum((1, 2, 3)).mean() / 2  # gradient of sample b is s·x_b
+    assert penalty.item() == pytest.approx(expected.item(), rel=1e-5)
+    (gradient,) = torch.autograd.grad(penalty, scale)
+    assert gradient.item() == pytest.approx(2 * expected.item() / 3, rel=1e-5)
+
+
+def test_r1_without_gradient_is_refused() -> None:
+    weight = torch.ones(1, 2, 2, requires_grad=True)
+    images = torch.randn(2, 1, 2, 2)
+    with pytest.raises(RuntimeError, match="require grad"):
+        losses.r1_penalty((images * weight).sum((1, 2, 3)), images)
+
+
+def test_feature_matching_by_hand() -> None:
+    """The mean over two scales of the sums over one and two maps; the logits at the end do not count."""
+    real = [
+        [torch.zeros(1, 2, 3, 3), torch.zeros(1)],
+        [torch.zeros(1, 4, 2, 2), torch.zeros(1, 1, 1, 1), torch.zeros(1)],
+    ]
+    fake = [
+        [torch.full((1, 2, 3, 3), 3.0), torch.full((1,), 100.0)],
+        [torch.full((1, 4, 2, 2), -1.0), torch.full((1, 1, 1, 1), 5.0), torch.full((1,), 100.0)],
+    ]
+    assert losses.feature_matching(real, fake).item() == pytest.approx((3 + 1 + 5) / 2)
+    assert losses.feature_matching(real, real).item() == 0.0
+    for other in (fake[:1], [fake[0], fake[1][:2]]):
+        with pytest.raises(ValueError, match="zip"):
+            losses.feature_matching(real, other)
+
+
+def test_feature_matching_moves_only_the_fake() -> None:
+    real, fake = torch.zeros(1, 1, 2, 2, requires_grad=True), torch.ones(1, 1, 2, 2, requires_grad=True)
+    losses.feature_matching([[real, real]], [[fake, fake]]).backward()
+    assert real.grad is None
+    torch.testing.assert_close(fake.grad, torch.full((1, 1, 2, 2), 0.25))
+
+
+def test_losses_are_float32_under_autocast() -> None:
+    half = torch.randn(2, 1, 4, 4, dtype=torch.bfloat16)
+    with torch.autocast("cpu", torch.bfloat16):
+        results = [
+            losses.hinge_discriminator([half, half], [half, half]),
+            losses.hinge_generator(half),
+            losses.logistic_discriminator(half, half),
+            losses.logistic_generator(half),
+            losses.feature_matching([[half, half]], [[half, half]]),
+        ]
+    assert {result.dtype for result in results} == {torch.float32}
+    assert {result.shape for result in results} == {()}

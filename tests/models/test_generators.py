@@ -1,0 +1,247 @@
+"""The generator family: published sizes, what tuned arithmetic must equal, noise and neighbours."""
+
+from __future__ import annotations
+
+from copy import deepcopy
+from dataclasses import replace
+from typing import get_args
+
+import pytest
+import torch
+from torch import nn
+
+import config
+from models.discriminator import OasisDiscriminator
+from models.gan import build_generator
+from models.generator import Generator, ImageGenerator
+from models.norms import NormOptions
+from models.wavelet_generator import (
+    WAVELET_IDEAS,
+    WaveletGenerator,
+    upsample_in_pixels,
+    upsample_multilevel,
+    upsample_nearest,
+)
+from tests.toy import toy_spec
+
+NAMES = ("image", *WAVELET_IDEAS)
+# gan.md, section 1.2: 38 labels, noise of 64, three image channels, 256². The published residual wavelet generator
+# carries 1.58 M parameters of shortcut norms that it never uses; without them 55.80 M become 54.23 M.
+PUBLISHED = {
+    "image": 71_190_467,
+    "wavelet": 71_189_516,
+    "wavelet_multilevel": 71_189_516,
+    "wavelet_pixelnorm": 55_803_884,
+    "wavelet_reductive": 37_370_476,
+    "wavelet_reductive_pixelnorm": 30_009_724,
+    "wavelet_residual_coefficients": 71_189_516,
+    "wavelet_residual": 55_803_884 - 1_577_408,
+}
+
+
+def make(name: str, norms: NormOptions, size: tuple[int, int] = (64, 96), channels: int = 8) -> Generator:
+    torch.manual_seed(0)
+    if name == "image":
+        net: Generator = ImageGenerator(norms, 2, size, channels, spectral_gain=1.0)
+    else:
+        net = WaveletGenerator(norms, 2, size, channels, spectral_gain=1.0, idea=name)
+    # Published initial weights hardly react to the label; these do.
+    with torch.no_grad():
+        for parameter in net.parameters():
+            parameter.copy_(torch.randn(parameter.shape) / max(1, parameter[0].numel()) ** 0.5)
+    net(labels(norms.slices, size), torch.randn(2, norms.z_dim) if norms.z_dim else None)  # running statistics
+    return net
+
+
+def labels(slices: int = 1, size: tuple[int, int] = (64, 96)) -> torch.Tensor:
+    """Two label maps of nested boxes, with and without label at the border."""
+    label = torch.zeros(2, slices, *size, dtype=torch.long)
+    label[:, :, 10:40, 20:70] = 1
+    label[:, :, 20:30, 30:50] = 2
+    label[1, :, 25:64, 0:30] = 3
+    for k in range(1, slices):
+        label[:, k] = label[:, 0].roll(k, 1)
+    return label
+
+
+def test_names_agree_with_the_options() -> None:
+    assert set(NAMES) == set(get_args(config.GeneratorName)) == set(PUBLISHED)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_published_parameter_counts(name: str) -> None:
+    with torch.device("meta"):
+        options = config.OasisConfig(generator=name)  # type: ignore[arg-type]
+        net = build_generator(options, toy_spec(3, (256, 256), labels=38), options.z_dim)
+    assert sum(p.numel() for p in net.parameters()) == PUBLISHED[name]
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("kind", ["spade", "clade"])
+@pytest.mark.parametrize("beneath", ["batch", "instance", "group"])
+def test_every_generator_takes_every_norm_and_uses_all_its_parameters(name: str, kind: str, beneath: str) -> None:
+    net = make(name, NormOptions(5, 3, kind=kind, beneath=beneath, hidden=4), (32, 64))
+    image = net(labels(size=(32, 64)), torch.randn(2, 3))
+    assert image.shape == (2, 2, 32, 64)
+    assert image.abs().max() <= 1
+    image.square().sum().backward()
+    unused = [n for n, p in net.named_parameters() if p.grad is None]
+    assert not unused
+
+
+@pytest.mark.parametrize("size", [(64, 64), (128, 160), (32, 544)])
+@pytest.mark.parametrize("name", WAVELET_IDEAS)
+def test_wavelet_sizes(name: str, size: tuple[int, int]) -> None:
+    assert make(name, NormOptions(5, 3, hidden=4), size)(labels(size=size)).shape == (2, 2, *size)
+
+
+def test_narrow_wavelet_generators_are_refused() -> None:
+    with pytest.raises(ValueError, match="multiple of 8"):
+        WaveletGenerator(NormOptions(5, 3), 1, (64, 64), channels=12)
+
+
+@pytest.mark.parametrize("upsample", [upsample_nearest, upsample_multilevel, upsample_in_pixels])
+def test_upsamplings_double_the_coarse_image(upsample) -> None:  # type: ignore[no-untyped-def]
+    """A flat image stays flat: all its energy is in the coarse band, whatever the idea."""
+    x = torch.zeros(1, 8, 4, 6)
+    x[:, :2] = 2.0
+    y = upsample(x)
+    assert y.shape == (1, 8, 8, 12)
+    assert torch.allclose(y[:, :2], y[:, :2].mean().expand(1, 2, 8, 12))
+    assert y[:, 2:].abs().max() == 0
+
+
+# -- tuned arithmetic ---------------------------------------------------------------------------------------------
+
+
+def relative(a: torch.Tensor, b: torch.Tensor) -> float:
+    return ((a - b).norm() / b.norm().clamp(min=1e-12)).item()
+
+
+CASES = [("image", {}), ("image", {"slices": 3}), ("image", {"z_dim": 0}), ("image", {"kernel": 1})]
+CASES += [("image", {"beneath": "batch"}), ("wavelet_residual", {}), ("wavelet_reductive", {"slices": 3})]
+
+
+@pytest.mark.parametrize(("name", "options"), CASES)
+def test_tuned_generator_equals_the_plain_one(name: str, options: dict[str, object]) -> None:
+    """Images, gradients and statistics, float32: windows looked up, gamma and beta in one convolution."""
+    norms = NormOptions(5, **{"z_dim": 3, "hidden": 8, "beneath": "instance", **options})  # type: ignore[arg-type]
+    tuned, plain = make(name, norms), make(name, replace(norms, tuned=False))
+    plain.load_state_dict(tuned.state_dict())
+    label, noise = labels(norms.slices), torch.randn(2, norms.z_dim) if norms.z_dim else None
+    used = tuned.condition(label, noise)
+    if norms.kernel == 3:
+        assert used.at((64, 96)).patterns(3) is not None  # otherwise this would compare convolutions with themselves
+    images = [net(label, noise) for net in (tuned, plain)]
+    assert 0.05 < images[1].std() < 0.9
+    assert relative(*images) < 1e-5
+    weight = torch.randn_like(images[0])
+    for image in images:
+        (image * weight).sum().backward()
+    for (key, a), b in zip(tuned.named_parameters(), plain.parameters(), strict=True):
+        # A bias before a normalisation has no gradient but rounding noise; compare against the largest there is.
+        scale = max(b.grad.norm().item(), 1e-4 * max(p.grad.norm().item() for p in plain.parameters()))
+        assert (a.grad - b.grad).norm().item() / scale < 2e-3, key
+    for a, b in zip(tuned.buffers(), plain.buffers(), strict=True):
+        torch.testing.assert_close(a, b, atol=1e-4, rtol=1e-4)
+
+
+def test_tuned_discriminator_equals_the_plain_one() -> None:
+    torch.manual_seed(0)
+    tuned = OasisDiscriminator(5, 2, (64, 96), 8, spectral_gain=1.0)
+    plain = OasisDiscriminator(5, 2, (64, 96), 8, spectral_gain=1.0, tuned=False)
+    plain.load_state_dict(tuned.state_dict())
+    image = torch.randn(2, 2, 64, 96)
+    outputs = [net(image) for net in (tuned, plain)]
+    assert relative(*outputs) < 1e-5
+    for output in outputs:
+        output.square().sum().backward()
+    for (key, a), b in zip(tuned.named_parameters(), plain.named_parameters(), strict=True):
+        assert relative(a.grad, b[1].grad) < 1e-3, key
+
+
+def test_windows_differ_between_images_of_a_batch() -> None:
+    """Equal label windows with different noise must not be merged."""
+    net = make("image", NormOptions(5, 3, hidden=8, beneath="instance")).eval()  # no power steps in between
+    label, noise = labels()[:1].repeat(2, 1, 1, 1), torch.randn(2, 3)
+    both, alone = net(label, noise), [net(label[:1], noise[i : i + 1]) for i in range(2)]
+    assert relative(both, torch.cat(alone)) < 1e-5
+    assert relative(both[:1], both[1:]) > 1e-3
+
+
+def test_noisy_label_maps_fall_back_to_convolutions() -> None:
+    net = make("image", NormOptions(5, 3, hidden=8))
+    label = torch.randint(0, 5, (1, 64, 96))
+    assert net.condition(label, torch.zeros(1, 3)).patterns(3) is None
+    assert net(label).isfinite().all()
+
+
+# -- noise, neighbours --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["image", "wavelet_residual"])
+@pytest.mark.parametrize("kind", ["spade", "clade"])
+def test_noise_by_image_class_and_pixel_agree(name: str, kind: str) -> None:
+    net = make(name, NormOptions(5, 3, hidden=8, kind=kind, beneath="instance")).eval()
+    label, z = labels(), torch.randn(2, 3)
+    image = net(label, z)
+    assert relative(net(label, z[:, None].expand(-1, 5, -1)), image) < 1e-5
+    assert relative(net(label, z[:, :, None, None].expand(-1, -1, 64, 96)), image) < 1e-5
+    assert relative(net(label, torch.randn(2, 3)), image) > 1e-3
+
+
+def test_noise_of_one_class_changes_its_region_most() -> None:
+    """With batch statistics of evaluation, pixels out of reach of the class keep their values exactly."""
+    net = make("image", NormOptions(5, 3, hidden=8, kernel=1, beneath="batch"), (128, 128), 4).eval()
+    label = torch.zeros(1, 128, 128, dtype=torch.long)
+    label[:, 4:12, 4:12] = 2
+    z = torch.randn(1, 5, 3)
+    other = z.clone()
+    other[:, 2] = torch.randn(3)
+    change = (net(label, z) - net(label, other)).abs().amax((0, 1))
+    assert change[4:12, 4:12].mean() > 1e-3
+    assert change[100:, 100:].max() == 0
+
+
+def test_neighbours_and_position_matter() -> None:
+    net = make("image", NormOptions(5, 4, slices=3, hidden=8, beneath="instance"))
+    label, z = labels(3), torch.randn(2, 4)
+    image = net(label, z)
+    moved, shifted = label.clone(), z.clone()
+    moved[:, 2] = 4
+    shifted[:, 3] += 1
+    assert relative(net(moved, z), image) > 1e-3
+    assert relative(net(label, shifted), image) > 1e-3
+
+
+def test_clade_looks_up_by_class_and_place() -> None:
+    norms = NormOptions(4, 0, kind="clade", beneath="instance")
+    layer = norms.make(2)
+    nn.init.zeros_(layer.position.weight)
+    nn.init.zeros_(layer.position.bias)
+    net = make("image", replace(norms, z_dim=1), (32, 32), 4)
+    label = torch.zeros(1, 1, 8, 8, dtype=torch.long)
+    label[..., 4:] = 1
+    with torch.no_grad():
+        layer.table.zero_()
+        layer.table[0, 1] = torch.tensor([0.5, 1.0, 2.0, 3.0])  # gamma, gamma, beta, beta of class 1
+    x = torch.randn(1, 2, 8, 8)
+    condition = make("image", replace(norms), (32, 32), 4).condition(label, None)
+    y, plain = layer(x, condition), layer.norm(x)
+    torch.testing.assert_close(y[..., :4], plain[..., :4])
+    torch.testing.assert_close(y[:, 0, :, 4:], plain[:, 0, :, 4:] * 1.5 + 2)
+    torch.testing.assert_close(y[:, 1, :, 4:], plain[:, 1, :, 4:] * 2.0 + 3)
+    nn.init.ones_(layer.position.weight)
+    assert not torch.allclose(layer(x, condition)[..., 4:], y[..., 4:])
+    assert deepcopy(net)(labels(size=(32, 32))).isfinite().all()
+
+
+def test_position_map_is_the_offset_from_the_class_centroid() -> None:
+    net = make("image", NormOptions(4, 0, hidden=4), (32, 32), 4)
+    label = torch.zeros(1, 1, 32, 32, dtype=torch.long)
+    label[:, :, 10:21, 4:7] = 1  # centre at row 15, column 5
+    offsets = net.condition(label, None).offsets()[0]
+    assert offsets[0, 15, 5] == 0
+    assert offsets[:, 10, 4].tolist() == [-1, -1]
+    assert offsets[:, 20, 6].tolist() == [1, 1]
+    assert offsets.abs().max() == 1

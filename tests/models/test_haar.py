@@ -1,0 +1,51 @@
+from __future__ import annotations
+
+import pytest
+import torch
+
+from models.haar import haar, inverse_haar
+
+SHAPES = [(8,), (8, 6), (4, 6, 8)]
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_inverse_is_exact_and_energy_is_kept(shape: tuple[int, ...]) -> None:
+    x = torch.randn(2, 3, *shape, dtype=torch.float64)
+    y = haar(x)
+    assert y.shape == (2, 3 * 2 ** len(shape), *(side // 2 for side in shape))
+    torch.testing.assert_close(inverse_haar(y), x, atol=1e-14, rtol=0)
+    torch.testing.assert_close(haar(inverse_haar(y)), y, atol=1e-14, rtol=0)
+    assert y.square().sum().item() == pytest.approx(x.square().sum().item(), rel=1e-13)
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_gradients(shape: tuple[int, ...]) -> None:
+    x = torch.randn(1, 2, *(side // 2 * 2 for side in shape), dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradcheck(haar, x)
+    y = haar(x.detach()).requires_grad_()
+    assert torch.autograd.gradcheck(inverse_haar, y)
+
+
+def test_bands_are_those_of_the_filters() -> None:
+    """Order LL, LH, HL, HH, the rows' letter first, as separable correlation with l = [1, 1]/√2 and h = [-1, 1]/√2."""
+    x = torch.randn(1, 2, 6, 8, dtype=torch.float64)
+    low, high = (torch.tensor([sign, 1.0], dtype=torch.float64) / 2**0.5 for sign in (1.0, -1.0))
+    expected = []
+    for rows, columns in ((low, low), (low, high), (high, low), (high, high)):
+        kernel = torch.outer(rows, columns)[None, None]
+        bands = [torch.nn.functional.conv2d(x[:, c : c + 1], kernel, stride=2) for c in range(2)]
+        expected.append(torch.cat(bands, 1))
+    torch.testing.assert_close(haar(x), torch.cat(expected, 1), atol=1e-14, rtol=0)
+
+
+def test_a_constant_volume_has_only_the_coarse_band() -> None:
+    y = haar(torch.full((1, 1, 4, 4, 4), 3.0))
+    assert torch.allclose(y[:, 0], torch.tensor(3.0 * 8**0.5))
+    assert y[:, 1:].abs().max() == 0
+
+
+def test_odd_sides_and_missing_bands_are_refused() -> None:
+    with pytest.raises(ValueError, match="even sides"):
+        haar(torch.zeros(1, 1, 4, 5))
+    with pytest.raises(ValueError, match="not a multiple of the 4 bands"):
+        inverse_haar(torch.zeros(1, 6, 4, 4))

@@ -1,0 +1,109 @@
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+from models.adversarial_losses import hinge_discriminator
+from models.patch_discriminator import MultiscalePatchDiscriminator
+
+
+def parameters(net: nn.Module) -> int:
+    return sum(p.numel() for p in net.parameters())
+
+
+def small(**options: int) -> MultiscalePatchDiscriminator:
+    torch.manual_seed(0)
+    return MultiscalePatchDiscriminator(3, 2, channels=4, **options)
+
+
+def pair(batch: int = 2, size: tuple[int, int] = (64, 64)) -> tuple[torch.Tensor, torch.Tensor]:
+    return torch.rand(batch, 2, *size) * 2 - 1, torch.randint(0, 3, (batch, *size))
+
+
+def test_published_parameters() -> None:
+    """5.8 M for ADE20K: 151 labels, three channels, two scales; no bias in front of the norms."""
+    with torch.device("meta"):
+        net = MultiscalePatchDiscriminator(151, 3)
+    one = (154 * 16 + 1) * 64 + 16 * (64 * 128 + 128 * 256 + 256 * 512) + 16 * 512 + 1
+    assert parameters(net) == 2 * one == 5_836_930
+
+
+def test_published_layers() -> None:
+    net = MultiscalePatchDiscriminator(5, 1)
+    for scale in net.nets:
+        convs = [scale.first, *scale.convs, scale.to_logits]
+        assert [conv.out_channels for conv in convs] == [64, 128, 256, 512, 1]
+        assert [conv.stride for conv in convs] == [(2, 2), (2, 2), (2, 2), (1, 1), (1, 1)]
+        assert {conv.kernel_size for conv in convs} == {(4, 4)}
+        assert [hasattr(conv, "parametrizations") for conv in convs] == [False, True, True, True, False]
+        assert [norm.num_features for norm in scale.norms] == [128, 256, 512]
+        assert not list(scale.norms.parameters())
+
+
+def test_maps_and_logits() -> None:
+    maps = small()(*pair(size=(64, 96)))
+    sides = [[(33, 49), (17, 25), (9, 13), (10, 14), (11, 15)], [(17, 25), (9, 13), (5, 7), (6, 8), (7, 9)]]
+    for scale, expected in zip(maps, sides, strict=True):
+        assert [tuple(m.shape) for m in scale] == [
+            (2, k, *side) for k, side in zip([4, 8, 16, 32, 1], expected, strict=True)
+        ]
+    assert [len(scale) for scale in small(scales=3, layers=3)(*pair())] == [4, 4, 4]
+
+
+def test_smallest_size() -> None:
+    assert small()(*pair(size=(32, 32)))[1][-1].shape == (2, 1, 5, 5)
+
+
+def test_hidden_maps_are_normalised_per_sample() -> None:
+    net = small()
+    before: list[torch.Tensor] = []
+    net.nets[0].norms[1].register_forward_hook(lambda _, __, output: before.append(output))
+    net(*pair(3))
+    assert before[0].mean((2, 3)).abs().max() < 1e-4
+    assert torch.allclose(before[0].var((2, 3), unbiased=False), torch.ones(3, 16), atol=0.05)
+
+
+def test_samples_do_not_depend_on_each_other() -> None:
+    net = small().eval()  # in training mode each pass moves the spectral vectors
+    image, label = pair(3)
+    together, alone = net(image, label), net(image[1:2], label[1:2])
+    for a, b in zip(together, alone, strict=True):
+        torch.testing.assert_close(a[-1][1:2], b[-1], rtol=1e-4, atol=1e-6)
+
+
+def test_the_next_scale_reads_the_average_of_three_by_three() -> None:
+    net = small().eval()
+    seen: list[torch.Tensor] = []
+    net.nets[1].register_forward_hook(lambda _, inputs, __: seen.append(inputs[0]))
+    image, label = pair(1)
+    net(image, label)
+    assert seen[0].shape == (1, 5, 32, 32)
+    torch.testing.assert_close(seen[0][0, :2, 4, 6], image[0, :, 7:10, 11:14].mean((1, 2)))
+    torch.testing.assert_close(seen[0][0, :2, 0, 0], image[0, :, :2, :2].mean((1, 2)))  # padding is not counted
+    torch.testing.assert_close(seen[0][:, 2:].sum(1), torch.ones(1, 32, 32))  # the labels' shares
+
+
+def test_the_label_matters_and_must_exist() -> None:
+    net = small().eval()
+    image, label = pair(1)
+    assert not torch.allclose(net(image, label)[0][-1], net(image, (label + 1) % 3)[0][-1], rtol=1e-2)
+    with pytest.raises(RuntimeError):
+        net(image, label + 3)
+
+
+def test_it_learns_to_tell_matching_labels_from_others() -> None:
+    net = small()
+    adam = torch.optim.Adam(net.parameters(), lr=2e-3, betas=(0.0, 0.9))
+    losses = []
+    for _ in range(40):
+        label = torch.randint(0, 3, (4, 4, 4)).repeat_interleave(8, 1).repeat_interleave(8, 2)
+        image = (label.float() - 1).unsqueeze(1).expand(-1, 2, -1, -1)
+        real, fake = net(image, label), net(image.roll(1, 0), label)
+        loss = hinge_discriminator([scale[-1] for scale in real], [scale[-1] for scale in fake])
+        adam.zero_grad()
+        loss.backward()
+        adam.step()
+        losses.append(loss.item())
+    assert losses[0] == pytest.approx(2.0, abs=0.1)  # logits start near 0
+    assert sum(losses[-5:]) / 5 < 1.0

@@ -1,0 +1,150 @@
+"""VGG19 features, with random weights in the published format."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+import torch
+from torch import nn
+
+from models.perceptual import IMAGENET_MEAN, IMAGENET_STD, VggFeatures, load_vgg, perceptual_loss
+
+
+@pytest.fixture(scope="module")
+def torchvision_features() -> nn.Sequential:
+    """torchvision's own layers, all 37, with random weights that keep the activations' size."""
+    import torchvision
+
+    with torch.device("meta"):  # the classifier's 494 MB are not needed
+        features = torchvision.models.vgg19(weights=None).features
+    features = features.to_empty(device="cpu")
+    rng = torch.Generator().manual_seed(0)
+    for name, parameter in features.named_parameters():
+        fan_in = parameter[0].numel() if name.endswith("weight") else 100
+        nn.init.normal_(parameter, std=(2 / fan_in) ** 0.5, generator=rng)
+    return features.requires_grad_(False)
+
+
+@pytest.fixture(scope="module")
+def state(torchvision_features: nn.Sequential) -> dict[str, torch.Tensor]:
+    """As in torchvision's file, which also has the classifier."""
+    state = {f"features.{name}": value for name, value in torchvision_features.state_dict().items()}
+    return {**state, "classifier.0.weight": torch.zeros(1)}
+
+
+@pytest.fixture
+def net(state: dict[str, torch.Tensor]) -> VggFeatures:
+    return load_vgg(state)
+
+
+def images(batch: int = 2, channels: int = 1, seed: int = 0) -> torch.Tensor:
+    return torch.rand(batch, channels, 32, 32, generator=torch.Generator().manual_seed(seed)) * 2 - 1
+
+
+def reference(features: nn.Sequential, x: torch.Tensor) -> Iterator[torch.Tensor]:
+    """The ReLU behind the first convolution of each block; blocks end with a pooling."""
+    convolutions = 0
+    for layer in features:
+        x = layer(x)
+        if isinstance(layer, nn.Conv2d):
+            convolutions += 1
+        elif isinstance(layer, nn.MaxPool2d):
+            convolutions = 0
+        elif convolutions == 1:
+            yield x.clone()
+
+
+def test_features_are_those_of_torchvision(net: VggFeatures, torchvision_features: nn.Sequential) -> None:
+    image = images()
+    rgb = (image.repeat(1, 3, 1, 1) + 1) / 2
+    rgb = (rgb - torch.tensor(IMAGENET_MEAN).view(3, 1, 1)) / torch.tensor(IMAGENET_STD).view(3, 1, 1)
+    expected = list(reference(torchvision_features, rgb))
+    maps = net(image)
+    assert [tuple(m.shape[1:]) for m in maps] == [(64, 32, 32), (128, 16, 16), (256, 8, 8), (512, 4, 4), (512, 2, 2)]
+    for ours, theirs in zip(maps, expected, strict=True):
+        assert ours.std() > 0
+        torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-5)
+
+
+def test_the_first_convolution_sees_imagenet_values(net: VggFeatures) -> None:
+    """All three predecessors fed [-1, 1] as it is."""
+    from torchvision.transforms.functional import normalize
+
+    seen: list[torch.Tensor] = []
+    net.features[0].register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0].clone()))
+    image = images(2, 2)
+    net(image)
+    expected = [
+        normalize(((image[b, c] + 1) / 2).expand(3, 32, 32), [0.485, 0.456, 0.406], [0.229, 0.224, 0.225])
+        for b in range(2)
+        for c in range(2)
+    ]
+    torch.testing.assert_close(seen[0], torch.stack(expected))
+    net(torch.tensor([-1.0, 1.0]).view(2, 1, 1, 1).expand(2, 1, 32, 32))
+    assert seen[1][0, :, 0, 0].tolist() == pytest.approx([-2.1179, -2.0357, -1.8044], abs=1e-3)  # black
+    assert seen[1][1, :, 0, 0].tolist() == pytest.approx([2.2489, 2.4286, 2.6400], abs=1e-3)  # white
+
+
+def test_channels_are_images_of_their_own(net: VggFeatures) -> None:
+    fake, real = images(2, 3, seed=1), images(2, 3, seed=2)
+    assert net(fake)[0].shape[0] == 6
+    single = [perceptual_loss(net, fake[:, c : c + 1], real[:, c : c + 1]) for c in range(3)]
+    torch.testing.assert_close(perceptual_loss(net, fake, real), torch.stack(single).mean(), rtol=1e-4, atol=1e-6)
+
+
+def test_loss_formula(net: VggFeatures) -> None:
+    fake, real = images(seed=1), images(seed=2)
+    expected = sum(
+        weight * (a - b).abs().mean()
+        for weight, a, b in zip([1 / 32, 1 / 16, 1 / 8, 1 / 4, 1], net(fake), net(real), strict=True)
+    )
+    torch.testing.assert_close(perceptual_loss(net, fake, real), expected)
+    assert perceptual_loss(net, fake, real) > 0
+    assert perceptual_loss(net, fake, fake).item() == 0.0
+
+
+def test_only_the_fake_gets_a_gradient(net: VggFeatures) -> None:
+    fake, real = images(seed=1).requires_grad_(), images(seed=2).requires_grad_()
+    perceptual_loss(net, fake, real).backward()
+    assert fake.grad is not None
+    assert fake.grad.abs().min(dim=0).values.max() > 0
+    assert real.grad is None
+    assert all(not p.requires_grad and p.grad is None for p in net.parameters())
+    assert not net.training
+
+
+def test_the_loss_can_be_descended(net: VggFeatures) -> None:
+    fake, real = torch.zeros(1, 1, 32, 32, requires_grad=True), images(1, seed=2)
+    adam = torch.optim.Adam([fake], lr=0.02)
+    losses = []
+    for _ in range(15):
+        adam.zero_grad()
+        loss = perceptual_loss(net, fake, real)
+        loss.backward()
+        adam.step()
+        losses.append(loss.item())
+    assert losses[-1] < 0.9 * losses[0]
+
+
+def test_float32_under_autocast(net: VggFeatures) -> None:
+    fake, real = images(seed=1), images(seed=2)
+    with torch.autocast("cpu", torch.bfloat16):
+        loss = perceptual_loss(net, fake, real)
+        half = perceptual_loss(net, fake.bfloat16(), real.bfloat16())
+    assert loss.dtype == half.dtype == torch.float32
+    torch.testing.assert_close(loss, perceptual_loss(net, fake, real), rtol=1e-5, atol=0)
+
+
+def test_weights_are_the_nets_own(net: VggFeatures, state: dict[str, torch.Tensor]) -> None:
+    assert torch.equal(net.features[28].weight, state["features.28.weight"])
+    assert net.features[28].weight.data_ptr() != state["features.28.weight"].data_ptr()
+    assert len(net.state_dict()) == 2 * 13  # up to conv5_1, no classifier, no constants
+
+
+def test_other_files_are_refused(state: dict[str, torch.Tensor]) -> None:
+    """VGG16's file lacks some of the positions; so does a state dict without the prefix."""
+    with pytest.raises(ValueError, match=r"vgg19.*features\.16\.weight"):
+        load_vgg({key: value for key, value in state.items() if not key.startswith("features.16.")})
+    with pytest.raises(ValueError, match="vgg19"):
+        load_vgg({})

@@ -1,0 +1,232 @@
+from __future__ import annotations
+
+from copy import deepcopy
+
+import pytest
+import torch
+from torch import nn
+
+from models.adversarial_losses import logistic_discriminator, r1_penalty
+from models.haar import haar
+from models.wavelet_discriminator import (
+    Blur,
+    EqualConv,
+    EqualLinear,
+    WaveletDiscriminator,
+    activate,
+    critic_levels,
+    minibatch_deviation,
+)
+
+
+def parameters(net: nn.Module) -> int:
+    return sum(p.numel() for p in net.parameters())
+
+
+def small(
+    size: tuple[int, int] = (32, 32), in_channels: int = 1, channels: int = 4, **options: int
+) -> WaveletDiscriminator:
+    torch.manual_seed(0)
+    return WaveletDiscriminator(in_channels, size, channels, **options)
+
+
+def test_published_parameters() -> None:
+    """26.2 M at 256² with three channels, counted by hand layer by layer."""
+    with torch.device("meta"):
+        net = WaveletDiscriminator(3, (256, 256))
+    from_wavelet = 13 * (128 + 5 * 512)  # 12 -> width, and a bias
+    first = (9 * 128 + 1) * 128 + (9 * 128 + 1) * 512
+    others = 4 * 2 * (9 * 512 + 1) * 512
+    head = (9 * 513 + 1) * 512 + (8192 + 1) * 512 + 513
+    assert parameters(net) == from_wavelet + first + others + head == 26_211_073
+    assert [block.down.weight.shape[:2] for block in net.down] == [(512, 128), *[(512, 512)] * 4]
+
+
+def test_narrow_widths() -> None:
+    with torch.device("meta"):
+        net = WaveletDiscriminator(1, (256, 256), channels=16)
+    assert [layer.weight.shape[0] for layer in net.from_wavelet] == [16, 64, 64, 64, 64, 64]
+    assert parameters(WaveletDiscriminator(1, (32, 32), 8, max_channels=8)) < parameters(small(channels=8))
+
+
+def test_nothing_is_spectrally_normalised_and_constants_are_not_saved() -> None:
+    net = small((64, 64))
+    assert not any(hasattr(module, "parametrizations") for module in net.modules())
+    assert set(net.state_dict()) == {name for name, _ in net.named_parameters()}
+
+
+@pytest.mark.parametrize(
+    ("size", "levels", "coarsest"),
+    [
+        ((256, 256), 5, (4, 4)),
+        ((32, 32), 2, (4, 4)),
+        ((512, 256), 5, (8, 4)),
+        ((96, 160), 4, (3, 5)),
+        ((224, 192), 4, (7, 6)),
+        ((64, 288), 3, (4, 18)),
+    ],
+)
+def test_sizes(size: tuple[int, int], levels: int, coarsest: tuple[int, int]) -> None:
+    assert critic_levels(size) == (levels, coarsest)
+    net = small(size, in_channels=2, channels=2)
+    scores, maps = net(torch.randn(2, 2, *size), features=True)
+    assert scores.shape == (2,)
+    assert [m.shape for m in maps] == [(2, 8, size[0] >> i, size[1] >> i) for i in range(2, levels + 2)]
+    assert maps[-1].shape[2:] == coarsest
+    assert torch.equal(net(torch.zeros(1, 2, *size)), net(torch.zeros(1, 2, *size)))
+
+
+@pytest.mark.parametrize("size", [(100, 128), (0, 32), (33, 32)])
+def test_other_sizes_are_refused(size: tuple[int, int]) -> None:
+    with pytest.raises(ValueError, match="multiples of 32"):
+        small(size)
+
+
+def test_an_image_of_another_size_is_refused() -> None:
+    """32×64 and 64×32 have equally many pixels, so no layer would notice."""
+    with pytest.raises(AssertionError):
+        small((32, 64))(torch.zeros(1, 1, 64, 32))
+
+
+@pytest.mark.parametrize("batch", range(1, 10))
+def test_any_batch_size(batch: int) -> None:
+    """The predecessor crashed for 5, 6 and 7."""
+    scores = small()(torch.randn(batch, 1, 32, 32))
+    assert scores.shape == (batch,)
+    assert scores.isfinite().all()
+
+
+@pytest.mark.parametrize(("batch", "group"), [(1, 1), (2, 2), (3, 3), (4, 4), (5, 1), (6, 3), (7, 1), (8, 4), (9, 3)])
+def test_minibatch_deviation_formula(batch: int, group: int) -> None:
+    x = torch.randn(batch, 3, 2, 5)
+    y = minibatch_deviation(x)
+    assert torch.equal(y[:, :3], x)
+    for b in range(batch):
+        first = b // group * group
+        expected = (x[first : first + group].var(0, unbiased=False) + 1e-8).sqrt().mean()
+        torch.testing.assert_close(y[b, 3], expected.expand(2, 5))
+
+
+def test_minibatch_deviation_is_accurate_in_bfloat16() -> None:
+    x = (100 + torch.randn(4, 8, 4, 4)).bfloat16()
+    expected = minibatch_deviation(x.float())[:, -1]
+    assert minibatch_deviation(x).dtype == torch.bfloat16
+    torch.testing.assert_close(minibatch_deviation(x)[:, -1].float(), expected, rtol=0.01, atol=0)
+
+
+def test_samples_meet_only_in_the_minibatch_deviation() -> None:
+    net = small(channels=8)
+    image = torch.randn(4, 1, 32, 32)
+    other = image.clone()
+    other[3] *= 2
+    assert not torch.allclose(net(image)[:3], net(other)[:3], rtol=1e-3)  # the deviation is there
+    single = torch.cat([net(image[i : i + 1]) for i in range(4)])
+    for independent in (deepcopy(net), small(channels=8, group=1)):
+        if independent.group > 1:
+            nn.init.zeros_(independent.last_conv.weight[:, -1])
+            single = torch.cat([independent(image[i : i + 1]) for i in range(4)])
+        torch.testing.assert_close(independent(image), single, rtol=1e-4, atol=1e-5)
+    five = torch.randn(5, 1, 32, 32)
+    torch.testing.assert_close(net(five)[2:3], net(five[2:3]), rtol=1e-4, atol=1e-5)
+
+
+def test_blur_of_a_point_and_of_a_constant() -> None:
+    taps = torch.tensor([1.0, 3.0, 3.0, 1.0]) / 8
+    x = torch.zeros(1, 2, 8, 8)
+    x[0, 1, 3, 4] = 1
+    y = Blur()(x)
+    assert y.shape == (1, 2, 9, 9)
+    assert y[0, 0].abs().max() == 0
+    torch.testing.assert_close(y[0, 1, 2:6, 3:7], torch.outer(taps, taps))
+    assert y.sum() == pytest.approx(1.0)
+    halved = Blur(stride=2)(torch.ones(1, 1, 8, 8))
+    assert halved.shape == (1, 1, 4, 4)
+    torch.testing.assert_close(halved[0, 0, 1:3, 1:3], torch.ones(2, 2))
+    # Pixel j of the half is centred between pixels 2j and 2j + 1: 1/8, 3/8, 3/8, 1/8 of 2j - 1 ... 2j + 2.
+    ramp = torch.arange(8.0).expand(1, 1, 8, 8)
+    torch.testing.assert_close(Blur(stride=2)(ramp)[0, 0, 1, 1:3], torch.tensor([2.5, 4.5]))
+
+
+def test_coarse_levels_read_the_wavelets_of_the_halved_image() -> None:
+    net = small((64, 64), in_channels=2)
+    seen: list[torch.Tensor] = []
+    for layer in net.from_wavelet:
+        layer.register_forward_hook(lambda _, inputs, __: seen.append(inputs[0]))
+    image = torch.randn(1, 2, 64, 64)
+    net(image)
+    assert len(seen) == 4
+    for coefficients in seen:
+        torch.testing.assert_close(coefficients, haar(image), rtol=1e-4, atol=1e-5)
+        image = Blur(stride=2)(image)
+
+
+def test_equalised_layers_start_at_unit_variance() -> None:
+    """N(0, 1) weights times 1/√fan_in keep the variance of their input, whatever their width."""
+    torch.manual_seed(0)
+    conv, linear = EqualConv(64, 256, 3, padding=0), EqualLinear(1000, 500)
+    assert conv.weight.std().item() == pytest.approx(1.0, abs=0.02)
+    assert linear.weight.std().item() == pytest.approx(1.0, abs=0.02)
+    assert conv(torch.randn(4, 64, 16, 16)).std().item() == pytest.approx(1.0, abs=0.1)
+    assert linear(torch.randn(64, 1000)).std().item() == pytest.approx(1.0, abs=0.1)
+
+
+def test_activation_keeps_the_scale() -> None:
+    assert activate(torch.tensor([1.0, -1.0])).tolist() == pytest.approx([2**0.5, -0.2 * 2**0.5])
+
+
+def test_r1_can_be_differentiated_by_the_weights() -> None:
+    """The double backward against a difference quotient, with three samples that share their deviation."""
+    net = small(in_channels=2).double()
+    image = torch.randn(3, 2, 32, 32, dtype=torch.float64, requires_grad=True)
+
+    def penalty() -> torch.Tensor:
+        (gradient,) = torch.autograd.grad(net(image).sum(), image, create_graph=True)
+        return gradient.square().sum()
+
+    penalty().backward()
+    direction = {name: torch.randn_like(p) for name, p in net.named_parameters() if name.endswith("weight")}
+    gradients = dict(net.named_parameters())
+    for name, step in direction.items():
+        gradient = gradients[name].grad
+        assert gradient is not None, name
+        with torch.no_grad():
+            gradients[name].add_(step, alpha=1e-7)
+        above = penalty().item()
+        with torch.no_grad():
+            gradients[name].sub_(step, alpha=2e-7)
+        below = penalty().item()
+        with torch.no_grad():
+            gradients[name].add_(step, alpha=1e-7)
+        assert (above - below) / 2e-7 == pytest.approx((gradient * step).sum().item(), rel=1e-3, abs=1e-5), name
+
+
+def test_it_learns_to_tell_rough_from_smooth() -> None:
+    net = small(channels=8)
+    adam = torch.optim.Adam(net.parameters(), lr=2e-3, betas=(0.0, 0.99))
+    rng = torch.Generator().manual_seed(0)
+
+    def images() -> tuple[torch.Tensor, torch.Tensor]:
+        rough = torch.randn(6, 1, 32, 32, generator=rng)
+        smooth = torch.randn(6, 1, 4, 4, generator=rng).repeat_interleave(8, 2).repeat_interleave(8, 3)
+        return smooth, rough
+
+    for _ in range(30):
+        real, fake = images()
+        real.requires_grad_()
+        scores = net(real)
+        loss = logistic_discriminator(scores, net(fake)) + 0.1 * r1_penalty(scores, real)
+        adam.zero_grad()
+        loss.backward()
+        adam.step()
+    real, fake = images()
+    assert net(real).min() > net(fake).max()
+
+
+def test_bfloat16_autocast_and_copies() -> None:
+    net = small()
+    image = torch.randn(4, 1, 32, 32)
+    copy = deepcopy(net)
+    assert torch.equal(copy(image), net(image))
+    with torch.autocast("cpu", torch.bfloat16):
+        scores = net(image)
+    torch.testing.assert_close(scores.float(), net(image), rtol=0.1, atol=0.1)
