@@ -59,7 +59,7 @@ class GanConfig:
     lambda_feature: float = 0.0
     """Weight of feature matching in the patch or wavelet discriminator; SPADE uses 10; needs pairs."""
     lambda_mask: float = 0.0
-    """Weight of the mask loss: the generated body's outline against the label's; 0 turns it off, 0.5 is a start."""
+    """Weight of the mask loss: how far the generated body is from the label's; 0 turns it off, 1 is a start."""
     mask_loss: Literal["dice", "bce"] = "dice"
     """Form of the mask loss: soft Dice or binary cross-entropy."""
     mask_threshold: float | None = None

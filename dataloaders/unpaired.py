@@ -19,13 +19,18 @@ from spec import DataSpec
 def unpaired_manifest(labels: Manifest, images: Manifest) -> Manifest:
     """What is synthesised when `labels` gives the label maps and `images` the look: see `as_label_source`.
 
-    ValueError where the slices differ in size, or `images` has no training cases to learn from.
+    ValueError where the slices differ in size or direction, or `images` has no training cases to learn from.
     """
     if labels.spec.size != images.spec.size:
         (h, w), (own_h, own_w) = images.spec.size, labels.spec.size
         raise ValueError(
             f"--oasis.images_from: its slices are {h} x {w} pixels, those of --dataroot {own_h} x {own_w}; "
             "prepare both with the same --size"
+        )
+    if None not in (labels.spec.axis, images.spec.axis) and labels.spec.axis != images.spec.axis:
+        raise ValueError(
+            f"--oasis.images_from: its slices are {images.spec.axis}, those of --dataroot {labels.spec.axis}; "
+            "prepare both with the same --axis"
         )
     return as_label_source(labels, images.spec, typical_windows(images))
 

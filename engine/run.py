@@ -132,6 +132,8 @@ class Run:
 
     def _claim_folder(self) -> None:
         new = {"config": options.to_dict(self.config), "data": fingerprint(self.config.dataroot)}
+        if self.config.unpaired and self.config.oasis.images_from is not None:
+            new["images"] = fingerprint(self.config.oasis.images_from)
         path = self.folder / "config.json"
         self.lock = lock_folder(self.folder) if self.folder.is_dir() else None
         if path.is_file():
@@ -149,6 +151,8 @@ class Run:
         changed = options.differences(old["config"], new["config"])
         if old["data"] != new["data"]:
             changed.append(f"--dataroot {self.config.dataroot}: its manifest is not that of the data trained on so far")
+        if old.get("images") != new.get("images"):
+            changed.append("--oasis.images_from: its manifest is not that of the images trained on so far")
         if changed:
             raise ValueError(
                 f"run {self.config.name!r} in {self.config.checkpoints_dir} was started with other options; "

@@ -11,8 +11,10 @@ import torch.nn.functional as F
 from skimage.filters import threshold_triangle
 from torch import Tensor
 
-SOFTNESS = 0.05  # width of the sigmoid in model units: a twentieth of half the intensity range
-CANDIDATES = 64  # thresholds tried between the darkest and the brightest intensity
+DARKEST = -1.0  # air and background in model units
+STEEPNESS = 4.0  # air lies so many widths of the sigmoid below the threshold: 0.018 body
+CANDIDATES = 128  # thresholds tried over the intensity range
+TOLERANCE = 0.01  # Dice that a threshold may lose against the best one
 
 
 def filled(mask: Tensor) -> Tensor:
@@ -27,50 +29,60 @@ def filled(mask: Tensor) -> Tensor:
     return mask | enclosed
 
 
-def soft_body(image: Tensor, threshold: Tensor | float, softness: float = SOFTNESS) -> Tensor:
-    """How much each pixel belongs to the body, in [0, 1]: (B, C, H, W) -> (B, H, W).
+def softness(threshold: Tensor | float) -> Tensor | float:
+    """Width of the sigmoid at this threshold, in intensity: air is clearly outside, whatever the threshold."""
+    return (threshold - DARKEST) / STEEPNESS
 
-    sigmoid((max over channels of x - threshold) / softness); dark holes inside the body (ventricles, lungs) count as body
-    and give no gradient, everything else does.
+
+def body_logits(image: Tensor, threshold: Tensor | float) -> tuple[Tensor, Tensor]:
+    """How clearly each pixel is body, (x - threshold) / softness with x the brightest channel, and which are dark holes.
+
+    image (B, C, H, W) -> (B, H, W) float32 and bool. Holes (ventricles, lungs) are enclosed by body, so belong to it.
     """
-    soft = torch.sigmoid((image.float().amax(1) - threshold) / softness)
+    logits = (image.float().amax(1) - threshold) / softness(threshold)
     with torch.no_grad():
-        hard = soft > 0.5
+        hard = logits > 0
         holes = filled(hard) & ~hard
-    return torch.where(holes, torch.ones_like(soft), soft)
+    return logits, holes
 
 
 def mask_loss(image: Tensor, label: Tensor, threshold: Tensor | float, form: str = "dice") -> Tensor:
-    """1 - Dice or binary cross-entropy between the generated body and the label's: (B, C, H, W), (B, H, W) -> ().
+    """How far the generated body is from the label's: image (B, C, H, W), label (B, H, W) -> ().
 
-    With m = `soft_body` and y = filled(label > 0), dice: mean over images of 1 - 2·Σmy / (Σm + Σy) (Milletari et al.,
-    3DV 2016, without squares); bce: mean over pixels of -y·log m - (1 - y)·log(1 - m). Images without body are judged
-    by bce only: Dice has nothing to overlap with there and is 0.
+    With logits l of the pixels and y = filled(label > 0):
+    dice: mean over images of 1 - 2·Σmy / (Σm + Σy), m = sigmoid(l) (Milletari et al., 3DV 2016, without squares); images
+    without body are left out, since there is nothing to overlap with.
+    bce: softness · mean over pixels of -y·log m - (1 - y)·log(1 - m). The factor gives every wrong pixel the slope 1 in
+    intensity, however wrong it is; Dice has no slope left where a pixel is clearly wrong.
+    Dark holes inside the generated body count as body and get no gradient; everything else does.
     """
-    body = soft_body(image, threshold)
+    logits, holes = body_logits(image, threshold)
     target = filled(label > 0).float()
     if form == "bce":
-        return F.binary_cross_entropy(body.clamp(1e-6, 1 - 1e-6), target)
-    overlap, size = (body * target).sum((1, 2)), target.sum((1, 2))
-    dice = 2 * overlap / (body.sum((1, 2)) + size).clamp(min=1e-6)
+        pixelwise = F.binary_cross_entropy_with_logits(logits, target, reduction="none")
+        return softness(threshold) * torch.where(holes & (target > 0), torch.zeros_like(pixelwise), pixelwise).mean()
+    soft = torch.where(holes, torch.ones_like(logits), torch.sigmoid(logits))
+    overlap, size = (soft * target).sum((1, 2)), target.sum((1, 2))
+    dice = 2 * overlap / (soft.sum((1, 2)) + size).clamp(min=1e-6)
     return torch.where(size > 0, 1 - dice, torch.zeros_like(dice)).mean()
 
 
 def paired_threshold(images: Tensor, labels: Tensor) -> float:
-    """Threshold at which the filled bodies of real images agree best with their labels' (Dice over all pixels).
+    """Middle of the thresholds at which the filled bodies of real images agree with their labels' (Dice within 0.01).
 
     images (B, C, H, W) in [-1, 1], labels (B, H, W).
     """
     brightest = images.float().amax(1)
     target = filled(labels > 0)
-    low, high = brightest.min().item(), brightest.max().item()
-    candidates = torch.linspace(low, high, CANDIDATES + 2)[1:-1].tolist()
+    candidates = torch.linspace(DARKEST, brightest.max().item(), CANDIDATES + 2)[1:-1].tolist()
 
     def dice(threshold: float) -> float:
         body = filled(brightest > threshold)
         return (2.0 * (body & target).sum() / (body.sum() + target.sum()).clamp(min=1)).item()
 
-    return max(candidates, key=dice)
+    scores = [dice(candidate) for candidate in candidates]
+    good = [t for t, score in zip(candidates, scores, strict=True) if score >= max(scores) - TOLERANCE]
+    return (min(good) + max(good)) / 2
 
 
 def unpaired_threshold(images: Tensor) -> float:

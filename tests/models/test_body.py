@@ -1,0 +1,111 @@
+"""The mask loss is differentiable, and training with it moves outlines."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from scipy import ndimage
+
+from models import body
+from models.generator import ImageGenerator
+from models.norms import NormOptions
+
+AIR, TISSUE, LUNG = -1.0, 0.2, -0.95
+
+
+def ellipse(rows: float, columns: float, shift: int = 0, size: int = 32) -> torch.Tensor:
+    """(size, size) bool."""
+    y, x = torch.meshgrid(torch.arange(size) - size / 2, torch.arange(size) - size / 2 - shift, indexing="ij")
+    return (y / rows) ** 2 + (x / columns) ** 2 < 1
+
+
+def scan(outline: torch.Tensor, hole: torch.Tensor | None = None) -> torch.Tensor:
+    image = torch.where(outline, TISSUE, AIR)
+    return image if hole is None else torch.where(hole, LUNG, image)
+
+
+LABEL = torch.stack([ellipse(12, 10), ellipse(8, 13)]).long()
+IMAGE = torch.stack([scan(ellipse(12, 10), ellipse(3, 3)), scan(ellipse(8, 13))])[:, None]
+THRESHOLD = -0.6
+
+
+def test_holes_are_filled_as_scipy_does() -> None:
+    outline, hole = ellipse(12, 10), ellipse(3, 4)
+    mask = torch.stack([outline & ~hole, torch.zeros(32, 32, dtype=torch.bool)])
+    expected = ndimage.binary_fill_holes(mask[0].numpy())
+    assert torch.equal(body.filled(mask)[0], torch.from_numpy(expected))
+    assert not body.filled(mask)[1].any()  # one image does not touch its neighbour
+
+
+@pytest.mark.parametrize("form", ["dice", "bce"])
+def test_loss_is_small_for_the_right_outline_and_grows_with_the_shift(form: str) -> None:
+    losses = [body.mask_loss(IMAGE.roll(k, -1), LABEL, THRESHOLD, form).item() for k in (0, 1, 3, 6)]
+    assert losses == sorted(losses)
+    assert losses[0] < 0.3 * losses[1]
+
+
+@pytest.mark.parametrize("form", ["dice", "bce"])
+def test_gradient_reaches_wrong_pixels_and_points_the_right_way(form: str) -> None:
+    """The predecessor's mask loss had none at all: 8-bit casts and numpy morphology."""
+    image = (IMAGE.roll(3, -1) * 0.5 - 0.3).requires_grad_()  # less extreme, so that sigmoids are not flat
+    threshold = -0.6
+    body.mask_loss(image, LABEL, threshold, form).backward()
+    gradient = image.grad[:, 0]
+    outside = (image.detach()[:, 0] > threshold) & (LABEL == 0)
+    missing = (image.detach()[:, 0] < threshold) & (LABEL > 0)
+    assert gradient[outside].min() > 0  # must become darker
+    rim = missing & ~body.body_logits(image.detach(), threshold)[1]
+    assert gradient[rim].max() < 0  # must become brighter
+    holes = body.body_logits(image.detach(), threshold)[1]
+    assert holes.any()
+    assert gradient[holes].abs().max() == 0
+
+
+def test_bce_slope_does_not_fade() -> None:
+    label = torch.zeros(1, 8, 8, dtype=torch.long)
+    slopes = []
+    for value in (-0.5, 0.0, 1.0):
+        image = torch.full((1, 1, 8, 8), value, requires_grad=True)
+        body.mask_loss(image, label, THRESHOLD, "bce").backward()
+        slopes.append(image.grad.sum().item())
+    assert slopes == pytest.approx([1, 1, 1], abs=0.35)
+    assert slopes[2] == pytest.approx(1.0, abs=1e-4)
+
+
+def test_closed_forms() -> None:
+    label = torch.zeros(1, 4, 4, dtype=torch.long)
+    label[:, :2] = 1
+    image = torch.full((1, 1, 4, 4), THRESHOLD)  # every pixel half body
+    assert body.mask_loss(image, label, THRESHOLD, "dice").item() == pytest.approx(1 - 2 * 4 / (8 + 8))
+    expected = torch.log(torch.tensor(2.0)).item() * 0.1
+    assert body.softness(THRESHOLD) == pytest.approx(0.1)
+    assert body.mask_loss(image, label, THRESHOLD, "bce").item() == pytest.approx(expected, rel=1e-5)
+    assert body.mask_loss(image, torch.zeros_like(label), THRESHOLD, "dice").item() == 0
+
+
+def test_thresholds_separate_body_from_air() -> None:
+    images = IMAGE + 0.01 * torch.randn(2, 1, 32, 32, generator=torch.Generator().manual_seed(0))
+    assert AIR + 0.05 < body.paired_threshold(images, LABEL) < TISSUE
+    assert AIR < body.unpaired_threshold(images) < TISSUE
+    assert body.outline_error(images, LABEL, body.paired_threshold(images, LABEL)).item() < 0.01
+    assert body.outline_error(images.roll(3, -1), LABEL, THRESHOLD).item() > 0.2
+
+
+@pytest.mark.parametrize("form", ["dice", "bce"])
+def test_training_with_it_lowers_the_outline_error_of_misaligned_data(form: str) -> None:
+    """Real images lie two pixels beside their labels; L1 alone learns that outline, with the mask loss the label's wins."""
+    errors = {}
+    target = torch.stack([scan(ellipse(12, 10, shift=2)), scan(ellipse(8, 13, shift=2))])[:, None]
+    for weight in (0.0, 3.0):
+        torch.manual_seed(0)
+        net = ImageGenerator(NormOptions(2, 0, hidden=8, beneath="instance"), 1, (32, 32), 8, spectral_gain=1.0)
+        optimizer = torch.optim.Adam(net.parameters(), lr=5e-3)
+        for _ in range(60):
+            image = net(LABEL)
+            loss = (image - target).abs().mean() + weight * body.mask_loss(image, LABEL, THRESHOLD, form)
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+        errors[weight] = body.outline_error(net(LABEL).detach(), LABEL, THRESHOLD).item()
+    assert errors[0.0] > 0.1
+    assert errors[3.0] < 0.5 * errors[0.0]
