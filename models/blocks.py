@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.utils import parametrize
 from torch.nn.utils.parametrizations import spectral_norm
 
 from models.condition import Condition
@@ -152,18 +153,17 @@ def init_weights(net: nn.Module, spectral_gain: float = INIT_GAIN) -> None:
     """Xavier-normal convolutions with gain 0.02 and zero biases, as published for OASIS and SPADE; in place.
 
     spectral_gain: gain of the convolutions behind spectral norm. Their scale cancels in the forward pass, but it sets
-    how far one step of Adam turns them.
+    how far one step of Adam turns them. The norm's vectors are found anew for the new weights: those of the old ones
+    would underestimate their scale and let the first steps of layers without a norm explode.
     """
     with torch.no_grad():
         for module in net.modules():
             if isinstance(module, nn.Conv2d):
-                gain = spectral_gain if hasattr(module, "parametrizations") else INIT_GAIN
-                nn.init.xavier_normal_(trainable_weight(module), gain=gain)
+                normalised = parametrize.is_parametrized(module, "weight")
+                if normalised:
+                    parametrize.remove_parametrizations(module, "weight", leave_parametrized=False)
+                nn.init.xavier_normal_(module.weight, gain=spectral_gain if normalised else INIT_GAIN)
                 if module.bias is not None:
                     nn.init.zeros_(module.bias)
-
-
-def trainable_weight(conv: nn.Conv2d) -> Tensor:
-    """The tensor that an optimiser moves; behind spectral norm `conv.weight` is computed from it."""
-    parametrizations = getattr(conv, "parametrizations", None)
-    return conv.weight if parametrizations is None else parametrizations.weight.original
+                if normalised:
+                    spectral_norm(module)

@@ -165,7 +165,10 @@ def test_sagittal_images_are_never_mirrored_whatever_the_labels_are(labels: Path
     root = shutil.copytree(images, tmp_path / "b")
     other = Manifest.load(root)
     Manifest(replace(other.spec, axis="sagittal"), other.cases).save(root)
-    batches = list(islice(loader(labels, root).endless(), 10))
+    unknown = shutil.copytree(labels, tmp_path / "a")
+    data = Manifest.load(unknown)
+    Manifest(replace(data.spec, axis=None), data.cases).save(unknown)
+    batches = list(islice(loader(unknown, root).endless(), 10))
     assert not any(flipped for _, flipped in seen(batches, root))
     turned = [flipped for _, flipped in seen(list(islice(loader(labels, images).endless(), 10)), images)]
     assert 10 < sum(turned) < 30
@@ -200,6 +203,12 @@ def test_slices_of_another_size_are_refused_in_one_line(labels: Path, tmp_path: 
     with pytest.raises(ValueError, match=r"16 x 16 pixels, those of --dataroot 32 x 32") as error:
         unpaired_manifest(Manifest.load(labels), small)
     assert "\n" not in str(error.value)
+
+
+def test_other_directions_are_refused(labels: Path) -> None:
+    data = Manifest.load(labels)
+    with pytest.raises(ValueError, match="its slices are coronal, those of --dataroot axial"):
+        unpaired_manifest(data, replace(data, spec=replace(data.spec, axis="coronal")))
 
 
 def test_images_of_another_kind_lend_channels_and_windows(labels: Path, images: Path) -> None:

@@ -49,7 +49,8 @@ def make(name: str, norms: NormOptions, size: tuple[int, int] = (64, 96), channe
     with torch.no_grad():
         for parameter in net.parameters():
             parameter.copy_(torch.randn(parameter.shape) / max(1, parameter[0].numel()) ** 0.5)
-    net(labels(norms.slices, size), torch.randn(2, norms.z_dim) if norms.z_dim else None)  # running statistics
+        for _ in range(15):  # running statistics, and spectral vectors of these weights
+            net(labels(norms.slices, size), torch.randn(2, norms.z_dim) if norms.z_dim else None)
     return net
 
 

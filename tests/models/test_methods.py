@@ -1,10 +1,12 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+import torchvision
 
 import config
 from dataloaders.dataset import SliceDataset, SliceLoader
@@ -12,10 +14,26 @@ from dataloaders.manifest import Manifest
 from engine.run import only_trains
 from models import METHODS, build_method
 from models.base import Batch, Method, SampleRandom, seeded_generator
+from models.gan import Gan
 from models.gmm import BINS, Gmm, gaussian_blur, histogram_moments, label_histograms
 from tests.toy import prepared_folder, toy_spec
 
-TINY = ["--oasis.channels_G", "4", "--oasis.channels_D", "4", "--oasis.spade_hidden", "4", "--oasis.z_dim", "4"]
+TINY = ["--oasis.channels_G", "8", "--oasis.channels_D", "4", "--oasis.spade_hidden", "4", "--oasis.z_dim", "4"]
+TINY += ["--oasis.channels_W", "4", "--spade.channels_G", "8", "--spade.channels_D", "4", "--spade.spade_hidden", "4"]
+TINY += ["--spade.lambda_vgg", "0"]
+# Every way to build an adversarial method that changes what its synthesis does.
+VARIANTS = {
+    "oasis": "",
+    "clade": "--oasis.norm clade",
+    "wavelet": "--oasis.generator wavelet_residual",
+    "critic": "--oasis.critic wavelet --oasis.lambda_feature 1",
+    "25d": "--oasis.neighbours 1 --oasis.slice_position",
+    "25d-clade": "--oasis.neighbours 2 --oasis.norm clade --oasis.z_dim 0 --oasis.slice_position",
+    "unpaired": "--oasis.unpaired --oasis.lambda_mask 1",
+    "all losses": "--oasis.lambda_mask 1 --oasis.lambda_l1 1 --oasis.lambda_edge 1 --oasis.no-reuse_fake",
+    "spade": "--model spade",
+    "plain": "--no-tuned",
+}
 
 
 def options(*flags: str) -> config.Config:
@@ -31,30 +49,34 @@ def make(name: str, folder: Path, *flags: str) -> Method:
     data = Manifest.load(folder)
     torch.manual_seed(0)
     method = build_method(options("--model", name, *flags), data.spec)
-    training = SliceLoader(SliceDataset(folder, data, "train"), 4)
+    training = SliceLoader(SliceDataset(folder, data, "train", neighbours=slices(method)), 4)
     if isinstance(method, Gmm):
         method.fit(training.once())
+    method.calibrate(training.once())
     method.before_synthesis(training.once())
     return method
+
+
+def slices(method: Method) -> int:
+    return method.options.neighbours if isinstance(method, Gan) else 0
 
 
 def synthesize(
     method: Method, folder: Path, batch_size: int, reverse: bool = False
 ) -> dict[tuple[str, int], torch.Tensor]:
-    loader = SliceLoader(SliceDataset(folder, Manifest.load(folder), "test"), batch_size)
-    if reverse:
-        loader.dataset.entries.reverse()
+    loader = SliceLoader(SliceDataset(folder, Manifest.load(folder), "test", neighbours=slices(method)), batch_size)
+    order = range(len(loader))[:: -1 if reverse else 1]
     images = {}
-    for batch in loader.once():
+    for batch in loader._loader(loader.dataset, list(order)):
         keys = list(zip(batch.cases, batch.indices, strict=True))
         out = method.synthesize(batch, [SampleRandom.of(0, *key) for key in keys])
         images |= dict(zip(keys, out, strict=True))
     return images
 
 
-@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("name", ["gmm", *VARIANTS])
 def test_images_do_not_depend_on_batch_size_or_order(name: str, folder: Path) -> None:
-    method = make(name, folder).eval()
+    method = make(*variant(name, folder)).eval()
     one = synthesize(method, folder, 1)
     assert len(one) == 6
     for other in (synthesize(method, folder, 4), synthesize(method, folder, 3, reverse=True)):
@@ -65,36 +87,165 @@ def test_images_do_not_depend_on_batch_size_or_order(name: str, folder: Path) ->
             assert torch.allclose(image, other[key], atol=2e-5), key
 
 
-@pytest.mark.parametrize("name", METHODS)
+def variant(name: str, folder: Path) -> tuple[str, Path, *tuple[str, ...]]:
+    """Arguments of `make` for a method or a variant."""
+    if name in METHODS and name not in VARIANTS:
+        return (name, folder)
+    flags = VARIANTS[name].split()
+    return ("spade" if name == "spade" else "oasis", folder, *flags)
+
+
+@pytest.mark.parametrize("name", ["gmm", *VARIANTS])
 def test_release_holds_all_that_synthesis_needs(name: str, folder: Path) -> None:
-    method = make(name, folder).eval()
+    arguments = variant(name, folder)
+    method = make(*arguments).eval()
     tensors = {key: value.clone() for key, value in method.release().items()}
     torch.manual_seed(99)
-    other = build_method(options("--model", name), method.spec).eval()
+    other = build_method(options("--model", arguments[0], *arguments[2:]), method.spec).eval()
     other.load_release(tensors)
     a, b = synthesize(method, folder, 2), synthesize(other, folder, 2)
     assert all(torch.equal(a[key], b[key]) for key in a)
 
 
-def training_batch(folder: Path) -> Batch:
+def training_batch(folder: Path, neighbours: int = 0) -> Batch:
     data = Manifest.load(folder)
-    return next(SliceLoader(SliceDataset(folder, data, "train"), 2).endless())
+    return next(SliceLoader(SliceDataset(folder, data, "train", neighbours=neighbours), 2).endless())
 
 
-def test_a_player_moves_only_its_own_network(folder: Path) -> None:
-    method = make("oasis", folder)
+PLAYERS = {"critic": ["generator", "discriminator", "critic", "penalty"]}
+PLAYERS["unpaired"] = PLAYERS["critic"]
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_a_player_moves_only_its_own_network(name: str, folder: Path) -> None:
+    method = make(*variant(name, folder))
     players = method.players()
-    assert list(players) == ["generator", "discriminator"]
-    for name, player in players.items():
+    assert list(players) == PLAYERS.get(name, ["generator", "discriminator"])
+    batch = training_batch(folder, slices(method))
+    for player in players.values():
         with only_trains(player, players):
-            losses = player.losses(training_batch(folder))
+            losses = player.losses(batch)
+            assert all(loss.dtype == torch.float32 and loss.isfinite() for loss in losses.values())
             torch.stack(list(losses.values())).sum().backward()
-        for other, rival in players.items():
+        for rival in players.values():
             moved = [p.grad is not None and bool(p.grad.abs().sum() > 0) for p in rival.net.parameters()]
-            assert any(moved) == (other == name), (name, other)
+            assert any(moved) == (rival.net is player.net)
             assert all(p.requires_grad for p in rival.net.parameters())
         for rival in players.values():
             rival.net.zero_grad(set_to_none=True)
+    assert 0 <= batch.measures.popitem()[1] <= 1
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_every_parameter_of_every_player_is_trained(name: str, folder: Path) -> None:
+    """Dead parameters (1.6 M in the predecessor's main generator) break distributed training."""
+    method = make(*variant(name, folder))
+    players, batch = method.players(), training_batch(folder, slices(method))
+    for player in players.values():
+        torch.stack(list(player.losses(batch).values())).sum().backward()
+    for player in players.values():
+        unused = [n for n, p in player.net.named_parameters() if p.grad is None]
+        assert not unused
+
+
+def test_terms_of_each_variant(folder: Path) -> None:
+    terms = {}
+    for name in ("all losses", "spade", "critic", "unpaired"):
+        method = make(*variant(name, folder))
+        batch = training_batch(folder)
+        terms[name] = {key: set(player.losses(batch)) for key, player in method.players().items()}
+    assert terms["all losses"]["generator"] == {"segmentation", "mask", "l1", "edge"}
+    assert terms["spade"] == {"generator": {"hinge", "feature"}, "discriminator": {"hinge"}}
+    assert terms["critic"]["generator"] == {"segmentation", "critic", "feature"}
+    assert terms["critic"]["penalty"] == {"r1"}
+    assert terms["unpaired"]["generator"] == {"segmentation", "critic", "mask"}
+    assert terms["unpaired"]["discriminator"] == {"segmentation"}
+
+
+def test_unpaired_losses_do_not_care_which_image_lies_beside_which_label(folder: Path) -> None:
+    """No term may relate a real image to a label: swapping the images of a batch changes none of the losses."""
+    method = make(*variant("unpaired", folder))
+    values = []
+    for order in ([0, 1], [1, 0]):
+        batch = training_batch(folder)
+        batch.image = batch.real[order]
+        values.append({n: v.item() for p in method.players().values() for n, v in p.losses(batch).items()})
+        method = make(*variant("unpaired", folder))
+    assert values[0] == pytest.approx(values[1], rel=1e-4)
+
+
+def test_fake_is_reused_or_drawn_anew(folder: Path) -> None:
+    for flag, same in (("--oasis.reuse_fake", True), ("--oasis.no-reuse_fake", False)):
+        method = make("oasis", folder, flag)
+        batch = training_batch(folder)
+        method.players()["generator"].losses(batch)
+        first = batch.fake
+        assert first is not None
+        assert not first.requires_grad
+        assert torch.equal(method.fake_for_discriminators(batch), first) == same
+
+
+def test_r1_is_scaled_by_its_interval(folder: Path) -> None:
+    """gamma / 2 · E|grad|² · every: the predecessor multiplied the GAN loss instead."""
+    values = {}
+    for every in (1, 8):
+        method = make("oasis", folder, "--oasis.critic", "wavelet", "--oasis.r1_every", str(every))
+        with torch.no_grad():
+            for p in method.critic.parameters():
+                p.mul_(3)
+        player = method.players()["penalty"]
+        assert player.every == every
+        values[every] = player.losses(training_batch(folder))["r1"].item()
+        lazy = player.optimizer.param_groups[0]
+        assert lazy["lr"] == pytest.approx(4e-4 * every / (every + 1))
+        assert lazy["betas"][1] == pytest.approx(0.999 ** (every / (every + 1)))
+    assert values[8] == pytest.approx(8 * values[1], rel=1e-4)
+    assert values[1] > 0
+
+
+def test_mask_threshold_is_found_in_the_data_and_kept(folder: Path) -> None:
+    for flags in (["--oasis.lambda_mask", "1"], VARIANTS["unpaired"].split()):
+        method = make("oasis", folder, *flags)
+        assert -1 < method.mask_threshold.item() < 0
+        assert "mask_threshold" in method.state_dict()
+    given = make("oasis", folder, "--oasis.lambda_mask", "1", "--oasis.mask_threshold", "-0.5")
+    assert given.mask_threshold.item() == -0.5
+
+
+def test_perceptual_loss_needs_its_weights_and_leaves_them_out_of_the_state(folder: Path) -> None:
+    flags = ["--oasis.lambda_vgg", "2"]
+    method = build_method(options(*flags), Manifest.load(folder).spec)
+    assert method.wanted_weights() == ["vgg19"]
+    assert build_method(options(), Manifest.load(folder).spec).wanted_weights() == []
+    torch.manual_seed(0)
+    method.take_weights("vgg19", torchvision.models.vgg19(weights=None).features.state_dict(prefix="features."))
+    before = set(method.state_dict())
+    losses = method.players()["generator"].losses(training_batch(folder))
+    assert losses["vgg"] > 0
+    assert set(method.state_dict()) == before == set(build_method(options(), method.spec).state_dict())
+
+
+@pytest.mark.parametrize("name", ["oasis", "wavelet", "clade", "gmm"])
+def test_one_label_can_be_resampled(name: str, folder: Path) -> None:
+    """Another draw for one label changes its pixels; the same draw gives the same image; no labels give the plain one."""
+    method = make(*variant(name, folder)).eval()
+    batch = next(SliceLoader(SliceDataset(folder, Manifest.load(folder), "test"), 2).once())
+    inside = batch.label[:, None].expand(-1, 2, -1, -1) == 3
+
+    def image(labels: dict[int, int]) -> torch.Tensor:
+        keys = zip(batch.cases, batch.indices, strict=True)
+        randoms = [SampleRandom.of(0, *key) for key in keys]
+        for random in randoms:
+            random.labels = {label: seeded_generator("draw", draw, label) for label, draw in labels.items()}
+        return method.synthesize(batch, randoms)
+
+    plain, first, again, second = image({}), image({3: 1}), image({3: 1}), image({3: 2})
+    assert torch.equal(first, again)
+    assert (first - plain)[inside].abs().mean() > 0
+    assert not torch.equal(first, second)
+    if name == "gmm":
+        method.config = replace(method.config, blur=0.0)
+        assert torch.equal(image({3: 1})[~inside], image({})[~inside])
 
 
 def test_discriminator_losses_are_published_terms(folder: Path) -> None:
