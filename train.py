@@ -52,6 +52,7 @@ def train(config: Config) -> int:
     players = method.players()  # none for the GMM; generator and discriminator for OASIS
     state = TrainingState()
     run.track(method, players, state, train_loader, val_loader)
+    run.speed_up()
     run.load_latest()  # same command again = resume
     if run.finished_before:
         run.log.say(f"{config.name}: already finished; raise --num_epochs to go on, or choose another --name")

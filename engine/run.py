@@ -225,6 +225,14 @@ class Run:
         for key in method.wanted_weights():
             method.take_weights(key, load_state(resolve(key, self.config.weights)))
 
+    def speed_up(self) -> None:
+        """Memory layout and compilation, as the options and the device have it."""
+        if self.config.tuned and self.device.type == "cuda":
+            self.method.to(memory_format=torch.channels_last)
+        if self.config.compile:
+            for player in self.players.values():
+                player.net.compile()
+
     def calibration_batches(self) -> Iterator[Batch]:
         """Evenly spaced training batches, on the device."""
         return (batch.to(self.device) for batch in self.train_loader.once(limit=CALIBRATION_SLICES))

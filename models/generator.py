@@ -61,7 +61,8 @@ class Generator(nn.Module):
         if noise is None and self.z_dim:
             noise = torch.zeros(len(label), self.z_dim, device=label.device)
         # Windows are looked up in full precision; in half precision a plain convolution is faster than the look-up.
-        patterns = self.tuned and label.device.type == "cpu" and not torch.is_autocast_enabled("cpu")
+        full = not torch.is_autocast_enabled("cpu") and not torch.compiler.is_compiling()
+        patterns = self.tuned and label.device.type == "cpu" and full
         return Condition(label, self.norms.num_labels, noise if self.z_dim else None, patterns)
 
 
