@@ -334,6 +334,7 @@ class Run:
             f"error: stopped at {self.state.images_seen:,} images, state saved: {winners[0]} has been above {WON} for "
             f"{patience:,} images, so the generator learns nothing any more. {ADVICE}"
         )
+        self.close()
         raise SystemExit(EXIT_STALLED)
 
     def maybe_preview(self) -> None:

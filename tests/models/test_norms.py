@@ -1,0 +1,64 @@
+"""Statistics beneath the conditioned norms."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
+from torch import nn
+
+from models.norms import InstanceNorm, SyncedBatchNorm2d, param_free_norm
+
+
+def test_instance_norm_equals_torchs() -> None:
+    x = torch.randn(2, 3, 8, 9) * 4 + 7
+    for layout in (torch.contiguous_format, torch.channels_last):
+        y = InstanceNorm()(x.contiguous(memory_format=layout))
+        torch.testing.assert_close(y, nn.InstanceNorm2d(3)(x), atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize(("channels", "groups"), [(64, 32), (24, 24), (48, 24), (7, 7)])
+def test_group_norm_divides_the_channels(channels: int, groups: int) -> None:
+    assert param_free_norm("group", channels).num_groups == groups
+
+
+def test_unknown_norms_are_refused() -> None:
+    with pytest.raises(ValueError, match="batch, instance, group or none"):
+        param_free_norm("layer", 4)
+
+
+def test_batch_norm_in_one_process_is_torchs() -> None:
+    x = torch.randn(4, 3, 5, 5)
+    ours, theirs = SyncedBatchNorm2d(3, affine=False), nn.BatchNorm2d(3, affine=False)
+    assert torch.equal(ours(x), theirs(x))
+    assert list(ours.state_dict()) == list(theirs.state_dict())
+
+
+def normalise_a_part(rank: int, ranks: int, folder: str) -> None:
+    dist.init_process_group("gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=ranks)
+    whole = torch.load(f"{folder}/x.pt", weights_only=True)
+    part = whole.chunk(ranks)[rank].clone().requires_grad_()
+    norm = SyncedBatchNorm2d(whole.shape[1], affine=False)
+    y = norm(part)
+    (y.sin() * part.detach()).sum().backward()
+    torch.save({"y": y.detach(), "grad": part.grad, **norm.state_dict()}, f"{folder}/{rank}.pt")
+    dist.destroy_process_group()
+
+
+def test_two_ranks_normalise_as_one(tmp_path: Path) -> None:
+    """Outputs, gradients and running statistics of two processes equal those of one with both halves of the batch."""
+    x = torch.randn(4, 3, 6, 5) * torch.tensor([1.0, 5.0, 0.2])[:, None, None] + 3
+    torch.save(x, tmp_path / "x.pt")
+    mp.spawn(normalise_a_part, (2, str(tmp_path)), nprocs=2)
+    parts = [torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in range(2)]
+    whole, norm = x.clone().requires_grad_(), nn.BatchNorm2d(3, affine=False)
+    y = norm(whole)
+    (y.sin() * whole.detach()).sum().backward()
+    torch.testing.assert_close(torch.cat([part["y"] for part in parts]), y.detach(), atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(torch.cat([part["grad"] for part in parts]), whole.grad, atol=1e-4, rtol=1e-4)
+    for part in parts:
+        torch.testing.assert_close(part["running_mean"], norm.running_mean)
+        torch.testing.assert_close(part["running_var"], norm.running_var)

@@ -1,0 +1,156 @@
+"""Every way to train a GAN, through the commands that users type: train, resume, test."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from dataclasses import replace
+from pathlib import Path
+from unittest import mock
+
+import nibabel as nib
+import numpy as np
+import pytest
+
+import engine.run
+from dataloaders.manifest import Manifest
+from dataloaders.png import read_png, write_png
+from engine.checkpoint import list_states
+from engine.runlog import read_log
+from tests.test_end_to_end import LAS, PERIODS, call, strip_name
+from tests.toy import phantom, save_nifti
+
+TINY = "--oasis.channels_G 8 --oasis.channels_D 4 --oasis.channels_W 4 --oasis.spade_hidden 4 --oasis.z_dim 4".split()
+TINY += "--spade.channels_G 8 --spade.channels_D 4 --spade.spade_hidden 4 --spade.lambda_vgg 0 --batch_size 4".split()
+VARIANTS = {
+    "wavelet": "--oasis.generator wavelet_residual --oasis.lambda_mask 1 --oasis.critic wavelet --oasis.r1_every 2",
+    "25d": "--oasis.neighbours 1 --oasis.slice_position --oasis.norm clade",
+    "spade": "--model spade --spade.lambda_l1 1 --spade.lambda_edge 1",
+    "unpaired": "--oasis.unpaired --oasis.lambda_mask 1",
+}
+
+
+def prepare(root: Path, channel: str, seeds: range) -> Path:
+    for i in seeds:
+        label, image = phantom(i)
+        image = 300 - image if channel == "T2w" else image  # looks different
+        save_nifti(root / "images" / f"p{i}.nii.gz", np.where(label > 0, image, 0).astype(np.float32), LAS)
+        save_nifti(root / "labels" / f"p{i}.nii.gz", label.astype(np.uint8), LAS)
+    arguments = ["--format", "pairs", "--images", root / "images", "--labels", root / "labels", "--channel", channel]
+    call("scripts/prepare_data.py", *arguments, "--size", 64, "--split", 0.4, 0.3, 0.3, "--out", root / "data")
+    return root / "data"
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return prepare(tmp_path_factory.mktemp("t1"), "T1w", range(3))
+
+
+@pytest.fixture(scope="module")
+def other(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return prepare(tmp_path_factory.mktemp("t2"), "T2w", range(5, 8))
+
+
+def train(data: Path, runs: Path, name: str, *extra: object, epochs: int = 2) -> list[object]:
+    where = ["train.py", "--name", name, "--dataroot", data, "--checkpoints_dir", runs]
+    return [*where, *TINY, *PERIODS, "--num_epochs", epochs, *extra]
+
+
+def weights(runs: Path, name: str) -> bytes:
+    return strip_name(runs / name / "weights-latest.safetensors")
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_train_resume_test(name: str, data: Path, tmp_path: Path) -> None:
+    """A run in two parts ends with the same weights, bit for bit, and its images are written with volumes and metrics."""
+    flags = VARIANTS[name].split()
+    call(*train(data, tmp_path, "whole", *flags))
+    call(*train(data, tmp_path, "parts", *flags, epochs=1))
+    assert "resumed at" in call(*train(data, tmp_path, "parts", *flags)).stdout
+    assert weights(tmp_path, "whole") == weights(tmp_path, "parts")
+    records = [r for r in read_log(tmp_path / "whole" / "metrics.jsonl") if r["kind"] == "train"]
+    assert all(r["gradient_norm"] and 0 <= r["loader_wait"] <= 1 for r in records)
+    expected = "critic/accuracy" if name == "unpaired" else "discriminator/accuracy"
+    assert all(0 <= r["measures"][expected] <= 1 for r in records)
+    where = ["--dataroot", data, "--checkpoints_dir", tmp_path, "--results_dir", tmp_path / "results"]
+    assert "slice_difference_mae/T1w" in call("test.py", "--name", "whole", *where).stdout
+    assert list((tmp_path / "results" / "whole" / "best" / "volumes").glob("*_T1w.nii.gz"))
+
+
+def test_unpaired_training_never_uses_the_pairing(data: Path, other: Path, tmp_path: Path) -> None:
+    """Shuffled label files of B, and noise for the images of A, give the same weights, bit for bit."""
+    flags = [*VARIANTS["unpaired"].split(), "--oasis.images_from"]
+    call(*train(data, tmp_path, "plain", *flags, other))
+    a, b = (shutil.copytree(folder, tmp_path / folder.parent.name) for folder in (data, other))
+    rng = np.random.default_rng(0)
+    files = [b / item.label for case in Manifest.load(b).split("train") for item in case.slices]
+    contents = [file.read_bytes() for file in files]
+    for file, i in zip(files, rng.permutation(len(files)), strict=True):
+        file.write_bytes(contents[i])
+    for case in Manifest.load(a).split("train"):
+        for item in case.slices:
+            for path in item.images:
+                write_png(a / path, rng.integers(0, 65535, read_png(a / path).shape).astype(np.uint16))
+    call(*train(a, tmp_path, "shuffled", *flags, b))
+    assert weights(tmp_path, "plain") == weights(tmp_path, "shuffled")
+
+
+def test_labels_of_one_kind_with_images_of_another(data: Path, other: Path, tmp_path: Path) -> None:
+    """Images take channel and units from B; there is no ground truth, and test.py says so."""
+    call(*train(data, tmp_path, "t1_to_t2", "--oasis.unpaired", "--oasis.images_from", other, epochs=1))
+    where = ["--dataroot", data, "--checkpoints_dir", tmp_path, "--results_dir", tmp_path / "results"]
+    done = call("test.py", "--name", "t1_to_t2", *where)
+    assert "no real images" in done.stdout
+    folder = tmp_path / "results" / "t1_to_t2" / "best"
+    (volume,) = (folder / "volumes").glob("*.nii.gz")
+    assert volume.name.endswith("_T2w.nii.gz")
+    case = Manifest.load(folder).cases[0]
+    assert case.windows == Manifest.load(other).split("train")[0].windows
+    source = nib.load(next((data.parent / "images").glob(f"{case.id}*")))
+    assert nib.load(volume).shape == source.shape
+
+
+def test_other_images_are_another_run(data: Path, other: Path, tmp_path: Path) -> None:
+    flags = ["--oasis.unpaired", "--oasis.images_from", shutil.copytree(other, tmp_path / "b")]
+    call(*train(data, tmp_path, "run", *flags, epochs=1))
+    manifest = Manifest.load(tmp_path / "b")
+    Manifest(manifest.spec, manifest.cases, {**manifest.provenance, "changed": True}).save(tmp_path / "b")
+    assert "--oasis.images_from" in call(*train(data, tmp_path, "run", *flags, epochs=1), code=2).stderr
+    small = Manifest(replace(manifest.spec, size=(32, 32)), manifest.cases, {})
+    small.save(tmp_path / "b")
+    assert "prepare both with the same --size" in call(*train(data, tmp_path, "new", *flags), code=2).stderr
+
+
+def test_a_region_can_be_resampled(data: Path, tmp_path: Path) -> None:
+    call(*train(data, tmp_path, "run", epochs=1))
+    where = ["--name", "run", "--dataroot", data, "--checkpoints_dir", tmp_path, "--metrics", "none", "--no-volumes"]
+    slices = {}
+    for key, flags in {"plain": [], "first": ["--resample", "3"], "other": ["--resample", "3", "--draw", 2]}.items():
+        call("test.py", *where, "--results_dir", tmp_path / key, *flags)
+        files = sorted((tmp_path / key / "run" / "best" / "generated").iterdir())
+        slices[key] = np.stack([read_png(file) for file in files])
+    assert not np.array_equal(slices["plain"], slices["first"])
+    assert not np.array_equal(slices["first"], slices["other"])
+    done = call("test.py", *where, "--results_dir", tmp_path / "x", "--resample", "liver", code=2)
+    assert "--resample liver: no such label; there are 0 " in done.stderr
+    assert not (tmp_path / "x").exists()
+
+
+def test_the_vgg_loss_without_weights_is_one_line(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "empty"))
+    monkeypatch.delenv("MEDSIS_WEIGHTS", raising=False)
+    flags = ["--model", "spade", "--spade.lambda_vgg", 10, "--metrics", "ssim"]
+    done = call(*train(data, tmp_path, "run", *flags), code=3)
+    assert done.stderr.startswith("error: VGG loss needs vgg19-dcbb9e9d.pth")
+    assert done.stderr.count("\n") == 1
+
+
+def test_a_discriminator_that_always_wins_stops_the_run_with_advice(data: Path, tmp_path: Path) -> None:
+    flags = ["--stop_patience", 16, "--freq_print", 4]
+    with mock.patch.object(engine.run, "WON", -1.0):  # every accuracy counts as won
+        done = call(*train(data, tmp_path, "run", *flags, epochs=8), code=5)
+    assert "stopped at 20 images, state saved: discriminator/accuracy" in done.stdout
+    assert "--lr_d" in done.stdout
+    assert list_states(tmp_path / "run")
+    assert "finished" in call(*train(data, tmp_path, "run", *flags, "--stop_patience", 0, epochs=1)).stdout
+    assert json.loads((tmp_path / "run" / "config.json").read_text())["config"]["stop_patience"] == 0
