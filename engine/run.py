@@ -62,7 +62,7 @@ class TrainingState:
 
 @dataclass
 class Meter:
-    """Running means of the losses and the newest gradient norms since the last report."""
+    """Means of losses and measures, largest gradient norms, images and waiting time since the last report."""
 
     sums: dict[str, float] = field(default_factory=dict)
     counts: dict[str, int] = field(default_factory=dict)
@@ -271,7 +271,8 @@ class Run:
         player.optimizer.step()
         for loss_name, value in zip(losses, values, strict=False):
             self.meter.add(f"{name}/{loss_name}", value)
-        self.meter.gradient_norm[name] = values[-1]
+        # The largest since the last report: a mean would hide the spike that announces a collapse.
+        self.meter.gradient_norm[name] = max(values[-1], self.meter.gradient_norm.get(name, 0.0))
 
     def _diverged(self, name: str, values: dict[str, float], batch: Batch) -> None:
         path = self.folder / f"crash-{self.state.images_seen:010d}.pt"

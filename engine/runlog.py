@@ -41,7 +41,7 @@ class RunLog:
         with open(self.path, "a", encoding="utf-8") as file:
             file.write(json.dumps(_finite(record), allow_nan=False) + "\n")
         if self.board is not None:
-            for group in ("losses", "metrics", "gradient_norm"):
+            for group in ("losses", "measures", "metrics", "gradient_norm"):
                 for name, value in record.get(group, {}).items():
                     if value is not None:
                         self.board.add_scalar(f"{group}/{name}", value, record["images"])
@@ -54,11 +54,12 @@ class RunLog:
             write_text(self.path, "".join(json.dumps(r) + "\n" for r in kept))
 
     def plot(self) -> None:
-        """Draw losses and evaluation metrics to curves.png."""
+        """Draw losses, accuracies, gradient norms and evaluation metrics to curves.png."""
         records = read_log(self.path) if self.path.is_file() else []
         metrics = _series(records, "eval", "metrics")
         shown = {name: xy for name, xy in metrics.items() if name.split("/")[0] in CURVES}
-        panels = _series(records, "train", "losses") | shown
+        gradients = {f"gradient norm {name}": xy for name, xy in _series(records, "train", "gradient_norm").items()}
+        panels = _series(records, "train", "losses") | _series(records, "train", "measures") | gradients | shown
         if panels:
             _draw(panels, self.folder / "curves.png")
 
