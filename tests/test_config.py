@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import ast
+import itertools
 import re
 from dataclasses import fields, replace
 from pathlib import Path
@@ -65,6 +67,12 @@ def test_a_preset_gives_defaults_that_flags_override() -> None:
         ("--which_iter", "best"),
         ("--freq_fid", "0"),
         ("--oasis.ema_decay", "1.5"),
+        ("--oasis.lambda_mask", "-1"),
+        ("--oasis.mask_threshold", "2"),
+        ("--oasis.neighbours", "-1"),
+        ("--oasis.r1_every", "0"),
+        ("--spade.num_D", "0"),
+        ("--stop_patience", "-1"),
     ],
 )
 def test_a_value_out_of_range_is_one_line(flag: str, value: str, capsys: pytest.CaptureFixture[str]) -> None:
@@ -76,8 +84,44 @@ def test_a_value_out_of_range_is_one_line(flag: str, value: str, capsys: pytest.
     assert "\n" not in message
 
 
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        ("--oasis.unpaired --oasis.lambda_l1 1", "--oasis.lambda_l1 1.0: needs pairs"),
+        ("--oasis.images_from b", "--oasis.images_from b: only with --oasis.unpaired"),
+        ("--oasis.lambda_feature 1", "--oasis.lambda_feature 1.0: needs --oasis.critic wavelet"),
+        ("--oasis.generator wavelet --oasis.channels_G 12", "--oasis.channels_G 12: must be a multiple of 8"),
+    ],
+)
+def test_options_that_do_not_go_together_are_one_line(
+    flags: str, message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as exit_info:
+        config.parse_train([*BASE, *flags.split()])
+    assert exit_info.value.code == 2
+    error = capsys.readouterr().err.strip()
+    assert error.startswith(f"error: {message}")
+    assert "\n" not in error
+
+
+def test_the_model_chooses_its_published_preset() -> None:
+    assert config.parse_train([*BASE, "--model", "spade"]).beta2 == 0.9
+    assert config.parse_train([*BASE, "--model", "spade", "--preset", "demo"]).spade.channels_G == 16
+    assert config.parse_train(BASE).beta2 == 0.999
+
+
+def test_every_option_is_explained_in_one_line() -> None:
+    tree = ast.parse((ROOT / "config.py").read_text())
+    for cls in (node for node in tree.body if isinstance(node, ast.ClassDef)):
+        for field, text in itertools.pairwise([*cls.body, None]):
+            if isinstance(field, ast.AnnAssign) and not ast.unparse(field.annotation).endswith("Config"):
+                assert isinstance(text, ast.Expr), f"{cls.name}.{ast.unparse(field.target)} has no help"
+                assert "\n" not in text.value.value, ast.unparse(field.target)
+
+
 def test_the_config_survives_a_checkpoint() -> None:
-    parsed = config.parse_train([*BASE, "--preset", "small", "--weights", "w"])
+    flags = ["--preset", "small", "--weights", "w", "--oasis.unpaired", "--oasis.images_from", "b"]
+    parsed = config.parse_train([*BASE, *flags])
     assert config.from_dict(config.to_dict(parsed)) == parsed
     with pytest.raises(ValueError, match="does not know"):
         config.from_dict(config.to_dict(parsed) | {"lambda_new": 1})
@@ -100,7 +144,7 @@ def test_model_names_agree() -> None:
 
 def test_every_option_has_a_reader() -> None:
     text = "".join(p.read_text() for p in ROOT.glob("**/*.py") if not {"tests", ".venv"} & set(p.parts))
-    for cls in (config.Config, config.TestConfig, config.OasisConfig, config.GmmConfig):
+    for cls in (config.Config, config.TestConfig, config.OasisConfig, config.SpadeConfig, config.GmmConfig):
         for f in fields(cls):
             if f.name == "preset":
                 continue  # read before parsing, by _peek_preset

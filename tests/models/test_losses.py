@@ -102,3 +102,32 @@ def test_gradients() -> None:
         # d CE / d logits = (softmax - one-hot) / pixels: sums to zero over classes
         assert gradient.sum(1).abs().max() < 1e-6
         assert gradient.abs().max() > 0
+
+
+def test_accuracy_tells_real_from_fake() -> None:
+    real, fake = torch.zeros(1, 3, 2, 2), torch.zeros(1, 3, 2, 2)
+    real[:, 2] = 1.0  # all real pixels are some class: right
+    fake[:, 0, 0] = 1.0  # half of the fake pixels are seen through
+    fake[:, 1, 1] = 1.0
+    assert losses.real_fake_accuracy(real, fake).item() == 0.75
+
+
+def test_l1_is_the_mean_absolute_difference() -> None:
+    fake, real = torch.full((2, 1, 4, 4), 0.5), torch.full((2, 1, 4, 4), -0.25)
+    assert losses.l1(fake, real).item() == 0.75
+
+
+def test_image_gradient_of_a_ramp_is_its_slope() -> None:
+    rows, columns = torch.meshgrid(torch.arange(6.0), torch.arange(7.0), indexing="ij")
+    slope = losses.image_gradient((0.3 * rows - 0.1 * columns)[None, None])
+    assert slope.shape == (1, 2, 1, 6, 7)
+    inner = slope[0, :, 0, 1:-1, 1:-1]
+    assert torch.allclose(inner[0], torch.tensor(0.3), atol=1e-6)
+    assert torch.allclose(inner[1], torch.tensor(-0.1), atol=1e-6)
+
+
+def test_edge_loss_sees_shifts_and_signs_but_no_offset() -> None:
+    image = torch.randn(1, 2, 8, 8)
+    assert losses.edge(image + 0.4, image).item() == pytest.approx(0, abs=1e-6)
+    assert losses.edge(-image, image).item() == pytest.approx(2 * losses.image_gradient(image).abs().mean().item())
+    assert losses.edge(image.roll(1, -1), image).item() > 0.1
