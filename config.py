@@ -255,10 +255,12 @@ class TestConfig:
     """Replace results that were made with other weights, data or options."""
 
 
-# Options that may differ when a run is resumed: they change neither the model nor what it learns from.
+# Options that may differ when a run is resumed: they change neither the model nor what it learns from. Folders may move;
+# the data themselves are compared by their fingerprints.
 RUNTIME_OPTIONS = frozenset(
     {"name", "dataroot", "checkpoints_dir", "preset", "gpu_ids", "num_workers", "cache_gb", "num_epochs", "metrics"}
     | {"continue_train", "which_iter", "weights", "eval_slices", "tuned", "compile", "stop_patience"}
+    | {"oasis.images_from"}
     | {"freq_print", "freq_preview", "freq_fid", "freq_save_latest", "freq_save_ckpt"}
 )
 
@@ -332,11 +334,23 @@ _AnyConfig = TypeVar("_AnyConfig", Config, TestConfig)
 def parse_train(arguments: Sequence[str] | None = None) -> Config:
     """Command line -> checked Config; a bad value ends with one line on stderr and exit code 2."""
     arguments = list(sys.argv[1:] if arguments is None else arguments)
-    chosen = _peek(arguments, "--preset")
-    if chosen not in PRESETS:  # an unknown preset is refused by tyro, which lists the allowed ones
-        chosen = "spade" if _peek(arguments, "--model") == "spade" else "oasis"
-    config = tyro.cli(Config, args=arguments, default=PRESETS[chosen](), description=Config.__doc__)
+    config = tyro.cli(Config, args=arguments, default=_defaults(arguments), description=Config.__doc__)
+    for other in {"oasis", "spade", "gmm"} - {config.model}:
+        for argument in arguments:
+            if argument.startswith(f"--{other}."):
+                print(f"warning: {argument} has no effect with --model {config.model}", file=sys.stderr)
     return _checked(config, check_train)
+
+
+def _defaults(arguments: list[str]) -> Config:
+    """The preset's values, with the optimiser's memory that the model was published with."""
+    preset, model = _peek(arguments, "--preset"), _peek(arguments, "--model")
+    if preset not in PRESETS:  # an unknown preset is refused by tyro, which lists the allowed ones
+        preset = "spade" if model == "spade" else "oasis"
+    config = PRESETS[preset]()
+    if model in ("oasis", "gmm"):
+        return replace(config, model=cast(Any, model), beta2=oasis_preset().beta2)
+    return replace(config, model="spade", beta2=spade_preset().beta2) if model == "spade" else config
 
 
 def parse_test(arguments: Sequence[str] | None = None) -> TestConfig:
@@ -485,7 +499,7 @@ def differences(old: dict[str, Any], new: dict[str, Any], prefix: str = "") -> l
     lines: list[str] = []
     for key in sorted(set(old) | set(new)):
         before, after = old.get(key), new.get(key)
-        if not prefix and key in RUNTIME_OPTIONS:
+        if f"{prefix}{key}" in RUNTIME_OPTIONS:
             continue
         if isinstance(before, dict) and isinstance(after, dict):
             lines += differences(before, after, f"{prefix}{key}.")

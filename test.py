@@ -39,8 +39,14 @@ def test(config: TestConfig) -> Path:
     check_same_spec(spec, data.spec, config)
     resampled = label_ids(config.resample, spec)
     target = device.select_device(config.gpu_ids)
+    if trained.tuned and target.type == "cpu":
+        device.keep_freed_memory()
     method = build_method(trained, spec).to(target).eval()
     method.load_release(weights.tensors)
+    if config.resample and not method.resamples:
+        raise ValueError(
+            f"--resample {config.resample}: the run {config.name!r} was trained without noise to draw anew"
+        )
 
     out = config.results_dir / config.name / config.ckpt_iter
     made_from = {
@@ -117,7 +123,8 @@ def refuse_other_results(out: Path, made_from: dict[str, Any], overwrite: bool) 
 
 def _shareable(config: dict[str, Any]) -> dict[str, Any]:
     """The training options without paths, which may name people and projects."""
-    return {key: value for key, value in config.items() if key not in ("dataroot", "checkpoints_dir", "weights")}
+    paths = ("dataroot", "checkpoints_dir", "weights", "images_from")
+    return {k: _shareable(v) if isinstance(v, dict) else v for k, v in config.items() if k not in paths}
 
 
 def main() -> int:

@@ -19,13 +19,21 @@ def load_data(config: Config) -> tuple[Manifest, Manifest | None]:
     data = load_manifest(config.dataroot)
     if not (config.model == "oasis" and config.oasis.unpaired):
         return data, None
-    images = load_manifest(config.oasis.images_from or config.dataroot)
+    try:
+        images = load_manifest(config.oasis.images_from or config.dataroot)
+    except (ValueError, OSError) as error:
+        raise ValueError(str(error).replace("--dataroot", "--oasis.images_from")) from None
     return unpaired_manifest(data, images), images
 
 
 def build_loaders(config: Config, data: Manifest, images: Manifest | None) -> tuple[SliceLoader, SliceLoader | None]:
     """Loaders of the training and, where there is one, the validation split."""
     neighbours = config.gan.neighbours if config.gan else 0
+    cases = data.split("train")
+    if neighbours and all(len(case.slices) == 1 for case in cases):
+        raise ValueError(f"neighbours {neighbours}: no training case in {config.dataroot} has more than one slice")
+    if images is None and (bare := [item.label for case in cases for item in case.slices if not item.images]):
+        raise ValueError(f"{config.dataroot}: {len(bare)} training slices have no image, the first is {bare[0]}")
     common = ("train", config.flip, config.seed, config.cache_gb, neighbours)
     train_loader: SliceLoader
     if images is None:

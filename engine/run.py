@@ -105,6 +105,21 @@ def only_trains(player: Player, players: dict[str, Player]) -> Iterator[None]:
             other.net.requires_grad_(True)
 
 
+def relay(optimizer: torch.optim.Optimizer, fused: bool) -> None:
+    """Give loaded optimiser states the memory layout of their parameters, and the run's own kind of step.
+
+    A state keeps the layout of the machine it was saved on (channels-last on a GPU); fused steps walk through memory in
+    order and would mix up its entries silently.
+    """
+    for group in optimizer.param_groups:
+        if "fused" in group:
+            group["fused"] = fused
+    for parameter, values in optimizer.state.items():
+        for key, value in values.items():
+            if isinstance(value, Tensor) and value.shape == parameter.shape:
+                values[key] = torch.empty_like(parameter).copy_(value)
+
+
 class Run:
     """The run called `config.name`. ValueError where its folder belongs to something else."""
 
@@ -191,6 +206,7 @@ class Run:
         self.method.load_state_dict(state["method"])
         for name, optimizer in self._optimizers().items():
             optimizer.load_state_dict(state["optimizers"][name])
+            relay(optimizer, fused=self.config.tuned)
         self.state.step, self.state.images_seen, self.state.previous = state["step"], state["images"], state["images"]
         self.best, self.finished, self.won_since = state["best"], state["finished"], state.get("won_since")
         self.meter = Meter(**state["meter"])
@@ -448,7 +464,8 @@ class Run:
         """Synthesise the validation split as test.py would, score it, keep the best weights."""
         self._ready()
         # Without pairs there is no best by comparison, and comparing would use a pairing that must not be used.
-        if self.val_loader is None or self.config.unpaired:
+        paired = any(item.images for case in self.data.split("val") for item in case.slices)
+        if self.val_loader is None or self.config.unpaired or not paired:
             self._save_weights("best")
             return
         folder = self.folder / "validation"

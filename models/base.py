@@ -75,6 +75,20 @@ class Batch:
     def __len__(self) -> int:
         return len(self.label)
 
+    def pin_memory(self) -> Batch:
+        """The batch in page-locked memory, from where it moves to a GPU while the CPU goes on; for DataLoader."""
+
+        def pinned(tensor: Tensor | None) -> Tensor | None:
+            return None if tensor is None else tensor.pin_memory()
+
+        return replace(
+            self,
+            label=self.label.pin_memory(),
+            image=pinned(self.image),
+            neighbours=pinned(self.neighbours),
+            position=pinned(self.position),
+        )
+
     def to(self, device: torch.device) -> Batch:
         """The batch on another device."""
 
@@ -151,6 +165,11 @@ class Method(nn.Module):
     def before_synthesis(self, batches: Iterable[Batch]) -> None:
         """Make the synthesizing weights ready, given some training batches (recalibrates batch statistics)."""
 
+    @property
+    def resamples(self) -> bool:
+        """Whether single labels can be drawn anew (`SampleRandom.labels`)."""
+        return False
+
     def release(self) -> dict[str, Tensor]:
         """Tensors that `synthesize` needs, for a weight file."""
         raise NotImplementedError
@@ -165,4 +184,8 @@ class Method(nn.Module):
 
     def networks(self) -> dict[str, Any]:
         """Networks to describe in the log, by name."""
-        return {name: player.net for name, player in self.players().items()}
+        found: dict[str, nn.Module] = {}
+        for name, player in self.players().items():
+            if all(player.net is not net for net in found.values()):  # a penalty plays with another player's network
+                found[name] = player.net
+        return found

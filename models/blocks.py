@@ -143,7 +143,7 @@ def upsampled_conv(x: Tensor, conv: nn.Conv2d) -> Tensor:
     y = y.unflatten(3, (2, 2, D))
     lines = [torch.stack([y[:, i : H + i, j : W + j, i, j] for j in (0, 1)], dim=3) for i in (0, 1)]  # (B, H, W, 2, D)
     y = torch.stack(lines, dim=2).view(B, 2 * H, 2 * W, D)
-    return (y if conv.bias is None else y + conv.bias).permute(0, 3, 1, 2)
+    return (y if conv.bias is None else y + conv.bias.to(y.dtype)).permute(0, 3, 1, 2)
 
 
 INIT_GAIN = 0.02

@@ -86,11 +86,16 @@ def paired_threshold(images: Tensor, labels: Tensor) -> float:
 
 
 def unpaired_threshold(images: Tensor) -> float:
-    """Threshold beside the peak of the background, from the images alone: the triangle method (Zack et al., 1977).
+    """Threshold between background and body, from the images alone.
 
+    The triangle method (Zack et al., 1977) finds where the background's peak ends; the threshold lies midway from there
+    to the lower quartile of what is brighter, since right beside the peak the sigmoid would be a step without gradient.
     images (B, C, H, W) in [-1, 1].
     """
-    return float(threshold_triangle(images.float().amax(1).cpu().numpy().astype(np.float32)))
+    brightest = images.float().amax(1).cpu().numpy().astype(np.float32)
+    peak_end = float(threshold_triangle(brightest))
+    above = brightest[brightest > peak_end]
+    return (peak_end + float(np.quantile(above, 0.25))) / 2 if above.size else peak_end
 
 
 def outline_error(image: Tensor, label: Tensor, threshold: Tensor | float) -> Tensor:

@@ -80,10 +80,19 @@ class Gan(Method):
             return
         seen = list(batches)
         images = torch.cat([batch.image for batch in seen if batch.image is not None])
-        if self.paired:
-            self.mask_threshold.fill_(body.paired_threshold(images, torch.cat([batch.label for batch in seen])))
-        else:
-            self.mask_threshold.fill_(body.unpaired_threshold(images))
+        if images.max() == images.min():
+            raise ValueError(
+                f"--lambda_mask {self.options.lambda_mask}: the first {len(images)} training images are all of one "
+                "intensity, so there is no body in them; give a --mask_threshold or other data"
+            )
+        labels = torch.cat([batch.label for batch in seen])
+        threshold = body.paired_threshold(images, labels) if self.paired else body.unpaired_threshold(images)
+        self.mask_threshold.fill_(threshold)
+
+    @property
+    def resamples(self) -> bool:
+        """Whether labels can be given noise of their own."""
+        return self.noise_length > 0
 
     @property
     def paired(self) -> bool:

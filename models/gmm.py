@@ -90,6 +90,11 @@ class Gmm(Method):
             images.append(mean[:, label] + gain * std[:, label] * noise)  # (C, H, W)
         return gaussian_blur(torch.stack(images), self.config.blur).clamp(-1, 1)
 
+    @property
+    def resamples(self) -> bool:
+        """Labels have priors of their own to draw from, unless the prior's centre is used."""
+        return self.config.vary
+
     def release(self) -> dict[str, Tensor]:
         """The four prior tensors."""
         return self.state_dict()

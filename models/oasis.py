@@ -109,7 +109,9 @@ class Oasis(Gan):
         assert self.critic is not None
         with torch.autocast(batch.label.device.type, enabled=False):
             images = batch.real.detach().requires_grad_()
-            penalty = adversarial_losses.r1_penalty(self.critic(images), images)
+            scores = self.critic.forward(images)  # not __call__: torch.compile has no double backward
+            assert isinstance(scores, Tensor)
+            penalty = adversarial_losses.r1_penalty(scores, images)
         return {"r1": self.oasis.r1_gamma * self.oasis.r1_every * penalty}
 
     def weights(self, batch: Batch) -> Tensor | None:

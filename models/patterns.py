@@ -38,11 +38,9 @@ class Patterns:
     def of(cls, label: Tensor, num_labels: int) -> Patterns:
         """label (B, K, H, W) int64 -> its distinct windows."""
         B, K, H, W = label.shape
-        code = label[:, 0]
-        for k in range(1, K):
-            code = code * num_labels + label[:, k]
-        code = code + num_labels**K * torch.arange(B, device=label.device)[:, None, None]  # noise differs by image
-        count, code = _compact(code)
+        code = torch.arange(B, device=label.device)[:, None, None].expand(B, H, W)  # noise differs by image
+        for k in range(K):
+            count, code = _compact(code * num_labels + label[:, k])  # renumbered each time, so that nothing overflows
         small, first = _windows(code, count)  # ids of 3×3 windows
         large, second = _windows(small, len(first))
         return cls(

@@ -13,6 +13,8 @@ from models.optimizers import adam
 from models.patch_discriminator import MultiscalePatchDiscriminator
 from spec import DataSpec
 
+SMALLEST_SCALE = 4  # pixels per side that the coarsest patch discriminator needs
+
 
 class SpadeGan(Gan):
     """Semantic image synthesis with spatially-adaptive normalisation (Park et al., CVPR 2019): the baseline of the field.
@@ -23,6 +25,11 @@ class SpadeGan(Gan):
 
     def __init__(self, config: Config, spec: DataSpec) -> None:
         o = config.spade
+        if min(spec.size) >> (o.num_D - 1) < SMALLEST_SCALE:
+            raise ValueError(
+                f"--spade.num_D {o.num_D}: too many for slices of {spec.size[0]}x{spec.size[1]}; the coarsest scale must "
+                f"have at least {SMALLEST_SCALE} pixels"
+            )
         super().__init__(config, o, spec, z_dim=0, middle_block=o.generator == "image")
         self.discriminator = MultiscalePatchDiscriminator(spec.num_labels, spec.num_channels, o.channels_D, o.num_D)
 

@@ -17,7 +17,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 import tyro
@@ -34,6 +34,7 @@ from dataloaders.folder import load_manifest
 from dataloaders.prepare import prepare
 from dataloaders.prepare_options import PrepareOptions
 from engine import device
+from engine.command import exit_code
 from engine.files import write_json
 from engine.run import only_trains
 from models import build_method
@@ -56,7 +57,7 @@ class BenchmarkOptions:
     """Pixels per side."""
     batch_size: int = 1
     """Images per step."""
-    preset: str = "oasis"
+    preset: Literal["oasis", "small", "demo"] = "oasis"
     """Preset of train.py that gives the widths; oasis is the published one."""
     gpu_ids: str = "auto"
     """GPU to use: a number, -1 for the CPU, auto for GPU 0 where there is one."""
@@ -274,6 +275,8 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as folder:
         if settings.dataroot is None:
             settings = replace(settings, dataroot=template_folder(Path(folder) / "data", settings.size))
+        assert settings.dataroot is not None
+        load_manifest(settings.dataroot)  # one line about a wrong folder, before any round
         best = run_all(settings)
     machine = device.environment(device.select_device(settings.gpu_ids))
     print(f"\n{machine['device']}, torch {machine['torch']}, {settings.size}², batch {settings.batch_size}\n")
@@ -289,4 +292,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(exit_code(main))

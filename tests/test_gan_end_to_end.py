@@ -136,20 +136,50 @@ def test_a_region_can_be_resampled(data: Path, tmp_path: Path) -> None:
     assert not (tmp_path / "x").exists()
 
 
+def test_what_cannot_work_is_one_line(data: Path, tmp_path: Path) -> None:
+    call(*train(data, tmp_path, "quiet", "--oasis.z_dim", 0, epochs=1))
+    where = ["--name", "quiet", "--dataroot", data, "--checkpoints_dir", tmp_path, "--results_dir", tmp_path / "r"]
+    assert "without noise to draw anew" in call("test.py", *where, "--resample", "3", code=2).stderr
+    many = call(*train(data, tmp_path, "n", "--model", "spade", "--spade.num_D", 6), code=2).stderr
+    assert "error: --spade.num_D 6: too many for slices of 64x64" in many
+    missing = call(*train(data, tmp_path, "n", "--oasis.unpaired", "--oasis.images_from", "nowhere"), code=2)
+    assert "error: --oasis.images_from nowhere" in missing.stderr
+    manifest = Manifest.load(data)
+    slices = [tuple(replace(item, images=()) for item in case.slices) for case in manifest.cases]
+    bare = [replace(case, slices=items) for case, items in zip(manifest.cases, slices, strict=True)]
+    folder = shutil.copytree(data, tmp_path / "bare")
+    Manifest(manifest.spec, tuple(bare), {}).save(folder)
+    assert "training slices have no image" in call(*train(folder, tmp_path, "n"), code=2).stderr
+    only_val = [case if case.split != "val" else other for case, other in zip(manifest.cases, bare, strict=True)]
+    Manifest(manifest.spec, tuple(only_val), {}).save(folder)
+    assert "finished" in call(*train(folder, tmp_path, "n", epochs=1)).stdout  # nothing to validate against
+
+
+def test_folders_of_a_run_may_move(data: Path, other: Path, tmp_path: Path) -> None:
+    call(*train(data, tmp_path, "run", "--oasis.unpaired", "--oasis.images_from", other, epochs=1))
+    moved = shutil.copytree(other, tmp_path / "moved")
+    done = call(*train(data, tmp_path, "run", "--oasis.unpaired", "--oasis.images_from", moved, epochs=1))
+    assert "already finished" in done.stdout
+
+
 def test_the_vgg_loss_without_weights_is_one_line(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TORCH_HOME", str(tmp_path / "empty"))
     monkeypatch.delenv("MEDSIS_WEIGHTS", raising=False)
     flags = ["--model", "spade", "--spade.lambda_vgg", 10, "--metrics", "ssim"]
     done = call(*train(data, tmp_path, "run", *flags), code=3)
-    assert done.stderr.startswith("error: VGG loss needs vgg19-dcbb9e9d.pth")
-    assert done.stderr.count("\n") == 1
+    *warnings, error = done.stderr.splitlines()
+    assert error.startswith("error: VGG loss needs vgg19-dcbb9e9d.pth")
+    assert all(line.startswith("warning: --oasis.") for line in warnings)
 
 
 def test_a_discriminator_that_always_wins_stops_the_run_with_advice(data: Path, tmp_path: Path) -> None:
     flags = ["--stop_patience", 16, "--freq_print", 4]
     with mock.patch.object(engine.run, "WON", -1.0):  # every accuracy counts as won
+        call(
+            *train(data, tmp_path, "run", *flags, epochs=1)
+        )  # ends before patience does, which a resumed run remembers
         done = call(*train(data, tmp_path, "run", *flags, epochs=8), code=5)
-    assert "stopped at 20 images, state saved: discriminator/accuracy" in done.stdout
+    assert "stopped at 24 images, state saved: discriminator/accuracy" in done.stdout
     assert "--lr_d" in done.stdout
     assert list_states(tmp_path / "run")
     assert "finished" in call(*train(data, tmp_path, "run", *flags, "--stop_patience", 0, epochs=1)).stdout

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import pickle
+from copy import deepcopy
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,7 @@ import torch
 from engine import checkpoint
 from engine.files import atomic_path, check_name, lock_folder, read_json, write_json
 from engine.preview import label_colors
+from engine.run import relay
 from engine.runlog import RunLog, read_log
 
 
@@ -126,3 +128,30 @@ def test_label_colours_are_distinct() -> None:
     colors = label_colors(42)
     assert colors[0].tolist() == [0, 0, 0]
     assert len({tuple(c) for c in colors.tolist()}) == 42
+
+
+def test_optimiser_states_take_the_layout_of_their_parameters() -> None:
+    """Saved channels-last on a GPU and resumed on a CPU, fused Adam would mix up the moments of its weights."""
+    torch.manual_seed(0)
+    start, gradients = torch.randn(4, 3, 3, 3), [torch.randn(4, 3, 3, 3) for _ in range(2)]
+
+    def parameter(layout: torch.memory_format) -> tuple[torch.nn.Parameter, torch.optim.Adam]:
+        p = torch.nn.Parameter(start.clone().contiguous(memory_format=layout))
+        return p, torch.optim.Adam([p], lr=0.1, fused=True)
+
+    def step(p: torch.nn.Parameter, optimizer: torch.optim.Adam, gradient: torch.Tensor) -> None:
+        p.grad = torch.empty_like(p).copy_(gradient)
+        optimizer.step()
+
+    p, optimizer = parameter(torch.channels_last)
+    step(p, optimizer, gradients[0])
+    q, resumed = parameter(torch.contiguous_format)
+    with torch.no_grad():
+        q.copy_(p)
+    resumed.load_state_dict(deepcopy(optimizer.state_dict()))
+    relay(resumed, fused=True)
+    step(p, optimizer, gradients[1])
+    step(q, resumed, gradients[1])
+    torch.testing.assert_close(p, q)
+    relay(resumed, fused=False)
+    assert not resumed.param_groups[0]["fused"]

@@ -86,7 +86,14 @@ def test_closed_forms() -> None:
 def test_thresholds_separate_body_from_air() -> None:
     images = IMAGE + 0.01 * torch.randn(2, 1, 32, 32, generator=torch.Generator().manual_seed(0))
     assert AIR + 0.05 < body.paired_threshold(images, LABEL) < TISSUE
-    assert AIR < body.unpaired_threshold(images) < TISSUE
+    alone = body.unpaired_threshold(images)
+    assert AIR + 0.05 < alone < TISSUE
+    assert body.outline_error(images, LABEL, alone).item() < 0.01
+    # Right beside the peak of the air the sigmoid would be a step: no slope where the body is too large.
+    large = (images.roll(3, -1) * 0.5 - 0.3).requires_grad_()
+    body.mask_loss(large, LABEL, alone).backward()
+    wrong = (large.detach()[:, 0] > alone) & (LABEL == 0)
+    assert large.grad[:, 0][wrong].min() > 1e-6
     assert body.outline_error(images, LABEL, body.paired_threshold(images, LABEL)).item() < 0.01
     assert body.outline_error(images.roll(3, -1), LABEL, THRESHOLD).item() > 0.2
 

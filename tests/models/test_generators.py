@@ -15,6 +15,7 @@ from models.discriminator import OasisDiscriminator
 from models.gan import build_generator
 from models.generator import Generator, ImageGenerator
 from models.norms import NormOptions
+from models.patterns import Patterns
 from models.wavelet_generator import (
     WAVELET_IDEAS,
     WaveletGenerator,
@@ -168,6 +169,17 @@ def test_windows_differ_between_images_of_a_batch() -> None:
     both, alone = net(label, noise), [net(label[:1], noise[i : i + 1]) for i in range(2)]
     assert relative(both, torch.cat(alone)) < 1e-5
     assert relative(both[:1], both[1:]) > 1e-3
+
+
+def test_many_neighbours_do_not_overflow() -> None:
+    """Codes of 13 slices with 38 labels exceed 2^63 unless they are renumbered on the way."""
+    label = torch.zeros(2, 13, 32, 32, dtype=torch.long)
+    label[:, :, 8:20, 8:20] = 37
+    patterns = Patterns.of(label, 38)
+    assert len(patterns.index) == 2 * 32 * 32
+    assert patterns.distinct < 0.2
+    first, second = patterns.index.view(2, -1)
+    assert not set(first.tolist()) & set(second.tolist())  # images share no window: their noise differs
 
 
 def test_noisy_label_maps_fall_back_to_convolutions() -> None:

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 import torchvision
+from torch import nn
 
 import config
 from dataloaders.dataset import SliceDataset, SliceLoader
@@ -16,6 +17,7 @@ from models import METHODS, build_method
 from models.base import Batch, Method, SampleRandom, seeded_generator
 from models.gan import Gan
 from models.gmm import BINS, Gmm, gaussian_blur, histogram_moments, label_histograms
+from models.norms import Clade, InstanceNorm, Spade
 from tests.toy import prepared_folder, toy_spec
 
 TINY = ["--oasis.channels_G", "8", "--oasis.channels_D", "4", "--oasis.spade_hidden", "4", "--oasis.z_dim", "4"]
@@ -169,9 +171,57 @@ def test_unpaired_losses_do_not_care_which_image_lies_beside_which_label(folder:
     for order in ([0, 1], [1, 0]):
         batch = training_batch(folder)
         batch.image = batch.real[order]
-        values.append({n: v.item() for p in method.players().values() for n, v in p.losses(batch).items()})
+        players = method.players().items()
+        values.append({(key, n): v.item() for key, p in players for n, v in p.losses(batch).items()})
         method = make(*variant("unpaired", folder))
     assert values[0] == pytest.approx(values[1], rel=1e-4)
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_a_step_in_half_precision(name: str, folder: Path) -> None:
+    """Losses and gradients stay float32 and finite under bf16 autocast."""
+    method = make(*variant(name, folder))
+    players, batch = method.players(), training_batch(folder, slices(method))
+    for player in players.values():
+        with only_trains(player, players):
+            with torch.autocast("cpu", torch.bfloat16):
+                losses = player.losses(batch)
+            assert all(loss.dtype == torch.float32 and loss.isfinite() for loss in losses.values())
+            torch.stack(list(losses.values())).sum().backward()
+        assert all(p.grad is None or p.grad.isfinite().all() for p in player.net.parameters())
+        player.optimizer.step()
+
+
+@pytest.mark.parametrize("name", ["oasis", "critic"])
+def test_a_compiled_step(name: str, folder: Path) -> None:
+    """R1 needs a double backward, which torch.compile does not have: its pass runs uncompiled."""
+    method = make(*variant(name, folder))
+    players, batch = method.players(), training_batch(folder)
+    for player in players.values():
+        player.net.compile(backend="aot_eager")
+    for player in players.values():
+        with only_trains(player, players):
+            losses = player.losses(batch)
+            torch.stack(list(losses.values())).sum().backward()
+        assert all(loss.isfinite() for loss in losses.values())
+
+
+def test_norm_options_build_what_they_name(folder: Path) -> None:
+    clade = make("oasis", folder, "--oasis.norm", "clade", "--oasis.param_free_norm", "group").generator
+    assert {type(m.norm) for m in clade.modules() if isinstance(m, Clade)} == {nn.GroupNorm, nn.Identity}
+    assert not any(isinstance(module, Spade) for module in clade.modules())
+    spade = make("oasis", folder, "--oasis.param_free_norm", "instance").generator
+    assert {type(m.norm) for m in spade.modules() if isinstance(m, Spade)} == {InstanceNorm, nn.Identity}
+    critic = make("oasis", folder, "--oasis.critic", "wavelet")
+    assert list(critic.networks()) == ["generator", "discriminator", "critic"]
+
+
+def test_methods_say_whether_labels_can_be_resampled(folder: Path) -> None:
+    spec = Manifest.load(folder).spec
+    expected = {"": True, "--oasis.z_dim 0": False, "--model spade": False, "--model gmm": True}
+    expected["--model gmm --gmm.no-vary"] = False
+    for flags, able in expected.items():
+        assert build_method(options(*flags.split()), spec).resamples == able, flags
 
 
 def test_fake_is_reused_or_drawn_anew(folder: Path) -> None:
