@@ -36,12 +36,6 @@ class Condition:
         """Pixels (H, W)."""
         return self.label.shape[2], self.label.shape[3]
 
-    @property
-    def channels(self) -> int:
-        """Channels of `dense`: Z + K·N."""
-        z = 0 if self.noise is None else self.noise.shape[2 if self.noise.ndim == 3 else 1]
-        return z + self.label.shape[1] * self.num_labels
-
     def at(self, size: tuple[int, int]) -> Condition:
         """The condition at another size, nearest pixel, remembered."""
         size = (int(size[0]), int(size[1]))

@@ -6,7 +6,7 @@ Legend: B batch, C channels, K label slices, N labels, Z noise length, H W pixel
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Protocol
 
 import torch
 import torch.distributed as dist
@@ -16,7 +16,6 @@ from torch import Tensor, nn
 from models.condition import Condition
 from models.haar import haar, inverse_haar
 
-BeneathKind = Literal["batch", "instance", "group"]
 GROUPS = 32
 
 
@@ -148,7 +147,7 @@ class Clade(ConditionedNorm):
 
     def __init__(self, channels: int, num_labels: int, slices: int, z_dim: int, norm: str) -> None:
         super().__init__()
-        self.num_labels, self.channels = num_labels, channels
+        self.num_labels = num_labels
         self.norm = param_free_norm(norm, channels)
         self.table = nn.Parameter(torch.zeros(slices, num_labels, 2 * channels))  # gamma, beta by class
         nn.init.normal_(self.table, std=0.02)
