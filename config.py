@@ -16,6 +16,7 @@ import tyro
 
 Precision = Literal["auto", "fp32", "bf16"]
 ParamFreeNorm = Literal["batch", "instance", "group"]
+GmmPreset = Literal["fitted", "lab2im", "synthseg", "fetal", "cornucopia"]
 GeneratorName = Literal[
     "image",
     "wavelet",
@@ -122,14 +123,118 @@ class SpadeConfig(GanConfig):
 
 @dataclass(frozen=True, kw_only=True)
 class GmmConfig:
-    """Gaussian mixture by label: every label has its own intensity distribution, fitted from the training images."""
+    """Gaussian mixture by label. Bounds: b is drawn from c-b..c+b, two values low..high, 2n values per axis; 0 is off."""
 
+    preset: GmmPreset = "fitted"
+    """Starting values: fitted synthesises as the training images are; the others as published (docs/methods.md)."""
+    priors: str = "fit"
+    """Intensities: fit from the training images, random from prior_means and prior_stds, or a file of estimate_priors.py."""
     robust: bool = True
     """Fit median and 1.4826 x MAD of each label instead of mean and standard deviation."""
     vary: bool = True
     """Draw each case's label means and spreads from the prior over subjects; otherwise use the prior's centre."""
-    blur: float = 0.5
-    """Standard deviation in pixels of the Gaussian blur that stands for the scanner's point spread; 0 turns it off."""
+    covariance: bool = False
+    """Draw all labels of a fitted prior together, with the covariance seen over subjects, so that T1-like stays T1-like."""
+    prior_distributions: Literal["uniform", "normal"] = "uniform"
+    """Random priors: uniform between, or normal with mean and standard deviation."""
+    prior_means: tuple[float, ...] = (0.0, 250.0)
+    """Random priors of the labels' means, on 0-255: low and high, or mean and standard deviation."""
+    prior_stds: tuple[float, ...] = (0.0, 30.0)
+    """Random priors of the labels' standard deviations, on 0-255."""
+    specific_channels: bool = False
+    """Priors of several modalities: give channel c the c-th pair of rows, instead of a random pair."""
+    mix_prior_and_random: bool = False
+    """Replace the given means by prior_means half of the time, the given spreads by prior_stds likewise."""
+    background: Literal["class", "zero", "half", "synthseg"] = "class"
+    """Background: a class like any other, always 0, 0 half of the time, or mostly dark (SynthSeg)."""
+    lesion_contrast: tuple[Literal["random", "hyper", "hypo"], ...] = ("random",)
+    """Lesions beside white matter, one for all channels or one each: hyper as on FLAIR and T2w, hypo as on T1w."""
+    tie_std: float = 25.0
+    """Sub-clusters of one tissue (seeds): standard deviation of their means about the tissue's own, on 0-255."""
+
+    flipping: bool = False
+    """Mirror left-right half of the time, exchanging left and right labels; maps whose sides are unknown never."""
+    scaling_bounds: tuple[float, ...] = (0.0,)
+    """Zoom about 1."""
+    rotation_bounds: tuple[float, ...] = (0.0,)
+    """Rotation about 0, degrees."""
+    shearing_bounds: tuple[float, ...] = (0.0,)
+    """Shear about 0."""
+    translation_bounds: tuple[float, ...] = (0.0,)
+    """Shift about 0, in spatial_unit."""
+    nonlin_std: tuple[float, ...] = (0.0,)
+    """Elastic velocity: its standard deviation is drawn from 0..x or low..high, in spatial_unit."""
+    nonlin_scale: tuple[float, ...] = (0.04,)
+    """Control grid of the velocity: fraction of the map's size, or number of nodes from 1 up; two values: drawn between."""
+    spatial_unit: Literal["voxel", "fov"] = "voxel"
+    """Unit of shifts and velocities: voxels of the map, or fractions of its size."""
+    integrate: bool = True
+    """Integrate the velocity to a deformation that cannot fold; otherwise it is the displacement itself."""
+    spline: Literal[1, 3] = 1
+    """Interpolation of control grids: linear or cubic B-spline."""
+    output_shape: tuple[int, ...] = ()
+    """Random crop to this many voxels, one number or one per axis; maps that are smaller are padded with background."""
+    output_div_by_n: int = 1
+    """Round the output shape down to multiples of this."""
+    target_res: tuple[float, ...] = ()
+    """Voxel size of the output in mm; by default the map's."""
+
+    texture_fwhm: tuple[float, ...] = (0.0,)
+    """Width of each label's texture in voxels, drawn from 0..x or low..high; the label's spread is kept."""
+    partial_volume: bool = False
+    """Mix labels at their borders, from 2 samples per voxel and axis."""
+    bias_field_std: tuple[float, ...] = (0.0,)
+    """Bias field: standard deviation of its logarithm, drawn from 0..x or low..high."""
+    bias_scale: tuple[float, ...] = (0.025,)
+    """Control grid of the bias field, as nonlin_scale."""
+    bias_form: Literal["exp", "linear"] = "exp"
+    """Nodes of the bias field: exponentials of normal values, or 1 plus uniform ones."""
+    bias_prob: float = 0.95
+    """Probability of a bias field."""
+    gamma_std: float = 0.0
+    """Standard deviation of the logarithm of the gamma exponent."""
+    normalise: Literal["minmax", "window", "max", "quantile"] = "window"
+    """Range: each image's minimum and maximum, the fixed window 0-255, the maximum alone, or the 1 and 99 % quantiles."""
+
+    blur: tuple[float, ...] = (0.5,)
+    """Standard deviation in voxels of the blur along axes of unchanged resolution: always x, or drawn from low..high."""
+    blur_width: float = 0.75
+    """Standard deviation of the blur along coarser axes, in slice widths."""
+    blur_range: float = 1.0
+    """Multiply every blur by a factor drawn from 1/x..x."""
+    keep_std: bool = True
+    """Make the grain so much stronger that labels have their standard deviation after the blur at unchanged resolution."""
+    resolution_mix: tuple[float, float, float, float] = (1.0, 0.0, 0.0, 0.0)
+    """Probabilities of unchanged resolution, one coarser on all axes alike, on one axis, on each axis by itself."""
+    max_res_iso: float = 4.0
+    """Coarsest resolution where all axes or each axis is drawn, in resolution_unit."""
+    max_res_aniso: float = 8.0
+    """Coarsest resolution where one axis is drawn, in resolution_unit."""
+    resolution_unit: Literal["mm", "voxel"] = "mm"
+    """Unit of the two above."""
+    thickness_range: tuple[float, float] = (0.0, 1.0)
+    """Slice thickness between the voxel size and the drawn resolution: fractions of that way."""
+    data_res: tuple[float, ...] = ()
+    """Fixed resolution in mm instead of a drawn one: one value, one per axis, or one row per channel."""
+    thickness: tuple[float, ...] = ()
+    """Slice thickness in mm that goes with data_res; by default the same."""
+    noise_std: tuple[float, ...] = (0.0,)
+    """Noise at the acquired resolution, in parts of the range 0-1: drawn from 0..x or low..high."""
+    noise_prob: float = 0.95
+    """Probability of that noise."""
+    noise_coils: tuple[int, ...] = (0,)
+    """Coils whose noise is summed: 0 Gaussian, 1 Rician, more chi; two values: drawn between."""
+    return_gradients: bool = False
+    """Return the magnitude of the image gradient instead of the image."""
+
+    blur_cortex_prob: float = 0.0
+    """Fetal artefact: probability of patches of blurred cortex."""
+    structured_noise_prob: float = 0.0
+    """Fetal artefact: probability of structured noise inside the brain."""
+    motion_prob: float = 0.0
+    """Fetal artefact: probability of motion between slices of stacks and their reconstruction; 3-D only."""
+    boundaries_prob: float = 0.0
+    """Fetal artefact: probability of masked, halo or fuzzy boundaries."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -322,6 +427,125 @@ def demo_preset() -> Config:
     )
 
 
+def lab2im_preset() -> GmmConfig:
+    """lab2im's ImageGenerator; its blur follows the voxel size, so there is no separate resolution."""
+    return GmmConfig(
+        preset="lab2im",
+        priors="random",
+        prior_means=(25.0, 225.0),
+        prior_stds=(5.0, 25.0),
+        scaling_bounds=(0.15,),
+        rotation_bounds=(10.0,),
+        shearing_bounds=(0.02,),
+        nonlin_std=(4.0,),
+        nonlin_scale=(0.0625,),
+        bias_field_std=(0.3,),
+        gamma_std=0.2,
+        normalise="minmax",
+        blur_range=1.15,
+        keep_std=False,
+    )
+
+
+def synthseg_preset() -> GmmConfig:
+    """SynthSeg's BrainGenerator (Billot et al., Med. Image Anal. 2023)."""
+    return GmmConfig(
+        preset="synthseg",
+        priors="random",
+        background="synthseg",
+        flipping=True,
+        scaling_bounds=(0.2,),
+        rotation_bounds=(15.0,),
+        shearing_bounds=(0.012,),
+        nonlin_std=(4.0,),
+        bias_field_std=(0.7,),
+        gamma_std=0.5,
+        normalise="minmax",
+        blur_range=1.03,
+        keep_std=False,
+        resolution_mix=(0.05, 0.095, 0.855, 0.0),
+    )
+
+
+def fetal_preset() -> GmmConfig:
+    """FetalSynthSeg's ranges with fetalsyngen's artefacts; noise and shifts on their 0-300 scale."""
+    return GmmConfig(
+        preset="fetal",
+        priors="random",
+        prior_means=(25.0, 225.0),
+        prior_stds=(5.0, 25.0),
+        background="half",
+        flipping=True,
+        scaling_bounds=(0.1,),
+        rotation_bounds=(20.0,),
+        shearing_bounds=(0.02,),
+        nonlin_std=(4.0,),
+        nonlin_scale=(0.03, 0.06),
+        bias_field_std=(0.01, 0.3),
+        bias_scale=(0.004, 0.02),
+        bias_prob=1.0,
+        gamma_std=0.1,
+        normalise="max",
+        keep_std=False,
+        resolution_mix=(0.2, 0.8, 0.0, 0.0),
+        blur=(0.0,),
+        blur_width=0.512,
+        blur_range=1.15,
+        thickness_range=(1.0, 1.0),
+        max_res_iso=1.5,
+        noise_std=(5 / 300, 15 / 300),
+        noise_prob=1.0,
+        blur_cortex_prob=0.4,
+        structured_noise_prob=0.4,
+        motion_prob=0.4,
+        boundaries_prob=0.5,
+    )
+
+
+def cornucopia_preset() -> GmmConfig:
+    """cornucopia's SynthFromLabelTransform (0.5.1)."""
+    return GmmConfig(
+        preset="cornucopia",
+        priors="random",
+        prior_means=(0.0, 255.0),
+        prior_stds=(0.0, 12.75),
+        background="zero",
+        scaling_bounds=(0.15,),
+        rotation_bounds=(15.0,),
+        shearing_bounds=(0.012,),
+        translation_bounds=(0.1,),
+        nonlin_std=(0.05,),
+        nonlin_scale=(2.0, 10.0),
+        spatial_unit="fov",
+        spline=3,
+        texture_fwhm=(10.0,),
+        bias_field_std=(0.5,),
+        bias_scale=(2.0, 7.0),
+        bias_form="linear",
+        bias_prob=1.0,
+        gamma_std=0.6,
+        normalise="quantile",
+        keep_std=False,
+        blur=(0.0, 1.27),
+        resolution_mix=(0.0, 0.5, 0.5, 0.0),
+        max_res_iso=8.0,
+        max_res_aniso=8.0,
+        resolution_unit="voxel",
+        thickness_range=(0.1, 1.0),
+        noise_std=(0.1,),
+        noise_prob=1.0,
+        noise_coils=(2, 8),
+    )
+
+
+GMM_PRESETS: dict[str, Callable[[], GmmConfig]] = {
+    "fitted": GmmConfig,
+    "lab2im": lab2im_preset,
+    "synthseg": synthseg_preset,
+    "fetal": fetal_preset,
+    "cornucopia": cornucopia_preset,
+}
+
 PRESETS: dict[str, Callable[[], Config]] = {
     "oasis": oasis_preset,
     "spade": spade_preset,
@@ -349,6 +573,9 @@ def _defaults(arguments: list[str]) -> Config:
     if preset not in PRESETS:  # an unknown preset is refused by tyro, which lists the allowed ones
         preset = "spade" if model == "spade" else "oasis"
     config = PRESETS[preset]()
+    gmm = _peek(arguments, "--gmm.preset")
+    if gmm in GMM_PRESETS:
+        config = replace(config, gmm=GMM_PRESETS[gmm]())
     if model in ("oasis", "gmm"):
         return replace(config, model=cast(Any, model), beta2=oasis_preset().beta2)
     return replace(config, model="spade", beta2=spade_preset().beta2) if model == "spade" else config
@@ -387,7 +614,6 @@ def check_train(config: Config) -> None:
         "eval_slices": (config.eval_slices, 0),
         "cache_gb": (config.cache_gb, 0),
         "stop_patience": (config.stop_patience, 0),
-        "gmm.blur": (config.gmm.blur, 0),
     }
     at_least |= {f.name: (getattr(config, f.name), 1) for f in fields(config) if f.name.startswith("freq_")}
     for flag, (value, low) in at_least.items():
@@ -399,6 +625,7 @@ def check_train(config: Config) -> None:
     _check_gan("oasis", config.oasis)
     _check_gan("spade", config.spade)
     _check_oasis(config.oasis)
+    check_gmm(config.gmm, "gmm.")
     _check_at_least("spade.num_D", config.spade.num_D, 1)
     if config.which_iter != "latest" and not config.which_iter.isdigit():
         raise ValueError(f"--which_iter {config.which_iter}: must be latest or a number of images seen")
@@ -436,6 +663,52 @@ def _check_oasis(oasis: OasisConfig) -> None:
         raise ValueError(f"--oasis.images_from {oasis.images_from}: only with --oasis.unpaired")
     if oasis.lambda_feature > 0 and oasis.critic == "none":
         raise ValueError(f"--oasis.lambda_feature {oasis.lambda_feature}: needs --oasis.critic wavelet")
+
+
+def check_gmm(gmm: GmmConfig, prefix: str = "") -> None:
+    """Raise ValueError naming flag, value and allowed range for the first option of the generator out of range."""
+    for name in ("tie_std", "gamma_std", "blur_width"):
+        _check_at_least(f"{prefix}{name}", getattr(gmm, name), 0)
+    for name in ("output_div_by_n", "blur_range"):
+        _check_at_least(f"{prefix}{name}", getattr(gmm, name), 1)
+    for f in fields(gmm):
+        value = getattr(gmm, f.name)
+        if f.name.endswith("_prob") and not 0 <= value <= 1:
+            raise ValueError(f"--{prefix}{f.name} {value}: must be in [0, 1]")
+    for name in (
+        "nonlin_std",
+        "texture_fwhm",
+        "bias_field_std",
+        "noise_std",
+        "nonlin_scale",
+        "bias_scale",
+        "noise_coils",
+        "blur",
+    ):
+        values = getattr(gmm, name)
+        if len(values) not in (1, 2) or min(values) < 0 or sorted(values) != list(values):
+            raise ValueError(f"--{prefix}{name} {_words(values)}: must be one value of 0 or more, or low and high")
+    for name in ("nonlin_scale", "bias_scale"):
+        if min(getattr(gmm, name)) <= 0:
+            raise ValueError(f"--{prefix}{name} {_words(getattr(gmm, name))}: must be above 0")
+    for name in ("prior_means", "prior_stds"):
+        if len(getattr(gmm, name)) not in (1, 2):
+            raise ValueError(f"--{prefix}{name} {_words(getattr(gmm, name))}: must be one half-range, or low and high")
+    for name in ("output_shape", "target_res", "data_res", "thickness"):
+        if any(value <= 0 for value in getattr(gmm, name)):
+            raise ValueError(f"--{prefix}{name} {_words(getattr(gmm, name))}: must be above 0")
+    for name in ("max_res_iso", "max_res_aniso"):
+        _check_positive(f"{prefix}{name}", getattr(gmm, name))
+    if min(gmm.resolution_mix) < 0 or abs(sum(gmm.resolution_mix) - 1) > 1e-6:
+        raise ValueError(
+            f"--{prefix}resolution_mix {_words(gmm.resolution_mix)}: must be four probabilities with sum 1"
+        )
+    if gmm.thickness and not gmm.data_res:
+        raise ValueError(f"--{prefix}thickness {_words(gmm.thickness)}: only with --{prefix}data_res")
+
+
+def _words(values: Sequence[float]) -> str:
+    return " ".join(f"{value:g}" for value in values)
 
 
 def _check_at_least(flag: str, value: float, low: float) -> None:
@@ -477,6 +750,8 @@ def to_dict(config: Config | TestConfig) -> dict[str, Any]:
 def _plain(value: Any) -> Any:
     if isinstance(value, dict):
         return {key: _plain(item) for key, item in value.items()}
+    if isinstance(value, tuple):  # as JSON gives it back, so that a resumed run's options compare equal
+        return list(value)
     return str(value) if isinstance(value, Path) else value
 
 
@@ -491,8 +766,14 @@ def from_dict(data: dict[str, Any]) -> Config:
     oasis = dict(data["oasis"])
     oasis["images_from"] = None if oasis.get("images_from") is None else Path(oasis["images_from"])
     data["oasis"], data["spade"] = OasisConfig(**oasis), SpadeConfig(**data.get("spade", {}))
-    data["gmm"] = GmmConfig(**data["gmm"])
+    data["gmm"] = gmm_from_dict(data["gmm"])
     return Config(**data)
+
+
+def gmm_from_dict(data: dict[str, Any]) -> GmmConfig:
+    """Options of a generator from JSON, where tuples came back as lists."""
+    values: dict[str, Any] = {key: tuple(value) if isinstance(value, list) else value for key, value in data.items()}
+    return GmmConfig(**values)
 
 
 def differences(old: dict[str, Any], new: dict[str, Any], prefix: str = "") -> list[str]:

@@ -56,7 +56,7 @@ def train(config: Config) -> int:
     run = Run(config, data)
     train_loader, val_loader = build_loaders(config, data, images)
     method = build_method(config, data.spec).to(run.device)
-    run.give_pretrained_weights(method)
+    run.give_needed_files(method)
     players = method.players()  # none for the GMM; generator and discriminator for OASIS
     state = TrainingState()
     run.track(method, players, state, train_loader, val_loader)

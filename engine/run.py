@@ -236,10 +236,15 @@ class Run:
                 found[name] = player.optimizer
         return found
 
-    def give_pretrained_weights(self, method: Method) -> None:
-        """Hand over the published weights that the method's losses need; MissingWeights where there are none."""
+    def give_needed_files(self, method: Method) -> None:
+        """Hand over the weights and files that the method needs; MissingWeights or ValueError where there are none."""
         for key in method.wanted_weights():
             method.take_weights(key, load_state(resolve(key, self.config.weights)))
+        for key, path in method.wanted_files().items():
+            try:
+                method.take_file(key, read_json(path))
+            except ValueError as error:
+                raise ValueError(f"{path}: {error}".replace(f"{path}: {path}: ", f"{path}: ")) from None
 
     def speed_up(self) -> None:
         """Memory layout and compilation, as the options and the device have it."""

@@ -16,7 +16,8 @@ from engine.run import only_trains
 from models import METHODS, build_method
 from models.base import Batch, Method, SampleRandom, seeded_generator
 from models.gan import Gan
-from models.gmm import BINS, Gmm, gaussian_blur, histogram_moments, label_histograms
+from models.gmm import Gmm
+from models.gmm.histograms import BINS, histogram_moments, label_histograms
 from models.norms import Clade, InstanceNorm, Spade
 from tests.toy import prepared_folder, toy_spec
 
@@ -294,7 +295,7 @@ def test_one_label_can_be_resampled(name: str, folder: Path) -> None:
     assert (first - plain)[inside].abs().mean() > 0
     assert not torch.equal(first, second)
     if name == "gmm":
-        method.config = replace(method.config, blur=0.0)
+        method.config = replace(method.config, blur=(0.0,))
         assert torch.equal(image({3: 1})[~inside], image({})[~inside])
 
 
@@ -325,8 +326,8 @@ def test_gmm_fits_and_gives_back_known_gaussians() -> None:
     for robust in ("--gmm.robust", "--gmm.no-robust"):
         method = Gmm(options("--gmm.blur", "0", robust), spec)
         method.fit([batch])
-        assert method.mean_center[0].tolist() == pytest.approx(means.tolist(), abs=5e-3)
-        assert method.std_center[0].tolist() == pytest.approx(stds.tolist(), rel=0.05, abs=1e-3)
+        assert (method.mean_center[0] / 127.5 - 1).tolist() == pytest.approx(means.tolist(), abs=5e-3)
+        assert (method.std_center[0] / 127.5).tolist() == pytest.approx(stds.tolist(), rel=0.05, abs=1e-3)
         assert method.mean_spread.abs().max() == 0  # one subject
         out = method.synthesize(batch, [SampleRandom.of(0, "a", i) for i in range(4)])[:, 0]
         for i in range(3):
@@ -337,10 +338,16 @@ def test_gmm_fits_and_gives_back_known_gaussians() -> None:
 def test_gmm_blur_keeps_the_standard_deviation_inside_a_label() -> None:
     """Smoothing noise without a gain leaves a fraction of its spread (cornucopia, table of defects, 14)."""
     method = Gmm(options("--gmm.blur", "1.0", "--gmm.no-vary"), toy_spec(size=(128, 128), labels=2))
-    for name, value in (("mean_center", 0.0), ("std_center", 0.1), ("mean_spread", 0.0), ("std_spread", 0.0)):
-        getattr(method, name).fill_(value)
+    set_prior(method, mean=127.5, std=12.75, spread=0.0)
     batch = Batch(torch.ones(1, 128, 128, dtype=torch.long), None, ["a"], ["p"], [0])
     assert method.synthesize(batch, [SampleRandom.of(0, "a", 0)]).std().item() == pytest.approx(0.1, rel=0.05)
+
+
+def set_prior(method: Gmm, mean: float, std: float, spread: float) -> None:
+    for name in ("mean_deviations", "std_deviations", "std_spread"):
+        getattr(method, name).fill_(0.0)
+    for name, value in (("mean_center", mean), ("std_center", std), ("mean_spread", spread)):
+        getattr(method, name).fill_(value)
 
 
 def test_gmm_prior_is_over_subjects() -> None:
@@ -350,19 +357,18 @@ def test_gmm_prior_is_over_subjects() -> None:
     image = torch.tensor([-0.2, 0.0, 0.4])[:, None, None, None].expand(3, 1, 32, 32).clone()
     method = Gmm(options(), spec)
     method.fit([Batch(label, image, ["a", "b", "c"], ["a", "b", "c"], [0, 0, 0])])
-    assert method.mean_center[0, 1].item() == pytest.approx(np.mean([-0.2, 0.0, 0.4]), abs=1e-3)
-    assert method.mean_spread[0, 1].item() == pytest.approx(np.std([-0.2, 0.0, 0.4], ddof=1), abs=1e-3)
+    assert method.mean_center[0, 1].item() / 127.5 - 1 == pytest.approx(np.mean([-0.2, 0.0, 0.4]), abs=1e-3)
+    assert method.mean_spread[0, 1].item() / 127.5 == pytest.approx(np.std([-0.2, 0.0, 0.4], ddof=1), abs=1e-3)
 
 
 def test_gmm_style_is_shared_by_a_case_and_grain_is_not() -> None:
     method = Gmm(options("--gmm.blur", "0"), toy_spec(labels=2))
-    for name, value in (("mean_center", 0.0), ("std_center", 0.0), ("mean_spread", 0.2), ("std_spread", 0.0)):
-        getattr(method, name).fill_(value)
+    set_prior(method, mean=127.5, std=0.0, spread=25.0)
     batch = Batch(torch.ones(3, 32, 32, dtype=torch.long), None, ["a", "a", "b"], ["a", "a", "b"], [0, 1, 0])
     out = method.synthesize(batch, [SampleRandom.of(0, c, i) for c, i in (("a", 0), ("a", 1), ("b", 0))])
     assert torch.equal(out[0], out[1])
     assert not torch.equal(out[0], out[2])
-    method.std_center.fill_(0.1)
+    method.std_center.fill_(12.75)
     out = method.synthesize(batch, [SampleRandom.of(0, c, i) for c, i in (("a", 0), ("a", 1), ("b", 0))])
     assert not torch.equal(out[0], out[1])
 
@@ -392,5 +398,33 @@ def test_histogram_moments_against_numpy() -> None:
     assert torch.isnan(center[0, 1])
 
 
-def test_blur_keeps_constants_up_to_the_edge() -> None:
-    assert torch.allclose(gaussian_blur(torch.full((1, 2, 9, 7), 0.3), 1.5), torch.full((1, 2, 9, 7), 0.3), atol=1e-6)
+def test_gmm_draws_tissues_together_where_the_covariance_is_asked_for() -> None:
+    """Two labels that rise and fall together over subjects do so in new cases too; without covariance they do not."""
+    spec = toy_spec(size=(32, 32), labels=3)
+    label = torch.zeros(4, 32, 32, dtype=torch.long)
+    label[:, :16], label[:, 16:24] = 1, 2
+    level = torch.tensor([-0.3, -0.1, 0.1, 0.3])[:, None, None]
+    image = torch.where(label == 1, level, torch.where(label == 2, level + 0.4, -1.0))[:, None]
+    names = ["a", "b", "c", "d"]
+    gaps = {}
+    for flag in ("--gmm.covariance", "--gmm.no-covariance"):
+        method = Gmm(options("--gmm.blur", "0", flag), spec)
+        method.fit([Batch(label, image, names, names, [0] * 4)])
+        out = method.synthesize(Batch(label, None, names, names, [0] * 4), [SampleRandom.of(1, n, 0) for n in names])
+        gaps[flag] = [(out[i, 0, 18, 5] - out[i, 0, 3, 5]).item() for i in range(4)]
+    assert gaps["--gmm.covariance"] == pytest.approx([0.4] * 4, abs=0.01)
+    assert max(abs(gap - 0.4) for gap in gaps["--gmm.no-covariance"]) > 0.05
+
+
+def test_gmm_with_random_priors_learns_nothing_and_still_paints_pairs() -> None:
+    method = Gmm(options("--gmm.preset", "synthseg"), toy_spec(labels=3, channels=2))
+    method.fit(iter(()))
+    label = torch.zeros(1, 32, 32, dtype=torch.long)
+    label[0, 8:24, 8:24] = 1
+    batch = Batch(label, None, ["a"], ["a"], [0])
+    out = method.synthesize(batch, [SampleRandom.of(0, "a", 0)])
+    assert out.shape == (1, 2, 32, 32)
+    inside, outside = out[0, :, 10:22, 10:22], out[0, :, :6]
+    assert not torch.allclose(inside.mean((1, 2)), outside.mean((1, 2)), atol=1e-3)  # on the label's place, not moved
+    other = method.synthesize(batch, [SampleRandom.of(1, "a", 0)])
+    assert not torch.equal(out, other)

@@ -1,0 +1,249 @@
+"""Label maps in, synthetic images out, in two lines; the doors of lab2im and SynthSeg, with names and defaults kept.
+
+image, labels = ImageGenerator("brain_label_map.nii.gz").generate_image()
+"""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from config import GmmConfig
+from dataloaders.label_maps import LabelMap, LabelMaps, Source, index_of
+from dataloaders.nifti import write_volume
+from engine.files import read_json
+from models.base import seeded_generator
+from models.gmm.labels import LabelScheme
+from models.gmm.options import gmm_options
+from models.gmm.params import Params
+from models.gmm.priors import FittedPrior, parse_prior, priors_for
+from models.gmm.render import render_pair
+from models.gmm.sampling import GivenPriors, Priors, default_priors, sample_params
+
+
+@dataclass(frozen=True)
+class Sample:
+    """A synthetic image and its labels; unpacks to the two: ``image, labels = sample``.
+
+    image: (*S), or (*S, C) for several channels, float32 in [0, 1] (unclipped for the quantile range); labels: (*S) int32
+    output values; both in the axes of the source map. affine (4, 4): of both. params: all that was drawn. number: which
+    sample of the generator's endless sequence it is. source: the map it was made of.
+    """
+
+    image: NDArray[np.float32]
+    labels: NDArray[np.int32]
+    affine: NDArray[np.float64]
+    params: Params
+    number: int
+    source: LabelMap
+
+    def __iter__(self) -> Iterator[NDArray]:
+        return iter((self.image, self.labels))
+
+    def save(self, image: Path | str, labels: Path | str) -> None:
+        """Write both as compressed NIfTI files; several channels go to one file, along a fourth axis."""
+        channels, label = self.volumes()
+        write_volume(image, channels[0] if len(channels) == 1 else np.stack(channels, -1), self.affine, np.float32)
+        write_volume(labels, label, self.affine, np.int32)
+
+    def volumes(self) -> tuple[list[NDArray[np.float32]], NDArray[np.int32]]:
+        """One array per channel, and the labels: all (I, J, K), also in 2-D, as `affine` counts their axes."""
+        channels = [self.image] if self.image.ndim == self.labels.ndim else list(np.moveaxis(self.image, -1, 0))
+        flat = _flat_axes(self.source) if self.labels.ndim == 2 else ()
+        return [np.expand_dims(channel, flat) for channel in channels], np.expand_dims(self.labels, flat)
+
+
+class ImageGenerator:
+    """An endless source of synthetic images; sample k of seed s is always the same.
+
+    labels_dir: file, folder, .txt list, array, tensor, or a list of these; maps may differ in shape, spacing, orientation.
+    generation_labels, generation_classes, output_labels: lists, arrays or .npy files, as lab2im's; by default every value
+    that occurs in a map is a label and a class of its own, which needs a look at every file. n_neutral_labels: how many of
+    generation_labels have no side; by default sides are taken from FreeSurfer's table. scheme: all of these at once.
+    prior_means, prior_stds: None, number, [a, b], (2, K), (2R, K), or .npy files of them; priors: a file of
+    scripts/estimate_priors.py instead. n_channels, batchsize, subjects_prob as in lab2im.
+    preset, options: starting values (config.GmmConfig); further keywords are options in lab2im's or SynthSeg's forms.
+    seed: of the sequence, drawn where it is None (see `.seed`). device: where images are made.
+
+    Raises ValueError naming the argument for whatever does not fit.
+    """
+
+    def __init__(
+        self,
+        labels_dir: Source,
+        generation_labels: Any = None,
+        output_labels: Any = None,
+        *,
+        generation_classes: Any = None,
+        n_neutral_labels: int | None = None,
+        scheme: LabelScheme | None = None,
+        prior_distributions: str | None = None,
+        prior_means: Any = None,
+        prior_stds: Any = None,
+        priors: Path | str | Priors | None = None,
+        n_channels: int = 1,
+        batchsize: int = 1,
+        subjects_prob: Sequence[float] | None = None,
+        preset: str = "lab2im",
+        options: GmmConfig | None = None,
+        spacing: Sequence[float] | None = None,
+        seed: int | None = None,
+        device: str | torch.device = "cpu",
+        cache_gb: float = 1.0,
+        **theirs: Any,
+    ) -> None:
+        self.maps = LabelMaps(labels_dir, cache_gb, spacing)
+        if options is not None and theirs:
+            raise ValueError(f"options and {', '.join(theirs)} cannot both be given")
+        self.options = options or gmm_options(preset, prior_distributions=prior_distributions, **theirs)
+        self.scheme = scheme or self._find_scheme(
+            generation_labels, generation_classes, output_labels, n_neutral_labels
+        )
+        self.channels, self.batch_size = n_channels, batchsize
+        self.seed = secrets.randbits(62) if seed is None else seed
+        self.device = torch.device(device)
+        self.priors = self._find_priors(prior_means, prior_stds, priors)
+        self.weights = _weights(subjects_prob, len(self.maps))
+        self.made = 0
+
+    def _find_scheme(self, labels: Any, classes: Any, outputs: Any, neutral: int | None) -> LabelScheme:
+        if labels is None:
+            given = {"generation_classes": classes, "output_labels": outputs, "n_neutral_labels": neutral}
+            alone = [name for name, value in given.items() if value is not None]
+            if alone:
+                raise ValueError(f"{', '.join(alone)} need generation_labels, whose order they follow")
+            return scheme_of(self.maps.values(), self.options.preset)
+
+        def whole(item: Any) -> Any:
+            return None if item is None else _array(item).astype(np.int64).tolist()
+
+        return LabelScheme.from_lists(whole(labels), whole(classes), whole(outputs), neutral)
+
+    def _find_priors(self, means: Any, stds: Any, priors: Path | str | Priors | None) -> Priors | None:
+        if priors is not None and (means is not None or stds is not None):
+            raise ValueError("priors and prior_means or prior_stds cannot both be given")
+        if isinstance(priors, (str, Path)):
+            return read_priors(priors, self.scheme, self.channels)
+        if priors is not None or (means is None and stds is None):
+            return priors
+        K, kind = self.scheme.num_classes, self.options.prior_distributions
+        default = default_priors(self.options, K)
+        return GivenPriors(
+            default.means if means is None else parse_prior(_array(means), kind, K, name="prior_means"),
+            default.stds if stds is None else parse_prior(_array(stds), kind, K, name="prior_stds"),
+        )
+
+    def map_index(self, number: int) -> int:
+        """Which of the maps sample `number` is made of; reads nothing."""
+        return self._choose(seeded_generator(self.seed, number))
+
+    def _choose(self, generator: torch.Generator) -> int:
+        return int(torch.multinomial(self.weights, 1, generator=generator))
+
+    def params(self, number: int, fixed: Mapping[str, Any] | None = None) -> tuple[LabelMap, Params]:
+        """The map and the parameters of sample `number`, without making the image."""
+        generator = seeded_generator(self.seed, number)
+        label_map = self.maps[self._choose(generator)]
+        params = sample_params(
+            label_map.values,
+            generator,
+            options=self.options,
+            scheme=self.scheme,
+            priors=self.priors,
+            channels=self.channels,
+            spacing=label_map.spacing,
+            fixed=fixed,
+        )
+        return label_map, params
+
+    def tensors(self, number: int, fixed: Mapping[str, Any] | None = None) -> tuple[torch.Tensor, torch.Tensor]:
+        """Sample `number` in RAS axes on the device: image (C, *S) float32 and labels (*S) int32 output values."""
+        label_map, params = self.params(number, fixed)
+        return render_pair(index_of(label_map, self.scheme).to(self.device), params, self.scheme)
+
+    def sample(self, number: int, fixed: Mapping[str, Any] | None = None) -> Sample:
+        """Sample `number` of the sequence. fixed: fields of `Params` to give instead of drawing them."""
+        label_map, params = self.params(number, fixed)
+        return self.replay(label_map, params, number)
+
+    def replay(self, label_map: LabelMap, params: Params, number: int = -1) -> Sample:
+        """The image of given parameters, e.g. of a file."""
+        image, labels = render_pair(index_of(label_map, self.scheme).to(self.device), params, self.scheme)
+        channels_last = np.ascontiguousarray(image.movedim(0, -1).cpu().numpy())
+        factor = [c / o for c, o in zip(params.crop_shape, params.out_shape, strict=True)]
+        arrays, affine = label_map.to_source_axes([channels_last, labels.cpu().numpy()], params.crop_start, factor)
+        squeezed = arrays[0][..., 0] if self.channels == 1 else arrays[0]
+        if len(params.shape) == 2:
+            axes = tuple(axis for axis in range(arrays[1].ndim) if arrays[1].ndim == 3 and arrays[1].shape[axis] == 1)
+            squeezed, arrays[1] = np.squeeze(squeezed, axes), np.squeeze(arrays[1], axes)
+        return Sample(squeezed, arrays[1], affine, params, number, label_map)
+
+    def generate_image(self) -> Sample:
+        """The next sample, or a batch of the next `batchsize`, stacked along a new first axis.
+
+        A batch's affine, params, number and source are those of its first element. Raises ValueError where the elements of
+        a batch differ in shape.
+        """
+        samples = [self.sample(self.made + i) for i in range(self.batch_size)]
+        self.made += self.batch_size
+        if self.batch_size == 1:
+            return samples[0]
+        shapes = sorted({sample.labels.shape for sample in samples})
+        if len(shapes) > 1:
+            raise ValueError(f"a batch of shapes {' and '.join(map(str, shapes))}: give output_shape, or batchsize 1")
+        first = samples[0]
+        images, labels = (np.stack(arrays) for arrays in zip(*samples, strict=True))
+        return Sample(images, labels, first.affine, first.params, first.number, first.source)
+
+    generate_brain = generate_image  # SynthSeg's name
+
+
+def scheme_of(values: Sequence[int], preset: str = "") -> LabelScheme:
+    """What the values of the maps are: for the fetal preset FeTA's tissues or seeds, else FreeSurfer's or plain labels."""
+    if preset == "fetal" and set(values) <= set(LabelScheme.feta().values):
+        return LabelScheme.feta()
+    if preset == "fetal" and all(value == 0 or 10 <= value < 50 for value in values):
+        return LabelScheme.seeds(values)
+    return LabelScheme.from_values(values)
+
+
+def read_priors(path: Path | str, scheme: LabelScheme, channels: int) -> FittedPrior:
+    """Priors of a file of scripts/estimate_priors.py, by class name; ValueError where they do not fit the labels."""
+    try:
+        return priors_for(read_json(path), scheme, channels)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}" if str(path) not in str(error) else str(error)) from None
+
+
+def _flat_axes(label_map: LabelMap) -> tuple[int, ...]:
+    """Axes of length 1 of a 2-D map, among the source's three."""
+    ras = range(3) if label_map.orientation is None else label_map.orientation[:, 0].astype(int).tolist()
+    return tuple(axis for axis, along in enumerate(ras) if along not in label_map.plane)
+
+
+def _array(value: Any) -> Any:
+    """A list or array, or the content of a .npy file; ValueError for other paths."""
+    if not isinstance(value, (str, Path)):
+        return np.asarray(value) if value is not None else None
+    path = Path(value)
+    if path.suffix != ".npy" or not path.is_file():
+        raise ValueError(f"{path}: must be an existing .npy file")
+    return np.load(path, allow_pickle=False)
+
+
+def _weights(given: Sequence[float] | None, count: int) -> torch.Tensor:
+    if given is None:
+        return torch.ones(count)
+    weights = torch.as_tensor(list(given), dtype=torch.float64)
+    if len(weights) != count or bool((weights < 0).any()) or float(weights.sum()) <= 0:
+        raise ValueError(
+            f"subjects_prob has {len(weights)} values for {count} label maps; they must be 0 or more, not all 0"
+        )
+    return weights

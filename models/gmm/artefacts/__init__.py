@@ -1,0 +1,59 @@
+"""Artefacts of fetal brain MRI, simulated on an image in [0, 1]: blurred cortex, structured noise, motion, boundaries.
+
+After the generator of fetalsyngen (Zalevskyi et al., 2024-25), from its published ranges. Each artefact is a frozen
+dataclass that holds the random decisions of one sample. `sample` draws it; calling it on (image, masks) is a pure function:
+the same object and input give the same output, bit for bit, and the global random state is neither read nor changed.
+Images in [0, 1] stay non-negative; noise may take them above 1.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+from models.gmm.artefacts.blur_cortex import BlurCortex
+from models.gmm.artefacts.boundaries import SimulatedBoundaries
+from models.gmm.artefacts.masks import Masks
+from models.gmm.artefacts.motion import SimulatedMotion
+from models.gmm.artefacts.structured_noise import StructuredNoise
+
+Artefact = BlurCortex | StructuredNoise | SimulatedMotion | SimulatedBoundaries
+
+# In the order in which they are applied.
+ARTEFACTS: dict[str, type[BlurCortex] | type[StructuredNoise] | type[SimulatedMotion] | type[SimulatedBoundaries]] = {
+    "blur_cortex": BlurCortex,
+    "structured_noise": StructuredNoise,
+    "motion": SimulatedMotion,
+    "boundaries": SimulatedBoundaries,
+}
+
+__all__ = [
+    "ARTEFACTS",
+    "Artefact",
+    "BlurCortex",
+    "Masks",
+    "SimulatedBoundaries",
+    "SimulatedMotion",
+    "StructuredNoise",
+    "artefact_from_dict",
+    "artefact_to_dict",
+]
+
+
+def artefact_to_dict(artefact: Artefact) -> dict[str, Any]:
+    """The artefact's name in `ARTEFACTS` and its fields: all of it plain JSON."""
+    name = next(name for name, kind in ARTEFACTS.items() if type(artefact) is kind)
+    return {"name": name, **dataclasses.asdict(artefact)}
+
+
+def artefact_from_dict(record: Mapping[str, Any]) -> Artefact:
+    """The artefact of a record that `artefact_to_dict` wrote, before or after JSON. ValueError where it does not fit."""
+    kind = ARTEFACTS.get(record.get("name", ""))
+    if kind is None:
+        raise ValueError(f"artefact {record.get('name')!r} is unknown; known are {', '.join(ARTEFACTS)}")
+    given, needed = set(record) - {"name"}, {field.name for field in dataclasses.fields(kind)}
+    if given != needed:
+        wrong = ", ".join(sorted(given ^ needed))
+        raise ValueError(f"artefact {record['name']!r}: fields missing or not known: {wrong}")
+    return kind(**{name: record[name] for name in needed})

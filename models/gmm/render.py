@@ -1,0 +1,127 @@
+"""From parameters to images. Nothing is drawn here but grain and noise, from the parameters' seed.
+
+Samples are rendered one by one: an image cannot depend on its batch, and on a CPU a volume gains nothing from company.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from models.gmm.acquisition import acquire, nearest_labels
+from models.gmm.artefacts import Masks
+from models.gmm.intensity import bias_field, final_range, gradient_magnitude, mixture, textured_grain, tone
+from models.gmm.labels import LabelScheme
+from models.gmm.params import Params
+from models.gmm.spatial import integrate_velocity, look_up, source_coordinates
+
+FINE = 2  # samples per voxel and axis for partial volume
+
+
+def deform(labels: Tensor, params: Params, fine: int = 1) -> Tensor:
+    """The label map moved, cropped and mirrored: (*S) label indices -> (*(crop · fine)), same type and device.
+
+    fine: samples per voxel and axis. Labels beyond the map are background.
+    """
+    assert tuple(labels.shape) == params.shape, (tuple(labels.shape), params.shape)
+    whole = params.crop_start == (0,) * labels.ndim and params.crop_shape == params.shape
+    if params.affine is None and params.velocity is None and whole and fine == 1:
+        moved = labels.flip(0) if params.flip else labels
+    else:
+        coordinates = backward_coordinates(params, labels.device)
+        moved = look_up(
+            labels, coordinates, params.crop_start, params.crop_shape, flip=params.flip, fill=params.fill, fine=fine
+        )
+    if params.flip and params.partners is not None:
+        table = torch.tensor(params.partners, dtype=labels.dtype, device=labels.device)
+        moved = table.index_select(0, moved.flatten().int()).view(moved.shape)
+    return moved
+
+
+def backward_coordinates(params: Params, device: torch.device | str = "cpu") -> Tensor:
+    """Where the voxels of the undisplaced map read it, (n, *m) at corner-aligned nodes (see `source_coordinates`)."""
+    n = len(params.shape)
+    affine = params.affine if params.affine is not None else torch.eye(n, n + 1, dtype=torch.float64)
+    displacement = None
+    if params.velocity is not None:
+        squarings = {} if params.integrate else {"squarings": 0}
+        displacement = integrate_velocity(params.velocity.to(device), params.shape, order=params.spline, **squarings)
+    return source_coordinates(affine.to(device), displacement, params.shape)
+
+
+def paint(deformed: Tensor, params: Params) -> Tensor:
+    """Intensities for deformed labels: (*crop), or (*(crop · f)) for partial volume -> (C, *out) float32 in [0, 1].
+
+    Order as in SynthSeg: mixture, bias field, range, gamma, then the acquisition per channel with its noise, at last the
+    artefacts, which need the final grid.
+    """
+    device, channels = deformed.device, len(params.means)
+    random = torch.Generator(device).manual_seed(params.seed)
+    grain = torch.randn(1, channels, *params.crop_shape, generator=random, device=device)
+    voxels = nearest_labels(deformed, params.crop_shape)
+    if params.fwhm is not None:
+        grain = textured_grain(grain, voxels[None], params.fwhm[None])
+    stds = params.stds * torch.tensor(params.gain)[:, None]
+    image = mixture(deformed[None], params.means[None].to(device), stds[None].to(device), grain)
+    del grain
+    order = params.spline
+    bias = None if params.bias is None else bias_field([params.bias.to(device)], params.crop_shape, order)
+    gamma = None if params.gamma is None else params.gamma[None]
+    image = tone(image, bias, gamma, params.normalise)
+    del bias
+    acquired = [
+        acquire(
+            image[0, c],
+            params.low_shape[c],
+            params.sigma[c],
+            params.out_shape,
+            noise=params.noise[c],
+            coils=params.coils[c],
+            generator=random,
+        )
+        for c in range(channels)
+    ]
+    image = final_range(torch.stack(acquired)[None], params.normalise)[0]
+    if params.artefacts:
+        masks = _masks(nearest_labels(voxels, params.out_shape), params)
+        for artefact in params.artefacts:
+            image = artefact(image, masks)
+        image = image.clamp(0, 1) if params.normalise != "quantile" else image
+    return gradient_magnitude(image[None])[0] if params.gradients else image
+
+
+def _masks(labels: Tensor, params: Params) -> Masks:
+    def region(name: str) -> Tensor:
+        table = torch.zeros(params.means.shape[1], dtype=torch.bool, device=labels.device)
+        table[list(params.roles.get(name, ()))] = True
+        return table.index_select(0, labels.flatten().int()).view(labels.shape)
+
+    return Masks(cortex=region("cortex"), white_matter=region("white_matter"), brain=region("brain"))
+
+
+def render(labels: Tensor, params: Params | Sequence[Params]) -> Tensor:
+    """Images of label maps: (*S) and one `Params` -> (C, *out); (B, *S) and B of them -> (B, C, *out).
+
+    Same parameters, same image, bit for bit, on one device; a batch equals its elements one by one.
+    """
+    if not isinstance(params, Params):
+        return torch.stack([render(label, one) for label, one in zip(labels, params, strict=True)])
+    return paint(deform(labels, params, FINE if params.partial_volume else 1), params)
+
+
+def render_pair(labels: Tensor, params: Params, scheme: LabelScheme) -> tuple[Tensor, Tensor]:
+    """Image (C, *out) and its label map (*out) of the scheme's output values, int32."""
+    if params.partial_volume:
+        image, deformed = render(labels, params), deform(labels, params)
+    else:
+        deformed = deform(labels, params)
+        image = paint(deformed, params)
+    return image, target_labels(deformed, params, scheme)
+
+
+def target_labels(deformed: Tensor, params: Params, scheme: LabelScheme) -> Tensor:
+    """Deformed labels on the image's grid, as the scheme's output values: (*crop) indices -> (*out) int32."""
+    kept = nearest_labels(deformed, params.out_shape)
+    return scheme.output_table().to(kept.device).index_select(0, kept.flatten().int()).view(kept.shape)

@@ -1,0 +1,168 @@
+"""Deformation of label maps: affine and diffeomorphic elastic, in one nearest-neighbour look-up.
+
+Coordinates are voxels of the map, axes in RAS order; a map has shape S and centre c = (S - 1) / 2. An output voxel x reads
+the map at  c + A · (x - c + u(x)) + t  (backward map, gmm.md 1.4), where u is the displacement of a stationary velocity
+field and A = Scale · Shear · Rotation.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from models.gmm.resampling import Shape, linear_taps, upsample, upsample_axis
+
+INTEGRATION_STEP = 4  # voxels between the nodes on which a velocity field is integrated
+SQUARINGS = 7
+SLAB_VOXELS = 1 << 18  # voxels that are looked up at a time: their coordinates stay in the processor's cache
+
+
+def affine_matrix(
+    rotation: Sequence[float], scaling: Sequence[float], shearing: Sequence[float], translation: Sequence[float]
+) -> Tensor:
+    """A and t of the backward map, (n, n + 1) float64, for n = 2 or 3.
+
+    rotation: degrees, one angle in 2-D, three (about x, y, z) in 3-D. scaling (n,): above 1 shrinks what is seen. shearing:
+    the n² - n entries off the diagonal, row by row. translation (n,): voxels.
+    """
+    n = len(scaling)
+    shear = torch.eye(n, dtype=torch.float64)
+    shear[~torch.eye(n, dtype=torch.bool)] = torch.as_tensor(list(shearing), dtype=torch.float64)
+    linear = torch.diag(torch.as_tensor(list(scaling), dtype=torch.float64)) @ shear @ _rotation_matrix(rotation)
+    return torch.cat([linear, torch.as_tensor(list(translation), dtype=torch.float64)[:, None]], 1)
+
+
+def _rotation_matrix(degrees: Sequence[float]) -> Tensor:
+    if len(degrees) == 1:
+        a = math.radians(degrees[0])
+        return torch.tensor([[math.cos(a), math.sin(a)], [-math.sin(a), math.cos(a)]], dtype=torch.float64)
+    matrix = torch.eye(3, dtype=torch.float64)
+    for axis, angle in enumerate(degrees):
+        a, b = (axis + 1) % 3, (axis + 2) % 3
+        turn = torch.eye(3, dtype=torch.float64)
+        cosine, sine = math.cos(math.radians(angle)), math.sin(math.radians(angle))
+        turn[a, a], turn[a, b], turn[b, a], turn[b, b] = cosine, -sine, sine, cosine
+        matrix = matrix @ turn
+    return matrix
+
+
+def integrate_velocity(velocity: Tensor, shape: Shape, *, order: int = 1, squarings: int = SQUARINGS) -> Tensor:
+    """Displacement of a stationary velocity field by scaling and squaring (Arsigny et al., MICCAI 2006).
+
+    velocity: (n, *g) control nodes, voxels of the full map per unit time, corner-aligned. Returns (n, *m) displacement in
+    voxels on corner-aligned nodes about INTEGRATION_STEP voxels apart: there it costs a sixty-fourth of the full grid.
+    squarings 0: the velocity itself is the displacement (no integration, may fold). The inverse deformation is
+    that of -velocity.
+    """
+    coarse = tuple(max(2, math.ceil((size - 1) / INTEGRATION_STEP) + 1) for size in shape)
+    field = upsample(velocity, coarse, order)
+    if squarings == 0:
+        return field
+    # grid_sample wants (x, y, z) order and [-1, 1] over the corners
+    unit = torch.tensor([2 / max(size - 1, 1) for size in shape], dtype=field.dtype, device=field.device)
+    unit = unit.view(-1, *[1] * len(shape))
+    identity = node_coordinates(coarse, (2,) * len(shape), field) - 1
+    step = field / 2**squarings
+    for _ in range(squarings):
+        where = (identity + step * unit).flip(0).movedim(0, -1)
+        step = step + F.grid_sample(step[None], where[None], align_corners=True, padding_mode="border")[0]
+    return step
+
+
+def node_coordinates(counts: Shape, extent: Sequence[float], like: Tensor) -> Tensor:
+    """Coordinates (n, *counts) of corner-aligned nodes over [0, extent] per axis."""
+    axes = [torch.linspace(0, e, k, dtype=like.dtype, device=like.device) for k, e in zip(counts, extent, strict=True)]
+    return torch.stack(torch.meshgrid(*axes, indexing="ij"))
+
+
+def source_coordinates(affine: Tensor, displacement: Tensor | None, shape: Shape) -> Tensor:
+    """Where each node reads the map: (n, *m) voxels, at the displacement's nodes (at the map's corners without one).
+
+    affine: (n, n + 1), see `affine_matrix`. An affine map is reproduced exactly between the corners by linear
+    interpolation, so the nodes' coordinates stand for all voxels'.
+    """
+    n = len(shape)
+    counts = (2,) * n if displacement is None else tuple(displacement.shape[1:])
+    like = affine.float() if displacement is None else displacement
+    affine = affine.to(like)
+    centre = torch.tensor([(size - 1) / 2 for size in shape], dtype=like.dtype, device=like.device).view(n, *[1] * n)
+    offset = node_coordinates(counts, [size - 1 for size in shape], like) - centre
+    if displacement is not None:
+        offset = offset + displacement
+    moved = torch.einsum("ij,j...->i...", affine[:, :n], offset)
+    return moved + centre + affine[:, n].view(n, *[1] * n)
+
+
+def look_up(
+    labels: Tensor, coordinates: Tensor, start: Sequence[int], size: Shape, *, flip: bool, fill: int, fine: int = 1
+) -> Tensor:
+    """Nearest label at the coordinates of a window of the map; the only pass over full-size coordinates, slab by slab.
+
+    labels (*S) of any integer type; coordinates (n, *m) of corner-aligned nodes over S (`source_coordinates`); start and
+    size of the window in voxels; flip: mirror the window along its first axis; fill: label outside the map. fine: samples
+    per voxel and axis, evenly inside the voxel. Returns (*(size · fine)) of the labels' type.
+    """
+    shape = tuple(labels.shape)
+    n = len(shape)
+    padded = torch.full([s + 2 for s in shape], fill, dtype=labels.dtype, device=labels.device)
+    padded[(slice(1, -1),) * n] = labels
+    flat, extent = padded.flatten(), padded.shape
+    coordinates = coordinates + 1.5  # 1 for the padding, 0.5 so that cutting the fraction rounds to the nearest
+    for axis in range(n, 1, -1):
+        coordinates = _at_window(coordinates, axis, shape[axis - 1], start[axis - 1], size[axis - 1], fine)
+    low, high, weight = _window_taps(coordinates.shape[1], shape[0], start[0], size[0], fine)
+    if flip:
+        low, high, weight = low.flip(0), high.flip(0), weight.flip(0)
+    low, high = low.to(labels.device), high.to(labels.device)
+    weight = weight.to(coordinates).view(-1, *[1] * (n - 1))
+    total = size[0] * fine
+    out = torch.empty(total, *coordinates.shape[2:], dtype=labels.dtype, device=labels.device)
+    # a GPU wants few, large kernels
+    rows = max(1, SLAB_VOXELS // max(1, out[0].numel())) if labels.device.type == "cpu" else total
+    for first in range(0, total, rows):
+        part = slice(first, first + rows)
+        place = torch.lerp(
+            coordinates.index_select(1, low[part]), coordinates.index_select(1, high[part]), weight[part]
+        )
+        index = place[0].clamp_(0, extent[0] - 0.5).int()
+        for axis in range(1, n):
+            index.mul_(extent[axis]).add_(place[axis].clamp_(0, extent[axis] - 0.5).int())
+        torch.index_select(flat, 0, index.flatten(), out=out[part].view(-1))
+    return out
+
+
+def _at_window(nodes: Tensor, axis: int, full: int, start: int, size: int, fine: int) -> Tensor:
+    low, high, weight = (t.to(nodes.device) for t in _window_taps(nodes.shape[axis], full, start, size, fine))
+    weight = weight.to(nodes.dtype).view(-1, *[1] * (nodes.ndim - axis - 1))
+    return torch.lerp(nodes.index_select(axis, low), nodes.index_select(axis, high), weight)
+
+
+def _window_taps(nodes: int, full: int, start: int, size: int, fine: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Lower node, upper node and weight for each sample of a window; sub-voxel samples may leave the corners a little."""
+    if fine == 1:
+        low, high, weight = linear_taps(full, nodes)
+        return low[start : start + size], high[start : start + size], weight[start : start + size]
+    voxel = start + (torch.arange(size * fine, dtype=torch.float64) + 0.5) / fine - 0.5
+    position = voxel * ((nodes - 1) / max(full - 1, 1))
+    low = position.floor().clamp(0, max(nodes - 2, 0))
+    return low.long(), (low.long() + 1).clamp(max=nodes - 1), (position - low).float()
+
+
+def dense_coordinates(coordinates: Tensor, shape: Shape) -> Tensor:
+    """Coordinates of every voxel, (n, *S), from those of the nodes; for images beside the labels, and for tests."""
+    for axis in range(len(shape), 0, -1):
+        coordinates = upsample_axis(coordinates, axis, shape[axis - 1])
+    return coordinates
+
+
+def warp_image(image: Tensor, coordinates: Tensor, *, mode: str = "bilinear") -> Tensor:
+    """Move an image (C, *S) with the same deformation as the labels, linearly; 0 outside the map."""
+    shape = tuple(image.shape[1:])
+    dense = dense_coordinates(coordinates, shape)
+    unit = torch.tensor([2 / max(size - 1, 1) for size in shape], dtype=dense.dtype, device=dense.device)
+    where = (dense * unit.view(-1, *[1] * len(shape)) - 1).flip(0).movedim(0, -1)
+    return F.grid_sample(image[None], where[None].to(image), mode=mode, align_corners=True, padding_mode="zeros")[0]

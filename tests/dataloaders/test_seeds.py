@@ -1,0 +1,524 @@
+"""Seeds: schemes, splitting, the BIDS tree, drawing."""
+
+from __future__ import annotations
+
+import json
+import re
+import signal
+import subprocess
+import time
+from pathlib import Path
+from unittest import mock
+
+import nibabel as nib
+import numpy as np
+import pytest
+import torch
+
+from dataloaders import seeds
+from dataloaders.nifti import Volume, read_volume
+from dataloaders.seeds import (
+    SCHEMES,
+    SeedCase,
+    SeedOptions,
+    SeedReport,
+    SeedScheme,
+    draw_seed_map,
+    find_scheme,
+    find_sources,
+    load_seeds,
+    make_seeds,
+    seed_map,
+    subcluster,
+)
+from tests.test_end_to_end import ENVIRONMENT, ROOT, call, command
+from tests.toy import phantom, save_nifti
+
+SHAPE = (24, 28, 16)
+AFFINE = np.array([[-0.5, 0, 0, 3], [0, 0.5, 0, -4], [0, 0, 1.5, 5], [0, 0, 0, 1.0]])
+
+
+def save_case(anat: Path, name: str, seed: int, dtype: type = np.uint8, label_name: str = "T2w_dseg") -> None:
+    label, image = phantom(seed, SHAPE)
+    image[:2] += 7  # a strip outside the labels that is not 0: non-brain
+    save_nifti(anat / f"{name}_T2w.nii.gz", image, AFFINE)
+    save_nifti(anat / f"{name}_{label_name}.nii.gz", label.astype(dtype), AFFINE)
+
+
+@pytest.fixture(scope="module")
+def bids(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two good subjects, one of them with two sessions; labels without image; image without labels."""
+    root = tmp_path_factory.mktemp("bids")
+    save_case(root / "sub-01" / "anat", "sub-01_rec-irtk", 1, np.float32)
+    for session in "ab":
+        where = root / "sub-02" / f"ses-{session}" / "anat"
+        save_case(where, f"sub-02_ses-{session}", ord(session), label_name="dseg")
+    for name, ending in (("sub-03", "T2w_dseg"), ("sub-04", "T2w")):
+        save_nifti(root / name / "anat" / f"{name}_{ending}.nii.gz", phantom(9, SHAPE)[0].astype(np.uint8), AFFINE)
+    return root
+
+
+KEYS = ("sub-01/anat/sub-01_rec-irtk_T2w", "sub-02/ses-a/anat/sub-02_ses-a_T2w", "sub-02/ses-b/anat/sub-02_ses-b_T2w")
+
+
+def make(bids: Path, out: Path, **extra: object) -> SeedReport:
+    return make_seeds(
+        SeedOptions(bids_path=bids, out_path=out, **{"max_subclasses": 3, "num_workers": 1, **extra})  # type: ignore[arg-type]
+    )
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {str(p.relative_to(folder)): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
+
+
+@pytest.fixture(scope="module")
+def made(bids: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("seeds") / "out"
+    assert make(bids, out).made == list(KEYS)
+    return out
+
+
+# Schemes
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("feta", {0: 4, 1: 1, 2: 2, 3: 3, 4: 1, 5: 3, 6: 2, 7: 3}),
+        ("dhcp", {0: 4, 1: 1, 2: 2, 3: 3, 4: 4, 5: 1, 6: 3, 7: 2, 8: 3, 9: 2}),
+        ("tissue", {0: 4, 1: 1, 2: 2, 3: 3}),
+    ],
+)
+def test_published_annotations(name: str, expected: dict[int, int]) -> None:
+    labels = np.array(list(expected))
+    scheme = find_scheme(name)
+    assert scheme.apply(labels, np.ones(len(labels))).tolist() == list(expected.values())
+    # Without intensity, unlabelled voxels are background; labelled ones stay what they are.
+    dark = [0 if meta == 4 else meta for meta in expected.values()]
+    assert scheme.apply(labels, np.zeros(len(labels))).tolist() == dark
+
+
+def test_freesurfer_knows_adult_label_maps(shared_data: Path) -> None:
+    scheme = SCHEMES["freesurfer"]
+    for family in ("synthseg", "lab2im"):
+        labels = np.load(shared_data / "labelmaps" / family / "generation_labels.npy").astype(np.int32)
+        scheme.apply(labels, np.ones(len(labels)))
+    # Both sides of a structure have one meta-label.
+    pairs = np.array([[2, 41], [3, 42], [4, 43], [7, 46], [8, 47], [10, 49], [17, 53], [18, 54], [1035, 2035]])
+    metas = scheme.apply(pairs, np.ones(pairs.shape))
+    assert (metas[:, 0] == metas[:, 1]).all()
+    assert metas[:, 0].tolist() == [3, 2, 1, 3, 2, 2, 2, 2, 2]
+
+
+def test_unknown_labels_are_listed_with_their_voxels() -> None:
+    labels = np.array([0, 1, 8, 8, 8, 70000])
+    with pytest.raises(ValueError, match=r"'feta' does not list: 8 \(3 voxels\), 70000 \(1 voxels\)"):
+        SCHEMES["feta"].apply(labels, np.ones(6))
+
+
+def test_voxels_that_are_not_finite_have_no_seed() -> None:
+    image = np.array([np.nan, np.inf, np.nan, 1.0])
+    assert SCHEMES["feta"].apply(np.array([0, 1, 2, 3]), image).tolist() == [0, 0, 0, 3]
+    part = subcluster(np.array([np.nan, 1.0, 2.0, np.inf]), np.ones(4, bool), 2, 2)
+    assert part.codes.tolist() == [0, 20, 21, 0]
+
+
+@pytest.mark.parametrize("suffix", ["json", "csv", "tsv"])
+def test_tables(suffix: str, tmp_path: Path) -> None:
+    rows = [(1, "fluid"), (7, "fluid"), (3, "solid"), (0, "outside"), (9, "background")]
+    path = tmp_path / f"table.{suffix}"
+    if suffix == "json":
+        path.write_text(json.dumps({"fluid": [1, 7], "solid": 3, "outside": [0], "background": [9]}))
+    else:
+        sign = "," if suffix == "csv" else "\t"
+        path.write_text("\n".join(sign.join(map(str, row)) for row in [("id", "name"), *rows]) + "\n")
+    scheme = find_scheme(str(path))
+    assert scheme == SeedScheme(path.name, (("fluid", (1, 7)), ("solid", (3,)), ("outside", (0,))), (9,))
+    assert scheme.apply(np.array([0, 1, 3, 7, 9, 9]), np.array([0, 0, 0, 0, 0, 5])).tolist() == [0, 1, 2, 1, 0, 3]
+
+
+def test_without_an_entry_for_0_what_has_no_label_stays_background(tmp_path: Path) -> None:
+    (tmp_path / "t.json").write_text('{"all": [1, 2]}')
+    scheme = find_scheme(str(tmp_path / "t.json"))
+    assert scheme.apply(np.array([0, 1, 2]), np.ones(3)).tolist() == [0, 1, 1]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ('{"a": [1, 2], "b": [2]}', "label 2 is in 'a' and 'b'"),
+        ('{"a": [1, 1]}', "label 1 is in twice in 'a'"),
+        ('{"a": [1], "background": [1]}', "label 1 is in 'background' and 'a'"),
+        ('{"a": []}', "meta-label 'a' has no labels"),
+        ('{"a": [1.5]}', r"found \[1.5\] for 'a'"),
+        ('{"a": [true]}', "found"),
+        ('{"a": [-1]}', "labels must be 0 to 65535, found -1"),
+        ('{"a/b": [1]}', "'a/b' is not allowed"),
+        ("[1]", "expected"),
+        ("{", "not a JSON file"),
+        ("{}", "0 meta-labels; 1 to 9"),
+        (json.dumps({f"m{i}": [i] for i in range(1, 11)}), "10 meta-labels; 1 to 9"),
+    ],
+)
+def test_bad_tables_say_what_is_wrong(text: str, message: str, tmp_path: Path) -> None:
+    path = tmp_path / "table.json"
+    path.write_text(text)
+    with pytest.raises(ValueError, match=message):
+        find_scheme(str(path))
+
+
+def test_other_bad_annotations(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="expected feta, dhcp, tissue, freesurfer, or a table"):
+        find_scheme("FeTA")
+    with pytest.raises(ValueError, match="no such file"):
+        find_scheme(str(tmp_path / "absent.json"))
+    path = tmp_path / "table.csv"
+    path.write_text("label,name\n1,a\n")
+    with pytest.raises(ValueError, match="needs the columns id and name"):
+        find_scheme(str(path))
+    path.write_text("id,name\n1,a\nx,b\n")
+    with pytest.raises(ValueError, match="line 3: 'x' is no whole number"):
+        find_scheme(str(path))
+
+
+# Splitting
+
+
+def test_two_gaussians_come_apart_in_order() -> None:
+    rng = np.random.default_rng(0)
+    truth = rng.random((40, 40, 40)) < 0.3
+    image = np.where(truth, rng.normal(900, 20, truth.shape), rng.normal(100, 30, truth.shape))
+    mask = np.ones(truth.shape, bool)
+    mask[0] = False
+    for factor in (1.0, -1.0):  # the darker one is 0, whichever is larger
+        part = subcluster(factor * image, mask, 3, 2)
+        assert (part.codes[0] == 0).all()
+        expected = np.where(truth if factor > 0 else ~truth, 31, 30)
+        assert (part.codes[1:] == expected[1:]).all()
+        assert part.means == pytest.approx(sorted((factor * 100, factor * 900)), abs=1)
+        assert sum(part.sizes) == mask.sum()
+        assert part.notes == ()
+
+
+def test_the_split_does_not_depend_on_scale_and_offset() -> None:
+    image = np.random.default_rng(1).gamma(2.0, 1.0, (20, 20, 20))
+    mask = image > 0.5
+    plain = subcluster(image, mask, 1, 4)
+    for factor, offset in ((2.0**-20, 0.0), (2.0**12, 0.0), (1.0, 1024.0)):
+        other = subcluster(factor * image + offset, mask, 1, 4)
+        assert (other.codes != plain.codes).mean() < 1e-3
+
+
+def test_codes_and_their_limits() -> None:
+    image = np.arange(1000.0).reshape(10, 10, 10)
+    mask = image >= 0
+    one = subcluster(image, mask, 9, 1)
+    assert np.unique(one.codes).tolist() == [90]
+    assert one.means == (499.5,)
+    ten = subcluster(image, mask, 9, 10)
+    assert ten.codes.dtype == np.uint8
+    assert np.unique(ten.codes).tolist() == list(range(90, 100))
+    by_code = [image[ten.codes == 90 + c].mean() for c in range(10)]
+    assert by_code == pytest.approx(ten.means)
+    assert by_code == sorted(by_code)
+    for meta, n in ((0, 1), (10, 1), (1, 0), (1, 11)):
+        with pytest.raises(ValueError, match="are allowed"):
+            subcluster(image, mask, meta, n)
+    with pytest.raises(ValueError, match=r"shape \(10, 10, 10\), the mask \(2, 2\)"):
+        subcluster(image, np.ones((2, 2), bool), 1, 1)
+
+
+@pytest.mark.parametrize(
+    ("values", "n", "codes"),
+    [
+        ([], 3, []),
+        ([5.0], 3, [10]),
+        ([5.0] * 50, 4, [10] * 50),
+        ([7.0, 3.0, 7.0], 2, [11, 10, 11]),
+        ([7.0, 3.0, 5.0], 6, [12, 10, 11]),
+    ],
+)
+def test_too_few_intensities_give_fewer_clusters_and_a_note(values: list[float], n: int, codes: list[int]) -> None:
+    part = subcluster(np.array(values), np.ones(len(values), bool), 1, n)
+    assert part.codes.tolist() == codes
+    assert len(part.means) == len(part.sizes) == len(set(codes))
+    assert bool(part.notes) == (len(set(codes)) < n)
+
+
+def test_rare_intensities_that_the_sample_misses() -> None:
+    image = np.full(200_000, 4.0)
+    image[:3] = (1.0, 9.0, 11.0)
+    part = subcluster(image, np.ones(image.size, bool), 1, 3)
+    assert sum(part.sizes) == image.size
+    assert (np.diff(part.means) > 0).all()
+    assert (part.codes >= 10).all()
+
+
+def test_awkward_distributions_never_stop_it() -> None:
+    rng = np.random.default_rng(2)
+    for trial in range(15):
+        size = int(rng.integers(3, 400))
+        levels = rng.choice([1e-30, 1.0, 1e8]) * rng.normal(size=int(rng.integers(2, 9)))
+        values = rng.choice(levels, size) + rng.choice([0.0, 1e-12])
+        n = int(rng.integers(1, 9))
+        part = subcluster(values, np.ones(size, bool), 1, n, seed=trial)
+        assert sum(part.sizes) == size
+        assert np.unique(part.codes).tolist() == [10 + c for c in range(len(part.means))]
+        assert list(part.means) == sorted(part.means)
+
+
+def test_maps_are_sums() -> None:
+    parts = [np.array([10, 0, 0]), np.array([0, 25, 0])]
+    assert seed_map(parts).tolist() == [10, 25, 0]
+    with pytest.raises(ValueError, match="overlap in 1 voxels"):
+        seed_map([np.array([10, 0]), np.array([20, 0])])
+    with pytest.raises(ValueError, match="cannot be added"):
+        seed_map([np.array([10, 0]), np.array([20])])
+
+
+# The tree
+
+
+def test_the_folder_is_laid_out_as_published(bids: Path, made: Path) -> None:
+    for key in KEYS:
+        source = nib.load(bids / f"{key}.nii.gz")
+        for n in (1, 2, 3):
+            for meta in (1, 2, 3, 4):
+                image = nib.load(made / f"subclasses_{n}" / f"{key}_mlabel_{meta}.nii.gz")
+                assert image.get_data_dtype() == np.uint8
+                assert image.shape == SHAPE
+                assert np.array_equal(image.affine, source.affine)
+                found = set(np.unique(np.asarray(image.dataobj)).tolist())
+                assert found <= {0, *range(10 * meta, 10 * meta + n)}
+    description = json.loads((made / "dataset_description.json").read_text())
+    assert description["DatasetType"] == "derivative"
+    index = json.loads((made / "seeds.json").read_text())
+    assert index["cases"] == list(KEYS)
+    record = json.loads((made / f"{KEYS[0]}_seeds.json").read_text())
+    assert record["sources"]["label"] == "sub-01/anat/sub-01_rec-irtk_T2w_dseg.nii.gz"
+    for meta in record["metas"]:
+        assert [sum(split["sizes"]) for split in meta["splits"]] == [meta["voxels"]] * 3
+    assert not list(made.rglob(".tmp-*"))
+
+
+def test_every_voxel_of_a_meta_label_has_a_seed(bids: Path, made: Path) -> None:
+    image, label = read_volume(bids / f"{KEYS[0]}.nii.gz").data, read_volume(bids / f"{KEYS[0]}_dseg.nii.gz").data
+    metas = SCHEMES["feta"].apply(label.astype(int), image)
+    assert set(np.unique(metas)) == {0, 1, 2, 3, 4}
+    for case in load_seeds(made)[:1]:
+        for n in (1, 3):
+            codes = seed_map([read_volume(case.file(n, meta.id)).data for meta in case.metas])
+            assert (codes // 10 == metas).all()
+
+
+def test_pairs_and_what_has_no_partner(bids: Path) -> None:
+    sources, skipped = find_sources(bids, "T2w", "dseg")
+    assert [source.key for source in sources] == list(KEYS)
+    assert len(skipped) == 2
+    assert "sub-03_T2w_dseg.nii.gz: no image *_T2w" in skipped[0]
+    assert "sub-04_T2w.nii.gz: no label map sub-04_T2w_dseg or sub-04_dseg" in skipped[1]
+    with pytest.raises(ValueError, match=r"no sub-\*/.*FLAIR"):
+        find_sources(bids, "FLAIR", "dseg")
+
+
+def test_workers_do_not_matter(bids: Path, made: Path, tmp_path: Path) -> None:
+    assert make(bids, tmp_path / "out", num_workers=2).made == list(KEYS)
+    assert contents(tmp_path / "out") == contents(made)
+
+
+def test_a_second_run_does_nothing(bids: Path, made: Path) -> None:
+    def times() -> dict[Path, int]:
+        return {p: p.stat().st_mtime_ns for p in made.rglob("*") if p.is_file() and p.name != ".lock"}
+
+    before = times()
+    report = make(bids, made)
+    assert (report.made, report.kept, report.failed) == ([], list(KEYS), [])
+    assert times() == before
+
+
+def test_only_what_is_damaged_or_changed_is_made_again(bids: Path, made: Path, tmp_path: Path) -> None:
+    source, out = tmp_path / "bids", tmp_path / "out"
+    subprocess.run(["cp", "-r", bids, source], check=True)
+    subprocess.run(["cp", "-r", made, out], check=True)
+    broken = out / "subclasses_2" / f"{KEYS[1]}_mlabel_2.nii.gz"
+    broken.write_bytes(broken.read_bytes()[:-20])
+    (out / f"{KEYS[2]}_seeds.json").write_text("{")
+    report = make(source, out)
+    assert (report.made, report.kept) == (list(KEYS[1:]), [KEYS[0]])
+    assert contents(out) == contents(made)
+    save_case(source / "sub-01" / "anat", "sub-01_rec-irtk", 77)
+    report = make(source, out)
+    assert (report.made, report.kept) == ([KEYS[0]], list(KEYS[1:]))
+
+
+def test_other_settings_are_refused_and_overwritten_on_demand(bids: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    make(bids, out)
+    with pytest.raises(ValueError, match="max_subclasses: was 3, now 2"):
+        make(bids, out, max_subclasses=2)
+    make(bids, out, max_subclasses=2, overwrite=True)
+    assert not list(out.glob("subclasses_3/**/*.nii.gz"))
+    assert all(len(meta.clusters) == 2 for case in load_seeds(out) for meta in case.metas)
+
+
+def test_folders_that_are_not_ours_are_refused(bids: Path, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="is the source folder"):
+        make(bids, bids)
+    (tmp_path / "thesis.txt").write_text("")
+    with pytest.raises(ValueError, match="not empty"):
+        make(bids, tmp_path)
+    (tmp_path / "seeds.json").write_text("[]")
+    with pytest.raises(ValueError, match="not written by this command"):
+        make(bids, tmp_path)
+
+
+def test_an_interrupted_run_leaves_whole_files_and_goes_on(bids: Path, made: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    write, calls = seeds.write_volume, []
+
+    def interrupted(*arguments: object) -> None:
+        calls.append(arguments)
+        if len(calls) == 17:  # within the second case
+            raise KeyboardInterrupt
+        write(*arguments)  # type: ignore[arg-type]
+
+    with mock.patch.object(seeds, "write_volume", interrupted), pytest.raises(KeyboardInterrupt):
+        make(bids, out)
+    assert load_seeds(out) == ()
+    assert len(list(out.rglob("*_mlabel_*"))) == 16
+    report = make(bids, out)
+    assert (report.made, report.kept) == (list(KEYS[1:]), [KEYS[0]])
+    assert contents(out) == contents(made)
+
+
+def test_a_killed_run_goes_on(bids: Path, made: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    arguments = ["--bids_path", bids, "--out_path", out, "--max_subclasses", 3, "--num_workers", 1]
+    process = subprocess.Popen(
+        command("scripts/make_seeds.py", *arguments), cwd=ROOT, env=ENVIRONMENT, stderr=subprocess.DEVNULL
+    )
+    for _ in range(3000):
+        if list(out.glob("subclasses_2/**/*_mlabel_1.nii.gz")) or process.poll() is not None:
+            break
+        time.sleep(0.01)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    files = list(out.rglob("sub-*.nii.gz"))
+    assert files
+    for path in files:
+        assert read_volume(path).data.shape == SHAPE
+    stray = out / "subclasses_1" / "sub-01" / "anat" / ".tmp-1-sub-01.nii.gz"
+    stray.parent.mkdir(parents=True, exist_ok=True)
+    stray.write_bytes(b"half")
+    make(bids, out)
+    assert contents(out) == contents(made)
+
+
+# The command
+
+
+def test_command_line(bids: Path, tmp_path: Path) -> None:
+    arguments = ["--bids_path", bids, "--out_path", tmp_path / "out", "--max_subclasses", 1, "--num_workers", 1]
+    done = call("scripts/make_seeds.py", *arguments)
+    assert "3 made, 0 kept, 2 skipped, 0 failed" in done.stdout
+    assert "skipped: sub-03/anat/sub-03_T2w_dseg.nii.gz: no image" in done.stdout
+    assert "0 made, 3 kept" in call("scripts/make_seeds.py", *arguments).stdout
+    for wrong in (["--max_subclasses", 11], ["--annotation", "nobody"], ["--num_workers", -1], ["--seed", -1]):
+        done = call("scripts/make_seeds.py", *arguments, *wrong, code=2)
+        assert f"error: {wrong[0]} {wrong[1]}" in done.stderr
+    assert "no such folder" in call("scripts/make_seeds.py", "--bids_path", "no", *arguments[2:], code=2).stderr
+
+
+def test_a_subject_that_fails_does_not_stop_the_others(tmp_path: Path) -> None:
+    root = tmp_path / "bids"
+    for i in range(1, 7):
+        save_case(root / f"sub-{i}" / "anat", f"sub-{i}", i)
+    label, image = phantom(0, SHAPE)
+    save_nifti(root / "sub-1/anat/sub-1_T2w_dseg.nii.gz", label[:-1].astype(np.uint8), AFFINE)
+    save_nifti(root / "sub-2/anat/sub-2_T2w_dseg.nii.gz", (label + 6).astype(np.uint8), AFFINE)
+    save_nifti(root / "sub-3/anat/sub-3_T2w_dseg.nii.gz", label.astype(np.uint8), np.eye(4))
+    save_nifti(root / "sub-4/anat/sub-4_T2w_dseg.nii.gz", label + np.float32(0.5), AFFINE)
+    save_nifti(root / "sub-5/anat/sub-5_T2w.nii.gz", np.where(label == 1, np.nan, image), AFFINE)
+    arguments = ["--bids_path", root, "--out_path", tmp_path / "out", "--max_subclasses", 1, "--num_workers", 1]
+    done = call("scripts/make_seeds.py", *arguments, code=1)
+    assert "1 made, 0 kept, 0 skipped, 5 failed" in done.stdout
+    lines = [line for line in done.stderr.splitlines() if line.startswith("failed:")]
+    assert len(lines) == 5
+    reasons = [
+        r"sub-1_T2w: the image has shape \(24, 28, 16\), its label map \(23, 28, 16\)",
+        r"does not list: 8 \(\d+ voxels\), 9 \(\d+ voxels\), 10",
+        "affines of image and label map differ by",
+        "must be whole numbers, found 0.5",
+        "voxels are NaN",
+    ]
+    for line, reason in zip(lines, reasons, strict=True):
+        assert re.search(reason, line), line
+    assert [case.key for case in load_seeds(tmp_path / "out")] == ["sub-6/anat/sub-6_T2w"]
+
+
+# Drawing
+
+
+def test_drawing_is_uniform_independent_and_repeatable(made: Path) -> None:
+    case = load_seeds(made)[0]
+    empty = Volume(np.zeros(1, np.uint8), np.eye(4))
+    with mock.patch.object(seeds, "read_volume", return_value=empty):
+        generator = torch.Generator().manual_seed(0)
+        drawn = np.array([draw_seed_map(case, generator).subclasses for _ in range(3000)])
+        again = [draw_seed_map(case, torch.Generator().manual_seed(5)).subclasses for _ in range(3)]
+        narrow = {draw_seed_map(case, generator, 2, 2).subclasses for _ in range(5)}
+    assert len(set(again)) == 1
+    assert narrow == {(2, 2, 2, 2)}
+    for meta in range(4):
+        assert np.bincount(drawn[:, meta], minlength=4)[1:] == pytest.approx([1000] * 3, abs=110)  # 4 sigma
+    assert np.abs(np.corrcoef(drawn.T) - np.eye(4)).max() < 0.08
+
+
+def test_a_drawn_map_and_its_classes(made: Path) -> None:
+    case = load_seeds(made)[1]
+    draw = draw_seed_map(case, torch.Generator().manual_seed(3))
+    assert set(np.unique(draw.seeds).tolist()) <= set(draw.labels)
+    assert draw.labels[0] == 0
+    assert draw.classes == tuple(code // 10 for code in draw.labels)
+    assert draw.names == {0: "background", 1: "csf", 2: "grey_matter", 3: "white_matter", 4: "non_brain"}
+    for n, meta in zip(draw.subclasses, case.metas, strict=True):
+        own = read_volume(case.file(n, meta.id)).data
+        assert (draw.seeds[own > 0] == own[own > 0]).all()
+    assert np.allclose(draw.affine, AFFINE)
+
+
+def test_drawing_refuses_what_is_not_there(made: Path, tmp_path: Path) -> None:
+    case = load_seeds(made)[0]
+    for low, high in ((0, 2), (3, 2), (1, 4)):
+        with pytest.raises(ValueError, match="has 1 to 3"):
+            draw_seed_map(case, torch.Generator(), low, high)
+    with pytest.raises(ValueError, match=r"make_seeds\.py"):
+        load_seeds(tmp_path)
+    (tmp_path / "seeds.json").write_text('{"cases": ["../../outside"]}')
+    with pytest.raises(ValueError, match="is not allowed"):
+        load_seeds(tmp_path)
+    missing = SeedCase(tmp_path, case.key, case.metas)
+    with pytest.raises(ValueError, match="no such file"):
+        draw_seed_map(missing, torch.Generator())
+
+
+def test_fetal_atlas(shared_data: Path, tmp_path: Path) -> None:
+    report = make(shared_data / "fetal", tmp_path / "out", max_subclasses=2)
+    assert len(report.made) == 1
+    assert len(report.skipped) == 1
+    assert "sub-sta30" in report.skipped[0]
+    (case,) = load_seeds(tmp_path / "out")
+    assert all(meta.clusters == (1, 2) for meta in case.metas)
+    image = read_volume(shared_data / "fetal" / f"{case.key}.nii.gz")
+    draw = draw_seed_map(case, torch.Generator().manual_seed(0), 2, 2)
+    assert draw.labels == (0, 10, 11, 20, 21, 30, 31, 40, 41)
+    assert draw.seeds.shape == image.data.shape
+    assert np.array_equal(draw.affine, image.affine)
+    codes = draw.seeds.ravel()
+    means = np.bincount(codes, weights=image.data.ravel()) / np.maximum(1, np.bincount(codes))
+    assert all(means[10 * m + 1] > means[10 * m] + 200 for m in (1, 2, 3, 4))
+    # Fluid is the brightest tissue of T2w, and at 21 weeks the unmyelinated white matter is brighter than grey matter.
+    # Which way a tissue's single peak is cut is chance; the means of whole tissues are not.
+    whole = draw_seed_map(case, torch.Generator(), 1, 1).seeds.ravel()
+    _, csf, grey, white, rim = (image.data.ravel()[whole == 10 * m].mean() for m in range(5))
+    assert csf > white > grey > rim

@@ -1,0 +1,101 @@
+import numpy as np
+import pytest
+import torch
+from scipy.ndimage import gaussian_filter
+
+from models.gmm.artefacts.fields import (
+    blur,
+    bounding_box,
+    gamma_draws,
+    gaussian_mixture,
+    noise_on_grid,
+    perlin,
+    random_voxels,
+    upsample,
+)
+
+
+def seeded(seed=0):
+    return torch.Generator().manual_seed(seed)
+
+
+def test_blur_agrees_with_scipy():
+    image = torch.rand(1, 30, 26, 34, generator=seeded())
+    ours = blur(image, (1.5, 0.0, 2.5))[0]
+    theirs = gaussian_filter(image[0].numpy(), (1.5, 0, 2.5), truncate=8)
+    middle = (slice(10, -10), slice(None), slice(14, -14))  # they mirror at the edge, we normalise
+    np.testing.assert_allclose(ours[middle].numpy(), theirs[middle], atol=1e-6)
+
+
+@pytest.mark.parametrize("shape", [(20, 30), (12, 14, 16)])
+def test_blur_keeps_a_constant(shape):
+    image = torch.full((2, *shape), 0.7)
+    torch.testing.assert_close(blur(image, (3.0,) * len(shape)), image)
+
+
+@pytest.mark.parametrize("shape", [(20, 30), (12, 14, 16)])
+def test_mixture_is_the_sum_of_gaussians(shape):
+    centers = torch.rand(7, len(shape), generator=seeded()) * torch.tensor(shape)
+    sigma = 1 + 3 * torch.rand(7, len(shape), generator=seeded(1))
+    grid = torch.stack(torch.meshgrid(*[torch.arange(n) for n in shape], indexing="ij"), -1)
+    distance = (grid[..., None, :] - centers) / sigma
+    expected = (torch.exp(-0.5 * (distance**2).sum(-1)) * (distance.abs() <= 4).all(-1)).sum(-1)
+    torch.testing.assert_close(gaussian_mixture(centers, sigma, shape), expected)
+
+
+def perlin_at(point, gradients, cells, shape):
+    """Gradient noise at one voxel the usual way: over the corners of its cell."""
+    x = (np.array(point) + 0.5) * cells / np.array(shape)
+    value = 0.0
+    for corner in np.ndindex(*(2,) * len(shape)):
+        lattice = np.floor(x).astype(int) + corner
+        offset = x - lattice
+        t = 1 - np.abs(offset)
+        value += np.prod(6 * t**5 - 15 * t**4 + 10 * t**3) * offset @ gradients[(slice(None), *lattice)]
+    return value
+
+
+@pytest.mark.parametrize("shape", [(20, 30), (12, 14, 16)])
+def test_perlin_agrees_with_its_definition(shape):
+    noise = perlin(shape, 2, 1, seeded(), torch.device("cpu"))
+    gradients = torch.randn(len(shape), *(3,) * len(shape), generator=seeded())
+    gradients = (gradients / gradients.norm(dim=0)).numpy()
+    expected = torch.tensor([perlin_at(point, gradients, 2, shape) for point in np.ndindex(*shape)])
+    expected = ((expected - expected.mean()) / expected.std()).view(shape).float()
+    torch.testing.assert_close(noise, expected, atol=1e-4, rtol=1e-4)
+
+
+def test_perlin_is_smooth():
+    noise = perlin((64, 64, 64), 2, 4, seeded(), torch.device("cpu"))
+    assert noise.diff(dim=0).abs().max() < 0.8  # in standard deviations, from voxel to voxel
+    assert noise.std().item() == pytest.approx(1, abs=1e-3)
+
+
+def test_gamma_draws():
+    draws = gamma_draws(seeded(), 3, (20000,))
+    assert draws.mean().item() == pytest.approx(3, abs=0.05)
+    assert draws.var().item() == pytest.approx(3, abs=0.15)
+
+
+def test_random_voxels_follow_mask_and_weight():
+    mask = torch.zeros(6, 7, 8, dtype=torch.bool)
+    mask[2, 3, 4] = mask[5, 6, 7] = True
+    drawn = random_voxels(mask, 1000, seeded())
+    assert set(map(tuple, drawn.tolist())) == {(2.0, 3.0, 4.0), (5.0, 6.0, 7.0)}
+    assert 400 < (drawn[:, 0] == 2).sum() < 600
+    weight = torch.tensor([3.0, 1.0], dtype=torch.float64)
+    assert 700 < (random_voxels(mask, 1000, seeded(), weight)[:, 0] == 2).sum() < 800
+
+
+def test_upsampling_does_not_shift():
+    ramp = torch.arange(10.0).view(1, 10, 1).expand(1, 10, 5)
+    fine = upsample(ramp, (40, 5))[0, :, 0]
+    torch.testing.assert_close(fine[2:-2], ((torch.arange(40.0) + 0.5) / 4 - 0.5)[2:-2])
+    assert noise_on_grid((9, 10), 3, seeded(), torch.device("cpu")).shape == (9, 10)
+
+
+def test_bounding_box():
+    mask = torch.zeros(10, 12, dtype=torch.bool)
+    mask[3, 4] = mask[5, 11] = True
+    assert bounding_box(mask, 0) == (slice(3, 6), slice(4, 12))
+    assert bounding_box(mask, 4) == (slice(0, 10), slice(0, 12))

@@ -1,0 +1,265 @@
+"""Label schemes: the predecessors' lists, sides, look-up tables, and what must be refused."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import replace
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+import torch
+
+from models.gmm import freesurfer
+from models.gmm.labels import LabelScheme, find_values
+from spec import Channel, DataSpec, Label
+
+LEFT = [2, 3, 4, 5, 7, 8, 10, 11, 12, 13, 17, 18, 25, 26, 28, 30, 136, 137]
+RIGHT = [41, 42, 43, 44, 46, 47, 49, 50, 51, 52, 53, 54, 57, 58, 60, 62, 163, 164]
+NEUTRAL = [0, 14, 15, 16, 24, 72, 85, 502, 506, 507, 508, 509, 511, 512, 514, 515, 516, 530]
+SYNTHSEG = [*NEUTRAL, *LEFT, *RIGHT]
+
+
+def partner_values(scheme: LabelScheme) -> dict[int, int]:
+    assert scheme.partners is not None
+    return {value: scheme.values[scheme.partners[i]] for i, value in enumerate(scheme.values)}
+
+
+def spec_of(*names: str) -> DataSpec:
+    return DataSpec(tuple(Label(i, name) for i, name in enumerate(names)), (Channel("MR"),), (8, 8))
+
+
+def test_freesurfer_table() -> None:
+    for left, right in zip(LEFT, RIGHT, strict=True):
+        assert freesurfer.partner(left) == right
+        assert freesurfer.partner(right) == left
+    for value, name in freesurfer.NAMES.items():
+        other = freesurfer.PARTNERS[value]
+        assert freesurfer.PARTNERS[other] == value
+        swapped = {"left": "right", "right": "left"}.get(name.split()[0], name.split()[0])
+        assert freesurfer.NAMES[other].split() == [swapped, *name.split()[1:]]
+    assert freesurfer.name(41) == "right cerebral white matter"
+    assert freesurfer.name(2035) == "right cortex insula"
+    assert freesurfer.partner(1001) == 2001
+    assert freesurfer.name(502) == "extra-cerebral 502"
+    assert freesurfer.partner(16) == 16
+    assert freesurfer.partner(75) is None
+    assert freesurfer.name(14175) is None
+    assert freesurfer.in_order(reversed(SYNTHSEG)) == tuple(SYNTHSEG)
+
+
+@pytest.mark.parametrize("n_neutral", [18, None])
+def test_synthseg_lists(n_neutral: int | None) -> None:
+    scheme = LabelScheme.from_lists(np.array(SYNTHSEG, np.int32), n_neutral_labels=n_neutral)
+    assert (scheme.num_labels, scheme.num_classes, scheme.background) == (54, 54, 0)
+    assert partner_values(scheme) == {**{n: n for n in NEUTRAL}, **dict(zip(LEFT + RIGHT, RIGHT + LEFT, strict=True))}
+    assert scheme.outputs == scheme.values == LabelScheme.from_values(SYNTHSEG).values
+    flip = scheme.flip_table()
+    assert torch.equal(flip[flip.long()].long(), torch.arange(54))
+
+
+def test_flip_without_lists_does_not_leave_left_on_the_right() -> None:
+    """SynthSeg flipped without exchanging sides when n_neutral_labels was left out."""
+    assert LabelScheme.from_lists([0, 7, 5, 901]).partners is None
+    with pytest.raises(ValueError, match="give n_neutral_labels"):
+        LabelScheme.from_lists([0, 7, 5, 901]).flip_table()
+    assert LabelScheme.from_lists([0, 2, 41, 3]).partners is None  # 42 is absent
+    assert LabelScheme.from_lists([0, 17]).partners is None  # one side only, or both in one?
+    assert LabelScheme.from_lists(range(8)).partners is None  # 1, 2, 3, ... is not FreeSurfer
+    assert LabelScheme.from_lists([0, 3, 42, 2, 41]).partners == (0, 2, 1, 4, 3)
+    assert LabelScheme.from_lists([0, 2, 3, 16]).partners == (0, 1, 2, 3)  # sides fused
+    assert LabelScheme.from_lists([5, 6, 7], n_neutral_labels=3).partners == (0, 1, 2)
+    named = LabelScheme.from_lists([0, 9, 1], names=["background", "Right-Kidney", "left_kidney"])
+    assert named.partners == (0, 2, 1)
+
+
+def test_from_values() -> None:
+    scheme = LabelScheme.from_values([530, 41, 2, 0, 2, 25, 77])
+    assert scheme.values == (0, 77, 530, 2, 25, 41, 57)  # 57, the right side's lesion, is added
+    assert partner_values(scheme)[25] == 57
+    assert scheme.names[4] == "left lesion"
+    assert LabelScheme.from_values([9, 1, 0]).values == (0, 1, 9)
+    assert LabelScheme.from_values([9, 1, 0]).names == ("background", "label 1", "label 9")
+    assert LabelScheme.from_values([2, 3, 0, 14]).values == (0, 14, 2, 3)
+
+
+def test_from_spec() -> None:
+    scheme = LabelScheme.from_spec(spec_of("background", "liver", "kidney_left", "kidney_right"))
+    assert scheme.partners == (0, 1, 3, 2)
+    assert LabelScheme.from_spec(spec_of("background", "csf", "grey_matter", "white_matter")).partners == (0, 1, 2, 3)
+    assert LabelScheme.from_spec(spec_of("background", "label_3", "label_8")).partners is None
+    assert LabelScheme.from_spec(spec_of("background", "left lung", "liver")).partners is None
+    assert LabelScheme.from_spec(spec_of("background", "lh cortex", "rh-cortex")).partners == (0, 2, 1)
+
+
+def test_feta_and_roles() -> None:
+    feta = LabelScheme.feta()
+    assert feta.partners == feta.values == tuple(range(8))
+    roles = {name: feta.role(name) for name in ("cortex", "white_matter", "csf", "brain", "lesion")}
+    assert roles == {"cortex": (2,), "white_matter": (3,), "csf": (1, 4), "brain": tuple(range(1, 8)), "lesion": ()}
+    brain = LabelScheme.from_lists(SYNTHSEG, output_labels=[0 if v > 500 else v for v in SYNTHSEG], n_neutral_labels=18)
+    values = {name: [brain.values[i] for i in brain.role(name)] for name in roles}  # type: ignore[arg-type]
+    assert values["cortex"] == [3, 42]
+    assert values["white_matter"] == [2, 41]
+    assert values["csf"] == [14, 15, 24, 72, 4, 5, 43, 44]
+    assert values["lesion"] == [25, 57]
+    assert len(values["brain"]) == 54 - 12
+    ours = LabelScheme.from_spec(spec_of("background", "csf", "grey_matter", "white_matter", "lesion"))
+    assert [ours.role(r) for r in ("cortex", "white_matter", "csf", "lesion")] == [(2,), (3,), (1,), (4,)]
+    with pytest.raises(ValueError, match="role must be"):
+        feta.role("skull")  # type: ignore[arg-type]
+
+
+def test_seeds() -> None:
+    scheme = LabelScheme.seeds([11, 10, 20, 30, 40, 41])
+    assert scheme.values == (0, 10, 11, 20, 30, 40, 41)
+    assert scheme.classes == tuple(range(7))
+    assert scheme.ties is not None
+    assert scheme.ties[1] == scheme.ties[2]
+    assert len(set(scheme.ties)) == 6
+    assert scheme.outputs == (0, 1, 1, 2, 3, 0, 0)
+    assert scheme.partners == tuple(range(7))
+    assert scheme.role("white_matter") == (4,)
+    with pytest.raises(ValueError, match="found 3"):
+        LabelScheme.seeds([3, 10])
+
+
+def test_add_lesion() -> None:
+    scheme = LabelScheme.from_lists([0, 2, 41], [0, 1, 1]).add_lesion(output=77)
+    assert scheme.values == (0, 2, 41, 42)
+    assert scheme.classes == (0, 1, 1, 2)
+    assert scheme.partners == (0, 2, 1, 3)
+    assert scheme.outputs[-1] == 77
+    assert scheme.role("lesion") == (3,)
+    assert LabelScheme.seeds([10, 11]).add_lesion().ties == (0, 1, 1, 2)
+    assert LabelScheme.from_lists([0, 7]).add_lesion().partners is None
+    with pytest.raises(ValueError, match="77 more than once"):
+        LabelScheme.from_lists([0, 77]).add_lesion(77)
+
+
+@pytest.mark.parametrize("scheme", [LabelScheme.feta(), LabelScheme.seeds([10, 40]), LabelScheme.from_lists([0, 9])])
+def test_dict_and_back(scheme: LabelScheme) -> None:
+    data = scheme.to_dict()
+    assert isinstance(data["values"], list)
+    assert LabelScheme.from_dict(data) == scheme
+
+
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.int16, torch.uint16, torch.int32, torch.int64, torch.float32])
+@pytest.mark.parametrize("shape", [(30,), (6, 5), (2, 3, 5)])
+def test_index_and_back(dtype: torch.dtype, shape: tuple[int, ...]) -> None:
+    scheme = LabelScheme.from_lists([0, 200, 17, 4], output_labels=[0, 1, 14175, 1])
+    truth = torch.randint(0, 4, shape, generator=torch.Generator().manual_seed(0))
+    index = scheme.to_index(torch.tensor(scheme.values)[truth].to(dtype))
+    assert index.dtype == torch.uint8
+    assert torch.equal(index.long(), truth)
+    assert torch.equal(scheme.output_table()[truth], torch.tensor([0, 1, 14175, 1], dtype=torch.int32)[truth])
+
+
+def test_index_types_and_large_values() -> None:
+    assert LabelScheme.from_lists([0, 14175]).to_index(torch.tensor([14175, 0])).tolist() == [1, 0]
+    many = LabelScheme.from_lists(range(1000, 1300))
+    assert many.index_dtype == many.to_index(torch.tensor([1299])).dtype == torch.int16
+    assert int(many.to_index(torch.tensor([1299]))) == 299
+    assert LabelScheme.from_lists(range(40000)).index_dtype == torch.int32
+    assert LabelScheme.from_lists(range(255)).index_table().dtype == torch.uint8
+    assert LabelScheme.from_lists([3, 1]).index_table().tolist() == [2, 1, 2, 0]
+    assert many.background is None
+    assert many.to_index(torch.zeros(0, 3, dtype=torch.int64)).shape == (0, 3)
+
+
+@pytest.mark.parametrize("high", [85, 2**30])
+def test_unknown_values_are_named_with_their_counts(high: int) -> None:
+    """lab2im and SynthSeg made them background, or read past the end of a table."""
+    scheme = LabelScheme.from_lists([0, 2, 90])
+    label = torch.tensor([0] * 5 + [77] * 1234 + [high] * 20 + [2])
+    message = f"generation_labels does not list: 77 (1,234 voxels), {high} (20 voxels)"
+    with pytest.raises(ValueError, match=re.escape(message)):
+        scheme.to_index(label)
+
+
+@pytest.mark.parametrize(
+    ("label", "message"),
+    [
+        (torch.tensor([0, -1, -1]), "-1 (2 voxels)"),
+        (torch.tensor([0.0, 1.5]), "1 voxels that are not whole"),
+        (torch.tensor([0.0, float("nan")]), "not whole"),
+        (torch.tensor([0.0, float("inf")]), "up to inf"),
+        (torch.arange(40), "and 28 more"),
+    ],
+)
+def test_bad_maps(label: torch.Tensor, message: str) -> None:
+    with pytest.raises(ValueError, match=re.escape(message)) as error:
+        LabelScheme.from_lists([0, 1]).to_index(label)
+    assert "\n" not in str(error.value)
+
+
+def test_find_values() -> None:
+    maps = [torch.tensor([[0, 5], [14175, 5]]), torch.tensor([3.0]), torch.zeros(2, dtype=torch.uint8), torch.zeros(0)]
+    assert find_values(maps) == (0, 3, 5, 14175)
+    for bad in (torch.tensor([-1]), torch.tensor([2**30]), torch.tensor([0.5])):
+        with pytest.raises(ValueError, match="label map has"):
+            find_values([bad])
+
+
+def test_faults_of_lists() -> None:
+    cases: list[tuple[dict[str, object], str]] = [
+        ({"generation_labels": []}, "is empty"),
+        ({"generation_labels": [0, 4, 4]}, "lists 4 more than once"),
+        ({"generation_labels": [0, -4]}, "found -4"),
+        ({"generation_labels": [0, 0.5]}, "whole numbers"),
+        ({"generation_labels": [0, 1, 2], "generation_classes": [0, 1]}, "generation_classes has 2 entries for 3"),
+        ({"generation_labels": [0, 1, 2], "generation_classes": [0, 4, 1]}, "complete from 0 to K-1: 2, 3 missing"),
+        ({"generation_labels": [0, 1], "generation_classes": [0, -1]}, "found -1"),
+        ({"generation_labels": [0, 1], "output_labels": [0]}, "output_labels has 1 entries for 2"),
+        ({"generation_labels": [0, 1], "output_labels": [0, -2]}, "must not be negative"),
+        ({"generation_labels": [0, 1], "names": ["background"]}, "names has 1 entries"),
+        ({"generation_labels": SYNTHSEG, "n_neutral_labels": 17}, "an odd number"),
+        ({"generation_labels": [0, 1], "n_neutral_labels": 3}, "must lie in 0..2"),
+    ]
+    for arguments, message in cases:
+        with pytest.raises(ValueError, match=re.escape(message)) as error:
+            LabelScheme.from_lists(**arguments)  # type: ignore[arg-type]
+        assert "\n" not in str(error.value)
+    scheme = LabelScheme.feta()
+    for partners in ((1, 2, 0, 3, 4, 5, 6, 7), (0,) * 8, (0, 1)):
+        with pytest.raises(ValueError, match="mutually"):
+            replace(scheme, partners=partners)
+    with pytest.raises(ValueError, match="ties has 1 entries for 8 classes"):
+        replace(scheme, ties=(0,))
+
+
+def test_real_synthseg_and_lab2im_maps(shared_data: Path) -> None:
+    folder = shared_data / "labelmaps"
+    if not folder.is_dir():
+        pytest.skip(f"real label maps not found at {folder}")
+    lists = {path.stem: np.load(path) for path in (folder / "synthseg").glob("*.npy")}
+    outputs = lists["synthseg_segmentation_labels"]
+    for name, K in (("generation_classes", 48), ("generation_classes_contrast_specific", 25)):
+        scheme = LabelScheme.from_lists(lists["generation_labels"], lists[name], outputs, 18)
+        assert scheme.num_classes == K
+    assert scheme == LabelScheme.from_lists(lists["generation_labels"], lists[name], outputs)  # sides by table
+    label = torch.from_numpy(np.asarray(nib.load(folder / "synthseg" / "training_seg_01.nii.gz").dataobj))
+    assert LabelScheme.from_values(find_values([label])).values == scheme.values
+    label = label[::3, ::3, ::3]
+    index = scheme.to_index(label)
+    expected = torch.zeros(label.shape)
+    for value, output in zip(lists["generation_labels"], outputs, strict=True):
+        expected[label == value] = float(output)
+    assert torch.equal(scheme.output_table()[index.long()].float(), expected)
+
+    values, classes, kept = (
+        np.load(
+            folder / "lab2im" / f"{name}_labels.npy"
+            if name != "classes"
+            else folder / "lab2im" / "generation_classes.npy"
+        )
+        for name in ("generation", "classes", "segmentation")
+    )
+    fused = LabelScheme.from_lists(values, classes, kept)
+    assert fused.partners == tuple(range(26))
+    assert fused.num_classes == 18
+    label = torch.from_numpy(np.asarray(nib.load(folder / "lab2im" / "brain_label_map.nii.gz").dataobj))[::3, ::3]
+    assert int(fused.to_index(label).max()) == 25
+    with pytest.raises(ValueError, match=r"165 \([\d,]+ voxels\), 258"):
+        scheme.to_index(label)
