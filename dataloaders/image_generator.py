@@ -106,6 +106,7 @@ class ImageGenerator:
         self.scheme = scheme or self._find_scheme(
             generation_labels, generation_classes, output_labels, n_neutral_labels
         )
+        self.maps.use(self.scheme)
         self.channels, self.batch_size = n_channels, batchsize
         self.seed = secrets.randbits(62) if seed is None else seed
         self.device = torch.device(device)
@@ -181,7 +182,7 @@ class ImageGenerator:
         arrays, affine = label_map.to_source_axes([channels_last, labels.cpu().numpy()], params.crop_start, factor)
         squeezed = arrays[0][..., 0] if self.channels == 1 else arrays[0]
         if len(params.shape) == 2:
-            axes = tuple(axis for axis in range(arrays[1].ndim) if arrays[1].ndim == 3 and arrays[1].shape[axis] == 1)
+            axes = _flat_axes(label_map) if arrays[1].ndim == 3 else ()
             squeezed, arrays[1] = np.squeeze(squeezed, axes), np.squeeze(arrays[1], axes)
         return Sample(squeezed, arrays[1], affine, params, number, label_map)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +24,7 @@ Source = Any  # a path, an array or a tensor
 
 @dataclass(frozen=True)
 class LabelMap:
-    """One map in RAS axes. values (*S) int32 label values, in 2-D or 3-D.
+    """One map in RAS axes. values (*S) int32 label values, in 2-D or 3-D, or the indices of a scheme once `indexed`.
 
     affine (4, 4) of the RAS grid. orientation: nibabel's of the source's axes, None for arrays, which count as RAS.
     plane: in 2-D, the axes of the RAS grid that are kept. path: None for arrays.
@@ -36,6 +36,7 @@ class LabelMap:
     orientation: NDArray | None = None
     plane: tuple[int, ...] = (0, 1, 2)
     path: Path | None = None
+    indexed: bool = False
 
     @property
     def spacing(self) -> tuple[float, ...]:
@@ -77,8 +78,9 @@ class LabelMaps:
 
     def __init__(self, sources: Source, cache_gb: float = 1.0, array_spacing: Sequence[float] | None = None) -> None:
         self.sources = _expand(sources)
-        self.cache_voxels = int(cache_gb * 2**30 / 4)
+        self.cache_bytes = int(cache_gb * 2**30)
         self.array_spacing = array_spacing
+        self.scheme: LabelScheme | None = None
         self._cache: OrderedDict[int, LabelMap] = OrderedDict()
 
     def __len__(self) -> int:
@@ -89,11 +91,17 @@ class LabelMaps:
 
     def __getitem__(self, index: int) -> LabelMap:
         if index not in self._cache:
-            self._cache[index] = self._read(index)
+            found = self._read(index)
+            self._cache[index] = found if self.scheme is None else as_indices(found, self.scheme)
         self._cache.move_to_end(index)
-        while len(self._cache) > 1 and sum(m.values.numel() for m in self._cache.values()) > self.cache_voxels:
+        while len(self._cache) > 1 and sum(m.values.nbytes for m in self._cache.values()) > self.cache_bytes:
             self._cache.popitem(last=False)
         return self._cache[index]
+
+    def use(self, scheme: LabelScheme) -> None:
+        """From now on give maps as indices of the scheme, which take a quarter of the memory."""
+        self.scheme = scheme
+        self._cache.clear()
 
     def name(self, index: int) -> str:
         """File name without suffix, or ``map0``, ``map1``, … for arrays."""
@@ -170,9 +178,16 @@ def _expand_path(path: Path) -> list[Source]:
     return [path]
 
 
-def index_of(label_map: LabelMap, scheme: LabelScheme) -> Tensor:
-    """The map as label indices, (*S); ValueError naming the map and the values that the scheme does not list."""
+def as_indices(label_map: LabelMap, scheme: LabelScheme) -> LabelMap:
+    """The map with label indices; ValueError naming the map and the values that the scheme does not list."""
+    if label_map.indexed:
+        return label_map
     try:
-        return scheme.to_index(label_map.values)
+        return replace(label_map, values=scheme.to_index(label_map.values), indexed=True)
     except ValueError as error:
         raise ValueError(f"{label_map.path or label_map.name}: {error}") from None
+
+
+def index_of(label_map: LabelMap, scheme: LabelScheme) -> Tensor:
+    """The map as label indices, (*S); see `as_indices`."""
+    return as_indices(label_map, scheme).values

@@ -9,7 +9,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from models.gmm.resampling import Shape, along, gaussian_matrix, upsample
+from models.gmm.resampling import Shape, along, gaussian_matrix, slabs, upsample, upsample_rows
 
 Normalise = Literal["minmax", "window", "max", "quantile"]
 FULL_SCALE = 255.0  # intensities of priors are on 0-255, as everywhere in the family
@@ -26,12 +26,15 @@ def mixture(labels: Tensor, means: Tensor, stds: Tensor, grain: Tensor) -> Tenso
     """
     shape = tuple(grain.shape[2:])
     images = torch.empty_like(grain)
+    fine = labels.shape[1] // shape[0]
     for b, label in enumerate(labels):
-        index = label.flatten().int()
-        for c in range(means.shape[1]):
-            mean = _average(means[b, c].index_select(0, index).view(label.shape), shape)
-            std = _average(stds[b, c].index_select(0, index).view(label.shape), shape)
-            torch.addcmul(mean, std, grain[b, c], out=images[b, c])
+        for rows in slabs(shape, grain.device):
+            part = label[rows.start * fine : rows.stop * fine]
+            index, inner = part.flatten().int(), (rows.stop - rows.start, *shape[1:])
+            for c in range(means.shape[1]):
+                mean = _average(means[b, c].index_select(0, index).view(part.shape), inner)
+                std = _average(stds[b, c].index_select(0, index).view(part.shape), inner)
+                torch.addcmul(mean, std, grain[b, c, rows], out=images[b, c, rows])
     return images
 
 
@@ -84,23 +87,35 @@ def bias_field(nodes: Sequence[Tensor], shape: Shape, order: int = 1) -> Tensor:
     return torch.stack([upsample(grid, shape, order) for grid in nodes]).exp_()
 
 
-def tone(image: Tensor, bias: Tensor | None, gamma: Tensor | None, normalise: Normalise) -> Tensor:
-    """Bias field, range and gamma. image (B, C, *S) on 0-255; bias like image; gamma (B, C), the exponent is exp(gamma).
+def apply_bias(image: Tensor, nodes: Sequence[Tensor], order: int = 1) -> Tensor:
+    """image (B, C, *S) times its `bias_field`, without ever holding the field: slab by slab."""
+    shape = tuple(image.shape[2:])
+    out = torch.empty_like(image)
+    for b, grid in enumerate(nodes):
+        field = upsample(grid, shape[1:], order, first=2)  # all axes but the first
+        for rows in slabs(shape, image.device):
+            part = upsample_rows(field, shape[0], rows, order)
+            torch.mul(image[b, :, rows], part.exp_(), out=out[b, :, rows])
+    return out
+
+
+def tone(image: Tensor, gamma: Tensor | None, normalise: Normalise) -> Tensor:
+    """Range and gamma. image (B, C, *S) on 0-255; gamma (B, C), the exponent is exp(gamma).
 
     minmax: clip to [0, 300], then each image's own minimum and maximum to 0 and 1 (lab2im, SynthSeg). window: 0-255 to
     [0, 1], clipped, so intensities keep their meaning. max, quantile: positive values over 300; `final_range` then
     takes the maximum or the quantiles. Gamma acts on the result, so the ends stay where they are.
     """
-    image = image * bias if bias is not None else image.clone()
     shape = (*image.shape[:2], *[1] * (image.ndim - 2))
     if normalise == "minmax":
-        flat = image.clamp_(0, CLIP).flatten(2)
+        image = image.clamp(0, CLIP)
+        flat = image.flatten(2)
         low, high = flat.amin(-1).view(shape), flat.amax(-1).view(shape)
         image.sub_(low).div_((high - low).clamp(min=1e-7))
     elif normalise == "window":
-        image.div_(FULL_SCALE).clamp_(0, 1)
+        image = (image / FULL_SCALE).clamp_(0, 1)
     else:
-        image.div_(CLIP).clamp_(min=0)
+        image = (image / CLIP).clamp_(min=0)
     if gamma is not None:
         for b in range(len(image)):
             for c in range(image.shape[1]):

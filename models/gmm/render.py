@@ -12,7 +12,7 @@ from torch import Tensor
 
 from models.gmm.acquisition import acquire, nearest_labels
 from models.gmm.artefacts import Masks
-from models.gmm.intensity import bias_field, final_range, gradient_magnitude, mixture, textured_grain, tone
+from models.gmm.intensity import apply_bias, final_range, gradient_magnitude, mixture, textured_grain, tone
 from models.gmm.labels import LabelScheme
 from models.gmm.params import Params
 from models.gmm.spatial import integrate_velocity, look_up, source_coordinates
@@ -66,12 +66,22 @@ def paint(deformed: Tensor, params: Params) -> Tensor:
     stds = params.stds * torch.tensor(params.gain)[:, None]
     image = mixture(deformed[None], params.means[None].to(device), stds[None].to(device), grain)
     del grain
-    order = params.spline
-    bias = None if params.bias is None else bias_field([params.bias.to(device)], params.crop_shape, order)
-    gamma = None if params.gamma is None else params.gamma[None]
-    image = tone(image, bias, gamma, params.normalise)
-    del bias
-    acquired = [
+    if params.bias is not None:
+        image = apply_bias(image, [params.bias.to(device)], params.spline)
+    image = tone(image, None if params.gamma is None else params.gamma[None], params.normalise)
+    image = _acquire(image, params, random)
+    image = final_range(image, params.normalise)[0]
+    if params.artefacts:
+        masks = _masks(nearest_labels(voxels, params.out_shape), params)
+        for artefact in params.artefacts:
+            image = artefact(image, masks)
+        image = image.clamp(0, 1) if params.normalise != "quantile" else image
+    return gradient_magnitude(image[None])[0] if params.gradients else image
+
+
+def _acquire(image: Tensor, params: Params, random: torch.Generator) -> Tensor:
+    """Every channel through its own acquisition: (1, C, *crop) -> (1, C, *out)."""
+    channels = [
         acquire(
             image[0, c],
             params.low_shape[c],
@@ -81,15 +91,9 @@ def paint(deformed: Tensor, params: Params) -> Tensor:
             coils=params.coils[c],
             generator=random,
         )
-        for c in range(channels)
+        for c in range(image.shape[1])
     ]
-    image = final_range(torch.stack(acquired)[None], params.normalise)[0]
-    if params.artefacts:
-        masks = _masks(nearest_labels(voxels, params.out_shape), params)
-        for artefact in params.artefacts:
-            image = artefact(image, masks)
-        image = image.clamp(0, 1) if params.normalise != "quantile" else image
-    return gradient_magnitude(image[None])[0] if params.gradients else image
+    return torch.stack(channels)[None] if len(channels) > 1 else channels[0][None, None]
 
 
 def _masks(labels: Tensor, params: Params) -> Masks:

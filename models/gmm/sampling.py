@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -112,8 +113,9 @@ def sample_params(
         coils=coils,
         gradients=options.return_gradients,
         artefacts=_artefacts(options, out, tuple(m * c / o for m, c, o in zip(mm, crop, out, strict=True)), stream),
-        roles={role: scheme.role(role) for role in ROLES},
     )
+    if params.artefacts:
+        params.roles = {role: scheme.role(role) for role in ROLES}
     return params if fixed is None else params.fixed(fixed)
 
 
@@ -251,6 +253,7 @@ def draw_intensities(
     return _with_lesions(means, stds, options, scheme, generator)
 
 
+@lru_cache(maxsize=16)
 def default_priors(options: GmmConfig, num_classes: int) -> GivenPriors:
     """The random priors of the options, alike for all classes."""
 
@@ -269,9 +272,11 @@ def _with_lesions(
     means: Tensor, stds: Tensor, options: GmmConfig, scheme: LabelScheme, generator: torch.Generator
 ) -> tuple[Tensor, Tensor]:
     """Lesions brighter (hyper) or darker (hypo) than white matter by LESION_CONTRAST, where the options ask for it."""
-    lesions, white = scheme.role("lesion"), scheme.role("white_matter")
     kinds = options.lesion_contrast
-    if not lesions or all(kind == "random" for kind in kinds):
+    if all(kind == "random" for kind in kinds):
+        return means, stds
+    lesions, white = scheme.role("lesion"), scheme.role("white_matter")
+    if not lesions:
         return means, stds
     if len(kinds) not in (1, len(means)):
         raise ValueError(

@@ -14,11 +14,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from models.gmm.resampling import Shape, linear_taps, upsample, upsample_axis
+from models.gmm.resampling import Shape, linear_taps, slabs, upsample, upsample_axis
 
 INTEGRATION_STEP = 4  # voxels between the nodes on which a velocity field is integrated
 SQUARINGS = 7
-SLAB_VOXELS = 1 << 18  # voxels that are looked up at a time: their coordinates stay in the processor's cache
 
 
 def affine_matrix(
@@ -121,10 +120,7 @@ def look_up(
     weight = weight.to(coordinates).view(-1, *[1] * (n - 1))
     total = size[0] * fine
     out = torch.empty(total, *coordinates.shape[2:], dtype=labels.dtype, device=labels.device)
-    # a GPU wants few, large kernels
-    rows = max(1, SLAB_VOXELS // max(1, out[0].numel())) if labels.device.type == "cpu" else total
-    for first in range(0, total, rows):
-        part = slice(first, first + rows)
+    for part in slabs(out.shape, labels.device):
         place = torch.lerp(
             coordinates.index_select(1, low[part]), coordinates.index_select(1, high[part]), weight[part]
         )
@@ -142,8 +138,8 @@ def _at_window(nodes: Tensor, axis: int, full: int, start: int, size: int, fine:
 
 
 def _window_taps(nodes: int, full: int, start: int, size: int, fine: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Lower node, upper node and weight for each sample of a window; sub-voxel samples may leave the corners a little."""
-    if fine == 1:
+    """Lower node, upper node and weight for each sample of a window; beyond the corners the border's cell goes on."""
+    if fine == 1 and start >= 0 and start + size <= full:
         low, high, weight = linear_taps(full, nodes)
         return low[start : start + size], high[start : start + size], weight[start : start + size]
     voxel = start + (torch.arange(size * fine, dtype=torch.float64) + 0.5) / fine - 0.5

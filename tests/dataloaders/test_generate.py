@@ -1,0 +1,407 @@
+"""scripts/generate.py from label maps to folders, through the command that users type."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+
+from dataloaders import generate as module
+from dataloaders.generate import (
+    GenerateOptions,
+    generate,
+    output_labels,
+    read_params,
+    read_record,
+    read_scheme,
+)
+from dataloaders.geometry import stitch
+from dataloaders.image_generator import ImageGenerator
+from dataloaders.label_maps import read_label_map_file
+from dataloaders.manifest import Manifest
+from dataloaders.png import read_png
+from models.gmm.labels import LabelScheme
+from tests.test_end_to_end import Done, call
+from tests.toy import phantom, prepared_folder, save_nifti
+
+SHAPE = (14, 16, 10)
+PSR = np.array(
+    [[0, 0, -1.5, 9], [-1.0, 0, 0, 5], [0, 2.0, 0, -4], [0, 0, 0, 1]]
+)  # axes: left-right is the last but one
+
+
+@pytest.fixture
+def maps(tmp_path: Path) -> Path:
+    for i, affine in enumerate((np.diag([1.0, 1.0, 2.0, 1.0]), PSR)):
+        label = phantom(i, SHAPE)[0].astype(np.uint8)
+        save_nifti(tmp_path / "maps" / f"m{i}.nii.gz", label, affine)
+    return tmp_path / "maps"
+
+
+def run(maps: Path, out: Path, *extra: object, code: int = 0) -> Done:
+    return call("scripts/generate.py", "--labels", maps, "--out", out, "--n", 4, *extra, code=code)
+
+
+def content(folder: Path) -> dict[str, bytes]:
+    """All files but the manifest, which names its folder."""
+    files = [
+        path for path in sorted(folder.rglob("*")) if path.is_file() and path.name not in (".lock", "manifest.json")
+    ]
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in files}
+
+
+def test_volumes(maps: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    assert "4 made, 0 kept, 0 missing; 4 whole" in run(maps, out, "--channels", 2, "--gamma_std", 0.3).stdout
+    samples = json.loads((out / "samples.json").read_text())["samples"]
+    assert [sample["number"] for sample in samples] == [0, 1, 2, 3]
+    assert {sample["map"]["file"] for sample in samples} == {"m0.nii.gz", "m1.nii.gz"}
+    for sample in samples:
+        source = nib.load(maps / sample["map"]["file"])
+        label = nib.load(out / sample["labels"][0])
+        assert sample["labels"] == [f"labels/{sample['case']}.nii.gz"]
+        assert sample["images"] == [f"images/{sample['case']}_{c:04d}.nii.gz" for c in range(2)]
+        assert sample["case"] == f"{sample['map']['file'][:2]}_s{sample['number']:05d}"
+        for name in sample["images"]:
+            image = nib.load(out / name)
+            assert image.shape == label.shape == source.shape
+            assert image.get_data_dtype() == np.float32
+            np.testing.assert_allclose(image.affine, source.affine, atol=1e-5)
+            np.testing.assert_allclose(label.affine, source.affine, atol=1e-5)
+            assert 0 <= image.get_fdata().min() < image.get_fdata().max() <= 1
+        assert set(np.unique(label.get_fdata())) <= set(range(5))
+    settings = json.loads((out / "settings.json").read_text())["settings"]
+    assert settings["gamma_std"] == 0.3
+    assert settings["bias_field_std"] == [0.7]  # of the preset
+    assert str(tmp_path) not in json.dumps([samples, settings])
+
+
+def test_a_sample_is_that_of_the_image_generator(maps: Path, tmp_path: Path) -> None:
+    run(maps, tmp_path / "out", "--seed", 7, "--size", 12, 12, 8)
+    generator = ImageGenerator(maps, preset="synthseg", seed=7, output_shape=[12, 12, 8])
+    for sample in json.loads((tmp_path / "out" / "samples.json").read_text())["samples"]:
+        expected = generator.sample(sample["number"])
+        found = nib.load(tmp_path / "out" / sample["images"][0])
+        np.testing.assert_array_equal(np.asarray(found.dataobj), expected.image)
+        np.testing.assert_allclose(found.affine, expected.affine, atol=1e-5)
+
+
+def test_the_second_call_writes_nothing_and_more_samples_are_added(maps: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    run(maps, out)
+    before = {path: path.stat().st_mtime_ns for path in out.rglob("*.*") if path.name not in ("samples.json", ".lock")}
+    assert "0 made, 4 kept" in run(maps, out).stdout
+    assert before == {path: path.stat().st_mtime_ns for path in before}
+    assert "2 made, 4 kept, 0 missing; 6 whole" in run(maps, out, "--n", 6).stdout
+
+
+def test_other_settings_are_refused_or_replace(maps: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    run(maps, out)
+    before = content(out)
+    error = run(maps, out, "--seed", 1, "--gamma_std", 0.1, code=2).stderr
+    assert "--seed: was 0, now 1" in error
+    assert "--gamma_std: was 0.5, now 0.1" in error
+    assert error.count("\n") == 1
+    assert content(out) == before
+    (out / "images" / "mine.txt").write_text("not ours")
+    assert "4 made, 0 kept" in run(maps, out, "--seed", 1, "--overwrite").stdout
+    run(maps, tmp_path / "fresh", "--seed", 1)
+    replaced = content(out)
+    assert replaced.pop("images/mine.txt") == b"not ours"
+    assert replaced == content(tmp_path / "fresh")
+
+
+def test_a_changed_map_is_noticed(maps: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    run(maps, out)
+    save_nifti(maps / "m0.nii.gz", phantom(5, SHAPE)[0].astype(np.uint8))
+    assert "was made of another m0.nii.gz" in run(maps, out, code=2).stderr
+    assert "0 missing; 4 whole" in run(maps, out, "--overwrite").stdout
+    run(maps, tmp_path / "fresh")
+    assert content(out) == content(tmp_path / "fresh")
+
+
+def test_a_foreign_folder_is_refused(maps: Path, tmp_path: Path) -> None:
+    (tmp_path / "out" / "images").mkdir(parents=True)
+    assert "was not written by this command" in run(maps, tmp_path / "out", code=2).stderr
+    assert "lies in --labels" in run(maps, maps / "out", code=2).stderr
+
+
+@pytest.mark.parametrize("mode", ["none", "axial"])
+@pytest.mark.parametrize("stop", [KeyboardInterrupt, OSError(28, "No space left on device")])
+def test_a_stopped_run_leaves_no_half_sample(
+    maps: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mode: str, stop: BaseException
+) -> None:
+    out = tmp_path / "out"
+    write, count = module._write_record, []
+
+    def failing(*arguments: object) -> None:
+        count.append(1)
+        if len(count) == 3:
+            raise stop
+        write(*arguments)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(module, "_write_record", failing)
+    done = run(maps, out, "--slices", mode, code=130 if stop is KeyboardInterrupt else 2)
+    assert done.stderr.startswith("interrupted" if stop is KeyboardInterrupt else "error: [Errno 28] No space")
+    samples = json.loads((out / "samples.json").read_text())["samples"]
+    assert [sample["number"] for sample in samples] == [0, 1]
+    listed = {file for sample in samples for file in [*sample["images"], *sample["labels"], sample["params"]]}
+    names = {"samples.json", "settings.json", ".lock"} | ({"manifest.json"} if mode != "none" else set())
+    assert {path.relative_to(out).as_posix() for path in out.rglob("*") if path.is_file()} == listed | names
+    monkeypatch.undo()
+    assert "2 made, 2 kept" in run(maps, out, "--slices", mode).stdout
+    run(maps, tmp_path / "fresh", "--slices", mode)
+    assert content(out) == content(tmp_path / "fresh")
+
+
+def test_a_killed_run_is_made_whole(maps: Path, tmp_path: Path) -> None:
+    """After kill -9 there may be files without a record, or a damaged record: both are made again."""
+    run(maps, tmp_path / "whole")
+    out = tmp_path / "out"
+    run(maps, out, "--shard", "0/2")
+    params = sorted((out / "params").iterdir())
+    params[0].unlink()
+    params[1].write_text('{"schema"')
+    assert "4 made" in run(maps, out).stdout
+    assert content(out) == content(tmp_path / "whole")
+
+
+@pytest.mark.parametrize("mode", ["none", "coronal"])
+def test_shards_and_workers_make_the_same(maps: Path, tmp_path: Path, mode: str) -> None:
+    run(maps, tmp_path / "whole", "--slices", mode)
+    for shard in ("1/2", "0/2"):
+        run(maps, tmp_path / "shards", "--slices", mode, "--shard", shard)
+    assert content(tmp_path / "shards") == content(tmp_path / "whole")
+    if mode == "none":
+        run(maps, tmp_path / "workers", "--num_workers", 2)
+        assert content(tmp_path / "workers") == content(tmp_path / "whole")
+    else:
+        whole, shards = (Manifest.load(tmp_path / name) for name in ("whole", "shards"))
+        assert (whole.spec, whole.cases) == (shards.spec, shards.cases)
+
+
+@pytest.mark.parametrize("form", ["json", "safetensors"])
+def test_parameters_make_the_image_again(maps: Path, tmp_path: Path, form: str) -> None:
+    run(maps, tmp_path / "out", "--save_params", form, "--preset", "fetal", "--motion_prob", 0)
+    generator = ImageGenerator(maps, scheme=LabelScheme.from_values(range(5)), seed=99)
+    for path in sorted((tmp_path / "out" / "params").glob(f"*.{form}")):
+        record = read_record(path)
+        again = generator.replay(read_label_map_file(maps / record["map"]["file"]), read_params(path))
+        found = nib.load(tmp_path / "out" / record["images"][0])
+        np.testing.assert_array_equal(np.asarray(found.dataobj), again.image)
+
+
+def test_bids_names(tmp_path: Path) -> None:
+    label = phantom(0, SHAPE)[0].astype(np.uint8)
+    save_nifti(tmp_path / "in/sub-01/ses-a/anat/sub-01_ses-a_space-T1w_desc-aseg_dseg.nii.gz", label)
+    save_nifti(tmp_path / "in/sub-02/anat/sub-02_dseg.nii.gz", label)
+    save_nifti(tmp_path / "in/sub-02/anat/sub-02_T1w.nii.gz", label)
+    out = tmp_path / "out"
+    run(tmp_path / "in", out)
+    assert json.loads((out / "dataset_description.json").read_text())["GeneratedBy"][0]["Name"] == "medsis"
+    assert json.loads((out / "dataset_description.json").read_text())["DatasetType"] == "derivative"
+    for sample in json.loads((out / "samples.json").read_text())["samples"]:
+        one = sample["map"]["file"].startswith("sub-01")
+        stem = "sub-01/ses-a/anat/sub-01_ses-a_space-T1w" if one else "sub-02/anat/sub-02"
+        stem = f"{stem}_desc-synth{sample['number']:05d}"
+        assert sample["images"] == [f"{stem}_image.nii.gz"]
+        assert sample["labels"] == [f"{stem}_dseg.nii.gz"]
+        assert (out / sample["images"][0]).is_file()
+    run(tmp_path / "in", tmp_path / "two", "--channels", 2)
+    assert len(list((tmp_path / "two").rglob("*_ch1image.nii.gz"))) == 4
+
+
+@pytest.mark.parametrize("axis", ["axial", "coronal", "sagittal"])
+def test_slices_are_a_results_folder(maps: Path, tmp_path: Path, axis: str) -> None:
+    """Their stacks are the volumes of the other mode, in the maps' own axes."""
+    outputs = np.array([0, 0, 7, 3, 7])
+    np.save(tmp_path / "labels.npy", np.arange(5))
+    np.save(tmp_path / "outputs.npy", outputs)
+    lists = ["--generation_labels", tmp_path / "labels.npy", "--output_labels", tmp_path / "outputs.npy"]
+    run(maps, tmp_path / "volumes", *lists, "--channels", 2)
+    out = tmp_path / "slices"
+    note = run(maps, out, *lists, "--channels", 2, "--slices", axis).stdout
+    assert "voxel sizes of the maps differ" in note
+    manifest = Manifest.load(out)
+    assert manifest.spec.axis == axis
+    assert [(label.id, label.source) for label in manifest.spec.labels] == [(0, (0,)), (1, (3,)), (2, (7,))]
+    assert len(manifest.cases) == 4
+    samples = json.loads((tmp_path / "volumes" / "samples.json").read_text())["samples"]
+    for case, sample in zip(manifest.cases, samples, strict=True):
+        assert case.id == sample["case"]
+        assert case.geometry is not None
+        volume = nib.load(tmp_path / "volumes" / sample["labels"][0])
+        expected = np.asarray(volume.dataobj)
+        planes = {item.index: read_png(out / item.label) for item in case.slices}
+        assert all(plane.any() and plane.shape == manifest.spec.size for plane in planes.values())
+        ids, affine = stitch(case.geometry, manifest.spec.axis, planes, 0, labels=True)  # type: ignore[arg-type]
+        np.testing.assert_array_equal(np.array([0, 3, 7])[ids], expected)
+        np.testing.assert_allclose(affine, volume.affine, atol=1e-5)
+        for c in range(2):
+            image = np.asarray(nib.load(tmp_path / "volumes" / sample["images"][c]).dataobj)
+            shown = {i.index: case.windows[c].decode(read_png(out / i.generated[c])) for i in case.slices}
+            stack, _ = stitch(case.geometry, manifest.spec.axis, shown, -1.0)  # type: ignore[arg-type]
+            kept = stack >= 0
+            assert kept[expected > 0].all()
+            assert np.abs(stack - image)[kept].max() <= 0.5 / 65535 + 1e-6
+        counts = {i: sum(item.histogram.get(i, 0) for item in case.slices) for i in (1, 2)}
+        assert counts == {1: (expected == 3).sum(), 2: (expected == 7).sum()}
+
+
+def test_slices_of_maps_of_different_shapes_share_a_size(tmp_path: Path) -> None:
+    for i, shape in enumerate(((10, 12, 8), (13, 11, 9))):
+        save_nifti(tmp_path / "maps" / f"m{i}.nii.gz", phantom(i, shape)[0].astype(np.uint8))
+    run(tmp_path / "maps", tmp_path / "out", "--slices", "axial", "--flipping", "False", code=2)  # no such form
+    run(tmp_path / "maps", tmp_path / "out", "--slices", "axial", "--no-flipping")
+    manifest = Manifest.load(tmp_path / "out")
+    assert manifest.spec.size == (12, 13)
+    for case in manifest.cases:
+        assert case.geometry is not None
+        planes = {item.index: read_png(tmp_path / "out" / item.label) for item in case.slices}
+        stack, _ = stitch(case.geometry, "axial", planes, 0, labels=True)
+        total = sum(item.histogram.get(i, 0) for item in case.slices for i in range(1, 5))
+        assert (stack > 0).sum() == total  # nothing was cut off
+
+
+@pytest.mark.parametrize("flat", [0, 1, 2])
+def test_two_dimensional_maps(tmp_path: Path, flat: int) -> None:
+    label = np.expand_dims(phantom(0, (16, 18, 9))[0].astype(np.uint8)[..., 5], flat)
+    save_nifti(tmp_path / "map.nii.gz", label, np.diag([2.0, 3.0, 4.0, 1.0]))
+    run(tmp_path / "map.nii.gz", tmp_path / "out", "--channels", 2)
+    for path in (tmp_path / "out").rglob("*.nii.gz"):
+        assert nib.load(path).shape == label.shape
+        np.testing.assert_allclose(nib.load(path).affine, np.diag([2.0, 3.0, 4.0, 1.0]))
+    axis = ("sagittal", "coronal", "axial")[flat]
+    run(tmp_path / "map.nii.gz", tmp_path / "slices", "--slices", axis)
+    manifest = Manifest.load(tmp_path / "slices")
+    assert [len(case.slices) for case in manifest.cases] == [1] * 4
+    wrong = ("coronal", "axial", "sagittal")[flat]
+    assert f"give --slices {axis}" in run(tmp_path / "map.nii.gz", tmp_path / "s", "--slices", wrong, code=2).stderr
+
+
+def test_a_bad_map_costs_its_own_samples_only(maps: Path, tmp_path: Path) -> None:
+    good = (maps / "m0.nii.gz").read_bytes()
+    (maps / "m0.nii.gz").write_bytes(good[:100])
+    done = run(maps, tmp_path / "out", code=1)
+    assert done.stderr.count("\n") == 1
+    assert "m0.nii.gz: damaged gzip file" in done.stderr
+    samples = json.loads((tmp_path / "out" / "samples.json").read_text())["samples"]
+    assert samples
+    assert {sample["map"]["file"] for sample in samples} == {"m1.nii.gz"}
+    assert f"{len(samples)} made, 0 kept, {4 - len(samples)} missing" in done.stdout
+    (maps / "m0.nii.gz").write_bytes(good)  # mended: only what is missing is made, as if nothing had been wrong
+    assert f"{4 - len(samples)} made, {len(samples)} kept" in run(maps, tmp_path / "out").stdout
+    run(maps, tmp_path / "fresh")
+    assert content(tmp_path / "out") == content(tmp_path / "fresh")
+
+
+def test_unknown_labels_are_one_line(maps: Path, tmp_path: Path) -> None:
+    np.save(tmp_path / "labels.npy", np.arange(4))
+    error = run(maps, tmp_path / "out", "--generation_labels", tmp_path / "labels.npy", code=2).stderr
+    assert error.startswith("error: ")
+    assert error.count("\n") == 1
+    assert "m0.nii.gz: label map has values that generation_labels does not list: 4 (" in error
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        ("--preset fitted", "give --priors FILE"),
+        ("--n 0", "--n 0: must be at least 1"),
+        ("--shard 2/2", "--shard 2/2: must be i/n"),
+        ("--shard x", "--shard x: must be i/n"),
+        ("--shard 0/9", "only --n 4 samples"),
+        ("--size 8 --output_shape 8", "are the same"),
+        ("--size 8 8", "output_shape has 2 values"),
+        ("--scheme freesurfer", "--scheme freesurfer: the maps hold 1"),
+        ("--scheme nonsense", "--scheme nonsense: must be"),
+        ("--neutral_labels 3", "need --generation_labels"),
+        ("--priors missing.json", "missing.json"),
+        ("--prior_means_file missing.npy", "missing.npy"),
+        ("--bias_prob 2", "--bias_prob 2.0: must be in [0, 1]"),
+        ("--labels missing", "missing: no such file or folder"),
+    ],
+)
+def test_user_errors_are_one_line(maps: Path, tmp_path: Path, flags: str, message: str) -> None:
+    error = run(maps, tmp_path / "out", *flags.split(), code=2).stderr
+    assert error.startswith("error: ")
+    assert message in error
+    assert error.count("\n") == 1
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_preset_sets_the_other_defaults(maps: Path, tmp_path: Path) -> None:
+    run(maps, tmp_path / "out", "--preset=lab2im", "--blur_range", 1.0, "--n", 1)
+    settings = json.loads((tmp_path / "out" / "settings.json").read_text())["settings"]
+    assert settings["scaling_bounds"] == [0.15]
+    assert settings["blur_range"] == 1.0
+
+
+def test_maps_from_a_list_and_priors_from_arrays(maps: Path, tmp_path: Path) -> None:
+    (tmp_path / "list.txt").write_text(f"{maps / 'm0.nii.gz'}\n{maps / 'm1.nii.gz'}\n")
+    means = np.array([[0, 50, 100, 150, 200], [0, 0, 0, 0, 0]])
+    np.save(tmp_path / "means.npy", means)
+    np.save(tmp_path / "stds.npy", np.zeros((2, 5)))
+    still = "--no-flipping --scaling_bounds 0 --rotation_bounds 0 --shearing_bounds 0 --nonlin_std 0 --blur 0"
+    still += " --bias_field_std 0 --gamma_std 0 --normalise window --resolution_mix 1 0 0 0 --background class"
+    given = ["--prior_means_file", tmp_path / "means.npy", "--prior_stds_file", tmp_path / "stds.npy"]
+    run(tmp_path / "list.txt", tmp_path / "out", *still.split(), *given, "--prior_distributions", "normal")
+    for sample in json.loads((tmp_path / "out" / "samples.json").read_text())["samples"]:
+        image, label = (
+            np.asarray(nib.load(tmp_path / "out" / name).dataobj) for name in (*sample["images"], *sample["labels"])
+        )
+        np.testing.assert_array_equal(label, nib.load(maps / sample["map"]["file"]).get_fdata())
+        np.testing.assert_allclose(image, means[0][label] / 255, atol=1e-6)
+
+
+def test_schemes(tmp_path: Path) -> None:
+    assert read_scheme("feta", ()).num_labels == 8
+    assert read_scheme("seeds", [10, 11, 20]).outputs == (0, 1, 1, 2)
+    assert read_scheme("freesurfer", [0, 2, 41]).partners == (0, 2, 1)
+    table = tmp_path / "table.json"
+    table.write_text(json.dumps(read_scheme("seeds", [10, 11, 20]).to_dict()))
+    assert read_scheme(str(table), ()) == read_scheme("seeds", [10, 11, 20])
+    table.write_text(json.dumps({"values": [0, 1, 2], "names": ["air", "left x", "right x"]}))
+    assert read_scheme(str(table), ()).partners == (0, 2, 1)
+    table.write_text(json.dumps({"values": [0, 1, 2], "n_neutral_labels": 1}))
+    assert read_scheme(str(table), ()).partners == (0, 2, 1)
+    for bad in ({"names": []}, {"values": [0], "colour": 3}, {"values": [0, 0]}, {"values": [0], "partners": [3]}):
+        table.write_text(json.dumps(bad))
+        with pytest.raises(ValueError, match=r"--scheme .*table\.json"):
+            read_scheme(str(table), ())
+    scheme = read_scheme(str(prepared_folder(tmp_path / "data")), ())
+    assert scheme.names == ("background", "csf", "grey_matter", "white_matter", "lesion")
+
+
+def test_names_of_the_output_labels() -> None:
+    seeds = output_labels(LabelScheme.seeds([10, 11, 20, 30, 31]))
+    assert [label.name for label in seeds] == ["background", "csf", "grey_matter", "white_matter"]
+    fused = LabelScheme.from_lists([0, 2, 41, 57, 258], output_labels=[0, 2, 2, 41, 0])
+    assert [label.name for label in output_labels(fused)][1] == "left_cerebral_white_matter"
+    with pytest.raises(ValueError, match="nothing but background"):
+        output_labels(LabelScheme.from_lists([0, 1], output_labels=[0, 0]))
+
+
+def test_from_python(maps: Path, tmp_path: Path) -> None:
+    report = generate(GenerateOptions(labels=maps, out=tmp_path / "out", n=1))
+    assert (report.made, report.kept, report.missing, report.total, report.faults) == (1, 0, 0, 1, [])
+
+
+def test_running_with_unsafe_map_names(tmp_path: Path) -> None:
+    save_nifti(tmp_path / "my maps" / "head (1)ä.nii.gz", phantom(0, SHAPE)[0].astype(np.uint8))
+    run(tmp_path / "my maps", tmp_path / "out", "--slices", "axial", "--n", 1)
+    assert [case.id for case in Manifest.load(tmp_path / "out").cases] == ["head__1___s00000"]
+
+
+def test_help_explains_every_option(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "200")
+    shown: Callable[[], Done] = lambda: call("scripts/generate.py", "--help")  # noqa: E731
+    text = shown().stdout
+    for flag in ("--labels", "--shard", "--neutral-labels", "--preset", "--nonlin-std"):
+        assert flag in text

@@ -1,0 +1,515 @@
+"""Two lines from label maps to images: sources, axes, affines, batches, seeds, files."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+import pytest
+import torch
+from nibabel.orientations import axcodes2ornt, inv_ornt_aff
+from numpy.typing import NDArray
+
+from config import GmmConfig
+from dataloaders.image_generator import ImageGenerator
+from models.gmm.labels import LabelScheme
+from tests.toy import phantom, save_nifti
+
+STILL = GmmConfig(blur=(0.0,))  # no deformation, no noise, no bias: nothing is random but the priors
+LEVELS = np.array([[0.0, 50.0, 100.0, 150.0, 200.0]] * 2)
+EXACT: dict[str, Any] = {
+    "options": STILL,
+    "prior_means": LEVELS,
+    "prior_stds": [0.0, 0.0],
+    "scheme": LabelScheme.from_lists(range(5)),
+}
+
+
+def labels_of(image: NDArray) -> NDArray:
+    """The labels that an image of `LEVELS` shows."""
+    return np.rint(image * 255 / 50).astype(int)
+
+
+def head(seed: int = 0, shape: tuple[int, int, int] = (24, 28, 20)) -> NDArray[np.int32]:
+    return phantom(seed, shape)[0]
+
+
+def lia(shape: tuple[int, ...], mm: tuple[float, float, float] = (1.0, 1.0, 1.0)) -> NDArray[np.float64]:
+    """Affine with axes left, inferior, anterior, and an origin away from 0."""
+    ras = np.diag([mm[0], mm[2], mm[1], 1.0])
+    ras[:3, 3] = (-12, 7, -31)
+    return ras @ np.linalg.inv(inv_ornt_aff(axcodes2ornt(("L", "I", "A")), shape))
+
+
+@pytest.fixture
+def lia_file(tmp_path: Path) -> Path:
+    path = save_nifti(tmp_path / "head.nii.gz", head().astype(np.int16), lia((24, 28, 20)))
+    assert nib.aff2axcodes(nib.load(path).affine) == ("L", "I", "A")
+    return path
+
+
+# Axes and affine
+
+
+def test_nothing_random_gives_the_input_back_voxel_for_voxel(lia_file: Path) -> None:
+    sample = ImageGenerator(lia_file, **EXACT).generate_image()
+    assert sample.image.shape == sample.labels.shape == (24, 28, 20)
+    assert sample.image.dtype == np.float32
+    assert sample.labels.dtype == np.int32
+    assert np.array_equal(sample.labels, head())
+    assert np.array_equal(labels_of(sample.image), head())
+    assert np.allclose(sample.affine, nib.load(lia_file).affine)
+
+
+@pytest.mark.parametrize("size", [(10,), (12, 9, 15), (40, 9, 15)])
+def test_crops_keep_their_place_in_the_world(lia_file: Path, size: tuple[int, ...]) -> None:
+    """output_shape is in RAS axes: the file's axes are L, I, A, so they are x, z, y."""
+    source = nib.load(lia_file)
+    for seed in range(6):
+        generator = ImageGenerator(lia_file, **{**EXACT, "options": replace(STILL, output_shape=size)}, seed=seed)
+        image, labels = (sample := generator.generate_image())
+        ras = size * 3 if len(size) == 1 else size
+        assert image.shape == labels.shape == (ras[0], ras[2], ras[1])
+        assert np.array_equal(labels_of(image), labels)
+        to_source = np.linalg.inv(source.affine) @ sample.affine
+        assert np.allclose(to_source, np.rint(to_source))
+        assert np.allclose(to_source[:3, :3], np.eye(3))
+        first = np.rint(to_source[:3, 3]).astype(int)
+        padded = np.pad(head(), 50)  # background beyond the map
+        window = tuple(slice(50 + f, 50 + f + n) for f, n in zip(first, labels.shape, strict=True))
+        assert np.array_equal(labels, padded[window])
+
+
+def test_marked_voxel_after_a_crop(tmp_path: Path) -> None:
+    data = np.zeros((20, 22, 18), np.int16)
+    data[7, 12, 9] = 4
+    data[0, 0, :4] = 1, 2, 3, 4
+    path = save_nifti(tmp_path / "mark.nii.gz", data, lia((20, 22, 18), (0.8, 1.5, 1.1)))
+    world = nib.load(path).affine @ [7, 12, 9, 1]
+    found = 0
+    for seed in range(10):
+        sample = ImageGenerator(
+            path, **{**EXACT, "options": replace(STILL, output_shape=(14,))}, seed=seed
+        ).generate_image()
+        for place in np.argwhere(sample.labels == 4):
+            where = sample.affine @ [*place, 1]
+            found += bool(np.allclose(where, world, atol=1e-5))
+    assert found >= 3
+
+
+@pytest.mark.parametrize("target", [2.0, 1.5, 0.5])
+def test_target_resolution_keeps_the_place_to_half_a_voxel(tmp_path: Path, target: float) -> None:
+    data = np.zeros((24, 32, 20), np.int16)
+    data[6:14, 8:20, 4:12] = 1
+    path = save_nifti(tmp_path / "box.nii.gz", data, lia((24, 32, 20)))
+    levels = np.array([[0.0, 200.0]] * 2)
+    options = replace(STILL, target_res=(target,))
+    sample = ImageGenerator(path, options=options, prior_means=levels, prior_stds=[0.0, 0.0], spacing=None).sample(0)
+    assert sample.image.shape == tuple(int(n / target) for n in (24, 32, 20))
+    assert nib.affines.voxel_sizes(sample.affine) == pytest.approx((target,) * 3, rel=0.05)
+    world = (nib.load(path).affine @ [9.5, 13.5, 7.5, 1])[:3]
+    for weights, tolerance in ((sample.image.astype(float), 0.05), ((sample.labels == 1).astype(float), target / 2)):
+        places = np.stack(np.meshgrid(*(np.arange(n) for n in weights.shape), indexing="ij"), -1).reshape(-1, 3)
+        centre = (places * weights.reshape(-1, 1)).sum(0) / weights.sum()
+        assert np.abs((sample.affine @ [*centre, 1])[:3] - world).max() < tolerance + 0.02
+    corner = [-0.5] * 3
+    field = [n - 0.5 for n in sample.labels.shape]
+    ends = [(24 - 0.5, 32 - 0.5, 20 - 0.5), corner]
+    source_ends = [(nib.load(path).affine @ [*end, 1])[:3] for end in ends]
+    found_ends = [(sample.affine @ [*end, 1])[:3] for end in (field, corner)]
+    assert np.allclose(found_ends, source_ends, atol=target)  # the same field of view
+
+
+def test_left_is_left_in_any_axes(tmp_path: Path) -> None:
+    """One head stored in two orientations gives the same world image."""
+    data = head()
+    ras = nib.Nifti1Image(data.astype(np.int16), np.diag([1.0, 1.0, 1.0, 1.0]))
+    lps = ras.as_reoriented(nib.orientations.ornt_transform(axcodes2ornt("RAS"), axcodes2ornt("PIL")))
+    for name, image in (("a", ras), ("b", lps)):
+        image.to_filename(tmp_path / f"{name}.nii.gz")
+    one, two = (ImageGenerator(tmp_path / f"{name}.nii.gz", preset="synthseg", seed=3).sample(1) for name in "ab")
+    assert nib.aff2axcodes(two.affine) == ("P", "I", "L")
+    back = nib.as_closest_canonical(nib.Nifti1Image(two.image, two.affine))
+    assert np.array_equal(back.get_fdata(dtype=np.float32), one.image)
+    assert np.allclose(back.affine, one.affine)
+
+
+# Sources
+
+
+def test_sources_of_all_kinds(tmp_path: Path, lia_file: Path) -> None:
+    listing = tmp_path / "list.txt"
+    listing.write_text(f"{lia_file}\n")
+    array = head()
+    sources: list[Any] = [
+        lia_file,
+        str(lia_file),
+        tmp_path,
+        listing,
+        [lia_file],
+        array,
+        torch.from_numpy(array),
+        [array],
+    ]
+    for source in sources:
+        image, labels = ImageGenerator(source, **EXACT).generate_image()
+        assert np.array_equal(labels, array)
+        assert np.array_equal(labels_of(image), array)
+
+
+def test_default_is_lab2im_in_two_lines(lia_file: Path) -> None:
+    generator = ImageGenerator(lia_file)
+    assert generator.options.preset == "lab2im"
+    image, labels = generator.generate_image()
+    assert image.shape == labels.shape == (24, 28, 20)
+    assert 0 <= image.min() < image.max() <= 1
+    assert set(np.unique(labels)) <= set(range(5))
+    brain, _ = ImageGenerator(lia_file, preset="synthseg").generate_brain()
+    assert brain.shape == (24, 28, 20)
+
+
+def test_maps_of_any_shape_spacing_and_orientation_in_one_folder(tmp_path: Path) -> None:
+    save_nifti(tmp_path / "a.nii.gz", head(0).astype(np.int16), np.diag([1.0, 1.0, 1.0, 1.0]))
+    save_nifti(tmp_path / "b.nii.gz", head(1, (30, 20, 22)).astype(np.uint8), lia((30, 20, 22), (1.0, 2.0, 1.5)))
+    save_nifti(tmp_path / "c.nii.gz", head(2, (18, 26, 34)).astype(np.float32), lia((18, 26, 34), (0.7, 0.7, 3.0)))
+    generator = ImageGenerator(tmp_path, **EXACT, seed=0)
+    seen = {}
+    for number in range(20):
+        sample = generator.sample(number)
+        source = nib.load(sample.source.path)
+        assert sample.image.shape == source.shape
+        assert np.allclose(sample.affine, source.affine, atol=1e-5)
+        assert np.array_equal(sample.labels, source.get_fdata())
+        seen[sample.source.name] = sample.params.spacing
+    assert set(seen) == {"a", "b", "c"}
+    assert seen["b"] == pytest.approx((1.0, 1.5, 2.0))
+    same = ImageGenerator(tmp_path, preset="synthseg", output_shape=16, target_res=2, batchsize=3).generate_image()
+    assert same.image.shape == same.labels.shape == (3, 16, 16, 16)
+
+
+def test_subjects_prob(tmp_path: Path) -> None:
+    maps = [head(i) for i in range(3)]
+    generator = ImageGenerator(maps, **EXACT, subjects_prob=[1, 0, 3], seed=1)
+    names = [generator.params(number)[0].name for number in range(200)]
+    assert set(names) == {"map0", "map2"}
+    assert names.count("map2") / 200 == pytest.approx(0.75, abs=0.12)
+    for wrong in ([1, 1], [1, -1, 1], [0, 0, 0]):
+        with pytest.raises(ValueError, match=f"subjects_prob has {len(wrong)} values for 3 label maps"):
+            ImageGenerator(maps, **EXACT, subjects_prob=wrong)
+
+
+def test_unknown_labels_name_values_and_file(lia_file: Path) -> None:
+    generator = ImageGenerator(lia_file, generation_labels=[0, 1, 2, 3])
+    with pytest.raises(ValueError, match=r"head\.nii\.gz: label map has values.*4 \([0-9,]+ voxels\)"):
+        generator.generate_image()
+
+
+@pytest.mark.parametrize("axis", [0, 1, 2])
+def test_slice_files_are_two_dimensional(tmp_path: Path, axis: int) -> None:
+    data = np.take(head(), [12], axis)
+    affine = lia(data.shape, (1.0, 1.5, 2.0))
+    path = save_nifti(tmp_path / "slice.nii.gz", data.astype(np.int16), affine)
+    image, labels = (sample := ImageGenerator(path, **EXACT).generate_image())
+    assert image.shape == labels.shape == data.squeeze(axis).shape
+    assert np.array_equal(labels, data.squeeze(axis))
+    assert np.array_equal(labels_of(image), data.squeeze(axis))
+    assert len(sample.params.shape) == 2
+    assert np.allclose(sample.affine, nib.load(path).affine)
+    assert ImageGenerator(path, preset="synthseg", n_channels=2).generate_image().image.shape == (*labels.shape, 2)
+
+
+def test_two_dimensional_arrays() -> None:
+    plane = head()[:, :, 10]
+    image, labels = ImageGenerator(plane, **EXACT).generate_image()
+    assert np.array_equal(labels, plane)
+    assert np.array_equal(labels_of(image), plane)
+    image, _ = ImageGenerator(plane, preset="synthseg", output_shape=16).generate_image()
+    assert image.shape == (16, 16)
+
+
+# Label lists and priors
+
+
+def test_lists_of_labels_classes_and_outputs(tmp_path: Path) -> None:
+    for name, values in (("labels", [0, 2, 1, 3, 4]), ("classes", [0, 1, 1, 2, 3]), ("outputs", [0, 20, 0, 30, 30])):
+        np.save(tmp_path / f"{name}.npy", np.array(values))
+    generator = ImageGenerator(
+        head(),
+        tmp_path / "labels.npy",
+        str(tmp_path / "outputs.npy"),
+        generation_classes=tmp_path / "classes.npy",
+        options=STILL,
+        prior_means=np.array([[0, 60, 120, 240.0]] * 2),
+        prior_stds=[0, 0],
+    )
+    assert generator.scheme.values == (0, 2, 1, 3, 4)
+    image, labels = generator.generate_image()
+    assert np.array_equal(labels, np.array([0, 0, 20, 30, 30])[head()])
+    assert np.allclose(image * 255, np.array([0, 60, 60, 120, 240])[head()], atol=1e-3)
+
+
+def test_priors_in_their_forms(tmp_path: Path) -> None:
+    for means, low, high in ((10, 115, 135), ([40, 60], 40, 60), (None, 25, 225)):
+        generator = ImageGenerator(head(), prior_means=means, prior_stds=5, seed=0)
+        drawn = torch.stack([generator.params(i)[1].means for i in range(60)])
+        assert low <= float(drawn.min()) <= float(drawn.max()) <= high
+        assert float(drawn.max() - drawn.min()) > 0.9 * (high - low)
+    np.save(tmp_path / "means.npy", LEVELS)
+    assert ImageGenerator(head(), prior_means=tmp_path / "means.npy").params(0)[1].means.tolist() == [
+        LEVELS[0].tolist()
+    ]
+
+
+def test_normal_priors_of_none_do_not_collapse() -> None:
+    generator = ImageGenerator(head(), prior_distributions="normal", seed=0)
+    drawn = torch.stack([generator.params(i)[1].means for i in range(100)])
+    assert float((drawn == 0).float().mean()) < 0.1
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"generation_classes": [0, 1]}, "generation_classes need generation_labels"),
+        ({"prior_means": np.zeros((2, 3))}, "prior_means: expected 5 columns"),
+        ({"prior_stds": np.zeros((2, 3))}, "prior_stds: expected 5 columns"),
+        ({"prior_means": "absent.npy"}, r"absent\.npy: must be an existing \.npy file"),
+        ({"prior_means": 1, "priors": "x.json"}, "priors and prior_means or prior_stds cannot both be given"),
+        ({"options": STILL, "scaling_bounds": 0.1}, "options and scaling_bounds cannot both be given"),
+        ({"prior_distributions": "uniform", "options": STILL}, "prior_distributions"),
+        ({"scaling_bound": 0.1}, "scaling_bound: no option"),
+        ({"preset": "freesurfer"}, "preset 'freesurfer'"),
+        ({"n_channels": 0}, "n_channels"),
+        ({"batchsize": 0}, "batchsize"),
+        ({"rotation_bounds": [1, 2, 3, 4]}, "rotation_bounds"),
+        ({"scaling_bounds": [1, 2, 3]}, "scaling_bounds"),
+        ({"output_shape": [20, 20]}, "output_shape has 2 values"),
+        ({"generation_labels": [0, 1, 2, 3, 4], "n_neutral_labels": 2}, "n_neutral_labels"),
+    ],
+)
+def test_what_does_not_fit_is_named(given: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        ImageGenerator(head(), **given).generate_image()
+
+
+# Channels and batches
+
+
+def test_channels_are_the_last_axis(lia_file: Path) -> None:
+    levels = np.concatenate([LEVELS, LEVELS[:, ::-1]])
+    generator = ImageGenerator(
+        lia_file,
+        n_channels=2,
+        options=replace(STILL, specific_channels=True),
+        prior_means=levels,
+        prior_stds=np.zeros((4, 5)),
+    )
+    image, labels = generator.generate_image()
+    assert image.shape == (24, 28, 20, 2)
+    assert np.array_equal(labels_of(image[..., 0]), head())
+    assert np.array_equal(labels_of(image[..., 1]), 4 - head())
+    assert labels.shape == (24, 28, 20)
+    batch = ImageGenerator(lia_file, n_channels=2, batchsize=2).generate_image()
+    assert batch.image.shape == (2, 24, 28, 20, 2)
+
+
+def test_batches_are_stacks_of_the_sequence() -> None:
+    generator = ImageGenerator(head(), batchsize=2, seed=4)
+    for first in (0, 2):
+        images, labels = generator.generate_image()
+        assert images.shape == labels.shape == (2, 24, 28, 20)
+        for i in range(2):
+            image, label = ImageGenerator(head(), seed=4).sample(first + i)
+            assert np.array_equal(images[i], image)
+            assert np.array_equal(labels[i], label)
+
+
+def test_batches_of_different_shapes_are_refused() -> None:
+    generator = ImageGenerator([head(), head(1, (20, 20, 20))], batchsize=8, seed=0)
+    with pytest.raises(ValueError, match=r"a batch of shapes \(20, 20, 20\) and \(24, 28, 20\): give output_shape"):
+        generator.generate_image()
+    cropped = ImageGenerator([head(), head(1, (20, 20, 20))], batchsize=8, output_shape=16, seed=0)
+    assert cropped.generate_image().image.shape == (8, 16, 16, 16)
+
+
+# Seeds
+
+
+def test_seed_makes_the_sequence_and_order_plays_no_part() -> None:
+    one, two = (ImageGenerator(head(), preset="synthseg", seed=11) for _ in range(2))
+    forwards = [one.sample(k) for k in range(4)]
+    backwards = [two.sample(k) for k in reversed(range(4))][::-1]
+    drawn = [two.generate_image() for _ in range(4)]
+    for a, b, c in zip(forwards, backwards, drawn, strict=True):
+        assert np.array_equal(a.image, b.image)
+        assert np.array_equal(a.labels, b.labels)
+        assert np.array_equal(a.image, c.image)
+        assert a.number == c.number
+    assert len({sample.params.seed for sample in forwards}) == 4
+    other = ImageGenerator(head(), preset="synthseg", seed=12).sample(0)
+    assert not np.array_equal(other.image, forwards[0].image)
+    free = ImageGenerator(head())
+    assert free.seed != ImageGenerator(head()).seed
+    assert np.array_equal(free.sample(2).image, ImageGenerator(head(), seed=free.seed).sample(2).image)
+
+
+def test_global_random_states_are_left_alone() -> None:
+    torch.manual_seed(1)
+    before = torch.get_rng_state()
+    ImageGenerator(head(), preset="synthseg").generate_image()
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_fixed_parameters_and_replay() -> None:
+    generator = ImageGenerator(head(), preset="synthseg", seed=5)
+    means = torch.full((1, 5), 90.0)
+    sample = generator.sample(3, {"means": means})
+    assert torch.equal(sample.params.means, means)
+    assert sample.params.seed == generator.sample(3).params.seed
+    again = generator.replay(sample.source, sample.params, 3)
+    assert np.array_equal(again.image, sample.image)
+    image, labels = generator.tensors(3)
+    assert np.array_equal(image[0].numpy(), generator.sample(3).image)
+    assert np.array_equal(labels.numpy(), generator.sample(3).labels)
+    with pytest.raises(ValueError, match="zoom: no parameter"):
+        generator.sample(0, {"zoom": 2})
+
+
+def test_flips_keep_sides_in_the_world(tmp_path: Path) -> None:
+    data = np.zeros((30, 20, 16), np.int16)
+    data[3:13, 5:15, 4:12] = 3  # FreeSurfer: left cortex 3, right cortex 42, brain stem 16
+    data[17:27, 5:15, 4:12] = 42
+    data[13:17, 5:15, 4:12] = 16
+    ras = nib.Nifti1Image(data, np.eye(4))
+    ras.as_reoriented(nib.orientations.ornt_transform(axcodes2ornt("RAS"), axcodes2ornt("LIA"))).to_filename(
+        tmp_path / "head.nii.gz"
+    )
+    generator = ImageGenerator(tmp_path / "head.nii.gz", preset="synthseg", seed=0)
+    assert generator.scheme.partners is not None
+    flips = set()
+    for number in range(14):
+        sample = generator.sample(number)
+        flips.add(sample.params.flip)
+        x = {value: (sample.affine @ [*np.argwhere(sample.labels == value).mean(0), 1])[0] for value in (3, 42)}
+        assert x[3] < x[42] - 5
+    assert flips == {True, False}
+
+
+# Files
+
+
+def loaded(path: Path) -> nib.Nifti1Image:
+    image = nib.load(path)
+    assert isinstance(image, nib.Nifti1Image)
+    return image
+
+
+def test_save_round_trip(lia_file: Path, tmp_path: Path) -> None:
+    sample = ImageGenerator(lia_file, preset="synthseg", output_shape=(12, 14, 10), seed=2).generate_image()
+    sample.save(tmp_path / "image.nii.gz", tmp_path / "labels.nii.gz")
+    image, labels = loaded(tmp_path / "image.nii.gz"), loaded(tmp_path / "labels.nii.gz")
+    assert np.array_equal(image.get_fdata(dtype=np.float32), sample.image)
+    assert np.array_equal(np.asarray(labels.dataobj), sample.labels)
+    assert labels.get_data_dtype() == np.int32
+    for written in (image, labels):
+        assert np.allclose(written.affine, sample.affine, atol=1e-5)
+        assert nib.aff2axcodes(written.affine) == ("L", "I", "A")
+
+
+@pytest.mark.parametrize("axis", [0, 1, 2])
+def test_saved_slices_stand_where_their_source_did(axis: int, tmp_path: Path) -> None:
+    data = np.take(head(), [10], axis)
+    path = save_nifti(tmp_path / "slice.nii.gz", data.astype(np.int16), lia(data.shape, (1.0, 1.5, 2.0)))
+    ImageGenerator(path, **EXACT).generate_image().save(tmp_path / "image.nii.gz", tmp_path / "labels.nii.gz")
+    labels = loaded(tmp_path / "labels.nii.gz")
+    source = loaded(path)
+    assert labels.shape == source.shape
+    assert np.array_equal(np.asarray(labels.dataobj), data)
+    assert np.allclose(labels.affine, source.affine, atol=1e-5)
+
+
+def test_saved_channels_and_flat_arrays(tmp_path: Path) -> None:
+    paths = tmp_path / "image.nii.gz", tmp_path / "labels.nii.gz"
+    sample = ImageGenerator(head(), n_channels=2, seed=0).generate_image()
+    sample.save(*paths)
+    assert np.array_equal(loaded(paths[0]).get_fdata(dtype=np.float32), sample.image)
+    flat = ImageGenerator(head()[:, :, 10], seed=0).generate_image()
+    flat.save(*paths)
+    assert loaded(paths[0]).shape == (24, 28, 1)
+    assert np.array_equal(loaded(paths[0]).get_fdata(dtype=np.float32)[..., 0], flat.image)
+    both = ImageGenerator(head()[:, :, 10], n_channels=2, seed=0).generate_image()
+    both.save(*paths)
+    # space in the first three axes, channels in the fourth
+    assert loaded(paths[0]).shape == (24, 28, 1, 2)
+    assert loaded(paths[1]).shape == (24, 28, 1)
+
+
+# Real label maps
+
+
+REAL = [
+    "labelmaps/lab2im/brain_label_map.nii.gz",
+    *(f"labelmaps/synthseg/training_seg_0{i}.nii.gz" for i in (1, 2, 3, 4)),
+    "fetal/sub-sta21/anat/sub-sta21_rec-irtk_T2w_dseg.nii.gz",
+    "fetal/sub-sta30/anat/sub-sta30_rec-irtk_T2w_dseg.nii.gz",
+]
+
+
+def test_every_real_label_map_is_tried(shared_data: Path) -> None:
+    there = {str(p.relative_to(shared_data)) for p in (shared_data / "labelmaps").rglob("*.nii.gz")}
+    there |= {str(p.relative_to(shared_data)) for p in (shared_data / "fetal").rglob("*_dseg.nii.gz")}
+    assert there == set(REAL)
+
+
+@pytest.mark.parametrize("name", REAL)
+def test_real_label_maps(shared_data: Path, name: str) -> None:
+    preset = "fetal" if name.startswith("fetal") else "synthseg"
+    generator = ImageGenerator(shared_data / name, preset=preset, output_shape=48, motion_prob=0, seed=1)
+    assert generator.scheme.background is not None
+    source = loaded(shared_data / name)
+    for number in range(2):
+        sample = generator.sample(number)
+        assert sample.image.shape == sample.labels.shape == (48, 48, 48)
+        assert np.isfinite(sample.image).all()
+        assert sample.image.std() > 0.01
+        assert set(np.unique(sample.labels)) <= set(generator.scheme.outputs)
+        assert nib.aff2axcodes(sample.affine) == nib.aff2axcodes(source.affine)
+        assert nib.affines.voxel_sizes(sample.affine) == pytest.approx(nib.affines.voxel_sizes(source.affine))
+    if preset == "synthseg":
+        assert generator.scheme.partners is not None  # FreeSurfer's sides are known
+
+
+def test_real_label_map_back_voxel_for_voxel(shared_data: Path) -> None:
+    """The lab2im sample with its own lists, nothing random: output labels in the file's own axes."""
+    folder = shared_data / "labelmaps" / "lab2im"
+    generator = ImageGenerator(
+        folder / "brain_label_map.nii.gz",
+        folder / "generation_labels.npy",
+        folder / "segmentation_labels.npy",
+        generation_classes=folder / "generation_classes.npy",
+        options=replace(STILL, prior_distributions="normal"),
+        prior_means=folder / "prior_means.npy",
+        prior_stds=folder / "prior_stds.npy",
+    )
+    sample = generator.sample(0)
+    source = loaded(folder / "brain_label_map.nii.gz")
+    values, outputs = (np.load(folder / f"{part}_labels.npy") for part in ("generation", "segmentation"))
+    table = np.zeros(values.max() + 1, int)
+    table[values] = outputs
+    assert np.array_equal(sample.labels, table[np.asarray(source.dataobj).astype(int)])
+    assert np.allclose(sample.affine, source.affine, atol=1e-4)
+
+
+def test_real_maps_of_different_shape_make_one_batch(shared_data: Path) -> None:
+    batch = ImageGenerator(
+        [shared_data / name for name in REAL[1:4]], preset="synthseg", output_shape=32, target_res=2, batchsize=3
+    ).generate_image()
+    assert batch.image.shape == (3, 32, 32, 32)
+
+
+def test_scheme_as_an_argument() -> None:
+    scheme = LabelScheme.from_lists(range(5), output_labels=[0, 0, 1, 1, 2], n_neutral_labels=5)
+    _, labels = ImageGenerator(head(), **{**EXACT, "scheme": scheme}).generate_image()
+    assert np.array_equal(labels, np.array([0, 0, 1, 1, 2])[head()])

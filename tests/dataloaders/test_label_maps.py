@@ -1,0 +1,194 @@
+"""Label maps from files, folders, lists and arrays; axes and affine there and back."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+import torch
+from nibabel.orientations import axcodes2ornt, inv_ornt_aff
+from numpy.typing import NDArray
+
+from dataloaders.label_maps import LabelMaps, index_of, read_label_map_file
+from models.gmm.labels import LabelScheme
+from tests.toy import save_nifti
+
+
+def volume(seed: int = 0, shape: tuple[int, ...] = (9, 7, 5)) -> NDArray[np.int16]:
+    return np.random.default_rng(seed).integers(0, 6, shape).astype(np.int16)
+
+
+def oriented(codes: str, shape: tuple[int, int, int], mm: tuple[float, ...] = (1.0, 1.0, 1.0)) -> NDArray[np.float64]:
+    """Affine of a file of that shape whose axes have these codes; its RAS corner is at (-10, 20, 30) mm."""
+    ornt = axcodes2ornt(tuple(codes))
+    ras = np.diag([0.0, 0, 0, 1])
+    for axis, (to, _) in enumerate(ornt):
+        ras[int(to), int(to)] = mm[axis]
+    ras[:3, 3] = (-10, 20, 30)
+    # inv_ornt_aff: from the reoriented voxel to the stored one
+    return ras @ np.linalg.inv(inv_ornt_aff(ornt, shape))
+
+
+def test_toy_affine_has_the_axes_it_says() -> None:
+    affine = oriented("LIA", (9, 7, 5), (1.0, 2.0, 3.0))
+    assert nib.aff2axcodes(affine) == ("L", "I", "A")
+    corners = [affine @ [i, j, k, 1] for i in (0, 8) for j in (0, 6) for k in (0, 4)]
+    assert np.min(corners, 0)[:3] == pytest.approx([-10, 20, 30])
+
+
+@pytest.mark.parametrize("codes", ["RAS", "LIA", "PSR", "LPS", "SAR"])
+def test_file_in_ras_axes(codes: str, tmp_path: Path) -> None:
+    data = volume()
+    path = save_nifti(tmp_path / "map.nii.gz", data, oriented(codes, data.shape, (1.0, 2.0, 3.0)))
+    label_map = read_label_map_file(path)
+    assert label_map.name == "map"
+    assert label_map.values.dtype == torch.int32
+    assert nib.aff2axcodes(label_map.affine) == ("R", "A", "S")
+    source = nib.load(path).affine
+    for voxel in np.ndindex(data.shape):  # every voxel keeps its place in the world
+        there = np.linalg.inv(label_map.affine) @ source @ [*voxel, 1]
+        assert np.allclose(there, np.rint(there))
+        assert label_map.values[tuple(np.rint(there[:3]).astype(int))] == data[voxel]
+    world = np.array(nib.affines.voxel_sizes(label_map.affine))
+    assert label_map.spacing == pytest.approx(tuple(world))
+
+
+@pytest.mark.parametrize("codes", ["RAS", "LIA", "PSR", "SAR"])
+@pytest.mark.parametrize(
+    ("start", "size", "factor"), [((0, 0, 0), None, 1), ((2, 1, 1), (4, 3, 2), 1), ((-2, 0, 1), (6, 4, 3), 2)]
+)
+def test_window_back_in_the_files_axes(
+    codes: str, start: tuple, size: tuple | None, factor: int, tmp_path: Path
+) -> None:
+    """Every voxel centre of the window has the world position that it has in the RAS map."""
+    data = volume()
+    path = save_nifti(tmp_path / "map.nii.gz", data, oriented(codes, data.shape, (1.0, 2.0, 3.0)))
+    label_map = read_label_map_file(path)
+    out = tuple(label_map.values.shape) if size is None else size
+    marks = np.arange(np.prod(out)).reshape(out)
+    (found, two), affine = label_map.to_source_axes([marks, np.stack([marks, -marks], -1)], start, (factor,) * 3)
+    assert nib.aff2axcodes(affine) == tuple(codes)
+    assert np.array_equal(two[..., 1], -found)
+    for voxel in np.ndindex(found.shape):
+        mine = np.array(np.unravel_index(found[voxel], out))
+        ras = np.array(start) + (mine + 0.5) * factor - 0.5
+        assert np.allclose(affine @ [*voxel, 1], label_map.affine @ [*ras, 1])
+    if size is None:
+        assert np.allclose(affine, nib.load(path).affine)
+
+
+def test_oblique_affine_comes_back(tmp_path: Path) -> None:
+    turn = nib.eulerangles.euler2mat(0.2, -0.3, 0.15) @ np.diag([1.0, 1.2, 2.0])
+    data = volume()
+    affine = nib.affines.from_matvec(turn @ np.diag([-1, 1, 1])[:, [2, 0, 1]], (3, 4, 5))
+    path = save_nifti(tmp_path / "map.nii.gz", data, affine)
+    label_map = read_label_map_file(path)
+    (found,), back = label_map.to_source_axes([label_map.values.numpy()], (0, 0, 0), (1, 1, 1))
+    assert np.array_equal(found, data)
+    assert np.allclose(back, nib.load(path).affine)
+
+
+@pytest.mark.parametrize("axis", [0, 1, 2])
+def test_slices_are_two_dimensional(axis: int, tmp_path: Path) -> None:
+    shape = [8, 7, 6]
+    shape[axis] = 1
+    data = volume(shape=tuple(shape))
+    path = save_nifti(tmp_path / "slice.nii.gz", data, np.diag([1.0, 2.0, 3.0, 1.0]))
+    label_map = read_label_map_file(path)
+    assert np.array_equal(label_map.values.numpy(), data.squeeze(axis))
+    assert label_map.spacing == tuple(mm for a, mm in enumerate((1.0, 2.0, 3.0)) if a != axis)
+    (found,), affine = label_map.to_source_axes([label_map.values.numpy()], (0, 0), (1, 1))
+    assert np.array_equal(found, data)
+    assert np.allclose(affine, np.diag([1.0, 2.0, 3.0, 1.0]))
+
+
+def test_sources(tmp_path: Path) -> None:
+    first = save_nifti(tmp_path / "maps" / "b.nii.gz", volume(1))
+    second = save_nifti(tmp_path / "maps" / "deep" / "a.nii", volume(2, (4, 5, 6)))
+    nib.MGHImage(volume(3).astype(np.int32), np.eye(4)).to_filename(tmp_path / "maps" / "c.mgz")
+    save_nifti(tmp_path / "maps" / ".hidden.nii.gz", volume(4))
+    (tmp_path / "maps" / "notes.json").write_text("{}")
+    one = LabelMaps(first)
+    assert (len(one), one.name(0)) == (1, "b")
+    assert np.array_equal(LabelMaps(str(first))[0].values.numpy(), volume(1))
+    folder = LabelMaps(tmp_path / "maps")
+    assert [folder.name(i) for i in range(len(folder))] == ["b", "c", "a"]
+    assert np.array_equal(folder[1].values.numpy(), volume(3))
+    listing = tmp_path / "list.txt"
+    listing.write_text(f"# two\n{second}\n\n{first}\n")
+    assert [label_map.name for label_map in LabelMaps(listing)] == ["a", "b"]
+    mixed = LabelMaps([second, volume(5), torch.from_numpy(volume(6)[0])])
+    assert [mixed.name(i) for i in range(3)] == ["a", "map1", "map2"]
+    assert [tuple(label_map.values.shape) for label_map in mixed] == [(4, 5, 6), (9, 7, 5), (7, 5)]
+    assert np.array_equal(mixed[1].values.numpy(), volume(5))
+    assert mixed[2].spacing == (1.0, 1.0)
+    assert LabelMaps(volume(), array_spacing=(1.0, 2.0, 0.5))[0].spacing == (1.0, 2.0, 0.5)
+    assert LabelMaps(volume(1).astype(np.float64))[0].values.dtype == torch.int32
+
+
+def test_bids_folders_give_their_segmentations(tmp_path: Path) -> None:
+    save_nifti(tmp_path / "sub-1" / "anat" / "sub-1_T2w.nii.gz", volume(1))
+    save_nifti(tmp_path / "sub-1" / "anat" / "sub-1_dseg.nii.gz", volume(2))
+    assert [label_map.name for label_map in LabelMaps(tmp_path)] == ["sub-1_dseg"]
+
+
+def test_values_of_all_maps() -> None:
+    assert LabelMaps([np.array([[0, 5], [5, 2]]), np.array([[7, 0], [0, 0]])]).values() == (0, 2, 5, 7)
+
+
+def test_cache_keeps_what_fits(tmp_path: Path) -> None:
+    for i in range(3):
+        save_nifti(tmp_path / f"{i}.nii.gz", volume(i, (10, 10, 10)))
+    all_stay = LabelMaps(tmp_path)
+    first = all_stay[0]
+    assert all_stay[1] is not first
+    assert all_stay[0] is first
+    two = LabelMaps(tmp_path, cache_gb=2500 * 4 / 2**30)
+    first = two[0]
+    assert [two[i].name for i in (1, 2)] == ["1", "2"]
+    assert two[0] is not first
+    assert np.array_equal(two[0].values, first.values)
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda path: path / "absent", "absent: no such file or folder"),
+        (lambda path: path, r"no \.nii\.gz, \.nii, \.mgz, \.mgh files"),
+        (lambda path: [], "no label maps: the list is empty"),
+        (lambda path: np.zeros((2, 2, 2, 2)), "must have two or three dimensions"),
+        (lambda path: np.full((4, 4), 0.5), "labels must be whole numbers"),
+        (lambda path: np.full((4, 4), -1), "labels must be 0 or positive"),
+    ],
+)
+def test_what_is_no_label_map_is_refused(make, message: str, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=message):
+        LabelMaps(make(tmp_path))[0]
+
+
+def test_files_that_are_no_label_maps_are_named(tmp_path: Path) -> None:
+    text = tmp_path / "map.png"
+    text.write_bytes(b"x")
+    with pytest.raises(ValueError, match=r"map\.png: label maps end in"):
+        LabelMaps(text)
+    line = save_nifti(tmp_path / "line.nii.gz", np.zeros((5, 1, 1), np.int16))
+    with pytest.raises(ValueError, match=r"line\.nii\.gz: shape \(5, 1, 1\) is neither a volume nor a slice"):
+        LabelMaps(line)[0]
+    fraction = save_nifti(tmp_path / "soft.nii.gz", np.full((4, 4, 4), 0.5, np.float32))
+    with pytest.raises(ValueError, match=r"soft\.nii\.gz: labels must be whole numbers"):
+        LabelMaps(fraction)[0]
+
+
+def test_unknown_labels_are_listed_with_their_map(tmp_path: Path) -> None:
+    data = volume()
+    data[0, 0, :3] = 99
+    path = save_nifti(tmp_path / "odd.nii.gz", data)
+    scheme = LabelScheme.from_lists(range(6))
+    with pytest.raises(ValueError, match=r"odd\.nii\.gz: .*99 \(3 voxels\)"):
+        index_of(LabelMaps(path)[0], scheme)
+    with pytest.raises(ValueError, match=r"map0: .*99 \(3 voxels\)"):
+        index_of(LabelMaps(data)[0], scheme)
+    index = index_of(LabelMaps(volume() * 10)[0], LabelScheme.from_lists(range(0, 60, 10)))
+    assert np.array_equal(index.numpy(), volume())

@@ -1,0 +1,206 @@
+"""scripts/estimate_priors.py: closed forms, faults, and the readers of its file."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from dataloaders.image_generator import ImageGenerator
+from dataloaders.manifest import Manifest
+from dataloaders.nifti import file_sha256
+from models.gmm.priors import FittedPrior
+from tests.test_end_to_end import Done, call
+from tests.toy import prepared_folder, save_nifti
+
+SHAPE = (10, 11, 12)
+LPS = np.diag([-1.0, -1.0, 2.0, 1.0])
+MEANS = np.array([0.0, 50.0, 100.0, 255.0])
+
+
+def label_map(seed: int = 0) -> np.ndarray:
+    return np.random.default_rng(seed).integers(0, 4, SHAPE).astype(np.uint8)
+
+
+def steps(label: np.ndarray, shift: float) -> np.ndarray:
+    """Constant classes; 0 and 255 have more than 2 % of the voxels, so the percentiles are 0 and 255."""
+    means = MEANS + np.array([0, shift, -shift, 0])
+    return means[label].astype(np.float32)
+
+
+def run(folder: Path, *extra: object, code: int = 0) -> Done:
+    where = ["--images", folder / "images", "--labels", folder / "labels", "--out", folder / "priors.json"]
+    return call("scripts/estimate_priors.py", *where, *extra, code=code)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    for i, shift in enumerate((-10.0, 0.0, 10.0)):
+        label = label_map(i)
+        save_nifti(tmp_path / "labels" / f"s{i}.nii.gz", label, LPS)
+        save_nifti(tmp_path / "images" / f"s{i}.nii.gz", 3 * steps(label, shift) + 7, LPS)  # any units
+    return tmp_path
+
+
+@pytest.mark.parametrize("robust", ["--robust", "--no-robust"])
+def test_closed_form(folder: Path, robust: str) -> None:
+    text = run(folder, robust, "--channel", "T1w", "--arrays", folder / "t1").stdout
+    data = json.loads((folder / "priors.json").read_text())
+    channels, names, prior = FittedPrior.from_dict(data)
+    assert channels == ("T1w",)
+    assert names == ("background", "label 1", "label 2", "label 3")
+    np.testing.assert_allclose(prior.mean_center[0], MEANS, atol=0.05)
+    np.testing.assert_allclose(prior.mean_spread[0], [0, 10, 10, 0], atol=0.05)
+    assert float(prior.std_center.abs().max()) < 0.1
+    means, stds = (np.load(folder / f"t1_{name}.npy") for name in ("means", "stds"))
+    assert means.shape == stds.shape == (2, 4)
+    np.testing.assert_allclose(means, [MEANS, [0, 10, 10, 0]], atol=0.05)
+    assert [subject["id"] for subject in data["subjects"]] == ["s0", "s1", "s2"]
+    np.testing.assert_allclose(data["subjects"][0]["means"], [[0, 40, 110, 255]], atol=0.05)
+    source = data["subjects"][0]["sources"]["label"]
+    assert source == {"file": "s0.nii.gz", "sha256": file_sha256(folder / "labels" / "s0.nii.gz")}
+    assert str(folder) not in json.dumps(data)
+    assert "T1w, 0-255, 3 subjects" in text
+    assert "100.0 ±   10.0" in text
+
+
+def test_workers_do_not_change_it(folder: Path) -> None:
+    run(folder)
+    alone = (folder / "priors.json").read_bytes()
+    run(folder, "--num_workers", 2)
+    assert (folder / "priors.json").read_bytes() == alone
+
+
+def test_orientations_may_differ_but_grids_may_not(folder: Path) -> None:
+    label = label_map(0)
+    image = np.transpose(3 * steps(label, -10.0) + 7, (2, 0, 1))[:, ::-1]  # the same grid in other axes
+    affine = np.zeros((4, 4))
+    affine[2, 0], affine[0, 1], affine[1, 2], affine[3, 3] = 2, 1, -1, 1
+    affine[0, 3] = -(SHAPE[0] - 1)
+    run(folder)
+    before = json.loads((folder / "priors.json").read_text())
+    save_nifti(folder / "images" / "s0.nii.gz", np.ascontiguousarray(image), affine)
+    run(folder)
+    after = json.loads((folder / "priors.json").read_text())
+    assert after["mean_center"] == before["mean_center"]
+    moved = np.eye(4)
+    moved[0, 3] = 3
+    save_nifti(folder / "images" / "s0.nii.gz", steps(label, 0), LPS @ moved)
+    save_nifti(folder / "images" / "s1.nii.gz", steps(label, 0)[1:], LPS)
+    done = run(folder, code=1)
+    lines = done.stderr.splitlines()
+    assert len(lines) == 2
+    assert "differ in their affines by 3" in lines[0]
+    assert "differ in shape in RAS axes, (9, 11, 12) and (10, 11, 12)" in lines[1]
+
+
+def test_channels(folder: Path) -> None:
+    for i in range(3):
+        path = folder / "images" / f"s{i}.nii.gz"
+        path.rename(folder / "images" / f"s{i}_0000.nii.gz")
+        save_nifti(folder / "images" / f"s{i}_0001.nii.gz", 255 - steps(label_map(i), 0.0), LPS)
+    run(folder, "--channel", "T1w", "T2w")
+    channels, _, prior = FittedPrior.from_dict(json.loads((folder / "priors.json").read_text()))
+    assert channels == ("T1w", "T2w")
+    # of the last class, which is 0 in T2w, nothing is left to be counted
+    np.testing.assert_allclose(prior.mean_center[1, :3], (255 - MEANS)[:3], atol=0.05)
+    run(folder)
+    assert json.loads((folder / "priors.json").read_text())["channels"] == ["channel_0", "channel_1"]
+    assert "--channel has 1 names (T1w)" in run(folder, "--channel", "T1w", code=2).stderr
+    (folder / "images" / "s1_0001.nii.gz").unlink()
+    assert "no image for case 's1'" in run(folder, code=1).stderr
+
+
+def test_one_subject_of_any_name(folder: Path) -> None:
+    one = ["--images", folder / "images" / "s1.nii.gz", "--labels", folder / "labels" / "s1.nii.gz"]
+    (folder / "labels" / "s1.nii.gz").rename(folder / "labels" / "other.nii.gz")
+    one[-1] = folder / "labels" / "other.nii.gz"
+    done = call("scripts/estimate_priors.py", *one, "--out", folder / "one.json")
+    assert "warning: one subject says nothing about how subjects differ" in done.stderr
+    _, _, prior = FittedPrior.from_dict(json.loads((folder / "one.json").read_text()))
+    assert float(prior.mean_spread.abs().max()) == 0
+
+
+def test_percentiles(folder: Path) -> None:
+    """A small head: half of it is above the 98th percentile of the image, and says so."""
+    for i in range(3):
+        label = label_map(i)
+        label[:, 1:] = 0
+        image = steps(label, 0.0)
+        save_nifti(folder / "labels" / f"s{i}.nii.gz", label, LPS)
+        save_nifti(folder / "images" / f"s{i}.nii.gz", image, LPS)
+    done = run(folder, "--percentiles", 2, 95)
+    assert "image: above the 95 % percentile in all subjects" in done.stderr
+    done = run(folder, "--percentiles", 0, 100)
+    assert not done.stderr
+    data = json.loads((folder / "priors.json").read_text())
+    np.testing.assert_allclose(data["mean_center"], [MEANS], atol=0.05)
+    assert data["percentiles"] == [0, 100]
+    assert "--percentiles 9 3: must be" in run(folder, "--percentiles", 9, 3, code=2).stderr
+
+
+def test_a_class_that_nobody_shows_is_a_warning(folder: Path) -> None:
+    np.save(folder / "labels.npy", np.arange(5))
+    warning = run(folder, "--generation_labels", folder / "labels.npy").stderr
+    assert "no subject shows label 4" in warning
+    assert json.loads((folder / "priors.json").read_text())["subjects"][0]["means"][0][4] is None
+
+
+@pytest.mark.parametrize(
+    ("flags", "code", "message"),
+    [
+        ("--scheme nonsense", 2, "--scheme nonsense: must be"),
+        ("--images missing", 2, "--images missing: no .nii"),
+        ("--out priors.txt", 2, "--out priors.txt: must end in .json"),
+        ("--scheme seeds", 2, "seed codes are"),
+    ],
+)
+def test_errors_are_one_line(folder: Path, flags: str, code: int, message: str) -> None:
+    error = run(folder, *flags.split(), code=code).stderr
+    assert message in error
+    assert error.count("\n") == 1
+
+
+def test_unknown_labels_name_the_subject(folder: Path) -> None:
+    np.save(folder / "labels.npy", np.arange(3))
+    error = run(folder, "--generation_labels", folder / "labels.npy", code=1).stderr
+    assert error.startswith("error: s0: label map has values that generation_labels does not list: 3 (")
+
+
+def test_the_generator_paints_what_was_measured(folder: Path) -> None:
+    run(folder)
+    still = {"scaling_bounds": 0, "rotation_bounds": 0, "shearing_bounds": 0, "nonlin_std": 0, "vary": False}
+    still |= {"bias_field_std": 0, "gamma_std": 0, "normalise": "window", "blur": 0}
+    generator = ImageGenerator(folder / "labels", priors=folder / "priors.json", **still)
+    image, label = generator.sample(0)
+    for value, mean in enumerate(MEANS):
+        assert abs(float(image[label == value].mean()) * 255 - mean) < 0.1
+    drawn = ImageGenerator(folder / "labels", priors=folder / "priors.json", seed=2)
+    means = torch.stack([drawn.params(number)[1].means[0] for number in range(200)])
+    np.testing.assert_allclose(means.std(0), [0, 10, 10, 0], atol=2)
+    out = folder / "out"
+    call(
+        "scripts/generate.py", "--labels", folder / "labels", "--out", out, "--n", 1, "--preset", "fitted",
+        "--priors", folder / "priors.json",
+    )  # fmt: skip
+    assert len(list((out / "images").iterdir())) == 1
+
+
+def test_training_takes_the_file(tmp_path: Path) -> None:
+    """The scheme of a prepared folder gives the classes its names."""
+    data = prepared_folder(tmp_path / "data")
+    rng = np.random.default_rng(0)
+    label = rng.integers(0, 5, SHAPE).astype(np.uint8)
+    save_nifti(tmp_path / "labels" / "a.nii.gz", label)
+    save_nifti(tmp_path / "images" / "a.nii.gz", (label * 60 + rng.normal(0, 3, SHAPE)).astype(np.float32))
+    run(tmp_path, "--scheme", data)
+    priors = json.loads((tmp_path / "priors.json").read_text())
+    assert priors["names"] == [item.name for item in Manifest.load(data).spec.labels]
+    common = ["--name", "given", "--checkpoints_dir", tmp_path / "runs", "--dataroot", data]
+    call("train.py", *common, "--model", "gmm", "--gmm.priors", tmp_path / "priors.json", "--gpu_ids", -1)
+    call("test.py", *common, "--results_dir", tmp_path / "results", "--metrics", "none", "--gpu_ids", -1)
+    results = Manifest.load(tmp_path / "results" / "given" / "best")
+    assert all(item.generated for case in results.cases for item in case.slices)

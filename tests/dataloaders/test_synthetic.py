@@ -1,0 +1,165 @@
+"""Synthetic pairs as PyTorch data sets: who makes which sample, and other people's loaders."""
+
+from __future__ import annotations
+
+import pickle
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch.utils.data import DataLoader
+
+from dataloaders.image_generator import ImageGenerator
+from dataloaders.synthetic import SyntheticDataset, SyntheticPairs, one_hot
+from tests.toy import phantom, save_nifti
+
+SHAPE = (12, 14, 8)
+
+
+@pytest.fixture(scope="module")
+def maps(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("maps")
+    for i in range(2):
+        label = phantom(i, SHAPE)[0].astype(np.uint8)
+        label[label == 4] = 77
+        save_nifti(folder / f"m{i}.nii.gz", label)
+    return folder
+
+
+def by_number(loader: object) -> dict[int, torch.Tensor]:
+    found: dict[int, torch.Tensor] = {}
+    for batch in loader:  # type: ignore[attr-defined]
+        for number, image in zip(batch["number"].tolist(), batch["image"], strict=True):
+            assert number not in found
+            found[number] = image
+    return found
+
+
+def test_items_are_the_generators(maps: Path) -> None:
+    pairs = SyntheticPairs(maps, samples=3, seed=1, preset="synthseg", output_shape=8, n_channels=2)
+    generator = ImageGenerator(maps, seed=1, preset="synthseg", output_shape=8, n_channels=2)
+    assert len(pairs) == 3
+    assert len(list(pairs)) == 3
+    for number, item in enumerate(pairs):
+        image, label = generator.tensors(number)
+        assert item["number"] == number
+        assert (item["image"].shape, item["image"].dtype) == ((2, 8, 8, 8), torch.float32)
+        assert (item["label"].shape, item["label"].dtype) == ((1, 8, 8, 8), torch.int64)
+        assert torch.equal(item["image"], image)
+        assert torch.equal(item["label"][0], label.long())
+
+
+@pytest.mark.parametrize("batch_size", [1, 3])
+def test_the_samples_do_not_depend_on_the_workers(maps: Path, batch_size: int) -> None:
+    pairs = SyntheticPairs(maps, samples=5, seed=1)
+    alone, together = (by_number(DataLoader(pairs, batch_size=batch_size, num_workers=workers)) for workers in (0, 2))
+    assert sorted(alone) == [0, 1, 2, 3, 4]
+    assert alone.keys() == together.keys()
+    assert all(torch.equal(alone[number], together[number]) for number in alone)
+
+
+def test_epochs_go_on_also_in_persistent_workers(maps: Path) -> None:
+    pairs = SyntheticPairs(maps, samples=4, start=10, seed=1)
+    loader = DataLoader(pairs, batch_size=2, num_workers=2, persistent_workers=True)
+    assert sorted(by_number(loader)) == [10, 11, 12, 13]
+    assert sorted(by_number(loader)) == [10, 11, 12, 13]
+    pairs.set_epoch(2)
+    assert sorted(by_number(loader)) == [18, 19, 20, 21]
+
+
+@pytest.mark.parametrize(("ranks", "workers"), [(1, 1), (1, 3), (2, 1), (3, 2), (4, 3)])
+def test_ranks_and_workers_share_an_epoch(maps: Path, ranks: int, workers: int) -> None:
+    found, lengths = [], 0
+    for rank in range(ranks):
+        pairs = SyntheticPairs(maps, samples=11, rank=rank, world_size=ranks, seed=1)
+        pairs.set_epoch(1)
+        numbers = [number for worker in range(workers) for number in pairs.numbers(worker, workers)]
+        assert len(numbers) == len(pairs)
+        lengths += len(pairs)
+        found += numbers
+    assert sorted(found) == list(range(11, 22))
+    assert lengths == 11
+
+
+def test_endless(maps: Path) -> None:
+    pairs = SyntheticPairs(maps)
+    with pytest.raises(TypeError, match="endless"):
+        len(pairs)
+    numbers = pairs.numbers(1, 2)
+    assert [next(numbers) for _ in range(3)] == [1, 3, 5]
+    assert [next(iter(DataLoader(pairs)))["number"].item()] == [0]
+    assert pairs.generator.seed != SyntheticPairs(maps).generator.seed  # drawn, but the same in all workers
+    assert pickle.loads(pickle.dumps(pairs)).generator.seed == pairs.generator.seed
+
+
+def test_pickled_without_the_maps_in_memory(maps: Path) -> None:
+    data = SyntheticDataset(maps, 2, seed=3)
+    first = data[0]["image"]
+    assert data.generator.maps._cache
+    again = pickle.loads(pickle.dumps(data))
+    assert not again.generator.maps._cache
+    assert data.generator.maps._cache
+    assert torch.equal(again[0]["image"], first)
+
+
+def test_by_index(maps: Path) -> None:
+    data = SyntheticDataset(maps, 3, start=5, seed=1, preset="synthseg")
+    assert len(data) == 3
+    assert [item["number"] for item in data] == [5, 6, 7]
+    assert torch.equal(data[-1]["image"], data[2]["image"])
+    with pytest.raises(IndexError):
+        data[3]
+    loader = DataLoader(data, batch_size=3, shuffle=True, num_workers=2, multiprocessing_context="fork")
+    assert sorted(by_number(loader)) == [5, 6, 7]
+
+
+def test_contiguous_labels(maps: Path) -> None:
+    data = SyntheticDataset(maps, 1, seed=1, contiguous=True)
+    plain = SyntheticDataset(maps, 1, seed=1)
+    assert data.output_values == (0, 1, 2, 3, 77)
+    values = torch.tensor(data.output_values)
+    assert torch.equal(values[data[0]["label"]], plain[0]["label"])
+    hot = one_hot(data[0]["label"], 5)
+    assert hot.shape == (5, *SHAPE)
+    assert torch.equal(hot.argmax(0), data[0]["label"][0])
+    assert torch.equal(hot.sum(0), torch.ones(SHAPE))
+
+
+@pytest.mark.parametrize(
+    ("keywords", "message"),
+    [
+        ({"samples": 0}, "samples 0"),
+        ({"rank": 2, "world_size": 2}, "rank 2"),
+        ({"batchsize": 2}, "batchsize 2"),
+        ({"preset": "no"}, "preset 'no'"),
+    ],
+)
+def test_errors(maps: Path, keywords: dict, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        SyntheticPairs(maps, **keywords)
+    with pytest.raises(ValueError, match="samples 0"):
+        SyntheticDataset(maps, 0)
+
+
+def test_monai(maps: Path) -> None:
+    """Dictionaries are what MONAI's transforms and loaders take."""
+    data = pytest.importorskip("monai.data")
+    transforms = pytest.importorskip("monai.transforms")
+    change = transforms.Compose(
+        [transforms.RandGaussianNoised("image", prob=1.0), transforms.RandFlipd(["image", "label"], prob=0.5)]
+    )
+    source = data.Dataset(SyntheticDataset(maps, 4, seed=1, contiguous=True), change)
+    batch = next(iter(data.DataLoader(source, batch_size=2)))
+    assert tuple(batch["image"].shape) == tuple(batch["label"].shape) == (2, 1, *SHAPE)
+
+
+def test_torchio(maps: Path) -> None:
+    """A pair makes a subject, a list of pairs a data set."""
+    tio = pytest.importorskip("torchio")
+    subjects = [
+        tio.Subject(image=tio.ScalarImage(tensor=pair["image"]), label=tio.LabelMap(tensor=pair["label"]))
+        for pair in SyntheticDataset(maps, 2, seed=1)
+    ]
+    changed = tio.SubjectsDataset(subjects, transform=tio.RandomAffine())[0]
+    assert changed.spatial_shape == SHAPE

@@ -1,0 +1,155 @@
+"""Resolution: constants, widths, centroids, thin axes, noise, labels on the same grid."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from models.gmm.acquisition import acquire, low_shape, nearest_labels
+from models.gmm.resampling import acquisition_matrix, gaussian_matrix, linear_matrix
+
+SIGMAS = [0.0, 0.3, 0.5, 1.5, 6.0, 30.0]
+
+
+@pytest.mark.parametrize("sigma", SIGMAS)
+@pytest.mark.parametrize("low", [(24, 30, 20), (24, 30, 3), (5, 7, 9), (1, 1, 1)])
+def test_constant_stays_constant_up_to_the_edge(sigma: float, low: tuple[int, ...]) -> None:
+    """Predecessors: 1 became 1/B³ in a batch of B, and edges went dark."""
+    for value in (1.0, 0.37):
+        for out in ((24, 30, 20), (12, 15, 10), (31, 30, 29)):
+            image = acquire(torch.full((24, 30, 20), value), low, (sigma,) * 3, out)
+            assert image.shape == out
+            assert torch.allclose(image, torch.full(out, value), rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("sigma", [0.5, 1.0, 0.75 * 8, 10.0])
+def test_blur_is_as_wide_as_asked_for(sigma: float) -> None:
+    """Predecessors cut the kernel at ±1.17 sigma for slices of 8 mm."""
+    delta = torch.zeros(121, 3, dtype=torch.float64)
+    delta[60] = 1
+    profile = acquire(delta, (121, 3), (sigma, 0.0), (121, 3))[:, 0]
+    x = torch.arange(121) - 60.0
+    assert float(profile.sum()) == pytest.approx(1, abs=1e-4)  # rows, not columns, sum to one
+    measured = math.sqrt(float((profile * x**2).sum() / profile.sum()))
+    # a Gaussian on a grid is a little narrower than its sigma below one voxel
+    exact = math.sqrt(
+        float((x**2 * torch.exp(-(x**2) / (2 * sigma**2))).sum() / torch.exp(-(x**2) / (2 * sigma**2)).sum())
+    )
+    assert measured == pytest.approx(exact, rel=1e-4)
+    if sigma >= 1:
+        assert measured == pytest.approx(sigma, rel=1e-3)
+
+
+@pytest.mark.parametrize("count", [40, 39, 37, 20, 13, 10, 8, 5])
+@pytest.mark.parametrize("out", [40, 20, 31, 80])
+@pytest.mark.parametrize("axis", [0, 1])
+def test_centroid_does_not_move(count: int, out: int, axis: int) -> None:
+    """Predecessors moved the image by (f - 1) / 2 voxels against its labels. A smooth blob anywhere keeps its place."""
+    size = 40
+    for centre in (19.5, 15.0, 22.3):
+        x = torch.arange(size, dtype=torch.float64)
+        image = torch.exp(-((x - centre) ** 2) / (2 * 5.0**2)).repeat(3, 1)
+        image = image.T.contiguous() if axis == 0 else image
+        shapes = [[3, 3], [3, 3]]
+        shapes[0][axis], shapes[1][axis] = count, out
+        sigma = [0.0, 0.0]
+        sigma[axis] = 0.5 if count == size else 0.75 * size / count
+        done = acquire(image, tuple(shapes[0]), sigma, tuple(shapes[1]))
+        line = done.movedim(axis, 0)[:, 1]
+        where = (torch.arange(out, dtype=torch.float64) + 0.5) * size / out - 0.5
+        shift = float((line * where).sum() / line.sum()) - centre
+        # the tails of a wide blur leave the image by a trace
+        assert abs(shift) < (0.02 if centre == 19.5 else 0.08), (centre, shift)
+
+
+@pytest.mark.parametrize("count", [2, 3, 7, 10, 23])
+def test_ramp_keeps_its_place_inside(count: int) -> None:
+    """A straight line is reproduced exactly between the outer samples, whatever the factor, so no voxel moves."""
+    size = 46
+    ramp = torch.arange(size, dtype=torch.float64)
+    back = linear_matrix(size, count) @ linear_matrix(count, size) @ ramp
+    first, last = (size / count - 1) / 2, size - 1 - (size / count - 1) / 2
+    inside = (ramp >= first) & (ramp <= last)
+    assert inside.sum() > size / 2 - 1
+    assert torch.allclose(back[inside], ramp[inside], atol=1e-9)
+
+
+def test_mirrored_image_gives_the_mirrored_result() -> None:
+    """So neither end is treated unlike the other (predecessors had a constant band at the far one)."""
+    image = torch.rand(33, 20, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    for low, out in [((9, 20), (33, 20)), ((14, 7), (50, 11)), ((33, 19), (33, 20))]:
+        sigma = (1.3, 0.7)
+        there, back = acquire(image, low, sigma, out), acquire(image.flip(0, 1), low, sigma, out).flip(0, 1)
+        assert torch.allclose(there, back, atol=1e-12)
+
+
+@pytest.mark.parametrize("shape", [(1, 30, 20), (2, 30, 20), (3, 30, 20), (30, 1), (2, 2), (1, 1)])
+def test_thin_axes(shape: tuple[int, ...]) -> None:
+    image = torch.rand(shape, generator=torch.Generator().manual_seed(0))
+    low = low_shape(shape, (1.0,) * len(shape), (4.0,) * len(shape))
+    assert min(low) == 1
+    done = acquire(image, low, (3.0,) * len(shape), shape)
+    assert done.shape == shape
+    assert torch.isfinite(done).all()
+    assert float(done.min()) >= float(image.min()) - 1e-6
+    assert float(done.max()) <= float(image.max()) + 1e-6
+    assert nearest_labels(torch.zeros(shape, dtype=torch.uint8), low).shape == low
+
+
+def test_low_shape_is_what_fits_and_never_more_than_there_is() -> None:
+    assert low_shape((160, 160, 160), (1.0, 1.0, 1.0), (1.0, 4.0, 8.0)) == (160, 40, 20)
+    assert low_shape((40, 41, 7), (1.0, 1.0, 1.0), (3.0, 3.0, 8.0)) == (13, 13, 1)
+    assert low_shape((40, 40), (0.7, 0.7), (0.7, 1.4)) == (40, 20)  # no voxel lost to rounding
+    assert low_shape((40, 40), (1.0, 2.0), (0.5, 1.0)) == (40, 40)
+    for mm in np.linspace(0.3, 3, 28):
+        for resolution in np.linspace(0.1, 9, 30):
+            (count,) = low_shape((37,), (mm,), (resolution,))
+            assert 1 <= count <= 37
+            assert count == 1 or count * resolution <= 37 * mm * (1 + 1e-5) or count == 37
+
+
+def test_matrices_keep_sums_of_rows_and_rank() -> None:
+    for count, size, sigma in [(40, 40, 2.0), (7, 40, 4.0), (80, 40, 0.5), (1, 3, 1.0), (3, 1, 1.0)]:
+        matrix = acquisition_matrix(size, count, sigma)
+        assert matrix.shape == (count, size)
+        assert torch.allclose(matrix.sum(1), torch.ones(count, dtype=torch.float64))
+        assert (matrix >= 0).all()
+    assert torch.equal(gaussian_matrix(5, 0.0), torch.eye(5, dtype=torch.float64))
+
+
+def test_noise_is_white_on_the_coarse_grid() -> None:
+    shape, low = (40, 40, 36), (40, 40, 9)
+    noisy = acquire(
+        torch.full(shape, 0.5), low, (0.5, 0.5, 3.0), shape, noise=0.1, generator=torch.Generator().manual_seed(0)
+    )
+    found = noisy - 0.5
+    assert float(found.mean()) == pytest.approx(0, abs=0.005)
+    line = found - found.mean()
+    assert abs(float((line[1:] * line[:-1]).mean() / line.var())) < 0.02  # neighbours in plane share nothing
+    assert float((line[..., 1:] * line[..., :-1]).mean() / line.var()) > 0.8  # neighbours across slices nearly all
+    alone = acquire(torch.full(low, 0.5), low, (0.0,) * 3, low, noise=0.1, generator=torch.Generator().manual_seed(0))
+    assert float(alone.std()) == pytest.approx(0.1, rel=0.02)
+
+
+@pytest.mark.parametrize(("size", "out"), [(30, 10), (35, 7), (30, 30), (31, 30), (45, 9), (10, 30)])
+def test_labels_lie_where_their_image_does(size: int, out: int) -> None:
+    """Odd factors have a voxel at each centre: an image of the label numbers, resampled, is the resampled label map."""
+    labels = torch.arange(size).int()
+    kept = nearest_labels(labels, (out,))
+    where = (torch.arange(out, dtype=torch.float64) + 0.5) * size / out - 0.5
+    assert ((kept - where).abs() <= 0.5 + 1e-9).all()
+    if size % out == 0 and size // out % 2 == 1:
+        assert torch.equal(kept.double(), where)
+        image = acquire(labels.double(), (out,), (0.0,), (out,))
+        assert torch.allclose(image, kept.double())
+
+
+def test_nearest_labels_of_batches_and_types() -> None:
+    for dtype in (torch.uint8, torch.int16, torch.int32, torch.int64):
+        labels = torch.randint(0, 100, (2, 9, 15, 6), generator=torch.Generator().manual_seed(0)).to(dtype)
+        kept = nearest_labels(labels, (3, 5, 6))
+        assert kept.dtype == dtype
+        assert torch.equal(kept, labels[:, 1::3, 1::3])

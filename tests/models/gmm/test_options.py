@@ -1,0 +1,187 @@
+"""Options in lab2im's and SynthSeg's words and forms."""
+
+from __future__ import annotations
+
+from dataclasses import fields, replace
+
+import numpy as np
+import pytest
+import torch
+
+from config import GMM_PRESETS, GmmConfig, lab2im_preset, synthseg_preset
+from models.gmm.options import gmm_options
+
+
+@pytest.mark.parametrize("preset", GMM_PRESETS)
+def test_a_preset_alone_is_itself(preset: str) -> None:
+    options = gmm_options(preset)
+    for f in fields(GmmConfig):
+        found, expected = getattr(options, f.name), getattr(GMM_PRESETS[preset](), f.name)
+        if f.name == "resolution_mix":
+            assert found == pytest.approx(expected)
+        else:
+            assert found == expected
+            assert type(found) is type(expected)
+
+
+@pytest.mark.parametrize(
+    ("given", "kept"),
+    [
+        (0.3, (0.3,)),
+        (1, (1.0,)),
+        ([0.8, 1.2], (0.8, 1.2)),
+        ((0.8, 1.2), (0.8, 1.2)),
+        (np.array([[0.8, 0.9, 1.0], [1.2, 1.1, 1.3]]), (0.8, 0.9, 1.0, 1.2, 1.1, 1.3)),
+        (torch.tensor([0.5]), (0.5,)),
+        (np.float32(0.5), (0.5,)),
+        (False, (0.0,)),
+        (None, (0.2,)),
+    ],
+)
+def test_forms_of_bounds(given: object, kept: tuple[float, ...]) -> None:
+    options = gmm_options("synthseg", scaling_bounds=given)
+    assert options.scaling_bounds == pytest.approx(kept)
+    assert all(type(value) is float for value in options.scaling_bounds)
+    assert replace(options, scaling_bounds=(0.2,), resolution_mix=synthseg_preset().resolution_mix) == synthseg_preset()
+
+
+@pytest.mark.parametrize(
+    "name", ["rotation_bounds", "shearing_bounds", "translation_bounds", "nonlin_std", "bias_field_std", "noise_std"]
+)
+def test_false_turns_a_step_off(name: str) -> None:
+    assert not any(getattr(gmm_options("synthseg", **{name: False}), name))
+
+
+def test_false_for_other_types() -> None:
+    options = gmm_options("synthseg", flipping=False, gamma_std=False, return_gradients=True)
+    assert options.flipping is False
+    assert options.gamma_std == 0
+    assert options.return_gradients is True
+
+
+def test_none_keeps_what_the_preset_has() -> None:
+    names = {f.name for f in fields(GmmConfig)} - {"preset", "max_res_iso", "max_res_aniso"}
+    for preset in GMM_PRESETS:
+        options = gmm_options(preset, **dict.fromkeys(names))
+        assert options == replace(GMM_PRESETS[preset](), resolution_mix=options.resolution_mix)
+        assert options.resolution_mix == pytest.approx(GMM_PRESETS[preset]().resolution_mix)
+
+
+def test_shapes_and_whole_numbers() -> None:
+    assert gmm_options(output_shape=160).output_shape == (160,)
+    assert gmm_options(output_shape=np.array([160, 128, 96])).output_shape == (160, 128, 96)
+    assert all(type(n) is int for n in gmm_options(output_shape=np.array([160, 128, 96])).output_shape)
+    assert gmm_options(output_div_by_n=32).output_div_by_n == 32
+    assert gmm_options(output_div_by_n=None).output_div_by_n == 1
+    assert gmm_options(target_res=2).target_res == (2.0,)
+    assert gmm_options(target_res=None).target_res == ()
+    assert gmm_options(noise_coils=[1, 4]).noise_coils == (1, 4)
+
+
+def test_rows_of_channels() -> None:
+    table = np.array([[1.0, 1.0, 5.0], [2.0, 2.0, 2.0]])
+    options = gmm_options("synthseg", data_res=table, thickness=table)
+    assert options.data_res == options.thickness == (1, 1, 5, 2, 2, 2)
+
+
+def test_words_of_the_predecessors() -> None:
+    options = gmm_options(
+        "lab2im", use_specific_stats_for_channel=True, nonlin_shape_factor=0.05, bias_shape_factor=0.03
+    )
+    assert options.specific_channels is True
+    assert options.nonlin_scale == (0.05,)
+    assert options.bias_scale == (0.03,)
+
+
+def test_lesion_contrast_as_word_or_list() -> None:
+    assert gmm_options(lesion_contrast="hyper").lesion_contrast == ("hyper",)
+    assert gmm_options(lesion_contrast=["hyper", "hypo"]).lesion_contrast == ("hyper", "hypo")
+
+
+def test_randomise_res() -> None:
+    assert gmm_options("lab2im").resolution_mix == (1.0, 0.0, 0.0, 0.0)
+    assert gmm_options("lab2im", randomise_res=True).resolution_mix == pytest.approx((0.05, 0.095, 0.855, 0))
+    assert gmm_options("synthseg", randomise_res=False).resolution_mix == (1.0, 0.0, 0.0, 0.0)
+    assert gmm_options("synthseg", randomise_res=None).resolution_mix == pytest.approx((0.05, 0.095, 0.855, 0))
+
+
+def test_max_res_of_none_rules_that_kind_out() -> None:
+    aniso = gmm_options("synthseg", max_res_iso=None).resolution_mix
+    assert aniso == pytest.approx((0.05 / 0.905, 0, 0.855 / 0.905, 0))
+    iso = gmm_options("synthseg", max_res_aniso=None, max_res_iso=6).resolution_mix
+    assert iso == pytest.approx((0.05 / 0.145, 0.095 / 0.145, 0, 0))
+    assert gmm_options("synthseg", max_res_iso=6).max_res_iso == 6.0
+    neither = gmm_options("synthseg", max_res_iso=None, max_res_aniso=None)
+    assert neither.resolution_mix == pytest.approx((1, 0, 0, 0))
+    assert gmm_options("cornucopia", max_res_iso=None, max_res_aniso=None).resolution_mix == (1, 0, 0, 0)
+    assert sum(gmm_options("lab2im", randomise_res=True, max_res_iso=None).resolution_mix) == pytest.approx(1)
+
+
+def test_unknown_words_are_refused_with_what_there_is() -> None:
+    with pytest.raises(ValueError, match=r"scaling_bound: no option of the generator; there are .*scaling_bounds"):
+        gmm_options(scaling_bound=0.2)
+    with pytest.raises(ValueError, match=r"preset 'synthsegg': must be one of fitted, lab2im, synthseg"):
+        gmm_options("synthsegg")
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("gamma_std", -0.1),
+        ("bias_prob", 1.5),
+        ("motion_prob", -0.5),
+        ("nonlin_std", -3),
+        ("nonlin_std", [4, 2]),
+        ("nonlin_std", [1, 2, 3]),
+        ("nonlin_scale", 0),
+        ("bias_scale", 0),
+        ("bias_field_std", [0.5, 0.1]),
+        ("texture_fwhm", -1),
+        ("noise_std", [0.1, 0.2, 0.3]),
+        ("noise_coils", -1),
+        ("output_shape", 0),
+        ("output_shape", [32, -1, 32]),
+        ("output_div_by_n", 0),
+        ("target_res", 0),
+        ("data_res", -1),
+        ("max_res_iso", 0),
+        ("max_res_aniso", -2),
+        ("blur_range", 0.5),
+        ("blur", [0.5, 0.1]),
+        ("resolution_mix", [0.5, 0.1, 0.1, 0.1]),
+        ("prior_means", [1, 2, 3]),
+        ("thickness", 3.0),
+        ("scaling_bounds", "0.2"),
+        ("normalise", "min-max"),
+        ("background", "black"),
+        ("prior_distributions", "gaussian"),
+        ("lesion_contrast", "bright"),
+        ("spatial_unit", "mm"),
+        ("spline", 2),
+        ("bias_form", "log"),
+        ("resolution_mix", [1.0]),
+        ("thickness_range", [0.0]),
+        ("flipping", "no"),
+        ("gamma_std", "high"),
+        ("rotation_bounds", float("nan")),
+    ],
+)
+def test_values_out_of_range_name_their_option(name: str, value: object) -> None:
+    with pytest.raises(ValueError, match=name):
+        gmm_options("synthseg", **{name: value})
+
+
+def test_presets_are_those_of_the_papers() -> None:
+    synthseg, lab2im = synthseg_preset(), lab2im_preset()
+    assert (synthseg.scaling_bounds, synthseg.rotation_bounds, synthseg.shearing_bounds) == ((0.2,), (15.0,), (0.012,))
+    assert (lab2im.scaling_bounds, lab2im.rotation_bounds, lab2im.shearing_bounds) == ((0.15,), (10.0,), (0.02,))
+    assert (synthseg.nonlin_std, synthseg.nonlin_scale) == ((4.0,), (0.04,))
+    assert (lab2im.nonlin_std, lab2im.nonlin_scale) == ((4.0,), (0.0625,))
+    assert (synthseg.bias_field_std, synthseg.bias_scale, synthseg.gamma_std) == ((0.7,), (0.025,), 0.5)
+    assert (lab2im.bias_field_std, lab2im.bias_scale, lab2im.gamma_std) == ((0.3,), (0.025,), 0.2)
+    assert (synthseg.prior_means, synthseg.prior_stds) == ((0.0, 250.0), (0.0, 30.0))
+    assert (lab2im.prior_means, lab2im.prior_stds) == ((25.0, 225.0), (5.0, 25.0))
+    assert (synthseg.max_res_iso, synthseg.max_res_aniso) == (4.0, 8.0)
+    assert synthseg.flipping
+    assert not lab2im.flipping
+    assert (synthseg.normalise, lab2im.normalise) == ("minmax", "minmax")

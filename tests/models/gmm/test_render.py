@@ -1,0 +1,241 @@
+"""Rendering: the same parameters give the same image, whatever the batch, the threads and the type of the labels."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from config import GMM_PRESETS, GmmConfig, synthseg_preset
+from models.gmm.intensity import gradient_magnitude
+from models.gmm.labels import LabelScheme
+from models.gmm.params import Params
+from models.gmm.render import deform, paint, render, render_pair, target_labels
+from models.gmm.sampling import sample_params
+from tests.models.gmm.reference import near_border
+
+NAMES = ("background", "csf", "left cerebral cortex", "right cerebral cortex", "white matter", "brainstem")
+SCHEME = LabelScheme.from_lists(range(6), names=NAMES)
+FETAL_ARTEFACTS = ("blur_cortex_prob", "structured_noise_prob", "motion_prob", "boundaries_prob")
+
+
+def head(shape: tuple[int, ...], dtype: torch.dtype = torch.uint8) -> torch.Tensor:
+    grid = np.meshgrid(*(np.linspace(-1, 1, n) for n in shape), indexing="ij")
+    distance = np.sqrt(sum((g / r) ** 2 for g, r in zip(grid, (0.85, 0.9, 0.8), strict=False)))
+    labels = np.digitize(-distance, [-1, -0.85, -0.6, -0.25])
+    labels = np.array([0, 1, 2, 4, 5])[labels]
+    labels[(labels == 2) & (grid[0] > 0)] = 3
+    return torch.from_numpy(labels).to(dtype)
+
+
+def draw(labels: torch.Tensor, seed: int = 0, options: GmmConfig | None = None, channels: int = 1) -> Params:
+    generator = torch.Generator().manual_seed(seed)
+    options = synthseg_preset() if options is None else options
+    return sample_params(labels, generator, options=options, scheme=SCHEME, channels=channels)
+
+
+def rich(preset: str, dimensions: int) -> GmmConfig:
+    """A preset with every further step on that does not contradict it."""
+    options = replace(GMM_PRESETS[preset](), noise_std=(0.02, 0.05), noise_coils=(0, 2), texture_fwhm=(4.0,))
+    if preset == "fetal":
+        options = replace(options, **dict.fromkeys(FETAL_ARTEFACTS, 1.0))
+        options = replace(options, motion_prob=float(dimensions == 3))
+    if preset == "synthseg":
+        options = replace(options, partial_volume=True, output_shape=(28,), target_res=(1.2,))
+    return options
+
+
+@pytest.mark.parametrize("preset", GMM_PRESETS)
+@pytest.mark.parametrize("shape", [(36, 40, 33), (41, 36)])
+def test_presets_run_as_they_are(preset: str, shape: tuple[int, ...]) -> None:
+    labels = head(shape)
+    for seed in range(6):
+        params = draw(labels, seed, GMM_PRESETS[preset](), channels=2)
+        image, kept = render_pair(labels, params, SCHEME)
+        assert image.shape == (2, *shape)
+        assert image.dtype == torch.float32
+        assert kept.shape == shape
+        assert kept.dtype == torch.int32
+        assert torch.isfinite(image).all()
+        assert float(image.std()) > 0.01
+        if preset not in ("cornucopia", "fetal"):
+            assert float(image.min()) >= 0
+            assert float(image.max()) <= 1
+        assert set(kept.unique().tolist()) <= set(range(6))
+
+
+@pytest.mark.parametrize("preset", GMM_PRESETS)
+@pytest.mark.parametrize("shape", [(36, 40, 33), (41, 36)])
+def test_same_parameters_same_image(preset: str, shape: tuple[int, ...]) -> None:
+    labels = head(shape)
+    for seed in range(2):
+        params = draw(labels, seed, rich(preset, len(shape)), channels=2)
+        before = labels.clone(), params.means.clone()
+        one = render(labels, params)
+        torch.rand(3)  # the global stream plays no part
+        assert torch.equal(one, render(labels, params))
+        assert torch.equal(labels, before[0])
+        assert torch.equal(params.means, before[1])
+        assert not torch.equal(one, render(labels, replace(params, seed=params.seed + 1)))
+
+
+@pytest.mark.parametrize("preset", GMM_PRESETS)
+def test_a_batch_equals_its_elements(preset: str) -> None:
+    labels = torch.stack([head((32, 30, 28)), head((32, 30, 28)).flip(1), head((32, 30, 28)).flip(2)])
+    params = [draw(label, seed, rich(preset, 3), channels=2) for seed, label in enumerate(labels)]
+    batch = render(labels, params)
+    for image, label, one in zip(batch, labels, params, strict=True):
+        assert torch.equal(image, render(label, one))
+    with pytest.raises(ValueError, match="zip"):
+        render(labels, params[:2])
+
+
+@pytest.fixture
+def threads() -> Iterator[None]:
+    count = torch.get_num_threads()
+    yield
+    torch.set_num_threads(count)
+
+
+@pytest.mark.parametrize("preset", GMM_PRESETS)
+@pytest.mark.parametrize("shape", [(40, 44, 37), (121, 97)])
+@pytest.mark.usefixtures("threads")
+def test_threads_change_the_image_by_rounding_at_most(preset: str, shape: tuple[int, ...]) -> None:
+    """Labels are equal bit for bit. Of images, powers at the ends of the threads' parts and products of small matrices
+    round differently; measured 1.2e-7 (one unit in the last place of 1).
+    """
+    labels = head(shape)
+    for seed in range(2):
+        params = draw(labels, seed, rich(preset, len(shape)))
+        results = []
+        for count in (1, 2):
+            torch.set_num_threads(count)
+            results.append(render_pair(labels, params, SCHEME))
+        assert torch.equal(results[0][1], results[1][1])
+        assert torch.allclose(results[0][0], results[1][0], rtol=0, atol=5e-7)
+
+
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.int16, torch.int32, torch.int64])
+@pytest.mark.parametrize("shape", [(30, 33, 28), (41, 36)])
+def test_types_of_labels(dtype: torch.dtype, shape: tuple[int, ...]) -> None:
+    options = replace(rich("synthseg", len(shape)), output_shape=(20,))
+    params = replace(draw(head(shape), 4, options), flip=True)
+    expected = render_pair(head(shape), params, SCHEME)
+    found = render_pair(head(shape, dtype), params, SCHEME)
+    assert torch.equal(found[0], expected[0])
+    assert torch.equal(found[1], expected[1])
+    assert deform(head(shape, dtype), params).dtype == dtype
+
+
+def test_labels_of_the_image_are_the_deformed_ones() -> None:
+    """Zero spread, one blurless channel: every intensity is its label's mean, so image and labels agree everywhere."""
+    labels = head((36, 40, 33))
+    options = replace(synthseg_preset(), resolution_mix=(1.0, 0.0, 0.0, 0.0), blur=(0.0,), normalise="window")
+    for seed in range(4):
+        params = draw(labels, seed, options)
+        means = torch.tensor([[0.0, 50.0, 100.0, 150.0, 200.0, 250.0]])
+        params = replace(params, means=means, stds=torch.zeros(1, 6), bias=None, gamma=None)
+        image, kept = render_pair(labels, params, SCHEME)
+        assert torch.equal((image[0] * 255 / 50).round().int(), kept)
+        assert torch.equal(kept, deform(labels, params).int())
+
+
+@pytest.mark.parametrize("factor", [3, 5])
+def test_labels_and_image_share_their_grid_at_another_resolution(factor: int) -> None:
+    """A bright box: its centroid is in the same place in the image and in the labels."""
+    labels = torch.zeros(45, 60, 30, dtype=torch.uint8)
+    labels[15:30, 30:45, 0:15] = 4
+    options = replace(GmmConfig(), target_res=(float(factor),))
+    params = replace(draw(labels, 0, options), means=torch.tensor([[0.0, 0, 0, 0, 255, 0]]), stds=torch.zeros(1, 6))
+    image, kept = render_pair(labels, params, SCHEME)
+    assert image.shape[1:] == kept.shape == tuple(n // factor for n in labels.shape)
+    for axis in (0, 1):
+        weight = image[0].sum([a for a in range(3) if a != axis]).double()
+        x = torch.arange(len(weight)).double()
+        centre = float((weight * x).sum() / weight.sum())
+        assert centre == pytest.approx(float((kept == 4).nonzero()[:, axis].double().mean()), abs=0.02)
+
+
+def test_image_moments_reproduce_the_parameters_through_the_whole_chain() -> None:
+    """Standard deviations too: the grain is made stronger by what the blur takes (keep_std)."""
+    labels = torch.zeros(48, 48, 48, dtype=torch.uint8)
+    labels[24:] = 4
+    means, stds = torch.tensor([[100.0, 0, 0, 0, 170.0, 0]]), torch.tensor([[10.0, 0, 0, 0, 20.0, 0]])
+    params = replace(draw(labels, 0, GmmConfig()), means=means, stds=stds)
+    image = render(labels, params)[0] * 255
+    for region, k in ((image[3:21, 3:-3, 3:-3], 0), (image[27:-3, 3:-3, 3:-3], 4)):
+        assert float(region.mean()) == pytest.approx(float(means[0, k]), abs=1)
+        assert float(region.std()) == pytest.approx(float(stds[0, k]), rel=0.04)
+    without = render(labels, replace(params, gain=(1.0,)))[0] * 255
+    assert float(without[3:21, 3:-3, 3:-3].std()) < 6  # of 10
+
+
+def test_gradients() -> None:
+    labels = head((30, 33, 28))
+    params = draw(labels, 1, channels=2)
+    edges = render(labels, replace(params, gradients=True))
+    assert torch.equal(edges, gradient_magnitude(render(labels, params)[None])[0])
+    assert torch.equal(edges.amin((1, 2, 3)), torch.zeros(2))
+    assert torch.allclose(edges.amax((1, 2, 3)), torch.ones(2))
+    assert draw(labels, 1, replace(synthseg_preset(), return_gradients=True)).gradients
+
+
+def test_partial_volume_mixes_borders_only() -> None:
+    labels = head((30, 33, 28))
+    options = replace(GmmConfig(), rotation_bounds=(20.0,), blur=(0.0,))
+    plain = replace(
+        draw(labels, 2, options), stds=torch.zeros(1, 6), means=torch.tensor([[0.0, 40, 80, 120, 160, 200]])
+    )
+    hard, mixed = render(labels, plain), render(labels, replace(plain, partial_volume=True))
+    kept = render_pair(labels, replace(plain, partial_volume=True), SCHEME)[1]
+    assert torch.equal(kept, render_pair(labels, plain, SCHEME)[1])
+    values = set(hard.unique().tolist())
+    between = ~torch.isin(mixed, torch.tensor(sorted(values)))
+    assert 0.02 < float(between.float().mean()) < 0.5
+    changed = (mixed != hard)[0].numpy()
+    assert not (changed & ~near_border(kept.numpy())).any()
+    assert float((mixed - hard).mean()) == pytest.approx(0, abs=0.01)
+
+
+@pytest.mark.parametrize("name", FETAL_ARTEFACTS)
+@pytest.mark.parametrize("shape", [(36, 40, 33), (48, 44)])
+def test_artefacts_run_and_change_the_image(name: str, shape: tuple[int, ...]) -> None:
+    if name == "motion_prob" and len(shape) == 2:
+        pytest.skip("motion between slices is of volumes")
+    labels = head(shape)
+    options = replace(GMM_PRESETS["fetal"](), **dict.fromkeys(FETAL_ARTEFACTS, 0.0))
+    changed = 0
+    for seed in range(3):
+        params = draw(labels, seed, replace(options, **{name: 1.0}), channels=2)
+        assert len(params.artefacts) == 1
+        image, clean = render(labels, params), render(labels, replace(params, artefacts=()))
+        assert torch.isfinite(image).all()
+        assert float(image.min()) >= 0
+        assert image.shape == clean.shape
+        changed += not torch.equal(image, clean)
+    assert changed > 0
+
+
+def test_artefact_masks_are_on_the_image_grid() -> None:
+    labels = head((36, 40, 33))
+    options = replace(GMM_PRESETS["fetal"](), target_res=(1.5,), output_shape=(20,), structured_noise_prob=1.0)
+    image, kept = render_pair(labels, draw(labels, 0, replace(options, motion_prob=0.0)), SCHEME)
+    assert image.shape[1:] == kept.shape == (20, 20, 20)
+
+
+def test_output_values() -> None:
+    scheme = LabelScheme.from_lists([0, 7, 300], output_labels=[0, 0, 9], n_neutral_labels=3)
+    index = torch.tensor([[0, 1, 2], [2, 2, 1]], dtype=torch.uint8)
+    params = sample_params(index, torch.Generator().manual_seed(0), options=GmmConfig(), scheme=scheme)
+    assert target_labels(index, params, scheme).tolist() == [[0, 0, 9], [9, 9, 0]]
+
+
+def test_paint_needs_no_map_and_deform_no_intensities() -> None:
+    labels = head((30, 33, 28))
+    params = draw(labels, 6)
+    assert torch.equal(paint(deform(labels, params), params), render(labels, params))
+    other = replace(params, means=params.means + 1)
+    assert torch.equal(deform(labels, params), deform(labels, other))

@@ -1,0 +1,563 @@
+"""What is drawn for a sample: distributions, bounds, rules, shapes, streams, and parameters in and out."""
+
+from __future__ import annotations
+
+import json
+import random
+from collections import Counter
+from dataclasses import fields, replace
+
+import numpy as np
+import pytest
+import torch
+
+from config import GMM_PRESETS, GmmConfig, synthseg_preset
+from models.gmm.labels import LabelScheme
+from models.gmm.params import Params
+from models.gmm.priors import parse_prior
+from models.gmm.render import deform, render, render_pair
+from models.gmm.sampling import GivenPriors, draw_bounds, draw_intensities, per_axis, sample_params
+
+PLAIN = GmmConfig()
+LABELS = torch.zeros(32, 30, 28, dtype=torch.uint8)
+LABELS[6:26, 5:24, 4:22] = 1
+LABELS[10:18, 8:20, 6:18] = 2
+LABELS[20:24, 8:20, 6:18] = 3
+SCHEME = LabelScheme.from_lists([0, 1, 2, 3], n_neutral_labels=2)
+
+
+def generator(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def draw(options: GmmConfig, seed: int = 0, labels: torch.Tensor = LABELS, **given: object) -> Params:
+    given.setdefault("scheme", SCHEME)
+    return sample_params(labels, generator(seed), options=options, **given)  # type: ignore[arg-type]
+
+
+def shape_only(*shape: int) -> torch.Tensor:
+    """A map of which only the shape is used."""
+    return torch.zeros(1, dtype=torch.uint8).expand(shape)
+
+
+def same(one: Params, other: Params) -> set[str]:
+    """Names of the fields that are equal."""
+
+    def equal(a: object, b: object) -> bool:
+        if isinstance(a, torch.Tensor) and isinstance(b, torch.Tensor):
+            return torch.equal(a, b)
+        return type(a) is type(b) and a == b
+
+    return {f.name for f in fields(Params) if equal(getattr(one, f.name), getattr(other, f.name))}
+
+
+ALL = {f.name for f in fields(Params)}
+
+# Resolution
+
+
+def resolution_only(**options: object) -> GmmConfig:
+    """SynthSeg's resolutions without the stages that cost time."""
+    return replace(PLAIN, blur_range=1.03, resolution_mix=(0.05, 0.095, 0.855, 0.0), **options)  # type: ignore[arg-type]
+
+
+def test_kinds_of_resolution_come_at_synthsegs_rates() -> None:
+    assert synthseg_preset().resolution_mix == (0.05, 0.095, 0.855, 0.0)
+    count: Counter[int] = Counter()
+    axes: Counter[int] = Counter()
+    options = replace(resolution_only(), blur_range=1.0)
+    for seed in range(2000):
+        params = draw(options, seed, shape_only(240, 240, 240))
+        coarse = [axis for axis in range(3) if params.sigma[0][axis] > 0.5]
+        assert all(params.low_shape[0][axis] == 240 for axis in range(3) if axis not in coarse)
+        count[len(coarse)] += 1
+        axes.update(coarse if len(coarse) == 1 else [])
+    # 4 standard errors of a binomial of 2000
+    for kind, rate in ((0, 0.05), (3, 0.095), (1, 0.855)):
+        assert count[kind] / 2000 == pytest.approx(rate, abs=4 * (rate * (1 - rate) / 2000) ** 0.5), count
+    assert set(count) == {0, 1, 3}
+    assert min(axes.values()) > 480  # of 1710: each axis a third
+
+
+@pytest.mark.parametrize(
+    ("shape", "spacing"),
+    [((240, 240, 240), (1.0, 1.0, 1.0)), ((240, 160, 120), (1.0, 1.5, 2.0)), ((240, 120), (0.5, 1.0))],
+)
+def test_isotropic_is_alike_on_all_axes_in_mm(shape: tuple[int, ...], spacing: tuple[float, ...]) -> None:
+    """Predecessors drew each axis by itself. The field of view is a cube, so the counts must be alike."""
+    seen = []
+    for seed in range(100):
+        options = replace(resolution_only(), resolution_mix=(0.0, 1.0, 0.0, 0.0))
+        low = draw(options, seed, shape_only(*shape), spacing=spacing).low_shape[0]
+        assert len(set(low)) == 1
+        seen.append(shape[0] * spacing[0] / low[0])
+    assert max(spacing) <= min(seen) < max(spacing) + 0.3
+    assert 3.7 < max(seen) <= 4.15  # max_res_iso, and part of a voxel
+
+
+def test_each_axis_by_itself_and_anisotropic_limits() -> None:
+    options = replace(resolution_only(), resolution_mix=(0.0, 0.0, 0.0, 1.0))
+    lows = [draw(options, seed, shape_only(240, 240, 240)).low_shape[0] for seed in range(60)]
+    assert sum(len(set(low)) > 1 for low in lows) > 50
+    one_axis = replace(resolution_only(), resolution_mix=(0.0, 0.0, 1.0, 0.0), thickness_range=(1.0, 1.0))
+    drawn = [draw(one_axis, seed, shape_only(240, 240, 240)) for seed in range(300)]
+    coarsest = [240 / min(params.low_shape[0]) for params in drawn]
+    assert 7.5 < max(coarsest) <= 8.3
+    assert np.mean(coarsest) == pytest.approx(4.5, abs=0.5)
+    for params in drawn:  # full thickness: sigma is 0.75 slice widths
+        width = max(params.sigma[0]) / 0.75
+        assert width == pytest.approx(240 / min(params.low_shape[0]), rel=0.1)
+
+
+def test_thickness_lies_between_voxel_and_resolution() -> None:
+    options = replace(resolution_only(), resolution_mix=(0.0, 0.0, 1.0, 0.0), blur_range=1.0)
+    shares = []
+    for seed in range(300):
+        params = draw(options, seed, shape_only(240, 240, 240))
+        width, step = max(params.sigma[0]) / 0.75, 240 / min(params.low_shape[0])
+        assert 0.99 <= width <= step * 1.01
+        if step > 3:
+            shares.append((width - 1) / (step - 1))
+    assert np.mean(shares) == pytest.approx(0.5, abs=0.08)
+
+
+def test_no_resolution_finer_than_the_map() -> None:
+    for preset in GMM_PRESETS.values():
+        for seed in range(20):
+            params = draw(preset(), seed, LABELS, spacing=(3.0, 1.0, 5.0), channels=2)
+            for low, sigma in zip(params.low_shape, params.sigma, strict=True):
+                assert all(1 <= a <= b for a, b in zip(low, params.crop_shape, strict=True))
+                assert all(s >= 0 for s in sigma)
+
+
+def test_blur_range_and_native_blur() -> None:
+    options = replace(PLAIN, blur=(0.5,), blur_range=1.15)
+    widths = np.array([draw(options, seed).sigma[0] for seed in range(200)])
+    assert widths.min() >= 0.5 / 1.15 - 1e-9
+    assert widths.max() <= 0.5 * 1.15 + 1e-9
+    assert widths.std() > 0.02
+    assert (np.abs(np.diff(widths, axis=1)) > 0).all()  # each axis by itself
+
+
+def test_fixed_resolution_in_its_forms() -> None:
+    for res, expected in (((4.0,), [(8, 7, 7)] * 2), ((1.0, 1.0, 7.0), [(32, 30, 4)] * 2)):
+        assert draw(replace(PLAIN, data_res=res), channels=2).low_shape == tuple(expected)
+    rows = replace(PLAIN, data_res=(1.0, 1.0, 7.0, 2.0, 2.0, 2.0), thickness=(1.0, 1.0, 3.0, 2.0, 2.0, 2.0))
+    params = draw(rows, channels=2)
+    assert params.low_shape == ((32, 30, 4), (16, 15, 14))
+    assert params.sigma[0] == pytest.approx((0.5, 0.5, 0.75 * 3))
+    assert params.sigma[1] == pytest.approx((1.5, 1.5, 1.5))
+    with pytest.raises(ValueError, match="data_res has 4 values"):
+        draw(replace(PLAIN, data_res=(1.0, 1.0, 1.0, 1.0)), channels=2)
+
+
+def test_channels_have_their_own_resolution_and_means() -> None:
+    drawn = [draw(synthseg_preset(), seed, shape_only(120, 120, 120), channels=2) for seed in range(40)]
+    assert sum(params.low_shape[0] != params.low_shape[1] for params in drawn) > 30
+    means = torch.stack([params.means for params in drawn])
+    assert means.shape == (40, 2, 4)
+    assert abs(float(torch.corrcoef(means[:, :, 2].T)[0, 1])) < 0.5
+    for params in drawn:
+        assert not torch.equal(params.means[0], params.means[1])
+        assert params.bias is None or not torch.equal(params.bias[0], params.bias[1])
+        assert params.gamma is None or params.gamma[0] != params.gamma[1]
+
+
+# Bounds
+
+
+def test_bounds_as_one_number() -> None:
+    drawn = np.array([draw_bounds((0.2,), 1.0, 3, generator(seed)) for seed in range(400)])
+    assert drawn.min() >= 0.8
+    assert drawn.max() <= 1.2
+    assert drawn.mean(0) == pytest.approx(np.ones(3), abs=0.03)
+    assert drawn.std(0) == pytest.approx(np.full(3, 0.4 / 12**0.5), rel=0.15)
+    assert abs(np.corrcoef(drawn.T)[0, 1]) < 0.2  # each axis by itself
+
+
+def test_bounds_as_low_and_high_for_all_axes() -> None:
+    drawn = np.array([draw_bounds((2.0, 5.0), 0.0, 3, generator(seed)) for seed in range(200)])
+    assert drawn.min() >= 2
+    assert drawn.max() <= 5
+    assert (drawn.max(0) - drawn.min(0) > 2.7).all()
+
+
+def test_bounds_as_lows_and_highs_by_axis() -> None:
+    drawn = np.array([draw_bounds((-1.0, 10.0, 5.0, 1.0, 20.0, 5.0), 0.0, 3, generator(s)) for s in range(200)])
+    assert drawn.min(0) == pytest.approx([-1, 10, 5], abs=0.3)
+    assert drawn.max(0) == pytest.approx([1, 20, 5], abs=0.3)
+
+
+def test_bounds_as_one_of_several_pairs_of_rows() -> None:
+    """lab2im's (2k, n) arrays: a pair of rows, drawn for each sample (it chose one for good)."""
+    pairs = (0.0, 0.0, 1.0, 1.0, 10.0, 20.0, 11.0, 21.0)
+    drawn = np.array([draw_bounds(pairs, 0.0, 2, generator(seed)) for seed in range(200)])
+    first = drawn[:, 0] < 5
+    assert 60 < first.sum() < 140
+    assert (drawn[first] <= 1).all()
+    assert (drawn[~first] >= [10, 20]).all()
+    assert (drawn[~first] <= [11, 21]).all()
+
+
+@pytest.mark.parametrize("count", [0, 3, 4, 5, 7])
+def test_bounds_of_another_length_are_refused(count: int) -> None:
+    with pytest.raises(ValueError, match=f"bounds of {count} values: must be 1, 2, or a multiple of 6"):
+        draw_bounds((1.0,) * count, 0.0, 3, generator())
+
+
+def test_spatial_bounds_reach_the_affine() -> None:
+    options = replace(PLAIN, translation_bounds=(3.0, 3.0), scaling_bounds=(1.5, 1.5))
+    params = draw(options)
+    assert params.affine is not None
+    assert torch.allclose(params.affine, torch.tensor([[1.5, 0, 0, 3], [0, 1.5, 0, 3], [0, 0, 1.5, 3]]).double())
+    fov = draw(replace(options, translation_bounds=(0.1, 0.1), spatial_unit="fov"))
+    assert fov.affine is not None
+    assert fov.affine[:, 3].tolist() == pytest.approx([3.2, 3.0, 2.8])
+    assert draw(PLAIN).affine is None
+    assert draw(PLAIN).velocity is None
+
+
+def test_velocity_has_the_drawn_std_and_grid() -> None:
+    options = replace(PLAIN, nonlin_std=(4.0, 4.0), nonlin_scale=(0.25,))
+    velocity = torch.stack([v for s in range(10) if (v := draw(options, s).velocity) is not None])
+    assert velocity.shape == (10, 3, 9, 9, 8)
+    assert float(velocity.std()) == pytest.approx(4, rel=0.03)
+    spread = [
+        float(v.std()) for s in range(200) if (v := draw(replace(options, nonlin_std=(4.0,)), s).velocity) is not None
+    ]
+    assert min(spread) < 0.4
+    assert max(spread) == pytest.approx(4, rel=0.1)
+    assert np.mean(spread) == pytest.approx(2, rel=0.12)
+    nodes = {draw(replace(options, nonlin_scale=(2.0, 5.0)), s).velocity.shape[1:] for s in range(60)}  # type: ignore[union-attr]
+    assert nodes == {(k,) * 3 for k in (2, 3, 4, 5)}
+
+
+# Intensities
+
+
+def backgrounds(rule: str, draws: int = 2000) -> tuple[np.ndarray, np.ndarray]:
+    options = replace(synthseg_preset(), background=rule, prior_means=(100.0, 250.0), prior_stds=(10.0, 30.0))  # type: ignore[arg-type]
+    random_ = generator(1)
+    drawn = [draw_intensities(options, SCHEME, None, 1, random_) for _ in range(draws)]
+    return tuple(np.array([float(pair[i][0, 0]) for pair in drawn]) for i in (0, 1))  # type: ignore[return-value]
+
+
+def test_synthsegs_background() -> None:
+    means, stds = backgrounds("synthseg")
+    black, dark, free = means == 0, (means > 0) & (means < 50), means >= 100
+    assert black.mean() == pytest.approx(0.05, abs=0.02)
+    assert dark.mean() == pytest.approx(0.25, abs=0.04)
+    assert free.mean() == pytest.approx(0.70, abs=0.04)
+    assert (stds[black] == 0).all()
+    assert means[dark].max() <= 15
+    assert means[dark].mean() == pytest.approx(7.5, abs=0.8)
+    assert stds[dark].max() <= 5
+    assert stds[free].min() >= 10
+
+
+@pytest.mark.parametrize(("rule", "share"), [("class", 0.0), ("zero", 1.0), ("half", 0.5)])
+def test_other_backgrounds(rule: str, share: float) -> None:
+    means, stds = backgrounds(rule, 800)
+    assert (means == 0).mean() == pytest.approx(share, abs=0.07)
+    assert ((means == 0) == (stds == 0)).all()
+    assert means[means > 0].size == 0 or means[means > 0].min() >= 100
+
+
+def test_background_rule_leaves_the_other_labels_alone() -> None:
+    for rule in ("zero", "half", "class"):
+        one, other = draw(synthseg_preset(), 3), draw(replace(synthseg_preset(), background=rule), 3)  # type: ignore[arg-type]
+        assert torch.equal(one.means[:, 1:], other.means[:, 1:])
+
+
+@pytest.mark.parametrize("preset", ["synthseg", "lab2im"])
+def test_normal_priors_by_default_do_not_collapse_at_zero(preset: str) -> None:
+    """Predecessors: N(0, 250), so that 49 % of the class means were exactly 0."""
+    options = replace(GMM_PRESETS[preset](), prior_distributions="normal", background="class")
+    drawn = torch.cat([draw(options, seed).means.flatten() for seed in range(300)])
+    assert float((drawn == 0).float().mean()) < 0.1
+    assert float(drawn.mean()) == pytest.approx(125, abs=15)
+    assert 40 < float(drawn.std()) < 90
+
+
+def test_normal_prior_of_none() -> None:
+    prior = parse_prior(None, "normal", 4)
+    assert float(prior.first[0, 0]) == 125
+    assert float(prior.second[0, 0]) == pytest.approx(125 / 3**0.5)
+
+
+def test_uniform_priors_fill_their_range() -> None:
+    drawn = [draw(replace(synthseg_preset(), background="class"), seed) for seed in range(300)]
+    for table, top in (("means", 250), ("stds", 30)):
+        values = torch.cat([getattr(params, table).flatten() for params in drawn])
+        assert float(values.min()) == pytest.approx(0, abs=top / 100)
+        assert float(values.max()) == pytest.approx(top, rel=0.01)
+        assert float(values.mean()) == pytest.approx(top / 2, rel=0.06)
+
+
+def test_labels_of_one_class_share_their_statistics() -> None:
+    scheme = LabelScheme.from_lists([0, 1, 2, 3], generation_classes=[0, 1, 1, 2], n_neutral_labels=2)
+    params = draw(synthseg_preset(), scheme=scheme)
+    assert params.means[0, 1] == params.means[0, 2] != params.means[0, 3]
+    assert params.stds[0, 1] == params.stds[0, 2] != params.stds[0, 3]
+
+
+def test_given_priors() -> None:
+    table = np.array([[0.0, 50.0, 100.0, 150.0], [1.0, 51.0, 101.0, 151.0]])
+    given = GivenPriors(parse_prior(table, "uniform", 4), parse_prior([3.0, 3.0], "uniform", 4))
+    for seed in range(20):
+        params = draw(PLAIN, seed, priors=given)
+        assert (params.means[0] >= torch.tensor(table[0]).float()).all()
+        assert (params.means[0] <= torch.tensor(table[1]).float()).all()
+        assert (params.stds == 3).all()
+
+
+def test_mix_prior_and_random_replaces_half() -> None:
+    given = GivenPriors(parse_prior([100.0, 100.0], "uniform", 4), parse_prior([7.0, 7.0], "uniform", 4))
+    options = replace(synthseg_preset(), mix_prior_and_random=True, background="class")
+    drawn = [draw(options, seed, priors=given) for seed in range(400)]
+    means = np.array([bool((params.means == 100).all()) for params in drawn])
+    stds = np.array([bool((params.stds == 7).all()) for params in drawn])
+    assert means.mean() == pytest.approx(0.5, abs=0.1)
+    assert stds.mean() == pytest.approx(0.5, abs=0.1)
+    assert (means & stds).mean() == pytest.approx(0.25, abs=0.09)
+
+
+def test_prior_for_another_number_of_classes_is_refused() -> None:
+    given = GivenPriors(parse_prior([0.0, 1.0], "uniform", 3), parse_prior([0.0, 1.0], "uniform", 3))
+    with pytest.raises(ValueError, match="expected 4 columns, one per class of generation_classes, got 3"):
+        draw(PLAIN, priors=given)
+    with pytest.raises(ValueError, match=r"prior_means: expected 4 columns.*got 5"):
+        parse_prior(np.zeros((2, 5)), "uniform", 4, name="prior_means")
+
+
+def test_row_pairs_by_channel_or_at_random() -> None:
+    table = np.array([[0.0] * 4, [1.0] * 4, [100.0] * 4, [101.0] * 4])
+    given = GivenPriors(parse_prior(table, "uniform", 4), parse_prior(table, "uniform", 4))
+    options = replace(PLAIN, specific_channels=True)
+    for seed in range(20):
+        means = draw(options, seed, priors=given, channels=2).means
+        assert (means[0] <= 1).all()
+        assert (means[1] >= 100).all()
+    at_random = [bool((draw(PLAIN, seed, priors=given).means >= 100).all()) for seed in range(60)]
+    assert 15 < sum(at_random) < 45
+    with pytest.raises(ValueError, match="use_specific_stats_for_channel needs one row pair for each of 3 channels"):
+        draw(options, priors=given, channels=3)
+
+
+def test_lesion_contrast() -> None:
+    names = ["background", "grey matter", "white matter", "lesion"]
+    scheme = LabelScheme.from_lists(range(4), names=names)
+    for seed in range(40):
+        hyper = draw(replace(PLAIN, lesion_contrast=("hyper",)), seed, scheme=scheme).means[0]
+        assert 30 <= float(hyper[3] - hyper[2]) <= 90.001
+        both = draw(replace(PLAIN, lesion_contrast=("hyper", "hypo")), seed, scheme=scheme, channels=2).means
+        assert both[0, 3] > both[0, 2]
+        assert both[1, 3] < both[1, 2] or both[1, 3] == 0
+        plain = draw(PLAIN, seed, scheme=scheme, channels=2).means
+        assert torch.equal(plain[:, :3], both[:, :3])
+    with pytest.raises(ValueError, match="lesion_contrast has 3 values"):
+        draw(replace(PLAIN, lesion_contrast=("hyper",) * 3), scheme=scheme, channels=2)
+    alone = LabelScheme.from_lists(range(4), names=["background", "a", "b", "lesion"])
+    with pytest.raises(ValueError, match="lesion_contrast needs a label named white matter"):
+        draw(replace(PLAIN, lesion_contrast=("hypo",)), scheme=alone)
+
+
+# Flips
+
+
+def test_never_a_flip_where_sides_are_unknown() -> None:
+    """Predecessors flipped without exchanging left and right."""
+    unknown = LabelScheme.from_lists([0, 1, 2, 3])
+    assert unknown.partners is None
+    assert not any(draw(synthseg_preset(), seed, scheme=unknown).flip for seed in range(60))
+    assert not any(sample_params(LABELS, generator(seed)).flip for seed in range(60))
+    flips = sum(draw(synthseg_preset(), seed).flip for seed in range(400))
+    assert 160 < flips < 240
+    assert not any(draw(replace(synthseg_preset(), flipping=False), seed).flip for seed in range(60))
+
+
+# Shapes
+
+
+@pytest.mark.parametrize(
+    ("options", "out", "crop"),
+    [
+        ({}, (32, 30, 28), (32, 30, 28)),
+        ({"output_shape": (20,)}, (20, 20, 20), (20, 20, 20)),
+        ({"output_shape": (20, 40, 11)}, (20, 40, 11), (20, 40, 11)),
+        ({"output_div_by_n": 8}, (32, 24, 24), (32, 24, 24)),
+        ({"output_shape": (30,), "output_div_by_n": 16}, (16, 16, 16), (16, 16, 16)),
+        ({"output_div_by_n": 64}, (64, 64, 64), (64, 64, 64)),
+        ({"target_res": (2.0,)}, (16, 15, 14), (32, 30, 28)),
+        ({"target_res": (0.5,)}, (64, 60, 56), (32, 30, 28)),
+        ({"target_res": (2.0, 1.0, 4.0)}, (16, 30, 7), (32, 30, 28)),
+        ({"target_res": (2.0,), "output_shape": (10,)}, (10, 10, 10), (20, 20, 20)),
+        ({"target_res": (1.0,)}, (32, 30, 28), (32, 30, 28)),
+    ],
+)
+def test_shapes(options: dict, out: tuple, crop: tuple) -> None:
+    for seed in range(5):
+        params = draw(replace(synthseg_preset(), **options), seed)
+        assert params.out_shape == out
+        assert params.crop_shape == crop
+        for start, part, size in zip(params.crop_start, crop, LABELS.shape, strict=True):
+            if part <= size:
+                assert 0 <= start <= size - part
+            else:
+                assert start == -((part - size) // 2)
+    image = render(LABELS, params)
+    assert image.shape == (1, *out)
+
+
+def test_shapes_of_other_lengths_are_refused() -> None:
+    with pytest.raises(ValueError, match="output_shape has 2 values: must be one, or one for each of 3 axes"):
+        draw(replace(PLAIN, output_shape=(20, 20)))
+    with pytest.raises(ValueError, match="target_res has 2 values"):
+        draw(replace(PLAIN, target_res=(1.0, 2.0)))
+    assert per_axis((3.0,), 2, "x") == (3.0, 3.0)
+    with pytest.raises(ValueError, match="must have two or three dimensions"):
+        sample_params(torch.zeros(4, 4, 4, 4, dtype=torch.uint8), generator())
+
+
+@pytest.mark.parametrize("target", [1.5, 1.3, 0.7])
+def test_target_resolution_is_met_to_a_part_of_a_voxel(target: float) -> None:
+    params = draw(replace(PLAIN, target_res=(target,)))
+    for mm, size in zip(params.out_spacing, params.out_shape, strict=True):
+        assert abs(mm - target) * size <= 0.5 + 1e-9  # within half a map voxel over the whole image
+
+
+def test_crops_reach_every_place_the_last_too() -> None:
+    starts = {draw(replace(PLAIN, output_shape=(30, 30, 28)), seed).crop_start for seed in range(60)}
+    assert starts == {(0, 0, 0), (1, 0, 0), (2, 0, 0)}
+
+
+def test_smaller_maps_are_padded_with_background() -> None:
+    options = replace(PLAIN, output_shape=(40, 20, 33))
+    params = draw(options)
+    assert params.crop_start[0] == -4
+    assert params.crop_start[2] == -2
+    found = deform(LABELS, params)
+    assert found.shape == (40, 20, 33)
+    expected = torch.zeros(40, 20, 33, dtype=torch.uint8)
+    expected[4:36, :, 2:30] = LABELS[:, params.crop_start[1] : params.crop_start[1] + 20]
+    assert torch.equal(found, expected)
+
+
+# Streams
+
+
+def test_same_seed_same_parameters_and_other_seed_others() -> None:
+    for preset in GMM_PRESETS.values():
+        one, two = (draw(preset(), 7, channels=2) for _ in range(2))
+        assert same(one, two) == ALL
+        assert one.seed != draw(preset(), 8, channels=2).seed
+        assert not torch.equal(one.means, draw(preset(), 8, channels=2).means)
+
+
+@pytest.mark.parametrize(
+    ("off", "changed"),
+    [
+        ({"bias_field_std": (0.0,)}, {"bias"}),
+        ({"bias_prob": 0.0}, {"bias"}),
+        ({"gamma_std": 0.0}, {"gamma"}),
+        ({"nonlin_std": (0.0,)}, {"velocity"}),
+        ({"flipping": False}, {"flip"}),
+        (
+            {
+                "scaling_bounds": (0.0,),
+                "rotation_bounds": (0.0,),
+                "shearing_bounds": (0.0,),
+                "translation_bounds": (0.0,),
+            },
+            {"affine"},
+        ),
+        ({"resolution_mix": (1.0, 0.0, 0.0, 0.0)}, {"low_shape", "sigma"}),
+        ({"noise_prob": 0.0}, {"noise"}),
+        ({"texture_fwhm": (0.0,)}, {"fwhm"}),
+        ({"motion_prob": 0.0}, {"artefacts", "roles"}),
+        ({"background": "class"}, {"means", "stds"}),
+        ({"partial_volume": True}, {"partial_volume"}),
+    ],
+)
+def test_a_stage_turned_off_leaves_the_other_draws(off: dict, changed: set[str]) -> None:
+    full = replace(
+        synthseg_preset(),
+        noise_std=(0.1,),
+        texture_fwhm=(5.0,),
+        translation_bounds=(2.0,),
+        motion_prob=1.0,
+        bias_prob=1.0,
+    )
+    seen: set[str] = set()
+    for seed in range(8):
+        one, other = draw(full, seed), draw(replace(full, **off), seed)
+        assert ALL - same(one, other) <= changed, seed
+        seen |= ALL - same(one, other)
+    assert seen == changed
+
+
+def test_fixed_replaces_the_given_fields_only() -> None:
+    means = torch.full((1, 4), 50.0)
+    one, other = draw(synthseg_preset(), 2), draw(synthseg_preset(), 2, fixed={"means": means, "gamma": None})
+    assert ALL - same(one, other) == {"means", "gamma"}
+    assert torch.equal(other.means, means)
+    assert other.gamma is None
+    with pytest.raises(ValueError, match=r"contrast, zoom: no parameter of a synthetic image; there are: .*means"):
+        draw(PLAIN, fixed={"zoom": 1, "contrast": 2, "seed": 3})
+
+
+def test_global_random_states_are_left_alone() -> None:
+    torch.manual_seed(5)
+    np.random.seed(5)
+    random.seed(5)
+    before = torch.get_rng_state(), np.random.get_state()[1].copy(), random.getstate()  # type: ignore[index]
+    for name, preset in GMM_PRESETS.items():
+        probable = {f: 1.0 for f in ("blur_cortex_prob", "structured_noise_prob", "boundaries_prob") if name == "fetal"}
+        params = draw(replace(preset(), motion_prob=0.0, **probable), 1)
+        render_pair(LABELS, params, SCHEME)
+    assert torch.equal(torch.get_rng_state(), before[0])
+    assert (np.random.get_state()[1] == before[1]).all()  # type: ignore[index]
+    assert random.getstate() == before[2]
+
+
+# Parameters in and out
+
+
+@pytest.mark.parametrize("preset", GMM_PRESETS)
+def test_round_trips_give_the_same_image(preset: str) -> None:
+    options = replace(GMM_PRESETS[preset](), texture_fwhm=(4.0,), noise_std=(0.05,), partial_volume=preset == "fitted")
+    if preset == "fetal":
+        options = replace(
+            options, blur_cortex_prob=1.0, structured_noise_prob=1.0, motion_prob=1.0, boundaries_prob=1.0
+        )
+    scheme = LabelScheme.from_lists(
+        range(4), names=["background", "left cerebral cortex", "right cerebral cortex", "white matter"]
+    )
+    params = draw(options, 3, channels=2, scheme=scheme)
+    if preset == "fetal":
+        assert len(params.artefacts) == 4
+    image = render(LABELS, params)
+    again = Params.from_dict(json.loads(json.dumps(params.to_dict())))
+    assert same(params, again) == ALL
+    assert torch.equal(render(LABELS, again), image)
+    tensors, rest = params.to_tensors()
+    assert all(isinstance(value, torch.Tensor) for value in tensors.values())
+    assert {"means", "stds"} <= set(tensors)
+    third = Params.from_tensors({k: v.clone() for k, v in tensors.items()}, json.loads(json.dumps(rest)))
+    assert same(params, third) == ALL
+    assert torch.equal(render(LABELS, third), image)
+
+
+def test_params_with_missing_or_unknown_fields_are_refused() -> None:
+    data = draw(PLAIN).to_dict()
+    missing = {key: value for key, value in data.items() if key != "gamma"}
+    with pytest.raises(ValueError, match="gamma"):
+        Params.from_dict(missing)
+    with pytest.raises(ValueError, match="colour"):
+        Params.from_dict({**data, "colour": 1})
+
+
+def test_out_spacing() -> None:
+    params = draw(replace(PLAIN, target_res=(2.0, 1.0, 1.0)), spacing=(1.0, 0.5, 1.0))
+    assert params.out_spacing == (2.0, 1.0, 1.0)
+    assert params.spacing == (1.0, 0.5, 1.0)

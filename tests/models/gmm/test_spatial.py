@@ -1,0 +1,335 @@
+"""Deformation of label maps: affine, elastic, window, mirror; and images that move with them."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from scipy.ndimage import map_coordinates
+
+from config import GmmConfig, synthseg_preset
+from models.gmm.labels import LabelScheme
+from models.gmm.render import backward_coordinates, deform
+from models.gmm.resampling import nodes, upsample
+from models.gmm.sampling import sample_params
+from models.gmm.spatial import (
+    affine_matrix,
+    dense_coordinates,
+    integrate_velocity,
+    look_up,
+    source_coordinates,
+    warp_image,
+)
+from tests.models.gmm import reference
+
+SHAPES = [(30, 27, 24), (41, 38)]
+STILL: dict[int, tuple] = {
+    2: ((0.0,), (1.0,) * 2, (0.0,) * 2, (0.0,) * 2),
+    3: ((0.0,) * 3, (1.0,) * 3, (0.0,) * 6, (0.0,) * 3),
+}
+
+
+def random_labels(shape: tuple[int, ...], seed: int = 0) -> torch.Tensor:
+    return torch.randint(1, 9, shape, generator=torch.Generator().manual_seed(seed)).to(torch.uint8)
+
+
+def box(shape: tuple[int, ...], half: int) -> torch.Tensor:
+    """A box of 2 · half + (1 for an odd size) voxels about the centre."""
+    labels = torch.zeros(shape, dtype=torch.uint8)
+    labels[tuple(slice((n + 1) // 2 - half - n % 2, (n + 1) // 2 + half) for n in shape)] = 1
+    return labels
+
+
+def moved(labels: torch.Tensor, matrix: torch.Tensor, fill: int = 0, fine: int = 1) -> torch.Tensor:
+    shape = tuple(labels.shape)
+    where = source_coordinates(matrix, None, shape)
+    return look_up(labels, where, (0,) * len(shape), shape, flip=False, fill=fill, fine=fine)
+
+
+def velocity(shape: tuple[int, ...], std: float, scale: float = 0.04, seed: int = 1) -> torch.Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    return std * torch.randn(len(shape), *(nodes(size, scale) for size in shape), generator=generator)
+
+
+# Affine
+
+
+def test_affine_matrix_against_an_independent_construction() -> None:
+    rng = np.random.default_rng(0)
+    for _ in range(20):
+        for n in (2, 3):
+            given = (
+                rng.uniform(-60, 60, 1 if n == 2 else 3),
+                rng.uniform(0.5, 2, n),
+                rng.uniform(-0.3, 0.3, n * n - n),
+                rng.uniform(-9, 9, n),
+            )
+            found = affine_matrix(*(list(map(float, item)) for item in given))
+            assert found.dtype == torch.float64
+            assert np.allclose(found.numpy(), reference.affine(*given), atol=1e-12)
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.int16, torch.int32, torch.int64])
+def test_identity_gives_the_same_map(shape: tuple[int, ...], dtype: torch.dtype) -> None:
+    labels = random_labels(shape).to(dtype)
+    still = affine_matrix(*STILL[len(shape)])
+    assert torch.equal(moved(labels, still), labels)
+    zero = integrate_velocity(torch.zeros(len(shape), *[3] * len(shape)), shape)
+    where = source_coordinates(still, zero, shape)
+    out = look_up(labels, where, (0,) * len(shape), shape, flip=False, fill=0)
+    assert out.dtype == dtype
+    assert torch.equal(out, labels)
+
+
+@pytest.mark.parametrize(("axis", "plane"), [(0, (1, 2)), (1, (2, 0)), (2, (0, 1))])
+def test_rotation_by_90_degrees_is_rot90(axis: int, plane: tuple[int, int]) -> None:
+    labels = random_labels((21, 21, 21))
+    angles = [0.0, 0.0, 0.0]
+    angles[axis] = 90.0
+    found = moved(labels, affine_matrix(angles, *STILL[3][1:]))
+    assert torch.equal(found, torch.rot90(labels, -1, plane))
+    assert not torch.equal(found, torch.rot90(labels, 1, plane))
+
+
+def test_rotation_by_90_degrees_in_2d() -> None:
+    labels = random_labels((20, 20))
+    found = moved(labels, affine_matrix([90.0], *STILL[2][1:]))
+    assert torch.equal(found, torch.rot90(labels, 1))
+
+
+@pytest.mark.parametrize("shape", [(40, 36, 32), (41, 39, 37), (40, 36)])
+def test_scaling_above_one_shrinks_what_is_seen(shape: tuple[int, ...]) -> None:
+    n = len(shape)
+    labels = box(shape, 8)
+    for factor in (2.0, 0.55, 1.25):
+        scaled = moved(labels, affine_matrix(STILL[n][0], (factor,) * n, *STILL[n][2:]))
+        assert float(scaled.sum()) ** (1 / n) == pytest.approx(float(labels.sum()) ** (1 / n) / factor, abs=1.01)
+        assert torch.equal(scaled, scaled.flip(list(range(n))))  # about the centre
+    one = moved(labels, affine_matrix(STILL[n][0], (2.0, *[1.0] * (n - 1)), *STILL[n][2:]))
+    for axis, size in enumerate(shape):
+        length = int((one.sum([a for a in range(n) if a != axis]) > 0).sum())
+        assert length == pytest.approx((16 + size % 2) / (2 if axis == 0 else 1), abs=0.51)
+
+
+def test_translation_shifts_and_fills() -> None:
+    labels = random_labels((20, 18, 16))
+    found = moved(labels, affine_matrix(*STILL[3][:3], (3.0, -2.0, 0.0)), fill=7)
+    assert torch.equal(found[:-3, 2:], labels[3:, :-2])
+    assert (found[-3:] == 7).all()
+    assert (found[:, :2] == 7).all()
+
+
+def test_shear_leans() -> None:
+    labels = torch.zeros(21, 21, dtype=torch.uint8)
+    labels[10] = 1
+    found = moved(labels, affine_matrix((0.0,), (1.0, 1.0), (0.5, 0.0), (0.0, 0.0)))
+    x, y = np.nonzero(found.numpy())
+    assert np.polyfit(y, x, 1)[0] == pytest.approx(-0.5, abs=0.05)  # x + 0.5 · y = 10
+
+
+# Elastic
+
+
+@pytest.mark.parametrize(("shape", "std"), [((48, 44, 40), 3), ((64, 61), 4), ((47, 44, 45), 4)])
+def test_inverse_is_the_field_of_the_negative_velocity(shape: tuple[int, ...], std: float) -> None:
+    v = velocity(shape, std)
+    there, back = (upsample(integrate_velocity(w, shape), shape).double().numpy() for w in (v, -v))
+    x = np.indices(shape, dtype=float)
+    end = x + there
+    composed = there + np.stack([map_coordinates(part, end, order=1, mode="nearest") for part in back])
+    error = np.linalg.norm(composed, axis=0)
+    inside = np.all([(e >= 0) & (e <= n - 1) for e, n in zip(end, shape, strict=True)], axis=0)
+    assert np.linalg.norm(there, axis=0).mean() > 2
+    assert error[inside].mean() < 0.1
+    assert error[inside].max() < 1.5
+
+
+def determinants(u: np.ndarray) -> np.ndarray:
+    """Jacobian determinants of x + u(x) at every voxel."""
+    n = len(u)
+    jacobian = np.stack([np.stack(np.gradient(part)) for part in np.indices(u.shape[1:]) + u]).reshape(n, n, -1)
+    return np.linalg.det(np.moveaxis(jacobian, -1, 0))
+
+
+@pytest.mark.parametrize(
+    ("shape", "scale", "std", "folded"),
+    [
+        ((48, 44, 40), 0.04, 4.0, 0.0),
+        ((48, 44, 40), 0.04, 8.0, 0.0),
+        ((48, 44, 40), 0.0625, 4.0, 0.0),
+        ((64, 61), 0.0625, 8.0, 0.0),
+        # Twice any preset's largest velocity over cells of 15 voxels: the coarse integration folds in 3 voxels of 84,480
+        # in one of six draws, full resolution in none.
+        ((48, 44, 40), 0.0625, 8.0, 1e-4),
+    ],
+)
+def test_integrated_fields_do_not_fold(shape: tuple[int, ...], scale: float, std: float, folded: float) -> None:
+    for seed in range(4):
+        v = velocity(shape, std, scale, seed)
+        field, plain = (upsample(integrate_velocity(v, shape, squarings=k), shape).double().numpy() for k in (7, 0))
+        assert (determinants(field) <= 0).mean() <= folded, seed
+        if std == 8 and scale > 0.05 and len(shape) == 3:
+            assert (determinants(plain) <= 0).mean() > 0.01  # the same velocity as a plain displacement
+
+
+def test_constant_velocity_is_a_shift() -> None:
+    v = torch.tensor([2.0, -1.5, 0.5]).view(3, 1, 1, 1).expand(3, 3, 3, 3).contiguous()
+    field = integrate_velocity(v, (30, 24, 20))
+    assert torch.allclose(field, v[:, :1, :1, :1].expand_as(field), atol=1e-5)
+
+
+def test_field_is_cheap_and_scales_with_short_time() -> None:
+    v = velocity((60, 52, 44), 0.02)
+    field = integrate_velocity(v, (60, 52, 44))
+    assert field.shape == (3, 16, 14, 12)
+    assert torch.allclose(field, upsample(v, field.shape[1:]), atol=2e-4)  # a small step is the velocity itself
+
+
+def test_source_coordinates_of_affine_and_displacement() -> None:
+    shape = (30, 27, 24)
+    matrix = affine_matrix((10.0, -20.0, 5.0), (1.1, 0.9, 1.2), (0.1,) * 6, (1.0, 2.0, -3.0))
+    u = integrate_velocity(velocity(shape, 3), shape)
+    found = dense_coordinates(source_coordinates(matrix, u, shape), shape).double().numpy()
+    dense = upsample(u, shape).double().numpy()
+    assert np.abs(found - reference.coordinates(matrix.numpy(), dense, shape)).max() < 1e-4
+
+
+# Window, fine samples, mirror
+
+
+def moving_params(shape: tuple[int, ...], seed: int = 0, **options: object):
+    config = replace(synthseg_preset(), nonlin_scale=(0.1,), nonlin_std=(3.0, 3.0), flipping=False, **options)
+    return sample_params(random_labels(shape), torch.Generator().manual_seed(seed), options=config)
+
+
+@pytest.mark.parametrize("fine", [1, 2, 3])
+@pytest.mark.parametrize("elastic", [True, False])
+@pytest.mark.parametrize(
+    ("shape", "start", "size"),
+    [((30, 27, 24), (3, 0, 5), (20, 27, 11)), ((41, 38), (40, 7), (1, 30)), ((30, 27, 24), (0, 0, 0), (30, 27, 24))],
+)
+def test_window_is_the_same_region_of_the_whole(
+    shape: tuple[int, ...], start: tuple, size: tuple, elastic: bool, fine: int
+) -> None:
+    labels = random_labels(shape)
+    params = moving_params(shape)
+    params = params if elastic else replace(params, velocity=None)
+    whole = deform(labels, params, fine)
+    part = deform(labels, replace(params, crop_start=start, crop_shape=size), fine)
+    region = tuple(slice(s * fine, (s + k) * fine) for s, k in zip(start, size, strict=True))
+    assert torch.equal(part, whole[region])
+
+
+@pytest.mark.parametrize("fine", [1, 2])
+@pytest.mark.parametrize("still", [True, False])
+@pytest.mark.parametrize(
+    ("start", "size"), [((-4, -3, 0), (40, 33, 24)), ((-40, 0, 0), (20, 27, 24)), ((20, 5, -2), (20, 30, 50))]
+)
+def test_window_beyond_the_map_is_background(start: tuple, size: tuple, still: bool, fine: int) -> None:
+    shape = (30, 27, 24)
+    labels = random_labels(shape)
+    params = replace(moving_params(shape), crop_start=start, crop_shape=size, fill=0)
+    if still:
+        params = replace(params, affine=None, velocity=None)
+    found = deform(labels, params, fine)
+    assert found.shape == tuple(k * fine for k in size)
+    expected = torch.zeros(size, dtype=torch.uint8)
+    overlap = [(max(s, 0), min(s + k, n)) for s, k, n in zip(start, size, shape, strict=True)]
+    if all(low < high for low, high in overlap):
+        target = tuple(slice(low - s, high - s) for (low, high), s in zip(overlap, start, strict=True))
+        expected[target] = labels[tuple(slice(low, high) for low, high in overlap)]
+    if still:
+        for axis in range(3):
+            expected = expected.repeat_interleave(fine, axis)
+        assert torch.equal(found, expected)
+    else:
+        exact = reference.deform(labels.numpy(), replace(params, velocity=None), fine)
+        affine_only = deform(labels, replace(params, velocity=None), fine).numpy()
+        assert (affine_only != exact).mean() < 1e-4
+
+
+def test_fine_samples_lie_evenly_inside_the_voxel() -> None:
+    labels = torch.arange(24).to(torch.uint8).repeat(24, 1)
+    doubled = moved(labels, affine_matrix(*STILL[2]), fine=2)
+    assert torch.equal(doubled, labels.repeat_interleave(2, 0).repeat_interleave(2, 1))
+    # moved by a quarter of a voxel, one sample of two falls into the next voxel
+    quarter = moved(labels, affine_matrix(*STILL[2][:3], (0.0, 0.26)), fine=2)
+    assert torch.equal(quarter[0, :-1:2], labels[0])
+    assert torch.equal(quarter[0, 1:-1:2], labels[0, 1:])
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("fine", [1, 2])
+def test_mirror_is_the_mirrored_window(shape: tuple[int, ...], fine: int) -> None:
+    labels = random_labels(shape)
+    swap = (0, 1, 2, 4, 3, 6, 5, 7, 8)
+    for params in (moving_params(shape), replace(moving_params(shape), affine=None, velocity=None)):
+        start, size = (2,) * len(shape), tuple(n - 5 for n in shape)
+        params = replace(params, crop_start=start, crop_shape=size)
+        plain = deform(labels, params, fine)
+        flipped = deform(labels, replace(params, flip=True, partners=swap), fine)
+        assert torch.equal(flipped, torch.tensor(swap, dtype=torch.uint8)[plain.flip(0).long()])
+
+
+@pytest.mark.parametrize("shape", [(32, 24, 20), (32, 24)])
+def test_left_labels_remain_on_the_left(shape: tuple[int, ...]) -> None:
+    """Predecessors had the left labels on the right in 5 of 12 samples."""
+    labels = torch.zeros(shape, dtype=torch.uint8)
+    labels[(slice(5, 14), *[slice(6, 16)] * (len(shape) - 1))] = 2  # left
+    labels[(slice(18, 27), *[slice(6, 16)] * (len(shape) - 1))] = 3  # right
+    labels[(slice(5, 9), *[slice(6, 10)] * (len(shape) - 1))] = 4  # left only
+    labels[(slice(14, 18), *[slice(6, 16)] * (len(shape) - 1))] = 1
+    scheme = LabelScheme.from_lists([0, 1, 2, 4, 3, 5], n_neutral_labels=2)
+    index = scheme.to_index(labels)
+    seen = set()
+    for seed in range(16):
+        params = sample_params(index, torch.Generator().manual_seed(seed), options=synthseg_preset(), scheme=scheme)
+        out = scheme.output_table()[deform(index, params).long()].numpy()
+        seen.add(params.flip)
+        centre = {v: np.nonzero(out == v)[0].mean() for v in (2, 3)}
+        assert centre[2] < centre[3] - 4, seed
+        # the label that stands on one side only changes its name with the mirror
+        assert (out == 4).any() != params.flip, seed
+        assert (out == 5).any() == params.flip, seed
+    assert seen == {True, False}
+
+
+# Images that move with the labels
+
+
+@pytest.mark.parametrize("shape", [(36, 33, 30), (48, 41)])
+def test_warp_image_moves_as_the_labels_do(shape: tuple[int, ...]) -> None:
+    grid = np.meshgrid(*(np.linspace(-1, 1, n) for n in shape), indexing="ij")
+    labels = torch.from_numpy((sum((g - 0.15) ** 2 for g in grid) < 0.3).astype(np.uint8))
+    labels[tuple(slice(4, 12) for _ in shape)] = 1
+    for seed in range(3):
+        params = moving_params(shape, seed)
+        target = deform(labels, params).double().numpy()
+        image = warp_image(labels[None].float(), backward_coordinates(params))[0].double().numpy()
+        assert image.shape == shape
+        assert np.corrcoef(image.ravel(), target.ravel())[0, 1] > 0.93
+        still = labels.double().numpy()
+        assert np.corrcoef(still.ravel(), target.ravel())[0, 1] < 0.9  # else nothing moved
+        assert ((image > 0.5) != (target > 0.5)).mean() < 0.01
+
+
+def test_warp_image_by_whole_voxels() -> None:
+    image = torch.rand(2, 12, 10, 9, generator=torch.Generator().manual_seed(0))
+    where = source_coordinates(affine_matrix(*STILL[3][:3], (2.0, 0.0, -1.0)), None, (12, 10, 9))
+    found = warp_image(image, where)
+    assert torch.allclose(found[:, :-2, :, 1:], image[:, 2:, :, :-1], atol=1e-4)
+    assert float(found[:, -1].abs().max()) < 1e-4
+    assert math.isclose(float(found[:, :, :, 0].abs().max()), 0, abs_tol=1e-4)
+
+
+def test_spatial_off_leaves_the_map_alone() -> None:
+    labels = random_labels((30, 27, 24))
+    options = replace(synthseg_preset(), output_shape=(16,))
+    params = sample_params(labels, torch.Generator().manual_seed(0), options=options, spatial=False)
+    assert torch.equal(deform(labels, params), labels)
+    still = sample_params(labels, torch.Generator().manual_seed(0), options=GmmConfig())
+    assert torch.equal(deform(labels, still), labels)
