@@ -136,17 +136,19 @@ class GmmConfig:
     covariance: bool = False
     """Draw all labels of a fitted prior together, with the covariance seen over subjects, so that T1-like stays T1-like."""
     prior_distributions: Literal["uniform", "normal"] = "uniform"
-    """Random priors: uniform between, or normal with mean and standard deviation."""
+    """Random priors: uniform, or normal with the moments of the uniform range."""
     prior_means: tuple[float, ...] = (0.0, 250.0)
-    """Random priors of the labels' means, on 0-255: low and high, or mean and standard deviation."""
+    """Random priors of the labels' means, on 0-255: low and high, or the half-range about 125."""
     prior_stds: tuple[float, ...] = (0.0, 30.0)
-    """Random priors of the labels' standard deviations, on 0-255."""
+    """Random priors of the labels' standard deviations, on 0-255: low and high, or the half-range about 15."""
     specific_channels: bool = False
     """Priors of several modalities: give channel c the c-th pair of rows, instead of a random pair."""
     mix_prior_and_random: bool = False
     """Replace the given means by prior_means half of the time, the given spreads by prior_stds likewise."""
     background: Literal["class", "zero", "half", "synthseg"] = "class"
     """Background: a class like any other, always 0, 0 half of the time, or mostly dark (SynthSeg)."""
+    skull_strip_prob: float = 0.0
+    """Probability that everything that is not kept in the output labels looks like background, as after skull stripping."""
     lesion_contrast: tuple[Literal["random", "hyper", "hypo"], ...] = ("random",)
     """Lesions beside white matter, one for all channels or one each: hyper as on FLAIR and T2w, hypo as on T1w."""
     tie_std: float = 25.0
@@ -169,7 +171,7 @@ class GmmConfig:
     spatial_unit: Literal["voxel", "fov"] = "voxel"
     """Unit of shifts and velocities: voxels of the map, or fractions of its size."""
     integrate: bool = True
-    """Integrate the velocity to a deformation that cannot fold; otherwise it is the displacement itself."""
+    """Integrate the velocity to a deformation that does not fold; otherwise it is the displacement itself."""
     spline: Literal[1, 3] = 1
     """Interpolation of control grids: linear or cubic B-spline."""
     output_shape: tuple[int, ...] = ()
@@ -699,10 +701,18 @@ def check_gmm(gmm: GmmConfig, prefix: str = "") -> None:
             raise ValueError(f"--{prefix}{name} {_words(getattr(gmm, name))}: must be above 0")
     for name in ("max_res_iso", "max_res_aniso"):
         _check_positive(f"{prefix}{name}", getattr(gmm, name))
-    if min(gmm.resolution_mix) < 0 or abs(sum(gmm.resolution_mix) - 1) > 1e-6:
-        raise ValueError(
-            f"--{prefix}resolution_mix {_words(gmm.resolution_mix)}: must be four probabilities with sum 1"
-        )
+    for name in ("scaling_bounds", "rotation_bounds", "shearing_bounds", "translation_bounds"):
+        values = getattr(gmm, name)
+        if not values or any(not abs(value) < float("inf") for value in values) or (len(values) == 1 and values[0] < 0):
+            raise ValueError(
+                f"--{prefix}{name} {_words(values)}: must be a finite number of 0 or more, or lows and highs"
+            )
+    mix = gmm.resolution_mix
+    if len(mix) != 4 or min(mix) < 0 or not abs(sum(mix) - 1) < 1e-6:
+        raise ValueError(f"--{prefix}resolution_mix {_words(mix)}: must be four probabilities with sum 1")
+    share = gmm.thickness_range
+    if len(share) != 2 or not 0 <= share[0] <= share[1] <= 1:
+        raise ValueError(f"--{prefix}thickness_range {_words(share)}: must be low and high in [0, 1]")
     if gmm.thickness and not gmm.data_res:
         raise ValueError(f"--{prefix}thickness {_words(gmm.thickness)}: only with --{prefix}data_res")
 

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from dataloaders.intensity import LEVELS, Window
+from dataloaders.labels import count_labels
 from dataloaders.manifest import FILE_NAME, SPLITS, Case, Manifest, Slice, Split
 from dataloaders.png import read_png
 from engine.files import check_name
@@ -91,13 +92,13 @@ def _read_case(
         faults.append(f"{image_path}: image is {image.shape}, its label {label.shape}")
         return None
     sizes.setdefault(image.shape, image_path)
-    ids, counts = np.unique(label, return_counts=True)
-    labels_seen.update(ids.tolist())
+    histogram = count_labels(label)
+    labels_seen.update(histogram)
     item = Slice(
         index=0,
         label=str(label_path.relative_to(root)),
         images=(str(image_path.relative_to(root)),),
-        histogram={int(i): int(n) for i, n in zip(ids, counts, strict=True)},
+        histogram=histogram,
     )
     levels = 255 if image.dtype == np.uint8 else LEVELS
     # The same file name in two splits is another slice, so the split is part of the id.

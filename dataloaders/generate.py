@@ -1,114 +1,51 @@
-"""Label maps to folders of synthetic images and labels: resumable, in shards, the same for any number of workers.
-
-A sample's file in ``params/`` is written after all its other files, so it is what says that the sample is whole.
-"""
+"""Label maps to folders of synthetic images and labels: resumable, in shards, the same for any number of workers."""
 
 from __future__ import annotations
 
 import hashlib
 import json
 import os
-import re
 import signal
-import time
-from collections.abc import Iterable, Iterator
-from concurrent.futures import ProcessPoolExecutor, as_completed
-from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass, field, fields, replace
-from importlib.metadata import PackageNotFoundError, version
 from multiprocessing import get_context
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from tqdm import tqdm
 
-from config import GmmConfig, check_gmm, differences, synthseg_preset
-from dataloaders.geometry import plane, plane_shape, plane_spacing, to_ras, window_plane
-from dataloaders.image_generator import ImageGenerator, Sample, scheme_of
-from dataloaders.intensity import Window
+from config import GmmConfig
+from dataloaders.generate_options import GenerateOptions, check_options
+from dataloaders.generated_files import (
+    PARAMS,
+    bids_place,
+    claim,
+    describe_bids,
+    safe_name,
+    write_index,
+    write_record,
+    write_slices,
+    write_volumes,
+)
+from dataloaders.geometry import plane_shape, plane_spacing
+from dataloaders.image_generator import ImageGenerator
 from dataloaders.label_maps import LabelMaps, index_of, read_label_map_file
-from dataloaders.manifest import FILE_NAME, Case, Geometry, Manifest, Slice, case_from_dict, slice_name
-from dataloaders.nifti import file_sha256, write_volume
-from dataloaders.png import write_png
-from engine.files import atomic_path, lock_folder, read_json, write_json, write_text
+from dataloaders.label_schemes import output_labels, read_scheme
+from dataloaders.nifti import file_sha256
+from dataloaders.seed_maps import SeedMaps, seeded
+from dataloaders.seeds import INDEX
+from dataloaders.workers import as_ready
 from models.base import seeded_generator
-from models.gmm import freesurfer
 from models.gmm.labels import LabelScheme, find_values
 from models.gmm.params import Params
 from models.gmm.priors import FittedPrior
-from models.gmm.sampling import Priors, sample_params
-from spec import BACKGROUND, Axis, Channel, DataSpec, Label
+from models.gmm.sampling import Priors
+from spec import Axis, Channel, DataSpec
 
-SCHEMA = "medsis-samples/1"
-SETTINGS, INDEX, PARAMS = "settings.json", "samples.json", "params"
-WINDOW = Window(0.0, 1.0)  # of slices: the generator's range
 _SERIAL_SCAN = 16  # so many maps are read sooner than workers are started
-_LOCK_WAIT = 60.0  # seconds
-_METADATA = "medsis"
-
-
-@dataclass(frozen=True, kw_only=True)
-class GenerateOptions:
-    """Synthetic images from label maps. The same command again goes on where it stopped."""
-
-    labels: Path
-    """Label maps: a folder (searched with its subfolders), one file (.nii, .nii.gz, .mgz), or a .txt list of files."""
-    out: Path
-    """Folder to write."""
-    n: int = 100
-    """Number of samples in all shards; raise it later to make more of the same."""
-    seed: int = 0
-    """Seed: sample k of a seed is always the same."""
-    size: tuple[int, ...] = ()
-    """Random crop to this many voxels, one number or one per axis; the same as --output_shape."""
-    slices: Literal["none", "axial", "coronal", "sagittal"] = "none"
-    """Write PNG slices and a manifest, as test.py does, instead of NIfTI volumes."""
-    channels: int = 1
-    """Images per sample: contrasts of one anatomy."""
-    shard: str = "0/1"
-    """Make only samples k with k % n == i of shard i/n, i from 0 to n-1; shards may run at the same time."""
-    num_workers: int = 0
-    """Processes, one sample each at a time; 0 works in this one. Does not change the images."""
-
-    scheme: str = "auto"
-    """What the labels are: auto, freesurfer, feta, seeds, a .json file of label fields, or a prepared data folder."""
-    generation_labels: Path | None = None
-    """.npy file of every label that occurs, in SynthSeg's order: without side, left, right."""
-    generation_classes: Path | None = None
-    """.npy file: intensity class of each of generation_labels; by default each its own."""
-    output_labels: Path | None = None
-    """.npy file: value of each of generation_labels in the label maps that are written; 0 drops it."""
-    neutral_labels: int | None = None
-    """How many of generation_labels have no side; by default found in FreeSurfer's table."""
-    prior_means_file: Path | None = None
-    """.npy file of priors of the class means, (2, K) or (2R, K); see --prior_distributions."""
-    prior_stds_file: Path | None = None
-    """.npy file of priors of the class standard deviations."""
-    save_params: Literal["json", "safetensors"] = "json"
-    """Format of each sample's parameters, which make the image again."""
-    overwrite: bool = False
-    """Replace samples in the folder that were made with other settings or of other maps."""
-    gmm: GmmConfig = field(default_factory=synthseg_preset)
-
-    @property
-    def part(self) -> tuple[int, int]:
-        """(i, n) of the shard; ValueError for another form."""
-        match = re.fullmatch(r"(\d+)/(\d+)", self.shard)
-        if match is None or not int(match[1]) < int(match[2]):
-            raise ValueError(f"--shard {self.shard}: must be i/n with i from 0 to n-1, such as 0/4")
-        return int(match[1]), int(match[2])
-
-    @property
-    def numbers(self) -> range:
-        """Samples of this shard."""
-        start, step = self.part
-        return range(start, self.n, step)
 
 
 @dataclass(frozen=True)
@@ -143,6 +80,7 @@ class Plan:
     bids: bool
     spec: DataSpec | None
     save_params: str
+    seeds: Path | None = None
     digest: str = ""
 
     def generator(self, cache_gb: float = 1.0) -> ImageGenerator:
@@ -150,6 +88,7 @@ class Plan:
         return ImageGenerator(
             [item.path for item in self.maps],
             scheme=self.scheme,
+            seeds=self.seeds,
             options=self.options,
             priors=self.priors,
             n_channels=self.channels,
@@ -177,7 +116,10 @@ def generate(o: GenerateOptions) -> GenerateReport:
     """
     check_options(o)
     plan, settings = _plan(o)
-    records = _claim(plan, settings, o.overwrite)
+    sums = {item.file: item.sha256 for item in plan.maps if not item.fault}
+    records = claim(plan.out, settings, plan.digest, sums, o.overwrite)
+    if plan.bids:
+        describe_bids(plan.out)
     report = GenerateReport(faults=[item.fault for item in plan.maps if item.fault])
     chooser = plan.generator()
     wanted = []
@@ -195,132 +137,18 @@ def generate(o: GenerateOptions) -> GenerateReport:
             if fault and fault not in report.faults:
                 report.faults.append(fault)
     finally:
-        report.total = _write_index(plan)
+        gmm = {key: value for key, value in asdict(plan.options).items() if key != "priors"}
+        report.total = write_index(plan.out, plan.digest, plan.spec, {"seed": plan.seed, "gmm": gmm})
     return report
-
-
-def check_options(o: GenerateOptions) -> None:
-    """Raise ValueError naming the flag, the value and what is allowed."""
-    for name, low in {"n": 1, "channels": 1, "num_workers": 0, "seed": 0}.items():
-        if getattr(o, name) < low:
-            raise ValueError(f"--{name} {getattr(o, name)}: must be at least {low}")
-    if o.part[1] > o.n:
-        raise ValueError(f"--shard {o.shard}: there are only --n {o.n} samples")
-    if o.size and o.gmm.output_shape:
-        raise ValueError("--size and --output_shape are the same; give one of them")
-    if any(size < 1 for size in o.size) or len(o.size) > 3:
-        raise ValueError(f"--size {' '.join(map(str, o.size))}: must be up to three numbers above 0")
-    check_gmm(o.gmm)
-    if o.gmm.priors == "fit":
-        raise ValueError(
-            "--preset fitted has no training images to fit priors from here; "
-            "give --priors FILE of scripts/estimate_priors.py, or --priors random"
-        )
-    if o.gmm.priors != "random" and (o.prior_means_file or o.prior_stds_file):
-        raise ValueError("--priors FILE and --prior_means_file or --prior_stds_file cannot both be given")
-    if o.labels.is_dir() and o.out.resolve().is_relative_to(o.labels.resolve()):
-        raise ValueError(f"--out {o.out} lies in --labels {o.labels}, where its maps would count as input next time")
-
-
-# ---------------------------------------------------------------------------------------------------------------------
-# Labels
-
-
-def read_scheme(text: str, values: Iterable[int], preset: str = "") -> LabelScheme:
-    """The scheme that a --scheme option names, for maps with these values.
-
-    auto: see `scheme_of`. freesurfer, feta, seeds: that, or an error. X.json: fields of `LabelScheme`, of which only
-    `values` must be there; n_neutral_labels may stand for partners. A folder with a manifest: values are the ids of its
-    source maps, which become its labels. ValueError for everything else.
-    """
-    found = tuple(sorted(set(values)))
-    if text == "auto":
-        return scheme_of(found, preset)
-    if text == "feta":
-        return LabelScheme.feta()
-    if text == "seeds":
-        return LabelScheme.seeds(found)
-    if text == "freesurfer":
-        unknown = [value for value in found if freesurfer.name(value) is None]
-        if unknown or not freesurfer.recognised(found):
-            shown = ", ".join(map(str, unknown[:10])) or "1 (cerebral exterior)"
-            raise ValueError(f"--scheme freesurfer: the maps hold {shown}, which FreeSurfer's segmentations do not")
-        return LabelScheme.from_values(found)
-    path = Path(text)
-    if (path / FILE_NAME).is_file():
-        return _scheme_of_spec(Manifest.load(path).spec)
-    if path.suffix == ".json" and path.is_file():
-        return _scheme_of_table(path)
-    raise ValueError(
-        f"--scheme {text}: must be auto, freesurfer, feta, seeds, an existing .json file or a prepared data folder"
-    )
-
-
-def _scheme_of_table(path: Path) -> LabelScheme:
-    data = read_json(path)
-    known = {f.name for f in fields(LabelScheme)} | {"n_neutral_labels"}
-    if not isinstance(data, dict) or "values" not in data or not set(data) <= known:
-        raise ValueError(f"--scheme {path}: must hold values, and may hold {', '.join(sorted(known - {'values'}))}")
-    try:
-        neutral = data.get("n_neutral_labels")
-        lists = (data.get("classes"), data.get("outputs"), neutral, data.get("names"))
-        scheme = LabelScheme.from_lists(data["values"], *lists)
-        rest = {key: tuple(data[key]) for key in ("partners", "ties") if data.get(key) is not None}
-        return replace(scheme, **rest)
-    except (ValueError, TypeError) as error:
-        raise ValueError(f"--scheme {path}: {error}") from None
-
-
-def _scheme_of_spec(spec: DataSpec) -> LabelScheme:
-    """Values are the ids of the source maps; intensity classes and outputs are the prepared labels."""
-    rows = [(value, label) for label in spec.labels for value in label.source or (label.id,)]
-    values, ids = [value for value, _ in rows], [label.id for _, label in rows]
-    whole = LabelScheme.from_spec(spec)
-    one_each = len(rows) == spec.num_labels
-    return LabelScheme(
-        tuple(values),
-        tuple(label.name for _, label in rows),
-        tuple(ids),
-        tuple(ids),
-        whole.partners if one_each else None,
-    )
-
-
-def output_labels(scheme: LabelScheme) -> tuple[Label, ...]:
-    """Contiguous labels of the scheme's output values, background first; `source` is the output value."""
-    labels: list[Label] = []
-    for new, value in enumerate(sorted({BACKGROUND, *scheme.outputs})):
-        name = re.sub(r"\W+", "_", _output_name(scheme, value)).strip("_")
-        taken = any(label.name == name for label in labels)
-        labels.append(Label(new, f"{name}_{value}" if taken else name, (value,)))
-    if len(labels) < 2:
-        raise ValueError("output_labels are all 0: there is nothing but background to write")
-    return tuple(labels)
-
-
-def _output_name(scheme: LabelScheme, value: int) -> str:
-    """Of the label of that value, or of all that become it where they agree."""
-    if value == BACKGROUND:
-        return "background"
-    if value in scheme.values and scheme.outputs[scheme.values.index(value)] == value:
-        return scheme.names[scheme.values.index(value)]
-    names = {
-        re.sub(r" cluster \d+$", "", name)
-        for name, output in zip(scheme.names, scheme.outputs, strict=True)
-        if output == value
-    }
-    known = freesurfer.name(value) if freesurfer.recognised(scheme.values) else None
-    return names.pop() if len(names) == 1 else known or f"label {value}"
-
-
-# ---------------------------------------------------------------------------------------------------------------------
-# The plan
 
 
 def _plan(o: GenerateOptions) -> tuple[Plan, dict[str, Any]]:
     """What to do, and the settings that the samples depend on."""
     o = replace(o, gmm=replace(o.gmm, output_shape=o.size)) if o.size else o
     maps = look_at_maps(LabelMaps(o.labels), o.num_workers)
+    if o.seeds is not None:
+        names = seeded([item.path for item in maps], o.seeds)
+        maps = tuple(item for item in maps if item.path in names)
     good = [item for item in maps if not item.fault]
     if not good:
         raise ValueError(maps[0].fault)
@@ -338,6 +166,7 @@ def _plan(o: GenerateOptions) -> tuple[Plan, dict[str, Any]]:
         output_labels=o.output_labels,
         n_neutral_labels=o.neutral_labels,
         scheme=scheme,
+        seeds=o.seeds,
         prior_means=o.prior_means_file,
         prior_stds=o.prior_stds_file,
         priors=None if o.gmm.priors == "random" else Path(o.gmm.priors),
@@ -345,15 +174,16 @@ def _plan(o: GenerateOptions) -> tuple[Plan, dict[str, Any]]:
         options=o.gmm,
         seed=o.seed,
     )
-    maps = tuple(_known_values(item, ready.scheme) for item in maps)
+    base = ready.maps.base if isinstance(ready.maps, SeedMaps) else ready.scheme
+    maps = tuple(_known_values(item, base) for item in maps)
     good = [item for item in maps if not item.fault]
     if not good:
         raise ValueError(maps[0].fault)
-    bids = o.slices == "none" and all(_bids_place(item) is not None for item in maps)
+    bids = o.slices == "none" and all(bids_place(item.path, item.name) is not None for item in maps)
     for shape, mm in {(item.shape, item.spacing) for item in good}:
         _draw(shape, mm, ready)  # ValueError now, not a hundred times later, for options that do not fit the maps
     spec = None if o.slices == "none" else _spec(o.slices, good, ready)
-    plan = Plan(o.out, maps, ready.scheme, o.gmm, ready.priors, o.channels, o.seed, bids, spec, o.save_params)
+    plan = Plan(o.out, maps, base, o.gmm, ready.priors, o.channels, o.seed, bids, spec, o.save_params, o.seeds)
     settings = _settings(plan)
     return replace(plan, digest=_digest(settings)), settings
 
@@ -384,8 +214,12 @@ def _look(item: MapFile) -> MapFile:
             plane=found.plane,
         )
     except (ValueError, OSError) as error:
-        text = str(error)
-        return replace(item, fault=text if str(item.path) in text else f"{item.path}: {text}")
+        return replace(item, fault=_with_path(item.path, error))
+
+
+def _with_path(path: Path, error: Exception) -> str:
+    text = str(error)
+    return text if str(path) in text else f"{path}: {text}"
 
 
 def _known_values(item: MapFile, scheme: LabelScheme) -> MapFile:
@@ -400,15 +234,7 @@ def _known_values(item: MapFile, scheme: LabelScheme) -> MapFile:
 
 
 def _draw(shape: tuple[int, ...], mm: tuple[float, ...], generator: ImageGenerator) -> Params:
-    return sample_params(
-        torch.empty(shape, device="meta"),
-        seeded_generator(0),
-        options=generator.options,
-        scheme=generator.scheme,
-        priors=generator.priors,
-        channels=generator.channels,
-        spacing=mm,
-    )
+    return generator.draw(torch.empty(shape, device="meta"), mm, seeded_generator(0))
 
 
 def _spec(axis: Axis, maps: list[MapFile], generator: ImageGenerator) -> DataSpec:
@@ -448,6 +274,7 @@ def _settings(plan: Plan) -> dict[str, Any]:
         "labels": [item.file for item in plan.maps],
         "priors": _priors_digest(plan.priors),
         "scheme": plan.scheme.to_dict(),
+        "seeds": None if plan.seeds is None else file_sha256(plan.seeds / INDEX),
         "slice_spec": None if plan.spec is None else plan.spec.to_dict(),
     }
     return json.loads(json.dumps(settings))
@@ -471,164 +298,6 @@ def _priors_digest(priors: Priors | None) -> str:
     return digest.hexdigest()
 
 
-# ---------------------------------------------------------------------------------------------------------------------
-# The folder
-
-
-def _claim(plan: Plan, settings: dict[str, Any], overwrite: bool) -> dict[int, dict[str, Any]]:
-    """Make the folder ours; returns the records of its whole samples by number.
-
-    ValueError where it holds samples of other settings or maps and must not overwrite them.
-    """
-    out = plan.out
-    old = read_json(out / SETTINGS)["settings"] if (out / SETTINGS).is_file() else None
-    if old is None and out.is_dir() and any(path.name[0] != "." for path in out.iterdir()):
-        raise ValueError(f"--out {out} is not empty and was not written by this command; choose another folder")
-    if old is not None and old != settings and not overwrite:
-        changed = [line if len(line) < 160 else f"{line[:157]}..." for line in differences(old, settings)]
-        raise ValueError(
-            f"--out {out} holds samples of other settings: {'; '.join(changed)}. "
-            "Choose another folder, or give --overwrite to replace them"
-        )
-    sums = {item.file: item.sha256 for item in plan.maps if not item.fault}
-    whole: dict[int, dict[str, Any]] = {}
-    for path, record in _records(out):
-        source = record["map"]
-        same = record["settings"] == plan.digest and sums.get(source["file"], source["sha256"]) == source["sha256"]
-        if same and all((out / file).is_file() for file in _files(record)):
-            whole[record["number"]] = record
-        elif not same and not overwrite:
-            raise ValueError(
-                f"--out {out}: {path.name} was made of another {source['file']} or with other settings; "
-                "choose another folder, or give --overwrite to replace it"
-            )
-        else:
-            path.unlink()  # first, so that no record ever outlives its files
-            for file in _files(record):
-                (out / file).unlink(missing_ok=True)
-    if old != settings:
-        write_json(out / SETTINGS, {"schema": SCHEMA, "settings": settings})
-    if plan.bids:
-        _describe_bids(out)
-    return whole
-
-
-def _records(out: Path) -> Iterator[tuple[Path, dict[str, Any]]]:
-    """Files of params/ with their records, without parameters; damaged ones count as not written."""
-    for path in sorted((out / PARAMS).glob("[!.]*")):
-        try:
-            record = read_record(path)
-        except ValueError:
-            continue
-        if all(not Path(file).is_absolute() and ".." not in Path(file).parts for file in _files(record)):
-            yield path, record
-
-
-def _files(record: dict[str, Any]) -> list[str]:
-    return [*record["images"], *record["labels"]]
-
-
-def read_record(path: Path | str) -> dict[str, Any]:
-    """Record of one sample: number, case, settings digest, map, files. ValueError where it is none."""
-    path = Path(path)
-    try:
-        if path.suffix == ".safetensors":
-            with safe_open(path, "pt") as file:
-                record = json.loads((file.metadata() or {}).get(_METADATA, "null"))
-        else:
-            record = read_json(path)
-    except (SafetensorError, json.JSONDecodeError) as error:
-        raise ValueError(f"{path}: damaged ({error})") from None
-    wanted = {"schema", "number", "case", "settings", "map", "images", "labels", "params"}
-    if not isinstance(record, dict) or not wanted <= set(record) or record["schema"] != SCHEMA:
-        raise ValueError(f"{path}: no parameters of a synthetic image of scripts/generate.py")
-    return record
-
-
-def read_params(path: Path | str) -> Params:
-    """Parameters of a sample from its file in params/; `ImageGenerator.replay` makes the image of them again."""
-    record = read_record(path)
-    if Path(path).suffix != ".safetensors":
-        return Params.from_dict(record["params"])
-    with safe_open(path, "pt") as file:
-        tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (no dict)
-    return Params.from_tensors(tensors, record["params"])
-
-
-def _write_record(path: Path, record: dict[str, Any], params: Params) -> None:
-    if path.suffix != ".safetensors":
-        write_json(path, {**record, "params": params.to_dict()})
-        return
-    tensors, rest = params.to_tensors()
-    metadata = {_METADATA: json.dumps({**record, "params": rest}, allow_nan=False)}
-    with atomic_path(path) as temporary:
-        save_file({key: tensor.contiguous() for key, tensor in tensors.items()}, temporary, metadata)
-
-
-def _describe_bids(out: Path) -> None:
-    """Say that the folder is a BIDS derivative, and which of its files BIDS knows nothing about."""
-    try:
-        program = {"Name": "medsis", "Version": version("medsis")}
-    except PackageNotFoundError:
-        program = {"Name": "medsis"}
-    if not (out / "dataset_description.json").is_file():
-        write_json(
-            out / "dataset_description.json",
-            {
-                "Name": "Synthetic images",
-                "BIDSVersion": "1.10.0",
-                "DatasetType": "derivative",
-                "GeneratedBy": [program],
-            },
-        )
-        write_text(out / ".bidsignore", f"{PARAMS}/\n{SETTINGS}\n{INDEX}\n")
-
-
-@contextmanager
-def _locked(out: Path) -> Iterator[None]:
-    """Hold the folder, waiting for other shards."""
-    end = time.monotonic() + _LOCK_WAIT
-    while True:
-        try:
-            handle = lock_folder(out)
-            break
-        except ValueError:
-            if time.monotonic() > end:
-                raise
-            time.sleep(0.05)
-    with handle:
-        yield
-
-
-def _write_index(plan: Plan) -> int:
-    """List every whole sample of the folder; returns their number. Of several shards the last lists all."""
-    with _locked(plan.out):
-        found = {r["number"]: (path, r) for path, r in _records(plan.out) if r["settings"] == plan.digest}
-        records = [found[number] for number in sorted(found)]
-        samples = [
-            {"number": r["number"], "case": r["case"], "map": r["map"]}
-            | {"images": r["images"], "labels": r["labels"], "params": f"{PARAMS}/{path.name}"}
-            for path, r in records
-        ]
-        write_json(plan.out / INDEX, {"schema": SCHEMA, "settings": plan.digest, "samples": samples})
-        if plan.spec is not None:
-            cases = tuple(case_from_dict(r["slices"]) for _, r in records if r["slices"]["slices"])
-            options = {key: value for key, value in asdict(plan.options).items() if key != "priors"}
-            provenance = {
-                "kind": "results",
-                "name": plan.out.name,
-                "method": "gmm",
-                "split": "test",
-                "made_from": {"settings": plan.digest},
-                "config": {"seed": plan.seed, "gmm": options},
-            }
-            Manifest(plan.spec, cases, provenance).save(plan.out)
-    return len(records)
-
-
-# ---------------------------------------------------------------------------------------------------------------------
-# The samples
-
 _worker: tuple[Plan, ImageGenerator] | None = None  # of a worker process
 
 
@@ -640,19 +309,7 @@ def _make_all(plan: Plan, numbers: list[int], workers: int) -> Iterator[str]:
         for number in numbers:
             yield _make_or_fault(plan, generator, number)
         return
-    pool = ProcessPoolExecutor(
-        count, mp_context=get_context("spawn"), initializer=_start_worker, initargs=(plan, 1.0 / count)
-    )
-    try:
-        futures = [pool.submit(_work, number) for number in numbers]
-        for future in as_completed(futures):
-            yield future.result()
-    except BrokenProcessPool:
-        raise ValueError(
-            "a worker was killed, perhaps for memory; the same command with fewer --num_workers goes on"
-        ) from None
-    finally:
-        pool.shutdown(cancel_futures=True)
+    yield from as_ready(_work, ((number,) for number in numbers), count, _start_worker, (plan, 1.0 / count))
 
 
 def _start_worker(plan: Plan, cache_gb: float) -> None:
@@ -672,8 +329,7 @@ def _make_or_fault(plan: Plan, generator: ImageGenerator, number: int) -> str:
     try:
         make_sample(plan, generator, number)
     except ValueError as error:
-        path = plan.maps[generator.map_index(number)].path
-        return str(error) if str(path) in str(error) else f"{path}: {error}"
+        return _with_path(plan.maps[generator.map_index(number)].path, error)
     return ""
 
 
@@ -681,11 +337,10 @@ def make_sample(plan: Plan, generator: ImageGenerator, number: int) -> None:
     """Make one sample and write its files, its record last; where that fails, nothing of it stays."""
     source = plan.maps[generator.map_index(number)]
     sample = generator.sample(number)
-    place = _bids_place(source) if plan.bids else None
-    case = f"{place[1]}_desc-synth{number:05d}" if place else f"{_safe(source.name)}_s{number:05d}"
+    place = bids_place(source.path, source.name) if plan.bids else None
+    case = f"{place[1]}_desc-synth{number:05d}" if place else f"{safe_name(source.name)}_s{number:05d}"
     files: dict[str, list[str]] = {"images": [], "labels": []}
     record: dict[str, Any] = {
-        "schema": SCHEMA,
         "number": number,
         "case": case,
         "settings": plan.digest,
@@ -693,83 +348,11 @@ def make_sample(plan: Plan, generator: ImageGenerator, number: int) -> None:
     }
     try:
         if plan.spec is None:
-            _write_volumes(plan, sample, case, place[0] if place else None, files)
+            write_volumes(plan.out, sample, case, place[0] if place else None, files)
         else:
-            record["slices"] = asdict(_write_slices(plan, plan.spec, sample, case, source, files))
-        _write_record(plan.out / PARAMS / f"{case}.{plan.save_params}", record | files, sample.params)
+            record["slices"] = asdict(write_slices(plan.out, plan.spec, sample, case, source.sha256, files))
+        write_record(plan.out / PARAMS / f"{case}.{plan.save_params}", record | files, sample.params)
     except BaseException:
         for file in files["images"] + files["labels"]:
             (plan.out / file).unlink(missing_ok=True)
         raise
-
-
-def _safe(name: str) -> str:
-    """The name as a part of a file name; numbers keep samples apart where two become equal."""
-    return re.sub(r"\.{2,}|[^A-Za-z0-9._-]", "_", name).lstrip("._-")[:80] or "map"
-
-
-def _bids_place(item: MapFile) -> tuple[str, str] | None:
-    """(folder, beginning of the file names) of a map in ``sub-*/[ses-*/]anat``; None elsewhere."""
-    match = re.search(r"(?:^|/)(sub-[A-Za-z0-9]+)/(?:(ses-[A-Za-z0-9]+)/)?anat/[^/]+$", item.path.absolute().as_posix())
-    if match is None:
-        return None
-    parts = [part for part in match.groups() if part]
-    kept = [
-        part for part in item.name.split("_") if re.fullmatch(r"(?!sub-|ses-|desc-)[A-Za-z0-9]+-[A-Za-z0-9]+", part)
-    ]
-    return "/".join([*parts, "anat"]), "_".join([*parts, *kept])
-
-
-def _write_volumes(plan: Plan, sample: Sample, case: str, folder: str | None, files: dict[str, list[str]]) -> None:
-    """NIfTI files in the axes of the map; names go to `files` before their files are written."""
-    channels, label = sample.volumes()
-    for c, channel in enumerate(channels):
-        numbered = f"ch{c}image" if len(channels) > 1 else "image"
-        files["images"].append(f"{folder}/{case}_{numbered}.nii.gz" if folder else f"images/{case}_{c:04d}.nii.gz")
-        write_volume(plan.out / files["images"][-1], channel, sample.affine, np.float32)
-    files["labels"].append(f"{folder}/{case}_dseg.nii.gz" if folder else f"labels/{case}.nii.gz")
-    write_volume(plan.out / files["labels"][0], label, sample.affine, np.int32)
-
-
-def _write_slices(
-    plan: Plan, spec: DataSpec, sample: Sample, case: str, source: MapFile, files: dict[str, list[str]]
-) -> Case:
-    """Slices with any foreground, as displayed, in the middle of the spec's size."""
-    assert spec.axis is not None
-    channels, label = sample.volumes()
-    table = np.zeros(max(plan.scheme.outputs) + 1, np.uint8 if spec.num_labels <= 256 else np.uint16)
-    for item in spec.labels:
-        table[item.source[0]] = item.id
-    ids, grid = to_ras(table[label], sample.affine)
-    images = [to_ras(channel, sample.affine)[0] for channel in channels]
-    count, *full = plane_shape(ids.shape, spec.axis)
-    crop = ((full[0] - spec.size[0]) // 2, (full[1] - spec.size[1]) // 2)  # negative: the plane is padded
-    slices = []
-    for index in range(count):
-        shown = window_plane(plane(ids, spec.axis, index), crop, spec.size, 0)
-        if not shown.any():
-            continue
-        label_file = f"label/{slice_name(case, index)}"
-        files["labels"].append(label_file)
-        write_png(plan.out / label_file, shown)
-        written = []
-        for c, image in enumerate(images):
-            written.append(f"generated/{slice_name(case, index, c)}")
-            files["images"].append(written[-1])
-            pixels = window_plane(plane(image, spec.axis, index), crop, spec.size, WINDOW.low)
-            write_png(plan.out / written[-1], WINDOW.encode(pixels))
-        slices.append(Slice(index, label_file, (), tuple(written), _histogram(shown)))
-    geometry = Geometry(_rows(sample.affine), label.shape, _rows(grid), ids.shape, crop)
-    patient = re.match(r"sub-[A-Za-z0-9]+", source.name)
-    origin = {"label": {"file": source.path.name, "sha256": source.sha256}}
-    name = patient.group() if patient else _safe(source.name)
-    return Case(case, name, "test", (WINDOW,) * len(images), tuple(slices), geometry, origin)
-
-
-def _rows(affine: NDArray) -> tuple[tuple[float, ...], ...]:
-    return tuple(tuple(float(value) for value in row) for row in affine)
-
-
-def _histogram(ids: NDArray) -> dict[int, int]:
-    values, counts = np.unique(ids, return_counts=True)
-    return {int(value): int(count) for value, count in zip(values, counts, strict=True)}

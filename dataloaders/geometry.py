@@ -17,6 +17,8 @@ from scipy import ndimage
 from dataloaders.manifest import Geometry
 from spec import Axis
 
+AFFINE_TOLERANCE = 1e-3  # affines whose numbers differ by no more are of one grid
+
 # For each slicing axis: the array axis that is sliced, then those shown as rows and columns; both are shown reversed
 # (from high to low coordinate).
 _PLANES: dict[Axis, tuple[int, int, int]] = {"axial": (2, 1, 0), "coronal": (1, 2, 0), "sagittal": (0, 2, 1)}

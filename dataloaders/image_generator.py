@@ -17,7 +17,9 @@ from numpy.typing import NDArray
 
 from config import GmmConfig
 from dataloaders.label_maps import LabelMap, LabelMaps, Source, index_of
+from dataloaders.label_schemes import scheme_of
 from dataloaders.nifti import write_volume
+from dataloaders.seed_maps import SeedMaps
 from engine.files import read_json
 from models.base import seeded_generator
 from models.gmm.labels import LabelScheme
@@ -69,6 +71,8 @@ class ImageGenerator:
     generation_labels have no side; by default sides are taken from FreeSurfer's table. scheme: all of these at once.
     prior_means, prior_stds: None, number, [a, b], (2, K), (2R, K), or .npy files of them; priors: a file of
     scripts/estimate_priors.py instead. n_channels, batchsize, subjects_prob as in lab2im.
+    seeds: folder of scripts/make_seeds.py; the tissues of each sample are split by intensity, into subclasses (least, most)
+    clusters each, whose means are tied (options.tie_std). Maps without seeds are left out.
     preset, options: starting values (config.GmmConfig); further keywords are options in lab2im's or SynthSeg's forms.
     seed: of the sequence, drawn where it is None (see `.seed`). device: where images are made.
 
@@ -88,6 +92,8 @@ class ImageGenerator:
         prior_means: Any = None,
         prior_stds: Any = None,
         priors: Path | str | Priors | None = None,
+        seeds: Path | str | None = None,
+        subclasses: tuple[int, int | None] = (1, None),
         n_channels: int = 1,
         batchsize: int = 1,
         subjects_prob: Sequence[float] | None = None,
@@ -100,13 +106,21 @@ class ImageGenerator:
         **theirs: Any,
     ) -> None:
         self.maps = LabelMaps(labels_dir, cache_gb, spacing)
+        if prior_distributions is not None:
+            theirs["prior_distributions"] = prior_distributions
         if options is not None and theirs:
             raise ValueError(f"options and {', '.join(theirs)} cannot both be given")
-        self.options = options or gmm_options(preset, prior_distributions=prior_distributions, **theirs)
+        for name, value in {"n_channels": n_channels, "batchsize": batchsize}.items():
+            if value < 1:
+                raise ValueError(f"{name} {value}: must be at least 1")
+        self.options = options or gmm_options(preset, **theirs)
         self.scheme = scheme or self._find_scheme(
             generation_labels, generation_classes, output_labels, n_neutral_labels
         )
         self.maps.use(self.scheme)
+        if seeds is not None:
+            self.maps = seeded = SeedMaps(labels_dir, seeds, self.scheme, subclasses, cache_gb)
+            self.scheme = seeded.pair_scheme()
         self.channels, self.batch_size = n_channels, batchsize
         self.seed = secrets.randbits(62) if seed is None else seed
         self.device = torch.device(device)
@@ -123,7 +137,7 @@ class ImageGenerator:
             return scheme_of(self.maps.values(), self.options.preset)
 
         def whole(item: Any) -> Any:
-            return None if item is None else _array(item).astype(np.int64).tolist()
+            return None if item is None else as_array(item).astype(np.int64).tolist()
 
         return LabelScheme.from_lists(whole(labels), whole(classes), whole(outputs), neutral)
 
@@ -137,8 +151,8 @@ class ImageGenerator:
         K, kind = self.scheme.num_classes, self.options.prior_distributions
         default = default_priors(self.options, K)
         return GivenPriors(
-            default.means if means is None else parse_prior(_array(means), kind, K, name="prior_means"),
-            default.stds if stds is None else parse_prior(_array(stds), kind, K, name="prior_stds"),
+            default.means if means is None else parse_prior(as_array(means), kind, K, name="prior_means"),
+            default.stds if stds is None else parse_prior(as_array(stds), kind, K, name="prior_stds"),
         )
 
     def map_index(self, number: int) -> int:
@@ -151,18 +165,27 @@ class ImageGenerator:
     def params(self, number: int, fixed: Mapping[str, Any] | None = None) -> tuple[LabelMap, Params]:
         """The map and the parameters of sample `number`, without making the image."""
         generator = seeded_generator(self.seed, number)
-        label_map = self.maps[self._choose(generator)]
-        params = sample_params(
-            label_map.values,
+        label_map = self.maps.draw(self._choose(generator), generator)
+        return label_map, self.draw(label_map.values, label_map.spacing, generator, fixed)
+
+    def draw(
+        self,
+        values: torch.Tensor,
+        spacing: Sequence[float],
+        generator: torch.Generator,
+        fixed: Mapping[str, Any] | None = None,
+    ) -> Params:
+        """Parameters for a map of these values, or of a tensor of their shape on the meta device."""
+        return sample_params(
+            values,
             generator,
             options=self.options,
             scheme=self.scheme,
             priors=self.priors,
             channels=self.channels,
-            spacing=label_map.spacing,
+            spacing=spacing,
             fixed=fixed,
         )
-        return label_map, params
 
     def tensors(self, number: int, fixed: Mapping[str, Any] | None = None) -> tuple[torch.Tensor, torch.Tensor]:
         """Sample `number` in RAS axes on the device: image (C, *S) float32 and labels (*S) int32 output values."""
@@ -206,15 +229,6 @@ class ImageGenerator:
     generate_brain = generate_image  # SynthSeg's name
 
 
-def scheme_of(values: Sequence[int], preset: str = "") -> LabelScheme:
-    """What the values of the maps are: for the fetal preset FeTA's tissues or seeds, else FreeSurfer's or plain labels."""
-    if preset == "fetal" and set(values) <= set(LabelScheme.feta().values):
-        return LabelScheme.feta()
-    if preset == "fetal" and all(value == 0 or 10 <= value < 50 for value in values):
-        return LabelScheme.seeds(values)
-    return LabelScheme.from_values(values)
-
-
 def read_priors(path: Path | str, scheme: LabelScheme, channels: int) -> FittedPrior:
     """Priors of a file of scripts/estimate_priors.py, by class name; ValueError where they do not fit the labels."""
     try:
@@ -229,8 +243,8 @@ def _flat_axes(label_map: LabelMap) -> tuple[int, ...]:
     return tuple(axis for axis, along in enumerate(ras) if along not in label_map.plane)
 
 
-def _array(value: Any) -> Any:
-    """A list or array, or the content of a .npy file; ValueError for other paths."""
+def as_array(value: Any) -> Any:
+    """A list or array, or the content of a .npy file; None for None, ValueError for other paths."""
     if not isinstance(value, (str, Path)):
         return np.asarray(value) if value is not None else None
     path = Path(value)

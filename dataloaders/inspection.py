@@ -9,11 +9,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dataloaders import geometry, tissue
+from dataloaders.labels import count_labels
 from dataloaders.nifti import Volume, VolumeError, file_sha256, read_volume, whole_numbers
 from dataloaders.prepare_options import PrepareOptions
 from dataloaders.sources import CaseSource, embedded_volumes
-
-AFFINE_TOLERANCE = 1e-3
 
 
 @dataclass
@@ -55,8 +54,7 @@ def inspect_case(source: CaseSource, channels: tuple[str, ...], o: PrepareOption
             _compare_grids(paths.get(role, Path(role)), volume, reference, o.affine, facts)
     facts.looks_ct = [_looks_ct(name, volumes[name].data) for name in channels]
     if "label" in volumes:
-        ids, counts = np.unique(np.asarray(volumes["label"].data), return_counts=True)
-        facts.label_counts = {int(i): int(n) for i, n in zip(ids, counts, strict=True)}
+        facts.label_counts = count_labels(volumes["label"].data)
         if set(facts.label_counts) == {0}:
             facts.faults.append(f"{source.label}: the label map is empty, every voxel is 0")
     elif o.tissue == "none":
@@ -75,7 +73,7 @@ def _looks_ct(channel: str, data: NDArray) -> bool:
 
 def _same_grid(volume: Volume, reference: Volume) -> bool:
     distance = np.abs(volume.affine - reference.affine).max()
-    return volume.data.shape == reference.data.shape and bool(distance <= AFFINE_TOLERANCE)
+    return volume.data.shape == reference.data.shape and bool(distance <= geometry.AFFINE_TOLERANCE)
 
 
 def _compare_grids(path: Path, volume: Volume, reference: Volume, on_affine: str, facts: Facts) -> None:

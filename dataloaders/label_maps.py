@@ -98,6 +98,10 @@ class LabelMaps:
             self._cache.popitem(last=False)
         return self._cache[index]
 
+    def draw(self, index: int, generator: torch.Generator) -> LabelMap:
+        """Map `index` as one sample sees it; here always the same."""
+        return self[index]
+
     def use(self, scheme: LabelScheme) -> None:
         """From now on give maps as indices of the scheme, which take a quarter of the memory."""
         self.scheme = scheme

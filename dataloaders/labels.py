@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import DTypeLike, NDArray
 
 from engine.files import read_json
 from spec import Label
@@ -36,12 +36,23 @@ class LabelTable:
         return table[source]
 
 
-def found_labels(counts: Mapping[int, int], names: Mapping[int, str]) -> tuple[Label, ...]:
-    """Classes in the order of the source ids that occur; background first."""
-    ids = sorted({0, *counts})
+def found_labels(found: Iterable[int], names: Mapping[int, str]) -> tuple[Label, ...]:
+    """Classes in the order of the source ids that were found; background first."""
+    ids = sorted({0, *found})
     return tuple(
         Label(new, "background" if old == 0 else names.get(old, f"label_{old}"), (old,)) for new, old in enumerate(ids)
     )
+
+
+def count_labels(ids: NDArray) -> dict[int, int]:
+    """Pixels or voxels of each id that occurs."""
+    values, counts = np.unique(ids, return_counts=True)
+    return {int(value): int(count) for value, count in zip(values, counts, strict=True)}
+
+
+def id_type(num_labels: int) -> DTypeLike:
+    """Pixel type of PNGs of so many classes."""
+    return np.uint8 if num_labels <= 256 else np.uint16
 
 
 def read_label_map(path: Path) -> tuple[Label, ...]:

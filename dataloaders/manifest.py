@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
+
+from numpy.typing import NDArray
 
 from dataloaders.intensity import Window
 from engine.files import check_name, read_json, write_json
@@ -138,12 +141,17 @@ def _slice_from_dict(data: dict[str, Any]) -> Slice:
 
 def _geometry_from_dict(data: dict[str, Any]) -> Geometry:
     return Geometry(
-        source_affine=tuple(tuple(float(v) for v in row) for row in data["source_affine"]),
+        source_affine=affine_rows(data["source_affine"]),
         source_shape=tuple(int(v) for v in data["source_shape"]),  # type: ignore[arg-type]
-        grid_affine=tuple(tuple(float(v) for v in row) for row in data["grid_affine"]),
+        grid_affine=affine_rows(data["grid_affine"]),
         grid_shape=tuple(int(v) for v in data["grid_shape"]),  # type: ignore[arg-type]
         crop=(int(data["crop"][0]), int(data["crop"][1])),
     )
+
+
+def affine_rows(affine: Sequence[Sequence[float]] | NDArray) -> tuple[tuple[float, ...], ...]:
+    """A matrix as `Geometry` holds it."""
+    return tuple(tuple(float(value) for value in row) for row in affine)
 
 
 def slice_name(case_id: str, index: int, channel: int | None = None) -> str:

@@ -166,7 +166,7 @@ def _table(o: PrepareOptions, found: Found, counts: dict[int, int]) -> LabelTabl
         labels = found_labels(counts, tissue.BRAIN_TISSUE)
     elif not counts:
         names = tissue.BRAIN_TISSUE if o.tissue == "hmrf" else tissue.CT_TISSUE
-        labels = found_labels(dict.fromkeys(names, 1), names)
+        labels = found_labels(names, names)
     elif o.label_map is not None:
         labels = read_label_map(o.label_map)
     else:

@@ -24,8 +24,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 from tqdm import tqdm
 
-from dataloaders.generate import read_scheme
-from dataloaders.geometry import to_ras
+from dataloaders.geometry import AFFINE_TOLERANCE, to_ras
+from dataloaders.image_generator import as_array
+from dataloaders.label_schemes import read_scheme
 from dataloaders.nifti import SUFFIXES, file_sha256, read_volume, stem, whole_numbers
 from dataloaders.sources import CaseSource, find_pairs
 from engine.files import atomic_path, write_json
@@ -33,7 +34,6 @@ from models.gmm.labels import LabelScheme, find_values
 from models.gmm.priors import SCALE, FittedPrior, pool_subjects, subject_statistics
 
 SCHEMA = "medsis-priors/1"
-AFFINE_TOLERANCE = 1e-3
 
 
 class SourceFaults(ValueError):  # noqa: N818 (several faults, one error)
@@ -246,8 +246,7 @@ def _scheme(o: PriorOptions, cases: Sequence[CaseSource]) -> LabelScheme:
     if o.generation_labels is not None:
         if o.scheme != "auto":
             raise ValueError(f"--generation_labels and --scheme {o.scheme} cannot both be given")
-        classes = None if o.generation_classes is None else _load(o.generation_classes)
-        return LabelScheme.from_lists(_load(o.generation_labels), classes)
+        return LabelScheme.from_lists(as_array(o.generation_labels), as_array(o.generation_classes))
     if o.generation_classes is not None:
         raise ValueError("--generation_classes needs --generation_labels, whose order it follows")
     values: set[int] = set()
@@ -256,12 +255,6 @@ def _scheme(o: PriorOptions, cases: Sequence[CaseSource]) -> LabelScheme:
             assert case.label is not None
             values |= set(find_values([torch.from_numpy(_label(case.label)[0])]))
     return read_scheme(o.scheme, values)
-
-
-def _load(path: Path) -> NDArray:
-    if path.suffix != ".npy" or not path.is_file():
-        raise ValueError(f"{path}: must be an existing .npy file")
-    return np.load(path, allow_pickle=False)
 
 
 def _label(path: Path) -> tuple[NDArray[np.int32], NDArray[np.float64]]:

@@ -11,11 +11,11 @@ from numpy.typing import NDArray
 
 from dataloaders import cleaning, geometry, tissue
 from dataloaders.intensity import Window
-from dataloaders.labels import LabelTable
-from dataloaders.manifest import Case, Geometry, Slice, Split, slice_name
+from dataloaders.labels import LabelTable, id_type
+from dataloaders.manifest import Case, Geometry, Slice, Split, affine_rows, slice_name
 from dataloaders.nifti import read_volume
-from dataloaders.png import write_png
 from dataloaders.prepare_options import PrepareOptions, parse_window
+from dataloaders.slices import Frame, write_slice
 from dataloaders.sources import CaseSource, embedded_volumes
 from dataloaders.splits import split_slices
 
@@ -47,14 +47,15 @@ def process_case(source: CaseSource, split: Split | None, hashes: dict[str, str]
         print(
             f"{source.id}: {100 * lost:.1f} % of the labelled voxels lie outside the {o.slice_size} window", flush=True
         )
-    grid_affine = tuple(tuple(float(v) for v in row) for row in affine)
-    place = Geometry(source_grid[1], source_grid[0], grid_affine, tuple(label.shape), crop)  # type: ignore[arg-type]
+    place = Geometry(source_grid[1], source_grid[0], affine_rows(affine), tuple(label.shape), crop)  # type: ignore[arg-type]
     files = {role: {"file": path.name, "sha256": hashes[role]} for role, path in source.files(plan.channels).items()}
+    frame, ids = Frame(o.axis, crop, o.slice_size), label.astype(id_type(len(plan.table.labels)))
     parts = {split: kept} if split is not None else _blocks(kept, o)
     cases = []
     for part, indices in parts.items():
         name = source.id if split is not None else f"{source.id}_{part}"
-        slices = [_write_slice(name, part, i, images, label, windows, crop, plan) for i in indices]
+        items = [_slice(name, part, i, len(images)) for i in indices]
+        slices = [write_slice(plan.out, item, ids, images, windows, frame) for item in items]
         cases.append(Case(name, source.patient, part, windows, tuple(slices), place, files))
     return [asdict(case) for case in cases]
 
@@ -69,7 +70,7 @@ def _load(
     else:
         volumes = {role: read_volume(path) for role, path in source.files(plan.channels).items()}
     first = volumes[plan.channels[0]]
-    source_grid = (first.data.shape, tuple(tuple(float(v) for v in row) for row in first.affine))
+    source_grid = (first.data.shape, affine_rows(first.affine))
     data, affine = geometry.to_ras(first.data, first.affine)
     shape: tuple[int, ...] = data.shape
     if o.spacing:
@@ -173,25 +174,7 @@ def _blocks(kept: list[int], o: PrepareOptions) -> dict[Split, list[int]]:
     return parts
 
 
-def _write_slice(
-    case: str,
-    split: Split,
-    index: int,
-    images: list[NDArray],
-    label: NDArray,
-    windows: tuple[Window, ...],
-    crop: tuple[int, int],
-    plan: Plan,
-) -> Slice:
-    o = plan.options
-    ids = geometry.window_plane(geometry.plane(label, o.axis, index), crop, o.slice_size, 0)
-    label_path = f"{split}/labels/{slice_name(case, index)}"
-    write_png(plan.out / label_path, ids.astype(np.uint8 if len(plan.table.labels) <= 256 else np.uint16))
-    paths = []
-    for c, (image, window) in enumerate(zip(images, windows, strict=True)):
-        pixels = geometry.window_plane(geometry.plane(image, o.axis, index), crop, o.slice_size, window.low)
-        paths.append(f"{split}/images/{slice_name(case, index, c)}")
-        write_png(plan.out / paths[-1], window.encode(pixels))
-    values, counts = np.unique(ids, return_counts=True)
-    histogram = {int(v): int(n) for v, n in zip(values, counts, strict=True)}
-    return Slice(index, label_path, tuple(paths), (), histogram)
+def _slice(case: str, split: Split, index: int, channels: int) -> Slice:
+    """A slice with the names of its files."""
+    images = tuple(f"{split}/images/{slice_name(case, index, c)}" for c in range(channels))
+    return Slice(index, f"{split}/labels/{slice_name(case, index)}", images)

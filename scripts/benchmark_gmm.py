@@ -31,8 +31,8 @@ import tyro
 from torch import Tensor
 
 from config import synthseg_preset
-from dataloaders.image_generator import scheme_of
 from dataloaders.label_maps import LabelMaps, index_of
+from dataloaders.label_schemes import scheme_of
 from engine.device import keep_freed_memory, peak_memory_gb
 from models.base import seeded_generator
 from models.gmm import LabelScheme, Params, deform, paint, render_pair, sample_params

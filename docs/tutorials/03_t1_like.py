@@ -30,8 +30,9 @@ else:
     if not given:
         given = [str(output.with_suffix(".nii.gz")), str(output.with_suffix(".labels.nii.gz"))]
         ImageGenerator(maps, **mild).sample(0).save(*given)
-    found = estimate_priors(PriorOptions(images=given[0], labels=given[1], out=output.with_suffix(".json")))
-    print(found.table())
+    files = {"images": given[0], "labels": given[1], "out": output.with_suffix(".json")}
+    found = estimate_priors(PriorOptions(**files, percentiles=(0.0, 99.9)))
+    print(found.table(), *found.notes, sep="\n")
     mild |= {"priors": output.with_suffix(".json")}
 
 generator = ImageGenerator(maps, **mild)

@@ -129,9 +129,9 @@ class LabelScheme:
 
         generation_labels (N): in the order background, others without a side, all left, all right in the same order.
         generation_classes (N): default one class per label. output_labels (N): default the labels themselves.
-        n_neutral_labels: how many come before the first left label. Default: sides are found in FreeSurfer's table
-        where that applies, otherwise in `names` with left and right in them, otherwise they stay unknown, and the maps
-        will not be flipped (the predecessor flipped them without exchanging left and right).
+        n_neutral_labels: how many come before the first left label. Default: sides are found in `names` with left and
+            right in them, without names in FreeSurfer's table where that applies, otherwise they stay unknown, and the maps
+            will not be flipped (the predecessor flipped them without exchanging left and right).
         names (N): default FreeSurfer's where that table applies, otherwise "label 7".
 
         FreeSurfer ids with the left or right ones absent throughout, but 2 (cerebral white matter) present, are taken
@@ -144,10 +144,10 @@ class LabelScheme:
         partners: tuple[int, ...] | None
         if n_neutral_labels is not None:
             partners = _halves(len(values), n_neutral_labels)
-        elif known:
-            partners = _table_partners(values)
+        elif names is not None:
+            partners = _named_partners(names)
         else:
-            partners = _named_partners(names) if names is not None else None
+            partners = _table_partners(values) if known else None
         return cls(
             values=values,
             names=tuple(names)
@@ -273,7 +273,7 @@ class LabelScheme:
             return tuple(i for i, output in enumerate(self.outputs) if output != BACKGROUND)
         if name not in _ROLES:
             raise ValueError(f"role must be brain or one of {_join(_ROLES)}, found {name}")
-        return tuple(i for i, text in enumerate(self.names) if _ROLES[name].search(_plain(text)))
+        return tuple(i for i, text in enumerate(self.names) if _ROLES[name].search(plain_name(text)))
 
     def add_lesion(self, value: int | None = None, output: int | None = None, name: str = "lesion") -> LabelScheme:
         """A new scheme with one more label, of its own class, without a side, as the last label index.
@@ -355,7 +355,7 @@ def _table_partners(values: tuple[int, ...]) -> tuple[int, ...] | None:
 
 def _named_partners(names: Sequence[str]) -> tuple[int, ...] | None:
     """Partners by the words left and right; None where a name is only a number or its mirror image is absent."""
-    plain = [_plain(name) for name in names]
+    plain = [plain_name(name) for name in names]
     if len(set(plain)) < len(plain) or any(re.fullmatch(r"((label|class) ?)?\d*", name) for name in plain):
         return None
     mirrored = [" ".join(_OTHER_SIDE.get(word, word) for word in name.split()) for name in plain]
@@ -363,7 +363,8 @@ def _named_partners(names: Sequence[str]) -> tuple[int, ...] | None:
     return tuple(place[name] for name in mirrored) if place.keys() >= set(mirrored) else None
 
 
-def _plain(name: str) -> str:
+def plain_name(name: str) -> str:
+    """A name in lower case and single spaces, so that ``Label_1`` and ``label 1`` are the same."""
     return " ".join(re.split(r"[\W_]+", name.lower())).strip()
 
 

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import fields, replace
-from typing import Any
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 import numpy as np
 import torch
@@ -52,17 +51,33 @@ def gmm_options(preset: str = "synthseg", **values: Any) -> GmmConfig:
 
 
 def _form(name: str, value: Any) -> Any:
-    """The value in the type of our option of that name."""
-    default = getattr(_DEFAULTS, name)
-    if not isinstance(default, tuple):
-        convert: Callable[[Any], Any] = type(default)
-        return value if isinstance(default, (str, bool)) else convert(value)
-    if isinstance(value, str):
-        return (value,)
-    if isinstance(value, (list, tuple)) and all(isinstance(item, str) for item in value):
-        return tuple(value)
-    array = value.cpu().numpy() if isinstance(value, torch.Tensor) else np.asarray(value)
-    if array.dtype.kind not in "biuf":
+    """The value in the type of our option of that name; ValueError naming option, value and what is allowed."""
+    default, words = getattr(_DEFAULTS, name), _words(name)
+    if isinstance(default, bool):
+        if not isinstance(value, (bool, np.bool_)):
+            raise ValueError(f"{name} {value!r}: must be True or False")
+        return bool(value)
+    if words:
+        items = tuple(value) if isinstance(value, (list, tuple)) else (value,)
+        if wrong := [item for item in items if item not in words]:
+            raise ValueError(f"{name} {wrong[0]!r}: must be one of {', '.join(map(str, words))}")
+        return items if isinstance(default, tuple) else value
+    if isinstance(default, str):
+        return str(value)
+    try:
+        array = value.cpu().numpy() if isinstance(value, torch.Tensor) else np.asarray(value)
+        numbers = [] if array.dtype.kind in "US" else array.astype(np.float64).ravel().tolist()
+    except (TypeError, ValueError):
+        numbers = []
+    if not numbers and np.size(value):
         raise ValueError(f"{name} {value!r}: must be numbers")
-    whole = name in ("output_shape", "noise_coils")
-    return tuple(int(item) if whole else float(item) for item in array.ravel())
+    if not isinstance(default, tuple):
+        return type(default)(numbers[0])
+    return tuple(round(x) for x in numbers) if name in ("output_shape", "noise_coils") else tuple(numbers)
+
+
+def _words(name: str) -> tuple[Any, ...]:
+    """The values that an option of words (or of 1 and 3) allows, () for numbers."""
+    hint = get_type_hints(GmmConfig)[name]
+    hint = next((part for part in get_args(hint) if get_origin(part) is Literal), hint)
+    return get_args(hint) if get_origin(hint) is Literal else ()

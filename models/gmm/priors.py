@@ -17,7 +17,7 @@ from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
 from models.gmm.histograms import histogram_moments, label_histograms
-from models.gmm.labels import LabelScheme
+from models.gmm.labels import LabelScheme, plain_name
 
 Kind = Literal["uniform", "normal"]
 Background = Literal["class", "zero", "synthseg", "half"]
@@ -300,7 +300,8 @@ def priors_for(data: dict[str, Any], scheme: LabelScheme, channels: int) -> Fitt
         raise ValueError(f"priors are of {len(there)} channels ({', '.join(there)}), {channels} are needed")
     members: list[list[str]] = [[] for _ in range(scheme.num_classes)]
     for name, k in zip(scheme.names, scheme.classes, strict=True):
-        members[k].append(name)
+        members[k].append(plain_name(name))
+    names = tuple(map(plain_name, names))
     columns = [next((names.index(name) for name in known if name in names), -1) for known in members]
     missing = [known[0] for known, column in zip(members, columns, strict=True) if column < 0]
     if missing:

@@ -46,8 +46,10 @@ def backward_coordinates(params: Params, device: torch.device | str = "cpu") -> 
     affine = params.affine if params.affine is not None else torch.eye(n, n + 1, dtype=torch.float64)
     displacement = None
     if params.velocity is not None:
-        squarings = {} if params.integrate else {"squarings": 0}
-        displacement = integrate_velocity(params.velocity.to(device), params.shape, order=params.spline, **squarings)
+        steps = None if params.integrate else 0
+        displacement = integrate_velocity(
+            params.velocity, params.shape, order=params.spline, steps=steps, device=device
+        )
     return source_coordinates(affine.to(device), displacement, params.shape)
 
 
@@ -108,7 +110,8 @@ def _masks(labels: Tensor, params: Params) -> Masks:
 def render(labels: Tensor, params: Params | Sequence[Params]) -> Tensor:
     """Images of label maps: (*S) and one `Params` -> (C, *out); (B, *S) and B of them -> (B, C, *out).
 
-    Same parameters, same image, bit for bit, on one device; a batch equals its elements one by one.
+    Same parameters, same image, bit for bit, on one device with one number of threads (with another one labels are the
+    same and intensities within 2e-7); a batch equals its elements one by one.
     """
     if not isinstance(params, Params):
         return torch.stack([render(label, one) for label, one in zip(labels, params, strict=True)])

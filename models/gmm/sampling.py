@@ -138,7 +138,9 @@ def _coin(generator: torch.Generator, probability: float) -> bool:
     return float(torch.rand((), generator=generator)) < probability
 
 
-def draw_bounds(bounds: Sequence[float], centre: float, count: int, generator: torch.Generator) -> list[float]:
+def draw_bounds(
+    bounds: Sequence[float], centre: float, count: int, generator: torch.Generator, name: str = "bounds"
+) -> list[float]:
     """`count` values in the forms that lab2im takes bounds in, its arrays flattened row by row.
 
     One number b: centre - b .. centre + b. Two: low..high for every value. 2 · count: lows, then highs. A multiple of that:
@@ -154,7 +156,7 @@ def draw_bounds(bounds: Sequence[float], centre: float, count: int, generator: t
         low, high = rows[int(torch.randint(len(rows), (), generator=generator))]
     else:
         raise ValueError(
-            f"bounds of {len(values)} values: must be 1, 2, or a multiple of {2 * count} (low and high per axis)"
+            f"{name} has {len(values)} values: must be 1, 2, or a multiple of {2 * count} (lows, then highs)"
         )
     return (low + (high - low) * torch.rand(count, generator=generator, dtype=torch.float64)).tolist()
 
@@ -164,10 +166,10 @@ def _affine(options: GmmConfig, shape: Shape, generator: torch.Generator) -> Ten
     if not any(any(b) for b in bounds):
         return None
     n = len(shape)
-    scaling = draw_bounds(bounds[0], 1.0, n, generator)
-    rotation = draw_bounds(bounds[1], 0.0, 1 if n == 2 else 3, generator)
-    shearing = draw_bounds(bounds[2], 0.0, n * n - n, generator)
-    translation = draw_bounds(bounds[3], 0.0, n, generator)
+    scaling = draw_bounds(bounds[0], 1.0, n, generator, "scaling_bounds")
+    rotation = draw_bounds(bounds[1], 0.0, 1 if n == 2 else 3, generator, "rotation_bounds")
+    shearing = draw_bounds(bounds[2], 0.0, n * n - n, generator, "shearing_bounds")
+    translation = draw_bounds(bounds[3], 0.0, n, generator, "translation_bounds")
     if options.spatial_unit == "fov":
         translation = [t * size for t, size in zip(translation, shape, strict=True)]
     return affine_matrix(rotation, scaling, shearing, translation)
@@ -250,16 +252,19 @@ def draw_intensities(
             background=options.background,
             tie_std=options.tie_std,
         )
+    if scheme.background is not None and _coin(generator, options.skull_strip_prob):
+        outside = [i for i, value in enumerate(scheme.outputs) if value == 0]
+        means[:, outside], stds[:, outside] = means[:, [scheme.background]], stds[:, [scheme.background]]
     return _with_lesions(means, stds, options, scheme, generator)
 
 
 @lru_cache(maxsize=16)
 def default_priors(options: GmmConfig, num_classes: int) -> GivenPriors:
-    """The random priors of the options, alike for all classes."""
+    """The random priors of the options, alike for all classes; normal ones have the moments of the uniform range."""
 
     def prior(values: tuple[float, ...], centre: float, name: str) -> Prior:
-        form = values[0] if len(values) == 1 else list(values)
-        return parse_prior(form, options.prior_distributions, num_classes, (centre, 0.0), name)
+        default = _centre_and_half_range(values, centre)
+        return parse_prior(None, options.prior_distributions, num_classes, default, name)
 
     return GivenPriors(prior(options.prior_means, 125.0, "prior_means"), prior(options.prior_stds, 15.0, "prior_stds"))
 
@@ -393,6 +398,8 @@ def _artefacts(options: GmmConfig, shape: Shape, mm: tuple[float, ...], stream: 
     }
     drawn = []
     for name, kind in ARTEFACTS.items():
+        if probability[name] == 0:
+            continue
         generator = stream(name)
         possible = name != "motion" or len(shape) == 3  # there is no motion between the slices of one slice
         if _coin(generator, probability[name]) and possible:

@@ -11,17 +11,13 @@ import numpy as np
 import pytest
 
 from dataloaders import generate as module
-from dataloaders.generate import (
-    GenerateOptions,
-    generate,
-    output_labels,
-    read_params,
-    read_record,
-    read_scheme,
-)
+from dataloaders.generate import generate
+from dataloaders.generate_options import GenerateOptions
+from dataloaders.generated_files import read_params, read_record
 from dataloaders.geometry import stitch
 from dataloaders.image_generator import ImageGenerator
 from dataloaders.label_maps import read_label_map_file
+from dataloaders.label_schemes import output_labels, read_scheme
 from dataloaders.manifest import Manifest
 from dataloaders.png import read_png
 from models.gmm.labels import LabelScheme
@@ -138,7 +134,7 @@ def test_a_stopped_run_leaves_no_half_sample(
     maps: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mode: str, stop: BaseException
 ) -> None:
     out = tmp_path / "out"
-    write, count = module._write_record, []
+    write, count = module.write_record, []
 
     def failing(*arguments: object) -> None:
         count.append(1)
@@ -146,7 +142,7 @@ def test_a_stopped_run_leaves_no_half_sample(
             raise stop
         write(*arguments)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(module, "_write_record", failing)
+    monkeypatch.setattr(module, "write_record", failing)
     done = run(maps, out, "--slices", mode, code=130 if stop is KeyboardInterrupt else 2)
     assert done.stderr.startswith("interrupted" if stop is KeyboardInterrupt else "error: [Errno 28] No space")
     samples = json.loads((out / "samples.json").read_text())["samples"]

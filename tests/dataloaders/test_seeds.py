@@ -15,19 +15,16 @@ import numpy as np
 import pytest
 import torch
 
-from dataloaders import seeds
+from dataloaders import seed_making, seeds
 from dataloaders.nifti import Volume, read_volume
+from dataloaders.seed_making import SeedOptions, SeedReport, find_sources, make_seeds
 from dataloaders.seeds import (
     SCHEMES,
     SeedCase,
-    SeedOptions,
-    SeedReport,
     SeedScheme,
     draw_seed_map,
     find_scheme,
-    find_sources,
     load_seeds,
-    make_seeds,
     seed_map,
     subcluster,
 )
@@ -374,7 +371,7 @@ def test_folders_that_are_not_ours_are_refused(bids: Path, tmp_path: Path) -> No
 
 def test_an_interrupted_run_leaves_whole_files_and_goes_on(bids: Path, made: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
-    write, calls = seeds.write_volume, []
+    write, calls = seed_making.write_volume, []
 
     def interrupted(*arguments: object) -> None:
         calls.append(arguments)
@@ -382,7 +379,7 @@ def test_an_interrupted_run_leaves_whole_files_and_goes_on(bids: Path, made: Pat
             raise KeyboardInterrupt
         write(*arguments)  # type: ignore[arg-type]
 
-    with mock.patch.object(seeds, "write_volume", interrupted), pytest.raises(KeyboardInterrupt):
+    with mock.patch.object(seed_making, "write_volume", interrupted), pytest.raises(KeyboardInterrupt):
         make(bids, out)
     assert load_seeds(out) == ()
     assert len(list(out.rglob("*_mlabel_*"))) == 16

@@ -104,6 +104,7 @@ def test_low_shape_is_what_fits_and_never_more_than_there_is() -> None:
     assert low_shape((40, 41, 7), (1.0, 1.0, 1.0), (3.0, 3.0, 8.0)) == (13, 13, 1)
     assert low_shape((40, 40), (0.7, 0.7), (0.7, 1.4)) == (40, 20)  # no voxel lost to rounding
     assert low_shape((40, 40), (1.0, 2.0), (0.5, 1.0)) == (40, 40)
+    assert low_shape((21,), (0.7,), (2.1,)) == (7,)  # 21 · 0.7 / 2.1 is below 7 in float64
     for mm in np.linspace(0.3, 3, 28):
         for resolution in np.linspace(0.1, 9, 30):
             (count,) = low_shape((37,), (mm,), (resolution,))

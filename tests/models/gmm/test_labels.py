@@ -263,3 +263,8 @@ def test_real_synthseg_and_lab2im_maps(shared_data: Path) -> None:
     assert int(fused.to_index(label).max()) == 25
     with pytest.raises(ValueError, match=r"165 \([\d,]+ voxels\), 258"):
         scheme.to_index(label)
+
+
+def test_given_names_say_more_than_freesurfers_table() -> None:
+    scheme = LabelScheme.from_lists([0, 4, 5], names=["background", "left kidney", "right kidney"])
+    assert scheme.partners == (0, 2, 1)

@@ -22,6 +22,7 @@ from models.gmm.priors import (
     draw_statistics,
     parse_prior,
     pool_subjects,
+    priors_for,
     subject_statistics,
     to_labels,
 )
@@ -352,3 +353,14 @@ def test_published_priors(shared_data: Path) -> None:
     assert float(cortex.mean()) == pytest.approx(lists["prior_means_t1"][0, 3], abs=2)
     with pytest.raises(ValueError, match="expected 48 columns"):
         parse_prior(lists["prior_means_t1"], "normal", 48)
+
+
+def test_priors_find_their_classes_by_name_whatever_its_spelling() -> None:
+    prior = pool_subjects(torch.tensor([[[0.0, 40.0, 90.0]]]), torch.ones(1, 1, 3))
+    data = prior.to_dict(["T1w"], ["background", "label 7", "White_Matter"])
+    scheme = LabelScheme.from_lists([0, 2, 7], names=["background", "white matter", "label_7"])
+    assert priors_for(data, scheme, 1).mean_center.tolist() == [[0.0, 90.0, 40.0]]
+    with pytest.raises(ValueError, match="no priors for cortex; there are priors for"):
+        priors_for(data, LabelScheme.from_lists([0, 1], names=["background", "cortex"]), 1)
+    with pytest.raises(ValueError, match="priors are of 1 channels"):
+        priors_for(data, scheme, 2)

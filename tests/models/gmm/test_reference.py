@@ -113,11 +113,11 @@ def test_linear_matrix_is_linear_interpolation_at_shared_centres(count: int, siz
 @pytest.mark.parametrize(
     ("shape", "std", "scale", "mean", "most"),
     [
-        ((48, 44, 40), 4, 0.04, 0.12, 2.0),
-        ((48, 44, 40), 4, 0.0625, 0.35, 3.5),
-        ((47, 33, 41), 2, 0.04, 0.1, 1.0),
-        ((64, 61), 4, 0.04, 0.12, 1.2),
-        ((61, 64), 8, 0.04, 0.4, 3.0),
+        ((48, 44, 40), 4, 0.04, 0.08, 1.8),
+        ((48, 44, 40), 4, 0.0625, 0.2, 3.0),
+        ((47, 33, 41), 2, 0.04, 0.06, 1.0),
+        ((64, 61), 4, 0.04, 0.1, 1.0),
+        ((61, 64), 8, 0.04, 0.3, 3.0),
     ],
 )
 def test_displacement_error_in_voxels(
@@ -137,7 +137,7 @@ def test_spline_and_unintegrated_fields(shape: tuple[int, ...]) -> None:
     v = velocity(shape, 3, 0.07)
     smooth = upsample(integrate_velocity(v, shape, order=3), shape).double().numpy()
     assert np.linalg.norm(smooth - reference.displacement(v.double().numpy(), shape, order=3), axis=0).mean() < 0.2
-    plain = upsample(integrate_velocity(v, shape, squarings=0), shape).double().numpy()
+    plain = upsample(integrate_velocity(v, shape, steps=0), shape).double().numpy()
     exact = np.stack([reference.control_grid(part.double().numpy(), shape) for part in v])
     assert np.linalg.norm(plain - exact, axis=0).mean() < 0.25  # only the kinks at the nodes are cut
 
@@ -222,7 +222,7 @@ def test_tone(normalise: str, gamma: float | None) -> None:
     found = tone(image, log, normalise)[0, 0].numpy()  # type: ignore[arg-type]
     exact = reference.tone(image[0, 0].double().numpy(), None, gamma, normalise)
     # the power has an infinite slope at 0, where float32's rounding of the range shows
-    assert np.abs(found - exact).max() < (2e-6 if gamma is None else 1e-4)
+    assert np.abs(found - exact).max() < (2e-6 if gamma is None else 1e-5)
 
 
 @pytest.mark.parametrize(
@@ -265,7 +265,7 @@ def test_image_of_the_same_deformed_labels(name: str, shape: tuple[int, ...]) ->
         found, exact = paint(deformed, params).numpy(), reference.paint(deformed.numpy(), params)
         assert found.shape == exact.shape
         assert exact.std() > 0.01
-        assert np.abs(found - exact).max() < 2e-4, seed
+        assert np.abs(found - exact).max() < 5e-6, seed  # measured 6e-7
 
 
 @pytest.mark.parametrize("shape", SHAPES)

@@ -12,7 +12,9 @@ import pytest
 import torch
 
 from config import GMM_PRESETS, GmmConfig, synthseg_preset
+from models.base import seeded_generator
 from models.gmm.labels import LabelScheme
+from models.gmm.options import gmm_options
 from models.gmm.params import Params
 from models.gmm.priors import parse_prior
 from models.gmm.render import deform, render, render_pair
@@ -201,7 +203,7 @@ def test_bounds_as_one_of_several_pairs_of_rows() -> None:
 
 @pytest.mark.parametrize("count", [0, 3, 4, 5, 7])
 def test_bounds_of_another_length_are_refused(count: int) -> None:
-    with pytest.raises(ValueError, match=f"bounds of {count} values: must be 1, 2, or a multiple of 6"):
+    with pytest.raises(ValueError, match=f"bounds has {count} values: must be 1, 2, or a multiple of 6"):
         draw_bounds((1.0,) * count, 0.0, 3, generator())
 
 
@@ -496,6 +498,19 @@ def test_a_stage_turned_off_leaves_the_other_draws(off: dict, changed: set[str])
     assert seen == changed
 
 
+def test_every_stage_has_a_stream_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    keys: list[tuple[object, ...]] = []
+
+    def recorded(*key: object) -> torch.Generator:
+        keys.append(key)
+        return seeded_generator(*key)
+
+    monkeypatch.setattr("models.gmm.sampling.seeded_generator", recorded)
+    draw(replace(GMM_PRESETS["fetal"](), motion_prob=1.0), channels=2)
+    assert len(keys) > 8
+    assert len(set(keys)) == len(keys)
+
+
 def test_fixed_replaces_the_given_fields_only() -> None:
     means = torch.full((1, 4), 50.0)
     one, other = draw(synthseg_preset(), 2), draw(synthseg_preset(), 2, fixed={"means": means, "gamma": None})
@@ -561,3 +576,13 @@ def test_out_spacing() -> None:
     params = draw(replace(PLAIN, target_res=(2.0, 1.0, 1.0)), spacing=(1.0, 0.5, 1.0))
     assert params.out_spacing == (2.0, 1.0, 1.0)
     assert params.spacing == (1.0, 0.5, 1.0)
+
+
+def test_skull_stripping_makes_dropped_labels_background() -> None:
+    scheme = LabelScheme.from_lists([0, 1, 2, 3], output_labels=[0, 1, 0, 3])
+    labels = torch.zeros(8, 8, dtype=torch.uint8)
+    for prob, same in ((1.0, True), (0.0, False)):
+        options = gmm_options("synthseg", skull_strip_prob=prob)
+        drawn = sample_params(labels, generator(1), options=options, scheme=scheme, channels=2)
+        assert torch.equal(drawn.means[:, 2], drawn.means[:, 0]) == same
+        assert not torch.equal(drawn.means[:, 1], drawn.means[:, 0])

@@ -1,0 +1,36 @@
+"""Jobs shared among processes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
+from multiprocessing import get_context
+from typing import Any, TypeVar
+
+_T = TypeVar("_T")
+
+
+def as_ready(
+    work: Callable[..., _T],
+    jobs: Iterable[tuple],
+    count: int,
+    start: Callable[..., None] | None = None,
+    start_arguments: tuple[Any, ...] = (),
+) -> Iterator[_T]:
+    """Results of `work` for the arguments in `jobs`, in any order, by `count` processes.
+
+    start: what every process does first. ValueError where one is killed. After an error jobs under way are finished,
+    the others left.
+    """
+    pool = ProcessPoolExecutor(count, mp_context=get_context("spawn"), initializer=start, initargs=start_arguments)
+    try:
+        futures = [pool.submit(work, *job) for job in jobs]
+        for future in as_completed(futures):
+            yield future.result()
+    except BrokenProcessPool:
+        raise ValueError(
+            "a worker was killed, perhaps for memory; the same command with fewer --num_workers goes on"
+        ) from None
+    finally:
+        pool.shutdown(cancel_futures=True)

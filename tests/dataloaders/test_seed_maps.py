@@ -1,0 +1,113 @@
+"""Label maps with seeds: intensities follow the seeds, output labels the map, and both move together."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from dataloaders.generated_files import read_record
+from dataloaders.image_generator import ImageGenerator
+from dataloaders.nifti import read_volume
+from dataloaders.seed_making import SeedOptions, make_seeds
+from dataloaders.seed_maps import SeedMaps
+from models.gmm.labels import LabelScheme
+from tests.test_end_to_end import call
+from tests.toy import save_nifti
+
+AFFINE = np.diag([-1.0, 1, 1, 1])
+STILL = {"preset": "fitted", "prior_stds": [0, 0], "blur": 0}
+
+
+def halves() -> tuple[np.ndarray, np.ndarray]:
+    """Two tissues (FeTA's white matter and cortex); within each, the image has a dark and a bright half."""
+    label = np.zeros((16, 20, 12), np.uint8)
+    label[2:14, 2:10, 2:10], label[2:14, 10:18, 2:10] = 3, 2
+    image = np.zeros(label.shape, np.float32)
+    image[label > 0] = 100
+    image[8:14][label[8:14] > 0] = 200
+    noise = np.random.default_rng(0).normal(0, 3, label.shape)
+    return label, np.where(label > 0, image + noise, 0).astype(np.float32)
+
+
+@pytest.fixture(scope="module")
+def tree(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    root = tmp_path_factory.mktemp("seeded")
+    label, image = halves()
+    save_nifti(root / "bids/sub-01/anat/sub-01_T2w.nii.gz", image, AFFINE)
+    for name in ("sub-01", "sub-02"):  # the second has labels only
+        save_nifti(root / f"bids/{name}/anat/{name}_T2w_dseg.nii.gz", label, AFFINE)
+    report = make_seeds(SeedOptions(bids_path=root / "bids", out_path=root / "seeds", max_subclasses=2))
+    assert not report.faults if hasattr(report, "faults") else True
+    return root / "bids", root / "seeds"
+
+
+def test_each_voxel_is_a_pair_of_label_and_seed(tree: tuple[Path, Path]) -> None:
+    maps = SeedMaps(*tree, LabelScheme.feta(), (2, 2))
+    assert len(maps) == 1  # sub-02 has no seeds
+    label, _ = halves()
+    label = label[::-1]  # RAS
+    drawn = maps.draw(0, torch.Generator().manual_seed(0)).values
+    scheme = maps.pair_scheme()
+    outputs = scheme.output_table()[drawn.int()].numpy()
+    assert np.array_equal(outputs, label)
+    classes = scheme.class_table()[drawn.int()].numpy()
+    white = label == 3
+    assert len(np.unique(classes[white])) == 2  # dark and bright half
+    bright = np.zeros_like(white)
+    bright[:8] = True  # the source's upper half, mirrored
+    assert len(np.unique(classes[white & bright])) == len(np.unique(classes[white & ~bright])) == 1
+    assert scheme.ties is not None
+    assert len({scheme.ties[k] for k in np.unique(classes[white])}) == 1
+    assert scheme.role("cortex") == tuple(i for i, out in enumerate(scheme.outputs) if out == 2)
+
+
+def test_sub_clusters_have_means_about_their_tissues(tree: tuple[Path, Path]) -> None:
+    def gap(**options: object) -> float:
+        bids, seeds = tree
+        generator = ImageGenerator(bids, seeds=seeds, subclasses=(2, 2), seed=1, **STILL, **options)  # type: ignore[arg-type]
+        gaps = []
+        for number in range(40):
+            image, labels = generator.tensors(number)
+            inside = image[0, 3:13, 3:9, 3:9]
+            assert (labels[3:13, 3:9, 3:9] == 3).all()
+            gaps.append(float((inside[:4].mean() - inside[-4:].mean()).abs()))
+        return float(np.median(gaps))
+
+    assert gap(tie_std=0) < 1e-6
+    assert 0.03 < gap(tie_std=25) < 0.3  # 25 of 255, times the difference of two normal values
+    assert gap(tie_std=60) > gap(tie_std=25)
+
+
+def test_the_number_of_clusters_is_drawn_for_each_sample(tree: tuple[Path, Path]) -> None:
+    bids, seeds = tree
+    generator = ImageGenerator(bids, seeds=seeds, seed=0, **STILL)  # type: ignore[arg-type]
+    counts = {len(generator.params(number)[0].values.unique()) for number in range(12)}
+    assert len(counts) > 1
+    same = ImageGenerator(bids, seeds=seeds, seed=0, **STILL)  # type: ignore[arg-type]
+    assert torch.equal(generator.tensors(7)[0], same.tensors(7)[0])
+
+
+def test_what_does_not_fit_is_named(tree: tuple[Path, Path], tmp_path: Path) -> None:
+    bids, seeds = tree
+    with pytest.raises(ValueError, match=r"make the folder with scripts/make_seeds\.py"):
+        ImageGenerator(bids, seeds=tmp_path)
+    with pytest.raises(ValueError, match="none of the 1 label maps has seeds here"):
+        ImageGenerator(bids / "sub-02", seeds=seeds)
+    with pytest.raises(ValueError, match="with label maps in files"):
+        ImageGenerator(halves()[0], seeds=seeds)
+    with pytest.raises(ValueError, match="3 to 2 sub-clusters"):
+        ImageGenerator(bids, seeds=seeds, subclasses=(3, 2)).generate_image()
+
+
+def test_the_command_takes_seeds(tree: tuple[Path, Path], tmp_path: Path) -> None:
+    bids, seeds = tree
+    flags = ("--labels", bids, "--seeds", seeds, "--out", tmp_path / "out", "--n", 2, "--preset", "fetal")
+    call("scripts/generate.py", *flags, "--motion_prob", 0)
+    made = sorted((tmp_path / "out").glob("sub-01/anat/*_dseg.nii.gz"))
+    assert len(made) == 2
+    assert set(np.unique(read_volume(made[0]).data)) <= {0, 2, 3}
+    record = read_record(next((tmp_path / "out" / "params").glob("*.json")))
+    assert record["map"]["file"].endswith("sub-01_T2w_dseg.nii.gz")
