@@ -30,6 +30,8 @@ def along(image: Tensor, matrix: Tensor, axis: int) -> Tensor:
     shape = (*image.shape[:axis], len(matrix), *image.shape[axis + 1 :])
     if inner == 1:
         return torch.mm(image.reshape(rows, -1), matrix.T).view(shape)
+    if rows == 1:
+        return torch.mm(matrix, image.reshape(-1, inner)).view(shape)
     return torch.matmul(matrix, image.reshape(rows, -1, inner)).view(shape)
 
 
@@ -71,11 +73,8 @@ def _upsample_axis(grid: Tensor, axis: int, size: int, order: int) -> Tensor:
 
 def upsample_rows(grid: Tensor, size: int, rows: slice, order: int = 1) -> Tensor:
     """Some rows of a grid upsampled along its axis 1 to `size`: (C, n, ...) -> (C, rows, ...)."""
-    if order != 1:
-        return along(grid, cubic_matrix(size, grid.shape[1])[rows], 1)
-    low, high, weight = (t[rows].to(grid.device) for t in linear_taps(size, grid.shape[1]))
-    weight = weight.to(grid.dtype).view(-1, *[1] * (grid.ndim - 2))
-    return torch.lerp(grid.index_select(1, low), grid.index_select(1, high), weight)
+    matrix = (control_matrix if order == 1 else cubic_matrix)(size, grid.shape[1])
+    return along(grid, matrix[rows], 1)
 
 
 def slabs(shape: Sequence[int], device: torch.device) -> list[slice]:
@@ -86,6 +85,14 @@ def slabs(shape: Sequence[int], device: torch.device) -> list[slice]:
     """
     rows = max(1, SLAB_VOXELS // max(1, math.prod(shape[1:]))) if device.type == "cpu" else shape[0]
     return [slice(first, min(first + rows, shape[0])) for first in range(0, shape[0], rows)]
+
+
+@lru_cache(maxsize=512)
+def control_matrix(count: int, nodes: int) -> Tensor:
+    """(count, nodes) weights of linear interpolation between corner-aligned nodes."""
+    low, high, weight = linear_taps(count, nodes)
+    eye = torch.eye(nodes, dtype=torch.float64)
+    return torch.lerp(eye.index_select(0, low), eye.index_select(0, high), weight.double()[:, None])
 
 
 @lru_cache(maxsize=512)
