@@ -1,0 +1,341 @@
+"""Distribution metrics: closed forms, plain implementations of the definitions, torch-fidelity and torchmetrics."""
+
+from __future__ import annotations
+
+import itertools
+
+import numpy as np
+import pytest
+
+from evaluation import distribution
+from evaluation.distribution import (
+    density_coverage,
+    distribution_metrics,
+    floors,
+    kid,
+    precision_recall,
+    same_size,
+    split_by_patient,
+    subsample,
+)
+
+
+def samples(n: int, d: int, seed: int = 0, scale: float = 1.0, shift: float = 0.0) -> np.ndarray:
+    return np.random.default_rng(seed).normal(size=(n, d)) * scale + shift
+
+
+# -- plain implementations ----------------------------------------------------------------------------------------
+
+
+def plain_kid(real: np.ndarray, fake: np.ndarray) -> float:
+    def kernel(a: np.ndarray, b: np.ndarray) -> float:
+        return (float(a @ b) / len(a) + 1) ** 3
+
+    within = [
+        sum(kernel(a, b) for a, b in itertools.permutations(z, 2)) / (len(z) * (len(z) - 1)) for z in (real, fake)
+    ]
+    between = sum(kernel(a, b) for a, b in itertools.product(real, fake)) / (len(real) * len(fake))
+    return sum(within) - 2 * between
+
+
+def plain_radii(x: np.ndarray, k: int) -> list[float]:
+    return [sorted(np.linalg.norm(a - b) for j, b in enumerate(x) if j != i)[k - 1] for i, a in enumerate(x)]
+
+
+def plain_share_inside(centres: np.ndarray, points: np.ndarray, k: int) -> float:
+    radii = plain_radii(centres, k)
+    inside = [any(np.linalg.norm(p - c) <= r for c, r in zip(centres, radii, strict=True)) for p in points]
+    return float(np.mean(inside))
+
+
+def plain_density_coverage(real: np.ndarray, fake: np.ndarray, k: int) -> tuple[float, float]:
+    radii = plain_radii(real, k)
+    inside = np.array([[np.linalg.norm(x - y) <= r for y in fake] for x, r in zip(real, radii, strict=True)])
+    return float(inside.sum() / (k * len(fake))), float(inside.any(1).mean())
+
+
+# -- KID ----------------------------------------------------------------------------------------------------------
+
+
+def test_kid_equals_its_definition() -> None:
+    real, fake = samples(25, 6), samples(25, 6, 1, 1.3, 0.2)
+    value, spread = kid(real=real, fake=fake)
+    assert value == pytest.approx(plain_kid(real, fake), rel=1e-12)
+    assert np.isnan(spread)  # there is only one subset of 25 out of 25
+
+
+def test_kid_takes_the_mean_over_subsets_of_the_larger_set() -> None:
+    """Each subset has all 12 fake samples and 12 of the 60 real ones; the mean is near the value of all."""
+    real, fake = samples(60, 4), samples(12, 4, 1, 1.2, 0.5)
+    mean, spread = kid(real=real, fake=fake)
+    assert spread > 0
+    assert abs(mean - plain_kid(real, fake)) < 4 * spread / 10
+    assert kid(real=real, fake=fake) == (mean, spread)
+    assert kid(real=real, fake=fake, seed=1) != (mean, spread)
+
+
+def test_kid_of_shifted_gaussians_has_a_closed_form() -> None:
+    """With d = 1 the kernel compares the first three moments: 3 (m1)² + 3 (m2)² + (m3)² of their differences."""
+    s = 0.5
+    expected = 3 * s**2 + 3 * s**4 + (s**3 + 3 * s) ** 2
+    value, spread = kid(real=samples(6000, 1), fake=samples(6000, 1, 1, shift=s))
+    assert value == pytest.approx(expected, rel=0.1)
+    assert 0 < spread < expected
+
+
+def test_kid_of_equal_distributions_is_around_zero_and_may_be_negative() -> None:
+    values = [kid(real=samples(100, 8, 2 * i), fake=samples(100, 8, 2 * i + 1))[0] for i in range(40)]
+    assert min(values) < 0 < max(values)
+    assert abs(np.mean(values)) < 3 * np.std(values) / np.sqrt(len(values))
+    x = samples(100, 8)
+    assert kid(real=x, fake=x)[0] < 0  # a sample is compared with its copy, which only the middle term has
+
+
+@pytest.mark.parametrize(("n", "m"), [(30, 30), (150, 40), (40, 150)])
+def test_kid_does_not_depend_on_order_nor_on_how_it_is_computed(
+    n: int, m: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real, fake = samples(n, 5), samples(m, 5, 1, 1.4)
+    expected = kid(real=real, fake=fake)
+    rng = np.random.default_rng(3)
+    assert kid(real=rng.permutation(real), fake=rng.permutation(fake)) == pytest.approx(expected, nan_ok=True)
+    monkeypatch.setattr(distribution, "_CHUNK", 64)  # several blocks
+    assert kid(real=real, fake=fake) == pytest.approx(expected, nan_ok=True)
+    monkeypatch.setattr(distribution, "_SHARED_KERNEL", 0)  # one kernel matrix for each subset
+    assert kid(real=real, fake=fake) == pytest.approx(expected, nan_ok=True)
+
+
+def test_kid_of_float32_features_is_computed_in_float64() -> None:
+    real, fake = (samples(50, 64, seed).astype(np.float32) * 30 for seed in (0, 1))
+    assert kid(real=real, fake=fake)[0] == pytest.approx(plain_kid(real.astype(float), fake.astype(float)), rel=1e-10)
+
+
+# -- neighbourhoods -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("n", "m", "d", "k"), [(40, 30, 2, 3), (25, 50, 3, 1), (30, 30, 1, 5), (6, 7, 2, 5)])
+def test_neighbourhood_metrics_equal_their_definitions(
+    n: int, m: int, d: int, k: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real, fake = samples(n, d), samples(m, d, 1, 0.7, 0.6)
+    expected = plain_share_inside(real, fake, k), plain_share_inside(fake, real, k)
+    for chunk in (2**23, 64):
+        monkeypatch.setattr(distribution, "_CHUNK", chunk)
+        assert precision_recall(real=real, fake=fake, k=k) == pytest.approx(expected)
+        assert density_coverage(real=real, fake=fake, k=k) == pytest.approx(plain_density_coverage(real, fake, k))
+
+
+def test_real_and_fake_are_not_mixed_up() -> None:
+    """Fake samples at the middle of the real ones are all plausible and miss the rest: precision, not recall."""
+    real, fake = samples(500, 2), samples(500, 2, 1, 0.1)
+    precision, recall = precision_recall(real=real, fake=fake)
+    density, coverage = density_coverage(real=real, fake=fake)
+    assert precision > 0.95
+    assert recall < 0.1
+    assert density > 0.9
+    assert coverage < 0.2
+    assert precision_recall(real=fake, fake=real) == (recall, precision)
+    with pytest.raises(TypeError):
+        precision_recall(real, fake)  # type: ignore[misc]
+
+
+@pytest.mark.parametrize("offset", [0.0, 1e4])
+def test_copies_are_perfect_even_far_from_the_origin(offset: float) -> None:
+    features = samples(60, 16) + offset
+    assert precision_recall(real=features, fake=features) == (1, 1)
+    # A ball holds its own centre's copy and, on its sphere, the k-th neighbour's.
+    assert density_coverage(real=features, fake=features, k=5) == (pytest.approx(6 / 5), 1)
+
+
+def test_sets_far_apart_share_nothing() -> None:
+    real, fake = samples(40, 4), samples(40, 4, 1, shift=100)
+    assert precision_recall(real=real, fake=fake) == (0, 0)
+    assert density_coverage(real=real, fake=fake) == (0, 0)
+    assert kid(real=real, fake=fake)[0] > 1000
+
+
+def test_a_missed_mode_costs_recall_and_coverage_by_its_share() -> None:
+    """Two far modes with 30 and 70 of 100 real samples; the fakes copy the second."""
+    real = np.concatenate([samples(30, 3), samples(70, 3, 1, shift=50)])
+    fake = real[30:]
+    assert precision_recall(real=real, fake=fake) == (1, 0.7)
+    assert density_coverage(real=real, fake=fake)[1] == 0.7
+
+
+def test_points_on_a_line_are_counted_by_hand() -> None:
+    """Real 0, 1, 2, 3 with k = 1: balls of radius 1 from -1 to 4, borders included."""
+    real, fake = np.arange(4.0)[:, None], np.array([[-1.0], [0.5], [4.0], [4.1]])
+    assert precision_recall(real=real, fake=fake, k=1)[0] == 0.75
+    # -1: one ball; 0.5: two; 4: one; 4.1: none. Real balls hit: of 0, of 1 and of 3.
+    assert density_coverage(real=real, fake=fake, k=1) == (1.0, 0.75)
+
+
+def test_constant_features_coincide_or_do_not() -> None:
+    real = np.full((10, 32), 0.1)
+    assert precision_recall(real=real, fake=real) == (1, 1)
+    assert density_coverage(real=real, fake=real) == (2, 1)
+    assert precision_recall(real=real, fake=real + 0.1) == (0, 0)
+    assert kid(real=real, fake=real)[0] == pytest.approx(0, abs=1e-12)
+
+
+def test_neighbourhoods_do_not_depend_on_order_place_or_scale() -> None:
+    real, fake = samples(80, 3), samples(70, 3, 1, 0.8, 0.5)
+    rng = np.random.default_rng(0)
+    for metric in (precision_recall, density_coverage):
+        expected = metric(real=real, fake=fake)
+        assert metric(real=rng.permutation(real), fake=rng.permutation(fake)) == expected
+        assert metric(real=7 * real + 100, fake=7 * fake + 100) == expected
+        assert metric(real=np.float32(real), fake=np.float32(fake)) == expected
+
+
+# -- references ---------------------------------------------------------------------------------------------------
+
+
+def test_agrees_with_torch_fidelity() -> None:
+    prc, their_kid = (pytest.importorskip(f"torch_fidelity.metric_{name}") for name in ("prc", "kid"))
+    import torch
+
+    real, fake = samples(400, 6), samples(400, 6, 1, 0.8, 0.5)
+    expected = prc.calculate_precision_recall_full(torch.from_numpy(fake), torch.from_numpy(real), 3)
+    assert precision_recall(real=real, fake=fake) == pytest.approx(expected, abs=1e-6)
+    options = {"kid_kernel": "poly", "kid_kernel_poly_degree": 3, "kid_kernel_poly_gamma": None}
+    value = their_kid.kernel_mmd(fake, real, **options, kid_kernel_poly_coef0=1.0)
+    assert kid(real=real, fake=fake)[0] == pytest.approx(value, rel=1e-9)
+
+
+def test_agrees_with_torchmetrics() -> None:
+    reference = pytest.importorskip("torchmetrics.image.kid")
+    import torch
+
+    real, fake = samples(300, 64), samples(300, 64, 1, 1.1, 0.1)
+    expected = float(reference.poly_mmd(torch.from_numpy(real), torch.from_numpy(fake)))
+    assert kid(real=real, fake=fake)[0] == pytest.approx(expected, rel=1e-9)
+
+
+# -- refusals -----------------------------------------------------------------------------------------------------
+
+
+def test_too_few_samples_are_refused_by_name_and_number() -> None:
+    few, many = samples(3, 4), samples(20, 4)
+    with pytest.raises(ValueError, match="KID: at least 2 fake samples are needed, got 1"):
+        kid(real=many, fake=few[:1])
+    with pytest.raises(ValueError, match="precision and recall with k=3: at least 4 real samples are needed, got 3"):
+        precision_recall(real=few, fake=many)
+    with pytest.raises(ValueError, match="at least 4 fake samples are needed, got 3"):
+        precision_recall(real=many, fake=few)
+    with pytest.raises(ValueError, match="density and coverage with k=5: at least 6 real samples are needed, got 3"):
+        density_coverage(real=few, fake=many)
+    assert 0 <= density_coverage(real=many, fake=few[:1])[1] <= 1
+
+
+def test_other_faults_are_refused() -> None:
+    good = samples(20, 4)
+    bad = good.copy()
+    bad[3, 1] = np.nan
+    with pytest.raises(ValueError, match="1 fake samples are not finite"):
+        kid(real=good, fake=bad)
+    with pytest.raises(ValueError, match=r"real is \(20, 4\), fake \(20, 3\)"):
+        precision_recall(real=good, fake=good[:, :3])
+    with pytest.raises(ValueError, match=r"real is \(20,\)"):
+        density_coverage(real=good[:, 0], fake=good)
+    with pytest.raises(ValueError, match="k=0"):
+        density_coverage(real=good, fake=good, k=0)
+
+
+def test_metrics_with_too_few_samples_are_none_not_zero() -> None:
+    values = distribution_metrics(real=samples(5, 3), fake=samples(5, 3, 1))
+    assert values["density"] is values["coverage"] is values["kid_std"] is None
+    assert None not in [values[name] for name in ("frechet", "kid", "precision", "recall")]
+    assert set(distribution_metrics(real=samples(1, 3), fake=samples(9, 3)).values()) == {None}
+
+
+# -- halves, floors, equal n --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("sizes", "smaller"),
+    [([5, 5], 5), ([1, 100], 1), ([3, 3, 2, 2, 2], 6), ([7, 1, 1, 1], 3), ([1] * 9, 4), ([8, 7, 6, 5, 4], 15)],
+)
+def test_halves_share_no_patient_and_are_as_equal_as_can_be(sizes: list[int], smaller: int) -> None:
+    patients = np.random.default_rng(0).permutation(np.repeat([f"p{i}" for i in range(len(sizes))], sizes))
+    for seed in range(5):
+        halves = split_by_patient(list(patients), seed)
+        assert halves is not None
+        a, b = halves
+        assert len(a) == smaller
+        assert sorted([*a, *b]) == list(range(len(patients)))
+        assert not set(patients[a]) & set(patients[b])
+
+
+def test_halves_follow_the_seed_and_not_the_order() -> None:
+    patients = np.repeat([f"p{i}" for i in range(12)], 3)
+    splits = {tuple(sorted(set(patients[split_by_patient(list(patients), seed)[0]]))) for seed in range(20)}  # type: ignore[index]
+    assert len(splits) > 10
+    mixed = np.random.default_rng(0).permutation(patients)
+    first, again = (set(p[split_by_patient(list(p), 4)[0]]) for p in (patients, mixed))  # type: ignore[index]
+    assert first == again
+
+
+def test_one_patient_has_no_halves_and_no_floor() -> None:
+    assert split_by_patient(["a"] * 10) is None
+    assert floors(samples(10, 3), ["a"] * 10) is None
+
+
+def test_floors_are_the_metrics_between_the_halves() -> None:
+    features, patients = samples(61, 4), [f"p{i // 10}" for i in range(61)]
+    result = floors(features, patients, seed=2)
+    halves = split_by_patient(patients, 2)
+    assert result is not None
+    assert halves is not None
+    a, b = halves
+    assert result.pop("n") == [len(a), len(b)] == [30, 31]
+    assert result == distribution_metrics(real=features[b], fake=features[a], seed=2)
+    assert None not in result.values()
+    with pytest.raises(ValueError, match="61 features but 60 patients"):
+        floors(features, patients[:60])
+
+
+def test_a_floor_of_two_short_patients_says_what_it_can() -> None:
+    result = floors(samples(6, 4), ["a"] * 3 + ["b"] * 3)
+    assert result is not None
+    assert result["n"] == [3, 3]
+    assert result["precision"] is result["coverage"] is None
+    assert result["frechet"] > 0
+
+
+def test_the_floor_shows_how_patients_differ() -> None:
+    """Slices of one patient are alike: halves by patient are further apart than halves at random."""
+    centres = samples(8, 6, 1, 3.0)
+    features = np.concatenate([centre + samples(30, 6, i) for i, centre in enumerate(centres)])
+    by_patient = floors(features, [str(i // 30) for i in range(240)])
+    at_random = floors(features, [str(i) for i in range(240)])
+    assert by_patient is not None
+    assert at_random is not None
+    assert by_patient["frechet"] > 5 * at_random["frechet"]
+    assert by_patient["coverage"] < 0.3 < 0.8 < at_random["coverage"]
+
+
+def test_the_larger_set_is_cut_to_the_smaller() -> None:
+    real, fake = samples(30, 3), samples(50, 3, 1)
+    x, y = same_size(real=real, fake=fake)
+    assert np.array_equal(x, real)
+    assert y.shape == (30, 3)
+    assert len(np.unique(y, axis=0)) == 30
+    assert same_size(real=fake, fake=real)[0].shape == (30, 3)
+
+
+def test_a_subsample_follows_the_seed_and_not_the_order() -> None:
+    features = samples(40, 3)
+    chosen = subsample(features, 10, 1)
+    mixed = subsample(np.random.default_rng(0).permutation(features), 10, 1)
+    assert {tuple(row) for row in chosen} == {tuple(row) for row in mixed}
+    assert {tuple(row) for row in chosen} != {tuple(row) for row in subsample(features, 10, 2)}
+    with pytest.raises(ValueError, match="cannot take 41 of 40"):
+        subsample(features, 41)
+
+
+def test_the_frechet_distance_is_biased_by_n_and_kid_is_not() -> None:
+    """Why equal n matters: the same distribution on both sides."""
+    small, large = (distribution_metrics(real=samples(n, 32), fake=samples(n, 32, 1)) for n in (60, 600))
+    assert small["frechet"] > 5 * large["frechet"]  # type: ignore[operator]
+    assert abs(large["kid"]) < 0.01  # type: ignore[arg-type]

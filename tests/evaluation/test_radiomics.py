@@ -1,0 +1,198 @@
+"""Weight-free texture features: closed forms, what is left out, and that they are always numbers."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from scipy import stats
+from skimage.feature import graycomatrix, graycoprops
+
+from evaluation.distribution import distribution_metrics
+from evaluation.radiomics import FEATURE_NAMES, slice_features, standardise
+
+
+def named(image: np.ndarray, mask: np.ndarray | None = None) -> dict[str, float]:
+    values = slice_features(image, np.ones(image.shape, bool) if mask is None else mask)
+    assert values.shape == (len(FEATURE_NAMES),)
+    assert values.dtype == np.float64
+    assert np.isfinite(values).all()
+    return dict(zip(FEATURE_NAMES, values.tolist(), strict=True))
+
+
+def noise(size: int = 64, seed: int = 0) -> np.ndarray:
+    return np.random.default_rng(seed).uniform(0, 1, (size, size))
+
+
+def disc(size: int = 64) -> np.ndarray:
+    y, x = np.mgrid[:size, :size] - size / 2
+    return x**2 + y**2 < (size / 3) ** 2
+
+
+def test_names_are_unique_and_about_fifty() -> None:
+    assert len(set(FEATURE_NAMES)) == len(FEATURE_NAMES) == 53
+
+
+def test_only_pixels_in_the_mask_count() -> None:
+    image, mask = noise(), disc()
+    other = np.where(mask, image, np.nan)
+    assert np.array_equal(slice_features(image, mask), slice_features(other, mask))
+
+
+def test_first_order_features_equal_their_definitions() -> None:
+    image, mask = noise() ** 2, disc()
+    values, of = image[mask], named(image, mask)
+    assert of["mean"] == pytest.approx(values.mean())
+    assert of["std"] == pytest.approx(values.std())
+    assert of["skewness"] == pytest.approx(stats.skew(values))
+    assert of["kurtosis"] == pytest.approx(stats.kurtosis(values))
+    assert of["p05"] == pytest.approx(np.percentile(values, 5))
+    assert of["interquartile_range"] == pytest.approx(stats.iqr(values))
+    assert of["mean_absolute_deviation"] == pytest.approx(np.abs(values - values.mean()).mean())
+    assert of["root_mean_square"] == pytest.approx(np.sqrt((values**2).mean()))
+    share = np.histogram(values, 32, (0, 1))[0] / len(values)
+    assert of["entropy"] == pytest.approx(stats.entropy(share, base=2))
+    assert of["uniformity"] == pytest.approx((share**2).sum())
+
+
+def test_co_occurrence_features_equal_scikit_images_where_nothing_is_masked() -> None:
+    image = noise(32)
+    levels = np.minimum((image * 32).astype(int), 31).astype(np.uint8)
+    angles = [0, np.pi / 4, np.pi / 2, 3 * np.pi / 4]
+    of = named(image)
+    for distance in (1, 2):
+        pooled = graycomatrix(levels, [distance], angles, 32, symmetric=True).sum(axis=3, keepdims=True)
+        for name in ("contrast", "dissimilarity", "homogeneity", "energy", "correlation", "ASM", "entropy"):
+            assert of[f"glcm_{name.lower()}_{distance}"] == pytest.approx(graycoprops(pooled, name)[0, 0])
+
+
+def test_stripes_have_a_known_texture() -> None:
+    """Columns 0.2, 0.8 in turn: levels 6 and 25; 3 of 4 angles at distance 1 see a step of 19, none at distance 2."""
+    image = np.tile([0.2, 0.8], (64, 32))
+    of = named(image)
+    pairs = {"0": 64 * 63, "45": 63 * 63, "90": 63 * 64, "135": 63 * 63}
+    stepping = sum(pairs.values()) - pairs["90"]
+    assert of["glcm_contrast_1"] == pytest.approx(19**2 * stepping / sum(pairs.values()))
+    # scikit-image rounds the diagonals of distance 2 to steps of one pixel.
+    straight, diagonal = 2 * 64 * 62, 2 * 63 * 63
+    assert of["glcm_contrast_2"] == pytest.approx(19**2 * diagonal / (straight + diagonal))
+    assert of["gradient_mean"] == pytest.approx(0)  # central differences skip the neighbour
+    assert of["haar_lh_1"] == pytest.approx(0.6)  # |2 (0.2 - 0.8)| / 2
+    assert of["haar_hl_1"] == of["haar_hh_1"] == of["haar_lh_2"] == pytest.approx(0)
+    # Light pixels have their column's two neighbours level and six darker; dark ones have none darker.
+    assert of["lbp_8"] == pytest.approx(0.5)
+    assert of["lbp_9"] == pytest.approx(0.5)
+
+
+def test_a_ramp_has_its_slope_as_gradient() -> None:
+    image = np.tile(np.linspace(0, 1, 65), (65, 1))
+    of = named(image)
+    assert of["gradient_mean"] == of["gradient_p50"] == of["gradient_p90"] == pytest.approx(1 / 64)
+    assert of["gradient_std"] == pytest.approx(0, abs=1e-12)
+    assert of["haar_lh_1"] == pytest.approx(1 / 64)
+    assert of["haar_hl_1"] == pytest.approx(0, abs=1e-12)
+
+
+def test_local_binary_patterns_equal_a_plain_loop() -> None:
+    image, mask = noise(24), disc(24)
+    levels = np.minimum((image * 256).astype(int), 255)
+    around = [(-1, -1), (-1, 0), (-1, 1), (0, 1), (1, 1), (1, 0), (1, -1), (0, -1)]
+    counts = np.zeros(10)
+    for y, x in zip(*np.nonzero(mask), strict=True):
+        if mask[y - 1 : y + 2, x - 1 : x + 2].all():
+            ring = [levels[y + i, x + j] >= levels[y, x] for i, j in around]
+            changes = sum(ring[i] != ring[i - 1] for i in range(8))
+            counts[sum(ring) if changes <= 2 else 9] += 1
+    of = named(image, mask)
+    assert [of[f"lbp_{i}"] for i in range(10)] == pytest.approx(list(counts / counts.sum()))
+
+
+def test_haar_bands_of_the_first_scale_hold_the_energy_that_averages_lose() -> None:
+    """An orthonormal transform keeps the sum of squares."""
+    image = noise(64)
+    blocks = image.reshape(32, 2, 32, 2).sum((1, 3)) / 2
+    of = named(image)
+    details = sum(of[f"haar_{band}_1"] ** 2 for band in ("lh", "hl", "hh")) * 32**2
+    assert details + (blocks**2).sum() == pytest.approx((image**2).sum())
+
+
+def test_texture_does_not_depend_on_where_the_body_lies_nor_which_way_it_faces() -> None:
+    body = noise(40)
+    values = []
+    for y, x in ((3, 5), (20, 11)):
+        image, mask = np.zeros((64, 64)), np.zeros((64, 64), bool)
+        image[y : y + 40, x : x + 40], mask[y : y + 40, x : x + 40] = body, True
+        values.append(slice_features(image, mask))
+    np.testing.assert_allclose(values[0], values[1], rtol=1e-12)
+    turned, upright = named(body.T), named(body)
+    for name in FEATURE_NAMES:
+        if not name.startswith("haar"):
+            assert turned[name] == pytest.approx(upright[name]), name
+    assert turned["haar_lh_2"] == pytest.approx(upright["haar_hl_2"])
+
+
+def test_an_empty_mask_gives_zeros() -> None:
+    assert not any(named(noise(), np.zeros((64, 64), bool)).values())
+
+
+@pytest.mark.parametrize("value", [0.0, 0.3, 1.0])
+def test_a_constant_image_has_numbers(value: float) -> None:
+    of = named(np.full((32, 32), value))
+    assert of["mean"] == of["p50"] == of["root_mean_square"] == pytest.approx(value)
+    assert of["std"] == of["skewness"] == of["kurtosis"] == of["entropy"] == of["gradient_mean"] == 0
+    assert of["uniformity"] == of["glcm_correlation_1"] == of["glcm_energy_2"] == of["lbp_8"] == 1
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (1, 2), (2, 2), (3, 3), (7, 5)])
+def test_thin_masks_give_numbers(shape: tuple[int, int]) -> None:
+    mask = np.zeros((16, 16), bool)
+    mask[: shape[0], : shape[1]] = True
+    of = named(noise(16), mask)
+    of_small = named(noise(16)[: shape[0], : shape[1]])
+    assert of == pytest.approx(of_small)
+    assert of["haar_hh_3"] == 0
+    if shape == (1, 1):
+        assert of["glcm_energy_1"] == of["glcm_correlation_1"] == 0
+
+
+def test_wrong_images_are_refused() -> None:
+    mask = np.ones((8, 8), bool)
+    with pytest.raises(ValueError, match=r"must be in \[0, 1\] within the mask, got 0 to 255"):
+        slice_features(np.where(np.eye(8), 255, 0), mask)
+    with pytest.raises(ValueError, match=r"must be in \[0, 1\]"):
+        slice_features(np.full((8, 8), np.nan), mask)
+    with pytest.raises(ValueError, match=r"\(8, 8\) and \(8, 9\)"):
+        slice_features(np.zeros((8, 8)), np.ones((8, 9)))
+
+
+def test_z_scores_are_by_the_real_set_and_constants_are_named() -> None:
+    rng = np.random.default_rng(0)
+    real, fake = rng.normal(5, 3, (50, 3)), rng.normal(0, 1, (20, 3))
+    real[:, 1] = 0.1  # 0.1 has no exact mean
+    x, y, dropped = standardise(real=real, fake=fake, names=("a", "b", "c"))
+    assert dropped == ("b",)
+    np.testing.assert_allclose(x.mean(0), 0, atol=1e-12)
+    np.testing.assert_allclose(x.std(0), 1)
+    np.testing.assert_allclose(y, (fake - real.mean(0))[:, [0, 2]] / real.std(0)[[0, 2]])
+    with pytest.raises(ValueError, match="all 3 features are the same"):
+        standardise(real=real[:1], fake=fake, names=("a", "b", "c"))
+    with pytest.raises(ValueError, match=r"features must be \(n, 53\)"):
+        standardise(real=real, fake=fake)
+
+
+def test_blurred_images_are_further_from_real_ones_than_real_ones() -> None:
+    from scipy.ndimage import gaussian_filter
+
+    def images(seed: int, blur: float) -> np.ndarray:
+        rng = np.random.default_rng(seed)
+        smooth = [gaussian_filter(rng.normal(size=(48, 48)), 1 + blur) for _ in range(40)]
+        scaled = [np.clip(0.5 + 0.15 * x / x.std(), 0, 1) for x in smooth]  # equal contrast: only texture differs
+        return np.stack([slice_features(x, disc(48)) for x in scaled])
+
+    def metrics(fake: np.ndarray) -> dict[str, float | None]:
+        x, y, _ = standardise(real=images(0, 0), fake=fake)
+        return distribution_metrics(real=x, fake=y)
+
+    same, blurred = metrics(images(1, 0)), metrics(images(2, 0.5))
+    for name in ("frechet", "kid"):
+        assert blurred[name] > 3 * abs(same[name])  # type: ignore[operator,arg-type]
+    assert same["coverage"] > 0.8 > 0.2 > blurred["coverage"]  # type: ignore[operator]
