@@ -174,6 +174,7 @@ def test_common_wrappings_and_another_head_are_understood(
     )
 
 
+@pytest.mark.filterwarnings("ignore:'torch.load' received a zip file:UserWarning")
 def test_files_that_do_not_fit_are_refused(classifier: nn.Module, tmp_path: Path) -> None:
     state = dict(classifier.state_dict())
     state.pop("conv1.0.weight")
@@ -213,6 +214,9 @@ def test_an_extractor_is_chosen_by_text(
     path = save_script(Corner(), tmp_path / "corner.pt")
     assert extractor(f"torchscript:{path}", CPU).name == "torchscript:corner"
     assert extractor(f"{MODEL}:{state_file}", CPU).name == f"torchvision:{MODEL}"
+    assert "to 64x64, imagenet" in extractor(f"torchscript:{path}", CPU, size=64, normalisation="imagenet").preparation
+    with pytest.raises(ValueError, match="prepares images by itself: size cannot be set"):
+        extractor("inception", CPU, size=64)
     for text in ("", "vgg", ":file", "torchscript:"):
         with pytest.raises(ValueError, match="use 'inception', 'torchscript:FILE'"):
             extractor(text, CPU)
@@ -220,6 +224,8 @@ def test_an_extractor_is_chosen_by_text(
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
     with pytest.raises(MissingWeights, match=r"pt_inception-2015-12-05-6726825d\.pth, not found"):
         extractor("inception", CPU)
+    with pytest.raises(MissingWeights, match="no such file or folder"):
+        extractor(f"inception:{tmp_path / 'absent.pth'}", CPU)
 
 
 def test_inception_is_pytorch_fids_with_its_verified_file(
