@@ -171,13 +171,25 @@ NAMES = {
     "slice_jump_ratio": "Slice jump relative to real",
     "slice_difference_mae": "Slice jump error",
     "fid": "FID",
+    "kid": "KID",
+    "precision": "Precision",
+    "recall": "Recall",
+    "density": "Density",
+    "coverage": "Coverage",
+    "radiomics_frechet": "Radiomics Fréchet distance",
+    "radiomics_kid": "Radiomics kernel distance",
+    "radiomics_precision": "Radiomics precision",
+    "radiomics_recall": "Radiomics recall",
+    "radiomics_density": "Radiomics density",
+    "radiomics_coverage": "Radiomics coverage",
     LPIPS: "LPIPS",
 }
 GROUPS = {
     "agreement with the real image": PAIRED,
     "intensities within the labels": BY_LABEL,
     "continuity from slice to slice": ("slice_difference_mae",),  # the ratio has no better direction
-    "look of the images (FID, LPIPS)": ("fid", LPIPS),
+    "texture and shape of intensities (radiomics)": ("radiomics_frechet", "radiomics_kid"),
+    "look of the images (FID, KID, LPIPS)": ("fid", "kid", LPIPS),
 }
 
 

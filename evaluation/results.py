@@ -31,8 +31,9 @@ from engine.files import write_json, write_text
 from engine.weights import MissingWeights, resolve, sha256
 from evaluation import networks, paired
 from evaluation.continuity import CaseContinuity, Jumps
-from evaluation.frechet import frechet_distance
+from evaluation.feature_sets import HIGHER, INCEPTION, RADIOMICS, FeatureSets, names
 from evaluation.intensity import LabelHistograms, wasserstein
+from evaluation.radiomics import slice_features
 from evaluation.statistics import DRAWS, MIN_PATIENTS, bootstrap_interval, nan_mean
 
 SCHEMA = "medsis-metrics/1"
@@ -40,11 +41,11 @@ PAIRED = ("mae", "rmse", "mae_body", "rmse_body", "psnr", "ssim")
 BY_LABEL = ("label_mean_error", "label_std_error", "wasserstein")
 BY_CASE = ("slice_jump_ratio", "slice_difference_mae")
 LPIPS = "lpips_alex_v0.1"
-NETWORK = {"fid": "inception", LPIPS: "alexnet"}  # metric -> weights
-ALL = (*PAIRED, *BY_LABEL, *BY_CASE, "fid", LPIPS)
+NETWORK = dict.fromkeys(names(INCEPTION), "inception") | {LPIPS: "alexnet"}  # metric -> weights
+ALL = (*PAIRED, *BY_LABEL, *BY_CASE, *names(RADIOMICS), *NETWORK)
 HIGHER_IS_BETTER = {"psnr", "ssim"}
 NO_DIRECTION = {"slice_jump_ratio"}  # neither higher nor lower is better
-UNITLESS = {"ssim", "fid", LPIPS, "slice_jump_ratio"}
+UNITLESS = {"ssim", LPIPS, "slice_jump_ratio"}
 REASONS = {  # why a metric may have no value
     "psnr": "identical images everywhere",
     "slice_jump_ratio": "no adjacent slices that share body pixels, or the real ones do not change",
@@ -60,7 +61,12 @@ SETTINGS = {
     "ssim": "2-D, on intensity minus window low, data range = window width, Gaussian 11x11 sigma 1.5, K1 0.01, K2 0.03",
     "slice_jump_ratio": "pairs of slices whose indices differ by 1, pixels that are body in both, sums over a case",
     "slice_difference_mae": "the same pairs and pixels, mean over a case's pixels",
-    "fid": "pytorch-fid's Inception, 2048 features, window to [0, 1], three equal channels, its own resize to 299",
+    "fid": "pytorch-fid's Inception, 2048 features, window to [0, 1], three equal channels, its own resize to 299; "
+    "kid, precision, recall, density and coverage on the same features",
+    "kid": "kernel (x·y/d + 1)³, unbiased, mean over 100 subsets of min(1000, n), seed 0",
+    "precision, recall": "3 neighbours; density, coverage: 5",
+    "floor": "the same metric between two halves of the real slices, split by patient",
+    "radiomics": "53 weight-free features of each slice within the body, standardised by the real set; not FRD",
     LPIPS: "lpips 0.1 heads, torchvision's AlexNet, window to [-1, 1], three equal channels",
 }
 
@@ -89,7 +95,7 @@ class Scores:
     rows: list[dict[str, Any]] = field(default_factory=list)
     labels: list[dict[str, Any]] = field(default_factory=list)
     cases: list[dict[str, Any]] = field(default_factory=list)
-    features: dict[int, tuple[list[NDArray], list[NDArray]]] = field(default_factory=dict)
+    features: FeatureSets = field(default_factory=FeatureSets)
     constant_images: int = 0
     identical: int = 0
 
@@ -110,16 +116,17 @@ def find_networks(wanted: tuple[str, ...] | None, weights: Path | None) -> tuple
     """(metric -> weight file, metric -> reason why there is none). MissingWeights if a metric was asked for by name."""
     files: dict[str, Path] = {}
     reasons: dict[str, str] = {}
-    for metric, key in NETWORK.items():
-        if wanted is not None and metric not in wanted:
+    for key in dict.fromkeys(NETWORK.values()):
+        of_key = [name for name, needs in NETWORK.items() if needs == key and (wanted is None or name in wanted)]
+        if not of_key:
             continue
         try:
-            files[metric] = resolve(key, weights)
+            files |= dict.fromkeys(of_key, resolve(key, weights))
         except MissingWeights as error:
             if wanted is not None:
                 raise
-            _warn_once(f"warning: {metric} is left out: {error}")
-            reasons[metric] = error.reason
+            _warn_once(f"warning: {', '.join(of_key)} left out: {error}")
+            reasons |= dict.fromkeys(of_key, error.reason)
     return files, reasons
 
 
@@ -165,7 +172,8 @@ def evaluate_manifest(
     files, reasons = find_networks(wanted, weights)  # first of all, because it may fail
     if not any(paired_slices(case) for case in manifest.cases):
         raise ValueError(f"{folder}: no slice has both a real and a generated image, so there is nothing to compare")
-    scores = _stream(folder, manifest, files, torch.device(device), progress)
+    radiomics = wanted is None or any(name in wanted for name in names(RADIOMICS))
+    scores = _stream(folder, manifest, files, radiomics, torch.device(device), progress)
     result = _summarise(manifest, scores, wanted, files, reasons)
     write_json(folder / "metrics.json", result)
     write_text(folder / "metrics.csv", _csv(scores.rows))
@@ -201,10 +209,13 @@ def paired_slices(case: Case) -> list[Slice]:
     return [item for item in case.slices if item.images and len(item.images) == len(item.generated)]
 
 
-def _stream(folder: Path, manifest: Manifest, files: dict[str, Path], device: torch.device, progress: bool) -> Scores:
+def _stream(
+    folder: Path, manifest: Manifest, files: dict[str, Path], radiomics: bool, device: torch.device, progress: bool
+) -> Scores:
     scores = Scores()
-    builders = {"fid": networks.inception, LPIPS: networks.lpips_alex}
-    nets = {metric: builders[metric](path).to(device) for metric, path in files.items()}
+    nets = {LPIPS: networks.lpips_alex(files[LPIPS]).to(device)} if LPIPS in files else {}
+    if inception := next((files[name] for name in names(INCEPTION) if name in files), None):
+        nets[INCEPTION] = networks.inception(inception).to(device)
     total = sum(len(item.images) for case in manifest.cases for item in paired_slices(case))
     waiting: list[tuple[Item, dict[str, Any]]] = []
     items = tqdm(read_items(folder, manifest), desc="evaluate", total=total, disable=None if progress else True)
@@ -220,6 +231,8 @@ def _stream(folder: Path, manifest: Manifest, files: dict[str, Path], device: to
             pair[1].add(item.label, item.fake)
             physical = item.window.decode(item.real), item.window.decode(item.fake)
             continuity.setdefault(item.channel, CaseContinuity()).add(item.slice.index, *physical, item.label > 0)
+            if radiomics:
+                _add_radiomics(item, scores)
             if nets:
                 waiting.append((item, row))
             if len(waiting) == BATCH:
@@ -254,6 +267,13 @@ def _score_slice(item: Item, channel: str, scores: Scores) -> dict[str, Any]:
     }
 
 
+def _add_radiomics(item: Item, scores: Scores) -> None:
+    """Features of both images within the body, or of all pixels where no label says what the body is."""
+    body = item.label > 0 if item.label.any() else np.ones(item.label.shape, bool)
+    pair = (slice_features(image / LEVELS, body) for image in (item.real, item.fake))
+    scores.features.add(RADIOMICS, item.channel, item.case.patient, *pair)
+
+
 def _run_networks(
     waiting: list[tuple[Item, dict[str, Any]]], nets: dict[str, torch.nn.Module], scores: Scores, device: torch.device
 ) -> None:
@@ -262,12 +282,10 @@ def _run_networks(
     if LPIPS in nets:
         for (_, row), distance in zip(waiting, networks.lpips_distances(nets[LPIPS], real, fake, device), strict=True):
             row[LPIPS] = float(distance)
-    if "fid" in nets:
-        features = [networks.inception_features(nets["fid"], images, device) for images in (real, fake)]
-        for k, (item, _) in enumerate(waiting):
-            pair = scores.features.setdefault(item.channel, ([], []))
-            pair[0].append(features[0][k])
-            pair[1].append(features[1][k])
+    if INCEPTION in nets:
+        features = [networks.inception_features(nets[INCEPTION], images, device) for images in (real, fake)]
+        for (item, _), *pair in zip(waiting, *features, strict=True):
+            scores.features.add(INCEPTION, item.channel, item.case.patient, *pair)
 
 
 # -- summarise ----------------------------------------------------------------------------------------------------
@@ -343,27 +361,21 @@ def _add_networks(
     files: dict[str, Path],
     reasons: dict[str, str],
 ) -> None:
-    """FID, and for both network metrics the extractor's hash or the reason why they are missing."""
+    """Metrics of distributions, and for network metrics the extractor's hash or the reason why they are missing."""
     for c, channel in enumerate(manifest.spec.channels):
+        found: dict[str, dict[str, Any]] = {}
+        for extractor in (INCEPTION, RADIOMICS):
+            found |= scores.features.metrics(extractor, c, wanted)
         for name in NETWORK:
             if wanted is not None and name not in wanted:
                 continue
-            key = f"{name}/{channel.name}"
             if name not in files:
-                empty = {"value": None, "ci95": None, "unit": "", "better": "lower", "channel": channel.name}
-                metrics[key] = {**empty, "reason": reasons[name]}
-                continue
-            if name == "fid":
-                real, fake = (np.stack(part) for part in scores.features[c])
-                value = frechet_distance(real, fake) if len(real) > 1 else None
-                metrics[key] = {"value": value, "ci95": None, "unit": "", "better": "lower", "channel": channel.name}
-                metrics[key] |= {
-                    "n": len(real),
-                    "note": "biased by n; compare only at equal n, and below 2048 with care",
-                }
-                if value is None:
-                    metrics[key]["reason"] = "one slice only"
-            metrics[key] |= {"extractor": files[name].name, "weights_sha256": sha256(files[name])}
+                better = "higher" if name in HIGHER else "lower"
+                found[name] = {"value": None, "ci95": None, "unit": "", "better": better, "reason": reasons[name]}
+            else:
+                entry = found[name] if name in found else metrics[f"{name}/{channel.name}"]
+                found[name] = entry | {"extractor": files[name].name, "weights_sha256": sha256(files[name])}
+        metrics |= {f"{name}/{channel.name}": entry | {"channel": channel.name} for name, entry in found.items()}
 
 
 def _label_rows(

@@ -1,0 +1,73 @@
+"""Features of all real and generated slices, by extractor and channel, and what their distributions say."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from evaluation.distribution import METRICS, distribution_metrics, floors
+from evaluation.radiomics import FEATURE_NAMES, standardise
+
+INCEPTION, RADIOMICS = "inception", "radiomics"
+ENOUGH = 2048  # samples from which FID is worth more than KID
+HIGHER = {"precision", "recall", "density", "coverage"}
+
+
+def names(extractor: str) -> dict[str, str]:
+    """Key in the results -> metric of `evaluation.distribution`. Inception's bear the names of the field."""
+    if extractor == INCEPTION:
+        return {"fid" if metric == "frechet" else metric: metric for metric in METRICS}
+    return {f"{extractor}_{metric}": metric for metric in METRICS}
+
+
+class FeatureSets:
+    """Gathers the features of one channel after the other; a slice adds a row to both sets."""
+
+    def __init__(self) -> None:
+        self._rows: dict[tuple[str, int], list[tuple[str, NDArray, NDArray]]] = {}
+
+    def add(self, extractor: str, channel: int, patient: str, real: NDArray, fake: NDArray) -> None:
+        """One slice: features (d,) of the real and of the generated image."""
+        self._rows.setdefault((extractor, channel), []).append((patient, real, fake))
+
+    def metrics(self, extractor: str, channel: int, wanted: Sequence[str] | None) -> dict[str, dict[str, Any]]:
+        """Entries by key for the extractor's wanted metrics, each with n and its floor between halves of the patients."""
+        rows = self._rows.get((extractor, channel), [])
+        keys = {key: metric for key, metric in names(extractor).items() if wanted is None or key in wanted}
+        if not rows or not keys:
+            return {}
+        patients = [patient for patient, _, _ in rows]
+        real, fake = (np.stack([row[side] for row in rows]) for side in (1, 2))
+        dropped: Sequence[str] = ()
+        if extractor == RADIOMICS and np.ptp(real, axis=0).any():  # one slice, or copies of one, have no scale
+            real, fake, dropped = standardise(real=real, fake=fake)
+        values = distribution_metrics(real=real, fake=fake)
+        floor = floors(real, patients)
+        entries = {}
+        for key, metric in keys.items():
+            entry: dict[str, Any] = {"value": values[metric], "ci95": None, "unit": "", "n": len(rows)}
+            entry["better"] = "higher" if metric in HIGHER else "lower"
+            entry["floor"] = None if floor is None else {"value": floor[metric], "n": floor["n"]}
+            entry["note"] = _note(metric, len(rows), floor is None)
+            if metric == "kid":
+                entry["sd_over_subsets"] = values["kid_std"]
+            if extractor == RADIOMICS:
+                entry["extractor"] = f"{len(FEATURE_NAMES) - len(dropped)} radiomics-style features, no weights"
+            if entry["value"] is None:
+                entry["reason"] = f"{len(rows)} slice(s) are too few"
+            entries[key] = entry
+        return entries
+
+
+def _note(metric: str, n: int, alone: bool) -> str:
+    parts = []
+    if metric == "frechet":
+        parts.append(
+            "biased by n; compare only at equal n" + (f", and below {ENOUGH} trust KID more" if n < ENOUGH else "")
+        )
+    if alone:
+        parts.append("no floor: one patient's slices cannot be split by patient")
+    return "; ".join(parts)
