@@ -566,7 +566,34 @@ def parse_train(arguments: Sequence[str] | None = None) -> Config:
         for argument in arguments:
             if argument.startswith(f"--{other}."):
                 print(f"warning: {argument} has no effect with --model {config.model}", file=sys.stderr)
+    if config.model == "gmm":
+        for argument, why in _idle_gmm_flags(arguments, config.gmm):
+            print(f"warning: {argument} has no effect: {why}", file=sys.stderr)
     return _checked(config, check_train)
+
+
+def _idle_gmm_flags(arguments: Sequence[str], gmm: GmmConfig) -> list[tuple[str, str]]:
+    """Options of the generator that do nothing in train.py and test.py as they are given, each with the reason."""
+    moving = ["flipping", "spatial_unit", "integrate", "output_shape", "output_div_by_n"]
+    moving += [
+        "scaling_bounds",
+        "rotation_bounds",
+        "shearing_bounds",
+        "translation_bounds",
+        "nonlin_std",
+        "nonlin_scale",
+    ]
+    random = ("prior_distributions", "prior_means", "prior_stds", "specific_channels", "mix_prior_and_random")
+    reasons = dict.fromkeys(moving, "label maps stay as they are, so that image and label are a pair")
+    reasons |= {"motion_prob": "motion between slices is of volumes"}
+    if gmm.priors != "random":
+        reasons |= dict.fromkeys(random, "the priors are fitted or from a file; give --gmm.priors random")
+    found = []
+    for argument in arguments:
+        name = argument.partition("=")[0].removeprefix("--gmm.").removeprefix("no-").replace("-", "_")
+        if argument.startswith("--gmm.") and name in reasons:
+            found.append((argument, reasons[name]))
+    return found
 
 
 def _defaults(arguments: list[str]) -> Config:
@@ -628,6 +655,10 @@ def check_train(config: Config) -> None:
     _check_gan("spade", config.spade)
     _check_oasis(config.oasis)
     check_gmm(config.gmm, "gmm.")
+    if config.model == "gmm" and config.gmm.target_res:
+        raise ValueError(
+            f"--gmm.target_res {_words(config.gmm.target_res)}: images must keep the size of their label maps"
+        )
     _check_at_least("spade.num_D", config.spade.num_D, 1)
     if config.which_iter != "latest" and not config.which_iter.isdigit():
         raise ValueError(f"--which_iter {config.which_iter}: must be latest or a number of images seen")
@@ -669,56 +700,67 @@ def _check_oasis(oasis: OasisConfig) -> None:
 
 def check_gmm(gmm: GmmConfig, prefix: str = "") -> None:
     """Raise ValueError naming flag, value and allowed range for the first option of the generator out of range."""
-    for name in ("tie_std", "gamma_std", "blur_width"):
-        _check_at_least(f"{prefix}{name}", getattr(gmm, name), 0)
-    for name in ("output_div_by_n", "blur_range"):
-        _check_at_least(f"{prefix}{name}", getattr(gmm, name), 1)
+
+    def refuse(name: str, allowed: str) -> None:
+        value = getattr(gmm, name)
+        shown = _words(value) if isinstance(value, tuple) else value
+        raise ValueError(f"--{prefix}{name} {shown}: must be {allowed}")
+
     for f in fields(gmm):
         value = getattr(gmm, f.name)
+        numbers = [x for x in (value if isinstance(value, tuple) else (value,)) if isinstance(x, (int, float))]
+        if any(not abs(x) < float("inf") for x in numbers):
+            refuse(f.name, "finite")
         if f.name.endswith("_prob") and not 0 <= value <= 1:
-            raise ValueError(f"--{prefix}{f.name} {value}: must be in [0, 1]")
-    for name in (
-        "nonlin_std",
-        "texture_fwhm",
-        "bias_field_std",
-        "noise_std",
-        "nonlin_scale",
-        "bias_scale",
-        "noise_coils",
-        "blur",
-    ):
-        values = getattr(gmm, name)
-        if len(values) not in (1, 2) or min(values) < 0 or sorted(values) != list(values):
-            raise ValueError(f"--{prefix}{name} {_words(values)}: must be one value of 0 or more, or low and high")
+            refuse(f.name, "in [0, 1]")
+    for name in ("tie_std", "gamma_std", "blur_width"):
+        if getattr(gmm, name) < 0:
+            refuse(name, "0 or more")
+    for name in ("output_div_by_n", "blur_range"):
+        if getattr(gmm, name) < 1:
+            refuse(name, "1 or more")
+    for name in ("nonlin_std", "texture_fwhm", "bias_field_std", "noise_std", "noise_coils", "blur"):
+        if not _is_range(getattr(gmm, name)) or min(getattr(gmm, name)) < 0:
+            refuse(name, "one value of 0 or more, or low and high")
     for name in ("nonlin_scale", "bias_scale"):
-        if min(getattr(gmm, name)) <= 0:
-            raise ValueError(f"--{prefix}{name} {_words(getattr(gmm, name))}: must be above 0")
+        if not _is_range(getattr(gmm, name)) or min(getattr(gmm, name)) <= 0:
+            refuse(name, "one value above 0, or low and high")
     for name in ("prior_means", "prior_stds"):
-        if len(getattr(gmm, name)) not in (1, 2):
-            raise ValueError(f"--{prefix}{name} {_words(getattr(gmm, name))}: must be one half-range, or low and high")
-    for name in ("output_shape", "target_res", "data_res", "thickness"):
-        if any(value <= 0 for value in getattr(gmm, name)):
-            raise ValueError(f"--{prefix}{name} {_words(getattr(gmm, name))}: must be above 0")
-    for name in ("max_res_iso", "max_res_aniso"):
-        _check_positive(f"{prefix}{name}", getattr(gmm, name))
+        if not _is_range(getattr(gmm, name)) or getattr(gmm, name)[-1] < 0:
+            refuse(name, "one half-range, or low and high, not all below 0")
+    for name in ("output_shape", "target_res", "data_res", "thickness", "max_res_iso", "max_res_aniso"):
+        value = getattr(gmm, name)
+        if any(x <= 0 for x in (value if isinstance(value, tuple) else (value,))):
+            refuse(name, "above 0")
+    for name in ("output_shape", "target_res"):
+        if len(getattr(gmm, name)) > 3:
+            refuse(name, "one value, or one per axis")
     for name in ("scaling_bounds", "rotation_bounds", "shearing_bounds", "translation_bounds"):
         values = getattr(gmm, name)
-        if not values or any(not abs(value) < float("inf") for value in values) or (len(values) == 1 and values[0] < 0):
-            raise ValueError(
-                f"--{prefix}{name} {_words(values)}: must be a finite number of 0 or more, or lows and highs"
-            )
+        if not values or (len(values) == 1 and values[0] < 0) or (len(values) == 2 and values[0] > values[1]):
+            refuse(name, "a number of 0 or more, or lows and highs")
+    scaling = gmm.scaling_bounds
+    if (len(scaling) == 1 and scaling[0] >= 1) or (len(scaling) > 1 and min(scaling) <= 0):
+        refuse("scaling_bounds", "below 1, or lows and highs above 0; anything else would mirror the anatomy")
+    if not gmm.lesion_contrast:
+        refuse("lesion_contrast", "one word, or one per channel")
     mix = gmm.resolution_mix
     if len(mix) != 4 or min(mix) < 0 or not abs(sum(mix) - 1) < 1e-6:
-        raise ValueError(f"--{prefix}resolution_mix {_words(mix)}: must be four probabilities with sum 1")
+        refuse("resolution_mix", "four probabilities with sum 1")
     share = gmm.thickness_range
     if len(share) != 2 or not 0 <= share[0] <= share[1] <= 1:
-        raise ValueError(f"--{prefix}thickness_range {_words(share)}: must be low and high in [0, 1]")
+        refuse("thickness_range", "low and high in [0, 1]")
     if gmm.thickness and not gmm.data_res:
         raise ValueError(f"--{prefix}thickness {_words(gmm.thickness)}: only with --{prefix}data_res")
 
 
-def _words(values: Sequence[float]) -> str:
-    return " ".join(f"{value:g}" for value in values)
+def _is_range(values: Sequence[float]) -> bool:
+    """One value, or low and high in this order."""
+    return len(values) in (1, 2) and values[0] <= values[-1]
+
+
+def _words(values: Sequence[Any]) -> str:
+    return " ".join(str(value) if isinstance(value, str) else f"{value:g}" for value in values)
 
 
 def _check_at_least(flag: str, value: float, low: float) -> None:

@@ -39,7 +39,7 @@ from models.gmm import LabelScheme, Params, deform, paint, render_pair, sample_p
 from models.gmm.acquisition import acquire
 from models.gmm.artefacts import ARTEFACTS, Masks
 from models.gmm.intensity import apply_bias, mixture, tone
-from models.gmm.render import backward_coordinates, target_labels
+from models.gmm.render import backward_coordinates, output_labels
 
 
 @dataclass(frozen=True)
@@ -206,7 +206,7 @@ def stages(labels: Tensor, scheme: LabelScheme, options: Options) -> dict[str, f
         "bias field": lambda i: apply_bias(image, [bias[i].to(device)]),
         "range and gamma": lambda i: tone(image, gamma[i], "minmax"),
         "acquisition": lambda i: acquire(image[0, 0], params[i].low_shape[0], params[i].sigma[0], params[i].out_shape),
-        "output labels": lambda i: target_labels(moved[i], params[i], scheme),
+        "output labels": lambda i: output_labels(moved[i], scheme),
         "paint, whole": lambda i: paint(moved[i], params[i]),
     }
     return {name: seconds(call, options) for name, call in work.items()}

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from models.gmm.intensity import add_noise
-from models.gmm.resampling import Shape, acquisition_matrix, along, linear_matrix
+from models.gmm.resampling import Shape, acquisition_matrix, along, linear_matrix, sample_positions
 
 
 def low_shape(shape: Shape, spacing: Sequence[float], resolution: Sequence[float]) -> Shape:
@@ -54,7 +54,6 @@ def nearest_labels(labels: Tensor, out: Shape) -> Tensor:
     for axis, count in enumerate(out, first):
         size = labels.shape[axis]
         if count != size:
-            # floor of (j + 1/2) · S / n is the voxel that holds the centre
-            index = ((2 * torch.arange(count) + 1) * size // (2 * count)).to(labels.device)
+            index = sample_positions(count, size).add(0.5).floor().long().to(labels.device)
             labels = labels.index_select(axis, index)
     return labels

@@ -71,7 +71,17 @@ class Gmm(Method):
         return {} if self.config.priors in ("fit", "random") else {"priors": Path(self.config.priors)}
 
     def take_file(self, key: str, data: Any) -> None:
-        """Priors of scripts/estimate_priors.py, matched to the labels by name; ValueError where they do not fit."""
+        """Priors of scripts/estimate_priors.py, matched to the labels by name; ValueError where they do not fit.
+
+        HU have a fixed window, which the priors must have too; images in arbitrary units have percentiles of their own.
+        """
+        fixed = "window" in data.get("scale", {})
+        physical = self.spec.channels[0].unit == "HU"
+        if fixed != physical:
+            scale, needed = (
+                ("a fixed window", "percentiles") if fixed else ("each image's percentiles", "--window LOW HIGH")
+            )
+            raise ValueError(f"priors on the scale of {scale}; for these data estimate them with {needed}")
         self._keep(priors_for(data, self.scheme, self.spec.num_channels))
 
     def _keep(self, prior: FittedPrior) -> None:
@@ -81,22 +91,23 @@ class Gmm(Method):
     @torch.no_grad()
     def synthesize(self, batch: Batch, randoms: list[SampleRandom]) -> Tensor:
         """Images (B, C, H, W) in [-1, 1]: the case's stream gives the style, the slice's stream the grain."""
-        images = [self._paint(label, random) for label, random in zip(batch.label, randoms, strict=True)]
-        return torch.stack(images).mul_(2).sub_(1)
+        prior = self.prior
+        images = [self._paint(label, random, prior) for label, random in zip(batch.label, randoms, strict=True)]
+        return torch.stack(images).mul_(2).sub_(1).clamp_(-1, 1)
 
-    def _paint(self, label: Tensor, random: SampleRandom) -> Tensor:
+    def _paint(self, label: Tensor, random: SampleRandom, prior: FittedPrior | None) -> Tensor:
         params = sample_params(
             label,
             random.case,
             options=self.config,
             scheme=self.scheme,
-            priors=self.prior,
+            priors=prior,
             channels=self.spec.num_channels,
             spacing=self.spec.spacing,
             spatial=False,
         )
         for resampled, stream in random.labels.items():
-            means, stds = draw_intensities(self.config, self.scheme, self.prior, self.spec.num_channels, stream)
+            means, stds = draw_intensities(self.config, self.scheme, prior, self.spec.num_channels, stream)
             params.means[:, resampled], params.stds[:, resampled] = means[:, resampled], stds[:, resampled]
         seed = int(torch.randint(2**62, (), generator=random.slice))
         return render(label, replace(params, seed=seed))

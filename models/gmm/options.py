@@ -32,6 +32,8 @@ def gmm_options(preset: str = "synthseg", **values: Any) -> GmmConfig:
     options = GMM_PRESETS[preset]()
     mix = list(options.resolution_mix)
     if (randomise := values.pop("randomise_res", None)) is not None:
+        if randomise and values.get("data_res") is not None:
+            raise ValueError(f"data_res {values['data_res']} and randomise_res cannot both be given")
         mix = list(_RANDOM_RESOLUTION if randomise else (1.0, 0.0, 0.0, 0.0))
     for kind, name in ((1, "max_res_iso"), (2, "max_res_aniso")):
         if name in values and values[name] is None:
@@ -61,7 +63,8 @@ def _form(name: str, value: Any) -> Any:
         items = tuple(value) if isinstance(value, (list, tuple)) else (value,)
         if wrong := [item for item in items if item not in words]:
             raise ValueError(f"{name} {wrong[0]!r}: must be one of {', '.join(map(str, words))}")
-        return items if isinstance(default, tuple) else value
+        items = tuple(words[words.index(item)] for item in items)  # numpy's 3 becomes 3
+        return items if isinstance(default, tuple) else items[0]
     if isinstance(default, str):
         return str(value)
     try:
@@ -72,6 +75,8 @@ def _form(name: str, value: Any) -> Any:
     if not numbers and np.size(value):
         raise ValueError(f"{name} {value!r}: must be numbers")
     if not isinstance(default, tuple):
+        if len(numbers) != 1:
+            raise ValueError(f"{name} {value!r}: must be one number")
         return type(default)(numbers[0])
     return tuple(round(x) for x in numbers) if name in ("output_shape", "noise_coils") else tuple(numbers)
 

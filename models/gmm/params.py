@@ -13,6 +13,7 @@ from models.gmm.artefacts import artefact_from_dict, artefact_to_dict
 from models.gmm.intensity import Normalise
 from models.gmm.resampling import Shape
 
+_TENSORS = ("affine", "velocity", "means", "stds", "fwhm", "bias", "gamma")
 _TENSOR_TYPES = {"float32": torch.float32, "float64": torch.float64, "int64": torch.int64}
 
 
@@ -68,12 +69,17 @@ class Params:
         return tuple(mm * c / o for mm, c, o in zip(self.spacing, self.crop_shape, self.out_shape, strict=True))
 
     def fixed(self, values: Mapping[str, Any]) -> Params:
-        """The same draw with some fields given instead; ValueError for a name that is no field."""
+        """The same draw with some fields given instead, tensors also as lists; ValueError for a name that is no field."""
         unknown = sorted(set(values) - {f.name for f in fields(self)})
         if unknown:
             names = ", ".join(f.name for f in fields(self))
             raise ValueError(f"{', '.join(unknown)}: no parameter of a synthetic image; there are: {names}")
-        return replace(self, **values)
+        given = dict(values)
+        for name, value in values.items():
+            if name in _TENSORS and value is not None and not isinstance(value, Tensor):
+                dtype = torch.float64 if name == "affine" else torch.float32
+                given[name] = torch.as_tensor(value, dtype=dtype)
+        return replace(self, **given)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON. Tensors keep their type; float32 values survive exactly."""

@@ -15,25 +15,26 @@ from models.gmm.artefacts import Masks
 from models.gmm.intensity import apply_bias, final_range, gradient_magnitude, mixture, textured_grain, tone
 from models.gmm.labels import LabelScheme
 from models.gmm.params import Params
+from models.gmm.resampling import Shape
 from models.gmm.spatial import integrate_velocity, look_up, source_coordinates
 
 FINE = 2  # samples per voxel and axis for partial volume
 
 
-def deform(labels: Tensor, params: Params, fine: int = 1) -> Tensor:
-    """The label map moved, cropped and mirrored: (*S) label indices -> (*(crop · fine)), same type and device.
+def deform(labels: Tensor, params: Params, counts: Shape | None = None) -> Tensor:
+    """The label map moved, cropped and mirrored: (*S) label indices -> (*counts), same type and device.
 
-    fine: samples per voxel and axis. Labels beyond the map are background.
+    counts: samples per axis over the crop, default one per voxel. Labels beyond the map are background.
     """
     assert tuple(labels.shape) == params.shape, (tuple(labels.shape), params.shape)
-    whole = params.crop_start == (0,) * labels.ndim and params.crop_shape == params.shape
-    if params.affine is None and params.velocity is None and whole and fine == 1:
+    counts = params.crop_shape if counts is None else counts
+    whole = params.crop_start == (0,) * labels.ndim and counts == params.crop_shape == params.shape
+    if params.affine is None and params.velocity is None and whole:
         moved = labels.flip(0) if params.flip else labels
     else:
-        coordinates = backward_coordinates(params, labels.device)
-        moved = look_up(
-            labels, coordinates, params.crop_start, params.crop_shape, flip=params.flip, fill=params.fill, fine=fine
-        )
+        where = backward_coordinates(params, labels.device)
+        window = (params.crop_start, params.crop_shape, counts)
+        moved = look_up(labels, where, *window, flip=params.flip, fill=params.fill)
     if params.flip and params.partners is not None:
         table = torch.tensor(params.partners, dtype=labels.dtype, device=labels.device)
         moved = table.index_select(0, moved.flatten().int()).view(moved.shape)
@@ -50,7 +51,7 @@ def backward_coordinates(params: Params, device: torch.device | str = "cpu") -> 
         displacement = integrate_velocity(
             params.velocity, params.shape, order=params.spline, steps=steps, device=device
         )
-    return source_coordinates(affine.to(device), displacement, params.shape)
+    return source_coordinates(affine.float().to(device), displacement, params.shape)
 
 
 def paint(deformed: Tensor, params: Params) -> Tensor:
@@ -115,20 +116,23 @@ def render(labels: Tensor, params: Params | Sequence[Params]) -> Tensor:
     """
     if not isinstance(params, Params):
         return torch.stack([render(label, one) for label, one in zip(labels, params, strict=True)])
-    return paint(deform(labels, params, FINE if params.partial_volume else 1), params)
+    return paint(deform(labels, params, _samples(params)), params)
+
+
+def _samples(params: Params) -> Shape | None:
+    """Samples that the mixture needs per axis."""
+    return tuple(FINE * size for size in params.crop_shape) if params.partial_volume else None
 
 
 def render_pair(labels: Tensor, params: Params, scheme: LabelScheme) -> tuple[Tensor, Tensor]:
     """Image (C, *out) and its label map (*out) of the scheme's output values, int32."""
-    if params.partial_volume:
-        image, deformed = render(labels, params), deform(labels, params)
-    else:
-        deformed = deform(labels, params)
-        image = paint(deformed, params)
-    return image, target_labels(deformed, params, scheme)
+    deformed = deform(labels, params, _samples(params))
+    image = paint(deformed, params)
+    if params.partial_volume or params.out_shape != params.crop_shape:
+        deformed = deform(labels, params, params.out_shape)  # looked up at the image's own voxels
+    return image, output_labels(deformed, scheme)
 
 
-def target_labels(deformed: Tensor, params: Params, scheme: LabelScheme) -> Tensor:
-    """Deformed labels on the image's grid, as the scheme's output values: (*crop) indices -> (*out) int32."""
-    kept = nearest_labels(deformed, params.out_shape)
-    return scheme.output_table().to(kept.device).index_select(0, kept.flatten().int()).view(kept.shape)
+def output_labels(deformed: Tensor, scheme: LabelScheme) -> Tensor:
+    """Label indices (*S) as the scheme's output values, int32."""
+    return scheme.output_table().to(deformed.device).index_select(0, deformed.flatten().int()).view(deformed.shape)

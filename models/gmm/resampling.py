@@ -41,6 +41,15 @@ def centre_positions(count: int, size: int) -> Tensor:
     return (torch.arange(count, dtype=torch.float64) + 0.5) * (size / count) - 0.5
 
 
+def sample_positions(count: int, size: int) -> Tensor:
+    """`centre_positions` for nearest neighbours: a hair nearer to the middle, so that samples halfway between two voxels
+    (every one, where size / count is even) take the inner voxel on both sides and nothing moves on the whole."""
+    if count >= size:
+        return centre_positions(count, size)
+    middle = (size - 1) / 2
+    return middle + (centre_positions(count, size) - middle) * (1 - 1e-5)
+
+
 @lru_cache(maxsize=512)
 def linear_taps(count: int, nodes: int) -> tuple[Tensor, Tensor, Tensor]:
     """For `count` voxels over `nodes` corner-aligned nodes: lower and upper node (int64), weight of the upper (float32)."""
@@ -119,10 +128,12 @@ def _centre_taps(count: int, size: int) -> tuple[Tensor, Tensor, Tensor]:
     return low.long(), (low.long() + 1).clamp(max=size - 1), position - low
 
 
-@lru_cache(maxsize=512)
 def linear_matrix(count: int, size: int) -> Tensor:
     """(count, size) linear interpolation of `size` voxels at `count` centre-aligned positions; edges replicated."""
-    return _interpolated_rows(torch.eye(size, dtype=torch.float64), count)
+    low, high, weight = _centre_taps(count, size)
+    matrix = torch.zeros(count, size, dtype=torch.float64)
+    matrix.scatter_(1, low[:, None], (1 - weight)[:, None])
+    return matrix.scatter_add_(1, high[:, None], weight[:, None])
 
 
 def _interpolated_rows(matrix: Tensor, count: int) -> Tensor:

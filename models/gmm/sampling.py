@@ -10,7 +10,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -61,6 +61,7 @@ def sample_params(
     spacing: Sequence[float] | None = None,
     fixed: Mapping[str, Any] | None = None,
     spatial: bool = True,
+    sided: bool = True,
 ) -> Params:
     """Draw everything that makes one image of a label map.
 
@@ -68,8 +69,10 @@ def sample_params(
     (then every index is a class of its own, 0 is background, and sides are unknown). options: default the SynthSeg preset.
     priors: given or fitted; default random within the options' ranges. spacing: mm per axis, default 1.
     fixed: fields of `Params` that are given instead of drawn; the draws of the other fields stay the same.
-    spatial: False leaves the map where it is, whatever the options (no deformation, flip or crop).
-    Raises ValueError for options that do not fit the number of dimensions.
+    spatial: False leaves the map where it is, whatever the options (no deformation, flip or crop). sided: whether the first
+    axis is left-right; False for sagittal slices, which are never mirrored.
+    Raises ValueError for options that do not fit the number of dimensions, and where a scheme without background meets a
+    deformation or padding, which show what is outside the map.
     """
     options = synthseg_preset() if options is None else options
     scheme = _plain_scheme(labels) if scheme is None else scheme
@@ -84,7 +87,12 @@ def sample_params(
     low, sigma = _acquisition(options, channels, crop, mm, out, stream("acquisition"))
     native = [options.keep_std and coarse == crop for coarse in low]
     noise, coils = _noise(options, channels, stream("noise"))
-    moving = spatial and scheme.num_labels > 0
+    affine = _affine(options, shape, stream("affine")) if spatial else None
+    velocity = _velocity(options, shape, stream("velocity")) if spatial else None
+    padded = any(part > size for part, size in zip(crop, shape, strict=True))
+    if scheme.background is None and (affine is not None or velocity is not None or padded):
+        raise ValueError("generation_labels has no background (value 0), but what is outside the map is seen: list it")
+    mirror = spatial and sided and options.flipping and scheme.partners is not None
     params = Params(
         seed=seed,
         shape=shape,
@@ -92,11 +100,11 @@ def sample_params(
         crop_start=start,
         crop_shape=crop,
         out_shape=out,
-        affine=_affine(options, shape, stream("affine")) if moving else None,
-        velocity=_velocity(options, shape, stream("velocity")) if moving else None,
+        affine=affine,
+        velocity=velocity,
         integrate=options.integrate,
         spline=options.spline,
-        flip=moving and options.flipping and scheme.partners is not None and _coin(stream("flip"), 0.5),
+        flip=mirror and _coin(stream("flip"), 0.5),
         partners=scheme.partners,
         fill=scheme.background if scheme.background is not None else 0,
         means=means,
@@ -114,7 +122,7 @@ def sample_params(
         gradients=options.return_gradients,
         artefacts=_artefacts(options, out, tuple(m * c / o for m, c, o in zip(mm, crop, out, strict=True)), stream),
     )
-    if params.artefacts:
+    if params.artefacts or (fixed is not None and "artefacts" in fixed):
         params.roles = {role: scheme.role(role) for role in ROLES}
     return params if fixed is None else params.fixed(fixed)
 
@@ -258,15 +266,17 @@ def draw_intensities(
     return _with_lesions(means, stds, options, scheme, generator)
 
 
-@lru_cache(maxsize=16)
 def default_priors(options: GmmConfig, num_classes: int) -> GivenPriors:
     """The random priors of the options, alike for all classes; normal ones have the moments of the uniform range."""
+    kind = options.prior_distributions
+    means = _centre_and_half_range(options.prior_means, 125.0)
+    stds = _centre_and_half_range(options.prior_stds, 15.0)
+    return GivenPriors(_default_prior(kind, means, num_classes), _default_prior(kind, stds, num_classes))
 
-    def prior(values: tuple[float, ...], centre: float, name: str) -> Prior:
-        default = _centre_and_half_range(values, centre)
-        return parse_prior(None, options.prior_distributions, num_classes, default, name)
 
-    return GivenPriors(prior(options.prior_means, 125.0, "prior_means"), prior(options.prior_stds, 15.0, "prior_stds"))
+@lru_cache(maxsize=16)
+def _default_prior(kind: Literal["uniform", "normal"], default: tuple[float, float], num_classes: int) -> Prior:
+    return parse_prior(None, kind, num_classes, default)
 
 
 def _centre_and_half_range(values: tuple[float, ...], centre: float) -> tuple[float, float]:

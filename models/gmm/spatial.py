@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from models.gmm.resampling import Shape, linear_taps, slabs, upsample, upsample_axis
+from models.gmm.resampling import Shape, linear_taps, sample_positions, slabs, upsample, upsample_axis
 
 NODE_STEP = 4  # voxels between the nodes whose trajectories are followed
 
@@ -119,13 +119,13 @@ def source_coordinates(affine: Tensor, displacement: Tensor | None, shape: Shape
 
 
 def look_up(
-    labels: Tensor, coordinates: Tensor, start: Sequence[int], size: Shape, *, flip: bool, fill: int, fine: int = 1
+    labels: Tensor, coordinates: Tensor, start: Sequence[int], size: Shape, counts: Shape, *, flip: bool, fill: int
 ) -> Tensor:
     """Nearest label at the coordinates of a window of the map; the only pass over full-size coordinates, slab by slab.
 
     labels (*S) of any integer type; coordinates (n, *m) of corner-aligned nodes over S (`source_coordinates`); start and
-    size of the window in voxels; flip: mirror the window along its first axis; fill: label outside the map. fine: samples
-    per voxel and axis, evenly inside the voxel. Returns (*(size · fine)) of the labels' type.
+    size of the window in voxels; flip: mirror the window along its first axis; fill: label outside the map. counts: samples
+    per axis, centre-aligned over the window. Returns (*counts) of the labels' type.
     """
     shape = tuple(labels.shape)
     n = len(shape)
@@ -134,14 +134,13 @@ def look_up(
     flat, extent = padded.flatten(), padded.shape
     coordinates = coordinates + 1.5  # 1 for the padding, 0.5 so that cutting the fraction rounds to the nearest
     for axis in range(n, 1, -1):
-        coordinates = _at_window(coordinates, axis, shape[axis - 1], start[axis - 1], size[axis - 1], fine)
-    low, high, weight = _window_taps(coordinates.shape[1], shape[0], start[0], size[0], fine)
+        coordinates = _at_window(coordinates, axis, shape[axis - 1], start[axis - 1], size[axis - 1], counts[axis - 1])
+    low, high, weight = _window_taps(coordinates.shape[1], shape[0], start[0], size[0], counts[0])
     if flip:
         low, high, weight = low.flip(0), high.flip(0), weight.flip(0)
     low, high = low.to(labels.device), high.to(labels.device)
     weight = weight.to(coordinates).view(-1, *[1] * (n - 1))
-    total = size[0] * fine
-    out = torch.empty(total, *coordinates.shape[2:], dtype=labels.dtype, device=labels.device)
+    out = torch.empty(counts, dtype=labels.dtype, device=labels.device)
     for part in slabs(out.shape, labels.device):
         place = torch.lerp(
             coordinates.index_select(1, low[part]), coordinates.index_select(1, high[part]), weight[part]
@@ -153,18 +152,18 @@ def look_up(
     return out
 
 
-def _at_window(nodes: Tensor, axis: int, full: int, start: int, size: int, fine: int) -> Tensor:
-    low, high, weight = (t.to(nodes.device) for t in _window_taps(nodes.shape[axis], full, start, size, fine))
+def _at_window(nodes: Tensor, axis: int, full: int, start: int, size: int, count: int) -> Tensor:
+    low, high, weight = (t.to(nodes.device) for t in _window_taps(nodes.shape[axis], full, start, size, count))
     weight = weight.to(nodes.dtype).view(-1, *[1] * (nodes.ndim - axis - 1))
     return torch.lerp(nodes.index_select(axis, low), nodes.index_select(axis, high), weight)
 
 
-def _window_taps(nodes: int, full: int, start: int, size: int, fine: int) -> tuple[Tensor, Tensor, Tensor]:
+def _window_taps(nodes: int, full: int, start: int, size: int, count: int) -> tuple[Tensor, Tensor, Tensor]:
     """Lower node, upper node and weight for each sample of a window; beyond the corners the border's cell goes on."""
-    if fine == 1 and start >= 0 and start + size <= full:
+    if count == size and start >= 0 and start + size <= full:
         low, high, weight = linear_taps(full, nodes)
         return low[start : start + size], high[start : start + size], weight[start : start + size]
-    voxel = start + (torch.arange(size * fine, dtype=torch.float64) + 0.5) / fine - 0.5
+    voxel = start + sample_positions(count, size)
     position = voxel * ((nodes - 1) / max(full - 1, 1))
     low = position.floor().clamp(0, max(nodes - 2, 0))
     return low.long(), (low.long() + 1).clamp(max=nodes - 1), (position - low).float()

@@ -12,7 +12,7 @@ from evaluation.radiomics import FEATURE_NAMES, standardise
 
 def filled(n: int, patients: int, d: int, extractor: str) -> tuple[FeatureSets, np.ndarray, np.ndarray, list[str]]:
     rng = np.random.default_rng(0)
-    real, fake = rng.normal(size=(n, d)), rng.normal(0.3, 1.2, size=(n, d))
+    real, fake = rng.normal(size=(n, d)), rng.normal(2.0, 1.2, size=(n, d))
     of = [f"p{i % patients}" for i in range(n)]
     sets = FeatureSets()
     for patient, x, y in zip(of, real, fake, strict=True):

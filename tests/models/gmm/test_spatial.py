@@ -12,6 +12,7 @@ from scipy.ndimage import map_coordinates
 
 from config import GmmConfig, synthseg_preset
 from models.gmm.labels import LabelScheme
+from models.gmm.params import Params
 from models.gmm.render import backward_coordinates, deform
 from models.gmm.resampling import nodes, upsample
 from models.gmm.sampling import sample_params
@@ -46,7 +47,11 @@ def box(shape: tuple[int, ...], half: int) -> torch.Tensor:
 def moved(labels: torch.Tensor, matrix: torch.Tensor, fill: int = 0, fine: int = 1) -> torch.Tensor:
     shape = tuple(labels.shape)
     where = source_coordinates(matrix, None, shape)
-    return look_up(labels, where, (0,) * len(shape), shape, flip=False, fill=fill, fine=fine)
+    return look_up(labels, where, (0,) * len(shape), shape, tuple(fine * size for size in shape), flip=False, fill=fill)
+
+
+def fine_deform(labels: torch.Tensor, params: Params, fine: int) -> torch.Tensor:
+    return deform(labels, params, tuple(fine * size for size in params.crop_shape))
 
 
 def velocity(shape: tuple[int, ...], std: float, scale: float = 0.04, seed: int = 1) -> torch.Tensor:
@@ -80,7 +85,7 @@ def test_identity_gives_the_same_map(shape: tuple[int, ...], dtype: torch.dtype)
     assert torch.equal(moved(labels, still), labels)
     zero = integrate_velocity(torch.zeros(len(shape), *[3] * len(shape)), shape)
     where = source_coordinates(still, zero, shape)
-    out = look_up(labels, where, (0,) * len(shape), shape, flip=False, fill=0)
+    out = look_up(labels, where, (0,) * len(shape), shape, shape, flip=False, fill=0)
     assert out.dtype == dtype
     assert torch.equal(out, labels)
 
@@ -218,8 +223,8 @@ def test_window_is_the_same_region_of_the_whole(
     labels = random_labels(shape)
     params = moving_params(shape)
     params = params if elastic else replace(params, velocity=None)
-    whole = deform(labels, params, fine)
-    part = deform(labels, replace(params, crop_start=start, crop_shape=size), fine)
+    whole = fine_deform(labels, params, fine)
+    part = fine_deform(labels, replace(params, crop_start=start, crop_shape=size), fine)
     region = tuple(slice(s * fine, (s + k) * fine) for s, k in zip(start, size, strict=True))
     assert torch.equal(part, whole[region])
 
@@ -235,7 +240,7 @@ def test_window_beyond_the_map_is_background(start: tuple, size: tuple, still: b
     params = replace(moving_params(shape), crop_start=start, crop_shape=size, fill=0)
     if still:
         params = replace(params, affine=None, velocity=None)
-    found = deform(labels, params, fine)
+    found = fine_deform(labels, params, fine)
     assert found.shape == tuple(k * fine for k in size)
     expected = torch.zeros(size, dtype=torch.uint8)
     overlap = [(max(s, 0), min(s + k, n)) for s, k, n in zip(start, size, shape, strict=True)]
@@ -248,7 +253,7 @@ def test_window_beyond_the_map_is_background(start: tuple, size: tuple, still: b
         assert torch.equal(found, expected)
     else:
         exact = reference.deform(labels.numpy(), replace(params, velocity=None), fine)
-        affine_only = deform(labels, replace(params, velocity=None), fine).numpy()
+        affine_only = fine_deform(labels, replace(params, velocity=None), fine).numpy()
         assert (affine_only != exact).mean() < 1e-4
 
 
@@ -270,8 +275,8 @@ def test_mirror_is_the_mirrored_window(shape: tuple[int, ...], fine: int) -> Non
     for params in (moving_params(shape), replace(moving_params(shape), affine=None, velocity=None)):
         start, size = (2,) * len(shape), tuple(n - 5 for n in shape)
         params = replace(params, crop_start=start, crop_shape=size)
-        plain = deform(labels, params, fine)
-        flipped = deform(labels, replace(params, flip=True, partners=swap), fine)
+        plain = fine_deform(labels, params, fine)
+        flipped = fine_deform(labels, replace(params, flip=True, partners=swap), fine)
         assert torch.equal(flipped, torch.tensor(swap, dtype=torch.uint8)[plain.flip(0).long()])
 
 
