@@ -48,7 +48,8 @@ def test_agrees_with_scikit_image(pair: tuple[np.ndarray, np.ndarray]) -> None:
         peak_signal_noise_ratio(real, fake, data_range=4095), rel=1e-12
     )
     wang = {"gaussian_weights": True, "sigma": 1.5, "use_sample_covariance": False}
-    assert paired.ssim(real, fake, 0, 4095) == structural_similarity(real, fake, data_range=4095, **wang)
+    reference = structural_similarity(real, fake, data_range=4095, **wang)
+    assert paired.ssim(real, fake, 0, 4095) == pytest.approx(reference, abs=1e-12)
 
 
 def test_black_against_white_is_nothing_alike() -> None:
@@ -80,3 +81,62 @@ def test_small_images_are_refused() -> None:
 def test_integers_do_not_wrap_around() -> None:
     real, fake = np.full((16, 16), 3, np.uint8), np.full((16, 16), 250, np.uint8)
     assert paired.mae(real, fake) == paired.mae(fake, real) == 247
+
+
+WANG = {"gaussian_weights": True, "sigma": 1.5, "use_sample_covariance": False}
+
+
+@pytest.mark.parametrize("shape", [(11, 11), (11, 300), (26, 27), (27, 26), (139, 256), (300, 1024), (2000, 12)])
+def test_ssim_of_any_size_is_that_of_scikit_image(shape: tuple[int, int]) -> None:
+    """Smaller, equal and larger than the blocks and slabs it is computed in."""
+    rng = np.random.default_rng(sum(shape))
+    real = rng.uniform(-1000, 2000, shape)
+    fake = 0.7 * real + rng.normal(0, 300, shape) + 50
+    reference = structural_similarity(real + 1024, fake + 1024, data_range=4095, **WANG)
+    assert paired.ssim(real, fake, -1024, 4095) == pytest.approx(reference, abs=1e-12)
+
+
+def test_ssim_of_constant_images_does_not_lose_digits() -> None:
+    """Variances of constants are differences of equal numbers; a window far from zero makes those large."""
+    real, fake = np.full((256, 256), 3000.0), np.full((256, 256), 2000.0)
+    x, y, c = 4024.0, 3024.0, (0.01 * 4095) ** 2
+    assert paired.ssim(real, fake, -1024, 4095) == pytest.approx((2 * x * y + c) / (x * x + y * y + c), abs=1e-9)
+
+
+def test_symmetry_and_precision(pair: tuple[np.ndarray, np.ndarray]) -> None:
+    real, fake = pair
+    assert paired.ssim(real, fake, -1024, 4095) == pytest.approx(paired.ssim(fake, real, -1024, 4095), abs=1e-14)
+    single = [image.astype(np.float32) for image in pair]  # what the windows decode to
+    double = [image.astype(np.float64) for image in single]
+    assert paired.ssim(*single, -1024, 4095) == paired.ssim(*double, -1024, 4095)
+    assert paired.ssim(real.T, fake.T, -1024, 4095) == pytest.approx(paired.ssim(real, fake, -1024, 4095), abs=1e-13)
+
+
+def test_ssim_of_a_broken_image_is_not_a_number(pair: tuple[np.ndarray, np.ndarray]) -> None:
+    real, fake = pair
+    fake[20, 20] = math.nan
+    assert math.isnan(paired.ssim(real, fake, -1024, 4095))
+
+
+def test_sizes_have_to_match() -> None:
+    with pytest.raises(ValueError, match=r"\(20, 20\) and \(20, 21\)"):
+        paired.ssim(np.zeros((20, 20)), np.zeros((20, 21)), 0.0, 1.0)
+
+
+def test_psnr_in_a_mask() -> None:
+    real, fake = np.zeros((20, 20)), np.zeros((20, 20))
+    fake[:10] = 8
+    body = fake > 0
+    assert paired.psnr(real, fake, 80.0, body) == pytest.approx(20)
+    assert paired.psnr(real, fake, 80.0, ~body) == math.inf
+    assert math.isnan(paired.psnr(real, fake, 80.0, np.zeros_like(body)))
+
+
+@pytest.mark.parametrize(
+    ("pixel", "fault"), [(0.0, "constant"), (1.0, None), (math.nan, "non-finite"), (-math.inf, "non-finite")]
+)
+def test_faults_of_images(pixel: float, fault: str | None) -> None:
+    image = np.zeros((4, 5), np.float32)
+    image[2, 3] = pixel
+    assert paired.image_fault(image) == fault
+    assert paired.image_fault(np.full((2, 2), 7, np.uint16)) == "constant"

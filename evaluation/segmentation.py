@@ -1,0 +1,93 @@
+"""Agreement of two label maps: Dice and the 95th percentile of the Hausdorff distance, label by label."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import ndimage
+from scipy.spatial import cKDTree
+
+PERCENTILE = 95
+
+
+def dice(truth: NDArray, pred: NDArray, labels: Iterable[int]) -> dict[int, float]:
+    """2·|A ∩ B| / (|A| + |B|) of each label of two label maps of one shape, 0..1, higher is better.
+
+    NaN for a label that is in neither (as in nnU-Net: there is nothing to find), 0 for one that is in one of them only.
+    """
+    _check(truth, pred)
+    scores = {}
+    for label in labels:
+        a, b = truth == label, pred == label
+        size = int(a.sum()) + int(b.sum())
+        scores[label] = 2 * int((a & b).sum()) / size if size else math.nan
+    return scores
+
+
+def hd95(truth: NDArray, pred: NDArray, labels: Iterable[int], spacing: Sequence[float]) -> dict[int, float]:
+    """95 % Hausdorff distance of each label in mm, >= 0, lower is better: the larger of the two directions.
+
+    One direction: 95th percentile of the distances from the border voxels of one map to the nearest border voxel of the
+    other. Border: voxels of the label with a face neighbour outside of it or of the volume. spacing: mm per voxel along
+    each axis. NaN for a label that is in neither, inf for one that is in one of them only: no distance would be
+    large enough, and a finite one would be made up (`mean_over_cases` counts these apart).
+    """
+    _check(truth, pred)
+    if len(spacing) != np.ndim(truth) or not all(math.isfinite(size) and size > 0 for size in spacing):
+        raise ValueError(f"spacing has to be {np.ndim(truth)} positive numbers in mm, got {tuple(spacing)}")
+    return {label: _hd95(truth == label, pred == label, spacing) for label in labels}
+
+
+def _hd95(a: NDArray[np.bool_], b: NDArray[np.bool_], spacing: Sequence[float]) -> float:
+    either = a | b
+    if not either.any():
+        return math.nan
+    if not (a.any() and b.any()):
+        return math.inf
+    box = ndimage.find_objects(either.astype(np.uint8))[0]
+    borders = [np.argwhere(mask & ~ndimage.binary_erosion(mask)) * spacing for mask in (a[box], b[box])]
+    # Nearest neighbours among border voxels: exact like a distance transform, which would fill the whole box instead.
+    distances = [cKDTree(there).query(here)[0] for here, there in (borders, borders[::-1])]
+    return max(float(np.percentile(of, PERCENTILE)) for of in distances)
+
+
+@dataclass(frozen=True)
+class ClassMeans:
+    """Means over cases of each label, then over labels.
+
+    per_label: mean of the finite values; NaN where there is none. mean: over the labels that have one; NaN if none has.
+    cases: how many finite values each label had. missed: how many infinite ones (HD95 of a label that is in one of two
+    maps only), which no mean can hold; where it is not 0, the mean flatters.
+    """
+
+    per_label: dict[int, float]
+    mean: float
+    cases: dict[int, int]
+    missed: dict[int, int]
+
+
+def mean_over_cases(scores: Sequence[Mapping[int, float]]) -> ClassMeans:
+    """`ClassMeans` of the `dice` or `hd95` of several cases: a rare label weighs as much as one that all cases have."""
+    labels = sorted({label for case in scores for label in case})
+    values = {i: np.array([case.get(i, math.nan) for case in scores], np.float64) for i in labels}
+    finite = {i: of[np.isfinite(of)] for i, of in values.items()}
+    per_label = {i: float(of.mean()) if of.size else math.nan for i, of in finite.items()}
+    known = [value for value in per_label.values() if math.isfinite(value)]
+    return ClassMeans(
+        per_label=per_label,
+        mean=float(np.mean(known)) if known else math.nan,
+        cases={i: int(of.size) for i, of in finite.items()},
+        missed={i: int(np.isinf(of).sum()) for i, of in values.items()},
+    )
+
+
+def _check(truth: NDArray, pred: NDArray) -> None:
+    if np.shape(truth) != np.shape(pred):
+        raise ValueError(f"label maps to compare have shapes {np.shape(truth)} and {np.shape(pred)}")
+    for name, ids in (("truth", truth), ("pred", pred)):
+        if ids.dtype.kind not in "iub":
+            raise ValueError(f"label maps hold integers, {name} has {ids.dtype}")

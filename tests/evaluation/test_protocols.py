@@ -1,0 +1,109 @@
+"""SynthRAD2023, written out naively from the description: one window after the other."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from skimage.metrics import structural_similarity
+
+from evaluation.protocols import synthrad2023
+
+
+def scan(shape: tuple[int, int, int] = (12, 15, 14)) -> tuple[NDArray, NDArray, NDArray]:
+    """Values beyond the window on both sides, and a body that touches one face of the volume."""
+    rng = np.random.default_rng(0)
+    real = rng.uniform(-1500, 3500, shape).astype(np.float32)
+    fake = (real + rng.normal(0, 300, shape)).astype(np.float32)
+    z, y, x = np.indices(shape)
+    mask = ((z - 4) ** 2 / 40 + (y - 7) ** 2 / 36 + (x - 6) ** 2 / 30 < 1).astype(np.uint8)
+    return real, fake, mask
+
+
+def naive(real: NDArray, fake: NDArray, mask: NDArray) -> dict[str, float]:
+    """Double loops over the voxels of the mask; scikit-image's formula with a uniform window of 7, N / (N - 1)."""
+    x, y = (np.clip(image.astype(float), -1024, 3000) for image in (real, fake))
+    inside = mask > 0
+    mae = np.mean(np.abs(real.astype(float) - fake)[inside])
+    psnr = 10 * math.log10(4024**2 / np.mean((x - y)[inside] ** 2))
+    x, y = (np.where(inside, image, -1024) + 1024 for image in (x, y))
+    c1, c2 = (0.01 * 4024) ** 2, (0.03 * 4024) ** 2
+    values = []
+    D, H, W = real.shape
+    for k in range(3, D - 3):
+        for i in range(3, H - 3):
+            for j in range(3, W - 3):
+                if not inside[k, i, j]:
+                    continue
+                a, b = (image[k - 3 : k + 4, i - 3 : i + 4, j - 3 : j + 4].ravel() for image in (x, y))
+                (vx, vxy), (_, vy) = np.cov(a, b)
+                mx, my = a.mean(), b.mean()
+                values.append((2 * mx * my + c1) * (2 * vxy + c2) / ((mx * mx + my * my + c1) * (vx + vy + c2)))
+    return {"mae": float(mae), "psnr": psnr, "ssim": float(np.mean(values))}
+
+
+def test_synthrad2023_against_the_naive_version() -> None:
+    found, expected = synthrad2023(*scan()), naive(*scan())
+    assert found == pytest.approx(expected, rel=1e-10)
+    assert list(found) == ["mae", "psnr", "ssim"]
+
+
+def test_slabs_and_box_change_nothing() -> None:
+    """A volume deeper than one slab, with the body in a part of it, against scikit-image's map of the whole volume."""
+    real, fake, _ = scan((80, 20, 22))
+    mask = np.zeros(real.shape, bool)
+    mask[2:75, 5:14, 4:22] = True
+    x, y = (np.where(mask, np.clip(image.astype(float), -1024, 3000), -1024) + 1024 for image in (real, fake))
+    _, ssim_map = structural_similarity(x, y, data_range=4024, full=True)
+    inner = (slice(3, -3),) * 3
+    assert synthrad2023(real, fake, mask)["ssim"] == pytest.approx(ssim_map[inner][mask[inner]].mean(), abs=1e-10)
+
+
+def test_only_the_mask_counts() -> None:
+    real, fake, mask = scan()
+    other = np.where(mask > 0, fake, 2000)
+    assert synthrad2023(real, other, mask) == synthrad2023(real, fake, mask)
+    assert synthrad2023(real, fake, mask * 7) == synthrad2023(real, fake, mask)
+
+
+def test_beyond_the_window_costs_mae_only() -> None:
+    """The challenge's code clips for PSNR and SSIM, and leaves the values of the MAE as they are."""
+    real, _, mask = scan()
+    real = np.full_like(real, 3000)
+    assert synthrad2023(real, real + 100, mask) == {"mae": 100, "psnr": math.inf, "ssim": pytest.approx(1)}
+
+
+def test_closed_form_of_an_offset() -> None:
+    real, fake = np.full((9, 9, 9), 0.0), np.full((9, 9, 9), 40.0)
+    found = synthrad2023(real, fake, np.ones(real.shape))
+    c, x, y = (0.01 * 4024) ** 2, 1024.0, 1064.0
+    ssim = (2 * x * y + c) / (x * x + y * y + c)
+    assert found == pytest.approx({"mae": 40, "psnr": 20 * math.log10(4024 / 40), "ssim": ssim}, rel=1e-9)
+
+
+def test_identity_and_symmetry() -> None:
+    real, fake, mask = scan()
+    assert synthrad2023(real, real, mask) == {"mae": 0, "psnr": math.inf, "ssim": pytest.approx(1)}
+    assert synthrad2023(fake, real, mask) == pytest.approx(synthrad2023(real, fake, mask), rel=1e-10)
+
+
+def test_nothing_to_measure() -> None:
+    real, fake, mask = scan()
+    assert all(math.isnan(value) for value in synthrad2023(real, fake, np.zeros_like(mask)).values())
+    shell = np.zeros_like(mask)
+    shell[0] = 1  # in the part of the volume that SSIM leaves out
+    found = synthrad2023(real, fake, shell)
+    assert math.isnan(found["ssim"])
+    assert found["mae"] > 0
+
+
+def test_refusals() -> None:
+    real, fake, mask = scan()
+    with pytest.raises(ValueError, match="of one shape"):
+        synthrad2023(real, fake, mask[1:])
+    with pytest.raises(ValueError, match="of one shape"):
+        synthrad2023(real[0], fake[0], mask[0])
+    with pytest.raises(ValueError, match="7×7×7"):
+        synthrad2023(real[:6], fake[:6], mask[:6])

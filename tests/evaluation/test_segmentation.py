@@ -1,0 +1,153 @@
+"""Dice and HD95 against naive versions and MONAI; labels that are missing."""
+
+from __future__ import annotations
+
+import math
+from itertools import product
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from scipy.ndimage import distance_transform_edt, gaussian_filter
+
+from evaluation.segmentation import dice, hd95, mean_over_cases
+
+
+def maps(shape: tuple[int, ...], seed: int = 0) -> tuple[NDArray, NDArray]:
+    """Two blobby label maps with labels 0..3 that overlap in part."""
+    rng = np.random.default_rng(seed)
+    base = gaussian_filter(rng.normal(0, 1, shape), 2)
+    other = base + 0.5 * base.std() * rng.normal(0, 1, shape)
+    cuts = np.quantile(base, [0.4, 0.7, 0.9])
+    return np.digitize(base, cuts).astype(np.uint8), np.digitize(other, cuts).astype(np.uint8)
+
+
+def naive_border(mask: NDArray) -> list[tuple[int, ...]]:
+    """Voxels of the mask with a face neighbour that is not in it or not in the volume."""
+    found = []
+    for place in product(*(range(n) for n in mask.shape)):
+        if not mask[place]:
+            continue
+        for axis in range(mask.ndim):
+            for step in (-1, 1):
+                other = list(place)
+                other[axis] += step
+                outside = not 0 <= other[axis] < mask.shape[axis]
+                if outside or not mask[tuple(other)]:
+                    found.append(place)
+                    break
+            else:
+                continue
+            break
+    return found
+
+
+def naive_hd95(a: NDArray, b: NDArray, spacing: tuple[float, ...]) -> float:
+    first, second = (np.array(naive_border(mask)) * spacing for mask in (a, b))
+    distances = np.sqrt(((first[:, None] - second[None]) ** 2).sum(-1))
+    return float(max(np.percentile(distances.min(axis), 95) for axis in (0, 1)))
+
+
+@pytest.mark.parametrize(
+    ("shape", "spacing"), [((8, 12, 10), (3.0, 1.0, 0.5)), ((20, 24), (1.0, 1.5)), ((1, 14, 12), (5, 1, 1))]
+)
+def test_hd95_against_a_naive_version(shape: tuple[int, ...], spacing: tuple[float, ...]) -> None:
+    truth, pred = maps(shape)
+    found = hd95(truth, pred, range(4), spacing)
+    for label, value in found.items():
+        assert value == pytest.approx(naive_hd95(truth == label, pred == label, spacing), abs=1e-12)
+
+
+def test_hd95_against_a_distance_transform() -> None:
+    truth, pred = maps((30, 40, 35))
+    spacing = (2.0, 0.9, 1.1)
+    for label, value in hd95(truth, pred, [1, 3], spacing).items():
+        masks = [np.pad(ids == label, 1) for ids in (truth, pred)]
+        inner = [np.minimum.reduce([np.roll(m, s, a) for a in range(3) for s in (-1, 1)]) & m for m in masks]
+        borders = [m & ~i for m, i in zip(masks, inner, strict=True)]
+        ways = [distance_transform_edt(~b, sampling=spacing)[a] for a, b in (borders, borders[::-1])]
+        assert value == pytest.approx(max(np.percentile(way, 95) for way in ways), abs=1e-9)
+
+
+def test_dice_and_hd95_are_monais() -> None:
+    monai = pytest.importorskip("monai.metrics")
+    torch = pytest.importorskip("torch")
+    spacing = (2.0, 1.0, 0.7)
+    truth, pred = maps((12, 20, 18), seed=3)
+    tensors = [torch.tensor(np.stack([ids == i for i in range(4)])[None].astype(np.float32)) for ids in (pred, truth)]
+    reference = monai.compute_hausdorff_distance(*tensors, include_background=True, percentile=95, spacing=spacing)
+    assert list(hd95(truth, pred, range(4), spacing).values()) == pytest.approx(reference[0].tolist(), rel=1e-5)
+    reference = monai.compute_dice(*tensors, include_background=True)
+    assert list(dice(truth, pred, range(4)).values()) == pytest.approx(reference[0].tolist(), rel=1e-6)
+
+
+def test_boxes_have_closed_forms() -> None:
+    truth, pred = np.zeros((10, 20, 20), np.int16), np.zeros((10, 20, 20), np.int16)
+    truth[2:6, 5:15, 5:15] = 7
+    pred[2:6, 5:15, 8:18] = 7  # 3 voxels along the last axis
+    assert dice(truth, pred, [7])[7] == pytest.approx(0.7)
+    assert hd95(truth, pred, [7], (1, 1, 2.5))[7] == pytest.approx(7.5)
+    assert hd95(truth, pred, [7], (4, 4, 1))[7] == pytest.approx(3)
+
+
+def test_an_outlier_does_not_decide() -> None:
+    truth, pred = np.zeros((40, 40), int), np.zeros((40, 40), int)
+    truth[5:25, 5:25] = pred[5:25, 5:25] = 1
+    pred[39, 39] = 1
+    assert hd95(truth, pred, [1], (1, 1))[1] == 0
+
+
+def test_identity_and_symmetry() -> None:
+    truth, pred = maps((6, 15, 15))
+    spacing = (2.0, 1.0, 1.0)
+    assert set(dice(truth, truth, range(4)).values()) == {1.0}
+    assert set(hd95(truth, truth, range(4), spacing).values()) == {0.0}
+    assert dice(truth, pred, range(4)) == dice(pred, truth, range(4))
+    assert hd95(truth, pred, range(4), spacing) == hd95(pred, truth, range(4), spacing)
+    order = hd95(truth, pred, [3, 1], spacing)
+    assert list(order) == [3, 1]
+    assert order[1] == hd95(truth, pred, [1], spacing)[1]
+
+
+def test_missing_labels() -> None:
+    truth, pred = np.zeros((4, 5, 6), np.uint8), np.zeros((4, 5, 6), np.uint8)
+    truth[1, 2, 3] = 1
+    pred[2, 2, 2] = 2
+    found, distance = dice(truth, pred, [0, 1, 2, 3]), hd95(truth, pred, [0, 1, 2, 3], (1, 1, 1))
+    assert (found[1], found[2]) == (0, 0)
+    assert distance[1] == distance[2] == math.inf
+    assert math.isnan(found[3])
+    assert math.isnan(distance[3])
+
+
+def test_means_per_label_then_over_labels() -> None:
+    """Label 2 is in one case only and weighs as much as label 1."""
+    means = mean_over_cases([{1: 0.8, 2: math.nan}, {1: 0.6, 2: 0.1}, {1: 0.7}])
+    assert means.per_label == pytest.approx({1: 0.7, 2: 0.1})
+    assert means.mean == pytest.approx(0.4)
+    assert means.cases == {1: 3, 2: 1}
+    assert means.missed == {1: 0, 2: 0}
+
+
+def test_misses_are_counted_and_not_averaged() -> None:
+    means = mean_over_cases([{1: 2.0, 2: math.inf}, {1: math.inf, 2: math.inf}, {1: 4.0, 2: math.nan}])
+    assert means.per_label[1] == 3
+    assert math.isnan(means.per_label[2])
+    assert means.mean == 3
+    assert means.missed == {1: 1, 2: 2}
+    assert means.cases == {1: 2, 2: 0}
+    nothing = mean_over_cases([])
+    assert math.isnan(nothing.mean)
+    assert nothing.per_label == {}
+
+
+def test_refusals() -> None:
+    a = np.zeros((4, 4, 4), int)
+    with pytest.raises(ValueError, match="shapes"):
+        dice(a, a[:2], [1])
+    with pytest.raises(ValueError, match="integers"):
+        dice(a, a.astype(float), [1])
+    with pytest.raises(ValueError, match="3 positive numbers"):
+        hd95(a, a, [1], (1, 1))
+    with pytest.raises(ValueError, match="3 positive numbers"):
+        hd95(a, a, [1], (1, 1, 0))

@@ -1,0 +1,152 @@
+"""Radial power spectra: white noise, single waves, physical units; distances with a closed form."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from scipy.ndimage import gaussian_filter
+
+from evaluation.spectrum import CaseSpectrum, spectrum_distance
+
+
+def noise(shape: tuple[int, ...] = (64, 64), seed: int = 0) -> NDArray:
+    return np.random.default_rng(seed).normal(0, 10, shape)
+
+
+def spectrum_of(real: NDArray, fake: NDArray, spacing: tuple[float, float] = (1, 1), bins: int = 32) -> CaseSpectrum:
+    spectrum = CaseSpectrum(spacing, bins)
+    spectrum.add(real, fake)
+    return spectrum
+
+
+def naive(image: NDArray, spacing: tuple[float, float], bins: int) -> NDArray:
+    """The full transform, one coefficient after the other."""
+    H, W = image.shape
+    hann = [0.5 - 0.5 * np.cos(2 * np.pi * (np.arange(n) + 0.5) / n) for n in (H, W)]
+    window = hann[0][:, None] * hann[1]
+    values = (image - (window * image).sum() / window.sum()) * window
+    power = np.abs(np.fft.fft2(values)) ** 2 * spacing[0] * spacing[1] / (window**2).sum()
+    sums, counts = np.zeros(bins), np.zeros(bins)
+    nyquist = min(0.5 / spacing[0], 0.5 / spacing[1])
+    for i in range(H):
+        for j in range(W):
+            y, x = (
+                (k if k <= n // 2 else k - n) / (n * size) for k, n, size in ((i, H, spacing[0]), (j, W, spacing[1]))
+            )
+            place = math.ceil(round(math.hypot(x, y) / nyquist * bins, 9)) - 1  # (0, 1], (1, 2], ...
+            if (i, j) != (0, 0) and place < bins:
+                sums[place] += power[i, j]
+                counts[place] += 1
+    with np.errstate(invalid="ignore"):
+        return sums / counts
+
+
+@pytest.mark.parametrize(("shape", "spacing"), [((20, 24), (1, 1)), ((21, 17), (0.5, 2.0)), ((16, 31), (1.2, 0.7))])
+def test_agrees_with_a_naive_version(shape: tuple[int, int], spacing: tuple[float, float]) -> None:
+    real, fake = noise(shape), noise(shape, 1) + 5
+    spectrum = spectrum_of(real, fake, spacing, 12)
+    np.testing.assert_allclose(spectrum.real, naive(real, spacing, 12), rtol=1e-9)
+    np.testing.assert_allclose(spectrum.fake, naive(fake, spacing, 12), rtol=1e-9)
+
+
+def test_white_noise_is_flat_at_its_variance_times_the_pixel_area() -> None:
+    spectrum = CaseSpectrum((0.5, 2.0), bins=16)
+    for seed in range(200):
+        spectrum.add(noise((32, 40), seed), 2 * noise((32, 40), seed))
+    # Without the lowest bin: the window spreads the mean that is taken off into its frequencies.
+    np.testing.assert_allclose(spectrum.real[1:], 100 * 0.5 * 2.0, rtol=0.2)
+    assert spectrum.real[1:].mean() == pytest.approx(100 * 0.5 * 2.0, rel=0.05)
+    np.testing.assert_allclose(spectrum.fake, 4 * spectrum.real, rtol=1e-12)
+    assert spectrum.distance == pytest.approx(math.log10(4))
+
+
+@pytest.mark.parametrize(("spacing", "axis"), [((1.0, 1.0), 0), ((0.5, 2.0), 0), ((0.5, 2.0), 1)])
+def test_a_wave_is_found_at_its_frequency_in_mm(spacing: tuple[float, float], axis: int) -> None:
+    """Anisotropic pixels: the same wave has another number of pixels along each axis."""
+    frequency = 0.3 * 0.5 / max(spacing)
+    mm = np.arange(96) * spacing[axis]
+    wave = np.sin(2 * np.pi * frequency * mm)
+    image = np.broadcast_to(wave[:, None] if axis == 0 else wave, (96, 96))
+    spectrum = spectrum_of(image, image, spacing, bins=24)
+    peak = int(np.nanargmax(spectrum.real))
+    resolution = 1 / (96 * spacing[axis])  # the window blurs a line by about this
+    assert abs(spectrum.frequencies[peak] - frequency) <= spectrum.nyquist / 24 + resolution
+    assert spectrum.nyquist == 0.5 / max(spacing)
+
+
+def test_identity_symmetry_offset_and_unit() -> None:
+    real, fake = noise(), gaussian_filter(noise(seed=1), 1)
+    assert spectrum_of(real, real).distance == 0
+    assert spectrum_of(real, real + 1000).distance == pytest.approx(0, abs=1e-9)
+    distance = spectrum_of(real, fake).distance
+    assert distance > 0.5
+    assert spectrum_of(fake, real).distance == pytest.approx(distance)
+    assert spectrum_of(real / 4095, fake / 4095).distance == pytest.approx(distance)
+    assert spectrum_of(real, fake, (0.7, 0.7)).distance == pytest.approx(distance)
+
+
+def test_scaling_the_contrast_by_ten_costs_two() -> None:
+    real = noise()
+    assert spectrum_of(real, 10 * real).distance == pytest.approx(2)
+    assert spectrum_of(real, real / 10).distance == pytest.approx(2)
+
+
+def test_blur_takes_away_high_frequencies_only() -> None:
+    real = noise((128, 128))
+    spectrum = spectrum_of(real, gaussian_filter(real, 1.0, mode="wrap"))
+    ratio = spectrum.fake / spectrum.real
+    expected = np.exp(-((2 * np.pi * spectrum.frequencies) ** 2))  # the Gaussian's transform, squared
+    np.testing.assert_allclose(ratio[1:20], expected[1:20], rtol=0.25)
+
+
+def test_slices_in_any_order_and_of_different_size() -> None:
+    slices = [noise(shape, seed) for seed, shape in enumerate([(32, 40), (40, 32), (64, 64), (32, 40)])]
+    spectra = []
+    for order in ([0, 1, 2, 3], [3, 1, 0, 2]):
+        spectrum = CaseSpectrum((1, 1), 16)
+        for i in order:
+            spectrum.add(slices[i], slices[i] * 2)
+        spectra.append(spectrum)
+    assert spectra[0].distance == pytest.approx(spectra[1].distance, rel=1e-12)
+    np.testing.assert_allclose(spectra[0].real, spectra[1].real, rtol=1e-12)
+    assert spectra[0].slices == 4
+
+
+def test_constant_images_are_far_but_not_infinitely() -> None:
+    real, flat = noise(), np.full((64, 64), 7.0)
+    assert spectrum_of(flat, flat).distance == 0
+    assert 5 < spectrum_of(real, flat).distance <= 12
+    assert spectrum_of(flat, real).distance == pytest.approx(spectrum_of(real, flat).distance)
+
+
+def test_bins_that_are_empty_are_left_out() -> None:
+    spectrum = spectrum_of(noise((8, 8)), 10 * noise((8, 8)), bins=64)
+    assert np.isnan(spectrum.real).any()
+    assert spectrum.distance == pytest.approx(2)
+
+
+def test_nothing_and_broken_images_are_not_a_number() -> None:
+    assert math.isnan(CaseSpectrum((1, 1)).distance)
+    broken = noise()
+    broken[3, 3] = math.nan
+    assert math.isnan(spectrum_of(noise(), broken).distance)
+    assert math.isnan(spectrum_distance(np.array([1.0, 2.0]), np.array([1.0, math.nan])))
+
+
+def test_closed_form_of_the_distance() -> None:
+    assert spectrum_distance(np.array([1.0, 100.0, np.nan]), np.array([10.0, 1.0, np.nan])) == pytest.approx(1.5)
+
+
+def test_refusals() -> None:
+    for spacing in ((0, 1), (1, -1), (math.nan, 1)):
+        with pytest.raises(ValueError, match="positive"):
+            CaseSpectrum(spacing)
+    with pytest.raises(ValueError, match="at least 1 bin"):
+        CaseSpectrum((1, 1), 0)
+    with pytest.raises(ValueError, match="one shape"):
+        spectrum_of(noise((16, 16)), noise((16, 17)))
+    with pytest.raises(ValueError, match="at least 8"):
+        spectrum_of(noise((7, 16)), noise((7, 16)))
