@@ -165,11 +165,14 @@ NAMES = {
     "rmse_body": "RMSE in the body",
     "psnr": "PSNR",
     "ssim": "SSIM",
+    "ms_ssim": "MS-SSIM",
     "label_mean_error": "Label mean error",
     "label_std_error": "Label spread error",
     "wasserstein": "Label Wasserstein",
     "slice_jump_ratio": "Slice jump relative to real",
     "slice_difference_mae": "Slice jump error",
+    "spectrum_distance": "Spectrum distance",
+    "edge_sharpness_ratio": "Edge sharpness relative to real",
     "fid": "FID",
     "kid": "KID",
     "precision": "Precision",
@@ -188,7 +191,7 @@ GROUPS = {
     "agreement with the real image": PAIRED,
     "intensities within the labels": BY_LABEL,
     "continuity from slice to slice": ("slice_difference_mae",),  # the ratio has no better direction
-    "texture and shape of intensities (radiomics)": ("radiomics_frechet", "radiomics_kid"),
+    "texture (spectrum, radiomics)": ("spectrum_distance", "radiomics_frechet", "radiomics_kid"),
     "look of the images (FID, KID, LPIPS)": ("fid", "kid", LPIPS),
 }
 

@@ -30,24 +30,29 @@ from dataloaders.png import as_16_bit, read_png
 from engine.files import write_json, write_text
 from engine.weights import MissingWeights, resolve, sha256
 from evaluation import networks, paired
-from evaluation.continuity import CaseContinuity, Jumps
+from evaluation.continuity import CaseContinuity
 from evaluation.feature_sets import HIGHER, INCEPTION, RADIOMICS, FeatureSets, names
 from evaluation.intensity import LabelHistograms, wasserstein
+from evaluation.msssim import LARGEST_REFUSED, ssim_and_ms_ssim
 from evaluation.radiomics import slice_features
+from evaluation.sharpness import Edges, label_edges
+from evaluation.spectrum import CaseSpectrum
 from evaluation.statistics import DRAWS, MIN_PATIENTS, bootstrap_interval, nan_mean
 
 SCHEMA = "medsis-metrics/1"
-PAIRED = ("mae", "rmse", "mae_body", "rmse_body", "psnr", "ssim")
+PAIRED = ("mae", "rmse", "mae_body", "rmse_body", "psnr", "ssim", "ms_ssim")
 BY_LABEL = ("label_mean_error", "label_std_error", "wasserstein")
-BY_CASE = ("slice_jump_ratio", "slice_difference_mae")
+BY_CASE = ("slice_jump_ratio", "slice_difference_mae", "spectrum_distance", "edge_sharpness_ratio")
 LPIPS = "lpips_alex_v0.1"
 NETWORK = dict.fromkeys(names(INCEPTION), "inception") | {LPIPS: "alexnet"}  # metric -> weights
 ALL = (*PAIRED, *BY_LABEL, *BY_CASE, *names(RADIOMICS), *NETWORK)
-HIGHER_IS_BETTER = {"psnr", "ssim"}
-NO_DIRECTION = {"slice_jump_ratio"}  # neither higher nor lower is better
-UNITLESS = {"ssim", LPIPS, "slice_jump_ratio"}
+HIGHER_IS_BETTER = {"psnr", "ssim", "ms_ssim"}
+NO_DIRECTION = {"slice_jump_ratio", "edge_sharpness_ratio"}  # neither higher nor lower is better
+UNITLESS = {"ssim", "ms_ssim", LPIPS, "slice_jump_ratio", "spectrum_distance", "edge_sharpness_ratio"}
 REASONS = {  # why a metric may have no value
     "psnr": "identical images everywhere",
+    "ms_ssim": f"slices need sides of more than {LARGEST_REFUSED} pixels",
+    "edge_sharpness_ratio": "no borders between labels, or the real images are flat there",
     "slice_jump_ratio": "no adjacent slices that share body pixels, or the real ones do not change",
     "slice_difference_mae": "no adjacent slices that share body pixels",
 }
@@ -59,6 +64,9 @@ SETTINGS = {
     "body": "pixels with a label other than 0",
     "psnr": "data range = window width; per image, then mean; identical images counted, not averaged",
     "ssim": "2-D, on intensity minus window low, data range = window width, Gaussian 11x11 sigma 1.5, K1 0.01, K2 0.03",
+    "ms_ssim": "2-D, five scales, weights of Wang et al. 2003, as ssim otherwise",
+    "spectrum_distance": "radial power of slices under a Hann window, mean |log10 ratio| over 64 bins to Nyquist, by case",
+    "edge_sharpness_ratio": "mean gradient at borders between labels, generated over real, sums over a case",
     "slice_jump_ratio": "pairs of slices whose indices differ by 1, pixels that are body in both, sums over a case",
     "slice_difference_mae": "the same pairs and pixels, mean over a case's pixels",
     "fid": "pytorch-fid's Inception, 2048 features, window to [0, 1], three equal channels, its own resize to 299; "
@@ -86,6 +94,21 @@ class Item:
     def window(self) -> Window:
         """The channel's intensity window."""
         return self.case.windows[self.channel]
+
+
+class CaseLook:
+    """What is gathered over the slices of one case and channel: continuity, spectrum, edges."""
+
+    def __init__(self, spacing: tuple[float, float]) -> None:
+        self.spacing = spacing
+        self.continuity, self.spectrum, self.edges = CaseContinuity(), CaseSpectrum(spacing), Edges()
+
+    def add(self, item: Item) -> None:
+        """One slice; slices come by index."""
+        real, fake = item.window.decode(item.real), item.window.decode(item.fake)
+        self.continuity.add(item.slice.index, real, fake, item.label > 0)
+        self.spectrum.add(real, fake)
+        self.edges += label_edges(item.label, real, fake, self.spacing)
 
 
 @dataclass
@@ -222,15 +245,14 @@ def _stream(
     # Histograms live for one case only: they are exact, so large, and cases may be many.
     for case, of_case in itertools.groupby(items, key=lambda item: item.case):
         histograms: dict[int, tuple[LabelHistograms, LabelHistograms]] = {}
-        continuity: dict[int, CaseContinuity] = {}
+        looks: dict[int, CaseLook] = {}
         for item in of_case:
             row = _score_slice(item, manifest.spec.channels[item.channel].name, scores)
             scores.rows.append(row)
             pair = histograms.setdefault(item.channel, (LabelHistograms(), LabelHistograms()))
             pair[0].add(item.label, item.real)
             pair[1].add(item.label, item.fake)
-            physical = item.window.decode(item.real), item.window.decode(item.fake)
-            continuity.setdefault(item.channel, CaseContinuity()).add(item.slice.index, *physical, item.label > 0)
+            looks.setdefault(item.channel, CaseLook(manifest.spec.spacing)).add(item)
             if radiomics:
                 _add_radiomics(item, scores)
             if nets:
@@ -241,7 +263,7 @@ def _stream(
         scores.labels += [
             row for channel, pair in histograms.items() for row in _label_rows(manifest, case, channel, *pair)
         ]
-        scores.cases += [_case_row(manifest, case, channel, of.jumps) for channel, of in continuity.items()]
+        scores.cases += [_case_row(manifest, case, channel, look) for channel, look in looks.items()]
     if waiting:
         _run_networks(waiting, nets, scores, device)
     return scores
@@ -250,6 +272,10 @@ def _stream(
 def _score_slice(item: Item, channel: str, scores: Scores) -> dict[str, Any]:
     real, fake, width = item.window.decode(item.real), item.window.decode(item.fake), item.window.width
     body = item.label > 0
+    if min(real.shape) > LARGEST_REFUSED:
+        ssim, ms_ssim = ssim_and_ms_ssim(real, fake, item.window.low, width)
+    else:
+        ssim, ms_ssim = paired.ssim(real, fake, item.window.low, width), math.nan
     psnr = paired.psnr(real, fake, width)
     scores.identical += math.isinf(psnr)
     scores.constant_images += int(item.fake.min() == item.fake.max())
@@ -263,7 +289,8 @@ def _score_slice(item: Item, channel: str, scores: Scores) -> dict[str, Any]:
         "mae_body": paired.mae(real, fake, body),
         "rmse_body": paired.rmse(real, fake, body),
         "psnr": psnr,
-        "ssim": paired.ssim(real, fake, item.window.low, width),
+        "ssim": ssim,
+        "ms_ssim": ms_ssim,
     }
 
 
@@ -408,8 +435,9 @@ def _label_rows(
     return rows
 
 
-def _case_row(manifest: Manifest, case: Case, channel: int, jumps: Jumps) -> dict[str, Any]:
-    """The row of a case and channel: continuity from slice to slice, and from how many pairs of slices it comes."""
+def _case_row(manifest: Manifest, case: Case, channel: int, look: CaseLook) -> dict[str, Any]:
+    """The row of a case and channel, and from how many pairs of slices and border pixels it comes."""
+    jumps = look.continuity.jumps
     return {
         "patient": case.patient,
         "case": case.id,
@@ -417,6 +445,9 @@ def _case_row(manifest: Manifest, case: Case, channel: int, jumps: Jumps) -> dic
         "slice_pairs": jumps.pairs,
         "slice_jump_ratio": jumps.ratio,
         "slice_difference_mae": jumps.mae,
+        "spectrum_distance": look.spectrum.distance,
+        "edge_pixels": look.edges.pixels,
+        "edge_sharpness_ratio": look.edges.ratio,
     }
 
 
