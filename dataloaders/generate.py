@@ -18,7 +18,7 @@ import torch
 from tqdm import tqdm
 
 from config import GmmConfig
-from dataloaders.generate_options import GenerateOptions, check_options
+from dataloaders.generate_options import GenerateOptions, check_options, map_weights
 from dataloaders.generated_files import (
     PARAMS,
     bids_place,
@@ -34,9 +34,10 @@ from dataloaders.geometry import plane_shape, plane_spacing
 from dataloaders.image_generator import ImageGenerator
 from dataloaders.label_maps import LabelMaps, index_of, read_label_map_file
 from dataloaders.label_schemes import output_labels, read_scheme
+from dataloaders.lesion_maps import find_masks, match_lesions
 from dataloaders.nifti import file_sha256
 from dataloaders.seed_maps import SeedMaps, seeded
-from dataloaders.seeds import INDEX
+from dataloaders.seeds import INDEX, draw_subclasses, record_file
 from dataloaders.workers import as_ready
 from models.base import seeded_generator
 from models.gmm.labels import LabelScheme, find_values
@@ -67,7 +68,7 @@ class MapFile:
 class Plan:
     """All that a worker needs. digest: of everything that shapes the samples, but for the content of their maps.
 
-    spec: of the slices; None writes volumes. bids: name files as BIDS derivatives.
+    spec: of the slices; None writes volumes. bids: name files as BIDS derivatives. weights: of the maps, () for equal ones.
     """
 
     out: Path
@@ -81,6 +82,9 @@ class Plan:
     spec: DataSpec | None
     save_params: str
     seeds: Path | None = None
+    subclasses: tuple[int, int | None] = (1, None)
+    lesions: Path | None = None
+    weights: tuple[float, ...] = ()
     digest: str = ""
 
     def generator(self, cache_gb: float = 1.0) -> ImageGenerator:
@@ -89,6 +93,9 @@ class Plan:
             [item.path for item in self.maps],
             scheme=self.scheme,
             seeds=self.seeds,
+            subclasses=self.subclasses,
+            lesions=self.lesions,
+            subjects_prob=self.weights or None,
             options=self.options,
             priors=self.priors,
             n_channels=self.channels,
@@ -146,9 +153,13 @@ def _plan(o: GenerateOptions) -> tuple[Plan, dict[str, Any]]:
     """What to do, and the settings that the samples depend on."""
     o = replace(o, gmm=replace(o.gmm, output_shape=o.size)) if o.size else o
     maps = look_at_maps(LabelMaps(o.labels), o.num_workers)
+    chances = map_weights(o.subjects_prob, len(maps))
     if o.seeds is not None:
         names = seeded([item.path for item in maps], o.seeds)
+        chances = tuple(p for p, item in zip(chances, maps, strict=False) if item.path in names)
         maps = tuple(item for item in maps if item.path in names)
+        if chances and sum(chances) <= 0:
+            raise ValueError(f"--subjects_prob {' '.join(o.subjects_prob)}: is 0 for all {len(maps)} maps with seeds")
     good = [item for item in maps if not item.fault]
     if not good:
         raise ValueError(maps[0].fault)
@@ -159,33 +170,73 @@ def _plan(o: GenerateOptions) -> tuple[Plan, dict[str, Any]]:
         raise ValueError(f"--generation_labels and --scheme {o.scheme} cannot both be given")
     if scheme is not None and (o.generation_classes or o.output_labels or o.neutral_labels is not None):
         raise ValueError("--generation_classes, --output_labels and --neutral_labels need --generation_labels")
-    ready = ImageGenerator(
-        [item.path for item in good],
-        generation_labels=o.generation_labels,
-        generation_classes=o.generation_classes,
-        output_labels=o.output_labels,
-        n_neutral_labels=o.neutral_labels,
-        scheme=scheme,
-        seeds=o.seeds,
-        prior_means=o.prior_means_file,
-        prior_stds=o.prior_stds_file,
-        priors=None if o.gmm.priors == "random" else Path(o.gmm.priors),
-        n_channels=o.channels,
-        options=o.gmm,
-        seed=o.seed,
-    )
-    base = ready.maps.base if isinstance(ready.maps, SeedMaps) else ready.scheme
+    ready = _first_generator(o, good, scheme)
+    base = ready.base_scheme
     maps = tuple(_known_values(item, base) for item in maps)
     good = [item for item in maps if not item.fault]
     if not good:
         raise ValueError(maps[0].fault)
     bids = o.slices == "none" and all(bids_place(item.path, item.name) is not None for item in maps)
-    for shape, mm in {(item.shape, item.spacing) for item in good}:
-        _draw(shape, mm, ready)  # ValueError now, not a hundred times later, for options that do not fit the maps
+    _try_shapes(o, good, ready)
     spec = None if o.slices == "none" else _spec(o.slices, good, ready)
-    plan = Plan(o.out, maps, base, o.gmm, ready.priors, o.channels, o.seed, bids, spec, o.save_params, o.seeds)
+    plan = Plan(
+        o.out,
+        maps,
+        base,
+        o.gmm,
+        ready.priors,
+        o.channels,
+        o.seed,
+        bids,
+        spec,
+        o.save_params,
+        o.seeds,
+        o.subclasses or (1, None),
+        o.lesions,
+        chances,
+    )
     settings = _settings(plan)
     return replace(plan, digest=_digest(settings)), settings
+
+
+def _first_generator(o: GenerateOptions, good: list[MapFile], scheme: LabelScheme | None) -> ImageGenerator:
+    """Of the options as they were typed; it finds the scheme and the priors of the plan."""
+    try:
+        return ImageGenerator(
+            [item.path for item in good],
+            generation_labels=o.generation_labels,
+            generation_classes=o.generation_classes,
+            output_labels=o.output_labels,
+            n_neutral_labels=o.neutral_labels,
+            scheme=scheme,
+            seeds=o.seeds,
+            subclasses=o.subclasses or (1, None),
+            lesions=o.lesions,
+            prior_means=o.prior_means_file,
+            prior_stds=o.prior_stds_file,
+            priors=None if o.gmm.priors == "random" else Path(o.gmm.priors),
+            n_channels=o.channels,
+            options=o.gmm,
+            seed=o.seed,
+        )
+    except ValueError as error:
+        flags = ("generation_labels", "generation_classes", "output_labels", "lesions")
+        flag = "--" if str(error).startswith(tuple(f"{name} " for name in flags)) else ""
+        raise ValueError(f"{flag}{error}") from None
+
+
+def _try_shapes(o: GenerateOptions, maps: list[MapFile], generator: ImageGenerator) -> None:
+    """ValueError now, not a hundred times later, for options that do not fit the maps; names the flag and the map."""
+    for (shape, mm), item in {(item.shape, item.spacing): item for item in maps}.items():
+        try:
+            _draw(shape, mm, generator)
+        except ValueError as error:
+            text = str(error).replace("output_shape", "--size" if o.size else "--output_shape")
+            text = text.replace("target_res ", "--target_res ")
+            raise ValueError(f"{item.path}: {text}" if "--" in text else text) from None
+    if isinstance(generator.maps, SeedMaps):
+        for case in generator.maps.cases:
+            draw_subclasses(case, seeded_generator(0), *generator.maps.subclasses)
 
 
 def look_at_maps(maps: LabelMaps, workers: int = 0) -> tuple[MapFile, ...]:
@@ -274,10 +325,28 @@ def _settings(plan: Plan) -> dict[str, Any]:
         "labels": [item.file for item in plan.maps],
         "priors": _priors_digest(plan.priors),
         "scheme": plan.scheme.to_dict(),
-        "seeds": None if plan.seeds is None else file_sha256(plan.seeds / INDEX),
+        "seeds": None if plan.seeds is None else _seeds_digest(plan),
         "slice_spec": None if plan.spec is None else plan.spec.to_dict(),
     }
+    if plan.subclasses != (1, None):  # this and the next are listed where they are given: older folders go on
+        settings["subclasses"] = plan.subclasses
+    if plan.weights:
+        settings["subjects_prob"] = plan.weights
+    if plan.lesions is not None:
+        masks = match_lesions(
+            [item.path for item in plan.maps], find_masks(plan.lesions, [item.path for item in plan.maps])
+        )
+        settings["lesions"] = {item.file: file_sha256(masks[item.path]) for item in plan.maps if item.path in masks}
     return json.loads(json.dumps(settings))
+
+
+def _seeds_digest(plan: Plan) -> str:
+    """Of the index and of the records of the maps' cases, which hold the hashes of all their files."""
+    assert plan.seeds is not None
+    digest = hashlib.sha256(file_sha256(plan.seeds / INDEX).encode())
+    for case in seeded([item.path for item in plan.maps], plan.seeds).values():
+        digest.update(f"{case.key} {file_sha256(record_file(case.folder, case.key))}\n".encode())
+    return digest.hexdigest()
 
 
 def _digest(settings: dict[str, Any]) -> str:
@@ -346,6 +415,11 @@ def make_sample(plan: Plan, generator: ImageGenerator, number: int) -> None:
         "settings": plan.digest,
         "map": {"file": source.file, "sha256": source.sha256},
     }
+    if sample.source.subclasses:
+        assert isinstance(generator.maps, SeedMaps)
+        seeds = generator.maps.cases[generator.map_index(number)]
+        record["subclasses"] = list(sample.source.subclasses)
+        record["seeds"] = {"case": seeds.key, "sha256": file_sha256(record_file(seeds.folder, seeds.key))}
     try:
         if plan.spec is None:
             write_volumes(plan.out, sample, case, place[0] if place else None, files)

@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
+import numpy as np
+
 from config import GmmConfig, check_gmm, synthseg_preset
 
 
@@ -37,6 +39,12 @@ class GenerateOptions:
     """What the labels are: auto, freesurfer, feta, seeds, a .json file of label fields, or a prepared data folder."""
     seeds: Path | None = None
     """Folder of scripts/make_seeds.py: split the tissues by intensity, anew for each sample; maps without are left out."""
+    subclasses: tuple[int, int] | None = None
+    """With --seeds: least and most clusters of each tissue, drawn for each sample; by default 1 and what there is."""
+    lesions: Path | None = None
+    """Folder or file of lesion masks (0 and 1), one more label in the maps of the same name or subject."""
+    subjects_prob: tuple[str, ...] = ()
+    """How often each label map is drawn: a number for each in the order of their paths, or a .npy or .txt file of them."""
     generation_labels: Path | None = None
     """.npy file of every label that occurs, in SynthSeg's order: without side, left, right."""
     generation_classes: Path | None = None
@@ -70,6 +78,27 @@ class GenerateOptions:
         return range(start, self.n, step)
 
 
+def map_weights(given: tuple[str, ...], count: int) -> tuple[float, ...]:
+    """Numbers of --subjects_prob, () for none; ValueError where they do not fit so many label maps."""
+    if not given:
+        return ()
+    text = f"--subjects_prob {' '.join(given)}"
+    try:
+        if len(given) == 1 and given[0].endswith(".npy"):
+            numbers = np.load(given[0], allow_pickle=False).astype(float).ravel()
+        elif len(given) == 1 and given[0].endswith(".txt"):
+            numbers = np.loadtxt(given[0], ndmin=1).ravel()
+        else:
+            numbers = np.array([float(item) for item in given])
+    except (ValueError, OSError) as error:
+        raise ValueError(f"{text}: must be numbers, or a .npy or .txt file of them ({error})") from None
+    if len(numbers) != count or not np.isfinite(numbers).all() or (numbers < 0).any() or numbers.sum() <= 0:
+        raise ValueError(
+            f"{text}: {len(numbers)} values for {count} label maps; one for each, 0 or more, not all 0, is allowed"
+        )
+    return tuple(numbers.tolist())
+
+
 def check_options(o: GenerateOptions) -> None:
     """Raise ValueError naming the flag, the value and what is allowed."""
     for name, low in {"n": 1, "channels": 1, "num_workers": 0, "seed": 0}.items():
@@ -77,6 +106,15 @@ def check_options(o: GenerateOptions) -> None:
             raise ValueError(f"--{name} {getattr(o, name)}: must be at least {low}")
     if o.part[1] > o.n:
         raise ValueError(f"--shard {o.shard}: there are only --n {o.n} samples")
+    if o.subclasses is not None and o.seeds is None:
+        raise ValueError(f"--subclasses {o.subclasses[0]} {o.subclasses[1]} needs --seeds")
+    if o.seeds is not None and o.lesions is not None:
+        raise ValueError("--seeds and --lesions cannot both be given")
+    if o.seeds is not None and o.gmm.priors != "random":
+        raise ValueError(
+            f"--priors {o.gmm.priors} and --seeds cannot both be given: "
+            "priors are of the labels, intensities are of the seeds' clusters"
+        )
     if o.size and o.gmm.output_shape:
         raise ValueError("--size and --output_shape are the same; give one of them")
     if any(size < 1 for size in o.size) or len(o.size) > 3:

@@ -45,9 +45,25 @@ def claim(
     digest: of the settings. sums: SHA-256 of each map. ValueError where the folder holds samples of other settings or maps
     and must not overwrite them.
     """
-    old = read_json(out / SETTINGS)["settings"] if (out / SETTINGS).is_file() else None
-    if old is None and out.is_dir() and any(path.name[0] != "." for path in out.iterdir()):
+    if out.exists() and not out.is_dir():
+        raise ValueError(f"--out {out} is a file; choose a folder")
+    _check_ours(out)  # first, so that no lock is left in a folder of something else
+    out.mkdir(parents=True, exist_ok=True)
+    with _locked(out):  # of shards that start together, one writes the settings and the others find them
+        _check_ours(out)
+        return _claim_locked(out, settings, digest, sums, overwrite)
+
+
+def _check_ours(out: Path) -> None:
+    content = list(out.iterdir()) if out.is_dir() else []  # before looking for the settings, which are written first
+    if any(path.name[0] != "." for path in content) and not (out / SETTINGS).is_file():
         raise ValueError(f"--out {out} is not empty and was not written by this command; choose another folder")
+
+
+def _claim_locked(
+    out: Path, settings: dict[str, Any], digest: str, sums: dict[str, str], overwrite: bool
+) -> dict[int, dict[str, Any]]:
+    old = read_json(out / SETTINGS)["settings"] if (out / SETTINGS).is_file() else None
     if old is not None and old != settings and not overwrite:
         changed = [line if len(line) < 160 else f"{line[:157]}..." for line in differences(old, settings)]
         raise ValueError(

@@ -5,6 +5,7 @@ image, labels = ImageGenerator("brain_label_map.nii.gz").generate_image()
 
 from __future__ import annotations
 
+import math
 import secrets
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -16,8 +17,9 @@ import torch
 from numpy.typing import NDArray
 
 from config import GmmConfig
-from dataloaders.label_maps import LabelMap, LabelMaps, Source, index_of
+from dataloaders.label_maps import LabelMap, LabelMaps, Source
 from dataloaders.label_schemes import scheme_of
+from dataloaders.lesion_maps import LesionMaps, Lesions, lesion_scheme
 from dataloaders.nifti import write_volume
 from dataloaders.seed_maps import SeedMaps
 from engine.files import read_json
@@ -28,6 +30,8 @@ from models.gmm.params import Params
 from models.gmm.priors import FittedPrior, parse_prior, priors_for
 from models.gmm.render import render_pair
 from models.gmm.sampling import GivenPriors, Priors, default_priors, sample_params
+
+MAX_GROWTH, MAX_VOXELS = 4, 2**30  # of an image: times its map's size per axis, in all
 
 
 @dataclass(frozen=True)
@@ -50,13 +54,20 @@ class Sample:
         return iter((self.image, self.labels))
 
     def save(self, image: Path | str, labels: Path | str) -> None:
-        """Write both as compressed NIfTI files; several channels go to one file, along a fourth axis."""
+        """Write both as compressed NIfTI files; several channels go to one file, along a fourth axis.
+
+        ValueError for a batch.
+        """
         channels, label = self.volumes()
         write_volume(image, channels[0] if len(channels) == 1 else np.stack(channels, -1), self.affine, np.float32)
         write_volume(labels, label, self.affine, np.int32)
 
     def volumes(self) -> tuple[list[NDArray[np.float32]], NDArray[np.int32]]:
         """One array per channel, and the labels: all (I, J, K), also in 2-D, as `affine` counts their axes."""
+        if self.labels.ndim != len(self.params.shape):
+            raise ValueError(
+                f"a batch of shape {self.labels.shape} is no volume to be saved: give batchsize 1, or use sample(number)"
+            )
         channels = [self.image] if self.image.ndim == self.labels.ndim else list(np.moveaxis(self.image, -1, 0))
         flat = _flat_axes(self.source) if self.labels.ndim == 2 else ()
         return [np.expand_dims(channel, flat) for channel in channels], np.expand_dims(self.labels, flat)
@@ -72,7 +83,9 @@ class ImageGenerator:
     prior_means, prior_stds: None, number, [a, b], (2, K), (2R, K), or .npy files of them; priors: a file of
     scripts/estimate_priors.py instead. n_channels, batchsize, subjects_prob as in lab2im.
     seeds: folder of scripts/make_seeds.py; the tissues of each sample are split by intensity, into subclasses (least, most)
-    clusters each, whose means are tied (options.tie_std). Maps without seeds are left out.
+    clusters each, whose means are tied (options.tie_std). Maps without seeds are left out. Not with priors.
+    lesions: folder, file or list of lesion masks (0 and 1), whose voxels become one more label and class, the last, named
+    lesion, with the output value max(outputs) + 1; see `lesion_maps.match_lesions`. Maps without a mask have none.
     preset, options: starting values (config.GmmConfig); further keywords are options in lab2im's or SynthSeg's forms.
     seed: of the sequence, drawn where it is None (see `.seed`). device: where images are made.
 
@@ -94,6 +107,7 @@ class ImageGenerator:
         priors: Path | str | Priors | None = None,
         seeds: Path | str | None = None,
         subclasses: tuple[int, int | None] = (1, None),
+        lesions: Lesions | None = None,
         n_channels: int = 1,
         batchsize: int = 1,
         subjects_prob: Sequence[float] | None = None,
@@ -113,11 +127,21 @@ class ImageGenerator:
         for name, value in {"n_channels": n_channels, "batchsize": batchsize}.items():
             if value < 1:
                 raise ValueError(f"{name} {value}: must be at least 1")
+        if seeds is not None and lesions is not None:
+            raise ValueError("seeds and lesions cannot both be given")
+        if seeds is not None and isinstance(priors, (str, Path, FittedPrior)):
+            raise ValueError(
+                "priors and seeds cannot both be given: priors are of the labels, intensities are of the seeds' clusters"
+            )
         self.options = options or gmm_options(preset, **theirs)
         self.scheme = scheme or self._find_scheme(
             generation_labels, generation_classes, output_labels, n_neutral_labels
         )
+        self.base_scheme = self.scheme
         self.maps.use(self.scheme)
+        if lesions is not None:
+            self.maps = LesionMaps(labels_dir, lesions, self.scheme, cache_gb)
+            self.scheme = lesion_scheme(self.scheme)
         if seeds is not None:
             self.maps = seeded = SeedMaps(labels_dir, seeds, self.scheme, subclasses, cache_gb)
             self.scheme = seeded.pair_scheme()
@@ -136,10 +160,12 @@ class ImageGenerator:
                 raise ValueError(f"{', '.join(alone)} need generation_labels, whose order they follow")
             return scheme_of(self.maps.values(), self.options.preset)
 
-        def whole(item: Any) -> Any:
-            return None if item is None else as_array(item).astype(np.int64).tolist()
-
-        return LabelScheme.from_lists(whole(labels), whole(classes), whole(outputs), neutral)
+        return LabelScheme.from_lists(
+            _whole("generation_labels", labels),
+            _whole("generation_classes", classes),
+            _whole("output_labels", outputs),
+            neutral,
+        )
 
     def _find_priors(self, means: Any, stds: Any, priors: Path | str | Priors | None) -> Priors | None:
         if priors is not None and (means is not None or stds is not None):
@@ -166,7 +192,10 @@ class ImageGenerator:
         """The map and the parameters of sample `number`, without making the image."""
         generator = seeded_generator(self.seed, number)
         label_map = self.maps.draw(self._choose(generator), generator)
-        return label_map, self.draw(label_map.values, label_map.spacing, generator, fixed)
+        try:
+            return label_map, self.draw(label_map.values, label_map.spacing, generator, fixed, 0 in label_map.plane)
+        except ImageTooLarge as error:
+            raise ValueError(f"{label_map.path or label_map.name}: {error}") from None
 
     def draw(
         self,
@@ -174,9 +203,10 @@ class ImageGenerator:
         spacing: Sequence[float],
         generator: torch.Generator,
         fixed: Mapping[str, Any] | None = None,
+        sided: bool = True,
     ) -> Params:
-        """Parameters for a map of these values, or of a tensor of their shape on the meta device."""
-        return sample_params(
+        """Parameters for a map of these values, or of a tensor of their shape on the meta device; see `sample_params`."""
+        params = sample_params(
             values,
             generator,
             options=self.options,
@@ -185,21 +215,29 @@ class ImageGenerator:
             channels=self.channels,
             spacing=spacing,
             fixed=fixed,
+            sided=sided,
         )
+        _check_size(params, self.options)
+        return params
 
     def tensors(self, number: int, fixed: Mapping[str, Any] | None = None) -> tuple[torch.Tensor, torch.Tensor]:
         """Sample `number` in RAS axes on the device: image (C, *S) float32 and labels (*S) int32 output values."""
         label_map, params = self.params(number, fixed)
-        return render_pair(index_of(label_map, self.scheme).to(self.device), params, self.scheme)
+        return render_pair(self.maps.ready(label_map).values.to(self.device), params, self.scheme)
 
     def sample(self, number: int, fixed: Mapping[str, Any] | None = None) -> Sample:
         """Sample `number` of the sequence. fixed: fields of `Params` to give instead of drawing them."""
         label_map, params = self.params(number, fixed)
         return self.replay(label_map, params, number)
 
-    def replay(self, label_map: LabelMap, params: Params, number: int = -1) -> Sample:
-        """The image of given parameters, e.g. of a file."""
-        image, labels = render_pair(index_of(label_map, self.scheme).to(self.device), params, self.scheme)
+    def replay(self, label_map: LabelMap, params: Params, number: int = -1, subclasses: Sequence[int] = ()) -> Sample:
+        """The image of given parameters, e.g. of a file.
+
+        label_map: a sample's `source`, or read from its file. subclasses: of the sample's record or `source`, for a map
+        read from its file where the generator has seeds; ValueError without.
+        """
+        label_map = self.maps.ready(label_map, subclasses)
+        image, labels = render_pair(label_map.values.to(self.device), params, self.scheme)
         channels_last = np.ascontiguousarray(image.movedim(0, -1).cpu().numpy())
         factor = [c / o for c, o in zip(params.crop_shape, params.out_shape, strict=True)]
         arrays, affine = label_map.to_source_axes([channels_last, labels.cpu().numpy()], params.crop_start, factor)
@@ -229,6 +267,25 @@ class ImageGenerator:
     generate_brain = generate_image  # SynthSeg's name
 
 
+class ImageTooLarge(ValueError):  # noqa: N818 (a fault of options and map)
+    """Options ask for an image that no memory holds."""
+
+
+def _check_size(params: Params, options: GmmConfig) -> None:
+    """ImageTooLarge for more than 2^30 voxels where an axis is also more than 4 times as long as the map's."""
+    for shape in (params.out_shape, params.crop_shape):
+        long = any(size > MAX_GROWTH * old for size, old in zip(shape, params.shape, strict=True))
+        if long and math.prod(shape) > MAX_VOXELS:
+            given = {"output_shape": options.output_shape, "target_res": options.target_res}
+            flags = " and ".join(
+                f"{name} {' '.join(f'{x:g}' for x in value)}" for name, value in given.items() if value
+            )
+            raise ImageTooLarge(
+                f"{flags or 'output_div_by_n'}: asks for {' x '.join(map(str, shape))} voxels of a map of "
+                f"{' x '.join(map(str, params.shape))}; at most {MAX_GROWTH} times as many per axis, or 2^30 in all"
+            )
+
+
 def read_priors(path: Path | str, scheme: LabelScheme, channels: int) -> FittedPrior:
     """Priors of a file of scripts/estimate_priors.py, by class name; ValueError where they do not fit the labels."""
     try:
@@ -250,7 +307,24 @@ def as_array(value: Any) -> Any:
     path = Path(value)
     if path.suffix != ".npy" or not path.is_file():
         raise ValueError(f"{path}: must be an existing .npy file")
-    return np.load(path, allow_pickle=False)
+    array = np.load(path, allow_pickle=False)
+    if array.dtype.kind not in "biuf":
+        raise ValueError(f"{path}: must hold numbers, found {array.dtype}")
+    return array
+
+
+def _whole(name: str, item: Any) -> Any:
+    """A list of whole numbers; ValueError naming the argument."""
+    if item is None:
+        return None
+    try:
+        array = as_array(item)
+    except ValueError as error:
+        raise ValueError(f"{name} {error}") from None
+    if array.dtype.kind not in "biuf" or not np.array_equal(array, np.round(array)):
+        where = f"{item} " if isinstance(item, (str, Path)) else ""
+        raise ValueError(f"{name} {where}must hold whole numbers, found {array.dtype} {array.ravel()[:3].tolist()}")
+    return array.astype(np.int64).tolist()
 
 
 def _weights(given: Sequence[float] | None, count: int) -> torch.Tensor:

@@ -27,7 +27,8 @@ class LabelMap:
     """One map in RAS axes. values (*S) int32 label values, in 2-D or 3-D, or the indices of a scheme once `indexed`.
 
     affine (4, 4) of the RAS grid. orientation: nibabel's of the source's axes, None for arrays, which count as RAS.
-    plane: in 2-D, the axes of the RAS grid that are kept. path: None for arrays.
+    plane: in 2-D, the axes of the RAS grid that are kept. path: None for arrays. subclasses: of a map with seeds, the number
+    of clusters of each meta-label.
     """
 
     name: str
@@ -37,6 +38,7 @@ class LabelMap:
     plane: tuple[int, ...] = (0, 1, 2)
     path: Path | None = None
     indexed: bool = False
+    subclasses: tuple[int, ...] = ()
 
     @property
     def spacing(self) -> tuple[float, ...]:
@@ -102,6 +104,18 @@ class LabelMaps:
         """Map `index` as one sample sees it; here always the same."""
         return self[index]
 
+    def ready(self, label_map: LabelMap, subclasses: Sequence[int] = ()) -> LabelMap:
+        """A map read from its file, as `draw` gave it, as indices. subclasses: of `SeedMaps` only, else ValueError."""
+        if subclasses or label_map.subclasses:
+            raise ValueError(
+                f"subclasses {tuple(subclasses) or label_map.subclasses}: these label maps have no seeds; give seeds=FOLDER"
+            )
+        assert self.scheme is not None
+        return as_indices(label_map, self.scheme)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_cache": OrderedDict()}
+
     def use(self, scheme: LabelScheme) -> None:
         """From now on give maps as indices of the scheme, which take a quarter of the memory."""
         self.scheme = scheme
@@ -110,7 +124,7 @@ class LabelMaps:
     def name(self, index: int) -> str:
         """File name without suffix, or ``map0``, ``map1``, … for arrays."""
         source = self.sources[index]
-        return _stem(source) if isinstance(source, Path) else f"map{index}"
+        return file_stem(source) if isinstance(source, Path) else f"map{index}"
 
     def values(self) -> tuple[int, ...]:
         """Every label value of any map, ascending. Reads every file."""
@@ -120,16 +134,17 @@ class LabelMaps:
         source = self.sources[index]
         if isinstance(source, Path):
             return read_label_map_file(source)
-        array = torch.as_tensor(source).cpu()
+        array = torch.as_tensor(source if isinstance(source, torch.Tensor) else np.ascontiguousarray(source)).cpu()
         if array.ndim not in (2, 3):
             raise ValueError(f"label map of shape {tuple(array.shape)}: must have two or three dimensions")
-        data = whole_numbers(self.name(index), array.numpy())
+        data = np.ascontiguousarray(whole_numbers(self.name(index), array.numpy()))
         affine = np.diag([*(self.array_spacing or (1.0,) * array.ndim), *[1.0] * (4 - array.ndim)])
         return LabelMap(self.name(index), torch.from_numpy(data), affine, plane=tuple(range(array.ndim)))
 
 
-def read_label_map_file(path: Path) -> LabelMap:
+def read_label_map_file(path: Path | str) -> LabelMap:
     """One file in RAS axes; volumes with an axis of length 1 are 2-D. VolumeError naming a file that is no label map."""
+    path = Path(path)
     if path.name.endswith((".mgz", ".mgh")):
         image: Any = nib.load(path)
         data, affine = np.asarray(image.dataobj), np.asarray(image.affine, np.float64)
@@ -144,10 +159,11 @@ def read_label_map_file(path: Path) -> LabelMap:
     if len(plane) < 2:
         raise VolumeError(f"{path}: shape {data.shape} is neither a volume nor a slice")
     values = np.ascontiguousarray(moved.reshape([moved.shape[axis] for axis in plane]))
-    return LabelMap(_stem(path), torch.from_numpy(values), ras, orientation, plane, path)
+    return LabelMap(file_stem(path), torch.from_numpy(values), ras, orientation, plane, path)
 
 
-def _stem(path: Path) -> str:
+def file_stem(path: Path) -> str:
+    """File name without the suffix of a label map."""
     return stem(path) if path.name.endswith(SUFFIXES) else path.stem
 
 
@@ -168,7 +184,7 @@ def _expand_path(path: Path) -> list[Source]:
     if path.is_dir():
         files = sorted(file for file in path.rglob("*") if file.name.endswith(MAP_SUFFIXES))
         files = [file for file in files if not file.name.startswith(".")]
-        labels = [file for file in files if _stem(file).endswith("_dseg")]
+        labels = [file for file in files if file_stem(file).endswith("_dseg")]
         if not files:
             raise ValueError(f"{path}: no {', '.join(MAP_SUFFIXES)} files")
         return list(labels or files)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import shutil
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -24,6 +23,7 @@ from dataloaders.prepare_options import PrepareOptions, check_options
 from dataloaders.slicing import Plan, process_case
 from dataloaders.sources import CaseSource, Found, find_bids, find_mni152, find_nnunet, find_pairs, find_synthrad
 from dataloaders.splits import read_split_file, split_patients
+from dataloaders.workers import cores
 from engine.files import check_name, read_json, write_json
 from spec import Channel, DataSpec, Label
 
@@ -48,7 +48,7 @@ def find(o: PrepareOptions) -> Found:
 
 def _in_parallel(work: Callable[..., _T], jobs: Sequence[tuple], workers: int, what: str) -> list[_T]:
     """Results in the order of `jobs`. One job runs in this process, where errors are easier to read."""
-    count = min(workers or len(os.sched_getaffinity(0)), len(jobs))
+    count = min(workers or cores(), len(jobs))
     if count <= 1:
         return [work(*job) for job in tqdm(jobs, desc=what, disable=None)]
     with ProcessPoolExecutor(count, mp_context=get_context("spawn")) as pool:

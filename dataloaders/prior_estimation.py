@@ -66,12 +66,26 @@ class PriorOptions:
     """Median and 1.4826 x MAD of each class instead of mean and standard deviation."""
     percentiles: tuple[float, float] = (2.0, 98.0)
     """Percentiles of each whole image that become 0 and 255; 0 99.9 where the head is small in the image."""
+    window: tuple[float, float] | None = None
+    """Intensities that become 0 and 255 in every image, instead of percentiles; for CT, such as -1000 1000."""
     arrays: Path | None = None
     """Also write <arrays>_means.npy and <arrays>_stds.npy, as lab2im and SynthSeg read them (normal priors)."""
     case_regex: str | None = None
     """Regular expression whose first group is the subject within a file's stem, where names do not agree by themselves."""
     num_workers: int = 0
     """Processes; 0 works in this one. Does not change the result."""
+
+
+@dataclass(frozen=True)
+class Scale:
+    """What becomes 0 and 255: intensities `window`, or else percentiles of each image."""
+
+    percentiles: tuple[float, float] = (2.0, 98.0)
+    window: tuple[float, float] | None = None
+
+    def to_dict(self) -> dict[str, list[float]]:
+        """Of the two what counts, for JSON."""
+        return {"percentiles": list(self.percentiles)} if self.window is None else {"window": list(self.window)}
 
 
 @dataclass(frozen=True)
@@ -102,7 +116,7 @@ class EstimatedPriors:
     scheme: LabelScheme
     subjects: tuple[SubjectStatistics, ...]
     robust: bool
-    percentiles: tuple[float, float]
+    scale: Scale
     notes: tuple[str, ...]
 
     def to_dict(self) -> dict[str, Any]:
@@ -111,7 +125,7 @@ class EstimatedPriors:
             "schema": SCHEMA,
             **self.prior.to_dict(self.channels, self.scheme.class_names),
             "robust": self.robust,
-            "percentiles": list(self.percentiles),
+            "scale": self.scale.to_dict(),
             "scheme": self.scheme.to_dict(),
             "subjects": [subject.to_dict() for subject in self.subjects],
         }
@@ -144,10 +158,13 @@ def estimate_priors(o: PriorOptions) -> EstimatedPriors:
         raise ValueError(f"--out {o.out}: must end in .json")
     if not 0 <= o.percentiles[0] < o.percentiles[1] <= 100:
         raise ValueError(f"--percentiles {o.percentiles[0]:g} {o.percentiles[1]:g}: must be low and high, in 0..100")
-    cases, channels = find_subjects(o)
+    if o.window is not None and not o.window[0] < o.window[1]:
+        raise ValueError(f"--window {o.window[0]:g} {o.window[1]:g}: must be low and high")
+    scale = Scale(o.percentiles, o.window)
+    cases, channels, skipped = find_subjects(o)
     scheme = _scheme(o, cases)
     subjects, faults = [], []
-    for found in _measure_all([(case, channels, scheme, o.robust, o.percentiles) for case in cases], o.num_workers):
+    for found in _measure_all([(case, channels, scheme, o.robust, scale) for case in cases], o.num_workers):
         if isinstance(found, SubjectStatistics):
             subjects.append(found)
         else:
@@ -158,11 +175,11 @@ def estimate_priors(o: PriorOptions) -> EstimatedPriors:
         warnings.simplefilter("always")
         centers, spreads = torch.stack([s.centers for s in subjects]), torch.stack([s.spreads for s in subjects])
         prior = pool_subjects(centers, spreads, scheme.class_names)
-    notes = [str(warning.message) for warning in caught]
+    notes = [*skipped, *(str(warning.message) for warning in caught)]
     if len(subjects) == 1:
         notes.append("one subject says nothing about how subjects differ: the spreads over subjects are 0")
-    notes += _cut_off(prior, channels, scheme, o.percentiles)
-    result = EstimatedPriors(prior, channels, scheme, tuple(subjects), o.robust, o.percentiles, tuple(notes))
+    notes += _cut_off(prior, channels, scheme, scale)
+    result = EstimatedPriors(prior, channels, scheme, tuple(subjects), o.robust, scale, tuple(notes))
     write_json(o.out, result.to_dict())
     if o.arrays is not None:
         for name, array in zip(("means", "stds"), prior.to_arrays(), strict=True):
@@ -170,19 +187,19 @@ def estimate_priors(o: PriorOptions) -> EstimatedPriors:
     return result
 
 
-def _cut_off(
-    prior: FittedPrior, channels: Sequence[str], scheme: LabelScheme, percentiles: tuple[float, float]
-) -> list[str]:
+def _cut_off(prior: FittedPrior, channels: Sequence[str], scheme: LabelScheme, scale: Scale) -> list[str]:
     """A line for each channel of which whole classes lie at the upper limit in all subjects."""
     notes = []
+    if scale.window is None:
+        limit = f"the {scale.percentiles[1]:g} % percentile"
+        remedy = "a higher one, such as --percentiles 0 99.9, keeps them"
+    else:
+        limit, remedy = f"--window's {scale.window[1]:g}", "a wider window keeps them"
     for channel, centers, stds in zip(channels, prior.mean_center, prior.std_center, strict=True):
         lost = ((centers > SCALE - 0.1) & (stds < 0.2)).nonzero().flatten().tolist()
-        if lost and percentiles[1] < 100:
+        if lost and (scale.window is not None or scale.percentiles[1] < 100):
             names = ", ".join(scheme.class_names[k] for k in lost)
-            notes.append(
-                f"{channel}: above the {percentiles[1]:g} % percentile in all subjects, so of no contrast: {names}; "
-                "a higher one, such as --percentiles 0 99.9, keeps them"
-            )
+            notes.append(f"{channel}: above {limit} in all subjects, so of no contrast: {names}; {remedy}")
     return notes
 
 
@@ -192,8 +209,11 @@ def write_array(path: Path, array: NDArray) -> None:
         np.save(temporary, array)
 
 
-def find_subjects(o: PriorOptions) -> tuple[list[CaseSource], tuple[str, ...]]:
-    """Images and label maps in pairs, and the names of the channels. SourceFaults where files lack a partner."""
+def find_subjects(o: PriorOptions) -> tuple[list[CaseSource], tuple[str, ...], list[str]]:
+    """Images and label maps in pairs, the names of the channels, and a line for each file that is left out.
+
+    SourceFaults where files lack a partner, but for those of BIDS data sets, which are left out.
+    """
     images, labels = _files(o.images, "--images"), _files(o.labels, "--labels")
     suffixes = [re.fullmatch(r".+_(\d{4})", stem(path)) for path in images]
     numbers = sorted({match[1] for match in suffixes if match})
@@ -201,8 +221,10 @@ def find_subjects(o: PriorOptions) -> tuple[list[CaseSource], tuple[str, ...]]:
         channels = o.channel or ("image",)
         _check_channels(channels, 1, o.images)
         if len(images) == len(labels) == 1:  # whatever their names
-            return [CaseSource(stem(images[0]), stem(images[0]), (images[0],), labels[0])], channels
-        return _faultless(o, channels[0], o.images, o.case_regex), channels
+            return [CaseSource(stem(images[0]), stem(images[0]), (images[0],), labels[0])], channels, []
+        if o.case_regex is None and (found := _bids_pairs(images, labels)) is not None:
+            return found[0], channels, found[1]
+        return _faultless(o, channels[0], o.images, o.case_regex), channels, []
     channels = o.channel or tuple(f"channel_{int(number)}" for number in numbers)
     _check_channels(channels, len(numbers), o.images)
     folder = Path(o.images) if Path(o.images).is_dir() else Path(o.images).parent
@@ -216,12 +238,48 @@ def find_subjects(o: PriorOptions) -> tuple[list[CaseSource], tuple[str, ...]]:
         cases.append(
             CaseSource(together[0].id, together[0].id, tuple(c.images[0] for c in together), together[0].label)
         )
-    return cases, channels
+    return cases, channels, []
+
+
+def _bids_pairs(images: Sequence[Path], labels: Sequence[Path]) -> tuple[list[CaseSource], list[str]] | None:
+    """Pairs by make_seeds' rule: ``<name>_T2w`` belongs to ``<name>_T2w_dseg``, or else to ``<name>_dseg``.
+
+    Returns the pairs and a line for each file without a partner; None where the label maps have other names.
+    SourceFaults for a label map with several images, and where there is no pair.
+    """
+    maps = [path for path in labels if re.fullmatch(r"sub-[A-Za-z0-9]+_(.+_)?dseg", stem(path))]
+    if not maps or not {*labels} - {*maps} <= {*images}:
+        return None
+    pictures = {stem(path): path for path in images if not re.search(r"_(dseg|mask|probseg)$", stem(path))}
+    names = {stem(path).removesuffix("_dseg"): path for path in maps}
+    partners: dict[str, list[str]] = {name: [] for name in names}
+    skipped = []
+    for image, path in pictures.items():
+        owner = next((name for name in (image, image.rpartition("_")[0]) if name in names), None)
+        if owner is None:
+            skipped.append(f"{path}: no label map {image}_dseg or {image.rpartition('_')[0]}_dseg, left out")
+        else:
+            partners[owner].append(image)
+    cases, faults = [], []
+    for name, same in partners.items():
+        if len(same) > 1:
+            faults.append(
+                f"{names[name]}: {len(same)} images belong to it, {', '.join(same)}; give --images 'DIR/*_T2w.nii*'"
+            )
+        elif same:
+            cases.append(CaseSource(same[0], same[0].partition("_")[0], (pictures[same[0]],), names[name]))
+        else:
+            skipped.append(f"{names[name]}: no image for this label map, left out")
+    if faults or not cases:
+        raise SourceFaults(faults or skipped)
+    return cases, skipped
 
 
 def _files(where: str, flag: str) -> list[Path]:
     path = Path(where)
     found = list(path.iterdir()) if path.is_dir() else [Path(name) for name in glob.glob(where, recursive=True)]
+    if path.is_dir() and not any(file.name.endswith(SUFFIXES) for file in found):  # a BIDS data set
+        found = [*path.glob("sub-*/anat/*"), *path.glob("sub-*/ses-*/anat/*")]
     files = sorted(file for file in found if file.name.endswith(SUFFIXES) and not file.name.startswith("."))
     if not files:
         raise ValueError(f"{flag} {where}: no .nii or .nii.gz files")
@@ -281,10 +339,10 @@ def _measure_or_fault(
     channels: tuple[str, ...],
     scheme: LabelScheme,
     robust: bool,
-    percentiles: tuple[float, float],
+    scale: Scale,
 ) -> SubjectStatistics | str:
     try:
-        return measure(case, channels, scheme, robust, percentiles)
+        return measure(case, channels, scheme, robust, scale)
     except (ValueError, OSError) as error:
         text = str(error)
         return text if any(str(path) in text for path in case.files(channels).values()) else f"{case.id}: {text}"
@@ -295,7 +353,7 @@ def measure(
     channels: tuple[str, ...],
     scheme: LabelScheme,
     robust: bool = True,
-    percentiles: tuple[float, float] = (2.0, 98.0),
+    scale: Scale = Scale(),
 ) -> SubjectStatistics:
     """Statistics of one subject, its files brought to RAS axes.
 
@@ -319,6 +377,19 @@ def measure(
             )
         images.append(torch.from_numpy(np.ascontiguousarray(image, np.float32)))
     index = scheme.to_index(torch.from_numpy(label))
-    centers, spreads = subject_statistics(torch.stack(images), index, scheme, robust, percentiles)
+    centers, spreads = _statistics(torch.stack(images), index, scheme, robust, scale)
     sources = {role: {"file": path.name, "sha256": file_sha256(path)} for role, path in case.files(channels).items()}
     return SubjectStatistics(case.id, centers, spreads, sources)
+
+
+def _statistics(image: Tensor, index: Tensor, scheme: LabelScheme, robust: bool, scale: Scale) -> tuple[Tensor, Tensor]:
+    """`subject_statistics` in a window or between percentiles."""
+    if scale.window is None:
+        return subject_statistics(image, index, scheme, robust, scale.percentiles)
+    # Two more voxels at the window's ends, of a class of their own, make it the range between percentiles 0 and 100.
+    ends = torch.tensor(scale.window).expand(len(image), 2)
+    values = torch.cat([image.flatten(1).clamp(*scale.window), ends], 1)
+    wider = scheme.add_lesion(name="ends of the window")
+    labels = torch.cat([index.flatten().to(wider.index_dtype), torch.full((2,), scheme.num_labels)])
+    centers, spreads = subject_statistics(values, labels, wider, robust, (0.0, 100.0))
+    return centers[:, :-1], spreads[:, :-1]

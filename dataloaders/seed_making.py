@@ -6,7 +6,6 @@ A case's record is written after its seeds, and the folder's index last.
 from __future__ import annotations
 
 import json
-import os
 import sys
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
@@ -28,7 +27,7 @@ from dataloaders.seeds import (
     seed_file,
     subcluster,
 )
-from dataloaders.workers import as_ready
+from dataloaders.workers import as_ready, cores
 from engine.files import LOCK, check_name, lock_folder, read_json, write_json
 
 
@@ -190,7 +189,7 @@ def _each(
     o: SeedOptions, scheme: SeedScheme, settings: dict[str, Any], sources: list[SeedSource]
 ) -> Iterator[tuple[str, str, str]]:
     """(key, made | kept | failed, line) of every case as it gets ready, with a progress bar and a line per failure."""
-    count = min(o.num_workers or len(os.sched_getaffinity(0)), len(sources))
+    count = min(o.num_workers or cores(), len(sources))
     with tqdm(total=len(sources), desc="seeds", unit="case", disable=None) as bar:
         for result in _results(o, scheme, settings, sources, count):
             if result[1] == "failed":

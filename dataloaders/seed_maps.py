@@ -10,6 +10,7 @@ from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -85,9 +86,35 @@ class SeedMaps(LabelMaps):
 
     def draw(self, index: int, generator: torch.Generator) -> LabelMap:
         """Map `index` with freshly drawn seeds, as indices of `pair_scheme`. ValueError where grids differ."""
-        label_map, case = self[index], self.cases[index]
-        label_map = as_indices(label_map, self.base)
-        counts = draw_subclasses(case, generator, *self.subclasses)
+        return self._pairs(index, self[index], draw_subclasses(self.cases[index], generator, *self.subclasses))
+
+    def ready(self, label_map: LabelMap, subclasses: Sequence[int] = ()) -> LabelMap:
+        """The map with the seeds of these numbers of clusters. ValueError for a map of a file without them."""
+        name, counts = label_map.path or label_map.name, tuple(subclasses)
+        if label_map.subclasses:
+            if counts not in ((), label_map.subclasses):
+                raise ValueError(f"{name}: was drawn with subclasses {label_map.subclasses}, found {counts}")
+            return label_map
+        if not counts:
+            raise ValueError(f"{name}: without seeds, but this generator has seeds; give subclasses of the record")
+        index = self._find(label_map)
+        metas = self.cases[index].metas
+        if len(counts) != len(metas) or not all(1 <= n <= len(m.clusters) for n, m in zip(counts, metas, strict=True)):
+            most = ", ".join(f"1 to {len(meta.clusters)}" for meta in metas)
+            raise ValueError(f"{name}: subclasses {counts}: must be {len(metas)} numbers, {most}")
+        return self._pairs(index, label_map, counts)
+
+    def _find(self, label_map: LabelMap) -> int:
+        """Place of the map's file, or else of the only one of its name."""
+        path = None if label_map.path is None else label_map.path.resolve()
+        same = [i for i, source in enumerate(self.sources) if source.resolve() == path]
+        same = same or [i for i in range(len(self)) if self.name(i) == label_map.name]
+        if len(same) != 1:
+            raise ValueError(f"{label_map.path or label_map.name}: {len(same)} of the maps with seeds have this name")
+        return same[0]
+
+    def _pairs(self, index: int, label_map: LabelMap, counts: Sequence[int]) -> LabelMap:
+        case, label_map = self.cases[index], as_indices(label_map, self.base)
         seeds = sum(self._volume(index, n, meta.id) for n, meta in zip(counts, case.metas, strict=True))
         assert isinstance(seeds, np.ndarray)
         if seeds.shape != tuple(label_map.values.shape):
@@ -96,7 +123,11 @@ class SeedMaps(LabelMaps):
         table[list(self.codes.codes)] = torch.arange(len(self.codes.codes), dtype=torch.int32)
         code = table[torch.from_numpy(seeds).long()]
         pairs = label_map.values.int() * len(self.codes.codes) + code
-        return replace(label_map, values=pairs.to(self.pair_scheme().index_dtype))
+        values = pairs.to(self.pair_scheme().index_dtype)
+        return replace(label_map, values=values, subclasses=tuple(counts))
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**super().__getstate__(), "_volumes": OrderedDict()}
 
     def _volume(self, index: int, n: int, meta: int) -> NDArray[np.uint8]:
         key = (index, n, meta)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import secrets
 from collections.abc import Iterator
 from typing import Any
@@ -12,12 +11,12 @@ from torch import Tensor
 from torch.utils.data import Dataset, IterableDataset, get_worker_info
 
 from dataloaders.image_generator import ImageGenerator
-from dataloaders.label_maps import LabelMaps, Source
+from dataloaders.label_maps import Source
 from spec import BACKGROUND
 
 
 class _Samples:
-    """Samples of an `ImageGenerator` as dictionaries. Pickled without the maps in its memory."""
+    """Samples of an `ImageGenerator` as dictionaries."""
 
     def __init__(self, labels_dir: Source, contiguous: bool, keywords: dict[str, Any]) -> None:
         if keywords.get("batchsize", 1) != 1:
@@ -38,13 +37,6 @@ class _Samples:
             table[list(self.output_values)] = torch.arange(len(self.output_values), device=label.device)
             label = table[label.long()]
         return {"image": image, "label": label.long()[None], "number": number}
-
-    def __getstate__(self) -> dict[str, Any]:
-        generator = copy.copy(self.generator)
-        maps = generator.maps
-        generator.maps = LabelMaps(maps.sources, maps.cache_bytes / 2**30, maps.array_spacing)
-        generator.maps.use(generator.scheme)
-        return {**self.__dict__, "generator": generator}
 
 
 class SyntheticPairs(IterableDataset[dict[str, Any]]):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
@@ -9,6 +10,12 @@ from multiprocessing import get_context
 from typing import Any, TypeVar
 
 _T = TypeVar("_T")
+
+
+def cores() -> int:
+    """Cores that this process may use; all of the machine where the system does not say (macOS)."""
+    affinity = getattr(os, "sched_getaffinity", None)
+    return len(affinity(0)) if affinity is not None else os.cpu_count() or 1
 
 
 def as_ready(

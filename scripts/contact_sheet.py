@@ -6,6 +6,7 @@ python scripts/contact_sheet.py --labels maps/ --out sheet.png --preset synthseg
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -75,10 +76,25 @@ def draw(generator: ImageGenerator, options: Options) -> None:
 
 
 def _pictures(generator: ImageGenerator, number: int) -> tuple[NDArray, NDArray]:
-    """Image of the first channel and outline of the labels, planes side by side."""
+    """Image of the first channel and outline of the labels, planes side by side, in pixels as wide as high."""
     image, labels = generator.tensors(number)
-    outline = [(plane > 0).astype(np.float32) for plane in planes(labels.cpu().numpy())]
-    return _beside(planes(image[0].cpu().numpy())), _beside(outline)
+    mm = generator.params(number)[1].out_spacing
+    foreground = (labels > 0).float().cpu().numpy()
+    return _beside(square_planes(image[0].cpu().numpy(), mm)), _beside(square_planes(foreground, mm))
+
+
+def square_planes(volume: NDArray, mm: Sequence[float]) -> list[NDArray]:
+    """`planes`, with pixels repeated so that each is as wide and high as the smallest side of a voxel. mm: (ndim)."""
+    pictures = planes(volume)
+    sides = [(1, 0)] if volume.ndim == 2 else [(1, 0), (2, 0), (2, 1)]  # axes along rows, columns
+    squared = []
+    for picture, axes in zip(pictures, sides, strict=True):
+        for along, axis in enumerate(axes):
+            size = picture.shape[along]
+            wanted = max(1, round(size * mm[axis] / min(mm)))
+            picture = np.take(picture, ((np.arange(wanted) + 0.5) * size / wanted).astype(int), along)
+        squared.append(picture)
+    return squared
 
 
 def _beside(pictures: list[NDArray]) -> NDArray:

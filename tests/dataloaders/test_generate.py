@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from dataloaders import generate as module
+from dataloaders import generated_files
 from dataloaders.generate import generate
 from dataloaders.generate_options import GenerateOptions
 from dataloaders.generated_files import read_params, read_record
@@ -20,6 +21,7 @@ from dataloaders.label_maps import read_label_map_file
 from dataloaders.label_schemes import output_labels, read_scheme
 from dataloaders.manifest import Manifest
 from dataloaders.png import read_png
+from engine.files import lock_folder
 from models.gmm.labels import LabelScheme
 from tests.test_end_to_end import Done, call
 from tests.toy import phantom, prepared_folder, save_nifti
@@ -314,7 +316,12 @@ def test_unknown_labels_are_one_line(maps: Path, tmp_path: Path) -> None:
         ("--shard x", "--shard x: must be i/n"),
         ("--shard 0/9", "only --n 4 samples"),
         ("--size 8 --output_shape 8", "are the same"),
-        ("--size 8 8", "output_shape has 2 values"),
+        ("--size 8 8", "--size has 2 values"),
+        ("--size 5000", "--size 5000: asks for 5000 x 5000 x 5000 voxels of a map of 14 x 16 x 10"),
+        ("--target_res 0.001", "--target_res 0.001: asks for"),
+        ("--subclasses 1 2", "--subclasses 1 2 needs --seeds"),
+        ("--subjects_prob 1 2 3", "--subjects_prob 1 2 3: 3 values for 2 label maps"),
+        ("--subjects_prob x", "--subjects_prob x: must be numbers"),
         ("--scheme freesurfer", "--scheme freesurfer: the maps hold 1"),
         ("--scheme nonsense", "--scheme nonsense: must be"),
         ("--neutral_labels 3", "need --generation_labels"),
@@ -401,3 +408,48 @@ def test_help_explains_every_option(capsys: pytest.CaptureFixture[str], monkeypa
     text = shown().stdout
     for flag in ("--labels", "--shard", "--neutral-labels", "--preset", "--nonlin-std"):
         assert flag in text
+
+
+def test_size_of_three_numbers_on_a_slice_names_the_flag(tmp_path: Path) -> None:
+    save_nifti(tmp_path / "maps" / "m0.nii.gz", phantom(0, SHAPE)[0][:, :, 4:5].astype(np.uint8))
+    error = run(tmp_path / "maps", tmp_path / "out", "--size", 8, 8, 8, code=2).stderr
+    assert "m0.nii.gz: --size has 3 values" in error
+
+
+def test_lists_of_text_name_the_flag(maps: Path, tmp_path: Path) -> None:
+    np.save(tmp_path / "labels.npy", np.arange(5))
+    np.save(tmp_path / "names.npy", np.array(list("abcde")))
+    flags = ("--generation_labels", tmp_path / "labels.npy", "--output_labels", tmp_path / "names.npy")
+    assert (
+        f"--output_labels {tmp_path / 'names.npy'}: must hold numbers"
+        in run(maps, tmp_path / "out", *flags, code=2).stderr
+    )
+
+
+@pytest.mark.parametrize("name", ["p.npy", "p.txt"])
+def test_chances_of_maps_from_a_file(maps: Path, tmp_path: Path, name: str) -> None:
+    np.save(tmp_path / "p.npy", [1.0, 0.0])
+    (tmp_path / "p.txt").write_text("1\n0\n")
+    run(maps, tmp_path / "out", "--subjects_prob", tmp_path / name)
+    samples = json.loads((tmp_path / "out" / "samples.json").read_text())["samples"]
+    assert [sample["map"]["file"] for sample in samples] == ["m0.nii.gz"] * 4
+
+
+def test_a_folder_is_claimed_by_one_shard_at_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    out, seen = tmp_path / "out", []
+    inner = generated_files._claim_locked
+
+    def claim_locked(*given: object) -> object:
+        with pytest.raises(ValueError, match="in use"):
+            lock_folder(out)
+        seen.append(given)
+        return inner(*given)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(generated_files, "_claim_locked", claim_locked)
+    assert generated_files.claim(out, {"a": 1}, "d", {}, False) == {}
+    (tmp_path / "foreign").mkdir()
+    (tmp_path / "foreign" / "x").write_text("")
+    with pytest.raises(ValueError, match="was not written by this command"):
+        generated_files.claim(tmp_path / "foreign", {"a": 1}, "d", {}, False)
+    assert [path.name for path in (tmp_path / "foreign").iterdir()] == ["x"]
+    assert len(seen) == 1

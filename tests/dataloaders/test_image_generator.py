@@ -513,3 +513,44 @@ def test_scheme_as_an_argument() -> None:
     scheme = LabelScheme.from_lists(range(5), output_labels=[0, 0, 1, 1, 2], n_neutral_labels=5)
     _, labels = ImageGenerator(head(), **{**EXACT, "scheme": scheme}).generate_image()
     assert np.array_equal(labels, np.array([0, 0, 1, 1, 2])[head()])
+
+
+def test_sizes_that_no_memory_holds_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"map0: output_shape 5000: asks for 5000 x 5000 x 5000 voxels of a map of 24"):
+        ImageGenerator(head(), output_shape=5000).sample(0)
+    with pytest.raises(ValueError, match=r"target_res 0\.001: asks for"):
+        ImageGenerator(head(), target_res=0.001).sample(0)
+    assert ImageGenerator(head(), output_shape=[128, 30, 30]).sample(0).image.shape == (128, 30, 30)
+
+
+def test_a_batch_is_not_saved_as_a_volume(tmp_path: Path) -> None:
+    for array in (head(), head()[0]):
+        batch = ImageGenerator(array, batchsize=2).generate_image()
+        with pytest.raises(ValueError, match="give batchsize 1"):
+            batch.save(tmp_path / "image.nii.gz", tmp_path / "labels.nii.gz")
+    assert not list(tmp_path.iterdir())
+
+
+def test_lists_of_text_are_named(tmp_path: Path) -> None:
+    np.save(tmp_path / "names.npy", np.array(["a", "b", "c", "d", "e"]))
+    with pytest.raises(ValueError, match=r"output_labels .*names\.npy: must hold numbers, found <U1"):
+        ImageGenerator(head(), range(5), tmp_path / "names.npy")
+    with pytest.raises(ValueError, match="generation_labels must hold whole numbers, found float64"):
+        ImageGenerator(head(), [0, 1, 2, 3, 4.5])
+
+
+def test_arrays_may_have_negative_strides() -> None:
+    array = head()[::-1, :, ::-1]
+    found = ImageGenerator(array, **EXACT).sample(0)
+    assert np.array_equal(found.labels, array)
+
+
+def test_sagittal_slices_of_files_are_never_mirrored(tmp_path: Path) -> None:
+    """Their first axis is front-back: a mirror would turn patients around and exchange left and right labels."""
+    data = np.zeros((1, 20, 24), np.int32)
+    data[0, 2:8, 4:20], data[0, 10:14, 4:20] = 2, 41
+    nib.save(nib.Nifti1Image(data, np.eye(4)), tmp_path / "sagittal.nii.gz")
+    nib.save(nib.Nifti1Image(data.transpose(1, 2, 0), np.eye(4)), tmp_path / "axial.nii.gz")
+    for name, expected in (("sagittal", False), ("axial", True)):
+        generator = ImageGenerator(tmp_path / f"{name}.nii.gz", preset="synthseg", seed=0)
+        assert any(generator.params(number)[1].flip for number in range(20)) == expected

@@ -138,7 +138,7 @@ def test_percentiles(folder: Path) -> None:
     assert not done.stderr
     data = json.loads((folder / "priors.json").read_text())
     np.testing.assert_allclose(data["mean_center"], [MEANS], atol=0.05)
-    assert data["percentiles"] == [0, 100]
+    assert data["scale"] == {"percentiles": [0, 100]}
     assert "--percentiles 9 3: must be" in run(folder, "--percentiles", 9, 3, code=2).stderr
 
 
@@ -204,3 +204,31 @@ def test_training_takes_the_file(tmp_path: Path) -> None:
     call("test.py", *common, "--results_dir", tmp_path / "results", "--metrics", "none", "--gpu_ids", -1)
     results = Manifest.load(tmp_path / "results" / "given" / "best")
     assert all(item.generated for case in results.cases for item in case.slices)
+
+
+def test_a_window_is_the_same_scale_in_every_image(folder: Path) -> None:
+    for i in range(3):
+        label = label_map(i)
+        save_nifti(folder / "images" / f"s{i}.nii.gz", np.array([-1000.0, -500, 0, 40], np.float32)[label], LPS)
+    run(folder, "--window", -1000, 1040)
+    data = json.loads((folder / "priors.json").read_text())
+    assert data["scale"] == {"window": [-1000, 1040]}
+    np.testing.assert_allclose(data["mean_center"], [[0, 62.5, 125, 130]], atol=0.05)
+    assert FittedPrior.from_dict(data)[1] == ("background", "label 1", "label 2", "label 3")
+    assert "image: above --window's 0 in all" in run(folder, "--window", -1000, 0).stderr
+    assert "--window 5 3: must be low and high" in run(folder, "--window", 5, 3, code=2).stderr
+
+
+@pytest.mark.parametrize("label_name", ["{}_T2w_dseg", "{}_dseg"])
+def test_bids_names(tmp_path: Path, label_name: str) -> None:
+    for i, name in enumerate(("sub-01", "sub-02", "sub-03")):
+        where = tmp_path / f"bids/{name}/anat"
+        if name != "sub-03":
+            save_nifti(where / f"{name}_T2w.nii.gz", steps(label_map(i), 0.0), LPS)
+        save_nifti(where / f"{label_name.format(name)}.nii.gz", label_map(i), LPS)
+    out = tmp_path / "p.json"
+    done = call(
+        "scripts/estimate_priors.py", "--images", tmp_path / "bids", "--labels", tmp_path / "bids", "--out", out
+    )
+    assert [subject["id"] for subject in json.loads(out.read_text())["subjects"]] == ["sub-01_T2w", "sub-02_T2w"]
+    assert f"{label_name.format('sub-03')}.nii.gz: no image for this label map, left out" in done.stderr

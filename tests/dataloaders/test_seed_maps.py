@@ -2,21 +2,28 @@
 
 from __future__ import annotations
 
+import pickle
+import shutil
 from pathlib import Path
 
+import nibabel as nib
 import numpy as np
 import pytest
 import torch
+from torch.utils.data import DataLoader
 
-from dataloaders.generated_files import read_record
+from dataloaders.generated_files import read_params, read_record
 from dataloaders.image_generator import ImageGenerator
-from dataloaders.nifti import read_volume
+from dataloaders.label_maps import read_label_map_file
+from dataloaders.nifti import file_sha256, read_volume
 from dataloaders.seed_making import SeedOptions, make_seeds
 from dataloaders.seed_maps import SeedMaps
+from dataloaders.synthetic import SyntheticDataset
 from models.gmm.labels import LabelScheme
 from tests.test_end_to_end import call
 from tests.toy import save_nifti
 
+SEEDS_RECORD = "sub-01/anat/sub-01_T2w_seeds.json"
 AFFINE = np.diag([-1.0, 1, 1, 1])
 STILL = {"preset": "fitted", "prior_stds": [0, 0], "blur": 0}
 
@@ -111,3 +118,70 @@ def test_the_command_takes_seeds(tree: tuple[Path, Path], tmp_path: Path) -> Non
     assert set(np.unique(read_volume(made[0]).data)) <= {0, 2, 3}
     record = read_record(next((tmp_path / "out" / "params").glob("*.json")))
     assert record["map"]["file"].endswith("sub-01_T2w_dseg.nii.gz")
+
+
+def test_spawned_workers_make_the_same_samples(tree: tuple[Path, Path]) -> None:
+    bids, seeds = tree
+    pairs = SyntheticDataset(bids, 3, seeds=seeds, seed=3, **STILL)
+    alone = [pairs[number] for number in range(3)]
+    maps = pairs.generator.maps
+    assert isinstance(maps, SeedMaps)
+    assert maps._cache
+    assert maps._volumes
+    again = pickle.loads(pickle.dumps(maps))
+    assert not again._cache
+    assert not again._volumes
+    loader = DataLoader(pairs, batch_size=None, num_workers=2, multiprocessing_context="spawn")
+    for expected, found in zip(alone, loader, strict=True):
+        assert int(expected["label"].max()) == 3
+        assert torch.equal(expected["label"], found["label"])
+        assert torch.equal(expected["image"], found["image"])
+
+
+def test_priors_of_a_file_and_seeds_are_refused(tree: tuple[Path, Path], tmp_path: Path) -> None:
+    bids, seeds = tree
+    with pytest.raises(ValueError, match="priors and seeds cannot both be given"):
+        ImageGenerator(bids, seeds=seeds, priors=tmp_path / "p.json")
+    flags = ("--labels", bids, "--seeds", seeds, "--out", tmp_path / "out", "--priors", tmp_path / "p.json")
+    assert "and --seeds cannot both be given" in call("scripts/generate.py", *flags, code=2).stderr
+    call("scripts/generate.py", *flags[:-1], "random", "--n", 1, "--prior_stds_file", stds_file(tree, tmp_path))
+
+
+def stds_file(tree: tuple[Path, Path], folder: Path) -> Path:
+    """Priors as tables count the clusters' classes, so they may go with seeds."""
+    classes = ImageGenerator(tree[0], seeds=tree[1], preset="synthseg").scheme.num_classes
+    np.save(folder / "stds.npy", np.ones((2, classes)))
+    return folder / "stds.npy"
+
+
+def test_a_written_sample_is_replayed_to_the_bit(tree: tuple[Path, Path], tmp_path: Path) -> None:
+    bids, seeds = tree
+    flags = ("--labels", bids, "--seeds", seeds, "--out", tmp_path, "--n", 3, "--preset", "fetal")
+    call("scripts/generate.py", *flags, "--subclasses", 2, 2)
+    generator = ImageGenerator(bids, seeds=seeds, preset="fetal")
+    for path in sorted((tmp_path / "params").iterdir()):
+        record, params = read_record(path), read_params(path)
+        assert record["subclasses"] == [2, 2, 2, 2]
+        assert record["seeds"] == {"case": "sub-01/anat/sub-01_T2w", "sha256": file_sha256(seeds / SEEDS_RECORD)}
+        source = read_label_map_file(bids / record["map"]["file"])
+        image, labels = generator.replay(source, params, subclasses=record["subclasses"])
+        assert np.array_equal(image, np.asarray(nib.load(tmp_path / record["images"][0]).dataobj))
+        assert np.array_equal(labels, np.asarray(nib.load(tmp_path / record["labels"][0]).dataobj))
+        with pytest.raises(ValueError, match="give subclasses of the record"):
+            generator.replay(source, params)
+        with pytest.raises(ValueError, match=r"must be 4 numbers, 1 to 2"):
+            generator.replay(source, params, subclasses=(3, 1, 1, 1))
+        with pytest.raises(ValueError, match="these label maps have no seeds"):
+            ImageGenerator(bids).replay(source, params, subclasses=record["subclasses"])
+
+
+def test_seeds_made_again_with_other_intensities_are_noticed(tree: tuple[Path, Path], tmp_path: Path) -> None:
+    bids, seeds = (Path(shutil.copytree(path, tmp_path / path.name)) for path in tree)
+    flags = ("--labels", bids, "--seeds", seeds, "--out", tmp_path / "out", "--n", 2)
+    call("scripts/generate.py", *flags)
+    assert "0 made, 2 kept" in call("scripts/generate.py", *flags).stdout
+    index = (seeds / "seeds.json").read_bytes()
+    save_nifti(bids / "sub-01/anat/sub-01_T2w.nii.gz", halves()[1][::-1].copy(), AFFINE)
+    make_seeds(SeedOptions(bids_path=bids, out_path=seeds, max_subclasses=2))
+    assert (seeds / "seeds.json").read_bytes() == index
+    assert "seeds" in call("scripts/generate.py", *flags, code=2).stderr

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 import torch
 
-from dataloaders import seed_making, seeds
+from dataloaders import seed_making, seeds, workers
 from dataloaders.nifti import Volume, read_volume
 from dataloaders.seed_making import SeedOptions, SeedReport, find_sources, make_seeds
 from dataloaders.seeds import (
@@ -519,3 +519,9 @@ def test_fetal_atlas(shared_data: Path, tmp_path: Path) -> None:
     whole = draw_seed_map(case, torch.Generator(), 1, 1).seeds.ravel()
     _, csf, grey, white, rim = (image.data.ravel()[whole == 10 * m].mean() for m in range(5))
     assert csf > white > grey > rim
+
+
+def test_cores_where_the_system_does_not_say(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert 1 <= workers.cores() <= (workers.os.cpu_count() or 1)
+    monkeypatch.delattr(workers.os, "sched_getaffinity", raising=False)
+    assert workers.cores() == workers.os.cpu_count()

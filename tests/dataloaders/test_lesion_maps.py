@@ -1,0 +1,140 @@
+"""Label maps with lesion masks: which mask belongs to which map, and what becomes of its voxels."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+
+from dataloaders.generated_files import read_params, read_record
+from dataloaders.image_generator import ImageGenerator
+from dataloaders.label_maps import read_label_map_file
+from dataloaders.lesion_maps import match_lesions
+from models.gmm.labels import LabelScheme
+from tests.test_end_to_end import call
+from tests.toy import phantom, save_nifti
+
+SHAPE = (12, 14, 10)
+LPS = np.diag([-1.0, -1.0, 2.0, 1.0])
+SCHEME = LabelScheme.from_lists(range(5), names=["background", "white matter", "cortex", "csf", "bone"])
+
+
+def mask() -> np.ndarray:
+    array = np.zeros(SHAPE, np.uint8)
+    array[5:8, 6:9, 4:6] = 1
+    return array
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    for i in range(2):
+        save_nifti(tmp_path / "maps" / f"m{i}.nii.gz", phantom(i, SHAPE)[0].astype(np.uint8), LPS)
+    save_nifti(tmp_path / "masks" / "m1_label-lesion_mask.nii.gz", mask(), LPS)
+    return tmp_path
+
+
+def test_a_mask_becomes_one_more_label(folder: Path) -> None:
+    still = {"preset": "fitted", "prior_stds": [0, 0], "blur": 0}
+    generator = ImageGenerator(folder / "maps", lesions=folder / "masks", seed=0, **still)  # type: ignore[arg-type]
+    assert generator.scheme.names[-1] == "lesion"
+    assert generator.scheme.outputs == (0, 1, 2, 3, 4, 5)
+    seen = set()
+    for number in range(6):
+        sample = generator.sample(number)
+        seen.add(sample.source.name)
+        expected = phantom(int(sample.source.name[1]), SHAPE)[0]
+        if sample.source.name == "m1":
+            expected = np.where(mask() > 0, 5, expected)
+            assert len(np.unique(sample.image[mask() > 0])) == 1
+        assert np.array_equal(sample.labels, expected)
+    assert seen == {"m0", "m1"}
+
+
+def test_hypo_and_hyper_by_channel(folder: Path) -> None:
+    options = {"preset": "fitted", "prior_stds": [0, 0], "prior_means": [100, 150], "blur": 0}
+    generator = ImageGenerator(
+        folder / "maps/m1.nii.gz",
+        scheme=SCHEME,
+        lesions=folder / "masks",
+        n_channels=2,
+        lesion_contrast=["hypo", "hyper"],
+        **options,  # type: ignore[arg-type]
+    )
+    for number in range(5):
+        means = generator.params(number)[1].means
+        assert means[0, 5] < means[0, 1]
+        assert means[1, 5] > means[1, 1]
+
+
+def test_the_command_and_its_replay(folder: Path, tmp_path: Path) -> None:
+    out, masks = tmp_path / "out", folder / "masks"
+    flags = ("--labels", folder / "maps", "--lesions", masks, "--out", out, "--n", 4, "--subjects_prob", 0, 1)
+    call("scripts/generate.py", *flags)
+    generator = ImageGenerator(folder / "maps", lesions=masks, preset="synthseg")
+    paths = sorted((out / "params").iterdir())
+    assert len(paths) == 4
+    for path in paths:
+        record = read_record(path)
+        assert record["map"]["file"] == "m1.nii.gz"  # the other has no chance
+        image, labels = generator.replay(
+            read_label_map_file(str(folder / "maps" / record["map"]["file"])), read_params(path)
+        )
+        assert 5 in labels
+        assert np.array_equal(image, np.asarray(nib.load(out / record["images"][0]).dataobj))
+        assert np.array_equal(labels, np.asarray(nib.load(out / record["labels"][0]).dataobj))
+    settings = json.loads((out / "settings.json").read_text())["settings"]
+    assert list(settings["lesions"]) == ["m1.nii.gz"]
+    assert settings["subjects_prob"] == [0, 1]
+    save_nifti(masks / "m1_label-lesion_mask.nii.gz", mask()[::-1].copy(), LPS)
+    assert "lesions" in call("scripts/generate.py", *flags, code=2).stderr
+    call("scripts/generate.py", *flags, "--overwrite", "--slices", "axial", "--channels", 2)
+    assert "lesion" in (out / "manifest.json").read_text()
+
+
+@pytest.mark.parametrize(
+    ("maps", "masks", "expected"),
+    [
+        (["a", "a_b"], ["a_lesion", "a_b_lesion"], {"a": "a_lesion", "a_b": "a_b_lesion"}),
+        (["m1", "m10"], ["m10"], {"m10": "m10"}),
+        (["sub-01_T2w_dseg"], ["sub-01_lesion"], {"sub-01_T2w_dseg": "sub-01_lesion"}),
+        (["sub-01_dseg", "sub-01_ses-a_dseg"], ["sub-01_ses-a_lesion"], {"sub-01_ses-a_dseg": "sub-01_ses-a_lesion"}),
+    ],
+)
+def test_pairs(maps: list[str], masks: list[str], expected: dict[str, str]) -> None:
+    found = match_lesions(*([Path(f"{name}.nii.gz") for name in names] for names in (maps, masks)))
+    assert {key.name[:-7]: value.name[:-7] for key, value in found.items()} == expected
+
+
+@pytest.mark.parametrize(
+    ("maps", "masks", "message"),
+    [
+        (["a"], ["b_lesion"], "none of the 1 masks"),
+        (["a"], ["a_lesion", "a"], "only one is allowed"),
+        (["sub-01_run-1_dseg", "sub-01_run-2_dseg"], ["sub-01_lesion"], "may belong to"),
+    ],
+)
+def test_pairs_that_are_not_clear(maps: list[str], masks: list[str], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        match_lesions(*([Path(f"{name}.nii.gz") for name in names] for names in (maps, masks)))
+
+
+def test_what_does_not_fit_is_named(folder: Path) -> None:
+    maps, path = folder / "maps/m1.nii.gz", folder / "masks/m1_label-lesion_mask.nii.gz"
+    with pytest.raises(ValueError, match="seeds and lesions cannot both be given"):
+        ImageGenerator(maps, lesions=path, seeds=folder)
+    with pytest.raises(ValueError, match="not with arrays"):
+        ImageGenerator(phantom(0, SHAPE)[0], lesions=path)
+    with pytest.raises(ValueError, match="must be a folder"):
+        ImageGenerator(maps, lesions=folder / "missing")
+    save_nifti(path, mask()[1:], LPS)
+    with pytest.raises(ValueError, match=r"\(11, 14, 10\) in RAS axes, its label map .*m1\.nii\.gz has \(12, 14, 10\)"):
+        ImageGenerator(maps, lesions=path).sample(0)
+    save_nifti(path, 3 * mask(), LPS)
+    with pytest.raises(ValueError, match="holds 0 and 1, found 0 to 3"):
+        ImageGenerator(maps, lesions=path).sample(0)
+    save_nifti(path, mask(), 2 * LPS)
+    with pytest.raises(ValueError, match="its affine and that of its label map"):
+        ImageGenerator(maps, lesions=path).sample(0)
