@@ -14,7 +14,7 @@ from dataloaders.manifest import FILE_NAME, Case, Manifest, Slice
 from dataloaders.png import read_png
 from engine.files import read_json
 from evaluation.results import BY_LABEL, LPIPS, PAIRED, SCHEMA, evaluate_results, paired_slices
-from evaluation.statistics import MIN_PATIENTS, bootstrap_interval
+from evaluation.statistics import MIN_PATIENTS, PairedDifference, paired_difference
 from spec import DataSpec
 
 SCHEMA_COMPARE = "medsis-compare/1"
@@ -105,7 +105,7 @@ class Row:
     """One metric in all methods: its entry in each metrics.json (None where absent), and who is best (None for ties).
 
     better: ``higher``, ``lower``, or None where neither is; then nobody is best either.
-    difference: best minus runner-up, mean over patients with its 95 % interval from paired bootstrap; None where
+    difference: best minus runner-up over the patients, with interval and p-value (`paired_difference`); None where
     there are too few patients or the metric has no value per patient.
     """
 
@@ -116,7 +116,7 @@ class Row:
     channel: str | None
     best: int | None
     runner_up: int | None
-    difference: tuple[float, float, float] | None
+    difference: PairedDifference | None
 
     @property
     def metric(self) -> str:
@@ -126,7 +126,8 @@ class Row:
     @property
     def clear(self) -> bool:
         """Whether the interval of the difference to the runner-up leaves out zero."""
-        return self.difference is not None and (self.difference[1] > 0 or self.difference[2] < 0)
+        interval = None if self.difference is None else self.difference.interval
+        return interval is not None and (interval[0] > 0 or interval[1] < 0)
 
 
 def metric_rows(entrants: Sequence[Entrant]) -> list[Row]:
@@ -149,13 +150,11 @@ def _row(key: str, entrants: Sequence[Entrant]) -> Row:
     return Row(key, entries, present["better"], present["unit"], present["channel"], best, second, difference)
 
 
-def _paired_difference(key: str, best: Entrant, other: Entrant) -> tuple[float, float, float] | None:
-    """Mean over patients of best minus other, and its interval: patients are the same, so their differences count."""
-    values = [entrant.metrics["per_patient"] for entrant in (best, other)]
-    pairs = [(values[0][p].get(key), values[1].get(p, {}).get(key)) for p in values[0]]
-    differences = np.array([a - b for a, b in pairs if a is not None and b is not None])
-    interval = bootstrap_interval(differences)
-    return None if interval is None else (float(differences.mean()), *interval)
+def _paired_difference(key: str, best: Entrant, other: Entrant) -> PairedDifference | None:
+    """Best minus other over the patients, who are the same, so their differences count; None for too few of them."""
+    ours, theirs = best.metrics["per_patient"], other.metrics["per_patient"]
+    found = paired_difference([ours[p].get(key) for p in ours], [theirs.get(p, {}).get(key) for p in ours])
+    return found if found.interval is not None else None
 
 
 NAMES = {
@@ -249,7 +248,11 @@ def _certainty(rows: Sequence[Row], patients: int) -> str:
     text = (
         f"Over the patients, the 95 % intervals of the differences leave out zero for {clear} of {len(judged)} measures"
     )
-    return text + (f"; {', '.join(open_)} may be chance." if open_ else ".")
+    text += f"; {', '.join(open_)} may be chance." if open_ else "."
+    p_values = [row.difference.p_value for row in judged if row.difference is not None]
+    small = sum(p is not None and p < 0.05 for p in p_values)
+    test = f"A sign-flip test over patients gives p < 0.05 for {small} of {len(judged)}, uncorrected for their number."
+    return f"{text} {test}"
 
 
 def limits(entrants: Sequence[Entrant], rows: Sequence[Row]) -> list[str]:
@@ -294,8 +297,10 @@ def to_json(entrants: Sequence[Entrant], rows: Sequence[Row]) -> dict[str, Any]:
 def _row_json(row: Row, names: Sequence[str]) -> dict[str, Any]:
     difference = None
     if row.difference is not None and row.runner_up is not None:
-        mean, low, high = row.difference
-        difference = {"to": names[row.runner_up], "mean": mean, "ci95": [low, high], "clear": row.clear}
+        of = row.difference
+        assert of.interval is not None
+        difference = {"to": names[row.runner_up], "mean": of.mean, "ci95": list(of.interval), "p": of.p_value}
+        difference |= {"patients": of.patients, "clear": row.clear}
     return {
         "better": row.better,
         "unit": row.unit,

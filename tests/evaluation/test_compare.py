@@ -86,7 +86,13 @@ def test_clear_differences_over_patients_are_called_so(tmp_path: Path) -> None:
     entrants = load_entrants(pair(tmp_path, patients=6, slices=2))
     rows = metric_rows(entrants)
     assert any(row.clear for row in rows)
-    assert "intervals" in " ".join(verdict(entrants, rows))
+    text = " ".join(verdict(entrants, rows))
+    assert "intervals" in text
+    assert "sign-flip test over patients gives p < 0.05 for" in text
+    difference = to_json(entrants, rows)["metrics"]["mae/CT"]["difference"]
+    assert difference["patients"] == 6
+    assert difference["p"] == 2 / 2**6  # better for all six: only the all-or-none flips are as extreme
+    assert difference["ci95"][1] < 0
 
 
 def test_different_slices_are_refused_with_the_difference(tmp_path: Path) -> None:

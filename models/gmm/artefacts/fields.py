@@ -17,6 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from models.gmm.artefacts.masks import Masks
+from models.gmm.resampling import along, gaussian_matrix
 
 PERLIN_PERIODS = (1, 2)  # lattice cells per axis, inclusive range
 OCTAVES = (1, 2, 4)
@@ -71,22 +72,11 @@ def listed_as_tuples(artefact: Any) -> None:
             object.__setattr__(artefact, field.name, tuple(value))
 
 
-def along_axis(matrix: Tensor, image: Tensor, axis: int) -> Tensor:
-    """Multiply a (M, N) matrix onto one axis of length N. image (..., N, ...) -> (..., M, ...)."""
-    shape = image.shape
-    if axis % image.ndim == image.ndim - 1:
-        return (image.reshape(-1, shape[-1]) @ matrix.T).reshape(*shape[:-1], len(matrix))
-    before, after = math.prod(shape[:axis]), math.prod(shape[axis + 1 :])
-    return (matrix @ image.reshape(before, shape[axis], after)).reshape(*shape[:axis], len(matrix), *shape[axis + 1 :])
-
-
 def blur(image: Tensor, sigma: Sequence[float]) -> Tensor:
     """Gaussian blur, normalised at the edges: a constant stays constant. image (C, *S), sigma in voxels per axis of S."""
     for axis, (size, width) in enumerate(zip(image.shape[1:], sigma, strict=True), start=1):
         if width > 0:
-            x = torch.arange(size, dtype=torch.float32, device=image.device)
-            kernel = torch.exp(-0.5 * ((x[:, None] - x) / width) ** 2)  # (N, N)
-            image = along_axis(kernel / kernel.sum(1, keepdim=True), image, axis)
+            image = along(image, gaussian_matrix(size, width), axis)
     return image
 
 
@@ -142,7 +132,7 @@ def perlin(
         fades, offsets = zip(*(_perlin_matrices(size, cells, device) for size in shape), strict=True)
         for axis, component in enumerate(gradients):
             for other in range(len(shape) - 1, 0, -1):
-                component = along_axis(offsets[other] if other == axis else fades[other], component, other)
+                component = along(component, offsets[other] if other == axis else fades[other], other)
             left.append(offsets[0] if axis == 0 else fades[0])  # (N0, L)
             right.append(component.flatten(1))  # (L, N1·N2)
     noise = (torch.cat(left, 1) @ torch.cat(right)).reshape(*shape)
