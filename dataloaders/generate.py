@@ -39,6 +39,7 @@ from dataloaders.nifti import file_sha256
 from dataloaders.seed_maps import SeedMaps, seeded
 from dataloaders.seeds import INDEX, draw_subclasses, record_file
 from dataloaders.workers import as_ready
+from engine.files import with_path
 from models.base import seeded_generator
 from models.gmm.labels import LabelScheme, find_values
 from models.gmm.params import Params
@@ -265,12 +266,7 @@ def _look(item: MapFile) -> MapFile:
             plane=found.plane,
         )
     except (ValueError, OSError) as error:
-        return replace(item, fault=_with_path(item.path, error))
-
-
-def _with_path(path: Path, error: Exception) -> str:
-    text = str(error)
-    return text if str(path) in text else f"{path}: {text}"
+        return replace(item, fault=with_path(item.path, error))
 
 
 def _known_values(item: MapFile, scheme: LabelScheme) -> MapFile:
@@ -398,7 +394,7 @@ def _make_or_fault(plan: Plan, generator: ImageGenerator, number: int) -> str:
     try:
         make_sample(plan, generator, number)
     except ValueError as error:
-        return _with_path(plan.maps[generator.map_index(number)].path, error)
+        return with_path(plan.maps[generator.map_index(number)].path, error)
     return ""
 
 

@@ -22,7 +22,7 @@ from dataloaders.label_schemes import scheme_of
 from dataloaders.lesion_maps import LesionMaps, Lesions, lesion_scheme
 from dataloaders.nifti import write_volume
 from dataloaders.seed_maps import SeedMaps
-from engine.files import read_json
+from engine.files import read_json, with_path
 from models.base import seeded_generator
 from models.gmm.labels import LabelScheme
 from models.gmm.options import gmm_options
@@ -291,7 +291,7 @@ def read_priors(path: Path | str, scheme: LabelScheme, channels: int) -> FittedP
     try:
         return priors_for(read_json(path), scheme, channels)
     except ValueError as error:
-        raise ValueError(f"{path}: {error}" if str(path) not in str(error) else str(error)) from None
+        raise ValueError(with_path(path, error)) from None
 
 
 def _flat_axes(label_map: LabelMap) -> tuple[int, ...]:

@@ -30,8 +30,9 @@ from dataloaders.label_schemes import read_scheme
 from dataloaders.nifti import SUFFIXES, file_sha256, read_volume, stem, whole_numbers
 from dataloaders.sources import CaseSource, find_pairs
 from engine.files import atomic_path, write_json
+from models.gmm.intensity import FULL_SCALE
 from models.gmm.labels import LabelScheme, find_values
-from models.gmm.priors import SCALE, FittedPrior, pool_subjects, subject_statistics
+from models.gmm.priors import FittedPrior, pool_subjects, subject_statistics
 
 SCHEMA = "medsis-priors/1"
 
@@ -196,7 +197,7 @@ def _cut_off(prior: FittedPrior, channels: Sequence[str], scheme: LabelScheme, s
     else:
         limit, remedy = f"--window's {scale.window[1]:g}", "a wider window keeps them"
     for channel, centers, stds in zip(channels, prior.mean_center, prior.std_center, strict=True):
-        lost = ((centers > SCALE - 0.1) & (stds < 0.2)).nonzero().flatten().tolist()
+        lost = ((centers > FULL_SCALE - 0.1) & (stds < 0.2)).nonzero().flatten().tolist()
         if lost and (scale.window is not None or scale.percentiles[1] < 100):
             names = ", ".join(scheme.class_names[k] for k in lost)
             notes.append(f"{channel}: above {limit} in all subjects, so of no contrast: {names}; {remedy}")

@@ -39,7 +39,23 @@ class _Samples:
         return {"image": image, "label": label.long()[None], "number": number}
 
 
-class SyntheticPairs(IterableDataset[dict[str, Any]]):
+class _Pairs:
+    """What both data sets tell of their source."""
+
+    source: _Samples
+
+    @property
+    def output_values(self) -> tuple[int, ...]:
+        """Values of the label maps, ascending; with `contiguous`, label i stands for the i-th of them."""
+        return self.source.output_values
+
+    @property
+    def generator(self) -> ImageGenerator:
+        """What makes the images; `generator.sample(number)` also has affine and parameters."""
+        return self.source.generator
+
+
+class SyntheticPairs(_Pairs, IterableDataset[dict[str, Any]]):
     """Endless pairs, or `samples` of them an epoch: ``{"image": (C, *S), "label": (1, *S), "number": int}``.
 
     image: float32 in [0, 1] in RAS axes; label: int64 output values, with `contiguous` 0..N-1 (see `output_values`).
@@ -69,16 +85,6 @@ class SyntheticPairs(IterableDataset[dict[str, Any]]):
         self.samples, self.start, self.rank, self.world_size = samples, start, rank, world_size
         self._epoch = torch.zeros((), dtype=torch.int64).share_memory_()  # so that running workers see it change
 
-    @property
-    def output_values(self) -> tuple[int, ...]:
-        """Values of the label maps, ascending; with `contiguous`, label i stands for the i-th of them."""
-        return self.source.output_values
-
-    @property
-    def generator(self) -> ImageGenerator:
-        """What makes the images; `generator.sample(number)` also has affine and parameters."""
-        return self.source.generator
-
     def set_epoch(self, epoch: int) -> None:
         """The next iteration yields epoch `epoch`, counted from 0; of no effect where endless."""
         self._epoch.fill_(epoch)
@@ -103,7 +109,7 @@ class SyntheticPairs(IterableDataset[dict[str, Any]]):
             yield self.source[number]
 
 
-class SyntheticDataset(Dataset[dict[str, Any]]):
+class SyntheticDataset(_Pairs, Dataset[dict[str, Any]]):
     """The first `samples` pairs of a generator, by index, for MONAI, TorchIO and whatever wants len and indices.
 
     Items, `contiguous` and keywords as in `SyntheticPairs`; item k is sample start + k, the same whenever it is asked for.
@@ -116,16 +122,6 @@ class SyntheticDataset(Dataset[dict[str, Any]]):
             raise ValueError(f"samples {samples}: must be at least 1")
         self.source = _Samples(labels_dir, contiguous, keywords)
         self.samples, self.start = samples, start
-
-    @property
-    def output_values(self) -> tuple[int, ...]:
-        """Values of the label maps, ascending; with `contiguous`, label i stands for the i-th of them."""
-        return self.source.output_values
-
-    @property
-    def generator(self) -> ImageGenerator:
-        """What makes the images."""
-        return self.source.generator
 
     def __len__(self) -> int:
         return self.samples

@@ -84,6 +84,12 @@ def write_json(path: Path | str, data: Any) -> None:
     write_text(path, json.dumps(data, indent=1, allow_nan=False) + "\n")
 
 
+def with_path(path: Path | str, error: Exception) -> str:
+    """The error's message, with the file it is about in front unless it names that already."""
+    text = str(error)
+    return text if str(path) in text else f"{path}: {text}"
+
+
 def read_json(path: Path | str) -> Any:
     """Read a JSON file; raise ValueError naming the file where it is not JSON."""
     try:

@@ -21,7 +21,7 @@ from dataloaders.dataset import SliceLoader, fingerprint
 from dataloaders.manifest import Manifest
 from engine import checkpoint, device
 from engine.checkpoint import Weights
-from engine.files import LOCK, check_name, lock_folder, read_json, write_json, write_text
+from engine.files import LOCK, check_name, lock_folder, read_json, with_path, write_json, write_text
 from engine.preview import save_preview
 from engine.results import ResultsWriter, synthesize_split
 from engine.runlog import RunLog
@@ -244,7 +244,7 @@ class Run:
             try:
                 method.take_file(key, read_json(path))
             except ValueError as error:
-                raise ValueError(f"{path}: {error}".replace(f"{path}: {path}: ", f"{path}: ")) from None
+                raise ValueError(with_path(path, error)) from None
 
     def speed_up(self) -> None:
         """Memory layout and compilation, as the options and the device have it."""

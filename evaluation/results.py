@@ -95,6 +95,11 @@ class Item:
         """The channel's intensity window."""
         return self.case.windows[self.channel]
 
+    @functools.cached_property
+    def physical(self) -> tuple[NDArray, NDArray]:
+        """Real and generated image in physical units."""
+        return self.window.decode(self.real), self.window.decode(self.fake)
+
 
 class CaseLook:
     """What is gathered over the slices of one case and channel: continuity, spectrum, edges."""
@@ -105,7 +110,7 @@ class CaseLook:
 
     def add(self, item: Item) -> None:
         """One slice; slices come by index."""
-        real, fake = item.window.decode(item.real), item.window.decode(item.fake)
+        real, fake = item.physical
         self.continuity.add(item.slice.index, real, fake, item.label > 0)
         self.spectrum.add(real, fake)
         self.edges += label_edges(item.label, real, fake, self.spacing)
@@ -270,7 +275,7 @@ def _stream(
 
 
 def _score_slice(item: Item, channel: str, scores: Scores) -> dict[str, Any]:
-    real, fake, width = item.window.decode(item.real), item.window.decode(item.fake), item.window.width
+    (real, fake), width = item.physical, item.window.width
     body = item.label > 0
     if min(real.shape) > LARGEST_REFUSED:
         ssim, ms_ssim = ssim_and_ms_ssim(real, fake, item.window.low, width)

@@ -17,6 +17,7 @@ from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
 from models.gmm.histograms import histogram_moments, label_histograms
+from models.gmm.intensity import FULL_SCALE
 from models.gmm.labels import LabelScheme, plain_name
 
 Kind = Literal["uniform", "normal"]
@@ -25,10 +26,7 @@ PriorForm: TypeAlias = ArrayLike | Tensor | None  # None, r, [a, b], (2, K), (2R
 
 SYNTHSEG_MEANS = (125.0, 125.0)  # centre and half range: uniform in 0..250
 SYNTHSEG_STDS = (15.0, 15.0)  # uniform in 0..30
-LAB2IM_MEANS = (125.0, 100.0)
-LAB2IM_STDS = (15.0, 10.0)
 MAX_TIED_MEAN = 225.0
-SCALE = 255.0
 
 
 @dataclass(frozen=True)
@@ -215,8 +213,8 @@ def subject_statistics(
         counted = classes.masked_fill(unseen, num_classes)  # one class more, dropped below
         counts = label_histograms(counted, 2 * value[None] - 1, num_classes + 1)[:, :num_classes]
         center, spread = histogram_moments(counts, robust)  # in -1..1
-        centers.append((center[0] + 1) * (SCALE / 2))
-        spreads.append(spread[0] * (SCALE / 2))
+        centers.append((center[0] + 1) * (FULL_SCALE / 2))
+        spreads.append(spread[0] * (FULL_SCALE / 2))
     return torch.stack(centers), torch.stack(spreads)
 
 

@@ -60,8 +60,12 @@ def linear_taps(count: int, nodes: int) -> tuple[Tensor, Tensor, Tensor]:
 
 def upsample_axis(grid: Tensor, axis: int, size: int) -> Tensor:
     """Linear interpolation of corner-aligned nodes along one axis: (..., n at `axis`, ...) -> (..., size, ...)."""
-    axis %= grid.ndim
-    low, high, weight = (t.to(grid.device) for t in linear_taps(size, grid.shape[axis]))
+    return interpolate_axis(grid, axis % grid.ndim, linear_taps(size, grid.shape[axis]))
+
+
+def interpolate_axis(grid: Tensor, axis: int, taps: tuple[Tensor, Tensor, Tensor]) -> Tensor:
+    """Values between the nodes of one axis. taps: lower node, upper node, weight of the upper, one for each result."""
+    low, high, weight = (t.to(grid.device) for t in taps)
     weight = weight.to(grid.dtype).view(-1, *[1] * (grid.ndim - axis - 1))
     return torch.lerp(grid.index_select(axis, low), grid.index_select(axis, high), weight)
 

@@ -19,6 +19,7 @@ from config import GmmConfig, synthseg_preset
 from models.base import seeded_generator
 from models.gmm.acquisition import low_shape
 from models.gmm.artefacts import ARTEFACTS
+from models.gmm.draws import integer, uniform
 from models.gmm.labels import LabelScheme, Role
 from models.gmm.params import Params
 from models.gmm.priors import FittedPrior, Prior, draw_statistics, parse_prior, to_labels
@@ -133,13 +134,9 @@ def _plain_scheme(labels: Tensor) -> LabelScheme:
     return LabelScheme(values, tuple(f"label_{v}" for v in values), values, values, None)
 
 
-def _uniform(generator: torch.Generator, low: float, high: float) -> float:
-    return low + (high - low) * float(torch.rand((), generator=generator, dtype=torch.float64))
-
-
 def _between(generator: torch.Generator, values: Sequence[float]) -> float:
     """One value x: from 0..x; two: from low..high."""
-    return _uniform(generator, 0.0, values[0]) if len(values) == 1 else _uniform(generator, values[0], values[1])
+    return uniform(generator, 0.0, values[0]) if len(values) == 1 else uniform(generator, values[0], values[1])
 
 
 def _coin(generator: torch.Generator, probability: float) -> bool:
@@ -187,9 +184,9 @@ def _grid(scales: Sequence[float], shape: Shape, generator: torch.Generator) -> 
     """Shape of a control grid; a range of node counts (from 1 up) is drawn as whole numbers."""
     if len(scales) == 2 and scales[0] >= 1:
         low, high = round(scales[0]), round(scales[1])
-        count = int(torch.randint(low, high + 1, (), generator=generator))
+        count = integer(generator, low, high)
         return tuple(nodes(size, count) for size in shape)
-    scale = scales[0] if len(scales) == 1 else _uniform(generator, scales[0], scales[1])
+    scale = scales[0] if len(scales) == 1 else uniform(generator, scales[0], scales[1])
     return tuple(nodes(size, scale) for size in shape)
 
 
@@ -302,7 +299,7 @@ def _with_lesions(
     means = means.clone()
     for c in range(len(means)):
         kind = kinds[c % len(kinds)]
-        step = _uniform(generator, *LESION_CONTRAST)
+        step = uniform(generator, *LESION_CONTRAST)
         if kind != "random":
             beside = float(means[c, list(white)].mean())
             means[c, list(lesions)] = max(0.0, beside + step if kind == "hyper" else beside - step)
@@ -341,12 +338,12 @@ def _acquisition(
     low, sigma = [], []
     for c in range(channels):
         resolution, thickness = _resolution(options, c, channels, target, generator)
-        native = options.blur[0] if len(options.blur) == 1 else _uniform(generator, *options.blur)
+        native = options.blur[0] if len(options.blur) == 1 else uniform(generator, *options.blur)
         widths = []
         for axis in range(n):
             unchanged = min(resolution[axis], thickness[axis]) <= mm[axis] * (1 + 1e-6)
             width = native if unchanged else options.blur_width * min(resolution[axis], thickness[axis]) / mm[axis]
-            widths.append(width * options.blur_range ** _uniform(generator, -1.0, 1.0))
+            widths.append(width * options.blur_range ** uniform(generator, -1.0, 1.0))
         low.append(low_shape(crop, mm, resolution))
         sigma.append(tuple(widths))
     return tuple(low), tuple(sigma)
@@ -367,14 +364,14 @@ def _resolution(
     iso, aniso = options.max_res_iso, options.max_res_aniso
     if kind == 1:  # one step for all axes: what isotropic means (SynthSeg draws each by itself)
         finest = max(t / u for t, u in zip(target, unit, strict=True))
-        step = _uniform(generator, finest, max(iso, finest))
+        step = uniform(generator, finest, max(iso, finest))
         resolution = [step * u for u in unit]
     elif kind == 2:
         axis = int(torch.randint(n, (), generator=generator))
-        resolution[axis] = _uniform(generator, target[axis], max(aniso * unit[axis], target[axis]))
+        resolution[axis] = uniform(generator, target[axis], max(aniso * unit[axis], target[axis]))
     elif kind == 3:
-        resolution = [_uniform(generator, t, max(iso * u, t)) for t, u in zip(target, unit, strict=True)]
-    share = [_uniform(generator, *options.thickness_range) for _ in range(n)]
+        resolution = [uniform(generator, t, max(iso * u, t)) for t, u in zip(target, unit, strict=True)]
+    share = [uniform(generator, *options.thickness_range) for _ in range(n)]
     return resolution, [t + s * (r - t) for t, r, s in zip(target, resolution, share, strict=True)]
 
 
@@ -395,7 +392,7 @@ def _noise(options: GmmConfig, channels: int, generator: torch.Generator) -> tup
         value = _between(generator, options.noise_std)
         low, high = options.noise_coils[0], options.noise_coils[-1]
         std.append(value if present else 0.0)
-        coils.append(int(torch.randint(low, high + 1, (), generator=generator)))
+        coils.append(integer(generator, low, high))
     return tuple(std), tuple(coils)
 
 

@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from models.gmm.resampling import Shape, linear_taps, sample_positions, slabs, upsample, upsample_axis
+from models.gmm.resampling import Shape, interpolate_axis, linear_taps, sample_positions, slabs, upsample, upsample_axis
 
 NODE_STEP = 4  # voxels between the nodes whose trajectories are followed
 
@@ -134,7 +134,9 @@ def look_up(
     flat, extent = padded.flatten(), padded.shape
     coordinates = coordinates + 1.5  # 1 for the padding, 0.5 so that cutting the fraction rounds to the nearest
     for axis in range(n, 1, -1):
-        coordinates = _at_window(coordinates, axis, shape[axis - 1], start[axis - 1], size[axis - 1], counts[axis - 1])
+        of = axis - 1
+        taps = _window_taps(coordinates.shape[axis], shape[of], start[of], size[of], counts[of])
+        coordinates = interpolate_axis(coordinates, axis, taps)
     low, high, weight = _window_taps(coordinates.shape[1], shape[0], start[0], size[0], counts[0])
     if flip:
         low, high, weight = low.flip(0), high.flip(0), weight.flip(0)
@@ -150,12 +152,6 @@ def look_up(
             index.mul_(extent[axis]).add_(place[axis].clamp_(0, extent[axis] - 0.5).int())
         torch.index_select(flat, 0, index.flatten(), out=out[part].view(-1))
     return out
-
-
-def _at_window(nodes: Tensor, axis: int, full: int, start: int, size: int, count: int) -> Tensor:
-    low, high, weight = (t.to(nodes.device) for t in _window_taps(nodes.shape[axis], full, start, size, count))
-    weight = weight.to(nodes.dtype).view(-1, *[1] * (nodes.ndim - axis - 1))
-    return torch.lerp(nodes.index_select(axis, low), nodes.index_select(axis, high), weight)
 
 
 def _window_taps(nodes: int, full: int, start: int, size: int, count: int) -> tuple[Tensor, Tensor, Tensor]:

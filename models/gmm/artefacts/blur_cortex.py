@@ -13,11 +13,11 @@ from models.gmm.artefacts.fields import (
     gamma_draws,
     gaussian_mixture,
     generator_for,
-    integer,
     listed_as_tuples,
     random_voxels,
 )
 from models.gmm.artefacts.masks import Masks
+from models.gmm.draws import integer
 
 BLOBS = (50, 199)
 BLOB_SHAPE = 3  # Gamma(3, 1) voxels

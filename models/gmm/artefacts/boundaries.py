@@ -14,13 +14,12 @@ from models.gmm.artefacts.fields import (
     draw_seed,
     gaussian_mixture,
     generator_for,
-    integer,
     listed_as_tuples,
     noise_on_grid,
     random_voxels,
-    uniform,
 )
 from models.gmm.artefacts.masks import Masks
+from models.gmm.draws import integer, uniform
 
 NOTHING = 0.5  # probability that the background stays
 HALO = 0.5

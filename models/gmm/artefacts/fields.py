@@ -17,6 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from models.gmm.artefacts.masks import Masks
+from models.gmm.draws import integer, uniform
 from models.gmm.resampling import along, gaussian_matrix
 
 PERLIN_PERIODS = (1, 2)  # lattice cells per axis, inclusive range
@@ -42,16 +43,6 @@ def generator_for(seed: int, device: torch.device | str = "cpu") -> torch.Genera
 def draw_seed(generator: torch.Generator) -> int:
     """A seed below 2^31, so that it survives any JSON reader."""
     return int(torch.randint(2**31 - 1, (), generator=generator))
-
-
-def uniform(generator: torch.Generator, low: float, high: float) -> float:
-    """One draw from U(low, high)."""
-    return low + (high - low) * float(torch.rand((), generator=generator, dtype=torch.float64))
-
-
-def integer(generator: torch.Generator, low: int, high: int) -> int:
-    """One draw from {low, ..., high}, both included."""
-    return int(torch.randint(low, high + 1, (), generator=generator))
 
 
 def coin(generator: torch.Generator, probability: float) -> bool:

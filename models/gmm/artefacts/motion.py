@@ -23,12 +23,11 @@ from models.gmm.artefacts.fields import (
     coin,
     draw_seed,
     generator_for,
-    integer,
     listed_as_tuples,
     sample_weight,
-    uniform,
 )
 from models.gmm.artefacts.masks import Masks
+from models.gmm.draws import integer, uniform
 
 STACKS = (2, 6)
 MAX_SLICES = 250  # of all stacks together

@@ -13,13 +13,12 @@ from models.gmm.artefacts.fields import (
     bounding_box,
     draw_seed,
     generator_for,
-    integer,
     listed_as_tuples,
     sample_weight,
-    uniform,
     upsample,
 )
 from models.gmm.artefacts.masks import Masks
+from models.gmm.draws import integer, uniform
 
 STAGES = (1, 4)
 STRENGTH = (0.2, 0.4)
