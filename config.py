@@ -500,7 +500,7 @@ def fetal_preset() -> GmmConfig:
         blur_cortex_prob=0.4,
         structured_noise_prob=0.4,
         motion_prob=0.4,
-        boundaries_prob=0.5,
+        boundaries_prob=1.0,
     )
 
 
