@@ -17,7 +17,6 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from config import GmmConfig
 from dataloaders.generate_options import GenerateOptions, check_options, map_weights
 from dataloaders.generated_files import (
     PARAMS,
@@ -40,6 +39,7 @@ from dataloaders.seed_maps import SeedMaps, seeded
 from dataloaders.seeds import INDEX, draw_subclasses, record_file
 from dataloaders.workers import as_ready
 from engine.files import with_path
+from method_options.gmm import GmmConfig
 from models.base import seeded_generator
 from models.gmm.labels import LabelScheme, find_values
 from models.gmm.params import Params

@@ -9,7 +9,7 @@ from typing import Literal
 
 import numpy as np
 
-from config import GmmConfig, check_gmm, synthseg_preset
+from method_options.gmm import GmmConfig, check_gmm, synthseg_preset
 
 
 @dataclass(frozen=True, kw_only=True)

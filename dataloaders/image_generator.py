@@ -16,13 +16,13 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from config import GmmConfig
 from dataloaders.label_maps import LabelMap, LabelMaps, Source
 from dataloaders.label_schemes import scheme_of
 from dataloaders.lesion_maps import LesionMaps, Lesions, lesion_scheme
 from dataloaders.nifti import write_volume
 from dataloaders.seed_maps import SeedMaps
 from engine.files import read_json, with_path
+from method_options.gmm import GmmConfig
 from models.base import seeded_generator
 from models.gmm.labels import LabelScheme
 from models.gmm.options import gmm_options
@@ -86,7 +86,7 @@ class ImageGenerator:
     clusters each, whose means are tied (options.tie_std). Maps without seeds are left out. Not with priors.
     lesions: folder, file or list of lesion masks (0 and 1), whose voxels become one more label and class, the last, named
     lesion, with the output value max(outputs) + 1; see `lesion_maps.match_lesions`. Maps without a mask have none.
-    preset, options: starting values (config.GmmConfig); further keywords are options in lab2im's or SynthSeg's forms.
+    preset, options: starting values (method_options.gmm); further keywords are options in lab2im's or SynthSeg's forms.
     seed: of the sequence, drawn where it is None (see `.seed`). device: where images are made.
 
     Raises ValueError naming the argument for whatever does not fit.

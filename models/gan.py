@@ -10,7 +10,8 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor, nn
 
-from config import Config, GanConfig
+from config import Config
+from method_options.gan import GanConfig
 from models import body, losses
 from models.base import Batch, Method, SampleRandom, seeded_generator
 from models.ema import ema_copy, ema_update, recalibrate_batchnorm

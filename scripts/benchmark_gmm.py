@@ -30,10 +30,10 @@ import torch.nn.functional as F
 import tyro
 from torch import Tensor
 
-from config import synthseg_preset
 from dataloaders.label_maps import LabelMaps, index_of
 from dataloaders.label_schemes import scheme_of
 from engine.device import keep_freed_memory, peak_memory_gb
+from method_options.gmm import synthseg_preset
 from models.base import seeded_generator
 from models.gmm import LabelScheme, Params, deform, paint, render_pair, sample_params
 from models.gmm.acquisition import acquire

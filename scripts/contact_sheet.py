@@ -16,11 +16,11 @@ import numpy as np
 import tyro
 from numpy.typing import NDArray
 
-from config import GmmPreset
 from dataloaders.image_generator import ImageGenerator
 from dataloaders.nifti import stem
 from engine.command import exit_code
 from engine.files import atomic_path
+from method_options.gmm import GmmPreset
 
 
 @dataclass(frozen=True)

@@ -11,10 +11,10 @@ import tyro
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from config import GMM_PRESETS
 from dataloaders.generate import generate
 from dataloaders.generate_options import GenerateOptions
 from engine.command import exit_code
+from method_options.gmm import GMM_PRESETS
 
 
 def parse(arguments: Sequence[str] | None = None) -> GenerateOptions:

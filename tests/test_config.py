@@ -114,8 +114,10 @@ def test_the_model_chooses_its_published_preset() -> None:
 
 
 def test_every_option_is_explained_in_one_line() -> None:
-    tree = ast.parse((ROOT / "config.py").read_text())
-    for cls in (node for node in tree.body if isinstance(node, ast.ClassDef)):
+    trees = [ast.parse(path.read_text()) for path in (ROOT / "config.py", *ROOT.glob("method_options/*.py"))]
+    classes = [node for tree in trees for node in tree.body if isinstance(node, ast.ClassDef)]
+    assert {"Config", "OasisConfig", "GmmConfig"} <= {cls.name for cls in classes}
+    for cls in classes:
         for field, text in itertools.pairwise([*cls.body, None]):
             if isinstance(field, ast.AnnAssign) and not ast.unparse(field.annotation).endswith("Config"):
                 assert isinstance(text, ast.Expr), f"{cls.name}.{ast.unparse(field.target)} has no help"

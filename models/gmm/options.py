@@ -8,7 +8,7 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 import numpy as np
 import torch
 
-from config import GMM_PRESETS, GmmConfig, check_gmm
+from method_options.gmm import GMM_PRESETS, GmmConfig, check_gmm
 
 THEIRS = {
     "use_specific_stats_for_channel": "specific_channels",

@@ -15,7 +15,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from config import GmmConfig, synthseg_preset
+from method_options.gmm import GmmConfig, synthseg_preset
 from models.base import seeded_generator
 from models.gmm.acquisition import low_shape
 from models.gmm.artefacts import ARTEFACTS

@@ -13,8 +13,8 @@ import torch
 from nibabel.orientations import axcodes2ornt, inv_ornt_aff
 from numpy.typing import NDArray
 
-from config import GmmConfig
 from dataloaders.image_generator import ImageGenerator
+from method_options.gmm import GmmConfig
 from models.gmm.labels import LabelScheme
 from tests.toy import phantom, save_nifti
 

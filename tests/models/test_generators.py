@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import nn
 
-import config
+from method_options.gan import GeneratorName, OasisConfig
 from models.discriminator import OasisDiscriminator
 from models.gan import build_generator
 from models.generator import Generator, ImageGenerator
@@ -67,13 +67,13 @@ def labels(slices: int = 1, size: tuple[int, int] = (64, 96)) -> torch.Tensor:
 
 
 def test_names_agree_with_the_options() -> None:
-    assert set(NAMES) == set(get_args(config.GeneratorName)) == set(PUBLISHED)
+    assert set(NAMES) == set(get_args(GeneratorName)) == set(PUBLISHED)
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_published_parameter_counts(name: str) -> None:
     with torch.device("meta"):
-        options = config.OasisConfig(generator=name)  # type: ignore[arg-type]
+        options = OasisConfig(generator=name)  # type: ignore[arg-type]
         net = build_generator(options, toy_spec(3, (256, 256), labels=38), options.z_dim)
     assert sum(p.numel() for p in net.parameters()) == PUBLISHED[name]
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from config import GMM_PRESETS, GmmConfig, lab2im_preset, synthseg_preset
+from method_options.gmm import GMM_PRESETS, GmmConfig, lab2im_preset, synthseg_preset
 from models.gmm.options import gmm_options
 
 

@@ -14,7 +14,7 @@ import pytest
 import torch
 from scipy.ndimage import gaussian_filter1d
 
-from config import GMM_PRESETS, GmmConfig, synthseg_preset
+from method_options.gmm import GMM_PRESETS, GmmConfig, synthseg_preset
 from models.gmm.acquisition import acquire
 from models.gmm.intensity import apply_bias, mixture, textured_grain, tone
 from models.gmm.params import Params

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 import config
-from config import GmmConfig
+from method_options.gmm import GmmConfig
 from models.base import Batch, SampleRandom, seeded_generator
 from models.gmm import Gmm, LabelScheme, Params, render_pair, sample_params
 from models.gmm.options import gmm_options

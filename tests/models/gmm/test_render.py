@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from config import GMM_PRESETS, GmmConfig, synthseg_preset
+from method_options.gmm import GMM_PRESETS, GmmConfig, synthseg_preset
 from models.gmm.intensity import gradient_magnitude
 from models.gmm.labels import LabelScheme
 from models.gmm.params import Params

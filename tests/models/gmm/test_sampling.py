@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from config import GMM_PRESETS, GmmConfig, synthseg_preset
+from method_options.gmm import GMM_PRESETS, GmmConfig, synthseg_preset
 from models.base import seeded_generator
 from models.gmm.labels import LabelScheme
 from models.gmm.options import gmm_options

@@ -10,7 +10,7 @@ import pytest
 import torch
 from scipy.ndimage import map_coordinates
 
-from config import GmmConfig, synthseg_preset
+from method_options.gmm import GmmConfig, synthseg_preset
 from models.gmm.labels import LabelScheme
 from models.gmm.params import Params
 from models.gmm.render import backward_coordinates, deform
