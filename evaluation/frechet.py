@@ -24,3 +24,18 @@ def frechet_distance(real: NDArray, fake: NDArray) -> float:
         x, y = np.linalg.qr(x, mode="r"), np.linalg.qr(y, mode="r")
     trace_root = np.linalg.svd(x @ y.T, compute_uv=False).sum()
     return max(0.0, mean_term + float((x**2).sum() + (y**2).sum() - 2 * trace_root))
+
+
+def frechet_of_moments(mean: NDArray, covariance: NDArray, fake: NDArray) -> float:
+    """As `frechet_distance`, with the real set given by mean (d,) and covariance (d, d), as pytorch-fid saves them."""
+    fake = np.asarray(fake, np.float64)
+    if mean.shape != fake.shape[1:] or covariance.shape != (fake.shape[1],) * 2:
+        raise ValueError(f"moments {mean.shape} and {covariance.shape} do not fit features {fake.shape}")
+    if len(fake) < 2:
+        raise ValueError(f"the Fréchet distance needs two samples, got {len(fake)}")
+    y = (fake - fake.mean(0)) / np.sqrt(len(fake) - 1)
+    scales, axes = np.linalg.eigh(np.asarray(covariance, np.float64))
+    root = axes * np.sqrt(np.clip(scales, 0, None))  # covariance = root rootᵀ, so the trace is a nuclear norm again
+    trace_root = np.linalg.svd(root.T @ y.T, compute_uv=False).sum()
+    mean_term = float(((mean - fake.mean(0)) ** 2).sum())
+    return max(0.0, mean_term + float(np.trace(covariance) + (y**2).sum() - 2 * trace_root))

@@ -10,6 +10,7 @@ from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 
 SYNTHRAD_LOW, SYNTHRAD_HIGH = -1024.0, 3000.0  # HU
 _PAD = 3  # half of scikit-image's default window of 7
+SMALLEST = 2 * _PAD + 1  # voxels along any side
 _SLAB = 32  # slices at a time, for memory
 
 
@@ -27,7 +28,7 @@ def synthrad2023(real: NDArray, fake: NDArray, mask: NDArray) -> dict[str, float
             f"synthrad2023 needs volumes (D, H, W) of one shape, got {np.shape(real)}, {np.shape(fake)} and "
             f"mask {np.shape(mask)}"
         )
-    if min(np.shape(real)) < 2 * _PAD + 1:
+    if min(np.shape(real)) < SMALLEST:
         raise ValueError(f"synthrad2023 needs volumes of at least 7×7×7 voxels, got {np.shape(real)}")
     body = np.asarray(mask) > 0
     if not body.any():

@@ -6,55 +6,113 @@ import json
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import tyro
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from dataloaders.manifest import Manifest
 from engine.command import exit_code
-from evaluation import evaluate_results, format_table
-from evaluation.folders import folders_manifest
-from evaluation.results import evaluate_manifest
+from evaluation.folders import Folders
+from evaluation.generated_only import evaluate_generated
+from evaluation.pairs import ManifestPairs, Pairs
+from evaluation.request import Request
+from evaluation.results import evaluate_pairs
+from evaluation.tables import format_table
+from spec import Axis
 
 
 @dataclass(frozen=True, kw_only=True)
 class EvaluateOptions:
-    """Score a results folder of test.py, or any two folders of equally named greyscale PNG files."""
+    """Score a results folder of test.py, or any two folders of equally named PNG slices or NIfTI volumes."""
 
     results: Path | None = None
-    """Results folder of test.py; metrics.json and metrics.csv are written there."""
+    """Results folder of test.py; metrics.json and the tables are written there."""
     real: Path | None = None
-    """Folder of real images."""
+    """Folder of real images: greyscale PNG, .nii or .nii.gz."""
     generated: Path | None = None
     """Folder of generated images with the same file names."""
     labels: Path | None = None
     """Folder of label maps with the same file names (with or without the channel ending)."""
     window: tuple[float, float] | None = None
-    """Physical values of the lowest and highest level, e.g. -1024 3071; without it levels count as they are."""
+    """Physical values of the lowest and highest level, e.g. -1024 3071; default: PNG levels, each real volume's range."""
+    unit: str = "units"
+    """Unit of the intensities, e.g. HU."""
+    axis: Axis = "axial"
+    """Direction in which volumes are sliced."""
     patient_regex: str | None = None
     """Regular expression whose first group is the patient within a file name."""
     metrics: str = "auto"
     """auto for all that can be computed here, or a comma-separated list."""
+    protocol: tuple[Literal["synthrad2023", "oasis"], ...] = ()
+    """Also the numbers of a published protocol, exactly."""
+    extractors: tuple[str, ...] = ()
+    """Further feature extractors: torchscript:FILE, or a torchvision model with its weights, e.g. resnet50:FILE."""
+    draws: tuple[Path, ...] = ()
+    """Folders with further draws of the same label maps (same file names), for the diversity metrics."""
+    segmented: Path | None = None
+    """Folder of label maps that a segmenter made of the generated images, for label faithfulness."""
+    segmented_real: Path | None = None
+    """The same of the real images: the ceiling of faithfulness."""
+    lesion: str = ""
+    """Name or id of the lesion label, for the lesion metrics."""
+    cache: Path | None = None
+    """Folder that keeps network features by the images' content, so that a second run is fast."""
+    save_reference: Path | None = None
+    """Also save the features of the real images to this .npz file."""
+    reference: Path | None = None
+    """Score --generated against such a file (or pytorch-fid's .npz) instead of --real."""
     weights: Path | None = None
     """Folder or file with pretrained weights; else $MEDSIS_WEIGHTS, else torch's cache."""
     device: str = "cpu"
     """Device of the networks, e.g. cuda."""
-    out: Path = Path("results/evaluate")
-    """Folder of metrics.json and metrics.csv for --real and --generated."""
+    out: Path | None = None
+    """Folder of metrics.json and the tables; default: the results folder, else results/evaluate."""
     json: bool = False
     """Print JSON instead of a table."""
 
 
 def evaluate(options: EvaluateOptions) -> dict[str, Any]:
     """Metrics of whatever the options name."""
-    arguments = (options.metrics, options.weights, options.device, not options.json)
+    request = Request(
+        metrics=options.metrics,
+        weights=options.weights,
+        device=options.device,
+        progress=not options.json,
+        extractors=options.extractors,
+        cache=options.cache,
+        protocols=options.protocol,
+        draws=options.draws,
+        segmented=options.segmented,
+        segmented_real=options.segmented_real,
+        lesion=options.lesion,
+        save_reference=options.save_reference,
+    )
+    out = options.out or options.results or Path("results/evaluate")
+    if options.reference is None:
+        return evaluate_pairs(_pairs(options), out, request)
+    if options.generated is None or options.real is not None or options.results is not None:
+        raise ValueError(
+            f"--reference {options.reference}: give --generated DIR with it, and neither --real nor --results"
+        )
+    return evaluate_generated(_folders(options, options.generated).pairs(), options.reference, out, request)
+
+
+def _pairs(options: EvaluateOptions) -> Pairs:
     if options.results is not None:
-        return evaluate_results(options.results, *arguments)
+        return ManifestPairs(options.results, Manifest.load(options.results))
     if options.real is None or options.generated is None:
-        raise ValueError("give --results DIR, or --real DIR and --generated DIR")
-    manifest = folders_manifest(options.real, options.generated, options.labels, options.window, options.patient_regex)
-    return evaluate_manifest(manifest, options.out, *arguments)
+        raise ValueError(
+            "give --results DIR, or --real DIR and --generated DIR, or --reference FILE and --generated DIR"
+        )
+    return _folders(options, options.real).pairs()
+
+
+def _folders(options: EvaluateOptions, real: Path) -> Folders:
+    assert options.generated is not None
+    of_files = (options.window, options.patient_regex, options.axis, options.unit)
+    return Folders(real, options.generated, options.labels, *of_files)
 
 
 def run() -> int:

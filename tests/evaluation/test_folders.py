@@ -12,7 +12,9 @@ import pytest
 
 from dataloaders.png import write_png
 from evaluation.folders import folders_manifest
-from evaluation.results import evaluate_manifest
+from evaluation.pairs import ManifestPairs
+from evaluation.request import Request
+from evaluation.results import evaluate_pairs
 from tests.toy_results import noisy, write_results
 
 
@@ -72,7 +74,7 @@ def test_eight_bit_images_count_in_their_own_levels(tmp_path: Path) -> None:
     for name, level in (("real", 10), ("generated", 13)):
         write_png(tmp_path / name / "a.png", np.full((16, 16), level, np.uint8))
     manifest = folders_manifest(tmp_path / "real", tmp_path / "generated", None, None, None)
-    result = evaluate_manifest(manifest, tmp_path / "out", "mae")
+    result = evaluate_pairs(ManifestPairs(tmp_path, manifest), tmp_path / "out", Request("mae"))
     assert result["metrics"]["mae/image"]["value"] == pytest.approx(3, abs=1e-4)
 
 
@@ -93,7 +95,9 @@ def test_neighbours_are_told_by_the_slice_number(tmp_path: Path, names: tuple[st
             write_png(tmp_path / folder / f"{name}.png", np.full((16, 16), 1 if folder == "label" else i, np.uint8))
     folders = [tmp_path / folder for folder in ("real", "generated", "label")]
     manifest = folders_manifest(*folders, None, "(p)")
-    result = evaluate_manifest(manifest, tmp_path / "out", "slice_difference_mae,slice_jump_ratio")
+    result = evaluate_pairs(
+        ManifestPairs(tmp_path, manifest), tmp_path / "out", Request("slice_difference_mae,slice_jump_ratio")
+    )
     assert result["n"] == {"slices": len(names), "cases": 1, "patients": 1}
     assert result["per_case"][0]["slice_pairs"] == pairs
     assert result["metrics"]["slice_jump_ratio/image"]["value"] == (1 if pairs else None)

@@ -17,7 +17,7 @@ import torch
 from dataloaders.manifest import Manifest
 from dataloaders.png import read_png, write_png
 from engine.weights import MissingWeights
-from evaluation import evaluate_results, format_table, headline, networks, results
+from evaluation import evaluate_results, extractors, format_table, headline, networks, request, scoring
 from evaluation.results import LPIPS
 from tests.toy_results import identity, noisy, write_results
 
@@ -203,19 +203,20 @@ class _Mean(torch.nn.Module):
     def forward(self, x: torch.Tensor, y: torch.Tensor | None = None) -> Any:
         if y is not None:
             return (x - y).abs().mean((1, 2, 3))
-        return [torch.stack([x.mean((1, 2, 3)), x.std((1, 2, 3))], 1)[:, :, None, None]]
+        return [torch.stack([x.mean((1, 2, 3)), x.std((1, 2, 3))], 1).repeat(1, 1024)[:, :, None, None]]
 
 
 def test_network_metrics_do_not_depend_on_batches(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = write_results(tmp_path / "r", noisy(0.05), patients=3)
     weights = tmp_path / "w.pth"
     weights.write_bytes(b"x")
-    monkeypatch.setattr(results, "resolve", lambda key, explicit: weights)
+    for module in (request, extractors):
+        monkeypatch.setattr(module, "resolve", lambda key, explicit: weights)
     monkeypatch.setattr(networks, "inception", lambda path: _Mean())
     monkeypatch.setattr(networks, "lpips_alex", lambda path: _Mean())
     found = []
     for batch in (32, 4, 1):
-        with mock.patch.object(results, "BATCH", batch):
+        with mock.patch.object(scoring, "BATCH", batch):
             found.append(evaluate_results(folder, "auto"))
     for other in found[1:]:
         for key, value in values(found[0]).items():
@@ -224,7 +225,7 @@ def test_network_metrics_do_not_depend_on_batches(tmp_path: Path, monkeypatch: p
     entry = found[0]["metrics"]["fid/CT"]
     assert entry["value"] > 0
     assert entry["n"] == 9
-    assert entry["extractor"] == "w.pth"
+    assert entry["extractor"] == "pt_inception-2015-12-05-6726825d"
     assert len(entry["weights_sha256"]) == 64
     rows = [row for row in csv.DictReader((folder / "metrics.csv").open()) if row["channel"] == "CT"]
     lpips = [float(row[LPIPS]) for row in rows]

@@ -1,0 +1,145 @@
+"""Pairs of a real and a generated slice, streamed case by case from a results folder or any folder of PNG files."""
+
+from __future__ import annotations
+
+import functools
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dataloaders.geometry import plane, resample, to_ras, window_plane
+from dataloaders.intensity import LEVELS, Window
+from dataloaders.manifest import Case, Manifest, Slice
+from dataloaders.nifti import SUFFIXES, read_volume, whole_numbers
+from dataloaders.png import as_16_bit, read_png
+from spec import DataSpec
+
+
+@dataclass
+class Item:
+    """One slice and channel as read from disk.
+
+    label: ids (H, W). real, fake: 16-bit levels (H, W) within the channel's window. values: real and generated in physical
+    units where they are more exact than the levels (NIfTI).
+    """
+
+    case: Case
+    slice: Slice
+    channel: int
+    label: NDArray
+    real: NDArray[np.uint16]
+    fake: NDArray[np.uint16]
+    values: tuple[NDArray, NDArray] | None = None
+
+    @property
+    def window(self) -> Window:
+        """The channel's intensity window."""
+        return self.case.windows[self.channel]
+
+    @functools.cached_property
+    def physical(self) -> tuple[NDArray, NDArray]:
+        """Real and generated image in physical units."""
+        return self.values or (self.window.decode(self.real), self.window.decode(self.fake))
+
+    @functools.cached_property
+    def unit(self) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """Real and generated image as shares of the window, in [0, 1], for networks."""
+        real, fake = (levels.astype(np.float32) / np.float32(LEVELS) for levels in (self.real, self.fake))
+        return real, fake
+
+
+class Pairs(ABC):
+    """What can be scored: a spec, provenance for the report, and the slices one after the other."""
+
+    spec: DataSpec
+    provenance: dict[str, object]
+
+    @property
+    @abstractmethod
+    def total(self) -> int | None:
+        """Number of items; None where only reading would tell."""
+
+    @abstractmethod
+    def items(self) -> Iterator[Item]:
+        """Case by case, slices by index, then channels. ValueError naming the file where something does not fit."""
+
+    def spacing(self, case: Case) -> tuple[float, float, float]:
+        """(between slices, rows, columns) in mm; 1 where unknown."""
+        return (self.spec.slice_spacing, *self.spec.spacing)
+
+    @abstractmethod
+    def companion(self, folder: Path, item: Item, labels: bool) -> NDArray:
+        """The slice of `item` in another folder: a label map (ids), else an image in 16-bit levels.
+
+        ValueError naming the file that is missing or of another shape.
+        """
+
+
+class ManifestPairs(Pairs):
+    """A results folder of test.py, or a manifest made of two PNG folders; paths are relative to `folder`."""
+
+    def __init__(self, folder: Path, manifest: Manifest) -> None:
+        self.folder, self.manifest = folder, manifest
+        self.spec, self.provenance = manifest.spec, manifest.provenance
+        self._maps: dict[Path, tuple[str, NDArray]] = {}  # folder -> (case, volume on the case's grid)
+
+    @property
+    def total(self) -> int:
+        """Number of items."""
+        return sum(len(item.images) for case in self.manifest.cases for item in paired_slices(case))
+
+    def items(self) -> Iterator[Item]:
+        """See `read_items`."""
+        return read_items(self.folder, self.manifest)
+
+    def companion(self, folder: Path, item: Item, labels: bool) -> NDArray:
+        """From the equally named PNG file, or for label maps from a volume ``<case>*.nii.gz`` in source geometry."""
+        like = item.slice.label if labels and item.slice.label else item.slice.generated[item.channel]
+        path = folder / Path(like).name
+        image = self._from_volume(folder, item, path) if labels and not path.is_file() else read_png(path)
+        if image.shape != item.real.shape:
+            raise ValueError(f"{path}: {image.shape}, the generated image has {item.real.shape}")
+        return image if labels else as_16_bit(image)
+
+    def _from_volume(self, folder: Path, item: Item, wanted: Path) -> NDArray:
+        geometry, axis = item.case.geometry, self.spec.axis
+        files = [path for suffix in SUFFIXES for path in sorted(folder.glob(f"{item.case.id}*{suffix}"))]
+        if len(files) != 1 or geometry is None or axis is None:
+            raise ValueError(f"{folder} has neither {wanted.name} nor one volume {item.case.id}*.nii.gz ({len(files)})")
+        if self._maps.get(folder, ("",))[0] != item.case.id:
+            volume = read_volume(files[0])
+            data, affine = to_ras(whole_numbers(files[0], volume.data), volume.affine)
+            grid = resample(data, affine, geometry.grid_shape, np.array(geometry.grid_affine), labels=True)
+            self._maps[folder] = (item.case.id, grid)
+        full = plane(self._maps[folder][1], axis, item.slice.index)
+        return window_plane(full, geometry.crop, item.real.shape, fill=0)
+
+
+def read_items(folder: Path, manifest: Manifest) -> Iterator[Item]:
+    """Cases in manifest order, their slices by index, then channels; no slice that lacks a real or a generated image.
+
+    ValueError naming the file where sizes differ or a label map has ids that the manifest does not know.
+    """
+    for case in manifest.cases:
+        # By index, because neighbours are found by looking at the slice before.
+        for item in sorted(paired_slices(case), key=lambda item: item.index):
+            label: NDArray | None = read_png(folder / item.label) if item.label else None
+            if label is not None and label.max() >= manifest.spec.num_labels:
+                raise ValueError(
+                    f"{folder / item.label}: label {label.max()}, allowed 0..{manifest.spec.num_labels - 1}"
+                )
+            for channel, (real, fake) in enumerate(zip(item.images, item.generated, strict=True)):
+                images = [as_16_bit(read_png(folder / path)) for path in (real, fake)]
+                ids = np.zeros(images[0].shape, np.uint8) if label is None else label
+                if images[0].shape != images[1].shape or ids.shape != images[0].shape:
+                    raise ValueError(f"{folder / fake}: {images[1].shape}, real {images[0].shape}, label {ids.shape}")
+                yield Item(case, item, channel, ids, images[0], images[1])
+
+
+def paired_slices(case: Case) -> list[Slice]:
+    """Slices with a real and a generated image for every channel."""
+    return [item for item in case.slices if item.images and len(item.images) == len(item.generated)]

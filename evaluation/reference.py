@@ -1,0 +1,97 @@
+"""Features of a real data set, saved once, so that generated images can be scored without the real ones."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from zipfile import BadZipFile
+
+import numpy as np
+from numpy.typing import NDArray
+
+from engine.files import atomic_path
+from evaluation.extractors import Extractor
+from evaluation.feature_sets import RADIOMICS, FeatureSets, metric_entries
+from evaluation.frechet import frechet_of_moments
+from spec import DataSpec
+
+SCHEMA = "medsis-reference/1"
+
+
+@dataclass(frozen=True)
+class Reference:
+    """Features (n, d) of the real images, by extractor and channel, with each image's patient.
+
+    keys: extractor -> its `Extractor.key`, which changes with weights and preparation; radiomics has none. moments: mean
+    and covariance instead, of a file written by pytorch-fid, which knows neither channels nor patients.
+    """
+
+    features: dict[tuple[str, str], NDArray[np.float32]]
+    patients: dict[tuple[str, str], list[str]]
+    keys: dict[str, str]
+    moments: tuple[NDArray, NDArray] | None = None
+
+
+def save_reference(path: Path, features: FeatureSets, extractors: dict[str, Extractor], spec: DataSpec) -> None:
+    """Write the real images' features to a .npz file, atomically."""
+    arrays: dict[str, NDArray] = {}
+    sets: list[dict[str, Any]] = []
+    for (extractor, channel), rows in features.sets.items():
+        name = f"set{len(sets)}"
+        arrays[name] = np.stack([real for _, real, _ in rows]).astype(np.float32)
+        patients = [patient for patient, _, _ in rows]
+        sets.append(
+            {"array": name, "extractor": extractor, "channel": spec.channels[channel].name, "patients": patients}
+        )
+    keys = {name: network.key for name, network in extractors.items()}
+    about = {"schema": SCHEMA, "sets": sets, "keys": keys}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with atomic_path(path) as temporary, open(temporary, "wb") as handle:
+        np.savez_compressed(handle, about=np.array(json.dumps(about)), **arrays)  # type: ignore[arg-type]
+
+
+def load_reference(path: Path) -> Reference:
+    """Read what `save_reference` wrote, or pytorch-fid's statistics (``mu``, ``sigma``). ValueError for anything else."""
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            if {"mu", "sigma"} <= set(file.files):
+                return Reference({}, {}, {}, (file["mu"], file["sigma"]))
+            about = json.loads(str(file["about"]))
+            if about["schema"] != SCHEMA:
+                raise ValueError(f"schema {about['schema']!r}")
+            sets = {(one["extractor"], one["channel"]): one for one in about["sets"]}
+            features = {key: file[one["array"]] for key, one in sets.items()}
+            return Reference(features, {key: one["patients"] for key, one in sets.items()}, about["keys"])
+    except (OSError, ValueError, KeyError, TypeError, BadZipFile) as error:
+        raise ValueError(f"--reference {path}: not a reference of evaluate.py or pytorch-fid ({error})") from None
+
+
+def reference_entries(
+    reference: Reference, extractor: str, network: Extractor | None, channel: str, fake: NDArray
+) -> dict[str, dict[str, Any]]:
+    """Entries of the distribution metrics of generated features (m, d) against the reference.
+
+    ValueError where the reference was made with other weights or another preparation, or has no such channel.
+    """
+    if reference.moments is not None:
+        value = frechet_of_moments(*reference.moments, fake)
+        note = "against pytorch-fid's statistics; biased by n; compare only at equal n"
+        return {"fid": {"value": value, "ci95": None, "unit": "", "better": "lower", "n": len(fake), "note": note}}
+    if network is not None and reference.keys.get(extractor) != network.key:
+        raise ValueError(f"the reference was made with another {network.name} (weights or preparation differ)")
+    real = reference.features.get((extractor, channel))
+    if real is None:
+        there = ", ".join(sorted({name for kind, name in reference.features if kind == extractor}))
+        raise ValueError(
+            f"the reference has no {extractor} features of channel {channel!r}; there are {there or 'none'}"
+        )
+    return metric_entries(extractor, real, fake, reference.patients[extractor, channel], None)
+
+
+def usable(reference: Reference, extractors: Iterable[str]) -> list[str]:
+    """Extractors that the reference has features of; radiomics needs no weights."""
+    kinds = {kind for kind, _ in reference.features}
+    return [name for name in (*extractors, RADIOMICS) if name in kinds]

@@ -1,0 +1,73 @@
+"""metrics.json as CSV files and as a table for the console."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Sequence
+from typing import Any
+
+SUMMARY_FIELDS = (
+    *("metric", "channel", "value", "ci95_low", "ci95_high", "unit", "better", "n", "floor", "floor_n", "ceiling"),
+    *("slice_sd", "extractor", "weights_sha256", "reason"),
+)
+
+
+def slices_csv(rows: Sequence[dict[str, Any]]) -> str:
+    """One row a slice and channel. An empty cell where nothing could be measured; PSNR of identical images is ``inf``."""
+    fields = list(dict.fromkeys(key for row in rows for key in row))
+    return _csv(fields, [{key: "" if value != value else value for key, value in row.items()} for row in rows])
+
+
+def summary_csv(result: dict[str, Any]) -> str:
+    """One row a metric: value, interval, n, floor, or the reason why it is missing."""
+    return _csv(SUMMARY_FIELDS, [_summary_row(key, entry) for key, entry in result["metrics"].items()])
+
+
+def _summary_row(key: str, entry: dict[str, Any]) -> dict[str, Any]:
+    low, high = entry.get("ci95") or ("", "")
+    floor = entry.get("floor") or {}
+    row = {
+        "metric": key.partition("/")[0],
+        "channel": entry.get("channel") or "",
+        "ci95_low": low,
+        "ci95_high": high,
+        "n": entry.get("n", entry.get("n_patients")),
+        "floor": floor.get("value"),
+        "floor_n": floor.get("n"),
+    }
+    row |= {field: entry.get(field) for field in SUMMARY_FIELDS if field not in row}
+    return {field: "" if value is None else value for field, value in row.items()}
+
+
+def _csv(fields: Sequence[str], rows: Sequence[dict[str, Any]]) -> str:
+    text = io.StringIO()
+    writer = csv.DictWriter(text, fields, restval="", lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return text.getvalue()
+
+
+def format_table(result: dict[str, Any]) -> str:
+    """Table for the console."""
+    n = result["n"]
+    lines = [f"{n['slices']} slices, {n['cases']} cases, {n['patients']} patients"]
+    width = max(len(key) for key in result["metrics"])
+    for key, entry in result["metrics"].items():
+        lines.append(f"  {key:<{width}}  {_value(key.partition('/')[0], entry)}")
+    constant = result["counts"]["constant_images"]
+    if constant:
+        lines.append(f"  warning: {constant} generated images are constant")
+    return "\n".join(lines)
+
+
+def _value(name: str, entry: dict[str, Any]) -> str:
+    if entry["value"] is None:
+        return f"n/a  ({entry['reason']})"
+    interval = f"  [{entry['ci95'][0]:.4g}, {entry['ci95'][1]:.4g}]" if entry.get("ci95") else ""
+    floor = entry.get("floor") or {}
+    beside = f"  floor {floor['value']:.4g}" if floor.get("value") is not None else ""
+    beside += f"  ceiling {entry['ceiling']:.4g}" if entry.get("ceiling") is not None else ""
+    neither = "1 is as in the real images" if name.endswith("_ratio") else "neither high nor low is best"
+    arrow = f"{entry['better']} is better" if entry["better"] else neither
+    return f"{entry['value']:.4g} {entry['unit']}{interval}{beside}  ({arrow})"
