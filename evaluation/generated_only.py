@@ -25,13 +25,9 @@ def evaluate_generated(pairs: Pairs, reference_file: Path, out: Path, request: R
     channels are not those of the reference, or it is none.
     """
     reference = load_reference(reference_file)
-    found = load_networks(request)
+    found = load_networks(request, pairs=False)
     networks = found.extractors
     wanted = [INCEPTION] if reference.moments is not None else usable(reference, networks)
-    if not set(wanted) & {*networks, RADIOMICS}:
-        raise ValueError(
-            f"--reference {reference_file}: none of its extractors is at hand; see --weights and --extractors"
-        )
     work = Work(
         extractors={key: network for key, network in networks.items() if key in wanted},
         device=torch.device(request.device),
@@ -43,7 +39,7 @@ def evaluate_generated(pairs: Pairs, reference_file: Path, out: Path, request: R
     metrics: dict[str, dict[str, Any]] = {}
     for (key, channel), fake in sets.items():
         name = pairs.spec.channels[channel].name
-        entries = reference_entries(reference, key, networks.get(key), name, fake)
+        entries = reference_entries(reference, key, name, fake)
         for metric, entry in entries.items():
             if request.wanted is None or metric in request.wanted:
                 about = about_extractor(key, found, metric) if key in networks else {}

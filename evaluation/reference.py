@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -29,7 +29,7 @@ class Reference:
     and covariance instead, of a file written by pytorch-fid, which knows neither channels nor patients.
     """
 
-    features: dict[tuple[str, str], NDArray[np.float32]]
+    features: dict[tuple[str, str], NDArray]
     patients: dict[tuple[str, str], list[str]]
     keys: dict[str, str]
     moments: tuple[NDArray, NDArray] | None = None
@@ -41,7 +41,7 @@ def save_reference(path: Path, features: FeatureSets, extractors: dict[str, Extr
     sets: list[dict[str, Any]] = []
     for (extractor, channel), rows in features.sets.items():
         name = f"set{len(sets)}"
-        arrays[name] = np.stack([real for _, real, _ in rows]).astype(np.float32)
+        arrays[name] = np.stack([real for _, real, _ in rows])
         patients = [patient for patient, _, _ in rows]
         sets.append(
             {"array": name, "extractor": extractor, "channel": spec.channels[channel].name, "patients": patients}
@@ -69,29 +69,35 @@ def load_reference(path: Path) -> Reference:
         raise ValueError(f"--reference {path}: not a reference of evaluate.py or pytorch-fid ({error})") from None
 
 
-def reference_entries(
-    reference: Reference, extractor: str, network: Extractor | None, channel: str, fake: NDArray
-) -> dict[str, dict[str, Any]]:
+def usable(reference: Reference, networks: Mapping[str, Extractor]) -> list[str]:
+    """Extractors that the reference has features of; radiomics needs no weights.
+
+    ValueError where the reference was made with another network, other weights or another preparation of the images.
+    """
+    kinds = {kind for kind, _ in reference.features}
+    for name, network in networks.items():
+        if name in kinds and reference.keys.get(name) != network.key:
+            raise ValueError(f"the reference was made with another {network.name}: weights or preparation differ")
+    found = [name for name in (*networks, RADIOMICS) if name in kinds]
+    if not found:
+        raise ValueError(
+            f"none of the reference's extractors ({', '.join(sorted(kinds))}) is at hand; see --extractors"
+        )
+    return found
+
+
+def reference_entries(reference: Reference, extractor: str, channel: str, fake: NDArray) -> dict[str, dict[str, Any]]:
     """Entries of the distribution metrics of generated features (m, d) against the reference.
 
-    ValueError where the reference was made with other weights or another preparation, or has no such channel.
+    A reference of one channel is taken whatever its name. ValueError where it has several and none of this name.
     """
     if reference.moments is not None:
         value = frechet_of_moments(*reference.moments, fake)
         note = "against pytorch-fid's statistics; biased by n; compare only at equal n"
         return {"fid": {"value": value, "ci95": None, "unit": "", "better": "lower", "n": len(fake), "note": note}}
-    if network is not None and reference.keys.get(extractor) != network.key:
-        raise ValueError(f"the reference was made with another {network.name} (weights or preparation differ)")
-    real = reference.features.get((extractor, channel))
-    if real is None:
-        there = ", ".join(sorted({name for kind, name in reference.features if kind == extractor}))
-        raise ValueError(
-            f"the reference has no {extractor} features of channel {channel!r}; there are {there or 'none'}"
-        )
-    return metric_entries(extractor, real, fake, reference.patients[extractor, channel], None)
-
-
-def usable(reference: Reference, extractors: Iterable[str]) -> list[str]:
-    """Extractors that the reference has features of; radiomics needs no weights."""
-    kinds = {kind for kind, _ in reference.features}
-    return [name for name in (*extractors, RADIOMICS) if name in kinds]
+    there = [name for kind, name in reference.features if kind == extractor]
+    name = there[0] if len(there) == 1 else channel
+    if name not in there:
+        raise ValueError(f"the reference has no channel {channel!r}; there are {', '.join(sorted(there))}")
+    key = (extractor, name)
+    return metric_entries(extractor, reference.features[key], fake, reference.patients[key], None)

@@ -120,15 +120,18 @@ def extractor_key(text: str) -> str:
     return f"{kind}_{stem}" if kind == "torchscript" else kind
 
 
-def find_weights(request: Request) -> tuple[dict[str, Path], dict[str, str]]:
-    """(metric -> weight file, metric -> reason why there is none). MissingWeights if a metric was asked for by name."""
+def find_weights(request: Request, pairs: bool = True) -> tuple[dict[str, Path], dict[str, str]]:
+    """(metric -> weight file, metric -> reason why there is none). MissingWeights if a metric was asked for by name.
+
+    pairs: whether there are pairs of images, which LPIPS needs.
+    """
     files: dict[str, Path] = {}
     reasons: dict[str, str] = {}
     oasis = request.wants(OASIS_FID)
     needs = NETWORK | ({OASIS_FID: "inception"} if oasis else {}) | {"diversity_lpips": "alexnet"}
     for key in dict.fromkeys(needs.values()):
         of_key = [name for name, weights in needs.items() if weights == key and request.wants(name)]
-        if not of_key:
+        if not of_key or (key == "alexnet" and not pairs):
             continue
         try:
             files |= dict.fromkeys(of_key, resolve(key, request.weights))
@@ -150,9 +153,9 @@ def _warn_once(line: str) -> None:
     print(line, file=sys.stderr)
 
 
-def load_networks(request: Request) -> Networks:
+def load_networks(request: Request, pairs: bool = True) -> Networks:
     """The networks that the request needs; what is missing raises as in `find_weights`."""
-    files, reasons = find_weights(request)
+    files, reasons = find_weights(request, pairs)
     device = torch.device(request.device)
     found: dict[str, Extractor] = {}
     for key in (INCEPTION, OASIS):

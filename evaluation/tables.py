@@ -34,7 +34,7 @@ def _summary_row(key: str, entry: dict[str, Any]) -> dict[str, Any]:
         "ci95_high": high,
         "n": entry.get("n", entry.get("n_patients")),
         "floor": floor.get("value"),
-        "floor_n": floor.get("n"),
+        "floor_n": min(floor["n"]) if floor else None,
     }
     row |= {field: entry.get(field) for field in SUMMARY_FIELDS if field not in row}
     return {field: "" if value is None else value for field, value in row.items()}

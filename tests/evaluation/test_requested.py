@@ -1,0 +1,351 @@
+"""What is measured on request: protocols, further extractors, draws, segmented images, lesions, references."""
+
+from __future__ import annotations
+
+import csv
+import json
+import shutil
+import sys
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import numpy as np
+import pytest
+import torch
+
+from dataloaders.manifest import Manifest
+from dataloaders.png import read_png, write_png
+from engine.weights import MissingWeights
+from evaluation import extractors, request, scoring
+from evaluation.frechet import frechet_distance, frechet_of_moments
+from evaluation.pairs import ManifestPairs
+from evaluation.request import Request
+from evaluation.results import evaluate_pairs
+from tests.evaluation.test_extractors import save_script
+from tests.evaluation.test_networks import _build_without_weights, random_state
+from tests.toy_results import noisy, write_results
+
+
+@pytest.fixture(autouse=True)
+def _no_weights(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "empty"))
+    monkeypatch.delenv("MEDSIS_WEIGHTS", raising=False)
+
+
+def evaluate(folder: Path, **options: Any) -> dict[str, Any]:
+    return evaluate_pairs(ManifestPairs(folder, Manifest.load(folder)), folder, Request(**options))
+
+
+class Moments(torch.nn.Module):
+    """Mean and spread of the image: features whose distances can be understood."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return torch.stack([x.mean((1, 2, 3)), x.std((1, 2, 3))], 1)
+
+
+@pytest.fixture
+def script(tmp_path: Path) -> Path:
+    return save_script(Moments(), tmp_path / "my-net v2.pt")
+
+
+# -- extractors ---------------------------------------------------------------------------------------------------
+
+
+def test_a_further_extractor_has_its_own_names(tmp_path: Path, script: Path) -> None:
+    folder = write_results(tmp_path / "r", noisy(0.05), patients=3, channels=("CT",))
+    result = evaluate(folder, extractors=(f"torchscript:{script}",))
+    entry = result["metrics"]["torchscript_my_net_v2_frechet/CT"]
+    assert entry["value"] > 0
+    assert entry["extractor"] == "torchscript:my-net v2"
+    assert len(entry["weights_sha256"]) == 64
+    assert entry["floor"]["value"] is not None
+    assert result["metrics"]["fid/CT"]["value"] is None  # never stands in for Inception
+    assert "weights missing" in result["metrics"]["fid/CT"]["reason"]
+
+
+def test_extractor_metrics_by_name_and_refusals(tmp_path: Path, script: Path) -> None:
+    folder = write_results(tmp_path / "r", noisy(0.05), channels=("CT",))
+    named = evaluate(folder, metrics="torchscript_my_net_v2_kid", extractors=(f"torchscript:{script}",))
+    assert set(named["metrics"]) == {"torchscript_my_net_v2_kid/CT", "wasserstein"}
+    with pytest.raises(ValueError, match="unknown; there are"):
+        evaluate(folder, metrics="torchscript_my_net_v2_kid")
+    with pytest.raises(ValueError, match="already have"):
+        evaluate(folder, extractors=(f"torchscript:{script}", f"torchscript:{script}"))
+    with pytest.raises(MissingWeights, match="no such file"):
+        evaluate(folder, extractors=("resnet50:nowhere.pth",))
+
+
+def test_the_cache_saves_the_second_run_the_network(tmp_path: Path, script: Path) -> None:
+    folder = write_results(tmp_path / "r", noisy(0.05), channels=("CT",))
+    options = {"extractors": (f"torchscript:{script}",), "cache": tmp_path / "cache"}
+    first = evaluate(folder, **options)
+    with mock.patch.object(extractors.Extractor, "features", side_effect=AssertionError("the network ran")):
+        again = evaluate(folder, **options)
+    key = "torchscript_my_net_v2_frechet/CT"
+    assert again["metrics"][key] == first["metrics"][key]
+
+
+# -- protocols ----------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def inception_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    from pytorch_fid.inception import fid_inception_v3
+
+    path = tmp_path_factory.mktemp("weights") / "inception.pth"
+    torch.save(random_state(_build_without_weights(fid_inception_v3).state_dict()), path)
+    return path
+
+
+def test_oasis_is_what_pytorch_fid_prints(
+    tmp_path: Path, inception_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """pytorch-fid's own features of 8-bit files of the same images, with the same test-made weights.
+
+    Its distance is what `frechet_distance` is tested against in test_frechet.py; its square root of a singular
+    2048 x 2048 matrix takes half a minute, so it is not repeated here.
+    """
+    from pytorch_fid import fid_score
+    from pytorch_fid.inception import InceptionV3
+
+    folder = write_results(tmp_path / "r", noisy(0.1), patients=3, channels=("CT",))
+    for module in (request, extractors):
+        monkeypatch.setattr(module, "resolve", lambda key, explicit=None: inception_file)
+    result = evaluate(folder, metrics="oasis_fid,fid", protocols=("oasis",))
+    state = torch.load(inception_file, weights_only=True)
+    with mock.patch("pytorch_fid.inception.load_state_dict_from_url", return_value=state):
+        net = InceptionV3([InceptionV3.BLOCK_INDEX_BY_DIM[2048]])
+    features = []
+    for kind in ("groundtruth", "generated"):
+        for path in (folder / kind).iterdir():
+            write_png(tmp_path / kind / path.name, np.rint(read_png(path) / 257).astype(np.uint8))
+        features.append(fid_score.get_activations(sorted((tmp_path / kind).iterdir()), net, 4, 2048, "cpu", 0))
+    entry = result["metrics"]["oasis_fid/CT"]
+    assert entry["value"] == pytest.approx(frechet_distance(*features), rel=1e-4)
+    assert entry["value"] != result["metrics"]["fid/CT"]["value"]  # 8 bits are not 16
+    assert len(entry["weights_sha256"]) == 64
+
+
+def test_a_protocol_by_name_needs_its_weights(tmp_path: Path) -> None:
+    folder = write_results(tmp_path / "r", noisy(0.1), channels=("CT",))
+    with pytest.raises(MissingWeights):
+        evaluate(folder, protocols=("oasis",))
+    with pytest.raises(ValueError, match="synthrad2023, oasis"):
+        evaluate(folder, protocols=("synthrad2077",))
+    assert "synthrad2023_mae/CT" not in evaluate(folder)["metrics"]
+
+
+# -- draws --------------------------------------------------------------------------------------------------------
+
+
+def shifted(folder: Path, out: Path, levels: int) -> Path:
+    """Generated images with another level in the body: a further draw."""
+    for item in (slice_ for case in Manifest.load(folder).cases for slice_ in case.slices):
+        body = read_png(folder / item.label) > 0
+        for path in item.generated:
+            write_png(out / Path(path).name, read_png(folder / path) + (levels * body).astype(np.uint16))
+    return out
+
+
+def test_diversity_of_draws(tmp_path: Path) -> None:
+    folder = write_results(tmp_path / "r", noisy(0.02), channels=("T1w",))
+    assert not any(key.startswith("diversity") for key in evaluate(folder)["metrics"])
+    equal = evaluate(folder, draws=(folder / "generated",))["metrics"]
+    assert equal["diversity_ssim/T1w"]["value"] == pytest.approx(1)
+    assert equal["diversity_ssim/T1w"]["draws"] == 2
+    assert equal["diversity_ssim/T1w"]["better"] is None
+    assert equal["diversity_label_spread/T1w"]["value"] == 0
+    assert "weights missing" in equal["diversity_lpips/T1w"]["reason"]
+    other = evaluate(folder, draws=(shifted(folder, tmp_path / "d", 1000),))["metrics"]
+    expected = 1000 / 65535 * 1000 / np.sqrt(2)  # window 0..1000; two draws that differ by d have a spread of d/sqrt(2)
+    assert other["diversity_label_spread/T1w"]["value"] == pytest.approx(expected, rel=1e-3)
+    assert other["diversity_ssim/T1w"]["value"] < 1
+
+
+def test_lpips_between_draws(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Distance(torch.nn.Module):
+        def forward(self, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+            return (x - y).abs().mean((1, 2, 3))
+
+    (tmp_path / "w").write_bytes(b"x")
+    monkeypatch.setattr(request, "resolve", lambda key, explicit: tmp_path / "w")
+    monkeypatch.setattr(request.networks, "lpips_alex", lambda path: Distance())
+    folder = write_results(tmp_path / "r", lambda real, label, rng: 500.0 * (label > 0), channels=("T1w",))
+    draw = shifted(folder, tmp_path / "d", 2000)
+    for batch in (32, 2):
+        with mock.patch.object(scoring, "BATCH", batch):
+            found = evaluate(folder, metrics="diversity_lpips", draws=(draw,))
+        body = np.mean([(read_png(path) > 0).mean() for path in (folder / "label").iterdir()])
+        assert found["metrics"]["diversity_lpips/T1w"]["value"] == pytest.approx(2 * 2000 / 65535 * body, rel=1e-4)
+
+
+def test_a_missing_draw_names_the_file(tmp_path: Path) -> None:
+    folder = write_results(tmp_path / "r", noisy(0.02), channels=("T1w",))
+    shutil.copytree(folder / "generated", tmp_path / "d")
+    (tmp_path / "d" / "sub-01_z0002_0000.png").unlink()
+    with pytest.raises(ValueError, match=r"d/sub-01_z0002_0000\.png"):
+        evaluate(folder, draws=(tmp_path / "d",))
+    with pytest.raises(ValueError, match="no such folder"):
+        evaluate(folder, draws=(tmp_path / "nowhere",))
+
+
+# -- label faithfulness and lesions -------------------------------------------------------------------------------
+
+
+def segment(folder: Path, out: Path, change: Any = lambda label: label) -> Path:
+    for path in (folder / "label").iterdir():
+        write_png(out / path.name, change(read_png(path).copy()))
+    return out
+
+
+def test_faithfulness_against_its_ceiling(tmp_path: Path) -> None:
+    folder = write_results(tmp_path / "r", noisy(0.02), patients=2, slices=4)
+
+    def without_lesions(label: np.ndarray) -> np.ndarray:
+        label[label == 4] = 3
+        return label
+
+    seen = segment(folder, tmp_path / "seen", without_lesions)
+    real = segment(folder, tmp_path / "seen_real")
+    result = evaluate(folder, segmented=seen, segmented_real=real)
+    entry = result["metrics"]["faithfulness_dice"]
+    rows = [row for row in result["per_overlap"] if row["of"] == "generated" and row["case"] == "sub-00"]
+    assert {row["label"]: row["dice"] for row in rows}[4] == 0
+    assert {row["label"]: row["dice"] for row in rows}[2] == 1
+    assert 0.7 < entry["value"] < 0.8  # one label of four is lost
+    assert entry["ceiling"] == 1
+    distance = result["metrics"]["faithfulness_hd95"]
+    assert distance["unit"] == "mm"
+    assert distance["missed"] == 2  # the lesion of two cases, for which no distance is large enough
+    assert "NaN" not in (folder / "metrics.json").read_text()
+    assert "Infinity" not in (folder / "metrics.json").read_text()
+
+
+def test_lesions_found_in_the_generated_images(tmp_path: Path) -> None:
+    """Three patients; the segmenter misses the lesions of one and draws one too many in another."""
+    folder = write_results(tmp_path / "r", lambda real, label, rng: real + 5 * (label == 4), patients=3, slices=4)
+
+    def see(path: Path, label: np.ndarray) -> np.ndarray:
+        if path.name.startswith("sub-00"):
+            label[label == 4] = 3
+        if path.name.startswith("sub-01_z0001"):
+            label[20:23, 2:5] = 4
+        return label
+
+    for path in (folder / "label").iterdir():
+        write_png(tmp_path / "seen" / path.name, see(path, read_png(path).copy()))
+    result = evaluate(folder, segmented=tmp_path / "seen", lesion="lesion")
+    rows = {row["case"]: row for row in result["per_lesion_case"]}
+    assert [rows[f"sub-0{i}"]["found"] for i in range(3)] == [0, 2, 2]
+    assert rows["sub-01"]["segmented"] == 3
+    metrics = result["metrics"]
+    assert metrics["lesion_recall"]["value"] == pytest.approx(2 / 3)
+    assert metrics["lesion_recall"]["pooled"] == pytest.approx(4 / 6)
+    assert metrics["lesion_f1"]["value"] == pytest.approx((0 + 0.8 + 1) / 3)
+    assert metrics["lesion_volume_correlation"]["value"] is None  # the phantoms' lesions are equally large
+    assert "volumes that differ" in metrics["lesion_volume_correlation"]["reason"]
+    for channel in ("T1w", "CT"):
+        assert metrics[f"lesion_change_outside/{channel}"]["value"] == 0  # the method changes lesions only
+    with pytest.raises(ValueError, match="--lesion tumour: no such label"):
+        evaluate(folder, lesion="tumour")
+
+
+def test_change_outside_of_lesions_is_seen(tmp_path: Path) -> None:
+    folder = write_results(tmp_path / "r", lambda real, label, rng: real + 100 * (label == 2), channels=("CT",))
+    assert evaluate(folder, lesion="4")["metrics"]["lesion_change_outside/CT"]["value"] > 10
+
+
+# -- references ---------------------------------------------------------------------------------------------------
+
+
+def run(monkeypatch: pytest.MonkeyPatch, *arguments: str | Path) -> int:
+    import scripts.evaluate as command
+
+    monkeypatch.setattr(sys, "argv", ["evaluate.py", *map(str, arguments)])
+    return command.main()
+
+
+def test_a_saved_reference_gives_the_same_numbers(
+    tmp_path: Path, script: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = write_results(tmp_path / "r", noisy(0.05), patients=3, channels=("CT",))
+    network = ("--extractors", f"torchscript:{script}")
+    real, labels = ("--real", folder / "groundtruth"), ("--labels", folder / "label")
+    generated, saved = ("--generated", folder / "generated"), tmp_path / "ref" / "real.npz"
+    assert (
+        run(monkeypatch, *real, *generated, *labels, *network, "--save_reference", saved, "--out", tmp_path / "a") == 0
+    )
+    capsys.readouterr()
+    assert run(monkeypatch, *generated, *labels, *network, "--reference", saved, "--out", tmp_path / "b", "--json") == 0
+    printed = json.loads(capsys.readouterr().out)
+    full = json.loads((tmp_path / "a" / "metrics.json").read_text())["metrics"]
+    assert len(printed["metrics"]) == 12  # six metrics of the network, six of radiomics
+    for key, entry in printed["metrics"].items():
+        assert entry["value"] == pytest.approx(full[key]["value"], rel=1e-6), key
+        assert entry["floor"] == full[key]["floor"]
+    table = list(csv.DictReader((tmp_path / "b" / "summary.csv").open()))
+    assert {row["metric"] for row in table} == {key.partition("/")[0] for key in printed["metrics"]}
+
+
+def test_references_that_do_not_fit(tmp_path: Path, script: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
+    folder = write_results(tmp_path / "r", noisy(0.05), patients=2, channels=("CT",))
+    evaluate(folder, extractors=(f"torchscript:{script}",), save_reference=tmp_path / "ref.npz")
+    other = tmp_path / "other" / script.name
+    other.parent.mkdir()
+    save_script(torch.nn.Sequential(Moments(), torch.nn.Linear(2, 2)), other)
+    generated = ("--generated", folder / "generated", "--out", tmp_path / "o")
+    cases = {
+        ("--reference", tmp_path / "ref.npz", "--extractors", f"torchscript:{other}"): "differ",
+        ("--reference", folder / "metrics.json"): "not a reference",
+        ("--reference", tmp_path / "nowhere.npz"): "not a reference",
+        ("--reference", tmp_path / "ref.npz", "--real", folder / "groundtruth"): "neither --real nor --results",
+    }
+    for arguments, message in cases.items():
+        assert run(monkeypatch, *generated, *arguments) == 2, arguments
+        error = capsys.readouterr().err.strip().splitlines()[-1]
+        assert error.startswith("error: ")
+        assert message in error
+    assert not (tmp_path / "o").exists()
+
+
+def test_pytorch_fids_statistics(tmp_path: Path, inception_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from pytorch_fid.fid_score import calculate_frechet_distance
+
+    rng = np.random.default_rng(0)
+    real, fake = rng.normal(0, 1, (40, 12)), rng.normal(0.3, 1.2, (30, 12))
+    moments = real.mean(0), np.cov(real, rowvar=False)
+    expected = calculate_frechet_distance(*moments, fake.mean(0), np.cov(fake, rowvar=False))
+    assert frechet_of_moments(*moments, fake) == pytest.approx(expected, rel=1e-6)
+    few = fake[:5]  # fewer samples than features
+    expected = calculate_frechet_distance(*moments, few.mean(0), np.cov(few, rowvar=False))
+    assert frechet_of_moments(*moments, few) == pytest.approx(expected, rel=1e-3)
+
+    folder = write_results(tmp_path / "r", noisy(0.1), patients=2, channels=("CT",))
+    for module in (request, extractors):
+        monkeypatch.setattr(module, "resolve", lambda key, explicit=None: inception_file)
+    np.savez(tmp_path / "fid.npz", mu=np.zeros(2048), sigma=np.eye(2048))
+    out = ("--reference", tmp_path / "fid.npz", "--out", tmp_path / "o")
+    assert run(monkeypatch, "--generated", folder / "generated", *out) == 0
+    metrics = json.loads((tmp_path / "o" / "metrics.json").read_text())["metrics"]
+    assert set(metrics) == {"fid/image"}
+    assert metrics["fid/image"]["value"] > 0
+
+
+# -- tables -------------------------------------------------------------------------------------------------------
+
+
+def test_the_summary_table_has_a_row_a_metric(tmp_path: Path) -> None:
+    folder = write_results(tmp_path / "r", noisy(0.05), patients=6, slices=2)
+    result = evaluate(folder)
+    rows = list(csv.DictReader((folder / "summary.csv").open()))
+    assert len(rows) == len(result["metrics"])
+    mae = next(row for row in rows if (row["metric"], row["channel"]) == ("mae", "CT"))
+    assert float(mae["value"]) == pytest.approx(result["metrics"]["mae/CT"]["value"])
+    assert float(mae["ci95_low"]) < float(mae["value"]) < float(mae["ci95_high"])
+    fid = next(row for row in rows if (row["metric"], row["channel"]) == ("fid", "CT"))
+    assert fid["value"] == ""
+    assert "weights missing" in fid["reason"]
+    kid = next(row for row in rows if (row["metric"], row["channel"]) == ("radiomics_kid", "CT"))
+    assert kid["n"] == "12"
+    assert float(kid["floor_n"]) > 0
