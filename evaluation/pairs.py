@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import functools
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +17,8 @@ from dataloaders.manifest import Case, Manifest, Slice
 from dataloaders.nifti import SUFFIXES, read_volume, whole_numbers
 from dataloaders.png import as_16_bit, read_png
 from spec import DataSpec
+
+GROUP = 32  # slices of small cases that are worth a batch of the networks
 
 
 @dataclass
@@ -64,8 +66,15 @@ class Pairs(ABC):
         """Number of items; None where only reading would tell."""
 
     @abstractmethod
-    def items(self) -> Iterator[Item]:
-        """Case by case, slices by index, then channels. ValueError naming the file where something does not fit."""
+    def groups(self) -> list[list[str]]:
+        """Ids of cases that share batches of the networks and a shard, in order; the same in every process."""
+
+    @abstractmethod
+    def items(self, cases: Sequence[str] | None = None) -> Iterator[Item]:
+        """Case by case (all, or those named), slices by index, then channels.
+
+        ValueError naming the file where something does not fit.
+        """
 
     def spacing(self, case: Case) -> tuple[float, float, float]:
         """(between slices, rows, columns) in mm; 1 where unknown."""
@@ -92,9 +101,25 @@ class ManifestPairs(Pairs):
         """Number of items."""
         return sum(len(item.images) for case in self.manifest.cases for item in paired_slices(case))
 
-    def items(self) -> Iterator[Item]:
+    def groups(self) -> list[list[str]]:
+        """Cases in order, put together until there are `GROUP` slices."""
+        groups: list[list[str]] = []
+        slices = GROUP
+        for case in self.manifest.cases:
+            if slices >= GROUP:
+                groups.append([])
+                slices = 0
+            groups[-1].append(case.id)
+            slices += len(paired_slices(case))
+        return groups
+
+    def items(self, cases: Sequence[str] | None = None) -> Iterator[Item]:
         """See `read_items`."""
-        return read_items(self.folder, self.manifest)
+        if cases is None:
+            return read_items(self.folder, self.manifest)
+        wanted = set(cases)
+        chosen = tuple(case for case in self.manifest.cases if case.id in wanted)
+        return read_items(self.folder, replace(self.manifest, cases=chosen))
 
     def companion(self, folder: Path, item: Item, labels: bool) -> NDArray:
         """From the equally named PNG file, or for label maps from a volume ``<case>*.nii.gz`` in source geometry."""

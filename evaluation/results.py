@@ -11,12 +11,22 @@ from engine.files import write_json, write_text
 from evaluation.catalog import BY_LABEL, LPIPS, PAIRED, SCHEMA
 from evaluation.pairs import ManifestPairs, Pairs, paired_slices, read_items
 from evaluation.reference import save_reference
-from evaluation.request import Request, find_weights, load_networks, plan
-from evaluation.scoring import score
+from evaluation.request import Networks, Request, find_weights, load_networks, plan
+from evaluation.scoring import Scores, merged, score
+from evaluation.shards import key_of, load_parts, save_part
 from evaluation.summary import Summary
 from evaluation.tables import format_table, slices_csv, summary_csv
 
-__all__ = ["BY_LABEL", "LPIPS", "PAIRED", "SCHEMA", "check_metrics", "evaluate_pairs", "evaluate_results"]
+__all__ = [
+    "BY_LABEL",
+    "LPIPS",
+    "PAIRED",
+    "SCHEMA",
+    "check_metrics",
+    "evaluate_pairs",
+    "evaluate_results",
+    "evaluate_shard",
+]
 __all__ += ["format_table", "headline", "paired_slices", "read_items"]
 
 
@@ -47,7 +57,25 @@ def evaluate_results(
 def evaluate_pairs(pairs: Pairs, out: Path, request: Request) -> dict[str, Any]:
     """Score any pairs of images and write metrics.json, metrics.csv (slices) and summary.csv (metrics) to `out`."""
     found = load_networks(request)  # first of all, because it may fail
-    scores = score(pairs, plan(request, found, pairs.spec))
+    scored = score(pairs, plan(request, found, pairs.spec))
+    return _write(pairs, out, request, found, merged(scored))
+
+
+def evaluate_shard(pairs: Pairs, out: Path, request: Request, shard: tuple[int, int]) -> dict[str, Any] | None:
+    """Score every n-th group of cases from the i-th on; the shard that finds all others done merges and writes.
+
+    Returns metrics.json, byte for byte that of `evaluate_pairs`, or None while other shards are missing.
+    """
+    number, shards = shard
+    found = load_networks(request)
+    groups = range(number, len(pairs.groups()), shards)
+    key = key_of(pairs, request)
+    save_part(out, shard, key, score(pairs, plan(request, found, pairs.spec), groups))
+    scored = load_parts(out, shards, key)
+    return None if scored is None else _write(pairs, out, request, found, merged(scored))
+
+
+def _write(pairs: Pairs, out: Path, request: Request, found: Networks, scores: Scores) -> dict[str, Any]:
     if not scores.rows:
         raise ValueError(f"{out}: no slice has both a real and a generated image, so there is nothing to compare")
     result = Summary(pairs, scores, request, found).result()

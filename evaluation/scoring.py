@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -74,6 +74,15 @@ class Scores:
     constant_images: int = 0
     identical: int = 0
 
+    def __iadd__(self, other: Scores) -> Scores:
+        for name in ("rows", "labels", "cases", "overlap", "lesions"):
+            getattr(self, name).extend(getattr(other, name))
+        for key, rows in other.features.sets.items():
+            self.features.sets.setdefault(key, []).extend(rows)
+        self.constant_images += other.constant_images
+        self.identical += other.identical
+        return self
+
 
 class CaseLook:
     """What is gathered over the slices of one case and channel."""
@@ -120,33 +129,61 @@ class CaseLook:
         return row | (self.volume.synthrad() if synthrad else dict.fromkeys(SYNTHRAD, math.nan))
 
 
-def score(pairs: Pairs, work: Work) -> Scores:
-    """Everything that can be said of `pairs`; the only pass over the images."""
-    scores, waiting = Scores(), _Waiting(work)
-    hidden = None if work.progress else True
-    items = tqdm(pairs.items(), desc="evaluate", total=pairs.total, disable=hidden)
-    for case, of_case in itertools.groupby(items, key=lambda item: item.case):
-        looks: dict[int, CaseLook] = {}
-        maps = CaseMaps(case.patient, case.id, pairs.spacing(case))
-        for item in of_case:
-            draws = _draws(pairs, item, work.draws)
-            row = _score_slice(item, pairs.spec.channels[item.channel].name, draws, scores)
-            scores.rows.append(row)
-            looks.setdefault(item.channel, CaseLook(pairs.spacing(case))).add(item, draws, work.lesion)
-            if work.radiomics:
-                _add_radiomics(item, scores.features)
-            if item.channel == 0 and work.segmented is not None:
-                maps.add(item.slice.index, item.label, _segmented(pairs, item, work))
-            waiting.add(item, row, draws, scores.features)
-        for channel, look in looks.items():
-            about = {"patient": case.patient, "case": case.id, "channel": pairs.spec.channels[channel].name}
-            scores.labels += [about | row for row in _label_rows(pairs.spec, case, channel, *look.histograms)]
-            scores.cases.append(about | look.row(case, channel, work.synthrad))
-        if work.segmented is not None:
-            scores.overlap += maps.overlap(labels_of([*maps.condition, *maps.of["generated"]]))
-            scores.lesions += [maps.lesions(work.lesion)] if work.lesion is not None else []
-    waiting.run(scores.features)
-    return scores
+def score(pairs: Pairs, work: Work, groups: Sequence[int] | None = None) -> list[tuple[int, Scores]]:
+    """Everything that can be said of `pairs`, in one pass over the images; (number, scores) of each group of cases.
+
+    groups: numbers of those to score, all unless told. A group's scores do not depend on which others are scored: cases
+    share batches of the networks only within their group (`Pairs.groups`).
+    """
+    all_groups = pairs.groups()
+    chosen = range(len(all_groups)) if groups is None else groups
+    total = pairs.total if groups is None else None
+    scored = []
+    with tqdm(desc="evaluate", total=total, disable=None if work.progress else True) as bar:
+        for number in chosen:
+            scores, waiting = Scores(), _Waiting(work)
+            items = pairs.items(all_groups[number])
+            for case, of_case in itertools.groupby(items, key=lambda item: item.case):
+                _score_case(pairs, case, _counted(of_case, bar), work, scores, waiting)
+            waiting.run(scores.features)
+            scored.append((number, scores))
+    return scored
+
+
+def merged(scored: Iterable[tuple[int, Scores]]) -> Scores:
+    """The scores of all groups together, in the groups' order."""
+    total = Scores()
+    for _, scores in sorted(scored, key=lambda pair: pair[0]):
+        total += scores
+    return total
+
+
+def _counted(items: Iterable[Item], bar: tqdm) -> Iterator[Item]:
+    for item in items:
+        yield item
+        bar.update()
+
+
+def _score_case(pairs: Pairs, case: Case, items: Iterable[Item], work: Work, scores: Scores, waiting: _Waiting) -> None:
+    looks: dict[int, CaseLook] = {}
+    maps = CaseMaps(case.patient, case.id, pairs.spacing(case))
+    for item in items:
+        draws = _draws(pairs, item, work.draws)
+        row = _score_slice(item, pairs.spec.channels[item.channel].name, draws, scores)
+        scores.rows.append(row)
+        looks.setdefault(item.channel, CaseLook(pairs.spacing(case))).add(item, draws, work.lesion)
+        if work.radiomics:
+            _add_radiomics(item, scores.features)
+        if item.channel == 0 and work.segmented is not None:
+            maps.add(item.slice.index, item.label, _segmented(pairs, item, work))
+        waiting.add(item, row, draws, scores.features)
+    for channel, look in looks.items():
+        about = {"patient": case.patient, "case": case.id, "channel": pairs.spec.channels[channel].name}
+        scores.labels += [about | row for row in _label_rows(pairs.spec, case, channel, *look.histograms)]
+        scores.cases.append(about | look.row(case, channel, work.synthrad))
+    if work.segmented is not None:
+        scores.overlap += maps.overlap(labels_of([*maps.condition, *maps.of["generated"]]))
+        scores.lesions += [maps.lesions(work.lesion)] if work.lesion is not None else []
 
 
 def generated_features(pairs: Pairs, work: Work) -> tuple[dict[tuple[str, int], NDArray], dict[str, int]]:

@@ -83,10 +83,15 @@ class VolumePairs(Pairs):
         """(between slices, rows, columns) in mm of a case that `items` has reached."""
         return self._spacing[case.id]
 
-    def items(self) -> Iterator[Item]:
+    def groups(self) -> list[list[str]]:
+        """Each volume is a group."""
+        return [[files.id] for files in self.cases]
+
+    def items(self, cases: Sequence[str] | None = None) -> Iterator[Item]:
         """One case in memory at a time."""
         for files in self.cases:
-            yield from self._items(files)
+            if cases is None or files.id in cases:
+                yield from self._items(files)
 
     def _items(self, files: Files) -> Iterator[Item]:
         real, affine = _read(files.real)
@@ -121,9 +126,7 @@ class VolumePairs(Pairs):
     def _on_grid(self, path: Path, like: NDArray, affine: NDArray, reference: Path, labels: bool = False) -> NDArray:
         data, own = _read(path, labels)
         if data.shape != like.shape or not np.allclose(own, affine, atol=AFFINE_TOLERANCE):
-            raise ValueError(
-                f"{path}: {data.shape}, {reference.name} has {like.shape} or another affine; one grid is needed"
-            )
+            raise ValueError(f"{path}: {data.shape}, {reference.name} has {like.shape}, or the affine differs")
         return data
 
 

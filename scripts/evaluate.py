@@ -13,12 +13,13 @@ import tyro
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from dataloaders.manifest import Manifest
+from dataloaders.shards import parse_shard
 from engine.command import exit_code
 from evaluation.folders import Folders
 from evaluation.generated_only import evaluate_generated
 from evaluation.pairs import ManifestPairs, Pairs
 from evaluation.request import Request
-from evaluation.results import evaluate_pairs
+from evaluation.results import evaluate_pairs, evaluate_shard
 from evaluation.tables import format_table
 from spec import Axis
 
@@ -67,14 +68,16 @@ class EvaluateOptions:
     """Folder or file with pretrained weights; else $MEDSIS_WEIGHTS, else torch's cache."""
     device: str = "cpu"
     """Device of the networks, e.g. cuda."""
+    shard: str = "0/1"
+    """Score only part i of n of the cases, e.g. in a job array; the last part to finish merges all (same --out)."""
     out: Path | None = None
     """Folder of metrics.json and the tables; default: the results folder, else results/evaluate."""
     json: bool = False
     """Print JSON instead of a table."""
 
 
-def evaluate(options: EvaluateOptions) -> dict[str, Any]:
-    """Metrics of whatever the options name."""
+def evaluate(options: EvaluateOptions) -> dict[str, Any] | None:
+    """Metrics of whatever the options name; None for a shard while others are missing."""
     request = Request(
         metrics=options.metrics,
         weights=options.weights,
@@ -90,8 +93,10 @@ def evaluate(options: EvaluateOptions) -> dict[str, Any]:
         save_reference=options.save_reference,
     )
     out = options.out or options.results or Path("results/evaluate")
+    shard = parse_shard(options.shard)
     if options.reference is None:
-        return evaluate_pairs(_pairs(options), out, request)
+        pairs = _pairs(options)
+        return evaluate_pairs(pairs, out, request) if shard[1] == 1 else evaluate_shard(pairs, out, request, shard)
     if options.generated is None or options.real is not None or options.results is not None:
         raise ValueError(
             f"--reference {options.reference}: give --generated DIR with it, and neither --real nor --results"
@@ -119,7 +124,10 @@ def run() -> int:
     """The command."""
     options = tyro.cli(EvaluateOptions, description=EvaluateOptions.__doc__)
     result = evaluate(options)
-    print(json.dumps(result, indent=1) if options.json else format_table(result))
+    if result is None:
+        print(f"shard {options.shard} is done; the last one merges all", file=sys.stderr)
+    else:
+        print(json.dumps(result, indent=1) if options.json else format_table(result))
     return 0
 
 

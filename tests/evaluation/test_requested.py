@@ -349,3 +349,36 @@ def test_the_summary_table_has_a_row_a_metric(tmp_path: Path) -> None:
     kid = next(row for row in rows if (row["metric"], row["channel"]) == ("radiomics_kid", "CT"))
     assert kid["n"] == "12"
     assert float(kid["floor_n"]) > 0
+
+
+# -- shards -------------------------------------------------------------------------------------------------------
+
+
+def test_shards_merge_to_the_same_bytes(
+    tmp_path: Path, script: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Some cases are larger than a batch, some are smaller; networks see the same batches in any number of shards."""
+    folder = write_results(tmp_path / "r", noisy(0.05), patients=7, slices=14, channels=("CT",))
+    options = ("--results", folder, "--segmented", folder / "label", "--lesion", "lesion")
+    options += ("--extractors", f"torchscript:{script}")
+    assert run(monkeypatch, *options, "--out", tmp_path / "whole") == 0
+    for shard in ("2/3", "0/3"):
+        assert run(monkeypatch, *options, "--out", tmp_path / "parts", "--shard", shard) == 0
+        assert not (tmp_path / "parts" / "metrics.json").exists()
+    assert run(monkeypatch, *options, "--out", tmp_path / "parts", "--shard", "1/3", "--json") == 0
+    for name in ("metrics.json", "metrics.csv", "summary.csv"):
+        assert (tmp_path / "parts" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes(), name
+
+
+def test_parts_of_another_evaluation_are_not_merged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = write_results(tmp_path / "r", noisy(0.05), patients=2, slices=2, channels=("CT",))
+    out = ("--results", folder, "--out", tmp_path / "o")
+    assert run(monkeypatch, *out, "--shard", "0/2", "--metrics", "mae") == 0
+    assert run(monkeypatch, *out, "--shard", "1/2") == 0
+    assert not (tmp_path / "o" / "metrics.json").exists()
+    (tmp_path / "o" / "shards" / "0-of-2.npz").write_bytes(b"torn")
+    assert run(monkeypatch, *out, "--shard", "1/2") == 0
+    assert not (tmp_path / "o" / "metrics.json").exists()
+    assert run(monkeypatch, *out, "--shard", "0/2") == 0
+    assert (tmp_path / "o" / "metrics.json").exists()
+    assert run(monkeypatch, *out, "--shard", "2/2") == 2
