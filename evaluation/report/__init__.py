@@ -56,8 +56,11 @@ def _ranked_tiles(entrants: Sequence[Entrant], channel: int, ranking: Ranking, l
 
 def _write_figures(page: Content, out: Path) -> list[str]:
     figures = {one.stem: sheet(one, page.names) for one in page.panels}
-    for channel, strip in zip(page.entrants[0].spec.channels, page.strips, strict=True):
-        figures[f"slices_{file_stem(channel.name)}"] = gallery.strip_figure(strip, page.names)
+    for c, channel in enumerate(page.entrants[0].spec.channels):
+        stem, ranked_strip = file_stem(channel.name), page.ranked[c]
+        figures[f"slices_{stem}"] = gallery.strip_figure(page.strips[c], page.names)
+        if ranked_strip is not None:
+            figures[f"worst_best_{stem}"] = gallery.ranking_figure(page.rankings[c], ranked_strip, page.names)
     return [name for stem, figure in figures.items() for name in _write_figure(out, stem, figure)]
 
 

@@ -76,6 +76,38 @@ def strip_figure(strip: Strip, names: Sequence[str]) -> Figure:
     return laid_out(figure)
 
 
+def ranking_figure(ranking: Ranking, strip: Strip, names: Sequence[str]) -> Figure:
+    """Worst and best of all methods as one sheet: three columns a method (real, generated, difference)."""
+    places = decimals([one.value for one in ranking.found])
+    by_method = [
+        [(one, tiles) for one, tiles in zip(ranking.found, strip.rows, strict=True) if one.method == i]
+        for i in range(len(names))
+    ]
+    lines = max(len(found) for found in by_method)
+    width = 1.25
+    layout = ConstrainedLayoutEngine(w_pad=0.02, h_pad=0.03, wspace=0, hspace=0)
+    figure = Figure(figsize=(3 * width * len(names), (width / strip.aspect + 0.35) * lines + 0.5), layout=layout)
+    axes = figure.subplots(lines, 3 * len(names), squeeze=False)
+    for one in axes.ravel():
+        one.set_axis_off()
+    for i, found in enumerate(by_method):
+        for line, (one, tiles) in enumerate(found):
+            for c, pixels in enumerate((tiles.real, tiles.generated[i], tiles.difference[i])):
+                axes[line, 3 * i + c].imshow(
+                    pixels, cmap="gray", vmin=0, vmax=255, aspect="auto", interpolation="nearest"
+                )
+            kind, value = "worst" if one.worst else "best", number(one.value, places)
+            title = f"{names[i]}: {kind} {value} {ranking.unit}\n{one.case.id}, slice {one.item.index}"
+            axes[line, 3 * i].set_title(title, fontsize=7, color=plots.INK, loc="left")
+    figure.supxlabel(
+        f"real, generated, difference (blue −{strip.limit:.3g}, red +{strip.limit:.3g} {strip.unit}); by "
+        f"{name_of(ranking.metric)}",
+        fontsize=8,
+        color=plots.SOFT,
+    )
+    return laid_out(figure)
+
+
 # -- worst and best -----------------------------------------------------------------------------------------------
 
 

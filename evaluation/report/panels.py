@@ -12,6 +12,7 @@ from typing import Any
 from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure, SubFigure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
@@ -174,7 +175,8 @@ def sheet(one: PanelSet, names: Sequence[str]) -> Figure:
     columns = min(MOST_COLUMNS, len(one.panels))
     lines = math.ceil(len(one.panels) / columns)
     width = max(columns * one.size[0], 3.6)
-    figure = Figure(figsize=(width, lines * (one.size[1] + 0.25) + 0.4), layout="constrained")
+    layout = ConstrainedLayoutEngine(w_pad=0.07, h_pad=0.05)
+    figure = Figure(figsize=(width, lines * (one.size[1] + 0.25) + 0.4), layout=layout)
     cells = figure.subfigures(lines, columns, squeeze=False)
     for cell, panel in zip(cells.ravel(), one.panels, strict=False):
         if panel.title:

@@ -178,22 +178,24 @@ def _latex_table(entrants: Sequence[Entrant], rows: Sequence[Row], channel: str)
     columns = 1 + len(entrants) + floors
     head = " & ".join(["", *(latex(entrant.name) for entrant in entrants), *(["Floor"] if floors else [])])
     lines = []
-    for (_, title), of_group in sorted(grouped(rows).items(), key=lambda item: item[0][0] is None):
+    for (of, title), of_group in sorted(grouped(rows).items(), key=lambda item: item[0][0] is None):
+        title += "" if of else ", all channels"
         lines.append(rf"\midrule\multicolumn{{{columns}}}{{@{{}}l}}{{\emph{{{latex(title)}}}}} \\")
         lines += [_latex_row(row, floors) for row in of_group]
     return "\n".join(
         [
-            r"% needs \usepackage{booktabs}",
+            r"% needs \usepackage{booktabs,graphicx}",
             r"\begin{table}",
             r"\centering",
             rf"\caption{{{_caption(entrants, rows, channel)}}}",
             rf"\label{{tab:metrics-{file_stem(channel).lower()}}}",
+            r"\resizebox{\ifdim\width>\linewidth\linewidth\else\width\fi}{!}{% only where it is too wide",
             rf"\begin{{tabular}}{{@{{}}l{'r' * (columns - 1)}@{{}}}}",
             r"\toprule",
             rf"{head} \\",
             *lines,
             r"\bottomrule",
-            r"\end{tabular}",
+            r"\end{tabular}}",
             r"\end{table}",
             "",
         ]
