@@ -9,14 +9,12 @@ from matplotlib.figure import Figure
 
 from engine.files import atomic_path, write_json, write_text
 from evaluation.compare import Entrant, metric_rows
-from evaluation.report import gallery, pictures, ranked
-from evaluation.report.gather import gather
+from evaluation.report import gallery, gather, pictures, ranked, volumes
 from evaluation.report.page import Content, render
 from evaluation.report.panels import file_stem, panel_sets, png, sheet, svg
 from evaluation.report.pictures import Strip
 from evaluation.report.ranked import Ranking
 from evaluation.report.tables import csv_tables, latex_tables, to_json
-from evaluation.report.volumes import volumes
 
 __all__ = ["content", "render", "write_report"]
 
@@ -43,8 +41,8 @@ def content(entrants: Sequence[Entrant], rank_by: str = ranked.DEFAULT) -> Conte
     rankings = [ranked.rank(entrants, c, rank_by) for c in channels]
     tiles = [_ranked_tiles(entrants, c, ranking, strips[c].limit) for c, ranking in enumerate(rankings)]
     wanted = dict.fromkeys((one.case.id, one.item.index) for ranking in rankings for one in ranking.found)
-    held = volumes(entrants, [(strip.limit, strip.unit) for strip in strips], list(wanted))
-    panels = panel_sets(entrants, rows, gather(entrants))
+    held = volumes.pack(entrants, [(strip.limit, strip.unit) for strip in strips], list(wanted))
+    panels = panel_sets(entrants, rows, gather.gather(entrants))
     return Content(entrants, rows, panels, strips, rankings, tiles, held)
 
 

@@ -43,7 +43,7 @@ class Volumes:
     shown: frozenset[Key] = field(default_factory=frozenset)
 
 
-def volumes(
+def pack(
     entrants: Sequence[Entrant], limits: Sequence[tuple[float, str]], wanted: Sequence[Key], budget: int = BUDGET
 ) -> Volumes:
     """All cases where they fit, else evenly spaced slices of evenly spaced cases.
@@ -86,7 +86,8 @@ def choose(entrants: Sequence[Entrant], wanted: Sequence[Key], budget: int) -> l
     if affordable >= len(every) and len(cases) <= MOST_CASES:
         return [(case, of_case[case.id]) for case in cases]
     must = dict.fromkeys(case_id for case_id, _ in wanted)
-    room = min(MOST_CASES, max(1, affordable // FEWEST_SLICES), len(cases))
+    typical = int(np.median([len(items) for items in of_case.values()]))
+    room = min(MOST_CASES, max(1, affordable // max(1, min(FEWEST_SLICES, typical))), len(cases))
     kept = {case.id for case in _spread([case for case in cases if case.id not in must], max(0, room - len(must)))}
     kept |= must.keys()
     share = max(1, affordable // len(kept))
