@@ -41,7 +41,8 @@ def content(entrants: Sequence[Entrant], rank_by: str = ranked.DEFAULT) -> Conte
     rankings = [ranked.rank(entrants, c, rank_by) for c in channels]
     tiles = [_ranked_tiles(entrants, c, ranking, strips[c].limit) for c, ranking in enumerate(rankings)]
     wanted = dict.fromkeys((one.case.id, one.item.index) for ranking in rankings for one in ranking.found)
-    held = volumes.pack(entrants, [(strip.limit, strip.unit) for strip in strips], list(wanted))
+    budget = volumes.budget_beside(gallery.characters(strips, tiles))
+    held = volumes.pack(entrants, [(strip.limit, strip.unit) for strip in strips], list(wanted), budget)
     panels = panel_sets(entrants, rows, gather.gather(entrants))
     return Content(entrants, rows, panels, strips, rankings, tiles, held)
 

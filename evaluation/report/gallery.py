@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
+from numpy.typing import NDArray
 
 from evaluation.compare import Entrant, count
 from evaluation.report import plots
@@ -20,6 +22,18 @@ from evaluation.report.volumes import Key
 def titles(names: Sequence[str]) -> list[str]:
     """Captions of the tiles of one slice."""
     return ["label map", "real", *names, *(f"{name} − real" for name in names)]
+
+
+def characters(strips: Sequence[Strip], ranked: Sequence[Strip | None]) -> int:
+    """About how many characters the pictures take in the page, from the first slice of each strip."""
+
+    def of(strip: Strip, pictures: Sequence[NDArray[np.uint8]]) -> float:
+        return len(strip.rows) * sum(len(webp(pixels)) for pixels in pictures) * 4 / 3
+
+    total = sum(of(s, [s.rows[0].real, *s.rows[0].generated, *s.rows[0].difference]) for s in strips)
+    triples = [s for s in ranked if s is not None]
+    total += sum(of(s, [s.rows[0].real, s.rows[0].generated[0], s.rows[0].difference[0]]) for s in triples)
+    return round(total)
 
 
 def strip_html(strip: Strip, names: Sequence[str]) -> str:

@@ -44,7 +44,7 @@ class Content:
 def render(content: Content) -> str:
     """The page as one string."""
     entrants, rows = content.entrants, content.rows
-    title = " vs ".join(content.names)
+    title = " vs ".join(content.names) if len(content.names) <= 3 else f"{len(content.names)} methods compared"
     sections = {
         "Methods": cards(entrants),
         "Metrics": metrics_section(entrants, rows),

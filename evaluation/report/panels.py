@@ -20,7 +20,7 @@ from engine.runlog import read_log
 from evaluation.compare import Entrant, Row
 from evaluation.report import plots
 from evaluation.report.gather import Distributions, Gathered, Spectra
-from evaluation.report.names import is_distribution, name_of
+from evaluation.report.names import group_of, is_distribution, name_of, short_name
 
 Canvas = Figure | SubFigure
 ARROWS = {"higher": " ↑", "lower": " ↓"}
@@ -67,11 +67,10 @@ def panel_sets(entrants: Sequence[Entrant], rows: Sequence[Row], gathered: Seque
     for channel, found in zip(spec.channels, gathered, strict=True):
         of_channel = [row for row in rows if row.channel == channel.name and row.measured]
         names = [label.name for label in spec.labels]
-        floors = [_floor_panel(row) for row in of_channel if is_distribution(row.metric)]
         labels = _violin_panels(found.distributions, names, channel.unit)
         name, stem = channel.name, file_stem(channel.name)
         sets += [
-            PanelSet("distribution", f"distribution_{stem}", name, tuple(floors), (1.75, 1.25), ROW),
+            *_floor_sets(name, of_channel),
             PanelSet(
                 "patients", f"patients_{stem}", name, _patient_panels(of_channel, entrants), (2.0, 1.8), COLUMN, first=5
             ),
@@ -89,8 +88,25 @@ def file_stem(name: str) -> str:
     return "".join(letter if letter.isalnum() or letter in ".-" else "_" for letter in name)
 
 
-def _floor_panel(row: Row) -> Panel:
-    return Panel(name_of(row.metric) + ARROWS.get(row.better or "", ""), _on_axes(partial(plots.floor_panel, row=row)))
+def _floor_sets(channel: str, rows: Sequence[Row]) -> list[PanelSet]:
+    """Distribution metrics of a channel, one set per extractor."""
+    by_group: dict[str, list[Panel]] = {}
+    for row in rows:
+        if is_distribution(row.metric):
+            title = short_name(row) + ARROWS.get(row.better or "", "")
+            panel = Panel(title, _on_axes(partial(plots.floor_panel, row=row)))
+            by_group.setdefault(group_of(row.metric).partition(": ")[2], []).append(panel)
+    return [
+        PanelSet(
+            "distribution",
+            f"distribution_{file_stem(channel)}_{file_stem(title.removesuffix(' features'))}",
+            f"{channel}, {title}",
+            tuple(panels),
+            (1.65, max(1.25, 0.4 + 0.28 * len(rows[0].values))),
+            ROW,
+        )
+        for title, panels in by_group.items()
+    ]
 
 
 def _patient_panels(rows: Sequence[Row], entrants: Sequence[Entrant]) -> tuple[Panel, ...]:

@@ -44,7 +44,7 @@ def plain(axes: Axes) -> None:
 def tick(value: float, _: object = None) -> str:
     """Label of a tick: ``0.25``, ``−1000``, ``1.5×10⁶``, ``10⁻³``."""
     if value == 0 or 1e-3 <= abs(value) < 1e5:
-        return f"{value:.4g}".replace("-", "−")
+        return f"{value:.5g}".replace("-", "−")
     digits, _, exponent = f"{value:.2e}".partition("e")
     mantissa = f"{float(digits):g}"
     power = f"10{raised(int(exponent))}"
@@ -174,7 +174,7 @@ def floor_panel(axes: Axes, row: Row) -> None:
     axes.set_yticks([])
     plain(axes)
     axes.spines["left"].set_visible(False)
-    axes.locator_params(axis="x", nbins=5)
+    axes.locator_params(axis="x", nbins=3)
 
 
 def patient_panel(axes: Axes, row: Row, entrants: Sequence[Entrant]) -> None:

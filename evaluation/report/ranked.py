@@ -74,8 +74,8 @@ def _slice_values(entrant: Entrant, channel: str, metric: str) -> dict[tuple[str
     values = {}
     with open(path, encoding="utf-8", newline="") as file:
         for row in csv.DictReader(file):
-            if row.get("channel") == channel and row.get(metric):
-                key, value = (row["case"], int(row["slice"])), float(row[metric])
+            if row.get("channel") == channel and row.get(metric) and row.get("slice"):
+                key, value = (str(row.get("case")), int(row["slice"])), float(row[metric])
                 if np.isfinite(value) and key in entrant.slices:
                     values[key] = value
     return values

@@ -23,7 +23,8 @@ from evaluation.report.gather import read_label, read_picture
 from evaluation.report.pictures import HU_WINDOWS, body_box, display_window, label_hex
 from evaluation.results import paired_slices
 
-BUDGET = 9_000_000  # characters of all stacks together, so that a page stays below about 15 MB
+PAGE = 13_500_000  # characters of pictures and stacks, so that a page with its plots stays below about 15 MB
+BUDGET = (3_000_000, 10_000_000)  # least and most characters of all stacks together
 MOST_CASES = 40
 FEWEST_SLICES = 8  # of a case, where it has so many; rather fewer cases than a volume that cannot be scrolled through
 LARGEST_SIDE = 320  # pixels; larger slices are reduced by a whole number
@@ -44,7 +45,7 @@ class Volumes:
 
 
 def pack(
-    entrants: Sequence[Entrant], limits: Sequence[tuple[float, str]], wanted: Sequence[Key], budget: int = BUDGET
+    entrants: Sequence[Entrant], limits: Sequence[tuple[float, str]], wanted: Sequence[Key], budget: int = BUDGET[1]
 ) -> Volumes:
     """All cases where they fit, else evenly spaced slices of evenly spaced cases.
 
@@ -74,6 +75,11 @@ def pack(
         "cases": cases,
     }
     return Volumes(meta, stacks, note, frozenset((case.id, item.index) for case, items in chosen for item in items))
+
+
+def budget_beside(characters: int) -> int:
+    """What stacks may take on a page that has so many characters of pictures already."""
+    return min(BUDGET[1], max(BUDGET[0], PAGE - characters))
 
 
 def choose(entrants: Sequence[Entrant], wanted: Sequence[Key], budget: int) -> list[tuple[Case, list[Slice]]]:

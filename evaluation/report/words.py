@@ -73,7 +73,10 @@ def _certainty(rows: Sequence[Row], patients: int) -> str:
     text += f"; {joined(open_)} may be chance." if open_ else "."
     p_values = [row.difference.p_value for row in judged if row.difference is not None]
     small = sum(p is not None and p < 0.05 for p in p_values)
-    test = f"A sign-flip test over patients gives p < 0.05 for {small} of {len(judged)}, uncorrected for their number."
+    test = f"A sign-flip test over patients gives p < 0.05 for {small} of {len(judged)}, uncorrected for their number"
+    test += (
+        f" (with {patients} patients it cannot give less than {2.0 ** (1 - patients):.2g})." if patients < 6 else "."
+    )
     return f"{text} {test}"
 
 

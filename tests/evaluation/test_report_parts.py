@@ -91,6 +91,12 @@ def test_a_small_budget_is_kept_and_told(entrants: list[Entrant]) -> None:
     assert len(least.shown) == 1
 
 
+def test_pictures_and_volumes_share_the_page() -> None:
+    assert volumes.budget_beside(0) == 10_000_000
+    assert volumes.budget_beside(6_000_000) == 7_500_000
+    assert volumes.budget_beside(40_000_000) == 3_000_000  # a browser there always is
+
+
 def test_large_slices_are_reduced(entrants: list[Entrant], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(volumes, "LARGEST_SIDE", 20)
     found = volumes.pack(entrants, [(1.0, "HU")], [])
@@ -226,7 +232,17 @@ def test_plots_of_numbers_can_be_drawn(entrants: list[Entrant]) -> None:
 
 
 def test_ticks() -> None:
-    shown = {0: "0", -1000: "−1000", 0.25: "0.25", 1e6: "10⁶", 1.5e6: "1.5×10⁶", 2e-4: "2×10⁻⁴", -3e7: "−3×10⁷"}
+    shown = {
+        0: "0",
+        -1000: "−1000",
+        10000: "10000",
+        0.1 + 0.2: "0.3",
+        0.25: "0.25",
+        1e6: "10⁶",
+        1.5e6: "1.5×10⁶",
+        2e-4: "2×10⁻⁴",
+        -3e7: "−3×10⁷",
+    }
     assert {value: plots.tick(value) for value in shown} == shown
 
 
