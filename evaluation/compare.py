@@ -1,4 +1,4 @@
-"""Several results folders side by side: load, refuse what is not comparable, decide who is better on what."""
+"""Several results folders side by side: load, refuse what is not comparable, find who is best on which metric."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ import numpy as np
 from dataloaders.manifest import FILE_NAME, Case, Manifest, Slice
 from dataloaders.png import read_png
 from engine.files import read_json
-from evaluation.results import BY_LABEL, LPIPS, PAIRED, SCHEMA, evaluate_results, paired_slices
-from evaluation.statistics import MIN_PATIENTS, PairedDifference, paired_difference
+from evaluation.results import SCHEMA, evaluate_results, paired_slices
+from evaluation.statistics import PairedDifference, paired_difference
 from spec import DataSpec
 
-SCHEMA_COMPARE = "medsis-compare/1"
+SAME = {"extractor": "another extractor", "weights_sha256": "other weights", "n": "another n", "n_patients": "other n"}
 
 
 @dataclass(frozen=True)
@@ -63,7 +63,10 @@ def load_entrants(paths: list[Path], weights: Path | None = None) -> list[Entran
         file = folder / "metrics.json"
         metrics = read_json(file) if file.is_file() else evaluate_results(folder, "auto", weights, progress=True)
         if metrics.get("schema") != SCHEMA:
-            raise ValueError(f"{file}: schema {metrics.get('schema')!r}, this version reads {SCHEMA!r}")
+            raise ValueError(
+                f"{file}: schema {metrics.get('schema')!r}, this version reads {SCHEMA!r}; score the folder again with "
+                f"scripts/evaluate.py --results {folder}"
+            )
         name = str(manifest.provenance.get("name") or folder.name)
         taken = [entrant.name for entrant in entrants]
         for other in (f"{name} ({folder.name})", f"{name} ({len(taken) + 1})"):
@@ -105,8 +108,9 @@ class Row:
     """One metric in all methods: its entry in each metrics.json (None where absent), and who is best (None for ties).
 
     better: ``higher``, ``lower``, or None where neither is; then nobody is best either.
-    difference: best minus runner-up over the patients, with interval and p-value (`paired_difference`); None where
-    there are too few patients or the metric has no value per patient.
+    differences: best minus each method over the patients, with interval and p-value (`paired_difference`); None for the
+    best itself, where there are too few patients, and where the metric has no value per patient.
+    incomparable: why nobody is called best although the values differ, e.g. features of different networks; else empty.
     """
 
     key: str
@@ -116,7 +120,8 @@ class Row:
     channel: str | None
     best: int | None
     runner_up: int | None
-    difference: PairedDifference | None
+    differences: tuple[PairedDifference | None, ...]
+    incomparable: str = ""
 
     @property
     def metric(self) -> str:
@@ -124,10 +129,36 @@ class Row:
         return self.key.partition("/")[0]
 
     @property
+    def values(self) -> tuple[float | None, ...]:
+        """Value of each method, None where missing."""
+        return tuple(None if entry is None else entry.get("value") for entry in self.entries)
+
+    @property
+    def measured(self) -> bool:
+        """Whether any method has a value."""
+        return any(value is not None for value in self.values)
+
+    @property
+    def difference(self) -> PairedDifference | None:
+        """Best minus runner-up."""
+        return None if self.runner_up is None else self.differences[self.runner_up]
+
+    @property
     def clear(self) -> bool:
         """Whether the interval of the difference to the runner-up leaves out zero."""
         interval = None if self.difference is None else self.difference.interval
         return interval is not None and (interval[0] > 0 or interval[1] < 0)
+
+    def reason(self, i: int) -> str:
+        """Why method i has no value."""
+        entry = self.entries[i]
+        return "not measured" if entry is None else str(entry.get("reason") or "no reason was written down")
+
+    def reference(self, i: int, what: str) -> float | None:
+        """``floor`` or ``ceiling`` of method i's entry: what real images get; None where there is none."""
+        found = (self.entries[i] or {}).get(what)
+        found = found.get("value") if isinstance(found, dict) else found
+        return None if found is None else float(found)
 
 
 def metric_rows(entrants: Sequence[Entrant]) -> list[Row]:
@@ -135,19 +166,31 @@ def metric_rows(entrants: Sequence[Entrant]) -> list[Row]:
     keys = dict.fromkeys(key for entrant in entrants for key in entrant.metrics["metrics"])
     channels = [None, *(channel.name for channel in entrants[0].spec.channels)]
     rows = [_row(key, entrants) for key in keys]
-    return sorted(rows, key=lambda row: channels.index(row.channel))
+    return sorted(rows, key=lambda row: channels.index(row.channel) if row.channel in channels else len(channels))
 
 
 def _row(key: str, entrants: Sequence[Entrant]) -> Row:
     entries = tuple(entrant.metrics["metrics"].get(key) for entrant in entrants)
     present = next(entry for entry in entries if entry is not None)
-    known = [(entry["value"], i) for i, entry in enumerate(entries) if entry is not None and entry["value"] is not None]
-    ordered = sorted(known, key=lambda pair: pair[0], reverse=present["better"] == "higher")
+    better = present.get("better")
+    known = [(e["value"], i) for i, e in enumerate(entries) if e is not None and e.get("value") is not None]
+    ordered = sorted(known, key=lambda pair: pair[0], reverse=better == "higher")
+    apart = _incomparable([entries[i] or {} for _, i in known])
     best = second = None
-    if present["better"] is not None and len(ordered) > 1 and ordered[0][0] != ordered[1][0]:
+    if better is not None and len(ordered) > 1 and ordered[0][0] != ordered[1][0] and not apart:
         best, second = ordered[0][1], ordered[1][1]
-    difference = None if best is None or second is None else _paired_difference(key, entrants[best], entrants[second])
-    return Row(key, entries, present["better"], present["unit"], present["channel"], best, second, difference)
+    differences = tuple(
+        None if best is None or i == best else _paired_difference(key, entrants[best], other)
+        for i, other in enumerate(entrants)
+    )
+    unit, channel = present.get("unit") or "", present.get("channel")
+    return Row(key, entries, better, unit, channel, best, second, differences, apart)
+
+
+def _incomparable(entries: Sequence[dict[str, Any]]) -> str:
+    """What keeps values apart: they were computed by other networks or from other numbers of samples."""
+    found = [what for name, what in SAME.items() if len({str(entry.get(name)) for entry in entries}) > 1]
+    return f"not compared: {', '.join(dict.fromkeys(found))}" if found else ""
 
 
 def _paired_difference(key: str, best: Entrant, other: Entrant) -> PairedDifference | None:
@@ -157,158 +200,6 @@ def _paired_difference(key: str, best: Entrant, other: Entrant) -> PairedDiffere
     return found if found.interval is not None else None
 
 
-NAMES = {
-    "mae": "MAE",
-    "rmse": "RMSE",
-    "mae_body": "MAE in the body",
-    "rmse_body": "RMSE in the body",
-    "psnr": "PSNR",
-    "ssim": "SSIM",
-    "ms_ssim": "MS-SSIM",
-    "label_mean_error": "Label mean error",
-    "label_std_error": "Label spread error",
-    "wasserstein": "Label Wasserstein",
-    "slice_jump_ratio": "Slice jump relative to real",
-    "slice_difference_mae": "Slice jump error",
-    "spectrum_distance": "Spectrum distance",
-    "edge_sharpness_ratio": "Edge sharpness relative to real",
-    "fid": "FID",
-    "kid": "KID",
-    "precision": "Precision",
-    "recall": "Recall",
-    "density": "Density",
-    "coverage": "Coverage",
-    "radiomics_frechet": "Radiomics Fréchet distance",
-    "radiomics_kid": "Radiomics kernel distance",
-    "radiomics_precision": "Radiomics precision",
-    "radiomics_recall": "Radiomics recall",
-    "radiomics_density": "Radiomics density",
-    "radiomics_coverage": "Radiomics coverage",
-    LPIPS: "LPIPS",
-}
-GROUPS = {
-    "agreement with the real image": PAIRED,
-    "intensities within the labels": BY_LABEL,
-    "continuity from slice to slice": ("slice_difference_mae",),  # the ratio has no better direction
-    "texture (spectrum, radiomics)": ("spectrum_distance", "radiomics_frechet", "radiomics_kid"),
-    "look of the images (FID, KID, LPIPS)": ("fid", "kid", LPIPS),
-}
-
-
-def metric_name(row: Row) -> str:
-    """Name for people, with the channel where there is one."""
-    return NAMES.get(row.metric, row.metric) + (f" ({row.channel})" if row.channel else "")
-
-
 def count(n: int, noun: str) -> str:
     """``1 slice``, ``2 slices``."""
     return f"{n} {noun}" + ("" if n == 1 else "s")
-
-
-def verdict(entrants: Sequence[Entrant], rows: Sequence[Row]) -> list[str]:
-    """Sentences on who is better on what, and on how much that means."""
-    n = entrants[0].metrics["n"]
-    split = str(entrants[0].manifest.provenance.get("split") or "given")
-    sentences = [f"{count(n['slices'], f'{split} slice')} of {count(n['patients'], 'patient')}."]
-    if len(entrants) > 1:
-        sentences += [_group_sentence(entrants, rows, what, names) for what, names in GROUPS.items()]
-        sentences.append(_certainty(rows, n["patients"]))
-    return sentences
-
-
-def _group_sentence(entrants: Sequence[Entrant], rows: Sequence[Row], what: str, metrics: Sequence[str]) -> str:
-    """Who is best on one kind of metric."""
-    group = [row for row in rows if row.metric in metrics]
-    judged = [row for row in group if row.best is not None]
-    subject = what[0].upper() + what[1:]
-    if not judged:
-        measured = any(entry and entry["value"] is not None for row in group for entry in row.entries)
-        return f"{subject}: {'no difference' if measured else 'not measured here'}."
-    won = {entrant.name: [row for row in judged if row.best == i] for i, entrant in enumerate(entrants)}
-    parts = [(name, of_method) for name, of_method in won.items() if of_method]
-    if len(parts) == 1:
-        return (
-            f"{subject}: {parts[0][0]} is best on {'all ' if len(judged) > 1 else ''}{count(len(judged), 'measure')}."
-        )
-    parts.sort(key=lambda part: -len(part[1]))
-    told = "; ".join(f"{name} on {', '.join(metric_name(row) for row in of_method)}" for name, of_method in parts[1:])
-    return f"{subject}: {parts[0][0]} is best on {len(parts[0][1])} of {count(len(judged), 'measure')}; {told}."
-
-
-def _certainty(rows: Sequence[Row], patients: int) -> str:
-    """What the number of patients allows to say."""
-    if patients < MIN_PATIENTS:
-        return (
-            f"With {count(patients, 'patient')} no interval over patients can be given: "
-            "the numbers describe these slices and prove nothing about other patients."
-        )
-    judged = [row for row in rows if row.difference is not None]
-    open_ = [metric_name(row) for row in judged if not row.clear]
-    clear = len(judged) - len(open_)
-    text = (
-        f"Over the patients, the 95 % intervals of the differences leave out zero for {clear} of {len(judged)} measures"
-    )
-    text += f"; {', '.join(open_)} may be chance." if open_ else "."
-    p_values = [row.difference.p_value for row in judged if row.difference is not None]
-    small = sum(p is not None and p < 0.05 for p in p_values)
-    test = f"A sign-flip test over patients gives p < 0.05 for {small} of {len(judged)}, uncorrected for their number."
-    return f"{text} {test}"
-
-
-def limits(entrants: Sequence[Entrant], rows: Sequence[Row]) -> list[str]:
-    """What the report does not show, from n, the kind of split and the missing metrics."""
-    n = entrants[0].metrics["n"]
-    lines = []
-    data = entrants[0].manifest.provenance.get("data_provenance") or {}
-    if "slices" in str(data.get("split", "")):
-        lines.append(
-            "Training and test slices come from the same scan (held-out blocks with guard slices between). "
-            "That tests interpolation within one anatomy, not generalisation to new patients."
-        )
-    if n["patients"] < 5:
-        lines.append(f"{count(n['patients'], 'patient')}: too few for intervals or for any claim about a population.")
-    missing = dict.fromkeys(
-        NAMES.get(row.metric, row.metric) for row in rows if any(e and e["value"] is None for e in row.entries)
-    )
-    if missing:
-        lines.append(f"Not computed here: {', '.join(missing)} (reasons below the table).")
-    lines.append(
-        "Pixelwise metrics (MAE, RMSE, PSNR, SSIM) ask for the one real image; several images may fit a label map. "
-        "They say nothing about whether the images are useful to train a segmenter."
-    )
-    if n["slices"] < 2048:
-        lines.append("FID depends on the number of slices; with so few it compares methods on these slices at best.")
-    return lines
-
-
-def to_json(entrants: Sequence[Entrant], rows: Sequence[Row]) -> dict[str, Any]:
-    """compare.json: methods, numbers, verdict."""
-    return {
-        "schema": SCHEMA_COMPARE,
-        "methods": [
-            {"name": e.name, "provenance": _public(e.manifest.provenance), "n": e.metrics["n"]} for e in entrants
-        ],
-        "metrics": {row.key: _row_json(row, [entrant.name for entrant in entrants]) for row in rows},
-        "verdict": verdict(entrants, rows),
-        "limits": limits(entrants, rows),
-    }
-
-
-def _row_json(row: Row, names: Sequence[str]) -> dict[str, Any]:
-    difference = None
-    if row.difference is not None and row.runner_up is not None:
-        of = row.difference
-        assert of.interval is not None
-        difference = {"to": names[row.runner_up], "mean": of.mean, "ci95": list(of.interval), "p": of.p_value}
-        difference |= {"patients": of.patients, "clear": row.clear}
-    return {
-        "better": row.better,
-        "unit": row.unit,
-        "best": None if row.best is None else names[row.best],
-        "values": dict(zip(names, row.entries, strict=True)),
-        "difference": difference,
-    }
-
-
-def _public(provenance: dict[str, Any]) -> dict[str, Any]:
-    return {key: value for key, value in provenance.items() if key != "made_from"}

@@ -1,4 +1,4 @@
-"""Compare results folders in one HTML page: ``python scripts/compare.py results/a results/b``."""
+"""Compare results folders: report, figures and tables: ``python scripts/compare.py results/a results/b``."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from evaluation.report import write_report
 
 @dataclass(frozen=True)
 class CompareOptions:
-    """Write report.html and compare.json for two or more results of test.py on the same slices."""
+    """Write report.html, compare.json, figures/ and tables/ for one or more results of test.py on the same slices."""
 
     results: Annotated[tuple[Path, ...], tyro.conf.Positional]
     """Results folders, or their parents (the newest results inside are taken)."""
@@ -26,6 +26,8 @@ class CompareOptions:
     """Folder to write."""
     weights: Path | None = None
     """Folder with pretrained weights, for results that were not evaluated yet."""
+    rank_by: str = "mae_body"
+    """Metric with a value per slice (a column of metrics.csv) by which worst and best are chosen."""
 
 
 def run() -> int:
@@ -34,7 +36,7 @@ def run() -> int:
     if len(options.results) < 1:
         print("error: name at least one results folder", file=sys.stderr)
         return 2
-    path = write_report(load_entrants(list(options.results), options.weights), options.out)
+    path = write_report(load_entrants(list(options.results), options.weights), options.out, options.rank_by)
     print(f"report: {path.resolve()}")
     return 0
 

@@ -1,19 +1,18 @@
-"""The comparison: what is refused, who is called better, and a page that needs nothing else."""
+"""The comparison: what is refused, and who is called better."""
 
 from __future__ import annotations
 
 import json
-import re
 import sys
 from dataclasses import replace
-from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
 
 from dataloaders.manifest import Manifest
-from evaluation.compare import Entrant, find_results, limits, load_entrants, metric_rows, to_json, verdict
-from evaluation.report import render, write_report
+from evaluation.compare import find_results, load_entrants, metric_rows
+from evaluation.report.tables import to_json
+from evaluation.report.words import verdict
 from tests.toy_results import identity, noisy, write_results
 
 
@@ -73,13 +72,10 @@ def test_without_a_direction_nobody_is_best(tmp_path: Path) -> None:
     assert (row.better, row.best, row.runner_up, row.difference, row.clear) == (None, None, None, None, False)
     assert to_json(entrants, rows)["metrics"]["slice_jump_ratio/CT"]["best"] is None
     text = " ".join(verdict(entrants, rows))
-    assert "Continuity from slice to slice: good is best on all 2 measures." in text
+    assert (
+        "Texture, borders and continuity: good is best on all 4 measures." in text
+    )  # two channels, error and spectrum
     assert "Slice jump relative to real" not in text
-    page = render(entrants, rows)
-    lines = [line for line in page.split("<tr>") if line.startswith("<td>Slice jump relative to real</td>")]
-    assert len(lines) == 2
-    assert all("best" not in line.partition("</tr>")[0] for line in lines)
-    assert "1 is as in the real images" in page
 
 
 def test_clear_differences_over_patients_are_called_so(tmp_path: Path) -> None:
@@ -113,69 +109,72 @@ def test_other_real_images_or_windows_are_refused(tmp_path: Path) -> None:
         load_entrants([good, bad])
 
 
-class _References(HTMLParser):
-    """Every address that a browser would fetch."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.found: list[str] = []
-        self.open: list[str] = []
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.found += [value or "" for name, value in attrs if name in ("src", "href", "srcset", "data")]
-        if tag not in ("meta", "link", "img", "br", "input"):
-            self.open.append(tag)
-
-    def handle_endtag(self, tag: str) -> None:
-        assert self.open.pop() == tag
+def _change(folder: Path, key: str, **fields: object) -> None:
+    """Other fields in one entry of a metrics.json."""
+    path = folder / "metrics.json"
+    metrics = json.loads(path.read_text())
+    metrics["metrics"][key] |= fields
+    path.write_text(json.dumps(metrics))
 
 
-def test_report_is_self_contained_and_complete(tmp_path: Path) -> None:
+def test_values_of_other_networks_or_numbers_are_not_ranked(tmp_path: Path) -> None:
+    """Two extractors under one key, or another n: both values are shown, nobody is best, and it says why."""
     folders = pair(tmp_path)
-    path = write_report(load_entrants(folders), tmp_path / "out")
-    page = path.read_text()
-    parser = _References()
-    parser.feed(page)
-    assert parser.open == []
-    assert len([r for r in parser.found if r.startswith("data:image/")]) >= 4
-    assert all(r.startswith(("data:", "#")) for r in parser.found)
-    assert "url(" not in page
-    assert "@import" not in page
-    for part in ("good", "bad", "grey matter", "T1w", "HU", "n/a", "weights missing", "What this does not show"):
-        assert part in page, part
-    assert str(tmp_path) not in page
+    load_entrants(folders)
+    _change(folders[1], "radiomics_kid/CT", extractor="another")
+    _change(folders[1], "radiomics_frechet/CT", n=7)
+    rows = {row.key: row for row in metric_rows(load_entrants(folders))}
+    for key, why in (("radiomics_kid/CT", "another extractor"), ("radiomics_frechet/CT", "another n")):
+        assert rows[key].best is None
+        assert rows[key].incomparable == f"not compared: {why}"
+        assert all(value is not None for value in rows[key].values)
+    assert rows["radiomics_kid/T1w"].best == 0
+    assert not rows["radiomics_kid/T1w"].incomparable
 
 
-def test_numbers_are_beside_the_report(tmp_path: Path) -> None:
-    entrants = load_entrants(pair(tmp_path))
-    write_report(entrants, tmp_path / "out")
-    text = (tmp_path / "out" / "compare.json").read_text()
-    data = json.loads(text)
-    assert data["schema"] == "medsis-compare/1"
-    assert data["metrics"]["ssim/CT"]["best"] == "good"
-    assert set(data["metrics"]["ssim/CT"]["values"]) == {"good", "bad"}
-    assert str(tmp_path) not in text
+def test_metrics_that_one_method_lacks(tmp_path: Path) -> None:
+    folders = pair(tmp_path)
+    load_entrants(folders)
+    _change(folders[0], "mae/CT", value=None, reason="lost")
+    metrics = json.loads((folders[1] / "metrics.json").read_text())
+    del metrics["metrics"]["ssim/CT"]
+    (folders[1] / "metrics.json").write_text(json.dumps(metrics))
+    rows = {row.key: row for row in metric_rows(load_entrants(folders))}
+    assert rows["mae/CT"].values[0] is None
+    assert rows["mae/CT"].reason(0) == "lost"
+    assert rows["mae/CT"].best is None  # one value alone is no best
+    assert rows["ssim/CT"].reason(1) == "not measured"
 
 
-def test_names_cannot_inject_markup(tmp_path: Path) -> None:
-    folders = [write_results(tmp_path / n, noisy(0.1), name=f"<script>{n}</script>", slices=2) for n in ("a", "b")]
-    entrants: list[Entrant] = load_entrants(folders)
-    page = render(entrants, metric_rows(entrants))
-    assert "<script>a" not in page
-    assert "&lt;script&gt;a" in page
+def test_the_best_is_compared_with_every_other(tmp_path: Path) -> None:
+    folders = [
+        write_results(tmp_path / name, noisy(amount), name=name, patients=5)
+        for name, amount in (("mid", 0.1), ("good", 0.02), ("bad", 0.3))
+    ]
+    entrants = load_entrants(folders)
+    (row,) = (row for row in metric_rows(entrants) if row.key == "mae/CT")
+    assert (row.best, row.runner_up) == (1, 0)
+    assert row.differences[1] is None
+    assert row.differences[2] is not None
+    per_patient = [entrant.metrics["per_patient"] for entrant in entrants]
+    by_hand = sum(per_patient[1][p]["mae/CT"] - per_patient[2][p]["mae/CT"] for p in per_patient[1]) / 5
+    assert row.differences[2].mean == pytest.approx(by_hand)
+    assert row.difference is row.differences[0]
 
 
-def test_limits_tell_patients_and_missing_metrics(tmp_path: Path) -> None:
-    entrants = load_entrants(pair(tmp_path))
-    text = " ".join(limits(entrants, metric_rows(entrants)))
-    assert "2 patients" in text
-    assert re.search(r"fid|FID", text)
+def test_an_older_schema_says_what_to_do(tmp_path: Path) -> None:
+    folders = pair(tmp_path)
+    load_entrants(folders)
+    metrics = json.loads((folders[0] / "metrics.json").read_text())
+    (folders[0] / "metrics.json").write_text(json.dumps(metrics | {"schema": "medsis-metrics/0"}))
+    with pytest.raises(ValueError, match=r"evaluate\.py --results"):
+        load_entrants(folders)
 
 
 def test_command_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     import scripts.compare as script
 
-    pair(tmp_path)
+    pair(tmp_path, patients=1, channels=("CT",))
     arguments = [str(tmp_path / "good"), str(tmp_path / "bad"), "--out", str(tmp_path / "out")]
     monkeypatch.setattr(sys, "argv", ["compare.py", *arguments])
     assert script.main() == 0

@@ -1,0 +1,138 @@
+"""One pass over the images of all methods: intensities by label and power spectra, which the plots need."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dataloaders.intensity import LEVELS, Window
+from dataloaders.manifest import Case, Slice
+from dataloaders.png import as_16_bit, read_png
+from evaluation.compare import Entrant
+from evaluation.results import paired_slices
+from evaluation.spectrum import SMALLEST_SIDE, CaseSpectrum
+
+BINS = 2048  # of the intensity histograms: 2 HU in the CT window
+
+
+@dataclass(frozen=True)
+class Distributions:
+    """Histograms (N labels, BINS) of one channel in physical units [low, high]: the real images' and each method's."""
+
+    low: float
+    high: float
+    real: NDArray[np.int64]
+    generated: tuple[NDArray[np.int64], ...]
+
+    @property
+    def values(self) -> NDArray[np.float64]:
+        """Centres of the bins, (BINS,)."""
+        return np.asarray(self.low + (np.arange(BINS) + 0.5) * ((self.high - self.low) / BINS), np.float64)
+
+
+@dataclass(frozen=True)
+class Spectra:
+    """Radial power spectra of one channel, one row per case: (cases, bins), in (unit)²·mm²; frequencies in cycles/mm."""
+
+    frequencies: NDArray[np.float64]
+    real: NDArray[np.float64]
+    generated: tuple[NDArray[np.float64], ...]
+
+
+@dataclass(frozen=True)
+class Gathered:
+    """What the plots of one channel need; `spectra` is None where slices are too small for any."""
+
+    distributions: Distributions
+    spectra: Spectra | None
+
+
+@dataclass(frozen=True)
+class Picture:
+    """One slice and channel: label ids, and 16-bit levels of the real and of each method's image, all (H, W)."""
+
+    label: NDArray
+    real: NDArray[np.uint16]
+    generated: tuple[NDArray[np.uint16], ...]
+
+
+def read_label(entrant: Entrant, item: Slice) -> NDArray | None:
+    """Label map of a slice, None where there is none."""
+    return read_png(entrant.folder / item.label) if item.label else None
+
+
+def read_picture(entrants: Sequence[Entrant], case: Case, item: Slice, channel: int, label: NDArray | None) -> Picture:
+    """One channel of a slice in all methods."""
+
+    def read(entrant: Entrant, path: str) -> NDArray[np.uint16]:
+        return as_16_bit(read_png(entrant.folder / path))
+
+    real = read(entrants[0], item.images[channel])
+    fakes = tuple(read(e, e.slice(case.id, item.index).generated[channel]) for e in entrants)
+    return Picture(np.zeros(real.shape, np.uint8) if label is None else label, real, fakes)
+
+
+def pictures(entrants: Sequence[Entrant]) -> Iterator[tuple[Case, Slice, int, Picture]]:
+    """All slices, by case and index, each channel after the other; every file is read once."""
+    for case in entrants[0].manifest.cases:
+        for item in sorted(paired_slices(case), key=lambda item: item.index):
+            label = read_label(entrants[0], item)
+            for channel in range(len(item.images)):
+                yield case, item, channel, read_picture(entrants, case, item, channel, label)
+
+
+class _Channel:
+    """Sums of one channel."""
+
+    def __init__(self, windows: Sequence[Window], labels: int, methods: int, spacing: tuple[float, float]) -> None:
+        self.low, self.high = min(w.low for w in windows), max(w.high for w in windows)
+        self.counts = np.zeros((1 + methods, labels * BINS), np.int64)
+        self.spacing = spacing
+        self.cases: dict[str, list[CaseSpectrum]] = {}
+
+    def add(self, case: Case, window: Window, picture: Picture) -> None:
+        """One slice."""
+        lookup = _bin_of_level(window, self.low, self.high)
+        labels = picture.label.astype(np.int64) * BINS
+        for counts, levels in zip(self.counts, (picture.real, *picture.generated), strict=True):
+            counts += np.bincount((labels + lookup[levels]).ravel(), minlength=len(counts))
+        if min(picture.real.shape) >= SMALLEST_SIDE:
+            real = window.decode(picture.real)
+            spectra = self.cases.setdefault(case.id, [CaseSpectrum(self.spacing) for _ in picture.generated])
+            for spectrum, levels in zip(spectra, picture.generated, strict=True):
+                spectrum.add(real, window.decode(levels))
+
+    def gathered(self) -> Gathered:
+        """All of it."""
+        counts = self.counts.reshape(len(self.counts), -1, BINS)
+        found = Distributions(self.low, self.high, counts[0], tuple(counts[1:]))
+        if not self.cases:
+            return Gathered(found, None)
+        of_cases = [*self.cases.values()]
+        real = np.stack([spectra[0].real for spectra in of_cases])
+        methods = range(len(of_cases[0]))
+        generated = tuple(np.stack([spectra[i].fake for spectra in of_cases]) for i in methods)
+        return Gathered(found, Spectra(of_cases[0][0].frequencies, real, generated))
+
+
+def gather(entrants: Sequence[Entrant]) -> list[Gathered]:
+    """One entry per channel."""
+    spec, cases = entrants[0].spec, entrants[0].manifest.cases
+    channels = [
+        _Channel([case.windows[c] for case in cases], spec.num_labels, len(entrants), spec.spacing)
+        for c in range(spec.num_channels)
+    ]
+    for case, _, channel, picture in pictures(entrants):
+        channels[channel].add(case, case.windows[channel], picture)
+    return [channel.gathered() for channel in channels]
+
+
+@functools.lru_cache(maxsize=8)
+def _bin_of_level(window: Window, low: float, high: float) -> NDArray[np.int32]:
+    """(65536,) lookup from a 16-bit level to a bin of [low, high]."""
+    values = window.decode(np.arange(LEVELS + 1)).astype(np.float64)
+    return np.clip((values - low) / (high - low) * BINS, 0, BINS - 1).astype(np.int32)

@@ -1,0 +1,227 @@
+"""Plots as sets of small panels: one SVG each for the page, all of a set on one sheet for the figure files."""
+
+from __future__ import annotations
+
+import io
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+from matplotlib import rc_context
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure, SubFigure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
+from matplotlib.lines import Line2D
+from matplotlib.patches import Patch
+
+from engine.runlog import read_log
+from evaluation.compare import Entrant, Row
+from evaluation.report import plots
+from evaluation.report.gather import Distributions, Gathered, Spectra
+from evaluation.report.names import group_of, is_distribution, name_of, short_name
+
+Canvas = Figure | SubFigure
+ARROWS = {"higher": " ↑", "lower": " ↓"}
+MAX_CURVES = 12
+MOST_COLUMNS = 5  # of a sheet
+# Margins of small plots, inches: dots in rows, columns over names, curves.
+ROW, COLUMN, PLOT = (0.1, 0.1, 0.24, 0.06), (0.66, 0.05, 0.1, 0.08), (0.66, 0.12, 0.42, 0.06)
+HEADLINE = ("mae_body", "ssim", "wasserstein", "lpips_alex_v0.1", "faithfulness_dice", "lesion_f1")
+FONTS = "'DejaVu Sans', Helvetica, Arial, sans-serif"
+
+
+@dataclass(frozen=True)
+class Panel:
+    """One plot: its title, and what draws it."""
+
+    title: str
+    draw: Callable[[Canvas], None]
+
+
+@dataclass(frozen=True)
+class PanelSet:
+    """Plots that belong together.
+
+    section: which part of the page. stem: name of the figure files. size: of a panel in inches. margins: left, right,
+    bottom and top of it, in inches. real: whether the key names the real images. first: how many panels of the page
+    stand open, the rest is folded away.
+    """
+
+    section: str
+    stem: str
+    heading: str
+    panels: tuple[Panel, ...]
+    size: tuple[float, float]
+    margins: tuple[float, float, float, float]
+    real: bool = False
+    first: int = 1000
+
+
+def panel_sets(entrants: Sequence[Entrant], rows: Sequence[Row], gathered: Sequence[Gathered]) -> list[PanelSet]:
+    """All plots; sets without a panel are left out."""
+    spec = entrants[0].spec
+    sets: list[PanelSet] = []
+    spectra: list[Panel] = []
+    for channel, found in zip(spec.channels, gathered, strict=True):
+        of_channel = [row for row in rows if row.channel == channel.name and row.measured]
+        names = [label.name for label in spec.labels]
+        labels = _violin_panels(found.distributions, names, channel.unit)
+        name, stem = channel.name, file_stem(channel.name)
+        sets += [
+            *_floor_sets(name, of_channel),
+            PanelSet(
+                "patients", f"patients_{stem}", name, _patient_panels(of_channel, entrants), (2.0, 1.8), COLUMN, first=5
+            ),
+            PanelSet("intensities", f"intensities_{stem}", name, tuple(labels), (2.0, 1.9), COLUMN, real=True),
+        ]
+        if found.spectra is not None:
+            spectra.append(_spectrum_panel(channel.name, found.spectra, channel.unit))
+    sets.append(PanelSet("spectrum", "spectrum", "", tuple(spectra), (5.2, 3.6), PLOT, real=True))
+    sets.append(PanelSet("training", "training", "", tuple(_curve_panels(entrants)), (3.1, 1.75), PLOT))
+    return [one for one in sets if one.panels]
+
+
+def file_stem(name: str) -> str:
+    """`name` with only letters, digits, dots and dashes."""
+    return "".join(letter if letter.isalnum() or letter in ".-" else "_" for letter in name)
+
+
+def _floor_sets(channel: str, rows: Sequence[Row]) -> list[PanelSet]:
+    """Distribution metrics of a channel, one set per extractor."""
+    by_group: dict[str, list[Panel]] = {}
+    for row in rows:
+        if is_distribution(row.metric):
+            title = short_name(row) + ARROWS.get(row.better or "", "")
+            panel = Panel(title, _on_axes(partial(plots.floor_panel, row=row)))
+            by_group.setdefault(group_of(row.metric).partition(": ")[2], []).append(panel)
+    return [
+        PanelSet(
+            "distribution",
+            f"distribution_{file_stem(channel)}_{file_stem(title.removesuffix(' features'))}",
+            f"{channel}, {title}",
+            tuple(panels),
+            (1.65, max(1.25, 0.4 + 0.28 * len(rows[0].values))),
+            ROW,
+        )
+        for title, panels in by_group.items()
+    ]
+
+
+def _patient_panels(rows: Sequence[Row], entrants: Sequence[Entrant]) -> tuple[Panel, ...]:
+    """Metrics that at least two patients have a value of, the headline ones first."""
+    panels = []
+    for row in sorted(rows, key=lambda row: row.metric not in HEADLINE):
+        values = [[p.get(row.key) for p in e.metrics["per_patient"].values()] for e in entrants]
+        if any(sum(value is not None for value in of_method) > 1 for of_method in values):
+            title = name_of(row.metric) + ARROWS.get(row.better or "", "")
+            panels.append(Panel(title, _on_axes(partial(plots.patient_panel, row=row, entrants=entrants))))
+    return tuple(panels)
+
+
+def _violin_panels(found: Distributions, names: Sequence[str], unit: str) -> list[Panel]:
+    labels = plots.shown_labels(found)
+    titles = {label: names[label].replace("_", " ") for label in labels} or {0: "whole image"}
+    return [
+        Panel(title, _on_axes(partial(plots.violins, found=found, label=label, unit=unit)))
+        for label, title in titles.items()
+    ]
+
+
+def _spectrum_panel(channel: str, found: Spectra, unit: str) -> Panel:
+    def draw(canvas: Canvas) -> None:
+        upper, lower = canvas.subplots(2, 1, sharex=True, height_ratios=(3, 2))
+        plots.spectrum(upper, lower, found, unit)
+
+    return Panel(channel, draw)
+
+
+def _on_axes(draw: Callable[[Axes], None]) -> Callable[[Canvas], None]:
+    return lambda canvas: draw(canvas.add_subplot())
+
+
+# -- training -----------------------------------------------------------------------------------------------------
+
+
+def _curve_panels(entrants: Sequence[Entrant]) -> list[Panel]:
+    """The validation distance of all methods together, then each method's losses."""
+    logs = [_log_series(entrant) for entrant in entrants]
+    found: list[Panel] = []
+    curves = [log.get("validation", ([], [])) for log in logs]
+    if any(len(x) > 1 for x, _ in curves):
+        found.append(Panel("validation: label Wasserstein", _on_axes(partial(plots.validation, curves=curves))))
+    for i, (log, entrant) in enumerate(zip(logs, entrants, strict=True)):
+        for name, curve in log.items():
+            if name != "validation" and len(curve[0]) > 1:
+                title = f"{entrant.name}: {name.replace('/', ' ')}"
+                found.append(Panel(title, _on_axes(partial(plots.losses, curve=curve, i=i))))
+    return found[:MAX_CURVES]
+
+
+def _log_series(entrant: Entrant) -> dict[str, plots.Curve]:
+    """Losses by name, and the channel-free Wasserstein distance on the validation split as ``validation``."""
+    path = entrant.folder / "training_log.jsonl"
+    series: dict[str, plots.Curve] = {}
+    for record in read_log(path) if path.is_file() else ():
+        values: dict[str, Any] = dict(record.get("losses", {}))
+        values["validation"] = record.get("metrics", {}).get("wasserstein")
+        for name, value in values.items():
+            if value is not None:
+                xs, ys = series.setdefault(name, ([], []))
+                xs.append(record["images"])
+                ys.append(value)
+    return series
+
+
+# -- files --------------------------------------------------------------------------------------------------------
+
+
+def panel_svg(panel: Panel, size: tuple[float, float], margins: tuple[float, float, float, float]) -> bytes:
+    """One panel without its title, which the page writes itself. Fixed margins: a computed layout doubles the time."""
+    figure = Figure(figsize=size)
+    (width, height), (left, right, bottom, top) = size, margins
+    figure.subplots_adjust(left / width, bottom / height, 1 - right / width, 1 - top / height, hspace=0.08)
+    panel.draw(figure)
+    return svg(figure)
+
+
+def sheet(one: PanelSet, names: Sequence[str]) -> Figure:
+    """All panels of a set with titles and a key, at most five side by side."""
+    columns = min(MOST_COLUMNS, len(one.panels))
+    lines = math.ceil(len(one.panels) / columns)
+    width = max(columns * one.size[0], 3.6)
+    layout = ConstrainedLayoutEngine(w_pad=0.07, h_pad=0.05)
+    figure = Figure(figsize=(width, lines * (one.size[1] + 0.25) + 0.4), layout=layout)
+    cells = figure.subfigures(lines, columns, squeeze=False)
+    for cell, panel in zip(cells.ravel(), one.panels, strict=False):
+        if panel.title:
+            cell.suptitle(panel.title, fontsize=9, color=plots.INK)
+        panel.draw(cell)
+    handles: list[Any] = [Patch(color=plots.REAL_COLOR, label="real")] if one.real else []
+    handles += [Line2D([], [], color=plots.color_of(i), linewidth=4, label=name) for i, name in enumerate(names)]
+    figure.legend(handles=handles, loc="outside lower center", ncols=min(len(handles), 5), fontsize=8, frameon=False)
+    return laid_out(figure)
+
+
+def laid_out(figure: Figure) -> Figure:
+    """The figure with its layout computed for good, so that it is not done again for each file."""
+    figure.draw_without_rendering()
+    figure.set_layout_engine("none")
+    return figure
+
+
+def svg(figure: Figure) -> bytes:
+    """The figure as SVG with text as text."""
+    buffer = io.BytesIO()
+    # Text stays text, to be edited in a paper's layout; fixed ids and no date, so that equal results give equal files.
+    with rc_context({"svg.fonttype": "none", "svg.hashsalt": "medsis"}):
+        figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})
+    return buffer.getvalue().replace(b"'DejaVu Sans'", FONTS.encode())
+
+
+def png(figure: Figure, dpi: int = 200) -> bytes:
+    """The figure as PNG."""
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=dpi, facecolor="white", metadata={"Software": None})
+    return buffer.getvalue()

@@ -1,0 +1,227 @@
+"""Plots of the report, each drawn on given axes, so that the page and the figure files show the same."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.ticker import FuncFormatter
+from numpy.typing import NDArray
+from scipy.ndimage import gaussian_filter1d
+
+from evaluation.compare import Entrant, Row
+from evaluation.report.gather import Distributions, Spectra
+from evaluation.report.names import decimals, number, raised
+
+METHOD_COLORS = (
+    *("#0b6e99", "#c2571a", "#5b8c2a", "#7a4fa3", "#a3294f"),
+    *("#3d5a80", "#8a6d00", "#1f8f7a", "#b0559a", "#5c4b3a"),
+)
+REAL_COLOR, REAL_INK = "#c9ccd1", "#6b7480"
+INK, SOFT, LINE = "#1c2430", "#5a6472", "#b9bfc7"
+MAX_LABELS = 12
+TAIL = 0.005  # of the pixels of a violin are cut off at each end
+
+
+def color_of(i: int) -> str:
+    """Colour of method i."""
+    return METHOD_COLORS[i % len(METHOD_COLORS)]
+
+
+def plain(axes: Axes) -> None:
+    """Thin grey axes without a frame, small figures.
+
+    Tick labels are plain text of few letters: matplotlib's own powers of ten take most of the time of a small plot.
+    """
+    axes.xaxis.set_major_formatter(FuncFormatter(tick))
+    axes.yaxis.set_major_formatter(FuncFormatter(tick))
+    axes.tick_params(labelsize=8, colors=SOFT, length=3, width=0.6)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.spines[["left", "bottom"]].set_color(LINE)
+
+
+def tick(value: float, _: object = None) -> str:
+    """Label of a tick: ``0.25``, ``−1000``, ``1.5×10⁶``, ``10⁻³``."""
+    if value == 0 or 1e-3 <= abs(value) < 1e5:
+        return f"{value:.5g}".replace("-", "−")
+    digits, _, exponent = f"{value:.2e}".partition("e")
+    mantissa = f"{float(digits):g}"
+    power = f"10{raised(int(exponent))}"
+    return power if mantissa == "1" else f"{mantissa}×{power}".replace("-", "−")
+
+
+# -- intensities by label -----------------------------------------------------------------------------------------
+
+
+def shown_labels(found: Distributions) -> list[int]:
+    """Ids of the largest labels, background left out, in order of id."""
+    sizes = found.real.sum(axis=1)
+    largest = [int(i) for i in np.argsort(-sizes, kind="stable") if i > 0 and sizes[i] > 0]
+    return sorted(largest[:MAX_LABELS])
+
+
+def violins(axes: Axes, found: Distributions, label: int, unit: str) -> None:
+    """One label: a violin of the real intensities and of each method's, with median (line) and quartiles (bar)."""
+    sets = [found.real[label], *(fake[label] for fake in found.generated)]
+    ends = [_quantiles(counts, found.values, (TAIL, 0.25, 0.5, 0.75, 1 - TAIL)) for counts in sets]
+    step = (found.high - found.low) / len(found.values)
+    for place, (counts, quantiles) in enumerate(zip(sets, ends, strict=True)):
+        if quantiles is None:
+            continue
+        low, lower, median, upper, high = quantiles
+        fill, ink = (REAL_COLOR, REAL_INK) if place == 0 else (color_of(place - 1),) * 2
+        y, density = _density(counts, found.values, low - step, high + step)
+        width = 0.42 * density / max(density.max(), 1e-12)
+        axes.fill_betweenx(y, place - width, place + width, color=fill, alpha=1 if place == 0 else 0.45, linewidth=0)
+        axes.plot([place, place], [lower, upper], color=ink, linewidth=3.2, solid_capstyle="butt")
+        axes.plot([place - 0.2, place + 0.2], [median, median], color=ink, linewidth=1.3)
+    known = [quantiles for quantiles in ends if quantiles is not None]
+    if known:
+        real = ends[0] or known[0]
+        axes.axhline(real[2], color=REAL_INK, linewidth=0.6, linestyle=(0, (3, 3)), zorder=0)
+        low, high = min(q[0] for q in known), max(q[4] for q in known)
+        room = 0.06 * max(high - low, step)
+        axes.set_ylim(low - room, high + room)
+    plain(axes)
+    axes.set_xlim(-0.6, len(sets) - 0.4)
+    axes.set_xticks([])
+    axes.spines["bottom"].set_visible(False)
+    axes.set_ylabel(unit, fontsize=8, color=SOFT)
+    axes.locator_params(axis="y", nbins=5)
+
+
+def _quantiles(counts: NDArray, values: NDArray, shares: Sequence[float]) -> list[float] | None:
+    total = counts.sum()
+    if total == 0:
+        return None
+    cumulated = np.cumsum(counts) / total
+    return [float(values[int(np.searchsorted(cumulated, share))]) for share in shares]
+
+
+def _density(counts: NDArray, values: NDArray, low: float, high: float) -> tuple[NDArray, NDArray]:
+    """Smooth density between low and high, at most 160 points: Silverman's bandwidth, at least a bin."""
+    step = values[1] - values[0]
+    share = counts / counts.sum()
+    spread = float(np.sqrt(share @ (values - share @ values) ** 2))
+    quartiles = _quantiles(counts, values, (0.25, 0.75))
+    assert quartiles is not None  # counts.sum() > 0
+    narrow = (quartiles[1] - quartiles[0]) / 1.34 or spread
+    bandwidth = max(1.0, 0.9 * min(spread, narrow) / step * float(counts.sum()) ** -0.2)
+    smooth = gaussian_filter1d(share, bandwidth, mode="constant")
+    inside = np.flatnonzero((values >= low) & (values <= high))
+    chosen = inside[:: max(1, len(inside) // 160)]
+    return values[chosen], smooth[chosen]
+
+
+# -- spectrum -----------------------------------------------------------------------------------------------------
+
+
+def spectrum(axes: Axes, ratio: Axes, found: Spectra, unit: str) -> None:
+    """Power by frequency (geometric mean over cases, the real ones' range shaded), and each method over real in dB."""
+    x = found.frequencies
+    real = _logarithm(found.real)
+    if len(real) > 1:
+        axes.fill_between(x, 10 ** real.min(axis=0), 10 ** real.max(axis=0), color=REAL_COLOR, alpha=0.5, linewidth=0)
+    axes.plot(x, 10 ** real.mean(axis=0), color=REAL_INK, linewidth=2.6, label="real")
+    for i, power in enumerate(found.generated):
+        curve = _logarithm(power)
+        axes.plot(x, 10 ** curve.mean(axis=0), color=color_of(i), linewidth=1.3)
+        ratio.plot(x, 10 * (curve - real).mean(axis=0), color=color_of(i), linewidth=1.3)
+    axes.set_yscale("log")
+    axes.set_ylabel(f"power, ({unit})²·mm²", fontsize=8, color=SOFT)
+    ratio.axhline(0, color=REAL_INK, linewidth=1)
+    low, high = ratio.get_ylim()
+    ratio.set_ylim(max(min(low, -1), -40), min(max(high, 1), 40))
+    ratio.set_ylabel("method / real, dB", fontsize=8, color=SOFT)
+    ratio.set_xlabel("spatial frequency, cycles/mm", fontsize=8, color=SOFT)
+    for one in (axes, ratio):
+        plain(one)
+        one.minorticks_off()
+        one.xaxis.set_tick_params(labelbottom=one is ratio)
+        one.set_xlim(0, float(x[-1]))
+
+
+def _logarithm(power: NDArray) -> NDArray[np.float64]:
+    """log10 of (cases, bins); empty bins as their neighbours, no power at all as next to none."""
+    known = ~np.isnan(power).all(axis=0)
+    bins = np.arange(power.shape[1])
+    filled = np.stack([np.interp(bins, bins[known], row[known]) for row in power])
+    return np.log10(np.maximum(filled, 1e-12 * max(float(filled.max()), 1e-300)))
+
+
+# -- numbers ------------------------------------------------------------------------------------------------------
+
+
+def floor_panel(axes: Axes, row: Row) -> None:
+    """One distribution metric: a dot per method, and the floor (real against real) as a dashed line."""
+    values = [(i, value) for i, value in enumerate(row.values) if value is not None]
+    floors = sorted({f for i, _ in values if (f := row.reference(i, "floor")) is not None})
+    places = decimals([value for _, value in values] + floors, 3)
+    for floor in floors:
+        axes.axvline(floor, color=REAL_INK, linewidth=1.2, linestyle=(0, (4, 2)))
+    for i, value in values:
+        y = len(row.values) - 1 - i
+        axes.plot([value], [y], "o", color=color_of(i), markersize=6.5)
+        axes.annotate(number(value, places), (value, y), (0, 6), textcoords="offset points", ha="center", fontsize=7.5)
+    shown = [0.0, *floors, *(value for _, value in values)]
+    if row.metric.rpartition("_")[2] in ("precision", "recall", "density", "coverage"):
+        shown.append(1.0)
+    low, high = min(shown), max(shown)
+    room = 0.12 * ((high - low) or 1.0)
+    axes.set_xlim(low - room, high + room)
+    axes.set_ylim(-0.6, len(row.values) - 0.2)
+    axes.set_yticks([])
+    plain(axes)
+    axes.spines["left"].set_visible(False)
+    axes.locator_params(axis="x", nbins=3)
+
+
+def patient_panel(axes: Axes, row: Row, entrants: Sequence[Entrant]) -> None:
+    """One metric patient by patient: a dot per patient and method, lines join the dots of a patient."""
+    patients = list(entrants[0].metrics["per_patient"])
+    table = np.array(
+        [[entrant.metrics["per_patient"].get(p, {}).get(row.key) for entrant in entrants] for p in patients], float
+    )
+    spread = np.linspace(-0.12, 0.12, len(patients)) if len(patients) > 1 else np.zeros(1)
+    for shift, values in zip(spread, table, strict=True):
+        axes.plot(np.arange(len(values)) + shift, values, color=LINE, linewidth=0.6, zorder=1)
+    for i in range(len(entrants)):
+        axes.plot(i + spread, table[:, i], "o", color=color_of(i), markersize=3.6, alpha=0.85, linewidth=0, zorder=2)
+        if np.isfinite(table[:, i]).any():
+            mean = float(np.nanmean(table[:, i]))
+            axes.plot([i - 0.25, i + 0.25], [mean, mean], color=INK, linewidth=1.4, zorder=3)
+    axes.set_xlim(-0.6, len(entrants) - 0.4)
+    axes.set_xticks([])
+    plain(axes)
+    axes.spines["bottom"].set_visible(False)
+    axes.set_ylabel(row.unit, fontsize=8, color=SOFT)
+    axes.locator_params(axis="y", nbins=5)
+
+
+# -- training -----------------------------------------------------------------------------------------------------
+
+Curve = tuple[list[float], list[float]]
+
+
+def validation(axes: Axes, curves: Sequence[Curve]) -> None:
+    """The distance on the validation split of all methods; a method that is fitted at once is a dashed line."""
+    for i, (x, y) in enumerate(curves):
+        if len(x) == 1:  # fitted, not trained: one value for the whole width
+            axes.axhline(y[0], color=color_of(i), linewidth=1.4, linestyle="--")
+        elif x:
+            axes.plot(x, y, color=color_of(i), linewidth=1.4, marker="o", markersize=3)
+    axes.set_ylim(bottom=0)
+    _of_images_seen(axes)
+
+
+def losses(axes: Axes, curve: Curve, i: int) -> None:
+    """One loss of method i."""
+    axes.plot(*curve, color=color_of(i), linewidth=1.4)
+    _of_images_seen(axes)
+
+
+def _of_images_seen(axes: Axes) -> None:
+    plain(axes)
+    axes.locator_params(axis="x", nbins=5)
+    axes.set_xlabel("images seen", fontsize=8, color=SOFT)

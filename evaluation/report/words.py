@@ -1,0 +1,229 @@
+"""The sentences of the report: who is better on what, and what the numbers do not show."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from evaluation.compare import Entrant, Row, count
+from evaluation.report.cards import FITTED
+from evaluation.report.names import GROUPS, OTHER, group_of, is_distribution, joined, metric_name, name_of
+from evaluation.statistics import MIN_PATIENTS
+
+ENOUGH_FOR_FID = 2048  # slices; the size of Inception's features
+SUMMED_UP = {  # groups of metrics that the verdict speaks of even when nothing was measured
+    "Agreement with the real image",
+    "Intensities within the labels",
+    "Texture, borders and continuity",
+}
+
+
+# -- verdict ------------------------------------------------------------------------------------------------------
+
+
+def verdict(entrants: Sequence[Entrant], rows: Sequence[Row]) -> list[str]:
+    """Sentences on who is better on what, and on how much that means."""
+    n = entrants[0].metrics["n"]
+    split = str(entrants[0].manifest.provenance.get("split") or "given")
+    sentences = [f"{count(n['slices'], f'{split} slice')} of {count(n['patients'], 'patient')}."]
+    if len(entrants) < 2:
+        return sentences
+    titles = [
+        *dict.fromkeys("Distribution of the images" if t.startswith("Distribution") else t for t in GROUPS),
+        OTHER,
+    ]
+    groups: dict[str, list[Row]] = {title: [] for title in titles}
+    for row in rows:
+        groups["Distribution of the images" if is_distribution(row.metric) else group_of(row.metric)].append(row)
+    for title, of_group in groups.items():
+        if title in SUMMED_UP or any(row.measured and row.better for row in of_group):
+            sentences.append(_group_sentence(entrants, of_group, title))
+    return [*sentences, _certainty(rows, n["patients"])]
+
+
+def _group_sentence(entrants: Sequence[Entrant], group: Sequence[Row], title: str) -> str:
+    """Who is best on one kind of metric."""
+    judged = [row for row in group if row.best is not None]
+    if not judged:
+        return f"{title}: {'no difference' if any(row.measured for row in group) else 'not measured here'}."
+    won = {entrant.name: [row for row in judged if row.best == i] for i, entrant in enumerate(entrants)}
+    parts = [(name, of_method) for name, of_method in won.items() if of_method]
+    if len(parts) == 1:
+        return f"{title}: {parts[0][0]} is best on {'all ' if len(judged) > 1 else ''}{count(len(judged), 'measure')}."
+    parts.sort(key=lambda part: -len(part[1]))
+    told = "; ".join(f"{name} on {', '.join(metric_name(row) for row in of_method)}" for name, of_method in parts[1:])
+    return f"{title}: {parts[0][0]} is best on {len(parts[0][1])} of {count(len(judged), 'measure')}; {told}."
+
+
+def _certainty(rows: Sequence[Row], patients: int) -> str:
+    """What the number of patients allows to say."""
+    if patients < MIN_PATIENTS:
+        return (
+            f"With {count(patients, 'patient')} no interval over patients can be given: "
+            "the numbers describe these slices and prove nothing about other patients."
+        )
+    judged = [row for row in rows if row.difference is not None]
+    if not judged:
+        return "No two methods differ on a measure that has a value per patient, so nothing could be tested."
+    open_ = [metric_name(row) for row in judged if not row.clear]
+    clear = len(judged) - len(open_)
+    text = (
+        f"Over the patients, the 95 % intervals of the differences leave out zero for {clear} of {len(judged)} measures"
+    )
+    text += f"; {joined(open_)} may be chance." if open_ else "."
+    p_values = [row.difference.p_value for row in judged if row.difference is not None]
+    small = sum(p is not None and p < 0.05 for p in p_values)
+    test = f"A sign-flip test over patients gives p < 0.05 for {small} of {len(judged)}, uncorrected for their number"
+    test += (
+        f" (with {patients} patients it cannot give less than {2.0 ** (1 - patients):.2g})." if patients < 6 else "."
+    )
+    return f"{text} {test}"
+
+
+# -- what this does not show --------------------------------------------------------------------------------------
+
+
+def limits(entrants: Sequence[Entrant], rows: Sequence[Row]) -> list[str]:
+    """What the report does not show: from the patients, the split, the training, the metrics that are missing."""
+    lines = [*_of_patients(entrants), *_of_tests(entrants, rows), *_of_training(entrants)]
+    lines += [*_of_missing(entrants, rows), *_of_distribution(entrants, rows), *_of_images(entrants)]
+    return [*lines, *_of_purpose(rows)]
+
+
+def _of_patients(entrants: Sequence[Entrant]) -> list[str]:
+    """Who the numbers are about."""
+    n, provenance = entrants[0].metrics["n"], entrants[0].manifest.provenance
+    data = provenance.get("data_provenance") or {}
+    lines = []
+    if "slices" in str(data.get("split", "")):
+        lines.append(
+            "Training and test slices come from the same scan (held-out blocks with guard slices between). "
+            "That tests interpolation within one anatomy, not generalisation to new patients."
+        )
+    split = provenance.get("split")
+    if split in ("train", "val"):
+        seen = "trained" if split == "train" else "chosen"
+        lines.append(f"These are {split} slices, on which methods were {seen}: new patients will look worse.")
+    if n["patients"] < MIN_PATIENTS:
+        lines.append(f"{count(n['patients'], 'patient')}: too few for intervals or for any claim about a population.")
+    else:
+        lines.append(
+            f"{count(n['patients'], 'patient')} from the sources of this data set: other scanners, sequences, ages and "
+            "diseases were not tested."
+        )
+    if (data.get("options") or {}).get("tissue", "none") != "none":
+        lines.append(
+            f"The label maps were made from the real images ({data['options']['tissue']}), not drawn by a reader: what "
+            "that classifier gets wrong is asked of every method and counted as right."
+        )
+    return lines
+
+
+def _of_tests(entrants: Sequence[Entrant], rows: Sequence[Row]) -> list[str]:
+    """What intervals and p-values leave open."""
+    tested = [row for row in rows if row.difference is not None and row.difference.p_value is not None]
+    lines = []
+    if tested:
+        patients = min(row.difference.patients for row in tested if row.difference is not None)
+        least = 2.0 ** (1 - patients)
+        by_chance = f"about {max(1, round(0.05 * len(tested)))} would fall below 0.05 by chance alone"
+        lines.append(f"{count(len(tested), 'test')} without correction for their number; {by_chance}.")
+        if least > 0.01:
+            lines.append(f"With {count(patients, 'patient')} the sign-flip test cannot give a p below {least:.2g}.")
+    apart = [f"{metric_name(row)} ({row.incomparable.partition(': ')[2]})" for row in rows if row.incomparable]
+    if apart and len(entrants) > 1:
+        lines.append(f"Computed in different ways for the methods, so nobody is called best: {joined(apart)}.")
+    return lines
+
+
+def _of_training(entrants: Sequence[Entrant]) -> list[str]:
+    """Whether the methods had the same chances."""
+    lines = []
+    trained = [e for e in entrants if e.manifest.provenance.get("images_seen")]
+    seeds = {(e.manifest.provenance.get("config") or {}).get("seed") for e in trained}
+    if trained and len(seeds) <= 1:
+        each = "The method was" if len(entrants) == 1 else "Each method was"
+        lines.append(
+            f"{each} trained once, with one seed: how far two trainings of the same settings lie apart is not known, and "
+            "intervals over patients do not contain it."
+        )
+    learned = [e for e in trained if e.manifest.provenance.get("method") not in FITTED]
+    images = {e.name: int(e.manifest.provenance["images_seen"]) for e in learned}
+    if len(set(images.values())) > 1:
+        told = joined([f"{name} {seen:,}" for name, seen in images.items()])
+        lines.append(f"Methods saw different numbers of images ({told}): longer training may change their order.")
+    if len({str((e.manifest.provenance.get("environment") or {}).get("device")) for e in entrants}) > 1:
+        lines.append("Seconds per slice were measured on different devices and say nothing about the methods.")
+    return lines
+
+
+def _of_missing(entrants: Sequence[Entrant], rows: Sequence[Row]) -> list[str]:
+    """Metrics without a value, with the reason."""
+    by_reason: dict[str, dict[str, None]] = {}
+    partly: dict[str, dict[str, None]] = {}
+    for row in rows:
+        for i, value in enumerate(row.values):
+            if value is None and not row.measured:
+                by_reason.setdefault(row.reason(i), {})[name_of(row.metric)] = None
+            elif value is None:
+                partly.setdefault(f"{entrants[i].name}: {row.reason(i)}", {})[metric_name(row)] = None
+    lines = []
+    if by_reason:
+        told = "; ".join(f"{joined([*names])} ({reason})" for reason, names in by_reason.items())
+        lines.append(f"Not computed here: {told}.")
+    lines += [f"Missing for some: {joined([*names])} ({reason})." for reason, names in partly.items()]
+    return lines
+
+
+def _of_distribution(entrants: Sequence[Entrant], rows: Sequence[Row]) -> list[str]:
+    """Floors and numbers of slices of the metrics that compare sets."""
+    n = entrants[0].metrics["n"]
+    sets = [row for row in rows if is_distribution(row.metric) and row.measured]
+    if not sets:
+        return []
+    lines = []
+    if all(row.reference(i, "floor") is None for row in sets for i in range(len(entrants))):
+        why = "one patient's slices cannot be halved by patient" if n["patients"] < 2 else "none was computed"
+        lines.append(
+            f"Distribution metrics have no floor ({why}): how large they are between two sets of real images is unknown."
+        )
+    if n["slices"] < ENOUGH_FOR_FID:
+        lines.append(
+            f"Fréchet distances (FID) depend on the number of slices; with {n['slices']} they compare methods on these "
+            "slices at best, and never with other papers."
+        )
+    return lines
+
+
+def _of_images(entrants: Sequence[Entrant]) -> list[str]:
+    """Faults of the images that no mean shows."""
+    lines = []
+    for entrant in entrants:
+        counts: dict[str, Any] = entrant.metrics.get("counts") or {}
+        if counts.get("constant_images"):
+            lines.append(
+                f"{count(counts['constant_images'], 'generated image')} of {entrant.name} have a single value."
+            )
+        if counts.get("psnr_identical"):
+            lines.append(
+                f"{count(counts['psnr_identical'], 'image')} of {entrant.name} equal the real one and are left out of "
+                "the mean PSNR."
+            )
+    return lines
+
+
+def _of_purpose(rows: Sequence[Row]) -> list[str]:
+    """Questions that these metrics do not ask."""
+    measured = {group_of(row.metric) for row in rows if row.measured}
+    lines = [
+        "Pixelwise metrics (MAE, RMSE, PSNR, SSIM) ask for the one real image; several images may fit a label map, so "
+        "they reward blur."
+    ]
+    open_ = []
+    if "Label faithfulness" not in measured:
+        open_.append("whether a segmenter finds the labels again in the generated images")
+    if "Variety of draws" not in measured:
+        open_.append("how much several draws from one label map differ")
+    open_ += ["whether the images help to train a segmenter", "whether a radiologist would take them for real"]
+    lines.append(f"Not measured: {joined(open_)}.")
+    return lines

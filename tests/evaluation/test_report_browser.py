@@ -1,0 +1,283 @@
+"""The report in a browser: it opens from disk without a complaint, sorts, scrolls through volumes, fits a telephone."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from dataloaders.png import read_png
+from engine.files import write_text
+from evaluation.compare import load_entrants
+from evaluation.report import content, render
+from evaluation.report.pictures import body_box, label_rgb
+from tests import chromium
+from tests.toy_results import WINDOWS, noisy, write_results
+
+READY = "await wait(() => document.documentElement.dataset.ready); const browser = document.getElementById('browser');"
+PIXELS = """
+const pixels = (what) => {
+  const canvas = browser.querySelector(`canvas[data-what=${what}]`);
+  return [...canvas.getContext('2d').getImageData(0, 0, canvas.width, canvas.height).data].filter((_, i) => i % 4 < 3);
+};
+const set = (name, value) => {
+  const field = browser.querySelector(`[name=${name}]`);
+  if (field.type === 'checkbox') field.checked = value; else field.value = value;
+  field.dispatchEvent(new Event(field.tagName === 'SELECT' ? 'change' : 'input', { bubbles: true }));
+};
+const position = () => browser.querySelector('[name=position]').value;
+const viewer = browser.querySelector('.viewer');
+const press = (key) => viewer.dispatchEvent(new KeyboardEvent('keydown', { key, bubbles: true, cancelable: true }));
+"""
+Ask = Callable[..., dict[str, Any]]
+
+
+@pytest.fixture(scope="module")
+def results(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two methods on two cases of four slices and a report; the second method has no SSIM of CT."""
+    chromium.find()  # before any work
+    root = tmp_path_factory.mktemp("report")
+    for name, amount in (("good", 0.02), ("bad", 0.1)):
+        write_results(root / name, noisy(amount, 0.1), name=name, slices=4)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("TORCH_HOME", str(root / "empty"))
+        patch.delenv("MEDSIS_WEIGHTS", raising=False)
+        load_entrants([root / "good", root / "bad"])  # writes metrics.json
+    metrics = json.loads((root / "bad" / "metrics.json").read_text())
+    metrics["metrics"]["ssim/CT"] |= {"value": None, "reason": "not this one"}
+    (root / "bad" / "metrics.json").write_text(json.dumps(metrics))
+    write_text(root / "out" / "report.html", render(content(load_entrants([root / "good", root / "bad"]))))
+    return root
+
+
+@pytest.fixture(scope="module")
+def ask(results: Path) -> Ask:
+    """A question to the report."""
+    return lambda script, **size: chromium.ask(results / "out" / "report.html", script, **size)
+
+
+def test_headings_sort_the_methods(ask: Ask) -> None:
+    """Best first, worst first, one heading at a time, and what is missing stays last."""
+    found = ask(
+        """
+        const table = [...document.querySelectorAll('table.sortable')].filter((t) => t.textContent.includes('SSIM'))[1];
+        const button = (name) => [...table.querySelectorAll('thead button')].find((b) => b.textContent.startsWith(name));
+        const look = () => ({
+          rows: [...table.tBodies[0].rows].map((row) => row.cells[0].textContent),
+          sorted: [...table.querySelectorAll('th[aria-sort]')].map((th) => th.getAttribute('aria-sort')),
+        });
+        const seen = { before: look() };
+        for (const [name, heading] of [['up', 'MAE'], ['down', 'MAE'], ['psnr', 'PSNR'], ['missing', 'SSIM'],
+          ['still', 'SSIM'], ['name', 'method']]) { button(heading).click(); seen[name] = look(); }
+        button('MAE').focus();
+        seen.focused = document.activeElement === button('MAE');
+        return seen;
+        """
+    )
+    assert found["before"]["rows"] == ["good", "bad"]
+    assert set(found["before"]["sorted"]) == {"none"}
+    assert found["up"]["rows"] == ["good", "bad"]  # MAE: lower is better
+    assert found["down"]["rows"] == ["bad", "good"]
+    assert found["psnr"]["rows"] == ["good", "bad"]  # PSNR: the highest first
+    assert found["missing"]["rows"] == found["still"]["rows"] == ["good", "bad"]
+    assert found["name"]["rows"] == ["bad", "good"]
+    for step, way in (("up", "ascending"), ("down", "descending"), ("psnr", "descending"), ("name", "ascending")):
+        assert [s for s in found[step]["sorted"] if s != "none"] == [way]
+    assert found["focused"]
+
+
+def test_the_long_table_sorts_by_name(ask: Ask) -> None:
+    found = ask(
+        """
+        const table = document.querySelector('table.long');
+        table.querySelector('thead button').click();
+        return { names: [...table.tBodies[0].rows].map((row) => row.cells[0].dataset.v) };
+        """
+    )
+    assert len(found["names"]) > 20
+    assert found["names"] == sorted(found["names"], key=str.lower)
+
+
+def test_slider_and_keys_go_through_the_volume(ask: Ask) -> None:
+    found = ask(
+        READY
+        + PIXELS
+        + """
+        const seen = [position()];
+        const first = pixels('real').join();
+        set('slice', 3); seen.push(position());
+        const other = pixels('real').join() !== first;
+        for (const key of ['ArrowLeft', 'ArrowDown', 'ArrowRight', 'Home', 'ArrowLeft', 'End', 'ArrowUp']) {
+          press(key); seen.push(position());
+        }
+        browser.querySelector('[name=previous]').click(); seen.push(position());
+        browser.querySelector('[name=next]').click(); seen.push(position());
+        return { seen, other, hidden: browser.hidden, slider: browser.querySelector('[name=slice]').value };
+        """
+    )
+    assert found["other"]
+    assert not found["hidden"]
+    numbers = [int(text.split()[1]) for text in found["seen"]]
+    assert numbers == [2, 3, 2, 1, 2, 0, 0, 3, 3, 2, 3]
+    assert found["slider"] == "3"
+
+
+def _expected(results: Path, method: str, kind: str, channel: int, window: tuple[float, float]) -> np.ndarray:
+    """Grey of slice 1 of sub-01 in a display window, cut as the browser's case is."""
+    labels = [read_png(results / method / f"label/sub-01_z{z:04d}.png") for z in range(4)]
+    levels = read_png(results / method / f"{kind}/sub-01_z0001_{channel:04d}.png")
+    values = WINDOWS[("T1w", "CT")[channel]].decode(levels)[body_box(labels)]
+    return np.clip((values - window[0]) / (window[1] - window[0]), 0, 1) * 255
+
+
+def test_pixels_are_those_of_the_files(ask: Ask, results: Path) -> None:
+    """Case, channel and window are chosen; images agree with the 16-bit files, differences have the right sign."""
+    found = ask(
+        READY
+        + PIXELS
+        + """
+        const seen = {};
+        const title = (name) => [...browser.querySelector(`[name=${name}]`).options].map((o) => o.text);
+        seen.cases = title('case'); seen.channels = title('channel');
+        set('case', 1); await wait(() => position().includes('/4)') && browser.querySelector('[name=case]').value === '1');
+        set('channel', 1);
+        await wait(() => browser.querySelector('[data-what=high]').textContent.includes('HU'));
+        seen.windows = title('window');
+        set('slice', 1);
+        for (const what of ['label', 'real', 'generated-1', 'difference-0']) seen[what] = pixels(what);
+        set('window', 2);
+        seen.bone = pixels('real');
+        seen.scale = browser.querySelector('[data-what=low]').textContent;
+        return seen;
+        """
+    )
+    assert found["cases"] == ["sub-00", "sub-01"]
+    assert found["channels"] == ["T1w", "CT"]
+    assert [name.split(" (")[0] for name in found["windows"]] == ["soft tissue", "lung", "bone", "brain"]
+    soft = (-160.0, 240.0)
+    real = _expected(results, "good", "groundtruth", 1, soft)
+    shape = (*real.shape, 3)
+    assert np.abs(np.reshape(found["real"], shape) - real[..., None]).max() <= 2  # 2.5 HU of 400, rounded twice
+    fake = _expected(results, "bad", "generated", 1, soft)
+    assert np.abs(np.reshape(found["generated-1"], shape) - fake[..., None]).max() <= 2
+    bone = _expected(results, "good", "groundtruth", 1, (-500.0, 1300.0))
+    assert np.abs(np.reshape(found["bone"], shape) - bone[..., None]).max() <= 2
+    assert found["scale"] == "−500"
+    label = read_png(results / "good/label/sub-01_z0001.png")
+    labels = [read_png(results / f"good/label/sub-01_z{z:04d}.png") for z in range(4)]
+    cut = label[body_box(labels)]
+    assert np.array_equal(np.reshape(found["label"], shape), label_rgb(5)[cut])
+    red, _, blue = np.moveaxis(np.reshape(found["difference-0"], shape).astype(float), -1, 0)
+    assert (red - blue)[cut > 0].mean() > 20  # too bright in the body: red
+    assert np.abs(red - blue)[cut == 0].max() <= 6  # equal outside: white
+
+
+def test_overlay_colours_the_body_only(ask: Ask, results: Path) -> None:
+    found = ask(
+        READY
+        + PIXELS
+        + """
+        set('slice', 1);
+        const plain = pixels('real');
+        const difference = pixels('difference-0').join();
+        set('overlay', true); set('opacity', 50);
+        const half = pixels('real');
+        set('opacity', 100);
+        const full = pixels('generated-0');
+        const same = pixels('difference-0').join() === difference;
+        set('overlay', false);
+        return { plain, half, full, same, label: pixels('label'), again: pixels('real').join() === plain.join() };
+        """
+    )
+    shape = (-1, 3)
+    plain, half, full, label = (
+        np.reshape(found[key], shape).astype(float) for key in ("plain", "half", "full", "label")
+    )
+    body = label.any(axis=1)
+    assert 0.3 < body.mean() < 1
+    assert np.array_equal(half[~body], plain[~body])
+    assert np.abs(half - (plain + label) / 2)[body].max() <= 1
+    assert np.array_equal(full[body], label[body])
+    assert found["again"]
+    assert found["same"]
+
+
+def test_browse_opens_the_ranked_slice(ask: Ask) -> None:
+    found = ask(
+        READY
+        + PIXELS
+        + """
+        const button = [...document.querySelectorAll('button.show')].at(-1);
+        const { case: id, slice, channel } = button.dataset;
+        button.click();
+        await wait(() => browser.querySelector('[data-what=high]').textContent.includes('HU'));
+        const select = browser.querySelector('[name=case]');
+        return { id, slice, channel, case: select.options[select.selectedIndex].text, position: position(),
+          shown: browser.querySelector('[name=channel]').value, focused: document.activeElement === viewer };
+        """
+    )
+    assert found["case"] == found["id"]
+    assert found["position"].startswith(f"slice {found['slice']} ")
+    assert found["shown"] == found["channel"] == "1"
+    assert found["focused"]
+
+
+def test_the_pointer_reads_values(ask: Ask) -> None:
+    found = ask(
+        READY
+        + PIXELS
+        + """
+        const canvas = browser.querySelector('canvas[data-what=real]');
+        const { left, top, width, height } = canvas.getBoundingClientRect();
+        const at = { clientX: left + width / 2, clientY: top + height / 2, bubbles: true };
+        canvas.dispatchEvent(new PointerEvent('pointermove', at));
+        return { text: browser.querySelector('.readout').textContent };
+        """
+    )
+    assert found["text"].startswith("csf: real 2")  # 250 a.u. in the middle
+    assert "good" in found["text"]
+    assert "bad" in found["text"]
+
+
+@pytest.mark.parametrize("width", [400, 1300])
+def test_nothing_sticks_out(ask: Ask, width: int) -> None:
+    """No sideways scrolling of the page; what is wide scrolls in its own box."""
+    found = ask(
+        READY
+        + """
+        for (const details of document.querySelectorAll('details')) details.open = true;
+        const root = document.documentElement;
+        return { inner: innerWidth, page: Math.max(root.scrollWidth, document.body.scrollWidth),
+          tables: [...document.querySelectorAll('.scroll')].map((b) => b.getBoundingClientRect().right) };
+        """,
+        width=width,
+    )
+    assert found["inner"] == width
+    assert found["page"] <= width
+    assert max(found["tables"]) <= width
+
+
+def test_without_scripts_the_page_is_readable(results: Path) -> None:
+    """The case browser gives way to a sentence; tables, pictures and plots are there."""
+    found = chromium.ask_without_scripts(
+        results / "out" / "report.html",
+        """
+        const seen = (element) => element.getBoundingClientRect().height > 0;
+        const images = [...page.images];
+        return { ready: page.documentElement.dataset.ready ?? null, browser: seen(page.getElementById('browser')),
+          instead: seen(page.querySelector('noscript p')), images: images.length,
+          decoded: images.filter((i) => i.complete && i.naturalWidth > 0).length,
+          tables: [...page.querySelectorAll('table.metrics:not(.long)')].filter(seen).length,
+          buttons: [...page.querySelectorAll('button')].filter(seen).length };
+        """,
+    )
+    assert found["ready"] is None  # or scripts were on after all
+    assert not found["browser"]
+    assert found["instead"]
+    assert found["images"] == found["decoded"] > 60
+    assert found["tables"] >= 6
+    assert found["buttons"] == 0

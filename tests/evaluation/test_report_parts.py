@@ -1,0 +1,276 @@
+"""Parts of the report that compute: packed volumes, ranking, distributions, spectra, pictures."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from matplotlib.figure import Figure
+
+from dataloaders.intensity import Window
+from dataloaders.png import read_png
+from evaluation.compare import Entrant, load_entrants, metric_rows
+from evaluation.report import gather, pictures, plots, ranked, volumes
+from evaluation.report.gather import BINS
+from tests.toy_results import WINDOWS, identity, noisy, write_results
+
+
+@pytest.fixture(scope="module")
+def entrants(tmp_path_factory: pytest.TempPathFactory) -> list[Entrant]:
+    """Two methods on five cases of six slices: noise that grows with the slice, and the real images themselves."""
+    root = tmp_path_factory.mktemp("parts")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("TORCH_HOME", str(root / "empty"))
+        patch.delenv("MEDSIS_WEIGHTS", raising=False)
+        made = [
+            write_results(root / name, fake, name=name, patients=5, slices=6, channels=("CT",))
+            for name, fake in (("noisy", noisy(0.05, 0.1)), ("same", identity))
+        ]
+        return load_entrants(made)
+
+
+# -- volumes ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", ["noise", "steps", "constant", "extremes"])
+def test_stacks_come_back_bit_for_bit(kind: str) -> None:
+    rng = np.random.default_rng(0)
+    stack = {
+        "noise": rng.integers(0, 256, (3, 17, 9)),
+        "steps": np.repeat(np.repeat(rng.integers(0, 256, (2, 4, 3)), 5, axis=1), 4, axis=2),
+        "constant": np.full((1, 8, 8), 255),
+        "extremes": rng.choice([0, 255], (2, 6, 7)),
+    }[kind].astype(np.uint8)
+    text = volumes.encode(stack)
+    assert text.isascii()
+    assert "<" not in text
+    assert np.array_equal(volumes.decode(text, stack.shape), stack)
+
+
+def test_codes_of_hu_are_fine_in_soft_tissue() -> None:
+    """Half a step: 1.25 HU in soft tissue, about 10 in lung and bone; ends are clipped; other units linear."""
+    knots = [[float(code), value] for code, value in volumes.HU_KNOTS]
+    values = np.linspace(-1100, 3200, 40001)
+    codes, ends = zip(*knots, strict=True)
+    back = np.interp(volumes.to_codes(values, knots), codes, ends)
+    error = np.abs(back - np.clip(values, -1024, 3071))
+    soft = (values > -160) & (values < 240)
+    assert error[soft].max() <= 1.25 + 1e-6
+    assert error[values < 1200].max() <= 10.5
+    assert list(volumes.to_codes(np.array([-3000.0, 9000.0]), knots)) == [0, 255]
+
+
+def test_everything_is_there_where_it_fits(entrants: list[Entrant]) -> None:
+    found = volumes.pack(entrants, [(100.0, "HU")], [])
+    assert found.note == ""
+    assert [len(case["slices"]) for case in found.meta["cases"]] == [6] * 5
+    case = found.meta["cases"][2]
+    shape = (6, *case["size"])
+    ids = volumes.decode(found.stacks["2-label"], shape)
+    expected = np.stack([read_png(entrants[0].folder / f"label/sub-02_z{z:04d}.png") for z in range(6)])
+    cut = (slice(None), *pictures.body_box(list(expected)))
+    assert np.array_equal(np.array(case["labels"])[ids], expected[cut])
+    real, same = (volumes.decode(found.stacks[f"2-0-{source}"], shape) for source in (0, 2))
+    assert np.array_equal(real, same)  # the second method returns the real images
+    assert not np.array_equal(real, volumes.decode(found.stacks["2-0-1"], shape))
+
+
+def test_a_small_budget_is_kept_and_told(entrants: list[Entrant]) -> None:
+    """Fewer cases and slices, evenly spaced; what the page points at is always there."""
+    whole = sum(len(text) for text in volumes.pack(entrants, [(1.0, "HU")], []).stacks.values())
+    wanted = [("sub-03", 5), ("sub-03", 0)]
+    found = volumes.pack(entrants, [(1.0, "HU")], wanted, budget=whole // 3)
+    size = sum(len(text) for text in found.stacks.values())
+    assert size < 1.2 * whole / 3
+    assert set(wanted) <= found.shown
+    assert len(found.shown) >= 6
+    assert found.note.startswith(f"{len(found.shown)} of 30 slices of ")
+    least = volumes.pack(entrants, [(1.0, "HU")], [], budget=1)
+    assert len(least.shown) == 1
+
+
+def test_pictures_and_volumes_share_the_page() -> None:
+    assert volumes.budget_beside(0) == 10_000_000
+    assert volumes.budget_beside(6_000_000) == 7_500_000
+    assert volumes.budget_beside(40_000_000) == 3_000_000  # a browser there always is
+
+
+def test_large_slices_are_reduced(entrants: list[Entrant], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(volumes, "LARGEST_SIDE", 20)
+    found = volumes.pack(entrants, [(1.0, "HU")], [])
+    for number, case in enumerate(found.meta["cases"]):
+        assert case["reduced"] == 3
+        assert max(case["size"]) <= 20
+        shape = (6, *case["size"])
+        codes = volumes.decode(found.stacks[f"{number}-0-0"], shape)
+        ids = np.array(case["labels"])[volumes.decode(found.stacks[f"{number}-label"], shape)]
+        assert codes[ids == 0].mean() < codes[ids == 2].mean()  # labels and images still lie on each other
+
+
+def test_means_of_blocks() -> None:
+    image = np.arange(35, dtype=float).reshape(5, 7)
+    small = volumes._reduced(image, 2, (3, 4))
+    assert small[0, 0] == image[:2, :2].mean()
+    assert small[2, 3] == image[4, 6]
+
+
+# -- worst and best -----------------------------------------------------------------------------------------------
+
+
+def test_cases_are_ranked_by_their_mean(entrants: list[Entrant]) -> None:
+    found = ranked.rank(entrants, 0)
+    assert (found.metric, found.what, found.unit) == ("mae_body", "cases", "HU")
+    per_patient = entrants[0].metrics["per_patient"]
+    order = sorted(per_patient, key=lambda p: -per_patient[p]["mae_body/CT"])
+    of_noisy = [one for one in found.found if one.method == 0]
+    assert [one.case.id for one in of_noisy if one.worst] == order[:2]
+    assert [one.case.id for one in of_noisy if not one.worst] == order[::-1][:2]
+    for one in of_noisy:
+        assert one.value == pytest.approx(per_patient[one.case.id]["mae_body/CT"])
+
+
+def test_higher_may_be_better(entrants: list[Entrant]) -> None:
+    values = [one.value for one in ranked.rank(entrants, 0, "ssim").found if one.method == 0]
+    assert max(values[:2]) < min(values[2:])  # worst first
+
+
+def test_slices_of_few_cases_are_apart(tmp_path: Path) -> None:
+    folder = write_results(tmp_path / "a", noisy(0.1), name="a", patients=1, slices=12, channels=("CT",))
+    found = ranked.rank(load_entrants([folder]), 0)
+    assert found.what == "slices"
+    indices = [one.item.index for one in found.found]
+    assert len(indices) == 4
+    assert all(abs(a - b) >= 3 for i, a in enumerate(indices) for b in indices[:i])
+    values = [one.value for one in found.found]
+    assert min(values[:2]) > max(values[2:])
+
+
+def test_windows_of_their_own_make_it_relative(tmp_path: Path) -> None:
+    """A case whose scanner counts ten times as high is not ten times as wrong."""
+    folder = write_results(tmp_path / "a", noisy(0.1), name="a", patients=4, channels=("T1w",))
+    manifest = json.loads((folder / "manifest.json").read_text())
+    manifest["cases"][1]["windows"] = [{"low": 0.0, "high": 10 * WINDOWS["T1w"].high}]
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+    found = ranked.rank(load_entrants([folder]), 0)
+    assert found.unit == "% of window"
+    values = [one.value for one in found.found]
+    assert max(values) < 1.2 * min(values)
+
+
+def test_no_values_is_said(entrants: list[Entrant]) -> None:
+    found = ranked.rank(entrants, 0, "wasserstein")
+    assert found.found == ()
+    assert "no values of wasserstein per slice" in found.missing
+
+
+# -- intensities and spectra --------------------------------------------------------------------------------------
+
+
+def test_histograms_count_every_pixel(entrants: list[Entrant]) -> None:
+    (found,) = gather.gather(entrants)
+    cases = entrants[0].manifest.cases
+    sizes = np.zeros(5, int)
+    for case in cases:
+        for item in case.slices:
+            for label, n in item.histogram.items():
+                sizes[label] += n
+    assert np.array_equal(found.distributions.real.sum(axis=1), sizes)
+    assert np.array_equal(found.distributions.real, found.distributions.generated[1])  # the identity
+    pixels = [
+        WINDOWS["CT"].decode(read_png(entrants[0].folder / item.images[0]))[
+            read_png(entrants[0].folder / item.label) == 2
+        ]
+        for case in cases
+        for item in case.slices
+    ]
+    mean = float(np.average(found.distributions.values, weights=found.distributions.real[2]))
+    assert mean == pytest.approx(float(np.concatenate(pixels).mean()), abs=4095 / BINS)
+
+
+def test_quantiles_and_densities_of_a_known_distribution() -> None:
+    values = np.linspace(-500, 500, BINS)
+    counts = np.round(1e6 * np.exp(-0.5 * (values / 50) ** 2)).astype(np.int64)
+    quartiles = plots._quantiles(counts, values, (0.25, 0.5, 0.75))
+    assert quartiles == pytest.approx([-33.7, 0, 33.7], abs=1)
+    x, density = plots._density(counts, values, -200, 200)
+    peak = density / density.max()
+    assert peak[np.argmin(np.abs(x - 50))] == pytest.approx(np.exp(-0.5), abs=0.03)
+    assert plots._quantiles(np.zeros(BINS, int), values, (0.5,)) is None
+
+
+def test_a_single_value_and_an_absent_label_can_be_drawn() -> None:
+    real = np.zeros((3, BINS), np.int64)
+    real[1, 100] = 50
+    found = gather.Distributions(0.0, 1000.0, real, (np.zeros_like(real),))
+    assert plots.shown_labels(found) == [1]
+    figure = Figure()
+    plots.violins(figure.add_subplot(), found, 1, "a.u.")
+    figure.draw_without_rendering()
+
+
+def test_spectra_agree_with_the_metric(entrants: list[Entrant]) -> None:
+    """The plotted curves are those that `spectrum_distance` compares, and equal images lie on each other."""
+    (found,) = gather.gather(entrants)
+    assert found.spectra is not None
+    assert found.spectra.real.shape == (5, len(found.spectra.frequencies))
+    assert np.array_equal(found.spectra.real, found.spectra.generated[1], equal_nan=True)
+    ratio = np.log10(found.spectra.generated[0]) - np.log10(found.spectra.real)
+    distance = np.nanmean(np.abs(ratio), axis=1).mean()
+    assert distance == pytest.approx(entrants[0].metrics["metrics"]["spectrum_distance/CT"]["value"], rel=1e-6)
+
+
+def test_plots_of_numbers_can_be_drawn(entrants: list[Entrant]) -> None:
+    """Floors and patients of every metric, whatever its values."""
+    for row in metric_rows(entrants):
+        if row.measured:
+            figure = Figure()
+            plots.patient_panel(figure.add_subplot(), row, entrants)
+            plots.floor_panel(figure.add_subplot(), row)
+            figure.draw_without_rendering()
+
+
+def test_ticks() -> None:
+    shown = {
+        0: "0",
+        -1000: "−1000",
+        10000: "10000",
+        0.1 + 0.2: "0.3",
+        0.25: "0.25",
+        1e6: "10⁶",
+        1.5e6: "1.5×10⁶",
+        2e-4: "2×10⁻⁴",
+        -3e7: "−3×10⁷",
+    }
+    assert {value: plots.tick(value) for value in shown} == shown
+
+
+# -- pictures -----------------------------------------------------------------------------------------------------
+
+
+def test_tiles_are_decoded_windows(entrants: list[Entrant]) -> None:
+    """Real images in the soft-tissue window; a method that is the real image differs nowhere."""
+    chosen = pictures.chosen_slices(entrants[0], rows=3)
+    strip = pictures.strip(entrants, 0, chosen)
+    assert strip.unit == "HU"
+    (case, item), row = chosen[1], strip.rows[1]
+    box = pictures.body_box([read_png(entrants[0].folder / one.label) for _, one in chosen])
+    values = WINDOWS["CT"].decode(read_png(entrants[0].folder / item.images[0]))[box]
+    assert np.abs(row.real - np.clip((values + 160) / 400, 0, 1) * 255).max() <= 0.5 + 1e-3
+    assert row.case == case.id
+    assert np.array_equal(row.generated[1], row.real)
+    white = row.difference[1].reshape(-1, 3)
+    assert np.array_equal(np.unique(white, axis=0), white[:1])
+    red = row.difference[0][..., 0].astype(int) - row.difference[0][..., 2]
+    assert red.mean() > 0  # too bright
+
+
+def test_mr_is_shown_in_the_cases_window(tmp_path: Path) -> None:
+    folder = write_results(tmp_path / "a", identity, name="a", channels=("T1w",))
+    (entrant,) = load_entrants([folder])
+    assert pictures.display_window(entrant, 0, entrant.manifest.cases[0]) == Window(0.0, 1000.0)
+
+
+def test_more_methods_than_colours() -> None:
+    assert plots.color_of(0) == plots.color_of(len(plots.METHOD_COLORS))
