@@ -67,7 +67,7 @@ def train(config: Config) -> int:
         return 0
 
     if not players and not run.done:
-        method.fit(batch.to(run.device) for batch in train_loader.once())
+        method.fit(batch.to(run.device) for batch in train_loader.share())
         state.images_seen = len(train_loader)
     if players and state.step == 0:
         method.calibrate(run.first_batches())

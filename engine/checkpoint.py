@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
@@ -56,11 +56,19 @@ def save_state(folder: Path, images: int, state: dict[str, Any], keep: int = KEE
     if free < needed:
         raise OSError(f"{folder}: {free / 1e9:.1f} GB free, a state needs about {needed / 1e9:.1f} GB")
     path = state_path(folder, images)
-    with atomic_path(path) as temporary:
-        torch.save({"schema": STATE_SCHEMA, "images": images, **state}, temporary)
+    write(path, {"schema": STATE_SCHEMA, "images": images, **state})
     for old in list_states(folder)[:-keep]:
         old.unlink()
     return path
+
+
+def write(path: Path, content: dict[str, Any]) -> None:
+    """Write tensors and JSON-able values atomically; OSError where they cannot be written."""
+    with atomic_path(path) as temporary:
+        try:
+            torch.save(content, temporary)
+        except RuntimeError as error:  # what torch's writer makes of a full disk
+            raise OSError(f"{path}: {str(error).splitlines()[0]}") from None
 
 
 def set_aside_newer(folder: Path, images: int) -> None:
@@ -108,7 +116,10 @@ def save_weights(path: Path, weights: Weights) -> None:
     header["windows"] = weights.windows
     tensors = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in weights.tensors.items()}
     with atomic_path(path) as temporary:
-        save_file(tensors, temporary, metadata={"medsis": json.dumps(header)})
+        try:
+            save_file(tensors, temporary, metadata={"medsis": json.dumps(header)})
+        except SafetensorError as error:  # its writer's form of a full disk
+            raise OSError(f"{path}: {error}") from None
 
 
 def load_weights(folder: Path, which: str) -> Weights:

@@ -69,6 +69,28 @@ class RunLog:
             self.board.close()
 
 
+class SilentLog(RunLog):
+    """The log of a rank that leaves it to the first one."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def say(self, line: str) -> None:
+        """Nothing."""
+
+    def record(self, record: dict[str, Any]) -> None:
+        """Nothing."""
+
+    def rewind(self, images: int) -> None:
+        """Nothing."""
+
+    def plot(self) -> None:
+        """Nothing."""
+
+    def close(self) -> None:
+        """Nothing."""
+
+
 def read_log(path: Path) -> list[dict[str, Any]]:
     """Records of a metrics.jsonl; a last line that was cut by a kill is dropped, with a warning."""
     records = []
