@@ -14,7 +14,8 @@ from engine.weights import MissingWeights
 DEFECT = 1
 MEMORY = (
     "out of memory ({first}). Lower --batch_size, or --oasis.channels_G and channels_D (--preset small), or prepare "
-    "the data with a smaller --size; on a GPU --precision bf16, for the loader --num_workers 0 and a lower --cache_gb"
+    "the data with a smaller --size; on a GPU --precision bf16; where a DataLoader worker was killed --num_workers 0, a "
+    "lower --cache_gb or a larger /dev/shm. The same command resumes"
 )
 
 
@@ -65,5 +66,6 @@ def message_of(error: BaseException) -> str:
 def _is_memory(error: BaseException) -> bool:
     if isinstance(error, (MemoryError, torch.OutOfMemoryError)):
         return True
-    # On the CPU torch raises a plain RuntimeError.
-    return isinstance(error, RuntimeError) and ("can't allocate memory" in str(error) or "bad_alloc" in str(error))
+    # On the CPU, and when a loader process is killed, torch raises a plain RuntimeError.
+    signs = ("can't allocate memory", "bad_alloc", "DataLoader worker")
+    return isinstance(error, RuntimeError) and any(sign in str(error) for sign in signs)

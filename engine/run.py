@@ -5,12 +5,12 @@ from __future__ import annotations
 import itertools
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import asdict, dataclass, field
 from datetime import timedelta
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -21,12 +21,13 @@ from dataloaders.dataset import Part, SliceLoader, fingerprint
 from dataloaders.manifest import Manifest
 from engine import checkpoint, device, processes
 from engine.checkpoint import Weights
-from engine.files import LOCK, check_name, lock_folder, read_json, with_path, write_json, write_text
+from engine.files import check_name, read_json, with_path, write_json, write_text
+from engine.locks import LOCK, FolderLock, lock_folder
 from engine.preview import save_preview
 from engine.results import ResultsWriter, synthesize_split
 from engine.runlog import RunLog, SilentLog
 from engine.signals import EXIT_DIVERGED, EXIT_STALLED, StopRequest
-from engine.weights import load_state, resolve
+from engine.weights import load_state, locate, resolve
 from evaluation import check_metrics, evaluate_results, headline
 from models.base import Batch, Method, Player, SampleRandom, seeded_generator
 from models.ranks import rank, world_size
@@ -129,17 +130,15 @@ class Run:
     """
 
     def __init__(self, config: Config, data: Manifest) -> None:
-        check_name(config.name, "--name")
         self.config, self.data = config, data
         self.device = processes.join(config.gpu_ids)
         if config.tuned and self.device.type == "cpu":
             device.keep_freed_memory()
-        check_metrics(config.metrics, config.weights)  # now, rather than at the first evaluation hours from now
         self.folder = config.checkpoints_dir / config.name
         self.stop = StopRequest()
         self.stop.install()
         self.ranks = world_size()
-        self.lock: IO[str] | None = None
+        self.lock: FolderLock | None = None
         self._check_ranks()
         processes.on_first(self._claim_folder)
         self.log = SilentLog(self.folder) if rank() else RunLog(self.folder)
@@ -174,6 +173,9 @@ class Run:
             raise ValueError(f"{self.folder} exists and is not a run folder; choose another --name")
         self.folder.mkdir(parents=True, exist_ok=True)
         self.lock = self.lock or lock_folder(self.folder)
+        for left in [*self.folder.glob(".tmp-*"), *self.folder.glob("previews/.tmp-*")]:
+            if left.is_file():  # half-written by a process that was killed
+                left.unlink()
         write_json(path, new)
         lines = [f"{key}: {value}" for key, value in device.environment(self.device).items()]
         lines.append(f"processes: {self.ranks}")
@@ -290,10 +292,20 @@ class Run:
         return (batch.to(self.device) for batch in itertools.islice(self.train_loader.endless(part=Part()), count))
 
     def timed(self, batches: Iterator[Batch]) -> Iterator[Batch]:
-        """The batches; the time that passes until each is there is logged as loader_wait."""
+        """The batches; the time that passes until each is there is logged as loader_wait.
+
+        Damaged data end the run; what it has learned so far is saved.
+        """
         while True:
             start = time.perf_counter()
-            batch = next(batches, None)
+            try:
+                batch = next(batches, None)
+            except (ValueError, OSError):
+                if self.ranks == 1 and self.state.step > 0:  # others would have to save with this one
+                    # The state alone: fresh batch statistics for the weights would read the damaged data again.
+                    checkpoint.save_state(self.folder, self.state.images_seen, self._state())
+                    self.log.say(f"stopped at {self.state.images_seen:,} images by damaged data, state saved")
+                raise
             if batch is None:
                 return
             self.meter.waited += time.perf_counter() - start
@@ -325,14 +337,20 @@ class Run:
 
     def _diverged(self, name: str, values: dict[str, float], batch: Batch) -> None:
         path = self.folder / f"crash-{self.state.images_seen:010d}.pt"
-        own = [f"{case} z{index}" for case, index in zip(batch.cases, batch.indices, strict=True)]
+        own = _names(batch)
         slices = [text for part in processes.said_by_all(own) for text in part]
         content = {"slices": slices, "player": name, "values": values}
         processes.on_first(lambda: checkpoint.write(path, {**self._state(), **content}))
         shown = ", ".join(f"{key} {value:g}" for key, value in values.items())
+        broken = [text for part in processes.said_by_all(_broken_images(batch)) for text in part]
         self.log.say(
             f"error: {name} diverged after {self.state.images_seen:,} images ({shown}) on {', '.join(slices)}; "
-            f"weights before the step are in {path}. Try a lower learning rate or --precision fp32."
+            f"weights before the step are in {path}. "
+            + (
+                f"Not the training but the data are at fault: NaN or infinity in the image of {', '.join(broken)}."
+                if broken
+                else "Try a lower learning rate or --precision fp32."
+            )
         )
         raise SystemExit(EXIT_DIVERGED)
 
@@ -390,29 +408,32 @@ class Run:
         raise SystemExit(EXIT_STALLED)
 
     def maybe_preview(self) -> None:
-        """Preview picture and curves every --freq_preview images."""
+        """Preview picture and curves every --freq_preview images; a full disk only warns."""
         if self.state.crossed(self.config.freq_preview):
-            processes.on_first(self.preview)
+            processes.on_first(lambda: self._if_there_is_room(self.preview, "no preview"))
 
     def maybe_evaluate(self) -> None:
-        """Metrics on the validation split every --freq_fid images."""
+        """Metrics on the validation split every --freq_fid images; a full disk only warns."""
         if self.state.crossed(self.config.freq_fid):
-            processes.on_first(self.evaluate)
+            processes.on_first(lambda: self._if_there_is_room(self.evaluate, "not evaluated"))
 
     def maybe_save(self) -> None:
         """State every --freq_save_latest, weights for good every --freq_save_ckpt images; a full disk only warns."""
         if self.state.crossed(self.config.freq_save_ckpt) or self.state.crossed(self.config.freq_save_latest):
-            processes.on_first(self._save_what_is_due)
+            processes.on_first(lambda: self._if_there_is_room(self._save_what_is_due, "not saved"))
 
     def _save_what_is_due(self) -> None:
+        if self.state.crossed(self.config.freq_save_ckpt):
+            self._ready()
+            self._save_weights(str(self.state.images_seen))
+        if self.state.crossed(self.config.freq_save_latest):
+            self.save()
+
+    def _if_there_is_room(self, work: Callable[[], None], otherwise: str) -> None:
         try:
-            if self.state.crossed(self.config.freq_save_ckpt):
-                self._ready()
-                self._save_weights(str(self.state.images_seen))
-            if self.state.crossed(self.config.freq_save_latest):
-                self.save()
+            work()
         except OSError as error:
-            self.log.say(f"warning: not saved: {error}")
+            self.log.say(f"warning: {otherwise}: {error}")
 
     def finish(self) -> int:
         """Save; after the last image also evaluate and preview. Returns the process's exit code."""
@@ -527,6 +548,27 @@ class Run:
             + (" (best so far)" if better else f" (best {self.best:.4f})")
         )
         self.clock = time.perf_counter()  # evaluation does not count as training time
+
+
+def _names(batch: Batch) -> list[str]:
+    return [f"{case} z{index}" for case, index in zip(batch.cases, batch.indices, strict=True)]
+
+
+def _broken_images(batch: Batch) -> list[str]:
+    if batch.image is None:
+        return []
+    return [name for name, image in zip(_names(batch), batch.image, strict=True) if not image.isfinite().all()]
+
+
+def check_start(config: Config, weights: list[str]) -> None:
+    """What can be refused at once, before any data are read: the name, metrics, pretrained weights that are not there.
+
+    weights: keys of those that the method needs. ValueError or MissingWeights.
+    """
+    check_name(config.name, "--name")
+    check_metrics(config.metrics, config.weights)
+    for key in weights:
+        locate(key, config.weights)
 
 
 def weights_folder(checkpoints_dir: Path, name: str) -> Path:

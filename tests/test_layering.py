@@ -18,7 +18,16 @@ ALLOWED = {
     "method_options": {"method_options"},
     "models": {"models", "spec", "config", "method_options"},
     # The generator's ImageGenerator reads files and paints them with models.gmm, whose options are in method_options.
-    "dataloaders": {"dataloaders", "spec", "config", "method_options", "engine.files", "models.base", "models.ranks"}
+    "dataloaders": {
+        "dataloaders",
+        "spec",
+        "config",
+        "method_options",
+        "engine.files",
+        "engine.locks",
+        "models.base",
+        "models.ranks",
+    }
     | {"models.gmm"},
     "evaluation": {"evaluation", "dataloaders", "spec", "engine.files", "engine.weights", "engine.runlog"},
     "engine": {
