@@ -15,7 +15,7 @@ class Mismatch(ValueError):  # noqa: N818 (reads as what it is in `except Mismat
 
 
 def decode(kind: Any, value: Any, where: str, complete: bool = False) -> Any:
-    """`value` as `kind`: a dataclass, bool, int, float, str, Path, None, Literal, tuple, dict or a union of them.
+    """`value` as `kind`: a dataclass, bool, int, float, str, Path, None, Literal, tuple, list, dict or a union of them.
 
     Lists stand for tuples and whole floats of JSON for ints; nothing else is converted. Numbers are finite. A dataclass
     takes a dict of its fields: unknown ones are refused, absent ones only allowed where there is a default, and with
@@ -30,6 +30,8 @@ def decode(kind: Any, value: Any, where: str, complete: bool = False) -> Any:
         raise _wrong(value, where, "one of " + ", ".join(map(str, inner)))
     if origin in (Union, types.UnionType):
         return _either(inner, value, where, complete)
+    if origin is list:
+        return list(_row((*inner, Ellipsis), value, where, complete))
     if origin is tuple:
         return _row(inner, value, where, complete)
     if origin is dict:

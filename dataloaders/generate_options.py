@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
 
+from dataloaders.workers import parse_shard
 from method_options.gmm import GmmConfig, check_gmm, synthseg_preset
 
 
@@ -66,10 +66,7 @@ class GenerateOptions:
     @property
     def part(self) -> tuple[int, int]:
         """(i, n) of the shard; ValueError for another form."""
-        match = re.fullmatch(r"(\d+)/(\d+)", self.shard)
-        if match is None or not int(match[1]) < int(match[2]):
-            raise ValueError(f"--shard {self.shard}: must be i/n with i from 0 to n-1, such as 0/4")
-        return int(match[1]), int(match[2])
+        return parse_shard(self.shard)
 
     @property
     def numbers(self) -> range:
