@@ -16,8 +16,9 @@ from typing import Any, Literal, TypeVar, cast
 
 import tyro
 
+from decoding import decode
 from method_options.gan import OasisConfig, SpadeConfig, check_gan, check_oasis
-from method_options.gmm import GMM_PRESETS, GmmConfig, check_gmm, gmm_from_dict, idle_gmm_flags
+from method_options.gmm import GMM_PRESETS, GmmConfig, check_gmm, idle_gmm_flags
 from method_options.ranges import check_at_least, check_fraction, check_positive, words
 
 Precision = Literal["auto", "fp32", "bf16"]
@@ -340,14 +341,7 @@ def from_dict(data: dict[str, Any]) -> Config:
     unknown = set(data) - {f.name for f in fields(Config)}
     if unknown:
         raise ValueError(f"the checkpoint has options that this version does not know: {sorted(unknown)}")
-    data = dict(data)
-    data["dataroot"], data["checkpoints_dir"] = Path(data["dataroot"]), Path(data["checkpoints_dir"])
-    data["weights"] = None if data["weights"] is None else Path(data["weights"])
-    oasis = dict(data["oasis"])
-    oasis["images_from"] = None if oasis.get("images_from") is None else Path(oasis["images_from"])
-    data["oasis"], data["spade"] = OasisConfig(**oasis), SpadeConfig(**data.get("spade", {}))
-    data["gmm"] = gmm_from_dict(data["gmm"])
-    return Config(**data)
+    return cast(Config, decode(Config, data, "the checkpoint's options"))
 
 
 def differences(old: dict[str, Any], new: dict[str, Any], prefix: str = "") -> list[str]:

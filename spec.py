@@ -1,9 +1,11 @@
-"""What the data are: labels, channels, size and spacing. Imported by every folder, imports none of ours."""
+"""What the data are: labels, channels, size and spacing. Imported by every folder."""
 
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from typing import Any, Literal, cast
+
+from decoding import decode
 
 Axis = Literal["axial", "coronal", "sagittal"]
 
@@ -58,6 +60,8 @@ class DataSpec:
             raise ValueError(f"labels need contiguous ids 0..N-1 with N >= 2, got {ids}")
         if not self.channels:
             raise ValueError("a data set needs at least one image channel")
+        if min(self.size) < 1 or min(*self.spacing, self.slice_spacing) <= 0:
+            raise ValueError(f"size {self.size} and spacing {(*self.spacing, self.slice_spacing)} must be above 0")
 
     @property
     def num_labels(self) -> int:
@@ -75,12 +79,5 @@ class DataSpec:
 
     @classmethod
     def from_dict(cls, data: dict[str, Any]) -> DataSpec:
-        """Inverse of `to_dict`."""
-        return cls(
-            labels=tuple(Label(**{**label, "source": tuple(label["source"])}) for label in data["labels"]),
-            channels=tuple(Channel(**channel) for channel in data["channels"]),
-            size=(int(data["size"][0]), int(data["size"][1])),
-            spacing=(float(data["spacing"][0]), float(data["spacing"][1])),
-            slice_spacing=float(data["slice_spacing"]),
-            axis=data["axis"],
-        )
+        """Inverse of `to_dict`; ValueError where something is missing, unknown or of another type."""
+        return cast(DataSpec, decode(cls, data, "spec", complete=True))

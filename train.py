@@ -10,8 +10,8 @@ from dataloaders.folder import load_manifest
 from dataloaders.manifest import Manifest
 from dataloaders.unpaired import UnpairedLoader, unpaired_manifest
 from engine.command import exit_code
-from engine.run import Run, TrainingState, only_trains
-from models import build_method
+from engine.run import Run, TrainingState, check_start, only_trains
+from models import build_method, wanted_weights
 
 
 def load_data(config: Config) -> tuple[Manifest, Manifest | None]:
@@ -52,6 +52,7 @@ def build_loaders(config: Config, data: Manifest, images: Manifest | None) -> tu
 
 def train(config: Config) -> int:
     """The whole run; returns the exit code."""
+    check_start(config, wanted_weights(config))  # before the data, which may take longer to read
     data, images = load_data(config)
     run = Run(config, data)
     train_loader, val_loader = build_loaders(config, data, images)
@@ -67,7 +68,7 @@ def train(config: Config) -> int:
         return 0
 
     if not players and not run.done:
-        method.fit(batch.to(run.device) for batch in train_loader.once())
+        method.fit(batch.to(run.device) for batch in train_loader.share())
         state.images_seen = len(train_loader)
     if players and state.step == 0:
         method.calibrate(run.first_batches())

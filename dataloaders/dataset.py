@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal, TypeVar
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 import torch
@@ -17,6 +18,7 @@ from dataloaders.intensity import levels_to_model
 from dataloaders.manifest import FILE_NAME, Case, Manifest, Slice
 from dataloaders.png import as_16_bit, read_png
 from models.base import Batch, seeded_generator
+from models.ranks import rank, world_size
 from spec import DataSpec
 
 Read = Literal["both", "labels", "images"]
@@ -200,24 +202,57 @@ def _other_side(name: str) -> str:
     return name.replace("left", "\0").replace("right", "left").replace("\0", "right")
 
 
-class EndlessSampler(Sampler[tuple[int, int]]):
-    """(index, position) from position `start` on, for ever: every epoch a new permutation from (seed, stream, epoch)."""
+@dataclass(frozen=True)
+class Part:
+    """What one rank loads of each batch: with R ranks, images r·B/R up to (r + 1)·B/R. B must be a multiple of R."""
 
-    def __init__(self, length: int, seed: int, start: int = 0, stream: str = "order") -> None:
+    rank: int = 0
+    ranks: int = 1
+
+    @classmethod
+    def own(cls) -> Part:
+        """That of this process."""
+        return cls(rank(), world_size())
+
+    def positions(self, start: int, batch_size: int) -> Iterator[int]:
+        """Running numbers of this rank's images from batch to batch, for ever; the first batch begins at `start`."""
+        share = batch_size // self.ranks
+        for first in itertools.count(start + self.rank * share, batch_size):
+            yield from range(first, first + share)
+
+
+class EndlessSampler(Sampler[tuple[int, int]]):
+    """(index, position) from position `start` on, for ever: every epoch a new permutation from (seed, stream, epoch).
+
+    part: of batches of `batch_size` only this share.
+    """
+
+    def __init__(
+        self,
+        length: int,
+        seed: int,
+        start: int = 0,
+        stream: str = "order",
+        batch_size: int = 1,
+        part: Part = Part(),
+    ) -> None:
         self.length, self.seed, self.start, self.stream = length, seed, start, stream
+        self.batch_size, self.part = batch_size, part
 
     def __iter__(self) -> Iterator[tuple[int, int]]:
-        position, epoch, order = self.start, -1, []
-        while True:
+        epoch, order = -1, torch.empty(0)
+        for position in self.part.positions(self.start, self.batch_size):
             if position // self.length != epoch:
                 epoch = position // self.length
-                order = torch.randperm(self.length, generator=seeded_generator(self.seed, self.stream, epoch)).tolist()
-            yield order[position % self.length], position
-            position += 1
+                order = torch.randperm(self.length, generator=seeded_generator(self.seed, self.stream, epoch))
+            yield int(order[position % self.length]), position
 
 
 class SliceLoader:
-    """Batches of a SliceDataset: endless and shuffled from any position, or once in order."""
+    """Batches of a SliceDataset: endless and shuffled from any position, or once in order.
+
+    batch_size: images per step over all ranks.
+    """
 
     def __init__(self, dataset: SliceDataset, batch_size: int, seed: int = 0, num_workers: int = 0) -> None:
         self.dataset, self.batch_size, self.seed, self.num_workers = dataset, batch_size, seed, num_workers
@@ -225,13 +260,21 @@ class SliceLoader:
     def __len__(self) -> int:
         return len(self.dataset)
 
-    def endless(self, start: int = 0) -> Iterator[Batch]:
-        """Training batches from image number `start` on; batch k carries the random stream of its first image."""
-        position = start
-        for batch in self._shuffled(start):
-            batch.rng = seeded_generator(self.seed, "step", position)
-            position += len(batch)
+    def endless(self, start: int = 0, part: Part | None = None) -> Iterator[Batch]:
+        """Training batches from image number `start` on; batch k carries the random stream of its first image.
+
+        part: which share of each batch; that of this rank unless told.
+        """
+        part = Part.own() if part is None else part
+        for step, batch in enumerate(self._shuffled(start, part)):
+            batch.rng = seeded_generator(self.seed, "step", start + step * self.batch_size)
             yield batch
+
+    def share(self) -> Iterator[Batch]:
+        """All slices in case order, unchanged, but of R ranks each gets its block of them."""
+        part, total = Part.own(), len(self.dataset)
+        first, end = (total * r // part.ranks for r in (part.rank, part.rank + 1))
+        yield from self._loader(self.dataset, range(first, end))
 
     def once(self, limit: int = 0) -> Iterator[Batch]:
         """All slices in case order, unchanged; with `limit` that many, evenly spaced."""
@@ -241,19 +284,47 @@ class SliceLoader:
         )
         yield from self._loader(self.dataset, list(chosen))
 
-    def _shuffled(self, start: int) -> Iterable[Batch]:
-        return self._loader(self.dataset, EndlessSampler(len(self.dataset), self.seed, start))
+    def _shuffled(self, start: int, part: Part) -> Iterable[Batch]:
+        order = EndlessSampler(len(self.dataset), self.seed, start, batch_size=self.batch_size, part=part)
+        return self._loader(self.dataset, order, self.batch_size // part.ranks)
 
-    def _loader(self, dataset: Dataset[Sample], keys: Iterable) -> DataLoader:
+    def _loader(self, dataset: Dataset[Sample], keys: Iterable, batch_size: int = 0) -> Iterator[Batch]:
         # Workers are started per loader; a method of the spawn kind would pickle the cache, so fork stays the default.
-        return DataLoader(
-            dataset,
-            batch_size=self.batch_size,
+        loader = DataLoader(
+            _Reporting(dataset),
+            batch_size=batch_size or self.batch_size,
             sampler=keys,
             num_workers=self.num_workers,
-            collate_fn=collate,
+            collate_fn=_collate_or_fault,
             pin_memory=torch.cuda.is_available(),
         )
+        for batch in loader:
+            if isinstance(batch, _Fault):
+                raise ValueError(batch.message)
+            yield batch
+
+
+@dataclass(frozen=True)
+class _Fault:
+    """An error on its way out of a loader process, which would wrap it in a traceback."""
+
+    message: str
+
+
+class _Reporting(Dataset[Sample | _Fault]):
+    def __init__(self, dataset: Dataset[Sample]) -> None:
+        self.dataset = dataset
+
+    def __getitem__(self, key: Any) -> Sample | _Fault:
+        try:
+            return self.dataset[key]
+        except (ValueError, OSError) as error:
+            return _Fault(str(error))
+
+
+def _collate_or_fault(samples: Sequence[Sample | _Fault]) -> Batch | _Fault:
+    good = [sample for sample in samples if isinstance(sample, Sample)]
+    return collate(good) if len(good) == len(samples) else next(s for s in samples if isinstance(s, _Fault))
 
 
 def collate(samples: Sequence[Sample]) -> Batch:

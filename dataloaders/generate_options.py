@@ -8,7 +8,7 @@ from typing import Literal
 
 import numpy as np
 
-from dataloaders.shards import parse_shard
+from dataloaders.workers import parse_shard
 from method_options.gmm import GmmConfig, check_gmm, synthseg_preset
 
 

@@ -26,7 +26,8 @@ from dataloaders.labels import LabelTable, id_type
 from dataloaders.manifest import Case, Geometry, Manifest, Slice, affine_rows, case_from_dict, slice_name
 from dataloaders.nifti import write_volume
 from dataloaders.slices import Frame, write_slice
-from engine.files import atomic_path, lock_folder, read_json, write_json, write_text
+from engine.files import atomic_path, read_json, write_json, write_text
+from engine.locks import lock_folder
 from models.gmm.params import Params
 from spec import DataSpec
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
 from numpy.typing import NDArray
 
 from dataloaders.intensity import Window
+from decoding import decode
 from engine.files import check_name, read_json, write_json
 from spec import DataSpec
 
@@ -105,48 +106,59 @@ class Manifest:
             found = data.get("schema") if isinstance(data, dict) else type(data).__name__
             raise ValueError(f"{path}: schema {found!r}, this version reads {SCHEMA!r}")
         try:
+            provenance = decode(dict[str, Any], data.get("provenance"), "provenance")
+            if not isinstance(data.get("cases"), list):
+                raise ValueError("cases missing")
             cases = tuple(case_from_dict(case) for case in data["cases"])
-            return cls(DataSpec.from_dict(data["spec"]), cases, data["provenance"])
-        except (KeyError, TypeError, IndexError) as error:
-            raise ValueError(f"{path}: damaged manifest ({type(error).__name__}: {error})") from None
+            manifest = cls(DataSpec.from_dict(data.get("spec", {})), cases, provenance)
+            manifest.check()
+        except ValueError as error:
+            raise ValueError(f"{path}: damaged manifest: {error}") from None
+        return manifest
+
+    def check(self) -> None:
+        """ValueError where cases do not fit the spec."""
+        channels = self.spec.num_channels
+        for case in self.cases:
+            if len(case.windows) != channels:
+                raise ValueError(f"case {case.id} has {len(case.windows)} windows for {channels} channels")
+            for item in case.slices:
+                if len(item.images) not in (0, channels) or len(item.generated) not in (0, channels):
+                    raise ValueError(
+                        f"case {case.id}, slice {item.index}: not one image for each of {channels} channels"
+                    )
+            if len({item.index for item in case.slices}) < len(case.slices):
+                raise ValueError(f"case {case.id}: two slices have the same index")
 
 
-def case_from_dict(data: dict[str, Any]) -> Case:
-    """Inverse of `dataclasses.asdict` for one case."""
-    geometry = data["geometry"]
-    return Case(
-        id=check_name(data["id"], "case id"),
-        patient=data["patient"],
-        split=data["split"],
-        windows=tuple(Window(**window) for window in data["windows"]),
-        slices=tuple(_slice_from_dict(item) for item in data["slices"]),
-        geometry=None if geometry is None else _geometry_from_dict(geometry),
-        sources=data["sources"],
-    )
+def case_from_dict(data: Any) -> Case:
+    """Inverse of `dataclasses.asdict` for one case; ValueError where something is missing, unknown or of another type."""
+    if not isinstance(data, dict) or not isinstance(data.get("slices"), (list, tuple)):
+        raise ValueError("a case without slices")
+    where = f"case {data.get('id')!r}"
+    case: Case = decode(Case, {**data, "slices": ()}, where, complete=True)
+    check_name(case.id, "case id")
+    return replace(case, slices=tuple(_slice_from_dict(item, where) for item in data["slices"]))
 
 
-def _slice_from_dict(data: dict[str, Any]) -> Slice:
-    paths = [data["label"], *data["images"], *data["generated"]]
+def _slice_from_dict(data: Any, where: str) -> Slice:
+    """As `decode`, which takes too long for the hundred thousand slices of a large data set; it says what is wrong."""
+    try:
+        index, label, images, generated = data["index"], data["label"], data["images"], data["generated"]
+        histogram = {int(key): value for key, value in data["histogram"].items()}
+        paths = [*([label] if label != "" else []), *images, *generated]  # a slice may have no label map
+        lists = isinstance(images, (list, tuple)) and isinstance(generated, (list, tuple))
+        numbers = all(type(n) is int for n in (index, *histogram.values()))
+        fits = len(data) == 5 and lists and numbers and all(type(path) is str for path in paths)
+    except (KeyError, TypeError, AttributeError, ValueError):
+        fits = False
+    if not fits:
+        decode(Slice, data, f"{where}, a slice", complete=True)
+        raise ValueError(f"{where}, a slice: {sorted(data)} must be index, label, images, generated, histogram")
     for path in paths:
-        if Path(path).is_absolute() or ".." in Path(path).parts:
+        if path.startswith("/") or ".." in path.split("/") or "\0" in path or not path:
             raise ValueError(f"manifest path {path!r} leaves the folder")
-    return Slice(
-        index=int(data["index"]),
-        label=data["label"],
-        images=tuple(data["images"]),
-        generated=tuple(data["generated"]),
-        histogram={int(key): int(value) for key, value in data["histogram"].items()},
-    )
-
-
-def _geometry_from_dict(data: dict[str, Any]) -> Geometry:
-    return Geometry(
-        source_affine=affine_rows(data["source_affine"]),
-        source_shape=tuple(int(v) for v in data["source_shape"]),  # type: ignore[arg-type]
-        grid_affine=affine_rows(data["grid_affine"]),
-        grid_shape=tuple(int(v) for v in data["grid_shape"]),  # type: ignore[arg-type]
-        crop=(int(data["crop"][0]), int(data["crop"][1])),
-    )
+    return Slice(index, label, tuple(images), tuple(generated), histogram)
 
 
 def affine_rows(affine: Sequence[Sequence[float]] | NDArray) -> tuple[tuple[float, ...], ...]:

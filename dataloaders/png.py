@@ -10,6 +10,8 @@ from PIL import Image
 
 from engine.files import atomic_path
 
+MAX_PIXELS = 2**26  # 8192²; more is a damaged header or a bomb
+Image.MAX_IMAGE_PIXELS = MAX_PIXELS // 2  # Pillow warns there and refuses at twice that
 _GREY_MODES = {"L", "I;16", "I;16B", "I"}
 
 
@@ -41,9 +43,17 @@ def read_png(path: Path | str) -> NDArray:
                     "colour-coded labels must be converted to ids first"
                 )
             pixels = np.asarray(image)
+    except Image.DecompressionBombError:
+        raise ValueError(f"{path}: {_announced(path)} pixels; a slice has {MAX_PIXELS} at most") from None
     except (OSError, SyntaxError) as error:
         raise ValueError(f"{path}: unreadable PNG ({error})") from None
     return pixels if pixels.dtype == np.uint8 else pixels.astype(np.uint16)
+
+
+def _announced(path: Path | str) -> str:
+    with open(path, "rb") as file:
+        start = file.read(24)
+    return f"{int.from_bytes(start[16:20])} x {int.from_bytes(start[20:24])}"
 
 
 def as_16_bit(pixels: NDArray) -> NDArray[np.uint16]:

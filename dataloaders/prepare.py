@@ -10,7 +10,7 @@ from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict
 from multiprocessing import get_context
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import numpy as np
 from tqdm import tqdm
@@ -23,11 +23,14 @@ from dataloaders.prepare_options import PrepareOptions, check_options
 from dataloaders.slicing import Plan, process_case
 from dataloaders.sources import CaseSource, Found, find_bids, find_mni152, find_nnunet, find_pairs, find_synthrad
 from dataloaders.splits import read_split_file, split_patients
-from dataloaders.workers import cores
+from dataloaders.workers import cores, parse_shard
+from decoding import decode
 from engine.files import check_name, read_json, write_json
+from engine.locks import LOCK, lock_folder
 from spec import Channel, DataSpec, Label
 
 RESUME_FOLDER = ".work"
+INSPECTED = "inspected"  # in the resume folder: what other shards found in their cases
 _T = TypeVar("_T")
 
 
@@ -69,7 +72,7 @@ class DataFaults(ValueError):  # noqa: N818 (several faults, one error)
 
 
 def prepare(o: PrepareOptions) -> Manifest | None:
-    """Inspect, process, write the manifest; None after a dry run.
+    """Inspect, process, write the manifest; None after a dry run, and for a shard while others are not done.
 
     Raises DataFaults with all faults of all files before anything is written, and ValueError for bad options.
     """
@@ -78,8 +81,8 @@ def prepare(o: PrepareOptions) -> Manifest | None:
     if not found.cases and not found.faults:
         found.faults.append(f"{o.source or o.images}: no cases found")
     check_channels(found.channels)
-    jobs = [(case, found.channels, o) for case in found.cases]
-    all_facts = _in_parallel(inspect_case, jobs, o.workers, "inspect")
+    part = parse_shard(o.shard)
+    all_facts = _inspect(o, found, part)
     plan, notes = _plan(o, found, all_facts)
     for note in notes:
         print(note, flush=True)
@@ -93,17 +96,67 @@ def prepare(o: PrepareOptions) -> Manifest | None:
     if done is not None:
         print(f"{o.out}: already prepared with these options", flush=True)
         return done
-    fresh = not any(path.name != "identity.json" for path in (o.out / RESUME_FOLDER).iterdir())
+    ours = {"identity.json", INSPECTED, LOCK}
+    fresh = part[1] == 1 and not any(path.name not in ours for path in (o.out / RESUME_FOLDER).iterdir())
     work = [(c, splits.get(c.patient), f.hashes, plan) for c, f in zip(found.cases, all_facts, strict=True)]
     try:
-        records = _in_parallel(_process_or_resume, work, o.workers, "prepare")
-        manifest = _manifest(o, plan, [case_from_dict(case) for record in records for case in record], identity)
+        _in_parallel(_process_or_resume, work[part[0] :: part[1]], o.workers, "prepare")
+        return _conclude(o, plan, found.cases, identity)
     except ValueError:
         if fresh:  # the remedy will be other options or files, for which nothing here could be used
             shutil.rmtree(o.out)
         raise
-    manifest.save(o.out)
-    shutil.rmtree(o.out / RESUME_FOLDER)
+
+
+def _inspect(o: PrepareOptions, found: Found, part: tuple[int, int]) -> list[Facts]:
+    """What is in every case. A shard looks at its own first, then at those that no other has looked at meanwhile."""
+    if part[1] == 1 or o.out is None:
+        jobs = [(case, found.channels, o) for case in found.cases]
+        return _in_parallel(inspect_case, jobs, o.workers, "inspect")
+    own_first = [case for k in range(part[1]) for case in found.cases[(part[0] + k) % part[1] :: part[1]]]
+    shared = [(case, found.channels, o) for case in own_first]
+    facts = dict(zip([c.id for c in own_first], _in_parallel(_inspect_once, shared, o.workers, "inspect"), strict=True))
+    return [facts[case.id] for case in found.cases]
+
+
+def _inspect_once(source: CaseSource, channels: tuple[str, ...], o: PrepareOptions) -> Facts:
+    """What this or another shard has found in the case, unless its files have changed since."""
+    assert o.out is not None
+    kept = o.out / RESUME_FOLDER / INSPECTED / f"{source.id}.json"
+    there = [path.stat() for path in source.files(channels).values() if path.is_file()]
+    stamp = [_options(o), list(channels), *([stat.st_size, stat.st_mtime_ns] for stat in there)]
+    if kept.is_file() and (old := read_json(kept))["stamp"] == stamp:
+        return cast(Facts, decode(Facts, old["facts"], str(kept)))
+    facts = inspect_case(source, channels, o)
+    if not (o.out / FILE_NAME).is_file():  # prepared before: nothing is to be left there
+        write_json(kept, {"stamp": stamp, "facts": asdict(facts)})
+    return facts
+
+
+def _conclude(o: PrepareOptions, plan: Plan, cases: list[CaseSource], identity: dict[str, Any]) -> Manifest | None:
+    """The manifest, once every case has its record; of several shards the last one writes it."""
+    assert o.out is not None
+    work = o.out / RESUME_FOLDER
+    records = [work / f"{case.id}.json" for case in cases]
+    try:
+        missing = sum(not record.is_file() for record in records)
+        if missing:
+            print(f"shard {o.shard} is done; {missing} of {len(cases)} cases are those of other shards", flush=True)
+            return None
+        try:
+            lock = lock_folder(work)
+        except ValueError:
+            print(f"shard {o.shard} is done; another one is writing the manifest", flush=True)
+            return None
+        with lock:
+            found = [case_from_dict(case) for record in records for case in read_json(record)]
+            manifest = _manifest(o, plan, found, identity)
+            manifest.save(o.out)
+            shutil.rmtree(work)
+    except OSError:
+        if (o.out / FILE_NAME).is_file():  # another shard was a moment faster
+            return Manifest.load(o.out)
+        raise
     return manifest
 
 
@@ -191,12 +244,19 @@ def _identity(
     o: PrepareOptions, found: Found, all_facts: list[Facts], splits: dict[str, Split], table: LabelTable
 ) -> dict[str, Any]:
     """What the output depends on: options without paths and workers, hashes of all sources, splits and label table."""
-    options = {key: value for key, value in asdict(o).items() if not isinstance(value, Path)}
-    for key in ("images", "labels", "workers", "check", "dry_run"):
-        options.pop(key, None)
+    options = _options(o)
     sources = {case.id: facts.hashes for case, facts in zip(found.cases, all_facts, strict=True)}
     digest = hashlib.sha256(json.dumps([options, sources, splits, asdict(table)], sort_keys=True).encode()).hexdigest()
-    return {"options": json.loads(json.dumps(options)), "digest": digest}
+    return {"options": options, "digest": digest}
+
+
+def _options(o: PrepareOptions) -> dict[str, Any]:
+    """Those that the output depends on, as they come back from JSON."""
+    options = {key: value for key, value in asdict(o).items() if not isinstance(value, Path)}
+    for key in ("images", "labels", "workers", "check", "dry_run", "shard"):
+        options.pop(key, None)
+    plain: dict[str, Any] = json.loads(json.dumps(options))
+    return plain
 
 
 def _claim_out(out: Path, identity: dict[str, Any]) -> Manifest | None:
@@ -211,7 +271,7 @@ def _claim_out(out: Path, identity: dict[str, Any]) -> Manifest | None:
         old = read_json(marker)
         if old["digest"] != identity["digest"]:
             _refuse(out, old["options"], identity["options"])
-    elif out.is_dir() and any(out.iterdir()):
+    elif out.is_dir() and any(path.name != RESUME_FOLDER for path in out.iterdir()):
         raise ValueError(f"--out {out} is not empty and was not written by this command; choose another folder")
     write_json(marker, identity)
     return None

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Literal
 
 from dataloaders.intensity import Window
+from dataloaders.workers import parse_shard
 from spec import Axis
 
 SIZE_STEP = 32  # the networks halve a slice up to five times
@@ -90,6 +91,8 @@ class PrepareOptions:
     """Seed of the split."""
     workers: int = 0
     """Processes; 0 for one per core. Does not change the result."""
+    shard: str = "0/1"
+    """Do the cases of part i of n, i from 0 to n-1, as for a Slurm array; the last part to end writes the manifest."""
 
     @property
     def slice_size(self) -> tuple[int, int]:
@@ -121,6 +124,7 @@ def check_options(o: PrepareOptions) -> None:
         raise ValueError(f"--split {o.split}: three fractions, not negative, not all 0")
     if not 0 <= o.min_foreground <= 1:
         raise ValueError(f"--min_foreground {o.min_foreground}: must be in [0, 1]")
+    parse_shard(o.shard)
     for text in o.window:
         parse_window(text)
 

@@ -28,7 +28,8 @@ from dataloaders.seeds import (
     subcluster,
 )
 from dataloaders.workers import as_ready, cores
-from engine.files import LOCK, check_name, lock_folder, read_json, write_json
+from engine.files import check_name, read_json, write_json
+from engine.locks import LOCK, lock_folder
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -9,7 +9,7 @@ from statistics import median
 import numpy as np
 from torch.utils.data import Dataset
 
-from dataloaders.dataset import EndlessSampler, Sample, SliceDataset, SliceLoader, coin
+from dataloaders.dataset import EndlessSampler, Part, Sample, SliceDataset, SliceLoader, coin
 from dataloaders.intensity import Window
 from dataloaders.manifest import Case, Manifest
 from models.base import Batch
@@ -102,7 +102,9 @@ class UnpairedLoader(SliceLoader):
         super().__init__(labels, batch_size, seed, num_workers)
         self.images = images
 
-    def _shuffled(self, start: int) -> Iterable[Batch]:
-        chosen = EndlessSampler(len(self.dataset), self.seed, start)
-        others = EndlessSampler(len(self.images), self.seed, start, stream="images/order")
-        return self._loader(UnpairedDataset(self.dataset, self.images, self.seed), zip(chosen, others, strict=True))
+    def _shuffled(self, start: int, part: Part) -> Iterable[Batch]:
+        chosen = EndlessSampler(len(self.dataset), self.seed, start, "order", self.batch_size, part)
+        others = EndlessSampler(len(self.images), self.seed, start, "images/order", self.batch_size, part)
+        pairs = zip(chosen, others, strict=True)
+        dataset = UnpairedDataset(self.dataset, self.images, self.seed)
+        return self._loader(dataset, pairs, self.batch_size // part.ranks)

@@ -1,8 +1,9 @@
-"""Jobs shared among processes."""
+"""Jobs shared among processes, and among the jobs of a Slurm array."""
 
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
@@ -10,6 +11,14 @@ from multiprocessing import get_context
 from typing import Any, TypeVar
 
 _T = TypeVar("_T")
+
+
+def parse_shard(text: str) -> tuple[int, int]:
+    """(i, n) of ``i/n``: part i of n that work at the same time or one after the other; ValueError for another form."""
+    match = re.fullmatch(r"(\d{1,9})/(\d{1,9})", text)
+    if match is None or not int(match[1]) < int(match[2]):
+        raise ValueError(f"--shard {text}: must be i/n with i from 0 to n-1, such as 0/4")
+    return int(match[1]), int(match[2])
 
 
 def cores() -> int:

@@ -6,23 +6,26 @@ A run folder holds ``state-<images>.pt`` (everything a resumed run needs; the ne
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 import shutil
+import zipfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
 from engine.files import atomic_path
 
 STATE_SCHEMA = "medsis-state/1"
-WEIGHTS_SCHEMA = "medsis-weights/1"
+WEIGHTS_SCHEMA = "medsis-weights/2"
+WITHOUT_CHECKSUM = "medsis-weights/1"
 KEEP_STATES = 3
 
 
@@ -56,11 +59,19 @@ def save_state(folder: Path, images: int, state: dict[str, Any], keep: int = KEE
     if free < needed:
         raise OSError(f"{folder}: {free / 1e9:.1f} GB free, a state needs about {needed / 1e9:.1f} GB")
     path = state_path(folder, images)
-    with atomic_path(path) as temporary:
-        torch.save({"schema": STATE_SCHEMA, "images": images, **state}, temporary)
+    write(path, {"schema": STATE_SCHEMA, "images": images, **state})
     for old in list_states(folder)[:-keep]:
         old.unlink()
     return path
+
+
+def write(path: Path, content: dict[str, Any]) -> None:
+    """Write tensors and JSON-able values atomically; OSError where they cannot be written."""
+    with atomic_path(path) as temporary:
+        try:
+            torch.save(content, temporary)
+        except RuntimeError as error:  # what torch's writer makes of a full disk
+            raise OSError(f"{path}: {str(error).splitlines()[0]}") from None
 
 
 def set_aside_newer(folder: Path, images: int) -> None:
@@ -74,10 +85,14 @@ def load_state(path: Path) -> dict[str, Any]:
     """Read one state file without executing anything in it; CheckpointError where it is damaged."""
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
+        with zipfile.ZipFile(path) as content:
+            damaged = content.testzip()  # torch does not look at the checksums
     except FileNotFoundError:
         raise CheckpointError(f"{path}: no such state file") from None
     except Exception as error:  # zip, unpickling and EOF errors have no common base
         raise CheckpointError(f"{path}: damaged state file ({type(error).__name__})") from None
+    if damaged is not None:
+        raise CheckpointError(f"{path}: damaged state file (wrong checksum)")
     if not isinstance(state, dict) or state.get("schema") != STATE_SCHEMA:
         raise CheckpointError(f"{path}: not a state file of this version ({STATE_SCHEMA})")
     return state
@@ -106,9 +121,24 @@ def save_weights(path: Path, weights: Weights) -> None:
     """Write tensors with config and spec in the file's metadata, atomically."""
     header = {"schema": WEIGHTS_SCHEMA, "config": weights.config, "spec": weights.spec, "images": weights.images}
     header["windows"] = weights.windows
+    header = json.loads(json.dumps(header))  # as it will be read
     tensors = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in weights.tensors.items()}
     with atomic_path(path) as temporary:
-        save_file(tensors, temporary, metadata={"medsis": json.dumps(header)})
+        try:
+            metadata = {"medsis": json.dumps({**header, "sha256": _digest(header, tensors)})}
+            save_file(tensors, temporary, metadata=metadata)
+        except SafetensorError as error:  # its writer's form of a full disk
+            raise OSError(f"{path}: {error}") from None
+
+
+def _digest(header: dict[str, Any], tensors: dict[str, Tensor]) -> str:
+    """SHA-256 of everything in a weight file; safetensors itself has no checksum."""
+    digest = hashlib.sha256(json.dumps(header, sort_keys=True).encode())
+    for name in sorted(tensors):
+        tensor = tensors[name]
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        digest.update(tensor.flatten().view(torch.uint8).numpy().data)
+    return digest.hexdigest()
 
 
 def load_weights(folder: Path, which: str) -> Weights:
@@ -126,6 +156,9 @@ def load_weights(folder: Path, which: str) -> Weights:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
     except Exception as error:  # safetensors raises its own error type, missing metadata a KeyError
         raise CheckpointError(f"{path}: damaged or foreign weight file ({type(error).__name__})") from None
-    if header.get("schema") != WEIGHTS_SCHEMA:
-        raise CheckpointError(f"{path}: schema {header.get('schema')!r}, this version reads {WEIGHTS_SCHEMA!r}")
+    if not isinstance(header, dict) or header.get("schema") not in (WEIGHTS_SCHEMA, WITHOUT_CHECKSUM):
+        found = header.get("schema") if isinstance(header, dict) else header
+        raise CheckpointError(f"{path}: schema {found!r}, this version reads {WEIGHTS_SCHEMA!r}")
+    if header["schema"] == WEIGHTS_SCHEMA and header.pop("sha256", "") != _digest(header, tensors):
+        raise CheckpointError(f"{path}: damaged weight file (wrong checksum)")
     return Weights(tensors, header["config"], header["spec"], header["images"], header.get("windows", ()))

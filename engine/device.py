@@ -18,11 +18,14 @@ M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # of glibc's malloc.h
 PACKAGES = ("torch", "torchvision", "numpy", "scipy", "nibabel", "scikit-image", "pytorch-fid", "lpips", "tyro", "dipy")
 
 
-def select_device(gpu_ids: str) -> torch.device:
-    """`auto`, `-1` for the CPU, or a GPU number; ValueError where that GPU does not exist."""
+def select_device(gpu_ids: str, local_rank: int = 0) -> torch.device:
+    """`auto`, `-1` for the CPU, or a GPU number; ValueError where that GPU does not exist.
+
+    local_rank: number of this process on its machine; with `auto` each takes a GPU of its own.
+    """
     count = torch.cuda.device_count()
     if gpu_ids == "auto":
-        return torch.device("cuda", 0) if count else torch.device("cpu")
+        return torch.device("cuda", local_rank % count) if count else torch.device("cpu")
     number = int(gpu_ids)
     if number < 0:
         return torch.device("cpu")

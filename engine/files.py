@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 _SAFE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 
@@ -52,25 +51,6 @@ def _sync_folder(folder: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
-
-
-LOCK = ".lock"
-
-
-def lock_folder(folder: Path) -> IO[str]:
-    """Hold the folder for this process until the returned file is closed or the process ends; ValueError if it is held.
-
-    Two processes that write one folder would mix their files.
-    """
-    handle = open(folder / LOCK, "w", encoding="utf-8")  # noqa: SIM115 (open as long as the lock is held)
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        handle.close()
-        raise ValueError(f"{folder} is in use by another process") from None
-    except OSError:
-        pass  # a file system without locks: as before there were any
-    return handle
 
 
 def write_text(path: Path | str, text: str) -> None:

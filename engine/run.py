@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import asdict, dataclass, field
 from datetime import timedelta
@@ -17,18 +17,20 @@ from torch import Tensor
 
 import config as options
 from config import Config
-from dataloaders.dataset import SliceLoader, fingerprint
+from dataloaders.dataset import Part, SliceLoader, fingerprint
 from dataloaders.manifest import Manifest
-from engine import checkpoint, device
+from engine import checkpoint, device, processes
 from engine.checkpoint import Weights
-from engine.files import LOCK, check_name, lock_folder, read_json, with_path, write_json, write_text
+from engine.files import check_name, read_json, with_path, write_json, write_text
+from engine.locks import LOCK, FolderLock, lock_folder
 from engine.preview import save_preview
 from engine.results import ResultsWriter, synthesize_split
-from engine.runlog import RunLog
+from engine.runlog import RunLog, SilentLog
 from engine.signals import EXIT_DIVERGED, EXIT_STALLED, StopRequest
-from engine.weights import load_state, resolve
+from engine.weights import load_state, locate, resolve
 from evaluation import check_metrics, evaluate_results, headline
 from models.base import Batch, Method, Player, SampleRandom, seeded_generator
+from models.ranks import rank, world_size
 
 WON = 0.99  # accuracy of a discriminator above which the generator gets no useful gradient
 ADVICE = (
@@ -50,10 +52,10 @@ class TrainingState:
     previous: int = 0  # images seen before the newest step
 
     def advance(self, batch: Batch) -> None:
-        """Count one finished step."""
+        """Count one finished step of all ranks."""
         self.step += 1
         self.previous = self.images_seen
-        self.images_seen += len(batch)
+        self.images_seen += len(batch) * world_size()
 
     def crossed(self, period: int) -> bool:
         """Whether the newest step passed a multiple of `period` images."""
@@ -82,8 +84,9 @@ class Meter:
 
     def observe(self, batch: Batch) -> None:
         """The numbers beside the losses of one finished step."""
-        self.images += len(batch)
-        values = torch.stack(list(batch.measures.values())).tolist() if batch.measures else []  # one transfer
+        self.images += len(batch) * world_size()
+        measures = list(batch.measures.values())
+        values = processes.average(torch.stack(measures)).tolist() if measures else []  # one transfer
         for name, value in zip(batch.measures, values, strict=True):
             total = self.measures.setdefault(name, [0.0, 0.0])
             total[0], total[1] = total[0] + value, total[1] + 1
@@ -121,20 +124,24 @@ def relay(optimizer: torch.optim.Optimizer, fused: bool) -> None:
 
 
 class Run:
-    """The run called `config.name`. ValueError where its folder belongs to something else."""
+    """The run called `config.name`. ValueError where its folder belongs to something else.
+
+    Where several processes train together, rank 0 alone writes, looks and judges; the others wait for it meanwhile.
+    """
 
     def __init__(self, config: Config, data: Manifest) -> None:
-        check_name(config.name, "--name")
         self.config, self.data = config, data
-        self.device = device.select_device(config.gpu_ids)
+        self.device = processes.join(config.gpu_ids)
         if config.tuned and self.device.type == "cpu":
             device.keep_freed_memory()
-        check_metrics(config.metrics, config.weights)  # now, rather than at the first evaluation hours from now
         self.folder = config.checkpoints_dir / config.name
         self.stop = StopRequest()
-        self._claim_folder()
-        self.log = RunLog(self.folder)
         self.stop.install()
+        self.ranks = world_size()
+        self.lock: FolderLock | None = None
+        self._check_ranks()
+        processes.on_first(self._claim_folder)
+        self.log = SilentLog(self.folder) if rank() else RunLog(self.folder)
         self.meter = Meter()
         self.best = math.inf
         self.finished = False
@@ -144,6 +151,14 @@ class Run:
         torch.manual_seed(config.seed)  # initial weights; everything later draws from seeded streams of its own
 
     # -- folder ---------------------------------------------------------------------------------------------------
+
+    def _check_ranks(self) -> None:
+        prints = processes.said_by_all(fingerprint(self.config.dataroot))
+        if len(set(prints)) > 1:
+            other = next(i for i, found in enumerate(prints) if found != prints[0])
+            raise ValueError(
+                f"--dataroot {self.config.dataroot}: rank {other} finds another manifest there than rank 0"
+            )
 
     def _claim_folder(self) -> None:
         new = {"config": options.to_dict(self.config), "data": fingerprint(self.config.dataroot)}
@@ -158,8 +173,12 @@ class Run:
             raise ValueError(f"{self.folder} exists and is not a run folder; choose another --name")
         self.folder.mkdir(parents=True, exist_ok=True)
         self.lock = self.lock or lock_folder(self.folder)
+        for left in [*self.folder.glob(".tmp-*"), *self.folder.glob("previews/.tmp-*")]:
+            if left.is_file():  # half-written by a process that was killed
+                left.unlink()
         write_json(path, new)
         lines = [f"{key}: {value}" for key, value in device.environment(self.device).items()]
+        lines.append(f"processes: {self.ranks}")
         write_text(self.folder / "environment.txt", "\n".join(lines) + "\n")
 
     def _refuse_other_run(self, old: dict[str, Any], new: dict[str, Any]) -> None:
@@ -192,17 +211,26 @@ class Run:
         self.method, self.players, self.state = method, players, state
         self.train_loader, self.val_loader = train_loader, val_loader
         self.total = self.config.num_epochs * len(train_loader) if players else len(train_loader)
+        if players and self.config.batch_size % self.ranks:
+            raise ValueError(
+                f"--batch_size {self.config.batch_size}: is shared by {self.ranks} processes, so must be a multiple"
+            )
 
     def load_latest(self) -> None:
         """Restore the newest readable state, or the one asked for by --which_iter; none means a fresh start."""
-        state = self._read_state()
-        if state is None:
+        state = processes.on_first(self._read_state)
+        chosen = processes.told(None if state is None else state["images"])
+        if chosen is None:
             self.log.rewind(0)  # lines of a start that was killed before its first save
             sizes = [f"{n} {sum(p.numel() for p in net.parameters()):,}" for n, net in self.method.networks().items()]
+            where = f"{self.device}" + (f", {self.ranks} processes" if self.ranks > 1 else "")
             self.log.say(
-                f"{self.config.name}: new run on {self.device}; " + ("parameters: " + ", ".join(sizes) if sizes else "")
+                f"{self.config.name}: new run on {where}; " + ("parameters: " + ", ".join(sizes) if sizes else "")
             )
+            processes.share(self.method)
             return
+        if state is None:  # on the other ranks
+            state = checkpoint.load_state(checkpoint.state_path(self.folder, chosen))
         self.method.load_state_dict(state["method"])
         for name, optimizer in self._optimizers().items():
             optimizer.load_state_dict(state["optimizers"][name])
@@ -259,15 +287,25 @@ class Run:
         return (batch.to(self.device) for batch in self.train_loader.once(limit=CALIBRATION_SLICES))
 
     def first_batches(self) -> Iterator[Batch]:
-        """The first few batches of training, image and label as they are trained on, on the device."""
+        """The first few batches of training, image and label as they are trained on, whole, on the device."""
         count = -(-FIRST_SLICES // self.config.batch_size)
-        return (batch.to(self.device) for batch in itertools.islice(self.train_loader.endless(), count))
+        return (batch.to(self.device) for batch in itertools.islice(self.train_loader.endless(part=Part()), count))
 
     def timed(self, batches: Iterator[Batch]) -> Iterator[Batch]:
-        """The batches; the time that passes until each is there is logged as loader_wait."""
+        """The batches; the time that passes until each is there is logged as loader_wait.
+
+        Damaged data end the run; what it has learned so far is saved.
+        """
         while True:
             start = time.perf_counter()
-            batch = next(batches, None)
+            try:
+                batch = next(batches, None)
+            except (ValueError, OSError):
+                if self.ranks == 1 and self.state.step > 0:  # others would have to save with this one
+                    # The state alone: fresh batch statistics for the weights would read the damaged data again.
+                    checkpoint.save_state(self.folder, self.state.images_seen, self._state())
+                    self.log.say(f"stopped at {self.state.images_seen:,} images by damaged data, state saved")
+                raise
             if batch is None:
                 return
             self.meter.waited += time.perf_counter() - start
@@ -285,8 +323,10 @@ class Run:
         player.optimizer.zero_grad(set_to_none=True)
         total = torch.stack(list(losses.values())).sum()
         total.backward()
+        processes.average_gradients(player.net.parameters())
         norm = torch.nn.utils.get_total_norm([p.grad for p in player.net.parameters() if p.grad is not None])
-        values = torch.stack([*(loss.detach() for loss in losses.values()), norm]).tolist()  # one transfer
+        means = processes.average(torch.stack([loss.detach() for loss in losses.values()]))
+        values = torch.cat([means, norm[None]]).tolist()  # one transfer
         if not all(math.isfinite(value) for value in values):
             self._diverged(name, dict(zip([*losses, "gradient norm"], values, strict=True)), batch)
         player.optimizer.step()
@@ -297,13 +337,20 @@ class Run:
 
     def _diverged(self, name: str, values: dict[str, float], batch: Batch) -> None:
         path = self.folder / f"crash-{self.state.images_seen:010d}.pt"
-        slices = [f"{case} z{index}" for case, index in zip(batch.cases, batch.indices, strict=True)]
-        with checkpoint.atomic_path(path) as temporary:
-            torch.save({**self._state(), "slices": slices, "player": name, "values": values}, temporary)
+        own = _names(batch)
+        slices = [text for part in processes.said_by_all(own) for text in part]
+        content = {"slices": slices, "player": name, "values": values}
+        processes.on_first(lambda: checkpoint.write(path, {**self._state(), **content}))
         shown = ", ".join(f"{key} {value:g}" for key, value in values.items())
+        broken = [text for part in processes.said_by_all(_broken_images(batch)) for text in part]
         self.log.say(
             f"error: {name} diverged after {self.state.images_seen:,} images ({shown}) on {', '.join(slices)}; "
-            f"weights before the step are in {path}. Try a lower learning rate or --precision fp32."
+            f"weights before the step are in {path}. "
+            + (
+                f"Not the training but the data are at fault: NaN or infinity in the image of {', '.join(broken)}."
+                if broken
+                else "Try a lower learning rate or --precision fp32."
+            )
         )
         raise SystemExit(EXIT_DIVERGED)
 
@@ -311,7 +358,8 @@ class Run:
 
     @property
     def done(self) -> bool:
-        """Enough images seen, or asked to stop."""
+        """Enough images seen, or any rank asked to stop; the same answer on all ranks, which ask together."""
+        self.stop.exit_code = processes.agreed(self.stop.exit_code)
         return self.state.images_seen >= self.total or self.stop.exit_code is not None
 
     def report(self, batch: Batch) -> None:
@@ -351,7 +399,7 @@ class Run:
         patience = self.config.stop_patience
         if not 0 < patience <= self.state.images_seen - self.won_since or self.state.images_seen >= self.total:
             return
-        self.save()
+        processes.on_first(self.save)
         self.log.say(
             f"error: stopped at {self.state.images_seen:,} images, state saved: {winners[0]} has been above {WON} for "
             f"{patience:,} images, so the generator learns nothing any more. {ADVICE}"
@@ -360,48 +408,58 @@ class Run:
         raise SystemExit(EXIT_STALLED)
 
     def maybe_preview(self) -> None:
-        """Preview picture and curves every --freq_preview images."""
+        """Preview picture and curves every --freq_preview images; a full disk only warns."""
         if self.state.crossed(self.config.freq_preview):
-            self.preview()
+            processes.on_first(lambda: self._if_there_is_room(self.preview, "no preview"))
 
     def maybe_evaluate(self) -> None:
-        """Metrics on the validation split every --freq_fid images."""
+        """Metrics on the validation split every --freq_fid images; a full disk only warns."""
         if self.state.crossed(self.config.freq_fid):
-            self.evaluate()
+            processes.on_first(lambda: self._if_there_is_room(self.evaluate, "not evaluated"))
 
     def maybe_save(self) -> None:
         """State every --freq_save_latest, weights for good every --freq_save_ckpt images; a full disk only warns."""
+        if self.state.crossed(self.config.freq_save_ckpt) or self.state.crossed(self.config.freq_save_latest):
+            processes.on_first(lambda: self._if_there_is_room(self._save_what_is_due, "not saved"))
+
+    def _save_what_is_due(self) -> None:
+        if self.state.crossed(self.config.freq_save_ckpt):
+            self._ready()
+            self._save_weights(str(self.state.images_seen))
+        if self.state.crossed(self.config.freq_save_latest):
+            self.save()
+
+    def _if_there_is_room(self, work: Callable[[], None], otherwise: str) -> None:
         try:
-            if self.state.crossed(self.config.freq_save_ckpt):
-                self._ready()
-                self._save_weights(str(self.state.images_seen))
-            if self.state.crossed(self.config.freq_save_latest):
-                self.save()
+            work()
         except OSError as error:
-            self.log.say(f"warning: not saved: {error}")
+            self.log.say(f"warning: {otherwise}: {error}")
 
     def finish(self) -> int:
         """Save; after the last image also evaluate and preview. Returns the process's exit code."""
         if self.state.images_seen < self.total:
             assert self.stop.exit_code is not None
-            self.save()
+            processes.on_first(self.save)
             self.log.say(f"stopped at {self.state.images_seen:,} images, state saved; the same command resumes")
             self.close()
             return self.stop.exit_code
+        processes.on_first(self._conclude)
+        self.log.say(f"finished: {self.state.images_seen:,} images; {self.folder}")
+        self.close()
+        return 0
+
+    def _conclude(self) -> None:
         self.save()  # first, so that nothing that goes wrong below can cost the training
         self.preview()
         self.evaluate()
         self.finished = True
         self.save()
-        self.log.say(f"finished: {self.state.images_seen:,} images; {self.folder}")
-        self.close()
-        return 0
 
     def close(self) -> None:
         """Close the log and let go of the run folder."""
         self.log.close()
-        assert self.lock is not None
-        self.lock.close()
+        if self.lock is not None:
+            self.lock.close()
 
     @property
     def finished_before(self) -> bool:
@@ -490,6 +548,27 @@ class Run:
             + (" (best so far)" if better else f" (best {self.best:.4f})")
         )
         self.clock = time.perf_counter()  # evaluation does not count as training time
+
+
+def _names(batch: Batch) -> list[str]:
+    return [f"{case} z{index}" for case, index in zip(batch.cases, batch.indices, strict=True)]
+
+
+def _broken_images(batch: Batch) -> list[str]:
+    if batch.image is None:
+        return []
+    return [name for name, image in zip(_names(batch), batch.image, strict=True) if not image.isfinite().all()]
+
+
+def check_start(config: Config, weights: list[str]) -> None:
+    """What can be refused at once, before any data are read: the name, metrics, pretrained weights that are not there.
+
+    weights: keys of those that the method needs. ValueError or MissingWeights.
+    """
+    check_name(config.name, "--name")
+    check_metrics(config.metrics, config.weights)
+    for key in weights:
+        locate(key, config.weights)
 
 
 def weights_folder(checkpoints_dir: Path, name: str) -> Path:

@@ -17,7 +17,8 @@ CURVES = ("wasserstein", "ssim", "mae_body")  # metrics worth a panel; all are i
 class RunLog:
     """Appends records to metrics.jsonl and lines to log.txt and the console; mirrors numbers to TensorBoard.
 
-    A record is one JSON object with ``kind`` (train or eval), ``images`` and named numbers.
+    A record is one JSON object with ``kind`` (train or eval), ``images`` and named numbers. A full disk costs lines of the
+    log, with a warning on the console, and never the run.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -33,13 +34,18 @@ class RunLog:
     def say(self, line: str) -> None:
         """One line to the console and to log.txt."""
         print(line, flush=True)
-        with open(self.folder / "log.txt", "a", encoding="utf-8") as file:
-            file.write(line + "\n")
+        _append(self.folder / "log.txt", line + "\n")
 
     def record(self, record: dict[str, Any]) -> None:
         """Append one record and flush it; numbers that are not finite become null."""
-        with open(self.path, "a", encoding="utf-8") as file:
-            file.write(json.dumps(_finite(record), allow_nan=False) + "\n")
+        _append(self.path, json.dumps(_finite(record), allow_nan=False) + "\n")
+        try:
+            self._mirror(record)
+        except OSError as error:  # its writer does not recover
+            print(f"warning: TensorBoard is given up: {error}", file=sys.stderr)
+            self.board = None
+
+    def _mirror(self, record: dict[str, Any]) -> None:
         if self.board is not None:
             for group in ("losses", "measures", "metrics", "gradient_norm"):
                 for name, value in record.get(group, {}).items():
@@ -67,6 +73,41 @@ class RunLog:
         """Close the TensorBoard writer."""
         if self.board is not None:
             self.board.close()
+
+
+class SilentLog(RunLog):
+    """The log of a rank that leaves it to the first one."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def say(self, line: str) -> None:
+        """Nothing."""
+
+    def record(self, record: dict[str, Any]) -> None:
+        """Nothing."""
+
+    def rewind(self, images: int) -> None:
+        """Nothing."""
+
+    def plot(self) -> None:
+        """Nothing."""
+
+    def close(self) -> None:
+        """Nothing."""
+
+
+def _append(path: Path, text: str) -> None:
+    """Append whole or not at all."""
+    try:
+        with open(path, "ab", buffering=0) as file:
+            start = file.tell()
+            content = text.encode()
+            if file.write(content) < len(content):
+                file.truncate(start)
+                raise OSError(f"{path}: no space left")
+    except OSError as error:
+        print(f"warning: not logged: {error}", file=sys.stderr, flush=True)
 
 
 def read_log(path: Path) -> list[dict[str, Any]]:

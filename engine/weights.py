@@ -97,18 +97,24 @@ def candidates(file: WeightFile, explicit: Path | None = None) -> list[Path]:
 
 def resolve(key: str, explicit: Path | None = None) -> Path:
     """Path of the verified weight file; MissingWeights where no candidate exists or its hash is wrong."""
+    file, path = KNOWN[key], locate(key, explicit)
+    digest = sha256(path)
+    if not digest.startswith(file.sha256_prefix):
+        raise MissingWeights(
+            f"{path}: SHA-256 begins {digest[:8]}, {file.filename} must begin {file.sha256_prefix}",
+            f"weights damaged: {file.filename}",
+        )
+    return path
+
+
+def locate(key: str, explicit: Path | None = None) -> Path:
+    """Path of the weight file, whose content is not looked at; MissingWeights where no candidate exists."""
     file = KNOWN[key]
     if explicit is not None and not explicit.exists():
         raise MissingWeights(f"--weights {explicit}: no such file or folder", f"weights missing: {file.filename}")
     paths = candidates(file, explicit)
     for path in paths:
         if path.is_file():
-            digest = sha256(path)
-            if not digest.startswith(file.sha256_prefix):
-                raise MissingWeights(
-                    f"{path}: SHA-256 begins {digest[:8]}, {file.filename} must begin {file.sha256_prefix}",
-                    f"weights damaged: {file.filename}",
-                )
             return path
     looked = ", ".join(str(path.parent) for path in paths)
     raise MissingWeights(

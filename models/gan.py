@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from config import Config
 from method_options.gan import GanConfig
-from models import body, losses
+from models import body, losses, ranks
 from models.base import Batch, Method, SampleRandom, seeded_generator
 from models.ema import ema_copy, ema_update, recalibrate_batchnorm
 from models.generator import Generator, ImageGenerator
@@ -105,7 +105,10 @@ class Gan(Method):
     def generate(self, batch: Batch) -> Tensor:
         """Training images of the batch with fresh noise from its stream; remembered in the batch without gradients."""
         z = self.noise_length
-        noise = torch.randn(len(batch), z, generator=batch.rng).to(batch.label.device) if z else None
+        noise = None
+        if z:  # drawn for the whole batch, so that an image's noise does not depend on the number of ranks
+            whole = torch.randn(len(batch) * ranks.world_size(), z, generator=batch.rng)
+            noise = ranks.own_part(whole).to(batch.label.device)
         fake = self.generator(self.label_stack(batch), self.with_position(noise, batch))
         batch.fake = fake.detach()
         return fake

@@ -6,6 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from models.ranks import summed
+
 FAKE = 0  # class 0 of the N+1 is "generated"; label y is class y + 1
 
 
@@ -14,10 +16,11 @@ def class_weights(label: Tensor, num_labels: int, max_weight: float = 0.0) -> Te
 
     label: (B, H, W) int64. n_c: pixels of class c; K: classes present. Absent classes get 0. Without a limit the mean
     weight over pixels is 1. max_weight: upper limit, 0 for none. Returns (N,) float32.
+    Where ranks share the batch, counts are those of the whole.
     """
-    count = torch.bincount(label.flatten(), minlength=num_labels).float()
+    count = summed(torch.bincount(label.flatten(), minlength=num_labels)).float()
     present = count > 0
-    weight = torch.where(present, label.numel() / (present.sum() * count.clamp(min=1)), torch.zeros_like(count))
+    weight = torch.where(present, count.sum() / (present.sum() * count.clamp(min=1)), torch.zeros_like(count))
     return weight.clamp(max=max_weight) if max_weight > 0 else weight
 
 

@@ -9,12 +9,12 @@ from dataclasses import dataclass
 from typing import Protocol
 
 import torch
-import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from models.condition import Condition
 from models.haar import haar, inverse_haar
+from models.ranks import summed, world_size
 
 GROUPS = 32
 
@@ -28,18 +28,14 @@ class SyncedBatchNorm2d(nn.BatchNorm2d):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, H, W) -> the same shape."""
-        if not (self.training and dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1):
-            return super().forward(x)
-        return self._synced(x)
+        return self._synced(x) if self.training and world_size() > 1 else super().forward(x)
 
     def _synced(self, x: Tensor) -> Tensor:
-        from torch.distributed.nn.functional import all_reduce  # differentiable
-
         wide = x.float()
-        ranks = dist.get_world_size()
-        mean = all_reduce(wide.mean((0, 2, 3))) / ranks
+        ranks = world_size()
+        mean = summed(wide.mean((0, 2, 3))) / ranks
         centred = wide - mean[:, None, None]
-        var = all_reduce(centred.square().mean((0, 2, 3))) / ranks
+        var = summed(centred.square().mean((0, 2, 3))) / ranks
         if self.track_running_stats:
             count = x.numel() // x.shape[1] * ranks
             assert self.running_mean is not None

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from models.blocks import leaky_relu
 from models.generator import check_size
 from models.haar import haar, inverse_haar
+from models.ranks import gathered, own_part, world_size
 
 COARSEST_SIDE = 4  # halve until the shorter side is no longer than this, or odd
 BANDS = 4
@@ -158,11 +159,16 @@ def minibatch_deviation(x: Tensor, group: int = 4) -> Tensor:
 
     The deviation over the samples of a group, averaged over K, H, W, the same at every pixel of its samples. Groups are
     neighbours in the batch; their size is the largest divisor of B up to `group`, so any B works, though B = 5 or 7
-    leaves each sample alone with the constant 1e-4.
+    leaves each sample alone with the constant 1e-4. Where ranks share the batch, B and the groups are those of the whole.
     """
-    size = next(n for n in range(min(group, len(x)), 0, -1) if len(x) % n == 0)
+    whole = len(x) * world_size()
+    size = next(n for n in range(min(group, whole), 0, -1) if whole % n == 0)
     # Squares of small differences would be lost in bfloat16.
-    grouped = x.to(torch.promote_types(x.dtype, torch.float32)).unflatten(0, (-1, size))  # (B/n, n, K, H, W)
+    wide = x.to(torch.promote_types(x.dtype, torch.float32))
+    across = len(x) % size > 0  # a group lies on several ranks
+    grouped = (gathered(wide) if across else wide).unflatten(0, (-1, size))  # (B/n, n, K, H, W)
     deviation = (grouped.var(dim=1, unbiased=False) + 1e-8).sqrt().mean(dim=(1, 2, 3))  # (B/n,)
-    channel = deviation.to(x.dtype).repeat_interleave(size).view(-1, 1, 1, 1).expand(-1, 1, *x.shape[2:])
+    by_sample = deviation.to(x.dtype).repeat_interleave(size)  # (B,)
+    by_sample = own_part(by_sample) if across else by_sample
+    channel = by_sample.view(-1, 1, 1, 1).expand(-1, 1, *x.shape[2:])
     return torch.cat([x, channel], dim=1)

@@ -13,7 +13,7 @@ import tyro
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from dataloaders.manifest import Manifest
-from dataloaders.shards import parse_shard
+from dataloaders.workers import parse_shard
 from engine.command import exit_code
 from evaluation.folders import Folders
 from evaluation.generated_only import evaluate_generated

@@ -23,6 +23,7 @@ from models.gmm.labels import LabelScheme
 from models.gmm.priors import FittedPrior, pool_subjects, priors_for
 from models.gmm.render import render
 from models.gmm.sampling import draw_intensities, sample_params
+from models.ranks import sums_by_key
 from spec import DataSpec
 
 PRIOR_FIELDS = tuple(FittedPrior.__dataclass_fields__)
@@ -52,7 +53,7 @@ class Gmm(Method):
         return FittedPrior(**{name: getattr(self, name).cpu() for name in PRIOR_FIELDS})
 
     def fit(self, batches: Iterable[Batch]) -> None:
-        """One pass over the training slices, unless the priors are random or given."""
+        """One pass over the training slices, unless the priors are random or given; ranks share the slices."""
         if self.config.priors != "fit":
             return
         histograms: dict[str, Tensor] = {}
@@ -60,6 +61,7 @@ class Gmm(Method):
             for patient, label, image in zip(batch.patients, batch.label, batch.real, strict=True):
                 counts = label_histograms(label, image, self.spec.num_labels)
                 histograms[patient] = histograms[patient] + counts if patient in histograms else counts
+        histograms = sums_by_key(histograms)
         moments = [histogram_moments(counts.cpu(), self.config.robust) for counts in histograms.values()]
         half = FULL_SCALE / 2
         centers = torch.stack([(center + 1) * half for center, _ in moments])

@@ -21,7 +21,7 @@ from dataloaders.label_maps import read_label_map_file
 from dataloaders.label_schemes import output_labels, read_scheme
 from dataloaders.manifest import Manifest
 from dataloaders.png import read_png
-from engine.files import lock_folder
+from engine.locks import lock_folder
 from models.gmm.labels import LabelScheme
 from tests.test_end_to_end import Done, call
 from tests.toy import phantom, prepared_folder, save_nifti

@@ -1,14 +1,17 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from unittest import mock
 
 import numpy as np
 import pytest
 
+import dataloaders.prepare
 from dataloaders.check import check_folder
 from dataloaders.geometry import stitch
 from dataloaders.nifti import read_volume
@@ -501,3 +504,53 @@ def test_a_failed_run_leaves_the_folder_to_the_next(source: Path, tmp_path: Path
         prepare(options(source, tmp_path / "out", min_foreground=0.99))
     assert not (tmp_path / "out").exists()
     assert prepare(options(source, tmp_path / "out")) is not None
+
+
+# -- shards -----------------------------------------------------------------------------------------------------------
+
+
+def test_shards_together_prepare_what_one_command_does(source: Path, tmp_path: Path) -> None:
+    """Byte for byte, in any order; each file is read by one shard only; the last one writes the manifest."""
+    prepare(options(source, tmp_path / "whole"))
+    read: list[str] = []
+    inspect = dataloaders.prepare.inspect_case
+    with mock.patch.object(dataloaders.prepare, "inspect_case", lambda c, *r: read.append(c.id) or inspect(c, *r)):
+        done = [prepare(options(source, tmp_path / "shards", shard=f"{i}/2")) for i in (1, 0)]
+    assert done[0] is None
+    assert done[1] is not None
+    assert sorted(read) == ["case0", "case1", "case2"]
+    assert tree(tmp_path / "shards") == tree(tmp_path / "whole")
+    assert prepare(options(source, tmp_path / "shards", shard="0/2")) == done[1]  # again: nothing to do
+    assert tree(tmp_path / "shards") == tree(tmp_path / "whole")
+
+
+def test_shards_at_the_same_time(source: Path, tmp_path: Path) -> None:
+    prepare(options(source, tmp_path / "whole"))
+    words = ["--format", "pairs", "--images", f"{source}/*_ct.nii.gz", "--labels", f"{source}/*_seg.nii.gz"]
+    words += ["--channel", "CT", "--clean", "none", "--size", "64", "--out", str(tmp_path / "shards"), "--workers", "1"]
+    command = [sys.executable, "scripts/prepare_data.py", *words]
+    running = [
+        subprocess.Popen([*command, "--shard", f"{i}/3"], cwd=ROOT, stdout=subprocess.PIPE, text=True) for i in range(3)
+    ]
+    said = [process.communicate()[0] for process in running]
+    assert [process.returncode for process in running] == [0, 0, 0]
+    assert sum("prepared: " in out for out in said) >= 1, said
+    assert tree(tmp_path / "shards") == tree(tmp_path / "whole")
+
+
+def test_a_shard_notices_files_and_options_that_changed(source: Path, tmp_path: Path) -> None:
+    bad = source / "case1_seg.nii.gz"
+    label, _ = phantom(1)
+    save_nifti(bad, (label * 7).astype(np.uint8), np.diag([-1.0, 1.0, 2.5, 1.0]))
+    for shard in ("0/2", "1/2"):
+        with pytest.raises(DataFaults, match="affine differs"):
+            prepare(options(source, tmp_path / "out", shard=shard))
+    assert prepare(options(source, tmp_path / "out", shard="0/2", affine="warn")) is None
+    shutil.rmtree(tmp_path / "out")
+    with pytest.raises(DataFaults, match="affine differs"):
+        prepare(options(source, tmp_path / "out", shard="0/2"))
+    save_nifti(bad, (label * 7).astype(np.uint8), LAS)
+    assert prepare(options(source, tmp_path / "out", shard="0/2")) is None
+    assert prepare(options(source, tmp_path / "out", shard="1/2")) is not None
+    with pytest.raises(ValueError, match=r"--shard 2/2: must be i/n"):
+        prepare(options(source, tmp_path / "out", shard="2/2"))

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from engine import checkpoint
-from engine.files import atomic_path, check_name, lock_folder, read_json, write_json
+from engine.files import atomic_path, check_name, read_json, write_json
 from engine.preview import label_colors
 from engine.run import relay
 from engine.runlog import RunLog, read_log
@@ -28,14 +28,6 @@ def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> 
         fail()
     assert read_json(target) == {"old": 1}
     assert list(tmp_path.iterdir()) == [target]
-
-
-def test_a_folder_is_held_by_one_process_at_a_time(tmp_path: Path) -> None:
-    held = lock_folder(tmp_path)
-    with pytest.raises(ValueError, match="in use by another process"):
-        lock_folder(tmp_path)
-    held.close()
-    lock_folder(tmp_path).close()
 
 
 def test_json_has_no_nan(tmp_path: Path) -> None:

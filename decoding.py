@@ -1,0 +1,116 @@
+"""Plain values, as JSON gives them, to frozen dataclasses: strictly by their type hints. Imports nothing of ours."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import math
+import types
+from pathlib import Path
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+
+
+class Mismatch(ValueError):  # noqa: N818 (reads as what it is in `except Mismatch`)
+    """A value that is not what the type hint asks for; the message says where, what was found and what is allowed."""
+
+
+def decode(kind: Any, value: Any, where: str, complete: bool = False) -> Any:
+    """`value` as `kind`: a dataclass, bool, int, float, str, Path, None, Literal, tuple, list, dict or a union of them.
+
+    Lists stand for tuples and whole floats of JSON for ints; nothing else is converted. Numbers are finite. A dataclass
+    takes a dict of its fields: unknown ones are refused, absent ones only allowed where there is a default, and with
+    `complete` not at all. where: how messages call the value. Raises Mismatch, or ValueError of the dataclass's own checks.
+    """
+    if dataclasses.is_dataclass(kind):
+        return _record(kind, value, where, complete)
+    origin, inner = get_origin(kind), get_args(kind)
+    if origin is Literal:
+        if any(value == allowed and type(value) is type(allowed) for allowed in inner):
+            return value
+        raise _wrong(value, where, "one of " + ", ".join(map(str, inner)))
+    if origin in (Union, types.UnionType):
+        return _either(inner, value, where, complete)
+    if origin is list:
+        return list(_row((*inner, Ellipsis), value, where, complete))
+    if origin is tuple:
+        return _row(inner, value, where, complete)
+    if origin is dict:
+        if not isinstance(value, dict):
+            raise _wrong(value, where, "an object")
+        return {_key(inner[0], k, where): decode(inner[1], v, f"{where}.{k}", complete) for k, v in value.items()}
+    return value if kind is Any else _scalar(kind, value, where)
+
+
+@functools.cache
+def _hints(kind: Any) -> dict[str, Any]:
+    return get_type_hints(kind)
+
+
+def _record(kind: Any, value: Any, where: str, complete: bool) -> Any:
+    if not isinstance(value, dict):
+        raise _wrong(value, where, "an object")
+    fields = {field.name: field for field in dataclasses.fields(kind) if field.init}
+    unknown = [str(key) for key in value if key not in fields]
+    if unknown:
+        raise Mismatch(f"{where}: unknown {', '.join(sorted(unknown))}")
+    absent = [name for name, field in fields.items() if name not in value and (complete or not _has_default(field))]
+    if absent:
+        raise Mismatch(f"{where}: {', '.join(absent)} missing")
+    return kind(**{name: decode(_hints(kind)[name], item, f"{where}.{name}", complete) for name, item in value.items()})
+
+
+def _has_default(field: Any) -> bool:
+    return field.default is not dataclasses.MISSING or field.default_factory is not dataclasses.MISSING
+
+
+def _either(kinds: tuple[Any, ...], value: Any, where: str, complete: bool) -> Any:
+    for kind in kinds:
+        try:
+            return decode(kind, value, where, complete)
+        except Mismatch as error:
+            last = error
+    raise last
+
+
+def _row(kinds: tuple[Any, ...], value: Any, where: str, complete: bool) -> tuple[Any, ...]:
+    if not isinstance(value, (list, tuple)):
+        raise _wrong(value, where, "a list")
+    if len(kinds) == 2 and kinds[1] is Ellipsis:
+        kinds = (kinds[0],) * len(value)
+    if len(kinds) != len(value):
+        raise _wrong(value, where, f"a list of {len(kinds)}")
+    return tuple(
+        decode(kind, item, f"{where}[{i}]", complete) for i, (kind, item) in enumerate(zip(kinds, value, strict=True))
+    )
+
+
+def _key(kind: Any, key: Any, where: str) -> Any:
+    if kind is int and isinstance(key, str) and key.isascii() and key.isdigit():
+        return int(key)  # JSON's keys are strings
+    return _scalar(kind, key, where)
+
+
+def _scalar(kind: Any, value: Any, where: str) -> Any:
+    if kind in (None, type(None)):
+        if value is None:
+            return None
+    elif kind is float:
+        if isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value):
+            return float(value)
+    elif kind is int:
+        if isinstance(value, float) and value.is_integer():
+            value = int(value)
+        if isinstance(value, int) and not isinstance(value, bool):
+            return value
+    elif kind is Path:
+        if isinstance(value, (str, Path)) and "\0" not in str(value):
+            return Path(value)
+    elif isinstance(value, kind):
+        return value
+    names = {None: "null", type(None): "null", float: "a finite number", int: "a whole number", Path: "a path"}
+    raise _wrong(value, where, names.get(kind) or f"a {kind.__name__}")
+
+
+def _wrong(value: Any, where: str, allowed: str) -> Mismatch:
+    shown = repr(value)
+    return Mismatch(f"{where}: found {shown if len(shown) < 60 else shown[:57] + '...'}, must be {allowed}")

@@ -1,0 +1,60 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from safetensors import safe_open
+
+from dataloaders.png import read_png
+from tests.test_end_to_end import call
+from tests.test_faults import train
+from tests.toy import prepared_folder
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    home = tmp_path_factory.mktemp("private")
+    prepared_folder(home / "data", patients=4, slices=4)
+    call(*train(home / "data", home / "runs", "exp", f"--weights {home} --num_epochs 1"))
+    call(*train(home / "data", home / "runs", "gmm", "--model gmm"))
+    return home
+
+
+@pytest.mark.parametrize("name", ["exp", "gmm"])
+def test_a_released_model_makes_the_same_images_and_names_nobody(name: str, home: Path, tmp_path: Path) -> None:
+    said = ["--license", "CC-BY-4.0", "--data", "four phantoms"]
+    call("scripts/export_model.py", "--name", name, "--checkpoints_dir", home / "runs", "--out", tmp_path, *said)
+    folder = tmp_path / name
+    assert {path.name for path in folder.iterdir()} == {"weights-best.safetensors", "README.md"}
+    with safe_open(folder / "weights-best.safetensors", framework="pt") as file:
+        header = file.metadata()["medsis"]
+    card = (folder / "README.md").read_text()
+    for text in (header, card):
+        assert str(home) not in text
+        assert "private" not in text
+    for fact in ("CC-BY-4.0", "four phantoms", "grey_matter", "MR0", "32 x 32 pixels", "not for diagnosis"):
+        assert fact in card
+    if name == "exp":
+        assert "| wasserstein | " in card
+        assert "`--oasis.channels_G: was 64, now 4`" in card
+    images = []
+    for runs, out in ((home / "runs", tmp_path / "a"), (tmp_path, tmp_path / "b")):
+        where = ["--dataroot", home / "data", "--checkpoints_dir", runs, "--results_dir", out, "--metrics", "none"]
+        call("test.py", "--name", name, *where, "--gpu_ids", "-1")
+        images.append([read_png(path).tolist() for path in sorted((out / name / "best" / "generated").iterdir())])
+    assert images[0] == images[1]
+    assert len(images[0]) == 4
+
+
+def test_nothing_else_is_overwritten(home: Path, tmp_path: Path) -> None:
+    where = ["--name", "exp", "--checkpoints_dir", home / "runs", "--out", tmp_path]
+    (tmp_path / "thesis").mkdir()
+    (tmp_path / "thesis" / "chapter1.tex").write_text("mine")
+    for extra in ((), ("--overwrite",)):
+        done = call("scripts/export_model.py", *where, "--as_name", "thesis", *extra, code=2)
+        assert "is not empty" in done.stderr
+    call("scripts/export_model.py", *where)
+    assert "is not empty" in call("scripts/export_model.py", *where, code=2).stderr
+    call("scripts/export_model.py", *where, "--overwrite")
+    assert "no weights called '7'" in call("scripts/export_model.py", *where, "--ckpt_iter", 7, code=2).stderr
+    assert "not allowed" in call("scripts/export_model.py", *where, "--as_name", "../x", code=2).stderr

@@ -1,0 +1,273 @@
+"""The real batch.sh on a real Slurm of two nodes: tests/slurm/local_slurm.sh up, as .ci/run does."""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from engine.checkpoint import list_states, load_state
+from engine.runlog import read_log
+from tests.dataloaders.test_prepare import pairs, tree
+from tests.test_end_to_end import call, strip_name
+from tests.toy import phantom, prepared_folder, save_nifti
+
+ROOT = Path(__file__).resolve().parents[2]
+LOCAL = ROOT / "tests" / "slurm" / "local_slurm.sh"
+CONF = subprocess.run([LOCAL, "conf"], capture_output=True, text=True, check=True).stdout.strip()
+SMALL = "--gres=none --cpus-per-task=1 --mem=100M".split()
+TINY = """--gpu_ids -1 --batch_size 4 --num_epochs 33 --freq_print 20 --freq_fid 100000 --freq_preview 100000
+ --freq_save_latest 20 --eval_slices 2 --metrics mae_body
+ --oasis.channels_G 4 --oasis.channels_D 4 --oasis.spade_hidden 4 --oasis.z_dim 4"""
+ENDED = ("COMPLETED", "FAILED", "CANCELLED", "TIMEOUT", "NODE_FAIL", "OUT_OF_MEMORY")
+
+
+def slurm(*command: object) -> str:
+    environment = {**os.environ, "SLURM_CONF": CONF}
+    return subprocess.run(
+        [*map(str, command)], env=environment, capture_output=True, text=True, check=True, timeout=60
+    ).stdout
+
+
+def is_up() -> bool:
+    try:
+        return Path(CONF).is_file() and bool(slurm("sinfo", "-h").strip())
+    except (OSError, subprocess.SubprocessError):
+        return False
+
+
+pytestmark = [pytest.mark.slurm, pytest.mark.slow]
+if not is_up():
+    if os.environ.get("MEDSIS_REQUIRE_SLURM") == "1":
+        raise RuntimeError("the local Slurm is not up")
+    pytestmark.append(pytest.mark.skip(reason="no local Slurm; `tests/slurm/local_slurm.sh up` starts one"))
+
+
+@dataclass
+class Job:
+    """A submitted job and what it leaves."""
+
+    number: str
+    folder: Path
+
+    def facts(self) -> dict[str, str]:
+        return dict(re.findall(r"(\w+)=(\S*)", slurm("scontrol", "show", "job", self.number)))
+
+    def wait(self, seconds: float = 240) -> dict[str, str]:
+        """Its end; a requeued job is let go at once instead of after Slurm's two minutes."""
+        end = time.monotonic() + seconds
+        while time.monotonic() < end:
+            facts = self.facts()
+            if facts["JobState"] in ENDED:
+                return facts
+            if facts["JobState"] == "PENDING" and facts["Restarts"] != "0":
+                subprocess.run(
+                    ["scontrol", "update", f"JobId={self.number}", "StartTime=now"],
+                    env={**os.environ, "SLURM_CONF": CONF},
+                    capture_output=True,
+                    check=False,
+                )
+            time.sleep(0.5)
+        raise AssertionError(f"job {self.number} did not end: {self.facts()}\n{self.output}")
+
+    @property
+    def output(self) -> str:
+        return "\n".join(path.read_text() for path in sorted(self.folder.glob(f"slurm-*-{self.number}.out")))
+
+    def wait_for_state(self, seconds: float = 120) -> None:
+        """Until the run has saved something."""
+        end = time.monotonic() + seconds
+        while not list_states(self.folder / "runs" / self.folder.name):
+            assert time.monotonic() < end, self.output
+            assert self.facts()["JobState"] not in ENDED, self.output
+            time.sleep(0.2)
+
+
+def python(folder: Path) -> Path:
+    """What stands for .venv/bin/python: this one, running train.py at the pace of MEDSIS_STEP_SECONDS."""
+    script = folder / "python"
+    slow = ROOT / "tests" / "slurm" / "slow_train.py"
+    script.write_text(f'#!/bin/sh\nexec {sys.executable} {slow} "$@"\n')
+    script.chmod(0o755)
+    return script
+
+
+def submit(folder: Path, data: Path, *flags: str, pace: float = 0.0, **variables: object) -> Job:
+    """`sbatch batch.sh` for the run called as its folder."""
+    folder.mkdir()
+    given = {"NAME": folder.name, "DATA": data, "PYTHON": python(folder), "MEDSIS_STEP_SECONDS": pace, **variables}
+    environment = {**os.environ, "SLURM_CONF": CONF, "OMP_NUM_THREADS": "1"} | {k: str(v) for k, v in given.items()}
+    options = [*SMALL, "--time=10", f"--output={folder}/slurm-%x-%j.out", *flags]
+    words = ["sbatch", "--parsable", *options, "batch.sh", *TINY.split(), "--checkpoints_dir", str(folder / "runs")]
+    done = subprocess.run(words, cwd=ROOT, env=environment, capture_output=True, text=True, check=True)
+    return Job(done.stdout.strip(), folder)
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """18 training slices: 594 images in 33 epochs, so 149 steps of four."""
+    return prepared_folder(tmp_path_factory.mktemp("data"), patients=5, slices=6, size=32)
+
+
+@pytest.fixture(scope="module")
+def jobs(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Job]]:
+    """All jobs at once, since most of their time is waiting."""
+    home = tmp_path_factory.mktemp("jobs")
+    two = ("--nodes=2", "--ntasks-per-node=1")
+    yield {
+        # Slurm warns USR2@1 of a minute's limit 30 to 60 s after the start.
+        "limit": submit(home / "limit", data, "--time=1", "--signal=USR2@1", pace=0.5),
+        "cancelled": submit(home / "cancelled", data, pace=0.5),
+        "requeued": submit(home / "requeued", data, pace=0.5),
+        "killed": submit(home / "killed", data, *two, pace=0.5),
+        "one": submit(home / "one", data, STAGE=home / "stage"),
+        "two": submit(home / "two", data, *two),
+    }
+    slurm("scancel", "-u", "root")
+
+
+def run_folder(job: Job) -> Path:
+    return job.folder / "runs" / job.folder.name
+
+
+def weights(job: Job) -> bytes:
+    return strip_name(run_folder(job) / "weights-latest.safetensors")
+
+
+def losses(job: Job) -> list[dict[str, float]]:
+    return [record["losses"] for record in read_log(run_folder(job) / "metrics.jsonl") if record["kind"] == "train"]
+
+
+def test_scancel_saves_and_does_not_requeue(jobs: dict[str, Job]) -> None:
+    job = jobs["cancelled"]
+    job.wait_for_state()
+    slurm("scancel", job.number)
+    facts = job.wait()
+    assert (facts["JobState"], facts["Restarts"]) == ("CANCELLED", "0")
+    saved = int(re.findall(r"stopped at ([\d,]+) images, state saved", job.output)[0].replace(",", ""))
+    assert load_state(list_states(run_folder(job))[-1])["images"] == saved
+
+
+def processes_of(job: Job, rank: int) -> list[int]:
+    """Python processes of one task."""
+    found = []
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            environment = (folder / "environ").read_bytes().split(b"\0")
+            words = (folder / "cmdline").read_bytes().split(b"\0")
+        except OSError:
+            continue
+        mine = {f"SLURM_JOB_ID={job.number}".encode(), f"SLURM_PROCID={rank}".encode(), b"SLURM_STEP_ID=0"}
+        if mine <= set(environment) and b"train.py" in words and b"srun" not in words[0]:
+            found.append(int(folder.name))
+    return found
+
+
+def test_a_killed_rank_fails_the_job_and_the_last_state_loads(jobs: dict[str, Job]) -> None:
+    job = jobs["killed"]
+    job.wait_for_state()
+    victims = processes_of(job, rank=1)
+    assert victims
+    for victim in victims:
+        os.kill(victim, signal.SIGKILL)
+    facts = job.wait()
+    assert (facts["JobState"], facts["Restarts"]) == ("FAILED", "0"), job.output
+    assert not facts["ExitCode"].startswith("0:")
+    assert "another process of this training has ended" in job.output
+    assert "Traceback" not in job.output
+    assert load_state(list_states(run_folder(job))[-1])["images"] >= 20
+
+
+def test_requeue_in_the_middle_of_a_step_changes_nothing(jobs: dict[str, Job]) -> None:
+    job = jobs["requeued"]
+    job.wait_for_state()
+    slurm("scontrol", "requeue", job.number)
+    facts = job.wait()
+    assert (facts["JobState"], facts["Restarts"]) == ("COMPLETED", "1"), job.output
+    assert "resumed at" in job.output
+    jobs["one"].wait()
+    assert weights(job) == weights(jobs["one"])
+
+
+def test_one_task_from_a_staged_copy(jobs: dict[str, Job]) -> None:
+    job = jobs["one"]
+    facts = job.wait()
+    assert (facts["JobState"], facts["ExitCode"]) == ("COMPLETED", "0:0"), job.output
+    (copy,) = (job.folder.parent / "stage").iterdir()
+    assert (copy / "manifest.json").is_file()
+    assert f'"dataroot": "{copy}"' in (run_folder(job) / "config.json").read_text()
+
+
+def test_two_nodes_train_one_model(jobs: dict[str, Job]) -> None:
+    job = jobs["two"]
+    facts = job.wait()
+    assert (facts["JobState"], facts["NumNodes"]) == ("COMPLETED", "2"), job.output
+    assert "2 processes" in job.output
+    assert job.output.count("finished: 596 images") == 1
+    jobs["one"].wait()
+    first, alone = losses(job)[0], losses(jobs["one"])[0]
+    assert first.keys() == alone.keys()
+    assert all(first[name] == pytest.approx(alone[name], rel=0.05, abs=1e-3) for name in alone)
+
+
+def test_the_time_limit_requeues_and_ends_bit_for_bit_as_an_uninterrupted_run(jobs: dict[str, Job]) -> None:
+    job = jobs["limit"]
+    facts = job.wait()
+    assert facts["JobState"] == "COMPLETED", job.output
+    assert facts["Restarts"] == "1", job.output
+    assert "state saved; the same command resumes" in job.output
+    assert "resumed at" in job.output
+    jobs["one"].wait()
+    assert weights(job) == weights(jobs["one"])
+
+
+def array(folder: Path, count: int, *command: object) -> list[dict[str, str]]:
+    """`sbatch --array batch_array.sh`; the facts of its jobs once all have ended."""
+    environment = {**os.environ, "SLURM_CONF": CONF, "OMP_NUM_THREADS": "1", "PYTHON": sys.executable}
+    options = [*SMALL[1:], f"--array=0-{count - 1}", f"--output={folder}/slurm-%A_%a.out", "--time=10"]
+    words = ["sbatch", "--parsable", *options, "batch_array.sh", *map(str, command)]
+    number = subprocess.run(words, cwd=ROOT, env=environment, capture_output=True, text=True, check=True).stdout.strip()
+    end = time.monotonic() + 240
+    while time.monotonic() < end:
+        blocks = slurm("scontrol", "show", "job", number).strip().split("\n\n")
+        facts = [dict(re.findall(r"(\w+)=(\S*)", block)) for block in blocks]
+        if len(facts) == count and all(fact["JobState"] in ENDED for fact in facts):
+            return facts
+        time.sleep(0.5)
+    raise AssertionError("the array did not end")
+
+
+def test_arrays_make_what_one_command_does(tmp_path: Path) -> None:
+    """prepare_data.py and generate.py over cases: byte for byte."""
+    source = pairs(tmp_path / "source")
+    words = shlex.split("--format pairs --channel CT --clean none --size 64 --workers 1")
+    prepare = [
+        "scripts/prepare_data.py",
+        *words,
+        "--images",
+        source / "*_ct.nii.gz",
+        "--labels",
+        source / "*_seg.nii.gz",
+    ]
+    label, _ = phantom(1, (24, 24, 12))
+    save_nifti(tmp_path / "maps" / "a.nii.gz", label.astype(np.uint8))
+    generate = ["scripts/generate.py", "--labels", tmp_path / "maps", "--n", 4, "--size", 16, "--slices", "axial"]
+    for name, command in {"prepare": prepare, "generate": generate}.items():
+        call(*command, "--out", tmp_path / f"{name}-one" / "out")
+        facts = array(tmp_path, 2, *command, "--out", tmp_path / f"{name}-array" / "out")
+        assert [fact["JobState"] for fact in facts] == ["COMPLETED"] * 2, [
+            p.read_text() for p in tmp_path.glob("*.out")
+        ]
+        whole, shards = (tree(tmp_path / f"{name}-{how}") for how in ("one", "array"))
+        assert len(whole) > 4
+        assert shards == whole

@@ -1,0 +1,391 @@
+"""Faults that happen to real runs, each done for real: what must be left, what is said, and the exit code."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import pickle
+import re
+import resource
+import shlex
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from dataloaders.dataset import EndlessSampler, SliceDataset
+from dataloaders.manifest import Manifest
+from engine import checkpoint, locks, signals
+from engine.checkpoint import list_states, load_state
+from engine.locks import Holder, lock_folder
+from engine.runlog import read_log
+from tests.launch import ROOT
+from tests.test_end_to_end import ENVIRONMENT, call, command, strip_name
+from tests.toy import prepared_folder
+
+TINY = """--gpu_ids -1 --batch_size 4 --num_epochs 2 --freq_print 4 --freq_fid 1000 --freq_preview 1000 --freq_save_latest 8
+ --metrics mae_body --oasis.channels_G 4 --oasis.channels_D 4 --oasis.spade_hidden 4 --oasis.z_dim 4"""
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return prepared_folder(tmp_path_factory.mktemp("data"), patients=4, slices=6, size=32)
+
+
+def train(data: Path, runs: Path, name: str = "run", extra: str = "") -> list[object]:
+    where = f"--name {name} --dataroot {data} --checkpoints_dir {runs}"
+    return ["train.py", *shlex.split(f"{where} {TINY} {extra}")]
+
+
+def weights(runs: Path, name: str) -> bytes:
+    return strip_name(runs / name / "weights-latest.safetensors")
+
+
+@pytest.fixture(scope="module")
+def whole(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run that nothing happened to."""
+    runs = tmp_path_factory.mktemp("runs")
+    call(*train(data, runs, "whole"))
+    return runs
+
+
+# -- files ------------------------------------------------------------------------------------------------------------
+
+
+def test_killed_while_it_writes(data: Path, tmp_path: Path) -> None:
+    """SIGKILL halfway through a state: the old states load, and the next start clears away the half."""
+    call(*train(data, tmp_path, extra="--num_epochs 1"))
+    states = list_states(tmp_path / "run")
+    script = f"""
+import os, signal, torch
+from pathlib import Path
+from engine import checkpoint
+def half(content, path):
+    Path(path).write_bytes(b"x" * 1000)
+    os.kill(os.getpid(), signal.SIGKILL)
+torch.save = half
+checkpoint.save_state(Path({str(tmp_path / "run")!r}), 999, {{}})
+"""
+    killed = subprocess.run(command("-c", script), cwd=ROOT, env=ENVIRONMENT, check=False)
+    assert killed.returncode == -signal.SIGKILL
+    assert len(list((tmp_path / "run").glob(".tmp-*"))) == 1
+    assert list_states(tmp_path / "run") == states
+    assert "resumed at" in call(*train(data, tmp_path)).stdout
+    assert not list((tmp_path / "run").glob(".tmp-*"))
+
+
+class Bomb:
+    def __reduce__(self) -> tuple[object, tuple[str]]:
+        return (exec, ("open('executed', 'w')",))
+
+
+def test_a_malicious_newest_state_is_passed_over(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    call(*train(data, tmp_path, extra="--num_epochs 1"))
+    path = list_states(tmp_path / "run")[-1]
+    monkeypatch.chdir(tmp_path)
+    for content in ("zip", "pickle"):
+        if content == "zip":
+            torch.save({"schema": checkpoint.STATE_SCHEMA, "x": Bomb()}, path)
+        else:
+            path.write_bytes(pickle.dumps(Bomb()))
+        done = call(*train(data, tmp_path, extra="--num_epochs 1"))
+        assert "damaged state file" in done.stdout
+        assert "resumed at" in done.stdout
+    assert not Path("executed").exists()
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of its own with 6 MB."""
+    yield from mounted(tmp_path / "disk", "size=6m")
+
+
+def mounted(folder: Path, options: str) -> Iterator[Path]:
+    folder.mkdir()
+    mount = subprocess.run(["mount", "-t", "tmpfs", "-o", options, "tmpfs", folder], capture_output=True, check=False)
+    if mount.returncode:
+        pytest.skip(f"mounting is not allowed here: {mount.stderr.decode().strip()}")
+    try:
+        yield folder
+    finally:
+        subprocess.run(["umount", "-l", folder], check=True)
+
+
+def fill(disk: Path, leave: int) -> Path:
+    filler = disk / "filler"
+    free = shutil.disk_usage(disk).free
+    with open(filler, "wb") as file:
+        file.write(bytes(max(0, free - leave)))
+    return filler
+
+
+@pytest.mark.parametrize("leave", [0, 100_000])
+def test_a_full_disk_costs_no_state(leave: int, data: Path, whole: Path, small_disk: Path) -> None:
+    """Periodic saves, previews and log lines warn; the final save exits non-zero; with room again the run ends whole."""
+    call(*train(data, small_disk, extra="--num_epochs 1"))
+    states = list_states(small_disk / "run")
+    filler = fill(small_disk, leave)
+    often = "--freq_save_latest 4 --freq_preview 4 --freq_fid 8"
+    done = call(*train(data, small_disk, extra=often), code=2)
+    if leave:  # with nothing at all left, not even config.json can be written, and that is said at once
+        assert "warning: not saved" in done.stdout
+        assert "24/24 images" in done.stdout
+    assert "error: " in done.stderr
+    assert "Traceback" not in done.stderr
+    assert list_states(small_disk / "run") == states
+    assert load_state(states[-1])["images"] == 12
+    filler.unlink()
+    call(*train(data, small_disk))
+    assert weights(small_disk, "run") == weights(whole, "whole")
+
+
+def test_results_that_cannot_be_written(data: Path, whole: Path, tmp_path: Path) -> None:
+    for folder in mounted(tmp_path / "locked", "size=1m,ro"):
+        where = ["--dataroot", data, "--checkpoints_dir", whole, "--results_dir", folder]
+        done = call("test.py", "--name", "whole", *where, "--gpu_ids", "-1", code=2)
+        assert "Read-only file system" in done.stderr
+        run = call(*train(data, folder), code=2)
+        assert "Read-only file system" in run.stderr
+
+
+@pytest.mark.parametrize("name", ["../../x", "/etc/x", "..", "a/b"])
+def test_names_that_leave_the_folder(name: str, data: Path, tmp_path: Path) -> None:
+    for script in ("train.py", "test.py"):
+        arguments = [script, "--name", name, "--dataroot", data, "--checkpoints_dir", tmp_path / "a" / "b"]
+        assert "not allowed" in call(*arguments, code=2).stderr
+    assert not list(tmp_path.iterdir())
+
+
+def test_object_arrays_are_not_unpickled(tmp_path: Path) -> None:
+    np.save(tmp_path / "p.npy", np.array([Bomb(), 1], dtype=object), allow_pickle=True)
+    (tmp_path / "maps").mkdir()
+    arguments = ["--labels", tmp_path / "maps", "--out", tmp_path / "out", "--subjects_prob", tmp_path / "p.npy"]
+    done = call("scripts/generate.py", *arguments, "--n", 1, code=2)
+    assert done.stderr.startswith("error: ")
+    assert not Path("executed").exists()
+
+
+# -- data -------------------------------------------------------------------------------------------------------------
+
+
+def test_a_missing_slice_stops_the_run_and_loses_nothing(data: Path, whole: Path, tmp_path: Path) -> None:
+    """The file is named, what was learned is saved, and with the file back the run ends as if nothing had been."""
+    copy = shutil.copytree(data, tmp_path / "data")
+    index, _ = list(itertools.islice(EndlessSampler(12, seed=42), 7))[6]  # of the second batch
+    victim = copy / SliceDataset(copy, Manifest.load(copy), "train").entries[index][1].label
+    content = victim.read_bytes()
+    victim.unlink()
+    for workers in (0, 1):
+        extra = f"--num_workers {workers} --freq_save_latest 1000 --cache_gb 0"
+        done = call(*train(copy, tmp_path, extra=extra), code=2)
+        (line,) = done.stderr.splitlines()
+        assert str(victim) in line
+        assert line.startswith("error: ")
+        assert "Traceback" not in done.stderr
+    victim.write_bytes(content)
+    assert "resumed at" in call(*train(copy, tmp_path)).stdout
+    assert weights(tmp_path, "run") == weights(whole, "whole")
+
+
+def test_nan_in_an_image_is_told_from_divergence(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    image = SliceDataset.image
+
+    def broken(self: SliceDataset, index: int) -> np.ndarray | None:
+        pixels = image(self, index)
+        if pixels is not None and index == 7:
+            pixels = pixels.copy()
+            pixels[0, 3, 3] = np.nan
+        return pixels
+
+    monkeypatch.setattr(SliceDataset, "image", broken)
+    done = call(*train(data, tmp_path), code=4)
+    case, item = SliceDataset(data, Manifest.load(data), "train").entries[7]
+    assert f"NaN or infinity in the image of {case.id} z{item.index}" in done.stdout
+    (crash,) = (tmp_path / "run").glob("crash-*.pt")
+    assert f"{case.id} z{item.index}" in torch.load(crash, weights_only=True)["slices"]
+
+
+def test_a_killed_loader_process_is_one_line(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    image, parent = SliceDataset.image, os.getpid()
+
+    def dies(self: SliceDataset, index: int) -> np.ndarray | None:
+        if index == 7 and os.getpid() != parent:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return image(self, index)
+
+    monkeypatch.setattr(SliceDataset, "image", dies)
+    done = call(*train(data, tmp_path, extra="--num_workers 1"), code=6)
+    assert "DataLoader worker" in done.stderr
+    assert "--num_workers 0" in done.stderr
+    assert len(done.stderr.splitlines()) == 1
+
+
+def test_out_of_memory_says_what_to_lower(data: Path, tmp_path: Path) -> None:
+    """Real: the process may have 6 GB of addresses and is asked for a network that needs more."""
+    done = subprocess.run(
+        command(*train(data, tmp_path, extra="--oasis.channels_G 1024")),
+        cwd=ROOT,
+        env=ENVIRONMENT,
+        capture_output=True,
+        text=True,
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_AS, (6 * 2**30, 6 * 2**30)),
+        check=False,
+    )
+    assert done.returncode == 6, done.stderr
+    assert done.stderr.startswith("error: out of memory")
+    assert "--batch_size" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+# -- runs -------------------------------------------------------------------------------------------------------------
+
+
+def test_two_runs_of_one_name_at_once(data: Path, tmp_path: Path) -> None:
+    arguments = train(data, tmp_path, extra="--num_epochs 1000")
+    first = subprocess.Popen(command(*arguments), cwd=ROOT, env=ENVIRONMENT, stdout=subprocess.DEVNULL)
+    try:
+        while not list_states(tmp_path / "run"):
+            assert first.poll() is None
+            time.sleep(0.05)
+        done = call(*arguments, code=2)
+        assert f"is in use by process {first.pid} on {socket.gethostname()}" in done.stderr
+    finally:
+        first.kill()
+        first.wait()
+    assert "resumed at" in call(*train(data, tmp_path, extra="--num_epochs 1 --which_iter 8")).stdout  # no stale lock
+
+
+def test_a_folder_is_held_by_one_process_at_a_time(tmp_path: Path) -> None:
+    held = lock_folder(tmp_path)
+    with pytest.raises(ValueError, match=f"in use by process {os.getpid()}"):
+        lock_folder(tmp_path)
+    held.close()
+    lock_folder(tmp_path).close()
+
+
+class FakeLocks:
+    """fcntl of a file system without locks, or of one whose lock is held by a node that died."""
+
+    LOCK_EX = LOCK_NB = 0
+
+    def __init__(self, error: OSError) -> None:
+        self.error = error
+
+    def flock(self, handle: object, how: int) -> None:
+        raise self.error
+
+
+@pytest.mark.parametrize("error", [OSError("no locks here"), BlockingIOError()])
+def test_locks_that_nobody_holds_any_more(error: OSError, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A dead process of this machine where there are no locks; an earlier life of this Slurm job, wherever it was."""
+    monkeypatch.setattr(locks, "fcntl", FakeLocks(error))
+    here = Holder.this()
+
+    def held_by(**changes: object) -> None:
+        values = {**here.__dict__, **changes}
+        (tmp_path / ".lock").write_text(locks.json.dumps(values) + "\n")
+
+    no_locks = not isinstance(error, BlockingIOError)
+    elsewhere = {"host": "node7", "pid": 5, "started": 9}
+    cases: list[tuple[dict[str, object], dict[str, str], bool]] = [
+        ({}, {}, False),  # this very process
+        ({"started": here.started - 1}, {}, no_locks),  # its number was given anew
+        (elsewhere, {}, False),
+        ({**elsewhere, "job": "41"}, {"SLURM_JOB_ID": "41"}, False),  # two steps of one job
+        ({**elsewhere, "job": "41"}, {"SLURM_JOB_ID": "41", "SLURM_RESTART_COUNT": "1"}, True),
+        ({**elsewhere, "job": "40"}, {"SLURM_JOB_ID": "41", "SLURM_RESTART_COUNT": "1"}, False),
+    ]
+    for holder, environment, free in cases:
+        for key in ("SLURM_JOB_ID", "SLURM_RESTART_COUNT"):
+            monkeypatch.delenv(key, raising=False)
+        for key, value in environment.items():
+            monkeypatch.setenv(key, value)
+        held_by(**holder)
+        if free:
+            lock_folder(tmp_path).close()
+            assert (tmp_path / ".lock").read_text() == ""
+        else:
+            with pytest.raises(ValueError, match="in use by process"):
+                lock_folder(tmp_path)
+
+
+def test_a_clock_that_goes_backwards(data: Path, whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing depends on the wall clock: neither which state is the newest, nor how the run ends."""
+    ticks = itertools.count(2_000_000_000, -1000)
+    monkeypatch.setattr(time, "time", lambda: float(next(ticks)))
+    call(*train(data, tmp_path, extra="--num_epochs 1"))
+    for age, path in enumerate(list_states(tmp_path / "run")):
+        os.utime(path, (3_000_000_000 - age * 86400,) * 2)  # the newest looks oldest, all are from the future
+    assert "resumed at 12 of 24" in call(*train(data, tmp_path)).stdout
+    assert weights(tmp_path, "run") == weights(whole, "whole")
+    images = [record["images"] for record in read_log(tmp_path / "run" / "metrics.jsonl")]
+    assert images == sorted(images)
+
+
+def test_changed_data_and_options_are_all_listed(data: Path, tmp_path: Path) -> None:
+    call(*train(data, tmp_path, extra="--num_epochs 1"))
+    other = shutil.copytree(data, tmp_path / "data")
+    manifest = Manifest.load(other)
+    Manifest(manifest.spec, manifest.cases[1:], manifest.provenance).save(other)
+    done = call(*train(other, tmp_path, extra="--lr_g 0.5 --seed 3"), code=2)
+    for text in ("--lr_g: was 0.0001, now 0.5", "--seed: was 42, now 3", "its manifest is not that of the data"):
+        assert text in done.stderr
+    assert "resumed at" in call(*train(data, tmp_path, extra="--freq_print 8")).stdout
+
+
+def test_missing_weights_are_said_before_data_are_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a node without network: within a second, although the data folder is not even there."""
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    monkeypatch.delenv("MEDSIS_WEIGHTS", raising=False)
+    for extra, key in (("--model spade --spade.lambda_vgg 10", "vgg19"), ("--metrics fid", "inception")):
+        began = time.monotonic()
+        done = call(*train(tmp_path / "nothing", tmp_path / "runs", extra=extra), code=3)
+        assert time.monotonic() - began < 1
+        assert f"download_weights.py --keys {key}" in done.stderr
+        assert not (tmp_path / "runs").exists()
+
+
+# -- signals and exit codes -------------------------------------------------------------------------------------------
+
+
+def test_signals_that_come_twice_are_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    """scancel reaches a process from Slurm and through srun; only one that comes later leaves at once."""
+    clock = iter([100.0, 100.2, 200.0])
+    monkeypatch.setattr(signals.time, "monotonic", lambda: next(clock))
+    stop = signals.StopRequest()
+    stop._handle(signal.SIGUSR2, None)
+    assert stop.exit_code == 85
+    stop._handle(signal.SIGTERM, None)
+    assert stop.exit_code == 143  # cancelled after the warning: not to be requeued
+    with pytest.raises(SystemExit):
+        stop._handle(signal.SIGTERM, None)
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_a_cancelled_run_is_saved(number: signal.Signals, code: int, data: Path, tmp_path: Path) -> None:
+    arguments = train(data, tmp_path, extra="--num_epochs 1000")
+    process = subprocess.Popen(command(*arguments), cwd=ROOT, env=ENVIRONMENT, stdout=subprocess.PIPE, text=True)
+    while not list_states(tmp_path / "run"):
+        assert process.poll() is None
+        time.sleep(0.05)
+    process.send_signal(number)
+    out, _ = process.communicate()
+    assert process.returncode == code
+    saved = int(re.findall(r"stopped at ([\d,]+) images, state saved", out)[0].replace(",", ""))
+    assert load_state(list_states(tmp_path / "run")[-1])["images"] == saved
+
+
+def test_every_exit_code_is_documented() -> None:
+    rows = re.findall(r"^\| ([\d, ]+) \|", (ROOT / "docs" / "slurm.md").read_text(), re.MULTILINE)
+    documented = {int(code) for row in rows for code in row.split(",")}
+    ours = {value for name, value in vars(signals).items() if name.startswith("EXIT_")} | {0, 1, 143}
+    assert documented == ours
+    assert sys.modules["engine.command"].DEFECT == 1
