@@ -14,7 +14,7 @@ NAMES = {
     "psnr": "PSNR",
     "psnr_body": "PSNR in the body",
     "ssim": "SSIM",
-    "ssim3d": "3-D SSIM",
+    "ssim_3d": "3-D SSIM",
     "ms_ssim": "MS-SSIM",
     "lpips_alex_v0.1": "LPIPS",
     "label_mean_error": "Label mean error",
@@ -30,13 +30,21 @@ NAMES = {
     "faithfulness_dice": "Label Dice seen by a segmenter",
     "faithfulness_hd95": "Label HD95 seen by a segmenter",
     "lesion_f1": "Lesion-wise F1",
+    "lesion_precision": "Lesion-wise precision",
+    "lesion_recall": "Lesion-wise recall",
+    "lesion_volume_correlation": "Lesion volume correlation",
+    "lesion_change_outside": "Change outside lesions",
+    "diversity_ssim": "SSIM between draws",
+    "diversity_ms_ssim": "MS-SSIM between draws",
+    "diversity_lpips": "LPIPS between draws",
+    "diversity_label_spread": "Label mean, spread over draws",
+    "oasis_fid": "FID of 8-bit files",
 }
 WORDS = {  # of keys that have no name, where capitals or accents are customary
     "mae": "MAE",
     "rmse": "RMSE",
     "psnr": "PSNR",
     "ssim": "SSIM",
-    "ssim3d": "3-D SSIM",
     "ms": "MS",
     "lpips": "LPIPS",
     "fid": "FID",
@@ -54,7 +62,7 @@ DISTRIBUTION = ("fid", "frechet", "kid", "precision", "recall", "density", "cove
 OF_FEATURES = {"frechet": "Fréchet distance", "kid": "kernel distance"}
 GROUPS: dict[str, tuple[str, ...]] = {  # title -> keys, or beginnings of keys that end in "_"
     "Agreement with the real image": (
-        *("mae", "rmse", "mae_body", "rmse_body", "psnr", "psnr_body", "ssim", "ssim3d", "ms_ssim"),
+        *("mae", "rmse", "mae_body", "rmse_body", "psnr", "psnr_body", "ssim", "ssim_3d", "ms_ssim"),
         *("lpips", "lpips_", "dists", "dists_"),
     ),
     "Intensities within the labels": ("label_", "wasserstein"),
