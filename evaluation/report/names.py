@@ -30,12 +30,15 @@ NAMES = {
     "faithfulness_dice": "Label Dice seen by a segmenter",
     "faithfulness_hd95": "Label HD95 seen by a segmenter",
     "lesion_f1": "Lesion-wise F1",
-    "lesion_change_outside": "Change outside of lesions",
+    "lesion_precision": "Lesion-wise precision",
+    "lesion_recall": "Lesion-wise recall",
+    "lesion_volume_correlation": "Lesion volume correlation",
+    "lesion_change_outside": "Change outside lesions",
     "diversity_ssim": "SSIM between draws",
     "diversity_ms_ssim": "MS-SSIM between draws",
     "diversity_lpips": "LPIPS between draws",
-    "diversity_label_spread": "Spread of label means over draws",
-    "oasis_fid": "FID as pytorch-fid prints it",
+    "diversity_label_spread": "Label mean, spread over draws",
+    "oasis_fid": "FID of 8-bit files",
 }
 WORDS = {  # of keys that have no name, where capitals or accents are customary
     "mae": "MAE",
@@ -59,7 +62,7 @@ DISTRIBUTION = ("fid", "frechet", "kid", "precision", "recall", "density", "cove
 OF_FEATURES = {"frechet": "Fréchet distance", "kid": "kernel distance"}
 GROUPS: dict[str, tuple[str, ...]] = {  # title -> keys, or beginnings of keys that end in "_"
     "Agreement with the real image": (
-        *("mae", "rmse", "mae_body", "rmse_body", "psnr", "psnr_body", "ssim", "ms_ssim", "ssim_3d"),
+        *("mae", "rmse", "mae_body", "rmse_body", "psnr", "psnr_body", "ssim", "ssim_3d", "ms_ssim"),
         *("lpips", "lpips_", "dists", "dists_"),
     ),
     "Intensities within the labels": ("label_", "wasserstein"),

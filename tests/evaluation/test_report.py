@@ -195,16 +195,17 @@ def test_latex_is_escaped_balanced_and_bold_where_best(tmp_path: Path) -> None:
 def test_every_key_has_a_name_and_a_group() -> None:
     """Also those that this version does not know."""
     assert name_of("mae_body") == "MAE in the body"
-    assert name_of("diversity_lpips") == "LPIPS between draws"
+    assert name_of("diversity_dice") == "Diversity Dice"
     assert name_of("synthrad2023_psnr") == "SynthRAD2023 PSNR"
     assert name_of("radiomics_kid") == "Radiomics kernel distance"
-    assert name_of("diversity_of_eyes") == "Diversity of eyes"
     assert name_of("something_else") == "Something else"
     groups = {
         "ssim_3d": "Agreement with the real image",
         "lpips_alex_v0.1": "Agreement with the real image",
         "faithfulness_dice": "Label faithfulness",
         "lesion_f1": "Lesions",
+        "lesion_precision": "Lesions",
+        "oasis_fid": "Protocol oasis",
         "diversity_ms_ssim": "Variety of draws",
         "synthrad2023_mae": "Protocol synthrad2023",
         "kid": "Distribution: Inception features",

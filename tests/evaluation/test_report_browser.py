@@ -181,6 +181,9 @@ def test_overlay_colours_the_body_only(ask: Ask, results: Path) -> None:
         READY
         + PIXELS
         + """
+        set('channel', 1);
+        await wait(() => browser.querySelector('[data-what=high]').textContent.includes('HU'));
+        set('window', 1); // lung, where air is not black
         set('slice', 1);
         const plain = pixels('real');
         const difference = pixels('difference-0').join();
@@ -199,6 +202,7 @@ def test_overlay_colours_the_body_only(ask: Ask, results: Path) -> None:
     )
     body = label.any(axis=1)
     assert 0.3 < body.mean() < 1
+    assert plain[~body].min() > 30
     assert np.array_equal(half[~body], plain[~body])
     assert np.abs(half - (plain + label) / 2)[body].max() <= 1
     assert np.array_equal(full[body], label[body])
