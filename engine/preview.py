@@ -43,3 +43,19 @@ def save_preview(path: Path, label: NDArray, columns: list[NDArray], num_labels:
     grid = np.concatenate([part for row in rows for part in (row, gap)][:-1])
     with atomic_path(path) as temporary:
         Image.fromarray(grid).save(temporary, format="PNG")
+
+
+def save_label_preview(path: Path, rows: list[tuple[NDArray, NDArray, NDArray]], num_labels: int) -> None:
+    """Write a grid of image (H, W) in [0, 1] | true | predicted label map (H, W); rows may differ in size."""
+    colors = label_colors(num_labels)
+    height = max(image.shape[0] for image, *_ in rows)
+    width = max(image.shape[1] for image, *_ in rows)
+    lines = []
+    for image, truth, predicted in rows:
+        line = np.full((height, 3 * width + 2 * GAP, 3), 255, np.uint8)
+        for i, tile in enumerate((to_grey(2 * image - 1), colors[truth], colors[predicted])):
+            left = i * (width + GAP)
+            line[: tile.shape[0], left : left + tile.shape[1]] = tile
+        lines += [line, np.full((GAP, line.shape[1], 3), 255, np.uint8)]
+    with atomic_path(path) as temporary:
+        Image.fromarray(np.concatenate(lines[:-1])).save(temporary, format="PNG")

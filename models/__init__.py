@@ -6,10 +6,16 @@ from config import Config
 from models.base import Method
 from models.gmm import Gmm
 from models.oasis import Oasis
+from models.segmenter import Segmenter
 from models.spade import SpadeGan
 from spec import DataSpec
 
-METHODS: dict[str, type[Oasis] | type[SpadeGan] | type[Gmm]] = {"oasis": Oasis, "spade": SpadeGan, "gmm": Gmm}
+METHODS: dict[str, type[Oasis] | type[SpadeGan] | type[Gmm] | type[Segmenter]] = {
+    "oasis": Oasis,
+    "spade": SpadeGan,
+    "gmm": Gmm,
+    "segmenter": Segmenter,
+}
 
 
 def build_method(config: Config, spec: DataSpec) -> Method:
