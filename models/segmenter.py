@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from config import Config
 from method_options.segmenter import SegmenterConfig
 from models.base import Batch, Method, Player
+from models.optimizers import adam
 from spec import DataSpec
 
 if TYPE_CHECKING:
@@ -81,7 +82,7 @@ class Segmenter(Method):
         super().__init__()
         self.config, self.spec = config.segmenter, spec
         self.net = build_network(self.config, spec.num_channels * self.config.stack, spec.num_labels)
-        self.optimizer = torch.optim.Adam(self.net.parameters(), lr=self.config.lr)
+        self.optimizer = adam(self.net, self.config.lr, config)
         self.total = max(1, config.num_epochs * self.config.epoch_samples // config.batch_size)
         self.register_buffer("steps", torch.zeros((), dtype=torch.int64))
         self._criterion: DiceCELoss | None = None
