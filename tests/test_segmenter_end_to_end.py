@@ -166,3 +166,20 @@ def test_segment_says_what_is_wrong(home: Path, trained: Path, tmp_path: Path) -
     weights = trained / "weights-latest.safetensors"
     call("scripts/segment.py", "--input", good, "--output", tmp_path / "x.nii.gz", "--cpu", "--checkpoint", weights)
     assert (tmp_path / "x.nii.gz").is_file()
+
+
+def test_the_utility_study_from_its_command(home: Path, tmp_path: Path) -> None:
+    arguments = ["scripts/utility.py", "--dataroot", home / "data", "--out", tmp_path / "study", "--seeds", 1]
+    short = [*TINY, *PERIODS, "--segmenter.epoch_samples", 16, "--num_epochs", 1]
+    listed = call(*arguments, "--dry_run").stdout.splitlines()
+    assert listed[2] == "2 both-s0 --segmenter.real_fraction 0.5"
+    first = call(*arguments, "--only", 0, "--", *short).stdout
+    assert "2 trainings are missing: synthetic-s0, both-s0" in first
+    done = call(*arguments, "--", *short)
+    assert "real-s0: train.py" not in done.stdout  # kept
+    assert "missing" not in done.stdout
+    table = json.loads((tmp_path / "study" / "utility.json").read_text())
+    assert [row["arm"] for row in table["rows"] if row["metric"] == "dice"] == ["real", "synthetic", "both"]
+    assert all(row["mean"] is not None for row in table["rows"] if row["metric"] == "dice")
+    failed = call(*arguments[:-2], "--seeds", 2, "--only", 3, "--", *short, "--segmenter.inputs", "FLAIR", code=2)
+    assert "holds a study with other options" in failed.stderr

@@ -75,7 +75,7 @@ def test_faulty_tables_are_one_line(content: str, message: str) -> None:
 
 
 def test_unknown_classes() -> None:
-    with pytest.raises(ValueError, match="--segmenter.classes nothing: must be auto, tissue or an existing"):
+    with pytest.raises(ValueError, match=r"--segmenter.classes nothing: must be auto, tissue or an existing"):
         inline_classes("nothing")
 
 

@@ -184,7 +184,7 @@ def test_label_maps_alone_are_enough_and_validation_is_other_than_training(home:
     assert len(scans) == 2
     assert scans[0].image.shape == (1, 32, 32, 8)
     assert not np.array_equal(scans[0].image, scans[1].image)
-    with pytest.raises(ValueError, match="--segmenter.real_fraction 1: --dataroot .* holds label maps without images"):
+    with pytest.raises(ValueError, match=r"--segmenter.real_fraction 1: --dataroot .* holds label maps without images"):
         SegmentationTask(config(home / "labels"))
 
 
@@ -247,5 +247,5 @@ def test_lesions_become_the_class_that_takes_them(home: Path, tmp_path: Path) ->
 
 
 def test_channels_by_name(home: Path) -> None:
-    with pytest.raises(ValueError, match="--segmenter.inputs FLAIR: no such channel; there are image"):
+    with pytest.raises(ValueError, match=r"--segmenter.inputs FLAIR: no such channel; there are image"):
         SegmentationTask(config(home / "axial", inputs=("FLAIR",)))
