@@ -183,6 +183,7 @@ class SegmentationTask:
             return [self._prepared_generator(options, seed)]
         assert self.base is not None
         scheme = self.classes.of_scheme(self.base)
+        scheme = tied(scheme) if self.o.tie_classes else scheme
         if self.o.seeds is None:
             generator = ImageGenerator(
                 self.maps.sources, scheme=scheme, lesions=self.o.lesions, priors=priors, **common
@@ -243,6 +244,13 @@ class SegmentationTask:
             grid = np.diag([*self.spacing, 1.0])
             found.append(CaseVolume(f"{drawn.source}_{-number}", drawn.source, drawn.image, drawn.label, grid))
         return found
+
+
+def tied(scheme: LabelScheme) -> LabelScheme:
+    """The scheme with the intensity classes of one output tied together; those of no output stay apart."""
+    first = {k: scheme.classes.index(k) for k in range(scheme.num_classes)}
+    alone = max(scheme.outputs) + 1
+    return replace(scheme, ties=tuple(scheme.outputs[i] or alone + k for k, i in first.items()))
 
 
 def _prepared(dataroot: Path) -> Manifest | None:

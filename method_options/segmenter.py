@@ -50,6 +50,8 @@ class SegmenterConfig:
     """Folder of scripts/make_seeds.py for the label maps; those without seeds are painted by their labels."""
     lesions: Path | None = None
     """Lesion masks for the label maps, as --lesions of scripts/generate.py."""
+    tie_classes: bool = False
+    """Give the label maps' labels of one class like intensities, apart by --gmm.tie_std; else each its own, as SynthSeg."""
     results: tuple[Path, ...] = ()
     """Folders of test.py or scripts/generate.py whose images are the synthetic share, instead of label_maps."""
     augment: bool = True

@@ -11,7 +11,7 @@ import torch
 
 from config import Config, segmenter_preset
 from dataloaders.case_volumes import CaseVolume, on_grid, read_case
-from dataloaders.classes import read_classes
+from dataloaders.classes import read_classes, tissue_classes
 from dataloaders.generate import generate
 from dataloaders.generate_options import GenerateOptions
 from dataloaders.geometry import back_to_source, stitch, to_ras
@@ -20,9 +20,12 @@ from dataloaders.png import read_png, write_png
 from dataloaders.prepare import prepare
 from dataloaders.prepare_options import PrepareOptions
 from dataloaders.segmentation_data import ACROSS, MixedVolumes, neighbour_stack
-from dataloaders.segmentation_task import SegmentationTask
+from dataloaders.segmentation_task import SegmentationTask, tied
 from method_options.gmm import synthseg_preset
 from method_options.segmenter import SegmenterConfig
+from models.base import seeded_generator
+from models.gmm.labels import LabelScheme
+from models.gmm.sampling import draw_intensities
 from tests.toy import phantom, save_nifti
 
 LAS = np.array([[-1.5, 0, 0, 30], [0, 1, 0, -20], [0, 0, 2, 5], [0, 0, 0, 1.0]])
@@ -244,6 +247,19 @@ def test_lesions_become_the_class_that_takes_them(home: Path, tmp_path: Path) ->
     task = SegmentationTask(config(home / "labels", **options))  # type: ignore[arg-type]
     assert task.data.spec.labels[-1].name == "lesion"
     assert any((label == 5).any() for _, _, label in patches(task, 4))
+
+
+def test_tied_labels_have_like_intensities() -> None:
+    scheme = tissue_classes().of_scheme(LabelScheme.from_values((0, 2, 41, 7, 3, 42, 530)))
+    options = replace(synthseg_preset(), tie_std=1.0, prior_stds=(1.0, 2.0))
+    apart = {}
+    for name, one in (("tied", tied(scheme)), ("free", scheme)):
+        draws = [draw_intensities(options, one, None, 1, seeded_generator(k))[0][0] for k in range(40)]
+        white = [one.values.index(value) for value in (2, 41, 7)]
+        apart[name] = float(torch.stack([means[white].std() for means in draws]).mean())
+        between = torch.stack([(means[one.values.index(2)] - means[one.values.index(3)]).abs() for means in draws])
+        assert between.mean() > 30
+    assert apart["tied"] < 3 < 30 < apart["free"]
 
 
 def test_channels_by_name(home: Path) -> None:
