@@ -251,7 +251,7 @@ class Run:
     def speed_up(self) -> None:
         """Memory layout and compilation, as the options and the device have it."""
         if self.config.tuned and self.device.type == "cuda":
-            self.method.to(memory_format=torch.channels_last)
+            self.method.to(memory_format=device.channels_last(self.method))
         if self.config.compile:
             for player in self.players.values():
                 player.net.compile()
