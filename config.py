@@ -20,6 +20,7 @@ from decoding import decode
 from method_options.gan import OasisConfig, SpadeConfig, check_gan, check_oasis
 from method_options.gmm import GMM_PRESETS, GmmConfig, check_gmm, idle_gmm_flags
 from method_options.ranges import check_at_least, check_fraction, check_positive, words
+from method_options.segmenter import SEGMENTER_PRESETS, SegmenterConfig, check_segmenter
 
 Precision = Literal["auto", "fp32", "bf16"]
 
@@ -31,11 +32,11 @@ class Config:
     name: str
     """Name of the run; everything it writes goes to <checkpoints_dir>/<name>."""
     dataroot: Path
-    """Folder written by scripts/prepare_data.py, or one with {train,val,test}/{images,labels}/X.png."""
-    model: Literal["oasis", "spade", "gmm"] = "oasis"
+    """Folder written by scripts/prepare_data.py, or one with {train,val,test}/{images,labels}/X.png, or label maps."""
+    model: Literal["oasis", "spade", "gmm", "segmenter"] = "oasis"
     """Method."""
-    preset: Literal["oasis", "spade", "small", "demo"] = "oasis"
-    """Starting values: oasis and spade as published, small for one modest GPU, demo for minutes on two cores."""
+    preset: Literal["oasis", "spade", "small", "demo", "synthseg", "fetalsynthseg"] = "oasis"
+    """Starting values: as published, small for a modest GPU (segmenter: a CPU), demo for minutes on two cores."""
     checkpoints_dir: Path = Path("checkpoints")
     """Folder of all runs."""
     seed: int = 42
@@ -95,6 +96,7 @@ class Config:
     oasis: OasisConfig = field(default_factory=OasisConfig)
     spade: SpadeConfig = field(default_factory=SpadeConfig)
     gmm: GmmConfig = field(default_factory=GmmConfig)
+    segmenter: SegmenterConfig = field(default_factory=SegmenterConfig)
 
     @property
     def gan(self) -> OasisConfig | SpadeConfig | None:
@@ -143,6 +145,8 @@ class TestConfig:
     """Metrics: auto for all that can be computed here, none, or a comma-separated list."""
     weights: Path | None = None
     """Folder or file with pretrained weights for FID and LPIPS; else $MEDSIS_WEIGHTS, else torch's cache."""
+    inputs: tuple[str, ...] = ()
+    """Segmenter: channels of --dataroot to give the network instead of those it was trained on."""
     overwrite: bool = False
     """Replace results that were made with other weights, data or options."""
 
@@ -152,7 +156,8 @@ class TestConfig:
 RUNTIME_OPTIONS = frozenset(
     {"name", "dataroot", "checkpoints_dir", "preset", "gpu_ids", "num_workers", "cache_gb", "num_epochs", "metrics"}
     | {"continue_train", "which_iter", "weights", "eval_slices", "tuned", "compile", "stop_patience"}
-    | {"oasis.images_from"}
+    | {"oasis.images_from", "segmenter.label_maps", "segmenter.seeds", "segmenter.lesions", "segmenter.results"}
+    | {"segmenter.patience", "segmenter.overlap", "segmenter.epoch_samples"}
     | {"freq_print", "freq_preview", "freq_fid", "freq_save_latest", "freq_save_ckpt"}
 )
 
@@ -214,11 +219,43 @@ def demo_preset() -> Config:
     )
 
 
+def segmenter_preset(name: str) -> Config:
+    """A segmenter of that name with the generator of its family; one patch is an image, one epoch `epoch_samples`."""
+    fetal = name == "fetalsynthseg"
+    config = replace(
+        oasis_preset(),
+        model="segmenter",
+        preset=cast(Any, name),
+        batch_size=8 if name == "small" else 1,
+        beta1=0.9,
+        num_epochs={"small": 10, "synthseg": 50, "fetalsynthseg": 1000}[name],
+        freq_print=200,
+        freq_preview=2000,
+        freq_fid=2000,
+        freq_save_latest=1000,
+        segmenter=SEGMENTER_PRESETS[name](),
+        gmm=GMM_PRESETS["fetal" if fetal else "synthseg"](),
+    )
+    return config
+
+
+def synthseg_preset() -> Config:
+    """Segmenter: SynthSeg's network and generator."""
+    return segmenter_preset("synthseg")
+
+
+def fetalsynthseg_preset() -> Config:
+    """Segmenter: FetalSynthSeg's network, with fetalsyngen's generator."""
+    return segmenter_preset("fetalsynthseg")
+
+
 PRESETS: dict[str, Callable[[], Config]] = {
     "oasis": oasis_preset,
     "spade": spade_preset,
     "small": small_preset,
     "demo": demo_preset,
+    "synthseg": synthseg_preset,
+    "fetalsynthseg": fetalsynthseg_preset,
 }
 
 _AnyConfig = TypeVar("_AnyConfig", Config, TestConfig)
@@ -228,7 +265,8 @@ def parse_train(arguments: Sequence[str] | None = None) -> Config:
     """Command line -> checked Config; a bad value ends with one line on stderr and exit code 2."""
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     config = tyro.cli(Config, args=arguments, default=_defaults(arguments), description=Config.__doc__)
-    for other in {"oasis", "spade", "gmm"} - {config.model}:
+    unused = {"oasis", "spade", "gmm", "segmenter"} - {config.model}
+    for other in unused - {"gmm"} if config.model == "segmenter" else unused:  # it paints with the generator
         for argument in arguments:
             if argument.startswith(f"--{other}."):
                 print(f"warning: {argument} has no effect with --model {config.model}", file=sys.stderr)
@@ -243,7 +281,10 @@ def _defaults(arguments: list[str]) -> Config:
     preset, model = _peek(arguments, "--preset"), _peek(arguments, "--model")
     if preset not in PRESETS:  # an unknown preset is refused by tyro, which lists the allowed ones
         preset = "spade" if model == "spade" else "oasis"
-    config = PRESETS[preset]()
+    if model == "segmenter":
+        config = segmenter_preset(preset if preset in SEGMENTER_PRESETS else "small")
+    else:
+        config = PRESETS[preset]()
     gmm = _peek(arguments, "--gmm.preset")
     if gmm in GMM_PRESETS:
         config = replace(config, gmm=GMM_PRESETS[gmm]())
@@ -297,6 +338,9 @@ def check_train(config: Config) -> None:
     check_gan("spade", config.spade)
     check_oasis(config.oasis)
     check_gmm(config.gmm, "gmm.")
+    check_segmenter(config.segmenter)
+    if config.model == "segmenter" and config.gmm.priors == "fit":
+        raise ValueError("--gmm.priors fit: a segmenter has nothing to fit them to; give random, or a file of priors")
     if config.model == "gmm" and config.gmm.target_res:
         raise ValueError(
             f"--gmm.target_res {words(config.gmm.target_res)}: images must keep the size of their label maps"
@@ -342,6 +386,16 @@ def from_dict(data: dict[str, Any]) -> Config:
     if unknown:
         raise ValueError(f"the checkpoint has options that this version does not know: {sorted(unknown)}")
     return cast(Config, decode(Config, data, "the checkpoint's options"))
+
+
+def segmenter_sources(config: Config) -> dict[str, Path]:
+    """Flag -> folder or file of what a segmenter learns from beside --dataroot; seeds go with their label maps."""
+    if config.model != "segmenter":
+        return {}
+    o = config.segmenter
+    sources = {"--segmenter.label_maps": o.label_maps, "--segmenter.lesions": o.lesions}
+    sources |= {f"--segmenter.results {path.name}": path for path in o.results}
+    return {flag: path for flag, path in sources.items() if path is not None}
 
 
 def differences(old: dict[str, Any], new: dict[str, Any], prefix: str = "") -> list[str]:

@@ -4,35 +4,43 @@ from __future__ import annotations
 
 import hashlib
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import config as options
 from config import TestConfig, parse_test
+from dataloaders.case_volumes import channel_numbers
+from dataloaders.classes import ras_spacing
 from dataloaders.dataset import SliceDataset, SliceLoader, fingerprint
 from dataloaders.folder import load_manifest
 from dataloaders.intensity import Window
 from dataloaders.manifest import FILE_NAME, Manifest
 from dataloaders.unpaired import as_label_source
 from engine import device
-from engine.checkpoint import load_weights, weights_path
+from engine.checkpoint import Weights, load_weights, weights_path
 from engine.command import exit_code
-from engine.files import write_text
+from engine.files import check_name, whole_folder, write_text
 from engine.results import ResultsWriter, synthesize_split
 from engine.run import weights_folder
 from engine.runlog import JSONL
+from engine.segmentation import Predictor, predict_split
 from evaluation import check_metrics, evaluate_results, format_table
+from evaluation.segmentation_results import evaluate_segmentation, segmentation_table
 from models import build_method
+from models.segmenter import Segmenter
 from spec import DataSpec
 
 
 def test(config: TestConfig) -> Path:
     """Weights + labels -> images on disk -> metrics; returns the results folder."""
-    if config.metrics != "none":
-        check_metrics(config.metrics, config.weights)  # before any work
     run_folder = weights_folder(config.checkpoints_dir, config.name)
     weights = load_weights(run_folder, config.ckpt_iter)
     trained, spec = options.from_dict(weights.config), DataSpec.from_dict(weights.spec)
+    if trained.model == "segmenter":
+        return test_segmenter(config, run_folder, weights)
+    if config.metrics != "none":
+        check_metrics(config.metrics, config.weights)  # before any work
     data = load_manifest(config.dataroot)
     if trained.unpaired:
         data = as_label_source(data, spec, tuple(Window(*window) for window in weights.windows))
@@ -86,6 +94,53 @@ def test(config: TestConfig) -> Path:
     return out
 
 
+def test_segmenter(config: TestConfig, run_folder: Path, weights: Weights) -> Path:
+    """Weights + images -> predicted label maps in the sources' geometry -> Dice, HD95 and volumes."""
+    trained, spec = options.from_dict(weights.config), DataSpec.from_dict(weights.spec)
+    data = load_manifest(config.dataroot)
+    inputs = config.inputs or tuple(channel.name for channel in spec.channels)
+    if not config.inputs and len(data.spec.channels) == spec.num_channels:
+        inputs = ()  # as many as there are: no names needed
+    channels = channel_numbers(data.spec, inputs, spec.num_channels, "--inputs")
+    cases = [case for case in data.split(config.phase) if any(item.images for item in case.slices)]
+    if not cases:
+        raise ValueError(f"{config.dataroot}: the split {config.phase!r} has no images to segment")
+    target = device.select_device(config.gpu_ids)
+    method = Segmenter(trained, spec).to(target)
+    method.load_release(weights.tensors)
+    names = [data.spec.channels[channel].name for channel in channels]
+    folder = config.ckpt_iter if not config.inputs else f"{config.ckpt_iter}-{'-'.join(names)}"
+    out = config.results_dir / config.name / check_name(folder, "results folder")
+    made_from = {
+        "weights_sha256": hashlib.sha256(weights_path(run_folder, config.ckpt_iter).read_bytes()).hexdigest(),
+        "data": fingerprint(config.dataroot),
+        "phase": config.phase,
+        "inputs": names,
+    }
+    refuse_other_results(out, made_from, config.overwrite)
+    with whole_folder(out) as staging:
+        predictor = Predictor(method, trained, target)
+        found, seconds = predict_split(predictor, config.dataroot, data, cases, channels, ras_spacing(spec), staging)
+        provenance = {
+            "kind": "segmentation",
+            "name": config.name,
+            "method": trained.model,
+            "checkpoint": config.ckpt_iter,
+            "images_seen": weights.images,
+            "split": config.phase,
+            "inputs": names,
+            "config": _shareable(weights.config),
+            "data_provenance": data.provenance,
+            "made_from": made_from,
+            "seconds_per_case": round(seconds, 3),
+            "environment": device.environment(target),
+        }
+        Manifest(replace(data.spec, labels=spec.labels), tuple(found), provenance).save(staging)
+        if config.metrics != "none":
+            print(segmentation_table(evaluate_segmentation(staging, progress=True)))
+    return out
+
+
 def check_same_spec(trained: DataSpec, given: DataSpec, config: TestConfig) -> None:
     """Refuse data whose labels, channels or size are not those of the training, listing what differs."""
     facts = {
@@ -123,7 +178,7 @@ def refuse_other_results(out: Path, made_from: dict[str, Any], overwrite: bool) 
 
 def _shareable(config: dict[str, Any]) -> dict[str, Any]:
     """The training options without paths, which may name people and projects."""
-    paths = ("dataroot", "checkpoints_dir", "weights", "images_from")
+    paths = ("dataroot", "checkpoints_dir", "weights", "images_from", "label_maps", "seeds", "lesions", "results")
     return {k: _shareable(v) if isinstance(v, dict) else v for k, v in config.items() if k not in paths}
 
 

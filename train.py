@@ -8,10 +8,14 @@ from config import Config, parse_train
 from dataloaders.dataset import SliceDataset, SliceLoader
 from dataloaders.folder import load_manifest
 from dataloaders.manifest import Manifest
+from dataloaders.segmentation_task import SegmentationTask
 from dataloaders.unpaired import UnpairedLoader, unpaired_manifest
 from engine.command import exit_code
+from engine.judge import Judge, SegmentationJudge, SynthesisJudge
 from engine.run import Run, TrainingState, check_start, only_trains
 from models import build_method, wanted_weights
+from models.base import Method
+from models.segmenter import Segmenter
 
 
 def load_data(config: Config) -> tuple[Manifest, Manifest | None]:
@@ -50,17 +54,44 @@ def build_loaders(config: Config, data: Manifest, images: Manifest | None) -> tu
     return train_loader, SliceLoader(validation, config.batch_size)
 
 
+class Synthesis:
+    """Label maps to images: what is trained on, and what judges it."""
+
+    def __init__(self, config: Config) -> None:
+        self.config = config
+        self.data, self.images = load_data(config)
+
+    def loader(self) -> SliceLoader:
+        """The training slices."""
+        loader, self.val_loader = build_loaders(self.config, self.data, self.images)
+        return loader
+
+    def judge(self, run: Run, method: Method) -> Judge:
+        """After `loader`."""
+        return SynthesisJudge(self.config, self.data, method, self.val_loader, run.folder, run.device)
+
+
+class Segmentation(SegmentationTask):
+    """Images to labels, likewise."""
+
+    def judge(self, run: Run, method: Method) -> Judge:
+        """Its validation scans are read now."""
+        assert isinstance(method, Segmenter)
+        return SegmentationJudge(self.config, method, self.validation(), run.device)
+
+
 def train(config: Config) -> int:
     """The whole run; returns the exit code."""
     check_start(config, wanted_weights(config))  # before the data, which may take longer to read
-    data, images = load_data(config)
-    run = Run(config, data)
-    train_loader, val_loader = build_loaders(config, data, images)
-    method = build_method(config, data.spec).to(run.device)
+    work = Segmentation(config) if config.model == "segmenter" else Synthesis(config)
+    config = work.config
+    run = Run(config, work.data)
+    train_loader = work.loader()
+    method = build_method(config, work.data.spec).to(run.device)
     run.give_needed_files(method)
     players = method.players()  # none for the GMM; generator and discriminator for OASIS
     state = TrainingState()
-    run.track(method, players, state, train_loader, val_loader)
+    run.track(method, players, state, train_loader, work.judge(run, method))
     run.speed_up()
     run.load_latest()  # same command again = resume
     if run.finished_before:

@@ -15,7 +15,9 @@ from numpy.typing import NDArray
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from dataloaders.intensity import levels_to_model
+from dataloaders.label_maps import LabelMaps
 from dataloaders.manifest import FILE_NAME, Case, Manifest, Slice
+from dataloaders.nifti import file_sha256
 from dataloaders.png import as_16_bit, read_png
 from models.base import Batch, seeded_generator
 from models.ranks import rank, world_size
@@ -23,6 +25,7 @@ from spec import DataSpec
 
 Read = Literal["both", "labels", "images"]
 T = TypeVar("T", bound=np.generic)
+SAMPLES = "samples.json"  # the index of scripts/generate.py
 
 
 @dataclass(frozen=True)
@@ -346,5 +349,11 @@ def _stacked(arrays: Sequence[NDArray | None]) -> torch.Tensor | None:
 
 
 def fingerprint(root: Path) -> str:
-    """SHA-256 of the folder's manifest: the identity of the data a run has learned from."""
-    return hashlib.sha256((root / FILE_NAME).read_bytes()).hexdigest()
+    """SHA-256 of the folder's manifest, or of all label maps where there is none: what a run learns from."""
+    for name in (FILE_NAME, SAMPLES):
+        if (root / name).is_file():
+            return hashlib.sha256((root / name).read_bytes()).hexdigest()
+    digest = hashlib.sha256()
+    for path in LabelMaps(root).sources:
+        digest.update(f"{path.name} {file_sha256(path)}\n".encode())
+    return digest.hexdigest()

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import re
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -145,8 +145,10 @@ def write_record(path: Path, record: dict[str, Any], params: Params) -> None:
         save_file({key: tensor.contiguous() for key, tensor in tensors.items()}, temporary, metadata)
 
 
-def describe_bids(out: Path) -> None:
-    """Say that the folder is a BIDS derivative, and which of its files BIDS knows nothing about."""
+def describe_bids(
+    out: Path, name: str = "Synthetic images", ignored: Sequence[str] = (f"{PARAMS}/", SETTINGS, INDEX)
+) -> None:
+    """Say that the folder is a BIDS derivative, and which of its files (`ignored`) BIDS knows nothing about."""
     try:
         program = {"Name": "medsis", "Version": version("medsis")}
     except PackageNotFoundError:
@@ -155,13 +157,13 @@ def describe_bids(out: Path) -> None:
         write_json(
             out / "dataset_description.json",
             {
-                "Name": "Synthetic images",
+                "Name": name,
                 "BIDSVersion": "1.10.0",
                 "DatasetType": "derivative",
                 "GeneratedBy": [program],
             },
         )
-        write_text(out / ".bidsignore", f"{PARAMS}/\n{SETTINGS}\n{INDEX}\n")
+        write_text(out / ".bidsignore", "".join(f"{item}\n" for item in ignored))
 
 
 @contextmanager

@@ -106,6 +106,49 @@ def _overlap(
     return (source[0], source[1]), (target[0], target[1])
 
 
+def stack_slices(
+    geometry: Geometry | None, axis: Axis, slices: Mapping[int, NDArray], mm: Sequence[float], fill: float = 0.0
+) -> tuple[NDArray, NDArray[np.float64]]:
+    """Slices of one case as the volume of their window, in RAS axes, from the first index to the last, with its affine.
+
+    slices: slice index -> (H, W) as displayed. Missing indices get `fill`. mm: voxel size along RAS axes where there is
+    no geometry.
+    """
+    across, rows, columns = _PLANES[axis]
+    first = next(iter(slices.values()))
+    start, count = min(slices), max(slices) - min(slices) + 1
+    stack = np.full((count, *first.shape), fill, first.dtype)
+    for index, image in slices.items():
+        stack[index - start] = image[::-1, ::-1]
+    volume = np.ascontiguousarray(stack.transpose(np.argsort((across, rows, columns))))
+    if geometry is None:
+        return volume, np.diag([*mm, 1.0])
+    shift = np.eye(4)
+    shift[across, 3] = start
+    shift[rows, 3] = geometry.grid_shape[rows] - geometry.crop[0] - first.shape[0]
+    shift[columns, 3] = geometry.grid_shape[columns] - geometry.crop[1] - first.shape[1]
+    return volume, np.array(geometry.grid_affine) @ shift
+
+
+def back_to_source(
+    volume: NDArray, affine: NDArray, shape: Sequence[int], target: NDArray, labels: bool = False, fill: float = 0.0
+) -> NDArray:
+    """A RAS volume on the grid of its source (`shape`, `target`): moved exactly where that only turns it, else resampled."""
+    matrix = np.linalg.inv(affine) @ target
+    if _moves_only(matrix) and _covers(matrix, shape, volume.shape):
+        return _move(volume, matrix, (shape[0], shape[1], shape[2]))
+    order = 0 if labels else 1
+    return ndimage.affine_transform(
+        volume, matrix, output_shape=tuple(shape), order=order, mode="grid-constant", cval=fill
+    )
+
+
+def _covers(matrix: NDArray, shape: Sequence[int], grid: Sequence[int]) -> bool:
+    """Whether the source's corners are the grid's, so that a move needs neither padding nor cropping."""
+    corners = np.rint(np.stack([matrix @ (0, 0, 0, 1), matrix @ (*np.subtract(shape, 1), 1)]))[:, :3]
+    return bool((corners.min(0) == 0).all() and (corners.max(0) == np.subtract(grid, 1)).all())
+
+
 def stitch(
     geometry: Geometry, axis: Axis, slices: Mapping[int, NDArray], fill: float, labels: bool = False
 ) -> tuple[NDArray, NDArray[np.float64]]:

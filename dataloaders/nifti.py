@@ -42,12 +42,12 @@ def stem(path: Path) -> str:
     return path.stem
 
 
-def read_volume(path: Path | str, max_voxels: int = MAX_VOXELS) -> Volume:
+def read_volume(path: Path | str, max_voxels: int = MAX_VOXELS, nan_as_zero: bool = False) -> Volume:
     """Read a .nii or .nii.gz file whole.
 
     The header is judged before the data are touched, and decompression stops at the size that it announces. Raises
     VolumeError for: missing file, not NIfTI, not gzip or truncated gzip, impossible sizes, more than three dimensions
-    (a fourth of length 1 is dropped), non-finite voxels, singular affine.
+    (a fourth of length 1 is dropped), non-finite voxels unless `nan_as_zero`, singular affine.
     """
     path = Path(path)
     if not path.is_file():
@@ -64,6 +64,8 @@ def read_volume(path: Path | str, max_voxels: int = MAX_VOXELS) -> Volume:
     affine = np.asarray(image.affine, np.float64)
     if not np.isfinite(affine).all() or abs(np.linalg.det(affine[:3, :3])) < 1e-9:
         raise VolumeError(f"{path}: the affine is singular or not finite, so voxels have no place in space")
+    if data.dtype.kind == "f" and nan_as_zero:
+        data = np.nan_to_num(data, posinf=0, neginf=0)
     if data.dtype.kind == "f" and not np.isfinite(data).all():
         raise VolumeError(f"{path}: {int((~np.isfinite(data)).sum())} voxels are NaN or infinite")
     if data.dtype.kind not in "iufb":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,7 @@ from PIL import Image
 from engine.files import atomic_path
 
 GAP = 2
+MAX_SIDE = 1024  # pixels of a plane in a picture
 
 
 def label_colors(num_labels: int) -> NDArray[np.uint8]:
@@ -43,3 +45,56 @@ def save_preview(path: Path, label: NDArray, columns: list[NDArray], num_labels:
     grid = np.concatenate([part for row in rows for part in (row, gap)][:-1])
     with atomic_path(path) as temporary:
         Image.fromarray(grid).save(temporary, format="PNG")
+
+
+def save_label_preview(path: Path, rows: list[tuple[NDArray, NDArray, NDArray]], num_labels: int) -> None:
+    """Write a grid of image (H, W) in [0, 1] | true | predicted label map (H, W); rows may differ in size."""
+    colors = label_colors(num_labels)
+    height = max(image.shape[0] for image, *_ in rows)
+    width = max(image.shape[1] for image, *_ in rows)
+    lines = []
+    for image, truth, predicted in rows:
+        line = np.full((height, 3 * width + 2 * GAP, 3), 255, np.uint8)
+        for i, tile in enumerate((to_grey(2 * image - 1), colors[truth], colors[predicted])):
+            left = i * (width + GAP)
+            line[: tile.shape[0], left : left + tile.shape[1]] = tile
+        lines += [line, np.full((GAP, line.shape[1], 3), 255, np.uint8)]
+    with atomic_path(path) as temporary:
+        Image.fromarray(np.concatenate(lines[:-1])).save(temporary, format="PNG")
+
+
+def save_overlay(path: Path, image: NDArray, label: NDArray, mm: Sequence[float], num_labels: int) -> None:
+    """Axial, coronal and sagittal plane through the middle of the labels: image above, the same with labels below.
+
+    image (X, Y, Z) in [0, 1] and label (X, Y, Z) in RAS axes; mm: voxel size.
+    """
+    inside = label > 0
+    if inside.any():
+        middle = [int(np.average(np.arange(n), weights=inside.sum(axis=_others(a)))) for a, n in enumerate(label.shape)]
+    else:
+        middle = [n // 2 for n in label.shape]
+    colors, tiles = label_colors(num_labels), []
+    fine = min(mm)
+    for across in (2, 1, 0):
+        rows, columns = mm[_others(across)[1]], mm[_others(across)[0]]
+        grey, ids = (np.take(volume, middle[across], across).T[::-1, ::-1] for volume in (image, label))
+        size = (max(1, round(grey.shape[1] * columns / fine)), max(1, round(grey.shape[0] * rows / fine)))
+        size = (min(size[0], MAX_SIDE), min(size[1], MAX_SIDE))
+        plain = np.asarray(Image.fromarray(to_grey(2 * grey - 1)).resize(size, Image.Resampling.BILINEAR))
+        large = np.asarray(Image.fromarray(ids.astype(np.int32)).resize(size, Image.Resampling.NEAREST))
+        mixed = np.where((large > 0)[..., None], (0.5 * plain + 0.5 * colors[large]).astype(np.uint8), plain)
+        tiles.append((plain, mixed))
+    height = max(plain.shape[0] for plain, _ in tiles)
+    width = sum(plain.shape[1] + GAP for plain, _ in tiles) - GAP
+    grid, left = np.zeros((2 * height + GAP, width, 3), np.uint8), 0
+    for plain, mixed in tiles:
+        for row, tile in enumerate((plain, mixed)):
+            grid[row * (height + GAP) :][: tile.shape[0], left : left + tile.shape[1]] = tile
+        left += plain.shape[1] + GAP
+    with atomic_path(path) as temporary:
+        Image.fromarray(grid).save(temporary, format="PNG")
+
+
+def _others(axis: int) -> tuple[int, int]:
+    first, second = (other for other in range(3) if other != axis)
+    return first, second

@@ -19,17 +19,17 @@ import config as options
 from config import Config
 from dataloaders.dataset import Part, SliceLoader, fingerprint
 from dataloaders.manifest import Manifest
+from dataloaders.segmentation_data import PatchLoader
 from engine import checkpoint, device, processes
 from engine.checkpoint import Weights
 from engine.files import check_name, read_json, with_path, write_json, write_text
+from engine.judge import Judge
 from engine.locks import LOCK, FolderLock, lock_folder
-from engine.preview import save_preview
-from engine.results import ResultsWriter, synthesize_split
 from engine.runlog import RunLog, SilentLog
 from engine.signals import EXIT_DIVERGED, EXIT_STALLED, StopRequest
 from engine.weights import load_state, locate, resolve
-from evaluation import check_metrics, evaluate_results, headline
-from models.base import Batch, Method, Player, SampleRandom, seeded_generator
+from evaluation import check_metrics
+from models.base import Batch, Method, Player
 from models.ranks import rank, world_size
 
 WON = 0.99  # accuracy of a discriminator above which the generator gets no useful gradient
@@ -37,8 +37,6 @@ ADVICE = (
     "Look at the newest preview and an older one. A new run with a lower --lr_d (or --oasis.lr_w), a larger batch, "
     "--oasis.spectral_gain 1 or more R1 may go on learning; --stop_patience 0 goes on with this one."
 )
-BEST_METRIC = "wasserstein"  # always computable, so the choice of the best weights does not depend on the machine
-PREVIEW_ROWS = 6
 FIRST_SLICES = 64  # training slices that a method may look at before its first step
 CALIBRATION_SLICES = 256  # evenly spaced training slices that give the moving average its batch statistics
 
@@ -144,6 +142,7 @@ class Run:
         self.log = SilentLog(self.folder) if rank() else RunLog(self.folder)
         self.meter = Meter()
         self.best = math.inf
+        self.stale, self.judged = 0, False  # evaluations since the best one; whether the newest gave a verdict
         self.finished = False
         self.ready_at = -1
         self.won_since: int | None = None  # images seen when a discriminator began to win
@@ -164,6 +163,7 @@ class Run:
         new = {"config": options.to_dict(self.config), "data": fingerprint(self.config.dataroot)}
         if self.config.unpaired and self.config.oasis.images_from is not None:
             new["images"] = fingerprint(self.config.oasis.images_from)
+        new |= {flag: fingerprint(folder) for flag, folder in options.segmenter_sources(self.config).items()}
         path = self.folder / "config.json"
         self.lock = lock_folder(self.folder) if self.folder.is_dir() else None
         if path.is_file():
@@ -187,6 +187,9 @@ class Run:
             changed.append(f"--dataroot {self.config.dataroot}: its manifest is not that of the data trained on so far")
         if old.get("images") != new.get("images"):
             changed.append("--oasis.images_from: its manifest is not that of the images trained on so far")
+        for flag in options.segmenter_sources(self.config):
+            if old.get(flag) != new[flag]:
+                changed.append(f"{flag}: its files are not those of the training so far")
         if changed:
             raise ValueError(
                 f"run {self.config.name!r} in {self.config.checkpoints_dir} was started with other options; "
@@ -204,12 +207,12 @@ class Run:
         method: Method,
         players: dict[str, Player],
         state: TrainingState,
-        train_loader: SliceLoader,
-        val_loader: SliceLoader | None,
+        train_loader: SliceLoader | PatchLoader,
+        judge: Judge,
     ) -> None:
-        """Name the parts whose state is saved and restored, and the data to look at."""
+        """Name the parts whose state is saved and restored, and what validates them."""
         self.method, self.players, self.state = method, players, state
-        self.train_loader, self.val_loader = train_loader, val_loader
+        self.train_loader, self.judge = train_loader, judge
         self.total = self.config.num_epochs * len(train_loader) if players else len(train_loader)
         if players and self.config.batch_size % self.ranks:
             raise ValueError(
@@ -237,6 +240,7 @@ class Run:
             relay(optimizer, fused=self.config.tuned)
         self.state.step, self.state.images_seen, self.state.previous = state["step"], state["images"], state["images"]
         self.best, self.finished, self.won_since = state["best"], state["finished"], state.get("won_since")
+        self.stale = state.get("stale", 0)
         self.meter = Meter(**state["meter"])
         self.log.rewind(self.state.images_seen)
         self.log.say(f"{self.config.name}: resumed at {self.state.images_seen:,} of {self.total:,} images")
@@ -277,7 +281,7 @@ class Run:
     def speed_up(self) -> None:
         """Memory layout and compilation, as the options and the device have it."""
         if self.config.tuned and self.device.type == "cuda":
-            self.method.to(memory_format=torch.channels_last)
+            self.method.to(memory_format=device.channels_last(self.method))
         if self.config.compile:
             for player in self.players.values():
                 player.net.compile()
@@ -357,10 +361,15 @@ class Run:
     # -- between steps --------------------------------------------------------------------------------------------
 
     @property
+    def complete(self) -> bool:
+        """Enough images seen, or no better evaluation for as many as the judge has patience."""
+        return self.state.images_seen >= self.total or 0 < self.judge.patience <= self.stale
+
+    @property
     def done(self) -> bool:
-        """Enough images seen, or any rank asked to stop; the same answer on all ranks, which ask together."""
+        """Complete, or any rank asked to stop; the same answer on all ranks, which ask together."""
         self.stop.exit_code = processes.agreed(self.stop.exit_code)
-        return self.state.images_seen >= self.total or self.stop.exit_code is not None
+        return self.complete or self.stop.exit_code is not None
 
     def report(self, batch: Batch) -> None:
         """Count the step; log line and record every --freq_print images."""
@@ -415,7 +424,11 @@ class Run:
     def maybe_evaluate(self) -> None:
         """Metrics on the validation split every --freq_fid images; a full disk only warns."""
         if self.state.crossed(self.config.freq_fid):
+            self.judged = False
             processes.on_first(lambda: self._if_there_is_room(self.evaluate, "not evaluated"))
+            self.judged, self.stale = processes.told((self.judged, self.stale))
+            if self.judged:
+                self.method.after_evaluation(self.stale)  # on every rank, since it may change the learning rate
 
     def maybe_save(self) -> None:
         """State every --freq_save_latest, weights for good every --freq_save_ckpt images; a full disk only warns."""
@@ -437,7 +450,7 @@ class Run:
 
     def finish(self) -> int:
         """Save; after the last image also evaluate and preview. Returns the process's exit code."""
-        if self.state.images_seen < self.total:
+        if not self.complete:
             assert self.stop.exit_code is not None
             processes.on_first(self.save)
             self.log.say(f"stopped at {self.state.images_seen:,} images, state saved; the same command resumes")
@@ -450,8 +463,11 @@ class Run:
 
     def _conclude(self) -> None:
         self.save()  # first, so that nothing that goes wrong below can cost the training
-        self.preview()
-        self.evaluate()
+        if self.state.images_seen < self.total:
+            self.log.say(f"stopped early at {self.state.images_seen:,} images: no better evaluation among {self.stale}")
+        else:
+            self.preview()
+            self.evaluate()
         self.finished = True
         self.save()
 
@@ -464,7 +480,7 @@ class Run:
     @property
     def finished_before(self) -> bool:
         """Whether there was nothing left to do at the start."""
-        return self.finished and self.state.images_seen >= self.total
+        return self.finished and self.complete
 
     # -- saving, looking, judging ---------------------------------------------------------------------------------
 
@@ -480,6 +496,7 @@ class Run:
             "spec": self.data.spec.to_dict(),
             "step": self.state.step,
             "best": self.best,
+            "stale": self.stale,
             "finished": self.finished,  # all images seen, and the last evaluation and preview made
             "meter": asdict(self.meter),
             "method": self.method.state_dict(),
@@ -504,48 +521,27 @@ class Run:
         checkpoint.save_weights(checkpoint.weights_path(self.folder, which), weights)
 
     def preview(self) -> None:
-        """previews/<images>.png: label | real | generated (trained net) | generated (moving average), and curves.png."""
+        """previews/<images>.png by the judge, and curves.png."""
         self.log.plot()
-        if self.val_loader is None:
-            return
         self._ready()
-        batches = list(self.val_loader.once(limit=PREVIEW_ROWS))
-        labels, columns = [], []
-        for batch in (b.to(self.device) for b in batches):
-            randoms = [SampleRandom.of(self.config.seed, c, i) for c, i in zip(batch.cases, batch.indices, strict=True)]
-            average = self.method.synthesize(batch, randoms)
-            batch.rng = seeded_generator(self.config.seed, "preview")
-            current = self.method.current(batch)
-            shown = [batch.image, current, average] if batch.image is not None else [current, average]
-            labels.append(batch.label.cpu())
-            columns.append([column.cpu() for column in shown if column is not None])
-        stacked = [torch.cat(column).numpy() for column in zip(*columns, strict=True)]
-        path = self.folder / "previews" / f"{self.state.images_seen:010d}.png"
-        save_preview(path, torch.cat(labels).numpy(), stacked, self.data.spec.num_labels)
+        self.judge.preview(self.folder / "previews" / f"{self.state.images_seen:010d}.png")
 
     def evaluate(self) -> None:
-        """Synthesise the validation split as test.py would, score it, keep the best weights."""
+        """Validate as the judge does; keep the best weights."""
         self._ready()
-        # Without pairs there is no best by comparison, and comparing would use a pairing that must not be used.
-        paired = any(item.images for case in self.data.split("val") for item in case.slices)
-        if self.val_loader is None or self.config.unpaired or not paired:
+        verdict = self.judge.evaluate(self.state.images_seen)
+        if verdict is None:
             self._save_weights("best")
             return
-        folder = self.folder / "validation"
-        writer = ResultsWriter(folder, self.config.dataroot, self.data, volumes=False)
-        batches = self.val_loader.once(limit=self.config.eval_slices)
-        synthesize_split(self.method, batches, writer, self.device, self.config.seed)
-        writer.close({"name": self.config.name, "method": self.config.model, "images_seen": self.state.images_seen})
-        result = evaluate_results(folder, self.config.metrics, self.config.weights, str(self.device))
-        metrics = headline(result)
-        self.log.record({"kind": "eval", "images": self.state.images_seen, "metrics": metrics})
-        better = metrics[BEST_METRIC] < self.best
+        self.log.record({"kind": "eval", "images": self.state.images_seen, "metrics": verdict.metrics})
+        better = verdict.loss < self.best
+        self.judged, self.stale = True, 0 if better else self.stale + 1
         if better:
-            self.best = metrics[BEST_METRIC]
+            self.best = verdict.loss
             self._save_weights("best")
         self.log.say(
-            f"{self.state.images_seen:>10,} images  validation {BEST_METRIC} {metrics[BEST_METRIC]:.4f}"
-            + (" (best so far)" if better else f" (best {self.best:.4f})")
+            f"{self.state.images_seen:>10,} images  validation {verdict.name} {verdict.value:.4f}"
+            + (" (best so far)" if better else f" (best {-self.best if verdict.higher else self.best:.4f})")
         )
         self.clock = time.perf_counter()  # evaluation does not count as training time
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
-from typing import Any, Literal
+from typing import Literal
 
 from method_options.ranges import is_range, words
 
@@ -327,9 +327,3 @@ def idle_gmm_flags(arguments: Sequence[str], gmm: GmmConfig) -> list[tuple[str, 
         if argument.startswith("--gmm.") and name in reasons:
             found.append((argument, reasons[name]))
     return found
-
-
-def gmm_from_dict(data: dict[str, Any]) -> GmmConfig:
-    """Options of a generator from JSON, where tuples came back as lists."""
-    values: dict[str, Any] = {key: tuple(value) if isinstance(value, list) else value for key, value in data.items()}
-    return GmmConfig(**values)

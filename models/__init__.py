@@ -7,10 +7,16 @@ from models.base import Method
 from models.gan import VGG
 from models.gmm import Gmm
 from models.oasis import Oasis
+from models.segmenter import Segmenter
 from models.spade import SpadeGan
 from spec import DataSpec
 
-METHODS: dict[str, type[Oasis] | type[SpadeGan] | type[Gmm]] = {"oasis": Oasis, "spade": SpadeGan, "gmm": Gmm}
+METHODS: dict[str, type[Oasis] | type[SpadeGan] | type[Gmm] | type[Segmenter]] = {
+    "oasis": Oasis,
+    "spade": SpadeGan,
+    "gmm": Gmm,
+    "segmenter": Segmenter,
+}
 
 
 def wanted_weights(config: Config) -> list[str]:

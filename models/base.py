@@ -171,6 +171,9 @@ class Method(nn.Module):
     def after_step(self) -> None:
         """Called once after all players moved (moving averages)."""
 
+    def after_evaluation(self, stale: int) -> None:
+        """Called after each evaluation (learning rate); stale: evaluations since the best one."""
+
     def before_synthesis(self, batches: Iterable[Batch]) -> None:
         """Make the synthesizing weights ready, given some training batches (recalibrates batch statistics)."""
 

@@ -141,6 +141,7 @@ def test_differences_name_flags_and_leave_runtime_options_out() -> None:
 
 def test_runtime_options_exist() -> None:
     names = {f.name for f in fields(config.Config)} | {f"oasis.{f.name}" for f in fields(config.OasisConfig)}
+    names |= {f"segmenter.{f.name}" for f in fields(config.SegmenterConfig)}
     assert names >= config.RUNTIME_OPTIONS
 
 

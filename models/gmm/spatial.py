@@ -135,9 +135,9 @@ def look_up(
     coordinates = coordinates + 1.5  # 1 for the padding, 0.5 so that cutting the fraction rounds to the nearest
     for axis in range(n, 1, -1):
         of = axis - 1
-        taps = _window_taps(coordinates.shape[axis], shape[of], start[of], size[of], counts[of])
+        taps = window_taps(coordinates.shape[axis], shape[of], start[of], size[of], counts[of])
         coordinates = interpolate_axis(coordinates, axis, taps)
-    low, high, weight = _window_taps(coordinates.shape[1], shape[0], start[0], size[0], counts[0])
+    low, high, weight = window_taps(coordinates.shape[1], shape[0], start[0], size[0], counts[0])
     if flip:
         low, high, weight = low.flip(0), high.flip(0), weight.flip(0)
     low, high = low.to(labels.device), high.to(labels.device)
@@ -154,7 +154,7 @@ def look_up(
     return out
 
 
-def _window_taps(nodes: int, full: int, start: int, size: int, count: int) -> tuple[Tensor, Tensor, Tensor]:
+def window_taps(nodes: int, full: int, start: int, size: int, count: int) -> tuple[Tensor, Tensor, Tensor]:
     """Lower node, upper node and weight for each sample of a window; beyond the corners the border's cell goes on."""
     if count == size and start >= 0 and start + size <= full:
         low, high, weight = linear_taps(full, nodes)

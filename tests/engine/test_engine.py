@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from engine import checkpoint
+from engine.device import channels_last
 from engine.files import atomic_path, check_name, read_json, write_json
 from engine.preview import label_colors
 from engine.run import relay
@@ -147,3 +148,11 @@ def test_optimiser_states_take_the_layout_of_their_parameters() -> None:
     torch.testing.assert_close(p, q)
     relay(resumed, fused=False)
     assert not resumed.param_groups[0]["fused"]
+
+
+@pytest.mark.parametrize("convolution", [torch.nn.Conv2d, torch.nn.Conv3d])
+def test_networks_of_slices_and_of_volumes_can_be_channels_last(convolution: type[torch.nn.Module]) -> None:
+    net = torch.nn.Sequential(convolution(2, 4, 3), torch.nn.LeakyReLU())
+    form = channels_last(net)
+    net.to(memory_format=form)
+    assert net[0].weight.is_contiguous(memory_format=form)

@@ -1,0 +1,169 @@
+"""What a segmenter tells apart: classes, and the class of every label of label maps and of prepared folders."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from config import Config
+from dataloaders.labels import LabelTable
+from engine.files import read_json
+from models.gmm.labels import LabelScheme
+from spec import BACKGROUND, DataSpec, Label
+
+# Brain tissue in FreeSurfer's ids. The brain stem and the ventral diencephalon look like white matter on every contrast
+# that tissue classifiers see; lesions lie in it; vessels and choroid plexus are counted as fluid.
+TISSUE: dict[str, tuple[tuple[int, ...], tuple[str, ...]]] = {
+    "csf": ((4, 5, 14, 15, 24, 30, 31, 43, 44, 62, 63, 72, 136, 137, 163, 164, 257), ("cerebrospinal_fluid",)),
+    "grey_matter": (
+        (
+            *(3, 8, 9, 10, 11, 12, 13, 17, 18, 19, 20, 26, 27, 42, 47, 48, 49, 50, 51, 52, 53, 54, 55, 56, 58, 59),
+            *(80, 81, 82),
+            *(i for i in (*range(1000, 1036), *range(2000, 2036)) if i % 1000 != 4),  # parcels of the cortex
+        ),
+        ("gray_matter", "gm"),
+    ),
+    "white_matter": (
+        (2, 7, 16, 25, 28, 41, 46, 57, 60, 77, 78, 79, 85, 192, 250, 251, 252, 253, 254, 255, 1004, 2004),
+        ("wm", "lesion", "lesions"),
+    ),
+}
+
+
+@dataclass(frozen=True)
+class Classes:
+    """labels: classes, `source` holding the values of label maps. aliases: further names in prepared folders -> class id.
+
+    strict: every label must have a class; otherwise what no class lists is background.
+    """
+
+    labels: tuple[Label, ...]
+    aliases: dict[str, int] = field(default_factory=dict)
+    strict: bool = False
+
+    def of_values(self, ids: NDArray[np.int32]) -> NDArray[np.uint16]:
+        """Class ids of a label map's values; unlisted ones are background. ValueError for these where strict."""
+        if self.strict:
+            self._refuse({value for value in np.unique(ids).tolist() if value and value not in self._values()})
+        return LabelTable(self.labels).apply(ids)
+
+    def of_labels(self, labels: Sequence[Label]) -> NDArray[np.uint16]:
+        """Table label id -> class id, for a manifest's labels: by name, else by the source values if these agree."""
+        table = np.zeros(max(label.id for label in labels) + 1, np.uint16)
+        values, unknown = self._values(), set()
+        for label in labels:
+            of_sources = {values.get(value, -1) for value in label.source}
+            if label.id == BACKGROUND:
+                continue
+            if (found := self._names().get(plain(label.name))) is not None:
+                table[label.id] = found
+            elif len(of_sources) == 1 and -1 not in of_sources:
+                table[label.id] = of_sources.pop()
+            else:
+                unknown.add(label.name)
+        if self.strict:
+            self._refuse(unknown)
+        return table
+
+    def of_scheme(self, scheme: LabelScheme) -> LabelScheme:
+        """The scheme with classes as its outputs."""
+        values = self._values()
+        if self.strict:
+            self._refuse({value for value in scheme.values if value not in values})
+        return replace(scheme, outputs=tuple(values.get(value, BACKGROUND) for value in scheme.values))
+
+    def _values(self) -> dict[int, int]:
+        return {BACKGROUND: BACKGROUND} | {value: label.id for label in self.labels for value in label.source}
+
+    def _names(self) -> dict[str, int]:
+        return {plain(label.name): label.id for label in self.labels} | self.aliases
+
+    def _refuse(self, unknown: Iterable[int | str]) -> None:
+        if unknown := set(unknown):
+            shown = ", ".join(map(str, sorted(unknown, key=str)[:10]))
+            there = ", ".join(label.name for label in self.labels)
+            raise ValueError(
+                f"labels without a class: {shown}; the classes are {there}. Give --segmenter.classes a .json file that "
+                "lists them, or tissue"
+            )
+
+
+def plain(name: str) -> str:
+    """A label name in lower case with underscores."""
+    return re.sub(r"\W+", "_", name.lower()).strip("_")
+
+
+def tissue_classes() -> Classes:
+    """CSF, grey and white matter of FreeSurfer's ids, or of labels with these names; lesions count as white matter."""
+    labels = [Label(0, "background", (0,))]
+    aliases: dict[str, int] = {}
+    for i, (name, (values, others)) in enumerate(TISSUE.items(), 1):
+        labels.append(Label(i, name, values))
+        aliases |= dict.fromkeys(others, i)
+    return Classes(tuple(labels), aliases)
+
+
+def inline_classes(text: str) -> str:
+    """The option with the content of its .json file in the file's place, so that a checkpoint needs no file."""
+    path = Path(text)
+    if text in ("auto", "tissue") or text.startswith("{"):
+        return text
+    if path.suffix != ".json" or not path.is_file():
+        raise ValueError(f"--segmenter.classes {text}: must be auto, tissue or an existing .json file")
+    return json.dumps(read_json(path))
+
+
+def read_classes(text: str, labels: Sequence[Label]) -> Classes:
+    """What --segmenter.classes names: auto for `labels`, tissue, or the content of a .json file (`inline_classes`).
+
+    That is {class name: [values of label maps and names of labels]}; what it does not list is background.
+    ValueError where it is not.
+    """
+    if text == "auto":
+        return Classes(tuple(labels), strict=True)
+    if text == "tissue":
+        return tissue_classes()
+    data = json.loads(text)
+    if not isinstance(data, dict) or not all(isinstance(entries, list) for entries in data.values()):
+        raise ValueError("--segmenter.classes: the file must hold {class name: [values and names]}")
+    found = [Label(0, "background", (0,))]
+    aliases: dict[str, int] = {}
+    owner: dict[int | str, str] = {}
+    for name, listed in data.items():
+        if plain(name) == "background":
+            continue
+        values = tuple(entry for entry in listed if isinstance(entry, int) and not isinstance(entry, bool))
+        names = [plain(entry) for entry in listed if isinstance(entry, str)]
+        if len(values) + len(names) != len(listed) or (values and min(values) < 0):
+            raise ValueError(f"--segmenter.classes: {name}: entries must be whole numbers of 0 or more, or names")
+        entries: tuple[int | str, ...] = (*values, *names)
+        for entry in entries:
+            if owner.setdefault(entry, name) != name:
+                raise ValueError(f"--segmenter.classes: {entry} is in both {owner[entry]} and {name}")
+        aliases |= dict.fromkeys(names, len(found))
+        found.append(Label(len(found), name, values))
+    if len(found) < 2:
+        raise ValueError("--segmenter.classes: names no class beside background")
+    return Classes(tuple(found), aliases)
+
+
+def trained_classes(config: Config, spec: DataSpec) -> Classes:
+    """The classes of a trained network: those of its spec, with the further names that its options gave them."""
+    text = config.segmenter.classes
+    return Classes(spec.labels, read_classes(text, spec.labels).aliases, strict=text == "auto")
+
+
+def ras_spacing(spec: DataSpec) -> tuple[float, float, float]:
+    """mm along right-left, front-back, head-foot of a spec; without an axis its slices count as axial."""
+    (rows, columns), between = spec.spacing, spec.slice_spacing
+    return {
+        "axial": (columns, rows, between),
+        "coronal": (columns, between, rows),
+        "sagittal": (between, columns, rows),
+    }[spec.axis or "axial"]

@@ -1,0 +1,164 @@
+"""Scans to segment: finding them, reading them, and where their segmentations go."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+from numpy.typing import NDArray
+
+from dataloaders.geometry import resample, to_ras
+from dataloaders.intensity import robust_unit
+from dataloaders.label_maps import MAP_SUFFIXES, file_stem
+from dataloaders.nifti import SUFFIXES, Volume, VolumeError, read_volume
+
+NO_IMAGES = ("dseg", "mask", "probseg")  # endings of BIDS files that are no scans
+MAX_GRID = 2**29  # voxels that a scan may have on the network's grid
+
+
+@dataclass(frozen=True)
+class Scan:
+    """One case: its files, one per input of the network, and where its outputs go.
+
+    place: folder and beginning of the names below the output folder. space: what comes between that and the ending.
+    """
+
+    files: tuple[Path, ...]
+    place: str
+    desc: str = ""
+
+    def name(self, ending: str) -> str:
+        """Path of an output below the output folder, such as ``sub-01/anat/sub-01_desc-T1w_dseg.nii.gz``."""
+        return f"{self.place}{self.desc}_{ending}"
+
+
+def is_bids(folder: Path) -> bool:
+    """Whether a folder is laid out as a BIDS data set."""
+    return folder.is_dir() and any(child.is_dir() and child.name.startswith("sub-") for child in folder.iterdir())
+
+
+def find_scans(inputs: Sequence[Path], suffixes: Sequence[str], channels: Sequence[str]) -> tuple[list[Scan], bool]:
+    """Scans in the order of their paths, and whether all are of a BIDS data set.
+
+    channels: of the network. With several, files belong together whose names differ in the last part only
+    (``sub-01_T1w``, ``sub-01_FLAIR``). ValueError where there is nothing, and where two outputs would have one name.
+    """
+    found: list[tuple[Path, Path]] = []  # root, file
+    bids = True
+    for given in inputs:
+        root, files = _expand(given, suffixes)
+        bids = bids and root is not None and is_bids(root)
+        found += [(root or file.parent, file) for file in files]
+    if not found:
+        endings = f" ending in {', '.join(suffixes)}" if suffixes else ""
+        raise ValueError(f"--input {' '.join(map(str, inputs))}: no scans{endings}")
+    scans = (
+        _grouped(found, channels, bids) if len(channels) > 1 else [_scan(root, (file,), bids) for root, file in found]
+    )
+    names: dict[str, Scan] = {}
+    for scan in scans:
+        other = names.setdefault(scan.name("dseg"), scan)
+        if other is not scan:
+            raise ValueError(
+                f"--input: {other.files[0]} and {scan.files[0]} would both become {scan.name('dseg')}.nii.gz"
+            )
+    return scans, bids
+
+
+def _expand(given: Path, suffixes: Sequence[str]) -> tuple[Path | None, list[Path]]:
+    """Root, None for single files, and files."""
+    if given.is_dir():
+        files = [file for file in sorted(given.rglob("*")) if file.name.endswith(MAP_SUFFIXES) and file.is_file()]
+        files = [file for file in files if not any(part[0] == "." for part in file.relative_to(given).parts)]
+        if is_bids(given):
+            files = [file for file in files if _bids_image(file.relative_to(given), suffixes)]
+        elif suffixes:
+            files = [file for file in files if file_stem(file).endswith(tuple(suffixes))]
+        return given, files
+    if given.suffix == ".txt" and given.is_file():
+        lines = [line.strip() for line in given.read_text(encoding="utf-8").splitlines()]
+        return None, [Path(line) for line in lines if line and not line.startswith("#")]
+    return None, [given]  # a file that is missing is a fault of its own when it is read
+
+
+def _bids_image(path: Path, suffixes: Sequence[str]) -> bool:
+    ending = file_stem(path).rpartition("_")[2]
+    wanted = ending in suffixes if suffixes else ending not in NO_IMAGES
+    return wanted and path.parts[0].startswith("sub-") and path.parent.name == "anat"
+
+
+def _scan(root: Path, files: tuple[Path, ...], bids: bool) -> Scan:
+    folder = files[0].parent.relative_to(root).as_posix()
+    prefix = "" if folder == "." else f"{folder}/"
+    name = file_stem(files[0])
+    if not bids:
+        return Scan(files, prefix + name)
+    # the suffix goes to desc-, so that contrasts of one session do not overwrite each other
+    entities, _, ending = name.rpartition("_")
+    described = re.search(r"_desc-([A-Za-z0-9]+)", entities)
+    entities = re.sub(r"_desc-[A-Za-z0-9]+", "", entities)
+    endings = "".join(file_stem(file).rpartition("_")[2] for file in files) if len(files) > 1 else ending
+    return Scan(files, prefix + entities, f"_desc-{described[1] if described else ''}{endings}")
+
+
+def _grouped(found: Sequence[tuple[Path, Path]], channels: Sequence[str], bids: bool) -> list[Scan]:
+    groups: dict[Path, dict[str, tuple[Path, Path]]] = {}
+    for root, file in found:
+        case, _, ending = file_stem(file).rpartition("_")
+        if ending in channels:
+            groups.setdefault(file.parent / case, {})[ending] = (root, file)
+    scans = []
+    for common, members in sorted(groups.items()):
+        if missing := [name for name in channels if name not in members]:
+            raise ValueError(f"--input {common}: the network wants {', '.join(channels)}; {', '.join(missing)} missing")
+        scans.append(_scan(members[channels[0]][0], tuple(members[name][1] for name in channels), bids))
+    if not scans:
+        raise ValueError(f"--input: no files end in _{', _'.join(channels)}, which the network wants together")
+    return scans
+
+
+@dataclass(frozen=True)
+class ReadScan:
+    """image (C, X, Y, Z) float32 in [0, 1] in RAS axes with `affine`; shape and source_affine are of the first file."""
+
+    image: NDArray[np.float32]
+    affine: NDArray[np.float64]
+    shape: tuple[int, ...]
+    source_affine: NDArray[np.float64]
+
+
+def read_scan(scan: Scan) -> ReadScan:
+    """All files of a scan on the grid of the first; NaN counts as 0. VolumeError naming a file that cannot be used."""
+    channels = []
+    first: Volume | None = None
+    for path in scan.files:
+        volume = _read(path)
+        data, affine = to_ras(volume.data, volume.affine)
+        if first is None:
+            first, grid, shape = volume, affine, data.shape
+        data = resample(np.asarray(data, np.float32), affine, shape, grid)
+        channels.append(robust_unit(data))
+        if not channels[-1].any():
+            raise VolumeError(f"{path}: a constant image, there is nothing to segment")
+    assert first is not None
+    return ReadScan(np.stack(channels), grid, first.data.shape, first.affine)
+
+
+def _read(path: Path) -> Volume:
+    if path.name.endswith(SUFFIXES):
+        return read_volume(path, nan_as_zero=True)
+    if not path.is_file() or not path.name.endswith(MAP_SUFFIXES):
+        reason = f"scans end in {', '.join(MAP_SUFFIXES)}" if path.is_file() else "no such file"
+        raise VolumeError(f"{path}: {reason}")
+    try:
+        image = nib.load(path)
+        data, affine = np.asarray(image.dataobj), np.asarray(image.affine, np.float64)  # type: ignore[attr-defined]
+    except Exception as error:  # nibabel's readers of MGH files raise whatever the bytes lead them to
+        raise VolumeError(f"{path}: not a readable .mgz file ({type(error).__name__}: {error})") from None
+    if data.ndim != 3:
+        raise VolumeError(f"{path}: shape {data.shape} is not a volume")
+    return Volume(np.nan_to_num(data, posinf=0, neginf=0), affine)

@@ -1,0 +1,80 @@
+"""Options of scripts/segment.py."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+
+
+@dataclass(frozen=True, kw_only=True)
+class SegmentOptions:
+    """Segment scans with a trained network. The same command again goes on where it stopped."""
+
+    input: Annotated[tuple[Path, ...], tyro.conf.arg(aliases=("--i",))]
+    """Scans: files (.nii, .nii.gz, .mgz), a folder, a BIDS folder, or a .txt list."""
+    output: Annotated[Path, tyro.conf.arg(aliases=("--o",))]
+    """Folder to write; for one scan also the name of a .nii.gz file."""
+    checkpoint: Path = Path("checkpoints/segmenter")
+    """Run folder of train.py --model segmenter, or one of its weight files."""
+    ckpt_iter: str = "best"
+    """Weights of a run folder: best, latest, or a number of images seen."""
+    suffix: tuple[str, ...] = ()
+    """BIDS: only images whose names end so, such as T1w; by default all of anat/."""
+    posteriors: Annotated[bool, tyro.conf.arg(aliases=("--post",))] = False
+    """Also write the probability of every class, as the fourth axis of one file."""
+    vol: Path | None = None
+    """CSV file of volumes in mm³, one row for each scan."""
+    resample: Path | None = None
+    """Folder for the images as the network sees them: on its grid, in [0, 1]."""
+    qc: bool = True
+    """Write a picture of each segmentation."""
+    device: str = "auto"
+    """auto for GPU 0 where there is one, cpu, or a GPU number."""
+    cpu: bool = False
+    """The same as --device cpu."""
+    threads: int = 0
+    """Threads of the CPU; 0 for as many as there are cores."""
+    overlap: float | None = None
+    """Overlap of neighbouring windows as a share of the window; by default that of the training."""
+    shard: str = "0/1"
+    """Only every n-th scan, from the i-th on, of shard i/n; shards may run at the same time."""
+    overwrite: bool = False
+    """Segment again what was segmented with other weights or of another scan."""
+
+    @property
+    def part(self) -> tuple[int, int]:
+        """(i, n) of the shard; ValueError for another form."""
+        match = re.fullmatch(r"(\d+)/(\d+)", self.shard)
+        if match is None or not int(match[1]) < int(match[2]):
+            raise ValueError(f"--shard {self.shard}: must be i/n with i from 0 to n-1, such as 0/4")
+        return int(match[1]), int(match[2])
+
+    @property
+    def gpu_ids(self) -> str:
+        """The device in the words of train.py; ValueError for others."""
+        if self.cpu or self.device == "cpu":
+            return "-1"
+        name = self.device.removeprefix("cuda:").removeprefix("cuda") or "0"
+        if name != "auto" and not name.isdigit():
+            raise ValueError(f"--device {self.device}: must be auto, cpu, or a GPU number")
+        return name
+
+
+def check_options(o: SegmentOptions) -> None:
+    """Raise ValueError naming the flag, the value and what is allowed."""
+    if not o.input:
+        raise ValueError("--input: name at least one scan or folder")
+    if o.threads < 0:
+        raise ValueError(f"--threads {o.threads}: must be at least 0")
+    if o.overlap is not None and not 0 <= o.overlap < 1:
+        raise ValueError(f"--overlap {o.overlap}: must be in [0, 1)")
+    if o.ckpt_iter not in ("best", "latest") and not o.ckpt_iter.isdigit():
+        raise ValueError(f"--ckpt_iter {o.ckpt_iter}: must be best, latest or a number of images seen")
+    if o.vol is not None and o.vol.suffix != ".csv":
+        raise ValueError(f"--vol {o.vol}: must end in .csv")
+    assert o.part
+    assert o.gpu_ids

@@ -1,0 +1,273 @@
+"""What a segmenter is trained and validated on, found from its options: classes, grid, sources, validation scans."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from config import Config
+from dataloaders.case_volumes import (
+    CaseFile,
+    CaseFiles,
+    CaseVolume,
+    case_labels,
+    channel_numbers,
+    folder_cases,
+    manifest_cases,
+)
+from dataloaders.classes import Classes, inline_classes, ras_spacing, read_classes
+from dataloaders.folder import load_manifest
+from dataloaders.image_generator import ImageGenerator
+from dataloaders.label_maps import LabelMaps
+from dataloaders.label_schemes import output_labels, scheme_of
+from dataloaders.manifest import FILE_NAME, SPLITS, Case, Manifest
+from dataloaders.seed_maps import seeded
+from dataloaders.segmentation_data import (
+    ACROSS,
+    CaseVolumes,
+    GeneratedVolumes,
+    MixedVolumes,
+    PatchDataset,
+    PatchLoader,
+    Volumes,
+    window_shape,
+)
+from method_options.gmm import GmmConfig
+from models.gmm.labels import LabelScheme
+from spec import Channel, DataSpec, Label
+
+LESION = "lesion"
+HELD_OUT = 10  # of a results folder without a validation split, every tenth case validates
+
+
+class SegmentationTask:
+    """The data of `config`. ValueError naming the flag where folders and options do not fit.
+
+    config: with the classes written out. data: a manifest with the network's spec (classes, inputs, voxel size, slicing
+    axis) and no cases, for the run's files.
+    """
+
+    def __init__(self, config: Config) -> None:
+        classes = inline_classes(config.segmenter.classes)
+        self.config = replace(config, segmenter=replace(config.segmenter, classes=classes))
+        self.o = self.config.segmenter
+        self.prepared = _prepared(config.dataroot)
+        self.maps = _label_maps(config, self.prepared)
+        if self.prepared is None and self.o.real_fraction > 0:
+            raise ValueError(
+                f"--segmenter.real_fraction {self.o.real_fraction:g}: --dataroot {config.dataroot} holds label maps "
+                "without images; give 0"
+            )
+        if self.prepared is not None and self.prepared.spec.axis is not None:
+            self.o = replace(self.o, axis=self.prepared.spec.axis)
+        self.base = None if self.maps is None else scheme_of(self.maps.values(), config.gmm.preset)
+        self.classes = self._classes()
+        self.channels = self._channels()
+        self.spacing = self._spacing()
+        self.data = Manifest(self._spec(), (), {"kind": "segmentation"})
+        self.scheme = LabelScheme.from_spec(self.data.spec)
+
+    def _classes(self) -> Classes:
+        if self.prepared is not None:
+            return read_classes(self.o.classes, self.prepared.spec.labels)
+        assert self.base is not None
+        labels = output_labels(self.base)
+        if self.o.lesions is not None:
+            labels = (*labels, Label(len(labels), LESION))
+        return read_classes(self.o.classes, labels)
+
+    def _channels(self) -> tuple[Channel, ...]:
+        if self.prepared is None:
+            names = self.o.inputs or ("synthetic",)
+            return tuple(Channel(name) for name in names)
+        spec = self.prepared.spec
+        numbers = channel_numbers(spec, self.o.inputs, len(self.o.inputs or spec.channels), "--segmenter.inputs")
+        return tuple(spec.channels[number] for number in numbers)
+
+    def _spacing(self) -> tuple[float, float, float]:
+        if self.o.spacing:
+            mm = self.o.spacing * 3 if len(self.o.spacing) == 1 else self.o.spacing
+        elif self.prepared is not None:
+            mm = ras_spacing(self.prepared.spec)
+        else:
+            assert self.maps is not None
+            mm = tuple(round(value, 4) for value in self.maps[0].spacing)
+            mm = mm if len(mm) == 3 else (*mm, 1.0)
+        return (mm[0], mm[1], mm[2])
+
+    def _spec(self) -> DataSpec:
+        axis, mm = self.o.axis, self.spacing
+        window = [size for i, size in enumerate(window_shape(self.o)) if i != ACROSS[axis]]
+        x, y = (size for i, size in enumerate(mm) if i != ACROSS[axis])
+        return DataSpec(self.classes.labels, self.channels, (window[1], window[0]), (y, x), mm[ACROSS[axis]], axis)
+
+    # -- sources --------------------------------------------------------------------------------------------------
+
+    def loader(self) -> PatchLoader:
+        """The training patches."""
+        volumes = self._volumes(self.config.seed)
+        dataset = PatchDataset(volumes, self.o, self.config.seed)
+        return PatchLoader(dataset, self.config.batch_size, self.config.seed, self.config.num_workers)
+
+    def _volumes(self, seed: int) -> Volumes:
+        real = self._real("train") if self.o.real_fraction > 0 else []
+        if self.o.real_fraction > 0 and not real:
+            raise ValueError(f"{self.config.dataroot}: the split 'train' has no images")
+        from_disk = None if not real else self._case_volumes(real, seed)
+        if not self.o.synthetic:
+            assert from_disk is not None
+            return from_disk
+        other = self._synthetic(seed)
+        return other if from_disk is None else MixedVolumes(from_disk, other, self.o.real_fraction, seed)
+
+    def _case_volumes(self, cases: Sequence[CaseFile], seed: int) -> CaseVolumes:
+        files = CaseFiles(cases, self.config.cache_gb)
+        return CaseVolumes(files, self.scheme, self.o, self.config.gmm, seed)
+
+    def _real(self, split: str) -> list[CaseFile]:
+        """Scans of one split that have images."""
+        if self.prepared is None:
+            return []
+        spec = self.prepared.spec
+        numbers = tuple(spec.channels.index(channel) for channel in self.channels)
+        mm = self._grid(spec)
+        cases = self.prepared.split(split)
+        return manifest_cases(self.config.dataroot, self.prepared, cases, self.classes, numbers, mm)
+
+    def _grid(self, spec: DataSpec) -> tuple[float, ...]:
+        """The network's voxel size, () where images have it already."""
+        same = all(abs(a - b) < 1e-3 for a, b in zip(ras_spacing(spec), self.spacing, strict=True))
+        return () if same else self.spacing
+
+    def _results(self) -> list[CaseFile]:
+        found: list[CaseFile] = []
+        names = [channel.name for channel in self.channels]
+        for root in self._result_folders():
+            found += folder_cases(root, self.classes, names, len(self.channels), self.spacing)
+        return found
+
+    def _result_folders(self) -> tuple[Path, ...]:
+        return (self.config.dataroot,) if self._from_results else self.o.results
+
+    @property
+    def _from_results(self) -> bool:
+        """Whether --dataroot itself holds synthetic images."""
+        return self.prepared is not None and self.prepared.provenance.get("kind") == "results"
+
+    def _synthetic(self, seed: int) -> Volumes:
+        if results := self._results():
+            held = self._from_results and not self.prepared_split("val")
+            return self._case_volumes([c for i, c in enumerate(results) if not (held and i % HELD_OUT == 0)], seed)
+        return GeneratedVolumes(self._generators(seed), self.o, seed)
+
+    def prepared_split(self, split: str) -> tuple[Case, ...]:
+        """Cases of --dataroot's split that have images."""
+        cases = self.prepared.split(split) if self.prepared is not None else ()
+        return tuple(case for case in cases if any(item.images for item in case.slices))
+
+    def _generators(self, seed: int) -> list[ImageGenerator]:
+        """One generator for label maps with seeds, one for those without, or one of the prepared training labels."""
+        options = self._options()
+        common: dict[str, Any] = {
+            "options": options,
+            "n_channels": len(self.channels),
+            "seed": seed,
+            "cache_gb": self.config.cache_gb,
+        }
+        priors = None if options.priors == "random" else options.priors
+        if self.maps is None:
+            return [self._prepared_generator(options, seed)]
+        assert self.base is not None
+        scheme = self.classes.of_scheme(self.base)
+        scheme = tied(scheme) if self.o.tie_classes else scheme
+        if self.o.seeds is None:
+            generator = ImageGenerator(
+                self.maps.sources, scheme=scheme, lesions=self.o.lesions, priors=priors, **common
+            )
+            if self.o.lesions is not None:  # the generator gives lesions a value of their own
+                lesion = int(self.classes.of_labels((Label(0, "background"), Label(1, LESION)))[1])
+                outputs = (*generator.scheme.outputs[:-1], lesion)
+                generator.scheme = replace(generator.scheme, outputs=outputs)
+            return [generator]
+        with_seeds = seeded(self.maps.sources, self.o.seeds)
+        plain = [path for path in self.maps.sources if path not in with_seeds]
+        both = [ImageGenerator(list(with_seeds), scheme=scheme, seeds=self.o.seeds, **common)]
+        return both + ([ImageGenerator(plain, scheme=scheme, **common)] if plain else [])
+
+    def _options(self) -> GmmConfig:
+        return replace(self.config.gmm, output_shape=window_shape(self.o), target_res=self.spacing, output_div_by_n=1)
+
+    def _prepared_generator(self, options: GmmConfig, seed: int) -> ImageGenerator:
+        """Of the training labels of --dataroot, as they are prepared."""
+        assert self.prepared is not None
+        spec = self.prepared.spec
+        arrays = [case_labels(self.config.dataroot, case, spec)[0] for case in self.prepared.split("train")]
+        if not arrays:
+            raise ValueError(f"{self.config.dataroot}: the split 'train' has no slices")
+        flat = all(array.shape[-1] == 1 for array in arrays)  # a folder of PNG files
+        if flat:
+            arrays = [array[..., 0] for array in arrays]
+            options = replace(options, output_shape=options.output_shape[:2], target_res=options.target_res[:2])
+        table = self.classes.of_labels(spec.labels)
+        scheme = LabelScheme.from_spec(spec)
+        scheme = replace(scheme, outputs=tuple(int(table[value]) for value in scheme.values))
+        return ImageGenerator(
+            arrays,
+            scheme=scheme,
+            options=options,
+            priors=None if options.priors == "random" else options.priors,
+            n_channels=len(self.channels),
+            spacing=ras_spacing(spec)[: arrays[0].ndim],
+            seed=seed,
+            cache_gb=self.config.cache_gb,
+        )
+
+    # -- validation -----------------------------------------------------------------------------------------------
+
+    def validation(self) -> list[CaseVolume]:
+        """Real scans of the validation split; without one held-out results, or synthetic scans that training never sees."""
+        if self.prepared_split("val"):
+            return [file.read() for file in self._real("val")]
+        if self._from_results:
+            return [file.read() for i, file in enumerate(self._results()) if i % HELD_OUT == 0]
+        if not self.o.synthetic or self.o.results or self.o.val_samples == 0:
+            return []
+        seed = self.config.seed
+        source = GeneratedVolumes(self._generators(seed), replace(self.o, foreground=1.0), seed)
+        found = []
+        for number in range(-self.o.val_samples, 0):  # training counts from 0
+            drawn = source.draw(number)
+            grid = np.diag([*self.spacing, 1.0])
+            found.append(CaseVolume(f"{drawn.source}_{-number}", drawn.source, drawn.image, drawn.label, grid))
+        return found
+
+
+def tied(scheme: LabelScheme) -> LabelScheme:
+    """The scheme with the intensity classes of one output tied together; those of no output stay apart."""
+    first = {k: scheme.classes.index(k) for k in range(scheme.num_classes)}
+    alone = max(scheme.outputs) + 1
+    return replace(scheme, ties=tuple(scheme.outputs[i] or alone + k for k, i in first.items()))
+
+
+def _prepared(dataroot: Path) -> Manifest | None:
+    """The manifest of a prepared or results folder; None for a folder or file of label maps."""
+    if (dataroot / FILE_NAME).is_file() or any((dataroot / split / "images").is_dir() for split in SPLITS):
+        return load_manifest(dataroot)
+    return None
+
+
+def _label_maps(config: Config, prepared: Manifest | None) -> LabelMaps | None:
+    """Label maps to synthesise from; None where the prepared folder's own labels are used, or none at all."""
+    o = config.segmenter
+    source = o.label_maps or (config.dataroot if prepared is None else None)
+    if source is None:
+        return None
+    try:
+        return LabelMaps(source, config.cache_gb)
+    except ValueError as error:
+        flag = "--segmenter.label_maps" if o.label_maps else "--dataroot"
+        raise ValueError(f"{flag} {error}") from None

@@ -1,0 +1,192 @@
+"""Segment many scans: one after the other, resumable, a fault of one costs that one only. What scripts/segment.py does.
+
+The .json file beside a segmentation is written last, so it says that all outputs of that scan are whole.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from tqdm import tqdm
+
+from dataloaders.classes import ras_spacing
+from dataloaders.generated_files import describe_bids
+from dataloaders.geometry import back_to_source, regrid, resample, spacing
+from dataloaders.labels import id_type
+from dataloaders.nifti import SUFFIXES, VolumeError, file_sha256, write_volume
+from dataloaders.scans import MAX_GRID, ReadScan, Scan, find_scans, read_scan
+from dataloaders.segment_options import SegmentOptions
+from engine.files import read_json, with_path, write_json, write_text
+from engine.preview import save_overlay
+from engine.segmentation import Predictor, most_probable
+from spec import Label
+
+SCHEMA = "medsis-scan/1"
+
+
+@dataclass
+class SegmentReport:
+    """What this call did, and one line for each scan that failed."""
+
+    made: int = 0
+    kept: int = 0
+    faults: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Job:
+    """What all scans share. model: name and SHA-256 of the weights."""
+
+    options: SegmentOptions
+    predictor: Predictor
+    model: dict[str, Any]
+    single: Path | None = None  # the one output file, where it was named
+    bids: bool = False
+
+    @property
+    def labels(self) -> tuple[Label, ...]:
+        """Classes of the network."""
+        return self.predictor.method.spec.labels
+
+    def path(self, scan: Scan, ending: str) -> Path:
+        """Output file of a scan; ending such as ``dseg.nii.gz``."""
+        if self.single is not None:
+            if ending == "dseg.nii.gz":
+                return self.single
+            name = _without_suffix(self.single)
+            return name.with_name(name.name + (".json" if ending == "dseg.json" else f"_{ending}"))
+        return self.options.output / scan.name(ending)
+
+
+def segment(o: SegmentOptions, predictor: Predictor, model: dict[str, Any]) -> SegmentReport:
+    """Segment all scans of the options' shard that are not segmented yet. ValueError where options and scans do not fit."""
+    scans, bids = find_scans(o.input, o.suffix, [channel.name for channel in predictor.method.spec.channels])
+    single = o.output if o.output.name.endswith(SUFFIXES) else None
+    if single is not None and len(scans) > 1:
+        raise ValueError(f"--output {o.output}: one file for {len(scans)} scans; name a folder")
+    if single is None and o.output.is_file():
+        raise ValueError(f"--output {o.output}: is a file; name a folder, or a file ending in .nii.gz")
+    start, step = o.part
+    job = Job(o, predictor, model, single, bids)
+    if bids and single is None:
+        describe_bids(o.output, "Segmentations", ("*_qc.png", "volumes.csv"))
+        rows = "".join(f"{label.id}\t{label.name}\n" for label in job.labels)
+        write_text(o.output / "dseg.tsv", f"index\tname\n{rows}")
+    report = SegmentReport()
+    for scan in tqdm(scans[start::step], desc="segment", disable=None, leave=False):
+        try:
+            _segment_or_keep(job, scan, report)
+        except (ValueError, MemoryError, OSError) as error:
+            if isinstance(error, OSError) and error.filename is None:
+                raise  # a full disk, not a fault of the scan
+            report.faults.append(with_path(scan.files[0], error))
+            tqdm.write(f"error: {report.faults[-1]}", file=sys.stderr)
+    if o.vol is not None:
+        write_text(o.vol, volumes_csv(job, scans))
+    return report
+
+
+def _segment_or_keep(job: Job, scan: Scan, report: SegmentReport) -> None:
+    inputs = {}
+    for path in scan.files:
+        if not path.is_file():
+            raise VolumeError(f"{path}: no such file")
+        inputs[path.name] = file_sha256(path)
+    made_from = {"model": job.model, "inputs": inputs, "overlap": job.predictor.o.overlap}
+    record = _record(job, scan)
+    if record is not None and record["made_from"] == made_from and _all_there(job, scan):
+        report.kept += 1
+        return
+    if record is not None and record["made_from"] != made_from and not job.options.overwrite:
+        raise ValueError(
+            f"{job.path(scan, 'dseg.nii.gz')}: was made of another scan or with other weights; give --overwrite"
+        )
+    job.path(scan, "dseg.json").unlink(missing_ok=True)
+    write_json(job.path(scan, "dseg.json"), _segment_one(job, scan) | {"made_from": made_from})
+    report.made += 1
+
+
+def _record(job: Job, scan: Scan) -> dict[str, Any] | None:
+    """The .json file of a scan; None where there is none of ours."""
+    path = job.path(scan, "dseg.json")
+    try:
+        data = read_json(path) if path.is_file() else None
+    except ValueError:
+        return None
+    return data if isinstance(data, dict) and data.get("schema") == SCHEMA else None
+
+
+def _endings(job: Job) -> list[str]:
+    o = job.options
+    return ["dseg.nii.gz"] + ["probseg.nii.gz"] * o.posteriors + ["qc.png"] * o.qc
+
+
+def _all_there(job: Job, scan: Scan) -> bool:
+    resampled = job.options.resample is None or _resampled(job, scan).is_file()
+    return resampled and all(job.path(scan, ending).is_file() for ending in _endings(job))
+
+
+def _resampled(job: Job, scan: Scan) -> Path:
+    assert job.options.resample is not None
+    return job.options.resample / f"{scan.name('resampled')}.nii.gz"
+
+
+def _segment_one(job: Job, scan: Scan) -> dict[str, Any]:
+    """Write all outputs of one scan; returns its record."""
+    read = read_scan(scan)
+    mm = ras_spacing(job.predictor.method.spec)
+    shape, grid = regrid(read.image.shape[1:], read.affine, mm)
+    if np.prod([float(n) for n in shape]) > MAX_GRID:
+        raise ValueError(f"{scan.files[0]}: {shape} voxels of {mm} mm are more than the limit of {MAX_GRID}")
+    label, posteriors = most_probable(job.predictor, read.image, read.affine, mm, keep=job.options.posteriors)
+    dtype = id_type(len(job.labels))
+    native = _native(label.astype(dtype), read, labels=True)
+    write_volume(job.path(scan, "dseg.nii.gz"), native, read.source_affine)
+    if posteriors is not None:
+        moved = np.stack([_native(one, read) for one in posteriors], -1)
+        write_volume(job.path(scan, "probseg.nii.gz"), moved, read.source_affine, np.float32)
+    if job.options.resample is not None:
+        seen = resample(read.image[0], read.affine, shape, grid)
+        write_volume(_resampled(job, scan), seen, grid, np.float32)
+    if job.options.qc:
+        save_overlay(job.path(scan, "qc.png"), read.image[0], label, spacing(read.affine).tolist(), len(job.labels))
+    voxel = float(np.prod(spacing(read.affine)))
+    return {
+        "schema": SCHEMA,
+        "Sources": [f"bids::{path.name}" if job.bids else path.name for path in scan.files],
+        "SpatialReference": "orig",
+        "LabelMap": {label.name: label.id for label in job.labels},
+        "Volumes": {item.name: float((label == item.id).sum() * voxel) for item in job.labels if item.id},
+    }
+
+
+def _native(volume: NDArray, read: ReadScan, labels: bool = False) -> NDArray:
+    return back_to_source(volume, read.affine, read.shape, read.source_affine, labels=labels)
+
+
+def volumes_csv(job: Job, scans: Sequence[Scan]) -> str:
+    """One row for each scan that is segmented, of all shards: volumes in mm³ by class."""
+    names = [label.name for label in job.labels if label.id]
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["scan", *names, "total"])
+    for scan in scans:
+        if record := _record(job, scan):
+            volumes = [record["Volumes"].get(name, 0.0) for name in names]
+            writer.writerow([scan.name("dseg"), *(f"{v:.1f}" for v in volumes), f"{sum(volumes):.1f}"])
+    return text.getvalue()
+
+
+def _without_suffix(path: Path) -> Path:
+    for suffix in SUFFIXES:
+        if path.name.endswith(suffix):
+            return path.with_name(path.name.removesuffix(suffix))
+    return path

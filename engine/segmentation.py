@@ -1,0 +1,168 @@
+"""Prediction with a segmenter: whole volumes by sliding window, and a split of a prepared folder for test.py."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from scipy import ndimage
+from torch import Tensor
+from tqdm import tqdm
+
+from config import Config
+from dataloaders.case_volumes import read_case
+from dataloaders.classes import trained_classes
+from dataloaders.geometry import back_to_source, regrid, resample
+from dataloaders.labels import id_type
+from dataloaders.manifest import Case, Manifest
+from dataloaders.nifti import write_volume
+from dataloaders.segmentation_data import ACROSS, neighbour_stack
+from evaluation.segmentation_results import PREDICTED, TRUE
+from method_options.segmenter import SegmenterConfig
+from spec import DataSpec
+
+SLICES = 16  # of a 2-D network that are predicted at once
+
+
+class SegmentsImages(Protocol):
+    """A method that gives logits: (B, C', *S) -> (B, N, *S)."""
+
+    spec: DataSpec
+
+    def logits(self, image: Tensor) -> Tensor:
+        """Logits of patches."""
+        ...
+
+
+class Predictor:
+    """Volumes on the network's grid to probabilities.
+
+    Windows of the training's patch size overlap by `overlap` and are blended with Gaussian weights (MONAI's sliding
+    window); volumes smaller than a window are padded. Only the box of voxels brighter than 0 is looked at, the rest is
+    background.
+    """
+
+    def __init__(self, method: SegmentsImages, config: Config, device: torch.device) -> None:
+        spec = method.spec
+        self.method, self.config, self.device = method, config, device
+        self.o: SegmenterConfig = replace(config.segmenter, axis=spec.axis or config.segmenter.axis)
+        self.classes = spec.num_labels
+
+    def probabilities(self, image: NDArray[np.float32]) -> NDArray[np.float32]:
+        """(C, X, Y, Z) in [0, 1] -> (N, X, Y, Z) that sum to 1."""
+        out = np.zeros((self.classes, *image.shape[1:]), np.float32)
+        out[0] = 1.0
+        box = bright_box(image)
+        if box is None:
+            return out
+        inner = np.ascontiguousarray(image[(slice(None), *box)])
+        with torch.inference_mode():
+            logits = self._volume(inner) if self.o.dims == 3 else self._slices(inner)
+            out[(slice(None), *box)] = logits.softmax(0).numpy()
+        return out
+
+    def label(self, image: NDArray[np.float32]) -> NDArray[np.uint16]:
+        """(C, X, Y, Z) -> the most probable class (X, Y, Z)."""
+        return self.probabilities(image).argmax(0).astype(np.uint16)
+
+    def _volume(self, image: NDArray[np.float32]) -> Tensor:
+        return self._windows(torch.from_numpy(image)[None])[0]
+
+    def _slices(self, image: NDArray[np.float32]) -> Tensor:
+        across = ACROSS[self.o.axis]
+        count = image.shape[across + 1]
+        parts = []
+        for start in range(0, count, SLICES):
+            stacks = [neighbour_stack(image, i, self.o) for i in range(start, min(start + SLICES, count))]
+            parts.append(self._windows(torch.from_numpy(np.stack(stacks))))
+        return torch.cat(parts).movedim(0, across + 1)
+
+    def _windows(self, images: Tensor) -> Tensor:
+        from monai.inferers import sliding_window_inference  # seconds to import
+
+        found = sliding_window_inference(
+            images.to(self.device),
+            roi_size=self.o.spatial_patch,
+            sw_batch_size=1 if self.o.dims == 3 else SLICES,
+            predictor=self.method.logits,
+            overlap=self.o.overlap,
+            mode="gaussian",
+        )
+        assert isinstance(found, Tensor)
+        return found.cpu()
+
+
+def bright_box(image: NDArray[np.float32]) -> tuple[slice, ...] | None:
+    """The box of voxels above 0 in any channel; None where there are none."""
+    bright = image.max(axis=0) > 0
+    box = []
+    for axis in range(bright.ndim):
+        seen = np.flatnonzero(bright.any(axis=tuple(a for a in range(bright.ndim) if a != axis)))
+        if not seen.size:
+            return None
+        box.append(slice(int(seen[0]), int(seen[-1]) + 1))
+    return tuple(box)
+
+
+def predict_split(
+    predictor: Predictor,
+    root: Path,
+    data: Manifest,
+    cases: Sequence[Case],
+    channels: Sequence[int],
+    spacing: Sequence[float],
+    folder: Path,
+) -> tuple[list[Case], float]:
+    """Predicted and true classes of cases as NIfTI files in the geometry of their sources; returns seconds per case too.
+
+    Written to `folder`/predictions and /groundtruth as <case>.nii.gz. channels: of the folder, in the network's order.
+    spacing: mm of the network's grid. Labels without a class count as background.
+    """
+    spec = predictor.method.spec
+    table = trained_classes(predictor.config, spec).of_labels(data.spec.labels)
+    done, seconds = [], 0.0
+    for case in tqdm(cases, desc="segment", disable=None, leave=False):
+        native = read_case(root, case, data.spec, table, channels, ())
+        start = time.perf_counter()
+        predicted, _ = most_probable(predictor, native.image, native.affine, spacing)
+        seconds += time.perf_counter() - start
+        shape, affine = native.label.shape, native.affine
+        if case.geometry is not None:
+            shape, affine = case.geometry.source_shape, np.array(case.geometry.source_affine)
+        for kind, volume in ((PREDICTED, predicted), (TRUE, native.label)):
+            moved = back_to_source(volume, native.affine, shape, affine, labels=True)
+            write_volume(folder / kind / f"{case.id}.nii.gz", moved, affine, id_type(spec.num_labels))
+        done.append(replace(case, slices=()))
+    return done, seconds / max(len(done), 1)
+
+
+def most_probable(
+    predictor: Predictor, image: NDArray[np.float32], affine: NDArray, spacing: Sequence[float], keep: bool = False
+) -> tuple[NDArray[np.uint16], NDArray[np.float32] | None]:
+    """Classes on the image's own grid, and with `keep` the probabilities (N, X, Y, Z) there.
+
+    Probabilities are interpolated linearly to the image's grid and compared there, class by class, so that one of them
+    is held at a time.
+    """
+    shape, grid = regrid(image.shape[1:], affine, spacing)
+    moved = np.stack([resample(channel, affine, shape, grid) for channel in image]).astype(np.float32)
+    probabilities = predictor.probabilities(moved)
+    best = np.zeros(image.shape[1:], np.float32)
+    label = np.zeros(image.shape[1:], np.uint16)
+    kept = np.zeros((len(probabilities), *image.shape[1:]), np.float32) if keep else None
+    matrix = np.linalg.inv(grid) @ affine
+    same = shape == image.shape[1:] and np.allclose(matrix, np.eye(4), atol=1e-4)
+    for i, one in enumerate(probabilities):
+        if not same:
+            one = ndimage.affine_transform(one, matrix, output_shape=image.shape[1:], order=1, mode="nearest")
+        better = one > best
+        label[better], best[better] = i, one[better]
+        if kept is not None:
+            kept[i] = one
+    return label, kept

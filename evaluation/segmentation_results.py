@@ -1,0 +1,173 @@
+"""Score a folder of predicted and true label maps: Dice, HD95 and volumes by label, case and patient.
+
+Levels: case -> mean over those of a patient -> mean over patients -> mean over labels. What has no value is left out of
+means as in nnU-Net (see `evaluation.segmentation`); labels that one of two maps lacks are counted beside HD95's mean.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from tqdm import tqdm
+
+from dataloaders.geometry import spacing
+from dataloaders.manifest import Case, Manifest
+from dataloaders.nifti import read_volume, whole_numbers
+from engine.files import write_json, write_text
+from evaluation.segmentation import dice, hd95
+from evaluation.statistics import MIN_PATIENTS, bootstrap_interval
+from spec import Label
+
+SCHEMA = "medsis-segmentation/1"
+PREDICTED, TRUE = "predictions", "groundtruth"
+COLUMNS = ("patient", "case", "label", "dice", "hd95_mm", "volume_ml", "true_volume_ml")
+SETTINGS = {
+    "levels": "case, mean over a patient's cases, mean over patients; the mean of all labels without background is last",
+    "dice": "2 |A and B| / (|A| + |B|) of whole volumes on the grid of the source; no value where both lack the label",
+    "hd95_mm": "95th percentile of distances between border voxels, the larger direction; no value where both lack the "
+    "label, infinite (counted as missed, not averaged) where one does",
+    "volume_ml": "voxels of the label times the volume of a voxel",
+    "interval": f"95 % percentile bootstrap over patients, from {MIN_PATIENTS} patients on",
+}
+
+
+def evaluate_segmentation(folder: Path, progress: bool = False) -> dict[str, Any]:
+    """Score `folder` (written by test.py for a segmenter) and write metrics.json and metrics.csv there; returns the former.
+
+    ValueError where a file is missing or maps of one case differ in shape.
+    """
+    manifest = Manifest.load(folder)
+    labels = [label for label in manifest.spec.labels if label.id]
+    rows: list[dict[str, Any]] = []
+    for case in tqdm(manifest.cases, desc="evaluate", disable=None if progress else True, leave=False):
+        rows += _case_rows(folder, case, labels)
+    result = summarise(rows, [label.name for label in labels], manifest.provenance)
+    write_json(folder / "metrics.json", result)
+    write_text(folder / "metrics.csv", _csv(rows))
+    return result
+
+
+def _case_rows(folder: Path, case: Case, labels: Sequence[Label]) -> list[dict[str, Any]]:
+    paths = [folder / kind / f"{case.id}.nii.gz" for kind in (TRUE, PREDICTED)]
+    volumes = [read_volume(path) for path in paths]
+    true, predicted = (whole_numbers(path, volume.data) for path, volume in zip(paths, volumes, strict=True))
+    if true.shape != predicted.shape:
+        raise ValueError(f"{paths[1]}: is {predicted.shape}, the true labels are {true.shape}")
+    mm = spacing(volumes[0].affine)
+    ml = float(np.prod(mm)) / 1000
+    ids = [label.id for label in labels]
+    scores, distances = dice(true, predicted, ids), hd95(true, predicted, ids, mm.tolist())
+    return [
+        {
+            "patient": case.patient,
+            "case": case.id,
+            "label": label.name,
+            "dice": scores[label.id],
+            "hd95_mm": distances[label.id],
+            "volume_ml": int((predicted == label.id).sum()) * ml,
+            "true_volume_ml": int((true == label.id).sum()) * ml,
+        }
+        for label in labels
+    ]
+
+
+def summarise(
+    rows: Sequence[Mapping[str, Any]], labels: Sequence[str], provenance: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Contents of metrics.json from one row per case and label."""
+    patients = sorted({row["patient"] for row in rows})
+    metrics: dict[str, dict[str, Any]] = {}
+    per_patient: dict[str, dict[str, float | None]] = {patient: {} for patient in patients}
+    for name, better, unit in (("dice", "higher", ""), ("hd95_mm", "lower", "mm"), ("volume_error_ml", "lower", "ml")):
+        means = []
+        for label in labels:
+            of_label = [row for row in rows if row["label"] == label]
+            values = []
+            for patient in patients:
+                of_patient = [_value(row, name) for row in of_label if row["patient"] == patient]
+                values.append(_mean(of_patient))
+                per_patient[patient][f"{name}/{label}"] = _finite(values[-1])
+            missed = sum(math.isinf(_value(row, name)) for row in of_label)
+            metrics[f"{name}/{label}"] = _entry(values, better, unit) | {"missed": missed}
+            means.append(_mean(values))
+        for patient in patients:
+            known = [value for label in labels if (value := per_patient[patient][f"{name}/{label}"]) is not None]
+            per_patient[patient][name] = _finite(_mean(known))
+        metrics[name] = _entry([_number(per_patient[p][name]) for p in patients], better, unit) | {
+            "value": _finite(_mean(means))
+        }
+    kept = ("name", "method", "checkpoint", "images_seen", "split", "inputs")
+    return {
+        "schema": SCHEMA,
+        "n": {"cases": len({row["case"] for row in rows}), "patients": len(patients)},
+        "labels": list(labels),
+        "metrics": metrics,
+        "per_patient": per_patient,
+        "per_case": [{key: _plain(row[key]) for key in COLUMNS} for row in rows],
+        "settings": SETTINGS,
+        "provenance": {key: provenance.get(key) for key in kept},
+    }
+
+
+def _value(row: Mapping[str, Any], name: str) -> float:
+    return abs(row["volume_ml"] - row["true_volume_ml"]) if name == "volume_error_ml" else float(row[name])
+
+
+def _mean(values: Sequence[float]) -> float:
+    finite = [value for value in values if math.isfinite(value)]
+    return math.fsum(finite) / len(finite) if finite else math.nan
+
+
+def _entry(values: Sequence[float], better: str, unit: str) -> dict[str, Any]:
+    known = np.array([value for value in values if math.isfinite(value)])
+    interval = bootstrap_interval(known)
+    return {
+        "value": _finite(_mean(values)),
+        "ci95": list(interval) if interval else None,
+        "unit": unit,
+        "better": better,
+        "n_patients": len(known),
+    }
+
+
+def _finite(value: float) -> float | None:
+    return value if math.isfinite(value) else None
+
+
+def _number(value: float | None) -> float:
+    return math.nan if value is None else value
+
+
+def _plain(value: Any) -> Any:
+    """For JSON: infinite as text, NaN as nothing."""
+    if isinstance(value, float) and not math.isfinite(value):
+        return "inf" if math.isinf(value) else None
+    return value
+
+
+def _csv(rows: Sequence[Mapping[str, Any]]) -> str:
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(COLUMNS)
+    for row in rows:
+        writer.writerow(["" if isinstance(row[c], float) and math.isnan(row[c]) else row[c] for c in COLUMNS])
+    return text.getvalue()
+
+
+def segmentation_table(result: Mapping[str, Any]) -> str:
+    """One line per label, for people."""
+    lines = [f"{'label':<24}{'Dice':>8}{'HD95 mm':>10}{'missed':>8}{'volume error ml':>18}"]
+    for label in (*result["labels"], ""):
+        key = f"/{label}" if label else ""
+        entries = [result["metrics"][f"{name}{key}"] for name in ("dice", "hd95_mm", "volume_error_ml")]
+        shown = ["-" if entry["value"] is None else f"{entry['value']:.3f}" for entry in entries]
+        missed = entries[1].get("missed", "")
+        lines.append(f"{label or 'mean':<24}{shown[0]:>8}{shown[1]:>10}{missed!s:>8}{shown[2]:>18}")
+    n = result["n"]
+    return "\n".join([*lines, f"{n['cases']} cases of {n['patients']} patients"])

@@ -1,0 +1,158 @@
+"""The segmenter: images to label probabilities, by MONAI's U-Nets and its Dice and cross-entropy losses.
+
+Legend: B batch, C image channels, k neighbouring slices on each side, N classes, S spatial axes (two or three).
+"""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+
+from config import Config
+from method_options.segmenter import SegmenterConfig
+from models.base import Batch, Method, Player
+from models.optimizers import adam
+from spec import DataSpec
+
+if TYPE_CHECKING:
+    from monai.losses import DiceCELoss
+
+PLATEAU_FACTOR = 0.1
+
+
+def build_network(o: SegmenterConfig, inputs: int, classes: int) -> nn.Module:
+    """(B, inputs, *S) -> logits (B, classes, *S), S multiples of 2^(levels - 1).
+
+    unet as FetalSynthSeg has it: strides of 2, one convolution a level, no residual units. basic: two convolutions a
+    level, trilinear or bilinear upsampling, as SynthSeg. dynunet: nnU-Net's plain U-Net without deep supervision.
+    """
+    from monai.networks import nets  # seconds to import, which the other methods need not wait for
+
+    act = (o.activation, {"inplace": True})
+    norm: tuple = ("instance", {"affine": True}) if o.norm == "instance" else ("batch", {})
+    levels = len(o.features)
+    if o.network == "basic":
+        return nets.BasicUNet(
+            spatial_dims=o.dims,
+            in_channels=inputs,
+            out_channels=classes,
+            features=(*o.features, o.features[0]),
+            act=act,
+            norm=norm,
+            dropout=o.dropout,
+            upsample="nontrainable",
+        )
+    if o.network == "unet":
+        return nets.UNet(
+            spatial_dims=o.dims,
+            in_channels=inputs,
+            out_channels=classes,
+            channels=o.features,
+            strides=(2,) * (levels - 1),
+            act=act,
+            norm=norm,
+            dropout=o.dropout,
+        )
+    return nets.DynUNet(
+        spatial_dims=o.dims,
+        in_channels=inputs,
+        out_channels=classes,
+        kernel_size=[3] * levels,
+        strides=[1] + [2] * (levels - 1),
+        upsample_kernel_size=[2] * (levels - 1),
+        filters=list(o.features),
+        norm_name=norm,
+        dropout=o.dropout or None,
+    )
+
+
+class Segmenter(Method):
+    """One network and one player. `spec` holds the classes, the input channels and the voxel size.
+
+    Images are (B, C, *S), in 2.5-D (B, C·(2k + 1), H, W) with the slices of one channel together, in [0, 1] by
+    `dataloaders.intensity.robust_unit`; labels (B, *S) int64.
+    """
+
+    steps: Tensor
+
+    def __init__(self, config: Config, spec: DataSpec) -> None:
+        super().__init__()
+        self.config, self.spec = config.segmenter, spec
+        self.net = build_network(self.config, spec.num_channels * self.config.stack, spec.num_labels)
+        self.optimizer = adam(self.net, self.config.lr, config)
+        self.total = max(1, config.num_epochs * self.config.epoch_samples // config.batch_size)
+        self.register_buffer("steps", torch.zeros((), dtype=torch.int64))
+        self._criterion: DiceCELoss | None = None
+
+    @property
+    def criterion(self) -> DiceCELoss:
+        """MONAI's Dice and cross-entropy; Dice without background, over the whole batch or each patch by itself."""
+        if self._criterion is None:
+            from monai.losses import DiceCELoss
+
+            self._criterion = DiceCELoss(
+                include_background=False,
+                to_onehot_y=True,
+                softmax=True,
+                batch=self.config.batch_dice,
+                lambda_dice=self.config.lambda_dice,
+                lambda_ce=self.config.lambda_ce,
+            )
+        return self._criterion
+
+    def players(self) -> dict[str, Player]:
+        """The network."""
+        return {"segmenter": Player(self.net, self.optimizer, self._losses)}
+
+    def _losses(self, batch: Batch) -> dict[str, Tensor]:
+        self.net.train()
+        if self.config.dropout:  # dropout has no generator of its own; the step's makes it the same after a resume
+            assert batch.rng is not None
+            devices = [batch.label.device] if batch.label.is_cuda else []
+            with torch.random.fork_rng(devices):
+                torch.manual_seed(int(torch.randint(2**62, (), generator=batch.rng)))
+                logits = self.net(batch.real)
+        else:
+            logits = self.net(batch.real)
+        return self.losses_of(logits, batch.label)
+
+    def losses_of(self, logits: Tensor, label: Tensor) -> dict[str, Tensor]:
+        """Weighted losses of logits (B, N, *S) against labels (B, *S); their sum is MONAI's DiceCELoss."""
+        truth, logits = label[:, None], logits.float()
+        parts = {}
+        if self.config.lambda_dice:
+            parts["dice"] = self.config.lambda_dice * self.criterion.dice(logits, truth)
+        if self.config.lambda_ce:
+            parts["cross_entropy"] = self.config.lambda_ce * self.criterion.ce(logits, truth)
+        return parts
+
+    @torch.no_grad()
+    def logits(self, image: Tensor) -> Tensor:
+        """(B, C', *S) -> (B, N, *S) float32, for prediction."""
+        self.net.eval()
+        return self.net(image).float()
+
+    def after_step(self) -> None:
+        """The learning rate of the next step."""
+        self.steps.add_(1)
+        if self.config.schedule == "cosine":
+            share = min(1.0, int(self.steps) / self.total)
+            for group in self.optimizer.param_groups:
+                group["lr"] = self.config.lr * 0.5 * (1 + math.cos(math.pi * share))
+
+    def after_evaluation(self, stale: int) -> None:
+        """plateau: a tenth of the learning rate after lr_patience evaluations without a better one."""
+        if self.config.schedule == "plateau" and stale and stale % self.config.lr_patience == 0:
+            for group in self.optimizer.param_groups:
+                group["lr"] *= PLATEAU_FACTOR
+
+    def release(self) -> dict[str, Tensor]:
+        """The network."""
+        return self.net.state_dict()
+
+    def load_release(self, tensors: dict[str, Tensor]) -> None:
+        """Load the network."""
+        self.net.load_state_dict(tensors)

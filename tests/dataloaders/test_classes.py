@@ -1,0 +1,88 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from dataloaders.classes import inline_classes, ras_spacing, read_classes, tissue_classes
+from models.gmm import freesurfer
+from models.gmm.labels import LabelScheme
+from spec import Channel, DataSpec, Label
+
+
+def test_tissue_of_freesurfer_ids() -> None:
+    classes = tissue_classes()
+    ids = np.array([0, 24, 4, 43, 3, 42, 10, 47, 2, 41, 7, 16, 77, 1004, 2030, 530, 258], np.int32)
+    names = [classes.labels[i].name for i in classes.of_values(ids)]
+    assert names == (
+        ["background"] + ["csf"] * 3 + ["grey_matter"] * 4 + ["white_matter"] * 6 + ["grey_matter"] + ["background"] * 2
+    )
+
+
+def test_no_tissue_id_is_listed_twice_and_both_sides_agree() -> None:
+    values = [value for label in tissue_classes().labels for value in label.source]
+    assert len(values) == len(set(values))
+    of = {value: label.id for label in tissue_classes().labels for value in label.source}
+    for value in of:
+        other = freesurfer.partner(value)
+        assert other is None or of.get(other) == of[value], (value, other)
+
+
+def test_labels_of_prepared_folders_are_found_by_name_alias_and_source() -> None:
+    labels = (
+        Label(0, "background", (0,)),
+        Label(1, "White Matter", (9999,)),
+        Label(2, "lesion", ()),
+        Label(3, "label_24", (24,)),
+        Label(4, "something", (2, 3)),  # of two classes, so of none
+    )
+    assert tissue_classes().of_labels(labels).tolist() == [0, 3, 3, 1, 0]
+    strict = read_classes("auto", (Label(0, "background", (0,)), Label(1, "liver", (5,))))
+    with pytest.raises(ValueError, match="labels without a class: spleen; the classes are background, liver"):
+        strict.of_labels((*strict.labels, Label(2, "spleen", (1,))))
+    with pytest.raises(ValueError, match="labels without a class: 7"):
+        strict.of_values(np.array([0, 5, 7], np.int32))
+
+
+def test_a_table_of_classes_needs_no_file_later(tmp_path: Path) -> None:
+    path = tmp_path / "classes.json"
+    path.write_text(json.dumps({"brain": [2, 3, "lesion"], "fluid": [24, "csf"], "background": [5]}))
+    text = inline_classes(str(path))
+    path.unlink()
+    assert inline_classes(text) == text
+    classes = read_classes(text, ())
+    assert [label.name for label in classes.labels] == ["background", "brain", "fluid"]
+    scheme = classes.of_scheme(LabelScheme.from_values((0, 2, 3, 5, 24)))
+    assert dict(zip(scheme.values, scheme.outputs, strict=True)) == {0: 0, 24: 2, 2: 1, 3: 1, 5: 0}
+    assert classes.of_labels((Label(0, "background"), Label(1, "lesion"), Label(2, "CSF"))).tolist() == [0, 1, 2]
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ('{"a": [1], "b": [1]}', "1 is in both a and b"),
+        ('{"a": 1}', "must hold {class name"),
+        ('{"a": [1.5]}', "a: entries must be whole numbers"),
+        ('{"a": [-1]}', "a: entries must be whole numbers"),
+        ('{"background": [1]}', "names no class beside background"),
+    ],
+)
+def test_faulty_tables_are_one_line(content: str, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        read_classes(content, ())
+
+
+def test_unknown_classes() -> None:
+    with pytest.raises(ValueError, match=r"--segmenter.classes nothing: must be auto, tissue or an existing"):
+        inline_classes("nothing")
+
+
+@pytest.mark.parametrize(
+    ("axis", "expected"), [("axial", (2.0, 1.0, 3.0)), ("coronal", (2.0, 3.0, 1.0)), ("sagittal", (3.0, 2.0, 1.0))]
+)
+def test_spacing_along_ras_axes(axis: str, expected: tuple[float, ...]) -> None:
+    labels = (Label(0, "background"), Label(1, "a"))
+    spec = DataSpec(labels, (Channel("x"),), (8, 8), (1.0, 2.0), 3.0, axis)  # type: ignore[arg-type]
+    assert ras_spacing(spec) == expected

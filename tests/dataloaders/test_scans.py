@@ -1,0 +1,99 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from dataloaders.nifti import VolumeError
+from dataloaders.scans import Scan, find_scans, read_scan
+from tests.toy import phantom, save_nifti
+
+
+def touch(*paths: Path) -> None:
+    for path in paths:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(b"")
+
+
+def test_bids_names(tmp_path: Path) -> None:
+    touch(
+        tmp_path / "sub-01/anat/sub-01_T1w.nii.gz",
+        tmp_path / "sub-01/anat/sub-01_FLAIR.nii.gz",
+        tmp_path / "sub-01/anat/sub-01_T1w_dseg.nii.gz",
+        tmp_path / "sub-02/ses-1/anat/sub-02_ses-1_desc-preproc_T2w.nii",
+        tmp_path / "sub-02/ses-1/func/sub-02_ses-1_bold.nii.gz",
+        tmp_path / "derivatives/x/sub-01/anat/sub-01_T1w.nii.gz",
+    )
+    scans, bids = find_scans([tmp_path], (), ("T1w",))
+    assert bids
+    assert [scan.name("dseg.nii.gz") for scan in scans] == [
+        "sub-01/anat/sub-01_desc-FLAIR_dseg.nii.gz",
+        "sub-01/anat/sub-01_desc-T1w_dseg.nii.gz",
+        "sub-02/ses-1/anat/sub-02_ses-1_desc-preprocT2w_dseg.nii.gz",
+    ]
+    assert [scan.files[0].name for scan in find_scans([tmp_path], ("T1w",), ("x",))[0]] == ["sub-01_T1w.nii.gz"]
+    with pytest.raises(ValueError, match="no scans ending in PDw"):
+        find_scans([tmp_path], ("PDw",), ("x",))
+
+
+def test_a_network_of_two_channels_takes_files_in_pairs(tmp_path: Path) -> None:
+    touch(*(tmp_path / f"sub-01/anat/sub-01_{name}.nii.gz" for name in ("T1w", "FLAIR", "T2w")))
+    (scan,), _ = find_scans([tmp_path], (), ("FLAIR", "T1w"))
+    assert [file.name for file in scan.files] == ["sub-01_FLAIR.nii.gz", "sub-01_T1w.nii.gz"]
+    assert scan.name("dseg") == "sub-01/anat/sub-01_desc-FLAIRT1w_dseg"
+    with pytest.raises(ValueError, match="the network wants T1w, PDw; PDw missing"):
+        find_scans([tmp_path], (), ("T1w", "PDw"))
+
+
+def test_folders_lists_and_names_that_collide(tmp_path: Path) -> None:
+    touch(tmp_path / "a/x.nii.gz", tmp_path / "b/x.nii", tmp_path / "b/y.mgz", tmp_path / "b/.hidden.nii")
+    scans, bids = find_scans([tmp_path], (), ("c",))
+    assert not bids
+    assert [scan.place for scan in scans] == ["a/x", "b/x", "b/y"]
+    with pytest.raises(ValueError, match=r"a/x.nii.gz and .*b/x.nii would both become x_dseg"):
+        find_scans([tmp_path / "a/x.nii.gz", tmp_path / "b/x.nii"], (), ("c",))
+    listed = tmp_path / "list.txt"
+    listed.write_text(f"# scans\n{tmp_path / 'b/y.mgz'}\n")
+    assert find_scans([listed], (), ("c",))[0] == [Scan((tmp_path / "b/y.mgz",), "y")]
+
+
+def test_reading_turns_to_ras_and_scales_and_forgives_nan(tmp_path: Path) -> None:
+    _, image = phantom(0)
+    plain = read_scan(Scan((save_nifti(tmp_path / "a.nii.gz", image),), "a"))
+    spoiled = image.copy()
+    spoiled[0, 0, 0] = np.nan
+    turned = np.diag([-1.0, -1.0, 1.0, 1.0])
+    path = save_nifti(tmp_path / "b.nii.gz", spoiled[::-1, ::-1], turned)
+    other = read_scan(Scan((path,), "b"))
+    assert np.array_equal(plain.image, other.image)
+    assert (plain.image.min(), plain.image.max()) == (0, 1)
+    assert np.diag(other.affine)[:3].tolist() == [1, 1, 1]
+    assert other.source_affine.tolist() == turned.tolist()
+
+
+def test_scale_forgets_units_single_voxels_and_air(tmp_path: Path) -> None:
+    _, image = phantom(0)
+    bright = image.copy()
+    bright[20, 24, 12] = 1e5
+    padded = np.pad(image, 10)
+    plain, scaled, spot, air = (
+        read_scan(Scan((save_nifti(tmp_path / f"{i}.nii.gz", array),), "x")).image[0]
+        for i, array in enumerate((image, image * 37 + 500, bright, padded))
+    )
+    assert np.allclose(plain, scaled, atol=1e-4)
+    spot[20, 24, 12] = plain[20, 24, 12]
+    assert np.abs(spot - plain).max() < 0.02
+    assert np.abs(air[10:-10, 10:-10, 10:-10] - plain).max() < 0.02
+
+
+@pytest.mark.parametrize(
+    ("name", "reason"), [("no.nii.gz", "no such file"), ("text.txt.png", "scans end in"), ("flat.nii.gz", "constant")]
+)
+def test_files_that_cannot_be_used(tmp_path: Path, name: str, reason: str) -> None:
+    if name == "flat.nii.gz":
+        save_nifti(tmp_path / name, np.ones((4, 4, 4), np.float32))
+    elif name == "text.txt.png":
+        (tmp_path / name).write_text("x")
+    with pytest.raises(VolumeError, match=f"{name}: .*{reason}"):
+        read_scan(Scan((tmp_path / name,), "x"))

@@ -1,0 +1,267 @@
+"""Training patches: the same whatever batches, workers and starts; each source; the mix; the grid."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from config import Config, segmenter_preset
+from dataloaders.case_volumes import CaseVolume, on_grid, read_case
+from dataloaders.classes import read_classes, tissue_classes
+from dataloaders.generate import generate
+from dataloaders.generate_options import GenerateOptions
+from dataloaders.geometry import back_to_source, stitch, to_ras
+from dataloaders.manifest import Manifest
+from dataloaders.png import read_png, write_png
+from dataloaders.prepare import prepare
+from dataloaders.prepare_options import PrepareOptions
+from dataloaders.segmentation_data import ACROSS, MixedVolumes, neighbour_stack
+from dataloaders.segmentation_task import SegmentationTask, tied
+from method_options.gmm import synthseg_preset
+from method_options.segmenter import SegmenterConfig
+from models.base import seeded_generator
+from models.gmm.labels import LabelScheme
+from models.gmm.sampling import draw_intensities
+from tests.toy import phantom, save_nifti
+
+LAS = np.array([[-1.5, 0, 0, 30], [0, 1, 0, -20], [0, 0, 2, 5], [0, 0, 0, 1.0]])
+SMALL = SegmenterConfig(features=(4, 4, 4, 4, 4), patch=(32,), depth=8, epoch_samples=12, val_samples=2)
+
+
+def config(root: Path, batch_size: int = 3, workers: int = 0, **values: object) -> Config:
+    return replace(
+        segmenter_preset("small"),
+        name="x",
+        dataroot=root,
+        batch_size=batch_size,
+        num_workers=workers,
+        segmenter=replace(SMALL, **values),  # type: ignore[arg-type]
+    )
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    home = tmp_path_factory.mktemp("home")
+    for i in range(3):
+        label, image = phantom(i)
+        save_nifti(home / "images" / f"p{i}.nii.gz", image, LAS)
+        save_nifti(home / "labels" / f"p{i}.nii.gz", label.astype(np.uint8), LAS)
+    for axis in ("axial", "coronal"):
+        prepare(
+            PrepareOptions(
+                format="pairs",
+                images=str(home / "images"),
+                labels=str(home / "labels"),
+                axis=axis,  # type: ignore[arg-type]
+                size=(64,),
+                split=(0.4, 0.3, 0.3),
+                out=home / axis,
+                workers=1,
+            )
+        )
+    return home
+
+
+def patches(task: SegmentationTask, count: int, start: int = 0) -> list[tuple[str, torch.Tensor, torch.Tensor]]:
+    found: list[tuple[str, torch.Tensor, torch.Tensor]] = []
+    for batch in task.loader().endless(start):
+        found += list(zip(batch.cases, batch.real, batch.label, strict=True))
+        if len(found) >= count:
+            return found[:count]
+    raise AssertionError
+
+
+def same(a: list, b: list) -> bool:
+    return all(x[0] == y[0] and torch.equal(x[1], y[1]) and torch.equal(x[2], y[2]) for x, y in zip(a, b, strict=True))
+
+
+@pytest.mark.parametrize("dims", [2, 3])
+@pytest.mark.parametrize("share", [0.0, 0.5, 1.0])
+def test_patches_depend_on_nothing_but_their_number(home: Path, dims: int, share: float) -> None:
+    values: dict = {"dims": dims, "real_fraction": share, "patch": (16,)}
+    whole = patches(SegmentationTask(config(home / "axial", **values)), 10)
+    assert same(whole, patches(SegmentationTask(config(home / "axial", batch_size=5, **values)), 10))
+    assert same(whole[4:], patches(SegmentationTask(config(home / "axial", batch_size=2, **values)), 6, start=4))
+    assert not torch.equal(whole[0][1], whole[-1][1])
+    sources = {name.startswith("gmm-") for name, *_ in whole}
+    assert sources == {0.0: {True}, 0.5: {True, False}, 1.0: {False}}[share]
+    assert whole[0][1].shape == (3 if dims == 2 else 1, *(16,) * dims)
+    assert whole[0][2].max() < 5
+
+
+def test_workers_change_nothing(home: Path) -> None:
+    serial = patches(SegmentationTask(config(home / "axial", real_fraction=0.5)), 6)
+    assert same(serial, patches(SegmentationTask(config(home / "axial", workers=2, real_fraction=0.5)), 6))
+
+
+class Named:
+    """A source that says its name."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    def draw(self, number: int) -> str:
+        return f"{self.name} {number}"
+
+
+def test_the_mix_has_the_stated_share() -> None:
+    mixed = MixedVolumes(Named("real"), Named("synthetic"), 0.25, seed=3)  # type: ignore[arg-type]
+    drawn = [str(mixed.draw(number)) for number in range(400)]
+    assert 0.19 < sum(name.startswith("real") for name in drawn) / 400 < 0.31
+    assert drawn == [str(mixed.draw(number)) for number in range(400)]
+    assert all(name.endswith(f" {number}") for number, name in enumerate(drawn))
+
+
+def test_a_case_comes_back_where_its_slices_came_from(home: Path) -> None:
+    """The volume of a prepared case, moved to its source, is what the slices stitch to."""
+    for axis in ("axial", "coronal"):
+        data = Manifest.load(home / axis)
+        case = data.cases[0]
+        table = read_classes("auto", data.spec.labels).of_labels(data.spec.labels)
+        volume = read_case(home / axis, case, data.spec, table, (0,), ())
+        assert case.geometry is not None
+        slices = {item.index: read_png(home / axis / item.label) for item in case.slices}
+        stitched, affine = stitch(case.geometry, data.spec.axis, slices, fill=0, labels=True)  # type: ignore[arg-type]
+        back = back_to_source(volume.label, volume.affine, stitched.shape, affine, labels=True)
+        assert np.array_equal(back, stitched)
+        inside = volume.image[0][volume.label > 0]
+        assert inside.mean() > 0.3  # the image lies where its labels are
+        assert volume.image[0][volume.label == 0].mean() < 0.05
+
+
+def test_a_turned_volume_goes_back_exactly_and_a_smaller_one_is_padded() -> None:
+    data = np.arange(1, 25).reshape(2, 3, 4)
+    affine = np.array([[0, 0, -2.0, 9], [-1.0, 0, 0, 4], [0, 3.0, 0, 1], [0, 0, 0, 1]])  # axes turned and two reversed
+    ras, ras_affine = to_ras(data, affine)
+    assert ras.shape != data.shape
+    assert np.array_equal(back_to_source(ras, ras_affine, data.shape, affine, labels=True), data)
+    padded = back_to_source(data, np.eye(4), (4, 3, 4), np.eye(4), labels=True, fill=-1)
+    assert np.array_equal(padded[:2], data)
+    assert (padded[2:] == -1).all()
+
+
+def test_another_grid_keeps_everything_in_its_place() -> None:
+    label, image = phantom(0)
+    volume = CaseVolume("a", "a", image[None] / 255, label.astype(np.uint8), LAS)
+    moved = on_grid(volume, (2.0, 2.5, 3.0))
+    assert np.allclose(np.sqrt((moved.affine[:3, :3] ** 2).sum(0)), (2.0, 2.5, 3.0))
+    centres = []
+    for one in (volume, moved):
+        where = np.argwhere(one.label == 3).mean(0)
+        centres.append(one.affine[:3, :3] @ where + one.affine[:3, 3])
+    assert np.allclose(centres[0], centres[1], atol=0.5)  # mm, a quarter of a voxel
+
+
+def test_neighbours_are_the_slices_beside() -> None:
+    image = np.arange(2 * 4 * 5 * 6, dtype=np.float32).reshape(2, 4, 5, 6)
+    for axis in ("axial", "coronal", "sagittal"):
+        o = replace(SMALL, neighbours=1, axis=axis)  # type: ignore[arg-type]
+        across = ACROSS[o.axis] + 1
+        last = image.shape[across] - 1
+        stack = neighbour_stack(image, last, o)
+        expected = [np.take(image[c], i, across - 1) for c in (0, 1) for i in (last - 1, last, last)]
+        assert np.array_equal(stack, np.stack(expected))
+
+
+def test_the_slicing_axis_is_that_of_the_folder(home: Path) -> None:
+    task = SegmentationTask(config(home / "coronal"))
+    assert task.o.axis == "coronal"
+    assert task.data.spec.axis == "coronal"
+    assert task.spacing == (1.5, 1.0, 2.0)
+    assert len(patches(task, 3)) == 3
+
+
+def test_patches_lie_over_a_class(home: Path) -> None:
+    aimed = patches(SegmentationTask(config(home / "labels", real_fraction=0.0, foreground=1.0, patch=(16,))), 12)
+    assert all(label.any() for _, _, label in aimed)
+
+
+def test_label_maps_alone_are_enough_and_validation_is_other_than_training(home: Path) -> None:
+    task = SegmentationTask(config(home / "labels", real_fraction=0.0))
+    assert [label.name for label in task.data.spec.labels] == ["background", *(f"label_{i}" for i in range(1, 5))]
+    scans = task.validation()
+    assert len(scans) == 2
+    assert scans[0].image.shape == (1, 32, 32, 8)
+    assert not np.array_equal(scans[0].image, scans[1].image)
+    with pytest.raises(ValueError, match=r"--segmenter.real_fraction 1: --dataroot .* holds label maps without images"):
+        SegmentationTask(config(home / "labels"))
+
+
+def test_validation_is_whole_real_scans_on_the_grid(home: Path) -> None:
+    task = SegmentationTask(config(home / "axial", spacing=(2.0,), dims=3))
+    (scan,) = task.validation()
+    assert np.allclose(np.sqrt((scan.affine[:3, :3] ** 2).sum(0)), 2.0)
+    assert scan.case in {case.id for case in Manifest.load(home / "axial").split("val")}
+
+
+@pytest.mark.parametrize("slices", ["none", "axial"])
+def test_folders_of_generate_train_as_they_are(home: Path, tmp_path: Path, slices: str) -> None:
+    gmm = replace(synthseg_preset(), target_res=(2.0,))
+    out = tmp_path / slices
+    generate(GenerateOptions(labels=home / "labels", out=out, n=3, slices=slices, gmm=gmm))  # type: ignore[arg-type]
+    task = SegmentationTask(config(home / "axial", real_fraction=0.0, results=(out,), dims=3, patch=(16,)))
+    names = {name for name, *_ in patches(task, 6)}
+    assert names <= {f"p{i}_s{k:05d}" for i in range(3) for k in range(3)}
+    if slices == "axial":  # also as --dataroot itself: every tenth case validates, none of these trains
+        alone = SegmentationTask(config(out, real_fraction=0.0, dims=3, patch=(16,)))
+        held = {scan.case for scan in alone.validation()}
+        assert len(held) == 1
+        assert not held & {name for name, *_ in patches(alone, 12)}
+
+
+def test_generated_slices_are_on_the_grid_of_their_labels(home: Path, tmp_path: Path) -> None:
+    out = tmp_path / "slices"
+    flat = replace(synthseg_preset(), bias_field_std=(0.0,), gamma_std=0.0, resolution_mix=(1.0, 0.0, 0.0, 0.0))
+    generate(GenerateOptions(labels=home / "labels", out=out, n=2, slices="axial", gmm=flat))
+    task = SegmentationTask(config(home / "axial", real_fraction=0.0, results=(out,), dims=3))
+    case = task._results()[0].read()
+    spread = [case.image[0][case.label == k].std() for k in range(1, 5)]
+    assert np.mean(spread) < 0.75 * case.image[0].std()  # each label is more alike than the whole: they coincide
+
+
+def test_a_plain_folder_of_png_files(tmp_path: Path) -> None:
+    for split, count in (("train", 2), ("val", 1)):
+        for i in range(count):
+            label, image = phantom(i, (40, 48, 8))
+            write_png(tmp_path / split / "labels" / f"s{i}.png", label[:, :, 4].astype(np.uint8))
+            write_png(tmp_path / split / "images" / f"s{i}.png", np.clip(image[:, :, 4], 0, 255).astype(np.uint8))
+    for share in (0.0, 1.0):
+        task = SegmentationTask(config(tmp_path, real_fraction=share, neighbours=0))
+        (_, image, label), *_ = patches(task, 3)
+        assert image.shape == (1, 32, 32)
+        assert label.shape == (32, 32)
+    assert task.validation()[0].image.shape == (1, 48, 40, 1)
+
+
+def test_lesions_become_the_class_that_takes_them(home: Path, tmp_path: Path) -> None:
+    for i in range(3):
+        label, _ = phantom(i)
+        mask = np.zeros(label.shape, np.uint8)
+        mask[18:22, 20:26, 10:14] = 1
+        save_nifti(tmp_path / f"p{i}.nii.gz", mask, LAS)
+    options = {"real_fraction": 0.0, "lesions": tmp_path, "dims": 3, "patch": (32, 32, 16), "foreground": 1.0}
+    task = SegmentationTask(config(home / "labels", **options))  # type: ignore[arg-type]
+    assert task.data.spec.labels[-1].name == "lesion"
+    assert any((label == 5).any() for _, _, label in patches(task, 4))
+
+
+def test_tied_labels_have_like_intensities() -> None:
+    scheme = tissue_classes().of_scheme(LabelScheme.from_values((0, 2, 41, 7, 3, 42, 530)))
+    options = replace(synthseg_preset(), tie_std=1.0, prior_stds=(1.0, 2.0))
+    apart = {}
+    for name, one in (("tied", tied(scheme)), ("free", scheme)):
+        draws = [draw_intensities(options, one, None, 1, seeded_generator(k))[0][0] for k in range(40)]
+        white = [one.values.index(value) for value in (2, 41, 7)]
+        apart[name] = float(torch.stack([means[white].std() for means in draws]).mean())
+        between = torch.stack([(means[one.values.index(2)] - means[one.values.index(3)]).abs() for means in draws])
+        assert between.mean() > 30
+    assert apart["tied"] < 3 < 30 < apart["free"]
+
+
+def test_channels_by_name(home: Path) -> None:
+    with pytest.raises(ValueError, match=r"--segmenter.inputs FLAIR: no such channel; there are image"):
+        SegmentationTask(config(home / "axial", inputs=("FLAIR",)))

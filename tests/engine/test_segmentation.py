@@ -1,0 +1,183 @@
+"""Volumes through a network: windows, neighbours, orientations and grids."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from config import Config, segmenter_preset
+from dataloaders.segment_options import SegmentOptions
+from engine.segment import segment
+from engine.segmentation import Predictor, bright_box, most_probable
+from method_options.segmenter import SegmenterConfig
+from spec import DataSpec
+from tests.toy import phantom, save_nifti, toy_spec
+
+LIMITS = torch.tensor([0.1, 0.35, 0.55, 0.85])  # intensities between the phantom's labels
+
+
+class Threshold:
+    """A network that knows the answer: the class is the number of LIMITS below the middle slice's intensity."""
+
+    def __init__(self, spec: DataSpec, stack: int = 1) -> None:
+        self.spec, self.stack = spec, stack
+
+    def logits(self, image: Tensor) -> Tensor:
+        middle = image[:, self.stack // 2]
+        return 20 * torch.nn.functional.one_hot(torch.bucketize(middle.contiguous(), LIMITS), 5).movedim(-1, 1).float()
+
+
+class Position:
+    """A 2.5-D network whose logit is the slice after less the slice before: finds out whether neighbours are in order."""
+
+    spec = toy_spec(labels=2)
+
+    def logits(self, image: Tensor) -> Tensor:
+        rising = image[:, 2] - image[:, 0]
+        return torch.stack([torch.zeros_like(rising), rising], 1)
+
+
+def config(**values: object) -> Config:
+    o = replace(SegmenterConfig(features=(4, 4, 4, 4, 4), patch=(16,)), **values)  # type: ignore[arg-type]
+    return replace(segmenter_preset("small"), name="x", dataroot=Path("x"), segmenter=o)
+
+
+def spec(mm: tuple[float, float, float] = (1.0, 1.0, 1.0), axis: str = "axial") -> DataSpec:
+    rows = {"axial": (mm[1], mm[0], mm[2]), "coronal": (mm[2], mm[0], mm[1]), "sagittal": (mm[2], mm[1], mm[0])}[axis]
+    return replace(toy_spec(), spacing=rows[:2], slice_spacing=rows[2], axis=axis)  # type: ignore[arg-type]
+
+
+def predictor(dims: int = 3, axis: str = "axial", mm: tuple[float, float, float] = (1.0, 1.0, 1.0)) -> Predictor:
+    stack = 1 if dims == 3 else 3
+    return Predictor(Threshold(spec(mm, axis), stack), config(dims=dims), torch.device("cpu"))
+
+
+def smooth_phantom(shape: tuple[int, int, int] = (40, 48, 24)) -> tuple[NDArray, NDArray[np.float32]]:
+    """Labels 0..4 and an image that says them exactly."""
+    label, _ = phantom(1, shape)
+    return label, (np.array([0.0, 60, 110, 170, 240], np.float32))[label]
+
+
+@pytest.mark.parametrize(("dims", "axis"), [(3, "axial"), (2, "axial"), (2, "coronal"), (2, "sagittal")])
+def test_windows_are_put_together_where_they_came_from(dims: int, axis: str) -> None:
+    """Volumes of any size, none a multiple of the window."""
+    image = np.random.default_rng(0).random((1, 37, 21, 18), np.float32)
+    found = predictor(dims, axis).probabilities(image)
+    assert np.allclose(found.sum(0), 1, atol=1e-5)
+    assert np.array_equal(found.argmax(0), torch.bucketize(torch.from_numpy(image[0]), LIMITS).numpy())
+
+
+def test_neighbours_are_before_and_after() -> None:
+    ramp = np.broadcast_to(np.linspace(0.1, 1, 12, dtype=np.float32), (1, 16, 16, 12))
+    for axis, volume in (("axial", ramp), ("coronal", ramp.swapaxes(2, 3)), ("sagittal", ramp.swapaxes(1, 3))):
+        network = Position()
+        network.spec = replace(network.spec, axis=axis)  # type: ignore[arg-type]
+        label = Predictor(network, config(dims=2), torch.device("cpu")).label(np.ascontiguousarray(volume))
+        assert (label == 1).all()
+
+
+def test_only_the_bright_box_is_looked_at() -> None:
+    image = np.zeros((1, 30, 30, 30), np.float32)
+    found = predictor().probabilities(image)
+    assert (found[0] == 1).all()
+    image[0, 4:9, 10:20, 7] = 0.7
+    assert bright_box(image) == (slice(4, 9), slice(10, 20), slice(7, 8))
+    label = predictor().label(image)
+    assert (label[image[0] > 0] == 3).all()
+    assert (label[image[0] == 0] == 0).all()
+
+
+def test_another_grid_gives_the_same_anatomy() -> None:
+    label, image = smooth_phantom()
+    for mm in ((1.0, 1.0, 1.0), (1.4, 0.8, 2.0)):
+        found, kept = most_probable(predictor(mm=mm), image[None] / 240, np.eye(4), mm, keep=True)
+        assert kept is not None
+        assert np.allclose(kept.sum(0), 1, atol=1e-4)
+        same = (found == label).mean()
+        assert same == 1.0 if mm == (1.0, 1.0, 1.0) else same > 0.9
+
+
+ORIENTATIONS = {
+    "RAS": np.eye(4),
+    "LPI": np.diag([-1.0, -1.0, -1.0, 1.0]),
+    "turned": np.array([[0, 0, -1.0, 3], [1.0, 0, 0, -7], [0, 1.0, 0, 2], [0, 0, 0, 1]]),
+}
+
+
+@pytest.mark.parametrize("name", ORIENTATIONS)
+def test_segmentations_lie_in_the_space_of_their_scan(name: str, tmp_path: Path) -> None:
+    """The network sees RAS whatever the file's axes, and what it finds goes back to the file's voxels exactly."""
+    label, image = smooth_phantom()
+    path = save_nifti(tmp_path / "scan.nii.gz", image, ORIENTATIONS[name])
+    o = SegmentOptions(input=(path,), output=tmp_path / "out", posteriors=True, vol=tmp_path / "v.csv")
+    report = segment(o, predictor(), {"name": "x", "weights_sha256": "0"})
+    assert (report.made, report.faults) == (1, [])
+    found = nib.load(tmp_path / "out" / "scan_dseg.nii.gz")
+    assert np.array_equal(np.asarray(found.dataobj), label)
+    assert np.array_equal(found.affine, ORIENTATIONS[name])
+    posteriors = nib.load(tmp_path / "out" / "scan_probseg.nii.gz").get_fdata()
+    assert np.array_equal(posteriors.argmax(-1), label)
+    header, row = (tmp_path / "v.csv").read_text().splitlines()
+    assert header == "scan,csf,grey_matter,white_matter,lesion,total"
+    assert float(row.split(",")[2]) == (label == 2).sum()
+    assert (tmp_path / "out" / "scan_qc.png").stat().st_size > 1000
+
+
+def test_volumes_are_in_mm3_and_thick_slices_come_back(tmp_path: Path) -> None:
+    label, image = smooth_phantom()
+    affine = np.diag([1.0, 1.0, 3.0, 1.0])
+    path = save_nifti(tmp_path / "scan.nii.gz", image, affine)
+    o = SegmentOptions(input=(path,), output=tmp_path / "out.nii.gz", qc=False, vol=tmp_path / "v.csv")
+    segment(o, predictor(mm=(1.5, 1.5, 1.5)), {"name": "x", "weights_sha256": "0"})
+    found = nib.load(tmp_path / "out.nii.gz")
+    assert found.shape == label.shape
+    assert (np.asarray(found.dataobj) == label).mean() > 0.9
+    volume = float((tmp_path / "v.csv").read_text().splitlines()[1].split(",")[3])
+    assert volume == pytest.approx((label == 3).sum() * 3, rel=0.15)
+    assert (tmp_path / "out.json").is_file()
+
+
+def test_faults_cost_their_own_scan_and_a_repeated_call_does_the_rest(tmp_path: Path) -> None:
+    _, image = smooth_phantom()
+    for i in range(3):
+        save_nifti(tmp_path / "in" / f"sub-{i}" / "anat" / f"sub-{i}_T1w.nii.gz", image)
+    broken = tmp_path / "in" / "sub-1" / "anat" / "sub-1_T1w.nii.gz"
+    whole = broken.read_bytes()
+    broken.write_bytes(whole[:100])
+    o = SegmentOptions(input=(tmp_path / "in",), output=tmp_path / "out", qc=False, vol=tmp_path / "v.csv")
+    model = {"name": "x", "weights_sha256": "0"}
+    report = segment(o, predictor(), model)
+    assert (report.made, report.kept) == (2, 0)
+    assert len(report.faults) == 1
+    assert str(broken) in report.faults[0]
+    assert len((tmp_path / "v.csv").read_text().splitlines()) == 3
+    assert not list((tmp_path / "out" / "sub-1").glob("**/*"))
+    broken.write_bytes(whole)
+    assert (segment(o, predictor(), model).made, segment(o, predictor(), model).kept) == (1, 3)
+    description = (tmp_path / "out" / "dataset_description.json").read_text()
+    assert '"DatasetType": "derivative"' in description
+    assert (tmp_path / "out" / "dseg.tsv").read_text().splitlines()[1:3] == ["0\tbackground", "1\tcsf"]
+    assert (tmp_path / "out" / "sub-0" / "anat" / "sub-0_desc-T1w_dseg.nii.gz").is_file()
+    # half-written: the record is last, so without it the scan is made again
+    (tmp_path / "out" / "sub-0" / "anat" / "sub-0_desc-T1w_dseg.json").unlink()
+    assert segment(o, predictor(), model).made == 1
+    other = segment(o, predictor(), {"name": "x", "weights_sha256": "1"})
+    assert len(other.faults) == 3
+    assert "give --overwrite" in other.faults[0]
+    assert segment(replace(o, overwrite=True), predictor(), {"name": "x", "weights_sha256": "1"}).made == 3
+
+
+def test_shards_share_the_work(tmp_path: Path) -> None:
+    _, image = smooth_phantom()
+    for i in range(3):
+        save_nifti(tmp_path / "in" / f"s{i}.nii.gz", image)
+    o = SegmentOptions(input=(tmp_path / "in",), output=tmp_path / "out", qc=False)
+    made = [segment(replace(o, shard=f"{k}/2"), predictor(), {}).made for k in range(2)]
+    assert made == [2, 1]

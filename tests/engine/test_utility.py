@@ -1,0 +1,126 @@
+"""The study's trainings: which there are, what they may see, and how a stopped study goes on. Trainings are stand-ins."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from config import parse_test, parse_train
+from dataloaders.manifest import Manifest
+from engine.utility import UtilityOptions, all_tasks, commands, run_study
+from tests.toy import prepared_folder
+
+
+@pytest.fixture
+def options(tmp_path: Path) -> UtilityOptions:
+    prepared_folder(tmp_path / "data", patients=5)
+    return UtilityOptions(dataroot=tmp_path / "data", out=tmp_path / "out")
+
+
+def stand_in(log: list[str], code: Callable[[str], int] = lambda name: 0) -> Callable[[str, list[str]], int]:
+    """A training that writes the scores that its arm and seed deserve."""
+
+    def run(command: str, arguments: list[str]) -> int:
+        if command == "train":
+            config = parse_train(arguments)
+            log.append(config.name)
+            return code(config.name)
+        config = parse_test(arguments)
+        folder = config.results_dir / config.name / "best"
+        folder.mkdir(parents=True)
+        value = 0.5 + 0.1 * config.name.startswith("both") + 0.01 * int(config.name[-1])
+        content = {
+            "schema": "medsis-segmentation/1",
+            "labels": ["a"],
+            "per_patient": {"sub-04": {"dice": value, "dice/a": value}},
+        }
+        (folder / "metrics.json").write_text(json.dumps(content))
+        return 0
+
+    return run
+
+
+def test_arms_seeds_and_their_options(options: UtilityOptions) -> None:
+    o = replace(options, generators=("gmm", "gan=results/gan"), seeds=2, mix=0.25)
+    tasks = all_tasks(o)
+    assert [task.name for task in tasks[:5]] == [
+        "real-s0",
+        "synthetic-gmm-s0",
+        "synthetic-gan-s0",
+        "both-gmm-s0",
+        "both-gan-s0",
+    ]
+    assert len(tasks) == 10
+    configs = [parse_train(commands(o, task, ["--preset", "small"])[0][1]) for task in tasks]
+    assert [c.segmenter.real_fraction for c in configs[:5]] == [1, 0, 0, 0.25, 0.25]
+    assert [c.segmenter.results for c in configs[:3]] == [(), (), (Path("results/gan"),)]
+    assert {c.seed for c in configs} == {42, 43}
+    assert len({c.name for c in configs}) == 10
+
+
+def test_a_stopped_study_goes_on_and_shards_share_it(options: UtilityOptions) -> None:
+    log: list[str] = []
+    with pytest.raises(SystemExit) as stop:
+        run_study(options, [], stand_in(log, lambda name: 85 if name == "both-s1" else 0))
+    assert stop.value.code == 85
+    assert log == ["real-s0", "synthetic-s0", "both-s0", "real-s1", "synthetic-s1", "both-s1"]
+    log.clear()
+    table, faults = run_study(replace(options, shard="0/2"), [], stand_in(log))
+    assert log == ["real-s2", "both-s2"]  # numbers 6 and 8 of those that are missing
+    assert table["missing"] == ["both-s1", "synthetic-s2"]
+    table, faults = run_study(replace(options, only=5), [], stand_in(log))
+    assert log[-1] == "both-s1"
+    table, faults = run_study(options, [], stand_in(log))
+    assert (faults, table["missing"]) == ([], [])
+    difference = next(d for d in table["differences"] if (d["metric"], d["arm"]) == ("dice", "both"))
+    assert difference["mean"] == pytest.approx(0.1)
+    assert difference["seed_ci95"] == pytest.approx((0.1, 0.1))
+    log.clear()
+    run_study(replace(options, table=True), [], stand_in(log))
+    assert log == []
+
+
+def test_a_failed_training_is_a_line_and_the_others_go_on(options: UtilityOptions) -> None:
+    table, faults = run_study(options, [], stand_in([], lambda name: 4 if name == "real-s1" else 0))
+    assert faults == ["real-s1: train.py ended with exit code 4"]
+    assert table["missing"] == ["real-s1"]
+
+
+def test_synthetic_images_of_test_patients_are_refused(options: UtilityOptions, tmp_path: Path) -> None:
+    data = Manifest.load(options.dataroot)
+    made = Manifest(data.spec, data.cases, {"kind": "results"})
+    (tmp_path / "leaky").mkdir()
+    made.save(tmp_path / "leaky")
+    with pytest.raises(ValueError, match="holds images of sub-03, sub-04, who validate or test here"):
+        run_study(replace(options, generators=(f"gan={tmp_path / 'leaky'}",)), [], stand_in([]))
+    (tmp_path / "fine").mkdir()
+    Manifest(data.spec, data.split("train"), {"kind": "results"}).save(tmp_path / "fine")
+    o = replace(options, generators=(f"gan={tmp_path / 'fine'}",), seeds=1)
+    assert not run_study(o, [], stand_in([]))[1]
+
+
+def test_another_study_in_the_folder_is_refused(options: UtilityOptions) -> None:
+    run_study(replace(options, seeds=1), [], stand_in([]))
+    with pytest.raises(ValueError, match="holds a study with other options"):
+        run_study(replace(options, seeds=1), ["--batch_size", "2"], stand_in([]))
+    run_study(replace(options, seeds=2), [], stand_in([]))  # more seeds of the same
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"seeds": 0}, "--seeds 0: must be at least 1"),
+        ({"mix": 1.0}, "--mix 1.0: must be above 0 and below 1"),
+        ({"arms": ("fake",)}, "--arms fake: must be real, synthetic or both"),
+        ({"generators": ("gan",)}, "--generators gan: must be gmm or NAME=FOLDER"),
+        ({"shard": "2/2"}, "--shard 2/2: must be i/n"),
+        ({"only": 9}, "--only 9: there are trainings 0 to 8"),
+    ],
+)
+def test_options_out_of_range(options: UtilityOptions, change: dict, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        run_study(replace(options, **change), [], stand_in([]))

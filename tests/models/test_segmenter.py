@@ -1,0 +1,148 @@
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from monai.losses import DiceCELoss
+from torch import Tensor
+
+from config import Config, segmenter_preset
+from method_options.segmenter import SegmenterConfig, check_segmenter, fetalsynthseg_segmenter, synthseg_segmenter
+from models.base import Batch, seeded_generator
+from models.segmenter import Segmenter, build_network
+from tests.toy import toy_spec
+
+TINY = SegmenterConfig(features=(4, 4, 4, 4, 4), patch=(32,))
+
+
+def config(o: SegmenterConfig = TINY, **values: object) -> Config:
+    return replace(segmenter_preset("small"), name="x", dataroot=Path("x"), segmenter=o, **values)
+
+
+def method(o: SegmenterConfig = TINY, labels: int = 3, **values: object) -> Segmenter:
+    torch.manual_seed(0)
+    return Segmenter(config(o, **values), toy_spec(labels=labels))
+
+
+def batch(o: SegmenterConfig = TINY, labels: int = 3, step: int = 0, count: int = 2) -> Batch:
+    generator = seeded_generator("batch", step)
+    shape = (32,) * o.dims
+    image = torch.rand(count, o.stack, *shape, generator=generator)
+    label = (image[:, o.stack // 2] * labels).long().clamp(max=labels - 1)
+    return Batch(label, image, ["a"] * count, ["a"] * count, [0] * count, rng=seeded_generator("step", step))
+
+
+def test_losses_are_those_of_monai_and_of_the_formula() -> None:
+    o = replace(TINY, lambda_dice=0.7, lambda_ce=2.0, batch_dice=True)
+    generator = torch.Generator().manual_seed(1)
+    logits = torch.randn(2, 3, 8, 8, generator=generator)
+    label = torch.randint(0, 3, (2, 8, 8), generator=generator)
+    losses = method(o).losses_of(logits, label)
+    whole = DiceCELoss(
+        include_background=False, to_onehot_y=True, softmax=True, batch=True, lambda_dice=0.7, lambda_ce=2.0
+    )
+    assert sum(losses.values()).item() == pytest.approx(whole(logits, label[:, None]).item(), rel=1e-6)
+    p = logits.softmax(1)
+    overlaps = [(2 * p[:, c][label == c].sum() / (p[:, c].sum() + (label == c).sum())).item() for c in (1, 2)]
+    assert losses["dice"].item() == pytest.approx(0.7 * (1 - sum(overlaps) / 2), rel=1e-4)
+    entropy = -p.gather(1, label[:, None]).log().mean().item()
+    assert losses["cross_entropy"].item() == pytest.approx(2 * entropy, rel=1e-5)
+
+
+@pytest.mark.parametrize("network", ["unet", "basic", "dynunet"])
+@pytest.mark.parametrize("dims", [2, 3])
+def test_every_network_keeps_the_grid(network: str, dims: int) -> None:
+    o = replace(TINY, network=network, dims=dims, features=(4, 4, 4, 4, 4))
+    out = build_network(o, o.stack, 5).eval()(torch.rand(1, o.stack, *(32,) * dims))
+    assert out.shape == (1, 5, *(32,) * dims)
+
+
+def kernels(net: torch.nn.Module) -> list[tuple[int, int]]:
+    found = (m for m in net.modules() if isinstance(m, (torch.nn.Conv3d, torch.nn.ConvTranspose3d)))
+    return [(m.in_channels, m.out_channels) for m in found]
+
+
+def test_presets_are_the_published_networks() -> None:
+    fetal = build_network(fetalsynthseg_segmenter(), 1, 8)
+    assert kernels(fetal)[0] == (1, 32)
+    assert {out for _, out in kernels(fetal)} == {32, 64, 128, 256, 512, 8}
+    assert sum(isinstance(m, torch.nn.modules.dropout._DropoutNd) and m.p == 0.1 for m in fetal.modules()) > 0
+    assert any(isinstance(m, torch.nn.InstanceNorm3d) for m in fetal.modules())
+    synthseg = build_network(synthseg_segmenter(), 1, 4)
+    assert {24, 48, 96, 192, 384} <= {out for _, out in kernels(synthseg)}
+    assert any(isinstance(m, torch.nn.ELU) for m in synthseg.modules())
+    assert any(isinstance(m, torch.nn.BatchNorm3d) for m in synthseg.modules())
+    for name in ("fetalsynthseg", "synthseg"):
+        preset = segmenter_preset(name)
+        check_segmenter(preset.segmenter)
+        assert (preset.batch_size, preset.segmenter.lr, preset.gmm.priors) == (1, 1e-4, "random")
+
+
+def test_dropout_repeats_with_the_step_and_leaves_the_global_stream_alone() -> None:
+    o = replace(TINY, dropout=0.5)
+    net = method(o)
+    torch.manual_seed(7)
+    before = torch.random.get_rng_state()
+    first = net._losses(batch(o))
+    assert torch.equal(torch.random.get_rng_state(), before)
+    torch.manual_seed(8)
+    again = net._losses(batch(o))
+    assert first["dice"].item() == again["dice"].item()
+    changed = batch(o)
+    changed.rng = seeded_generator("another step")
+    assert net._losses(changed)["dice"].item() != first["dice"].item()
+
+
+def test_learning_rates() -> None:
+    cosine = method(replace(TINY, lr=1.0, epoch_samples=8), num_epochs=2, batch_size=2)  # 8 steps
+    rates = []
+    for _ in range(8):
+        rates.append(cosine.optimizer.param_groups[0]["lr"])
+        cosine.after_step()
+    assert rates[4] == pytest.approx(0.5)
+    assert rates == pytest.approx([0.5 * (1 + math.cos(math.pi * k / 8)) for k in range(8)])
+    plateau = method(replace(TINY, lr=1.0, schedule="plateau", lr_patience=3))
+    for stale in (0, 1, 2, 3, 4, 0, 1, 2, 3):
+        plateau.after_evaluation(stale)
+    assert plateau.optimizer.param_groups[0]["lr"] == pytest.approx(0.01)
+
+
+def test_it_learns_and_its_release_predicts_the_same() -> None:
+    o = replace(TINY, lr=0.02, schedule="constant", neighbours=0)
+    net = method(o, num_epochs=1)
+    player = net.players()["segmenter"]
+    first = last = 0.0
+    for step in range(40):
+        losses = player.losses(batch(o, step=step))
+        total: Tensor = torch.stack(list(losses.values())).sum()
+        player.optimizer.zero_grad()
+        total.backward()
+        player.optimizer.step()
+        net.after_step()
+        first, last = first or total.item(), total.item()
+    assert last < 0.5 * first
+    other = method(o)
+    other.load_release(net.release())
+    image = batch(o, step=99).real
+    assert torch.equal(net.logits(image), other.logits(image))
+    assert int(net.steps) == 40
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"patch": (40,)}, "--segmenter.patch 40: must be one or 2 multiples of 16"),
+        ({"features": (8, 16)}, "--segmenter.features 8 16: must be five numbers for basic"),
+        ({"real_fraction": 1.5}, r"--segmenter.real_fraction 1.5: must be in \[0, 1\]"),
+        ({"spacing": (1.0, 1.0)}, "--segmenter.spacing 1 1: must be one or three"),
+        ({"lambda_dice": 0.0, "lambda_ce": 0.0}, "nothing would be learned"),
+        ({"results": (Path("a"),)}, "of no use with --segmenter.real_fraction 1"),
+        ({"results": (Path("a"),), "label_maps": Path("b"), "real_fraction": 0.5}, "cannot both be given"),
+    ],
+)
+def test_options_out_of_range_are_one_line(change: dict, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        check_segmenter(replace(TINY, **change))
