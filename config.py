@@ -18,6 +18,7 @@ import tyro
 
 from method_options.gan import OasisConfig, SpadeConfig, check_gan, check_oasis
 from method_options.gmm import GMM_PRESETS, GmmConfig, check_gmm, gmm_from_dict, idle_gmm_flags
+from method_options.lesion import LESION_PRESETS, LesionConfig, check_lesion, lesion_from_dict
 from method_options.ranges import check_at_least, check_fraction, check_positive, words
 
 Precision = Literal["auto", "fp32", "bf16"]
@@ -31,10 +32,10 @@ class Config:
     """Name of the run; everything it writes goes to <checkpoints_dir>/<name>."""
     dataroot: Path
     """Folder written by scripts/prepare_data.py, or one with {train,val,test}/{images,labels}/X.png."""
-    model: Literal["oasis", "spade", "gmm"] = "oasis"
+    model: Literal["oasis", "spade", "gmm", "lesion"] = "oasis"
     """Method."""
-    preset: Literal["oasis", "spade", "small", "demo"] = "oasis"
-    """Starting values: oasis and spade as published, small for one modest GPU, demo for minutes on two cores."""
+    preset: Literal["oasis", "spade", "salem2019", "lesion", "small", "demo"] = "oasis"
+    """Starting values: oasis, spade, salem2019 (lesions) as published, small for one modest GPU, demo for two cores."""
     checkpoints_dir: Path = Path("checkpoints")
     """Folder of all runs."""
     seed: int = 42
@@ -94,6 +95,7 @@ class Config:
     oasis: OasisConfig = field(default_factory=OasisConfig)
     spade: SpadeConfig = field(default_factory=SpadeConfig)
     gmm: GmmConfig = field(default_factory=GmmConfig)
+    lesion: LesionConfig = field(default_factory=LesionConfig)
 
     @property
     def gan(self) -> OasisConfig | SpadeConfig | None:
@@ -213,9 +215,21 @@ def demo_preset() -> Config:
     )
 
 
+def lesion_preset() -> Config:
+    """The lesion generator: composite in feathered lesions, patches around lesions; rates and memory as published."""
+    return replace(oasis_preset(), model="lesion", preset="lesion", lr_g=1e-3, beta1=0.9, num_epochs=70)
+
+
+def salem2019_preset() -> Config:
+    """The lesion generator as published: 32 patches a step (8 slices with 4 each), 70 epochs."""
+    return replace(lesion_preset(), preset="salem2019", lesion=LESION_PRESETS["salem2019"]())
+
+
 PRESETS: dict[str, Callable[[], Config]] = {
     "oasis": oasis_preset,
     "spade": spade_preset,
+    "salem2019": salem2019_preset,
+    "lesion": lesion_preset,
     "small": small_preset,
     "demo": demo_preset,
 }
@@ -227,7 +241,7 @@ def parse_train(arguments: Sequence[str] | None = None) -> Config:
     """Command line -> checked Config; a bad value ends with one line on stderr and exit code 2."""
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     config = tyro.cli(Config, args=arguments, default=_defaults(arguments), description=Config.__doc__)
-    for other in {"oasis", "spade", "gmm"} - {config.model}:
+    for other in {"oasis", "spade", "gmm", "lesion"} - {config.model}:
         for argument in arguments:
             if argument.startswith(f"--{other}."):
                 print(f"warning: {argument} has no effect with --model {config.model}", file=sys.stderr)
@@ -241,11 +255,16 @@ def _defaults(arguments: list[str]) -> Config:
     """The preset's values, with the optimiser's memory that the model was published with."""
     preset, model = _peek(arguments, "--preset"), _peek(arguments, "--model")
     if preset not in PRESETS:  # an unknown preset is refused by tyro, which lists the allowed ones
-        preset = "spade" if model == "spade" else "oasis"
+        preset = model if model in ("spade", "lesion") else "oasis"
     config = PRESETS[preset]()
     gmm = _peek(arguments, "--gmm.preset")
     if gmm in GMM_PRESETS:
         config = replace(config, gmm=GMM_PRESETS[gmm]())
+    if model == "lesion":
+        lesion = LESION_PRESETS.get(preset, LesionConfig)()
+        rates = lesion_preset()
+        config = replace(config, model="lesion", lr_g=rates.lr_g, beta1=rates.beta1, beta2=rates.beta2, lesion=lesion)
+        return replace(config, batch_size=4, num_epochs=30) if preset == "demo" else config
     if model in ("oasis", "gmm"):
         return replace(config, model=cast(Any, model), beta2=oasis_preset().beta2)
     return replace(config, model="spade", beta2=spade_preset().beta2) if model == "spade" else config
@@ -296,6 +315,7 @@ def check_train(config: Config) -> None:
     check_gan("spade", config.spade)
     check_oasis(config.oasis)
     check_gmm(config.gmm, "gmm.")
+    check_lesion(config.lesion)
     if config.model == "gmm" and config.gmm.target_res:
         raise ValueError(
             f"--gmm.target_res {words(config.gmm.target_res)}: images must keep the size of their label maps"
@@ -347,6 +367,7 @@ def from_dict(data: dict[str, Any]) -> Config:
     oasis["images_from"] = None if oasis.get("images_from") is None else Path(oasis["images_from"])
     data["oasis"], data["spade"] = OasisConfig(**oasis), SpadeConfig(**data.get("spade", {}))
     data["gmm"] = gmm_from_dict(data["gmm"])
+    data["lesion"] = lesion_from_dict(data.get("lesion", {}))
     return Config(**data)
 
 

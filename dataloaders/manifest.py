@@ -41,7 +41,8 @@ class Slice:
 
     index: position along the slicing axis of the grid. label: label PNG. images: real image PNGs, one per channel
     (empty where there is no ground truth). generated: synthetic PNGs, one per channel (results folders only).
-    histogram: pixels per label id.
+    filled: the real images with their lesions filled, one per channel (prepared with --fill; the images themselves where
+    there is nothing to fill). histogram: pixels per label id.
     """
 
     index: int
@@ -49,6 +50,7 @@ class Slice:
     images: tuple[str, ...] = ()
     generated: tuple[str, ...] = ()
     histogram: dict[int, int] = field(default_factory=dict)
+    filled: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -56,6 +58,7 @@ class Case:
     """One scan (a patient may have several). `windows` holds one intensity window per channel.
 
     sources: role (channel name or ``label``) -> {"file": name, "sha256": digest}. geometry is None for plain PNG folders.
+    grey: mean and standard deviation of grey matter on the channel that tells lesion levels, in [-1, 1] (--fill).
     """
 
     id: str
@@ -65,6 +68,7 @@ class Case:
     slices: tuple[Slice, ...]
     geometry: Geometry | None = None
     sources: dict[str, dict[str, str]] = field(default_factory=dict)
+    grey: tuple[float, float] | None = None
 
 
 @dataclass(frozen=True)
@@ -122,11 +126,12 @@ def case_from_dict(data: dict[str, Any]) -> Case:
         slices=tuple(_slice_from_dict(item) for item in data["slices"]),
         geometry=None if geometry is None else _geometry_from_dict(geometry),
         sources=data["sources"],
+        grey=(float(data["grey"][0]), float(data["grey"][1])) if data.get("grey") else None,
     )
 
 
 def _slice_from_dict(data: dict[str, Any]) -> Slice:
-    paths = [data["label"], *data["images"], *data["generated"]]
+    paths = [data["label"], *data["images"], *data["generated"], *data.get("filled", ())]
     for path in paths:
         if Path(path).is_absolute() or ".." in Path(path).parts:
             raise ValueError(f"manifest path {path!r} leaves the folder")
@@ -136,6 +141,7 @@ def _slice_from_dict(data: dict[str, Any]) -> Slice:
         images=tuple(data["images"]),
         generated=tuple(data["generated"]),
         histogram={int(key): int(value) for key, value in data["histogram"].items()},
+        filled=tuple(data.get("filled", ())),
     )
 
 

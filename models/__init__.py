@@ -5,11 +5,17 @@ from __future__ import annotations
 from config import Config
 from models.base import Method
 from models.gmm import Gmm
+from models.lesion import LesionUnet
 from models.oasis import Oasis
 from models.spade import SpadeGan
 from spec import DataSpec
 
-METHODS: dict[str, type[Oasis] | type[SpadeGan] | type[Gmm]] = {"oasis": Oasis, "spade": SpadeGan, "gmm": Gmm}
+METHODS: dict[str, type[Oasis] | type[SpadeGan] | type[Gmm] | type[LesionUnet]] = {
+    "oasis": Oasis,
+    "spade": SpadeGan,
+    "gmm": Gmm,
+    "lesion": LesionUnet,
+}
 
 
 def build_method(config: Config, spec: DataSpec) -> Method:
