@@ -56,7 +56,7 @@ class Transform:
             return ndimage.affine_transform(values, matrix, output_shape=self.shape, order=0 if labels else 1)
         moved = self.mapping.transform(
             np.ascontiguousarray(data, np.float32),
-            "nearest" if labels else "linear",
+            interpolation="nearest" if labels else "linear",
             image_world2grid=np.linalg.inv(affine),
             out_shape=self.shape,
             out_grid2world=self.grid,
@@ -172,4 +172,6 @@ def _syn(fixed: Scan, moving: Scan, affine: NDArray) -> Any:
     search = SymmetricDiffeomorphicRegistration(CCMetric(3), level_iters=SYN_ITERATIONS)
     search.verbosity = 0
     still, loose = (scan.data.astype(np.float64) / max(float(scan.data.max()), 1e-9) for scan in (fixed, moving))
-    return search.optimize(still, loose, fixed.affine, moving.affine, prealign=affine)
+    return search.optimize(
+        still, loose, static_grid2world=fixed.affine, moving_grid2world=moving.affine, prealign=affine
+    )
