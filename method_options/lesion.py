@@ -104,7 +104,8 @@ def check_lesion(lesion: LesionConfig) -> None:
     if list(lesion.alphas) != sorted(set(lesion.alphas)) or not lesion.alphas:
         raise ValueError(f"--lesion.alphas {words(lesion.alphas)}: must rise")
     check_positive("lesion.alphas", len(lesion.alphas))
-    for name in ("stride", "window_stride"):
+    used = {"stride": lesion.sampling == "grid", "window_stride": lesion.windows}
+    for name in (name for name, needed in used.items() if needed):
         if getattr(lesion, name) > lesion.patch:
             raise ValueError(
                 f"--lesion.{name} {getattr(lesion, name)}: must be at most --lesion.patch {lesion.patch}, "

@@ -46,7 +46,9 @@ def patient(seed: int = 0, lesions: int = 6, shape: tuple[int, int, int] = SHAPE
     images = []
     for means, change in ((T1W, -70), (FLAIR, 45)):
         image = np.array(means, float)[tissue] + change * lesion
-        image = ndimage.gaussian_filter(image, 0.4) + (tissue > 0) * ndimage.gaussian_filter(rng.normal(0, 6, shape), 0.5)
+        image = ndimage.gaussian_filter(image, 0.4) + (tissue > 0) * ndimage.gaussian_filter(
+            rng.normal(0, 6, shape), 0.5
+        )
         images.append(np.where(tissue > 0, np.maximum(image, 1), 0).astype(np.float32))
     return Patient(images[0], images[1], tissue, lesion)
 
