@@ -8,6 +8,8 @@ SimpleITK counts in LPS millimetres, nibabel and dipy in RAS: A_ras = D A_lps D 
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -86,9 +88,21 @@ def register(fixed: Scan, moving: Scan, method: Method = "deformable") -> Transf
     if method == "none":
         return identity(fixed)
     still, loose = (Scan(*to_ras(scan.data, scan.affine)) for scan in (fixed, moving))
-    affine = _affine(_image(still), _image(loose))
+    with _one_thread():
+        affine = _affine(_image(still), _image(loose))
     mapping = _syn(still, loose, affine) if method == "deformable" else None
     return Transform(affine, fixed.data.shape, fixed.affine, mapping)
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """SimpleITK on one thread: the order of its sums, and so the last digits, would depend on chance."""
+    before = sitk.ProcessObject.GetGlobalDefaultNumberOfThreads()
+    sitk.ProcessObject.SetGlobalDefaultNumberOfThreads(1)
+    try:
+        yield
+    finally:
+        sitk.ProcessObject.SetGlobalDefaultNumberOfThreads(before)
 
 
 def dice(a: NDArray[np.bool_], b: NDArray[np.bool_]) -> float:
@@ -150,7 +164,6 @@ def _affine(fixed: sitk.Image, moving: sitk.Image) -> NDArray[np.float64]:
 
 def _optimise(fixed: sitk.Image, moving: sitk.Image, start: sitk.Transform) -> sitk.Transform:
     method = sitk.ImageRegistrationMethod()
-    method.SetNumberOfThreads(1)
     method.SetMetricAsMattesMutualInformation(BINS)
     method.SetMetricSamplingStrategy(method.REGULAR)
     voxels = [np.prod(fixed.GetSize()) / shrink**3 for shrink in SHRINK]
