@@ -27,7 +27,7 @@ from spec import LESION, DataSpec
 
 JSON_NAME, CSV_NAME = "lesion_regions.json", "lesion_regions.csv"
 RIM = 3  # voxels around the lesions
-RANGE_PERCENTILE = 99.9  # of the real image in the body: the highest intensity that is not an outlier
+RANGE_PERCENTILE = 99.9  # of the real image in the body: intensities range from the window's low end to here
 PROFILE = tuple(range(-4, 7))  # voxels from the lesions' border; negative is inside, 0 does not exist
 WHITE_RING = (4, 8)  # voxels around the lesions where contrast is measured against
 NAMES = ("lesion", "rim", "outside")
@@ -89,9 +89,13 @@ def radial_profile(
 ) -> dict[int, float]:
     """Mean intensity over white matter's median by distance from the lesions' border: lesion inside, white matter outside.
 
-    1 is what white matter looks like. Distances without voxels are left out.
+    1 is what white matter looks like. Distances without voxels are left out; nothing is left where white matter has no
+    signal to measure by.
     """
-    unit = float(np.median(image[white & ~lesion]))
+    clean = image[white & ~lesion]
+    unit = float(np.median(clean)) if clean.size else 0.0
+    if unit <= 0:
+        return {}
     distance = np.rint(border_distance(lesion))
     counted = lesion | white
     profile = {}
@@ -108,7 +112,8 @@ def contrast(image: NDArray, lesion: NDArray[np.bool_], white: NDArray[np.bool_]
     ring = white & (distance >= WHITE_RING[0]) & (distance <= WHITE_RING[1])
     if not lesion.any() or not ring.any():
         return math.nan
-    return float(image[lesion].mean() / image[ring].mean() - 1)
+    base = float(image[ring].mean())
+    return float(image[lesion].mean()) / base - 1 if base > 0 else math.nan
 
 
 # -- results folders ----------------------------------------------------------------------------------------------
@@ -174,7 +179,7 @@ def _case_rows(folder: Path, spec: DataSpec, case: Case) -> list[dict[str, Any]]
     rows = []
     for c, channel in enumerate(spec.channels):
         real = stack.real[c]
-        data_range = float(np.percentile(real[stack.label > 0], RANGE_PERCENTILE))
+        data_range = float(np.percentile(real[stack.label > 0], RANGE_PERCENTILE)) - case.windows[c].low
         for what, volumes in {**images, "real": stack.real}.items():
             row: dict[str, Any] = {"case": case.id, "channel": channel.name, "images": what}
             if what != "real":
