@@ -21,6 +21,7 @@ from spec import Label
 WHITE_SPAN = 2.5  # the window goes from 0 to this many times white matter; lesions on FLAIR reach about 2
 FOUND_ALPHA = 1.1  # found lesions: grey matter's mean plus this many deviations
 FOUND_VOXELS = 3  # smallest lesion that is found
+ENCLOSED = 0.7  # share of white matter around a rim voxel that is not cortex
 N4_SHRINK, N4_ITERATIONS = 4, 50
 
 Fill = Literal["none", "lesion", "salem2019"]
@@ -104,8 +105,16 @@ def find_lesions(level: NDArray, tissue: Tissue) -> NDArray[np.bool_]:
 
 
 def fill_zone(lesion: NDArray[np.bool_], tissue: Tissue) -> NDArray[np.bool_]:
-    """Voxels to fill: lesions and the white matter they touch, which partial volume has brightened."""
-    return lesion | (ndimage.binary_dilation(lesion) & tissue.white)
+    """Voxels to fill: lesions and what touches them and is white matter, or grey matter with white matter around it.
+
+    Their rim is brightened by partial volume on FLAIR and so dark on T1w that classifiers call it grey matter; left
+    alone it would draw the lesion's outline. The cortex beside a lesion stays.
+    """
+    rim = ndimage.binary_dilation(lesion, FULL) & ~lesion
+    known = (tissue.white | tissue.grey | tissue.csf) & ~rim
+    white, around = (ndimage.uniform_filter(mask.astype(np.float32), 5) for mask in (tissue.white & ~rim, known))
+    enclosed = white > ENCLOSED * np.maximum(around, 1e-6)
+    return lesion | (rim & (tissue.white | (tissue.grey & enclosed)))
 
 
 def without_lesions(

@@ -63,11 +63,11 @@ class StudyOptions:
     """Synthetic scans."""
     seeds: int = 3
     """Trainings per arm."""
-    steps: int = 400
+    steps: int = 300
     """Steps of each training."""
     batch_size: int = 8
     """Patches per step."""
-    patch: int = 96
+    patch: int = 64
     """Side of the patches."""
     checkpoints_dir: Path = Path("checkpoints")
     """Folder of all runs."""

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from scipy import ndimage
 
 from config import parse_train
 from dataloaders.check import check_folder
@@ -89,6 +90,10 @@ def test_the_zone_to_fill_takes_the_white_matter_that_lesions_touch() -> None:
     zone = fill_zone(p.lesion, tissue_of(p))
     assert (zone & ~p.lesion).sum() > 0
     assert not (zone & ~p.lesion & (p.tissue != 3)).any()
+    label = np.where(ndimage.binary_dilation(p.lesion), 2, p.tissue)  # the rim is called grey matter
+    label = np.where(p.lesion, 4, np.where(p.tissue == 3, label, p.tissue))
+    inner = ndimage.binary_dilation(p.lesion) & (ndimage.distance_transform_edt(p.tissue == 3) > 5)
+    assert fill_zone(p.lesion, Tissue.of(label, LABELS))[inner].mean() > 0.95
 
 
 def test_tissue_is_found_by_name() -> None:
