@@ -85,18 +85,22 @@ def border_distance(lesion: NDArray[np.bool_], spacing: Sequence[float] | None =
 
 
 def radial_profile(
-    image: NDArray, lesion: NDArray[np.bool_], white: NDArray[np.bool_], steps: Iterable[int] = PROFILE
+    image: NDArray,
+    lesion: NDArray[np.bool_],
+    white: NDArray[np.bool_],
+    distance: NDArray[np.float64] | None = None,
+    steps: Iterable[int] = PROFILE,
 ) -> dict[int, float]:
     """Mean intensity over white matter's median by distance from the lesions' border: lesion inside, white matter outside.
 
     1 is what white matter looks like. Distances without voxels are left out; nothing is left where white matter has no
-    signal to measure by.
+    signal to measure by. distance: of `border_distance` in voxels, which takes the most time.
     """
     clean = image[white & ~lesion]
     unit = float(np.median(clean)) if clean.size else 0.0
     if unit <= 0:
         return {}
-    distance = np.rint(border_distance(lesion))
+    distance = np.rint(border_distance(lesion) if distance is None else distance)
     counted = lesion | white
     profile = {}
     for step in steps:
@@ -106,9 +110,14 @@ def radial_profile(
     return profile
 
 
-def contrast(image: NDArray, lesion: NDArray[np.bool_], white: NDArray[np.bool_]) -> float:
+def contrast(
+    image: NDArray,
+    lesion: NDArray[np.bool_],
+    white: NDArray[np.bool_],
+    distance: NDArray[np.float64] | None = None,
+) -> float:
     """Mean of the lesions over the mean of the white matter 4 to 8 voxels around them, minus 1; NaN without either."""
-    distance = border_distance(lesion)
+    distance = border_distance(lesion) if distance is None else distance
     ring = white & (distance >= WHITE_RING[0]) & (distance <= WHITE_RING[1])
     if not lesion.any() or not ring.any():
         return math.nan
@@ -175,6 +184,7 @@ def _case_rows(folder: Path, spec: DataSpec, case: Case) -> list[dict[str, Any]]
         return []
     whites = [label.id for label in spec.labels if "white" in label.name.lower()]
     white, masks = np.isin(stack.label, whites), regions(lesion, stack.label > 0)
+    distance = border_distance(lesion)
     images = {"generated": stack.generated} | ({"no_model": stack.filled} if stack.filled else {})
     rows = []
     for c, channel in enumerate(spec.channels):
@@ -186,8 +196,8 @@ def _case_rows(folder: Path, spec: DataSpec, case: Case) -> list[dict[str, Any]]
                 for name, scores in score_regions(real, volumes[c], masks, data_range).items():
                     row |= {f"{key}_{name}": value for key, value in vars(scores).items()}
             if white.any():
-                row["contrast"] = contrast(volumes[c], lesion, white)
-                row["profile"] = {str(k): v for k, v in radial_profile(volumes[c], lesion, white).items()}
+                row["contrast"] = contrast(volumes[c], lesion, white, distance)
+                row["profile"] = {str(k): v for k, v in radial_profile(volumes[c], lesion, white, distance).items()}
             rows.append(row)
     return rows
 

@@ -30,7 +30,14 @@ from engine.command import exit_code
 from engine.files import atomic_path, write_json
 from engine.lesion_adding import Painting, add_lesions, without_own_lesions
 from engine.lesion_command import profile_level
-from evaluation.lesion_regions import RANGE_PERCENTILE, contrast, radial_profile, regions, score_regions
+from evaluation.lesion_regions import (
+    RANGE_PERCENTILE,
+    border_distance,
+    contrast,
+    radial_profile,
+    regions,
+    score_regions,
+)
 from models.base import Method
 from models.lesion import LesionUnet
 from scripts.add_lesions import painter
@@ -91,15 +98,16 @@ def painted(
 
 def scores(head: Head, before: Sequence[NDArray], after: Sequence[NDArray]) -> dict[str, Any]:
     """Region scores of painted and merely filled images by channel, with profiles and contrasts of all three."""
-    masks, result = regions(head.lesion, head.brain), {}
+    masks, distance = regions(head.lesion, head.brain), border_distance(head.lesion)
+    result = {}
     for c, channel in enumerate(head.channels):
         real = head.images[c]
         data_range = float(np.percentile(real[head.brain], RANGE_PERCENTILE))
         rows: dict[str, Any] = {}
         for name, image in (("painted", after[c]), ("no_model", before[c]), ("real", real)):
             rows[name] = {
-                "contrast": contrast(image, head.lesion, head.tissue.white),
-                "profile": radial_profile(image, head.lesion, head.tissue.white),
+                "contrast": contrast(image, head.lesion, head.tissue.white, distance),
+                "profile": radial_profile(image, head.lesion, head.tissue.white, distance),
             }
             if name != "real":
                 found = score_regions(real, image, masks, data_range)
@@ -135,7 +143,7 @@ def picture(
     for x, y, z in spots(mask, ROWS, radius):
         for c in range(len(head.channels)):
             tiles = [
-                _tile(plane(images[c], "axial", z), x, y, radius, head.windows[c].high / 2.5 * 1.7)
+                _tile(plane(images[c], "axial", z), x, y, radius, brightest(head.images[c], head.brain))
                 for _, images in columns
             ]
             tiles.insert(1, _tile(plane(mask.astype(np.float32), "axial", z), x, y, radius, 1.0))
@@ -146,6 +154,11 @@ def picture(
     for i, title in enumerate([columns[0][0], "mask", *(name for name, _ in columns[1:])]):
         draw.text((i * (TILE + GAP) + 4, 2), title, fill=255)
     return image
+
+
+def brightest(image: NDArray, brain: NDArray[np.bool_]) -> float:
+    """Intensity that is shown as white."""
+    return float(np.percentile(image[brain], 99.8))
 
 
 def _tile(shown: NDArray, x: int, y: int, radius: int, high: float) -> NDArray[np.uint8]:

@@ -83,7 +83,7 @@ def test_profile_and_contrast_of_a_known_lesion() -> None:
     profile = radial_profile(image, lesion, white)
     assert [profile[k] for k in (-4, -1, 1, 6)] == pytest.approx([1.5, 1.5, 1, 1])
     assert 0 not in profile
-    assert contrast(image, lesion, white) == pytest.approx(0.5)
+    assert contrast(image, lesion, white) == contrast(image, lesion, white, distance) == pytest.approx(0.5)
     image = np.where(lesion, 100 + 10 * -distance, 100.0)
     profile = radial_profile(image, lesion, white)
     assert profile[-4] > profile[-3] > profile[-2] > profile[-1] > 1
