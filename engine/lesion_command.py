@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
+from dataloaders.geometry import resample, to_ras
 from dataloaders.lesion_filling import GRAIN_SIGMA
 from dataloaders.lesion_options import AddLesionsOptions
 from dataloaders.lesion_placing import Placed, Variation, allowed_zone, place
@@ -98,8 +99,6 @@ def profile_level(mask: NDArray[np.bool_], profile: Profile | None, seed: int) -
 
 
 def _to_head(mask: NDArray[np.bool_], scan: Stored, host: Head) -> NDArray[np.bool_]:
-    from dataloaders.geometry import resample, to_ras
-
     data, affine = to_ras(mask.astype(np.float32), scan.affine)
     return resample(data, affine, host.ids.shape, host.grid) > 0.5
 
