@@ -190,6 +190,8 @@ def _case_rows(folder: Path, spec: DataSpec, case: Case) -> list[dict[str, Any]]
     for c, channel in enumerate(spec.channels):
         real = stack.real[c]
         data_range = float(np.percentile(real[stack.label > 0], RANGE_PERCENTILE)) - case.windows[c].low
+        if data_range <= 0:
+            continue  # a black image has no scale to be scored on
         for what, volumes in {**images, "real": stack.real}.items():
             row: dict[str, Any] = {"case": case.id, "channel": channel.name, "images": what}
             if what != "real":
