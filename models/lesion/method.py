@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from config import Config
-from models.base import Batch, Method, Player, SampleRandom
+from models.base import Batch, Method, Player, SampleRandom, seeded_generator
 from models.ema import ema_copy, ema_update
 from models.lesion.conditions import ZERO, band_masks, blend_weights, blurred, soft_maps, z_scores
 from models.lesion.losses import error_weights, latent_variance, weighted_mae
@@ -77,16 +77,20 @@ class LesionUnet(Method):
         return result
 
     def patches(self, batch: Batch) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-        """Patches of a batch: source and real (P, C, *S), lesion and level (P, *S), grey (P, 2)."""
+        """Patches of a batch: source and real (P, C, *S), lesion and level (P, *S), grey (P, 2).
+
+        Where they lie depends on the step and the sample, not on the batch or the process that the sample is in.
+        """
         o, source, level, grey = self.options, self._source(batch), self._level(batch), self._grey(batch)
         lesions = (batch.label == self.lesion).cpu()
         parts: list[list[Tensor]] = [[], [], [], [], []]
+        step = int(torch.randint(2**62, (), generator=batch.rng))
         for i, (lesion, label) in enumerate(zip(lesions, batch.label.cpu(), strict=True)):
-            body = label > 0
+            body, rng = label > 0, seeded_generator(step, batch.cases[i], batch.indices[i])
             if o.sampling == "grid":
-                corners = grid_corners(body, o.patches, o.patch, o.stride, batch.rng)
+                corners = grid_corners(body, o.patches, o.patch, o.stride, rng)
             else:
-                corners = random_corners(lesion, body, o.patches, o.patch, o.lesion_share, batch.rng)
+                corners = random_corners(lesion, body, o.patches, o.patch, o.lesion_share, rng)
             for corner in corners:
                 whole = (source[i], batch.real[i], batch.label[i] == self.lesion, level[i])
                 for part, x in zip(parts, whole, strict=False):
