@@ -19,6 +19,7 @@ import tyro
 from decoding import decode
 from method_options.gan import OasisConfig, SpadeConfig, check_gan, check_oasis
 from method_options.gmm import GMM_PRESETS, GmmConfig, check_gmm, idle_gmm_flags
+from method_options.lesion import LESION_PRESETS, LesionConfig, check_lesion
 from method_options.ranges import check_at_least, check_fraction, check_positive, words
 from method_options.segmenter import SEGMENTER_PRESETS, SegmenterConfig, check_segmenter
 
@@ -33,9 +34,9 @@ class Config:
     """Name of the run; everything it writes goes to <checkpoints_dir>/<name>."""
     dataroot: Path
     """Folder written by scripts/prepare_data.py, or one with {train,val,test}/{images,labels}/X.png, or label maps."""
-    model: Literal["oasis", "spade", "gmm", "segmenter"] = "oasis"
+    model: Literal["oasis", "spade", "gmm", "lesion", "segmenter"] = "oasis"
     """Method."""
-    preset: Literal["oasis", "spade", "small", "demo", "synthseg", "fetalsynthseg"] = "oasis"
+    preset: Literal["oasis", "spade", "salem2019", "lesion", "small", "demo", "synthseg", "fetalsynthseg"] = "oasis"
     """Starting values: as published, small for a modest GPU (segmenter: a CPU), demo for minutes on two cores."""
     checkpoints_dir: Path = Path("checkpoints")
     """Folder of all runs."""
@@ -97,6 +98,7 @@ class Config:
     spade: SpadeConfig = field(default_factory=SpadeConfig)
     gmm: GmmConfig = field(default_factory=GmmConfig)
     segmenter: SegmenterConfig = field(default_factory=SegmenterConfig)
+    lesion: LesionConfig = field(default_factory=LesionConfig)
 
     @property
     def gan(self) -> OasisConfig | SpadeConfig | None:
@@ -249,9 +251,21 @@ def fetalsynthseg_preset() -> Config:
     return segmenter_preset("fetalsynthseg")
 
 
+def lesion_preset() -> Config:
+    """The lesion generator: composite in feathered lesions, patches around lesions; rates and memory as published."""
+    return replace(oasis_preset(), model="lesion", preset="lesion", lr_g=1e-3, beta1=0.9, num_epochs=70)
+
+
+def salem2019_preset() -> Config:
+    """The lesion generator as published: 32 patches a step (8 slices with 4 each), 70 epochs."""
+    return replace(lesion_preset(), preset="salem2019", lesion=LESION_PRESETS["salem2019"]())
+
+
 PRESETS: dict[str, Callable[[], Config]] = {
     "oasis": oasis_preset,
     "spade": spade_preset,
+    "salem2019": salem2019_preset,
+    "lesion": lesion_preset,
     "small": small_preset,
     "demo": demo_preset,
     "synthseg": synthseg_preset,
@@ -265,7 +279,7 @@ def parse_train(arguments: Sequence[str] | None = None) -> Config:
     """Command line -> checked Config; a bad value ends with one line on stderr and exit code 2."""
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     config = tyro.cli(Config, args=arguments, default=_defaults(arguments), description=Config.__doc__)
-    unused = {"oasis", "spade", "gmm", "segmenter"} - {config.model}
+    unused = {"oasis", "spade", "gmm", "lesion", "segmenter"} - {config.model}
     for other in unused - {"gmm"} if config.model == "segmenter" else unused:  # it paints with the generator
         for argument in arguments:
             if argument.startswith(f"--{other}."):
@@ -280,7 +294,7 @@ def _defaults(arguments: list[str]) -> Config:
     """The preset's values, with the optimiser's memory that the model was published with."""
     preset, model = _peek(arguments, "--preset"), _peek(arguments, "--model")
     if preset not in PRESETS:  # an unknown preset is refused by tyro, which lists the allowed ones
-        preset = "spade" if model == "spade" else "oasis"
+        preset = model if model in ("spade", "lesion") else "oasis"
     if model == "segmenter":
         config = segmenter_preset(preset if preset in SEGMENTER_PRESETS else "small")
     else:
@@ -288,6 +302,11 @@ def _defaults(arguments: list[str]) -> Config:
     gmm = _peek(arguments, "--gmm.preset")
     if gmm in GMM_PRESETS:
         config = replace(config, gmm=GMM_PRESETS[gmm]())
+    if model == "lesion":
+        lesion = LESION_PRESETS.get(preset, LesionConfig)()
+        rates = lesion_preset()
+        config = replace(config, model="lesion", lr_g=rates.lr_g, beta1=rates.beta1, beta2=rates.beta2, lesion=lesion)
+        return replace(config, batch_size=4, num_epochs=30) if preset == "demo" else config
     if model in ("oasis", "gmm"):
         return replace(config, model=cast(Any, model), beta2=oasis_preset().beta2)
     return replace(config, model="spade", beta2=spade_preset().beta2) if model == "spade" else config
@@ -341,6 +360,7 @@ def check_train(config: Config) -> None:
     check_segmenter(config.segmenter)
     if config.model == "segmenter" and config.gmm.priors == "fit":
         raise ValueError("--gmm.priors fit: a segmenter has nothing to fit them to; give random, or a file of priors")
+    check_lesion(config.lesion)
     if config.model == "gmm" and config.gmm.target_res:
         raise ValueError(
             f"--gmm.target_res {words(config.gmm.target_res)}: images must keep the size of their label maps"

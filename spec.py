@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal, cast
 
@@ -11,6 +12,8 @@ Axis = Literal["axial", "coronal", "sagittal"]
 
 # Label 0 always means "nothing of the body here": air in CT, background in MR.
 BACKGROUND = 0
+LESION = "lesion"  # name of the class of lesions
+LEVEL_CHANNELS = ("FLAIR", "T2w", "PDw")  # scans on which MS lesions are bright, the clearest first
 
 
 @dataclass(frozen=True)
@@ -73,6 +76,18 @@ class DataSpec:
         """Number of image channels C."""
         return len(self.channels)
 
+    @property
+    def level_channel(self) -> int:
+        """The channel that tells how bright a lesion is: the first of `LEVEL_CHANNELS` there is, else channel 0."""
+        return level_channel([channel.name for channel in self.channels])
+
+    def label_id(self, name: str) -> int:
+        """Id of the class of that name; ValueError listing what there is."""
+        for label in self.labels:
+            if label.name == name:
+                return label.id
+        raise ValueError(f"the data have no class named {name!r}: {', '.join(label.name for label in self.labels)}")
+
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON."""
         return asdict(self)
@@ -81,3 +96,8 @@ class DataSpec:
     def from_dict(cls, data: dict[str, Any]) -> DataSpec:
         """Inverse of `to_dict`; ValueError where something is missing, unknown or of another type."""
         return cast(DataSpec, decode(cls, data, "spec", complete=True))
+
+
+def level_channel(names: Sequence[str]) -> int:
+    """See `DataSpec.level_channel`."""
+    return next((list(names).index(name) for name in LEVEL_CHANNELS if name in names), 0)

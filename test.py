@@ -15,6 +15,7 @@ from dataloaders.classes import ras_spacing
 from dataloaders.dataset import SliceDataset, SliceLoader, fingerprint
 from dataloaders.folder import load_manifest
 from dataloaders.intensity import Window
+from dataloaders.lesion_loading import lesion_test_loader
 from dataloaders.manifest import FILE_NAME, Manifest
 from dataloaders.unpaired import as_label_source
 from engine import device
@@ -26,6 +27,7 @@ from engine.run import weights_folder
 from engine.runlog import JSONL
 from engine.segmentation import Predictor, predict_split
 from evaluation import check_metrics, evaluate_results, format_table
+from evaluation.lesion_regions import evaluate_lesion_regions, format_regions
 from evaluation.segmentation_results import evaluate_segmentation, segmentation_table
 from models import build_method
 from models.segmenter import Segmenter
@@ -65,7 +67,11 @@ def test(config: TestConfig) -> Path:
     }
     refuse_other_results(out, made_from, config.overwrite)
     neighbours = trained.gan.neighbours if trained.gan else 0
-    loader = SliceLoader(SliceDataset(config.dataroot, data, config.phase, neighbours=neighbours), config.batch_size)
+    if trained.model == "lesion":
+        loader = lesion_test_loader(trained.lesion, config.dataroot, data, config.phase, config.batch_size)
+    else:
+        dataset = SliceDataset(config.dataroot, data, config.phase, neighbours=neighbours)
+        loader = SliceLoader(dataset, config.batch_size)
     writer = ResultsWriter(out, config.dataroot, data, config.volumes)
     seconds = synthesize_split(method, loader.once(), writer, target, config.seed, config.noise, resampled, config.draw)
     log = run_folder / JSONL
@@ -89,6 +95,9 @@ def test(config: TestConfig) -> Path:
         return out
     if any(item.images for case in data.split(config.phase) for item in case.slices):
         print(format_table(evaluate_results(out, config.metrics, config.weights, str(target), progress=True)))
+        lesions = evaluate_lesion_regions(out)
+        if lesions is not None:
+            print(format_regions(lesions))
     else:
         print(f"the {config.phase} split has no real images, so there is nothing to evaluate against")
     return out

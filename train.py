@@ -7,6 +7,7 @@ import sys
 from config import Config, parse_train
 from dataloaders.dataset import SliceDataset, SliceLoader
 from dataloaders.folder import load_manifest
+from dataloaders.lesion_loading import lesion_loaders
 from dataloaders.manifest import Manifest
 from dataloaders.segmentation_task import SegmentationTask
 from dataloaders.unpaired import UnpairedLoader, unpaired_manifest
@@ -40,6 +41,8 @@ def build_loaders(config: Config, data: Manifest, images: Manifest | None) -> tu
         raise ValueError(f"{config.dataroot}: {len(bare)} training slices have no image, the first is {bare[0]}")
     common = ("train", config.flip, config.seed, config.cache_gb, neighbours)
     train_loader: SliceLoader
+    if config.model == "lesion":
+        return lesion_loaders(config, data)
     if images is None:
         training = SliceDataset(config.dataroot, data, *common)
         train_loader = SliceLoader(training, config.batch_size, config.seed, config.num_workers)

@@ -34,7 +34,7 @@ class Sample:
 
     label: (H, W) int64. image: (C, H, W) float32 in [-1, 1] or None. neighbours: (2k, H, W) int64, labels of the k
     slices before and the k after, in slice order; None for k = 0. position: in [-1, 1], -1 the first slice of the case
-    and 1 the last; 0 where it has just one.
+    and 1 the last; 0 where it has just one. source: (C, H, W) float32, the image with its lesions filled.
     """
 
     label: NDArray[np.int64]
@@ -43,6 +43,7 @@ class Sample:
     slice: Slice
     neighbours: NDArray[np.int64] | None = None
     position: float = 0.0
+    source: NDArray[np.float32] | None = None
 
 
 class SliceDataset(Dataset[Sample]):
@@ -53,7 +54,8 @@ class SliceDataset(Dataset[Sample]):
 
     cache_gb: memory up to which slices are kept once read: all of them, else the labels alone, else nothing.
     neighbours: slices k before and after whose labels a sample carries. read: which files may be opened; with
-    ``labels`` samples have no image, with ``images`` there are no samples but only `image`.
+    ``labels`` samples have no image, with ``images`` there are no samples but only `image`. filled: samples carry the
+    image without its lesions too.
     ValueError where the split has no slices or, with ``images``, slices without images.
     """
 
@@ -67,6 +69,7 @@ class SliceDataset(Dataset[Sample]):
         cache_gb: float = 0.0,
         neighbours: int = 0,
         read: Read = "both",
+        filled: bool = False,
     ) -> None:
         assert neighbours >= 0, neighbours
         self.root, self.spec, self.seed, self.read = root, manifest.spec, seed, read
@@ -76,13 +79,21 @@ class SliceDataset(Dataset[Sample]):
             raise ValueError(f"{root}: the split {split!r} has no slices")
         if read == "images" and (bare := [item.label for _, item in self.entries if not item.images]):
             raise ValueError(f"{root}: {len(bare)} slices of the split {split!r} have no image, the first is {bare[0]}")
+        if filled and (bare := [item.label for _, item in self.entries if not item.filled]):
+            raise ValueError(
+                f"{root}: {len(bare)} slices of the split {split!r} have no copy without lesions, the first is {bare[0]}; "
+                "prepare the data with --fill lesion"
+            )
+        self.filled = filled
         self.flip_ids = flip_table(self.spec) if flip else None
         self.neighbours = neighbour_entries(cases, neighbours) if neighbours else None
         self.positions = slice_positions(cases)
         plane = len(self.entries) * self.spec.size[0] * self.spec.size[1] * 2
         labels, images = plane * (read != "images"), plane * self.spec.num_channels * (read != "labels")
         self._label_cache: dict[int, NDArray] | None = {} if labels <= cache_gb * 2**30 else None
+        images *= 1 + filled
         self._image_cache: dict[int, NDArray | None] | None = {} if labels + images <= cache_gb * 2**30 else None
+        self._source_cache: dict[int, NDArray] | None = {} if self._image_cache is not None else None
 
     def __len__(self) -> int:
         return len(self.entries)
@@ -93,7 +104,8 @@ class SliceDataset(Dataset[Sample]):
         label = self._label(index)
         neighbours = None if self.neighbours is None else self._neighbours(index, label)
         image = None if self.read == "labels" else self.image(index)
-        sample = Sample(label.astype(np.int64), image, case, item, neighbours, self.positions[index])
+        source = self._source(index) if self.filled else None
+        sample = Sample(label.astype(np.int64), image, case, item, neighbours, self.positions[index], source)
         if position is not None and self.flip_ids is not None and coin(self.seed, "flip", position):
             sample = mirrored(sample, self.flip_ids)
         return sample
@@ -132,6 +144,20 @@ class SliceDataset(Dataset[Sample]):
         if self._image_cache is not None:
             self._image_cache[index] = levels
         return levels
+
+    def _source(self, index: int) -> NDArray[np.float32]:
+        """The image of one slice without its lesions: (C, H, W) in [-1, 1]."""
+        item = self.entries[index][1]
+        if item.filled == item.images:
+            image = self.image(index)
+            assert image is not None
+            return image
+        if self._source_cache is not None and index in self._source_cache:
+            return levels_to_model(self._source_cache[index])
+        levels = np.stack([as_16_bit(self._plane(self.root / path)) for path in item.filled])
+        if self._source_cache is not None:
+            self._source_cache[index] = levels
+        return levels_to_model(levels)
 
     def _plane(self, path: Path) -> NDArray:
         plane = read_png(path)
@@ -183,6 +209,7 @@ def mirrored(sample: Sample, flip_ids: NDArray[np.int64]) -> Sample:
         label=flip_ids[_mirror(sample.label)],
         image=None if sample.image is None else _mirror(sample.image),
         neighbours=None if sample.neighbours is None else flip_ids[_mirror(sample.neighbours)],
+        source=None if sample.source is None else _mirror(sample.source),
     )
 
 
@@ -340,6 +367,8 @@ def collate(samples: Sequence[Sample]) -> Batch:
         indices=[sample.slice.index for sample in samples],
         neighbours=_stacked([sample.neighbours for sample in samples]),
         position=torch.tensor([sample.position for sample in samples], dtype=torch.float32),
+        source=_stacked([sample.source for sample in samples]),
+        grey=_stacked([None if s.case.grey is None else np.array(s.case.grey, np.float32) for s in samples]),
     )
 
 

@@ -42,7 +42,8 @@ class Slice:
 
     index: position along the slicing axis of the grid. label: label PNG. images: real image PNGs, one per channel
     (empty where there is no ground truth). generated: synthetic PNGs, one per channel (results folders only).
-    histogram: pixels per label id.
+    filled: the real images with their lesions filled, one per channel (prepared with --fill; the images themselves where
+    there is nothing to fill). histogram: pixels per label id.
     """
 
     index: int
@@ -50,6 +51,7 @@ class Slice:
     images: tuple[str, ...] = ()
     generated: tuple[str, ...] = ()
     histogram: dict[int, int] = field(default_factory=dict)
+    filled: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -57,6 +59,7 @@ class Case:
     """One scan (a patient may have several). `windows` holds one intensity window per channel.
 
     sources: role (channel name or ``label``) -> {"file": name, "sha256": digest}. geometry is None for plain PNG folders.
+    grey: mean and standard deviation of grey matter on the channel that tells lesion levels, in [-1, 1] (--fill).
     """
 
     id: str
@@ -66,6 +69,7 @@ class Case:
     slices: tuple[Slice, ...]
     geometry: Geometry | None = None
     sources: dict[str, dict[str, str]] = field(default_factory=dict)
+    grey: tuple[float, float] | None = None
 
 
 @dataclass(frozen=True)
@@ -136,7 +140,7 @@ def case_from_dict(data: Any) -> Case:
     if not isinstance(data, dict) or not isinstance(data.get("slices"), (list, tuple)):
         raise ValueError("a case without slices")
     where = f"case {data.get('id')!r}"
-    case: Case = decode(Case, {**data, "slices": ()}, where, complete=True)
+    case: Case = decode(Case, {"grey": None, **data, "slices": ()}, where, complete=True)
     check_name(case.id, "case id")
     return replace(case, slices=tuple(_slice_from_dict(item, where) for item in data["slices"]))
 
@@ -146,19 +150,20 @@ def _slice_from_dict(data: Any, where: str) -> Slice:
     try:
         index, label, images, generated = data["index"], data["label"], data["images"], data["generated"]
         histogram = {int(key): value for key, value in data["histogram"].items()}
-        paths = [*([label] if label != "" else []), *images, *generated]  # a slice may have no label map
-        lists = isinstance(images, (list, tuple)) and isinstance(generated, (list, tuple))
+        filled = data.get("filled", ())
+        paths = [*([label] if label != "" else []), *images, *generated, *filled]  # a slice may have no label map
+        lists = all(isinstance(files, (list, tuple)) for files in (images, generated, filled))
         numbers = all(type(n) is int for n in (index, *histogram.values()))
-        fits = len(data) == 5 and lists and numbers and all(type(path) is str for path in paths)
+        fits = len(data) == 5 + ("filled" in data) and lists and numbers and all(type(path) is str for path in paths)
     except (KeyError, TypeError, AttributeError, ValueError):
         fits = False
     if not fits:
-        decode(Slice, data, f"{where}, a slice", complete=True)
-        raise ValueError(f"{where}, a slice: {sorted(data)} must be index, label, images, generated, histogram")
+        decode(Slice, {"filled": (), **data}, f"{where}, a slice", complete=True)
+        raise ValueError(f"{where}, a slice: {sorted(data)} must be index, label, images, generated, histogram, filled")
     for path in paths:
         if path.startswith("/") or ".." in path.split("/") or "\0" in path or not path:
             raise ValueError(f"manifest path {path!r} leaves the folder")
-    return Slice(index, label, tuple(images), tuple(generated), histogram)
+    return Slice(index, label, tuple(images), tuple(generated), histogram, tuple(filled))
 
 
 def affine_rows(affine: Sequence[Sequence[float]] | NDArray) -> tuple[tuple[float, ...], ...]:

@@ -27,7 +27,7 @@ from dataloaders.workers import cores, parse_shard
 from decoding import decode
 from engine.files import check_name, read_json, write_json
 from engine.locks import LOCK, lock_folder
-from spec import Channel, DataSpec, Label
+from spec import LESION, Channel, DataSpec, Label
 
 RESUME_FOLDER = ".work"
 INSPECTED = "inspected"  # in the resume folder: what other shards found in their cases
@@ -225,7 +225,9 @@ def _table(o: PrepareOptions, found: Found, counts: dict[int, int]) -> LabelTabl
     else:
         labels = found_labels(counts, dataset_json_names(found.label_names) if found.label_names else {})
     extra = ["body_unlabelled"] if o.split_background else []
-    extra += ["lesion"] if o.lesions and any(case.lesion for case in found.cases) else []
+    masks = o.lesions and any(case.lesion for case in found.cases)
+    drawn = any(label.name == LESION for label in labels)  # already a class of the label maps
+    extra += [LESION] if (masks or o.fill != "none") and not drawn else []
     labels += tuple(Label(len(labels) + i, name) for i, name in enumerate(extra))
     return LabelTable(labels, o.unknown_labels == "background")
 

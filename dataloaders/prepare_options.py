@@ -51,6 +51,10 @@ class PrepareOptions:
     """bids: folder with *_desc-brain_mask.nii.gz, for tissue classification of whole heads."""
     lesions: bool = True
     """bids: a *_label-lesion_mask becomes one more class."""
+    fill: Literal["none", "lesion", "salem2019"] = "none"
+    """Add copies without lesions, for --model lesion: lesions filled in 3-D, or everything bright as published."""
+    n4: bool = False
+    """Correct the bias field of every channel (N4) inside the labelled voxels; for MR that was not corrected before."""
     tissue: Literal["none", "hmrf", "hu"] = "none"
     """Make label maps: hmrf = CSF/GM/WM from the first channel (T1w); hu = gas, fat, soft tissue, bone from CT."""
 
@@ -61,7 +65,7 @@ class PrepareOptions:
     spacing: tuple[float, ...] = ()
     """Resample to this voxel size in mm: one number, or three for right-left, front-back, head-foot."""
     window: tuple[str, ...] = ("auto",)
-    """Intensity window per channel (or one for all): ct, mr, auto, or LOW,HIGH in source units."""
+    """Window per channel (or one for all): ct, mr, wm (0 to 2.5 times white matter), auto (wm with --fill), or LOW,HIGH."""
     clean: Literal["auto", "body", "none"] = "auto"
     """Remove what is not body (table, tubes), keeping lungs and gas; auto does so for CT."""
     split_background: bool = False
@@ -130,11 +134,11 @@ def check_options(o: PrepareOptions) -> None:
 
 
 def parse_window(text: str) -> Window | str:
-    """`ct`, `mr` and `auto` as they are; `LOW,HIGH` as a Window."""
-    if text in ("ct", "mr", "auto"):
+    """`ct`, `mr`, `wm` and `auto` as they are; `LOW,HIGH` as a Window."""
+    if text in ("ct", "mr", "wm", "auto"):
         return text
     try:
         low, high = (float(part) for part in text.split(","))
         return Window(low, high)
     except ValueError:
-        raise ValueError(f"--window {text}: must be ct, mr, auto or LOW,HIGH with LOW < HIGH") from None
+        raise ValueError(f"--window {text}: must be ct, mr, wm, auto or LOW,HIGH with LOW < HIGH") from None

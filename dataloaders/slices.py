@@ -46,3 +46,26 @@ def write_slice(
     for path, image, window in zip(item.images or item.generated, images, windows, strict=True):
         write_png(folder / path, window.encode(frame.cut(image, item.index, window.low)))
     return replace(item, histogram=count_labels(ids))
+
+
+def write_filled(
+    folder: Path,
+    item: Slice,
+    images: Sequence[NDArray],
+    filled: Sequence[NDArray],
+    windows: Sequence[Window],
+    frame: Frame,
+) -> Slice:
+    """Write the slice's images without lesions beside the real ones, and return it with their names.
+
+    Where nothing was filled the real file serves for both.
+    """
+    names = []
+    for path, image, copy, window in zip(item.images, images, filled, windows, strict=True):
+        before, after = (frame.cut(volume, item.index, window.low) for volume in (image, copy))
+        if (before == after).all():
+            names.append(path)
+            continue
+        names.append(path.replace("/images/", "/filled/"))
+        write_png(folder / names[-1], window.encode(after))
+    return replace(item, filled=tuple(names))

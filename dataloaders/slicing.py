@@ -12,12 +12,21 @@ from numpy.typing import NDArray
 from dataloaders import cleaning, geometry, tissue
 from dataloaders.intensity import Window
 from dataloaders.labels import LabelTable, id_type
+from dataloaders.lesion_preparing import (
+    Tissue,
+    find_lesions,
+    grey_statistics,
+    n4_field,
+    white_window,
+    without_lesions,
+)
 from dataloaders.manifest import Case, Geometry, Slice, Split, affine_rows, slice_name
 from dataloaders.nifti import read_volume
 from dataloaders.prepare_options import PrepareOptions, parse_window
-from dataloaders.slices import Frame, write_slice
+from dataloaders.slices import Frame, write_filled, write_slice
 from dataloaders.sources import CaseSource, embedded_volumes
 from dataloaders.splits import split_slices
+from spec import LESION, level_channel
 
 CT_WINDOW = Window(-1024.0, 3071.0)  # 12 bits, the range of clinical scanners
 MR_PERCENTILES = (0.1, 99.9)
@@ -41,7 +50,9 @@ def process_case(source: CaseSource, split: Split | None, hashes: dict[str, str]
     images, roles, source_grid, affine = _load(source, plan)
     label = _labels(source, images, roles, affine, plan)
     images, label = _clean(source, images, label, roles, affine, plan)
-    windows = tuple(_window(c, images[c], plan) for c in range(len(images)))
+    if o.n4:
+        images = [i if ct else i / n4_field(i, label > 0) for i, ct in zip(images, plan.ct, strict=True)]
+    label, windows, filled, grey = _without_lesions(images, label, plan)
     kept, crop, lost = _choose(label, o)
     if lost > 0.001:
         print(
@@ -56,7 +67,9 @@ def process_case(source: CaseSource, split: Split | None, hashes: dict[str, str]
         name = source.id if split is not None else f"{source.id}_{part}"
         items = [_slice(name, part, i, len(images)) for i in indices]
         slices = [write_slice(plan.out, item, ids, images, windows, frame) for item in items]
-        cases.append(Case(name, source.patient, part, windows, tuple(slices), place, files))
+        if filled is not None:
+            slices = [write_filled(plan.out, item, images, filled, windows, frame) for item in slices]
+        cases.append(Case(name, source.patient, part, windows, tuple(slices), place, files, grey))
     return [asdict(case) for case in cases]
 
 
@@ -132,13 +145,41 @@ def _clean(
     return [image.astype(np.float32) for image in cleaned], label
 
 
-def _window(channel: int, image: NDArray, plan: Plan) -> Window:
+def _without_lesions(
+    images: list[NDArray], label: NDArray, plan: Plan
+) -> tuple[NDArray, tuple[Window, ...], list[NDArray[np.float32]] | None, tuple[float, float] | None]:
+    """Label map with lesions (found here where it has none), windows, and with --fill the images without lesions and
+    mean and deviation of grey matter in [-1, 1].
+    """
+    o, level = plan.options, level_channel(plan.channels)
+    found = None
+    if o.fill != "none" or "wm" in o.window:
+        found = Tissue.of(label, plan.table.labels)
+    windows = tuple(_window(c, images[c], plan, found) for c in range(len(images)))
+    if found is None or o.fill == "none":
+        return label, windows, None, None
+    lesion_id = next(entry.id for entry in plan.table.labels if entry.name == LESION)
+    lesion = label == lesion_id
+    if not lesion.any():
+        lesion = find_lesions(images[level], found)
+        label = np.where(lesion, np.uint16(lesion_id), label)
+        found = Tissue.of(label, plan.table.labels)
+    filled = without_lesions(images, lesion, found, level, o.fill)
+    mean, deviation = grey_statistics(images[level], found.grey)
+    window = windows[level]
+    return label, windows, filled, (2 * (mean - window.low) / window.width - 1, 2 * deviation / window.width)
+
+
+def _window(channel: int, image: NDArray, plan: Plan, tissue_of: Tissue | None) -> Window:
     texts = plan.options.window
     chosen = parse_window(texts[channel] if len(texts) > 1 else texts[0])
     if isinstance(chosen, Window):
         return chosen
     if chosen == "ct" or (chosen == "auto" and plan.ct[channel]):
         return CT_WINDOW
+    if chosen == "wm" or (chosen == "auto" and plan.options.fill != "none"):
+        assert tissue_of is not None
+        return white_window(image, tissue_of.white)
     # The high end is taken from the foreground, so that the amount of air around the patient does not move it.
     if image.min() == image.max():
         raise ValueError(

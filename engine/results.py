@@ -60,10 +60,18 @@ class ResultsWriter:
                 self._copy(path, "groundtruth", slice_name(case_id, index, c)) for c, path in enumerate(source.images)
             ),
             generated=tuple(written),
+            filled=self._copy_filled(case_id, index, source),
         )
         self.slices[case_id].append(copied)
         if self.volumes and self.cases[case_id].geometry is not None:
             self.stack[index] = levels
+
+    def _copy_filled(self, case_id: str, index: int, source: Slice) -> tuple[str, ...]:
+        """Copies without lesions, what a lesion generator started from; the real files again where they are the same."""
+        if source.filled == source.images:
+            return tuple(f"groundtruth/{slice_name(case_id, index, c)}" for c in range(len(source.images)))
+        names = [slice_name(case_id, index, c) for c in range(len(source.filled))]
+        return tuple(self._copy(path, "filled", name) for path, name in zip(source.filled, names, strict=True))
 
     def _copy(self, source: str, folder: str, name: str) -> str:
         target = self.staging / folder / name

@@ -6,15 +6,17 @@ from config import Config
 from models.base import Method
 from models.gan import VGG
 from models.gmm import Gmm
+from models.lesion import LesionUnet
 from models.oasis import Oasis
 from models.segmenter import Segmenter
 from models.spade import SpadeGan
 from spec import DataSpec
 
-METHODS: dict[str, type[Oasis] | type[SpadeGan] | type[Gmm] | type[Segmenter]] = {
+METHODS: dict[str, type[Oasis] | type[SpadeGan] | type[Gmm] | type[LesionUnet] | type[Segmenter]] = {
     "oasis": Oasis,
     "spade": SpadeGan,
     "gmm": Gmm,
+    "lesion": LesionUnet,
     "segmenter": Segmenter,
 }
 

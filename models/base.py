@@ -52,6 +52,8 @@ class Batch:
     neighbours: (B, 2k, H, W) int64, label maps of the k slices before and the k after, in slice order (2.5-D); None for
     k = 0. position: (B,) float32 in [-1, 1], where in its case the slice lies: -1 the first, 1 the last.
     cases, patients, indices: one entry per sample. rng: stream of the training step (None outside training).
+    source: (B, C, H, W), the image with its lesions filled; level: (B, H, W), how bright lesions are, None for that of the
+    image; grey: (B, 2), mean and deviation of grey matter in the level's channel (lesion generator; None for others).
     fake: what one player leaves to the next, the images generated in this step. measures: numbers to log that are no
     losses, by name.
     """
@@ -64,6 +66,9 @@ class Batch:
     rng: torch.Generator | None = None
     neighbours: Tensor | None = None
     position: Tensor | None = None
+    source: Tensor | None = None
+    level: Tensor | None = None
+    grey: Tensor | None = None
     fake: Tensor | None = None
     measures: dict[str, Tensor] = field(default_factory=dict)
 
@@ -88,6 +93,9 @@ class Batch:
             image=pinned(self.image),
             neighbours=pinned(self.neighbours),
             position=pinned(self.position),
+            source=pinned(self.source),
+            level=pinned(self.level),
+            grey=pinned(self.grey),
         )
 
     def to(self, device: torch.device) -> Batch:
@@ -102,6 +110,9 @@ class Batch:
             image=moved(self.image),
             neighbours=moved(self.neighbours),
             position=moved(self.position),
+            source=moved(self.source),
+            level=moved(self.level),
+            grey=moved(self.grey),
         )
 
 

@@ -73,6 +73,9 @@ def test_a_preset_gives_defaults_that_flags_override() -> None:
         ("--oasis.r1_every", "0"),
         ("--spade.num_D", "0"),
         ("--stop_patience", "-1"),
+        ("--lesion.patch", "60"),
+        ("--lesion.lesion_share", "1.5"),
+        ("--lesion.width", "0"),
     ],
 )
 def test_a_value_out_of_range_is_one_line(flag: str, value: str, capsys: pytest.CaptureFixture[str]) -> None:
@@ -113,6 +116,19 @@ def test_the_model_chooses_its_published_preset() -> None:
     assert config.parse_train(BASE).beta2 == 0.999
 
 
+def test_lesion_presets() -> None:
+    plain = config.parse_train([*BASE, "--model", "lesion"])
+    assert (plain.lr_g, plain.beta1, plain.beta2, plain.num_epochs) == (1e-3, 0.9, 0.999, 70)
+    assert (plain.lesion.levels, plain.lesion.composite) == ("soft", True)
+    published = config.parse_train([*BASE, "--preset", "salem2019"])
+    assert (published.model, published.lesion.levels, published.lesion.composite) == ("lesion", "bands", False)
+    assert published.batch_size * published.lesion.patches == 32
+    assert (published.lesion.patch, published.lesion.stride, published.lesion.window_stride) == (64, 32, 16)
+    demo = config.parse_train([*BASE, "--model", "lesion", "--preset", "demo", "--lesion.width", "8"])
+    assert (demo.lesion.width, demo.lesion.branches) == (8, "fused")
+    assert config.from_dict(config.to_dict(published)) == published
+
+
 def test_every_option_is_explained_in_one_line() -> None:
     trees = [ast.parse(path.read_text()) for path in (ROOT / "config.py", *ROOT.glob("method_options/*.py"))]
     classes = [node for tree in trees for node in tree.body if isinstance(node, ast.ClassDef)]
@@ -151,7 +167,14 @@ def test_model_names_agree() -> None:
 
 def test_every_option_has_a_reader() -> None:
     text = "".join(p.read_text() for p in ROOT.glob("**/*.py") if not {"tests", ".venv"} & set(p.parts))
-    for cls in (config.Config, config.TestConfig, config.OasisConfig, config.SpadeConfig, config.GmmConfig):
+    for cls in (
+        config.Config,
+        config.TestConfig,
+        config.OasisConfig,
+        config.SpadeConfig,
+        config.GmmConfig,
+        config.LesionConfig,
+    ):
         for f in fields(cls):
             if f.name == "preset":
                 continue  # read before parsing, by _peek_preset

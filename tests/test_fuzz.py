@@ -214,6 +214,12 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return prepared_folder(tmp_path_factory.mktemp("prepared"), patients=3, slices=2)
 
 
+def with_later_fields(cases: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """As files of the first version read, which have neither grey levels nor filled slices."""
+    full = [{**case, "slices": [{"filled": [], **item} for item in case["slices"]]} for case in cases]
+    return [{"grey": None, **case} for case in full]
+
+
 @given(data=st.data())
 @fuzz(300)
 def test_manifests(data: st.DataObject, prepared: Path, folder: Path) -> None:
@@ -224,7 +230,7 @@ def test_manifests(data: st.DataObject, prepared: Path, folder: Path) -> None:
     if manifest is None:
         return
     assert same_json(manifest.spec.to_dict(), tree["spec"])
-    assert same_json([asdict(case) for case in manifest.cases], tree["cases"])
+    assert same_json([asdict(case) for case in manifest.cases], with_later_fields(tree["cases"]))
     assert same_json(manifest.provenance, tree["provenance"])
     dataset = outcome(lambda: SliceDataset(prepared, manifest, "train"))
     for i in range(len(dataset) if dataset is not None else 0):

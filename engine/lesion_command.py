@@ -1,0 +1,195 @@
+"""scripts/add_lesions.py from files to files: read and check, carry and place lesions, paint, write."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import ndimage
+
+from dataloaders.geometry import resample, to_ras
+from dataloaders.lesion_filling import GRAIN_SIGMA
+from dataloaders.lesion_options import AddLesionsOptions
+from dataloaders.lesion_placing import Placed, Variation, allowed_zone, place
+from dataloaders.lesion_scans import Head, Stored, check_grid, find_patient, load_head, read_channels, read_mask
+from dataloaders.nifti import read_volume, stem, whole_numbers
+from dataloaders.registration import Scan, identity, register, same_space
+from engine import device
+from engine.files import write_json
+from engine.lesion_adding import Painting, add_lesions, back_to_file, mask_to_file
+from models.base import Method
+
+PROVENANCE = "provenance.json"
+MASK_NAME = "lesion_mask.nii.gz"
+Profile = tuple[Sequence[float], float, float]  # brightness by depth, spread between lesions, spread within
+
+
+@dataclass(frozen=True)
+class Carried:
+    """Lesions on the host's grid: mask, intensities in the host's model range, and how they came there."""
+
+    mask: NDArray[np.bool_]
+    level: NDArray[np.float32]
+    how: dict[str, Any]
+
+
+def add_to_scan(o: AddLesionsOptions, method: Method, how: Painting, profile: Profile | None) -> str:
+    """The whole command; returns the line to print. ValueError and VolumeError for input that cannot be used.
+
+    profile: brightness of lesions whose mask comes without a scan; None takes a fifth above white matter.
+    """
+    channels = [channel.name for channel in method.spec.channels]
+    refuse_existing(o)
+    scans = read_channels(o.input, channels, "--input")
+    own = None if o.own_lesions is None else read_mask(o.own_lesions, scans[0])
+    mask = None if o.mask is None or o.from_patient is not None else read_mask(o.mask, scans[0])
+    spacing = (*method.spec.spacing[::-1], method.spec.slice_spacing) if method.spec.axis == "axial" else ()
+    if mask is not None and not mask.any():
+        return _finish(o, scans, None, [scan.raw for scan in scans], np.zeros(mask.shape, np.uint8), None, {})
+    host = load_head(scans, channels, own, o.tissue, o.brain_mask, spacing)
+    carried = _from_mask(host, mask, scans[0], profile, o.seed) if mask is not None else _from_patient(o, host, how)
+    placed = _place(o, host, carried)
+    if o.dry_run:
+        return f"{_volume(host, placed)} in {len(placed.lesions)} lesions would be added; {placed.left_out} do not fit"
+    target = device.select_device(o.gpu_ids)
+    after = add_lesions(method, how, host, placed, o.seed, target)
+    raws = [back_to_file(*parts) for parts in zip(scans, [host] * len(scans), host.images, after, strict=True)]
+    return _finish(o, scans, host, raws, mask_to_file(scans[0], host, placed.mask), placed, carried.how)
+
+
+def refuse_existing(o: AddLesionsOptions) -> None:
+    """ValueError where the folder to write holds something already."""
+    if o.output.exists() and not o.overwrite and any(o.output.iterdir()):
+        raise ValueError(f"--output {o.output}: is not empty; choose another folder or give --overwrite")
+
+
+def _place(o: AddLesionsOptions, host: Head, carried: Carried) -> Placed:
+    zone = allowed_zone(host.tissue, host.brain, host.spacing)
+    zone |= host.lesion  # its own lesions are filled with white matter first
+    variation: Variation = o.variation()
+    return place(carried.mask, carried.level, zone, host.brain, host.spacing, variation)
+
+
+# -- where lesions come from --------------------------------------------------------------------------------------
+
+
+def _from_mask(host: Head, mask: NDArray[np.bool_], scan: Stored, profile: Profile | None, seed: int) -> Carried:
+    """A mask on the host's grid, given the brightness that lesions had in training."""
+    on_grid = _to_head(mask, scan, host)
+    if not (on_grid & host.brain).any():
+        raise ValueError("--mask: no lesion lies inside the brain; is the mask in the space of --input?")
+    level = profile_level(on_grid, profile, seed)
+    return Carried(on_grid, level, {"levels": "brightness of the training lesions by depth"})
+
+
+def profile_level(mask: NDArray[np.bool_], profile: Profile | None, seed: int) -> NDArray[np.float32]:
+    """Intensities in the model's range for a mask without a scan: mean by depth, an offset for each lesion, smooth grain."""
+    mean, between, within = profile or ((-0.2 + 0.16,), 0.0, 0.0)
+    depth = np.ceil(ndimage.distance_transform_cdt(np.pad(mask, 1), "chessboard")[1:-1, 1:-1, 1:-1]).astype(int)
+    rng = np.random.default_rng((seed, 2))
+    labelled, count = ndimage.label(mask, ndimage.generate_binary_structure(3, 3))
+    offsets = np.concatenate([[0.0], np.clip(rng.normal(0, 1, count), -2, 2) * between])
+    grain = ndimage.gaussian_filter(rng.standard_normal(mask.shape), GRAIN_SIGMA)
+    level = np.asarray(mean)[np.clip(depth - 1, 0, len(mean) - 1)] + offsets[labelled] + within * grain / grain.std()
+    return level.astype(np.float32)
+
+
+def _to_head(mask: NDArray[np.bool_], scan: Stored, host: Head) -> NDArray[np.bool_]:
+    data, affine = to_ras(mask.astype(np.float32), scan.affine)
+    return resample(data, affine, host.ids.shape, host.grid) > 0.5
+
+
+def _from_patient(o: AddLesionsOptions, host: Head, how: Painting) -> Carried:
+    """A patient's lesions carried onto the host's grid, with the patient's intensities in units of its white matter."""
+    assert o.from_patient is not None
+    paths, mask_path = find_patient(o.from_patient, host.channels, o.mask)
+    scans = read_channels(paths, host.channels, "--from_patient")
+    volume = read_volume(mask_path)
+    check_grid(mask_path, volume.data.shape, volume.affine, scans[0])
+    mask = whole_numbers(mask_path, volume.data) > 0
+    if not mask.any():
+        raise ValueError(f"{mask_path}: the patient's lesion mask is empty")
+    files = (o.patient_tissue, o.patient_brain_mask)
+    patient = load_head(scans, host.channels, mask, *files, flag="--patient_tissue")
+    anatomy = host.channels.index("T1w") if "T1w" in host.channels else 0
+    fixed = Scan(np.where(host.brain, host.images[anatomy], 0), host.grid)
+    moving = Scan(np.where(patient.brain, patient.images[anatomy], 0), patient.grid)
+    way = o.registration
+    if way == "auto":
+        way = "none" if same_space(fixed, moving) else "deformable"
+    transform = identity(fixed) if way == "none" else register(fixed, moving, way)
+    on_grid = transform.carry(patient.lesion.astype(np.float32), patient.grid) > 0.5
+    level = _host_level(patient.level, patient, host, how)
+    level = transform.carry(level + 1, patient.grid) - 1  # 0 is what lies outside a carried scan
+    facts: dict[str, Any] = {"registration": way, "patient_files": [path.name for path in (*paths, mask_path)]}
+    voxel = float(np.prod(host.spacing)) / 1000
+    facts["carried_ml"] = round(int(on_grid.sum()) * voxel, 4)
+    return Carried(on_grid, level.astype(np.float32), {**facts, "affine": transform.affine.round(6).tolist()})
+
+
+def _host_level(level: NDArray[np.float32], patient: Head, host: Head, how: Painting) -> NDArray[np.float32]:
+    """The patient's intensities as they would be in the host: the same share of white matter, or for bands the same
+    number of standard deviations above grey matter.
+    """
+    if not how.bands:
+        return level
+    (mean, deviation), (own_mean, own_deviation) = patient.grey, host.grey
+    return own_mean + (level - mean) / deviation * own_deviation
+
+
+# -- writing ------------------------------------------------------------------------------------------------------
+
+
+def _volume(host: Head, placed: Placed) -> str:
+    return f"{int(placed.mask.sum()) * float(np.prod(host.spacing)) / 1000:.3g} ml"
+
+
+def _finish(
+    o: AddLesionsOptions,
+    scans: Sequence[Stored],
+    host: Head | None,
+    raws: Sequence[NDArray],
+    mask: NDArray[np.uint8],
+    placed: Placed | None,
+    how: dict[str, Any],
+) -> str:
+    """Write all files, provenance last; returns what to tell the user."""
+    if o.dry_run:
+        return "the mask is empty: the scan would come back as it is"
+    for scan, raw in zip(scans, raws, strict=True):
+        scan.write(o.output / scan.path.name, raw)
+    Stored(o.output / MASK_NAME, mask, scans[0].affine).write(o.output / MASK_NAME, mask)
+    voxel = abs(float(np.linalg.det(scans[0].affine[:3, :3]))) / 1000
+    provenance: dict[str, Any] = {
+        "run": o.name,
+        "checkpoint": o.ckpt_iter,
+        "inputs": {
+            scan.path.name: {"sha256": _sha256(scan.raw), "changed_voxels": int((raw != scan.raw).sum())}
+            for scan, raw in zip(scans, raws, strict=True)
+        },
+        "mask": None if o.mask is None else o.mask.name,
+        "own_lesions": None if o.own_lesions is None else o.own_lesions.name,
+        "options": {key: getattr(o, key) for key in ("load", "vary", "scale", "mirror", "elastic", "shift", "seed")},
+        "lesion_ml": round(int(mask.sum()) * voxel, 4),
+        **how,
+        **({} if placed is None else placed.report()),
+    }
+    if host is not None:
+        windows = {name: window.high for name, window in zip(host.channels, host.windows, strict=True)}
+        provenance["intensity_at_2.5_times_white_matter"] = windows
+    write_json(o.output / PROVENANCE, provenance)
+    if placed is None:
+        return f"the lesion mask is empty: the scan is returned as it is; {o.output}"
+    return (
+        f"{o.output}: {provenance['lesion_ml']:.3g} ml in {len(placed.lesions)} lesions added"
+        + (f"; {placed.left_out} did not fit into the white matter" if placed.left_out else "")
+        + f"; {', '.join(stem(scan.path) for scan in scans)}"
+    )
+
+
+def _sha256(raw: NDArray) -> str:
+    return hashlib.sha256(np.ascontiguousarray(raw).tobytes()).hexdigest()

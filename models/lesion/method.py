@@ -1,0 +1,196 @@
+"""The lesion generator as a method of train.py and test.py: scans without lesions in, the same scans with lesions out.
+
+Legend: B batch, C image channels (modalities), K condition maps, S spatial axes: (H, W), in 3-D (D, H, W).
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterable, Iterator
+
+import torch
+from torch import Tensor, nn
+
+from config import Config
+from models.base import Batch, Method, Player, SampleRandom, seeded_generator
+from models.ema import ema_copy, ema_update
+from models.lesion.conditions import ZERO, band_masks, blend_weights, blurred, soft_maps, z_scores
+from models.lesion.losses import error_weights, latent_variance, weighted_mae
+from models.lesion.network import LesionNetwork
+from models.lesion.profile import DEPTHS, LevelProfile, measure_profile
+from models.lesion.windows import average_windows, cut, grid_corners, random_corners
+from models.optimizers import adam
+from spec import LESION, DataSpec
+
+
+class LesionUnet(Method):
+    """Encoder per modality, maximum fusion, decoder per modality (Salem et al., IEEE Access 2019), on slices or volumes.
+
+    Batches need `source`, the scan with its lesions filled; the brightness of lesions comes from `level`, or from the
+    real image where there is one. `composite` may be turned off to get the network's own image everywhere.
+    profile: (3, DEPTHS) buffer, what brightness lesions had in training; see `LevelProfile`.
+    """
+
+    profile: Tensor
+
+    def __init__(self, config: Config, spec: DataSpec) -> None:
+        super().__init__()
+        self.config, self.options, self.spec = config, config.lesion, spec
+        self.lesion, self.level_channel = spec.label_id(LESION), spec.level_channel
+        self.composite = self.options.composite
+        o = self.options
+        conditions = 2 if o.levels == "soft" else len(o.alphas) + (not o.everywhere)
+        self.net = LesionNetwork(spec.num_channels, conditions, o.width, o.dims, o.prelu, o.patch, o.residual)
+        self.average = ema_copy(self.net)
+        self.register_buffer("profile", torch.zeros(3, DEPTHS))
+
+    def players(self) -> dict[str, Player]:
+        """The one network."""
+        return {"generator": Player(self.net, adam(self.net, self.config.lr_g, self.config), self.losses)}
+
+    def calibrate(self, batches: Iterable[Batch]) -> None:
+        """Measure how bright lesions are, for masks that come without intensities."""
+        stacks = ((batch.real[:, self.level_channel], batch.label == self.lesion) for batch in batches)
+        self.profile.copy_(measure_profile(stacks).tensor())
+
+    @property
+    def level_profile(self) -> LevelProfile:
+        """Brightness of the training lesions by depth."""
+        return LevelProfile.of(self.profile)
+
+    # -- training -------------------------------------------------------------------------------------------------
+
+    def losses(self, batch: Batch) -> dict[str, Tensor]:
+        """Weighted MAE of every decoded image (one modality's latent alone, and fused) and the latents' variance."""
+        o = self.options
+        source, real, lesion, level, grey = self.patches(batch)
+        if o.levels == "soft" and o.level_blur > 0:
+            level = blurred(level, o.level_blur * float(torch.rand((), generator=batch.rng)))
+        images, latents = self.net(source - ZERO, self.conditions(level, lesion, grey), every=o.branches == "all")
+        weights = error_weights(lesion, o.lesion_weight)
+        result = {"fused": weighted_mae(images[-1], real - ZERO, weights)}
+        if len(images) > 1:
+            alone = [weighted_mae(image, real - ZERO, weights) for image in images[:-1]]
+            result["alone"] = torch.stack(alone).sum()
+        if o.lambda_variance > 0 and len(latents) > 1:
+            result["variance"] = o.lambda_variance * latent_variance(latents)
+        return result
+
+    def patches(self, batch: Batch) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+        """Patches of a batch: source and real (P, C, *S), lesion and level (P, *S), grey (P, 2).
+
+        Where they lie depends on the step and the sample, not on the batch or the process that the sample is in.
+        """
+        o, source, level, grey = self.options, self._source(batch), self._level(batch), self._grey(batch)
+        lesions = (batch.label == self.lesion).cpu()
+        parts: list[list[Tensor]] = [[], [], [], [], []]
+        step = int(torch.randint(2**62, (), generator=batch.rng))
+        for i, (lesion, label) in enumerate(zip(lesions, batch.label.cpu(), strict=True)):
+            body, rng = label > 0, seeded_generator(step, batch.cases[i], batch.indices[i])
+            if o.sampling == "grid":
+                corners = grid_corners(body, o.patches, o.patch, o.stride, rng)
+            else:
+                corners = random_corners(lesion, body, o.patches, o.patch, o.lesion_share, rng)
+            for corner in corners:
+                whole = (source[i], batch.real[i], batch.label[i] == self.lesion, level[i])
+                for part, x in zip(parts, whole, strict=False):
+                    part.append(cut(x, corner, o.patch))
+                parts[4].append(grey[i])
+        return tuple(torch.stack(part) for part in parts)  # type: ignore[return-value]
+
+    # -- inputs ---------------------------------------------------------------------------------------------------
+
+    def conditions(self, level: Tensor, lesion: Tensor, grey: Tensor) -> Tensor:
+        """Condition maps (B, K, *S) from intensity level and mask (B, *S), and mean and deviation of grey matter (B, 2)."""
+        if self.options.levels == "soft":
+            return soft_maps(level, lesion)
+        bands = band_masks(z_scores(level, grey), self.options.alphas)
+        if self.options.everywhere:
+            return bands
+        mask = lesion[:, None].to(bands.dtype)
+        return torch.cat([mask, bands * mask], 1)
+
+    def _source(self, batch: Batch) -> Tensor:
+        if batch.source is None:
+            raise ValueError(
+                "--model lesion needs scans with their lesions filled: prepare the data with --fill lesion"
+            )
+        return batch.source
+
+    def _level(self, batch: Batch) -> Tensor:
+        return batch.level if batch.level is not None else batch.real[:, self.level_channel]
+
+    def _grey(self, batch: Batch) -> Tensor:
+        if batch.grey is not None:
+            return batch.grey
+        assert self.options.levels == "soft", "bands need the grey matter's mean and deviation"
+        return batch.label.new_zeros((len(batch), 2), dtype=torch.float32)
+
+    # -- synthesis ------------------------------------------------------------------------------------------------
+
+    @torch.no_grad()
+    def synthesize(self, batch: Batch, randoms: list[SampleRandom]) -> Tensor:
+        """Sources (B, C, H, W) with the lesions of the label map; nothing random. In 3-D all slices of a case count."""
+        return self._synthesize(self.average, batch)
+
+    @torch.no_grad()
+    def current(self, batch: Batch) -> Tensor:
+        """The same by the weights in training."""
+        return self._synthesize(self.net, batch)
+
+    def _synthesize(self, net: nn.Module, batch: Batch) -> Tensor:
+        source, lesion = self._source(batch), batch.label == self.lesion
+        parts = (source, lesion, self._level(batch), self._grey(batch))
+        if self.options.dims == 2:
+            return self._painted(net, *parts, batch.label > 0)
+        volumes = []
+        for rows in _runs(batch.cases):  # slices of one case -> one volume of depth D
+            x, mask, level, grey = (part[rows] for part in parts)
+            body = (batch.label[rows] > 0)[None]
+            volume = self._painted(net, x.movedim(0, 1)[None], mask[None], level[None], grey[:1], body)
+            volumes.append(volume[0].movedim(0, 1))
+        return torch.cat(volumes)
+
+    def _painted(
+        self, net: nn.Module, source: Tensor, lesion: Tensor, level: Tensor, grey: Tensor, body: Tensor
+    ) -> Tensor:
+        o = self.options
+        conditions = self.conditions(level, lesion, grey)
+        if o.windows:
+
+            def paint(corner: tuple[int, ...]) -> Tensor:
+                return net(cut(source, corner, o.patch) - ZERO, cut(conditions, corner, o.patch))[0][-1]
+
+            image = average_windows(source.shape[2:], o.patch, o.window_stride, paint)
+        else:
+            image = net(source - ZERO, conditions)[0][-1]
+        image = (image.float() + ZERO).clamp(-1, 1)
+        if not self.composite:
+            return torch.where(body[:, None], image, source)
+        weights = blend_weights(lesion, o.reach, o.feather)[:, None]
+        return source + weights * (image - source)
+
+    # -- life -----------------------------------------------------------------------------------------------------
+
+    def after_step(self) -> None:
+        """Move the average towards the network."""
+        ema_update(self.average, self.net, self.options.ema_decay)
+
+    def release(self) -> dict[str, Tensor]:
+        """The moving average's tensors and the brightness of the training lesions."""
+        return {**self.average.state_dict(), "profile": self.profile}
+
+    def load_release(self, tensors: dict[str, Tensor]) -> None:
+        """Load them."""
+        rest = dict(tensors)
+        self.profile.copy_(rest.pop("profile"))
+        self.average.load_state_dict(rest)
+
+
+def _runs(names: list[str]) -> Iterator[slice]:
+    """Slices of equal neighbours."""
+    start = 0
+    for _, group in itertools.groupby(names):
+        length = len(list(group))
+        yield slice(start, start + length)
+        start += length

@@ -1,0 +1,114 @@
+"""Painting lesions over: what changes, what it looks like, and the faults of the public code."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from scipy import ndimage
+
+from dataloaders.lesion_filling import fill_slices, fill_volume
+from tests.toy_lesions import patient
+
+WAYS = {"volume": lambda i, m, w: fill_volume(i, m, w, seed=1), "slices": lambda i, m, w: fill_slices(i, m, w, seed=1)}
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+def test_filling_in_three_dimensions_changes_nothing_outside(seed: int) -> None:
+    p = patient(seed)
+    filled = fill_volume(p.flair, p.lesion, p.white)
+    assert np.array_equal(filled[~p.lesion], p.flair[~p.lesion])
+    assert (filled[p.lesion] != p.flair[p.lesion]).mean() > 0.99
+
+
+def test_published_filling_changes_only_its_mask_and_the_white_matter_within_four_steps() -> None:
+    p = patient(0)
+    filled = fill_slices(p.flair, p.lesion, p.white)
+    near = np.stack([ndimage.binary_dilation(p.lesion[:, :, k], iterations=4) for k in range(p.lesion.shape[2])], -1)
+    allowed = p.lesion | (near & p.white)
+    assert np.array_equal(filled[~allowed], p.flair[~allowed])
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_filled_lesions_look_like_white_matter(way: str) -> None:
+    p = patient(3, lesions=12)
+    filled = WAYS[way](p.flair, p.lesion, p.white)
+    deep = p.white & (ndimage.distance_transform_edt(~p.lesion) > 2)
+    expected = p.flair[deep]
+    assert abs(filled[p.lesion].mean() - expected.mean()) < 0.5 * expected.std()
+    assert 0.2 * expected.std() < filled[p.lesion].std() < 1.5 * expected.std()
+    assert p.flair[p.lesion].mean() > expected.mean() + 4 * expected.std()  # so there was something to do
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_filling_is_reproducible(way: str) -> None:
+    p = patient(0)
+    assert np.array_equal(WAYS[way](p.flair, p.lesion, p.white), WAYS[way](p.flair, p.lesion, p.white))
+    assert not np.array_equal(
+        fill_volume(p.flair, p.lesion, p.white, seed=1), fill_volume(p.flair, p.lesion, p.white, seed=2)
+    )
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_an_empty_mask_returns_the_image(way: str) -> None:
+    p = patient(0)
+    assert np.array_equal(WAYS[way](p.flair, np.zeros_like(p.lesion), p.tissue == 3), p.flair)
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_every_voxel_is_filled_even_far_from_white_matter(way: str) -> None:
+    """The public code leaves blobs without white matter around them as they are: the network sees what it is to paint."""
+    p = patient(0)
+    mask = np.zeros_like(p.lesion)
+    mask[2:5, 25:28, 14:17] = True  # in CSF and cortex
+    image = np.where(mask, 500, p.flair).astype(np.float32)
+    filled = WAYS[way](image, mask, (p.tissue == 3) & ~mask & (np.arange(44)[:, None, None] > 14))
+    assert filled[mask].max() < 150
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_lesions_are_filled_from_the_image_as_it_came(way: str) -> None:
+    """The public code fills in place, so each blob reads earlier fills and its neighbours' lesions."""
+    p = patient(0)
+    mask = np.zeros_like(p.lesion)
+    mask[18:21, 10:13, 8:12] = True
+    both = mask.copy()
+    both[22:25, 10:13, 8:12] = True  # within the other's ring
+    image = p.flair.copy()
+    image[both] = 400
+    filled = WAYS[way](image, both, (p.tissue == 3) & ~both)
+    white = p.flair[(p.tissue == 3) & ~p.lesion]
+    assert filled[both].max() < white.mean() + 6 * white.std()
+
+
+def test_smoothing_does_not_mix_voxels_that_are_no_neighbours() -> None:
+    """The public code filters the vector of masked voxels: here two patches of 0 and 100 that are neighbours only there."""
+    image = np.zeros((40, 40, 1), np.float32)
+    image[30:] = 100
+    white = np.zeros((40, 40, 1), bool)
+    white[2:10, 2:10] = white[32:39, 2:10] = True
+    mask = np.zeros((40, 40, 1), bool)
+    mask[5:7, 5:7] = mask[35:37, 5:7] = True
+    filled = fill_slices(image, mask, white)
+    assert filled[2:10, 2:10].max() == 0
+    assert filled[32:39, 2:10].min() == pytest.approx(100)
+
+
+def test_hyperintense_voxels_lend_no_intensity() -> None:
+    p = patient(0)
+    mask, bright = np.zeros_like(p.lesion), np.zeros_like(p.lesion)
+    mask[20:23, 10:13, 8:12] = True
+    bright[17:26, 7:16, 6:14] = True
+    image = np.where(bright, 200, p.flair).astype(np.float32)
+    bright &= ~mask
+    filled = fill_volume(image, mask, p.tissue == 3, avoid=bright)
+    assert filled[mask].max() < 150
+
+
+def test_no_white_matter_and_other_shapes_are_errors() -> None:
+    p = patient(0)
+    with pytest.raises(ValueError, match="no white matter"):
+        fill_volume(p.flair, p.lesion, np.zeros_like(p.lesion))
+    with pytest.raises(ValueError, match="differ in shape"):
+        fill_volume(p.flair, p.lesion[:-1], p.white)
+    with pytest.raises(ValueError, match="no voxel outside"):
+        fill_slices(p.flair, np.ones_like(p.lesion), p.white)

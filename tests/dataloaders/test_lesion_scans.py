@@ -1,0 +1,123 @@
+"""Files as they are stored: bit for bit, and the faults of input."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+
+from dataloaders.lesion_scans import Stored, find_patient, load_head, read_channels, read_mask, read_stored
+from tests.toy import save_nifti
+from tests.toy_lesions import LAS, bids, patient
+
+
+def scaled(path: Path, slope: float = 0.5, inter: float = -3.0) -> np.ndarray:
+    """An int16 file with a scale of its own; returns the raw values."""
+    raw = np.random.default_rng(0).integers(-500, 3000, (6, 7, 8)).astype(np.int16)
+    image = nib.Nifti1Image(raw, LAS)
+    image.header.set_slope_inter(slope, inter)
+    image.to_filename(path)
+    return raw
+
+
+def test_raw_values_and_scale_survive(tmp_path: Path) -> None:
+    raw = scaled(tmp_path / "a.nii.gz")
+    scan = read_stored(tmp_path / "a.nii.gz")
+    assert scan.raw.dtype == np.int16
+    assert np.array_equal(scan.raw, raw)
+    assert scan.values[0, 0, 0] == pytest.approx(raw[0, 0, 0] * 0.5 - 3)
+    zone = np.zeros(raw.shape, bool)
+    zone[2, 3, 4] = zone[0, 0, 1] = True
+    changed = scan.changed(zone, np.array([100.2, 1e9]))
+    assert np.array_equal(changed[~zone], raw[~zone])
+    assert changed[zone].tolist() == [206, np.iinfo(np.int16).max]  # rounded; kept in the type's range
+    scan.write(tmp_path / "b.nii.gz", changed)
+    again = read_stored(tmp_path / "b.nii.gz")
+    assert (again.slope, again.inter, again.raw.dtype) == (0.5, -3.0, np.int16)
+    assert np.array_equal(again.raw, changed)
+    assert np.array_equal(again.affine, scan.affine)
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.float32, np.float64])
+def test_types_stay(tmp_path: Path, dtype: type) -> None:
+    save_nifti(tmp_path / "a.nii", np.arange(24).reshape(2, 3, 4).astype(dtype), LAS)
+    scan = read_stored(tmp_path / "a.nii")
+    scan.write(tmp_path / "b.nii", scan.raw)
+    back = nib.load(tmp_path / "b.nii")
+    assert back.get_data_dtype() == dtype
+    assert np.array_equal(np.asarray(back.dataobj), np.arange(24).reshape(2, 3, 4))
+
+
+def files(tmp_path: Path) -> tuple[Path, Path]:
+    p = patient(0)
+    return (
+        save_nifti(tmp_path / "sub-1_T1w.nii.gz", p.t1, LAS),
+        save_nifti(tmp_path / "sub-1_FLAIR.nii.gz", p.flair, LAS),
+    )
+
+
+def test_missing_and_swapped_modalities_are_one_line(tmp_path: Path) -> None:
+    t1, flair = files(tmp_path)
+    assert len(read_channels([t1, flair], ["T1w", "FLAIR"], "--input")) == 2
+    with pytest.raises(ValueError, match="--input: 1 files for 2 modalities; the run needs T1w FLAIR, in this order"):
+        read_channels([t1], ["T1w", "FLAIR"], "--input")
+    with pytest.raises(ValueError, match="its name says FLAIR, but T1w is expected"):
+        read_channels([flair, t1], ["T1w", "FLAIR"], "--input")
+
+
+def test_other_grids_are_named(tmp_path: Path) -> None:
+    t1, _ = files(tmp_path)
+    p = patient(0)
+    small = save_nifti(tmp_path / "small.nii.gz", p.flair[:-1], LAS)
+    off = LAS.copy()
+    off[0, 3] += 2
+    elsewhere = save_nifti(tmp_path / "off.nii.gz", p.lesion.astype(np.uint8), off)
+    (scan,) = read_channels([t1], ["T1w"], "--input")
+    with pytest.raises(ValueError, match=r"small.nii.gz: shape \(43, 52, 30\), .*T1w.nii.gz has \(44, 52, 30\)"):
+        read_channels([t1, small], ["T1w", "FLAIR"], "--input")
+    with pytest.raises(ValueError, match=r"off.nii.gz: its affine and that of .*T1w.nii.gz differ by 2"):
+        read_mask(elsewhere, scan)
+    values = save_nifti(tmp_path / "values.nii.gz", (p.lesion * 7).astype(np.uint8), LAS)
+    with pytest.raises(ValueError, match="a lesion mask holds 0 and 1, found 7"):
+        read_mask(values, scan)
+
+
+def test_a_patient_is_found_in_bids(tmp_path: Path) -> None:
+    root = bids(tmp_path, patients=2)
+    images, mask = find_patient(root / "sub-2", ["T1w", "FLAIR"], None)
+    assert [path.name for path in images] == ["sub-2_T1w.nii.gz", "sub-2_FLAIR.nii.gz"]
+    assert mask.name == "sub-2_label-lesion_mask.nii.gz"
+    with pytest.raises(ValueError, match=r"0 files \*_T2w.nii.gz"):
+        find_patient(root / "sub-2", ["T2w"], None)
+    with pytest.raises(ValueError, match="no such folder"):
+        find_patient(root / "sub-9", ["T1w"], None)
+    mask.unlink()
+    with pytest.raises(ValueError, match="0 lesion masks"):
+        find_patient(root / "sub-2", ["T1w"], None)
+
+
+def test_a_head_in_units_of_white_matter(tmp_path: Path) -> None:
+    p = patient(0)
+    scans = read_channels(files(tmp_path), ["T1w", "FLAIR"], "--input")
+    tissue = save_nifti(tmp_path / "dseg.nii.gz", p.tissue, LAS)
+    head = load_head(scans, ["T1w", "FLAIR"], p.lesion, tissue, None)
+    assert np.linalg.det(head.grid[:3, :3]) > 0  # RAS, the files are LAS
+    for c in (0, 1):
+        assert np.median(head.model(c)[head.tissue.white]) == pytest.approx(-0.2, abs=0.02)
+        assert np.allclose(head.physical(c, head.model(c)), head.images[c], atol=1e-3)
+    assert not (head.tissue.white & head.lesion).any()
+    coarse = load_head(scans, ["T1w", "FLAIR"], p.lesion, tissue, None, spacing=(2.0, 2.0, 2.0))
+    assert coarse.spacing == pytest.approx((2, 2, 2))
+    assert load_head(scans, ["T1w", "FLAIR"], None, tissue, None, (1.05, 1, 1)).spacing == pytest.approx((1, 1, 1))
+
+
+def test_tissue_needs_a_t1w_scan_or_a_file(tmp_path: Path) -> None:
+    scan = read_stored(files(tmp_path)[1])
+    with pytest.raises(ValueError, match="without a T1w scan tissue cannot be found; give --tissue FILE"):
+        load_head([scan], ["FLAIR"], None, None, None)
+    many = save_nifti(tmp_path / "many.nii.gz", (patient(0).tissue * 20).astype(np.uint8), LAS)
+    with pytest.raises(ValueError, match="found 60"):
+        load_head([scan], ["FLAIR"], None, many, None)
+    assert isinstance(scan, Stored)

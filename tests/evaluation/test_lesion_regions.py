@@ -1,0 +1,110 @@
+"""Scores by region, profiles and contrast, against closed forms and scikit-image."""
+
+from __future__ import annotations
+
+import csv
+import json
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+from skimage.metrics import structural_similarity
+
+from evaluation.lesion_regions import (
+    CSV_NAME,
+    JSON_NAME,
+    border_distance,
+    contrast,
+    evaluate_lesion_regions,
+    format_regions,
+    radial_profile,
+    regions,
+    score_regions,
+)
+from tests.toy_results import noisy, write_results
+
+
+def ball(radius: float, size: int = 31) -> np.ndarray:
+    grid = np.stack(np.meshgrid(*(np.arange(size),) * 3, indexing="ij")) - size // 2
+    return (grid**2).sum(0) <= radius**2
+
+
+def test_regions_share_nothing_and_fill_the_body() -> None:
+    body, lesion = ball(14), ball(4)
+    masks = regions(lesion, body)
+    assert (sum(m.astype(int) for m in masks.values()) == body).all()
+    assert masks["rim"].any()
+    distance = np.abs(np.argwhere(masks["rim"])[:, None] - np.argwhere(lesion)[None]).max(-1).min(-1)
+    assert distance.max() == 3
+    assert not regions(lesion, body, rim=0)["rim"].any()
+
+
+def test_errors_count_in_their_region_only() -> None:
+    body, lesion = ball(14), ball(4)
+    real = np.random.default_rng(0).random(body.shape)
+    fake = real + 0.5 * lesion
+    masks = regions(lesion, body)
+    scores = score_regions(real, fake, masks, data_range=2.0)
+    assert scores["lesion"].mse == pytest.approx(0.25)
+    assert scores["lesion"].psnr == pytest.approx(10 * math.log10(4 / 0.25))
+    assert scores["rim"].mse == scores["outside"].mse == 0
+    assert scores["outside"].psnr == math.inf
+    far = score_regions(real, fake, {"far": body & (border_distance(lesion) > 8)}, 2.0)["far"]
+    assert far.ssim == pytest.approx(1)
+    _, full = structural_similarity(real, fake, data_range=2.0, full=True)
+    assert scores["lesion"].ssim == pytest.approx(full[lesion].mean())
+
+
+def test_whole_brain_scores_hide_what_lesions_lack() -> None:
+    """Why regions: a small lesion painted over costs the whole image nothing."""
+    body, lesion = ball(14), ball(2)
+    real = 1 + np.random.default_rng(0).random(body.shape) * 0.05 + 0.8 * lesion
+    nothing_done = real - 0.8 * lesion
+    masks = regions(lesion, body) | {"brain": body}
+    scores = score_regions(real, nothing_done, masks, 2.0)
+    assert scores["brain"].ssim > 0.9
+    assert scores["lesion"].ssim < 0.6
+
+
+def test_thin_volumes_and_empty_regions() -> None:
+    real = np.random.default_rng(0).random((3, 20, 20))
+    mask = np.zeros(real.shape, bool)
+    mask[1, 5:9, 5:9] = True
+    scores = score_regions(real, real, {"lesion": mask, "none": np.zeros_like(mask)}, 1.0)
+    assert scores["lesion"].ssim == pytest.approx(1)
+    assert all(math.isnan(value) for value in vars(scores["none"]).values())
+
+
+def test_profile_and_contrast_of_a_known_lesion() -> None:
+    lesion, white = ball(5), ball(14)
+    distance = border_distance(lesion)
+    image = np.where(distance < 0, 150.0, 100.0) * white
+    profile = radial_profile(image, lesion, white)
+    assert [profile[k] for k in (-4, -1, 1, 6)] == pytest.approx([1.5, 1.5, 1, 1])
+    assert 0 not in profile
+    assert contrast(image, lesion, white) == contrast(image, lesion, white, distance) == pytest.approx(0.5)
+    image = np.where(lesion, 100 + 10 * -distance, 100.0)
+    profile = radial_profile(image, lesion, white)
+    assert profile[-4] > profile[-3] > profile[-2] > profile[-1] > 1
+    assert math.isnan(contrast(image, np.zeros_like(lesion), white))
+    assert border_distance(np.zeros_like(lesion)).min() == np.inf
+
+
+def test_distances_can_be_millimetres() -> None:
+    lesion = ball(3)
+    assert border_distance(lesion, (2.0, 2.0, 2.0)) == pytest.approx(2 * border_distance(lesion))
+
+
+def test_a_results_folder_is_scored(tmp_path: Path) -> None:
+    folder = write_results(tmp_path / "r", noisy(0.01))
+    result = evaluate_lesion_regions(folder)
+    assert result is not None
+    rows = result["rows"]
+    assert {row["images"] for row in rows} == {"generated", "real"}
+    assert json.loads((folder / JSON_NAME).read_text())["rows"][0]["case"] == rows[0]["case"]
+    with open(folder / CSV_NAME, encoding="utf-8") as file:
+        table = list(csv.DictReader(file))
+    assert len(table) == len(rows)
+    assert {"psnr_lesion", "ssim_rim", "mse_outside", "contrast"} <= set(table[0])
+    assert "lesion PSNR" in format_regions(result)

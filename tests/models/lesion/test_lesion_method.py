@@ -1,0 +1,235 @@
+"""The lesion generator as a method: what it may change, what it depends on, that it learns."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+
+from config import Config
+from method_options.lesion import LesionConfig, salem2019
+from models import build_method
+from models.base import Batch, SampleRandom, seeded_generator
+from models.lesion import LesionUnet
+from models.lesion.conditions import dilated
+from spec import Channel, DataSpec, Label
+
+NAMES = ("background", "csf", "grey_matter", "white_matter", "lesion")
+LESION = 4
+
+
+def spec_of(channels: tuple[str, ...] = ("T1w", "FLAIR"), size: int = 32) -> DataSpec:
+    labels = tuple(Label(i, name) for i, name in enumerate(NAMES))
+    return DataSpec(labels, tuple(Channel(name) for name in channels), (size, size), axis="axial")
+
+
+def method_of(spec: DataSpec | None = None, **options: Any) -> LesionUnet:
+    torch.manual_seed(0)
+    lesion = replace(LesionConfig(width=4, patch=16, patches=4, ema_decay=0.0), **options)
+    config = Config(name="a", dataroot=None, model="lesion", lr_g=3e-3, beta1=0.9, lesion=lesion)  # type: ignore[arg-type]
+    method = build_method(config, spec or spec_of())
+    assert isinstance(method, LesionUnet)
+    return method
+
+
+def batch_of(count: int = 3, channels: int = 2, size: int = 32, seed: int = 0) -> Batch:
+    """Discs of white matter with lesions that are brighter on the last channel and darker on the others."""
+    rng = seeded_generator("toy", seed)
+    grid = torch.stack(torch.meshgrid(torch.arange(size), torch.arange(size), indexing="ij")).float()
+    label = ((grid - size / 2).square().sum(0).sqrt() < size * 0.45).long()[None].repeat(count, 1, 1) * 3
+    for i in range(count):
+        centre = size / 2 + (torch.rand(2, generator=rng) - 0.5) * size * 0.4
+        label[i][(grid - centre[:, None, None]).square().sum(0).sqrt() < 3] = LESION
+    source = torch.full((count, channels, size, size), -1.0)
+    source[(label > 0)[:, None].expand_as(source)] = -0.2
+    source += 0.02 * torch.randn(source.shape, generator=rng) * (label > 0)[:, None]
+    image = source.clone()
+    strength = 0.3 + 0.2 * torch.rand((count, 1, 1), generator=rng)
+    image[:, -1] += (label == LESION) * strength
+    image[:, :-1] -= ((label == LESION) * strength)[:, None] * 0.7
+    names = [f"case{i}" for i in range(count)]
+    grey = torch.tensor([[0.0, 0.1]]).repeat(count, 1)
+    return Batch(label, image, names, names, list(range(count)), seeded_generator("step"), source=source, grey=grey)
+
+
+def randoms(batch: Batch) -> list[SampleRandom]:
+    return [SampleRandom.of(0, case, index) for case, index in zip(batch.cases, batch.indices, strict=True)]
+
+
+def scrambled(method: LesionUnet) -> LesionUnet:
+    """Weights at which the network changes everything."""
+    with torch.no_grad():
+        for parameter in [*method.net.parameters(), *method.average.parameters()]:
+            parameter.add_(0.3 * torch.randn(parameter.shape, generator=seeded_generator(parameter.shape)))
+    return method
+
+
+def test_outside_the_zone_the_source_comes_back_bit_for_bit() -> None:
+    method, batch = scrambled(method_of()), batch_of()
+    image = method.synthesize(batch, randoms(batch))
+    zone = (dilated(batch.label == LESION, method.options.reach) > 0)[:, None].expand_as(image)
+    assert batch.source is not None
+    assert torch.equal(image[~zone], batch.source[~zone])
+    assert not torch.equal(image[zone], batch.source[zone])
+
+
+@pytest.mark.parametrize("levels", ["soft", "bands"])
+def test_without_lesions_the_source_comes_back(levels: str) -> None:
+    method, batch = scrambled(method_of(levels=levels)), batch_of()
+    batch.label[batch.label == LESION] = 3
+    assert torch.equal(method.synthesize(batch, randoms(batch)), batch.source)  # type: ignore[arg-type]
+
+
+def test_images_do_not_depend_on_the_batch() -> None:
+    method, batch = scrambled(method_of()), batch_of()
+    whole = method.synthesize(batch, randoms(batch))
+    for i in range(3):
+        part = replace(
+            batch,
+            label=batch.label[i : i + 1],
+            image=batch.real[i : i + 1],
+            source=batch.source[i : i + 1],  # type: ignore[index]
+            grey=batch.grey[i : i + 1],  # type: ignore[index]
+            cases=batch.cases[i : i + 1],
+            indices=batch.indices[i : i + 1],
+        )
+        assert torch.allclose(method.synthesize(part, randoms(part)), whole[i : i + 1], atol=1e-6)
+
+
+def test_given_levels_replace_those_of_the_image() -> None:
+    """A healthy scan has no image with lesions; the same levels from elsewhere give the same picture."""
+    method, batch = scrambled(method_of()), batch_of()
+    healthy = replace(batch, image=None, level=batch.real[:, 1])
+    assert torch.equal(method.synthesize(batch, randoms(batch)), method.synthesize(healthy, randoms(healthy)))
+
+
+def test_data_without_filled_copies_are_refused() -> None:
+    batch = replace(batch_of(), source=None)
+    with pytest.raises(ValueError, match="--fill lesion"):
+        method_of().synthesize(batch, randoms(batch))
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"levels": "bands", "branches": "fused", "residual": False}, {"width": 2, "composite": False}],
+)
+def test_it_learns_lesions(options: dict[str, Any]) -> None:
+    """A few steps bring the error inside lesions of unseen slices far below that of doing nothing."""
+    method = method_of(**options)
+    (player,) = method.players().values()
+    for step in range(60):
+        batch = replace(batch_of(seed=step % 10 + 1), rng=seeded_generator("step", step))
+        player.optimizer.zero_grad()
+        torch.stack(list(player.losses(batch).values())).sum().backward()
+        player.optimizer.step()
+        method.after_step()
+    batch = batch_of(seed=0)
+    image, mask = method.synthesize(batch, randoms(batch)), (batch.label == LESION)[:, None].expand_as(batch.real)
+    before = (batch.source - batch.real)[mask].abs().mean()  # type: ignore[operator]
+    after = (image - batch.real)[mask].abs().mean()
+    assert after < 0.5 * before, (before, after)
+
+
+def test_losses_are_the_published_ones_in_the_published_preset() -> None:
+    method = method_of(**{key: getattr(salem2019(), key) for key in ("levels", "everywhere", "residual", "sampling")})
+    assert method.net.encoders[0].c1.wide.in_channels == 9  # filled image and eight bands, no mask
+    assert set(method.losses(batch_of())) == {"fused", "alone", "variance"}
+
+
+def test_steps_are_decided_by_the_batch_alone() -> None:
+    method = method_of()
+    first, second = (method.losses(batch_of())["fused"].item() for _ in range(2))
+    other = method.losses(replace(batch_of(), rng=seeded_generator("other")))["fused"].item()
+    assert first == second != other
+
+
+def test_patches_of_a_sample_do_not_depend_on_the_other_samples() -> None:
+    method, whole = method_of(), batch_of(3)
+    last = replace(
+        whole,
+        label=whole.label[2:],
+        image=whole.real[2:],
+        source=whole.source[2:],  # type: ignore[index]
+        grey=whole.grey[2:],  # type: ignore[index]
+        cases=whole.cases[2:],
+        indices=whole.indices[2:],
+        rng=seeded_generator("step"),
+    )
+    for together, alone in zip(method.patches(whole), method.patches(last), strict=True):
+        assert torch.equal(together[-len(alone) :], alone)
+
+
+@pytest.mark.parametrize("prelu", ["channel", "element"])
+def test_windows_take_lesions_larger_than_a_patch(prelu: str) -> None:
+    method = scrambled(method_of(windows=True, window_stride=8, prelu=prelu))
+    batch = batch_of(size=48)
+    batch.label[0, 6:42, 6:42] = LESION
+    image = method.synthesize(batch, randoms(batch))
+    assert image.shape == (3, 2, 48, 48)
+    assert torch.isfinite(image).all()
+
+
+def test_volumes_are_cases() -> None:
+    """In three dimensions a case's slices are one volume, and the next case does not matter to it."""
+    spec = spec_of()
+    method = scrambled(method_of(spec, dims=3, width=2))
+    a, b = batch_of(12, seed=1), batch_of(9, seed=2)
+    both = Batch(
+        torch.cat([a.label, b.label]),
+        torch.cat([a.real, b.real]),
+        ["a"] * 12 + ["b"] * 9,
+        ["a"] * 12 + ["b"] * 9,
+        [*range(12), *range(9)],
+        source=torch.cat([a.source, b.source]),  # type: ignore[list-item]
+    )
+    together = method.synthesize(both, randoms(both))
+    alone = method.synthesize(replace(a, cases=["a"] * 12), randoms(a))
+    assert together.shape == (21, 2, 32, 32)
+    assert torch.allclose(together[:12], alone, atol=1e-6)
+    changed = replace(a, cases=["a"] * 12, level=a.real[:, 1] + 0.5 * (torch.arange(12) == 11)[:, None, None])
+    other = method.synthesize(changed, randoms(a))
+    assert not torch.allclose(other[10], alone[10], atol=1e-6)  # neighbouring slices do matter
+
+
+def test_three_dimensions_train() -> None:
+    method = method_of(dims=3, width=2, patches=2)
+    flat = batch_of(16)
+    stack = replace(
+        flat,
+        label=flat.label[None],
+        image=flat.real.movedim(0, 1)[None],
+        source=flat.source.movedim(0, 1)[None],  # type: ignore[union-attr]
+        grey=None,
+        cases=["a"],
+        rng=seeded_generator(0),
+    )
+    losses = method.losses(stack)
+    torch.stack(list(losses.values())).sum().backward()
+    assert all(p.grad is not None and torch.isfinite(p.grad).all() for p in method.net.parameters())
+
+
+@pytest.mark.parametrize("channels", [("FLAIR",), ("T1w", "T2w", "PDw"), ("T2w", "T1w")])
+def test_any_modalities(channels: tuple[str, ...]) -> None:
+    spec = spec_of(channels)
+    method, batch = method_of(spec), batch_of(channels=len(channels))
+    assert method.level_channel == {"FLAIR": 0, "T1w": 1, "T2w": 0}[channels[0]]
+    assert method.synthesize(batch, randoms(batch)).shape == batch.real.shape
+    assert ("variance" in method.losses(batch)) == (len(channels) > 1)
+
+
+def test_release_keeps_the_average_and_the_profile() -> None:
+    method, batch = scrambled(method_of()), batch_of()
+    method.calibrate([batch])
+    other = method_of()
+    other.load_release(method.release())
+    assert torch.equal(other.synthesize(batch, randoms(batch)), method.synthesize(batch, randoms(batch)))
+    assert other.level_profile == method.level_profile
+    assert other.level_profile.mean[0] > -0.2 + 0.2
+
+
+def test_data_without_the_class_are_refused() -> None:
+    spec = spec_of()
+    with pytest.raises(ValueError, match="no class named 'lesion'"):
+        method_of(replace(spec, labels=spec.labels[:4]))

@@ -1,0 +1,233 @@
+"""Prepare -> train -> resume -> test -> add lesions, through the commands that users type."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+from scipy import ndimage
+
+from engine.lesion_command import profile_level
+from tests.test_end_to_end import PERIODS, call, strip_name
+from tests.toy import save_nifti
+from tests.toy_lesions import LAS, bids, patient
+
+TINY = "--model lesion --lesion.width 4 --lesion.patch 16 --batch_size 4 --lesion.branches fused".split()
+TINY += "--lr_g 0.004 --lesion.ema_decay 0.8 --metrics mae".split()
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """BIDS, prepared folders of both fillings, and a run of each kind."""
+    home = tmp_path_factory.mktemp("home")
+    source = bids(home / "bids")
+    for i in (1, 2, 3):
+        dseg = source / "derivatives" / "marks" / f"sub-{i}" / "anat" / f"sub-{i}_dseg.nii.gz"
+        dseg.write_bytes((source / "tissue" / f"sub-{i}.nii.gz").read_bytes())
+    (home / "labels.json").write_text('{"csf": 1, "grey_matter": 2, "white_matter": 3}')
+    for fill in ("lesion", "salem2019"):
+        arguments = ["--format", "bids", "--source", source, "--modalities", "T1w", "FLAIR", "--fill", fill]
+        arguments += ["--label_map", home / "labels.json", "--test_patients", "sub-3", "--size", 64, "--workers", 1]
+        call("scripts/prepare_data.py", *arguments, "--out", home / fill)
+    train(home, "lesion", epochs=6)
+    return home
+
+
+def train(home: Path, name: str, *extra: object, data: str = "lesion", epochs: int = 2) -> None:
+    where = ["--name", name, "--dataroot", home / data, "--checkpoints_dir", home / "runs", "--num_epochs", epochs]
+    call("train.py", *where, *TINY, *PERIODS, *extra)
+
+
+def add(home: Path, out: Path, *extra: object, name: str = "lesion", code: int = 0) -> str:
+    anat = home / "bids" / "sub-3" / "anat"
+    arguments = ["--name", name, "--checkpoints_dir", home / "runs", "--gpu_ids", -1]
+    arguments += ["--input", anat / "sub-3_T1w.nii.gz", anat / "sub-3_FLAIR.nii.gz"]
+    arguments += ["--tissue", home / "bids" / "tissue" / "sub-3.nii.gz", "--output", out]
+    done = call("scripts/add_lesions.py", *arguments, *extra, code=code)
+    return done.stdout if code == 0 else done.stderr
+
+
+def from_patient(home: Path, number: int = 1) -> list[object]:
+    where = home / "bids" / f"sub-{number}"
+    return ["--from_patient", where, "--patient_tissue", home / "bids" / "tissue" / f"sub-{number}.nii.gz"]
+
+
+def load(path: Path) -> np.ndarray:
+    return np.asarray(nib.load(path).dataobj)
+
+
+def test_a_resumed_run_ends_with_the_same_weights(home: Path) -> None:
+    train(home, "parts", epochs=3)
+    train(home, "parts", epochs=6)
+    files = [home / "runs" / name / "weights-latest.safetensors" for name in ("lesion", "parts")]
+    assert strip_name(files[0]) == strip_name(files[1])
+
+
+def test_test_scores_lesions_and_beats_doing_nothing(home: Path) -> None:
+    where = ["--name", "lesion", "--dataroot", home / "lesion", "--checkpoints_dir", home / "runs"]
+    printed = call("test.py", *where, "--results_dir", home / "results", "--metrics", "mae", "--gpu_ids", -1).stdout
+    assert "lesion PSNR" in printed
+    folder = home / "results" / "lesion" / "best"
+    rows = {(r["channel"], r["images"]): r for r in json.loads((folder / "lesion_regions.json").read_text())["rows"]}
+    assert set(rows) == {(c, i) for c in ("T1w", "FLAIR") for i in ("generated", "no_model", "real")}
+    for channel in ("T1w", "FLAIR"):
+        generated, nothing = rows[channel, "generated"], rows[channel, "no_model"]
+        assert generated["psnr_lesion"] > nothing["psnr_lesion"] + 1
+        assert generated["mse_outside"] == nothing["mse_outside"]
+    assert rows["FLAIR", "real"]["contrast"] > 0.2
+    assert rows["T1w", "real"]["contrast"] < -0.1
+    assert list((folder / "filled").glob("*.png"))
+
+
+def test_lesions_of_a_patient_in_another_head(home: Path, tmp_path: Path) -> None:
+    own = home / "bids" / "derivatives" / "marks" / "sub-3" / "anat" / "sub-3_label-lesion_mask.nii.gz"
+    printed = add(home, tmp_path / "o", *from_patient(home), "--own_lesions", own, "--registration", "affine")
+    assert "ml in" in printed
+    mask = load(tmp_path / "o" / "lesion_mask.nii.gz")
+    assert mask.dtype == np.uint8
+    assert mask.sum() > 20
+    p = patient(3)
+    assert not (mask[(p.tissue == 1)] > 0).any()
+    zone = ndimage.maximum_filter(mask | p.lesion, 5) > 0
+    for name, original, sign in (("T1w", p.t1, -1), ("FLAIR", p.flair, 1)):
+        image = nib.load(tmp_path / "o" / f"sub-3_{name}.nii.gz")
+        after = np.asarray(image.dataobj)
+        assert image.get_data_dtype() == np.float32
+        assert np.array_equal(image.affine, LAS)
+        assert np.array_equal(after[~zone], original[~zone])  # bit for bit
+        new = (mask > 0) & ~p.lesion & (p.tissue == 3)
+        assert sign * (after[new].mean() - original[new].mean()) > 10
+        gone = p.lesion & (ndimage.maximum_filter(mask, 7) == 0)
+        if gone.any():
+            assert sign * (after[gone].mean() - original[gone].mean()) < -10
+    facts = json.loads((tmp_path / "o" / "provenance.json").read_text())
+    assert facts["registration"] == "affine"
+    assert facts["lesion_ml"] == pytest.approx(mask.sum() / 1000)
+    assert sum(item["ml"] for item in facts["lesions"]) == pytest.approx(mask.sum() / 1000)
+    assert "bids" not in json.dumps(facts)  # no folders of anybody's machine
+
+
+def test_a_load_to_order_and_its_seed(home: Path, tmp_path: Path) -> None:
+    order = [*from_patient(home), "--load", "0.3ml", "--vary"]
+    for name, extra in (("a", []), ("b", []), ("c", ["--seed", 1])):
+        add(home, tmp_path / name, *order, *extra)
+    a, b, c = (load(tmp_path / name / "lesion_mask.nii.gz") for name in "abc")
+    assert a.sum() == 300
+    assert np.array_equal(a, b)
+    assert not np.array_equal(a, c)
+    files = [load(tmp_path / name / "sub-3_FLAIR.nii.gz") for name in "ab"]
+    assert np.array_equal(*files)
+
+
+def test_a_mask_without_intensities_and_other_grids(home: Path, tmp_path: Path) -> None:
+    """Integers with a scale, voxels of other sizes: the file keeps its type, scale, grid, and every voxel outside."""
+    p = patient(5, lesions=0, shape=(60, 70, 20))
+    affine = np.diag([-0.75, 0.75, 1.5, 1.0])
+    raws = {}
+    for name, image in (("T1w", p.t1), ("FLAIR", p.flair)):
+        raws[name] = np.rint(image * 4).astype(np.int16)
+        file = nib.Nifti1Image(raws[name], affine)
+        file.header.set_slope_inter(0.25, 0)
+        (tmp_path / "in").mkdir(exist_ok=True)
+        file.to_filename(tmp_path / "in" / f"x_{name}.nii.gz")
+    mask = patient(6, lesions=5, shape=(60, 70, 20)).lesion & (p.tissue == 3)
+    save_nifti(tmp_path / "mask.nii.gz", mask.astype(np.uint8), affine)
+    save_nifti(tmp_path / "tissue.nii.gz", p.tissue, affine)
+    arguments = [
+        "--name",
+        "lesion",
+        "--checkpoints_dir",
+        home / "runs",
+        "--gpu_ids",
+        -1,
+        "--mask",
+        tmp_path / "mask.nii.gz",
+    ]
+    arguments += ["--input", tmp_path / "in" / "x_T1w.nii.gz", tmp_path / "in" / "x_FLAIR.nii.gz"]
+    call("scripts/add_lesions.py", *arguments, "--tissue", tmp_path / "tissue.nii.gz", "--output", tmp_path / "o")
+    new = load(tmp_path / "o" / "lesion_mask.nii.gz") > 0
+    assert 2 * (new & mask).sum() / (new.sum() + mask.sum()) > 0.75
+    near = ndimage.maximum_filter(mask, 13) > 0
+    for name, raw in raws.items():
+        image = nib.load(tmp_path / "o" / f"x_{name}.nii.gz")
+        after = np.asarray(image.dataobj.get_unscaled())
+        assert (image.dataobj.slope, after.dtype) == (0.25, np.int16)
+        assert np.array_equal(after[~near], raw[~near])
+        assert not np.array_equal(after, raw)
+
+
+def test_an_empty_mask_returns_the_input(home: Path, tmp_path: Path) -> None:
+    p = patient(3)
+    save_nifti(tmp_path / "empty.nii.gz", np.zeros(p.lesion.shape, np.uint8), LAS)
+    assert "the lesion mask is empty: the scan is returned as it is" in add(
+        home, tmp_path / "o", "--mask", tmp_path / "empty.nii.gz"
+    )
+    assert np.array_equal(load(tmp_path / "o" / "sub-3_FLAIR.nii.gz"), p.flair)
+    assert load(tmp_path / "o" / "lesion_mask.nii.gz").sum() == 0
+
+
+def test_bad_input_is_one_line_and_nothing_written(home: Path, tmp_path: Path) -> None:
+    p = patient(3)
+    outside = np.zeros(p.lesion.shape, np.uint8)
+    outside[:3, :3, :3] = 1
+    save_nifti(tmp_path / "outside.nii.gz", outside, LAS)
+    save_nifti(tmp_path / "small.nii.gz", outside[:-1], LAS)
+    cases = {
+        "no lesion lies inside the brain": ["--mask", tmp_path / "outside.nii.gz"],
+        "shape (43, 52, 30)": ["--mask", tmp_path / "small.nii.gz"],
+        "give --mask FILE or --from_patient DIR": [],
+        "--load much: must be a volume": [*from_patient(home), "--load", "much"],
+        "ml fit into the white matter": [*from_patient(home), "--load", "99ml"],
+        "no such file": ["--mask", tmp_path / "absent.nii.gz"],
+        "no such run": [*from_patient(home), "--name", "absent"],
+        "1 files for 2 modalities": [*from_patient(home), "--input", tmp_path / "small.nii.gz"],
+    }
+    for message, arguments in cases.items():
+        error = add(home, tmp_path / "o", *arguments, code=2)
+        assert message in error, (message, error)
+        assert len(error.strip().splitlines()) == 1
+        assert not (tmp_path / "o").exists()
+
+
+def test_three_dimensions_and_the_published_preset(home: Path, tmp_path: Path) -> None:
+    train(home, "deep", "--lesion.dims", 3, "--lesion.patches", 2, "--lesion.width", 2, epochs=1)
+    published = "--preset salem2019 --lesion.width 2 --lesion.stride 16 --lesion.branches all".split()
+    train(home, "published", *published, data="salem2019", epochs=1)
+    for name, data in (("deep", "lesion"), ("published", "salem2019")):
+        where = ["--name", name, "--dataroot", home / data, "--checkpoints_dir", home / "runs", "--ckpt_iter", "latest"]
+        call("test.py", *where, "--results_dir", tmp_path, "--metrics", "mae", "--gpu_ids", -1)
+        assert (tmp_path / name / "latest" / "lesion_regions.csv").is_file()
+        assert "ml in" in add(home, tmp_path / f"o_{name}", *from_patient(home), "--ckpt_iter", "latest", name=name)
+    where = ["--name", "x", "--dataroot", home / "lesion", "--checkpoints_dir", home / "runs", *TINY, *PERIODS]
+    error = call("train.py", *where, "--preset", "salem2019", "--lesion.stride", 16, code=2).stderr
+    assert "--lesion.everywhere needs --fill salem2019" in error
+
+
+@pytest.mark.parametrize("model", ["gmm", "oasis"])
+def test_other_methods_through_the_same_interface(home: Path, tmp_path: Path, model: str) -> None:
+    tiny = "--oasis.channels_G 4 --oasis.channels_D 4 --oasis.spade_hidden 4 --oasis.z_dim 4".split()
+    where = ["--name", model, "--dataroot", home / "lesion", "--checkpoints_dir", home / "runs", "--model", model]
+    call("train.py", *where, *(tiny if model == "oasis" else []), *PERIODS, "--num_epochs", 1)
+    assert "ml in" in add(home, tmp_path / "o", *from_patient(home), name=model)
+    p, mask = patient(3), load(tmp_path / "o" / "lesion_mask.nii.gz")
+    near = ndimage.maximum_filter(mask, 5) > 0
+    after = load(tmp_path / "o" / "sub-3_FLAIR.nii.gz")
+    assert np.array_equal(after[~near], p.flair[~near])
+    assert not np.array_equal(after, p.flair)
+    if model == "gmm":  # fitted to lesions, so they are bright
+        new = (mask > 0) & ~p.lesion
+        assert after[new].mean() > p.flair[new].mean() + 10
+
+
+def test_levels_of_masks_follow_the_profile() -> None:
+    mask = np.zeros((20, 20, 20), bool)
+    mask[5:14, 5:14, 5:14] = True
+    level = profile_level(mask, ((0.0, 0.1, 0.2, 0.3), 0.0, 0.0), 0)
+    assert level[5, 9, 9] == 0
+    assert level[9, 9, 9] == pytest.approx(0.3)
+    noisy = profile_level(mask, ((0.0, 0.1, 0.2, 0.3), 0.1, 0.05), 0)
+    assert np.array_equal(noisy, profile_level(mask, ((0.0, 0.1, 0.2, 0.3), 0.1, 0.05), 0))
+    assert not np.array_equal(noisy, profile_level(mask, ((0.0, 0.1, 0.2, 0.3), 0.1, 0.05), 1))
