@@ -12,6 +12,7 @@ import time
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
+BESIDE = Path(sys.executable).parent  # commands of this environment, activated or not
 GRACE = 5.0  # seconds between asking a program to stop and killing it
 _PR_SET_PDEATHSIG = 1  # Linux, sys/prctl.h
 
@@ -27,7 +28,7 @@ class ToolFailed(ValueError):  # noqa: N818
 def find_program(names: Iterable[str], folders: Iterable[Path] = ()) -> Path | None:
     """The first of `names` in the folders, on PATH, or beside this Python; None where there is none."""
     path = os.environ.get("PATH", os.defpath)
-    places = os.pathsep.join([*map(str, folders), path, str(Path(sys.executable).parent)])
+    places = os.pathsep.join([*map(str, folders), path, str(BESIDE)])
     for name in names:
         found = shutil.which(name, path=places)
         if found:

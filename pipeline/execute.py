@@ -16,7 +16,8 @@ def main() -> int:
     study, name = sys.argv[1:3]
     signal.signal(signal.SIGTERM, _terminate)
     project = Project.load(Path(study))
-    if name.startswith("@"):
+    from_array = name.startswith("@")
+    if from_array:
         listed, _, number = name[1:].rpartition(":")
         name = Path(listed).read_text(encoding="utf-8").splitlines()[int(number)]
     if name not in project.units:
@@ -24,7 +25,8 @@ def main() -> int:
     unit = project.units[name]
     if not settled(project, unit, retry=True):
         record = execute(project, unit)
-        print(f"{name}: {record.state}{': ' + record.reason if record.reason else ''}", flush=True)
+        if from_array:  # otherwise the runner says it
+            print(f"{name}: {record.state}{': ' + record.reason if record.reason else ''}", flush=True)
     return 0
 
 

@@ -16,7 +16,9 @@ def gmm_options(contrast: str, changes: dict[str, Any]) -> GmmConfig:
     """
     base = GMM_PRESETS["lab2im"]()
     common = replace(base, background="zero", flipping=False, partial_volume=True, normalise="max")
-    options = replace(common, vary=True, covariance=True, gamma_std=0.1) if contrast == "t1" else common
+    # Measured means are on the scan's window, so slices keep it: none is stretched by what it happens to show.
+    measured = replace(common, vary=True, covariance=True, gamma_std=0.1, normalise="window")
+    options = measured if contrast == "t1" else common
     known = set(options.__dataclass_fields__) - {"preset", "priors"}
     unknown = sorted(set(changes) - known)
     if unknown:
@@ -26,6 +28,7 @@ def gmm_options(contrast: str, changes: dict[str, Any]) -> GmmConfig:
     try:
         options = replace(options, **vars(gmm_from_dict({**vars(options), **changes})))
         check_gmm(options, "synthesise.gmm.")
-    except TypeError as error:
-        raise ValueError(f"synthesise.gmm: {error}") from None
+    except (TypeError, ValueError) as error:
+        text = str(error).removeprefix("--")
+        raise ValueError(text if text.startswith("synthesise.gmm") else f"synthesise.gmm: {text}") from None
     return options

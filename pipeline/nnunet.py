@@ -163,14 +163,16 @@ def workers(o: NnunetOptions) -> int:
     return max(0, min(spare, 12, int(free_gb() / _WORKER_GB)))
 
 
-def environment(raw: Path, preprocessed: Path, results: Path, o: NnunetOptions, threads: int) -> dict[str, str]:
-    """Variables that nnU-Net reads."""
+def environment(
+    raw: Path, preprocessed: Path, results: Path, o: NnunetOptions, threads: int, planning: bool = False
+) -> dict[str, str]:
+    """Variables that nnU-Net reads. A command that plans stops with 0 augmentation processes (2.8.1), so it gets one."""
     return {
         "nnUNet_raw": str(raw),
         "nnUNet_preprocessed": str(preprocessed),
         "nnUNet_results": str(results),
         "nnUNet_extTrainer": str(TRAINERS),
-        "nnUNet_n_proc_DA": str(workers(o)),
+        "nnUNet_n_proc_DA": str(max(1, workers(o)) if planning else workers(o)),
         "nnUNet_def_n_proc": str(max(1, threads)),
         **({"nnUNet_compile": "f"} if o.device == "cpu" else {}),
         "MEDSIS_EPOCHS": str(o.epochs),

@@ -16,7 +16,7 @@ from fnmatch import fnmatch
 from pathlib import Path
 
 from dataloaders.nifti import VolumeError
-from engine.files import lock_folder, write_text
+from engine.files import lock_folder, with_path, write_text
 from pipeline.cases import Case, find_cases
 from pipeline.commands import ToolFailed, ToolMissing
 from pipeline.context import Context, Excluded, Made
@@ -56,8 +56,11 @@ class Project:
     def load(cls, file: Path) -> Project:
         """Of a study file; ValueError for whatever is wrong with it."""
         study = read_study(file)
-        cases = find_cases(study)
-        units = {unit.id: unit for unit in make_plan(study, cases)}
+        try:
+            cases = find_cases(study)
+            units = {unit.id: unit for unit in make_plan(study, cases)}
+        except ValueError as error:
+            raise ValueError(with_path(file, error)) from None
         project = cls(file, study, {case.id: case for case in cases}, units, FileHashes(study.work / ".hashes.json"))
         for name in units:
             record = load_record(study.work / name)

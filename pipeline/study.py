@@ -96,7 +96,7 @@ class SegmentOptions:
     """Segmentation."""
 
     tools: tuple[str, ...] = ("hmrf",)
-    """Segmenters: hmrf, mixture, fast, fastsurfer, samseg, synthseg, synthseg-torch, own, or a variant of [tools]."""
+    """Segmenters: hmrf, atlas, fast, fastsurfer, samseg, synthseg, synthseg-torch, own, or a variant of [tools]."""
 
 
 @dataclass(frozen=True, kw_only=True)

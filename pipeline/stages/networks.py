@@ -78,7 +78,8 @@ class Paths:
     def run(self, program: str, arguments: list[Any], limit: float | None) -> float:
         """One of nnU-Net's commands, logged in the unit's folder."""
         o, study = self.context.study.nnunet, self.context.study
-        environment = nnunet.environment(self.raw, self.preprocessed, self.results, o, study.threads)
+        planning = self.context.unit.stage == "plan"
+        environment = nnunet.environment(self.raw, self.preprocessed, self.results, o, study.threads, planning)
         folder = self.context.folder
         command: list[str | Path] = [nnunet.program(program), *map(str, arguments)]
         return run_command(command, folder, folder / "log.txt", limit, environment)

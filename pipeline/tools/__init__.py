@@ -5,13 +5,13 @@ from __future__ import annotations
 from typing import Any
 
 from pipeline.study import StudyOptions
+from pipeline.tools.atlas import Atlas
 from pipeline.tools.base import ExternalTool, Job, Kind, Outcome, Tool
 from pipeline.tools.bet import Bet
 from pipeline.tools.fast import Fast
 from pipeline.tools.fastsurfer import FastSurfer
 from pipeline.tools.hdbet import HdBet
 from pipeline.tools.hmrf import Hmrf
-from pipeline.tools.mixture import Mixture
 from pipeline.tools.own import Own
 from pipeline.tools.samseg import Samseg
 from pipeline.tools.synthseg import SynthSeg
@@ -29,7 +29,7 @@ TOOLS: dict[str, Tool] = {
         SynthStrip(),
         HdBet(),
         Hmrf(),
-        Mixture(),
+        Atlas(),
         Fast(),
         FastSurfer(),
         Samseg(),

@@ -93,7 +93,7 @@ def trim(image: NDArray, mask: NDArray[np.bool_], mm: NDArray) -> NDArray[np.boo
     if not bright.any():
         return mask
     box = ndimage.find_objects(mask.astype(np.uint8))[0]
-    radii = [np.maximum(1, np.rint(r / mm)).astype(int) for r in (OPENING_MM, GROWTH_MM, CLOSING_MM)]
+    radii = [np.ceil(r / mm).astype(int) for r in (OPENING_MM, GROWTH_MM, CLOSING_MM)]
     # Where the field of view cuts the brain, the edge is no border of it.
     margin = [(int(r), int(r)) for r in radii[2]]
     core = largest_component(ndimage.binary_opening(np.pad(bright[box], margin, mode="edge"), ellipsoid(radii[0])))

@@ -14,6 +14,7 @@ import argparse, json, os, sys, time
 from pathlib import Path
 import nibabel as nib
 import numpy as np
+from scipy import ndimage
 
 name = Path(sys.argv[0]).name
 mode = os.environ.get("FAKE_" + name.replace("-", "_").replace(".sh", "").upper(), "good")
@@ -47,6 +48,11 @@ def load(path):
     image = nib.load(path)
     return np.asarray(image.dataobj, np.float32), image.affine
 
+def inside(head):
+    """The brain: the part of the foreground that holds the middle; the skull is another."""
+    parts = ndimage.label(head > 30)[0]
+    return parts == parts[tuple(n // 2 for n in parts.shape)]
+
 def classes(brain):
     """Thirds of the phantom's intensities: 1 CSF, 2 GM, 3 WM."""
     return np.where(brain > 30, np.digitize(brain, [85, 135]) + 1, 0).astype(np.int32)
@@ -63,7 +69,7 @@ if not np.allclose(zooms, zooms[0], rtol=1e-3):
     sys.exit("ValueError: array is too big")
 if any(head[edge].any() for edge in ((0,), (-1,), np.s_[:, 0], np.s_[:, -1], np.s_[..., 0], np.s_[..., -1])):
     sys.exit("segmentation fault: read beyond the image")
-save(((head > 30) & (head < 230)).astype(np.float64), affine, o.output_img)
+save(inside(head).astype(np.float64), affine, o.output_img)
 ''',
     "mri_synthstrip": '''
 parser.add_argument("-i", required=True); parser.add_argument("-o"); parser.add_argument("-m", required=True)
@@ -74,7 +80,7 @@ if not os.environ.get("FREESURFER_HOME"):
     sys.exit("FREESURFER_HOME env variable must be set!")
 begin()
 head, affine = load(o.i)
-save(((head > 30) & (head < 230)).astype(np.uint8), affine, o.m)
+save(inside(head).astype(np.uint8), affine, o.m)
 ''',
     "hd-bet": '''
 parser.add_argument("-i", required=True); parser.add_argument("-o", required=True)
@@ -84,7 +90,7 @@ o = parser.parse_args()
 assert o.o.endswith(".nii.gz") and o.device in ("cpu", "cuda", "mps")
 begin()
 head, affine = load(o.i)
-mask = (head > 30) & (head < 230)
+mask = inside(head)
 save(head * mask, affine, o.o)
 if o.save_bet_mask:
     save(mask.astype(np.uint8), affine, o.o[:-7] + "_bet.nii.gz")
@@ -103,7 +109,7 @@ parser.add_argument("--threads", type=int, default=1); parser.add_argument("--cp
 parser.add_argument("--robust", action="store_true")
 o = parser.parse_args(); begin()
 head, affine = load(o.i)
-ids = np.array([0, 24, 3, 2], np.int32)[classes(np.where(head < 230, head, 0))]
+ids = np.array([0, 24, 3, 2], np.int32)[classes(head * inside(head))]
 ids[ids.shape[0] // 2, ids.shape[1] // 2, ids.shape[2] // 2] = 502  # an id that no table has
 shifted = affine.copy(); shifted[:3, 3] -= affine[:3, :3] @ np.array([4.0, 4.0, 4.0])
 save(np.pad(ids, 4), shifted, o.o)
@@ -113,7 +119,7 @@ parser.add_argument("-i", required=True); parser.add_argument("-o", required=Tru
 parser.add_argument("--threads", type=int, default=1); parser.add_argument("--lesion", action="store_true")
 o = parser.parse_args(); begin()
 head, affine = load(o.i)
-ids = np.array([0, 24, 42, 41], np.int32)[classes(np.where(head < 230, head, 0))]
+ids = np.array([0, 24, 42, 41], np.int32)[classes(head * inside(head))]
 ids[head >= 230] = 165
 save(ids, affine, Path(o.o) / "seg.mgz", nib.MGHImage)
 ''',
@@ -129,7 +135,7 @@ head, affine = load(o.t1)
 if not (head >= 230).any():
     sys.exit("this is a stripped brain, a whole head is needed")
 begin()
-ids = np.array([0, 4, 1002, 41], np.int32)[classes(np.where(head < 230, head, 0))]
+ids = np.array([0, 4, 1002, 41], np.int32)[classes(head * inside(head))]
 # conformed: another orientation, FreeSurfer's LIA
 lia = np.ascontiguousarray(ids[::-1, :, ::-1].transpose(0, 2, 1))
 flipped = np.eye(4)
@@ -156,6 +162,8 @@ parser.add_argument("-d", required=True); parser.add_argument("-c", required=Tru
 parser.add_argument("-np", type=int); parser.add_argument("-npfp", type=int)
 parser.add_argument("--verify_dataset_integrity", action="store_true")
 o = parser.parse_args(); begin()
+if int(os.environ["nnUNet_n_proc_DA"]) < 1:
+    sys.exit("RuntimeError: set_num_threads expects a positive integer")
 raw = next(Path(os.environ["nnUNet_raw"]).glob(f"Dataset{int(o.d):03d}_*"))
 data = json.loads((raw / "dataset.json").read_text())
 images = sorted((raw / "imagesTr").glob("*_0000.png"))

@@ -35,11 +35,11 @@ def head(seed: int, skull: bool = True) -> tuple[NDArray[np.float32], NDArray[np
     image = np.vectorize(MEANS.get)(tissue).astype(np.float32)
     image += np.where(tissue > 0, rng.normal(0, 5, SHAPE), 0)
     if skull:
-        image[(distance > 1.1) & (distance < 1.2)] = SCALP
+        image[(distance > 1.16) & (distance < 1.26)] = SCALP
     return np.maximum(image, 0).astype(np.float32), tissue
 
 
-def bids(root: Path, patients: int = 4, skull: bool = True) -> Path:
+def bids(root: Path, patients: int = 3, skull: bool = True) -> Path:
     """A BIDS folder of toy heads, every other one LPS."""
     for i in range(patients):
         name = f"sub-{i + 1:02d}"
@@ -54,14 +54,14 @@ time_limit = 60
 [[input]]
 source = "bids"
 [split]
-test = ["sub-04"]
+test = ["sub-03"]
 [harmonise]
 n4 = false
 spacing = [0.0, 0.0, 0.0]
 [slices]
 size = 64
 [synthesise]
-train = 9
+train = 8
 test = 4
 [nnunet]
 device = "cpu"
@@ -75,9 +75,9 @@ workers = 0
 """
 
 
-def study(root: Path, extra: str = "", patients: int = 4, text: str = STUDY) -> Path:
+def study(root: Path, extra: str = "", patients: int = 3, text: str = STUDY) -> Path:
     """A study file with its data beside it. extra: more TOML, or lines of a table that is there already, as `[strip] …`."""
     bids(root / "bids", patients)
     path = root / "study.toml"
-    path.write_text(text + extra)
+    path.write_text(text.replace("sub-03", f"sub-{patients:02d}") + extra)
     return path
