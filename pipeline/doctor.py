@@ -82,7 +82,7 @@ def _machine(study: StudyOptions | None) -> list[str]:
         short = "" if free >= SHARED_MEMORY_GB else ": too little for worker processes, set nnunet.workers = 0"
         lines.append(f"{free:.1f} GB of shared memory (/dev/shm){short}")
     if study is not None:
-        place = study.work
+        place = study.work.resolve()
         while not place.exists():
             place = place.parent
         lines.append(f"{shutil.disk_usage(place).free / 2**30:.0f} GB free in {place}")

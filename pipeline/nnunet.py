@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -144,6 +145,12 @@ def trainer(o: NnunetOptions) -> str:
 def plans_name(o: NnunetOptions) -> str:
     """The plan to train and predict with."""
     return SMALL_PLANS if o.plan == "small" else PLANS
+
+
+def losses(log: Path) -> list[float]:
+    """The training loss of each epoch, as nnU-Net's log says it (Dice and cross-entropy: below 0 is good)."""
+    text = log.read_text(encoding="utf-8", errors="replace")
+    return [float(value) for value in re.findall(r"train_loss (\S+)", text)]
 
 
 def free_gb() -> float:

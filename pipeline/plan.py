@@ -5,12 +5,13 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 from pipeline.cases import Case
 from pipeline.generator import gmm_options
 from pipeline.records import Unit
-from pipeline.study import StudyOptions
+from pipeline.study import PATH_SETTINGS, StudyOptions
 from pipeline.tissue import FOLDER, read_table
 from pipeline.tools import TOOLS, Tool, configured
 
@@ -100,19 +101,26 @@ def _scan_units(study: StudyOptions, tools: Tools, case: Case) -> list[Unit]:
         if case.split == "test":
             units.append(Unit("slices", name, case.id, (harmonise.id, strip.id), settings=asdict(study.slices)))
     for name, (tool, options) in tools.segmenters.items():
-        settings = {"tool": tool.name, "options": options, "wants": tool.wants}
-        if tool.wants == "head":
-            units.append(Unit("segment", name, case.id, (harmonise.id,), settings=settings))
+        wants, weights = tool.gets(options), weight_files(options)
+        settings = {"tool": tool.name, "options": options, "wants": wants}
+        if wants == "head":
+            units.append(Unit("segment", name, case.id, (harmonise.id,), settings=settings, files=weights))
         for stripper in tools.strippers:
             segment = f"segment/{name}/{case.id}"
-            if tool.wants == "brain":
-                unit = Unit(
-                    "segment", f"{name}_{stripper}", case.id, (f"crop/{stripper}/{case.id}",), settings=settings
-                )
+            if wants == "brain":
+                needs = (f"crop/{stripper}/{case.id}",)
+                unit = Unit("segment", f"{name}_{stripper}", case.id, needs, settings=settings, files=weights)
                 units.append(unit)
                 segment = unit.id
             units.append(_tissue_unit(study, case, name, stripper, segment))
     return units
+
+
+def weight_files(options: dict[str, Any]) -> tuple[Path, ...]:
+    """Weight files that a tool's settings name: with other weights the unit is another."""
+    paths = [Path(options[key]) for key in PATH_SETTINGS if options.get(key)]
+    found = [file for path in paths for file in (sorted(path.glob("weights-*")) if path.is_dir() else [path])]
+    return tuple(file for file in found if file.is_file())
 
 
 def _tissue_unit(study: StudyOptions, case: Case, segmenter: str, stripper: str, segment: str) -> Unit:

@@ -79,7 +79,7 @@ class Project:
 
     def key(self, unit: Unit) -> str:
         """What the unit's result depends on now."""
-        hashes = {path.name: self.hashes.of(path) for path in unit.files}
+        hashes = {f"{i} {path.name}": self.hashes.of(path) for i, path in enumerate(unit.files)}
         return key_of(unit, STAGES[unit.stage].version, self.upstream(unit), hashes)
 
     def current(self, unit: Unit) -> bool:

@@ -11,6 +11,7 @@ from engine.files import check_name
 from pipeline.options import read_options
 
 Contrast = Literal["t1", "random"]
+PATH_SETTINGS = ("weights", "checkpoint", "model", "license")  # of tools; relative ones start from the study's folder
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -265,7 +266,12 @@ def read_study(path: Path) -> StudyOptions:
         if isinstance(data.get(key), dict):
             data[key] = [data[key]]
     data.setdefault("work", "work")
-    study = read_options(StudyOptions, data, f"{path}:", path.resolve().parent)
+    base = path.resolve().parent
+    study = read_options(StudyOptions, data, f"{path}:", base)
+    for settings in study.tools.values():
+        for key in PATH_SETTINGS:
+            if isinstance(settings.get(key), str) and settings[key]:
+                settings[key] = str(base / Path(settings[key]).expanduser())
     check_study(study, path)
     return study
 
@@ -312,7 +318,9 @@ def check_study(study: StudyOptions, path: Path) -> None:
     if min(study.split.fractions) < 0 or study.split.fractions[0] <= 0 or study.split.fractions[2] <= 0:
         refuse("split.fractions", study.split.fractions, "three fractions, the first and the last above 0")
     halvings = 2 ** (len(study.nnunet.features) - 1)
-    if len(study.nnunet.features) < 2 or study.nnunet.patch % halvings:
+    if len(study.nnunet.features) < 3:  # nnU-Net's deep supervision divides by 0 with two
+        refuse("nnunet.features", study.nnunet.features, "three stages or more")
+    if study.nnunet.patch % halvings:
         refuse("nnunet.patch", study.nnunet.patch, f"a multiple of {halvings}, for {len(study.nnunet.features)} stages")
     for key, names in {"strip.tools": study.strip.tools, "segment.tools": study.segment.tools}.items():
         if not names or len(set(names)) < len(names):

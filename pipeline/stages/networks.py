@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import shutil
 from pathlib import Path
 from typing import Any
@@ -123,11 +124,14 @@ def train(context: Context) -> Made:
     absent = [file for file in names.values() if not (fold / file).is_file()]
     if absent:
         raise ToolFailed(f"nnUNetv2_train left no {' and no '.join(absent)}; see {context.folder / 'log.txt'}")
+    losses = nnunet.losses(context.folder / "log.txt")
+    if losses and not math.isfinite(losses[-1]):
+        raise ToolFailed(f"training diverged: its last loss is {losses[-1]}; see {context.folder / 'log.txt'}")
     outputs = {name: f"{paths.model}/fold_{o.fold}/{file}" for name, file in names.items()}
     outputs |= {name: f"{paths.model}/{name}.json" for name in ("dataset", "plans")}
     if (fold / "progress.png").is_file():
         outputs["progress"] = f"{paths.model}/fold_{o.fold}/progress.png"
-    return Made(outputs | {"log": "log.txt"}, {"seconds": seconds}, nnunet.about())
+    return Made(outputs | {"log": "log.txt"}, {"seconds": seconds, "losses": losses}, nnunet.about())
 
 
 def predict(context: Context) -> Made:

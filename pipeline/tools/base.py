@@ -60,6 +60,10 @@ class Tool:
     get: ClassVar[str]
     settings: ClassVar[dict[str, Any]] = {}
 
+    def gets(self, settings: Mapping[str, Any]) -> str:
+        """``head`` or ``brain``; a network may have been trained on either, so its settings can say so."""
+        return str(settings.get("input", self.wants))
+
     @abstractmethod
     def find(self, settings: Mapping[str, Any]) -> Path | str | None:
         """The program, or the package that is built in; None where it is missing."""

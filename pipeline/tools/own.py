@@ -15,7 +15,10 @@ SCRIPT = ROOT / "scripts" / "segment.py"
 
 
 class Own(ExternalTool):
-    """``python scripts/segment.py --name NAME --images brain --out folder``."""
+    """``python scripts/segment.py --input scan --output labels.nii.gz --checkpoint RUN``.
+
+    Its labels are those that it was trained with: GM 1, WM 2, CSF 3 by default; tissue.tables names another table.
+    """
 
     name = "own"
     kind = "segment"
@@ -24,20 +27,25 @@ class Own(ExternalTool):
     programs = (Path(sys.executable).name,)
     licence = "Apache-2.0"
     citation = "medsis (CITATION.cff)"
-    get = 'train one with `python train.py --model segmenter --name NAME …`, then [tools.own] name = "NAME"'
-    settings: ClassVar[dict[str, Any]] = {"name": "", "checkpoints_dir": str(ROOT / "checkpoints")}
+    get = 'train one (`python train.py --model segmenter --name NAME …`), then [tools.own] checkpoint = "checkpoints/NAME"'
+    settings: ClassVar[dict[str, Any]] = {"checkpoint": "", "input": "brain", "device": "cpu"}
+
+    def check(self, settings: Mapping[str, Any], where: str) -> None:
+        """What it was trained on decides what it gets."""
+        if settings["input"] not in ("brain", "head"):
+            raise ValueError(f"{where} input = {settings['input']!r}: must be brain or head")
 
     def find(self, settings: Mapping[str, Any]) -> Path | None:
-        """This Python, where the script and the run folder are there."""
-        name = str(settings.get("name", ""))
-        folder = Path(str(settings.get("checkpoints_dir", self.settings["checkpoints_dir"]))) / name
-        return Path(sys.executable).absolute() if SCRIPT.is_file() and name and folder.is_dir() else None
+        """This Python, where the script and the run folder or weight file are there."""
+        checkpoint = str(settings.get("checkpoint", ""))
+        ready = SCRIPT.is_file() and checkpoint and Path(checkpoint).exists()
+        return Path(sys.executable).absolute() if ready else None
 
     def located(self, settings: Mapping[str, Any]) -> Path | str:
         """ToolMissing that names a run that is not there."""
-        found = self.find(settings)
-        if found is None and settings.get("name"):
-            raise ToolMissing(f"own: no run {settings['name']!r} in {settings['checkpoints_dir']}; {self.get}")
+        checkpoint = str(settings.get("checkpoint", ""))
+        if checkpoint and not Path(checkpoint).exists():
+            raise ToolMissing(f"own: checkpoint = {checkpoint}: no such run or weight file; {self.get}")
         return super().located(settings)
 
     def version(self, found: Path | str) -> str:
@@ -45,11 +53,12 @@ class Own(ExternalTool):
         return package_version("medsis") or "unknown"
 
     def command(self, found: Path, job: Job) -> list[str | Path]:
-        """The network of the run."""
+        """One scan, no picture."""
         o = job.settings
-        words: list[str | Path] = [found, SCRIPT, "--name", o["name"], "--checkpoints_dir", o["checkpoints_dir"]]
-        return [*words, "--images", job.image, "--out", self.output(job).parent]
+        words: list[str | Path] = [found, SCRIPT, "--input", job.image, "--output", self.output(job)]
+        words += ["--checkpoint", o["checkpoint"], "--device", o["device"], "--threads", str(job.threads)]
+        return [*words, "--no-qc"]
 
     def output(self, job: Job) -> Path:
-        """The labels, under the name of the image."""
-        return job.folder / "segmented" / job.image.name
+        """The labels, on the scan's grid."""
+        return job.folder / "labels.nii.gz"

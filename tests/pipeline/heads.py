@@ -39,9 +39,9 @@ def head(seed: int, skull: bool = True) -> tuple[NDArray[np.float32], NDArray[np
     return np.maximum(image, 0).astype(np.float32), tissue
 
 
-def bids(root: Path, patients: int = 3, skull: bool = True) -> Path:
-    """A BIDS folder of toy heads, every other one LPS."""
-    for i in range(patients):
+def bids(root: Path, patients: int = 3, skull: bool = True, first: int = 0) -> Path:
+    """A BIDS folder of toy heads, every other one LPS. first: number of patients that are left out."""
+    for i in range(first, patients):
         name = f"sub-{i + 1:02d}"
         image, _ = head(i, skull)
         save_nifti(root / name / "anat" / f"{name}_T1w.nii.gz", image, affine(flip=bool(i % 2)))
@@ -67,7 +67,7 @@ test = 4
 device = "cpu"
 plan = "small"
 patch = 32
-features = [4, 8]
+features = [4, 8, 16]
 epochs = 1
 iterations = 2
 val_iterations = 1

@@ -143,6 +143,17 @@ def test_variants_of_a_tool(tmp_path: Path) -> None:
     assert units["strip/bet-wide/sub-01"].settings["options"]["fraction"] == 0.5
 
 
+def test_weights_of_a_tool_are_inputs(tmp_path: Path) -> None:
+    """Their paths start from the study's folder; other weights make another unit."""
+    extra = '[segment]\ntools = ["own"]\n[tools.own]\ncheckpoint = "run"\ninput = "head"\n'
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "weights-best.safetensors").write_text("w")
+    options = read_study(study(tmp_path, extra))
+    units = {unit.id: unit for unit in make_plan(options, find_cases(options))}
+    assert units["segment/own/sub-01"].files == (tmp_path / "run" / "weights-best.safetensors",)
+    assert units["segment/own/sub-01"].needs == ("harmonise/sub-01",)
+
+
 def test_data_sets_are_numbered_in_order_of_names(tmp_path: Path) -> None:
     """In the original they follow the listing of a folder, which has no order."""
     extra = '[segment]\ntools = ["hmrf", "atlas"]\n'

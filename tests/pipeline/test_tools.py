@@ -253,6 +253,39 @@ def test_atlas_finds_the_tissues_of_a_brain_that_lies_elsewhere(tmp_path: Path) 
     assert scores[1] > 0.6
 
 
+FAKE_SEGMENT = """
+import argparse, json, sys
+import nibabel as nib, numpy as np
+parser = argparse.ArgumentParser(allow_abbrev=False)
+for flag in ("--input", "--output", "--checkpoint", "--device", "--threads"):
+    parser.add_argument(flag, required=True)
+parser.add_argument("--no-qc", action="store_true")
+o = parser.parse_args()
+image = nib.load(o.input)
+data = np.asarray(image.dataobj)
+ids = np.where(data > 30, np.array([3, 1, 2])[np.digitize(data, [85, 135])], 0)
+nib.Nifti1Image(ids.astype(np.uint8), image.affine).to_filename(o.output)
+"""
+
+
+def test_our_own_segmenter_is_called_by_its_command(
+    tmp_path: Path, tools: Fakes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    script = tmp_path / "segment.py"
+    script.write_text(FAKE_SEGMENT)
+    monkeypatch.setattr("pipeline.tools.own.SCRIPT", script)
+    run_folder = tmp_path / "checkpoints" / "exp"
+    with pytest.raises(ToolMissing, match=r"own: checkpoint = .*exp: no such run or weight file"):
+        TOOLS["own"].run(job(tmp_path, "own", checkpoint=str(run_folder)))
+    with pytest.raises(ToolMissing, match="own is not installed: train one"):
+        TOOLS["own"].run(job(tmp_path, "own"))
+    run_folder.mkdir(parents=True)
+    outcome = TOOLS["own"].run(job(tmp_path, "own", checkpoint=str(run_folder)))
+    assert set(np.unique(read_volume(outcome.output).data)) == {0, 1, 2, 3}
+    with pytest.raises(ValueError, match="input = 'skull': must be brain or head"):
+        TOOLS["own"].complete({"input": "skull"}, "tools.own:")
+
+
 def test_torch_synthseg_never_downloads(tmp_path: Path, tools: Fakes) -> None:
     with pytest.raises(ToolMissing, match=r"no such file; fetch dipy's synthseg weights"):
         TOOLS["synthseg-torch"].run(job(tmp_path, "synthseg-torch", weights=str(tmp_path / "none.pth")))
