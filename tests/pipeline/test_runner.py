@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -23,6 +24,7 @@ from tests.toy import save_nifti
 
 ROOT = Path(__file__).resolve().parents[2]
 HERE = RunOptions(own_process=False)
+Copied = Callable[..., Path]
 
 
 def go(path: Path, o: RunOptions = HERE) -> tuple[Project, list[str]]:
@@ -46,37 +48,23 @@ def results(path: Path, scores: bool = True) -> dict[str, object]:
     return {"sums": sums, "scores": read_json(work / "report" / "report.json")["scores"] if scores else None}
 
 
-@pytest.fixture(scope="module")
-def whole(tmp_path_factory: pytest.TempPathFactory) -> dict[str, object]:
+@pytest.fixture(scope="session")
+def whole(finished: Path) -> dict[str, object]:
     """What an undisturbed run of the toy study leaves."""
-    with pytest.MonkeyPatch.context() as patch:
-        root = tmp_path_factory.mktemp("whole")
-        from tests.pipeline import fakes
-
-        patch.setenv("PATH", f"{fakes.install(root / 'bin')}:/usr/bin:/bin")
-        patch.setenv("FAKE_CALLS", str(root / "calls.txt"))
-        patch.setattr("pipeline.commands.BESIDE", root)
-        path = study(root)
-        project, done = go(path)
-        assert len(done) == len(project.units)
-        return results(path)
+    return results(finished / "study.toml")
 
 
-def test_a_second_run_does_nothing(tmp_path: Path, tools: Fakes, whole: dict[str, object]) -> None:
-    path = study(tmp_path)
-    project, done = go(path)
-    assert set(done) == set(project.units)
-    assert {record.state for record in project.records.values()} == {"done"}
-    assert results(path)["sums"] == whole["sums"]  # the same in another folder
-    calls = len(tools.calls)
-    _, again = go(path)
+def test_a_second_run_does_nothing(copied: Copied, tools: Fakes) -> None:
+    """In another folder, too."""
+    path = copied()
+    project, again = go(path)
     assert again == []
-    assert len(tools.calls) == calls
-    _change_things(path, tools)
+    assert tools.calls == []
+    assert set(project.records) == set(project.units)
 
 
-def _change_things(path: Path, tools: Fakes) -> None:
-    """What changed runs again with all that depends on its result, and nothing else."""
+def test_what_changed_runs_again_with_all_that_depends_on_its_result(copied: Copied, tools: Fakes) -> None:
+    path = copied()
     image, _ = head(77)
     save_nifti(path.parent / "bids" / "sub-02" / "anat" / "sub-02_T1w.nii.gz", image, affine(flip=True))
     _, done = go(path)
@@ -184,12 +172,9 @@ def test_a_kill_while_folders_are_swapped(tmp_path: Path, tools: Fakes, when: in
     assert abs(found.data.mean() - image.mean()) < 0.01 * image.mean()
 
 
-def test_training_goes_on_from_its_checkpoint(tmp_path: Path, tools: Fakes) -> None:
+def test_training_goes_on_from_its_checkpoint(tmp_path: Path, copied: Copied, tools: Fakes) -> None:
     """The fake hangs half-way like a long training; killed and run again, it is called with --c."""
-    path = study(tmp_path)
-    stages_before = ("harmonise", "strip", "crop", "slices", "segment", "tissue", "priors", "reference")
-    stages_before += ("synthesise", "dataset", "plan")
-    go(path, RunOptions(own_process=False, only=tuple(f"{stage}/*" for stage in stages_before)))
+    path = copied("train", "predict", "evaluate", "report")
     tools.mode("nnUNetv2_train", "hang")
     command = [sys.executable, str(ROOT / "scripts" / "pipeline.py"), "run", str(path), "--jobs", "2"]
     with open(tmp_path / "out.txt", "w") as out:

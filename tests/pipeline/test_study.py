@@ -162,20 +162,27 @@ def test_data_sets_are_numbered_in_order_of_names(tmp_path: Path) -> None:
     assert numbers == {"atlas_bet": 101, "hmrf_bet": 102}
 
 
-@pytest.mark.parametrize("path", sorted((REPOSITORY / "studies").glob("*.toml")), ids=lambda path: path.stem)
-def test_the_studies_of_the_repository_are_read(path: Path, tmp_path: Path) -> None:
-    """With toy heads in the place of their data."""
-    text = path.read_text()
-    subjects = 8
-    bids(tmp_path / "bids", subjects)
-    lines = []
-    for line in text.splitlines():
-        key = line.partition("=")[0].strip()
-        lines.append('source = "bids"' if key == "source" else line)
-    names = [line for line in lines if line.startswith("test = ")]
-    assert len(names) == 1
-    copy = tmp_path / path.name
-    if text.count("source =") > 1:
-        pytest.skip("reads several folders of real data; tests/test_real_data.py has them")
-    copy.write_text("\n".join(lines))
-    assert "report" in planned(copy)
+def test_the_original_study(tmp_path: Path) -> None:
+    """studies/ds002330.toml with toy heads in the place of its data: two strippers, four segmenters, eight data sets."""
+    text = (REPOSITORY / "studies" / "ds002330.toml").read_text()
+    bids(tmp_path / "bids", 6)
+    assert 'source = "../data/ds002330"' in text
+    path = tmp_path / "study.toml"
+    path.write_text(text.replace("../data/ds002330", "bids"))
+    options = read_study(path)
+    cases = find_cases(options)
+    assert [case.id for case in cases] == [f"sub-{i:02d}" for i in range(1, 6)]  # five of them
+    units = make_plan(options, cases)
+    assert sum(unit.stage == "train" for unit in units) == 8
+    counts = {unit.case: unit.settings["total"] for unit in units if unit.stage == "synthesise"}
+    assert counts == {"sub-01": 600, "sub-02": 600, "sub-03": 600, "sub-04": 60, "sub-05": 60}
+
+
+def test_the_study_of_the_documentation(shared_data: Path) -> None:
+    options = read_study(REPOSITORY / "studies" / "ms.toml")
+    cases = find_cases(options)
+    assert len(cases) == 7
+    assert {case.patient for case in cases if case.split == "test"} == {"sub-L04", "sub-19"}
+    assert sum(case.stripped for case in cases) == 2
+    assert "report" in {unit.id for unit in make_plan(options, cases)}
+    assert shared_data.is_dir()
