@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from html import escape
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,19 +13,16 @@ import numpy as np
 from dataloaders.manifest import Manifest
 from dataloaders.png import read_png
 from engine.files import read_json, write_json, write_text
-from evaluation.report import CSS
 from pipeline import figures
 from pipeline.context import Context
+from pipeline.records import Record
 from pipeline.tissue import TISSUES
 
 COLUMNS = (*TISSUES, "mean")
-MORE_CSS = """
-td.bad{color:#a3294f}
-.case{display:grid;grid-template-columns:repeat(auto-fill,minmax(min(420px,100%),1fr));gap:.8rem 1.2rem;
-margin:.4rem 0 1.4rem}
-.case figure{margin:0}.case img{display:block;width:100%;height:auto;background:#000}
-.case figcaption{font-size:.82rem;color:var(--soft)}
-"""
+TEXT = ("reason", "state", "split", "maps", "ids in no table", "gate", "version", "licence", "citation", "scan")
+STYLE = Path(__file__).with_name("page.css")
+# The browser itself is told to fetch nothing.
+POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
 
 
 def write_report(context: Context) -> None:
@@ -47,7 +45,7 @@ def collect(context: Context) -> dict[str, Any]:
     blocked: dict[str, list[str]] = {}
     for name, record in sorted(records.items()):
         if record.state == "blocked":
-            blocked.setdefault(record.reason.split(" ")[0], []).append(name)
+            blocked.setdefault(_root(record, records), []).append(name)
     tools = {}
     for record in records.values():
         if record.tool.get("name") and record.tool.get("name") != "given":
@@ -60,6 +58,14 @@ def collect(context: Context) -> dict[str, Any]:
         "blocked": blocked,
         "tools": [tools[name] for name in sorted(tools)],
     }
+
+
+def _root(record: Record, records: Mapping[str, Record]) -> str:
+    """The unit that a blocked one waits for in the end."""
+    name = record.reason.split(" ")[0]
+    while name in records and records[name].state == "blocked":
+        name = records[name].reason.split(" ")[0]
+    return name
 
 
 def _case_row(context: Context, case: str) -> dict[str, Any]:
@@ -100,9 +106,10 @@ def render(context: Context, data: dict[str, Any]) -> str:
     ]
     return (
         "<!doctype html><html lang='en'><head><meta charset='utf-8'>"
+        f"<meta http-equiv='Content-Security-Policy' content=\"{POLICY}\">"
         "<meta name='viewport' content='width=device-width,initial-scale=1'>"
         f"<title>{escape(data['study'])} · medsis</title><link rel='icon' href='data:,'>"
-        f"<style>{CSS}{MORE_CSS}</style></head><body><main>{''.join(sections)}</main></body></html>\n"
+        f"<style>{STYLE.read_text(encoding='utf-8')}</style></head><body><main>{''.join(sections)}</main></body></html>\n"
     )
 
 
@@ -142,7 +149,7 @@ def _reference_note(context: Context) -> str:
 
 def table(head: Sequence[str], rows: Iterable[Sequence[str]], note: str = "") -> str:
     """An HTML table; cells are HTML already."""
-    top = "".join(f"<th>{cell}</th>" for cell in head)
+    top = "".join(f"<th class='text'>{cell}</th>" if cell in TEXT else f"<th>{cell}</th>" for cell in head)
     body = "".join(
         f"<tr>{''.join(cell if cell.startswith('<td') else f'<td>{cell}</td>' for cell in row)}</tr>" for row in rows
     )
@@ -154,6 +161,10 @@ def _number(value: float | None, digits: int = 3, best: bool = False) -> str:
     if value is None:
         return "<td class='na'>n/a</td>"
     return f"<td class='best'>{value:.{digits}f}</td>" if best else f"<td>{value:.{digits}f}</td>"
+
+
+def _text(words: str, bad: bool = False) -> str:
+    return f"<td class='text{' bad' if bad else ''}'>{escape(words)}</td>"
 
 
 def _real_table(context: Context, scores: dict[str, Any]) -> str:
@@ -174,7 +185,7 @@ def _real_table(context: Context, scores: dict[str, Any]) -> str:
     note = escape(_reference_note(context)) + " Mean over patients, then over tissues"
     note += "; brackets: 95 % bootstrap interval over patients, from five patients on."
     by_case = [
-        [escape(name), escape(case), *(_number(values[column]) for column in COLUMNS)]
+        [escape(name), _text(case), *(_number(values[column]) for column in COLUMNS)]
         for name, tables in scores["real"].items()
         for case, values in tables["dice"].get("reference", {"cases": {}})["cases"].items()
     ]
@@ -252,13 +263,13 @@ def _left_out(data: dict[str, Any]) -> str:
     rows = [
         [
             escape(item["unit"]),
-            f"<td>{item['state']}</td>",
-            f"<td class='text bad'>{escape(item['reason'])}</td>",
+            _text(item["state"]),
+            _text(item["reason"], bad=True),
             str(waiting.get(item["unit"], 0)),
         ]
         for item in data["left_out"]
     ]
-    return table(["unit", "", "reason", "units that wait for it"], rows)
+    return table(["unit", "state", "reason", "units that wait for it"], rows)
 
 
 def _case_table(data: dict[str, Any]) -> str:
@@ -266,16 +277,14 @@ def _case_table(data: dict[str, Any]) -> str:
     for case in data["cases"]:
         for name, found in case["maps"].items() or [("", None)]:
             if found is None:
-                rows.append([escape(case["id"]), case["split"], *["<td class='na'>n/a</td>"] * 7])
+                rows.append([escape(case["id"]), _text(case["split"]), *["<td class='na'>n/a</td>"] * 7])
                 continue
             shares = [_number(100 * found["share"][tissue], 0) for tissue in TISSUES]
             unknown = ", ".join(f"{i} ({ml:.2f} ml)" for i, ml in found["unknown_ml"].items()) or "none"
             good = found["state"] == "done"
             word = "good" if good else found["reason"]
-            rows.append([
-                escape(case["id"]), case["split"], escape(name), _number(found["litres"], 2), *shares,
-                f"<td class='text'>{escape(unknown)}</td>", f"<td class='text{'' if good else ' bad'}'>{escape(word)}</td>",
-            ])  # fmt: skip
+            row = [escape(case["id"]), _text(case["split"]), _text(name), _number(found["litres"], 2), *shares]
+            rows.append([*row, _text(unknown), _text(word, bad=not good)])
     head = ["scan", "split", "maps", "litres", "GM %", "WM %", "CSF %", "ids in no table", "gate"]
     return table(head, rows)
 
@@ -346,7 +355,7 @@ def _samples(context: Context) -> str:
 
 def _tools(data: dict[str, Any]) -> str:
     keys = ("name", "version", "licence", "citation")
-    rows = [[f"<td class='text'>{escape(tool.get(key, ''))}</td>" for key in keys] for tool in data["tools"]]
+    rows = [[_text(tool.get(key, "")) for key in keys] for tool in data["tools"]]
     return table(keys, rows)
 
 

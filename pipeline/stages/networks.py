@@ -14,7 +14,7 @@ from dataloaders.geometry import stitch
 from dataloaders.manifest import Manifest
 from dataloaders.nifti import write_volume
 from dataloaders.png import read_png
-from engine.files import read_json, write_json
+from engine.files import write_json
 from pipeline import nnunet
 from pipeline.commands import ToolFailed, run_command
 from pipeline.context import Context, Excluded, Made
@@ -176,8 +176,3 @@ def _volume(context: Context, unit: str, files: dict[tuple[str, int], str]) -> s
     name = f"{case.id}.nii.gz"
     write_volume(context.folder / name, data, affine)
     return name
-
-
-def read_splits(path: Path) -> list[dict[str, list[str]]]:
-    """splits_final.json."""
-    return [dict(fold) for fold in read_json(path)]

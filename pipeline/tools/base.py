@@ -11,7 +11,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
-from dataloaders.nifti import VolumeError, read_volume
+from dataloaders.nifti import VolumeError
 from pipeline.commands import ToolFailed, ToolMissing, answer, find_program, run_command
 from pipeline.volumes import read_any
 
@@ -168,8 +168,3 @@ def package_version(name: str) -> str | None:
         return version(name)
     except PackageNotFoundError:
         return None
-
-
-def shape_of(path: Path) -> tuple[int, ...]:
-    """Shape of a NIfTI file."""
-    return read_volume(path).data.shape
