@@ -39,7 +39,7 @@ STAGES: dict[str, Stage] = {
     "real": Stage("gan.real"),
     "gan": Stage("gan.train", resumable=True),
     "paint": Stage("gan.paint"),
-    "slices": Stage("synthesis.slices"),
+    "slices": Stage("testing.slices"),
     "dataset": Stage("networks.dataset"),
     "plan": Stage("networks.plan"),
     "train": Stage("networks.train", resumable=True),

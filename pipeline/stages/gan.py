@@ -16,7 +16,7 @@ from dataloaders.manifest import Manifest, Slice, Split, slice_name
 from dataloaders.slices import write_slice
 from pipeline.commands import ToolFailed, run_command
 from pipeline.context import Context, Excluded, Made
-from pipeline.stages.synthesis import brain_frame, chosen_slices
+from pipeline.slices import brain_frame, chosen_slices
 from pipeline.tissue import LABELS
 from spec import Channel, DataSpec
 

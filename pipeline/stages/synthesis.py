@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -15,19 +14,18 @@ from dataloaders.image_generator import ImageGenerator, read_priors
 from dataloaders.intensity import Window
 from dataloaders.labels import count_labels
 from dataloaders.manifest import Case as ManifestCase
-from dataloaders.manifest import Geometry, Manifest, Slice, affine_rows, slice_name
+from dataloaders.manifest import Manifest, Slice, slice_name
 from dataloaders.png import write_png
 from dataloaders.prior_estimation import Scale, measure
-from dataloaders.slices import Frame, write_slice
 from dataloaders.sources import CaseSource
 from engine.files import write_json
 from models.gmm.labels import LabelScheme
 from models.gmm.priors import pool_subjects
 from pipeline.context import Context, Excluded, Made
 from pipeline.generator import gmm_options
-from pipeline.study import SliceOptions
+from pipeline.slices import brain_frame, chosen_slices
 from pipeline.tissue import LABELS
-from spec import Channel, DataSpec, Label
+from spec import Channel, DataSpec
 
 SCHEME = LabelScheme((0, 1, 2, 3), tuple(label.name for label in LABELS), (0, 1, 2, 3), (0, 1, 2, 3), None)
 RANGE = Window(0.0, 1.0)  # of the generator
@@ -49,26 +47,6 @@ def priors(context: Context) -> Made:
     )
     write_json(context.folder / "priors.json", prior.to_dict(("T1w",), SCHEME.class_names))
     return Made({"priors": "priors.json"}, {"cases": [s.id for s in subjects]})
-
-
-def chosen_slices(area: NDArray[np.int64], o: SliceOptions) -> list[int]:
-    """Slices with at least `min_area` of the largest one's brain; of these `count`, evenly spread (-1: the central one)."""
-    good = np.flatnonzero(area >= max(1.0, o.min_area * area.max()))
-    if o.count == -1:
-        return [int(good[len(good) // 2])]
-    if o.count == 0 or o.count >= len(good):
-        return good.tolist()
-    return [int(good[i]) for i in np.linspace(0, len(good) - 1, o.count).round().astype(int)]
-
-
-def brain_frame(brain: NDArray[np.bool_], size: int) -> tuple[Frame, float]:
-    """The window of `size` pixels centred on the brain in axial slices, and the share of the brain that it cuts off."""
-    shadow = geometry.plane(np.asarray(brain.any(axis=2, keepdims=True)), "axial", 0)
-    spans = [np.flatnonzero(shadow.any(axis=axis)) for axis in (1, 0)]
-    crop = tuple(round((span[0] + span[-1] + 1 - size) / 2) for span in spans)
-    frame = Frame("axial", (crop[0], crop[1]), (size, size))
-    inside = sum(int(frame.cut(brain, z).sum()) for z in range(brain.shape[2]))
-    return frame, 1 - inside / max(1, int(brain.sum()))
 
 
 def _seed(*parts: object) -> int:
@@ -140,41 +118,3 @@ def _write_sample(context: Context, number: int, image: NDArray, labels: NDArray
 
 def _provenance(context: Context) -> dict[str, Any]:
     return {"kind": "data", "split": "patients", "unit": context.unit.id, "settings": context.unit.settings}
-
-
-def slices(context: Context) -> Made:
-    """Real slices of a test case, stripped, in the case's own window; labels are the brain mask."""
-    image = context.volume(context.needed("harmonise"), "image")
-    mask = context.volume(context.needed("strip"), "mask").data > 0
-    size = context.study.slices.size
-    frame, lost = brain_frame(mask, size)
-    if lost > 0.01:
-        raise Excluded(f"{100 * lost:.1f} % of the brain lie outside {size} x {size} pixels: raise harmonise.spacing")
-    area = mask.sum((0, 1))
-    chosen = chosen_slices(area, replace(context.study.slices, count=0))
-    window = Window(0.0, float(np.percentile(image.data[mask], 99.9)))
-    case = context.case
-    brain = np.where(mask, image.data, 0.0)
-    items = [
-        write_slice(
-            context.folder,
-            Slice(z, f"test/labels/{slice_name(case.id, z)}", (f"test/images/{slice_name(case.id, z, 0)}",)),
-            mask.astype(np.uint8),
-            [brain],
-            [window],
-            frame,
-        )
-        for z in chosen
-    ]
-    rows = affine_rows(image.affine)
-    shape = image.data.shape
-    place = Geometry(rows, shape, rows, shape, frame.crop)
-    mm = geometry.plane_spacing(image.affine, "axial")
-    spec = DataSpec(
-        (Label(0, "background"), Label(1, "brain")), (Channel("T1w"),), (size, size), (mm[1], mm[2]), mm[0], "axial"
-    )
-    Manifest(
-        spec, (ManifestCase(case.id, case.patient, "test", (window,), tuple(items), place),), _provenance(context)
-    ).save(context.folder)
-    outputs = {f"image{item.index}": item.images[0] for item in items} | {"manifest": "manifest.json"}
-    return Made(outputs, {"slices": chosen})

@@ -18,7 +18,8 @@ from pipeline.generator import gmm_options
 from pipeline.nnunet import Sample, group_splits
 from pipeline.records import Record
 from pipeline.runner import Project, RunOptions, run
-from pipeline.stages.synthesis import SCHEME, chosen_slices
+from pipeline.slices import chosen_slices
+from pipeline.stages.synthesis import SCHEME
 from pipeline.study import SliceOptions
 from pipeline.tissue import FOLDER, read_table
 from pipeline.tools import TOOLS, Job

@@ -13,8 +13,9 @@ from dataloaders.png import read_png
 from engine.files import read_json
 from pipeline import nnunet, scores
 from pipeline.runner import Project, RunOptions, run
+from pipeline.slices import brain_frame
 from pipeline.stages.images import n4
-from pipeline.stages.synthesis import brain_frame, share_of
+from pipeline.stages.synthesis import share_of
 from pipeline.study import NnunetOptions
 from tests.pipeline.conftest import Fakes
 from tests.pipeline.heads import affine, head, study
