@@ -1,0 +1,71 @@
+"""What a stage gets and what it gives back."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from dataloaders.nifti import Volume, read_volume
+from pipeline.cases import Case
+from pipeline.records import Record, Unit
+from pipeline.study import StudyOptions
+
+
+@dataclass(frozen=True)
+class Made:
+    """outputs: name -> file in the unit's folder. facts: plain values for reports. tool: name, version, program."""
+
+    outputs: dict[str, str]
+    facts: dict[str, Any] = field(default_factory=dict)
+    tool: dict[str, str] = field(default_factory=dict)
+
+
+class Excluded(Exception):  # noqa: N818 (no error: a result that must not be used, with its reason)
+    """A case that goes no further; what was made is kept, to be looked at."""
+
+    def __init__(self, reason: str, made: Made | None = None) -> None:
+        super().__init__(reason)
+        self.reason = reason
+        self.made = made or Made({})
+
+
+@dataclass(frozen=True)
+class Context:
+    """Of one unit. folder: written by the stage, renamed when it is done. records: of all units that it names."""
+
+    study: StudyOptions
+    cases: Mapping[str, Case]
+    unit: Unit
+    folder: Path
+    records: Mapping[str, Record]
+
+    @property
+    def case(self) -> Case:
+        """The unit's."""
+        return self.cases[self.unit.case]
+
+    def path(self, unit: str, output: str) -> Path:
+        """A file of another unit."""
+        return self.study.work / unit / self.records[unit].outputs[output]["file"]
+
+    def home(self, unit: str) -> Path:
+        """The folder of another unit."""
+        return self.study.work / unit
+
+    def volume(self, unit: str, output: str) -> Volume:
+        """A volume of another unit."""
+        return read_volume(self.path(unit, output))
+
+    def facts(self, unit: str) -> dict[str, Any]:
+        """Facts of another unit."""
+        return self.records[unit].facts
+
+    def needed(self, stage: str) -> str:
+        """The id of the unit of a stage that this one needs."""
+        return next(name for name in self.unit.needs if name.split("/")[0] == stage)
+
+    def done(self, names: Iterable[str]) -> list[str]:
+        """Those that are done."""
+        return [name for name in names if name in self.records and self.records[name].state == "done"]

@@ -1,0 +1,34 @@
+"""Options of the slices' generator: the house's GMM with what the original study got wrong set right."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+from method_options.gmm import GMM_PRESETS, GmmConfig, check_gmm, gmm_from_dict
+
+
+def gmm_options(contrast: str, changes: dict[str, Any]) -> GmmConfig:
+    """The generator of slices: the background is 0 as in stripped scans, and labels are deformed before they are painted.
+
+    t1: measured means and spreads, lab2im's deformation. random: lab2im's ranges, means in 25..225, each tissue for itself.
+    ValueError for options that do not exist or are out of range.
+    """
+    base = GMM_PRESETS["lab2im"]()
+    common = replace(base, background="zero", flipping=False, partial_volume=True, normalise="max")
+    # Measured means are on the scan's window, so slices keep it: none is stretched by what it happens to show.
+    measured = replace(common, vary=True, covariance=True, gamma_std=0.1, normalise="window")
+    options = measured if contrast == "t1" else common
+    known = set(options.__dataclass_fields__) - {"preset", "priors"}
+    unknown = sorted(set(changes) - known)
+    if unknown:
+        raise ValueError(
+            f"synthesise.gmm {unknown[0]}: no such option of the generator; there are {', '.join(sorted(known))}"
+        )
+    try:
+        options = replace(options, **vars(gmm_from_dict({**vars(options), **changes})))
+        check_gmm(options, "synthesise.gmm.")
+    except (TypeError, ValueError) as error:
+        text = str(error).removeprefix("--")
+        raise ValueError(text if text.startswith("synthesise.gmm") else f"synthesise.gmm: {text}") from None
+    return options

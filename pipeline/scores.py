@@ -1,0 +1,97 @@
+"""Dice tables: networks against a common reference, segmenters against each other, strippers against each other."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from itertools import combinations
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from evaluation.segmentation import dice, hd95
+from evaluation.statistics import bootstrap_interval
+from pipeline.tissue import TISSUES
+
+Scores = dict[str, float | None]  # GM, WM, CSF, mean
+
+
+def tissue_dice(truth: NDArray, found: NDArray) -> Scores:
+    """Dice of GM, WM, CSF, and their mean; None for a tissue that is in neither."""
+    return _named(dice(truth, found, TISSUES.values()))
+
+
+def tissue_hd95(truth: NDArray, found: NDArray, spacing: Sequence[float]) -> Scores:
+    """95 % Hausdorff distance in mm; None for a tissue that is missing on one side or both."""
+    return _named(hd95(truth, found, TISSUES.values(), spacing))
+
+
+def _named(values: Mapping[int, float]) -> Scores:
+    named: Scores = {name: _plain(values[i]) for name, i in TISSUES.items()}
+    known = [value for value in named.values() if value is not None]
+    return {**named, "mean": float(np.mean(known)) if known else None}
+
+
+def _plain(value: float) -> float | None:
+    return float(value) if math.isfinite(value) else None
+
+
+def pooled(cases: Mapping[str, Scores], patient_of: Mapping[str, str]) -> dict[str, Any]:
+    """Mean over patients (each the mean of its scans) of each tissue, then over tissues; 95 % interval from five on."""
+    patients = sorted({patient_of[case] for case in cases})
+    table: dict[str, Any] = {}
+    for name in TISSUES:
+        values = [_mean(cases[c][name] for c in sorted(cases) if patient_of[c] == p) for p in patients]
+        known = np.array([value for value in values if value is not None])
+        interval = bootstrap_interval(known)
+        table[name] = {
+            "value": float(known.mean()) if len(known) else None,
+            "ci95": None if interval is None else list(interval),
+            "patients": len(known),
+        }
+    known_means = [table[name]["value"] for name in TISSUES if table[name]["value"] is not None]
+    table["mean"] = {"value": float(np.mean(known_means)) if known_means else None}
+    table["cases"] = dict(cases)
+    return table
+
+
+def _mean(values: Iterable[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return float(np.mean(known)) if known else None
+
+
+def confusion(truth: NDArray, found: NDArray) -> list[list[int]]:
+    """Voxels of each true label (rows: background, GM, WM, CSF) that were found as each label (columns)."""
+    size = len(TISSUES) + 1
+    counts = np.bincount(truth.astype(np.int64).ravel() * size + found.astype(np.int64).ravel(), minlength=size * size)
+    return counts.reshape(size, size).tolist()
+
+
+def consensus(maps: Sequence[NDArray[np.uint8]]) -> NDArray[np.uint8]:
+    """The label that most maps give each voxel. Where several are equally often given: that of the first map among them."""
+    votes = np.stack([sum((m == i).astype(np.uint8) for m in maps) for i in range(len(TISSUES) + 1)])
+    most = votes.max(0)
+    out = np.full(maps[0].shape, 255, np.uint8)
+    for m in maps:
+        wins = np.take_along_axis(votes, m[None].astype(np.int64), 0)[0] == most
+        out = np.where((out == 255) & wins, m, out)
+    return out
+
+
+def agreement(
+    names: Sequence[str], cases: Mapping[str, Sequence[str]], read: Callable[[str, str], NDArray]
+) -> list[dict[str, Any]]:
+    """Dice of every pair of maps over the cases that both have. cases: name -> cases. read: (name, case) -> map."""
+    rows = []
+    for a, b in combinations(names, 2):
+        shared = sorted(set(cases[a]) & set(cases[b]))
+        scores = [tissue_dice(read(a, case), read(b, case)) for case in shared]
+        means = {name: _mean(s[name] for s in scores) for name in (*TISSUES, "mean")}
+        rows.append({"a": a, "b": b, "cases": len(shared), **means})
+    return rows
+
+
+def mask_dice(a: NDArray, b: NDArray) -> float | None:
+    """Dice of two brain masks."""
+    return _plain(dice((a > 0).astype(np.uint8), (b > 0).astype(np.uint8), [1])[1])

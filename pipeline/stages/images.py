@@ -1,0 +1,191 @@
+"""Stages 1 to 5: harmonise, strip, crop, segment, labels to tissues. All results are on one grid, the harmonised scan's."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dataloaders import geometry
+from dataloaders.manifest import affine_rows
+from dataloaders.nifti import Volume, read_volume, whole_numbers, write_volume
+from dataloaders.tissue import TissueError, brain_mask
+from pipeline.context import Context, Excluded, Made
+from pipeline.tissue import FOLDER, TissueTable, bounding_box, gate, read_table, tissue_facts
+from pipeline.tools import TOOLS, Job
+from pipeline.tools.base import Tool, package_version
+from pipeline.volumes import on_grid, read_any, read_labels, same_grid
+
+N4_MM = 4.0  # of the grid that the bias field is estimated on
+N4_ITERATIONS = (50, 50, 50)
+HIGH_PERCENTILE = 99.9  # of the brain's intensities: the white end of a case's window
+
+
+def harmonise(context: Context) -> Made:
+    """RAS orientation, N4, voxel size; SynthSR's image beside it where that is asked for.
+
+    What is evaluated on later is always the scan's own contrast: SynthSR paints a brain of its own.
+    """
+    o = context.unit.settings
+    source = read_volume(context.case.t1)
+    if source.data.min() == source.data.max():
+        raise Excluded(f"{context.case.t1.name} has one intensity everywhere")
+    data, affine = geometry.to_ras(source.data.astype(np.float32), source.affine)
+    if o["n4"] and o["method"] != "none":
+        data = n4(data, geometry.spacing(affine))
+    spacing = geometry.spacing(affine)
+    wanted = [mm or own for mm, own in zip(o["spacing"], spacing, strict=True)]
+    shape, target = geometry.regrid(data.shape, affine, wanted)
+    image = geometry.resample(data, affine, shape, target)
+    grid = Volume(image, target)
+    write_volume(context.folder / "image.nii.gz", image, target, np.float32)
+    outputs = {"image": "image.nii.gz"}
+    outputs |= _given_maps(context, source, grid)
+    tool = {"name": "n4", "version": package_version("simpleitk") or "unknown"} if o["n4"] else {}
+    if o["method"] == "synthsr":
+        outputs["synthsr"], tool = _synthsr(context, grid)
+    facts = {
+        "source": {
+            "file": context.case.t1.name,
+            "shape": list(source.data.shape),
+            "affine": affine_rows(source.affine),
+        },
+        "grid": {"shape": list(image.shape), "affine": affine_rows(target)},
+    }
+    return Made(outputs, facts, tool)
+
+
+def n4(data: NDArray[np.float32], spacing: NDArray) -> NDArray[np.float32]:
+    """N4 bias field correction (Tustison et al., IEEE TMI 2010) of a head, estimated at 4 mm within Otsu's mask."""
+    import SimpleITK as sitk  # noqa: N813 (its usual name; slow to import)
+
+    image = sitk.GetImageFromArray(np.ascontiguousarray(data.transpose(2, 1, 0)))
+    image.SetSpacing([float(mm) for mm in spacing])
+    shrink = [max(1, int(N4_MM // mm)) for mm in spacing]
+    small, mask = sitk.Shrink(image, shrink), sitk.Shrink(sitk.OtsuThreshold(image, 0, 1, 200), shrink)
+    corrector = sitk.N4BiasFieldCorrectionImageFilter()
+    corrector.SetMaximumNumberOfIterations(N4_ITERATIONS)
+    corrector.Execute(small, mask)
+    field = sitk.GetArrayFromImage(corrector.GetLogBiasFieldAsImage(image)).transpose(2, 1, 0)
+    return (data / np.exp(field)).astype(np.float32)
+
+
+def _given_maps(context: Context, source: Volume, grid: Volume) -> dict[str, str]:
+    """Brain mask and reference that came with the case, on the grid."""
+    outputs = {}
+    for name, path in {"brain": context.case.brain, "reference": context.case.reference}.items():
+        if path is None:
+            continue
+        given = read_any(path)
+        if not same_grid(given, source):
+            raise Excluded(f"{path.name} is not on the grid of {context.case.t1.name}")
+        ids = on_grid(whole_numbers(path, given.data), given.affine, grid, labels=True)
+        write_volume(context.folder / f"{name}.nii.gz", ids, grid.affine, np.uint8)
+        outputs[name] = f"{name}.nii.gz"
+    return outputs
+
+
+def _synthsr(context: Context, grid: Volume) -> tuple[str, dict[str, str]]:
+    made = _run(context, TOOLS["synthsr"], context.folder / "image.nii.gz", context.unit.settings["tool"])
+    found = read_any(context.folder / made.outputs["output"])
+    image = on_grid(found.data.astype(np.float32), found.affine, grid, labels=False)
+    write_volume(context.folder / "harmonised.nii.gz", image, grid.affine, np.float32)
+    return "harmonised.nii.gz", made.tool
+
+
+def _run(context: Context, tool: Tool, image: Path, settings: dict[str, Any]) -> Made:
+    """Call a tool; its log and its output stay in the unit's folder."""
+    study = context.study
+    outcome = tool.run(Job(image, context.folder, settings, study.threads, study.time_limit))
+    outputs = {"output": str(outcome.output.relative_to(context.folder))}
+    if (context.folder / "log.txt").is_file():
+        outputs["log"] = "log.txt"
+    about = {"name": tool.name, "version": outcome.version, "program": outcome.program}
+    return Made(outputs, {}, {**about, "licence": tool.licence, "citation": tool.citation})
+
+
+def _working_image(context: Context) -> Path:
+    """The image that tools see: SynthSR's where there is one."""
+    unit = context.needed("harmonise")
+    return context.path(unit, "synthsr" if "synthsr" in context.records[unit].outputs else "image")
+
+
+def strip(context: Context) -> Made:
+    """Brain mask on the grid: given, or by a stripper. Excluded where it is empty."""
+    harmonised = context.needed("harmonise")
+    image = context.volume(harmonised, "image")
+    if context.case.given_brain:
+        made = Made({}, {}, {"name": "given"})
+        if "brain" in context.records[harmonised].outputs:
+            mask = context.volume(harmonised, "brain").data > 0
+        else:
+            try:
+                mask = brain_mask(image.data, geometry.spacing(image.affine))
+            except TissueError as error:
+                raise Excluded(f"said to be stripped, but {error}") from None
+    else:
+        made = _run(
+            context, TOOLS[context.unit.settings["tool"]], _working_image(context), context.unit.settings["options"]
+        )
+        mask = read_labels(context.folder / made.outputs["output"], image) > 0
+    write_volume(context.folder / "brain_mask.nii.gz", mask.astype(np.uint8), image.affine)
+    litres = float(mask.sum() * np.prod(geometry.spacing(image.affine)) / 1e6)
+    made = Made({**made.outputs, "mask": "brain_mask.nii.gz"}, {"litres": litres}, made.tool)
+    if not mask.any():
+        raise Excluded("the brain mask is empty", made)
+    return made
+
+
+def crop(context: Context) -> Made:
+    """The brain alone, in its box with a margin. The box is kept: `tissue` undoes it."""
+    image = read_volume(_working_image(context))
+    mask = context.volume(context.needed("strip"), "mask").data > 0
+    margin = np.ceil(context.unit.settings["margin_mm"] / geometry.spacing(image.affine))
+    box = bounding_box(mask, margin)
+    # Zero is background to segmenters, so brain voxels must be above it.
+    floor = 1e-3 * float(np.percentile(image.data[mask], HIGH_PERCENTILE))
+    brain = np.where(mask, np.maximum(image.data, floor), 0)[box]
+    start = np.array([s.start for s in box], float)
+    affine = image.affine.copy()
+    affine[:3, 3] += affine[:3, :3] @ start
+    write_volume(context.folder / "brain.nii.gz", brain, affine, np.float32)
+    facts = {"start": [int(s.start) for s in box], "shape": list(brain.shape)}
+    return Made({"brain": "brain.nii.gz"}, facts)
+
+
+def segment(context: Context) -> Made:
+    """Labels of a segmenter as it writes them, in its own ids and on its own grid."""
+    o = context.unit.settings
+    tool = TOOLS[o["tool"]]
+    image = context.path(context.needed("crop"), "brain") if o["wants"] == "brain" else _working_image(context)
+    made = _run(context, tool, image, o["options"])
+    return Made({**made.outputs, "labels": made.outputs["output"]}, made.facts, made.tool)
+
+
+def tissue(context: Context) -> Made:
+    """GM 1, WM 2, CSF 3 within the brain mask, by the tool's table; then the gate. Excluded with the gate's reasons."""
+    image = context.volume(context.needed("harmonise"), "image")
+    mask = context.volume(context.needed("strip"), "mask").data > 0
+    labels = read_labels(context.path(context.needed("segment"), "labels"), image)
+    table = _table(context)
+    tissues, unknown = table.apply(labels)
+    tissues[~mask] = 0
+    voxel_ml = float(np.prod(geometry.spacing(image.affine)) / 1000)
+    write_volume(context.folder / "tissue.nii.gz", tissues, image.affine)
+    facts = tissue_facts(tissues, image.data, voxel_ml)
+    facts["unknown_ml"] = {str(i): n * voxel_ml for i, n in unknown.items()}
+    facts["outside_ml"] = float((mask & (tissues == 0)).sum()) * voxel_ml
+    window = np.percentile(image.data[mask], HIGH_PERCENTILE)
+    facts["window"] = [0.0, float(window)]
+    made = Made({"tissue": "tissue.nii.gz"}, facts, {"table": table.file})
+    faults = gate(facts, context.study.quality)
+    if faults:
+        raise Excluded("; ".join(faults), made)
+    return made
+
+
+def _table(context: Context) -> TissueTable:
+    path = context.unit.files[0] if context.unit.files else FOLDER / context.unit.settings["table"]
+    return read_table(path)

@@ -1,0 +1,120 @@
+"""Stage 6: priors, synthetic slices of a case, and the real slices that are tested on."""
+
+from __future__ import annotations
+
+import hashlib
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from dataloaders import geometry
+from dataloaders.image_generator import ImageGenerator, read_priors
+from dataloaders.intensity import Window
+from dataloaders.labels import count_labels
+from dataloaders.manifest import Case as ManifestCase
+from dataloaders.manifest import Manifest, Slice, slice_name
+from dataloaders.png import write_png
+from dataloaders.prior_estimation import Scale, measure
+from dataloaders.sources import CaseSource
+from engine.files import write_json
+from models.gmm.labels import LabelScheme
+from models.gmm.priors import pool_subjects
+from pipeline.context import Context, Excluded, Made
+from pipeline.generator import gmm_options
+from pipeline.slices import brain_frame, chosen_slices
+from pipeline.tissue import LABELS
+from spec import Channel, DataSpec
+
+SCHEME = LabelScheme((0, 1, 2, 3), tuple(label.name for label in LABELS), (0, 1, 2, 3), (0, 1, 2, 3), None)
+RANGE = Window(0.0, 1.0)  # of the generator
+
+
+def priors(context: Context) -> Made:
+    """Means and spreads of the tissues over the training scans, in each scan's own window."""
+    used = [name for name in context.done(context.unit.gathers) if name.startswith("tissue/")]
+    subjects = []
+    for name in used:
+        case = name.rpartition("/")[2]
+        window = context.facts(name)["window"]
+        source = CaseSource(case, case, (context.path(f"harmonise/{case}", "image"),), context.path(name, "tissue"))
+        subjects.append(measure(source, ("T1w",), SCHEME, robust=True, scale=Scale(window=(window[0], window[1]))))
+    if not subjects:
+        raise Excluded("no training case has a usable tissue map")
+    prior = pool_subjects(
+        torch.stack([s.centers for s in subjects]), torch.stack([s.spreads for s in subjects]), SCHEME.names
+    )
+    write_json(context.folder / "priors.json", prior.to_dict(("T1w",), SCHEME.class_names))
+    return Made({"priors": "priors.json"}, {"cases": [s.id for s in subjects]})
+
+
+def _seed(*parts: object) -> int:
+    """A seed that depends on all of the parts and on nothing else."""
+    return int.from_bytes(hashlib.sha256(repr(parts).encode()).digest()[:7], "big")
+
+
+def share_of(total: int, cases: list[str], case: str) -> int:
+    """How many of `total` images a case gets: as equal as can be, the first cases one more."""
+    index = sorted(cases).index(case)
+    return total // len(cases) + (index < total % len(cases))
+
+
+def synthesise(context: Context) -> Made:
+    """Synthetic slices of one case: labels moved by nearest neighbour once, then painted; 16-bit PNGs and a manifest.
+
+    All usable cases of the split share the study's number of images, so one that is excluded leaves it as it is.
+    """
+    o, case = context.study.synthesise, context.case
+    maps = context.needed("tissue")
+    peers = [
+        name.rpartition("/")[2] for name in context.done([maps, *context.unit.gathers]) if name.startswith("tissue/")
+    ]
+    total = o.test if case.split == "test" else o.train
+    count = share_of(total, sorted({case.id, *peers}), case.id)
+    found = context.volume(maps, "tissue")
+    size = context.study.slices.size
+    frame, lost = brain_frame(found.data > 0, size)
+    if lost > 0.01:
+        raise Excluded(f"{100 * lost:.1f} % of the brain lie outside {size} x {size} pixels: raise harmonise.spacing")
+    chosen = chosen_slices((found.data > 0).sum((0, 1)), context.study.slices)
+    planes = [np.ascontiguousarray(frame.cut(found.data, z)) for z in chosen]
+    mm = geometry.plane_spacing(found.affine, "axial")
+    contrast = context.unit.settings["contrast"]
+    generator = ImageGenerator(
+        planes,
+        scheme=SCHEME,
+        priors=read_priors(context.path(context.needed("priors"), "priors"), SCHEME, 1) if contrast == "t1" else None,
+        options=gmm_options(contrast, context.unit.settings["gmm"]),
+        spacing=mm[1:],
+        seed=_seed(context.study.seed, context.unit.name, case.id),
+    )
+    items: list[Slice] = []
+    outputs: dict[str, str] = {}
+    for number in range(count):
+        image, labels = generator.tensors(number)
+        item = _write_sample(context, number, image[0].numpy(), labels.numpy())
+        items.append(item)
+        outputs |= {f"label{number}": item.label, f"image{number}": item.images[0]}
+    split = case.split
+    spec = DataSpec(LABELS, (Channel("T1w"),), (size, size), (mm[1], mm[2]), mm[0], "axial")
+    manifest = Manifest(
+        spec, (ManifestCase(case.id, case.patient, split, (RANGE,), tuple(items)),), _provenance(context)
+    )
+    manifest.save(context.folder)
+    outputs["manifest"] = "manifest.json"
+    return Made(outputs, {"images": count, "slices": chosen, "split": split})
+
+
+def _write_sample(context: Context, number: int, image: NDArray, labels: NDArray) -> Slice:
+    case, split = context.case.id, context.case.split
+    label = f"{split}/labels/{slice_name(case, number)}"
+    picture = f"{split}/images/{slice_name(case, number, 0)}"
+    ids = labels.astype(np.uint8)
+    write_png(context.folder / label, ids)
+    write_png(context.folder / picture, RANGE.encode(np.clip(image, 0, 1)))
+    return Slice(number, label, (picture,), (), count_labels(ids))
+
+
+def _provenance(context: Context) -> dict[str, Any]:
+    return {"kind": "data", "split": "patients", "unit": context.unit.id, "settings": context.unit.settings}

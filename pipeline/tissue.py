@@ -1,0 +1,122 @@
+"""Labels of any tool to GM, WM and CSF, by tables that are data; and what a usable tissue map is like."""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import ndimage
+
+from dataloaders.cleaning import largest_component
+from pipeline.study import QualityOptions
+from spec import Label
+
+TISSUES = {"GM": 1, "WM": 2, "CSF": 3}
+LABELS = (Label(0, "background"), Label(1, "GM"), Label(2, "WM"), Label(3, "CSF"))
+FOLDER = Path(__file__).parent / "tables"
+
+
+@dataclass(frozen=True)
+class TissueTable:
+    """ids: source id -> 0 (known, no tissue), 1 GM, 2 WM, 3 CSF. names: source id -> structure."""
+
+    file: str
+    ids: dict[int, int]
+    names: dict[int, str]
+
+    def apply(self, labels: NDArray[np.int32]) -> tuple[NDArray[np.uint8], dict[int, int]]:
+        """The tissue map, and the voxels of each id that the table does not list; these become 0."""
+        present, inverse, counts = np.unique(labels, return_inverse=True, return_counts=True)
+        lookup = np.array([self.ids.get(int(i), 0) for i in present], np.uint8)
+        unknown = {
+            int(i): int(n) for i, n in zip(present, counts, strict=True) if int(i) not in self.ids and int(i) != 0
+        }
+        return lookup[inverse].reshape(labels.shape), unknown
+
+
+def read_table(path: Path) -> TissueTable:
+    """A table with sections GM, WM, CSF, none of ``"structure" = [ids, "first-last"]``; ValueError names file and entry."""
+    try:
+        data = tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ValueError(f"{path}: no such label table") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path}: not a TOML file ({error})") from None
+    sections = {**TISSUES, "none": 0}
+    ids: dict[int, int] = {}
+    names: dict[int, str] = {}
+    for section, structures in data.items():
+        if section not in sections or not isinstance(structures, dict):
+            raise ValueError(f"{path}: section {section!r}: must be one of {', '.join(sections)}")
+        for name, entries in structures.items():
+            for number in _numbers(path, name, entries):
+                if number in ids:
+                    raise ValueError(f"{path}: id {number} is both {names[number]!r} and {name!r}")
+                ids[number], names[number] = sections[section], name
+    absent = [name for name, tissue in TISSUES.items() if tissue not in ids.values()]
+    if absent:
+        raise ValueError(f"{path}: no id becomes {', '.join(absent)}")
+    return TissueTable(path.name, ids, names)
+
+
+def _numbers(path: Path, name: str, entries: Any) -> list[int]:
+    numbers: list[int] = []
+    for entry in entries if isinstance(entries, list) else [entries]:
+        span = re.fullmatch(r"(\d+)-(\d+)", entry) if isinstance(entry, str) else None
+        if span is not None and int(span[1]) <= int(span[2]):
+            numbers += range(int(span[1]), int(span[2]) + 1)
+        elif isinstance(entry, int) and not isinstance(entry, bool) and entry > 0:
+            numbers.append(entry)
+        else:
+            raise ValueError(f'{path}: {name} = {entries!r}: must be positive ids or "first-last"')
+    return numbers
+
+
+def tissue_facts(tissue: NDArray[np.uint8], t1: NDArray, voxel_ml: float) -> dict[str, Any]:
+    """What the gate looks at: litres, share and mean T1 intensity of each tissue, share of the largest component."""
+    brain = tissue > 0
+    count = int(brain.sum())
+    shares = {name: float((tissue == i).sum()) / count if count else 0.0 for name, i in TISSUES.items()}
+    means = {name: float(t1[tissue == i].mean()) if shares[name] else None for name, i in TISSUES.items()}
+    largest = float(largest_component(brain).sum()) / count if count else 0.0
+    return {"litres": count * voxel_ml / 1000, "share": shares, "mean": means, "largest": largest}
+
+
+def gate(facts: dict[str, Any], o: QualityOptions) -> list[str]:
+    """Why a map must not be used, one line each; empty for a good one."""
+    absent = [name for name, share in facts["share"].items() if share == 0]
+    if len(absent) == len(TISSUES):
+        return ["the segmentation is empty"]
+    if absent:
+        return [f"no {' and no '.join(absent)}"]
+    faults = [
+        f"{name} is {100 * share:.1f} % of the brain, outside {100 * o.fraction[0]:g}-{100 * o.fraction[1]:g} %"
+        for name, share in facts["share"].items()
+        if not o.fraction[0] <= share <= o.fraction[1]
+    ]
+    if not o.litres[0] <= facts["litres"] <= o.litres[1]:
+        faults.append(f"the brain has {facts['litres']:.2f} l, outside {o.litres[0]:g}-{o.litres[1]:g} l")
+    if facts["largest"] < o.largest:
+        faults.append(f"the largest part is {100 * facts['largest']:.1f} % of the brain, below {100 * o.largest:g} %")
+    mean = facts["mean"]
+    if o.contrast and not mean["CSF"] < mean["GM"] < mean["WM"]:
+        found = ", ".join(f"{name} {mean[name]:.4g}" for name in ("CSF", "GM", "WM"))
+        faults.append(f"T1w does not rise from CSF to GM to WM ({found}): exchanged labels?")
+    return faults
+
+
+def bounding_box(mask: NDArray[np.bool_], margin: NDArray) -> tuple[slice, slice, slice]:
+    """The box of a mask with a margin in voxels per axis, within the volume; ValueError for an empty mask."""
+    found = ndimage.find_objects(mask.astype(np.uint8))
+    if not found:
+        raise ValueError("the brain mask is empty")
+    box = tuple(
+        slice(max(0, s.start - int(m)), min(n, s.stop + int(m)))
+        for s, m, n in zip(found[0], margin, mask.shape, strict=True)
+    )
+    return box[0], box[1], box[2]

@@ -1,0 +1,50 @@
+"""The whole chain with real tools, tiny: brainextractor, HMRF, GMM slices, nnU-Net's own commands, Dice, report."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from pipeline.commands import find_program
+from pipeline.runner import Project, RunOptions, run
+from tests.pipeline.heads import STUDY, bids
+
+needs_extra = pytest.mark.skipif(
+    find_program(["nnUNetv2_train"]) is None or find_program(["brainextractor"]) is None,
+    reason="nnU-Net and brainextractor are not installed: see docs/pipeline.md",
+)
+CHANGES = {
+    "train = 8": "train = 30",
+    "iterations = 2\n": "iterations = 30\n",
+    'plan = "small"': 'plan = "small"\nbatch = 4',
+    "features = [4, 8, 16]": "features = [8, 16, 32]",
+    'source = "bids"': 'source = "brains"\nstripped = true\n[[input]]\nsource = "heads"',
+}
+
+
+@needs_extra
+def test_from_heads_to_dice(tmp_path: Path) -> None:
+    """Two brains to train on, a head to test on."""
+    bids(tmp_path / "brains", 2, skull=False)
+    bids(tmp_path / "heads", 3, first=2)
+    text = STUDY + "[tools.bet]\niterations = 200\n"
+    for old, new in CHANGES.items():
+        assert old in text
+        text = text.replace(old, new, 1)
+    path = tmp_path / "study.toml"
+    path.write_text(text)
+    project = Project.load(path)
+    run(project, RunOptions(own_process=False), lambda line: None)
+    assert {name: r.reason for name, r in project.records.items() if r.state != "done"} == {}
+    assert project.records["strip/bet/sub-03"].tool["name"] == "bet"
+    assert project.records["strip/bet/sub-01"].tool["name"] == "given"
+    assert project.records["train/hmrf_bet"].tool["version"].startswith("2.")
+    scores = json.loads((tmp_path / "work" / "evaluate" / "scores.json").read_text())
+    real = scores["real"]["hmrf_bet"]["dice"]["reference"]
+    assert real["mean"]["value"] > 0.7
+    assert scores["synthetic"]["hmrf_bet"]["hmrf_bet"]["mean"]["value"] > 0.7
+    page = (tmp_path / "work" / "report" / "report.html").read_text()
+    assert f"{real['mean']['value']:.3f}" in page
+    assert run(Project.load(path), RunOptions(own_process=False), pytest.fail)["done"] == len(project.units)

@@ -1,0 +1,67 @@
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from pipeline.doctor import examine
+from tests.pipeline.conftest import Fakes
+from tests.pipeline.heads import study
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def states(lines: list[str]) -> dict[str, bool]:
+    """Tool -> there."""
+    rows = lines[1 : lines.index("machine:")]
+    return {row[4:].split()[0]: "missing:" not in row for row in rows}
+
+
+@pytest.mark.usefixtures("bare")
+def test_a_bare_machine() -> None:
+    """Only what comes with medsis is there; every other tool has one line that says how to get it."""
+    lines, lacking = examine(None)
+    found = states(lines)
+    assert {name for name, there in found.items() if there} == {"hmrf", "atlas"}
+    assert len(found) == 13
+    assert lacking == []
+    assert all("\n" not in line for line in lines)
+    assert any("fast" in line and "install FSL" in line for line in lines)
+    assert any("bet" in line and "--no-deps brainextractor==0.3.0" in line for line in lines)
+    assert any("nnunetv2" in line and "pip install nnunetv2==2.8.1" in line for line in lines)
+
+
+def test_a_machine_with_everything(tools: Fakes) -> None:
+    lines, _ = examine(None)
+    assert {name for name, there in states(lines).items() if not there} == {"synthseg-torch", "own"}
+    assert any("FSL licence, non-commercial" in line and "Zhang" in line for line in lines)
+
+
+def test_what_a_study_lacks(tmp_path: Path, tools: Fakes) -> None:
+    extra = (
+        '[strip]\ntools = ["bet", "bet-wide"]\n[segment]\ntools = ["hmrf", "fast"]\n[tools.bet-wide]\ntool = "bet"\n'
+    )
+    path = study(tmp_path, extra)
+    assert examine(path)[1] == []
+    (tmp_path / "bin" / "fast").unlink()
+    (tmp_path / "bin" / "nnUNetv2_train").unlink()
+    lines, lacking = examine(path)
+    assert lacking == ["fast", "nnunetv2"]
+    assert "missing for this study: fast, nnunetv2" in lines
+    assert any(line.startswith("  * bet-wide (bet)") for line in lines)
+    assert any(line.startswith("    hdbet") for line in lines)
+
+
+def test_the_command(tmp_path: Path) -> None:
+    path = study(tmp_path, "[slurm]\narray = 0\n")
+    done = subprocess.run(
+        [sys.executable, "scripts/pipeline.py", "doctor", str(path)],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 2
+    assert done.stderr.strip() == f"error: {path}: slurm.array = 0: must be at least 1"

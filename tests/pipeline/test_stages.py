@@ -1,0 +1,274 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from dataloaders.manifest import Manifest
+from dataloaders.nifti import read_volume
+from dataloaders.png import read_png
+from engine.files import read_json
+from pipeline import nnunet, scores
+from pipeline.runner import Project, RunOptions, run
+from pipeline.slices import brain_frame
+from pipeline.stages.images import n4
+from pipeline.stages.synthesis import share_of
+from pipeline.study import NnunetOptions
+from tests.pipeline.conftest import Fakes
+from tests.pipeline.heads import affine, head, study
+from tests.toy import save_nifti
+
+HERE = RunOptions(own_process=False)
+Copied = Callable[..., Path]
+
+FAKE_TRAIN = """
+import argparse, pathlib
+parser = argparse.ArgumentParser(allow_abbrev=False)
+for flag in ("--name", "--dataroot", "--checkpoints_dir", "--seed", "--preset", "--num_epochs"):
+    parser.add_argument(flag, required=True)
+o = parser.parse_args()
+data = pathlib.Path(o.dataroot)
+assert (data / "manifest.json").is_file()
+assert list((data / "train" / "images").glob("*.png")) and list((data / "val" / "labels").glob("*.png"))
+out = pathlib.Path(o.checkpoints_dir) / o.name
+out.mkdir(parents=True)
+(out / "weights-best.safetensors").write_text("w")
+"""
+FAKE_TEST = """
+import argparse, json, pathlib, shutil
+parser = argparse.ArgumentParser(allow_abbrev=False)
+for flag in ("--name", "--dataroot", "--results_dir", "--checkpoints_dir", "--phase", "--metrics", "--seed"):
+    parser.add_argument(flag, required=True)
+parser.add_argument("--no-volumes", action="store_true", required=True)
+o = parser.parse_args()
+assert (pathlib.Path(o.checkpoints_dir) / o.name / "weights-best.safetensors").is_file()
+source, out = pathlib.Path(o.dataroot), pathlib.Path(o.results_dir) / o.name / "best"
+data = json.loads((source / "manifest.json").read_text())
+for case in data["cases"]:
+    assert case["split"] == o.phase
+    for item in case["slices"]:
+        for kind, path in (("label", item["label"]), ("generated", item["images"][0])):
+            target = out / kind / pathlib.Path(path).name
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(source / path, target)
+        item["label"] = "label/" + pathlib.Path(item["label"]).name
+        item["generated"] = ["generated/" + pathlib.Path(item["images"][0]).name]
+        item["images"] = []
+(out / "manifest.json").write_text(json.dumps(data))
+"""
+
+
+def test_a_gan_paints_the_labels_of_the_gmm(
+    tmp_path: Path, copied: Copied, tools: Fakes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "root").mkdir()
+    (tmp_path / "root" / "train.py").write_text(FAKE_TRAIN)
+    (tmp_path / "root" / "test.py").write_text(FAKE_TEST)
+    monkeypatch.setattr("pipeline.stages.gan.ROOT", tmp_path / "root")
+    path = copied()
+    path.write_text(path.read_text().replace("train = 8", 'train = 8\nmethods = ["gmm", "gan"]'))
+    project = Project.load(path)
+    run(project, HERE, lambda line: None)
+    assert {name: r.reason for name, r in project.records.items() if r.state != "done"} == {}
+    work = tmp_path / "work"
+    for case in ("sub-01", "sub-03"):
+        gmm, gan = work / "synthesise" / "hmrf_bet" / case, work / "paint" / "hmrf_bet_gan" / case
+        pairs = zip(Manifest.load(gmm).cases[0].slices, Manifest.load(gan).cases[0].slices, strict=True)
+        for a, b in pairs:
+            np.testing.assert_array_equal(read_png(gmm / a.label), read_png(gan / b.label))
+            assert (gan / b.images[0]).is_file()
+    table = read_json(work / "evaluate" / "scores.json")
+    assert set(table["real"]) == {"hmrf_bet", "hmrf_bet_gan"}
+    assert set(table["synthetic"]["hmrf_bet"]) == {"hmrf_bet", "hmrf_bet_gan"}
+    real = Manifest.load(work / "real" / "hmrf_bet")
+    assert {(case.id, case.split) for case in real.cases} == {("sub-01", "train"), ("sub-02", "val")}
+
+
+def test_given_masks_and_drawn_references(tmp_path: Path, tools: Fakes) -> None:
+    """A mask that came with a case is taken by every stripper; drawn labels are the reference where the study says so."""
+    text = study(tmp_path, '[evaluate]\nreference = "labels"\n').read_text()
+    cases = ""
+    for i in range(3):
+        image, tissue = head(i)
+        ours = np.array([0, 3, 1, 2], np.uint8)[tissue]
+        for name, data in {"t1": image, "brain": (tissue > 0).astype(np.uint8), "reference": ours}.items():
+            save_nifti(tmp_path / f"{i}_{name}.nii.gz", data, affine(flip=True))
+        brain = f'brain = "{i}_brain.nii.gz"\n' if i else ""
+        cases += f'[[case]]\nid = "c{i}"\nt1 = "{i}_t1.nii.gz"\n{brain}reference = "{i}_reference.nii.gz"\n'
+    text = text.replace('[[input]]\nsource = "bids"\n', cases).replace("sub-03", "c2")
+    path = tmp_path / "study.toml"
+    path.write_text(text)
+    project = Project.load(path)
+    run(project, HERE, lambda line: None)
+    assert {name: r.reason for name, r in project.records.items() if r.state != "done"} == {}
+    assert project.records["strip/bet/c0"].tool["name"] == "bet"
+    assert project.records["strip/bet/c1"].tool["name"] == "given"
+    assert len([call for call in tools.calls if call[0] == "brainextractor"]) == 1
+    reference = read_volume(tmp_path / "work" / "reference" / "c2" / "reference.nii.gz").data
+    mask = read_volume(tmp_path / "work" / "strip" / "bet" / "c2" / "brain_mask.nii.gz").data
+    np.testing.assert_array_equal(reference > 0, mask > 0)
+    assert project.records["reference/c2"].facts["from"] == ["labels"]
+    page = (tmp_path / "work" / "report" / "report.html").read_text()
+    assert "Reference: labels that were given with the cases." in page
+    assert (
+        read_json(tmp_path / "work" / "evaluate" / "scores.json")["real"]["hmrf_bet"]["dice"]["reference"]["mean"][
+            "value"
+        ]
+        > 0.8
+    )
+
+
+def test_a_crop_can_be_undone(finished: Path) -> None:
+    project = Project.load(finished / "study.toml")
+    work = finished / "work"
+    image = read_volume(work / "harmonise" / "sub-02" / "image.nii.gz")
+    mask = read_volume(work / "strip" / "bet" / "sub-02" / "brain_mask.nii.gz").data > 0
+    brain = read_volume(work / "crop" / "bet" / "sub-02" / "brain.nii.gz")
+    facts = project.records["crop/bet/sub-02"].facts
+    box = tuple(slice(s, s + n) for s, n in zip(facts["start"], facts["shape"], strict=True))
+    back = np.zeros(image.data.shape, np.float32)
+    back[box] = brain.data
+    np.testing.assert_array_equal(back > 0, mask)
+    np.testing.assert_allclose(back[mask & (image.data > 5)], image.data[mask & (image.data > 5)])
+    np.testing.assert_allclose(brain.affine @ [0, 0, 0, 1], image.affine @ [*facts["start"], 1])
+    source = np.array(project.records["harmonise/sub-02"].facts["source"]["affine"])
+    assert np.linalg.det(source[:2, :2]) > 0
+    assert source[0, 0] < 0  # the scan is LPS, the work is RAS
+
+
+def test_n4_takes_a_bias_field_off() -> None:
+    image, tissue = head(0, skull=False)
+    x = np.linspace(-1, 1, image.shape[0])[:, None, None]
+    biased = (image * np.exp(0.4 * x)).astype(np.float32)
+    white = tissue == 3
+
+    def spread(data: np.ndarray) -> float:
+        return float(data[white].std() / data[white].mean())
+
+    corrected = n4(biased, np.array([3.0, 3.0, 4.0]))
+    assert spread(biased) > 0.1
+    assert spread(corrected) < 0.6 * spread(biased)
+
+
+def test_a_brain_larger_than_a_slice_is_excluded(copied: Copied, tools: Fakes) -> None:
+    path = copied()
+    path.write_text(path.read_text().replace("size = 64", "size = 32"))
+    project = Project.load(path)
+    run(project, HERE, lambda line: None)
+    assert project.records["slices/bet/sub-03"].state == "excluded"
+    assert "of the brain lie outside 32 x 32 pixels" in project.records["slices/bet/sub-03"].reason
+    assert project.records["report"].state == "done"
+
+
+def test_windows_are_centred_on_the_brain() -> None:
+    brain = np.zeros((50, 60, 10), bool)
+    brain[20:40, 30:50, 2:8] = True
+    frame, lost = brain_frame(brain, 32)
+    assert lost == 0
+    rows, columns = (np.flatnonzero(frame.cut(brain, 5).any(axis)) for axis in (1, 0))
+    assert (rows[0], rows[-1], columns[0], columns[-1]) == (6, 25, 6, 25)
+
+
+@pytest.mark.parametrize(("total", "count"), [(600, 3), (10, 4), (3, 5)])
+def test_images_are_shared_out_evenly(total: int, count: int) -> None:
+    cases = [f"c{i}" for i in range(count)]
+    shares = [share_of(total, cases, case) for case in cases]
+    assert sum(shares) == total
+    assert max(shares) - min(shares) <= 1
+
+
+def test_consensus_is_the_vote() -> None:
+    maps = [np.array(row, np.uint8) for row in ([1, 1, 0, 3, 2], [1, 2, 0, 2, 2], [2, 2, 0, 1, 3])]
+    np.testing.assert_array_equal(scores.consensus(maps), [1, 2, 0, 3, 2])  # of three different ones, the first map's
+    np.testing.assert_array_equal(scores.consensus(maps[:1]), maps[0])
+
+
+def test_means_are_over_patients_then_tissues() -> None:
+    cases = {
+        "a1": {"GM": 1.0, "WM": 0.5, "CSF": None, "mean": 0.75},
+        "a2": {"GM": 0.0, "WM": 0.5, "CSF": None, "mean": 0.25},
+        "b": {"GM": 0.9, "WM": 0.7, "CSF": 0.2, "mean": 0.6},
+    }
+    table = scores.pooled(cases, {"a1": "a", "a2": "a", "b": "b"})
+    assert table["GM"]["value"] == pytest.approx(0.7)
+    assert table["WM"]["value"] == pytest.approx(0.6)
+    assert table["CSF"] == {"value": pytest.approx(0.2), "ci95": None, "patients": 1}
+    assert table["mean"]["value"] == pytest.approx(0.5)
+    confusion = scores.confusion(np.array([0, 1, 2, 3, 3]), np.array([0, 1, 1, 3, 0]))
+    assert confusion == [[1, 0, 0, 0], [0, 1, 0, 0], [0, 1, 0, 0], [1, 0, 0, 1]]
+    assert scores.tissue_dice(np.array([1, 2]), np.array([1, 1])) == {
+        "GM": pytest.approx(2 / 3),
+        "WM": 0.0,
+        "CSF": None,
+        "mean": pytest.approx(1 / 3),
+    }
+
+
+def test_nnunets_form_on_disk(tmp_path: Path) -> None:
+    samples = []
+    for i in range(3):
+        image, label = tmp_path / f"i{i}.png", tmp_path / f"l{i}.png"
+        Image.fromarray(np.full((8, 8), 40000, np.uint16)).save(image)
+        Image.fromarray(np.full((8, 8), i, np.uint8)).save(label)
+        samples.append(nnunet.Sample(f"case_{i:05d}", f"p{i}", "train", image, label))
+    folder = tmp_path / "raw" / nnunet.dataset_name(7, "hmrf_bet")
+    nnunet.write_dataset(folder, samples)
+    assert folder.name == "Dataset007_hmrf_bet"
+    assert read_json(folder / "dataset.json") == {
+        "channel_names": {"0": "MRI"},
+        "labels": {"background": 0, "GM": 1, "WM": 2, "CSF": 3},
+        "numTraining": 3,
+        "file_ending": ".png",
+        "overwrite_image_reader_writer": "NaturalImage2DIO",
+    }
+    assert sorted(p.name for p in (folder / "imagesTr").iterdir()) == [f"case_{i:05d}_0000.png" for i in range(3)]
+    assert read_png(folder / "labelsTr" / "case_00002.png").max() == 2
+
+
+def test_the_small_plan_fits_together() -> None:
+    plans = {
+        "plans_name": "nnUNetPlans",
+        "configurations": {
+            "2d": {
+                "data_identifier": "nnUNetPlans_2d",
+                "batch_size": 30,
+                "patch_size": [256, 256],
+                "architecture": {"arch_kwargs": {"n_stages": 7, "conv_bias": True}},
+            }
+        },
+    }
+    o = NnunetOptions(features=(8, 16, 32), patch=64, batch=4)
+    small = nnunet.small_plans(plans, o)
+    kinds = small["configurations"]["2d"]["architecture"]["arch_kwargs"]
+    assert small["plans_name"] == "medsisPlans"
+    assert small["configurations"]["2d"]["data_identifier"] == "nnUNetPlans_2d"  # no new preprocessing
+    assert kinds["conv_bias"]
+    for key in ("features_per_stage", "kernel_sizes", "strides", "n_conv_per_stage"):
+        assert len(kinds[key]) == kinds["n_stages"] == 3
+    assert len(kinds["n_conv_per_stage_decoder"]) == 2
+    assert plans["plans_name"] == "nnUNetPlans"  # nnU-Net's own stays
+
+
+def test_planning_never_gets_zero_processes(tmp_path: Path) -> None:
+    o = NnunetOptions(workers=0)
+    assert nnunet.environment(tmp_path, tmp_path, tmp_path, o, 1)["nnUNet_n_proc_DA"] == "0"
+    assert nnunet.environment(tmp_path, tmp_path, tmp_path, o, 1, planning=True)["nnUNet_n_proc_DA"] == "1"
+
+
+def test_a_training_that_diverged_is_a_failure(copied: Copied, tools: Fakes) -> None:
+    tools.mode("nnUNetv2_train", "diverge")
+    project = Project.load(copied("train"))
+    run(project, HERE, lambda line: None)
+    assert project.records["train/hmrf_bet"].state == "failed"
+    assert project.records["train/hmrf_bet"].reason.startswith("training diverged: its last loss is nan")
+
+
+def test_slices_that_nnunet_leaves_out_are_a_failure(copied: Copied, tools: Fakes) -> None:
+    tools.mode("nnUNetv2_predict", "partial")
+    project = Project.load(copied("predict"))
+    run(project, HERE, lambda line: None)
+    assert project.records["predict/hmrf_bet"].state == "failed"
+    assert "left 1 of " in project.records["predict/hmrf_bet"].reason
