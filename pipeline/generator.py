@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from method_options.gmm import GMM_PRESETS, GmmConfig, check_gmm, gmm_from_dict
+from decoding import decode
+from method_options.gmm import GMM_PRESETS, GmmConfig, check_gmm
 
 
 def gmm_options(contrast: str, changes: dict[str, Any]) -> GmmConfig:
@@ -26,7 +27,7 @@ def gmm_options(contrast: str, changes: dict[str, Any]) -> GmmConfig:
             f"synthesise.gmm {unknown[0]}: no such option of the generator; there are {', '.join(sorted(known))}"
         )
     try:
-        options = replace(options, **vars(gmm_from_dict({**vars(options), **changes})))
+        options = decode(GmmConfig, {**vars(options), **changes}, "synthesise.gmm")
         check_gmm(options, "synthesise.gmm.")
     except (TypeError, ValueError) as error:
         text = str(error).removeprefix("--")

@@ -16,7 +16,8 @@ from fnmatch import fnmatch
 from pathlib import Path
 
 from dataloaders.nifti import VolumeError
-from engine.files import lock_folder, with_path, write_text
+from engine.files import with_path, write_text
+from engine.locks import lock_folder
 from pipeline.cases import Case, find_cases
 from pipeline.commands import ToolFailed, ToolMissing
 from pipeline.context import Context, Excluded, Made

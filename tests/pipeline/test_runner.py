@@ -185,7 +185,7 @@ def test_training_goes_on_from_its_checkpoint(tmp_path: Path, copied: Copied, to
             assert process.poll() is None, (tmp_path / "out.txt").read_text()
             assert time.monotonic() < deadline, (tmp_path / "out.txt").read_text()
             time.sleep(0.1)
-        with pytest.raises(ValueError, match="is in use by another process"):
+        with pytest.raises(ValueError, match="is in use by process"):
             go(path)
         os.killpg(process.pid, signal.SIGKILL)
         process.wait()
