@@ -36,10 +36,10 @@ def find_program(names: Iterable[str], folders: Iterable[Path] = ()) -> Path | N
     return None
 
 
-def _die_with_parent() -> None:
-    """In the child: be killed with the process that waits for it, so that a killed pipeline leaves nothing running."""
+def die_with_parent(number: int = signal.SIGKILL) -> None:
+    """In the child: get this signal when the process that waits for it ends, so that a killed run leaves nothing behind."""
     if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, int(number))
 
 
 def run_command(
@@ -67,7 +67,7 @@ def run_command(
                 stderr=subprocess.STDOUT,
                 env={**os.environ, **(environment or {})},
                 start_new_session=True,  # a group of its own, so that its children can be stopped with it
-                preexec_fn=_die_with_parent,
+                preexec_fn=die_with_parent,
             )
         except OSError as error:
             raise ToolFailed(f"{words[0]} could not be started ({error})") from None

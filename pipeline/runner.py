@@ -13,13 +13,14 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from fnmatch import fnmatch
+from functools import partial
 from pathlib import Path
 
 from dataloaders.nifti import VolumeError
 from engine.files import with_path, write_text
 from engine.locks import lock_folder
 from pipeline.cases import Case, find_cases
-from pipeline.commands import ToolFailed, ToolMissing
+from pipeline.commands import ToolFailed, ToolMissing, die_with_parent
 from pipeline.context import Context, Excluded, Made
 from pipeline.plan import make_plan
 from pipeline.records import (
@@ -166,7 +167,13 @@ def _start(
             say(f"{unit.id} …")
             command = [sys.executable, "-m", "pipeline.execute", str(project.file.resolve()), unit.id]
             environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-            running[unit.id] = subprocess.Popen(command, env=environment, stdin=subprocess.DEVNULL)
+            running[unit.id] = subprocess.Popen(
+                command,
+                env=environment,
+                stdin=subprocess.DEVNULL,
+                start_new_session=True,  # Ctrl-C is for the run, which stops its units
+                preexec_fn=partial(die_with_parent, signal.SIGTERM),
+            )
     return any_started
 
 
