@@ -98,7 +98,9 @@ def train(config: Config) -> int:
     run.speed_up()
     run.load_latest()  # same command again = resume
     if run.finished_before:
-        run.log.say(f"{config.name}: already finished; raise --num_epochs to go on, or choose another --name")
+        run.log.say(
+            f"{config.name}: already finished; raise --num_epochs or what ended it to go on, or choose another --name"
+        )
         return 0
 
     if not players and not run.done:

@@ -24,12 +24,12 @@ class SegmentOptions:
     """Weights of a run folder: best, latest, or a number of images seen."""
     suffix: tuple[str, ...] = ()
     """BIDS: only images whose names end so, such as T1w; by default all of anat/."""
-    posteriors: Annotated[bool, tyro.conf.arg(aliases=("--post",))] = False
-    """Also write the probability of every class, as the fourth axis of one file."""
+    posteriors: Annotated[Path | None, tyro.conf.arg(aliases=("--post",))] = None
+    """Folder, or for one scan a .nii.gz file, for the probabilities of all classes along a fourth axis."""
     vol: Path | None = None
     """CSV file of volumes in mm³, one row for each scan."""
     resample: Path | None = None
-    """Folder for the images as the network sees them: on its grid, in [0, 1]."""
+    """Folder, or for one scan a .nii.gz file, for the image as the network sees it: on its grid, in [0, 1]."""
     qc: bool = True
     """Write a picture of each segmentation."""
     device: str = "auto"

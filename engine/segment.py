@@ -72,6 +72,10 @@ def segment(o: SegmentOptions, predictor: Predictor, model: dict[str, Any]) -> S
     single = o.output if o.output.name.endswith(SUFFIXES) else None
     if single is not None and len(scans) > 1:
         raise ValueError(f"--output {o.output}: one file for {len(scans)} scans; name a folder")
+    aside = {"--posteriors": o.posteriors, "--resample": o.resample}
+    for flag, path in aside.items():
+        if path is not None and path.name.endswith(SUFFIXES) and len(scans) > 1:
+            raise ValueError(f"{flag} {path}: one file for {len(scans)} scans; name a folder")
     if single is None and o.output.is_file():
         raise ValueError(f"--output {o.output}: is a file; name a folder, or a file ending in .nii.gz")
     start, step = o.part
@@ -124,19 +128,17 @@ def _record(job: Job, scan: Scan) -> dict[str, Any] | None:
     return data if isinstance(data, dict) and data.get("schema") == SCHEMA else None
 
 
-def _endings(job: Job) -> list[str]:
-    o = job.options
-    return ["dseg.nii.gz"] + ["probseg.nii.gz"] * o.posteriors + ["qc.png"] * o.qc
-
-
 def _all_there(job: Job, scan: Scan) -> bool:
-    resampled = job.options.resample is None or _resampled(job, scan).is_file()
-    return resampled and all(job.path(scan, ending).is_file() for ending in _endings(job))
+    o = job.options
+    files = [job.path(scan, ending) for ending in ["dseg.nii.gz"] + ["qc.png"] * o.qc]
+    for where, ending in ((o.posteriors, "probseg"), (o.resample, "resampled")):
+        files += [] if where is None else [_aside(where, scan, ending)]
+    return all(file.is_file() for file in files)
 
 
-def _resampled(job: Job, scan: Scan) -> Path:
-    assert job.options.resample is not None
-    return job.options.resample / f"{scan.name('resampled')}.nii.gz"
+def _aside(where: Path, scan: Scan, ending: str) -> Path:
+    """Where an output goes that has a folder, or a file, of its own."""
+    return where if where.name.endswith(SUFFIXES) else where / f"{scan.name(ending)}.nii.gz"
 
 
 def _segment_one(job: Job, scan: Scan) -> dict[str, Any]:
@@ -146,16 +148,19 @@ def _segment_one(job: Job, scan: Scan) -> dict[str, Any]:
     shape, grid = regrid(read.image.shape[1:], read.affine, mm)
     if np.prod([float(n) for n in shape]) > MAX_GRID:
         raise ValueError(f"{scan.files[0]}: {shape} voxels of {mm} mm are more than the limit of {MAX_GRID}")
-    label, posteriors = most_probable(job.predictor, read.image, read.affine, mm, keep=job.options.posteriors)
+    label, posteriors = most_probable(
+        job.predictor, read.image, read.affine, mm, keep=job.options.posteriors is not None
+    )
     dtype = id_type(len(job.labels))
     native = _native(label.astype(dtype), read, labels=True)
     write_volume(job.path(scan, "dseg.nii.gz"), native, read.source_affine)
-    if posteriors is not None:
+    if job.options.posteriors is not None:
+        assert posteriors is not None
         moved = np.stack([_native(one, read) for one in posteriors], -1)
-        write_volume(job.path(scan, "probseg.nii.gz"), moved, read.source_affine, np.float32)
+        write_volume(_aside(job.options.posteriors, scan, "probseg"), moved, read.source_affine, np.float32)
     if job.options.resample is not None:
         seen = resample(read.image[0], read.affine, shape, grid)
-        write_volume(_resampled(job, scan), seen, grid, np.float32)
+        write_volume(_aside(job.options.resample, scan, "resampled"), seen, grid, np.float32)
     if job.options.qc:
         save_overlay(job.path(scan, "qc.png"), read.image[0], label, spacing(read.affine).tolist(), len(job.labels))
     voxel = float(np.prod(spacing(read.affine)))

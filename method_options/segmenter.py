@@ -23,7 +23,7 @@ class SegmenterConfig:
     """2.5-D: image slices before and after that the network also sees; 0 for plain 2-D; of no effect in 3-D."""
     axis: Literal["axial", "coronal", "sagittal"] = "axial"
     """Slices of a 2-D network; of prepared data that of the folder."""
-    network: Network = "basic"
+    network: Network = "dynunet"
     """MONAI's UNet (FetalSynthSeg's), BasicUNet (two convolutions a level, as SynthSeg's), or DynUNet (nnU-Net's)."""
     features: tuple[int, ...] = (16, 32, 64, 128, 128)
     """Channels of each level, finest first; basic has five levels."""
@@ -35,7 +35,7 @@ class SegmenterConfig:
     """Dropout."""
     spacing: tuple[float, ...] = ()
     """Voxel size in mm that images are brought to: one number, or right-left, front-back, head-foot; default the data's."""
-    patch: tuple[int, ...] = (160, 192)
+    patch: tuple[int, ...] = (128,)
     """Voxels of a training patch and of the sliding window: one number, or one per axis of the network, in RAS order."""
     classes: str = "auto"
     """What to segment: auto for the labels as they are, tissue (CSF, GM, WM), or a .json file {name: [values, names]}."""
@@ -58,7 +58,7 @@ class SegmenterConfig:
     """Deform, bias, blur and darken images from disk as the generator does its own (--gmm.*)."""
     foreground: float = 0.7
     """Share of the patches that are laid over a voxel of a class; the others lie anywhere."""
-    depth: int = 48
+    depth: int = 24
     """2-D: slices of a synthesised volume; intensities are scaled over all of them."""
     slices_per_volume: int = 4
     """2-D: slices that are cut from one drawn volume."""
@@ -101,7 +101,7 @@ class SegmenterConfig:
 
 
 def small_segmenter() -> SegmenterConfig:
-    """2.5-D, 1.2 million parameters: minutes on a CPU."""
+    """2.5-D, 1.3 million parameters: minutes on a CPU, in many small steps, which random contrast needs."""
     return SegmenterConfig()
 
 

@@ -136,7 +136,7 @@ def test_a_killed_prediction_resumes(home: Path, trained: Path, tmp_path: Path) 
     process = subprocess.Popen(
         command(*arguments), cwd=ROOT, env=ENVIRONMENT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
     )
-    for _ in range(1200):
+    for _ in range(6000):
         if list((tmp_path / "out").glob("*_dseg.json")) or process.poll() is not None:
             break
         time.sleep(0.05)
@@ -166,6 +166,10 @@ def test_segment_says_what_is_wrong(home: Path, trained: Path, tmp_path: Path) -
     weights = trained / "weights-latest.safetensors"
     call("scripts/segment.py", "--input", good, "--output", tmp_path / "x.nii.gz", "--cpu", "--checkpoint", weights)
     assert (tmp_path / "x.nii.gz").is_file()
+    seen = ["--post", tmp_path / "p.nii.gz", "--resample", tmp_path / "seen", "--overwrite"]
+    call("scripts/segment.py", "--i", good, "--o", tmp_path / "x.nii.gz", "--cpu", "--checkpoint", weights, *seen)
+    assert nib.load(tmp_path / "p.nii.gz").shape == (*nib.load(good).shape, 5)
+    assert (tmp_path / "seen" / "p0_resampled.nii.gz").is_file()
 
 
 def test_the_utility_study_from_its_command(home: Path, tmp_path: Path) -> None:

@@ -116,7 +116,7 @@ def test_segmentations_lie_in_the_space_of_their_scan(name: str, tmp_path: Path)
     """The network sees RAS whatever the file's axes, and what it finds goes back to the file's voxels exactly."""
     label, image = smooth_phantom()
     path = save_nifti(tmp_path / "scan.nii.gz", image, ORIENTATIONS[name])
-    o = SegmentOptions(input=(path,), output=tmp_path / "out", posteriors=True, vol=tmp_path / "v.csv")
+    o = SegmentOptions(input=(path,), output=tmp_path / "out", posteriors=tmp_path / "out", vol=tmp_path / "v.csv")
     report = segment(o, predictor(), {"name": "x", "weights_sha256": "0"})
     assert (report.made, report.faults) == (1, [])
     found = nib.load(tmp_path / "out" / "scan_dseg.nii.gz")

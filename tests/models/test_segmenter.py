@@ -15,7 +15,7 @@ from models.base import Batch, seeded_generator
 from models.segmenter import Segmenter, build_network
 from tests.toy import toy_spec
 
-TINY = SegmenterConfig(features=(4, 4, 4, 4, 4), patch=(32,))
+TINY = SegmenterConfig(network="basic", features=(4, 4, 4, 4, 4), patch=(32,))
 
 
 def config(o: SegmenterConfig = TINY, **values: object) -> Config:
