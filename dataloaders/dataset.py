@@ -17,6 +17,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 from dataloaders.intensity import levels_to_model
 from dataloaders.manifest import FILE_NAME, Case, Manifest, Slice
 from dataloaders.png import as_16_bit, read_png
+from dataloaders.slice_table import SliceTable
 from models.base import Batch, seeded_generator
 from models.ranks import rank, world_size
 from spec import DataSpec
@@ -68,14 +69,14 @@ class SliceDataset(Dataset[Sample]):
         assert neighbours >= 0, neighbours
         self.root, self.spec, self.seed, self.read = root, manifest.spec, seed, read
         cases = manifest.split(split)
-        self.entries = [(case, item) for case in cases for item in case.slices]
+        self.entries = SliceTable(cases)
         if not self.entries:
             raise ValueError(f"{root}: the split {split!r} has no slices")
-        if read == "images" and (bare := [item.label for _, item in self.entries if not item.images]):
+        if read == "images" and (bare := self.entries.without_image()):
             raise ValueError(f"{root}: {len(bare)} slices of the split {split!r} have no image, the first is {bare[0]}")
         self.flip_ids = flip_table(self.spec) if flip else None
-        self.neighbours = neighbour_entries(cases, neighbours) if neighbours else None
-        self.positions = slice_positions(cases)
+        self.neighbours = np.array(neighbour_entries(cases, neighbours)) if neighbours else None
+        self.positions = np.array(slice_positions(cases))
         plane = len(self.entries) * self.spec.size[0] * self.spec.size[1] * 2
         labels, images = plane * (read != "images"), plane * self.spec.num_channels * (read != "labels")
         self._label_cache: dict[int, NDArray] | None = {} if labels <= cache_gb * 2**30 else None
@@ -90,7 +91,7 @@ class SliceDataset(Dataset[Sample]):
         label = self._label(index)
         neighbours = None if self.neighbours is None else self._neighbours(index, label)
         image = None if self.read == "labels" else self.image(index)
-        sample = Sample(label.astype(np.int64), image, case, item, neighbours, self.positions[index])
+        sample = Sample(label.astype(np.int64), image, case, item, neighbours, float(self.positions[index]))
         if position is not None and self.flip_ids is not None and coin(self.seed, "flip", position):
             sample = mirrored(sample, self.flip_ids)
         return sample
@@ -104,10 +105,11 @@ class SliceDataset(Dataset[Sample]):
     def _neighbours(self, index: int, label: NDArray) -> NDArray[np.int64]:
         assert self.neighbours is not None
         known = {index: label}  # at the ends of a case one slice stands in several times
-        for other in self.neighbours[index]:
+        others = self.neighbours[index].tolist()
+        for other in others:
             if other not in known:
                 known[other] = self._label(other)
-        return np.stack([known[other] for other in self.neighbours[index]]).astype(np.int64)
+        return np.stack([known[other] for other in others]).astype(np.int64)
 
     def _label(self, index: int) -> NDArray:
         assert self.read != "images", "labels are not to be opened"

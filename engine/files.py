@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -70,9 +70,9 @@ def with_path(path: Path | str, error: Exception) -> str:
     return text if str(path) in text else f"{path}: {text}"
 
 
-def read_json(path: Path | str) -> Any:
-    """Read a JSON file; raise ValueError naming the file where it is not JSON."""
+def read_json(path: Path | str, object_hook: Callable[[dict[str, Any]], Any] | None = None) -> Any:
+    """Read a JSON file; raise ValueError naming the file where it is not JSON. object_hook: what becomes of each object."""
     try:
-        return json.loads(Path(path).read_text(encoding="utf-8"))
+        return json.loads(Path(path).read_text(encoding="utf-8"), object_hook=object_hook)
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise ValueError(f"{path}: not a JSON file ({error})") from None
