@@ -366,6 +366,7 @@ def check_train(config: Config) -> None:
             f"--gmm.target_res {words(config.gmm.target_res)}: images must keep the size of their label maps"
         )
     check_at_least("spade.num_D", config.spade.num_D, 1)
+    from_dict(to_dict(config))  # what could not be read back from a checkpoint (infinity) is refused now
     if config.which_iter != "latest" and not config.which_iter.isdigit():
         raise ValueError(f"--which_iter {config.which_iter}: must be latest or a number of images seen")
     _check_gpu_ids(config.gpu_ids)
@@ -404,8 +405,8 @@ def from_dict(data: dict[str, Any]) -> Config:
     """Config of a checkpoint; options that this version does not know are refused, those it added get defaults."""
     unknown = set(data) - {f.name for f in fields(Config)}
     if unknown:
-        raise ValueError(f"the checkpoint has options that this version does not know: {sorted(unknown)}")
-    return cast(Config, decode(Config, data, "the checkpoint's options"))
+        raise ValueError(f"the checkpoint has options that this version does not know: {sorted(map(repr, unknown))}")
+    return cast(Config, decode(Config, data, "options"))
 
 
 def segmenter_sources(config: Config) -> dict[str, Path]:

@@ -37,7 +37,9 @@ def decode(kind: Any, value: Any, where: str, complete: bool = False) -> Any:
     if origin is dict:
         if not isinstance(value, dict):
             raise _wrong(value, where, "an object")
-        return {_key(inner[0], k, where): decode(inner[1], v, f"{where}.{k}", complete) for k, v in value.items()}
+        return {
+            _key(inner[0], k, where): decode(inner[1], v, f"{where}.{_shown(k)}", complete) for k, v in value.items()
+        }
     return value if kind is Any else _scalar(kind, value, where)
 
 
@@ -50,9 +52,9 @@ def _record(kind: Any, value: Any, where: str, complete: bool) -> Any:
     if not isinstance(value, dict):
         raise _wrong(value, where, "an object")
     fields = {field.name: field for field in dataclasses.fields(kind) if field.init}
-    unknown = [str(key) for key in value if key not in fields]
+    unknown = sorted(repr(key)[:60] for key in value if key not in fields)
     if unknown:
-        raise Mismatch(f"{where}: unknown {', '.join(sorted(unknown))}")
+        raise Mismatch(f"{where}: unknown {', '.join(unknown)}")
     absent = [name for name, field in fields.items() if name not in value and (complete or not _has_default(field))]
     if absent:
         raise Mismatch(f"{where}: {', '.join(absent)} missing")
@@ -82,6 +84,10 @@ def _row(kinds: tuple[Any, ...], value: Any, where: str, complete: bool) -> tupl
     return tuple(
         decode(kind, item, f"{where}[{i}]", complete) for i, (kind, item) in enumerate(zip(kinds, value, strict=True))
     )
+
+
+def _shown(key: Any) -> str:
+    return key if isinstance(key, str) and key.isidentifier() else repr(key)
 
 
 def _key(kind: Any, key: Any, where: str) -> Any:

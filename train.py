@@ -21,11 +21,11 @@ from models.segmenter import Segmenter
 
 def load_data(config: Config) -> tuple[Manifest, Manifest | None]:
     """The data to synthesise, and for unpaired training those that the real images come from."""
-    data = load_manifest(config.dataroot)
+    data = load_manifest(config.dataroot, histograms=config.model == "lesion")
     if not (config.model == "oasis" and config.oasis.unpaired):
         return data, None
     try:
-        images = load_manifest(config.oasis.images_from or config.dataroot)
+        images = load_manifest(config.oasis.images_from or config.dataroot, histograms=False)
     except (ValueError, OSError) as error:
         raise ValueError(str(error).replace("--dataroot", "--oasis.images_from")) from None
     return unpaired_manifest(data, images), images

@@ -19,6 +19,7 @@ from dataloaders.label_maps import LabelMaps
 from dataloaders.manifest import FILE_NAME, Case, Manifest, Slice
 from dataloaders.nifti import file_sha256
 from dataloaders.png import as_16_bit, read_png
+from dataloaders.slice_table import SliceTable
 from models.base import Batch, seeded_generator
 from models.ranks import rank, world_size
 from spec import DataSpec
@@ -74,10 +75,10 @@ class SliceDataset(Dataset[Sample]):
         assert neighbours >= 0, neighbours
         self.root, self.spec, self.seed, self.read = root, manifest.spec, seed, read
         cases = manifest.split(split)
-        self.entries = [(case, item) for case in cases for item in case.slices]
+        self.entries = SliceTable(cases)
         if not self.entries:
             raise ValueError(f"{root}: the split {split!r} has no slices")
-        if read == "images" and (bare := [item.label for _, item in self.entries if not item.images]):
+        if read == "images" and (bare := self.entries.without_image()):
             raise ValueError(f"{root}: {len(bare)} slices of the split {split!r} have no image, the first is {bare[0]}")
         if filled and (bare := [item.label for _, item in self.entries if not item.filled]):
             raise ValueError(
@@ -86,8 +87,8 @@ class SliceDataset(Dataset[Sample]):
             )
         self.filled = filled
         self.flip_ids = flip_table(self.spec) if flip else None
-        self.neighbours = neighbour_entries(cases, neighbours) if neighbours else None
-        self.positions = slice_positions(cases)
+        self.neighbours = np.array(neighbour_entries(cases, neighbours)) if neighbours else None
+        self.positions = np.array(slice_positions(cases))
         plane = len(self.entries) * self.spec.size[0] * self.spec.size[1] * 2
         labels, images = plane * (read != "images"), plane * self.spec.num_channels * (read != "labels")
         self._label_cache: dict[int, NDArray] | None = {} if labels <= cache_gb * 2**30 else None
@@ -105,7 +106,8 @@ class SliceDataset(Dataset[Sample]):
         neighbours = None if self.neighbours is None else self._neighbours(index, label)
         image = None if self.read == "labels" else self.image(index)
         source = self._source(index) if self.filled else None
-        sample = Sample(label.astype(np.int64), image, case, item, neighbours, self.positions[index], source)
+        place = float(self.positions[index])
+        sample = Sample(label.astype(np.int64), image, case, item, neighbours, place, source)
         if position is not None and self.flip_ids is not None and coin(self.seed, "flip", position):
             sample = mirrored(sample, self.flip_ids)
         return sample
@@ -119,10 +121,11 @@ class SliceDataset(Dataset[Sample]):
     def _neighbours(self, index: int, label: NDArray) -> NDArray[np.int64]:
         assert self.neighbours is not None
         known = {index: label}  # at the ends of a case one slice stands in several times
-        for other in self.neighbours[index]:
+        others = self.neighbours[index].tolist()
+        for other in others:
             if other not in known:
                 known[other] = self._label(other)
-        return np.stack([known[other] for other in self.neighbours[index]]).astype(np.int64)
+        return np.stack([known[other] for other in others]).astype(np.int64)
 
     def _label(self, index: int) -> NDArray:
         assert self.read != "images", "labels are not to be opened"

@@ -16,14 +16,14 @@ from spec import Channel, DataSpec, Label
 MAX_LABELS = 512  # more ids than that means intensities were given as labels
 
 
-def load_manifest(dataroot: Path) -> Manifest:
-    """The manifest of a prepared folder; a folder of PNG pairs gets one inferred and written.
+def load_manifest(dataroot: Path, histograms: bool = True) -> Manifest:
+    """The manifest of a prepared folder; a folder of PNG pairs gets one inferred and written. histograms: see `Manifest`.
 
     Raises ValueError listing all mismatches of such a folder, or naming the folder where it is neither.
     """
     if (dataroot / FILE_NAME).is_file():
-        manifest = Manifest.load(dataroot)
-        if "inferred" in manifest.provenance and infer_manifest(dataroot) != manifest:
+        manifest = Manifest.load(dataroot, histograms)
+        if "inferred" in manifest.provenance and infer_manifest(dataroot) != Manifest.load(dataroot):
             raise ValueError(f"{dataroot}: files changed since {FILE_NAME} was inferred from them; delete it to go on")
         return manifest
     if not any((dataroot / split / "images").is_dir() for split in SPLITS):

@@ -102,7 +102,8 @@ class StackDataset(Dataset[list[Sample]]):
         for index, (case, _) in enumerate(slices.entries):
             first, _ = self.runs.get(case.id, (index, 0))
             self.runs[case.id] = (first, index + 1)
-        self.centres = [i for i, (_, item) in enumerate(slices.entries) if item.histogram.get(lesion, 0) > 0]
+        items = [item for case in slices.entries.cases for item in case.slices]
+        self.centres = [i for i, item in enumerate(items) if item.histogram.get(lesion, 0) > 0]
         if not self.centres:
             raise ValueError("no training slice has a lesion, so there is nothing to learn from")
         thin = [name for name, (first, stop) in self.runs.items() if stop - first < depth]

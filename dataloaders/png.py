@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +14,7 @@ from engine.files import atomic_path
 
 MAX_PIXELS = 2**26  # 8192²; more is a damaged header or a bomb
 Image.MAX_IMAGE_PIXELS = MAX_PIXELS // 2  # Pillow warns there and refuses at twice that
+_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _GREY_MODES = {"L", "I;16", "I;16B", "I"}
 
 
@@ -32,7 +35,9 @@ def read_png(path: Path | str) -> NDArray:
     for colour images, unreadable files and files that are not PNG.
     """
     try:
-        with Image.open(path) as image:
+        content = Path(path).read_bytes()
+        _check_sums(content)
+        with Image.open(io.BytesIO(content)) as image:
             if image.format != "PNG":
                 raise ValueError(f"{path}: expected a PNG file, found {image.format}")
             if image.mode == "P":
@@ -48,6 +53,24 @@ def read_png(path: Path | str) -> NDArray:
     except (OSError, SyntaxError) as error:
         raise ValueError(f"{path}: unreadable PNG ({error})") from None
     return pixels if pixels.dtype == np.uint8 else pixels.astype(np.uint16)
+
+
+def _check_sums(content: bytes) -> None:
+    """OSError where a chunk of the PNG is cut or its checksum is wrong, which Pillow does not look at in all of them."""
+    position = len(_SIGNATURE)
+    if not content.startswith(_SIGNATURE):
+        return  # some other file, about which Pillow knows better
+    while position < len(content):
+        size, kind = int.from_bytes(content[position : position + 4]), content[position + 4 : position + 8]
+        end = position + 8 + size
+        if len(content) < end + 4:
+            break
+        if zlib.crc32(memoryview(content)[position + 4 : end]) != int.from_bytes(content[end : end + 4]):
+            raise OSError(f"wrong checksum at byte {end}")
+        if kind == b"IEND":
+            return
+        position = end + 4
+    raise OSError("truncated")
 
 
 def _announced(path: Path | str) -> str:

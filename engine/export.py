@@ -134,7 +134,8 @@ def model_card(o: ExportOptions, run: Path, weights: Weights, trained: Config, p
 
 
 def _preset(trained: Config) -> dict[str, Any]:
-    words = ["--preset", trained.preset, "--model", trained.model, "--gmm.preset", trained.gmm.preset]
+    words = ["--preset", trained.preset, "--model", trained.model]
+    words += ["--gmm.preset", trained.gmm.preset] if trained.model == "gmm" else []
     return options.to_dict(options.parse_train([*words, "--name", "x", "--dataroot", "x"]))
 
 

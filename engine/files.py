@@ -6,7 +6,7 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -89,9 +89,14 @@ def with_path(path: Path | str, error: Exception) -> str:
     return text if str(path) in text else f"{path}: {text}"
 
 
-def read_json(path: Path | str) -> Any:
-    """Read a JSON file; raise ValueError naming the file where it is not JSON."""
+def _no_constant(name: str) -> None:
+    raise json.JSONDecodeError(f"{name} is no number of JSON", name, 0)
+
+
+def read_json(path: Path | str, object_hook: Callable[[dict[str, Any]], Any] | None = None) -> Any:
+    """Read a JSON file; raise ValueError naming the file where it is not JSON. object_hook: what becomes of each object."""
     try:
-        return json.loads(Path(path).read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        text = Path(path).read_text(encoding="utf-8")
+        return json.loads(text, object_hook=object_hook, parse_constant=_no_constant)
+    except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
         raise ValueError(f"{path}: not a JSON file ({error})") from None

@@ -38,7 +38,7 @@ def test_what_fits_is_taken() -> None:
         ({"inner": {"x": True}}, r"o\.inner\.x: found True"),
         ({"inner": {"x": 1, "kind": "c"}}, r"must be one of a, b"),
         ({"inner": {}}, r"o\.inner: x missing"),
-        ({"inner": {"x": 1, "y": 2}}, r"o\.inner: unknown y"),
+        ({"inner": {"x": 1, "y": 2}}, r"o\.inner: unknown 'y'"),
         ({"inner": [1]}, r"o\.inner: found \[1\], must be an object"),
         ({"pair": [1]}, r"o\.pair: found \[1\], must be a list of 2"),
         ({"pair": [1, 2.5]}, r"o\.pair\[1\]: found 2\.5, must be a whole number"),

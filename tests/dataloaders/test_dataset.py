@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 
@@ -21,6 +22,7 @@ from dataloaders.folder import load_manifest
 from dataloaders.intensity import Window, levels_to_model, model_to_levels
 from dataloaders.manifest import Case, Manifest, Slice
 from dataloaders.png import read_png, write_png
+from dataloaders.slice_table import SliceTable
 from spec import Channel, DataSpec, Label
 from tests.toy import prepared_folder
 
@@ -333,3 +335,25 @@ def test_a_neighbour_out_of_range_names_its_file(tmp_path: Path) -> None:
     write_png(root / "train/labels/sub-00_z0003.png", np.zeros((8, 8), np.uint8))
     with pytest.raises(ValueError, match=r"sub-00_z0003.png: is \(8, 8\), the manifest says \(32, 32\)"):
         dataset[0]
+
+
+# -- large data -------------------------------------------------------------------------------------------------------
+
+
+def test_a_slice_table_is_the_list_it_replaces() -> None:
+    """Slices with and without images, names that are not ASCII."""
+    some = tuple(Slice(i, f"train/labels/größe_{i}.png", (f"train/images/größe_{i}.png",) * (i % 2)) for i in (4, 1, 7))
+    cases = (Case("a", "a", "train", (), some), Case("b", "b", "train", (), ()), case_of("c", [3]))
+    table = SliceTable(cases)
+    assert list(table) == [(case, item) for case in cases for item in case.slices]
+    assert (len(table), table[3][0].id) == (4, "c")
+    assert table.without_image() == [some[0].label, cases[2].slices[0].label]
+    assert not SliceTable(())
+    assert SliceTable(()).without_image() == []
+
+
+def test_manifests_are_read_without_histograms(folder: Path) -> None:
+    whole, lean = Manifest.load(folder), Manifest.load(folder, histograms=False)
+    assert whole.cases[0].slices[0].histogram
+    bare = [replace(case, slices=tuple(replace(s, histogram={}) for s in case.slices)) for case in whole.cases]
+    assert list(lean.cases) == bare
