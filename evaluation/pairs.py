@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import functools
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -70,6 +71,10 @@ class Pairs(ABC):
         """Ids of cases that share batches of the networks and a shard, in order; the same in every process."""
 
     @abstractmethod
+    def fingerprint(self) -> dict[str, Any]:
+        """What the images are and how they are read, as plain values that change with any of it."""
+
+    @abstractmethod
     def items(self, cases: Sequence[str] | None = None) -> Iterator[Item]:
         """Case by case (all, or those named), slices by index, then channels.
 
@@ -112,6 +117,14 @@ class ManifestPairs(Pairs):
             groups[-1].append(case.id)
             slices += len(paired_slices(case))
         return groups
+
+    def fingerprint(self) -> dict[str, Any]:
+        """Spec, cases and provenance of the manifest, and size and time of every file."""
+        slices = [item for case in self.manifest.cases for item in case.slices]
+        files = {path for item in slices for path in (item.label, *item.images, *item.generated) if path}
+        cases = [asdict(case) for case in self.manifest.cases]
+        about = {"spec": asdict(self.spec), "cases": cases, "provenance": self.provenance}
+        return about | {"files": file_states(self.folder / path for path in sorted(files))}
 
     def items(self, cases: Sequence[str] | None = None) -> Iterator[Item]:
         """See `read_items`."""
@@ -163,6 +176,15 @@ def read_items(folder: Path, manifest: Manifest) -> Iterator[Item]:
                 if images[0].shape != images[1].shape or ids.shape != images[0].shape:
                     raise ValueError(f"{folder / fake}: {images[1].shape}, real {images[0].shape}, label {ids.shape}")
                 yield Item(case, item, channel, ids, images[0], images[1])
+
+
+def file_states(paths: Iterable[Path]) -> list[tuple[str, int, int]]:
+    """Resolved path, size and time of change of each file; 0, 0 for one that is not there."""
+    found = []
+    for path in paths:
+        stat = path.stat() if path.is_file() else None
+        found.append((str(path.resolve()), stat.st_size if stat else 0, stat.st_mtime_ns if stat else 0))
+    return found
 
 
 def paired_slices(case: Case) -> list[Slice]:

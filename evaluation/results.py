@@ -13,7 +13,7 @@ from evaluation.pairs import ManifestPairs, Pairs, paired_slices, read_items
 from evaluation.reference import save_reference
 from evaluation.request import Networks, Request, find_weights, load_networks, plan
 from evaluation.scoring import Scores, merged, score
-from evaluation.shards import key_of, load_parts, save_part
+from evaluation.shards import key_of, load_parts, remove_parts, save_part
 from evaluation.summary import Summary
 from evaluation.tables import format_table, slices_csv, summary_csv
 
@@ -72,7 +72,11 @@ def evaluate_shard(pairs: Pairs, out: Path, request: Request, shard: tuple[int, 
     key = key_of(pairs, request)
     save_part(out, shard, key, score(pairs, plan(request, found, pairs.spec), groups))
     scored = load_parts(out, shards, key)
-    return None if scored is None else _write(pairs, out, request, found, merged(scored))
+    if scored is None:
+        return None
+    result = _write(pairs, out, request, found, merged(scored))
+    remove_parts(out)
+    return result
 
 
 def _write(pairs: Pairs, out: Path, request: Request, found: Networks, scores: Scores) -> dict[str, Any]:

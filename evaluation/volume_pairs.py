@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,7 +15,7 @@ from dataloaders.geometry import AFFINE_TOLERANCE, plane, plane_shape, plane_spa
 from dataloaders.intensity import Window
 from dataloaders.manifest import Case, Slice
 from dataloaders.nifti import SUFFIXES, read_volume, stem, whole_numbers
-from evaluation.pairs import Item, Pairs
+from evaluation.pairs import Item, Pairs, file_states
 from spec import Axis, Channel, DataSpec, Label
 
 _PATIENTS = (r"^(sub-[A-Za-z0-9]+)(?:_|$)", r"^(.+?)(?:_\d{4})?$")  # BIDS; else the name without nnU-Net's channel
@@ -86,6 +87,13 @@ class VolumePairs(Pairs):
     def groups(self) -> list[list[str]]:
         """Each volume is a group."""
         return [[files.id] for files in self.cases]
+
+    def fingerprint(self) -> dict[str, Any]:
+        """Window, axis, unit, patients, and size and time of every file."""
+        window = None if self.window is None else (self.window.low, self.window.high)
+        paths = [path for files in self.cases for path in (files.real, files.generated, files.label) if path]
+        patients = [(files.id, files.patient, files.label is not None) for files in self.cases]
+        return {"spec": asdict(self.spec), "window": window, "patients": patients, "files": file_states(paths)}
 
     def items(self, cases: Sequence[str] | None = None) -> Iterator[Item]:
         """One case in memory at a time."""

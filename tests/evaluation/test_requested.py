@@ -382,3 +382,25 @@ def test_parts_of_another_evaluation_are_not_merged(tmp_path: Path, monkeypatch:
     assert run(monkeypatch, *out, "--shard", "0/2") == 0
     assert (tmp_path / "o" / "metrics.json").exists()
     assert run(monkeypatch, *out, "--shard", "2/2") == 2
+
+
+def test_a_changed_image_or_window_is_another_evaluation(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Parts of the images as they were are not mixed with parts of what they are now."""
+    folder = write_results(tmp_path / "r", noisy(0.05), patients=4, slices=12, channels=("CT",))
+    pair = ("--real", folder / "groundtruth", "--generated", folder / "generated", "--metrics", "mae")
+    out = tmp_path / "o"
+
+    def shard(number: int, *more: str | Path) -> bool:
+        assert run(monkeypatch, *pair, "--out", out, "--shard", f"{number}/2", *more) == 0
+        return (out / "metrics.json").exists()
+
+    assert not shard(0)
+    assert not shard(1, "--window", "0", "1000")
+    assert not shard(0)
+    write_png(folder / "generated" / "sub-03_z0001_0000.png", np.zeros((48, 40), np.uint16))
+    assert not shard(1)
+    assert shard(0)
+    assert not (out / "shards").exists()
+    mae = json.loads((out / "metrics.json").read_text())["metrics"]["mae/image"]["value"]
+    assert run(monkeypatch, *pair, "--out", tmp_path / "whole") == 0
+    assert json.loads((tmp_path / "whole" / "metrics.json").read_text())["metrics"]["mae/image"]["value"] == mae
