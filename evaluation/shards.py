@@ -52,8 +52,7 @@ def save_part(out: Path, shard: tuple[int, int], key: str, scored: Scored) -> No
             sets.append({"array": name, "extractor": extractor, "channel": channel, "patients": [r[0] for r in rows]})
         tables = {name: getattr(scores, name) for name in ("rows", "labels", "cases", "overlap")}
         lesions = [row | {"counts": asdict(row["counts"])} for row in scores.lesions]
-        counts = {"constant_images": scores.constant_images, "identical": scores.identical}
-        groups.append({"number": number, "sets": sets, "lesions": lesions} | tables | counts)
+        groups.append({"number": number, "sets": sets, "lesions": lesions, "counts": scores.counts} | tables)
     about = json.dumps({"schema": SCHEMA, "key": key, "groups": groups})
     path = part_path(out, shard)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -89,8 +88,7 @@ def _load(path: Path, key: str) -> Scored | None:
 
 
 def _scores(group: dict[str, Any], file: Any) -> Scores:
-    scores = Scores(**{name: group[name] for name in ("rows", "labels", "cases", "overlap")})
-    scores.constant_images, scores.identical = group["constant_images"], group["identical"]
+    scores = Scores(**{name: group[name] for name in ("rows", "labels", "cases", "overlap", "counts")})
     scores.lesions = [row | {"counts": Lesions(**row["counts"])} for row in group["lesions"]]
     for one in group["sets"]:
         real, fake = (file[f"{one['array']}_{side}"] for side in ("real", "fake"))

@@ -216,7 +216,7 @@ def test_faithfulness_against_its_ceiling(tmp_path: Path) -> None:
     assert 0.7 < entry["value"] < 0.8  # one label of four is lost
     assert entry["ceiling"] == 1
     distance = result["metrics"]["faithfulness_hd95"]
-    assert distance["unit"] == "mm"
+    assert distance["unit"] == "pixels"  # the toy folder does not know its spacing
     assert distance["missed"] == 2  # the lesion of two cases, for which no distance is large enough
     assert "NaN" not in (folder / "metrics.json").read_text()
     assert "Infinity" not in (folder / "metrics.json").read_text()
@@ -299,7 +299,12 @@ def test_references_that_do_not_fit(tmp_path: Path, script: Path, monkeypatch: p
         ("--reference", tmp_path / "ref.npz", "--extractors", f"torchscript:{other}"): "differ",
         ("--reference", folder / "metrics.json"): "not a reference",
         ("--reference", tmp_path / "nowhere.npz"): "not a reference",
-        ("--reference", tmp_path / "ref.npz", "--real", folder / "groundtruth"): "neither --real nor --results",
+        (
+            "--reference",
+            tmp_path / "ref.npz",
+            "--real",
+            folder / "groundtruth",
+        ): "--real: cannot be used with --reference",
     }
     for arguments, message in cases.items():
         assert run(monkeypatch, *generated, *arguments) == 2, arguments

@@ -15,7 +15,6 @@ from dataloaders.png import write_png
 from evaluation.folders import Folders
 from evaluation.request import Request
 from evaluation.results import evaluate_pairs
-from evaluation.volume_pairs import patient_of
 
 AFFINE = np.diag([0.8, 1.2, 3.0, 1.0])
 METRICS = "mae,mae_body,rmse_body,psnr,ssim,wasserstein,ssim_3d,slice_jump_ratio,edge_sharpness_ratio,spectrum_distance"
@@ -84,16 +83,12 @@ def test_axis_and_spacing_count(tmp_path: Path) -> None:
     axial = score(folders(root), tmp_path / "1")
     sagittal = score(folders(root, axis="sagittal"), tmp_path / "2")
     assert axial["n"]["slices"] == 13
-    assert sagittal["n"]["slices"] == int(volumes(0)["labels"].any((1, 2)).sum())
-    assert axial["metrics"]["mae/image"]["value"] != sagittal["metrics"]["mae/image"]["value"]
+    assert sagittal["n"]["slices"] == 24  # also those without a label: the real image is not constant there
+    for name in ("ssim", "spectrum_distance", "edge_sharpness_ratio"):
+        assert axial["metrics"][f"{name}/image"]["value"] != sagittal["metrics"][f"{name}/image"]["value"]
 
 
 def test_patients_by_bids_name_or_expression(tmp_path: Path) -> None:
-    assert patient_of("sub-07_ses-1_T1w", None) == "sub-07"
-    assert patient_of("case_0012_0000", None) == "case_0012"
-    assert patient_of("scan12_b", r"scan(\d+)") == "12"
-    with pytest.raises(ValueError, match="--patient_regex"):
-        patient_of("x", r"scan(\d+)")
     root = write(tmp_path / "a", ("sub-1_ses-1", "sub-1_ses-2"))
     assert score(folders(root), tmp_path / "out", "mae")["n"] == {"slices": 26, "cases": 2, "patients": 1}
 
