@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from engine.files import write_json, write_text
+from engine.weights import MissingWeights
 from evaluation.catalog import SCHEMA, SETTINGS
 from evaluation.feature_sets import INCEPTION, RADIOMICS, names
 from evaluation.pairs import Pairs
@@ -30,6 +31,9 @@ def evaluate_generated(pairs: Pairs, reference_file: Path, out: Path, request: R
     found = load_networks(request, pairs=False)
     networks = found.extractors
     wanted = [INCEPTION] if reference.moments is not None else usable(reference, networks)
+    if (reference.moments is not None and INCEPTION not in networks) or not wanted:
+        reason = next(iter(found.reasons.values()), "Inception was not asked for")
+        raise MissingWeights(f"--reference {reference_file}: needs Inception; {reason}", reason)
     refuse_own_windows("reference", reference_file, pairs)
     if reference.moments is None:
         refuse_other_reading(reference, pairs)

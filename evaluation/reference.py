@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from dataloaders.intensity import LEVELS
 from engine.files import atomic_path
 from evaluation.extractors import Extractor
-from evaluation.feature_sets import RADIOMICS, FeatureSets, metric_entries
+from evaluation.feature_sets import INCEPTION, RADIOMICS, FeatureSets, metric_entries
 from evaluation.frechet import frechet_of_moments
 from evaluation.pairs import Pairs
 
@@ -98,14 +98,15 @@ def _plain(value: Any) -> str:
 def usable(reference: Reference, networks: Mapping[str, Extractor]) -> list[str]:
     """Extractors that the reference has features of; radiomics needs no weights.
 
-    ValueError where the reference was made with another network, other weights or another preparation of the images.
+    Empty where only Inception's weights are missing. ValueError where the reference was made with another network, other
+    weights or another preparation of the images, or with further extractors that are not at hand.
     """
     kinds = {kind for kind, _ in reference.features}
     for name, network in networks.items():
         if name in kinds and reference.keys.get(name) != network.key:
             raise ValueError(f"the reference was made with another {network.name}: weights or preparation differ")
     found = [name for name in (*networks, RADIOMICS) if name in kinds]
-    if not found:
+    if not found and INCEPTION not in kinds:
         raise ValueError(
             f"none of the reference's extractors ({', '.join(sorted(kinds))}) is at hand; see --extractors"
         )

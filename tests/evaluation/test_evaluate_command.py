@@ -267,3 +267,13 @@ def test_only_what_is_asked_for_is_computed(toy: Path, tmp_path: Path, monkeypat
     assert run(monkeypatch, "--results", toy, "--metrics", "mae", "--out", tmp_path / "o") == 0
     result = json.loads((tmp_path / "o" / "metrics.json").read_text())
     assert set(result["metrics"]) == {"mae/CT", "wasserstein"}
+
+
+def test_a_reference_of_missing_weights_is_exit_code_3(
+    toy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    np.savez(tmp_path / "fid.npz", mu=np.zeros(2048), sigma=np.eye(2048))
+    more = ("--reference", tmp_path / "fid.npz", "--generated", toy / "generated", "--out", tmp_path / "o")
+    assert run(monkeypatch, *more) == 3
+    assert "needs Inception; weights missing: pt_inception" in capsys.readouterr().err
+    assert not (tmp_path / "o").exists()

@@ -400,6 +400,7 @@ def test_a_changed_image_or_window_is_another_evaluation(tmp_path: Path, monkeyp
         return (out / "metrics.json").exists()
 
     assert not shard(0)
+    assert not shard(1, "--patient_regex", "(sub)")
     assert not shard(1, "--window", "0", "1000")
     assert not shard(0)
     write_png(folder / "generated" / "sub-03_z0001_0000.png", np.zeros((48, 40), np.uint16))
