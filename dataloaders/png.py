@@ -28,10 +28,11 @@ def write_png(path: Path | str, pixels: NDArray) -> None:
         Image.fromarray(np.ascontiguousarray(pixels)).save(temporary, format="PNG", compress_level=3)
 
 
-def read_png(path: Path | str) -> NDArray:
+def read_png(path: Path | str, *, image_only: bool = False) -> NDArray:
     """Read a greyscale (or palette) PNG as a (H, W) uint8 or uint16 array.
 
-    Palette files give their indices, which is how label maps are commonly stored. Raises ValueError naming the file
+    Palette files give their indices, which is how label maps are commonly stored; image_only refuses them, because
+    indices are no intensities. Raises ValueError naming the file
     for colour images, unreadable files and files that are not PNG.
     """
     try:
@@ -40,12 +41,12 @@ def read_png(path: Path | str) -> NDArray:
         with Image.open(io.BytesIO(content)) as image:
             if image.format != "PNG":
                 raise ValueError(f"{path}: expected a PNG file, found {image.format}")
-            if image.mode == "P":
+            if image.mode == "P" and not image_only:
                 return np.asarray(image, np.uint8)
             if image.mode not in _GREY_MODES:
+                advice = "convert it to greyscale" if image_only else "colour-coded labels must be converted to ids"
                 raise ValueError(
-                    f"{path}: expected a greyscale PNG (mode L or 16-bit), found mode {image.mode}; "
-                    "colour-coded labels must be converted to ids first"
+                    f"{path}: expected a greyscale PNG (mode L or 16-bit), found mode {image.mode}; {advice} first"
                 )
             pixels = np.asarray(image)
     except Image.DecompressionBombError:

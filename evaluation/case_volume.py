@@ -3,68 +3,64 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 
 import numpy as np
 from numpy.typing import NDArray
 
 from dataloaders.intensity import Window
+from evaluation.catalog import SYNTHRAD
 from evaluation.paired import TAPS
 from evaluation.protocols import SMALLEST, synthrad2023
 from evaluation.volumes import ssim3d
 
-_NONE = {"synthrad2023_mae": math.nan, "synthrad2023_psnr": math.nan, "synthrad2023_ssim": math.nan}
-
 
 class CaseVolume:
-    """Real and generated slices in physical units, and the body; memory is that of one case."""
+    """Metrics of runs of adjacent slices in physical units; memory is that of one run.
 
-    def __init__(self) -> None:
-        self.indices: list[int] = []
-        self.real: list[NDArray] = []
-        self.fake: list[NDArray] = []
-        self.body: list[NDArray[np.bool_]] = []
+    A run ends where indices differ by more than 1 or sizes change; it is measured at once and let go.
+    ssim_3d, synthrad: whether they are asked for; without either nothing is kept.
+    """
+
+    def __init__(self, window: Window, *, ssim_3d: bool = True, synthrad: bool = True) -> None:
+        self.window = window
+        self._wants_ssim, self._wants_synthrad = ssim_3d, synthrad
+        self._runs = 0
+        self._index = 0
+        self._real: list[NDArray] = []
+        self._fake: list[NDArray] = []
+        self._body: list[NDArray[np.bool_]] = []
+        self._ssim, self._places = 0.0, 0
 
     def add(self, index: int, real: NDArray, fake: NDArray, body: NDArray[np.bool_]) -> None:
         """The next slice in order of its index."""
-        self.indices.append(index)
-        self.real.append(real)
-        self.fake.append(fake)
-        self.body.append(body)
+        if self._runs and (index - self._index != 1 or (self._real and self._real[-1].shape != real.shape)):
+            self._finish()
+            self._runs += 1
+        self._runs = max(self._runs, 1)
+        self._index = index
+        if self._wants_ssim or (self._wants_synthrad and self._runs == 1):
+            self._real.append(real)
+            self._fake.append(fake)
+            self._body.append(body)
 
-    def runs(self, shortest: int) -> list[slice]:
-        """Runs of at least `shortest` slices whose indices differ by 1 and whose sizes are the same."""
-        starts = [0] + [
-            i
-            for i in range(1, len(self.indices))
-            if self.indices[i] - self.indices[i - 1] != 1 or self.real[i].shape != self.real[i - 1].shape
-        ]
-        runs = [slice(a, b) for a, b in zip(starts, [*starts[1:], len(self.indices)], strict=True)]
-        return [run for run in runs if run.stop - run.start >= shortest]
+    def _finish(self) -> None:
+        """Measure the run that has ended, and let it go."""
+        if self._wants_ssim and len(self._real) >= TAPS and min(self._real[0].shape) >= TAPS:
+            places = len(self._real) - TAPS + 1
+            value = ssim3d(np.stack(self._real), np.stack(self._fake), self.window.low, self.window.width)
+            self._ssim, self._places = self._ssim + value * places, self._places + places
+        self._real, self._fake, self._body = [], [], []
 
-    def ssim_3d(self, window: Window) -> float:
-        """Mean of `volumes.ssim3d` over the runs, weighted by the places of the window along z; NaN without a run."""
+    def results(self) -> dict[str, float]:
+        """After the last slice: `ssim_3d`, and the keys of SYNTHRAD; NaN where there is no value.
 
-        def one(real: NDArray, fake: NDArray, _: NDArray) -> dict[str, float]:
-            return {"ssim": ssim3d(real, fake, window.low, window.width)}
-
-        return self._over_runs(one, TAPS).get("ssim", math.nan)
-
-    def synthrad(self) -> dict[str, float]:
-        """`protocols.synthrad2023` over the runs, weighted by their body voxels."""
-        return _NONE | {f"synthrad2023_{key}": value for key, value in self._over_runs(synthrad2023, SMALLEST).items()}
-
-    def _over_runs(
-        self, metric: Callable[[NDArray, NDArray, NDArray], dict[str, float]], side: int
-    ) -> dict[str, float]:
-        values: list[dict[str, float]] = []
-        weights: list[float] = []
-        for run in self.runs(side):
-            if min(self.real[run.start].shape) < side:
-                continue
-            body = np.stack(self.body[run])
-            values.append(metric(np.stack(self.real[run]), np.stack(self.fake[run]), body))
-            weights.append(float(body.sum()) if metric is synthrad2023 else run.stop - run.start - side + 1)
-        known = [(value, weight) for value, weight in zip(values, weights, strict=True) if weight > 0]
-        total = sum(weight for _, weight in known)
-        return {key: sum(v[key] * w for v, w in known) / total for key in known[0][0]} if known else {}
+        ssim_3d: mean of `volumes.ssim3d` over the runs of at least 11 slices, weighted by the window's places along z.
+        synthrad2023: of the slices as one volume. None across a gap: what lies there would be made up.
+        """
+        found = dict.fromkeys(SYNTHRAD, math.nan)
+        whole = self._runs == 1 and len(self._real) >= SMALLEST and min(self._real[0].shape) >= SMALLEST
+        if self._wants_synthrad and whole:
+            values = synthrad2023(np.stack(self._real), np.stack(self._fake), np.stack(self._body))
+            found = {f"synthrad2023_{key}": value for key, value in values.items()}
+        self._finish()
+        return {"ssim_3d": self._ssim / self._places if self._places else math.nan} | found

@@ -10,6 +10,7 @@ from evaluation.statistics import DRAWS, MIN_PATIENTS
 
 SCHEMA = "medsis-metrics/1"
 LPIPS = "lpips_alex_v0.1"
+LPIPS_SMALLEST = 31  # pixels a side that AlexNet's two poolings leave something of
 OASIS_FID = "oasis_fid"
 PAIRED = ("mae", "rmse", "mae_body", "rmse_body", "psnr", "ssim", "ms_ssim")
 BY_LABEL = ("label_mean_error", "label_std_error", "wasserstein")
@@ -41,16 +42,25 @@ UNITS = {  # other than the channel's
     **dict.fromkeys(("ssim", "ms_ssim", "ssim_3d", "synthrad2023_ssim", LPIPS, OASIS_FID, *DIVERSITY), ""),
     **dict.fromkeys(("slice_jump_ratio", "spectrum_distance", "edge_sharpness_ratio"), ""),
     **dict.fromkeys(("faithfulness_dice", *LESIONS, LESION_VOLUMES), ""),
-    "faithfulness_hd95": "mm",
+    "faithfulness_hd95": "mm",  # pixels where spacing is unknown
+}
+WINDOWED = {  # depend on the window
+    *("psnr", "ssim", "ms_ssim", "ssim_3d", "wasserstein", LPIPS, *DIVERSITY),
 }
 REASONS = {  # why a metric may have no value
     "psnr": "identical images everywhere",
-    "synthrad2023_psnr": "identical volumes everywhere, or no body mask",
+    "synthrad2023_psnr": "identical volumes everywhere, or no body mask, or gaps between the slices",
     "ms_ssim": f"slices need sides of more than {LARGEST_REFUSED} pixels",
     "diversity_ms_ssim": f"slices need sides of more than {LARGEST_REFUSED} pixels",
+    "ssim": "slices need sides of at least 11 pixels",
+    "diversity_ssim": "slices need sides of at least 11 pixels",
+    LPIPS: f"slices need sides of at least {LPIPS_SMALLEST} pixels",
+    "diversity_lpips": f"slices need sides of at least {LPIPS_SMALLEST} pixels",
+    "spectrum_distance": "slices need sides of at least 8 pixels",
+    **dict.fromkeys(("mae_body", "rmse_body"), "no pixel with a label other than 0"),
     "ssim_3d": "needs 11 adjacent slices of at least 11 x 11 pixels",
-    "synthrad2023_mae": "needs 7 adjacent slices, and a body mask",
-    "synthrad2023_ssim": "needs 7 adjacent slices, and a body mask",
+    "synthrad2023_mae": "needs 7 slices or more without a gap, and a body mask",
+    "synthrad2023_ssim": "needs 7 slices or more without a gap, and a body mask",
     "edge_sharpness_ratio": "no borders between labels, or the real images are flat there",
     "slice_jump_ratio": "no adjacent slices that share body pixels, or the real ones do not change",
     "slice_difference_mae": "no adjacent slices that share body pixels",
@@ -63,7 +73,9 @@ SETTINGS = {
     "levels": "mean over a patient's slices, then over patients; by label: over a patient's cases, labels, patients; "
     "by case: over a patient's cases, patients",
     "interval": f"95 % percentile bootstrap over patients, {DRAWS} draws, seed 0, from {MIN_PATIENTS} patients on",
-    "body": "pixels with a label other than 0",
+    "body": "pixels with a label other than 0; where label maps mark a lesion only, that is the lesion",
+    "by label": "means and standard deviations of the stored values; wasserstein on the window's 65536 levels",
+    "slices": "of volumes: without a label and with a constant real image they count for volumes and segmentations only",
     "psnr": "data range = window width; per image, then mean; identical images counted, not averaged",
     "ssim": "2-D, on intensity minus window low, data range = window width, Gaussian 11x11 sigma 1.5, K1 0.01, K2 0.03",
     "ms_ssim": "2-D, five scales, weights of Wang et al. 2003, as ssim otherwise",
@@ -81,7 +93,7 @@ SETTINGS = {
     LPIPS: "lpips 0.1 heads, torchvision's AlexNet, window to [-1, 1], three equal channels",
 }
 EXTRA_SETTINGS = {  # of what is only measured on request
-    **dict.fromkeys(SYNTHRAD, "SynthRAD2023: body mask, [-1024, 3000] HU; slices of a case as one volume"),
+    **dict.fromkeys(SYNTHRAD, "SynthRAD2023: body mask, [-1024, 3000] HU; all slices of a case as one volume"),
     OASIS_FID: "FID of the images as 8-bit files, as `python -m pytorch_fid` reads and prints it",
     **dict.fromkeys(DIVERSITY, "mean over all pairs of draws of a label map"),
     LABEL_SPREAD: "standard deviation over draws of a label's mean, by case, mean over labels",

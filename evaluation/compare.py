@@ -49,6 +49,11 @@ def find_results(path: Path) -> Path:
     if (path / FILE_NAME).is_file():
         return path
     inside = [p.parent for p in path.glob(f"*/{FILE_NAME}")] if path.is_dir() else []
+    if not inside and (path / "metrics.json").is_file():
+        raise ValueError(
+            f"{path}: numbers of scripts/evaluate.py about two folders, without the images; only results folders of "
+            f"test.py and generate.py, which have a {FILE_NAME}, can be compared"
+        )
     if not inside:
         raise ValueError(f"{path}: no results here; test.py writes results/<name>/<which>/{FILE_NAME}")
     return max(inside, key=lambda p: (p / FILE_NAME).stat().st_mtime)

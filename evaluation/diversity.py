@@ -9,25 +9,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dataloaders.intensity import Window
-from evaluation import paired
-from evaluation.msssim import LARGEST_REFUSED, ssim_and_ms_ssim
+from evaluation.msssim import similarities
 from evaluation.statistics import nan_mean
 
 
 def pairwise_similarity(draws: Sequence[NDArray], window: Window) -> tuple[float, float]:
     """Mean SSIM and MS-SSIM over all pairs of draws (H, W) in physical units; 1 where all draws are equal.
 
-    MS-SSIM is NaN where a side has 160 pixels or fewer. Zhu et al. 2017 measured the diversity of image translation so,
-    with LPIPS in place of SSIM. Cost grows with the square of the number of draws.
+    MS-SSIM is NaN where a side has 160 pixels or fewer, SSIM below 11. Zhu et al. 2017 measured the diversity
+    of image translation so, with LPIPS in place of SSIM. Cost grows with the square of the number of draws.
     """
-    values = [_similarity(a, b, window) for a, b in itertools.combinations(draws, 2)]
+    values = [similarities(a, b, window.low, window.width) for a, b in itertools.combinations(draws, 2)]
     return nan_mean([ssim for ssim, _ in values]), nan_mean([ms_ssim for _, ms_ssim in values])
-
-
-def _similarity(a: NDArray, b: NDArray, window: Window) -> tuple[float, float]:
-    if min(a.shape) > LARGEST_REFUSED:
-        return ssim_and_ms_ssim(a, b, window.low, window.width)
-    return paired.ssim(a, b, window.low, window.width), float("nan")
 
 
 class LabelSpread:
@@ -58,4 +51,5 @@ class LabelSpread:
         if self.sums is None or not len(there):
             return float("nan")
         means = self.sums[:, there] / self.pixels[there]
-        return float(means.std(axis=0, ddof=1).mean())
+        # From the first draw on: the mean of three equal numbers need not be that number.
+        return float((means - means[0]).std(axis=0, ddof=1).mean())

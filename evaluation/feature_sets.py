@@ -60,10 +60,11 @@ def metric_entries(
     floor = floors(real, patients)
     entries = {}
     for key, metric in keys.items():
-        entry: dict[str, Any] = {"value": values[metric], "ci95": None, "unit": "", "n": len(fake), "n_real": len(real)}
+        entry: dict[str, Any] = {"value": values[metric], "ci95": None, "unit": "", "n": len(y), "n_real": len(x)}
         entry["better"] = "higher" if metric in HIGHER else "lower"
         entry["floor"] = None if floor is None else {"value": floor[metric], "n": floor["n"]}
-        entry["note"] = _note(metric, min(len(real), len(fake)), floor is None)
+        cut = f"of {len(real)} real and {len(fake)} generated" if len(real) != len(fake) else ""
+        entry["note"] = _note(metric, min(len(real), len(fake)), floor is None, cut)
         if metric == "kid":
             entry["sd_over_subsets"] = values["kid_std"]
         if extractor == RADIOMICS:
@@ -74,8 +75,8 @@ def metric_entries(
     return entries
 
 
-def _note(metric: str, n: int, alone: bool) -> str:
-    parts = []
+def _note(metric: str, n: int, alone: bool, cut: str) -> str:
+    parts = [f"{n} a side, {cut} slices"] if cut else []
     if metric == "frechet":
         parts.append(
             "biased by n; compare only at equal n" + (f", and below {ENOUGH} trust KID more" if n < ENOUGH else "")

@@ -8,34 +8,44 @@ from typing import Any
 import torch
 
 from engine.files import write_json, write_text
+from engine.weights import MissingWeights
 from evaluation.catalog import SCHEMA, SETTINGS
-from evaluation.feature_sets import INCEPTION, RADIOMICS
+from evaluation.feature_sets import INCEPTION, RADIOMICS, names
 from evaluation.pairs import Pairs
-from evaluation.reference import load_reference, reference_entries, usable
-from evaluation.request import Request, about_extractor, load_networks
+from evaluation.reference import load_reference, reference_entries, refuse_other_reading, usable
+from evaluation.request import Request, about_extractor, load_networks, refuse_own_windows
+from evaluation.results import refuse_unwritable
 from evaluation.scoring import Work, generated_features
-from evaluation.summary import environment
+from evaluation.summary import environment, settings_of
 from evaluation.tables import summary_csv
 
 
 def evaluate_generated(pairs: Pairs, reference_file: Path, out: Path, request: Request) -> dict[str, Any]:
     """Write metrics.json and summary.csv with the distribution metrics of the generated images in `pairs`.
 
-    The images have to be in the window that those of the reference were in. ValueError where weights, preparation or
-    channels are not those of the reference, or it is none.
+    ValueError where weights, preparation, channels, window, unit, axis or the use of label maps are not those of the
+    reference, where it is none, and where nothing can be computed.
     """
+    refuse_unwritable(out, request)
     reference = load_reference(reference_file)
     found = load_networks(request, pairs=False)
     networks = found.extractors
     wanted = [INCEPTION] if reference.moments is not None else usable(reference, networks)
+    if (reference.moments is not None and INCEPTION not in networks) or not wanted:
+        reason = next(iter(found.reasons.values()), "Inception was not asked for")
+        raise MissingWeights(f"--reference {reference_file}: needs Inception; {reason}", reason)
+    refuse_own_windows("reference", reference_file, pairs)
+    if reference.moments is None:
+        refuse_other_reading(reference, pairs)
     work = Work(
+        wanted=frozenset(names(RADIOMICS)) if RADIOMICS in wanted else frozenset(),
         extractors={key: network for key, network in networks.items() if key in wanted},
         device=torch.device(request.device),
-        radiomics=RADIOMICS in wanted,
         cache=request.cache,
         progress=request.progress,
+        real=False,
     )
-    sets, n = generated_features(pairs, work)
+    sets, n, constant = generated_features(pairs, work)
     metrics: dict[str, dict[str, Any]] = {}
     for (key, channel), fake in sets.items():
         name = pairs.spec.channels[channel].name
@@ -44,13 +54,15 @@ def evaluate_generated(pairs: Pairs, reference_file: Path, out: Path, request: R
             if request.wanted is None or metric in request.wanted:
                 about = about_extractor(key, found, metric) if key in networks else {}
                 metrics[f"{metric}/{name}"] = entry | about | {"channel": name}
+    if not metrics:
+        raise ValueError(f"--reference {reference_file}: it has nothing that could be compared by {request.metrics}")
     result = {
         "schema": SCHEMA,
         "n": n,
         "metrics": metrics,
-        "counts": {"constant_images": 0},
+        "counts": {"constant_images": constant},
         "reference": reference_file.name,
-        "settings": SETTINGS,
+        "settings": SETTINGS | settings_of(pairs),
         "environment": environment(),
     }
     write_json(out / "metrics.json", result)

@@ -1,6 +1,8 @@
-"""Intensity distributions by label: exact histograms of 16-bit levels, and distances between them."""
+"""Intensity distributions by label: histograms of 16-bit levels and distances between them, and exact moments."""
 
 from __future__ import annotations
+
+import math
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,16 +18,48 @@ class LabelHistograms:
 
     def add(self, label: NDArray, levels: NDArray[np.uint16]) -> None:
         """One slice: label ids and levels, both (H, W)."""
-        for i in np.unique(label):
-            counts = np.bincount(levels[label == i], minlength=LEVELS + 1)
-            self.counts[int(i)] = self.counts.get(int(i), 0) + counts
+        flat = label.ravel()
+        order = np.argsort(flat, kind="stable")
+        ids, starts = np.unique(flat[order], return_index=True)
+        for i, part in zip(ids, np.split(levels.ravel()[order], starts[1:]), strict=True):
+            counts = self.counts.setdefault(int(i), np.zeros(LEVELS + 1, np.int64))
+            if part.size < LEVELS // 8:  # few pixels: touch only their levels
+                np.add.at(counts, part, 1)
+            else:
+                counts += np.bincount(part, minlength=LEVELS + 1)
 
     def moments(self, label: int, window: Window) -> tuple[float, float]:
-        """Mean and standard deviation of a label in physical units."""
-        weight = self.counts[label] / self.counts[label].sum()
-        values = window.low + np.arange(LEVELS + 1) * (window.width / LEVELS)
+        """Mean and standard deviation of a label in physical units, of the levels."""
+        counts = self.counts[label]
+        there = np.flatnonzero(counts)
+        weight = counts[there] / counts.sum()
+        values = window.low + there * (window.width / LEVELS)
         mean = float(weight @ values)
         return mean, float(np.sqrt(weight @ (values - mean) ** 2))
+
+
+class LabelMoments:
+    """Number, mean and sum of squared deviations of each label's values, slice by slice; nothing is clipped or rounded."""
+
+    def __init__(self) -> None:
+        self.sums: dict[int, tuple[int, float, float]] = {}
+
+    def add(self, label: NDArray, values: NDArray) -> None:
+        """One slice: label ids and physical values, both (H, W)."""
+        ids, index, counts = np.unique(label.ravel(), return_inverse=True, return_counts=True)
+        flat = values.ravel().astype(np.float64)
+        means = np.bincount(index, flat) / counts
+        squares = np.bincount(index, (flat - means[index]) ** 2)
+        for i, n, mean, square in zip(ids.tolist(), counts.tolist(), means.tolist(), squares.tolist(), strict=True):
+            n_old, mean_old, square_old = self.sums.get(i, (0, 0.0, 0.0))
+            both, step = n_old + n, mean - mean_old
+            # Chan, Golub and LeVeque 1983: no cancellation, whatever the offset of the values.
+            self.sums[i] = (both, mean_old + step * n / both, square_old + square + step * step * n_old * n / both)
+
+    def moments(self, label: int) -> tuple[float, float]:
+        """Mean and standard deviation of a label in the values' unit."""
+        n, mean, square = self.sums[label]
+        return mean, math.sqrt(square / n)
 
 
 def wasserstein(real: NDArray, fake: NDArray, window: Window) -> float:

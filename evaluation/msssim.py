@@ -7,6 +7,7 @@ import math
 import numpy as np
 from numpy.typing import NDArray
 
+from evaluation import paired
 from evaluation.paired import TAPS, similarity
 
 WEIGHTS = (0.0448, 0.2856, 0.3001, 0.2363, 0.1333)  # Wang, Simoncelli and Bovik, Asilomar 2003, section 3.2
@@ -39,6 +40,13 @@ def ssim_and_ms_ssim(real: NDArray, fake: NDArray, low: float, data_range: float
             factors.append(ssim)
     # A negative mean has no real power. Nothing alike, as in TensorFlow's version. NaN stays NaN.
     return single, math.prod(0.0 if f < 0 else f**weight for f, weight in zip(factors, WEIGHTS, strict=True))
+
+
+def similarities(real: NDArray, fake: NDArray, low: float, data_range: float) -> tuple[float, float]:
+    """SSIM and MS-SSIM of two slices; NaN for the one, or both, whose window they are too small for."""
+    if min(real.shape) > LARGEST_REFUSED:
+        return ssim_and_ms_ssim(real, fake, low, data_range)
+    return (paired.ssim(real, fake, low, data_range) if min(real.shape) >= TAPS else math.nan), math.nan
 
 
 def halved(image: NDArray) -> NDArray[np.float64]:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import functools
+import glob
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,10 +16,14 @@ from numpy.typing import NDArray
 from dataloaders.geometry import plane, resample, to_ras, window_plane
 from dataloaders.intensity import LEVELS, Window
 from dataloaders.manifest import Case, Manifest, Slice
-from dataloaders.nifti import SUFFIXES, read_volume, whole_numbers
+from dataloaders.nifti import SUFFIXES, read_volume, stem, whole_numbers
 from dataloaders.png import as_16_bit, read_png
+from evaluation.notices import warn_once
+from evaluation.source_ids import SourceIds
 from spec import DataSpec
 
+FOLDERS = "folders"  # kind of a manifest made of folders: labels' sources are the ids in the label files
+PER_VOLUME = "range of each real volume"  # in place of a window
 GROUP = 32  # slices of small cases that are worth a batch of the networks
 
 
@@ -26,7 +32,8 @@ class Item:
     """One slice and channel as read from disk.
 
     label: ids (H, W). real, fake: 16-bit levels (H, W) within the channel's window. values: real and generated in physical
-    units where they are more exact than the levels (NIfTI).
+    units where they are more exact than the levels (NIfTI). scored: False for a slice of nothing but air, which counts
+    only where a volume is measured as a whole.
     """
 
     case: Case
@@ -36,6 +43,7 @@ class Item:
     real: NDArray[np.uint16]
     fake: NDArray[np.uint16]
     values: tuple[NDArray, NDArray] | None = None
+    scored: bool = True
 
     @property
     def window(self) -> Window:
@@ -55,10 +63,19 @@ class Item:
 
 
 class Pairs(ABC):
-    """What can be scored: a spec, provenance for the report, and the slices one after the other."""
+    """What can be scored: a spec, provenance for the report, and the slices one after the other.
+
+    windows: channel -> [low, high], or words where images differ. labelled: whether label maps say what is where.
+    spacing_known: whether millimetres are. patients: how they were found. ids: of label files whose ids are not the spec's.
+    """
 
     spec: DataSpec
     provenance: dict[str, object]
+    windows: dict[str, list[float] | str]
+    labelled: bool
+    spacing_known: bool
+    patients: str
+    ids: SourceIds | None = None
 
     @property
     @abstractmethod
@@ -68,6 +85,10 @@ class Pairs(ABC):
     @abstractmethod
     def groups(self) -> list[list[str]]:
         """Ids of cases that share batches of the networks and a shard, in order; the same in every process."""
+
+    @abstractmethod
+    def fingerprint(self) -> dict[str, Any]:
+        """What the images are and how they are read, as plain values that change with any of it."""
 
     @abstractmethod
     def items(self, cases: Sequence[str] | None = None) -> Iterator[Item]:
@@ -82,10 +103,36 @@ class Pairs(ABC):
 
     @abstractmethod
     def companion(self, folder: Path, item: Item, labels: bool) -> NDArray:
-        """The slice of `item` in another folder: a label map (ids), else an image in 16-bit levels.
+        """The slice of `item` in another folder: a label map (ids), else an image in physical units.
 
-        ValueError naming the file that is missing or of another shape.
+        Images are as exact as the generated one of `Item.physical`, so that equal files are equal. ValueError naming the
+        file that is missing or of another shape.
         """
+
+    @property
+    def about(self) -> dict[str, Any]:
+        """How the images are read: what numbers of another evaluation have to share to be comparable."""
+        units = {channel.name: channel.unit for channel in self.spec.channels}
+        return {"windows": self.windows, "units": units, "axis": self.spec.axis, "labels": self.labelled}
+
+    def source_of(self, label: int) -> int:
+        """Id in the label files."""
+        return label if self.ids is None else self.ids.source(label)
+
+    def name_of(self, label: int) -> str:
+        """Name of a label, also of one that only a segmentation has."""
+        known = label < self.spec.num_labels
+        return self.spec.labels[label].name if known else f"label_{self.source_of(label)}"
+
+    def label_named(self, text: str) -> int:
+        """Label that a user names by its name or its id in the files; ValueError lists what there is."""
+        there = {label.id: (str(self.source_of(label.id)), label.name) for label in self.spec.labels}
+        for label, names in there.items():
+            if text in names:
+                return label
+        raise ValueError(
+            f"--lesion {text}: no such label; there are " + ", ".join(f"{i} {name}" for i, name in there.values())
+        )
 
 
 class ManifestPairs(Pairs):
@@ -94,6 +141,16 @@ class ManifestPairs(Pairs):
     def __init__(self, folder: Path, manifest: Manifest) -> None:
         self.folder, self.manifest = folder, manifest
         self.spec, self.provenance = manifest.spec, manifest.provenance
+        if manifest.provenance.get("kind") == FOLDERS:
+            self.ids = SourceIds(source for label in manifest.spec.labels for source in label.source)
+        self.patients = str(manifest.provenance.get("patients", "as in the manifest"))
+        self.labelled = any(item.label for case in manifest.cases for item in case.slices)
+        # A folder of PNG files has neither.
+        self.spacing_known = self.spec.axis is not None or (*self.spec.spacing, self.spec.slice_spacing) != (1, 1, 1)
+        self.windows = {}
+        for i, channel in enumerate(self.spec.channels):
+            found = {(case.windows[i].low, case.windows[i].high) for case in manifest.cases}
+            self.windows[channel.name] = list(found.pop()) if len(found) == 1 else "of each case"
         self._maps: dict[Path, tuple[str, NDArray]] = {}  # folder -> (case, volume on the case's grid)
 
     @property
@@ -113,28 +170,47 @@ class ManifestPairs(Pairs):
             slices += len(paired_slices(case))
         return groups
 
+    def fingerprint(self) -> dict[str, Any]:
+        """Spec, cases and provenance of the manifest, and size and time of every file."""
+        slices = [item for case in self.manifest.cases for item in case.slices]
+        files = {path for item in slices for path in (item.label, *item.images, *item.generated) if path}
+        cases = [asdict(case) for case in self.manifest.cases]
+        about = {"spec": asdict(self.spec), "cases": cases, "provenance": self.provenance}
+        return about | {"files": file_states(self.folder / path for path in sorted(files))}
+
     def items(self, cases: Sequence[str] | None = None) -> Iterator[Item]:
         """See `read_items`."""
         if cases is None:
-            return read_items(self.folder, self.manifest)
+            return read_items(self.folder, self.manifest, self.ids)
         wanted = set(cases)
         chosen = tuple(case for case in self.manifest.cases if case.id in wanted)
-        return read_items(self.folder, replace(self.manifest, cases=chosen))
+        return read_items(self.folder, replace(self.manifest, cases=chosen), self.ids)
 
     def companion(self, folder: Path, item: Item, labels: bool) -> NDArray:
         """From the equally named PNG file, or for label maps from a volume ``<case>*.nii.gz`` in source geometry."""
-        like = item.slice.label if labels and item.slice.label else item.slice.generated[item.channel]
-        path = folder / Path(like).name
-        image = self._from_volume(folder, item, path) if labels and not path.is_file() else read_png(path)
+        own = item.slice.generated[item.channel]
+        names = [Path(path).name for path in ((item.slice.label, own) if labels else (own,)) if path]
+        path = next((folder / name for name in names if (folder / name).is_file()), folder / names[0])
+        if labels and not path.is_file():
+            image = self._from_volume(folder, item, path)
+        else:
+            image = read_png(path, image_only=not labels)
         if image.shape != item.real.shape:
             raise ValueError(f"{path}: {image.shape}, the generated image has {item.real.shape}")
-        return image if labels else as_16_bit(image)
+        if labels:
+            return image if self.ids is None else self.ids.apply(image)
+        return item.window.decode(as_16_bit(image))
 
     def _from_volume(self, folder: Path, item: Item, wanted: Path) -> NDArray:
-        geometry, axis = item.case.geometry, self.spec.axis
-        files = [path for suffix in SUFFIXES for path in sorted(folder.glob(f"{item.case.id}*{suffix}"))]
+        """Of the volume named as the case, or of the only one whose name goes on with ``_``."""
+        geometry, axis, case = item.case.geometry, self.spec.axis, item.case.id
+        every = [path for suffix in SUFFIXES for path in sorted(folder.glob(f"{glob.escape(case)}*{suffix}"))]
+        files = [path for path in every if stem(path) == case]
+        files = files or [path for path in every if stem(path).startswith(f"{case}_")]
         if len(files) != 1 or geometry is None or axis is None:
-            raise ValueError(f"{folder} has neither {wanted.name} nor one volume {item.case.id}*.nii.gz ({len(files)})")
+            raise ValueError(
+                f"{folder} has neither {wanted.name} nor one volume {case}.nii.gz or {case}_*.nii.gz ({len(files)})"
+            )
         if self._maps.get(folder, ("",))[0] != item.case.id:
             volume = read_volume(files[0])
             data, affine = to_ras(whole_numbers(files[0], volume.data), volume.affine)
@@ -144,25 +220,42 @@ class ManifestPairs(Pairs):
         return window_plane(full, geometry.crop, item.real.shape, fill=0)
 
 
-def read_items(folder: Path, manifest: Manifest) -> Iterator[Item]:
+def read_items(folder: Path, manifest: Manifest, ids: SourceIds | None = None) -> Iterator[Item]:
     """Cases in manifest order, their slices by index, then channels; no slice that lacks a real or a generated image.
 
-    ValueError naming the file where sizes differ or a label map has ids that the manifest does not know.
+    ids: what the ids of the label files become, where they are not the spec's. ValueError naming the file where sizes
+    differ or a label map has ids that the manifest does not know.
     """
     for case in manifest.cases:
         # By index, because neighbours are found by looking at the slice before.
         for item in sorted(paired_slices(case), key=lambda item: item.index):
             label: NDArray | None = read_png(folder / item.label) if item.label else None
+            if label is not None and ids is not None:
+                label = ids.apply(label)
             if label is not None and label.max() >= manifest.spec.num_labels:
                 raise ValueError(
                     f"{folder / item.label}: label {label.max()}, allowed 0..{manifest.spec.num_labels - 1}"
                 )
             for channel, (real, fake) in enumerate(zip(item.images, item.generated, strict=True)):
-                images = [as_16_bit(read_png(folder / path)) for path in (real, fake)]
-                ids = np.zeros(images[0].shape, np.uint8) if label is None else label
-                if images[0].shape != images[1].shape or ids.shape != images[0].shape:
-                    raise ValueError(f"{folder / fake}: {images[1].shape}, real {images[0].shape}, label {ids.shape}")
-                yield Item(case, item, channel, ids, images[0], images[1])
+                stored = [read_png(folder / path, image_only=True) for path in (real, fake)]
+                if stored[0].dtype != stored[1].dtype:
+                    bits = [8 * image.dtype.itemsize for image in stored]
+                    where = [(folder / path).parent for path in (real, fake)]
+                    warn_once(f"{where[0]} holds {bits[0]}-bit PNG files, {where[1]} {bits[1]}-bit ones")
+                images = [as_16_bit(image) for image in stored]
+                there = np.zeros(images[0].shape, np.uint8) if label is None else label
+                if images[0].shape != images[1].shape or there.shape != images[0].shape:
+                    raise ValueError(f"{folder / fake}: {images[1].shape}, real {images[0].shape}, label {there.shape}")
+                yield Item(case, item, channel, there, images[0], images[1])
+
+
+def file_states(paths: Iterable[Path]) -> list[tuple[str, int, int]]:
+    """Resolved path, size and time of change of each file; 0, 0 for one that is not there."""
+    found = []
+    for path in paths:
+        stat = path.stat() if path.is_file() else None
+        found.append((str(path.resolve()), stat.st_size if stat else 0, stat.st_mtime_ns if stat else 0))
+    return found
 
 
 def paired_slices(case: Case) -> list[Slice]:

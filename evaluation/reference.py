@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 from zipfile import BadZipFile
@@ -12,31 +12,34 @@ from zipfile import BadZipFile
 import numpy as np
 from numpy.typing import NDArray
 
+from dataloaders.intensity import LEVELS
 from engine.files import atomic_path
 from evaluation.extractors import Extractor
-from evaluation.feature_sets import RADIOMICS, FeatureSets, metric_entries
+from evaluation.feature_sets import INCEPTION, RADIOMICS, FeatureSets, metric_entries
 from evaluation.frechet import frechet_of_moments
-from spec import DataSpec
+from evaluation.pairs import Pairs
 
-SCHEMA = "medsis-reference/1"
+SCHEMA = "medsis-reference/2"
 
 
 @dataclass(frozen=True)
 class Reference:
     """Features (n, d) of the real images, by extractor and channel, with each image's patient.
 
-    keys: extractor -> its `Extractor.key`, which changes with weights and preparation; radiomics has none. moments: mean
-    and covariance instead, of a file written by pytorch-fid, which knows neither channels nor patients.
+    images: `Pairs.about` of the real images. keys: extractor -> its `Extractor.key`, which changes with weights and
+    preparation; radiomics has none. moments: mean and covariance instead, of a file written by pytorch-fid, which knows
+    neither channels nor patients.
     """
 
     features: dict[tuple[str, str], NDArray]
     patients: dict[tuple[str, str], list[str]]
     keys: dict[str, str]
     moments: tuple[NDArray, NDArray] | None = None
+    images: dict[str, Any] = field(default_factory=dict)
 
 
-def save_reference(path: Path, features: FeatureSets, extractors: dict[str, Extractor], spec: DataSpec) -> None:
-    """Write the real images' features to a .npz file, atomically."""
+def save_reference(path: Path, features: FeatureSets, extractors: dict[str, Extractor], pairs: Pairs) -> None:
+    """Write the real images' features to a .npz file, atomically, with how the images were read."""
     arrays: dict[str, NDArray] = {}
     sets: list[dict[str, Any]] = []
     for (extractor, channel), rows in features.sets.items():
@@ -44,10 +47,10 @@ def save_reference(path: Path, features: FeatureSets, extractors: dict[str, Extr
         arrays[name] = np.stack([real for _, real, _ in rows])
         patients = [patient for patient, _, _ in rows]
         sets.append(
-            {"array": name, "extractor": extractor, "channel": spec.channels[channel].name, "patients": patients}
+            {"array": name, "extractor": extractor, "channel": pairs.spec.channels[channel].name, "patients": patients}
         )
     keys = {name: network.key for name, network in extractors.items()}
-    about = {"schema": SCHEMA, "sets": sets, "keys": keys}
+    about = {"schema": SCHEMA, "sets": sets, "keys": keys, "images": pairs.about}
     path.parent.mkdir(parents=True, exist_ok=True)
     with atomic_path(path) as temporary, open(temporary, "wb") as handle:
         np.savez_compressed(handle, about=np.array(json.dumps(about)), **arrays)  # type: ignore[arg-type]
@@ -64,22 +67,46 @@ def load_reference(path: Path) -> Reference:
                 raise ValueError(f"schema {about['schema']!r}")
             sets = {(one["extractor"], one["channel"]): one for one in about["sets"]}
             features = {key: file[one["array"]] for key, one in sets.items()}
-            return Reference(features, {key: one["patients"] for key, one in sets.items()}, about["keys"])
+            patients = {key: one["patients"] for key, one in sets.items()}
+            return Reference(features, patients, about["keys"], images=about["images"])
     except (OSError, ValueError, KeyError, TypeError, BadZipFile) as error:
         raise ValueError(f"--reference {path}: not a reference of evaluate.py or pytorch-fid ({error})") from None
+
+
+def refuse_other_reading(reference: Reference, pairs: Pairs) -> None:
+    """ValueError where the generated images are not read as the real ones were: window, unit, axis, label maps."""
+    ours, theirs = pairs.about, reference.images
+    for channel in pairs.spec.channels:
+        name = channel.name if channel.name in theirs["windows"] else next(iter(theirs["windows"]))
+        for what, flag in (("windows", "window"), ("units", "unit")):
+            there, here = _plain(theirs[what][name]), _plain(ours[what][channel.name])
+            if there != here:
+                raise ValueError(f"the reference was made with the {flag} {there}, not {here}: give --{flag}")
+    if theirs["axis"] is not None and ours["axis"] is not None and theirs["axis"] != ours["axis"]:
+        raise ValueError(f"the reference was made of {theirs['axis']} slices, not {ours['axis']}: give --axis")
+    if theirs["labels"] != ours["labels"]:
+        made, give = ("with", "give") if theirs["labels"] else ("without", "leave out")
+        raise ValueError(f"the reference was made {made} label maps: {give} --labels")
+
+
+def _plain(value: Any) -> str:
+    if value in ([0, 255], [0, LEVELS]):
+        return "of PNG levels"  # 8 and 16 bits are the same shares of it
+    return " ".join(f"{number:g}" for number in value) if isinstance(value, list) else str(value)
 
 
 def usable(reference: Reference, networks: Mapping[str, Extractor]) -> list[str]:
     """Extractors that the reference has features of; radiomics needs no weights.
 
-    ValueError where the reference was made with another network, other weights or another preparation of the images.
+    Empty where only Inception's weights are missing. ValueError where the reference was made with another network, other
+    weights or another preparation of the images, or with further extractors that are not at hand.
     """
     kinds = {kind for kind, _ in reference.features}
     for name, network in networks.items():
         if name in kinds and reference.keys.get(name) != network.key:
             raise ValueError(f"the reference was made with another {network.name}: weights or preparation differ")
     found = [name for name in (*networks, RADIOMICS) if name in kinds]
-    if not found:
+    if not found and INCEPTION not in kinds:
         raise ValueError(
             f"none of the reference's extractors ({', '.join(sorted(kinds))}) is at hand; see --extractors"
         )

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import functools
 import re
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,8 +28,9 @@ from evaluation.catalog import (
 )
 from evaluation.extractors import Extractor, extractor, inception_extractor
 from evaluation.feature_sets import INCEPTION, OASIS, RADIOMICS, names
+from evaluation.notices import warn_once
+from evaluation.pairs import PER_VOLUME, Pairs
 from evaluation.scoring import Work
-from spec import DataSpec
 
 
 @dataclass(frozen=True)
@@ -76,6 +75,8 @@ class Request:
         keys: dict[str, str] = {}
         for text in self.extractors:
             key = extractor_key(text)
+            if key == INCEPTION:
+                raise ValueError(f"--extractors {text}: Inception is always measured; name its file by --weights")
             if key in (*keys, INCEPTION, RADIOMICS, OASIS):
                 raise ValueError(f"--extractors {text}: the results already have {key!r}; rename the file")
             keys[key] = text
@@ -138,25 +139,32 @@ def find_weights(request: Request, pairs: bool = True) -> tuple[dict[str, Path],
         except MissingWeights as error:
             if request.wanted is not None or (oasis and OASIS_FID in of_key):
                 raise
-            _warn_once(f"warning: {', '.join(of_key)} left out: {error}")
+            warn_once(f"{', '.join(of_key)} left out: {error}")
             reasons |= dict.fromkeys(of_key, error.reason)
-    for text in request.extractors:
-        file = Path(text.partition(":")[2])
-        if not file.is_file():
-            raise MissingWeights(f"--extractors {text}: no such file", f"weights missing: {file.name}")
+    for text in request.extractor_keys.values():
+        kind, _, name = text.partition(":")
+        if not kind or not name:
+            raise ValueError(f"--extractors {text}: use torchscript:FILE or a torchvision model as NAME:FILE")
+        if not Path(name).is_file():
+            raise MissingWeights(f"--extractors {text}: no such file", f"weights missing: {Path(name).name}")
     return files, reasons
 
 
-@functools.cache
-def _warn_once(line: str) -> None:
-    """A training run evaluates many times; the same warning is worth one line."""
-    print(line, file=sys.stderr)
+def device_named(text: str) -> torch.device:
+    """The device, tried out; ValueError in one line for one that is unknown or not there."""
+    try:
+        device = torch.device(text)
+        torch.zeros(1, device=device).item()
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        first = (str(error).splitlines() or [type(error).__name__])[0]
+        raise ValueError(f"--device {text}: cannot be used here ({first}); cpu always can") from None
+    return device
 
 
 def load_networks(request: Request, pairs: bool = True) -> Networks:
     """The networks that the request needs; what is missing raises as in `find_weights`."""
     files, reasons = find_weights(request, pairs)
-    device = torch.device(request.device)
+    device = device_named(request.device)
     found: dict[str, Extractor] = {}
     for key in (INCEPTION, OASIS):
         if path := next((files[name] for name in names(key) if name in files), None):
@@ -168,36 +176,37 @@ def load_networks(request: Request, pairs: bool = True) -> Networks:
     return Networks(found, networks.lpips_alex(path).to(device) if path else None, files, reasons)
 
 
-def plan(request: Request, found: Networks, spec: DataSpec) -> Work:
-    """What the stream over the images has to gather. ValueError where the spec lacks what the request names."""
-    if request.wants(*SYNTHRAD) and any(channel.unit != "HU" for channel in spec.channels):
-        units = ", ".join(dict.fromkeys(channel.unit for channel in spec.channels))
+def plan(request: Request, found: Networks, pairs: Pairs) -> Work:
+    """What the stream over the images has to gather. ValueError where the images lack what the request names."""
+    units = dict.fromkeys(channel.unit for channel in pairs.spec.channels)
+    if request.wants(*SYNTHRAD) and set(units) != {"HU"}:
         raise ValueError(
-            f"--protocol synthrad2023: for CT in HU, the images are in {units}; give --unit HU if they are"
+            f"--protocol synthrad2023: for CT in HU, the images are in {', '.join(units)}; give --unit HU if they are"
         )
+    for flag, value in (("segmented", request.segmented), ("lesion", request.lesion)):
+        if value and not pairs.labelled:
+            raise ValueError(f"--{flag} {value}: needs label maps to compare with; give --labels DIR")
+    if request.save_reference is not None:
+        refuse_own_windows("save_reference", request.save_reference, pairs)
+    lpips = found.lpips if request.wants(LPIPS, "diversity_lpips") else None
     return Work(
+        wanted=frozenset(name for name in request.allowed if request.wants(name)),
         extractors=found.extractors,
-        lpips=found.lpips,
+        lpips=lpips,
         device=torch.device(request.device),
-        radiomics=request.wants(*names(RADIOMICS)),
-        synthrad=request.wants(*SYNTHRAD),
         cache=request.cache,
         draws=request.draws,
         segmented=request.segmented,
         segmented_real=request.segmented_real,
-        lesion=_label(request.lesion, spec) if request.lesion else None,
+        lesion=pairs.label_named(request.lesion) if request.lesion else None,
         progress=request.progress,
     )
 
 
-def _label(text: str, spec: DataSpec) -> int:
-    """Id of the label that a user names by name or id."""
-    known = {label.name: label.id for label in spec.labels} | {str(label.id): label.id for label in spec.labels}
-    if text not in known:
-        raise ValueError(
-            f"--lesion {text}: no such label; there are " + ", ".join(f"{i.id} {i.name}" for i in spec.labels)
-        )
-    return known[text]
+def refuse_own_windows(flag: str, file: Path, pairs: Pairs) -> None:
+    """ValueError where every volume has a window of its own, so that features of two folders say nothing."""
+    if pairs.windows.get("image") == PER_VOLUME:
+        raise ValueError(f"--{flag} {file}: NIfTI volumes need a common --window LOW HIGH for it")
 
 
 def about_extractor(key: str, found: Networks, metric: str) -> dict[str, str]:

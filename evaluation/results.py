@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from evaluation.pairs import ManifestPairs, Pairs, paired_slices, read_items
 from evaluation.reference import save_reference
 from evaluation.request import Networks, Request, find_weights, load_networks, plan
 from evaluation.scoring import Scores, merged, score
-from evaluation.shards import key_of, load_parts, save_part
+from evaluation.shards import key_of, load_parts, remove_parts, save_part
 from evaluation.summary import Summary
 from evaluation.tables import format_table, slices_csv, summary_csv
 
@@ -51,14 +52,20 @@ def evaluate_results(
     weights, ValueError for folders without real images or with damaged files.
     """
     pairs = ManifestPairs(folder, Manifest.load(folder))
-    return evaluate_pairs(pairs, folder, Request(metrics, weights, device, progress))
+    request = Request(metrics, weights, device, progress)
+    found = load_networks(request)
+    return _write(pairs, folder, request, found, merged(score(pairs, plan(request, found, pairs))))
 
 
 def evaluate_pairs(pairs: Pairs, out: Path, request: Request) -> dict[str, Any]:
-    """Score any pairs of images and write metrics.json, metrics.csv (slices) and summary.csv (metrics) to `out`."""
+    """Score any pairs of images and write metrics.json, metrics.csv (slices) and summary.csv (metrics) to `out`.
+
+    ValueError, with nothing written, where none of the named metrics can be computed.
+    """
+    refuse_unwritable(out, request)
     found = load_networks(request)  # first of all, because it may fail
-    scored = score(pairs, plan(request, found, pairs.spec))
-    return _write(pairs, out, request, found, merged(scored))
+    scored = score(pairs, plan(request, found, pairs))
+    return _write(pairs, out, request, found, merged(scored), strict=True)
 
 
 def evaluate_shard(pairs: Pairs, out: Path, request: Request, shard: tuple[int, int]) -> dict[str, Any] | None:
@@ -67,24 +74,57 @@ def evaluate_shard(pairs: Pairs, out: Path, request: Request, shard: tuple[int, 
     Returns metrics.json, byte for byte that of `evaluate_pairs`, or None while other shards are missing.
     """
     number, shards = shard
+    refuse_unwritable(out, request)
     found = load_networks(request)
     groups = range(number, len(pairs.groups()), shards)
     key = key_of(pairs, request)
-    save_part(out, shard, key, score(pairs, plan(request, found, pairs.spec), groups))
+    save_part(out, shard, key, score(pairs, plan(request, found, pairs), groups))
     scored = load_parts(out, shards, key)
-    return None if scored is None else _write(pairs, out, request, found, merged(scored))
+    if scored is None:
+        return None
+    result = _write(pairs, out, request, found, merged(scored), strict=True)
+    remove_parts(out)
+    return result
 
 
-def _write(pairs: Pairs, out: Path, request: Request, found: Networks, scores: Scores) -> dict[str, Any]:
+def refuse_unwritable(out: Path, request: Request) -> None:
+    """ValueError for an output that cannot be written, before hours of computing; creates nothing."""
+    asked = {"out": out, "cache": request.cache, "save_reference": request.save_reference}
+    for flag, path in asked.items():
+        if path is None:
+            continue
+        folder = path.parent if flag == "save_reference" else path
+        there = next(parent for parent in (folder.absolute(), *folder.absolute().parents) if parent.exists())
+        if not there.is_dir():
+            raise ValueError(f"--{flag} {path}: {there} is a file, not a folder")
+        if flag == "save_reference" and path.is_dir():
+            raise ValueError(f"--{flag} {path}: is a folder; name a file such as real.npz")
+        if not os.access(there, os.W_OK | os.X_OK):
+            raise ValueError(f"--{flag} {path}: {there} cannot be written to")
+
+
+def _write(
+    pairs: Pairs, out: Path, request: Request, found: Networks, scores: Scores, strict: bool = False
+) -> dict[str, Any]:
+    """strict: whether an evaluation without any of the metrics that were named is an error."""
     if not scores.rows:
         raise ValueError(f"{out}: no slice has both a real and a generated image, so there is nothing to compare")
     result = Summary(pairs, scores, request, found).result()
+    if strict:
+        _refuse_nothing(result["metrics"], request)
     write_json(out / "metrics.json", result)
     write_text(out / "metrics.csv", slices_csv(scores.rows))
     write_text(out / "summary.csv", summary_csv(result))
     if request.save_reference is not None:
-        save_reference(request.save_reference, scores.features, found.extractors, pairs.spec)
+        save_reference(request.save_reference, scores.features, found.extractors, pairs)
     return result
+
+
+def _refuse_nothing(metrics: dict[str, dict[str, Any]], request: Request) -> None:
+    named = {key: entry for key, entry in metrics.items() if request.wants(key.partition("/")[0])}
+    if not any(entry["value"] is not None for entry in named.values()):
+        reasons = "; ".join(f"{key}: {entry['reason']}" for key, entry in named.items())
+        raise ValueError(f"nothing could be computed: {reasons}")
 
 
 def headline(result: dict[str, Any]) -> dict[str, float]:

@@ -14,24 +14,35 @@ import torch
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from dataloaders.intensity import LEVELS
+from dataloaders.intensity import LEVELS, Window
 from dataloaders.manifest import Case
 from evaluation import networks, paired
 from evaluation.case_volume import CaseVolume
-from evaluation.catalog import LPIPS, SYNTHRAD
+from evaluation.catalog import (
+    ALWAYS,
+    DIVERSITY,
+    FAITHFULNESS,
+    LABEL_SPREAD,
+    LESION_CHANGE,
+    LESION_VOLUMES,
+    LESIONS,
+    LPIPS,
+    LPIPS_SMALLEST,
+    SYNTHRAD,
+)
 from evaluation.continuity import CaseContinuity
 from evaluation.diversity import LabelSpread, pairwise_similarity
 from evaluation.extractors import Extractor, cached_features, image_sha256
-from evaluation.faithfulness import CaseMaps, labels_of
-from evaluation.feature_sets import OASIS, RADIOMICS, FeatureSets
-from evaluation.intensity import LabelHistograms, wasserstein
+from evaluation.faithfulness import CaseMaps
+from evaluation.feature_sets import OASIS, RADIOMICS, FeatureSets, names
+from evaluation.intensity import LabelHistograms, LabelMoments, wasserstein
 from evaluation.lesions import change_outside
-from evaluation.msssim import LARGEST_REFUSED, ssim_and_ms_ssim
+from evaluation.msssim import similarities
+from evaluation.notices import warn_once
 from evaluation.pairs import Item, Pairs
 from evaluation.radiomics import slice_features
 from evaluation.sharpness import Edges, label_edges
-from evaluation.spectrum import CaseSpectrum
-from spec import DataSpec
+from evaluation.spectrum import SMALLEST_SIDE, CaseSpectrum
 
 BATCH = 32
 Rows = list[dict[str, Any]]
@@ -39,23 +50,33 @@ Rows = list[dict[str, Any]]
 
 @dataclass(frozen=True)
 class Work:
-    """What is to be gathered beyond the paired and weight-free metrics, which always are.
+    """What is to be gathered.
 
-    extractors: key of the results -> network. lpips: its network. cache: folder of features by content.
-    draws, segmented, segmented_real: folders; see `evaluation.request.Request`. lesion: label id.
+    wanted: metrics by name. extractors: key of the results -> network. lpips: its network. cache: folder of features by
+    content. draws, segmented, segmented_real: folders; see `evaluation.request.Request`. lesion: label id.
+    real: whether features of the real images are needed too.
     """
 
+    wanted: frozenset[str] = frozenset(ALWAYS)
     extractors: dict[str, Extractor] = field(default_factory=dict)
     lpips: torch.nn.Module | None = None
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
-    radiomics: bool = True
-    synthrad: bool = False
     cache: Path | None = None
     draws: tuple[Path, ...] = ()
     segmented: Path | None = None
     segmented_real: Path | None = None
     lesion: int | None = None
     progress: bool = False
+    real: bool = True
+
+    def wants(self, *metrics: str) -> bool:
+        """Whether any of these is to be gathered."""
+        return not self.wanted.isdisjoint(metrics)
+
+
+def no_counts() -> dict[str, int]:
+    """What is counted: constant generated images, pairs of identical images, pixels beyond the window."""
+    return dict.fromkeys(("constant_images", "psnr_identical", "clipped_real", "clipped_generated"), 0)
 
 
 @dataclass
@@ -71,47 +92,55 @@ class Scores:
     overlap: Rows = field(default_factory=list)
     lesions: Rows = field(default_factory=list)
     features: FeatureSets = field(default_factory=FeatureSets)
-    constant_images: int = 0
-    identical: int = 0
+    counts: dict[str, int] = field(default_factory=no_counts)
 
     def __iadd__(self, other: Scores) -> Scores:
         for name in ("rows", "labels", "cases", "overlap", "lesions"):
             getattr(self, name).extend(getattr(other, name))
         for key, rows in other.features.sets.items():
             self.features.sets.setdefault(key, []).extend(rows)
-        self.constant_images += other.constant_images
-        self.identical += other.identical
+        self.counts = {name: n + other.counts[name] for name, n in self.counts.items()}
         return self
 
 
 class CaseLook:
     """What is gathered over the slices of one case and channel."""
 
-    def __init__(self, spacing: tuple[float, float, float]) -> None:
-        in_plane = spacing[1:]
-        self.spacing = in_plane
-        self.continuity, self.spectrum, self.edges = CaseContinuity(), CaseSpectrum(in_plane), Edges()
-        self.volume, self.spread, self.outside = CaseVolume(), LabelSpread(), (0.0, 0)
+    def __init__(self, window: Window, spacing: tuple[float, float, float], work: Work) -> None:
+        self.work, self.spacing = work, spacing[1:]
+        self.slices = 0
+        self.continuity, self.spectrum, self.edges = CaseContinuity(), CaseSpectrum(self.spacing), Edges()
+        self.volume = CaseVolume(window, ssim_3d=work.wants("ssim_3d"), synthrad=work.wants(*SYNTHRAD))
+        self.spread, self.outside = LabelSpread(), (0.0, 0)
         self.histograms = LabelHistograms(), LabelHistograms()
+        self.moments = LabelMoments(), LabelMoments()
 
-    def add(self, item: Item, draws: list[NDArray], lesion: int | None) -> None:
+    def add(self, item: Item, draws: list[NDArray]) -> None:
         """One slice; slices come by index. draws: the generated images, in physical units, of all draws."""
-        real, fake = item.physical
+        (real, fake), wants = item.physical, self.work.wants
         body = item.label > 0
-        self.continuity.add(item.slice.index, real, fake, body)
-        self.spectrum.add(real, fake)
-        self.edges += label_edges(item.label, real, fake, self.spacing)
         self.volume.add(item.slice.index, real, fake, body)
-        for histogram, levels in zip(self.histograms, (item.real, item.fake), strict=True):
-            histogram.add(item.label, levels)
-        if draws:
-            self.spread.add(item.label, draws)
-        if lesion is not None:
-            change = change_outside(real, fake, item.label == lesion)
+        if wants("slice_jump_ratio", "slice_difference_mae"):
+            self.continuity.add(item.slice.index, real, fake, body)
+        if self.work.lesion is not None and wants(LESION_CHANGE):
+            change = change_outside(real, fake, item.label == self.work.lesion)
             if not math.isnan(change):
                 self.outside = (self.outside[0] + change, self.outside[1] + 1)
+        if not item.scored:
+            return
+        self.slices += 1
+        if wants("spectrum_distance") and min(real.shape) >= SMALLEST_SIDE:
+            self.spectrum.add(real, fake)
+        if wants("edge_sharpness_ratio"):
+            self.edges += label_edges(item.label, real, fake, self.spacing)
+        for side, levels in enumerate((item.real, item.fake)):
+            self.histograms[side].add(item.label, levels)
+            if item.values is not None:
+                self.moments[side].add(item.label, item.values[side])
+        if draws and wants(LABEL_SPREAD):
+            self.spread.add(item.label, draws)
 
-    def row(self, case: Case, channel: int, synthrad: bool) -> dict[str, Any]:
+    def row(self) -> dict[str, Any]:
         """The row of the case, and from how many pairs of slices and border pixels it comes."""
         jumps = self.continuity.jumps
         change, slices = self.outside
@@ -122,11 +151,41 @@ class CaseLook:
             "spectrum_distance": self.spectrum.distance,
             "edge_pixels": self.edges.pixels,
             "edge_sharpness_ratio": self.edges.ratio,
-            "ssim_3d": self.volume.ssim_3d(case.windows[channel]),
             "diversity_label_spread": self.spread.spread,
             "lesion_change_outside": change / slices if slices else math.nan,
         }
-        return row | (self.volume.synthrad() if synthrad else dict.fromkeys(SYNTHRAD, math.nan))
+        return row | self.volume.results()
+
+    def label_rows(self, pairs: Pairs, window: Window) -> Rows:
+        """One row a label: real and generated mean and standard deviation, errors, distance.
+
+        Means and standard deviations are of the values as they are stored, the distance of the window's levels.
+        """
+        rows = []
+        for label in sorted(self.histograms[0].counts):
+            stored = label in self.moments[0].sums
+            (mean_r, std_r), (mean_f, std_f) = (
+                self.moments[side].moments(label) if stored else self.histograms[side].moments(label, window)
+                for side in (0, 1)
+            )
+            real, fake = (histogram.counts[label] for histogram in self.histograms)
+            distance = wasserstein(real, fake, window)
+            rows.append(
+                {
+                    "label": pairs.source_of(label),
+                    "name": pairs.name_of(label),
+                    "pixels": int(real.sum()),
+                    "real_mean": mean_r,
+                    "real_std": std_r,
+                    "generated_mean": mean_f,
+                    "generated_std": std_f,
+                    "label_mean_error": abs(mean_f - mean_r),
+                    "label_std_error": abs(std_f - std_r),
+                    "wasserstein": distance,
+                    "wasserstein_relative": distance / window.width,
+                }
+            )
+        return rows
 
 
 def score(pairs: Pairs, work: Work, groups: Sequence[int] | None = None) -> list[tuple[int, Scores]]:
@@ -166,45 +225,60 @@ def _counted(items: Iterable[Item], bar: tqdm) -> Iterator[Item]:
 
 def _score_case(pairs: Pairs, case: Case, items: Iterable[Item], work: Work, scores: Scores, waiting: _Waiting) -> None:
     looks: dict[int, CaseLook] = {}
-    maps = CaseMaps(case.patient, case.id, pairs.spacing(case))
+    maps = CaseMaps(case.patient, case.id, pairs.spacing(case), pairs.spacing_known)
+    segmented = work.segmented is not None and work.wants(*FAITHFULNESS, *LESIONS, LESION_VOLUMES)
     for item in items:
-        draws = _draws(pairs, item, work.draws)
-        row = _score_slice(item, pairs.spec.channels[item.channel].name, draws, scores)
-        scores.rows.append(row)
-        looks.setdefault(item.channel, CaseLook(pairs.spacing(case))).add(item, draws, work.lesion)
-        if work.radiomics:
-            _add_radiomics(item, scores.features)
-        if item.channel == 0 and work.segmented is not None:
+        draws = _draws(pairs, item, work.draws) if item.scored else []
+        if item.channel not in looks:
+            looks[item.channel] = CaseLook(item.window, pairs.spacing(case), work)
+        looks[item.channel].add(item, draws)
+        if item.channel == 0 and segmented:
             maps.add(item.slice.index, item.label, _segmented(pairs, item, work))
+        if not item.scored:
+            continue
+        row = _score_slice(item, pairs.spec.channels[item.channel].name, draws, work, scores)
+        scores.rows.append(row)
+        if work.wants(*names(RADIOMICS)):
+            _add_radiomics(item, scores.features, work.real)
         waiting.add(item, row, draws, scores.features)
     for channel, look in looks.items():
+        if not look.slices:
+            warn_once(f"case {case.id} is left out: no label anywhere, and every real slice is constant")
+            continue
         about = {"patient": case.patient, "case": case.id, "channel": pairs.spec.channels[channel].name}
-        scores.labels += [about | row for row in _label_rows(pairs.spec, case, channel, *look.histograms)]
-        scores.cases.append(about | look.row(case, channel, work.synthrad))
-    if work.segmented is not None:
-        scores.overlap += maps.overlap(labels_of([*maps.condition, *maps.of["generated"]]))
+        scores.labels += [about | row for row in look.label_rows(pairs, case.windows[channel])]
+        scores.cases.append(about | look.row())
+    if segmented:
+        for row in maps.overlap():
+            label = {"label": pairs.source_of(row["label"]), "name": pairs.name_of(row["label"])}
+            scores.overlap.append(row | label)
         scores.lesions += [maps.lesions(work.lesion)] if work.lesion is not None else []
 
 
-def generated_features(pairs: Pairs, work: Work) -> tuple[dict[tuple[str, int], NDArray], dict[str, int]]:
-    """Features (m, d) of the generated images by extractor and channel, and how many slices, cases and patients."""
-    sets, waiting = FeatureSets(), _Waiting(work)
+def generated_features(pairs: Pairs, work: Work) -> tuple[dict[tuple[str, int], NDArray], dict[str, int], int]:
+    """Features (m, d) of the generated images by extractor and channel; how many slices, cases and patients; how many
+    images are constant.
+    """
+    sets, waiting, constant = FeatureSets(), _Waiting(work), 0
     seen: dict[str, set[Any]] = {"slices": set(), "cases": set(), "patients": set()}
     items = tqdm(pairs.items(), desc="evaluate", total=pairs.total, disable=None if work.progress else True)
     for item in items:
+        if not item.scored:
+            continue
         for level, key in zip(seen, ((item.case.id, item.slice.index), item.case.id, item.case.patient), strict=True):
             seen[level].add(key)
-        if work.radiomics:
-            _add_radiomics(item, sets)
+        constant += int(item.fake.min() == item.fake.max())
+        if work.wants(*names(RADIOMICS)):
+            _add_radiomics(item, sets, work.real)
         waiting.add(item, {}, [], sets)
     waiting.run(sets)
     features = {key: np.stack([fake for _, _, fake in rows]) for key, rows in sets.sets.items()}
-    return features, {level: len(keys) for level, keys in seen.items()}
+    return features, {level: len(keys) for level, keys in seen.items()}, constant
 
 
 def _draws(pairs: Pairs, item: Item, folders: tuple[Path, ...]) -> list[NDArray]:
     """The generated image and the further draws of the same label map in physical units; none without further draws."""
-    others = [item.window.decode(pairs.companion(folder, item, labels=False)) for folder in folders]
+    others = [pairs.companion(folder, item, labels=False) for folder in folders]
     return [item.physical[1], *others] if others else []
 
 
@@ -213,64 +287,46 @@ def _segmented(pairs: Pairs, item: Item, work: Work) -> dict[str, NDArray]:
     return {kind: pairs.companion(path, item, labels=True) for kind, path in folders.items() if path is not None}
 
 
-def _score_slice(item: Item, channel: str, draws: list[NDArray], scores: Scores) -> dict[str, Any]:
+def _score_slice(item: Item, channel: str, draws: list[NDArray], work: Work, scores: Scores) -> dict[str, Any]:
     (real, fake), window = item.physical, item.window
     body = item.label > 0
-    if min(real.shape) > LARGEST_REFUSED:
-        ssim, ms_ssim = ssim_and_ms_ssim(real, fake, window.low, window.width)
-    else:
-        ssim, ms_ssim = paired.ssim(real, fake, window.low, window.width), math.nan
-    psnr = paired.psnr(real, fake, window.width)
-    scores.identical += math.isinf(psnr)
-    scores.constant_images += int(fake.min() == fake.max())
-    row = {
-        "patient": item.case.patient,
-        "case": item.case.id,
-        "slice": item.slice.index,
-        "channel": channel,
-        "mae": paired.mae(real, fake),
-        "rmse": paired.rmse(real, fake),
-        "mae_body": paired.mae(real, fake, body),
-        "rmse_body": paired.rmse(real, fake, body),
-        "psnr": psnr,
-        "ssim": ssim,
-        "ms_ssim": ms_ssim,
+    scores.counts["psnr_identical"] += int(np.array_equal(real, fake))
+    scores.counts["constant_images"] += int(fake.min() == fake.max())
+    if item.values is not None:
+        for name, values in zip(("clipped_real", "clipped_generated"), item.values, strict=True):
+            scores.counts[name] += int(((values < window.low) | (values > window.high)).sum())
+    about = {"patient": item.case.patient, "case": item.case.id, "slice": item.slice.index, "channel": channel}
+    simple = {
+        "mae": lambda: paired.mae(real, fake),
+        "rmse": lambda: paired.rmse(real, fake),
+        "mae_body": lambda: paired.mae(real, fake, body),
+        "rmse_body": lambda: paired.rmse(real, fake, body),
+        "psnr": lambda: paired.psnr(real, fake, window.width),
     }
+    row = about | {name: metric() for name, metric in simple.items() if work.wants(name)}
+    row |= _similarities(("ssim", "ms_ssim"), work, lambda: similarities(real, fake, window.low, window.width))
     if draws:
-        row["diversity_ssim"], row["diversity_ms_ssim"] = pairwise_similarity(draws, window)
+        row |= _similarities(DIVERSITY[:2], work, lambda: pairwise_similarity(draws, window))
     return row
 
 
-def _add_radiomics(item: Item, sets: FeatureSets) -> None:
-    """Features of both images within the body, or of all pixels where no label says what the body is."""
-    body = item.label > 0 if item.label.any() else np.ones(item.label.shape, bool)
-    pair = (slice_features(image / LEVELS, body) for image in (item.real, item.fake))
-    sets.add(RADIOMICS, item.channel, item.case.patient, *pair)
+def _similarities(keys: Sequence[str], work: Work, both: Callable[[], tuple[float, float]]) -> dict[str, float]:
+    """SSIM and MS-SSIM under their keys, those that are wanted."""
+    wanted = [work.wants(key) for key in keys]
+    return {key: value for key, value, yes in zip(keys, both(), wanted, strict=True) if yes} if any(wanted) else {}
 
 
-def _label_rows(spec: DataSpec, case: Case, channel: int, real: LabelHistograms, fake: LabelHistograms) -> Rows:
-    """One row per label of a case and channel: real and generated mean and standard deviation, errors, distance."""
-    window = case.windows[channel]
-    rows = []
-    for label in sorted(real.counts):
-        (mean_r, std_r), (mean_f, std_f) = real.moments(label, window), fake.moments(label, window)
-        distance = wasserstein(real.counts[label], fake.counts[label], window)
-        rows.append(
-            {
-                "label": label,
-                "name": spec.labels[label].name,
-                "pixels": int(real.counts[label].sum()),
-                "real_mean": mean_r,
-                "real_std": std_r,
-                "generated_mean": mean_f,
-                "generated_std": std_f,
-                "label_mean_error": abs(mean_f - mean_r),
-                "label_std_error": abs(std_f - std_r),
-                "wasserstein": distance,
-                "wasserstein_relative": distance / window.width,
-            }
-        )
-    return rows
+def _add_radiomics(item: Item, sets: FeatureSets, both: bool) -> None:
+    """Features of both images within the body, or of all pixels where no label map says what the body is.
+
+    A slice whose map has no body has none. both: real features too, else the generated ones stand for them.
+    """
+    body = item.label > 0 if item.slice.label else np.ones(item.label.shape, bool)
+    if not body.any():
+        return
+    fake = slice_features(item.fake / LEVELS, body)
+    real = slice_features(item.real / LEVELS, body) if both else fake
+    sets.add(RADIOMICS, item.channel, item.case.patient, real, fake)
 
 
 class _Waiting:
@@ -294,10 +350,11 @@ class _Waiting:
         """Networks on all that waits."""
         if not self.items:
             return
-        if self.work.lpips is not None:
+        if self.work.lpips is not None and min(self.items[0][0].real.shape) >= LPIPS_SMALLEST:
             self._lpips(self.work.lpips)
         for key, extractor in self.work.extractors.items():
-            of_real, of_fake = (self._features(key, extractor, side) for side in (0, 1))
+            of_fake = self._features(key, extractor, 1)
+            of_real = self._features(key, extractor, 0) if self.work.real else of_fake
             for (item, _, _), real, fake in zip(self.items, of_real, of_fake, strict=True):
                 sets.add(key, item.channel, item.case.patient, real, fake)
         self.items = []
@@ -306,11 +363,12 @@ class _Waiting:
         def distances(a: list[NDArray], b: list[NDArray]) -> NDArray:
             return networks.lpips_distances(net, np.stack(a), np.stack(b), self.work.device)
 
-        real, fake = ([item.unit[side] for item, _, _ in self.items] for side in (0, 1))
-        for (_, row, _), distance in zip(self.items, distances(real, fake), strict=True):
-            row[LPIPS] = float(distance)
+        if self.work.wants(LPIPS):
+            real, fake = ([item.unit[side] for item, _, _ in self.items] for side in (0, 1))
+            for (_, row, _), distance in zip(self.items, distances(real, fake), strict=True):
+                row[LPIPS] = float(distance)
         for item, row, draws in self.items:
-            if draws:
+            if draws and self.work.wants("diversity_lpips"):
                 shares = [((draw - item.window.low) / item.window.width).clip(0, 1) for draw in draws]
                 pairs = list(itertools.combinations(shares, 2))
                 row["diversity_lpips"] = float(distances(*(list(side) for side in zip(*pairs, strict=True))).mean())

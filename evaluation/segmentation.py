@@ -12,6 +12,7 @@ from scipy import ndimage
 from scipy.spatial import cKDTree
 
 PERCENTILE = 95
+_DENSE = 2**16  # ids up to which counting by id is cheaper than sorting
 
 
 def dice(truth: NDArray, pred: NDArray, labels: Iterable[int]) -> dict[int, float]:
@@ -20,12 +21,24 @@ def dice(truth: NDArray, pred: NDArray, labels: Iterable[int]) -> dict[int, floa
     NaN for a label that is in neither (as in nnU-Net: there is nothing to find), 0 for one that is in one of them only.
     """
     _check(truth, pred)
+    wanted = list(labels)
+    of_truth, of_pred = _counts(truth), _counts(pred)
+    of_both = _counts(truth[truth == pred])
     scores = {}
-    for label in labels:
-        a, b = truth == label, pred == label
-        size = int(a.sum()) + int(b.sum())
-        scores[label] = 2 * int((a & b).sum()) / size if size else math.nan
+    for label in wanted:
+        size = of_truth.get(label, 0) + of_pred.get(label, 0)
+        scores[label] = 2 * of_both.get(label, 0) / size if size else math.nan
     return scores
+
+
+def _counts(ids: NDArray) -> dict[int, int]:
+    """Voxels of each id."""
+    if ids.size and ids.max() < _DENSE and ids.min() >= 0:
+        counts = np.bincount(ids.ravel())
+        there = np.flatnonzero(counts)
+        return dict(zip(there.tolist(), counts[there].tolist(), strict=True))
+    values, counts = np.unique(ids, return_counts=True)
+    return {int(value): int(count) for value, count in zip(values, counts, strict=True)}
 
 
 def hd95(truth: NDArray, pred: NDArray, labels: Iterable[int], spacing: Sequence[float]) -> dict[int, float]:
@@ -39,17 +52,33 @@ def hd95(truth: NDArray, pred: NDArray, labels: Iterable[int], spacing: Sequence
     _check(truth, pred)
     if len(spacing) != np.ndim(truth) or not all(math.isfinite(size) and size > 0 for size in spacing):
         raise ValueError(f"spacing has to be {np.ndim(truth)} positive numbers in mm, got {tuple(spacing)}")
-    return {label: _hd95(truth == label, pred == label, spacing) for label in labels}
+    wanted = list(labels)
+    boxes = [_boxes(ids, wanted) for ids in (truth, pred)]
+    distances = {}
+    for label in wanted:
+        found = [of.get(label) for of in boxes]
+        if found[0] is None or found[1] is None:
+            distances[label] = math.nan if found[0] is found[1] else math.inf
+        else:
+            box = tuple(slice(min(a.start, b.start), max(a.stop, b.stop)) for a, b in zip(*found, strict=True))
+            distances[label] = _hd95(truth[box] == label, pred[box] == label, spacing)
+    return distances
+
+
+def _boxes(ids: NDArray, labels: Sequence[int]) -> dict[int, tuple[slice, ...]]:
+    """The box around each of the labels that is there."""
+    compact = np.zeros(ids.shape, np.int32)  # find_objects wants small ids
+    known = np.array(sorted(set(labels)))
+    if known.size:
+        place = np.minimum(np.searchsorted(known, ids), len(known) - 1)
+        np.add(place, 1, out=compact, where=known[place] == ids, casting="unsafe")
+    found = ndimage.find_objects(compact, len(known))
+    return {int(label): box for label, box in zip(known, found, strict=True) if box is not None}
 
 
 def _hd95(a: NDArray[np.bool_], b: NDArray[np.bool_], spacing: Sequence[float]) -> float:
-    either = a | b
-    if not either.any():
-        return math.nan
-    if not (a.any() and b.any()):
-        return math.inf
-    box = ndimage.find_objects(either.astype(np.uint8))[0]
-    borders = [np.argwhere(mask & ~ndimage.binary_erosion(mask)) * spacing for mask in (a[box], b[box])]
+    """Of two masks, neither empty."""
+    borders = [np.argwhere(mask & ~ndimage.binary_erosion(mask)) * spacing for mask in (a, b)]
     # Nearest neighbours among border voxels: exact like a distance transform, which would fill the whole box instead.
     distances = [cKDTree(there).query(here)[0] for here, there in (borders, borders[::-1])]
     return max(float(np.percentile(of, PERCENTILE)) for of in distances)

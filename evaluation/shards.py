@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shutil
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -15,7 +16,7 @@ from numpy.typing import NDArray
 
 from engine.files import atomic_path
 from evaluation.lesions import Lesions
-from evaluation.pairs import Pairs
+from evaluation.pairs import Pairs, file_states
 from evaluation.request import Request
 from evaluation.scoring import Scores
 
@@ -30,9 +31,13 @@ def part_path(out: Path, shard: tuple[int, int]) -> Path:
 
 
 def key_of(pairs: Pairs, request: Request) -> str:
-    """Changes with the cases and with what is asked for, so that parts of another evaluation are not merged."""
+    """Changes with every image and with what is asked for, so that parts of another evaluation are not merged."""
     asked = {name: str(value) for name, value in vars(request).items() if name not in ("progress", "device", "cache")}
-    return hashlib.sha256(json.dumps([pairs.groups(), asked], sort_keys=True).encode()).hexdigest()
+    named = [request.weights, *(Path(text.partition(":")[2]) for text in request.extractors)]
+    folders = [*request.draws, request.segmented, request.segmented_real]
+    named += [path for folder in folders if folder is not None for path in sorted(folder.iterdir())]
+    about = [pairs.fingerprint(), pairs.groups(), asked, file_states(path for path in named if path is not None)]
+    return hashlib.sha256(json.dumps(about, sort_keys=True, default=str).encode()).hexdigest()
 
 
 def save_part(out: Path, shard: tuple[int, int], key: str, scored: Scored) -> None:
@@ -47,13 +52,17 @@ def save_part(out: Path, shard: tuple[int, int], key: str, scored: Scored) -> No
             sets.append({"array": name, "extractor": extractor, "channel": channel, "patients": [r[0] for r in rows]})
         tables = {name: getattr(scores, name) for name in ("rows", "labels", "cases", "overlap")}
         lesions = [row | {"counts": asdict(row["counts"])} for row in scores.lesions]
-        counts = {"constant_images": scores.constant_images, "identical": scores.identical}
-        groups.append({"number": number, "sets": sets, "lesions": lesions} | tables | counts)
+        groups.append({"number": number, "sets": sets, "lesions": lesions, "counts": scores.counts} | tables)
     about = json.dumps({"schema": SCHEMA, "key": key, "groups": groups})
     path = part_path(out, shard)
     path.parent.mkdir(parents=True, exist_ok=True)
     with atomic_path(path) as temporary, open(temporary, "wb") as handle:
         np.savez_compressed(handle, about=np.array(about), **arrays)  # type: ignore[arg-type]
+
+
+def remove_parts(out: Path) -> None:
+    """Remove the shards' scores once they are merged; another shard may be doing the same."""
+    shutil.rmtree(out / FOLDER, ignore_errors=True)
 
 
 def load_parts(out: Path, shards: int, key: str) -> Scored | None:
@@ -79,8 +88,7 @@ def _load(path: Path, key: str) -> Scored | None:
 
 
 def _scores(group: dict[str, Any], file: Any) -> Scores:
-    scores = Scores(**{name: group[name] for name in ("rows", "labels", "cases", "overlap")})
-    scores.constant_images, scores.identical = group["constant_images"], group["identical"]
+    scores = Scores(**{name: group[name] for name in ("rows", "labels", "cases", "overlap", "counts")})
     scores.lesions = [row | {"counts": Lesions(**row["counts"])} for row in group["lesions"]]
     for one in group["sets"]:
         real, fake = (file[f"{one['array']}_{side}"] for side in ("real", "fake"))

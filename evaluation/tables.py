@@ -51,7 +51,9 @@ def _csv(fields: Sequence[str], rows: Sequence[dict[str, Any]]) -> str:
 def format_table(result: dict[str, Any]) -> str:
     """Table for the console."""
     n = result["n"]
-    lines = [f"{n['slices']} slices, {n['cases']} cases, {n['patients']} patients"]
+    by = result.get("settings", {}).get("patients")
+    patients = f"{n['patients']} patients" + (f" (by {by})" if by else "")
+    lines = [f"{n['slices']} slices, {n['cases']} cases, {patients}"]
     width = max(len(key) for key in result["metrics"])
     for key, entry in result["metrics"].items():
         lines.append(f"  {key:<{width}}  {_value(key.partition('/')[0], entry)}")

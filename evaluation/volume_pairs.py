@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,10 +14,10 @@ from dataloaders.geometry import AFFINE_TOLERANCE, plane, plane_shape, plane_spa
 from dataloaders.intensity import Window
 from dataloaders.manifest import Case, Slice
 from dataloaders.nifti import SUFFIXES, read_volume, stem, whole_numbers
-from evaluation.pairs import Item, Pairs
-from spec import Axis, Channel, DataSpec, Label
-
-_PATIENTS = (r"^(sub-[A-Za-z0-9]+)(?:_|$)", r"^(.+?)(?:_\d{4})?$")  # BIDS; else the name without nnU-Net's channel
+from evaluation.file_names import visible
+from evaluation.pairs import FOLDERS, PER_VOLUME, Item, Pairs, file_states
+from evaluation.source_ids import SourceIds, occurring
+from spec import Axis, Channel, DataSpec
 
 
 @dataclass(frozen=True)
@@ -31,47 +31,44 @@ class Files:
     label: Path | None
 
 
-def volume_files(folder: Path) -> dict[str, Path]:
-    """Name without ending -> NIfTI file, sorted; ValueError for a name that is there twice."""
+def volume_files(folder: Path, flag: str) -> dict[str, Path]:
+    """Name without ending -> NIfTI file, sorted; ValueError for a name that is there twice, and without a folder."""
     files: dict[str, Path] = {}
-    for path in sorted(path for suffix in SUFFIXES for path in folder.glob(f"*{suffix}")):
+    for path in sorted(path for suffix in SUFFIXES for path in visible(folder, flag, f"*{suffix}")):
         if stem(path) in files:
             raise ValueError(f"{folder}: both {files[stem(path)].name} and {path.name}; remove one")
         files[stem(path)] = path
     return files
 
 
-def patient_of(name: str, regex: str | None) -> str:
-    """Patient of a file's name: first group of `regex`, else BIDS's ``sub-<label>``, else the name without ``_0000``."""
-    for pattern in (regex,) if regex else _PATIENTS:
-        if match := re.search(pattern, name):
-            return match[1]
-    raise ValueError(f"--patient_regex {regex!r} does not match {name!r}")
-
-
 SLICED: dict[Axis, int] = {"axial": 2, "coronal": 1, "sagittal": 0}  # array axis of a RAS volume
 
 
 class VolumePairs(Pairs):
-    """Cases of NIfTI files. Slices without any label (without labels: with a constant real image) are left out.
+    """Cases of NIfTI files, with all their slices; one without a label and with a constant real image is not scored.
 
     window: physical values that count as 0 and 1; without it those of the case's real volume from lowest to highest.
     """
 
-    def __init__(self, cases: Sequence[Files], window: Window | None, axis: Axis, unit: str) -> None:
-        self.cases, self.window, self.axis = cases, window, axis
-        highest, slices = 1, 0
+    def __init__(
+        self, cases: Sequence[Files], window: Window | None, axis: Axis, unit: str, patients: str = "as named"
+    ) -> None:
+        self.cases, self.window, self.axis, self.patients = cases, window, axis, patients
+        self.labelled = all(files.label is not None for files in cases)
+        self.spacing_known = True
+        self.windows = {"image": PER_VOLUME if window is None else [window.low, window.high]}
+        found: set[int] = set()
+        slices = 0
         for path in (files.label for files in cases if files.label is not None):
             label, _ = _read(path, labels=True)
-            highest = max(highest, int(label.max()))
-            across = tuple(i for i in range(3) if i != SLICED[axis])
-            slices += int(label.any(axis=across).sum())
-        self._slices = slices if all(files.label is not None for files in cases) else None
+            found.update(occurring(label))
+            slices += label.shape[SLICED[axis]]
+        self._slices = slices if self.labelled else None
+        self.ids = SourceIds(found)
         first = plane_shape(_read(cases[0].real)[0].shape, axis)
-        labels = tuple(Label(i, "background" if i == 0 else f"label_{i}") for i in range(highest + 1))
-        self.spec = DataSpec(labels, (Channel("image", unit),), (first[1], first[2]), axis=axis)
-        self.provenance = {"kind": "results", "name": cases[0].generated.parent.name}
-        self._spacing: dict[str, tuple[float, float, float]] = {}
+        self.spec = DataSpec(self.ids.labels, (Channel("image", unit),), (first[1], first[2]), axis=axis)
+        self.provenance = {"kind": FOLDERS, "name": cases[0].generated.parent.name}
+        self._grids: dict[str, tuple[tuple[int, ...], NDArray]] = {}  # case -> shape and affine of its volumes
         self._others: dict[Path, tuple[str, NDArray]] = {}  # folder -> (case, volume)
 
     @property
@@ -81,11 +78,18 @@ class VolumePairs(Pairs):
 
     def spacing(self, case: Case) -> tuple[float, float, float]:
         """(between slices, rows, columns) in mm of a case that `items` has reached."""
-        return self._spacing[case.id]
+        return plane_spacing(self._grids[case.id][1], self.axis)
 
     def groups(self) -> list[list[str]]:
         """Each volume is a group."""
         return [[files.id] for files in self.cases]
+
+    def fingerprint(self) -> dict[str, Any]:
+        """Window, axis, unit, patients, and size and time of every file."""
+        window = None if self.window is None else (self.window.low, self.window.high)
+        paths = [path for files in self.cases for path in (files.real, files.generated, files.label) if path]
+        patients = [(files.id, files.patient, files.label is not None) for files in self.cases]
+        return {"spec": asdict(self.spec), "window": window, "patients": patients, "files": file_states(paths)}
 
     def items(self, cases: Sequence[str] | None = None) -> Iterator[Item]:
         """One case in memory at a time."""
@@ -95,39 +99,41 @@ class VolumePairs(Pairs):
 
     def _items(self, files: Files) -> Iterator[Item]:
         real, affine = _read(files.real)
-        fake = self._on_grid(files.generated, real, affine, files.real)
+        grid = self._grids[files.id] = real.shape, affine
+        fake = _on_grid(files.generated, grid, files.real)
         label = np.zeros(real.shape, np.uint8)
         if files.label is not None:
-            label = self._on_grid(files.label, real, affine, files.real, labels=True)
+            label = self._ids(_on_grid(files.label, grid, files.real, labels=True))
         window = self.window or _range(real)
         case = Case(files.id, files.patient, "test", (window,), ())
-        self._spacing[files.id] = plane_spacing(affine, self.axis)
         for index in range(plane_shape(real.shape, self.axis)[0]):
             ids, pair = plane(label, self.axis, index), [plane(image, self.axis, index) for image in (real, fake)]
-            if ids.any() if files.label is not None else pair[0].min() < pair[0].max():
-                levels = [window.encode(image) for image in pair]
-                place = Slice(index, str(files.label or ""), (str(files.real),), (str(files.generated),))
-                yield Item(case, place, 0, ids, levels[0], levels[1], (pair[0], pair[1]))
+            scored = bool(ids.any() or pair[0].min() < pair[0].max())
+            levels = [window.encode(image) for image in pair]
+            place = Slice(index, str(files.label or ""), (str(files.real),), (str(files.generated),))
+            yield Item(case, place, 0, ids, levels[0], levels[1], (pair[0], pair[1]), scored)
 
     def companion(self, folder: Path, item: Item, labels: bool) -> NDArray:
         """The slice of the equally named volume."""
         if self._others.get(folder, ("",))[0] != item.case.id:
-            found = volume_files(folder)
+            found = volume_files(folder, "segmented" if labels else "draws")
             names = [stem(Path(path)) for path in (item.slice.generated[0], item.slice.label) if path]
             path = next((found[name] for name in names if name in found), None)
             if path is None:
                 raise ValueError(f"{folder} has no {' or '.join(f'{name}.nii.gz' for name in dict.fromkeys(names))}")
-            real, affine = _read(Path(item.slice.images[0]))
-            volume = self._on_grid(path, real, affine, Path(item.slice.images[0]), labels)
-            self._others[folder] = (item.case.id, volume)
-        image = plane(self._others[folder][1], self.axis, item.slice.index)
-        return image if labels else item.window.encode(image)
+            volume = _on_grid(path, self._grids[item.case.id], Path(item.slice.images[0]), labels)
+            self._others[folder] = (item.case.id, self._ids(volume) if labels else volume)
+        return plane(self._others[folder][1], self.axis, item.slice.index)
 
-    def _on_grid(self, path: Path, like: NDArray, affine: NDArray, reference: Path, labels: bool = False) -> NDArray:
-        data, own = _read(path, labels)
-        if data.shape != like.shape or not np.allclose(own, affine, atol=AFFINE_TOLERANCE):
-            raise ValueError(f"{path}: {data.shape}, {reference.name} has {like.shape}, or the affine differs")
-        return data
+    def _ids(self, volume: NDArray) -> NDArray:
+        return volume if self.ids is None else self.ids.apply(volume)
+
+
+def _on_grid(path: Path, grid: tuple[tuple[int, ...], NDArray], reference: Path, labels: bool = False) -> NDArray:
+    data, own = _read(path, labels)
+    if data.shape != grid[0] or not np.allclose(own, grid[1], atol=AFFINE_TOLERANCE):
+        raise ValueError(f"{path}: {data.shape}, {reference.name} has {grid[0]}, or the affine differs")
+    return data
 
 
 def _read(path: Path, labels: bool = False) -> tuple[NDArray, NDArray[np.float64]]:

@@ -78,6 +78,7 @@ class EvaluateOptions:
 
 def evaluate(options: EvaluateOptions) -> dict[str, Any] | None:
     """Metrics of whatever the options name; None for a shard while others are missing."""
+    mode = mode_of(options)
     request = Request(
         metrics=options.metrics,
         weights=options.weights,
@@ -94,23 +95,43 @@ def evaluate(options: EvaluateOptions) -> dict[str, Any] | None:
     )
     out = options.out or options.results or Path("results/evaluate")
     shard = parse_shard(options.shard)
-    if options.reference is None:
-        pairs = _pairs(options)
-        return evaluate_pairs(pairs, out, request) if shard[1] == 1 else evaluate_shard(pairs, out, request, shard)
-    if options.generated is None or options.real is not None or options.results is not None:
+    if mode == "reference":
+        assert options.generated is not None
+        assert options.reference is not None
+        return evaluate_generated(_folders(options, options.generated).pairs(), options.reference, out, request)
+    pairs = _pairs(options)
+    return evaluate_pairs(pairs, out, request) if shard[1] == 1 else evaluate_shard(pairs, out, request, shard)
+
+
+OF_ALL = {"metrics", "extractors", "cache", "weights", "device", "out", "json"}
+OF_PAIRS = OF_ALL | {"protocol", "draws", "segmented", "segmented_real", "lesion", "save_reference", "shard"}
+OF_FOLDERS = {"generated", "labels", "window", "unit", "axis", "patient_regex"}
+MODES = {  # what names the images -> (options that it needs, options that it takes)
+    "results": ({"results"}, OF_PAIRS),
+    "reference": ({"reference", "generated"}, OF_ALL | OF_FOLDERS),
+    "real": ({"real", "generated"}, OF_PAIRS | OF_FOLDERS),
+}
+
+
+def mode_of(options: EvaluateOptions) -> str:
+    """Key of MODES; ValueError for options that lack something, or that would be ignored."""
+    given = {name for name, value in vars(options).items() if value != getattr(EvaluateOptions(), name)}
+    mode = next((name for name in MODES if name in given), None)
+    if mode is None or not MODES[mode][0] <= given:
         raise ValueError(
-            f"--reference {options.reference}: give --generated DIR with it, and neither --real nor --results"
+            "give --results DIR, or --real DIR and --generated DIR, or --reference FILE and --generated DIR"
         )
-    return evaluate_generated(_folders(options, options.generated).pairs(), options.reference, out, request)
+    needed, allowed = MODES[mode]
+    if ignored := sorted(given - needed - allowed):
+        flags = ", ".join(f"--{name}" for name in ignored)
+        raise ValueError(f"{flags}: cannot be used with --{' and --'.join(sorted(needed, reverse=True))}")
+    return mode
 
 
 def _pairs(options: EvaluateOptions) -> Pairs:
     if options.results is not None:
         return ManifestPairs(options.results, Manifest.load(options.results))
-    if options.real is None or options.generated is None:
-        raise ValueError(
-            "give --results DIR, or --real DIR and --generated DIR, or --reference FILE and --generated DIR"
-        )
+    assert options.real is not None
     return _folders(options, options.real).pairs()
 
 

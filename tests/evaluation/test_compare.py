@@ -182,3 +182,9 @@ def test_command_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: p
     monkeypatch.setattr(sys, "argv", ["compare.py", str(tmp_path / "nowhere")])
     assert script.main() == 2
     assert capsys.readouterr().err.startswith("error: ")
+
+
+def test_numbers_of_two_folders_are_refused_by_name(tmp_path: Path) -> None:
+    (tmp_path / "metrics.json").write_text("{}")
+    with pytest.raises(ValueError, match=r"numbers of scripts/evaluate\.py about two folders, without the images"):
+        find_results(tmp_path)

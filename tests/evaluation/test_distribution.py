@@ -1,4 +1,4 @@
-"""Distribution metrics: closed forms, plain implementations of the definitions, torch-fidelity and torchmetrics."""
+"""Distribution metrics: closed forms, plain implementations of the definitions, torchmetrics and prdc."""
 
 from __future__ import annotations
 
@@ -189,18 +189,6 @@ def test_neighbourhoods_do_not_depend_on_order_place_or_scale() -> None:
 
 
 # -- references ---------------------------------------------------------------------------------------------------
-
-
-def test_agrees_with_torch_fidelity() -> None:
-    prc, their_kid = (pytest.importorskip(f"torch_fidelity.metric_{name}") for name in ("prc", "kid"))
-    import torch
-
-    real, fake = samples(400, 6), samples(400, 6, 1, 0.8, 0.5)
-    expected = prc.calculate_precision_recall_full(torch.from_numpy(fake), torch.from_numpy(real), 3)
-    assert precision_recall(real=real, fake=fake) == pytest.approx(expected, abs=1e-6)
-    options = {"kid_kernel": "poly", "kid_kernel_poly_degree": 3, "kid_kernel_poly_gamma": None}
-    value = their_kid.kernel_mmd(fake, real, **options, kid_kernel_poly_coef0=1.0)
-    assert kid(real=real, fake=fake)[0] == pytest.approx(value, rel=1e-9)
 
 
 def test_agrees_with_torchmetrics() -> None:

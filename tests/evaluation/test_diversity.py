@@ -24,7 +24,7 @@ def draws(k: int, noise: float = 5.0, size: tuple[int, int] = (20, 24)) -> list[
 def test_equal_draws_are_not_diverse() -> None:
     image = draws(1)[0]
     similarity, multi = pairwise_similarity([image] * 3, WINDOW)
-    assert similarity == pytest.approx(1)
+    assert similarity == 1
     assert math.isnan(multi)  # too small for five scales
     spread = LabelSpread()
     spread.add(LABEL, [np.full(LABEL.shape, 7.0)] * 3)
@@ -67,3 +67,13 @@ def test_background_alone_has_no_spread() -> None:
     spread = LabelSpread()
     spread.add(np.zeros((2, 2), int), [np.zeros((2, 2)), np.ones((2, 2))])
     assert math.isnan(spread.spread)
+
+
+@pytest.mark.parametrize("k", [2, 3, 5, 7])
+def test_equal_draws_give_exactly_zero_and_one(k: int) -> None:
+    """Of any values: no rounding in the means of the draws, and none in the quotients of SSIM."""
+    image = np.random.default_rng(k).normal(0.1, 33.3, (170, 165)).astype(np.float32)
+    spread = LabelSpread()
+    spread.add(np.ones(image.shape, int), [image] * k)
+    assert spread.spread == 0
+    assert pairwise_similarity([image] * k, WINDOW) == (1, 1)

@@ -7,7 +7,7 @@ import pytest
 from scipy.stats import wasserstein_distance
 
 from dataloaders.intensity import Window
-from evaluation.intensity import LabelHistograms, coarse, wasserstein
+from evaluation.intensity import LabelHistograms, LabelMoments, coarse, wasserstein
 from evaluation.statistics import bootstrap_interval, nan_mean
 
 WINDOW = Window(-1024.0, 3071.0)
@@ -72,3 +72,34 @@ def test_interval_needs_five_patients_and_repeats() -> None:
 def test_means_leave_out_what_is_not_a_number() -> None:
     assert nan_mean([1.0, float("nan"), 3.0, float("inf")]) == 2
     assert np.isnan(nan_mean([float("nan")]))
+
+
+def test_moments_of_values_know_no_window() -> None:
+    """Slice by slice equal to all pixels at once, also far from zero and beyond any window."""
+    rng = np.random.default_rng(3)
+    labels = [rng.integers(0, 4, (20, 20)), np.zeros((9, 9), int), rng.integers(2, 4, (5, 7))]
+    values = [(1e6 + 3 * label + rng.normal(0, 0.5, label.shape)) for label in labels]
+    moments = LabelMoments()
+    for label, of_slice in zip(labels, values, strict=True):
+        moments.add(label, of_slice)
+    for i in range(4):
+        every = np.concatenate([v[label == i] for label, v in zip(labels, values, strict=True)])
+        assert moments.moments(i) == pytest.approx((every.mean(), every.std()), rel=1e-9)
+
+
+def test_moments_of_a_constant_label_have_no_spread() -> None:
+    moments = LabelMoments()
+    for _ in range(3):
+        moments.add(np.ones((7, 7), int), np.full((7, 7), -1000.1))
+    assert moments.moments(1) == pytest.approx((-1000.1, 0), abs=1e-9)
+
+
+def test_many_labels_are_counted_as_one_by_one() -> None:
+    rng = np.random.default_rng(0)
+    label, levels = rng.integers(0, 300, (120, 120)), rng.integers(0, 65536, (120, 120)).astype(np.uint16)
+    label[:, :90] = 7  # more pixels than an eighth of the levels
+    histograms = LabelHistograms()
+    histograms.add(label, levels)
+    assert set(histograms.counts) == set(np.unique(label).tolist())
+    for i in (0, 7, 299):
+        assert np.array_equal(histograms.counts[i], np.bincount(levels[label == i], minlength=65536))

@@ -216,7 +216,7 @@ def test_faithfulness_against_its_ceiling(tmp_path: Path) -> None:
     assert 0.7 < entry["value"] < 0.8  # one label of four is lost
     assert entry["ceiling"] == 1
     distance = result["metrics"]["faithfulness_hd95"]
-    assert distance["unit"] == "mm"
+    assert distance["unit"] == "pixels"  # the toy folder does not know its spacing
     assert distance["missed"] == 2  # the lesion of two cases, for which no distance is large enough
     assert "NaN" not in (folder / "metrics.json").read_text()
     assert "Infinity" not in (folder / "metrics.json").read_text()
@@ -299,7 +299,12 @@ def test_references_that_do_not_fit(tmp_path: Path, script: Path, monkeypatch: p
         ("--reference", tmp_path / "ref.npz", "--extractors", f"torchscript:{other}"): "differ",
         ("--reference", folder / "metrics.json"): "not a reference",
         ("--reference", tmp_path / "nowhere.npz"): "not a reference",
-        ("--reference", tmp_path / "ref.npz", "--real", folder / "groundtruth"): "neither --real nor --results",
+        (
+            "--reference",
+            tmp_path / "ref.npz",
+            "--real",
+            folder / "groundtruth",
+        ): "--real: cannot be used with --reference",
     }
     for arguments, message in cases.items():
         assert run(monkeypatch, *generated, *arguments) == 2, arguments
@@ -382,3 +387,26 @@ def test_parts_of_another_evaluation_are_not_merged(tmp_path: Path, monkeypatch:
     assert run(monkeypatch, *out, "--shard", "0/2") == 0
     assert (tmp_path / "o" / "metrics.json").exists()
     assert run(monkeypatch, *out, "--shard", "2/2") == 2
+
+
+def test_a_changed_image_or_window_is_another_evaluation(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Parts of the images as they were are not mixed with parts of what they are now."""
+    folder = write_results(tmp_path / "r", noisy(0.05), patients=4, slices=12, channels=("CT",))
+    pair = ("--real", folder / "groundtruth", "--generated", folder / "generated", "--metrics", "mae")
+    out = tmp_path / "o"
+
+    def shard(number: int, *more: str | Path) -> bool:
+        assert run(monkeypatch, *pair, "--out", out, "--shard", f"{number}/2", *more) == 0
+        return (out / "metrics.json").exists()
+
+    assert not shard(0)
+    assert not shard(1, "--patient_regex", "(sub)")
+    assert not shard(1, "--window", "0", "1000")
+    assert not shard(0)
+    write_png(folder / "generated" / "sub-03_z0001_0000.png", np.zeros((48, 40), np.uint16))
+    assert not shard(1)
+    assert shard(0)
+    assert not (out / "shards").exists()
+    mae = json.loads((out / "metrics.json").read_text())["metrics"]["mae/image"]["value"]
+    assert run(monkeypatch, *pair, "--out", tmp_path / "whole") == 0
+    assert json.loads((tmp_path / "whole" / "metrics.json").read_text())["metrics"]["mae/image"]["value"] == mae

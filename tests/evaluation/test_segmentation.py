@@ -151,3 +151,18 @@ def test_refusals() -> None:
         hd95(a, a, [1], (1, 1))
     with pytest.raises(ValueError, match="3 positive numbers"):
         hd95(a, a, [1], (1, 1, 0))
+
+
+def test_huge_ids_cost_no_memory() -> None:
+    a = np.zeros((3, 8, 8), np.int32)
+    a[1, 2:5, 2:5] = 20_000_000
+    b = np.roll(a, 1, axis=2)
+    assert dice(a, b, [20_000_000, 5]) == pytest.approx({20_000_000: 2 / 3, 5: math.nan}, nan_ok=True)
+    assert hd95(a, b, [20_000_000], (1, 1, 1))[20_000_000] == 1
+
+
+def test_labels_not_asked_for_do_not_count() -> None:
+    a = np.zeros((2, 6, 6), np.uint8)
+    a[:, 1:3, 1:3], a[:, 4:, 4:] = 2, 9
+    assert dice(a, a, [2]) == {2: 1}
+    assert hd95(a, np.where(a == 9, 0, a), [2, 9], (1, 1, 1)) == {2: 0, 9: math.inf}

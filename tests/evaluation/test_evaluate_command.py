@@ -1,0 +1,279 @@
+"""scripts/evaluate.py says in one line what it cannot do, before it computes anything, and leaves nothing behind."""
+
+from __future__ import annotations
+
+import json
+import sys
+import warnings
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from dataloaders.png import write_png
+from evaluation import extractors, request, results, scoring
+from tests.evaluation.test_extractors import save_script
+from tests.toy_results import noisy, write_results
+
+
+@pytest.fixture(autouse=True)
+def _no_weights(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "empty"))
+    monkeypatch.delenv("MEDSIS_WEIGHTS", raising=False)
+
+
+@pytest.fixture
+def toy(tmp_path: Path) -> Path:
+    return write_results(tmp_path / "toy", noisy(0.05), patients=2, slices=2, channels=("CT",))
+
+
+def run(monkeypatch: pytest.MonkeyPatch, *arguments: str | Path) -> int:
+    import scripts.evaluate as command
+
+    monkeypatch.setattr(sys, "argv", ["evaluate.py", *map(str, arguments)])
+    return command.main()
+
+
+def pair(folder: Path) -> tuple[str | Path, ...]:
+    return "--real", folder / "groundtruth", "--generated", folder / "generated"
+
+
+def images(folder: Path, size: int, names: tuple[str, ...] = ("a", "b"), label: bool = True) -> tuple[str | Path, ...]:
+    rng = np.random.default_rng(0)
+    for kind in ("groundtruth", "generated"):
+        for name in names:
+            write_png(folder / kind / f"{name}.png", rng.integers(0, 65536, (size, size)).astype(np.uint16))
+            write_png(folder / "label" / f"{name}.png", np.ones((size, size), np.uint8))
+    return (*pair(folder), "--labels", folder / "label") if label else pair(folder)
+
+
+# -- refusals -----------------------------------------------------------------------------------------------------
+
+REFUSALS = {
+    "results and labels": ("--results TOY --labels TOY/label", "--labels: cannot be used with --results"),
+    "results and window": ("--results TOY --window 0 1 --unit HU", "--unit, --window: cannot be used with --results"),
+    "results and real": ("--results TOY --real TOY/groundtruth", "--real: cannot be used with --results"),
+    "reference and draws": (
+        "--reference x.npz --generated TOY/generated --draws TOY/generated",
+        "--draws: cannot be used with --reference and --generated",
+    ),
+    "reference and shard": ("--reference x.npz --generated TOY/generated --shard 0/2", "--shard: cannot be used"),
+    "one folder": ("--real TOY/groundtruth", "give --results DIR, or --real DIR"),
+    "reversed window": ("PAIR --window 3071 -1024", "--window 3071 -1024: the lower value comes first"),
+    "missing folder": ("--real TOY/nowhere --generated TOY/generated", "--real TOY/nowhere: no such folder"),
+    "missing labels": ("PAIR --labels TOY/nowhere", "--labels TOY/nowhere: no such folder"),
+    "no group": ("PAIR --patient_regex sub", "put the patient into a group"),
+    "no expression": ("PAIR --patient_regex (sub", "not a regular expression"),
+    "optional group": ("PAIR --patient_regex sub(x)?", "does not match"),
+    "device": ("PAIR --device foo", "--device foo: cannot be used here"),
+    "no GPU": ("PAIR --device cuda", "--device cuda: cannot be used here"),
+    "junk extractor": ("PAIR --metrics mae --extractors junk", "--extractors junk: use torchscript:FILE"),
+    "inception extractor": ("PAIR --extractors inception:FILE", "name its file by --weights"),
+    "segmented alone": ("PAIR --segmented TOY/label", "--segmented TOY/label: needs label maps"),
+    "lesion alone": ("PAIR --lesion 4", "--lesion 4: needs label maps"),
+    "nothing": ("PAIR --metrics mae_body", "nothing could be computed: mae_body/image: no pixel with a label"),
+    "out is a file": ("PAIR --out TOY/manifest.json", "--out TOY/manifest.json: TOY/manifest.json is a file"),
+    "cache is a file": ("PAIR --cache TOY/manifest.json/x", "--cache TOY/manifest.json/x: TOY/manifest.json is a file"),
+    "reference is a folder": ("PAIR --save_reference TOY", "--save_reference TOY: is a folder"),
+}
+
+
+@pytest.mark.parametrize("name", REFUSALS)
+def test_one_line_and_nothing_written(
+    name: str, toy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    if name == "no GPU" and torch.cuda.is_available():
+        pytest.skip("there is one here")
+    if "out is" in name or "is a f" in name:
+        monkeypatch.setattr(results, "score", lambda *_: pytest.fail("computed before it was checked"))
+    arguments, message = (text.replace("TOY", str(toy)) for text in REFUSALS[name])
+    arguments = arguments.replace("PAIR", " ".join(map(str, pair(toy))))
+    out = () if "--out" in arguments else ("--out", tmp_path / "o")
+    before = sorted(tmp_path.rglob("*"))
+    assert run(monkeypatch, *arguments.split(" "), *out) == 2
+    error = capsys.readouterr().err.strip().splitlines()
+    assert error[-1].startswith("error: ")
+    assert message in error[-1]
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_a_missing_extractor_file_is_missing_weights(
+    toy: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(monkeypatch, *pair(toy), "--metrics", "mae", "--extractors", "resnet50:nowhere.pth") == 3
+    assert "resnet50:nowhere.pth: no such file" in capsys.readouterr().err
+
+
+# -- images that are not as usual ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("size", [1, 4, 10, 30])
+def test_tiny_images_have_reasons(size: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert run(monkeypatch, *images(tmp_path, size), "--out", tmp_path / "o") == 0
+    metrics = json.loads((tmp_path / "o" / "metrics.json").read_text())["metrics"]
+    assert metrics["mae/image"]["value"] > 0
+    expected = {"ssim/image": 11, "spectrum_distance/image": 8}
+    for key, smallest in expected.items():
+        assert (metrics[key]["value"] is None) == (size < smallest), key
+        if size < smallest:
+            assert f"at least {smallest} pixels" in metrics[key]["reason"]
+
+
+def test_lpips_of_tiny_images_has_a_reason(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """31 is the smallest side that the network's layers take: tried on the network itself."""
+    import lpips
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        net = lpips.LPIPS(net="alex", pnet_rand=True, verbose=False).eval()
+    with pytest.raises(RuntimeError):
+        net(torch.zeros(1, 3, 30, 30), torch.zeros(1, 3, 30, 30))
+    (tmp_path / "w").write_bytes(b"x")
+    monkeypatch.setattr(request, "resolve", lambda key, explicit: tmp_path / "w")
+    monkeypatch.setattr(request.networks, "lpips_alex", lambda path: net)
+    for size, there in ((30, False), (31, True)):
+        folder = tmp_path / str(size)
+        assert run(monkeypatch, *images(folder, size), "--out", folder, "--metrics", "mae,lpips") == 0
+        entry = json.loads((folder / "metrics.json").read_text())["metrics"]["lpips_alex_v0.1/image"]
+        assert (entry["value"] is not None) == there
+        assert there or "at least 31 pixels" in entry["reason"]
+
+
+def test_colours_and_palettes_are_no_intensities(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = images(tmp_path, 16)
+    grey = Image.fromarray(np.full((16, 16), 1, np.uint8))
+    grey.convert("P").save(tmp_path / "label" / "a.png")
+    assert run(monkeypatch, *arguments, "--metrics", "mae", "--out", tmp_path / "o") == 0  # label maps may be
+    for mode in ("P", "RGB"):
+        grey.convert(mode).save(tmp_path / "generated" / "a.png")
+        capsys.readouterr()
+        assert run(monkeypatch, *arguments, "--out", tmp_path / "o2") == 2
+        error = capsys.readouterr().err
+        assert f"found mode {mode}; convert it to greyscale first" in error
+
+
+def test_other_bits_are_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = images(tmp_path, 16)
+    for path in (tmp_path / "generated").iterdir():
+        write_png(path, np.full((16, 16), 7, np.uint8))
+    assert run(monkeypatch, *arguments, "--metrics", "mae", "--out", tmp_path / "o") == 0
+    assert capsys.readouterr().err.count("holds 16-bit PNG files") == 1
+
+
+def test_slices_of_two_sizes_cannot_be_segmentations_of_a_volume(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = images(tmp_path, 16, ("p_z0", "p_z1"))
+    images(tmp_path, 20, ("p_z1",))
+    more = ("--segmented", tmp_path / "label", "--out", tmp_path / "o")
+    assert run(monkeypatch, *arguments, *more) == 2
+    assert "case p: slices of different sizes ((16, 16), (20, 20))" in capsys.readouterr().err
+    assert run(monkeypatch, *arguments, "--out", tmp_path / "o") == 0
+
+
+def test_unrelated_images_are_volumes_of_their_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No distance leads from one image to another, and none is in mm."""
+    names = ("img_0001", "img_0002")
+    arguments = images(tmp_path, 32, names)
+    for kind, column in (("label", 0), ("seen", 3)):
+        for i, name in enumerate(names):
+            ids = np.zeros((32, 32), np.uint8)
+            ids[4:10, 4 + 8 * i + column : 10 + 8 * i + column] = 1
+            write_png(tmp_path / kind / f"{name}.png", ids)
+    more = ("--segmented", tmp_path / "seen", "--lesion", "1", "--out", tmp_path / "o")
+    assert run(monkeypatch, *arguments, *more) == 0
+    result = json.loads((tmp_path / "o" / "metrics.json").read_text())
+    assert result["n"] == {"slices": 2, "cases": 2, "patients": 2}
+    assert result["metrics"]["faithfulness_hd95"]["value"] == 3
+    assert result["metrics"]["faithfulness_hd95"]["unit"] == "pixels"
+    assert [row["volume_pixels"] for row in result["per_lesion_case"]] == [36, 36]
+    assert result["settings"]["spacing"].startswith("unknown")
+
+
+def test_constant_images_are_counted_against_a_reference_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    arguments = images(tmp_path, 16, tuple("abcdefgh"), label=False)
+    saved = tmp_path / "ref.npz"
+    assert run(monkeypatch, *arguments, "--save_reference", saved, "--out", tmp_path / "1") == 0
+    for name in "abc":
+        write_png(tmp_path / "generated" / f"{name}.png", np.full((16, 16), 7, np.uint16))
+    (tmp_path / "generated" / "h.png").unlink()
+    more = ("--reference", saved, "--generated", tmp_path / "generated", "--out", tmp_path / "2")
+    assert run(monkeypatch, *more) == 0
+    result = json.loads((tmp_path / "2" / "metrics.json").read_text())
+    assert result["counts"]["constant_images"] == 3
+    entry = result["metrics"]["radiomics_kid/image"]
+    assert [entry["n"], entry["n_real"]] == [7, 7]  # what was compared
+    assert "7 a side, of 8 real and 7 generated" in entry["note"]
+
+
+def test_a_reference_needs_no_real_features(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The network sees every generated image once."""
+    seen: list[int] = []
+
+    class Mean(torch.nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return x.mean((2, 3))
+
+    arguments = images(tmp_path, 16, tuple("abcde"), label=False)
+    network = ("--extractors", f"torchscript:{save_script(Mean(), tmp_path / 'net.pt')}")
+    saved = tmp_path / "ref.npz"
+    assert run(monkeypatch, *arguments, *network, "--save_reference", saved, "--out", tmp_path / "1") == 0
+    features = extractors.Extractor.features
+
+    def counted(self: Any, batch: np.ndarray) -> np.ndarray:
+        seen.append(len(batch))
+        return features(self, batch)
+
+    monkeypatch.setattr(extractors.Extractor, "features", counted)
+    generated = ("--generated", tmp_path / "generated", "--reference", saved)
+    assert run(monkeypatch, *generated, *network, "--out", tmp_path / "2") == 0
+    assert sum(seen) == 5
+
+
+def test_sizes_are_not_mixed_in_a_batch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Mean(torch.nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return x.mean((2, 3))
+
+    network = ("--extractors", f"torchscript:{save_script(Mean(), tmp_path / 'net.pt')}")
+    arguments = images(tmp_path, 16, ("a", "c", "e"))
+    images(tmp_path, 20, ("b", "d"))
+    assert run(monkeypatch, *arguments, *network, "--out", tmp_path / "o") == 0
+    entry = json.loads((tmp_path / "o" / "metrics.json").read_text())["metrics"]["torchscript_net_kid/image"]
+    assert entry["n"] == 5
+
+
+def test_without_labels_radiomics_are_of_the_whole_image(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    arguments = images(tmp_path, 32, tuple("abcdef"))
+    assert run(monkeypatch, *arguments, "--out", tmp_path / "1") == 0  # labels that cover all
+    assert run(monkeypatch, *arguments[:4], "--out", tmp_path / "2") == 0
+    found = [json.loads((tmp_path / i / "metrics.json").read_text())["metrics"] for i in "12"]
+    for key, entry in found[0].items():
+        if key.startswith("radiomics"):
+            assert found[1][key]["value"] == entry["value"], key
+    assert found[0]["radiomics_kid/image"]["value"] != 0
+
+
+def test_only_what_is_asked_for_is_computed(toy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("similarities", "slice_features", "label_edges"):
+        monkeypatch.setattr(scoring, name, lambda *_: pytest.fail("was not asked for"))
+    assert run(monkeypatch, "--results", toy, "--metrics", "mae", "--out", tmp_path / "o") == 0
+    result = json.loads((tmp_path / "o" / "metrics.json").read_text())
+    assert set(result["metrics"]) == {"mae/CT", "wasserstein"}
+
+
+def test_a_reference_of_missing_weights_is_exit_code_3(
+    toy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    np.savez(tmp_path / "fid.npz", mu=np.zeros(2048), sigma=np.eye(2048))
+    more = ("--reference", tmp_path / "fid.npz", "--generated", toy / "generated", "--out", tmp_path / "o")
+    assert run(monkeypatch, *more) == 3
+    assert "needs Inception; weights missing: pt_inception" in capsys.readouterr().err
+    assert not (tmp_path / "o").exists()
