@@ -63,7 +63,7 @@ class StudyOptions:
     """Synthetic scans."""
     seeds: int = 3
     """Trainings per arm."""
-    steps: int = 800
+    steps: int = 400
     """Steps of each training."""
     batch_size: int = 8
     """Patches per step."""
