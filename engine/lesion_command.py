@@ -12,7 +12,6 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from dataloaders.geometry import resample, to_ras
-from dataloaders.lesion_filling import GRAIN_SIGMA
 from dataloaders.lesion_options import AddLesionsOptions
 from dataloaders.lesion_placing import Placed, Variation, allowed_zone, place
 from dataloaders.lesion_scans import Head, Stored, check_grid, find_patient, load_head, read_channels, read_mask
@@ -24,6 +23,7 @@ from engine.lesion_adding import Painting, add_lesions, back_to_file, mask_to_fi
 from models.base import Method
 
 PROVENANCE = "provenance.json"
+LEVEL_SIGMA = 1.2  # voxels; brightness changes slowly within a lesion, its grain is the network's to paint
 MASK_NAME = "lesion_mask.nii.gz"
 Profile = tuple[Sequence[float], float, float]  # brightness by depth, spread between lesions, spread within
 
@@ -93,7 +93,7 @@ def profile_level(mask: NDArray[np.bool_], profile: Profile | None, seed: int) -
     rng = np.random.default_rng((seed, 2))
     labelled, count = ndimage.label(mask, ndimage.generate_binary_structure(3, 3))
     offsets = np.concatenate([[0.0], np.clip(rng.normal(0, 1, count), -2, 2) * between])
-    grain = ndimage.gaussian_filter(rng.standard_normal(mask.shape), GRAIN_SIGMA)
+    grain = ndimage.gaussian_filter(rng.standard_normal(mask.shape), LEVEL_SIGMA)
     level = np.asarray(mean)[np.clip(depth - 1, 0, len(mean) - 1)] + offsets[labelled] + within * grain / grain.std()
     return level.astype(np.float32)
 

@@ -135,24 +135,54 @@ def spots(mask: NDArray[np.bool_], count: int, apart: int) -> list[tuple[int, in
     return chosen
 
 
-def picture(
-    head: Head, columns: Sequence[tuple[str, Sequence[NDArray]]], mask: NDArray[np.bool_], radius: int
-) -> Image.Image:
-    """Rows: the largest lesions, each channel; columns: the named images and, second, the mask. Axial tiles."""
+@dataclass(frozen=True)
+class Column:
+    """Images (I, J, K) per channel under one title, shown around `places`, a place a row; white is `high` per channel."""
+
+    title: str
+    images: Sequence[NDArray]
+    places: Sequence[tuple[int, int, int]]
+    high: Sequence[float]
+
+
+def columns(
+    o: FigureOptions, head: Head, donor: Head | None, placed: Placed, before: list, after: list
+) -> list[Column]:
+    """Filled, mask, painted, and the real lesions: the patient's in the same places, or a donor's largest ones."""
+    places = spots(placed.mask, ROWS, o.radius)
+    high = [brightest(image, head.brain) for image in head.images]
+    mask = [placed.mask.astype(np.float32)] * len(head.channels)
+    shown = [
+        Column("lesions filled", before, places, high),
+        Column("mask", mask, places, [1.0] * len(high)),
+        Column("painted", after, places, high),
+    ]
+    if donor is None:
+        return [*shown, Column("real", head.images, places, high)]
+    own, bright = spots(donor.lesion, ROWS, o.radius), [brightest(image, donor.brain) for image in donor.images]
+    return [*shown, Column(f"real lesions of {o.donor}", donor.images, own, bright)]
+
+
+def picture(shown: Sequence[Column], radius: int) -> Image.Image:
+    """Rows: lesions, each channel; axial tiles."""
     rows = []
-    for x, y, z in spots(mask, ROWS, radius):
-        for c in range(len(head.channels)):
+    for row in range(min(len(column.places) for column in shown)):
+        for c in range(len(shown[0].images)):
             tiles = [
-                _tile(plane(images[c], "axial", z), x, y, radius, brightest(head.images[c], head.brain))
-                for _, images in columns
+                _tile(
+                    plane(column.images[c], "axial", column.places[row][2]),
+                    *column.places[row][:2],
+                    radius,
+                    column.high[c],
+                )
+                for column in shown
             ]
-            tiles.insert(1, _tile(plane(mask.astype(np.float32), "axial", z), x, y, radius, 1.0))
             rows.append(np.concatenate([np.pad(tile, ((0, GAP), (0, GAP))) for tile in tiles], 1))
     canvas = np.pad(np.concatenate(rows), ((TITLE, 0), (0, 0)))
     image = Image.fromarray(canvas)
     draw = ImageDraw.Draw(image)
-    for i, title in enumerate([columns[0][0], "mask", *(name for name, _ in columns[1:])]):
-        draw.text((i * (TILE + GAP) + 4, 2), title, fill=255)
+    for i, column in enumerate(shown):
+        draw.text((i * (TILE + GAP) + 4, 2), column.title, fill=255)
     return image
 
 
@@ -181,8 +211,7 @@ def figure(o: FigureOptions) -> str:
     donor = head_of(study, o.donor, channels) if o.donor else None
     placed, after = painted(o, method, how, head, donor)
     before = without_own_lesions(head, 0)
-    last = ("real" if donor is None else f"real {o.donor}", head.images if donor is None else donor.images)
-    image = picture(head, [("lesions filled", before), ("painted", after), last], placed.mask, o.radius)
+    image = picture(columns(o, head, donor, placed, before, after), o.radius)
     with atomic_path(o.out / "figure.png") as temporary:
         image.save(temporary, optimize=True)
     if donor is not None:
