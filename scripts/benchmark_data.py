@@ -55,6 +55,8 @@ class BenchmarkOptions:
     """Slices read for each loader figure; memory is looked at over `epoch` of them."""
     epoch: int = 0
     """Slices over which memory must stay flat; 0 for one whole epoch."""
+    source: Path | None = None
+    """Prepared data to link slices of; by default the embedded template, sliced."""
     keep: Path | None = None
     """Make the data here and leave them, instead of in a folder that goes when this ends."""
     out: Path | None = None
@@ -65,9 +67,10 @@ class BenchmarkOptions:
 
 def make(root: Path, o: BenchmarkOptions) -> None:
     """The linked slices and their manifest."""
-    source = root / "source"
-    spacing = (192 / o.size, 192 / o.size, 2.0)
-    prepare(PrepareOptions(format="mni152", out=source, size=(o.size,), spacing=spacing, workers=1))
+    source = o.source or root / "source"
+    if o.source is None:
+        spacing = (192 / o.size, 192 / o.size, 2.0)
+        prepare(PrepareOptions(format="mni152", out=source, size=(o.size,), spacing=spacing, workers=1))
     few = Manifest.load(source)
     real = itertools.cycle([item for case in few.cases for item in case.slices])
     histogram = {label: 1000 + label for label in range(CLASSES)}
