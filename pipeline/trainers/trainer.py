@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import os
+import random
 from typing import Any
 
+import numpy as np
+import torch
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 
 
@@ -13,11 +16,16 @@ def _number(name: str, default: int) -> int:
 
 
 class nnUNetTrainerMedsis(nnUNetTrainer):  # noqa: N801 (nnU-Net's way of naming)
-    """Epochs, steps and validation batches from MEDSIS_EPOCHS, MEDSIS_ITERATIONS, MEDSIS_VAL_ITERATIONS."""
+    """Epochs, steps and validation batches from MEDSIS_EPOCHS, MEDSIS_ITERATIONS, MEDSIS_VAL_ITERATIONS.
+
+    nnU-Net seeds nothing. Here weights start the same every time; batches do where augmentation has no processes of its own.
+    """
 
     # nnU-Net reads the names of these parameters and finds each among the local variables, so they are spelled out.
     def __init__(self, plans: dict, configuration: str, fold: int, dataset_json: dict, device: Any) -> None:
         super().__init__(plans, configuration, fold, dataset_json, device)
+        for seeded in (random.seed, np.random.seed, torch.manual_seed):
+            seeded(fold)
         self.num_epochs: int = _number("MEDSIS_EPOCHS", 1000)
         self.num_iterations_per_epoch: int = _number("MEDSIS_ITERATIONS", 250)
         self.num_val_iterations_per_epoch: int = _number("MEDSIS_VAL_ITERATIONS", 50)
