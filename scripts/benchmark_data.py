@@ -15,7 +15,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -163,7 +163,7 @@ def run_stage(name: str, workers: int, root: Path, o: BenchmarkOptions) -> dict[
     words += ["--read", str(o.read), "--batch_size", str(o.batch_size), "--epoch", str(o.epoch)]
     done = subprocess.run(words, capture_output=True, text=True, check=False)
     if done.returncode:
-        raise ValueError(f"{name}: {done.stderr}")
+        raise ValueError(f"{name}, {workers} workers: exit code {done.returncode} {done.stderr}")
     result: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
     return result
 
@@ -175,7 +175,7 @@ def start_of_train(root: Path) -> dict[str, Any]:
     words = [sys.executable, "train.py", "--name", "start", "--dataroot", str(root), "--checkpoints_dir", str(runs)]
     words += [*tiny.split(), "--oasis.spade_hidden", "4", "--oasis.lambda_mask", "0"]
     begin = time.perf_counter()
-    process = subprocess.Popen(words, cwd=REPOSITORY, stdout=subprocess.PIPE, text=True)
+    process = subprocess.Popen(words, cwd=REPOSITORY, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
     assert process.stdout is not None
     ready = next((time.perf_counter() for line in process.stdout if " images  " in line), None)
     if ready is None:
@@ -190,18 +190,17 @@ def start_of_train(root: Path) -> dict[str, Any]:
     return {"seconds": round(ready - begin, 2), "cpu_seconds": round(busy, 2), "peak_mb": round(peak / 1024)}
 
 
-def measure(root: Path, o: BenchmarkOptions) -> dict[str, Any]:
-    """All figures."""
+def measure(root: Path, o: BenchmarkOptions) -> Iterator[tuple[str, Any]]:
+    """All figures, one after the other."""
     if not (root / "manifest.json").is_file():
         make(root, o)
-    figures: dict[str, Any] = {"manifest_mb": round((root / "manifest.json").stat().st_size / 1e6, 1)}
-    figures["start of train.py"] = start_of_train(root)
+    yield "manifest_mb", round((root / "manifest.json").stat().st_size / 1e6, 1)
+    yield "start of train.py", start_of_train(root)
     for workers in o.workers:
-        figures[f"loading, {workers} workers"] = run_stage("loading", workers, root, o)
-    figures["resuming in mid-epoch"] = run_stage("resuming", 0, root, o)
-    for workers in (0, max(o.workers)):
-        figures[f"memory over an epoch, {workers} workers"] = run_stage("memory", workers, root, o)
-    return figures
+        yield f"loading, {workers} workers", run_stage("loading", workers, root, o)
+    yield "resuming in mid-epoch", run_stage("resuming", 0, root, o)
+    for workers in sorted({0, max(o.workers)}):
+        yield f"memory over an epoch, {workers} workers", run_stage("memory", workers, root, o)
 
 
 def main() -> int:
@@ -214,10 +213,11 @@ def main() -> int:
         name, workers = o.stage.split()
         print(json.dumps(STAGES[name](o.keep, o, int(workers))))
         return 0
+    figures = {}
     with tempfile.TemporaryDirectory() as temporary:
-        figures = measure(o.keep or Path(temporary), o)
-    for name, values in figures.items():
-        print(f"{name:<34} {values}")
+        for name, values in measure(o.keep or Path(temporary), o):
+            print(f"{name:<34} {values}", flush=True)
+            figures[name] = values
     print(f"machine: {device.environment(device.torch.device('cpu'))['device']}, {os.cpu_count()} cores")
     if o.out is not None:
         write_json(o.out, figures)
