@@ -42,7 +42,7 @@ def test_training_starts_in_seconds_with_little_memory(large: Path) -> None:
 def test_memory_stays_flat(large: Path) -> None:
     """Two loader processes over 6,000 slices; with the list of objects that the table replaced it grows by 60 MB."""
     figures = run_stage("memory", 2, large, BenchmarkOptions(epoch=6000, batch_size=40))
-    assert 0 < figures["late_mb"] < figures["early_mb"] + 15, figures
+    assert 0 < figures["late_mb"] < figures["early_mb"] + 30, figures
 
 
 def test_resuming_in_mid_epoch_reads_only_what_comes_next(large: Path) -> None:

@@ -82,7 +82,7 @@ def same(a: list, b: list) -> bool:
 @pytest.mark.parametrize("dims", [2, 3])
 @pytest.mark.parametrize("share", [0.0, 0.5, 1.0])
 def test_patches_depend_on_nothing_but_their_number(home: Path, dims: int, share: float) -> None:
-    values: dict = {"dims": dims, "real_fraction": share, "patch": (16,)}
+    values: dict = {"dims": dims, "real_fraction": share, "patch": (16,), "slices_per_volume": 2}
     whole = patches(SegmentationTask(config(home / "axial", **values)), 10)
     assert same(whole, patches(SegmentationTask(config(home / "axial", batch_size=5, **values)), 10))
     assert same(whole[4:], patches(SegmentationTask(config(home / "axial", batch_size=2, **values)), 6, start=4))
