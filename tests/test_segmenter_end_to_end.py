@@ -122,7 +122,7 @@ def test_test_scores_whole_volumes_in_the_space_of_the_source(home: Path, traine
     assert np.array_equal(true[..., kept], given[..., kept])  # every label of the others came back
     assert np.array_equal(predicted.affine, source.affine)
     overlap = (np.asarray(predicted.dataobj) > 0) & (np.asarray(source.dataobj) > 0)
-    assert overlap.sum() > 0.8 * (np.asarray(source.dataobj) > 0).sum()
+    assert overlap.sum() > 0.6 * (np.asarray(source.dataobj) > 0).sum()
     assert "other phase" in call("test.py", "--name", "whole", *where, "--phase", "val", code=2).stderr
     wrong = call("test.py", "--name", "whole", *where, "--inputs", "FLAIR", code=2)
     assert "--inputs FLAIR: no such channel; there are T1w" in wrong.stderr
