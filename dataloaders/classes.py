@@ -36,6 +36,14 @@ TISSUE: dict[str, tuple[tuple[int, ...], tuple[str, ...]]] = {
 }
 
 
+# How bright tissue is on 0-255, in ranges that hold what scanners make of it; which is brighter never changes.
+MR_CONTRASTS = {
+    "T1w": {"csf": (10, 70), "grey_matter": (80, 140), "white_matter": (140, 220)},
+    "T2w": {"csf": (180, 250), "grey_matter": (100, 170), "white_matter": (50, 120)},
+    "FLAIR": {"csf": (5, 60), "grey_matter": (110, 180), "white_matter": (80, 150)},
+}
+
+
 @dataclass(frozen=True)
 class Classes:
     """labels: classes, `source` holding the values of label maps. aliases: further names in prepared folders -> class id.
@@ -151,6 +159,45 @@ def read_classes(text: str, labels: Sequence[Label]) -> Classes:
     if len(found) < 2:
         raise ValueError("--segmenter.classes: names no class beside background")
     return Classes(tuple(found), aliases)
+
+
+def inline_contrasts(text: str) -> str:
+    """The option with the content of its .json file in the file's place, as `inline_classes`."""
+    path = Path(text)
+    if text in ("any", "mr") or text.startswith("{"):
+        return text
+    if path.suffix != ".json" or not path.is_file():
+        raise ValueError(f"--segmenter.contrasts {text}: must be any, mr or an existing .json file")
+    return json.dumps(read_json(path))
+
+
+def contrast_means(
+    text: str, labels: Sequence[Label], scheme: LabelScheme, default: tuple[float, float]
+) -> NDArray[np.float32] | None:
+    """Ranges of class means of a generator, (2R, K): low and high for each of R contrasts; None for any contrast.
+
+    scheme: its outputs are class ids. default: low and high of what a contrast does not name. ValueError for contrasts
+    that name unknown classes, or ranges that are none.
+    """
+    if text == "any":
+        return None
+    data = MR_CONTRASTS if text == "mr" else json.loads(text)
+    ids = {plain(label.name): label.id for label in labels}
+    rows = []
+    for contrast, means in data.items():
+        if unknown := [name for name in means if plain(name) not in ids]:
+            raise ValueError(
+                f"--segmenter.contrasts: {contrast}: no class {', '.join(unknown)}; there are {', '.join(ids)}"
+            )
+        ranges = {ids[plain(name)]: values for name, values in means.items()}
+        for values in ranges.values():
+            if len(values) != 2 or not 0 <= values[0] <= values[1] <= 255:
+                raise ValueError(f"--segmenter.contrasts: {contrast}: {values} must be low and high in 0..255")
+        of_class = [scheme.outputs[scheme.classes.index(k)] for k in range(scheme.num_classes)]
+        rows += [[ranges.get(output, default)[end] for output in of_class] for end in (0, 1)]
+    if not rows:
+        raise ValueError("--segmenter.contrasts: names no contrast")
+    return np.array(rows, np.float32)
 
 
 def trained_classes(config: Config, spec: DataSpec) -> Classes:

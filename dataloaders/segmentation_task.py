@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from config import Config
 from dataloaders.case_volumes import (
@@ -19,7 +20,14 @@ from dataloaders.case_volumes import (
     folder_cases,
     manifest_cases,
 )
-from dataloaders.classes import Classes, inline_classes, ras_spacing, read_classes
+from dataloaders.classes import (
+    Classes,
+    contrast_means,
+    inline_classes,
+    inline_contrasts,
+    ras_spacing,
+    read_classes,
+)
 from dataloaders.folder import load_manifest
 from dataloaders.image_generator import ImageGenerator
 from dataloaders.label_maps import LabelMaps
@@ -53,7 +61,8 @@ class SegmentationTask:
 
     def __init__(self, config: Config) -> None:
         classes = inline_classes(config.segmenter.classes)
-        self.config = replace(config, segmenter=replace(config.segmenter, classes=classes))
+        contrasts = inline_contrasts(config.segmenter.contrasts)
+        self.config = replace(config, segmenter=replace(config.segmenter, classes=classes, contrasts=contrasts))
         self.o = self.config.segmenter
         self.prepared = _prepared(config.dataroot)
         self.maps = _label_maps(config, self.prepared)
@@ -184,6 +193,7 @@ class SegmentationTask:
         assert self.base is not None
         scheme = self.classes.of_scheme(self.base)
         scheme = tied(scheme) if self.o.tie_classes else scheme
+        common["prior_means"] = self._means(scheme)
         if self.o.seeds is None:
             generator = ImageGenerator(
                 self.maps.sources, scheme=scheme, lesions=self.o.lesions, priors=priors, **common
@@ -195,8 +205,13 @@ class SegmentationTask:
             return [generator]
         with_seeds = seeded(self.maps.sources, self.o.seeds)
         plain = [path for path in self.maps.sources if path not in with_seeds]
-        both = [ImageGenerator(list(with_seeds), scheme=scheme, seeds=self.o.seeds, **common)]
+        both = [ImageGenerator(list(with_seeds), scheme=scheme, seeds=self.o.seeds, **common | {"prior_means": None})]
         return both + ([ImageGenerator(plain, scheme=scheme, **common)] if plain else [])
+
+    def _means(self, scheme: LabelScheme) -> NDArray[np.float32] | None:
+        low, *high = self.config.gmm.prior_means
+        default = (low, high[0]) if high else (125 - low, 125 + low)
+        return contrast_means(self.o.contrasts, self.classes.labels, scheme, default)
 
     def _options(self) -> GmmConfig:
         return replace(self.config.gmm, output_shape=window_shape(self.o), target_res=self.spacing, output_div_by_n=1)
@@ -215,10 +230,12 @@ class SegmentationTask:
         table = self.classes.of_labels(spec.labels)
         scheme = LabelScheme.from_spec(spec)
         scheme = replace(scheme, outputs=tuple(int(table[value]) for value in scheme.values))
+        scheme = tied(scheme) if self.o.tie_classes else scheme
         return ImageGenerator(
             arrays,
             scheme=scheme,
             options=options,
+            prior_means=self._means(scheme),
             priors=None if options.priors == "random" else options.priors,
             n_channels=len(self.channels),
             spacing=ras_spacing(spec)[: arrays[0].ndim],

@@ -52,6 +52,8 @@ class SegmenterConfig:
     """Lesion masks for the label maps, as --lesions of scripts/generate.py."""
     tie_classes: bool = False
     """Give the label maps' labels of one class like intensities, apart by --gmm.tie_std; else each its own, as SynthSeg."""
+    contrasts: str = "any"
+    """Means of classes in label maps: any, mr (T1w, T2w, FLAIR), or a .json file {contrast: {class: [low, high]}}."""
     results: tuple[Path, ...] = ()
     """Folders of test.py or scripts/generate.py whose images are the synthetic share, instead of label_maps."""
     augment: bool = True

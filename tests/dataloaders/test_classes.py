@@ -6,7 +6,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from dataloaders.classes import inline_classes, ras_spacing, read_classes, tissue_classes
+from dataloaders.classes import (
+    contrast_means,
+    inline_classes,
+    inline_contrasts,
+    ras_spacing,
+    read_classes,
+    tissue_classes,
+)
 from models.gmm import freesurfer
 from models.gmm.labels import LabelScheme
 from spec import Channel, DataSpec, Label
@@ -72,6 +79,28 @@ def test_a_table_of_classes_needs_no_file_later(tmp_path: Path) -> None:
 def test_faulty_tables_are_one_line(content: str, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         read_classes(content, ())
+
+
+def test_contrasts_are_rows_of_low_and_high_by_intensity_class() -> None:
+    classes = tissue_classes()
+    scheme = classes.of_scheme(LabelScheme.from_values((0, 2, 3, 24, 530)))
+    rows = contrast_means("mr", classes.labels, scheme, (1.0, 2.0))
+    assert rows is not None
+    assert rows.shape == (6, 5)
+    at = {value: scheme.classes[i] for i, value in enumerate(scheme.values)}
+    assert rows[:2, at[3]].tolist() == [80, 140]  # T1w
+    assert rows[2:4, at[24]].tolist() == [180, 250]  # T2w
+    assert rows[:, at[530]].tolist() == [1, 2] * 3  # not named
+    assert contrast_means("any", classes.labels, scheme, (1.0, 2.0)) is None
+    for text, message in (
+        ('{"a": {"bone": [1, 2]}}', "a: no class bone; there are background, csf"),
+        ('{"a": {"csf": [9, 2]}}', "must be low and high"),
+        ("{}", "names no contrast"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            contrast_means(text, classes.labels, scheme, (1.0, 2.0))
+    with pytest.raises(ValueError, match="must be any, mr or an existing"):
+        inline_contrasts("flair")
 
 
 def test_unknown_classes() -> None:
