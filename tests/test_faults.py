@@ -24,6 +24,7 @@ from dataloaders.dataset import EndlessSampler, SliceDataset
 from dataloaders.manifest import Manifest
 from engine import checkpoint, locks, signals
 from engine.checkpoint import list_states, load_state
+from engine.command import DEFECT
 from engine.locks import Holder, lock_folder
 from engine.runlog import read_log
 from tests.launch import ROOT
@@ -388,4 +389,4 @@ def test_every_exit_code_is_documented() -> None:
     documented = {int(code) for row in rows for code in row.split(",")}
     ours = {value for name, value in vars(signals).items() if name.startswith("EXIT_")} | {0, 1, 143}
     assert documented == ours
-    assert command.DEFECT == 1
+    assert DEFECT == 1
