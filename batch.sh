@@ -36,6 +36,7 @@ PYTHON=${PYTHON:-.venv/bin/python} # built by `make test` or `make demo` on the 
 # export MEDSIS_WEIGHTS=$HOME/medsis-weights     # for FID, LPIPS and the VGG loss: docs/offline.md
 # export NCCL_SOCKET_IFNAME=ib0                  # where processes on two nodes do not find each other
 export OMP_NUM_THREADS=${OMP_NUM_THREADS:-${SLURM_CPUS_PER_TASK:-1}}
+export SRUN_CPUS_PER_TASK=${SLURM_CPUS_PER_TASK:-1} # since Slurm 22.05 srun does not take it from sbatch
 
 # -- Container: CONTAINER=medsis.sif (built from apptainer.def) runs Python inside it; this folder and DATA are mounted.
 run=("$PYTHON")
