@@ -137,17 +137,17 @@ def test_a_killed_prediction_resumes(home: Path, trained: Path, tmp_path: Path) 
         command(*arguments), cwd=ROOT, env=ENVIRONMENT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
     )
     for _ in range(6000):
-        if list((tmp_path / "out").glob("*_dseg.json")) or process.poll() is not None:
+        if list((tmp_path / "out").glob("s*_dseg.json")) or process.poll() is not None:
             break
         time.sleep(0.05)
     process.kill()
     process.wait()
-    before = {path: path.stat().st_mtime_ns for path in (tmp_path / "out").glob("*_dseg.nii.gz")}
-    kept = len(list((tmp_path / "out").glob("*_dseg.json")))
+    before = {path: path.stat().st_mtime_ns for path in (tmp_path / "out").glob("s*_dseg.nii.gz")}
+    kept = len(list((tmp_path / "out").glob("s*_dseg.json")))
     assert 0 < kept < 8
     done = call(*arguments)
     assert f"{8 - kept} segmented, {kept} kept, 0 failed" in done.stdout
-    assert len(list((tmp_path / "out").glob("*_dseg.nii.gz"))) == 8
+    assert len(list((tmp_path / "out").glob("s*_dseg.nii.gz"))) == 8
     assert sum(path.stat().st_mtime_ns == time_before for path, time_before in before.items()) >= kept
     assert len((tmp_path / "v.csv").read_text().splitlines()) == 9
 
