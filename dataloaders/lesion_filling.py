@@ -8,6 +8,7 @@ white matter around it.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,7 +16,8 @@ from scipy import ndimage
 
 RINGS = (3, 5, 8)  # voxels around a lesion in which white matter is looked for
 ENOUGH = 20  # voxels of white matter that give a mean and a spread
-GRAIN_SIGMA = 0.6  # voxels; published for the slices, and close to the smoothness of 1 mm scans
+GRAIN_SIGMA = 0.6  # voxels; published for the slices
+TREND_SIGMA = 2.0  # voxels; what is smoother than this is anatomy and bias, what is finer is grain
 FULL = ndimage.generate_binary_structure(3, 3)
 
 
@@ -30,8 +32,8 @@ def fill_volume(
 
     white: white matter. avoid: voxels that no intensity is taken from (other hyperintensities); lesions never are. Each
     26-connected lesion gets the smoothly interpolated white matter of the ring of 3, 5 or 8 voxels that has 20 of them,
-    else the whole brain's mean, and grain of the same spread and smoothness as the ring's. Voxels outside the mask come
-    back as they are. ValueError where there is no clean white matter at all.
+    else the whole brain's median, and grain of the same spread as the ring's and the smoothness of the scan's. Voxels
+    outside the mask come back as they are. ValueError where there is no clean white matter at all.
     """
     _same_shape(image, mask, white)
     out = np.array(image, np.float32)
@@ -42,38 +44,79 @@ def fill_volume(
         clean &= ~avoid
     if not clean.any():
         raise ValueError("no white matter outside the lesions, so there is nothing to fill them with")
-    everywhere = image[clean]
-    overall = (float(np.median(everywhere)), _robust_spread(everywhere))
-    rng = np.random.default_rng(seed)
+    grain = Grain.of(image, clean, mask, np.random.default_rng(seed))
+    overall = float(np.median(image[clean]))
     labelled, count = ndimage.label(mask, FULL)
     for number, box in enumerate(ndimage.find_objects(labelled, count), start=1):
         wide = tuple(slice(max(0, s.start - RINGS[-1] - 1), s.stop + RINGS[-1] + 1) for s in box)
         blob = labelled[wide] == number
-        out[wide][blob] = _healthy(image[wide], blob, clean[wide], overall, rng)
+        out[wide][blob] = _healthy(image[wide], blob, clean[wide], overall, grain.within(wide))
     return out
 
 
+@dataclass(frozen=True)
+class Grain:
+    """The fine texture of a scan's white matter, and new one like it.
+
+    deep: white matter away from its border, where partial volume with the cortex is no grain. residual: (I, J, K) image
+    minus its trend there. spread: robust deviation of it. noise: unit normal noise of the residual's smoothness.
+    """
+
+    deep: NDArray[np.bool_]
+    residual: NDArray
+    spread: float
+    noise: NDArray
+
+    @classmethod
+    def of(cls, image: NDArray, white: NDArray[np.bool_], mask: NDArray[np.bool_], rng: np.random.Generator) -> Grain:
+        """Measured in `white`, made for the voxels of `mask`."""
+        deep = ndimage.binary_erosion(white, FULL)
+        if deep.sum() < ENOUGH:
+            deep = white
+        share = ndimage.gaussian_filter(white.astype(np.float32), TREND_SIGMA, truncate=3)
+        trend = ndimage.gaussian_filter(np.where(white, image, 0).astype(np.float32), TREND_SIGMA, truncate=3)
+        residual = np.where(deep, image - trend / np.maximum(share, 1e-3), 0.0).astype(np.float32)
+        box = ndimage.find_objects(mask.astype(np.uint8))[0]
+        noise = np.zeros(image.shape, np.float32)
+        fresh = ndimage.gaussian_filter(rng.standard_normal(mask[box].shape), _smoothness(residual, deep), mode="wrap")
+        noise[box] = fresh / max(float(fresh.std()), 1e-6)
+        return cls(deep, residual, _robust_spread(residual[deep]), noise)
+
+    def within(self, box: tuple[slice, ...]) -> Grain:
+        """The same of a part of the scan."""
+        return Grain(self.deep[box], self.residual[box], self.spread, self.noise[box])
+
+
+def _smoothness(residual: NDArray, white: NDArray[np.bool_]) -> float:
+    """Sigma in voxels at which smoothed white noise has the residual's correlation of neighbours, exp(-1 / (4 sigma²))."""
+    found = []
+    for axis in range(residual.ndim):
+        a, b = (np.moveaxis(array, axis, 0) for array in (residual, white))
+        both = b[1:] & b[:-1]
+        if both.any():
+            found.append(float((a[1:] * a[:-1])[both].mean() / max(float((a[1:] ** 2)[both].mean()), 1e-12)))
+    correlation = float(np.clip(np.mean(found), 0.02, 0.9)) if found else 0.02
+    return float(np.sqrt(-0.25 / np.log(correlation)))
+
+
 def _healthy(
-    image: NDArray,
-    blob: NDArray[np.bool_],
-    clean: NDArray[np.bool_],
-    overall: tuple[float, float],
-    rng: np.random.Generator,
+    image: NDArray, blob: NDArray[np.bool_], clean: NDArray[np.bool_], overall: float, grain: Grain
 ) -> NDArray:
     """Values of the blob's voxels: interpolated ring plus grain."""
     distance = ndimage.distance_transform_edt(~blob)
-    grain = _smooth_grain(blob.shape, rng)[blob]
+    noise = grain.noise[blob]
     for radius in RINGS:
         ring = clean & (distance <= radius)
         if ring.sum() >= ENOUGH:
             break
     else:
-        return overall[0] + overall[1] * grain
+        return overall + grain.spread * noise
     values = image[ring]
     center, spread = float(np.median(values)), _robust_spread(values)
     near = ring & (np.abs(image - center) <= 2.5 * max(spread, 1e-6))  # partial volume and vessels are left out
     base = _spread_inward(image, near if near.sum() >= ENOUGH else ring, blob, center)
-    return base + spread * grain
+    fine = grain.residual[ring & grain.deep]
+    return base + (_robust_spread(fine) if len(fine) >= ENOUGH else grain.spread) * noise
 
 
 def _spread_inward(image: NDArray, known: NDArray[np.bool_], blob: NDArray[np.bool_], center: float) -> NDArray:
@@ -85,12 +128,6 @@ def _spread_inward(image: NDArray, known: NDArray[np.bool_], blob: NDArray[np.bo
         weight += trust * share
     total += 1e-6 * center  # lesions deeper than all of these
     return (total / (weight + 1e-6))[blob]
-
-
-def _smooth_grain(shape: tuple[int, ...], rng: np.random.Generator) -> NDArray[np.float64]:
-    """Normal noise of unit spread and the smoothness of a scan."""
-    noise = ndimage.gaussian_filter(rng.standard_normal(shape), GRAIN_SIGMA, mode="wrap")
-    return noise / max(float(noise.std()), 1e-6)
 
 
 def _robust_spread(values: NDArray) -> float:

@@ -39,6 +39,24 @@ def test_filled_lesions_look_like_white_matter(way: str) -> None:
     assert p.flair[p.lesion].mean() > expected.mean() + 4 * expected.std()  # so there was something to do
 
 
+@pytest.mark.parametrize("sigma", [0.0, 0.8])
+def test_grain_is_the_scans_own_and_not_its_anatomy(sigma: float) -> None:
+    """Slow changes of white matter are no grain: their spread as noise would speckle smooth scans."""
+    rng = np.random.default_rng(0)
+    shape = (40, 40, 40)
+    noise = ndimage.gaussian_filter(rng.standard_normal(shape), sigma) if sigma else rng.standard_normal(shape)
+    noise *= 3 / noise.std()
+    image = (100 + 20 * np.sin(np.arange(40) / 8)[:, None, None] + noise).astype(np.float32)
+    mask = np.zeros(shape, bool)
+    mask[14:26, 14:26, 14:26] = True
+    filled = fill_volume(image, mask, ~mask)
+    fine = [v - ndimage.gaussian_filter(v, 2.0) for v in (image, filled)]
+    inner = ndimage.binary_erosion(mask, iterations=2)
+    assert fine[1][inner].std() / fine[0][inner].std() == pytest.approx(1, abs=0.25)
+    neighbours = [np.corrcoef(v[15:24, 15:25, 15:25].ravel(), v[16:25, 15:25, 15:25].ravel())[0, 1] for v in fine]
+    assert neighbours[1] == pytest.approx(neighbours[0], abs=0.12)
+
+
 @pytest.mark.parametrize("way", WAYS)
 def test_filling_is_reproducible(way: str) -> None:
     p = patient(0)
