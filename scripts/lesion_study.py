@@ -22,6 +22,7 @@ import tyro
 from monai.losses import DiceCELoss
 from monai.networks.nets import BasicUNet
 from numpy.typing import NDArray
+from scipy import stats
 from torch import Tensor
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
@@ -42,7 +43,6 @@ from scripts.add_lesions import painter
 
 ARMS = ("real", "real + synthetic", "synthetic")
 FEATURES = (16, 16, 32, 64, 128, 16)
-T_975 = {2: 12.71, 3: 4.30, 4: 3.18, 5: 2.78, 6: 2.57, 7: 2.45, 8: 2.36, 9: 2.31, 10: 2.26}  # Student's t by runs
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -204,20 +204,21 @@ def test_segmenter(net: BasicUNet, target: Example, device: torch.device) -> dic
 
 
 def interval(values: Sequence[float]) -> tuple[float, float]:
-    """Mean, and half the width of Student's 95 % interval over trainings; 0 for a single one."""
+    """Mean, and half the width of Student's 95 % interval over trainings; NaN for a single one, which has none."""
     n, mean = len(values), float(np.mean(values))
     if n < 2:
-        return mean, 0.0
-    return mean, T_975.get(n, 1.96) * float(np.std(values, ddof=1)) / math.sqrt(n)
+        return mean, math.nan
+    return mean, float(stats.t.ppf(0.975, n - 1)) * float(np.std(values, ddof=1)) / math.sqrt(n)
 
 
 def table(runs: dict[str, list[dict[str, float]]]) -> str:
-    """Markdown: an arm a row, mean ± half the interval."""
+    """Markdown: an arm a row, mean ± half the interval where there are two trainings or more."""
     metrics = list(next(iter(runs.values()))[0])
     lines = ["| trained on | " + " | ".join(metrics) + " |", "|---" * (len(metrics) + 1) + "|"]
     for arm, results in runs.items():
         cells = [interval([result[metric] for result in results]) for metric in metrics]
-        lines.append(f"| {arm} | " + " | ".join(f"{m:.3f} ± {h:.3f}" for m, h in cells) + " |")
+        shown = [f"{mean:.3f}" if math.isnan(half) else f"{mean:.3f} ± {half:.3f}" for mean, half in cells]
+        lines.append(f"| {arm} | {' | '.join(shown)} |")
     return "\n".join(lines)
 
 
