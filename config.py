@@ -228,7 +228,7 @@ def segmenter_preset(name: str) -> Config:
         oasis_preset(),
         model="segmenter",
         preset=cast(Any, name),
-        batch_size=4 if name == "small" else 1,
+        batch_size=8 if name == "small" else 1,
         beta1=0.9,
         num_epochs={"small": 10, "synthseg": 50, "fetalsynthseg": 1000}[name],
         freq_print=200,

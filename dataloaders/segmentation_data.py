@@ -34,14 +34,15 @@ from spec import Axis
 SPOTS = 4096  # voxels of a map that patches may be laid over
 ACROSS: dict[Axis, int] = {"axial": 2, "coronal": 1, "sagittal": 0}  # array axis of the slices
 PLAIN = GmmConfig(blur=(0.0,), normalise="minmax")  # cuts patches and changes nothing
+STREAMS = 16  # volumes that 2-D patches are taken from in turn
 
 
 @dataclass(frozen=True)
 class Drawn:
-    """A cut-out as a network's training sees it: image (C, *S) float32 in [0, 1], label (*S) class ids, RAS axes."""
+    """A cut-out as a network's training sees it, RAS axes: image (C, *S) float32 in [0, 1], label (*S) whole class ids."""
 
     image: NDArray[np.float32]
-    label: NDArray[np.int64]
+    label: NDArray
     source: str
 
 
@@ -176,23 +177,36 @@ class Patch:
 
 
 class PatchDataset(Dataset[Patch]):
-    """Patches by number. Slices of one drawn volume follow each other, so the last volume is kept."""
+    """Patches by number.
+
+    2-D: several slices are cut from each drawn volume, and neighbouring numbers from different volumes: a batch of one
+    volume has one anatomy and one contrast, and learns far less.
+    """
 
     def __init__(self, volumes: Volumes, o: SegmenterConfig, seed: int) -> None:
         self.volumes, self.o, self.seed = volumes, o, seed
-        self._last: tuple[int, Drawn] | None = None
+        self._kept: dict[int, tuple[int, Drawn]] = {}
 
     def __getitem__(self, number: int) -> Patch:
         if self.o.dims == 3:
             found = self.volumes.draw(number)
             return Patch(found.image, found.label, found.source, number)
-        volume = number // self.o.slices_per_volume
-        if self._last is None or self._last[0] != volume:
-            self._last = (volume, self.volumes.draw(volume))
-        found = self._last[1]
+        found = self._volume_of(number)
         index = self._choose(found.label, seeded_generator(self.seed, "slice", number))
         image, label = stacked_slice(found.image, found.label, index, self.o)
         return Patch(image, label, f"{found.source}_z{index}", number)
+
+    def _volume_of(self, number: int) -> Drawn:
+        """The volume of a 2-D patch: streams in turn, whose volumes change one after the other, not all at once."""
+        turn, stream = divmod(number, STREAMS)
+        slices = self.o.slices_per_volume
+        volume = (turn + stream * slices // STREAMS) // slices * STREAMS + stream
+        kept = self._kept.get(stream)
+        if kept is None or kept[0] != volume:
+            drawn = self.volumes.draw(volume)
+            kept = (volume, replace(drawn, label=drawn.label.astype(np.int16)))
+            self._kept[stream] = kept
+        return kept[1]
 
     def _choose(self, label: NDArray, generator: torch.Generator) -> int:
         """A slice; with probability `foreground` one that has a class other than background."""
@@ -205,11 +219,11 @@ class PatchDataset(Dataset[Patch]):
 
 
 def stacked_slice(
-    image: NDArray[np.float32], label: NDArray[np.int64], index: int, o: SegmenterConfig
+    image: NDArray[np.float32], label: NDArray, index: int, o: SegmenterConfig
 ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
     """Slice `index` across the axis with its neighbours: (C, X, Y, Z) -> (C·(2k + 1), A, B), and its label (A, B)."""
     across = ACROSS[o.axis]
-    return neighbour_stack(image, index, o), np.ascontiguousarray(np.take(label, index, across))
+    return neighbour_stack(image, index, o), np.take(label, index, across).astype(np.int64)
 
 
 def neighbour_stack(image: NDArray[np.float32], index: int, o: SegmenterConfig) -> NDArray[np.float32]:

@@ -63,7 +63,7 @@ class SegmenterConfig:
     depth: int = 24
     """2-D: slices of a synthesised volume; intensities are scaled over all of them."""
     slices_per_volume: int = 16
-    """2-D: slices that are cut from one drawn volume."""
+    """2-D: slices that are cut from one drawn volume; patches come from 16 volumes in turn."""
     epoch_samples: int = 1000
     """Patches that --num_epochs counts as one pass."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 
@@ -19,7 +20,7 @@ from dataloaders.manifest import Manifest
 from dataloaders.png import read_png, write_png
 from dataloaders.prepare import prepare
 from dataloaders.prepare_options import PrepareOptions
-from dataloaders.segmentation_data import ACROSS, MixedVolumes, neighbour_stack
+from dataloaders.segmentation_data import ACROSS, STREAMS, Drawn, MixedVolumes, PatchDataset, neighbour_stack
 from dataloaders.segmentation_task import SegmentationTask, tied
 from method_options.gmm import synthseg_preset
 from method_options.segmenter import SegmenterConfig
@@ -91,6 +92,34 @@ def test_patches_depend_on_nothing_but_their_number(home: Path, dims: int, share
     assert sources == {0.0: {True}, 0.5: {True, False}, 1.0: {False}}[share]
     assert whole[0][1].shape == (3 if dims == 2 else 1, *(16,) * dims)
     assert whole[0][2].max() < 5
+
+
+class Counted:
+    """A source whose volumes are filled with their number."""
+
+    def __init__(self) -> None:
+        self.asked: list[int] = []
+
+    def draw(self, number: int) -> Drawn:
+        self.asked.append(number)
+        return Drawn(np.full((1, 8, 8, 4), number, np.float32), np.ones((8, 8, 4), np.int64), str(number))
+
+
+def test_a_batch_is_of_many_volumes_and_each_is_drawn_once() -> None:
+    """Sixteen slices of one volume in a row are two batches of one contrast: a network hardly learns from them."""
+    source = Counted()
+    o = SegmenterConfig(patch=(8,), depth=4, slices_per_volume=5)
+    dataset = PatchDataset(source, o, seed=1)
+    volumes = [int(dataset[number].image.max()) for number in range(STREAMS * 40)]
+    assert len(source.asked) == len(set(source.asked))
+    for start in range(0, len(volumes), 8):
+        assert len(set(volumes[start : start + 8])) == 8
+    uses = Counter(volumes)
+    assert max(uses.values()) == 5
+    drawn_in_turn = [len(set(volumes[: (turn + 1) * STREAMS])) for turn in range(40)]
+    assert max(np.diff(drawn_in_turn)) <= 4  # never all streams at once: steps take the same time
+    late = PatchDataset(Counted(), o, seed=1)
+    assert [int(late[number].image.max()) for number in range(333, 400)] == volumes[333:400]
 
 
 def test_workers_change_nothing(home: Path) -> None:
