@@ -7,6 +7,7 @@ import shlex
 import signal
 import subprocess
 import time
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 from types import SimpleNamespace
@@ -37,17 +38,34 @@ VARIANTS = {
     "unpaired": "--oasis.unpaired --oasis.norm clade",
     "spade": "--model spade --spade.lambda_l1 1 --spade.no-reuse_fake",
     "gmm": "--model gmm",
+    # Batch norm and batch Dice over both ranks, dropout by image.
+    "segmenter": """--model segmenter --segmenter.norm batch --segmenter.dropout 0.2 --segmenter.features 4 4 8
+ --segmenter.patch 32 --segmenter.depth 8 --segmenter.neighbours 0 --segmenter.epoch_samples 16 --segmenter.no-augment""",
+    # Patches that differ in number, and in the sum of their weights, between the ranks.
+    "lesion": """--model lesion --lesion.width 4 --lesion.patch 16 --lesion.patches 3 --lesion.lambda_variance 1
+ --lesion.sampling grid --lesion.stride 16""",
 }
 
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Three training patients with five slices each: fifteen slices, so batches of four reach into the next epoch."""
-    return prepared_folder(tmp_path_factory.mktemp("data"), patients=5, slices=5, size=32)
+    """Three training patients with five slices each: fifteen slices, so batches of four reach into the next epoch.
+
+    Every slice has the one after it as its copy without lesions; what it shows does not matter here.
+    """
+    root = prepared_folder(tmp_path_factory.mktemp("data"), patients=5, slices=5, channels=2, size=32)
+    manifest = Manifest.load(root)
+    cases = []
+    for case in manifest.cases:
+        after = [*case.slices[1:], case.slices[0]]
+        slices = [replace(item, filled=other.images) for item, other in zip(case.slices, after, strict=True)]
+        cases.append(replace(case, slices=tuple(slices)))
+    Manifest(manifest.spec, tuple(cases), {"split": "patients", "options": {"fill": "lesion"}}).save(root)
+    return root
 
 
 def options(data: Path, runs: Path, name: str, extra: str = "") -> str:
-    return f"--name {name} --dataroot {data} --checkpoints_dir {runs} {' '.join(TINY.split())} {extra}"
+    return f"--name {name} --dataroot {data} --checkpoints_dir {runs} {' '.join([*TINY.split(), *extra.split()])}"
 
 
 @pytest.fixture(scope="module")
