@@ -562,7 +562,8 @@ def check_start(config: Config, weights: list[str]) -> None:
     weights: keys of those that the method needs. ValueError or MissingWeights.
     """
     check_name(config.name, "--name")
-    check_metrics(config.metrics, config.weights)
+    if config.model != "segmenter":  # which is judged by its Dice alone
+        check_metrics(config.metrics, config.weights)
     for key in weights:
         locate(key, config.weights)
 
