@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import shlex
+import shutil
 import signal
 import subprocess
 import time
@@ -42,8 +43,8 @@ VARIANTS = {
     "segmenter": """--model segmenter --segmenter.norm batch --segmenter.dropout 0.2 --segmenter.features 4 4 8
  --segmenter.patch 32 --segmenter.depth 8 --segmenter.neighbours 0 --segmenter.epoch_samples 16 --segmenter.no-augment""",
     # Patches that differ in number, and in the sum of their weights, between the ranks.
-    "lesion": """--model lesion --lesion.width 4 --lesion.patch 16 --lesion.patches 3 --lesion.lambda_variance 1
- --lesion.sampling grid --lesion.stride 16""",
+    "lesion": """--model lesion --lesion.width 4 --lesion.patch 8 --lesion.patches 16 --lesion.lesion_weight 5
+ --lesion.lambda_variance 1 --lesion.sampling grid --lesion.stride 8""",
 }
 
 
@@ -163,6 +164,20 @@ def test_a_killed_rank_ends_the_others_with_one_line(data: Path, tmp_path: Path)
     assert "another process of this training has ended" in err
     assert "Traceback" not in err
     assert load_state(list_states(tmp_path / "killed")[-1])["images"] >= 20
+
+
+def test_a_missing_slice_is_named_by_the_rank_that_needs_it_and_ends_both(data: Path, tmp_path: Path) -> None:
+    copy = shutil.copytree(data, tmp_path / "data")
+    order = EndlessSampler(15, seed=42, batch_size=4, part=Part(1, 2))
+    index, _ = list(itertools.islice(order, 5))[4]  # rank 1, first of its third batch
+    victim = copy / SliceDataset(copy, Manifest.load(copy), "train").entries[index][1].label
+    victim.unlink()
+    words = shlex.split(options(copy, tmp_path, "broken", "--freq_save_latest 1000 --cache_gb 0"))
+    (code, _, err), (own, _, said) = finish(start_ranks(2, "train.py", *words))
+    assert (code, own) == (7, 2), err + said
+    assert f"error: {victim}: unreadable PNG" in said
+    assert "another process of this training has ended" in err
+    assert "Traceback" not in err + said
 
 
 def test_an_error_of_the_first_rank_ends_all_with_its_code(data: Path, tmp_path: Path) -> None:

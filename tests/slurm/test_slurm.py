@@ -103,9 +103,20 @@ def python(folder: Path) -> Path:
     return script
 
 
+def container(folder: Path) -> dict[str, object]:
+    """What stands for Apptainer, which is not here: prints how it was called, then runs the command outside."""
+    script = folder / "bin" / "apptainer"
+    script.parent.mkdir(parents=True)
+    script.write_text(
+        f'#!/bin/sh\necho "apptainer $*"\nwhile [ "$1" != python ]; do shift; done; shift\nexec {python(folder)} "$@"\n'
+    )
+    script.chmod(0o755)
+    return {"CONTAINER": folder / "medsis.sif", "PATH": f"{script.parent}:{os.environ['PATH']}", "PYTHON": "nothing"}
+
+
 def submit(folder: Path, data: Path, *flags: str, pace: float = 0.0, **variables: object) -> Job:
     """`sbatch batch.sh` for the run called as its folder."""
-    folder.mkdir()
+    folder.mkdir(exist_ok=True)
     given = {"NAME": folder.name, "DATA": data, "PYTHON": python(folder), "MEDSIS_STEP_SECONDS": pace, **variables}
     environment = {**os.environ, "SLURM_CONF": CONF, "OMP_NUM_THREADS": "1"} | {k: str(v) for k, v in given.items()}
     options = [*SMALL, "--time=10", f"--output={folder}/slurm-%x-%j.out", *flags]
@@ -132,7 +143,7 @@ def jobs(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[
         "requeued": submit(home / "requeued", data, pace=0.5),
         "killed": submit(home / "killed", data, *two, "--cpus-per-task=2", pace=0.5),
         "one": submit(home / "one", data, STAGE=home / "stage"),
-        "two": submit(home / "two", data, *two),
+        "two": submit(home / "two", data, *two, **container(home / "two")),
     }
     slurm("scancel", "-u", "root")
 
@@ -214,11 +225,13 @@ def test_one_task_from_a_staged_copy(jobs: dict[str, Job]) -> None:
     assert f'"dataroot": "{copy}"' in (run_folder(job) / "config.json").read_text()
 
 
-def test_two_nodes_train_one_model(jobs: dict[str, Job]) -> None:
+def test_two_nodes_train_one_model_in_containers(jobs: dict[str, Job], data: Path) -> None:
     job = jobs["two"]
     facts = job.wait()
     assert (facts["JobState"], facts["NumNodes"]) == ("COMPLETED", "2"), job.output
     assert "2 processes" in job.output
+    called = f"exec --nv --bind {ROOT} --bind {data} --pwd {ROOT} {job.folder}/medsis.sif python train.py --name two"
+    assert job.output.count(called) == 2  # each task in a container of its own
     assert job.output.count("finished: 596 images") == 1
     jobs["one"].wait()
     first, alone = losses(job)[0], losses(jobs["one"])[0]
@@ -235,6 +248,8 @@ def test_the_time_limit_requeues_and_ends_bit_for_bit_as_an_uninterrupted_run(jo
     assert "resumed at" in job.output
     jobs["one"].wait()
     assert weights(job) == weights(jobs["one"])
+    facts = jobs["cancelled"].facts()  # more than a minute later, still not risen again
+    assert (facts["JobState"], facts["Restarts"]) == ("CANCELLED", "0")
 
 
 def submit_array(folder: Path, count: int, *command: object) -> str:
