@@ -29,6 +29,7 @@
 set -u
 NAME=${NAME:?set NAME to the name of the run}
 DATA=${DATA:?set DATA to a folder written by scripts/prepare_data.py}
+DATA=$(realpath "$DATA")
 PYTHON=${PYTHON:-.venv/bin/python} # built by `make test` or `make demo` on the login node
 
 # -- Environment: lines that your cluster needs before Python runs, for example
@@ -38,10 +39,12 @@ PYTHON=${PYTHON:-.venv/bin/python} # built by `make test` or `make demo` on the 
 export OMP_NUM_THREADS=${OMP_NUM_THREADS:-${SLURM_CPUS_PER_TASK:-1}}
 export SRUN_CPUS_PER_TASK=${SLURM_CPUS_PER_TASK:-1} # since Slurm 22.05 srun does not take it from sbatch
 
-# -- Container: CONTAINER=medsis.sif (built from apptainer.def) runs Python inside it; this folder and DATA are mounted.
+# -- Container: CONTAINER=medsis.sif (built from apptainer.def) runs Python inside it. This folder, DATA, STAGE and
+# MEDSIS_WEIGHTS are mounted; APPTAINER_BIND=/more,/folders mounts others, such as that of --checkpoints_dir.
 run=("$PYTHON")
 if [ -n "${CONTAINER:-}" ]; then
-  run=(apptainer exec --nv --bind "$PWD" --bind "$DATA" ${STAGE:+--bind "$STAGE"} --pwd "$PWD" "$CONTAINER" python)
+  run=(apptainer exec --nv --bind "$PWD" --bind "$DATA" ${STAGE:+--bind "$STAGE"}
+    ${MEDSIS_WEIGHTS:+--bind "$MEDSIS_WEIGHTS"} --pwd "$PWD" "$CONTAINER" python)
 fi
 
 # -- Staging: STAGE=/scratch/$USER (a disk of each node) copies DATA there first, once for each node and data set.

@@ -22,6 +22,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from engine.files import atomic_path
+from engine.weights import load_state as read_pickle
 
 STATE_SCHEMA = "medsis-state/1"
 WEIGHTS_SCHEMA = "medsis-weights/2"
@@ -84,7 +85,7 @@ def set_aside_newer(folder: Path, images: int) -> None:
 def load_state(path: Path) -> dict[str, Any]:
     """Read one state file without executing anything in it; CheckpointError where it is damaged."""
     try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
+        state = read_pickle(path)
         with zipfile.ZipFile(path) as content:
             damaged = content.testzip()  # torch does not look at the checksums
     except FileNotFoundError:

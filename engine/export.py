@@ -17,6 +17,15 @@ from engine.runlog import JSONL, read_log
 from spec import DataSpec
 
 CARD = "README.md"
+LIMITS_OF_IMAGES = (
+    "Images are synthetic and not for diagnosis. They follow the scanners, protocols and patients of the training",
+    "data, and may repeat features of single training images: whoever releases them must judge whether that is",
+    "allowed. What a label does not say (texture within an organ, small findings) is invented.",
+)
+LIMITS_OF_LABELS = (
+    "Not for diagnosis. Scanners, protocols, ages and diseases that the training data do not show were not tested; the",
+    "scores above are of the training data's own validation split.",
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,8 +72,9 @@ def export(o: ExportOptions) -> Path:
 
 
 def shareable(config: Config, name: str) -> Config:
-    """The options without paths, which may name people and projects. Priors from a file are in the weights."""
+    """The options without paths, which may name people and projects. Priors from a file are in the weights, or done with."""
     given = config.gmm.priors not in ("fit", "random")
+    priors = "random" if config.model == "segmenter" else "fit"
     return replace(
         config,
         name=name,
@@ -72,7 +82,8 @@ def shareable(config: Config, name: str) -> Config:
         checkpoints_dir=Path("checkpoints"),
         weights=None,
         oasis=replace(config.oasis, images_from=None),
-        gmm=replace(config.gmm, priors="fit") if given else config.gmm,
+        gmm=replace(config.gmm, priors=priors) if given else config.gmm,
+        segmenter=replace(config.segmenter, label_maps=None, seeds=None, lesions=None, results=()),
     )
 
 
@@ -82,9 +93,7 @@ def model_card(o: ExportOptions, run: Path, weights: Weights, trained: Config, p
     parameters = sum(tensor.numel() for tensor in weights.tensors.values())
     facts = {
         "Method": f"`{trained.model}`, preset `{trained.preset}` (medsis)",
-        "Makes": " and ".join(f"{channel.name} ({channel.unit})" for channel in spec.channels) + " from label maps",
-        "Slices": f"{spec.axis or 'any direction'}, {spec.size[0]} x {spec.size[1]} pixels of "
-        f"{spec.spacing[0]:g} x {spec.spacing[1]:g} mm, {spec.slice_spacing:g} mm apart",
+        **_purpose(trained, spec),
         "Numbers in the file": f"{parameters:,}",
         "Images seen in training": f"{weights.images:,}",
         "Training data": o.data,
@@ -92,6 +101,7 @@ def model_card(o: ExportOptions, run: Path, weights: Weights, trained: Config, p
         "Contact": o.contact,
         "SHA-256 of the file": f"`{hashlib.sha256(path.read_bytes()).hexdigest()}`",
     }
+    segments = trained.model == "segmenter"
     changed = options.differences(_preset(trained), options.to_dict(trained))
     return "\n".join(
         [
@@ -103,6 +113,7 @@ def model_card(o: ExportOptions, run: Path, weights: Weights, trained: Config, p
             "",
             "```bash",
             f"python test.py --name {trained.name} --checkpoints_dir <the folder that holds this one> --dataroot <data>",
+            *(["python scripts/segment.py --checkpoint <this folder> --i <scans> --o <labels>"] if segments else []),
             "```",
             "",
             "`<data>` is a folder of `scripts/prepare_data.py` with exactly these labels, channels and slice size. The file",
@@ -125,12 +136,25 @@ def model_card(o: ExportOptions, run: Path, weights: Weights, trained: Config, p
             "",
             "## Limits",
             "",
-            "Images are synthetic and not for diagnosis. They follow the scanners, protocols and patients of the training",
-            "data, and may repeat features of single training images: whoever releases them must judge whether that is",
-            "allowed. What a label does not say (texture within an organ, small findings) is invented.",
+            *(LIMITS_OF_LABELS if segments else LIMITS_OF_IMAGES),
             "",
         ]
     )
+
+
+def _purpose(trained: Config, spec: DataSpec) -> dict[str, str]:
+    """What goes in, what comes out, and on which grid."""
+    images = " and ".join(f"{channel.name} ({channel.unit})" for channel in spec.channels)
+    if trained.model == "segmenter":
+        o = trained.segmenter
+        patch = " x ".join(map(str, o.spatial_patch))
+        return {"Makes": f"label maps from {images}", "Patches": f"{o.dims}-D, {patch} voxels"}
+    source = "scans without lesions and lesion masks" if trained.model == "lesion" else "label maps"
+    size = f"{spec.size[0]} x {spec.size[1]} pixels of {spec.spacing[0]:g} x {spec.spacing[1]:g} mm"
+    return {
+        "Makes": f"{images} from {source}",
+        "Slices": f"{spec.axis or 'any direction'}, {size}, {spec.slice_spacing:g} mm apart",
+    }
 
 
 def _preset(trained: Config) -> dict[str, Any]:

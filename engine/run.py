@@ -306,14 +306,25 @@ class Run:
                 batch = next(batches, None)
             except (ValueError, OSError):
                 if self.ranks == 1 and self.state.step > 0:  # others would have to save with this one
-                    # The state alone: fresh batch statistics for the weights would read the damaged data again.
-                    checkpoint.save_state(self.folder, self.state.images_seen, self._state())
-                    self.log.say(f"stopped at {self.state.images_seen:,} images by damaged data, state saved")
+                    self._rescue()
                 raise
             if batch is None:
                 return
             self.meter.waited += time.perf_counter() - start
             yield batch
+
+    def _rescue(self) -> None:
+        """Save the state alone: fresh batch statistics for the weights would read the damaged data again."""
+        checkpoint.save_state(self.folder, self.state.images_seen, self._state())
+        self.log.say(f"stopped at {self.state.images_seen:,} images by damaged data, state saved")
+
+    def _rescued(self, work: Callable[[], None]) -> None:
+        """Work of rank 0 that reads data; where they are damaged, the state is saved before the run ends."""
+        try:
+            work()
+        except ValueError:
+            self._rescue()
+            raise
 
     # -- one step -------------------------------------------------------------------------------------------------
 
@@ -444,7 +455,7 @@ class Run:
 
     def _if_there_is_room(self, work: Callable[[], None], otherwise: str) -> None:
         try:
-            work()
+            self._rescued(work)
         except OSError as error:
             self.log.say(f"warning: {otherwise}: {error}")
 
@@ -452,11 +463,11 @@ class Run:
         """Save; after the last image also evaluate and preview. Returns the process's exit code."""
         if not self.complete:
             assert self.stop.exit_code is not None
-            processes.on_first(self.save)
+            processes.on_first(lambda: self._rescued(self.save))
             self.log.say(f"stopped at {self.state.images_seen:,} images, state saved; the same command resumes")
             self.close()
             return self.stop.exit_code
-        processes.on_first(self._conclude)
+        processes.on_first(lambda: self._rescued(self._conclude))
         self.log.say(f"finished: {self.state.images_seen:,} images; {self.folder}")
         self.close()
         return 0
@@ -562,7 +573,8 @@ def check_start(config: Config, weights: list[str]) -> None:
     weights: keys of those that the method needs. ValueError or MissingWeights.
     """
     check_name(config.name, "--name")
-    check_metrics(config.metrics, config.weights)
+    if config.model != "segmenter":  # which is judged by its Dice alone
+        check_metrics(config.metrics, config.weights)
     for key in weights:
         locate(key, config.weights)
 

@@ -137,5 +137,5 @@ def _sha256(path: Path, size: int, mtime: int) -> str:
 
 
 def load_state(path: Path) -> dict[str, Any]:
-    """State dict of a verified weight file, on the CPU, without executing anything in it."""
+    """Content of a torch file on the CPU, without executing anything in it. The only place that reads such files."""
     return torch.load(path, map_location="cpu", weights_only=True)

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from models.ranks import summed
 
+DICE_SMOOTH = 1e-5
 FAKE = 0  # class 0 of the N+1 is "generated"; label y is class y + 1
 
 
@@ -37,6 +38,19 @@ def real_cross_entropy(logits: Tensor, label: Tensor, weight: Tensor | None = No
 def fake_cross_entropy(logits: Tensor) -> Tensor:
     """Mean over pixels of CE(logits, fake), unweighted (OASIS, eq. 1). logits: (B, N+1, H, W). Returns ()."""
     return -F.log_softmax(logits.float(), dim=1)[:, FAKE].mean()
+
+
+def soft_dice_loss(logits: Tensor, label: Tensor, together: bool) -> Tensor:
+    """1 - mean over classes 1..N-1 of (2·sum(p·y) + e) / (sum(p) + sum(y) + e), e = 1e-5 (MONAI's DiceLoss).
+
+    together: sums are over the whole batch, that of all ranks where they share it; else over each sample, and the loss is
+    also the mean over samples. logits: (B, N, *S). label: (B, *S) int64 in 0..N-1. Returns ().
+    """
+    p = logits.float().softmax(1)
+    y = torch.zeros_like(p).scatter_(1, label[:, None], 1.0)
+    sums = torch.stack([(p * y).flatten(2).sum(2), p.flatten(2).sum(2), y.flatten(2).sum(2)])[..., 1:]  # (3, B, N-1)
+    overlap, predicted, true = summed(sums.sum(1)) if together else sums
+    return 1 - ((2 * overlap + DICE_SMOOTH) / (predicted + true + DICE_SMOOTH)).mean()
 
 
 def labelmix_mask(label: Tensor, num_labels: int, rng: torch.Generator | None) -> Tensor:

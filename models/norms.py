@@ -19,23 +19,23 @@ from models.ranks import summed, world_size
 GROUPS = 32
 
 
-class SyncedBatchNorm2d(nn.BatchNorm2d):
+class _Synced(nn.modules.batchnorm._BatchNorm):
     """Batch normalisation whose training statistics are those of all ranks together, on CPU and GPU.
 
-    In one process it is nn.BatchNorm2d. torch's own SyncBatchNorm refuses CPU tensors, so could not be tested here.
+    In one process it is torch's. torch's own SyncBatchNorm refuses CPU tensors, so could not be tested here.
     Every rank must hold the same number of pixels.
     """
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, C, H, W) -> the same shape."""
+        """(B, C, *S) -> the same shape."""
         return self._synced(x) if self.training and world_size() > 1 else super().forward(x)
 
     def _synced(self, x: Tensor) -> Tensor:
         wide = x.float()
-        ranks = world_size()
-        mean = summed(wide.mean((0, 2, 3))) / ranks
-        centred = wide - mean[:, None, None]
-        var = summed(centred.square().mean((0, 2, 3))) / ranks
+        ranks, axes, shape = world_size(), (0, *range(2, x.ndim)), (-1, *(1,) * (x.ndim - 2))
+        mean = summed(wide.mean(axes)) / ranks
+        centred = wide - mean.view(shape)
+        var = summed(centred.square().mean(axes)) / ranks
         if self.track_running_stats:
             count = x.numel() // x.shape[1] * ranks
             assert self.running_mean is not None
@@ -46,7 +46,30 @@ class SyncedBatchNorm2d(nn.BatchNorm2d):
                 momentum = 1 / float(self.num_batches_tracked) if self.momentum is None else self.momentum
                 self.running_mean.lerp_(mean.to(self.running_mean.dtype), momentum)
                 self.running_var.lerp_((var * count / (count - 1)).to(self.running_var.dtype), momentum)
-        return (centred * torch.rsqrt(var + self.eps)[:, None, None]).to(x.dtype)
+        normal = centred * torch.rsqrt(var + self.eps).view(shape)
+        if self.affine:
+            normal = normal * self.weight.view(shape) + self.bias.view(shape)
+        return normal.to(x.dtype)
+
+
+class SyncedBatchNorm2d(_Synced, nn.BatchNorm2d):
+    """Of images (B, C, H, W)."""
+
+
+class SyncedBatchNorm3d(_Synced, nn.BatchNorm3d):
+    """Of volumes (B, C, D, H, W)."""
+
+
+def with_synced_norms(net: nn.Module) -> nn.Module:
+    """The network, which others have built, with its batch norms replaced by synced ones; names and values stay."""
+    for parent in net.modules():
+        for name, child in parent.named_children():
+            if isinstance(child, (nn.BatchNorm2d, nn.BatchNorm3d)) and not isinstance(child, _Synced):
+                kind = SyncedBatchNorm2d if isinstance(child, nn.BatchNorm2d) else SyncedBatchNorm3d
+                synced = kind(child.num_features, child.eps, child.momentum, child.affine, child.track_running_stats)
+                synced.load_state_dict(child.state_dict())
+                setattr(parent, name, synced)
+    return net
 
 
 class InstanceNorm(nn.Module):

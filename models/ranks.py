@@ -60,6 +60,14 @@ class _Sum(torch.autograd.Function):
         return summed(gradient)
 
 
+def mean_over_all(total: Tensor, count: Tensor | float) -> Tensor:
+    """total / count where both are sums over the whole batch: own sums -> the part whose mean over the ranks is it.
+
+    For means whose counts differ between ranks, such as weighted ones. Gradients do not flow into the count.
+    """
+    return total / (summed(torch.as_tensor(count, dtype=total.dtype, device=total.device).detach()) / world_size())
+
+
 def own_part(whole: Tensor) -> Tensor:
     """(B, ...) known to every rank -> this rank's (B/R, ...)."""
     return whole.chunk(world_size())[rank()]

@@ -1,4 +1,4 @@
-"""The segmenter: images to label probabilities, by MONAI's U-Nets and its Dice and cross-entropy losses.
+"""The segmenter: images to label probabilities, by MONAI's U-Nets, soft Dice and cross-entropy.
 
 Legend: B batch, C image channels, k neighbouring slices on each side, N classes, S spatial axes (two or three).
 """
@@ -6,19 +6,19 @@ Legend: B batch, C image channels, k neighbouring slices on each side, N classes
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from config import Config
 from method_options.segmenter import SegmenterConfig
 from models.base import Batch, Method, Player
+from models.dropout import give_streams, with_image_dropout
+from models.losses import soft_dice_loss
+from models.norms import with_synced_norms
 from models.optimizers import adam
 from spec import DataSpec
-
-if TYPE_CHECKING:
-    from monai.losses import DiceCELoss
 
 PLATEAU_FACTOR = 0.1
 
@@ -81,27 +81,11 @@ class Segmenter(Method):
     def __init__(self, config: Config, spec: DataSpec) -> None:
         super().__init__()
         self.config, self.spec = config.segmenter, spec
-        self.net = build_network(self.config, spec.num_channels * self.config.stack, spec.num_labels)
+        net = build_network(self.config, spec.num_channels * self.config.stack, spec.num_labels)
+        self.net = with_image_dropout(with_synced_norms(net))
         self.optimizer = adam(self.net, self.config.lr, config)
         self.total = max(1, config.num_epochs * self.config.epoch_samples // config.batch_size)
         self.register_buffer("steps", torch.zeros((), dtype=torch.int64))
-        self._criterion: DiceCELoss | None = None
-
-    @property
-    def criterion(self) -> DiceCELoss:
-        """MONAI's Dice and cross-entropy; Dice without background, over the whole batch or each patch by itself."""
-        if self._criterion is None:
-            from monai.losses import DiceCELoss
-
-            self._criterion = DiceCELoss(
-                include_background=False,
-                to_onehot_y=True,
-                softmax=True,
-                batch=self.config.batch_dice,
-                lambda_dice=self.config.lambda_dice,
-                lambda_ce=self.config.lambda_ce,
-            )
-        return self._criterion
 
     def players(self) -> dict[str, Player]:
         """The network."""
@@ -109,24 +93,19 @@ class Segmenter(Method):
 
     def _losses(self, batch: Batch) -> dict[str, Tensor]:
         self.net.train()
-        if self.config.dropout:  # dropout has no generator of its own; the step's makes it the same after a resume
+        if self.config.dropout:
             assert batch.rng is not None
-            devices = [batch.label.device] if batch.label.is_cuda else []
-            with torch.random.fork_rng(devices):
-                torch.manual_seed(int(torch.randint(2**62, (), generator=batch.rng)))
-                logits = self.net(batch.real)
-        else:
-            logits = self.net(batch.real)
-        return self.losses_of(logits, batch.label)
+            step = int(torch.randint(2**62, (), generator=batch.rng))
+            give_streams(self.net, [(step, index) for index in batch.indices], batch.label.device)
+        return self.losses_of(self.net(batch.real), batch.label)
 
     def losses_of(self, logits: Tensor, label: Tensor) -> dict[str, Tensor]:
         """Weighted losses of logits (B, N, *S) against labels (B, *S); their sum is MONAI's DiceCELoss."""
-        truth, logits = label[:, None], logits.float()
-        parts = {}
+        logits, parts = logits.float(), {}
         if self.config.lambda_dice:
-            parts["dice"] = self.config.lambda_dice * self.criterion.dice(logits, truth)
+            parts["dice"] = self.config.lambda_dice * soft_dice_loss(logits, label, self.config.batch_dice)
         if self.config.lambda_ce:
-            parts["cross_entropy"] = self.config.lambda_ce * self.criterion.ce(logits, truth)
+            parts["cross_entropy"] = self.config.lambda_ce * F.cross_entropy(logits, label)
         return parts
 
     @torch.no_grad()

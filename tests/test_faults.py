@@ -195,6 +195,23 @@ def test_a_missing_slice_stops_the_run_and_loses_nothing(data: Path, whole: Path
     assert weights(tmp_path, "run") == weights(whole, "whole")
 
 
+def test_a_missing_slice_that_a_save_needs_first_loses_nothing(data: Path, whole: Path, tmp_path: Path) -> None:
+    """Batch statistics for the weights look at slices that training has not come to yet."""
+    copy = shutil.copytree(data, tmp_path / "data")
+    index, _ = list(itertools.islice(EndlessSampler(12, seed=42), 12))[11]  # of the third batch
+    victim = copy / SliceDataset(copy, Manifest.load(copy), "train").entries[index][1].label
+    content = victim.read_bytes()
+    victim.unlink()
+    for images, extra in ((4, "--freq_save_latest 4"), (8, "--freq_preview 4 --freq_save_latest 1000")):
+        done = call(*train(copy, tmp_path, extra=f"{extra} --cache_gb 0"), code=2)
+        assert str(victim) in done.stderr
+        assert f"stopped at {images} images by damaged data, state saved" in done.stdout
+        assert load_state(list_states(tmp_path / "run")[-1])["images"] == images
+    victim.write_bytes(content)
+    assert "resumed at 8 of 24" in call(*train(copy, tmp_path)).stdout
+    assert weights(tmp_path, "run") == weights(whole, "whole")
+
+
 def test_nan_in_an_image_is_told_from_divergence(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     image = SliceDataset.image
 

@@ -2,13 +2,15 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import nibabel as nib
+import numpy as np
 import pytest
 from safetensors import safe_open
 
 from dataloaders.png import read_png
 from tests.test_end_to_end import call
 from tests.test_faults import train
-from tests.toy import prepared_folder
+from tests.toy import phantom, prepared_folder, save_nifti
 
 
 @pytest.fixture(scope="module")
@@ -44,6 +46,28 @@ def test_a_released_model_makes_the_same_images_and_names_nobody(name: str, home
         images.append([read_png(path).tolist() for path in sorted((out / name / "best" / "generated").iterdir())])
     assert images[0] == images[1]
     assert len(images[0]) == 4
+
+
+def test_a_released_segmenter_names_nobody_and_says_what_it_is(home: Path, tmp_path: Path) -> None:
+    label, image = phantom(1, (32, 32, 16))
+    maps = save_nifti(home / "maps" / "m.nii.gz", label.astype(np.uint8)).parent
+    scan = save_nifti(tmp_path / "scan.nii.gz", image)
+    tiny = "--segmenter.features 4 4 8 --segmenter.patch 16 --segmenter.depth 8 --segmenter.epoch_samples 4"
+    tiny += f" --segmenter.real_fraction 0.5 --segmenter.label_maps {maps} --batch_size 2 --num_epochs 1 --gpu_ids -1"
+    where = ["--name", "seg", "--checkpoints_dir", home / "runs"]
+    call("train.py", *where, "--dataroot", home / "data", "--model", "segmenter", *tiny.split())
+    call("scripts/export_model.py", *where, "--out", tmp_path)
+    folder = tmp_path / "seg"
+    assert b"private" not in (folder / "weights-best.safetensors").read_bytes()
+    card = (folder / "README.md").read_text()
+    assert "private" not in card
+    assert "| Makes | label maps from MR0" in card
+    assert "Images are synthetic" not in card
+    for number, checkpoint in enumerate((home / "runs" / "seg", folder)):
+        words = ["--checkpoint", checkpoint, "--i", scan, "--o", tmp_path / f"{number}.nii.gz", "--cpu"]
+        call("scripts/segment.py", *words)
+    found = [np.asarray(nib.load(tmp_path / f"{number}.nii.gz").dataobj) for number in (0, 1)]
+    assert np.array_equal(*found)
 
 
 def test_nothing_else_is_overwritten(home: Path, tmp_path: Path) -> None:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import itertools
 import shlex
+import shutil
 import signal
 import subprocess
 import time
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 from types import SimpleNamespace
@@ -37,17 +39,34 @@ VARIANTS = {
     "unpaired": "--oasis.unpaired --oasis.norm clade",
     "spade": "--model spade --spade.lambda_l1 1 --spade.no-reuse_fake",
     "gmm": "--model gmm",
+    # Batch norm and batch Dice over both ranks, dropout by image.
+    "segmenter": """--model segmenter --segmenter.norm batch --segmenter.dropout 0.2 --segmenter.features 4 4 8
+ --segmenter.patch 32 --segmenter.depth 8 --segmenter.neighbours 0 --segmenter.epoch_samples 16 --segmenter.no-augment""",
+    # Patches that differ in number, and in the sum of their weights, between the ranks.
+    "lesion": """--model lesion --lesion.width 4 --lesion.patch 8 --lesion.patches 16 --lesion.lesion_weight 5
+ --lesion.lambda_variance 1 --lesion.sampling grid --lesion.stride 8""",
 }
 
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Three training patients with five slices each: fifteen slices, so batches of four reach into the next epoch."""
-    return prepared_folder(tmp_path_factory.mktemp("data"), patients=5, slices=5, size=32)
+    """Three training patients with five slices each: fifteen slices, so batches of four reach into the next epoch.
+
+    Every slice has the one after it as its copy without lesions; what it shows does not matter here.
+    """
+    root = prepared_folder(tmp_path_factory.mktemp("data"), patients=5, slices=5, channels=2, size=32)
+    manifest = Manifest.load(root)
+    cases = []
+    for case in manifest.cases:
+        after = [*case.slices[1:], case.slices[0]]
+        slices = [replace(item, filled=other.images) for item, other in zip(case.slices, after, strict=True)]
+        cases.append(replace(case, slices=tuple(slices)))
+    Manifest(manifest.spec, tuple(cases), {"split": "patients", "options": {"fill": "lesion"}}).save(root)
+    return root
 
 
 def options(data: Path, runs: Path, name: str, extra: str = "") -> str:
-    return f"--name {name} --dataroot {data} --checkpoints_dir {runs} {' '.join(TINY.split())} {extra}"
+    return f"--name {name} --dataroot {data} --checkpoints_dir {runs} {' '.join([*TINY.split(), *extra.split()])}"
 
 
 @pytest.fixture(scope="module")
@@ -145,6 +164,20 @@ def test_a_killed_rank_ends_the_others_with_one_line(data: Path, tmp_path: Path)
     assert "another process of this training has ended" in err
     assert "Traceback" not in err
     assert load_state(list_states(tmp_path / "killed")[-1])["images"] >= 20
+
+
+def test_a_missing_slice_is_named_by_the_rank_that_needs_it_and_ends_both(data: Path, tmp_path: Path) -> None:
+    copy = shutil.copytree(data, tmp_path / "data")
+    order = EndlessSampler(15, seed=42, batch_size=4, part=Part(1, 2))
+    index, _ = list(itertools.islice(order, 5))[4]  # rank 1, first of its third batch
+    victim = copy / SliceDataset(copy, Manifest.load(copy), "train").entries[index][1].label
+    victim.unlink()
+    words = shlex.split(options(copy, tmp_path, "broken", "--freq_save_latest 1000 --cache_gb 0"))
+    (code, _, err), (own, _, said) = finish(start_ranks(2, "train.py", *words))
+    assert (code, own) == (7, 2), err + said
+    assert f"error: {victim}: unreadable PNG" in said
+    assert "another process of this training has ended" in err
+    assert "Traceback" not in err + said
 
 
 def test_an_error_of_the_first_rank_ends_all_with_its_code(data: Path, tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 from torch import nn
 
-from models.norms import InstanceNorm, SyncedBatchNorm2d, param_free_norm
+from models.norms import InstanceNorm, SyncedBatchNorm2d, SyncedBatchNorm3d, param_free_norm, with_synced_norms
 
 
 def test_instance_norm_equals_torchs() -> None:
@@ -38,6 +38,24 @@ def test_batch_norm_in_one_process_is_torchs() -> None:
     assert list(ours.state_dict()) == list(theirs.state_dict())
 
 
+def test_batch_norms_of_a_foreign_network_are_replaced_in_place() -> None:
+    net = nn.Sequential(nn.Sequential(nn.Conv3d(2, 3, 1), nn.BatchNorm3d(3, eps=0.5)), nn.BatchNorm3d(3, affine=False))
+    net(torch.randn(2, 2, 4, 4, 4))  # so that running statistics are not those of the start
+    x, names = torch.randn(2, 2, 3, 3, 3), list(net.state_dict())
+    expected = net.eval()(x)
+    synced = with_synced_norms(net)
+    assert [type(m) for m in synced.modules() if isinstance(m, nn.BatchNorm3d)] == [SyncedBatchNorm3d] * 2
+    assert list(synced.state_dict()) == names
+    assert torch.equal(synced.eval()(x), expected)
+
+
+def affine_3d(channels: int, kind: type[nn.BatchNorm3d]) -> nn.BatchNorm3d:
+    norm = kind(channels)
+    nn.init.constant_(norm.weight, 1.5)
+    nn.init.constant_(norm.bias, -0.5)
+    return norm
+
+
 def normalise_a_part(rank: int, ranks: int, folder: str) -> None:
     dist.init_process_group("gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=ranks)
     whole = torch.load(f"{folder}/x.pt", weights_only=True)
@@ -45,7 +63,8 @@ def normalise_a_part(rank: int, ranks: int, folder: str) -> None:
     norm = SyncedBatchNorm2d(whole.shape[1], affine=False)
     y = norm(part)
     (y.sin() * part.detach()).sum().backward()
-    torch.save({"y": y.detach(), "grad": part.grad, **norm.state_dict()}, f"{folder}/{rank}.pt")
+    volumes = affine_3d(whole.shape[1], SyncedBatchNorm3d)(part.detach().unflatten(2, (2, 3)))
+    torch.save({"y": y.detach(), "3d": volumes.detach(), "grad": part.grad, **norm.state_dict()}, f"{folder}/{rank}.pt")
     dist.barrier()
     os._exit(0)  # gloo's threads abort the process now and then when the interpreter ends in the usual way
 
@@ -60,6 +79,8 @@ def test_two_ranks_normalise_as_one(tmp_path: Path) -> None:
     y = norm(whole)
     (y.sin() * whole.detach()).sum().backward()
     torch.testing.assert_close(torch.cat([part["y"] for part in parts]), y.detach(), atol=1e-5, rtol=1e-5)
+    volumes = affine_3d(3, nn.BatchNorm3d)(x.unflatten(2, (2, 3))).detach()
+    torch.testing.assert_close(torch.cat([part["3d"] for part in parts]), volumes, atol=1e-5, rtol=1e-5)
     torch.testing.assert_close(torch.cat([part["grad"] for part in parts]), whole.grad, atol=1e-4, rtol=1e-4)
     for part in parts:
         torch.testing.assert_close(part["running_mean"], norm.running_mean)

@@ -12,6 +12,7 @@ from torch import Tensor
 from config import Config, segmenter_preset
 from method_options.segmenter import SegmenterConfig, check_segmenter, fetalsynthseg_segmenter, synthseg_segmenter
 from models.base import Batch, seeded_generator
+from models.dropout import give_streams, with_image_dropout
 from models.segmenter import Segmenter, build_network
 from tests.toy import toy_spec
 
@@ -35,16 +36,38 @@ def batch(o: SegmenterConfig = TINY, labels: int = 3, step: int = 0, count: int 
     return Batch(label, image, ["a"] * count, ["a"] * count, [0] * count, rng=seeded_generator("step", step))
 
 
-def test_losses_are_those_of_monai_and_of_the_formula() -> None:
+@pytest.mark.parametrize("together", [True, False])
+def test_losses_are_those_of_monai(together: bool) -> None:
+    """A class that is absent from one patch counts as MONAI has it."""
+    generator = torch.Generator().manual_seed(1)
+    logits = torch.randn(2, 4, 8, 8, generator=generator)
+    label = torch.randint(0, 3, (2, 8, 8), generator=generator)
+    label[1, 0] = 3
+    ours = method(replace(TINY, batch_dice=together), labels=4).losses_of(logits, label)
+    theirs = DiceCELoss(include_background=False, to_onehot_y=True, softmax=True, batch=together)
+    assert sum(ours.values()).item() == pytest.approx(theirs(logits, label[:, None]).item(), rel=1e-6)
+
+
+def test_dropout_belongs_to_the_image() -> None:
+    """Its noise is the same alone and in any batch; a share p is 0, and the mean stays."""
+    net = with_image_dropout(torch.nn.Sequential(torch.nn.Dropout(0.3), torch.nn.Dropout(0.3))).train()
+    x = torch.ones(3, 4, 50, 50)
+    give_streams(net, ["a", "b", "c"], x.device)
+    whole = net(x)
+    give_streams(net, ["c"], x.device)
+    assert torch.equal(net(x[2:]), whole[2:])
+    assert not torch.equal(whole[0], whole[1])
+    assert (whole == 0).float().mean().item() == pytest.approx(1 - 0.7**2, abs=0.01)
+    assert whole.mean().item() == pytest.approx(1, abs=0.02)
+    assert torch.equal(net.eval()(x), x)
+
+
+def test_losses_are_those_of_the_formula() -> None:
     o = replace(TINY, lambda_dice=0.7, lambda_ce=2.0, batch_dice=True)
     generator = torch.Generator().manual_seed(1)
     logits = torch.randn(2, 3, 8, 8, generator=generator)
     label = torch.randint(0, 3, (2, 8, 8), generator=generator)
     losses = method(o).losses_of(logits, label)
-    whole = DiceCELoss(
-        include_background=False, to_onehot_y=True, softmax=True, batch=True, lambda_dice=0.7, lambda_ce=2.0
-    )
-    assert sum(losses.values()).item() == pytest.approx(whole(logits, label[:, None]).item(), rel=1e-6)
     p = logits.softmax(1)
     overlaps = [(2 * p[:, c][label == c].sum() / (p[:, c].sum() + (label == c).sum())).item() for c in (1, 2)]
     assert losses["dice"].item() == pytest.approx(0.7 * (1 - sum(overlaps) / 2), rel=1e-4)
