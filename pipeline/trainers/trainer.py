@@ -10,6 +10,11 @@ import numpy as np
 import torch
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 
+# On a CPU nnU-Net takes all cores of the machine, whatever it was given: on a shared one they wait for each other. This
+# file is read after that, by training and by prediction.
+if "MEDSIS_THREADS" in os.environ:
+    torch.set_num_threads(int(os.environ["MEDSIS_THREADS"]))
+
 
 def _number(name: str, default: int) -> int:
     return int(os.environ.get(name, default))
