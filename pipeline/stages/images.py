@@ -13,6 +13,7 @@ from dataloaders.manifest import affine_rows
 from dataloaders.nifti import Volume, read_volume, whole_numbers, write_volume
 from dataloaders.tissue import TissueError, brain_mask
 from pipeline.context import Context, Excluded, Made
+from pipeline.interleave import even_slices
 from pipeline.tissue import FOLDER, TissueTable, bounding_box, gate, read_table, tissue_facts
 from pipeline.tools import TOOLS, Job
 from pipeline.tools.base import Tool, package_version
@@ -24,7 +25,7 @@ HIGH_PERCENTILE = 99.9  # of the brain's intensities: the white end of a case's 
 
 
 def harmonise(context: Context) -> Made:
-    """RAS orientation, N4, voxel size; SynthSR's image beside it where that is asked for.
+    """RAS orientation, even slices, N4, voxel size; SynthSR's image beside it where that is asked for.
 
     What is evaluated on later is always the scan's own contrast: SynthSR paints a brain of its own.
     """
@@ -33,6 +34,8 @@ def harmonise(context: Context) -> Made:
     if source.data.min() == source.data.max():
         raise Excluded(f"{context.case.t1.name} has one intensity everywhere")
     data, affine = geometry.to_ras(source.data.astype(np.float32), source.affine)
+    if o["even_slices"] and o["method"] != "none":
+        data = even_slices(data, geometry.spacing(affine))
     if o["n4"] and o["method"] != "none":
         data = n4(data, geometry.spacing(affine))
     spacing = geometry.spacing(affine)
