@@ -162,22 +162,26 @@ def _study_units(study: StudyOptions, cases: Sequence[Case], maps: Sequence[str]
 
 def _synthesis_units(study: StudyOptions, learn: list[Case], test: list[Case], name: str) -> list[Unit]:
     o = study.synthesise
+    subclasses = o.subclasses if o.contrast == "t1" else 1  # other contrasts are of tissues, not of places
     tissue = {case.id: f"tissue/{name}/{case.id}" for case in [*learn, *test]}
     trained = tuple(tissue[case.id] for case in learn)
     scans = tuple(f"harmonise/{case.id}" for case in learn)
-    prior = Unit("priors", name, "", gathers=(*trained, *scans), settings={"contrast": o.contrast})
+    prior = Unit(
+        "priors", name, "", gathers=(*trained, *scans), settings={"contrast": o.contrast, "subclasses": subclasses}
+    )
     units = [prior] if o.contrast == "t1" else []
     for case in [*learn, *(test if o.test else [])]:
         peers = trained if case.split != "test" else tuple(tissue[other.id] for other in test)
         settings = {
             "contrast": o.contrast,
+            "subclasses": subclasses,
             "gmm": o.gmm,
             "total": o.test if case.split == "test" else o.train,
             "seed": study.seed,
             "slices": asdict(study.slices),
             "split": case.split,
         }
-        needs = (tissue[case.id], *((prior.id,) if o.contrast == "t1" else ()))
+        needs = (tissue[case.id], f"harmonise/{case.id}", *((prior.id,) if o.contrast == "t1" else ()))
         units.append(Unit("synthesise", name, case.id, needs, peers, settings))
     if "gan" in o.methods:
         real = Unit("real", name, "", gathers=(*trained, *scans), settings=asdict(study.slices))

@@ -144,7 +144,8 @@ def _reference_note(context: Context) -> str:
     sources = sorted({s for name in context.done(units) for s in context.facts(name)["from"]})
     if len(sources) == 1:
         return f"Reference: the labels of {sources[0]} itself, so Dice is agreement with this tool, not accuracy."
-    return f"Reference: the vote of {', '.join(sources)}, so Dice is agreement with these tools, not accuracy."
+    ties = " (where they tie, the scan's intensity decides)"
+    return f"Reference: the vote of {', '.join(sources)}{ties}, so Dice is agreement with these tools, not accuracy."
 
 
 def table(head: Sequence[str], rows: Iterable[Sequence[str]], note: str = "") -> str:

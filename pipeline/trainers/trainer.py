@@ -36,6 +36,7 @@ class nnUNetTrainerMedsis(nnUNetTrainer):  # noqa: N801 (nnU-Net's way of naming
         self.num_val_iterations_per_epoch: int = _number("MEDSIS_VAL_ITERATIONS", 50)
         # Short runs must leave something to go on from, too.
         self.save_every: int = max(1, min(50, self.num_epochs // 10))
+        self.print_to_log_file(f"threads: {torch.get_num_threads()}")
 
     def perform_actual_validation(self, save_probabilities: bool = False) -> None:
         """Nothing: the study's test slices are what counts, and this would predict every validation slice once more."""
