@@ -15,11 +15,24 @@ from dataloaders.png import read_png
 from engine.files import read_json, write_json, write_text
 from pipeline import figures
 from pipeline.context import Context
+from pipeline.plan import ORDER
 from pipeline.records import Record
 from pipeline.tissue import TISSUES
 
 COLUMNS = (*TISSUES, "mean")
-TEXT = ("reason", "state", "split", "maps", "ids in no table", "gate", "version", "licence", "citation", "scan")
+TEXT = (
+    "stage",
+    "reason",
+    "state",
+    "split",
+    "maps",
+    "ids in no table",
+    "gate",
+    "version",
+    "licence",
+    "citation",
+    "scan",
+)
 STYLE = Path(__file__).with_name("page.css")
 # The browser itself is told to fetch nothing.
 POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
@@ -57,7 +70,19 @@ def collect(context: Context) -> dict[str, Any]:
         "left_out": left_out,
         "blocked": blocked,
         "tools": [tools[name] for name in sorted(tools)],
+        "times": _times(records),
     }
+
+
+def _times(records: Mapping[str, Record]) -> dict[str, dict[str, Any]]:
+    """Units, minutes from begin to end, minutes of processor, by stage in the order of the work."""
+    found: dict[str, dict[str, Any]] = {}
+    for stage in (stage for group in ORDER for stage in group):
+        own = [record for name, record in records.items() if name.split("/")[0] == stage and record.state != "blocked"]
+        if own:
+            sums = {key: round(sum(getattr(r, f"{key}seconds") for r in own) / 60, 2) for key in ("", "cpu_")}
+            found[stage] = {"units": len(own), "minutes": sums[""], "cpu_minutes": sums["cpu_"]}
+    return found
 
 
 def _root(record: Record, records: Mapping[str, Record]) -> str:
@@ -101,6 +126,7 @@ def render(context: Context, data: dict[str, Any]) -> str:
         "<h2>Cases</h2>" + _case_table(data) + _case_pictures(context),
         "<h2>Synthetic slices</h2>" + _samples(context),
         "<h2>Tools</h2>" + _tools(data),
+        "<h2>Time</h2>" + _time_table(data),
         "<h2>What this does not show</h2>" + _limits(context, scores),
         "<footer>Written by medsis pipeline. All numbers are in report.json beside this file.</footer>",
     ]
@@ -352,6 +378,14 @@ def _samples(context: Context) -> str:
         image, label = (read_png(context.home(name) / path) for path in (item.images[0], item.label))
         tiles.append(_figure(figures.pair_tile(image.astype(np.float64), label), f"{combination}, from {case.id}"))
     return f"<div class='case'>{''.join(tiles)}</div>" if tiles else "<p>None.</p>"
+
+
+def _time_table(data: dict[str, Any]) -> str:
+    rows = [
+        [_text(stage), str(t["units"]), _number(t["minutes"], 1), _number(t["cpu_minutes"], 1)]
+        for stage, t in data["times"].items()
+    ]
+    return table(["stage", "units", "minutes", "processor minutes"], rows, "Sums over units; with --jobs they overlap.")
 
 
 def _tools(data: dict[str, Any]) -> str:
