@@ -164,7 +164,7 @@ def test_data_sets_are_numbered_in_order_of_names(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("file", "networks"), [("ds002330", 8), ("ds002330-builtin", 2)])
 def test_the_original_study(tmp_path: Path, file: str, networks: int) -> None:
-    """With toy heads in the place of its data: two strippers, four segmenters, eight data sets; or what comes with medsis."""
+    """Toy heads in the place of its data: two strippers, four segmenters, eight data sets; or what comes with medsis."""
     text = (REPOSITORY / "studies" / f"{file}.toml").read_text()
     bids(tmp_path / "bids", 6)
     assert 'source = "../data/ds002330"' in text
