@@ -19,6 +19,11 @@ from pipeline.tools import TOOLS, Job
 from pipeline.tools.base import Tool, package_version
 from pipeline.volumes import on_grid, read_any, read_labels, same_grid
 
+N4 = {
+    "version": package_version("simpleitk") or "unknown",
+    "licence": "Apache-2.0 (SimpleITK)",
+    "citation": "Tustison et al., IEEE TMI 2010, doi 10.1109/TMI.2010.2046908",
+}
 N4_MM = 4.0  # of the grid that the bias field is estimated on
 N4_ITERATIONS = (50, 50, 50)
 HIGH_PERCENTILE = 99.9  # of the brain's intensities: the white end of a case's window
@@ -46,7 +51,7 @@ def harmonise(context: Context) -> Made:
     write_volume(context.folder / "image.nii.gz", image, target, np.float32)
     outputs = {"image": "image.nii.gz"}
     outputs |= _given_maps(context, source, grid)
-    tool = {"name": "n4", "version": package_version("simpleitk") or "unknown"} if o["n4"] else {}
+    tool = {"name": "n4", **N4} if o["n4"] and o["method"] != "none" else {}
     if o["method"] == "synthsr":
         outputs["synthsr"], tool = _synthsr(context, grid)
     facts = {

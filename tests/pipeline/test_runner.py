@@ -244,6 +244,12 @@ def test_failures_are_data(tmp_path: Path, tools: Fakes) -> None:
     assert project.records["dataset/hmrf_bet"].facts["images"] == 8
     page = (tmp_path / "work" / "report" / "report.html").read_text()
     assert "no GM and no WM" in page
+    tools.mode("fast", "fail")
+    shutil.rmtree(tmp_path / "work" / "segment" / "fast_bet")
+    go(path)
+    page = (tmp_path / "work" / "report" / "report.html").read_text()
+    assert "segment/fast_bet/sub-01</td>" in page  # the tool that failed is named, not only what waits for it
+    assert "no space left in the scanner" in page
     assert "has one intensity everywhere" in page
 
 

@@ -83,6 +83,20 @@ def test_given_masks_and_drawn_references(tmp_path: Path, tools: Fakes) -> None:
     )
 
 
+def test_the_report_shows_what_was_predicted_with_what_and_how_long_it_took(finished: Path) -> None:
+    page = (finished / "work" / "report" / "report.html").read_text()
+    real = page[page.index("Dice on real held-out scans") : page.index("Train tool")]
+    for caption in ("scan", "reference", "network trained on hmrf_bet"):
+        assert f"<figcaption>{caption}</figcaption>" in real
+    tools = page[page.index("<h2>Tools") : page.index("<h2>Time")]
+    assert all(citation in tools for citation in ("Smith, Hum. Brain Mapp.", "Zhang et al.", "Isensee et al."))
+    times = read_json(finished / "work" / "report" / "report.json")["times"]
+    assert list(times)[:2] == ["harmonise", "strip"]
+    assert times["strip"]["units"] == 3
+    records = [read_json(path) for path in (finished / "work" / "strip").rglob("record.json")]
+    assert all(record["cpu_seconds"] > 0 for record in records)
+
+
 def test_a_crop_can_be_undone(finished: Path) -> None:
     project = Project.load(finished / "study.toml")
     work = finished / "work"
