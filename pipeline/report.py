@@ -16,7 +16,7 @@ from pipeline.tissue import TISSUES
 
 COLUMNS = (*TISSUES, "mean")
 TEXT: tuple[str, ...] = ("stage", "reason", "state", "split", "maps", "ids in no table", "gate", "scan")
-TEXT += ("name", "version", "licence", "citation")
+TEXT += ("version", "licence", "citation")
 STYLE = Path(__file__).with_name("page.css")
 # The browser itself is told to fetch nothing.
 POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
@@ -310,7 +310,7 @@ def _time_table(data: dict[str, Any]) -> str:
 
 def _tools(data: dict[str, Any]) -> str:
     keys = ("name", "version", "licence", "citation")
-    rows = [[_text(tool.get(key, "")) for key in keys] for tool in data["tools"]]
+    rows = [[escape(tool["name"]), *(_text(tool.get(key, "")) for key in keys[1:])] for tool in data["tools"]]
     return table(keys, rows)
 
 
