@@ -93,6 +93,10 @@ def _machine(study: StudyOptions | None) -> list[str]:
     gpu = find_program(["nvidia-smi"])
     names = answer([gpu, "--query-gpu=name", "--format=csv,noheader"]) if gpu else ""
     lines.append(f"GPU: {names.replace(chr(10), ', ') or 'none'}")
-    if study is not None and study.nnunet.device == "cuda" and not names:
-        lines.append('nnunet.device = "cuda", but there is no GPU here; on a cluster there may be one where it runs')
+    if study is not None and not names:
+        devices = {"nnunet": study.nnunet.device, **{f"tools.{n}": s.get("device") for n, s in study.tools.items()}}
+        wanted = [f"{name}.device" for name, device in devices.items() if device == "cuda"]
+        if wanted:
+            there = "there is no GPU here; on a cluster there may be one where it runs"
+            lines.append(f"{', '.join(wanted)}: cuda, but {there}")
     return lines

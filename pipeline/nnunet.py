@@ -182,6 +182,7 @@ def environment(
         "nnUNet_n_proc_DA": str(max(1, workers(o)) if planning else workers(o)),
         "nnUNet_def_n_proc": str(max(1, threads)),
         **({"nnUNet_compile": "f"} if o.device == "cpu" else {}),
+        **({"MEDSIS_THREADS": str(threads)} if o.device == "cpu" else {}),
         "MEDSIS_EPOCHS": str(o.epochs),
         "MEDSIS_ITERATIONS": str(o.iterations),
         "MEDSIS_VAL_ITERATIONS": str(o.val_iterations),

@@ -78,6 +78,9 @@ def make_plan(study: StudyOptions, cases: Sequence[Case]) -> list[Unit]:
         raise ValueError(f"evaluate.reference = {kind!r}: must be consensus, labels, or one of {', '.join(maps)}")
     units = [unit for case in cases for unit in _scan_units(study, tools, case)]
     units += _study_units(study, cases, maps)
+    # The report speaks of every unit, so that no failure goes unsaid.
+    everything = tuple(unit.id for unit in units)
+    units.append(Unit("report", "", "", gathers=everything, settings={"name": study.name}))
     rank = {stage: i for i, group in enumerate(ORDER) for stage in group}
     return sorted(units, key=lambda unit: (rank[unit.stage], unit.id))
 
@@ -133,7 +136,7 @@ def _tissue_unit(study: StudyOptions, case: Case, segmenter: str, stripper: str,
 
 
 def _study_units(study: StudyOptions, cases: Sequence[Case], maps: Sequence[str]) -> list[Unit]:
-    """Stages 6 to 8."""
+    """Stages 6 to 8 but for the report."""
     learn = [case for case in cases if case.split != "test"]
     test = [case for case in cases if case.split == "test"]
     units: list[Unit] = []
@@ -155,29 +158,31 @@ def _study_units(study: StudyOptions, cases: Sequence[Case], maps: Sequence[str]
     over += [f"slices/{name}/{case.id}" for name in study.strip.tools for case in test]
     over += [f"{stage}/{name}/{case.id}" for name, stage in synthetic.items() for case in test]
     evaluate = Unit("evaluate", "", "", gathers=tuple(over), settings=asdict(study.evaluate))
-    rest = [f"harmonise/{case.id}" for case in cases] + [unit.id for unit in units] + [evaluate.id]
-    report = Unit("report", "", "", gathers=tuple(dict.fromkeys([*rest, *over])), settings={"name": study.name})
-    return [*units, evaluate, report]
+    return [*units, evaluate]
 
 
 def _synthesis_units(study: StudyOptions, learn: list[Case], test: list[Case], name: str) -> list[Unit]:
     o = study.synthesise
+    subclasses = o.subclasses if o.contrast == "t1" else 1  # other contrasts are of tissues, not of places
     tissue = {case.id: f"tissue/{name}/{case.id}" for case in [*learn, *test]}
     trained = tuple(tissue[case.id] for case in learn)
     scans = tuple(f"harmonise/{case.id}" for case in learn)
-    prior = Unit("priors", name, "", gathers=(*trained, *scans), settings={"contrast": o.contrast})
+    prior = Unit(
+        "priors", name, "", gathers=(*trained, *scans), settings={"contrast": o.contrast, "subclasses": subclasses}
+    )
     units = [prior] if o.contrast == "t1" else []
     for case in [*learn, *(test if o.test else [])]:
         peers = trained if case.split != "test" else tuple(tissue[other.id] for other in test)
         settings = {
             "contrast": o.contrast,
+            "subclasses": subclasses,
             "gmm": o.gmm,
             "total": o.test if case.split == "test" else o.train,
             "seed": study.seed,
             "slices": asdict(study.slices),
             "split": case.split,
         }
-        needs = (tissue[case.id], *((prior.id,) if o.contrast == "t1" else ()))
+        needs = (tissue[case.id], f"harmonise/{case.id}", *((prior.id,) if o.contrast == "t1" else ()))
         units.append(Unit("synthesise", name, case.id, needs, peers, settings))
     if "gan" in o.methods:
         real = Unit("real", name, "", gathers=(*trained, *scans), settings=asdict(study.slices))

@@ -44,7 +44,10 @@ class Unit:
 
 @dataclass(frozen=True)
 class Record:
-    """What became of a unit. outputs: name -> file in the unit's folder, with SHA-256 and bytes."""
+    """What became of a unit. outputs: name -> file in the unit's folder, with SHA-256 and bytes.
+
+    seconds: from begin to end; cpu_seconds: of all cores, with those of the programs that it ran.
+    """
 
     unit: str
     key: str
@@ -54,6 +57,7 @@ class Record:
     facts: dict[str, Any] = field(default_factory=dict)
     tool: dict[str, str] = field(default_factory=dict)
     seconds: float = 0.0
+    cpu_seconds: float = 0.0
 
     def save(self, folder: Path) -> None:
         """Write record.json, the last file of a unit; of a blocked one blocked.json."""

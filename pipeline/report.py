@@ -2,24 +2,21 @@
 
 from __future__ import annotations
 
-import base64
 from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from dataloaders.manifest import Manifest
-from dataloaders.png import read_png
 from engine.files import read_json, write_json, write_text
-from pipeline import figures
 from pipeline.context import Context
+from pipeline.plan import ORDER
 from pipeline.records import Record
+from pipeline.report_pictures import case_pictures, predictions, samples
 from pipeline.tissue import TISSUES
 
 COLUMNS = (*TISSUES, "mean")
-TEXT = ("reason", "state", "split", "maps", "ids in no table", "gate", "version", "licence", "citation", "scan")
+TEXT: tuple[str, ...] = ("stage", "reason", "state", "split", "maps", "ids in no table", "gate", "scan")
+TEXT += ("version", "licence", "citation")
 STYLE = Path(__file__).with_name("page.css")
 # The browser itself is told to fetch nothing.
 POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
@@ -57,7 +54,19 @@ def collect(context: Context) -> dict[str, Any]:
         "left_out": left_out,
         "blocked": blocked,
         "tools": [tools[name] for name in sorted(tools)],
+        "times": _times(records),
     }
+
+
+def _times(records: Mapping[str, Record]) -> dict[str, dict[str, Any]]:
+    """Units, minutes from begin to end, minutes of processor, by stage in the order of the work."""
+    found: dict[str, dict[str, Any]] = {}
+    for stage in (stage for group in ORDER for stage in group):
+        own = [record for name, record in records.items() if name.split("/")[0] == stage and record.state != "blocked"]
+        if own:
+            sums = {key: round(sum(getattr(r, f"{key}seconds") for r in own) / 60, 2) for key in ("", "cpu_")}
+            found[stage] = {"units": len(own), "minutes": sums[""], "cpu_minutes": sums["cpu_"]}
+    return found
 
 
 def _root(record: Record, records: Mapping[str, Record]) -> str:
@@ -91,16 +100,17 @@ def render(context: Context, data: dict[str, Any]) -> str:
     sections = [f"<h1>{escape(data['study'])}</h1>", _intro(context, data)]
     if scores:
         sections += [
-            "<h2>Dice on real held-out scans</h2>" + _real_table(context, scores),
+            "<h2>Dice on real held-out scans</h2>" + _real_table(context, scores) + predictions(context),
             "<h2>Train tool × test tool</h2>" + _cross_tables(scores),
             "<h2>Agreement between segmentations</h2>" + _agreement(scores),
             "<h2>Robustness across strippers</h2>" + _robustness(context, scores),
         ]
     sections += [
         "<h2>Left out</h2>" + _left_out(data),
-        "<h2>Cases</h2>" + _case_table(data) + _case_pictures(context),
-        "<h2>Synthetic slices</h2>" + _samples(context),
+        "<h2>Cases</h2>" + _case_table(data) + case_pictures(context),
+        "<h2>Synthetic slices</h2>" + samples(context),
         "<h2>Tools</h2>" + _tools(data),
+        "<h2>Time</h2>" + _time_table(data),
         "<h2>What this does not show</h2>" + _limits(context, scores),
         "<footer>Written by medsis pipeline. All numbers are in report.json beside this file.</footer>",
     ]
@@ -144,7 +154,8 @@ def _reference_note(context: Context) -> str:
     sources = sorted({s for name in context.done(units) for s in context.facts(name)["from"]})
     if len(sources) == 1:
         return f"Reference: the labels of {sources[0]} itself, so Dice is agreement with this tool, not accuracy."
-    return f"Reference: the vote of {', '.join(sources)}, so Dice is agreement with these tools, not accuracy."
+    ties = " (where they tie, the scan's intensity decides)"
+    return f"Reference: the vote of {', '.join(sources)}{ties}, so Dice is agreement with these tools, not accuracy."
 
 
 def table(head: Sequence[str], rows: Iterable[Sequence[str]], note: str = "") -> str:
@@ -289,73 +300,17 @@ def _case_table(data: dict[str, Any]) -> str:
     return table(head, rows)
 
 
-def _img(png: bytes, text: str) -> str:
-    data = base64.b64encode(png).decode("ascii")
-    return f"<img alt='{escape(text, quote=True)}' src='data:image/png;base64,{data}'>"
-
-
-def _case_pictures(context: Context) -> str:
-    keys = "".join(
-        f"<span><i class='key' style='--c:{color}'></i>{name}</span>" for name, color in figures.COLORS.items()
-    )
-    parts = [f"<div class='keys'>{keys}<span><i class='key' style='--c:#ffc400'></i>brain mask</span></div>"]
-    for case in sorted(context.cases):
-        tiles = _tiles(context, case)
-        if tiles:
-            parts.append(f"<h3>{escape(case)}</h3><div class='case'>{''.join(tiles)}</div>")
-    return "".join(parts)
-
-
-def _tiles(context: Context, case: str) -> list[str]:
-    scan = f"harmonise/{case}"
-    if not context.done([scan]):
-        return []
-    image = context.volume(scan, "image")
-    tiles = []
-    at: list[int] | None = None
-    for name, record in sorted(context.records.items()):
-        stage, _, rest = name.partition("/")
-        if not rest.endswith(f"/{case}") or not record.outputs:
-            continue
-        label = rest.split("/")[0]
-        if stage == "strip" and "mask" in record.outputs:
-            mask = context.volume(name, "mask").data > 0
-            at = at or figures.heights(mask)
-            given = " (given)" if record.tool.get("name") == "given" else ""
-            caption = f"{label}{given}, {record.facts['litres']:.2f} l"
-            tiles.append(_figure(figures.scan_strip(image, mask, at), caption))
-        elif stage == "tissue" and "tissue" in record.outputs:
-            found = context.volume(name, "tissue")
-            at = at or figures.heights(found.data > 0)
-            caption = label if record.state == "done" else f"{label}: {record.reason}"
-            tiles.append(_figure(figures.tissue_strip(found.data, found.affine, at), caption))
-    return tiles
-
-
-def _figure(png: bytes, caption: str) -> str:
-    return f"<figure>{_img(png, caption)}<figcaption>{escape(caption)}</figcaption></figure>"
-
-
-def _samples(context: Context) -> str:
-    """The first synthetic slices of every combination."""
-    tiles = []
-    seen: dict[str, int] = {}
-    for name in context.done(sorted(context.records)):
-        stage, _, rest = name.partition("/")
-        combination = rest.split("/")[0]
-        if stage not in ("synthesise", "paint") or seen.get(combination, 0) >= 3:
-            continue
-        seen[combination] = seen.get(combination, 0) + 1
-        case = Manifest.load(context.home(name)).cases[0]
-        item = case.slices[0]
-        image, label = (read_png(context.home(name) / path) for path in (item.images[0], item.label))
-        tiles.append(_figure(figures.pair_tile(image.astype(np.float64), label), f"{combination}, from {case.id}"))
-    return f"<div class='case'>{''.join(tiles)}</div>" if tiles else "<p>None.</p>"
+def _time_table(data: dict[str, Any]) -> str:
+    rows = [
+        [_text(stage), str(t["units"]), _number(t["minutes"], 1), _number(t["cpu_minutes"], 1)]
+        for stage, t in data["times"].items()
+    ]
+    return table(["stage", "units", "minutes", "processor minutes"], rows, "Sums over units; with --jobs they overlap.")
 
 
 def _tools(data: dict[str, Any]) -> str:
     keys = ("name", "version", "licence", "citation")
-    rows = [[_text(tool.get(key, "")) for key in keys] for tool in data["tools"]]
+    rows = [[escape(tool["name"]), *(_text(tool.get(key, "")) for key in keys[1:])] for tool in data["tools"]]
     return table(keys, rows)
 
 

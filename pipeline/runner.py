@@ -263,7 +263,7 @@ def execute(project: Project, unit: Unit) -> Record:
             part.mkdir(parents=True)
             write_text(part / KEY, key)
         context = Context(project.study, project.cases, unit, part, project.upstream(unit))
-        start = time.monotonic()
+        start, before = time.monotonic(), _cpu_seconds()
         try:
             made, state, reason = stage.run(context), "done", ""
         except Excluded as found:
@@ -278,11 +278,18 @@ def execute(project: Project, unit: Unit) -> Record:
         seconds = time.monotonic() - start
         reason = reason.replace(str(part), str(target))
         outputs = describe_outputs(part, made.outputs)
-        record = Record(unit.id, key, state, reason, outputs, made.facts, made.tool, round(seconds, 2))  # type: ignore[arg-type]
+        spent = round(seconds, 2), round(_cpu_seconds() - before, 2)
+        record = Record(unit.id, key, state, reason, outputs, made.facts, made.tool, *spent)  # type: ignore[arg-type]
         record.save(part)
         _swap(part, target)
     project.records[unit.id] = record
     return record
+
+
+def _cpu_seconds() -> float:
+    """Of this process and of its children that have ended."""
+    spent = os.times()
+    return spent.user + spent.system + spent.children_user + spent.children_system
 
 
 def _kept_log(part: Path) -> Made:

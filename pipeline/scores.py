@@ -68,15 +68,38 @@ def confusion(truth: NDArray, found: NDArray) -> list[list[int]]:
     return counts.reshape(size, size).tolist()
 
 
-def consensus(maps: Sequence[NDArray[np.uint8]]) -> NDArray[np.uint8]:
-    """The label that most maps give each voxel. Where several are equally often given: that of the first map among them."""
+def consensus(maps: Sequence[NDArray[np.uint8]], image: NDArray | None = None) -> NDArray[np.uint8]:
+    """The label that most maps give each voxel.
+
+    Where several tissues are equally often given, as wherever two maps differ, the scan's intensity decides: the tissue is
+    taken that it is likeliest of, with mean and spread where all maps agree. Without an image, or with background among
+    them: that of the first map.
+    """
     votes = np.stack([sum((m == i).astype(np.uint8) for m in maps) for i in range(len(TISSUES) + 1)])
     most = votes.max(0)
     out = np.full(maps[0].shape, 255, np.uint8)
     for m in maps:
         wins = np.take_along_axis(votes, m[None].astype(np.int64), 0)[0] == most
         out = np.where((out == 255) & wins, m, out)
+    if image is None:
+        return out
+    tied = ((votes == most).sum(0) > 1) & (votes[0] < most)
+    agreed = votes.max(0) == len(maps)
+    unlikely = [_unlikely(image, tied, agreed & (maps[0] == i)) for i in TISSUES.values()]
+    costs = np.where(votes[1:, tied] == most[tied], np.stack(unlikely), np.inf)
+    decided = np.isfinite(costs).any(0)
+    out[tied] = np.where(decided, costs.argmin(0) + 1, out[tied])
     return out
+
+
+def _unlikely(image: NDArray, where: NDArray[np.bool_], sample: NDArray[np.bool_]) -> NDArray[np.float64]:
+    """Minus log-likelihood of the intensities `where`, of a Gaussian with the moments of those in the sample."""
+    values = image[where].astype(np.float64)
+    if not sample.any():
+        return np.full(values.shape, np.inf)
+    mean, spread = float(image[sample].mean()), max(float(image[sample].std()), 1e-6)
+    found: NDArray[np.float64] = ((values - mean) / spread) ** 2 / 2 + np.log(spread)
+    return found
 
 
 def agreement(

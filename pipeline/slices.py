@@ -6,8 +6,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dataloaders import geometry
+from dataloaders.intensity import Window
 from dataloaders.slices import Frame
 from pipeline.study import SliceOptions
+
+FLOOR = 0.02  # of a picture's range: brain is never 0, so dark CSF at the rim is not taken for what was stripped off
+
+
+def stripped(image: NDArray, brain: NDArray[np.bool_], high: float) -> tuple[NDArray, Window]:
+    """A scan with nothing around its brain, and the window that makes this 0, an intensity of 0 FLOOR, and `high` 1."""
+    window = Window(-FLOOR / (1 - FLOOR) * high, high)
+    return np.where(brain, np.maximum(image, 0.0), window.low), window
 
 
 def chosen_slices(area: NDArray[np.int64], o: SliceOptions) -> list[int]:

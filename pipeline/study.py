@@ -70,6 +70,8 @@ class HarmoniseOptions:
 
     method: Literal["rescale", "synthsr", "none"] = "rescale"
     """rescale: N4 and the scan's own contrast; synthsr: strip and segment SynthSR's image instead; none: as it is."""
+    even_slices: bool = True
+    """Take off brightness that alternates between slices of 2-D scans (not with none)."""
     n4: bool = True
     """Correct the bias field (not with none)."""
     spacing: tuple[float, float, float] = (1.0, 1.0, 0.0)
@@ -144,6 +146,8 @@ class SynthesiseOptions:
     """Images of a combination, over all its training and validation cases."""
     test: int = 60
     """Images of a combination, over all its test cases; 0 for none."""
+    subclasses: int = 3
+    """t1: Gaussians of each tissue, by intensity; 1 paints a tissue in one, as the original study did."""
     contrast: Contrast = "t1"
     """t1: intensities as measured in the training scans; random: any contrast."""
     gmm: dict[str, Any] = field(default_factory=dict)
@@ -294,6 +298,7 @@ def check_study(study: StudyOptions, path: Path) -> None:
         "slices.count": (study.slices.count, -1),
         "synthesise.train": (study.synthesise.train, 1),
         "synthesise.test": (study.synthesise.test, 0),
+        "synthesise.subclasses": (study.synthesise.subclasses, 1),
         "nnunet.epochs": (study.nnunet.epochs, 1),
         "nnunet.iterations": (study.nnunet.iterations, 1),
         "nnunet.val_iterations": (study.nnunet.val_iterations, 1),

@@ -33,7 +33,7 @@ def reference(context: Context) -> Made:
     elif not used:
         raise Excluded("no combination has a usable tissue map of this case")
     else:
-        labels = scores.consensus([context.volume(name, "tissue").data for name in used])
+        labels = scores.consensus([context.volume(name, "tissue").data for name in used], grid.data)
         source = [name.split("/")[1] for name in used]
     write_volume(context.folder / "reference.nii.gz", labels.astype(np.uint8), grid.affine)
     return Made({"reference": "reference.nii.gz"}, {"from": source})

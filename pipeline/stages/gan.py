@@ -10,13 +10,14 @@ from pathlib import Path
 import numpy as np
 
 from dataloaders import geometry
-from dataloaders.intensity import Window
+from dataloaders.intensity import LEVELS
 from dataloaders.manifest import Case as ManifestCase
 from dataloaders.manifest import Manifest, Slice, Split, slice_name
+from dataloaders.png import read_png, write_png
 from dataloaders.slices import write_slice
 from pipeline.commands import ToolFailed, run_command
 from pipeline.context import Context, Excluded, Made
-from pipeline.slices import brain_frame, chosen_slices
+from pipeline.slices import FLOOR, brain_frame, chosen_slices, stripped
 from pipeline.tissue import LABELS
 from spec import Channel, DataSpec
 
@@ -40,14 +41,13 @@ def real(context: Context) -> Made:
         brain = tissue.data > 0
         frame, _ = brain_frame(brain, context.study.slices.size)
         split: Split = "val" if case.patient in held else "train"
-        window = Window(*context.facts(name)["window"])
+        picture, window = stripped(image.data, brain, context.facts(name)["window"][1])
         chosen = chosen_slices(brain.sum((0, 1)), replace(context.study.slices, count=0))
         items = []
         for z in chosen:
             files = f"{split}/labels/{slice_name(case.id, z)}", f"{split}/images/{slice_name(case.id, z, 0)}"
             item = Slice(z, files[0], (files[1],))
-            stripped = np.where(brain, image.data, 0.0)
-            items.append(write_slice(context.folder, item, tissue.data, [stripped], [window], frame))
+            items.append(write_slice(context.folder, item, tissue.data, [picture], [window], frame))
             outputs |= {f"label {case.id} {z}": files[0], f"image {case.id} {z}": files[1]}
         mm = geometry.plane_spacing(image.affine, "axial")
         cases.append(ManifestCase(case.id, case.patient, split, (window,), tuple(items)))
@@ -112,6 +112,7 @@ def paint(context: Context) -> Made:
             for old, new in ((item.generated[0], picture), (item.label, label)):
                 (context.folder / new).parent.mkdir(exist_ok=True)
                 shutil.move(found[0].parent / old, context.folder / new)
+            _strip(context.folder / picture, context.folder / label)
             items.append(replace(item, label=label, images=(picture,), generated=()))
             outputs |= {f"label{item.index}": label, f"image{item.index}": picture}
         cases.append(replace(case, slices=tuple(items)))
@@ -119,3 +120,9 @@ def paint(context: Context) -> Made:
     Manifest(made.spec, tuple(cases), {"kind": "data", "split": "patients"}).save(context.folder)
     facts = {"images": sum(len(case.slices) for case in cases), "split": phase}
     return Made(outputs | {"manifest": "manifest.json", "log": "log.txt"}, facts, {"name": "test.py"})
+
+
+def _strip(picture: Path, label: Path) -> None:
+    """Nothing outside of the brain, and a little more than nothing inside of it, as in all slices."""
+    levels, ids = read_png(picture), read_png(label)
+    write_png(picture, np.where(ids > 0, np.maximum(levels, round(FLOOR * LEVELS)), 0).astype(np.uint16))

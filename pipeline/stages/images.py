@@ -13,18 +13,24 @@ from dataloaders.manifest import affine_rows
 from dataloaders.nifti import Volume, read_volume, whole_numbers, write_volume
 from dataloaders.tissue import TissueError, brain_mask
 from pipeline.context import Context, Excluded, Made
+from pipeline.interleave import even_slices
 from pipeline.tissue import FOLDER, TissueTable, bounding_box, gate, read_table, tissue_facts
 from pipeline.tools import TOOLS, Job
 from pipeline.tools.base import Tool, package_version
 from pipeline.volumes import on_grid, read_any, read_labels, same_grid
 
+N4 = {
+    "version": package_version("simpleitk") or "unknown",
+    "licence": "Apache-2.0 (SimpleITK)",
+    "citation": "Tustison et al., IEEE TMI 2010, doi 10.1109/TMI.2010.2046908",
+}
 N4_MM = 4.0  # of the grid that the bias field is estimated on
 N4_ITERATIONS = (50, 50, 50)
 HIGH_PERCENTILE = 99.9  # of the brain's intensities: the white end of a case's window
 
 
 def harmonise(context: Context) -> Made:
-    """RAS orientation, N4, voxel size; SynthSR's image beside it where that is asked for.
+    """RAS orientation, even slices, N4, voxel size; SynthSR's image beside it where that is asked for.
 
     What is evaluated on later is always the scan's own contrast: SynthSR paints a brain of its own.
     """
@@ -33,6 +39,8 @@ def harmonise(context: Context) -> Made:
     if source.data.min() == source.data.max():
         raise Excluded(f"{context.case.t1.name} has one intensity everywhere")
     data, affine = geometry.to_ras(source.data.astype(np.float32), source.affine)
+    if o["even_slices"] and o["method"] != "none":
+        data = even_slices(data, geometry.spacing(affine))
     if o["n4"] and o["method"] != "none":
         data = n4(data, geometry.spacing(affine))
     spacing = geometry.spacing(affine)
@@ -43,7 +51,7 @@ def harmonise(context: Context) -> Made:
     write_volume(context.folder / "image.nii.gz", image, target, np.float32)
     outputs = {"image": "image.nii.gz"}
     outputs |= _given_maps(context, source, grid)
-    tool = {"name": "n4", "version": package_version("simpleitk") or "unknown"} if o["n4"] else {}
+    tool = {"name": "n4", **N4} if o["n4"] and o["method"] != "none" else {}
     if o["method"] == "synthsr":
         outputs["synthsr"], tool = _synthsr(context, grid)
     facts = {

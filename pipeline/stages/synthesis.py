@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,38 +16,55 @@ from dataloaders.intensity import Window
 from dataloaders.labels import count_labels
 from dataloaders.manifest import Case as ManifestCase
 from dataloaders.manifest import Manifest, Slice, slice_name
+from dataloaders.nifti import Volume, write_volume
 from dataloaders.png import write_png
 from dataloaders.prior_estimation import Scale, measure
 from dataloaders.sources import CaseSource
 from engine.files import write_json
-from models.gmm.labels import LabelScheme
 from models.gmm.priors import pool_subjects
 from pipeline.context import Context, Excluded, Made
 from pipeline.generator import gmm_options
-from pipeline.slices import brain_frame, chosen_slices
+from pipeline.slices import FLOOR, brain_frame, chosen_slices
+from pipeline.subclasses import divide, scheme
 from pipeline.tissue import LABELS
 from spec import Channel, DataSpec
 
-SCHEME = LabelScheme((0, 1, 2, 3), tuple(label.name for label in LABELS), (0, 1, 2, 3), (0, 1, 2, 3), None)
 RANGE = Window(0.0, 1.0)  # of the generator
 
 
 def priors(context: Context) -> Made:
-    """Means and spreads of the tissues over the training scans, in each scan's own window."""
+    """Means and spreads of the tissues' subclasses over the training scans, in each scan's own window."""
+    parts = scheme(context.unit.settings["subclasses"])
     used = [name for name in context.done(context.unit.gathers) if name.startswith("tissue/")]
     subjects = []
     for name in used:
         case = name.rpartition("/")[2]
         window = context.facts(name)["window"]
-        source = CaseSource(case, case, (context.path(f"harmonise/{case}", "image"),), context.path(name, "tissue"))
-        subjects.append(measure(source, ("T1w",), SCHEME, robust=True, scale=Scale(window=(window[0], window[1]))))
+        labels = context.folder / f"{case}.nii.gz"
+        _write_parts(context, f"harmonise/{case}", name, labels)
+        source = CaseSource(case, case, (context.path(f"harmonise/{case}", "image"),), labels)
+        subjects.append(measure(source, ("T1w",), parts, robust=True, scale=Scale(window=(window[0], window[1]))))
+        labels.unlink()
     if not subjects:
         raise Excluded("no training case has a usable tissue map")
     prior = pool_subjects(
-        torch.stack([s.centers for s in subjects]), torch.stack([s.spreads for s in subjects]), SCHEME.names
+        torch.stack([s.centers for s in subjects]), torch.stack([s.spreads for s in subjects]), parts.names
     )
-    write_json(context.folder / "priors.json", prior.to_dict(("T1w",), SCHEME.class_names))
+    write_json(context.folder / "priors.json", prior.to_dict(("T1w",), parts.class_names))
     return Made({"priors": "priors.json"}, {"cases": [s.id for s in subjects]})
+
+
+def _parts(context: Context, scan: str, tissue: str) -> Volume:
+    """A tissue map with its subclasses."""
+    found = context.volume(tissue, "tissue")
+    image = context.volume(scan, "image").data
+    count = context.unit.settings["subclasses"]
+    return Volume(divide(image, found.data, count, geometry.spacing(found.affine)), found.affine)
+
+
+def _write_parts(context: Context, scan: str, tissue: str, path: Path) -> None:
+    found = _parts(context, scan, tissue)
+    write_volume(path, found.data, found.affine)
 
 
 def _seed(*parts: object) -> int:
@@ -72,7 +90,7 @@ def synthesise(context: Context) -> Made:
     ]
     total = o.test if case.split == "test" else o.train
     count = share_of(total, sorted({case.id, *peers}), case.id)
-    found = context.volume(maps, "tissue")
+    found = _parts(context, context.needed("harmonise"), maps)
     size = context.study.slices.size
     frame, lost = brain_frame(found.data > 0, size)
     if lost > 0.01:
@@ -81,10 +99,11 @@ def synthesise(context: Context) -> Made:
     planes = [np.ascontiguousarray(frame.cut(found.data, z)) for z in chosen]
     mm = geometry.plane_spacing(found.affine, "axial")
     contrast = context.unit.settings["contrast"]
+    parts = scheme(context.unit.settings["subclasses"])
     generator = ImageGenerator(
         planes,
-        scheme=SCHEME,
-        priors=read_priors(context.path(context.needed("priors"), "priors"), SCHEME, 1) if contrast == "t1" else None,
+        scheme=parts,
+        priors=read_priors(context.path(context.needed("priors"), "priors"), parts, 1) if contrast == "t1" else None,
         options=gmm_options(contrast, context.unit.settings["gmm"]),
         spacing=mm[1:],
         seed=_seed(context.study.seed, context.unit.name, case.id),
@@ -112,7 +131,8 @@ def _write_sample(context: Context, number: int, image: NDArray, labels: NDArray
     picture = f"{split}/images/{slice_name(case, number, 0)}"
     ids = labels.astype(np.uint8)
     write_png(context.folder / label, ids)
-    write_png(context.folder / picture, RANGE.encode(np.clip(image, 0, 1)))
+    # Scans are stripped after they were taken: their borders with nothing are sharp, whatever blurred the image.
+    write_png(context.folder / picture, RANGE.encode(np.where(ids > 0, FLOOR + (1 - FLOOR) * np.clip(image, 0, 1), 0)))
     return Slice(number, label, (picture,), (), count_labels(ids))
 
 

@@ -7,12 +7,11 @@ from dataclasses import replace
 import numpy as np
 
 from dataloaders import geometry
-from dataloaders.intensity import Window
 from dataloaders.manifest import Case as ManifestCase
 from dataloaders.manifest import Geometry, Manifest, Slice, affine_rows, slice_name
 from dataloaders.slices import write_slice
 from pipeline.context import Context, Excluded, Made
-from pipeline.slices import brain_frame, chosen_slices
+from pipeline.slices import brain_frame, chosen_slices, stripped
 from spec import Channel, DataSpec, Label
 
 
@@ -26,9 +25,8 @@ def slices(context: Context) -> Made:
         raise Excluded(f"{100 * lost:.1f} % of the brain lie outside {size} x {size} pixels: raise harmonise.spacing")
     area = mask.sum((0, 1))
     chosen = chosen_slices(area, replace(context.study.slices, count=0))
-    window = Window(0.0, float(np.percentile(image.data[mask], 99.9)))
     case = context.case
-    brain = np.where(mask, image.data, 0.0)
+    brain, window = stripped(image.data, mask, float(np.percentile(image.data[mask], 99.9)))
     items = [
         write_slice(
             context.folder,

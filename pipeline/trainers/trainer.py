@@ -10,6 +10,11 @@ import numpy as np
 import torch
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 
+# On a CPU nnU-Net takes all cores of the machine, whatever it was given: on a shared one they wait for each other. This
+# file is read after that, by training and by prediction.
+if "MEDSIS_THREADS" in os.environ:
+    torch.set_num_threads(int(os.environ["MEDSIS_THREADS"]))
+
 
 def _number(name: str, default: int) -> int:
     return int(os.environ.get(name, default))
@@ -31,6 +36,7 @@ class nnUNetTrainerMedsis(nnUNetTrainer):  # noqa: N801 (nnU-Net's way of naming
         self.num_val_iterations_per_epoch: int = _number("MEDSIS_VAL_ITERATIONS", 50)
         # Short runs must leave something to go on from, too.
         self.save_every: int = max(1, min(50, self.num_epochs // 10))
+        self.print_to_log_file(f"threads: {torch.get_num_threads()}")
 
     def perform_actual_validation(self, save_probabilities: bool = False) -> None:
         """Nothing: the study's test slices are what counts, and this would predict every validation slice once more."""

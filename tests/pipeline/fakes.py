@@ -169,7 +169,7 @@ data = json.loads((raw / "dataset.json").read_text())
 images = sorted((raw / "imagesTr").glob("*_0000.png"))
 assert len(images) == data["numTraining"] == len(list((raw / "labelsTr").glob("*.png"))) > 0
 out = Path(os.environ["nnUNet_preprocessed"]) / raw.name
-out.mkdir(parents=True)
+out.mkdir(parents=True, exist_ok=True)  # it goes on where it stopped
 (out / "dataset.json").write_text(json.dumps(data))
 arch = {"n_stages": 7, "features_per_stage": [32] * 7}
 plans = {"plans_name": "nnUNetPlans", "dataset_name": raw.name, "configurations": {
@@ -232,4 +232,50 @@ def install(folder: Path, *names: str) -> Path:
         path = folder / name
         path.write_text(HEADER.replace("{python}", sys.executable) + TOOLS[name])
         path.chmod(0o755)
+    return folder
+
+
+# Our own train.py and test.py: a GAN that knows the right picture.
+FAKE_TRAIN = """
+import argparse, pathlib
+parser = argparse.ArgumentParser(allow_abbrev=False)
+for flag in ("--name", "--dataroot", "--checkpoints_dir", "--seed", "--preset", "--num_epochs"):
+    parser.add_argument(flag, required=True)
+o = parser.parse_args()
+data = pathlib.Path(o.dataroot)
+assert (data / "manifest.json").is_file()
+assert list((data / "train" / "images").glob("*.png")) and list((data / "val" / "labels").glob("*.png"))
+out = pathlib.Path(o.checkpoints_dir) / o.name
+out.mkdir(parents=True, exist_ok=True)  # it goes on where it stopped
+(out / "weights-best.safetensors").write_text("w")
+"""
+FAKE_TEST = """
+import argparse, json, pathlib, shutil
+parser = argparse.ArgumentParser(allow_abbrev=False)
+for flag in ("--name", "--dataroot", "--results_dir", "--checkpoints_dir", "--phase", "--metrics", "--seed"):
+    parser.add_argument(flag, required=True)
+parser.add_argument("--no-volumes", action="store_true", required=True)
+o = parser.parse_args()
+assert (pathlib.Path(o.checkpoints_dir) / o.name / "weights-best.safetensors").is_file()
+source, out = pathlib.Path(o.dataroot), pathlib.Path(o.results_dir) / o.name / "best"
+data = json.loads((source / "manifest.json").read_text())
+for case in data["cases"]:
+    assert case["split"] == o.phase
+    for item in case["slices"]:
+        for kind, path in (("label", item["label"]), ("generated", item["images"][0])):
+            target = out / kind / pathlib.Path(path).name
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(source / path, target)
+        item["label"] = "label/" + pathlib.Path(item["label"]).name
+        item["generated"] = ["generated/" + pathlib.Path(item["images"][0]).name]
+        item["images"] = []
+(out / "manifest.json").write_text(json.dumps(data))
+"""
+
+
+def install_gan(folder: Path) -> Path:
+    """Write the fake train.py and test.py into a folder and return it."""
+    folder.mkdir()
+    (folder / "train.py").write_text(FAKE_TRAIN)
+    (folder / "test.py").write_text(FAKE_TEST)
     return folder

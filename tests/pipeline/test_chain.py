@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -41,6 +42,8 @@ def test_from_heads_to_dice(tmp_path: Path) -> None:
     assert project.records["strip/bet/sub-03"].tool["name"] == "bet"
     assert project.records["strip/bet/sub-01"].tool["name"] == "given"
     assert project.records["train/hmrf_bet"].tool["version"].startswith("2.")
+    log = (tmp_path / "work" / "train" / "hmrf_bet" / "log.txt").read_text()
+    assert re.findall(r"threads: (\d+)", log) == ["1"]  # the study's, not the machine's
     scores = json.loads((tmp_path / "work" / "evaluate" / "scores.json").read_text())
     real = scores["real"]["hmrf_bet"]["dice"]["reference"]
     assert real["mean"]["value"] > 0.3

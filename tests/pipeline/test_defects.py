@@ -19,8 +19,8 @@ from pipeline.nnunet import Sample, group_splits
 from pipeline.records import Record
 from pipeline.runner import Project, RunOptions, run
 from pipeline.slices import chosen_slices
-from pipeline.stages.synthesis import SCHEME
 from pipeline.study import SliceOptions
+from pipeline.subclasses import scheme
 from pipeline.tissue import FOLDER, read_table
 from pipeline.tools import TOOLS, Job
 from tests.pipeline.conftest import Fakes
@@ -82,7 +82,7 @@ def test_3_tissues_have_contrast_and_the_background_is_dark() -> None:
     """The original's uniform(120, 80) gives all classes, the background too, means in 80..120 with spreads of 10..15."""
     _, tissue = head(0)
     plane = np.array([0, 3, 1, 2])[tissue[:, :, 20]]
-    generator = ImageGenerator([plane], scheme=SCHEME, options=gmm_options("random", {}), seed=1)
+    generator = ImageGenerator([plane], scheme=scheme(1), options=gmm_options("random", {}), seed=1)
     ratios = []
     for number in range(40):
         image, labels = (t.numpy() for t in generator.tensors(number))
@@ -120,7 +120,7 @@ def test_5_labels_are_deformed_by_nearest_neighbour_once() -> None:
     y, x = np.mgrid[-40:40, -40:40]
     disc = np.where(x**2 + y**2 < 30**2, 3, 0)
     options = gmm_options("t1", {"nonlin_std": [8.0], "rotation_bounds": [30.0]})
-    generator = ImageGenerator([disc], scheme=SCHEME, options=options, seed=0)
+    generator = ImageGenerator([disc], scheme=scheme(1), options=options, seed=0)
     for number in range(20):
         _, labels = generator.tensors(number)
         assert set(np.unique(labels.numpy())) <= {0, 3}

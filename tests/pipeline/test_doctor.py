@@ -54,6 +54,16 @@ def test_what_a_study_lacks(tmp_path: Path, tools: Fakes) -> None:
     assert any(line.startswith("    hdbet") for line in lines)
 
 
+def test_whoever_wants_a_gpu_is_named(tmp_path: Path, tools: Fakes) -> None:
+    extra = '[strip]\ntools = ["bet", "hdbet"]\n[tools.hdbet]\ndevice = "cuda"\n'
+    path = study(tmp_path, extra)
+    assert any(
+        line.strip().startswith("tools.hdbet.device: cuda, but there is no GPU here") for line in examine(path)[0]
+    )
+    path.write_text(path.read_text().replace('device = "cuda"', 'device = "cpu"'))
+    assert not any("no GPU here" in line for line in examine(path)[0])
+
+
 def test_the_command(tmp_path: Path) -> None:
     path = study(tmp_path, "[slurm]\narray = 0\n")
     done = subprocess.run(

@@ -18,6 +18,7 @@ from pipeline.commands import ToolFailed
 from pipeline.records import RECORD, Record, load_record
 from pipeline.runner import Project, RunOptions, run
 from pipeline.stages import STAGES, Stage
+from tests.pipeline import fakes
 from tests.pipeline.conftest import Fakes
 from tests.pipeline.heads import affine, head, study
 from tests.toy import save_nifti
@@ -94,6 +95,11 @@ def test_what_changed_runs_again_with_all_that_depends_on_its_result(copied: Cop
     assert "train/hmrf_bet" in done
 
 
+def times(work: Path) -> dict[Path, int]:
+    """When each unit was finished."""
+    return {file: file.stat().st_mtime_ns for file in work.rglob(RECORD) if not file.parent.name.endswith(".part")}
+
+
 def _killed_in(path: Path, stage: str) -> None:
     """Run the study in a fork that is killed when the work of a stage's unit is done, and its record not yet written."""
     pid = os.fork()
@@ -125,18 +131,34 @@ def test_resumes_after_a_kill_in_each_stage(tmp_path: Path, tools: Fakes, whole:
     path = study(tmp_path)
     tried = [unit.stage for unit in Project.load(path).units.values()]
     for stage in dict.fromkeys(tried):
-        before = set((tmp_path / "work").rglob(RECORD)) if (tmp_path / "work").exists() else set()
+        before = times(tmp_path / "work")
         _killed_in(path, stage)
-        after = set((tmp_path / "work").rglob(RECORD))
-        assert before <= after  # what was done stays done
-        parts = list((tmp_path / "work").rglob("*.part"))
-        assert parts, stage
+        after = times(tmp_path / "work")
+        assert before.items() <= after.items()  # what was done stays done, and is not done again
+        assert list((tmp_path / "work").rglob("*.part")), stage
     _, done = go(path)
     assert done == ["report"]
     assert not list((tmp_path / "work").rglob("*.part"))
     found = results(path)
     assert found["sums"] == whole["sums"]
     assert found["scores"] == whole["scores"]
+
+
+@pytest.mark.filterwarnings("ignore:This process:DeprecationWarning")
+def test_resumes_after_a_kill_in_the_stages_of_the_gan(
+    tmp_path: Path, copied: Copied, tools: Fakes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("pipeline.stages.gan.ROOT", fakes.install_gan(tmp_path / "root"))
+    path = copied()
+    path.write_text(path.read_text().replace("train = 8", 'train = 8\nmethods = ["gmm", "gan"]'))
+    for stage in ("real", "gan", "paint"):
+        before = times(tmp_path / "work")
+        _killed_in(path, stage)
+        assert before.items() <= times(tmp_path / "work").items()
+        assert [part.relative_to(tmp_path / "work").parts[0] for part in (tmp_path / "work").rglob("*.part")] == [stage]
+    project, done = go(path, RunOptions(own_process=False, only=("paint/*", "gan/*", "real/*")))
+    assert {name.split("/")[0] for name in done} == {"paint"}
+    assert {r.state for n, r in project.records.items() if n.split("/")[0] in ("real", "gan", "paint")} == {"done"}
 
 
 @pytest.mark.filterwarnings("ignore:This process:DeprecationWarning")
@@ -222,6 +244,12 @@ def test_failures_are_data(tmp_path: Path, tools: Fakes) -> None:
     assert project.records["dataset/hmrf_bet"].facts["images"] == 8
     page = (tmp_path / "work" / "report" / "report.html").read_text()
     assert "no GM and no WM" in page
+    tools.mode("fast", "fail")
+    shutil.rmtree(tmp_path / "work" / "segment" / "fast_bet")
+    go(path)
+    page = (tmp_path / "work" / "report" / "report.html").read_text()
+    assert "segment/fast_bet/sub-01</td>" in page  # the tool that failed is named, not only what waits for it
+    assert "no space left in the scanner" in page
     assert "has one intensity everywhere" in page
 
 

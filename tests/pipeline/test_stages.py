@@ -17,6 +17,7 @@ from pipeline.slices import brain_frame
 from pipeline.stages.images import n4
 from pipeline.stages.synthesis import share_of
 from pipeline.study import NnunetOptions
+from tests.pipeline import fakes
 from tests.pipeline.conftest import Fakes
 from tests.pipeline.heads import affine, head, study
 from tests.toy import save_nifti
@@ -24,50 +25,11 @@ from tests.toy import save_nifti
 HERE = RunOptions(own_process=False)
 Copied = Callable[..., Path]
 
-FAKE_TRAIN = """
-import argparse, pathlib
-parser = argparse.ArgumentParser(allow_abbrev=False)
-for flag in ("--name", "--dataroot", "--checkpoints_dir", "--seed", "--preset", "--num_epochs"):
-    parser.add_argument(flag, required=True)
-o = parser.parse_args()
-data = pathlib.Path(o.dataroot)
-assert (data / "manifest.json").is_file()
-assert list((data / "train" / "images").glob("*.png")) and list((data / "val" / "labels").glob("*.png"))
-out = pathlib.Path(o.checkpoints_dir) / o.name
-out.mkdir(parents=True)
-(out / "weights-best.safetensors").write_text("w")
-"""
-FAKE_TEST = """
-import argparse, json, pathlib, shutil
-parser = argparse.ArgumentParser(allow_abbrev=False)
-for flag in ("--name", "--dataroot", "--results_dir", "--checkpoints_dir", "--phase", "--metrics", "--seed"):
-    parser.add_argument(flag, required=True)
-parser.add_argument("--no-volumes", action="store_true", required=True)
-o = parser.parse_args()
-assert (pathlib.Path(o.checkpoints_dir) / o.name / "weights-best.safetensors").is_file()
-source, out = pathlib.Path(o.dataroot), pathlib.Path(o.results_dir) / o.name / "best"
-data = json.loads((source / "manifest.json").read_text())
-for case in data["cases"]:
-    assert case["split"] == o.phase
-    for item in case["slices"]:
-        for kind, path in (("label", item["label"]), ("generated", item["images"][0])):
-            target = out / kind / pathlib.Path(path).name
-            target.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy(source / path, target)
-        item["label"] = "label/" + pathlib.Path(item["label"]).name
-        item["generated"] = ["generated/" + pathlib.Path(item["images"][0]).name]
-        item["images"] = []
-(out / "manifest.json").write_text(json.dumps(data))
-"""
-
 
 def test_a_gan_paints_the_labels_of_the_gmm(
     tmp_path: Path, copied: Copied, tools: Fakes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    (tmp_path / "root").mkdir()
-    (tmp_path / "root" / "train.py").write_text(FAKE_TRAIN)
-    (tmp_path / "root" / "test.py").write_text(FAKE_TEST)
-    monkeypatch.setattr("pipeline.stages.gan.ROOT", tmp_path / "root")
+    monkeypatch.setattr("pipeline.stages.gan.ROOT", fakes.install_gan(tmp_path / "root"))
     path = copied()
     path.write_text(path.read_text().replace("train = 8", 'train = 8\nmethods = ["gmm", "gan"]'))
     project = Project.load(path)
@@ -119,6 +81,20 @@ def test_given_masks_and_drawn_references(tmp_path: Path, tools: Fakes) -> None:
         ]
         > 0.8
     )
+
+
+def test_the_report_shows_what_was_predicted_with_what_and_how_long_it_took(finished: Path) -> None:
+    page = (finished / "work" / "report" / "report.html").read_text()
+    real = page[page.index("Dice on real held-out scans") : page.index("Train tool")]
+    for caption in ("scan", "reference", "network trained on hmrf_bet"):
+        assert f"<figcaption>{caption}</figcaption>" in real
+    tools = page[page.index("<h2>Tools") : page.index("<h2>Time")]
+    assert all(citation in tools for citation in ("Smith, Hum. Brain Mapp.", "Zhang et al.", "Isensee et al."))
+    times = read_json(finished / "work" / "report" / "report.json")["times"]
+    assert list(times)[:2] == ["harmonise", "strip"]
+    assert times["strip"]["units"] == 3
+    records = [read_json(path) for path in (finished / "work" / "strip").rglob("record.json")]
+    assert all(record["cpu_seconds"] > 0 for record in records)
 
 
 def test_a_crop_can_be_undone(finished: Path) -> None:
@@ -184,6 +160,26 @@ def test_consensus_is_the_vote() -> None:
     maps = [np.array(row, np.uint8) for row in ([1, 1, 0, 3, 2], [1, 2, 0, 2, 2], [2, 2, 0, 1, 3])]
     np.testing.assert_array_equal(scores.consensus(maps), [1, 2, 0, 3, 2])  # of three different ones, the first map's
     np.testing.assert_array_equal(scores.consensus(maps[:1]), maps[0])
+
+
+def test_where_two_maps_differ_the_intensity_decides() -> None:
+    """Neither tool is the reference: the order of the maps changes nothing but the edge of the brain."""
+    rng = np.random.default_rng(0)
+    means = np.array([0.0, 100.0, 150.0, 40.0])
+    truth = rng.integers(1, 4, (20, 20, 20)).astype(np.uint8)
+    image = means[truth] + rng.normal(0, 5, truth.shape)
+    a, b = truth.copy(), truth.copy()
+    wrong = rng.random(truth.shape)
+    a[wrong < 0.1] = 1 + a[wrong < 0.1] % 3
+    b[wrong > 0.9] = 1 + b[wrong > 0.9] % 3
+    assert (a != b).mean() > 0.15
+    for maps in ([a, b], [b, a]):
+        np.testing.assert_array_equal(scores.consensus(maps, image), truth)
+    a[0, 0, 0] = 0
+    assert scores.consensus([a, b], image)[0, 0, 0] == 0
+    assert scores.consensus([b, a], image)[0, 0, 0] == b[0, 0, 0]
+    same = scores.consensus([a, a], image)
+    np.testing.assert_array_equal(same, a)
 
 
 def test_means_are_over_patients_then_tissues() -> None:

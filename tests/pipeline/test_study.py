@@ -162,9 +162,10 @@ def test_data_sets_are_numbered_in_order_of_names(tmp_path: Path) -> None:
     assert numbers == {"atlas_bet": 101, "hmrf_bet": 102}
 
 
-def test_the_original_study(tmp_path: Path) -> None:
-    """studies/ds002330.toml with toy heads in the place of its data: two strippers, four segmenters, eight data sets."""
-    text = (REPOSITORY / "studies" / "ds002330.toml").read_text()
+@pytest.mark.parametrize(("file", "networks"), [("ds002330", 8), ("ds002330-builtin", 2)])
+def test_the_original_study(tmp_path: Path, file: str, networks: int) -> None:
+    """Toy heads in the place of its data: two strippers, four segmenters, eight data sets; or what comes with medsis."""
+    text = (REPOSITORY / "studies" / f"{file}.toml").read_text()
     bids(tmp_path / "bids", 6)
     assert 'source = "../data/ds002330"' in text
     path = tmp_path / "study.toml"
@@ -173,7 +174,7 @@ def test_the_original_study(tmp_path: Path) -> None:
     cases = find_cases(options)
     assert [case.id for case in cases] == [f"sub-{i:02d}" for i in range(1, 6)]  # five of them
     units = make_plan(options, cases)
-    assert sum(unit.stage == "train" for unit in units) == 8
+    assert sum(unit.stage == "train" for unit in units) == networks
     counts = {unit.case: unit.settings["total"] for unit in units if unit.stage == "synthesise"}
     assert counts == {"sub-01": 600, "sub-02": 600, "sub-03": 600, "sub-04": 60, "sub-05": 60}
 

@@ -1,0 +1,75 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from dataloaders.manifest import Manifest
+from dataloaders.png import read_png
+from engine.files import read_json
+from pipeline.slices import FLOOR, stripped
+from pipeline.subclasses import divide, scheme
+
+MM = np.array([1.0, 1.0, 3.0])
+
+
+def test_subclasses_belong_to_their_tissue() -> None:
+    three = scheme(3)
+    assert three.names == ("background", *(f"{t} {k}" for t in ("GM", "WM", "CSF") for k in (1, 2, 3)))
+    assert three.outputs == (0, 1, 1, 1, 2, 2, 2, 3, 3, 3)
+    assert scheme(1).names == ("background", "GM", "WM", "CSF")
+
+
+def test_a_tissue_is_divided_by_intensity_into_equal_parts() -> None:
+    """White matter with a gradient: three bands from dark to bright, whatever its neighbour's intensity."""
+    tissue = np.zeros((30, 12, 4), np.uint8)
+    tissue[:, :6], tissue[:, 6:] = 2, 3
+    image = np.where(tissue == 2, 100.0 + np.arange(30)[:, None, None], 1000.0)
+    image += np.random.default_rng(0).normal(0, 0.5, image.shape)
+    parts = divide(image, tissue, 3, MM)
+    lookup = np.array(scheme(3).outputs)
+    np.testing.assert_array_equal(lookup[parts], tissue)
+    white = parts[:, :6]
+    assert [int((white == i).sum()) for i in (4, 5, 6)] == [240, 240, 240]
+    assert (np.diff(np.median(white, (1, 2))) >= 0).all()
+    assert (white[:8] == 4).all()
+    assert (white[12:18] == 5).mean() > 0.95
+    assert (white[22:] == 6).all()
+    np.testing.assert_array_equal(divide(image, tissue, 1, MM), tissue)
+
+
+@pytest.mark.parametrize("voxels", [1, 2, 100])
+def test_flat_and_tiny_tissues_are_divided_too(voxels: int) -> None:
+    tissue = np.zeros((10, 10, 1), np.uint8)
+    tissue.ravel()[:voxels] = 1
+    parts = divide(np.full(tissue.shape, 7.0), tissue, 3, MM)
+    assert (parts > 0).sum() == voxels
+    assert parts.max() <= 3
+    assert len(np.unique(parts[parts > 0])) == min(3, voxels)
+
+
+def test_brain_is_brighter_than_what_was_stripped_off() -> None:
+    """Also where its intensity is 0 or below, as in dark CSF and in the ringing of an interpolation."""
+    image = np.array([[[-5.0, 0.0, 50.0, 100.0, 200.0, 80.0]]])
+    brain = np.array([[[True, True, True, True, True, False]]])
+    data, window = stripped(image, brain, 100.0)
+    found = window.encode(data)[0, 0] / 65535
+    np.testing.assert_allclose(found, [FLOOR, FLOOR, (1 + FLOOR) / 2, 1, 1, 0], atol=1e-4)
+
+
+def test_slices_show_exactly_the_brain(finished: Path) -> None:
+    """Synthetic and real ones: a border that blur spills over makes networks call dark CSF background."""
+    work = finished / "work"
+    folders = [work / "synthesise" / "hmrf_bet" / "sub-01", work / "slices" / "bet" / "sub-03"]
+    for folder in folders:
+        items = Manifest.load(folder).cases[0].slices
+        for item in items:
+            shown, label = read_png(folder / item.images[0]), read_png(folder / item.label)
+            np.testing.assert_array_equal(shown > 0, label > 0)
+            assert shown[label > 0].min() >= int(FLOOR * 65535)
+    priors = read_json(work / "priors" / "hmrf_bet" / "priors.json")
+    assert priors["names"] == list(scheme(3).class_names)
+    means = np.array(priors["mean_center"][0])
+    for tissue in (slice(1, 4), slice(4, 7), slice(7, 10)):
+        assert (np.diff(means[tissue]) > 0).all()
