@@ -159,9 +159,13 @@ def describe_bids(
         program = {"Name": "medsis", "Version": version("medsis")}
     except PackageNotFoundError:
         program = {"Name": "medsis"}
-    if not (out / "dataset_description.json").is_file():
+    path = out / "dataset_description.json"
+    old = read_json(path) if path.is_file() else None
+    if old is not None and not dict(links or {}).items() <= old.get("DatasetLinks", {}).items():
+        write_json(path, {**old, "DatasetLinks": {**old.get("DatasetLinks", {}), **(links or {})}})
+    if old is None:
         write_json(
-            out / "dataset_description.json",
+            path,
             {
                 "Name": name,
                 "BIDSVersion": "1.10.0",

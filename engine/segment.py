@@ -90,10 +90,10 @@ def segment(o: SegmentOptions, predictor: Predictor, model: dict[str, Any]) -> S
         raise ValueError(f"--output {o.output}: is a file; name a folder, or a file ending in .nii.gz")
     start, step = o.part
     roots = list(dict.fromkeys(scan.root for scan in scans if scan.root)) if single is None else []
-    job = Job(o, predictor, model, single, {root: f"raw{i or ''}" for i, root in enumerate(roots)})
+    job = Job(o, predictor, model, single, _links(o.output, roots))
     _refuse_inputs(job, scans)
     if bids and single is None:
-        links = {name: Path(os.path.relpath(root, o.output)).as_posix() for root, name in job.links.items()}
+        links = {name: _relative(root, o.output) for root, name in job.links.items()}
         describe_bids(o.output, "Segmentations", ("*_qc.png", "*_resampled.nii.gz", "*.csv"), links)
         rows = "".join(f"{label.id}\t{label.name}\n" for label in job.labels)
         write_text(o.output / "dseg.tsv", f"index\tname\n{rows}")
@@ -109,6 +109,22 @@ def segment(o: SegmentOptions, predictor: Predictor, model: dict[str, Any]) -> S
     if o.vol is not None:
         write_text(o.vol, volumes_csv(job, scans))
     return report
+
+
+def _relative(root: Path, output: Path) -> str:
+    return Path(os.path.relpath(root, output)).as_posix()
+
+
+def _links(output: Path, roots: Sequence[Path]) -> dict[Path, str]:
+    """Names of BIDS data sets: those that the output folder knows already, and new ones for others."""
+    path = output / "dataset_description.json"
+    old = read_json(path).get("DatasetLinks", {}) if path.is_file() else {}
+    names = {where: name for name, where in old.items()}
+    found = {}
+    for root in roots:
+        free = next(name for i in range(len(old) + len(roots)) if (name := f"raw{i or ''}") not in names.values())
+        found[root] = names.setdefault(_relative(root, output), free)
+    return found
 
 
 def _refuse_inputs(job: Job, scans: Sequence[Scan]) -> None:
