@@ -103,6 +103,8 @@ def test_other_label_maps_are_refused(home: Path, tmp_path: Path) -> None:
     save_nifti(path, phantom(1)[0].astype(np.uint8), LAS)
     again = call(*train(home, "maps", *options), code=2)
     assert "--segmenter.label_maps: its files are not those of the training so far" in again.stderr
+    none = call(*train(home, "none", "--segmenter.results", tmp_path / "no"), code=2)
+    assert f"error: --segmenter.results {tmp_path / 'no'}: no such file or folder" in none.stderr
 
 
 def test_test_scores_whole_volumes_in_the_space_of_the_source(home: Path, trained: Path) -> None:
