@@ -415,7 +415,9 @@ def segmenter_sources(config: Config) -> dict[str, Path]:
         return {}
     o = config.segmenter
     sources = {"--segmenter.label_maps": o.label_maps, "--segmenter.lesions": o.lesions}
-    sources |= {f"--segmenter.results {path.name}": path for path in o.results}
+    for path in o.results:  # results/a/best and results/b/best are two
+        flag = f"--segmenter.results {path.name}"
+        sources[f"{flag} ({len(sources) - 1})" if flag in sources else flag] = path
     return {flag: path for flag, path in sources.items() if path is not None}
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import re
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -146,21 +146,32 @@ def write_record(path: Path, record: dict[str, Any], params: Params) -> None:
 
 
 def describe_bids(
-    out: Path, name: str = "Synthetic images", ignored: Sequence[str] = (f"{PARAMS}/", SETTINGS, INDEX)
+    out: Path,
+    name: str = "Synthetic images",
+    ignored: Sequence[str] = (f"{PARAMS}/", SETTINGS, INDEX),
+    links: Mapping[str, str] | None = None,
 ) -> None:
-    """Say that the folder is a BIDS derivative, and which of its files (`ignored`) BIDS knows nothing about."""
+    """Say that the folder is a BIDS derivative, and which of its files (`ignored`) BIDS knows nothing about.
+
+    links: data sets that BIDS URIs name, and where they lie, relative to `out`.
+    """
     try:
         program = {"Name": "medsis", "Version": version("medsis")}
     except PackageNotFoundError:
         program = {"Name": "medsis"}
-    if not (out / "dataset_description.json").is_file():
+    path = out / "dataset_description.json"
+    old = read_json(path) if path.is_file() else None
+    if old is not None and not dict(links or {}).items() <= old.get("DatasetLinks", {}).items():
+        write_json(path, {**old, "DatasetLinks": {**old.get("DatasetLinks", {}), **(links or {})}})
+    if old is None:
         write_json(
-            out / "dataset_description.json",
+            path,
             {
                 "Name": name,
                 "BIDSVersion": "1.10.0",
                 "DatasetType": "derivative",
                 "GeneratedBy": [program],
+                **({"DatasetLinks": dict(links)} if links else {}),
             },
         )
         write_text(out / ".bidsignore", "".join(f"{item}\n" for item in ignored))

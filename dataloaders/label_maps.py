@@ -16,6 +16,7 @@ from torch import Tensor
 
 from dataloaders.geometry import spacing, to_ras
 from dataloaders.nifti import SUFFIXES, VolumeError, read_volume, stem, whole_numbers
+from engine.files import files_below
 from models.gmm.labels import LabelScheme, find_values
 
 MAP_SUFFIXES = (*SUFFIXES, ".mgz", ".mgh")
@@ -182,7 +183,7 @@ def _expand(sources: Source) -> list[Source]:
 
 def _expand_path(path: Path) -> list[Source]:
     if path.is_dir():
-        files = sorted(file for file in path.rglob("*") if file.name.endswith(MAP_SUFFIXES))
+        files = [file for file in files_below(path) if file.name.endswith(MAP_SUFFIXES)]
         files = [file for file in files if not file.name.startswith(".")]
         labels = [file for file in files if file_stem(file).endswith("_dseg")]
         if not files:

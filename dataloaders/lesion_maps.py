@@ -20,6 +20,7 @@ from dataloaders.label_maps import (
     file_stem,
     read_label_map_file,
 )
+from engine.files import files_below
 from models.gmm.labels import LabelScheme
 
 Lesions = Path | str | Sequence[Path | str]
@@ -98,7 +99,7 @@ def find_masks(lesions: Lesions, maps: Sequence[Path]) -> list[Path]:
             raise ValueError(f"lesions {folder}: must be a folder, or a file ending in {', '.join(MAP_SUFFIXES)}")
         return [folder]
     known = {path.resolve() for path in maps}
-    files = sorted(path for path in folder.rglob("*") if path.name.endswith(MAP_SUFFIXES) and path.name[0] != ".")
+    files = [path for path in files_below(folder) if path.name.endswith(MAP_SUFFIXES) and path.name[0] != "."]
     files = [path for path in files if path.resolve() not in known]
     files = [path for path in files if "lesion" in path.name.lower()] or files
     if not files:

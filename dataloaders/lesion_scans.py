@@ -15,7 +15,7 @@ from dataloaders import geometry, tissue
 from dataloaders.intensity import Window
 from dataloaders.lesion_preparing import Tissue, grey_statistics, white_window
 from dataloaders.nifti import SUFFIXES, VolumeError, read_volume, stem, whole_numbers
-from engine.files import atomic_path
+from engine.files import atomic_path, files_below
 from spec import Label, level_channel
 
 TISSUE_LABELS = tuple(Label(i, name) for i, name in ((0, "background"), *tissue.BRAIN_TISSUE.items()))
@@ -112,7 +112,7 @@ def find_patient(folder: Path, names: Sequence[str], mask: Path | None) -> tuple
     """
     if not folder.is_dir():
         raise ValueError(f"--from_patient {folder}: no such folder")
-    files = sorted(path for path in folder.rglob("*") if path.name.endswith(SUFFIXES) and path.name[0] != ".")
+    files = [path for path in files_below(folder) if path.name.endswith(SUFFIXES) and path.name[0] != "."]
     images = []
     for name in names:
         there = [path for path in files if stem(path).endswith(f"_{name}") or stem(path) == name]
@@ -122,7 +122,8 @@ def find_patient(folder: Path, names: Sequence[str], mask: Path | None) -> tuple
         beside = folder.parent / "derivatives"
         masks = [path for path in files if "lesion" in path.name.lower()]
         if not masks and beside.is_dir():
-            masks = sorted(p for p in beside.rglob(f"{subject}_*lesion*") if p.name.endswith(SUFFIXES))
+            marked = [p for p in files_below(beside) if p.name.startswith(f"{subject}_") and "lesion" in p.name.lower()]
+            masks = [p for p in marked if p.name.endswith(SUFFIXES)]
         mask = _only(masks, f"--from_patient {folder}: {len(masks)} lesion masks (*lesion*.nii.gz); name one by --mask")
     return images, mask
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import nibabel as nib
@@ -15,8 +15,10 @@ from dataloaders.geometry import resample, to_ras
 from dataloaders.intensity import robust_unit
 from dataloaders.label_maps import MAP_SUFFIXES, file_stem
 from dataloaders.nifti import SUFFIXES, Volume, VolumeError, read_volume
+from engine.files import files_below
 
-NO_IMAGES = ("dseg", "mask", "probseg")  # endings of BIDS files that are no scans
+NO_IMAGES = ("dseg", "mask", "probseg", "defacemask")  # endings of BIDS files that are no scans
+OUTPUTS = ("dseg", "probseg", "resampled")  # endings of scripts/segment.py's own files
 MAX_GRID = 2**29  # voxels that a scan may have on the network's grid
 
 
@@ -24,12 +26,15 @@ MAX_GRID = 2**29  # voxels that a scan may have on the network's grid
 class Scan:
     """One case: its files, one per input of the network, and where its outputs go.
 
-    place: folder and beginning of the names below the output folder. space: what comes between that and the ending.
+    place: folder and beginning of the names below the output folder. desc: what comes between that and the ending.
+    root: of the BIDS data set. fault: why it cannot be segmented, found before anything is read.
     """
 
     files: tuple[Path, ...]
     place: str
     desc: str = ""
+    root: Path | None = None
+    fault: str = ""
 
     def name(self, ending: str) -> str:
         """Path of an output below the output folder, such as ``sub-01/anat/sub-01_desc-T1w_dseg.nii.gz``."""
@@ -72,7 +77,8 @@ def find_scans(inputs: Sequence[Path], suffixes: Sequence[str], channels: Sequen
 def _expand(given: Path, suffixes: Sequence[str]) -> tuple[Path | None, list[Path]]:
     """Root, None for single files, and files."""
     if given.is_dir():
-        files = [file for file in sorted(given.rglob("*")) if file.name.endswith(MAP_SUFFIXES) and file.is_file()]
+        files = [file for file in files_below(given) if file.name.endswith(MAP_SUFFIXES)]
+        files = [file for file in files if file_stem(file).rpartition("_")[2] not in OUTPUTS]
         files = [file for file in files if not any(part[0] == "." for part in file.relative_to(given).parts)]
         if is_bids(given):
             files = [file for file in files if _bids_image(file.relative_to(given), suffixes)]
@@ -102,7 +108,7 @@ def _scan(root: Path, files: tuple[Path, ...], bids: bool) -> Scan:
     described = re.search(r"_desc-([A-Za-z0-9]+)", entities)
     entities = re.sub(r"_desc-[A-Za-z0-9]+", "", entities)
     endings = "".join(file_stem(file).rpartition("_")[2] for file in files) if len(files) > 1 else ending
-    return Scan(files, prefix + entities, f"_desc-{described[1] if described else ''}{endings}")
+    return Scan(files, prefix + entities, f"_desc-{described[1] if described else ''}{endings}", root)
 
 
 def _grouped(found: Sequence[tuple[Path, Path]], channels: Sequence[str], bids: bool) -> list[Scan]:
@@ -113,9 +119,14 @@ def _grouped(found: Sequence[tuple[Path, Path]], channels: Sequence[str], bids: 
             groups.setdefault(file.parent / case, {})[ending] = (root, file)
     scans = []
     for common, members in sorted(groups.items()):
+        there = [members[name] for name in channels if name in members]
+        scan = _scan(there[0][0], tuple(file for _, file in there), bids)
         if missing := [name for name in channels if name not in members]:
-            raise ValueError(f"--input {common}: the network wants {', '.join(channels)}; {', '.join(missing)} missing")
-        scans.append(_scan(members[channels[0]][0], tuple(members[name][1] for name in channels), bids))
+            fault = f"{common}: the network wants {', '.join(channels)}; {', '.join(missing)} missing"
+            scan = replace(scan, fault=fault)
+        scans.append(scan)
+    if scans and all(scan.fault for scan in scans):
+        raise ValueError(f"--input {scans[0].fault}")
     if not scans:
         raise ValueError(f"--input: no files end in _{', _'.join(channels)}, which the network wants together")
     return scans

@@ -9,6 +9,8 @@ from typing import Annotated
 
 import tyro
 
+NO_FOLDERS = (".mgz", ".mgh", ".txt", ".csv")  # what SynthSeg would take as files, and no folder is called
+
 
 @dataclass(frozen=True, kw_only=True)
 class SegmentOptions:
@@ -74,6 +76,9 @@ def check_options(o: SegmentOptions) -> None:
         raise ValueError(f"--overlap {o.overlap}: must be in [0, 1)")
     if o.ckpt_iter not in ("best", "latest") and not o.ckpt_iter.isdigit():
         raise ValueError(f"--ckpt_iter {o.ckpt_iter}: must be best, latest or a number of images seen")
+    for flag, path in {"--output": o.output, "--posteriors": o.posteriors, "--resample": o.resample}.items():
+        if path is not None and path.suffix in NO_FOLDERS:
+            raise ValueError(f"{flag} {path}: name a folder, or for one scan a file ending in .nii.gz")
     if o.vol is not None and o.vol.suffix != ".csv":
         raise ValueError(f"--vol {o.vol}: must end in .csv")
     assert o.part

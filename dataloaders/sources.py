@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from dataloaders.nifti import SUFFIXES, Volume, stem
-from engine.files import check_name, read_json
+from engine.files import check_name, files_below, read_json
 
 
 @dataclass(frozen=True)
@@ -213,7 +213,7 @@ def find_bids(source: Path, modalities: Sequence[str], brain_masks: Path | None,
     has masks but no images is noted, not a fault.
     """
     found = Found()
-    files = [p for p in sorted(source.rglob("*.nii*")) if p.name.endswith(SUFFIXES) and p.name.startswith("sub-")]
+    files = [p for p in files_below(source) if p.name.endswith(SUFFIXES) and p.name.startswith("sub-")]
     raw = [p for p in files if "derivatives" not in p.relative_to(source).parts and p.parent.name == "anat"]
     by_case: dict[str, dict[str, Path]] = {}
     for path in raw:
@@ -227,7 +227,11 @@ def find_bids(source: Path, modalities: Sequence[str], brain_masks: Path | None,
     found.channels = tuple(modalities) or tuple(shared)
     if not found.channels:
         found.faults.append(f"{source}: no sub-*/anat/*_<modality>.nii.gz that every subject has; name --modalities")
-    brains = files + (sorted(brain_masks.rglob("sub-*.nii*")) if brain_masks else [])
+    brains = files + (
+        [p for p in files_below(brain_masks) if p.name.endswith(SUFFIXES) and p.name.startswith("sub-")]
+        if brain_masks
+        else []
+    )
     marks = {
         "label": _marked(files, "_dseg", found.faults),
         "lesion": _marked(files, "_label-lesion_mask", found.faults),

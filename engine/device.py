@@ -18,10 +18,10 @@ M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # of glibc's malloc.h
 PACKAGES = ("torch", "torchvision", "numpy", "scipy", "nibabel", "scikit-image", "pytorch-fid", "lpips", "tyro", "dipy")
 
 
-def select_device(gpu_ids: str, local_rank: int = 0) -> torch.device:
+def select_device(gpu_ids: str, local_rank: int = 0, flag: str = "--gpu_ids") -> torch.device:
     """`auto`, `-1` for the CPU, or a GPU number; ValueError where that GPU does not exist.
 
-    local_rank: number of this process on its machine; with `auto` each takes a GPU of its own.
+    local_rank: number of this process on its machine; with `auto` each takes a GPU of its own. flag: the user's.
     """
     count = torch.cuda.device_count()
     if gpu_ids == "auto":
@@ -30,7 +30,8 @@ def select_device(gpu_ids: str, local_rank: int = 0) -> torch.device:
     if number < 0:
         return torch.device("cpu")
     if number >= count:
-        raise ValueError(f"--gpu_ids {gpu_ids}: this machine shows {count} GPUs to torch; use -1 for the CPU")
+        cpu = "-1" if flag == "--gpu_ids" else "cpu"
+        raise ValueError(f"{flag} {gpu_ids}: this machine shows {count} GPUs to torch; use {cpu} for the CPU")
     return torch.device("cuda", number)
 
 

@@ -27,6 +27,23 @@ def check_name(name: str, what: str = "name") -> str:
     return name
 
 
+def files_below(folder: Path) -> list[Path]:
+    """All files of a folder and those below it, sorted. Links to folders are followed, once each: a data set is often a
+    folder of links to subjects.
+    """
+    seen: set[str] = set()
+    files = []
+    for place, folders, names in os.walk(folder, followlinks=True):
+        real = os.path.realpath(place)
+        if real in seen:
+            folders.clear()
+            continue
+        seen.add(real)
+        folders.sort()
+        files += [Path(place, name) for name in names]
+    return sorted(file for file in files if file.is_file())
+
+
 @contextmanager
 def atomic_path(path: Path | str) -> Iterator[Path]:
     """Yield a temporary path beside `path`; on success it is synced to disk and replaces `path`, on error removed.

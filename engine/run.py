@@ -163,7 +163,11 @@ class Run:
         new = {"config": options.to_dict(self.config), "data": fingerprint(self.config.dataroot)}
         if self.config.unpaired and self.config.oasis.images_from is not None:
             new["images"] = fingerprint(self.config.oasis.images_from)
-        new |= {flag: fingerprint(folder) for flag, folder in options.segmenter_sources(self.config).items()}
+        for flag, folder in options.segmenter_sources(self.config).items():
+            try:
+                new[flag] = fingerprint(folder)
+            except ValueError as error:
+                raise ValueError(f"{flag.split()[0]} {error}") from None
         path = self.folder / "config.json"
         self.lock = lock_folder(self.folder) if self.folder.is_dir() else None
         if path.is_file():

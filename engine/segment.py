@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import csv
 import io
+import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -49,7 +50,7 @@ class Job:
     predictor: Predictor
     model: dict[str, Any]
     single: Path | None = None  # the one output file, where it was named
-    bids: bool = False
+    links: Mapping[Path, str] = field(default_factory=dict)  # BIDS data sets and their names in DatasetLinks
 
     @property
     def labels(self) -> tuple[Label, ...]:
@@ -65,6 +66,15 @@ class Job:
             return name.with_name(name.name + (".json" if ending == "dseg.json" else f"_{ending}"))
         return self.options.output / scan.name(ending)
 
+    def volumes(self, scan: Scan) -> dict[str, Path]:
+        """Images that are written of a scan, by the flag that asks for them."""
+        found = {"--output": self.path(scan, "dseg.nii.gz")}
+        asides = {
+            "--posteriors": (self.options.posteriors, "probseg"),
+            "--resample": (self.options.resample, "resampled"),
+        }
+        return found | {flag: _aside(where, scan, ending) for flag, (where, ending) in asides.items() if where}
+
 
 def segment(o: SegmentOptions, predictor: Predictor, model: dict[str, Any]) -> SegmentReport:
     """Segment all scans of the options' shard that are not segmented yet. ValueError where options and scans do not fit."""
@@ -79,9 +89,12 @@ def segment(o: SegmentOptions, predictor: Predictor, model: dict[str, Any]) -> S
     if single is None and o.output.is_file():
         raise ValueError(f"--output {o.output}: is a file; name a folder, or a file ending in .nii.gz")
     start, step = o.part
-    job = Job(o, predictor, model, single, bids)
+    roots = list(dict.fromkeys(scan.root for scan in scans if scan.root)) if single is None else []
+    job = Job(o, predictor, model, single, _links(o.output, roots))
+    _refuse_inputs(job, scans)
     if bids and single is None:
-        describe_bids(o.output, "Segmentations", ("*_qc.png", "volumes.csv"))
+        links = {name: _relative(root, o.output) for root, name in job.links.items()}
+        describe_bids(o.output, "Segmentations", ("*_qc.png", "*_resampled.nii.gz", "*.csv"), links)
         rows = "".join(f"{label.id}\t{label.name}\n" for label in job.labels)
         write_text(o.output / "dseg.tsv", f"index\tname\n{rows}")
     report = SegmentReport()
@@ -98,7 +111,34 @@ def segment(o: SegmentOptions, predictor: Predictor, model: dict[str, Any]) -> S
     return report
 
 
+def _relative(root: Path, output: Path) -> str:
+    return Path(os.path.relpath(root, output)).as_posix()
+
+
+def _links(output: Path, roots: Sequence[Path]) -> dict[Path, str]:
+    """Names of BIDS data sets: those that the output folder knows already, and new ones for others."""
+    path = output / "dataset_description.json"
+    old = read_json(path).get("DatasetLinks", {}) if path.is_file() else {}
+    names = {where: name for name, where in old.items()}
+    found = {}
+    for root in roots:
+        free = next(name for i in range(len(old) + len(roots)) if (name := f"raw{i or ''}") not in names.values())
+        found[root] = names.setdefault(_relative(root, output), free)
+    return found
+
+
+def _refuse_inputs(job: Job, scans: Sequence[Scan]) -> None:
+    """ValueError where an output would replace a scan."""
+    given = {path.resolve() for scan in scans for path in scan.files}
+    for scan in scans:
+        for flag, path in job.volumes(scan).items():
+            if path.resolve() in given:
+                raise ValueError(f"{flag} {path}: is a scan of --input, which would be replaced")
+
+
 def _segment_or_keep(job: Job, scan: Scan, report: SegmentReport) -> None:
+    if scan.fault:
+        raise VolumeError(scan.fault)
     inputs = {}
     for path in scan.files:
         if not path.is_file():
@@ -129,10 +169,7 @@ def _record(job: Job, scan: Scan) -> dict[str, Any] | None:
 
 
 def _all_there(job: Job, scan: Scan) -> bool:
-    o = job.options
-    files = [job.path(scan, ending) for ending in ["dseg.nii.gz"] + ["qc.png"] * o.qc]
-    for where, ending in ((o.posteriors, "probseg"), (o.resample, "resampled")):
-        files += [] if where is None else [_aside(where, scan, ending)]
+    files = [*job.volumes(scan).values(), *[job.path(scan, "qc.png")] * job.options.qc]
     return all(file.is_file() for file in files)
 
 
@@ -166,11 +203,17 @@ def _segment_one(job: Job, scan: Scan) -> dict[str, Any]:
     voxel = float(np.prod(spacing(read.affine)))
     return {
         "schema": SCHEMA,
-        "Sources": [f"bids::{path.name}" if job.bids else path.name for path in scan.files],
+        "Sources": [_source(job, scan, path) for path in scan.files],
         "SpatialReference": "orig",
         "LabelMap": {label.name: label.id for label in job.labels},
         "Volumes": {item.name: float((label == item.id).sum() * voxel) for item in job.labels if item.id},
     }
+
+
+def _source(job: Job, scan: Scan, path: Path) -> str:
+    """BIDS URI of a file of a data set in DatasetLinks, else its name."""
+    link = job.links.get(scan.root) if scan.root else None
+    return f"bids:{link}:{path.relative_to(scan.root).as_posix()}" if link and scan.root else path.name
 
 
 def _native(volume: NDArray, read: ReadScan, labels: bool = False) -> NDArray:

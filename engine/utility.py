@@ -79,6 +79,10 @@ def check_utility(o: UtilityOptions) -> None:
         raise ValueError(f"--mix {o.mix}: must be above 0 and below 1")
     if wrong := [arm for arm in o.arms if arm not in (REAL, SYNTHETIC, BOTH)]:
         raise ValueError(f"--arms {' '.join(wrong)}: must be real, synthetic or both")
+    for text in o.generators:
+        _, folder = _source(text)
+        if folder is not None and not folder.is_dir():
+            raise ValueError(f"--generators {text}: no such folder; test.py --phase train makes one")
     if not o.arms or not o.generators:
         raise ValueError("--arms and --generators: name at least one each")
     match = re.fullmatch(r"(\d+)/(\d+)", o.shard)

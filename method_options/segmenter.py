@@ -170,8 +170,11 @@ def check_segmenter(o: SegmenterConfig) -> None:
             raise ValueError(f"--segmenter.{name} {getattr(o, name)}: must be in [0, 1]")
     if o.lambda_dice == o.lambda_ce == 0:
         raise ValueError("--segmenter.lambda_dice 0 and --segmenter.lambda_ce 0: nothing would be learned")
-    if len(o.features) < 2 or min(o.features) < 1 or (o.network == "basic" and len(o.features) != BASIC_LEVELS):
-        allowed = "five numbers for basic" if o.network == "basic" else "two or more numbers above 0"
+    least = 3 if o.network == "dynunet" else 2  # MONAI's DynUNet wants three levels
+    if len(o.features) < least or min(o.features) < 1 or (o.network == "basic" and len(o.features) != BASIC_LEVELS):
+        allowed = {"basic": "five numbers for basic", "dynunet": "three or more numbers above 0 for dynunet"}.get(
+            o.network, "two or more numbers above 0"
+        )
         raise ValueError(f"--segmenter.features {words(o.features)}: must be {allowed}")
     if len(o.spacing) not in (0, 1, 3) or any(not 0 < mm < 100 for mm in o.spacing):
         raise ValueError(f"--segmenter.spacing {words(o.spacing)}: must be one or three lengths in mm, above 0")

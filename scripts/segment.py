@@ -47,7 +47,7 @@ def load(o: SegmentOptions) -> tuple[Predictor, dict[str, str]]:
         raise ValueError(f"--checkpoint {o.checkpoint}: was trained with --model {config.model}, not segmenter")
     if o.overlap is not None:
         config = replace(config, segmenter=replace(config.segmenter, overlap=o.overlap))
-    target = device.select_device(o.gpu_ids)
+    target = device.select_device(o.gpu_ids, flag="--device")
     if target.type == "cpu":
         device.keep_freed_memory()
     method = Segmenter(config, spec).to(target).eval()

@@ -179,3 +179,10 @@ def test_every_option_has_a_reader() -> None:
             if f.name == "preset":
                 continue  # read before parsing, by _peek_preset
             assert re.search(rf"\.{f.name}\b", text), f"nobody reads {cls.__name__}.{f.name}"
+
+
+def test_results_folders_of_one_name_are_two_sources() -> None:
+    made = config.parse_train([*BASE, "--model", "segmenter", "--segmenter.real_fraction", "0"])
+    folders = (Path("a/best"), Path("b/best"))
+    sources = config.segmenter_sources(replace(made, segmenter=replace(made.segmenter, results=folders)))
+    assert sorted(sources.values()) == list(folders)

@@ -103,6 +103,8 @@ def test_other_label_maps_are_refused(home: Path, tmp_path: Path) -> None:
     save_nifti(path, phantom(1)[0].astype(np.uint8), LAS)
     again = call(*train(home, "maps", *options), code=2)
     assert "--segmenter.label_maps: its files are not those of the training so far" in again.stderr
+    none = call(*train(home, "none", "--segmenter.results", tmp_path / "no"), code=2)
+    assert f"error: --segmenter.results {tmp_path / 'no'}: no such file or folder" in none.stderr
 
 
 def test_test_scores_whole_volumes_in_the_space_of_the_source(home: Path, trained: Path) -> None:
@@ -170,6 +172,16 @@ def test_segment_says_what_is_wrong(home: Path, trained: Path, tmp_path: Path) -
     call("scripts/segment.py", "--i", good, "--o", tmp_path / "x.nii.gz", "--cpu", "--checkpoint", weights, *seen)
     assert nib.load(tmp_path / "p.nii.gz").shape == (*nib.load(good).shape, 5)
     assert (tmp_path / "seen" / "p0_resampled.nii.gz").is_file()
+    for flag, value, said in (
+        ("--o", good, "is a scan of --input, which would be replaced"),
+        ("--post", good, "is a scan of --input, which would be replaced"),
+        ("--o", tmp_path / "x.mgz", "name a folder, or for one scan a file ending in .nii.gz"),
+        ("--device", "99", "--device 99: this machine shows"),
+    ):
+        before = good.read_bytes()
+        wrong = ["--i", good, "--o", tmp_path / "y", "--checkpoint", trained, flag, value]
+        assert said in call("scripts/segment.py", *wrong, code=2).stderr
+        assert good.read_bytes() == before
 
 
 def test_the_utility_study_from_its_command(home: Path, tmp_path: Path) -> None:

@@ -44,6 +44,22 @@ def test_a_network_of_two_channels_takes_files_in_pairs(tmp_path: Path) -> None:
     assert scan.name("dseg") == "sub-01/anat/sub-01_desc-FLAIRT1w_dseg"
     with pytest.raises(ValueError, match="the network wants T1w, PDw; PDw missing"):
         find_scans([tmp_path], (), ("T1w", "PDw"))
+    touch(tmp_path / "sub-02/anat/sub-02_T1w.nii.gz")
+    whole, half = find_scans([tmp_path], (), ("FLAIR", "T1w"))[0]
+    assert not whole.fault
+    assert half.fault.endswith("sub-02: the network wants FLAIR, T1w; FLAIR missing")
+
+
+def test_own_outputs_are_no_input_and_links_to_folders_are_followed(tmp_path: Path) -> None:
+    touch(*(tmp_path / "real/sub-01/anat" / f"sub-01_{name}.nii.gz" for name in ("T1w", "desc-T1w_resampled")))
+    (tmp_path / "bids").mkdir()
+    (tmp_path / "bids/sub-01").symlink_to(tmp_path / "real/sub-01")
+    (tmp_path / "real/sub-01/loop").symlink_to(tmp_path / "bids")
+    (scan,), bids = find_scans([tmp_path / "bids"], (), ("c",))
+    assert bids
+    assert scan.name("dseg") == "sub-01/anat/sub-01_desc-T1w_dseg"
+    touch(*(tmp_path / "plain" / f"a{name}.nii.gz" for name in ("", "_dseg", "_probseg", "_resampled")))
+    assert [scan.place for scan in find_scans([tmp_path / "plain"], (), ("c",))[0]] == ["a"]
 
 
 def test_folders_lists_and_names_that_collide(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -181,3 +182,33 @@ def test_shards_share_the_work(tmp_path: Path) -> None:
     o = SegmentOptions(input=(tmp_path / "in",), output=tmp_path / "out", qc=False)
     made = [segment(replace(o, shard=f"{k}/2"), predictor(), {}).made for k in range(2)]
     assert made == [2, 1]
+
+
+def test_bids_uris_lead_to_the_scans(tmp_path: Path) -> None:
+    _, image = smooth_phantom()
+    for i in (1, 2):
+        save_nifti(tmp_path / f"bids{i}/sub-{i}/anat/sub-{i}_T1w.nii.gz", image)
+    out = tmp_path / "derivatives/out"
+    for i in (1, 2):  # the second call adds its data set to what the first wrote
+        o = SegmentOptions(input=(tmp_path / f"bids{i}",), output=out, qc=False)
+        assert segment(o, predictor(), {}).made == 1
+    links = json.loads((out / "dataset_description.json").read_text())["DatasetLinks"]
+    for i in (1, 2):
+        (uri,) = json.loads((out / f"sub-{i}/anat/sub-{i}_desc-T1w_dseg.json").read_text())["Sources"]
+        kind, name, path = uri.split(":")
+        assert kind == "bids"
+        assert (out / links[name] / path).resolve() == tmp_path / f"bids{i}/sub-{i}/anat/sub-{i}_T1w.nii.gz"
+
+
+def test_an_output_never_replaces_a_scan(tmp_path: Path) -> None:
+    _, image = smooth_phantom()
+    scan = save_nifti(tmp_path / "a.nii.gz", image)
+    before = scan.read_bytes()
+    for paths in (
+        {"output": scan},
+        {"output": tmp_path / "x", "posteriors": scan},
+        {"output": tmp_path / "x", "resample": scan},
+    ):
+        with pytest.raises(ValueError, match="which would be replaced"):
+            segment(SegmentOptions(input=(scan,), **paths), predictor(), {})
+    assert scan.read_bytes() == before

@@ -159,6 +159,10 @@ def test_it_learns_and_its_release_predicts_the_same() -> None:
     [
         ({"patch": (40,)}, "--segmenter.patch 40: must be one or 2 multiples of 16"),
         ({"features": (8, 16)}, "--segmenter.features 8 16: must be five numbers for basic"),
+        (
+            {"features": (8, 16), "network": "dynunet"},
+            "--segmenter.features 8 16: must be three or more numbers above 0",
+        ),
         ({"real_fraction": 1.5}, r"--segmenter.real_fraction 1.5: must be in \[0, 1\]"),
         ({"spacing": (1.0, 1.0)}, "--segmenter.spacing 1 1: must be one or three"),
         ({"lambda_dice": 0.0, "lambda_ce": 0.0}, "nothing would be learned"),
