@@ -80,6 +80,16 @@ def test_resampling_follows_world_coordinates() -> None:
     assert coarse[i, j, k] == pytest.approx(world[0] + 2 * world[1] - world[2], abs=1e-3)
 
 
+@pytest.mark.parametrize("labels", [False, True])
+def test_rounding_at_the_border_costs_no_plane_of_voxels(labels: bool) -> None:
+    """A turned affine gives coordinates such as -1e-16, which lie in the first voxel and not outside of the scan."""
+    ones = np.ones((9, 8, 7), np.float32)
+    shift = np.eye(4)
+    shift[:3, 3] = -1e-9
+    shape, affine = regrid(ones.shape, np.eye(4), (1.0, 1.0, 0.5))
+    assert resample(ones, np.eye(4), shape, affine @ shift, labels=labels)[:, :, 1:-1].min() == pytest.approx(1)
+
+
 def test_labels_are_never_blended() -> None:
     """The predecessor resized {0, 30} to {0, 12, 19, 30}."""
     label = np.zeros((12, 12, 12), np.int32)
