@@ -72,16 +72,27 @@ class Lesion:
 
 @dataclass
 class Placed:
-    """mask, level: (I, J, K) on the host's grid; level is meant inside the mask only. left_out: lesions that did not fit."""
+    """mask, level: (I, J, K) on the host's grid; level is meant inside the mask only.
+
+    left_out: lesions that did not fit. cut_ml: what was cut off those that are there, outside of the allowed zone.
+    """
 
     mask: NDArray[np.bool_]
     level: NDArray[np.float32]
     lesions: list[Lesion] = field(default_factory=list)
     left_out: int = 0
+    cut_ml: float = 0.0
 
     def report(self) -> dict[str, Any]:
         """Plain values for JSON."""
-        return {"lesions": [asdict(lesion) for lesion in self.lesions], "left_out": self.left_out}
+        lesions = [asdict(lesion) for lesion in self.lesions]
+        return {"lesions": lesions, "left_out": self.left_out, "cut_ml": round(self.cut_ml, 4)}
+
+    def shortfall(self) -> str:
+        """What of the mask is not there, as a sentence's end; empty where all is."""
+        parts = [f"{self.left_out} lesions did not fit into the white matter"] if self.left_out else []
+        parts += [f"{self.cut_ml:.3g} ml of lesions lay outside of the white matter"] if self.cut_ml else []
+        return "".join(f"; {part}" for part in parts)
 
 
 def allowed_zone(tissue: Tissue, brain: NDArray[np.bool_], spacing: Sequence[float]) -> NDArray[np.bool_]:
@@ -207,6 +218,7 @@ def _add(
     if not enough or (fits.sum() < MIN_VOXELS and wanted.sum() >= MIN_VOXELS):
         placed.left_out += 1
         return
+    placed.cut_ml += int((wanted & ~allowed[stamp.box]).sum()) * voxel_ml
     if target is not None and placed.mask.sum() + fits.sum() > target:
         fits = _deepest(fits, target - int(placed.mask.sum()))
     placed.mask[stamp.box] |= fits

@@ -54,7 +54,7 @@ def add_to_scan(o: AddLesionsOptions, method: Method, how: Painting, profile: Pr
     carried = _from_mask(host, mask, scans[0], profile, o.seed) if mask is not None else _from_patient(o, host, how)
     placed = _place(o, host, carried)
     if o.dry_run:
-        return f"{_volume(host, placed)} in {len(placed.lesions)} lesions would be added; {placed.left_out} do not fit"
+        return f"{_volume(host, placed)} in {len(placed.lesions)} lesions would be added{placed.shortfall()}"
     target = device.select_device(o.gpu_ids)
     after = add_lesions(method, how, host, placed, o.seed, target)
     raws = [back_to_file(*parts) for parts in zip(scans, [host] * len(scans), host.images, after, strict=True)]
@@ -186,7 +186,7 @@ def _finish(
         return f"the lesion mask is empty: the scan is returned as it is; {o.output}"
     return (
         f"{o.output}: {provenance['lesion_ml']:.3g} ml in {len(placed.lesions)} lesions added"
-        + (f"; {placed.left_out} did not fit into the white matter" if placed.left_out else "")
+        + placed.shortfall()
         + f"; {', '.join(stem(scan.path) for scan in scans)}"
     )
 

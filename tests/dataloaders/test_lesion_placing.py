@@ -88,6 +88,18 @@ def test_mirrored_lesions_lie_on_the_other_side() -> None:
     assert placed.lesions[0].mirrored
 
 
+def test_what_is_cut_off_is_told() -> None:
+    mask = np.zeros(HOST.tissue.shape, bool)
+    mask[8:14, 20:24, 10:13] = True
+    zone = np.ones_like(mask)
+    zone[8:10] = False
+    placed = place(mask, LEVEL, zone, BRAIN, MM, Variation())
+    assert placed.cut_ml == pytest.approx(2 * 4 * 3 / 1000)
+    assert placed.mask.sum() == 4 * 4 * 3
+    assert placed.shortfall() == "; 0.024 ml of lesions lay outside of the white matter"
+    assert place(mask, LEVEL, np.ones_like(mask), BRAIN, MM, Variation()).shortfall() == ""
+
+
 def test_lesions_that_do_not_fit_are_counted() -> None:
     mask = DONOR.lesion.copy()
     mask[1:4, 1:4, 1:4] = True  # outside the brain
