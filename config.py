@@ -18,7 +18,7 @@ import tyro
 
 from decoding import decode
 from method_options.gan import OasisConfig, SpadeConfig, check_gan, check_oasis
-from method_options.gmm import GMM_PRESETS, GmmConfig, check_gmm, idle_gmm_flags
+from method_options.gmm import GMM_PRESETS, GmmConfig, check_gmm, idle_gmm_flags, stripped_brain
 from method_options.lesion import LESION_PRESETS, LesionConfig, check_lesion
 from method_options.ranges import check_at_least, check_fraction, check_positive, words
 from method_options.segmenter import SEGMENTER_PRESETS, SegmenterConfig, check_segmenter
@@ -36,7 +36,9 @@ class Config:
     """Folder written by scripts/prepare_data.py, or one with {train,val,test}/{images,labels}/X.png, or label maps."""
     model: Literal["oasis", "spade", "gmm", "lesion", "segmenter"] = "oasis"
     """Method."""
-    preset: Literal["oasis", "spade", "salem2019", "lesion", "small", "demo", "synthseg", "fetalsynthseg"] = "oasis"
+    preset: Literal["oasis", "spade", "salem2019", "lesion", "small", "demo", "brain", "synthseg", "fetalsynthseg"] = (
+        "oasis"
+    )
     """Starting values: as published, small for a modest GPU (segmenter: a CPU), demo for minutes on two cores."""
     checkpoints_dir: Path = Path("checkpoints")
     """Folder of all runs."""
@@ -223,22 +225,27 @@ def demo_preset() -> Config:
 
 def segmenter_preset(name: str) -> Config:
     """A segmenter of that name with the generator of its family; one patch is an image, one epoch `epoch_samples`."""
-    fetal = name == "fetalsynthseg"
+    paint = {"brain": stripped_brain, "fetalsynthseg": GMM_PRESETS["fetal"]}.get(name, GMM_PRESETS["synthseg"])
     config = replace(
         oasis_preset(),
         model="segmenter",
         preset=cast(Any, name),
-        batch_size=8 if name == "small" else 1,
+        batch_size=8 if name in ("small", "brain") else 1,
         beta1=0.9,
-        num_epochs={"small": 10, "synthseg": 50, "fetalsynthseg": 1000}[name],
+        num_epochs={"small": 10, "brain": 30, "synthseg": 50, "fetalsynthseg": 1000}[name],
         freq_print=200,
         freq_preview=2000,
         freq_fid=2000,
         freq_save_latest=1000,
         segmenter=SEGMENTER_PRESETS[name](),
-        gmm=GMM_PRESETS["fetal" if fetal else "synthseg"](),
+        gmm=paint(),
     )
     return config
+
+
+def brain_preset() -> Config:
+    """Segmenter: tissue of stripped adult heads from label maps alone, in minutes on a CPU."""
+    return segmenter_preset("brain")
 
 
 def synthseg_preset() -> Config:
@@ -270,6 +277,7 @@ PRESETS: dict[str, Callable[[], Config]] = {
     "demo": demo_preset,
     "synthseg": synthseg_preset,
     "fetalsynthseg": fetalsynthseg_preset,
+    "brain": brain_preset,
 }
 
 _AnyConfig = TypeVar("_AnyConfig", Config, TestConfig)

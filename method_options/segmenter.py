@@ -110,6 +110,13 @@ def small_segmenter() -> SegmenterConfig:
     return SegmenterConfig()
 
 
+def brain_segmenter() -> SegmenterConfig:
+    """CSF, grey and white matter of stripped adult heads on T1w, T2w or FLAIR, from label maps alone."""
+    return SegmenterConfig(
+        spacing=(1.0,), classes="tissue", real_fraction=0.0, tie_classes=True, contrasts="mr", val_samples=24
+    )
+
+
 def synthseg_segmenter() -> SegmenterConfig:
     """SynthSeg (Billot et al., Med. Image Anal. 2023): five levels, 24 features doubled, ELU, batch norm, 160³ at 1 mm."""
     return SegmenterConfig(
@@ -151,6 +158,7 @@ def fetalsynthseg_segmenter() -> SegmenterConfig:
 
 SEGMENTER_PRESETS: dict[str, Callable[[], SegmenterConfig]] = {
     "small": small_segmenter,
+    "brain": brain_segmenter,
     "synthseg": synthseg_segmenter,
     "fetalsynthseg": fetalsynthseg_segmenter,
 }

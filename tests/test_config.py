@@ -186,3 +186,13 @@ def test_results_folders_of_one_name_are_two_sources() -> None:
     folders = (Path("a/best"), Path("b/best"))
     sources = config.segmenter_sources(replace(made, segmenter=replace(made.segmenter, results=folders)))
     assert sorted(sources.values()) == list(folders)
+
+
+def test_the_brain_preset_needs_label_maps_only() -> None:
+    """What docs/segmenter.md measured; each value can still be changed by its flag."""
+    flags = ["--name", "x", "--dataroot", "maps", "--model", "segmenter", "--preset", "brain"]
+    given = config.parse_train([*flags, "--segmenter.contrasts", "any", "--gmm.gamma_std", "0.4"])
+    assert (given.segmenter.real_fraction, given.segmenter.classes, given.segmenter.spacing) == (0, "tissue", (1.0,))
+    assert (given.gmm.skull_strip_prob, given.gmm.background, given.gmm.tie_std) == (1, "zero", 8)
+    assert (given.segmenter.contrasts, given.gmm.gamma_std, given.num_epochs) == ("any", 0.4, 30)
+    assert config.parse_train(flags).segmenter.contrasts == "mr"
