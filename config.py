@@ -11,6 +11,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal, TypeVar, cast
 
@@ -223,39 +224,31 @@ def demo_preset() -> Config:
     )
 
 
+SEGMENTER_RUNS: dict[str, tuple[int, int, Callable[[], GmmConfig]]] = {  # preset -> batch size, epochs, generator
+    "small": (8, 10, GMM_PRESETS["synthseg"]),
+    "brain": (8, 30, stripped_brain),
+    "synthseg": (1, 50, GMM_PRESETS["synthseg"]),
+    "fetalsynthseg": (1, 1000, GMM_PRESETS["fetal"]),
+}
+
+
 def segmenter_preset(name: str) -> Config:
     """A segmenter of that name with the generator of its family; one patch is an image, one epoch `epoch_samples`."""
-    paint = {"brain": stripped_brain, "fetalsynthseg": GMM_PRESETS["fetal"]}.get(name, GMM_PRESETS["synthseg"])
-    config = replace(
+    batch_size, num_epochs, generator = SEGMENTER_RUNS[name]
+    return replace(
         oasis_preset(),
         model="segmenter",
         preset=cast(Any, name),
-        batch_size=8 if name in ("small", "brain") else 1,
+        batch_size=batch_size,
         beta1=0.9,
-        num_epochs={"small": 10, "brain": 30, "synthseg": 50, "fetalsynthseg": 1000}[name],
+        num_epochs=num_epochs,
         freq_print=200,
         freq_preview=2000,
         freq_fid=2000,
         freq_save_latest=1000,
         segmenter=SEGMENTER_PRESETS[name](),
-        gmm=paint(),
+        gmm=generator(),
     )
-    return config
-
-
-def brain_preset() -> Config:
-    """Segmenter: tissue of stripped adult heads from label maps alone, in minutes on a CPU."""
-    return segmenter_preset("brain")
-
-
-def synthseg_preset() -> Config:
-    """Segmenter: SynthSeg's network and generator."""
-    return segmenter_preset("synthseg")
-
-
-def fetalsynthseg_preset() -> Config:
-    """Segmenter: FetalSynthSeg's network, with fetalsyngen's generator."""
-    return segmenter_preset("fetalsynthseg")
 
 
 def lesion_preset() -> Config:
@@ -275,9 +268,7 @@ PRESETS: dict[str, Callable[[], Config]] = {
     "lesion": lesion_preset,
     "small": small_preset,
     "demo": demo_preset,
-    "synthseg": synthseg_preset,
-    "fetalsynthseg": fetalsynthseg_preset,
-    "brain": brain_preset,
+    **{name: partial(segmenter_preset, name) for name in ("brain", "synthseg", "fetalsynthseg")},
 }
 
 _AnyConfig = TypeVar("_AnyConfig", Config, TestConfig)

@@ -118,12 +118,21 @@ def tissue_classes() -> Classes:
 
 
 def inline_classes(text: str) -> str:
-    """The option with the content of its .json file in the file's place, so that a checkpoint needs no file."""
-    path = Path(text)
-    if text in ("auto", "tissue") or text.startswith("{"):
+    """--segmenter.classes with the content of its .json file in the file's place, so that a checkpoint needs no file."""
+    return _inlined("--segmenter.classes", text, ("auto", "tissue"))
+
+
+def inline_contrasts(text: str) -> str:
+    """--segmenter.contrasts likewise."""
+    return _inlined("--segmenter.contrasts", text, ("any", "mr"))
+
+
+def _inlined(flag: str, text: str, names: tuple[str, ...]) -> str:
+    if text in names or text.startswith("{"):
         return text
+    path = Path(text)
     if path.suffix != ".json" or not path.is_file():
-        raise ValueError(f"--segmenter.classes {text}: must be auto, tissue or an existing .json file")
+        raise ValueError(f"{flag} {text}: must be {', '.join(names)} or an existing .json file")
     return json.dumps(read_json(path))
 
 
@@ -159,16 +168,6 @@ def read_classes(text: str, labels: Sequence[Label]) -> Classes:
     if len(found) < 2:
         raise ValueError("--segmenter.classes: names no class beside background")
     return Classes(tuple(found), aliases)
-
-
-def inline_contrasts(text: str) -> str:
-    """The option with the content of its .json file in the file's place, as `inline_classes`."""
-    path = Path(text)
-    if text in ("any", "mr") or text.startswith("{"):
-        return text
-    if path.suffix != ".json" or not path.is_file():
-        raise ValueError(f"--segmenter.contrasts {text}: must be any, mr or an existing .json file")
-    return json.dumps(read_json(path))
 
 
 def contrast_means(

@@ -161,19 +161,18 @@ def describe_bids(
         program = {"Name": "medsis"}
     path = out / "dataset_description.json"
     old = read_json(path) if path.is_file() else None
-    if old is not None and not dict(links or {}).items() <= old.get("DatasetLinks", {}).items():
-        write_json(path, {**old, "DatasetLinks": {**old.get("DatasetLinks", {}), **(links or {})}})
+    fresh: dict[str, Any] = {
+        "Name": name,
+        "BIDSVersion": "1.10.0",
+        "DatasetType": "derivative",
+        "GeneratedBy": [program],
+    }
+    new = fresh if old is None else old
+    if links:
+        new = {**new, "DatasetLinks": {**new.get("DatasetLinks", {}), **links}}
+    if new != old:
+        write_json(path, new)
     if old is None:
-        write_json(
-            path,
-            {
-                "Name": name,
-                "BIDSVersion": "1.10.0",
-                "DatasetType": "derivative",
-                "GeneratedBy": [program],
-                **({"DatasetLinks": dict(links)} if links else {}),
-            },
-        )
         write_text(out / ".bidsignore", "".join(f"{item}\n" for item in ignored))
 
 

@@ -183,8 +183,7 @@ def _expand(sources: Source) -> list[Source]:
 
 def _expand_path(path: Path) -> list[Source]:
     if path.is_dir():
-        files = [file for file in files_below(path) if file.name.endswith(MAP_SUFFIXES)]
-        files = [file for file in files if not file.name.startswith(".")]
+        files = [file for file in files_below(path, MAP_SUFFIXES) if not file.name.startswith(".")]
         labels = [file for file in files if file_stem(file).endswith("_dseg")]
         if not files:
             raise ValueError(f"{path}: no {', '.join(MAP_SUFFIXES)} files")

@@ -99,7 +99,7 @@ def find_masks(lesions: Lesions, maps: Sequence[Path]) -> list[Path]:
             raise ValueError(f"lesions {folder}: must be a folder, or a file ending in {', '.join(MAP_SUFFIXES)}")
         return [folder]
     known = {path.resolve() for path in maps}
-    files = [path for path in files_below(folder) if path.name.endswith(MAP_SUFFIXES) and path.name[0] != "."]
+    files = [path for path in files_below(folder, MAP_SUFFIXES) if path.name[0] != "."]
     files = [path for path in files if path.resolve() not in known]
     files = [path for path in files if "lesion" in path.name.lower()] or files
     if not files:

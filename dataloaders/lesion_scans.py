@@ -112,7 +112,7 @@ def find_patient(folder: Path, names: Sequence[str], mask: Path | None) -> tuple
     """
     if not folder.is_dir():
         raise ValueError(f"--from_patient {folder}: no such folder")
-    files = [path for path in files_below(folder) if path.name.endswith(SUFFIXES) and path.name[0] != "."]
+    files = [path for path in files_below(folder, SUFFIXES) if path.name[0] != "."]
     images = []
     for name in names:
         there = [path for path in files if stem(path).endswith(f"_{name}") or stem(path) == name]
@@ -122,8 +122,8 @@ def find_patient(folder: Path, names: Sequence[str], mask: Path | None) -> tuple
         beside = folder.parent / "derivatives"
         masks = [path for path in files if "lesion" in path.name.lower()]
         if not masks and beside.is_dir():
-            marked = [p for p in files_below(beside) if p.name.startswith(f"{subject}_") and "lesion" in p.name.lower()]
-            masks = [p for p in marked if p.name.endswith(SUFFIXES)]
+            own = [path for path in files_below(beside, SUFFIXES) if path.name.startswith(f"{subject}_")]
+            masks = [path for path in own if "lesion" in path.name.lower()]
         mask = _only(masks, f"--from_patient {folder}: {len(masks)} lesion masks (*lesion*.nii.gz); name one by --mask")
     return images, mask
 

@@ -77,8 +77,7 @@ def find_scans(inputs: Sequence[Path], suffixes: Sequence[str], channels: Sequen
 def _expand(given: Path, suffixes: Sequence[str]) -> tuple[Path | None, list[Path]]:
     """Root, None for single files, and files."""
     if given.is_dir():
-        files = [file for file in files_below(given) if file.name.endswith(MAP_SUFFIXES)]
-        files = [file for file in files if file_stem(file).rpartition("_")[2] not in OUTPUTS]
+        files = [file for file in files_below(given, MAP_SUFFIXES) if file_stem(file).rpartition("_")[2] not in OUTPUTS]
         files = [file for file in files if not any(part[0] == "." for part in file.relative_to(given).parts)]
         if is_bids(given):
             files = [file for file in files if _bids_image(file.relative_to(given), suffixes)]

@@ -206,6 +206,10 @@ def find_synthrad(source: Path, image: str, labels: Path | None, patient_regex: 
     return found
 
 
+def _subjects_files(folder: Path) -> list[Path]:
+    return [path for path in files_below(folder, SUFFIXES) if path.name.startswith("sub-")]
+
+
 def find_bids(source: Path, modalities: Sequence[str], brain_masks: Path | None, patient_regex: str | None) -> Found:
     """BIDS: sub-*/[ses-*/]anat/*_{T1w,T2w,FLAIR,…}.nii.gz; *_dseg and *_label-lesion_mask beside or in derivatives.
 
@@ -213,7 +217,7 @@ def find_bids(source: Path, modalities: Sequence[str], brain_masks: Path | None,
     has masks but no images is noted, not a fault.
     """
     found = Found()
-    files = [p for p in files_below(source) if p.name.endswith(SUFFIXES) and p.name.startswith("sub-")]
+    files = _subjects_files(source)
     raw = [p for p in files if "derivatives" not in p.relative_to(source).parts and p.parent.name == "anat"]
     by_case: dict[str, dict[str, Path]] = {}
     for path in raw:
@@ -227,11 +231,7 @@ def find_bids(source: Path, modalities: Sequence[str], brain_masks: Path | None,
     found.channels = tuple(modalities) or tuple(shared)
     if not found.channels:
         found.faults.append(f"{source}: no sub-*/anat/*_<modality>.nii.gz that every subject has; name --modalities")
-    brains = files + (
-        [p for p in files_below(brain_masks) if p.name.endswith(SUFFIXES) and p.name.startswith("sub-")]
-        if brain_masks
-        else []
-    )
+    brains = files + (_subjects_files(brain_masks) if brain_masks else [])
     marks = {
         "label": _marked(files, "_dseg", found.faults),
         "lesion": _marked(files, "_label-lesion_mask", found.faults),

@@ -27,9 +27,10 @@ def check_name(name: str, what: str = "name") -> str:
     return name
 
 
-def files_below(folder: Path) -> list[Path]:
-    """All files of a folder and those below it, sorted. Links to folders are followed, once each: a data set is often a
-    folder of links to subjects.
+def files_below(folder: Path, suffixes: tuple[str, ...]) -> list[Path]:
+    """Files with these endings in a folder and those below it, sorted.
+
+    Links to folders are followed, once each: a data set is often a folder of links to subjects.
     """
     seen: set[str] = set()
     files = []
@@ -40,7 +41,7 @@ def files_below(folder: Path) -> list[Path]:
             continue
         seen.add(real)
         folders.sort()
-        files += [Path(place, name) for name in names]
+        files += [Path(place, name) for name in names if name.endswith(suffixes)]
     return sorted(file for file in files if file.is_file())
 
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.special import stdtrit  # scipy.stats has the same, but is slow to import
 
 MIN_PATIENTS = 5  # a bootstrap over fewer says nothing
 DRAWS = 2000
@@ -40,6 +41,12 @@ def bootstrap_interval(values: NDArray, seed: int = 0) -> tuple[float, float] | 
     draws = np.random.default_rng(seed).integers(0, len(values), (DRAWS, len(values)))
     low, high = np.percentile(values[draws].mean(axis=1), [2.5, 97.5])
     return float(low), float(high)
+
+
+def student_half_width(values: NDArray) -> float:
+    """Half of Student's 95 % interval of the mean of two values or more."""
+    n = len(values)
+    return float(stdtrit(n - 1, 0.975)) * float(np.std(values, ddof=1)) / math.sqrt(n)
 
 
 def nan_mean(values: list[float]) -> float:

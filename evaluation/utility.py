@@ -18,11 +18,10 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import stats
 
 from engine.files import read_json, write_json, write_text
 from evaluation.segmentation_results import SCHEMA as SCORES
-from evaluation.statistics import PairedDifference, bootstrap_interval, paired_difference
+from evaluation.statistics import PairedDifference, bootstrap_interval, paired_difference, student_half_width
 
 SCHEMA = "medsis-utility/1"
 MIN_SEEDS = 3
@@ -53,7 +52,7 @@ def seed_interval(differences: NDArray) -> tuple[float, float] | None:
     d = d[np.isfinite(d)]
     if len(d) < MIN_SEEDS:
         return None
-    half = float(stats.t.ppf(0.975, len(d) - 1)) * float(d.std(ddof=1)) / math.sqrt(len(d))
+    half = student_half_width(d)
     return float(d.mean()) - half, float(d.mean()) + half
 
 

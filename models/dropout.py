@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from models.base import seeded_generator
+from models.replacing import replace_modules
 
 
 class ImageDropout(nn.Module):
@@ -22,20 +23,14 @@ class ImageDropout(nn.Module):
         """(B, ...) -> the same shape; elements are 0 with probability p, the others grow by 1 / (1 - p)."""
         if not self.training or self.p == 0:
             return x
-        keep = [torch.empty_like(one).bernoulli_(1 - self.p, generator=rng) for one, rng in self._own(x)]
+        own = zip(x.detach(), self.streams, strict=True)
+        keep = [torch.empty_like(one).bernoulli_(1 - self.p, generator=rng) for one, rng in own]
         return x * torch.stack(keep).div_(1 - self.p)
-
-    def _own(self, x: Tensor) -> list[tuple[Tensor, torch.Generator]]:
-        return list(zip(x.detach(), self.streams, strict=True))
 
 
 def with_image_dropout(net: nn.Module) -> nn.Module:
-    """The network, which others have built, with each nn.Dropout replaced."""
-    for parent in net.modules():
-        for name, child in parent.named_children():
-            if type(child) is nn.Dropout:
-                setattr(parent, name, ImageDropout(child.p))
-    return net
+    """The network with each nn.Dropout replaced."""
+    return replace_modules(net, lambda child: ImageDropout(child.p) if type(child) is nn.Dropout else None)
 
 
 def give_streams(net: nn.Module, keys: Sequence[object], device: torch.device) -> None:

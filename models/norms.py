@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from models.condition import Condition
 from models.haar import haar, inverse_haar
 from models.ranks import summed, world_size
+from models.replacing import replace_modules
 
 GROUPS = 32
 
@@ -61,15 +62,17 @@ class SyncedBatchNorm3d(_Synced, nn.BatchNorm3d):
 
 
 def with_synced_norms(net: nn.Module) -> nn.Module:
-    """The network, which others have built, with its batch norms replaced by synced ones; names and values stay."""
-    for parent in net.modules():
-        for name, child in parent.named_children():
-            if isinstance(child, (nn.BatchNorm2d, nn.BatchNorm3d)) and not isinstance(child, _Synced):
-                kind = SyncedBatchNorm2d if isinstance(child, nn.BatchNorm2d) else SyncedBatchNorm3d
-                synced = kind(child.num_features, child.eps, child.momentum, child.affine, child.track_running_stats)
-                synced.load_state_dict(child.state_dict())
-                setattr(parent, name, synced)
-    return net
+    """The network with its batch norms replaced by synced ones; values stay."""
+    return replace_modules(net, _synced_norm)
+
+
+def _synced_norm(child: nn.Module) -> nn.Module | None:
+    if isinstance(child, _Synced) or not isinstance(child, (nn.BatchNorm2d, nn.BatchNorm3d)):
+        return None
+    kind = SyncedBatchNorm2d if isinstance(child, nn.BatchNorm2d) else SyncedBatchNorm3d
+    synced = kind(child.num_features, child.eps, child.momentum, child.affine, child.track_running_stats)
+    synced.load_state_dict(child.state_dict())
+    return synced
 
 
 class InstanceNorm(nn.Module):

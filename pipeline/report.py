@@ -15,8 +15,10 @@ from pipeline.report_pictures import case_pictures, predictions, samples
 from pipeline.tissue import TISSUES
 
 COLUMNS = (*TISSUES, "mean")
-TEXT: tuple[str, ...] = ("stage", "reason", "state", "split", "maps", "ids in no table", "gate", "scan")
-TEXT += ("version", "licence", "citation")
+TEXT = (
+    *("stage", "reason", "state", "split", "maps", "ids in no table", "gate", "scan"),
+    *("version", "licence", "citation"),
+)
 STYLE = Path(__file__).with_name("page.css")
 # The browser itself is told to fetch nothing.
 POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"

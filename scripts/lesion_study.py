@@ -22,7 +22,6 @@ import tyro
 from monai.losses import DiceCELoss
 from monai.networks.nets import BasicUNet
 from numpy.typing import NDArray
-from scipy import stats
 from torch import Tensor
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
@@ -37,6 +36,7 @@ from engine.files import read_json, write_json
 from engine.lesion_adding import Painting, add_lesions
 from engine.lesion_command import profile_level
 from evaluation.lesions import match_lesions
+from evaluation.statistics import student_half_width
 from models.base import Method, seeded_generator
 from models.lesion import LesionUnet
 from scripts.add_lesions import painter
@@ -205,10 +205,7 @@ def test_segmenter(net: BasicUNet, target: Example, device: torch.device) -> dic
 
 def interval(values: Sequence[float]) -> tuple[float, float]:
     """Mean, and half the width of Student's 95 % interval over trainings; NaN for a single one, which has none."""
-    n, mean = len(values), float(np.mean(values))
-    if n < 2:
-        return mean, math.nan
-    return mean, float(stats.t.ppf(0.975, n - 1)) * float(np.std(values, ddof=1)) / math.sqrt(n)
+    return float(np.mean(values)), student_half_width(np.asarray(values)) if len(values) > 1 else math.nan
 
 
 def table(runs: dict[str, list[dict[str, float]]]) -> str:

@@ -176,13 +176,19 @@ def test_object_arrays_are_not_unpickled(tmp_path: Path) -> None:
 # -- data -------------------------------------------------------------------------------------------------------------
 
 
-def test_a_missing_slice_stops_the_run_and_loses_nothing(data: Path, whole: Path, tmp_path: Path) -> None:
-    """The file is named, what was learned is saved, and with the file back the run ends as if nothing had been."""
+def without_slice(data: Path, tmp_path: Path, position: int) -> tuple[Path, Path, bytes]:
+    """A copy of the data without the label map that training takes as number `position`, that file and its content."""
     copy = shutil.copytree(data, tmp_path / "data")
-    index, _ = list(itertools.islice(EndlessSampler(12, seed=42), 7))[6]  # of the second batch
+    index, _ = next(itertools.islice(EndlessSampler(12, seed=42), position, None))
     victim = copy / SliceDataset(copy, Manifest.load(copy), "train").entries[index][1].label
     content = victim.read_bytes()
     victim.unlink()
+    return copy, victim, content
+
+
+def test_a_missing_slice_stops_the_run_and_loses_nothing(data: Path, whole: Path, tmp_path: Path) -> None:
+    """The file is named, what was learned is saved, and with the file back the run ends as if nothing had been."""
+    copy, victim, content = without_slice(data, tmp_path, 6)  # of the second batch
     for workers in (0, 1):
         extra = f"--num_workers {workers} --freq_save_latest 1000 --cache_gb 0"
         done = call(*train(copy, tmp_path, extra=extra), code=2)
@@ -197,11 +203,7 @@ def test_a_missing_slice_stops_the_run_and_loses_nothing(data: Path, whole: Path
 
 def test_a_missing_slice_that_a_save_needs_first_loses_nothing(data: Path, whole: Path, tmp_path: Path) -> None:
     """Batch statistics for the weights look at slices that training has not come to yet."""
-    copy = shutil.copytree(data, tmp_path / "data")
-    index, _ = list(itertools.islice(EndlessSampler(12, seed=42), 12))[11]  # of the third batch
-    victim = copy / SliceDataset(copy, Manifest.load(copy), "train").entries[index][1].label
-    content = victim.read_bytes()
-    victim.unlink()
+    copy, victim, content = without_slice(data, tmp_path, 11)  # of the third batch
     for images, extra in ((4, "--freq_save_latest 4"), (8, "--freq_preview 4 --freq_save_latest 1000")):
         done = call(*train(copy, tmp_path, extra=f"{extra} --cache_gb 0"), code=2)
         assert str(victim) in done.stderr

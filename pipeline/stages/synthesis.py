@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -41,7 +40,8 @@ def priors(context: Context) -> Made:
         case = name.rpartition("/")[2]
         window = context.facts(name)["window"]
         labels = context.folder / f"{case}.nii.gz"
-        _write_parts(context, f"harmonise/{case}", name, labels)
+        found = _parts(context, f"harmonise/{case}", name)
+        write_volume(labels, found.data, found.affine)
         source = CaseSource(case, case, (context.path(f"harmonise/{case}", "image"),), labels)
         subjects.append(measure(source, ("T1w",), parts, robust=True, scale=Scale(window=(window[0], window[1]))))
         labels.unlink()
@@ -60,11 +60,6 @@ def _parts(context: Context, scan: str, tissue: str) -> Volume:
     image = context.volume(scan, "image").data
     count = context.unit.settings["subclasses"]
     return Volume(divide(image, found.data, count, geometry.spacing(found.affine)), found.affine)
-
-
-def _write_parts(context: Context, scan: str, tissue: str, path: Path) -> None:
-    found = _parts(context, scan, tissue)
-    write_volume(path, found.data, found.affine)
 
 
 def _seed(*parts: object) -> int:

@@ -75,3 +75,12 @@ def copied(finished: Path, tmp_path: Path) -> Callable[..., Path]:
         return Path(shutil.copy(finished / "study.toml", tmp_path))
 
     return copy
+
+
+@pytest.fixture
+def with_gan(copied: Callable[..., Path], tools: Fakes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The study file of a copy that is to paint with a GAN too, which a fake one does."""
+    monkeypatch.setattr("pipeline.stages.gan.ROOT", fakes.install_gan(tmp_path / "root"))
+    path = copied()
+    path.write_text(path.read_text().replace("train = 8", 'train = 8\nmethods = ["gmm", "gan"]'))
+    return path

@@ -18,7 +18,6 @@ from pipeline.commands import ToolFailed
 from pipeline.records import RECORD, Record, load_record
 from pipeline.runner import Project, RunOptions, run
 from pipeline.stages import STAGES, Stage
-from tests.pipeline import fakes
 from tests.pipeline.conftest import Fakes
 from tests.pipeline.heads import affine, head, study
 from tests.toy import save_nifti
@@ -145,18 +144,13 @@ def test_resumes_after_a_kill_in_each_stage(tmp_path: Path, tools: Fakes, whole:
 
 
 @pytest.mark.filterwarnings("ignore:This process:DeprecationWarning")
-def test_resumes_after_a_kill_in_the_stages_of_the_gan(
-    tmp_path: Path, copied: Copied, tools: Fakes, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("pipeline.stages.gan.ROOT", fakes.install_gan(tmp_path / "root"))
-    path = copied()
-    path.write_text(path.read_text().replace("train = 8", 'train = 8\nmethods = ["gmm", "gan"]'))
+def test_resumes_after_a_kill_in_the_stages_of_the_gan(tmp_path: Path, with_gan: Path) -> None:
     for stage in ("real", "gan", "paint"):
         before = times(tmp_path / "work")
-        _killed_in(path, stage)
+        _killed_in(with_gan, stage)
         assert before.items() <= times(tmp_path / "work").items()
         assert [part.relative_to(tmp_path / "work").parts[0] for part in (tmp_path / "work").rglob("*.part")] == [stage]
-    project, done = go(path, RunOptions(own_process=False, only=("paint/*", "gan/*", "real/*")))
+    project, done = go(with_gan, RunOptions(own_process=False, only=("paint/*", "gan/*", "real/*")))
     assert {name.split("/")[0] for name in done} == {"paint"}
     assert {r.state for n, r in project.records.items() if n.split("/")[0] in ("real", "gan", "paint")} == {"done"}
 

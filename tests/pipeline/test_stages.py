@@ -17,7 +17,6 @@ from pipeline.slices import brain_frame
 from pipeline.stages.images import n4
 from pipeline.stages.synthesis import share_of
 from pipeline.study import NnunetOptions
-from tests.pipeline import fakes
 from tests.pipeline.conftest import Fakes
 from tests.pipeline.heads import affine, head, study
 from tests.toy import save_nifti
@@ -26,13 +25,8 @@ HERE = RunOptions(own_process=False)
 Copied = Callable[..., Path]
 
 
-def test_a_gan_paints_the_labels_of_the_gmm(
-    tmp_path: Path, copied: Copied, tools: Fakes, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("pipeline.stages.gan.ROOT", fakes.install_gan(tmp_path / "root"))
-    path = copied()
-    path.write_text(path.read_text().replace("train = 8", 'train = 8\nmethods = ["gmm", "gan"]'))
-    project = Project.load(path)
+def test_a_gan_paints_the_labels_of_the_gmm(tmp_path: Path, with_gan: Path) -> None:
+    project = Project.load(with_gan)
     run(project, HERE, lambda line: None)
     assert {name: r.reason for name, r in project.records.items() if r.state != "done"} == {}
     work = tmp_path / "work"
