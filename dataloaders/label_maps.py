@@ -16,6 +16,7 @@ from torch import Tensor
 
 from dataloaders.geometry import spacing, to_ras
 from dataloaders.nifti import SUFFIXES, VolumeError, read_volume, stem, whole_numbers
+from dataloaders.notices import warn_of_unread
 from engine.files import files_below
 from models.gmm.labels import LabelScheme, find_values
 
@@ -183,7 +184,8 @@ def _expand(sources: Source) -> list[Source]:
 
 def _expand_path(path: Path) -> list[Source]:
     if path.is_dir():
-        files = [file for file in files_below(path, MAP_SUFFIXES) if not file.name.startswith(".")]
+        files = files_below(path, MAP_SUFFIXES)
+        warn_of_unread(path, MAP_SUFFIXES, below=True)
         labels = [file for file in files if file_stem(file).endswith("_dseg")]
         if not files:
             raise ValueError(f"{path}: no {', '.join(MAP_SUFFIXES)} files")

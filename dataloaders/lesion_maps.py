@@ -20,6 +20,7 @@ from dataloaders.label_maps import (
     file_stem,
     read_label_map_file,
 )
+from dataloaders.notices import warn_of_unread
 from engine.files import files_below
 from models.gmm.labels import LabelScheme
 
@@ -99,8 +100,8 @@ def find_masks(lesions: Lesions, maps: Sequence[Path]) -> list[Path]:
             raise ValueError(f"lesions {folder}: must be a folder, or a file ending in {', '.join(MAP_SUFFIXES)}")
         return [folder]
     known = {path.resolve() for path in maps}
-    files = [path for path in files_below(folder, MAP_SUFFIXES) if path.name[0] != "."]
-    files = [path for path in files if path.resolve() not in known]
+    warn_of_unread(folder, MAP_SUFFIXES, below=True)
+    files = [path for path in files_below(folder, MAP_SUFFIXES) if path.resolve() not in known]
     files = [path for path in files if "lesion" in path.name.lower()] or files
     if not files:
         raise ValueError(f"lesions {folder}: no {', '.join(MAP_SUFFIXES)} files beside the label maps")

@@ -112,7 +112,7 @@ def find_patient(folder: Path, names: Sequence[str], mask: Path | None) -> tuple
     """
     if not folder.is_dir():
         raise ValueError(f"--from_patient {folder}: no such folder")
-    files = [path for path in files_below(folder, SUFFIXES) if path.name[0] != "."]
+    files = files_below(folder, SUFFIXES)
     images = []
     for name in names:
         there = [path for path in files if stem(path).endswith(f"_{name}") or stem(path) == name]

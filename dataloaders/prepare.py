@@ -78,6 +78,8 @@ def prepare(o: PrepareOptions) -> Manifest | None:
     """
     check_options(o)
     found = find(o)
+    for note in found.notes:
+        print(note, flush=True)
     if not found.cases and not found.faults:
         found.faults.append(f"{o.source or o.images}: no cases found")
     check_channels(found.channels)
@@ -174,7 +176,7 @@ def check_channels(channels: tuple[str, ...]) -> None:
 
 def _plan(o: PrepareOptions, found: Found, all_facts: list[Facts]) -> tuple[Plan, list[str]]:
     faults = found.faults + [fault for facts in all_facts for fault in facts.faults]
-    notes = found.notes + [note for facts in all_facts for note in facts.notes]
+    notes = [note for facts in all_facts for note in facts.notes]
     ct = tuple(any(flags) for flags in zip(*(facts.looks_ct for facts in all_facts if facts.looks_ct), strict=True))
     if not faults:
         faults = _tissue_faults(o, found, all_facts, ct)

@@ -29,7 +29,7 @@ from dataloaders.image_generator import as_array
 from dataloaders.label_schemes import read_scheme
 from dataloaders.nifti import SUFFIXES, file_sha256, read_volume, stem, whole_numbers
 from dataloaders.sources import CaseSource, find_pairs
-from engine.files import atomic_path, write_json
+from engine.files import atomic_path, files_in, write_json
 from models.gmm.intensity import FULL_SCALE
 from models.gmm.labels import LabelScheme, find_values
 from models.gmm.priors import FittedPrior, pool_subjects, subject_statistics
@@ -278,8 +278,8 @@ def _bids_pairs(images: Sequence[Path], labels: Sequence[Path]) -> tuple[list[Ca
 
 def _files(where: str, flag: str) -> list[Path]:
     path = Path(where)
-    found = list(path.iterdir()) if path.is_dir() else [Path(name) for name in glob.glob(where, recursive=True)]
-    if path.is_dir() and not any(file.name.endswith(SUFFIXES) for file in found):  # a BIDS data set
+    found = files_in(path, SUFFIXES) if path.is_dir() else [Path(name) for name in glob.glob(where, recursive=True)]
+    if path.is_dir() and not found:  # a BIDS data set
         found = [*path.glob("sub-*/anat/*"), *path.glob("sub-*/ses-*/anat/*")]
     files = sorted(file for file in found if file.name.endswith(SUFFIXES) and not file.name.startswith("."))
     if not files:

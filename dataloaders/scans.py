@@ -15,6 +15,7 @@ from dataloaders.geometry import resample, to_ras
 from dataloaders.intensity import robust_unit
 from dataloaders.label_maps import MAP_SUFFIXES, file_stem
 from dataloaders.nifti import SUFFIXES, Volume, VolumeError, read_volume
+from dataloaders.notices import warn_of_unread
 from engine.files import files_below
 
 NO_IMAGES = ("dseg", "mask", "probseg", "defacemask")  # endings of BIDS files that are no scans
@@ -77,8 +78,8 @@ def find_scans(inputs: Sequence[Path], suffixes: Sequence[str], channels: Sequen
 def _expand(given: Path, suffixes: Sequence[str]) -> tuple[Path | None, list[Path]]:
     """Root, None for single files, and files."""
     if given.is_dir():
+        warn_of_unread(given, MAP_SUFFIXES, below=True)
         files = [file for file in files_below(given, MAP_SUFFIXES) if file_stem(file).rpartition("_")[2] not in OUTPUTS]
-        files = [file for file in files if not any(part[0] == "." for part in file.relative_to(given).parts)]
         if is_bids(given):
             files = [file for file in files if _bids_image(file.relative_to(given), suffixes)]
         elif suffixes:

@@ -28,7 +28,7 @@ from dataloaders.seeds import (
     subcluster,
 )
 from dataloaders.workers import as_ready, cores
-from engine.files import check_name, read_json, write_json
+from engine.files import check_name, files_in, read_json, write_json
 from engine.locks import LOCK, lock_folder
 
 
@@ -85,9 +85,8 @@ def find_sources(bids: Path, image_suffix: str, label_suffix: str) -> tuple[list
     sources, skipped = [], []
     for folder in sorted([*bids.glob("sub-*/anat"), *bids.glob("sub-*/ses-*/anat")]):
         files: dict[str, Path] = {}
-        for path in sorted(folder.iterdir()):  # .nii before .nii.gz, and the latter counts
-            if path.name.endswith(SUFFIXES):
-                files[stem(path)] = path
+        for path in files_in(folder, SUFFIXES):  # .nii before .nii.gz, and the latter counts
+            files[stem(path)] = path
         used = set()
         for name in (name for name in files if name.endswith(f"_{image_suffix}")):
             candidates = (f"{name}_{label_suffix}", f"{name.removesuffix(image_suffix)}{label_suffix}")

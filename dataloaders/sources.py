@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from dataloaders.nifti import SUFFIXES, Volume, stem
-from engine.files import check_name, files_below, read_json
+from engine.files import check_name, files_below, files_in, not_read, read_json
 
 
 @dataclass(frozen=True)
@@ -51,8 +51,16 @@ class Found:
 def _volumes(where: str | Path) -> list[Path]:
     """NIfTI files of a folder (not below it) or of a glob pattern, sorted."""
     path = Path(where)
-    files = list(path.iterdir()) if path.is_dir() else [Path(p) for p in globbing.glob(str(where), recursive=True)]
-    return sorted(p for p in files if p.name.endswith(SUFFIXES) and p.is_file())
+    if path.is_dir():
+        return files_in(path, SUFFIXES)
+    files = (Path(p) for p in globbing.glob(str(where), recursive=True))
+    return sorted(p for p in files if p.name.endswith(SUFFIXES) and not p.name.startswith(".") and p.is_file())
+
+
+def _not_read(*folders: str | Path | None, below: bool = False) -> list[str]:
+    """What lies in these folders beside the volumes."""
+    there = [Path(folder) for folder in folders if folder is not None and Path(folder).is_dir()]
+    return [line for folder in there if (line := not_read(folder, SUFFIXES, below))]
 
 
 def _safe_id(name: str, path: Path, faults: list[str]) -> str | None:
@@ -105,6 +113,7 @@ def find_pairs(
     """
     found = Found(channels=(channel,))
     image_paths, label_paths = _volumes(images), _volumes(labels) if labels else []
+    found.notes += _not_read(images, labels)
     if not image_paths:
         found.faults.append(f"--images {images}: no .nii or .nii.gz files")
     if labels and not label_paths:
@@ -134,6 +143,7 @@ def find_nnunet(
     folder = source / "imagesTr"
     if not folder.is_dir():
         raise ValueError(f"--source {source}: no imagesTr folder; is it an nnU-Net raw data set?")
+    found.notes += _not_read(folder, None if label_channel is not None else source / "labelsTr")
     by_case: dict[str, dict[int, Path]] = {}
     for path in _volumes(folder):
         match = re.fullmatch(r"(.+)_(\d{4})", stem(path))
@@ -180,6 +190,7 @@ def find_synthrad(source: Path, image: str, labels: Path | None, patient_regex: 
     wanted = {"mr": ("mr",), "ct": ("ct",), "both": ("mr", "ct")}[image]
     found = Found(channels=tuple(name.upper() for name in wanted))
     root = source / "Task1" if (source / "Task1").is_dir() else source
+    found.notes += _not_read(root, below=True)
     folders = sorted({p.parent for p in root.glob("**/mask.nii*")} | {p.parent for p in root.glob("**/ct.nii*")})
     if not folders:
         raise ValueError(f"--source {source}: no Task1/{{brain,pelvis}}/<case>/{{mr,ct,mask}}.nii.gz")
@@ -218,6 +229,7 @@ def find_bids(source: Path, modalities: Sequence[str], brain_masks: Path | None,
     """
     found = Found()
     files = _subjects_files(source)
+    found.notes += _not_read(source, below=True)
     raw = [p for p in files if "derivatives" not in p.relative_to(source).parts and p.parent.name == "anat"]
     by_case: dict[str, dict[str, Path]] = {}
     for path in raw:

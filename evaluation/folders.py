@@ -6,11 +6,12 @@ from collections.abc import Set
 from dataclasses import dataclass
 from pathlib import Path
 
+from dataloaders.file_names import PatientRule, label_of, place_of, shows_channels, visible
 from dataloaders.intensity import LEVELS, Window
 from dataloaders.manifest import Case, Manifest, Slice
+from dataloaders.nifti import SUFFIXES
+from dataloaders.notices import warn_of_unread, warn_once
 from dataloaders.png import read_png
-from evaluation.file_names import PatientRule, label_of, place_of, shows_channels, visible
-from evaluation.notices import warn_once
 from evaluation.pairs import FOLDERS, ManifestPairs, Pairs
 from evaluation.source_ids import SourceIds, occurring
 from evaluation.volume_pairs import Files, VolumePairs, volume_files
@@ -44,14 +45,16 @@ class Folders:
             raise ValueError(f"--window {self.window[0]:g} {self.window[1]:g}: the lower value comes first")
         for flag in ("real", "generated", "labels"):
             if (folder := getattr(self, flag)) is not None:
-                visible(folder, flag, "*")
+                visible(folder, flag, "")
 
     def pairs(self) -> Pairs:
         """NIfTI volumes where the folders hold any, else PNG slices. ValueError lists the files without a partner."""
         folders = {"real": self.real, "generated": self.generated}
         kinds = [
-            (bool(volume_files(folder, flag)), bool(visible(folder, flag, "*.png"))) for flag, folder in folders.items()
+            (bool(volume_files(folder, flag)), bool(visible(folder, flag, ".png"))) for flag, folder in folders.items()
         ]
+        for folder in (*folders.values(), *([self.labels] if self.labels else [])):
+            warn_of_unread(folder, SUFFIXES if kinds[0][0] else ".png")
         if any(all(kind) for kind in kinds) or kinds[0] != kinds[1]:
             held = [
                 "NIfTI and PNG" if all(kind) else "NIfTI" if kind[0] else "PNG" if kind[1] else "no" for kind in kinds
@@ -116,7 +119,7 @@ def folders_manifest(
     slices of one case, at that index; any other file is a case of its own. ValueError lists the files without a partner.
     """
     folders = {"real": real, "generated": generated} | ({"labels": labels} if labels else {})
-    files = {role: {p.stem: p for p in visible(folder, role, "*.png")} for role, folder in folders.items()}
+    files = {role: {p.stem: p for p in visible(folder, role, ".png")} for role, folder in folders.items()}
     if not files["real"]:
         raise ValueError(f"--real {real}: no PNG files")
     rule = PatientRule(patient_regex, shows_channels(files["real"], files.get("labels", {})))

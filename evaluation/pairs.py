@@ -17,8 +17,8 @@ from dataloaders.geometry import plane, resample, to_ras, window_plane
 from dataloaders.intensity import LEVELS, Window
 from dataloaders.manifest import Case, Manifest, Slice
 from dataloaders.nifti import SUFFIXES, read_volume, stem, whole_numbers
+from dataloaders.notices import warn_once
 from dataloaders.png import as_16_bit, read_png
-from evaluation.notices import warn_once
 from evaluation.source_ids import SourceIds
 from spec import DataSpec
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import torch
 
+from dataloaders.notices import warn_once
 from engine.weights import MissingWeights, resolve, sha256
 from evaluation import networks
 from evaluation.catalog import (
@@ -28,7 +29,6 @@ from evaluation.catalog import (
 )
 from evaluation.extractors import Extractor, extractor, inception_extractor
 from evaluation.feature_sets import INCEPTION, OASIS, RADIOMICS, names
-from evaluation.notices import warn_once
 from evaluation.pairs import PER_VOLUME, Pairs
 from evaluation.scoring import Work
 

@@ -16,6 +16,7 @@ from tqdm import tqdm
 
 from dataloaders.intensity import LEVELS, Window
 from dataloaders.manifest import Case
+from dataloaders.notices import warn_once
 from evaluation import networks, paired
 from evaluation.case_volume import CaseVolume
 from evaluation.catalog import (
@@ -38,7 +39,6 @@ from evaluation.feature_sets import OASIS, RADIOMICS, FeatureSets, names
 from evaluation.intensity import LabelHistograms, LabelMoments, wasserstein
 from evaluation.lesions import change_outside
 from evaluation.msssim import similarities
-from evaluation.notices import warn_once
 from evaluation.pairs import Item, Pairs
 from evaluation.radiomics import slice_features
 from evaluation.sharpness import Edges, label_edges

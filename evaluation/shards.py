@@ -14,7 +14,7 @@ from zipfile import BadZipFile
 import numpy as np
 from numpy.typing import NDArray
 
-from engine.files import atomic_path
+from engine.files import atomic_path, files_in
 from evaluation.lesions import Lesions
 from evaluation.pairs import Pairs, file_states
 from evaluation.request import Request
@@ -35,7 +35,7 @@ def key_of(pairs: Pairs, request: Request) -> str:
     asked = {name: str(value) for name, value in vars(request).items() if name not in ("progress", "device", "cache")}
     named = [request.weights, *(Path(text.partition(":")[2]) for text in request.extractors)]
     folders = [*request.draws, request.segmented, request.segmented_real]
-    named += [path for folder in folders if folder is not None for path in sorted(folder.iterdir())]
+    named += [path for folder in folders if folder is not None for path in files_in(folder, "")]
     about = [pairs.fingerprint(), pairs.groups(), asked, file_states(path for path in named if path is not None)]
     return hashlib.sha256(json.dumps(about, sort_keys=True, default=str).encode()).hexdigest()
 

@@ -10,11 +10,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from dataloaders.file_names import visible
 from dataloaders.geometry import AFFINE_TOLERANCE, plane, plane_shape, plane_spacing, to_ras
 from dataloaders.intensity import Window
 from dataloaders.manifest import Case, Slice
 from dataloaders.nifti import SUFFIXES, read_volume, stem, whole_numbers
-from evaluation.file_names import visible
 from evaluation.pairs import FOLDERS, PER_VOLUME, Item, Pairs, file_states
 from evaluation.source_ids import SourceIds, occurring
 from spec import Axis, Channel, DataSpec
@@ -34,7 +34,7 @@ class Files:
 def volume_files(folder: Path, flag: str) -> dict[str, Path]:
     """Name without ending -> NIfTI file, sorted; ValueError for a name that is there twice, and without a folder."""
     files: dict[str, Path] = {}
-    for path in sorted(path for suffix in SUFFIXES for path in visible(folder, flag, f"*{suffix}")):
+    for path in visible(folder, flag, SUFFIXES):
         if stem(path) in files:
             raise ValueError(f"{folder}: both {files[stem(path)].name} and {path.name}; remove one")
         files[stem(path)] = path

@@ -554,3 +554,21 @@ def test_a_shard_notices_files_and_options_that_changed(source: Path, tmp_path: 
     assert prepare(options(source, tmp_path / "out", shard="1/2")) is not None
     with pytest.raises(ValueError, match=r"--shard 2/2: must be i/n"):
         prepare(options(source, tmp_path / "out", shard="2/2"))
+
+
+def test_files_beside_the_volumes_are_named_and_never_read(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    label, image = phantom(0)
+    for name, data in (("images/a", image), ("labels/a", label)):
+        save_nifti(tmp_path / f"{name}.nii.gz", data)
+        (tmp_path / name).with_name("._a.nii.gz").write_bytes(b"\x00\x05\x16\x07")  # of macOS
+    save_nifti(tmp_path / "images/b.nii.gz", image).rename(tmp_path / "images/b.NII.GZ")
+    (tmp_path / "labels/gone.nii.gz").symlink_to("../.git/annex/objects/gone")
+    prepare(
+        PrepareOptions(
+            format="pairs", images=f"{tmp_path}/images", labels=f"{tmp_path}/labels", dry_run=True, size=(64,)
+        )
+    )
+    out = capsys.readouterr().out
+    assert "1 cases are fine" in out
+    assert "images: not read, since only .nii.gz, .nii files are: 1 .NII.GZ (b.NII.GZ)" in out
+    assert "1 links to files that are not there" in out

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from evaluation.file_names import PatientRule, label_of, place_of, shows_channels, visible
+from dataloaders.file_names import PatientRule, label_of, place_of, shows_channels, visible
 
 
 @pytest.mark.parametrize(
@@ -66,6 +66,6 @@ def test_places_and_labels() -> None:
 def test_hidden_files_of_macos_are_no_images(tmp_path: Path) -> None:
     for name in ("x.nii.gz", "._x.nii.gz", "._y.nii.gz"):
         (tmp_path / name).touch()
-    assert [path.name for path in visible(tmp_path, "real", "*.nii.gz")] == ["x.nii.gz"]
+    assert [path.name for path in visible(tmp_path, "real", ".nii.gz")] == ["x.nii.gz"]
     with pytest.raises(ValueError, match=r"--labels .*nowhere: no such folder"):
-        visible(tmp_path / "nowhere", "labels", "*")
+        visible(tmp_path / "nowhere", "labels", "")

@@ -8,17 +8,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
+from engine.files import files_in
+
 _BIDS = re.compile(r"^(sub-[A-Za-z0-9]+)(?:_|$)")
 _ENDING = re.compile(r"^(.+)_(\d{4})$")
 _SLICE = re.compile(r"^(.+)_z(\d+)(_\d{4})?$")  # after the slice's number, four digits are always a channel
 _T = TypeVar("_T")
 
 
-def visible(folder: Path, flag: str, pattern: str) -> list[Path]:
-    """Files of a folder by name, without hidden ones such as macOS's ``._x``; ValueError where there is no folder."""
+def visible(folder: Path, flag: str, suffixes: str | tuple[str, ...]) -> list[Path]:
+    """`files_in` a folder; ValueError where there is no folder."""
     if not folder.is_dir():
         raise ValueError(f"--{flag} {folder}: no such folder")
-    return sorted(path for path in folder.glob(pattern) if not path.name.startswith("."))
+    return files_in(folder, suffixes)
 
 
 def place_of(name: str) -> tuple[str, int | None]:
