@@ -174,12 +174,15 @@ def label_ids(names: str, spec: DataSpec) -> list[int]:
 
 
 def refuse_other_results(out: Path, made_from: dict[str, Any], overwrite: bool) -> None:
-    """ValueError where `out` holds something that this call would not make again; --overwrite allows it."""
-    if not out.exists() or overwrite:
+    """ValueError where `out` holds results that this call would not make again, which --overwrite allows, or no results."""
+    if not out.exists():
         return
-    if not (out / FILE_NAME).is_file():
+    provenance = Manifest.load(out, histograms=False).provenance if (out / FILE_NAME).is_file() else {}
+    if provenance.get("kind") not in ("results", "segmentation"):
         raise ValueError(f"{out} exists and is not a results folder; choose another --results_dir")
-    old = Manifest.load(out).provenance.get("made_from", {})
+    if overwrite:
+        return
+    old = provenance.get("made_from", {})
     changed = [key for key, value in made_from.items() if old.get(key) != value]
     if changed:
         raise ValueError(f"{out} holds results with other {', '.join(changed)}; give --overwrite to replace them")

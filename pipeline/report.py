@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 from pathlib import Path
@@ -37,7 +38,7 @@ def collect(context: Context) -> dict[str, Any]:
     scores_unit = records.get("evaluate")
     done = scores_unit is not None and scores_unit.state == "done"
     left_out = [
-        {"unit": name, "state": record.state, "reason": record.reason}
+        {"unit": name, "state": record.state, "reason": _without_folders(record.reason, context)}
         for name, record in sorted(records.items())
         if record.state not in ("done", "blocked")
     ]
@@ -58,6 +59,17 @@ def collect(context: Context) -> dict[str, Any]:
         "tools": [tools[name] for name in sorted(tools)],
         "times": _times(records),
     }
+
+
+def _without_folders(text: str, context: Context) -> str:
+    """The text without absolute folders, which name people, projects and machines: a report is given away.
+
+    Paths below the study's work folder start there; of others the name alone is left.
+    """
+    known = {context.study.work, *(source.source.parent for source in context.study.input)}
+    for folder in sorted({*known, *(path.resolve() for path in known)}, key=lambda path: -len(str(path))):
+        text = text.replace(f"{folder}/", "")
+    return re.sub(r"(?<![\w.~])~?/(?:[^\s/:;,'\"()]+/)*", "", text)
 
 
 def _times(records: Mapping[str, Record]) -> dict[str, dict[str, Any]]:
@@ -86,7 +98,8 @@ def _case_row(context: Context, case: str) -> dict[str, Any]:
         if name.startswith("tissue/") and name.endswith(f"/{case}") and record.facts:
             keys = ("litres", "share", "largest", "unknown_ml", "outside_ml")
             facts = {key: record.facts[key] for key in keys}
-            maps[name.split("/")[1]] = {"state": record.state, "reason": record.reason, **facts}
+            reason = _without_folders(record.reason, context)
+            maps[name.split("/")[1]] = {"state": record.state, "reason": reason, **facts}
     masks = {
         name.split("/")[1]: record.facts["litres"]
         for name, record in records.items()

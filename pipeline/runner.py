@@ -39,7 +39,7 @@ from pipeline.stages import STAGES
 from pipeline.study import StudyOptions, read_study
 
 ROOT = Path(__file__).resolve().parents[1]
-PART, KEY, LOCKS = ".part", ".key", ".locks"
+PART, OLD, KEY, LOCKS = ".part", ".old", ".key", ".locks"
 _POLL = 0.05  # seconds
 
 
@@ -114,10 +114,12 @@ class RunOptions:
 def run(project: Project, o: RunOptions, say: Callable[[str], None] = print) -> dict[State, int]:
     """Run every unit that is not current, `jobs` at a time, each in a process of its own; counts by state.
 
-    ValueError where another process runs the study, and for numbers out of range.
+    ValueError where another process runs the study, for numbers out of range, and where a unit's folder is not ours.
     """
     if o.jobs < 1:
         raise ValueError(f"--jobs {o.jobs}: must be at least 1")
+    for unit in project.units.values():
+        _refuse_foreign(project.folder(unit))
     project.study.work.mkdir(parents=True, exist_ok=True)
     with closing(lock_folder(project.study.work)):
         _sweep(project.study.work)
@@ -245,9 +247,24 @@ def _end(processes: Iterable[subprocess.Popen]) -> None:
 
 def _sweep(work: Path) -> None:
     """Remove what a killed run left half-swapped; unfinished units keep their folder, for those that can go on in it."""
-    for pattern in ("*.old", "*/*.old", "*/*/*.old"):
+    for pattern in (f"*{OLD}", f"*/*{OLD}", f"*/*/*{OLD}"):
         for path in work.glob(pattern):
-            shutil.rmtree(path)
+            if _is_ours(path):
+                shutil.rmtree(path)
+
+
+def _is_ours(folder: Path) -> bool:
+    """Whether a run made the folder: every unit begins with its key and ends with its record."""
+    return (folder / KEY).is_file() or load_record(folder) is not None
+
+
+def _refuse_foreign(target: Path) -> None:
+    """ValueError where the unit's folder, or one that it is swapped through, exists and holds files of somebody else."""
+    for folder in (target, *(target.with_name(target.name + ending) for ending in (PART, OLD))):
+        if folder.is_dir() and any(folder.iterdir()) and not _is_ours(folder):
+            raise ValueError(f"{folder}: holds files that no run of this study wrote; move it, or choose another work")
+        if folder.exists() and not folder.is_dir():
+            raise ValueError(f"{folder}: is a file where the study wants a folder; move it, or choose another work")
 
 
 def execute(project: Project, unit: Unit) -> Record:
@@ -256,6 +273,7 @@ def execute(project: Project, unit: Unit) -> Record:
     part = target.with_name(f"{target.name}{PART}")
     key = project.key(unit)
     stage = STAGES[unit.stage]
+    _refuse_foreign(target)
     with _held(project, unit):
         resumed = stage.resumable and (part / KEY).is_file() and (part / KEY).read_text(encoding="ascii") == key
         if not resumed:
@@ -308,7 +326,7 @@ def _leave(project: Project, unit: Unit, state: State, reason: str) -> None:
 
 def _swap(part: Path, target: Path) -> None:
     """Put the finished folder in its place. Killed in between, the unit is run again."""
-    old = target.with_name(f"{target.name}.old")
+    old = target.with_name(f"{target.name}{OLD}")
     shutil.rmtree(old, ignore_errors=True)
     if target.exists():
         os.replace(target, old)

@@ -312,6 +312,13 @@ def check_study(study: StudyOptions, path: Path) -> None:
     for key, (value, low) in at_least.items():
         if not value >= low:
             refuse(key, value, f"at least {low}")
+    # Both become lines of job scripts, where a line break would begin a command of its own.
+    scripts = {"slurm.options": study.slurm.options, "work": (str(study.work),)}
+    scripts |= {f"slurm.stages.{stage}": options for stage, options in study.slurm.stages.items()}
+    for key, texts in scripts.items():
+        for text in texts:
+            if not text.isprintable():
+                refuse(key, repr(text), "one line of printable characters")
     if any(mm < 0 for mm in study.harmonise.spacing):
         refuse("harmonise.spacing", study.harmonise.spacing, "three lengths in mm, 0 for the scan's own")
     for key, pair in {"quality.fraction": study.quality.fraction, "quality.litres": study.quality.litres}.items():

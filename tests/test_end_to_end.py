@@ -220,6 +220,15 @@ def test_test_evaluate_compare(home: Path, trained: Path) -> None:
     again = call("test.py", "--name", "gmm", *where, "--seed", 5, code=2)
     assert "other seed" in again.stderr
     call("test.py", "--name", "gmm", *where, "--seed", 5, "--overwrite", "--metrics", "none")
+    foreign = home / "mine" / "gmm" / "best"  # --overwrite replaces results, and nothing else
+    foreign.mkdir(parents=True)
+    (foreign / "paper.md").write_text("mine")
+    into = [*where[:-1], home / "mine"]
+    refused = call("test.py", "--name", "gmm", *into, "--overwrite", code=2)
+    assert "is not a results folder" in refused.stderr
+    (foreign / "manifest.json").write_bytes((home / "data" / "manifest.json").read_bytes())
+    assert "is not a results folder" in call("test.py", "--name", "gmm", *into, "--overwrite", code=2).stderr
+    assert (foreign / "paper.md").read_text() == "mine"
     missing = call("test.py", "--name", "gmm", *where, "--seed", 5, "--metrics", "fid", code=3)
     assert "download_weights.py" in missing.stderr
     assert "no such run" in call("test.py", "--name", "nobody", *where, code=2).stderr

@@ -226,6 +226,10 @@ def test_10_one_bad_scan_does_not_end_the_study(tmp_path: Path, copied: Callable
     assert "truncated or damaged gzip file" in record.reason
     assert project.records["report"].state == "done"
     assert counts["done"] > 20
+    for name in ("report.json", "report.html"):  # what is given away names no folder of this machine
+        text = (tmp_path / "work" / "report" / name).read_text()
+        assert "sub-04_T1w.nii.gz: truncated or damaged" in text
+        assert str(tmp_path) not in text
     first = project.records
     again = Project.load(path)  # existing outputs are no error
     run(again, HERE, lambda line: pytest.fail(line))

@@ -346,3 +346,31 @@ def test_records_that_nobody_can_read_count_as_none(tmp_path: Path) -> None:
 
 def test_tool_failures_are_user_errors() -> None:
     assert issubclass(ToolFailed, ValueError)
+
+
+def test_folders_that_no_run_made_stay(tmp_path: Path, tools: Fakes) -> None:
+    """Even with the study's own folder as work: only what carries a run's marker is removed or replaced."""
+    path = study(tmp_path)
+    path.write_text('work = "."\n' + path.read_text())
+    some = RunOptions(own_process=False, only=("harmonise/*",))
+    mine = [tmp_path / "notes.old" / "a.txt", tmp_path / "harmonise" / "kept.old" / "b.txt"]
+    for file in mine:
+        file.parent.mkdir(parents=True)
+        file.write_text("mine")
+    go(path, some)
+    killed = tmp_path / "harmonise" / "sub-02.old"  # what a kill between the two renames leaves
+    shutil.copytree(tmp_path / "harmonise" / "sub-02", killed)
+    go(path, some)
+    assert not killed.exists()
+    assert [file.read_text() for file in mine] == ["mine", "mine"]
+    for name in ("report", "report.old", "evaluate.part"):
+        folder = tmp_path / name
+        folder.mkdir()
+        (folder / "paper.md").write_text("mine")
+        with pytest.raises(ValueError, match=f"{name}: holds files that no run of this study wrote"):
+            go(path, some)
+        assert (folder / "paper.md").read_text() == "mine"
+        shutil.rmtree(folder)
+    (tmp_path / "report").write_text("mine")
+    with pytest.raises(ValueError, match="report: is a file where the study wants a folder"):
+        go(path, some)

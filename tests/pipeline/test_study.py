@@ -42,6 +42,8 @@ def planned(path: Path) -> list[str]:
         ("[synthesise.gmm]\nblur_range = 0.1", r"^synthesise\.gmm\.blur_range 0\.1: must be 1 or more"),
         ("[tissue.tables]\nfast = 'x.toml'", r"tissue\.tables\.fast: is not in segment\.tools, which has hmrf"),
         ("[tissue.tables]\nhmrf = 'x.toml'", r"x\.toml: no such label table"),
+        ('[slurm]\noptions = ["--mem=4G\\ntouch x"]', r"slurm\.options = '--mem=4G\\ntouch x': must be one line of"),
+        ('[slurm.stages]\ntrain = ["--mem=4G\\r"]', r"slurm\.stages\.train = '--mem=4G\\r': must be one line of"),
         ("[harmonise]\nmethod = 'magic'", r"harmonise method = 'magic': must be one of rescale, synthsr, none"),
     ],
 )
