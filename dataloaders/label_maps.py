@@ -17,7 +17,7 @@ from torch import Tensor
 from dataloaders.geometry import spacing, to_ras
 from dataloaders.nifti import SUFFIXES, VolumeError, read_volume, stem, whole_numbers
 from dataloaders.notices import warn_of_unread
-from engine.files import files_below
+from engine.files import files_below, read_list
 from models.gmm.labels import LabelScheme, find_values
 
 MAP_SUFFIXES = (*SUFFIXES, ".mgz", ".mgh")
@@ -193,8 +193,7 @@ def _expand_path(path: Path) -> list[Source]:
     if not path.is_file():
         raise ValueError(f"{path}: no such file or folder")
     if path.suffix == ".txt":
-        lines = [line.strip() for line in path.read_text(encoding="utf-8").splitlines()]
-        return [item for line in lines if line and not line.startswith("#") for item in _expand_path(Path(line))]
+        return [item for listed in read_list(path) for item in _expand_path(listed)]
     if not path.name.endswith(MAP_SUFFIXES):
         raise ValueError(f"{path}: label maps end in {', '.join(MAP_SUFFIXES)}, lists of them in .txt")
     return [path]

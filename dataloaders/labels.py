@@ -89,7 +89,7 @@ def _json_rows(path: Path) -> list[tuple[int, str]]:
 
 
 def _csv_rows(path: Path) -> list[tuple[int, str]]:
-    with open(path, encoding="utf-8", newline="") as file:
+    with open(path, encoding="utf-8-sig", newline="") as file:
         reader = csv.DictReader(file, delimiter="\t" if path.suffix == ".tsv" else ",")
         if not {"id", "name"} <= set(reader.fieldnames or ()):
             raise ValueError(f"--label_map {path}: needs the columns id and name, found {reader.fieldnames}")

@@ -15,6 +15,7 @@ from scipy import ndimage
 
 from dataloaders.intensity import Window
 from dataloaders.lesion_filling import FULL, fill_slices, fill_volume
+from dataloaders.registration import itk_in_one_line, positive_inside
 from method_options.lesion import PUBLISHED_ALPHAS
 from spec import Label
 
@@ -136,14 +137,16 @@ def without_lesions(
 def n4_field(image: NDArray, mask: NDArray[np.bool_]) -> NDArray[np.float32]:
     """The smooth bias field that N4 (Tustison et al., IEEE TMI 2010) finds inside `mask`: image / field is corrected.
 
-    On every fourth voxel, 3 × 50 iterations. Mean 1 in the mask.
+    On every fourth voxel, 3 × 50 iterations. Mean 1 in the mask. ValueError where the mask is not above 0, or N4 fails.
     """
+    positive_inside(image, mask)
     scan = sitk.GetImageFromArray(np.ascontiguousarray(np.maximum(image, 0).astype(np.float32)))
     inside = sitk.GetImageFromArray(mask.astype(np.uint8))
     factors = [min(N4_SHRINK, max(1, n // 8)) for n in image.shape[::-1]]
     small, small_mask = sitk.Shrink(scan, factors), sitk.Shrink(inside, factors)
     corrector = sitk.N4BiasFieldCorrectionImageFilter()
     corrector.SetMaximumNumberOfIterations([N4_ITERATIONS] * 3)
-    corrector.Execute(small, small_mask)
+    with itk_in_one_line("N4"):
+        corrector.Execute(small, small_mask)
     field = np.exp(sitk.GetArrayFromImage(corrector.GetLogBiasFieldAsImage(scan)))
     return (field / field[mask].mean()).astype(np.float32)

@@ -88,10 +88,27 @@ def register(fixed: Scan, moving: Scan, method: Method = "deformable") -> Transf
     if method == "none":
         return identity(fixed)
     still, loose = (Scan(*to_ras(scan.data, scan.affine)) for scan in (fixed, moving))
-    with _one_thread():
+    with _one_thread(), itk_in_one_line("registration"):
         affine = _affine(_image(still), _image(loose))
     mapping = _syn(still, loose, affine) if method == "deformable" else None
     return Transform(affine, fixed.data.shape, fixed.affine, mapping)
+
+
+@contextmanager
+def itk_in_one_line(what: str) -> Iterator[None]:
+    """ITK's errors, several lines with names of its source files, as a ValueError of one line that says what failed."""
+    try:
+        yield
+    except RuntimeError as error:
+        raise ValueError(f"{what} failed: {str(error).strip().splitlines()[-1].strip()}") from None
+
+
+def positive_inside(image: NDArray, mask: NDArray[np.bool_]) -> None:
+    """ValueError for what N4 leaves as it is without a word: most of the masked voxels are not above 0."""
+    inside = image[mask]
+    if inside.size == 0 or np.median(inside) <= 0:
+        found = f"they go from {inside.min():g} to {inside.max():g}" if inside.size else "there are none"
+        raise ValueError(f"N4 needs intensities above 0 in the brain or head, {found}; add the offset that is missing")
 
 
 @contextmanager

@@ -16,7 +16,7 @@ from dataloaders.intensity import robust_unit
 from dataloaders.label_maps import MAP_SUFFIXES, file_stem
 from dataloaders.nifti import SUFFIXES, Volume, VolumeError, read_volume
 from dataloaders.notices import warn_of_unread
-from engine.files import files_below
+from engine.files import files_below, read_list
 
 NO_IMAGES = ("dseg", "mask", "probseg", "defacemask")  # endings of BIDS files that are no scans
 OUTPUTS = ("dseg", "probseg", "resampled")  # endings of scripts/segment.py's own files
@@ -86,8 +86,7 @@ def _expand(given: Path, suffixes: Sequence[str]) -> tuple[Path | None, list[Pat
             files = [file for file in files if file_stem(file).endswith(tuple(suffixes))]
         return given, files
     if given.suffix == ".txt" and given.is_file():
-        lines = [line.strip() for line in given.read_text(encoding="utf-8").splitlines()]
-        return None, [Path(line) for line in lines if line and not line.startswith("#")]
+        return None, read_list(given)
     return None, [given]  # a file that is missing is a fault of its own when it is read
 
 

@@ -151,9 +151,18 @@ def _no_constant(name: str) -> None:
 
 
 def read_json(path: Path | str, object_hook: Callable[[dict[str, Any]], Any] | None = None) -> Any:
-    """Read a JSON file; raise ValueError naming the file where it is not JSON. object_hook: what becomes of each object."""
+    """A JSON file, with or without a byte order mark; ValueError naming it where it is not JSON.
+
+    object_hook: what becomes of each object.
+    """
     try:
-        text = Path(path).read_text(encoding="utf-8")
+        text = Path(path).read_text(encoding="utf-8-sig")
         return json.loads(text, object_hook=object_hook, parse_constant=_no_constant)
     except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
         raise ValueError(f"{path}: not a JSON file ({error})") from None
+
+
+def read_list(path: Path) -> list[Path]:
+    """Paths of a text file, one a line, with or without a byte order mark; blank lines and those with # are none."""
+    lines = [line.strip() for line in path.read_text(encoding="utf-8-sig").splitlines()]
+    return [Path(line) for line in lines if line and not line.startswith("#")]

@@ -261,7 +261,7 @@ class StudyOptions:
 def read_study(path: Path) -> StudyOptions:
     """The study of a file. ValueError naming the file, the key, the value and what is allowed."""
     try:
-        data = tomllib.loads(path.read_text(encoding="utf-8"))
+        data = tomllib.loads(path.read_text(encoding="utf-8-sig"))
     except FileNotFoundError:
         raise ValueError(f"{path}: no such study file") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:

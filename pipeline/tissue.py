@@ -42,7 +42,7 @@ class TissueTable:
 def read_table(path: Path) -> TissueTable:
     """A table with sections GM, WM, CSF, none of ``"structure" = [ids, "first-last"]``; ValueError names file and entry."""
     try:
-        data = tomllib.loads(path.read_text(encoding="utf-8"))
+        data = tomllib.loads(path.read_text(encoding="utf-8-sig"))
     except FileNotFoundError:
         raise ValueError(f"{path}: no such label table") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:

@@ -69,13 +69,18 @@ def n4(data: NDArray[np.float32], spacing: NDArray) -> NDArray[np.float32]:
     """N4 bias field correction (Tustison et al., IEEE TMI 2010) of a head, estimated at 4 mm within Otsu's mask."""
     import SimpleITK as sitk  # noqa: N813 (its usual name; slow to import)
 
+    from dataloaders.registration import itk_in_one_line, positive_inside
+
     image = sitk.GetImageFromArray(np.ascontiguousarray(data.transpose(2, 1, 0)))
     image.SetSpacing([float(mm) for mm in spacing])
     shrink = [max(1, int(N4_MM // mm)) for mm in spacing]
-    small, mask = sitk.Shrink(image, shrink), sitk.Shrink(sitk.OtsuThreshold(image, 0, 1, 200), shrink)
+    inside = sitk.OtsuThreshold(image, 0, 1, 200)
+    positive_inside(data, sitk.GetArrayFromImage(inside).transpose(2, 1, 0) > 0)
+    small, mask = sitk.Shrink(image, shrink), sitk.Shrink(inside, shrink)
     corrector = sitk.N4BiasFieldCorrectionImageFilter()
     corrector.SetMaximumNumberOfIterations(N4_ITERATIONS)
-    corrector.Execute(small, mask)
+    with itk_in_one_line("N4"):
+        corrector.Execute(small, mask)
     field = sitk.GetArrayFromImage(corrector.GetLogBiasFieldAsImage(image)).transpose(2, 1, 0)
     return (data / np.exp(field)).astype(np.float32)
 

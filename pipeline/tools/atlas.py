@@ -91,6 +91,8 @@ def tissue_priors(brain: Volume, threads: int) -> NDArray[np.float64]:
     import SimpleITK as sitk  # noqa: N813 (its usual name; slow to import)
     from nilearn import datasets  # slow to import
 
+    from dataloaders.registration import itk_in_one_line
+
     sitk.ProcessObject.SetGlobalDefaultNumberOfThreads(threads)
     template = datasets.load_mni152_template(resolution=TEMPLATE_MM)
     maps = [
@@ -98,10 +100,8 @@ def tissue_priors(brain: Volume, threads: int) -> NDArray[np.float64]:
     ]
     grey, white = (np.clip(image.get_fdata(), 0, 1) for image in maps)
     fixed = _image(brain.data, brain.affine)
-    try:
+    with itk_in_one_line("registration to MNI152"):
         transform = register(fixed, _image(template.get_fdata(), template.affine))
-    except RuntimeError as error:
-        raise ToolFailed(f"registration to MNI152 failed: {str(error).strip().splitlines()[-1]}") from None
     moved = []
     for share in (grey, white):
         blurred = ndimage.gaussian_filter(share, BLUR_MM / 2.355 / TEMPLATE_MM)

@@ -112,6 +112,8 @@ def test_n4_takes_a_smooth_field_away() -> None:
     assert field[p.tissue > 0].mean() == pytest.approx(1, abs=1e-4)
     before, after = (p.t1 * bias)[p.white], (p.t1 * bias / field)[p.white]
     assert after.std() / after.mean() < 0.6 * before.std() / before.mean()
+    with pytest.raises(ValueError, match=r"N4 needs intensities above 0 .* they go from -9\d\d.* to -\d"):
+        n4_field(p.t1 - 1000, p.tissue > 0)  # which N4 would leave as they are, and say nothing
 
 
 # -- prepare_data.py --fill -----------------------------------------------------------------------------------------

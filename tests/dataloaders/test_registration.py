@@ -10,9 +10,11 @@ from scipy import ndimage
 from dataloaders.registration import (
     Scan,
     _image,
+    _optimise,
     as_matrix,
     dice,
     identity,
+    itk_in_one_line,
     lps_to_ras,
     register,
     same_space,
@@ -133,3 +135,16 @@ def test_dice_of_masks() -> None:
     assert dice(a, ~a) == 0
     assert dice(a, a) == 1
     assert dice(a & ~a, a & ~a) == 1
+
+
+def test_what_itk_refuses_is_one_line() -> None:
+    """Two heads a metre apart, and nothing that would bring them together first."""
+    head = lopsided()
+    away = Scan(head.data, head.affine.copy())
+    away.affine[0, 3] -= 1000
+    still, moving = _image(head), _image(away)
+    with pytest.raises(RuntimeError, match="\n"):  # as it comes: a line of C++, then the reason
+        _optimise(still, moving, sitk.Euler3DTransform())
+    with pytest.raises(ValueError, match=r"^registration failed: \S.*$") as caught, itk_in_one_line("registration"):
+        _optimise(still, moving, sitk.Euler3DTransform())
+    assert "\n" not in str(caught.value)

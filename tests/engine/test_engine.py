@@ -5,15 +5,22 @@ import pickle
 from copy import deepcopy
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
+from dataloaders.label_maps import LabelMaps
+from dataloaders.labels import read_label_map
+from dataloaders.scans import find_scans
 from engine import checkpoint
 from engine.device import channels_last
 from engine.files import atomic_path, check_name, read_json, write_json
 from engine.preview import label_colors
 from engine.run import relay
 from engine.runlog import RunLog, read_log
+from pipeline.study import read_study
+from pipeline.tissue import read_table
+from tests.toy import save_nifti
 
 
 def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> None:
@@ -29,6 +36,26 @@ def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> 
         fail()
     assert read_json(target) == {"old": 1}
     assert list(tmp_path.iterdir()) == [target]
+
+
+def test_lists_tables_and_settings_may_begin_with_a_byte_order_mark(tmp_path: Path) -> None:
+    """As Excel and Windows' editors save them."""
+    marked = "\ufeff"
+    save_nifti(tmp_path / "a.nii.gz", np.ones((4, 4, 4), np.uint8))
+    for name, text in {
+        "split.json": '{"train": ["a"]}',
+        "maps.txt": str(tmp_path / "a.nii.gz"),
+        "table.csv": "id,name\n1,bone\n",
+        "study.toml": f'name = "x"\n[[case]]\nid = "a"\nt1 = "{tmp_path / "a.nii.gz"}"\n',
+        "tissue.toml": "[GM]\na = 1\n[WM]\nb = 2\n[CSF]\nc = 3\n",
+    }.items():
+        (tmp_path / name).write_text(marked + text, encoding="utf-8")
+    assert read_json(tmp_path / "split.json") == {"train": ["a"]}
+    assert LabelMaps(tmp_path / "maps.txt").name(0) == "a"
+    assert [scan.files[0].name for scan in find_scans([tmp_path / "maps.txt"], (), ("T1w",))[0]] == ["a.nii.gz"]
+    assert [label.name for label in read_label_map(tmp_path / "table.csv")] == ["background", "bone"]
+    assert read_study(tmp_path / "study.toml").name == "x"
+    assert read_table(tmp_path / "tissue.toml").ids == {1: 1, 2: 2, 3: 3}
 
 
 def test_json_has_no_nan(tmp_path: Path) -> None:
