@@ -42,8 +42,8 @@ class Channel:
 class DataSpec:
     """The facts of a data set that shape a model.
 
-    labels: classes, ``labels[i].id == i``.
-    channels: image channels in file order.
+    labels: classes, ``labels[i].id == i``; empty for images without label maps.
+    channels: image channels in file order; empty for label maps without images.
     size: pixels (H, W) of a prepared slice.
     spacing: mm per pixel (row, column); (1, 1) where unknown.
     slice_spacing: mm between slices; 1 where unknown.
@@ -59,10 +59,10 @@ class DataSpec:
 
     def __post_init__(self) -> None:
         ids = [label.id for label in self.labels]
-        if ids != list(range(len(ids))) or len(ids) < 2:
-            raise ValueError(f"labels need contiguous ids 0..N-1 with N >= 2, got {ids}")
-        if not self.channels:
-            raise ValueError("a data set needs at least one image channel")
+        if ids != list(range(len(ids))) or len(ids) == 1:
+            raise ValueError(f"labels need contiguous ids 0..N-1 with N >= 2, or none, got {ids}")
+        if not self.channels and not self.labels:
+            raise ValueError("a data set needs label maps or at least one image channel")
         if min(self.size) < 1 or min(*self.spacing, self.slice_spacing) <= 0:
             raise ValueError(f"size {self.size} and spacing {(*self.spacing, self.slice_spacing)} must be above 0")
 

@@ -8,10 +8,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 import config as options
 from config import TestConfig, parse_test
 from dataloaders.case_volumes import channel_numbers
-from dataloaders.classes import ras_spacing
+from dataloaders.classes import plain, ras_spacing
 from dataloaders.dataset import SliceDataset, SliceLoader, fingerprint
 from dataloaders.folder import load_manifest
 from dataloaders.intensity import Window
@@ -44,8 +47,9 @@ def test(config: TestConfig) -> Path:
     if config.metrics != "none":
         check_metrics(config.metrics, config.weights)  # before any work
     data = load_manifest(config.dataroot)
-    if trained.unpaired:
-        data = as_label_source(data, spec, tuple(Window(*window) for window in weights.windows))
+    data.refuse_bare(config.dataroot, config.phase, "label map")
+    if trained.unpaired or not data.spec.channels:
+        data = as_label_source(data, spec, run_windows(weights, config))
     check_same_spec(spec, data.spec, config)
     resampled = label_ids(config.resample, spec)
     target = device.select_device(config.gpu_ids)
@@ -70,7 +74,8 @@ def test(config: TestConfig) -> Path:
     if trained.model == "lesion":
         loader = lesion_test_loader(trained.lesion, config.dataroot, data, config.phase, config.batch_size)
     else:
-        dataset = SliceDataset(config.dataroot, data, config.phase, neighbours=neighbours)
+        classes = run_classes(spec, data.spec)
+        dataset = SliceDataset(config.dataroot, data, config.phase, neighbours=neighbours, classes=classes)
         loader = SliceLoader(dataset, config.batch_size)
     writer = ResultsWriter(out, config.dataroot, data, config.volumes)
     seconds = synthesize_split(method, loader.once(), writer, target, config.seed, config.noise, resampled, config.draw)
@@ -99,7 +104,7 @@ def test(config: TestConfig) -> Path:
         if lesions is not None:
             print(format_regions(lesions))
     else:
-        print(f"the {config.phase} split has no real images, so there is nothing to evaluate against")
+        print(f"the {config.phase} split has no real images, so there is nothing to evaluate against: no metrics")
     return out
 
 
@@ -151,15 +156,35 @@ def test_segmenter(config: TestConfig, run_folder: Path, weights: Weights) -> Pa
 
 
 def check_same_spec(trained: DataSpec, given: DataSpec, config: TestConfig) -> None:
-    """Refuse data whose labels, channels or size are not those of the training, listing what differs."""
+    """Refuse data with labels that the run does not know, or other channels or size, listing what differs."""
     facts = {
-        "labels": ([label.name for label in trained.labels], [label.name for label in given.labels]),
         "channels": ([channel.name for channel in trained.channels], [channel.name for channel in given.channels]),
         "size": (trained.size, given.size),
     }
     wrong = [f"  {name}: trained on {old}, found {new}" for name, (old, new) in facts.items() if old != new]
+    names = [label.name for label in trained.labels]
+    known = {plain(name) for name in names}
+    if unknown := [label.name for label in given.labels if plain(label.name) not in known]:
+        wrong.append(f"  labels: {', '.join(unknown)} are none of the run's; it knows {', '.join(names)}")
     if wrong:
         raise ValueError(f"--dataroot {config.dataroot} does not fit the run {config.name!r}:\n" + "\n".join(wrong))
+
+
+def run_windows(weights: Weights, config: TestConfig) -> tuple[Window, ...]:
+    """The typical window by channel of what the run was trained on, for label maps that have no scan of their own."""
+    if not weights.windows:
+        raise ValueError(
+            f"--dataroot {config.dataroot} has no images, and the weights {config.ckpt_iter!r} of {config.name!r}, of an "
+            "earlier version, do not say which units theirs had; train a little further, which writes them anew"
+        )
+    return tuple(Window(*window) for window in weights.windows)
+
+
+def run_classes(trained: DataSpec, given: DataSpec) -> NDArray[np.int64] | None:
+    """The run's class of each label of the data, by name; None where they are the same. For specs that were checked."""
+    names = [plain(label.name) for label in trained.labels]
+    wanted = [plain(label.name) for label in given.labels]
+    return None if names == wanted else np.array([names.index(name) for name in wanted], np.int64)
 
 
 def label_ids(names: str, spec: DataSpec) -> list[int]:

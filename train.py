@@ -22,12 +22,16 @@ from models.segmenter import Segmenter
 def load_data(config: Config) -> tuple[Manifest, Manifest | None]:
     """The data to synthesise, and for unpaired training those that the real images come from."""
     data = load_manifest(config.dataroot, histograms=config.model == "lesion")
-    if not (config.model == "oasis" and config.oasis.unpaired):
+    for split in ("train", "val"):
+        data.refuse_bare(config.dataroot, split, "label map")
+    if not config.unpaired:
+        data.refuse_bare(config.dataroot, "train", "image")
         return data, None
     try:
         images = load_manifest(config.oasis.images_from or config.dataroot, histograms=False)
     except (ValueError, OSError) as error:
         raise ValueError(str(error).replace("--dataroot", "--oasis.images_from")) from None
+    images.refuse_bare(config.oasis.images_from or config.dataroot, "train", "image")
     return unpaired_manifest(data, images), images
 
 
@@ -37,8 +41,6 @@ def build_loaders(config: Config, data: Manifest, images: Manifest | None) -> tu
     cases = data.split("train")
     if neighbours and all(len(case.slices) == 1 for case in cases):
         raise ValueError(f"neighbours {neighbours}: no training case in {config.dataroot} has more than one slice")
-    if images is None and (bare := [item.label for case in cases for item in case.slices if not item.images]):
-        raise ValueError(f"{config.dataroot}: {len(bare)} training slices have no image, the first is {bare[0]}")
     common = ("train", config.flip, config.seed, config.cache_gb, neighbours)
     train_loader: SliceLoader
     if config.model == "lesion":

@@ -21,7 +21,7 @@ def check_folder(root: Path, workers: int = 0) -> list[str]:
         for found in pool.map(lambda job: _slice_faults(*job), jobs):
             faults += found
     slices = [item for case in manifest.cases for item in case.slices]
-    listed = {path for item in slices for path in (item.label, *item.images, *item.filled)}
+    listed = {path for item in slices for path in (item.label, *item.images, *item.filled) if path}
     for split in SPLITS:
         for path in sorted((root / split).rglob("*.png")):
             if str(path.relative_to(root)) not in listed:
@@ -41,7 +41,7 @@ def _split_faults(manifest: Manifest) -> list[str]:
 def _slice_faults(root: Path, manifest: Manifest, case: Case, item: Slice) -> list[str]:
     faults: list[str] = []
     size = tuple(manifest.spec.size)
-    for path in (item.label, *item.images, *item.filled):
+    for path in filter(None, (item.label, *item.images, *item.filled)):
         try:
             pixels = read_png(root / path)
         except ValueError as error:

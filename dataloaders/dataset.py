@@ -56,8 +56,8 @@ class SliceDataset(Dataset[Sample]):
     cache_gb: memory up to which slices are kept once read: all of them, else the labels alone, else nothing.
     neighbours: slices k before and after whose labels a sample carries. read: which files may be opened; with
     ``labels`` samples have no image, with ``images`` there are no samples but only `image`. filled: samples carry the
-    image without its lesions too.
-    ValueError where the split has no slices or, with ``images``, slices without images.
+    image without its lesions too. classes: of a run that sees the labels, by their ids here.
+    ValueError where the split has no slices, or slices without what is read: images with ``images``, else label maps.
     """
 
     def __init__(
@@ -71,6 +71,7 @@ class SliceDataset(Dataset[Sample]):
         neighbours: int = 0,
         read: Read = "both",
         filled: bool = False,
+        classes: NDArray[np.int64] | None = None,
     ) -> None:
         assert neighbours >= 0, neighbours
         self.root, self.spec, self.seed, self.read = root, manifest.spec, seed, read
@@ -78,14 +79,13 @@ class SliceDataset(Dataset[Sample]):
         self.entries = SliceTable(cases)
         if not self.entries:
             raise ValueError(f"{root}: the split {split!r} has no slices")
-        if read == "images" and (bare := self.entries.without_image()):
-            raise ValueError(f"{root}: {len(bare)} slices of the split {split!r} have no image, the first is {bare[0]}")
+        manifest.refuse_bare(root, split, "image" if read == "images" else "label map")
         if filled and (bare := [item.label for _, item in self.entries if not item.filled]):
             raise ValueError(
                 f"{root}: {len(bare)} slices of the split {split!r} have no copy without lesions, the first is {bare[0]}; "
                 "prepare the data with --fill lesion"
             )
-        self.filled = filled
+        self.filled, self.classes = filled, classes
         self.flip_ids = flip_table(self.spec) if flip else None
         self.neighbours = np.array(neighbour_entries(cases, neighbours)) if neighbours else None
         self.positions = np.array(slice_positions(cases))
@@ -135,6 +135,8 @@ class SliceDataset(Dataset[Sample]):
         label = self._plane(path)
         if label.max() >= self.spec.num_labels:
             raise ValueError(f"{path}: label id {label.max()}, allowed are 0..{self.spec.num_labels - 1}")
+        if self.classes is not None:
+            label = self.classes[label]
         if self._label_cache is not None:
             self._label_cache[index] = label
         return label

@@ -18,6 +18,10 @@ SCHEMA = "medsis-manifest/1"
 FILE_NAME = "manifest.json"
 Split = Literal["train", "val", "test"]
 SPLITS: tuple[Split, ...] = ("train", "val", "test")
+_ALONE = {
+    "label map": "images alone are for unpaired training, as --oasis.images_from",
+    "image": "label maps alone are for test.py, and for training with --oasis.unpaired --oasis.images_from DIR",
+}
 
 
 @dataclass(frozen=True)
@@ -40,8 +44,8 @@ class Geometry:
 class Slice:
     """One slice; paths are relative to the manifest's folder.
 
-    index: position along the slicing axis of the grid. label: label PNG. images: real image PNGs, one per channel
-    (empty where there is no ground truth). generated: synthetic PNGs, one per channel (results folders only).
+    index: position along the slicing axis of the grid. label: label PNG ("" where there is none). images: real image PNGs,
+    one per channel (empty where there is no ground truth). generated: synthetic PNGs, one per channel (results folders).
     filled: the real images with their lesions filled, one per channel (prepared with --fill; the images themselves where
     there is nothing to fill). histogram: pixels per label id.
     """
@@ -89,6 +93,18 @@ class Manifest:
     def split(self, name: str) -> tuple[Case, ...]:
         """Cases of one split."""
         return tuple(case for case in self.cases if case.split == name)
+
+    def refuse_bare(self, root: Path, split: str, what: Literal["label map", "image"]) -> None:
+        """ValueError where slices of the split have none of `what`: the first of them, and what they can be used for."""
+        items = [item for case in self.split(split) for item in case.slices]
+        bare = [item for item in items if not (item.label if what == "label map" else item.images)]
+        if bare:
+            some = "" if len(bare) == len(items) else f"{len(bare)} of "
+            first = (bare[0].label, *bare[0].images)[what == "label map"]
+            raise ValueError(
+                f"{root}: {some}{len(items)} slices of the split {split!r} have no {what}, the first is {first}; "
+                + _ALONE[what]
+            )
 
     def save(self, folder: Path | str) -> None:
         """Write `<folder>/manifest.json` atomically."""

@@ -28,11 +28,11 @@ from dataloaders.classes import (
     ras_spacing,
     read_classes,
 )
-from dataloaders.folder import load_manifest
+from dataloaders.folder import is_plain, load_manifest
 from dataloaders.image_generator import ImageGenerator
 from dataloaders.label_maps import LabelMaps
 from dataloaders.label_schemes import output_labels, scheme_of
-from dataloaders.manifest import FILE_NAME, SPLITS, Case, Manifest
+from dataloaders.manifest import FILE_NAME, Case, Manifest
 from dataloaders.seed_maps import seeded
 from dataloaders.segmentation_data import (
     ACROSS,
@@ -66,7 +66,7 @@ class SegmentationTask:
         self.o = self.config.segmenter
         self.prepared = _prepared(config.dataroot)
         self.maps = _label_maps(config, self.prepared)
-        if self.prepared is None and self.o.real_fraction > 0:
+        if self.o.real_fraction > 0 and (self.prepared is None or not self.prepared.spec.channels):
             raise ValueError(
                 f"--segmenter.real_fraction {self.o.real_fraction:g}: --dataroot {config.dataroot} holds label maps "
                 "without images; give 0"
@@ -90,7 +90,7 @@ class SegmentationTask:
         return read_classes(self.o.classes, labels)
 
     def _channels(self) -> tuple[Channel, ...]:
-        if self.prepared is None:
+        if self.prepared is None or not self.prepared.spec.channels:
             names = self.o.inputs or ("synthetic",)
             return tuple(Channel(name) for name in names)
         spec = self.prepared.spec
@@ -272,9 +272,12 @@ def tied(scheme: LabelScheme) -> LabelScheme:
 
 def _prepared(dataroot: Path) -> Manifest | None:
     """The manifest of a prepared or results folder; None for a folder or file of label maps."""
-    if (dataroot / FILE_NAME).is_file() or any((dataroot / split / "images").is_dir() for split in SPLITS):
-        return load_manifest(dataroot)
-    return None
+    if not ((dataroot / FILE_NAME).is_file() or is_plain(dataroot)):
+        return None
+    manifest = load_manifest(dataroot)
+    for split in ("train", "val"):
+        manifest.refuse_bare(dataroot, split, "label map")
+    return manifest
 
 
 def _label_maps(config: Config, prepared: Manifest | None) -> LabelMaps | None:

@@ -40,11 +40,6 @@ class SliceTable(Sequence[tuple[Case, Slice]]):
     def __iter__(self) -> Iterator[tuple[Case, Slice]]:
         return (self[i] for i in range(len(self)))
 
-    def without_image(self) -> list[str]:
-        """Label files of the slices that have no image."""
-        bare = (self._images == b"").all(axis=1)
-        return [label.decode() for label in self._label[bare].tolist()]
-
 
 def _paths(rows: Sequence[Sequence[str]], width: int) -> NDArray[np.bytes_]:
     """(slices, width) of file names, empty where a slice has fewer."""

@@ -136,6 +136,44 @@ def test_a_region_can_be_resampled(data: Path, tmp_path: Path) -> None:
     assert not (tmp_path / "x").exists()
 
 
+def slices_of(root: Path, split: str, part: str, number: int, seed: int = 0) -> Path:
+    """A plain folder of PNG slices: one half of a data set, or with another call both."""
+    for i in range(number):
+        label, image = phantom(seed + i, (32, 32, 8))
+        pixels = label[..., 4] if part == "labels" else image[..., 4].clip(0, 255)
+        write_png(root / split / part / f"{part[0]}{i}.png", pixels.astype(np.uint8))
+    return root
+
+
+def test_plain_folders_of_halves_train_unpaired_and_are_synthesised(tmp_path: Path) -> None:
+    labels = slices_of(tmp_path / "a", "train", "labels", 5)
+    images = slices_of(tmp_path / "b", "train", "images", 3, seed=7)
+    flags = ["--oasis.unpaired", "--oasis.images_from", images, "--oasis.channels_W", 4]
+    call(*train(labels, tmp_path, "u", *flags, epochs=1))
+    rest = slices_of(tmp_path / "c", "test", "labels", 2, seed=20)
+    write_png(rest / "test/labels/l0.png", np.digitize(read_png(rest / "test/labels/l0.png"), [1, 2]).astype(np.uint8))
+    write_png(
+        rest / "test/labels/l1.png", read_png(rest / "test/labels/l0.png")
+    )  # no ids above 2: fewer than the run's
+    where = ["--name", "u", "--dataroot", rest, "--checkpoints_dir", tmp_path, "--results_dir", tmp_path / "r"]
+    assert "no real images, so there is nothing to evaluate against" in call("test.py", *where).stdout
+    out = Manifest.load(tmp_path / "r/u/best")
+    assert [len(item.generated) for case in out.cases for item in case.slices] == [1, 1]
+    for command, why in (
+        (
+            train(labels, tmp_path, "p"),
+            "have no image, the first is train/labels/l0.png; label maps alone are for test.py",
+        ),
+        (train(images, tmp_path, "q"), "have no label map, the first is train/images/i0.png; images alone are for"),
+        (train(labels, tmp_path, "r", "--model", "gmm"), "have no image, the first is train/labels/l0.png"),
+        (train(labels, tmp_path, "s", *flags[:2], labels), f"{labels}: 5 slices of the split 'train' have no image"),
+        (train(images, tmp_path, "t", "--model", "segmenter"), "have no label map, the first is train/images/i0.png"),
+    ):
+        done = call(*command, code=2).stderr
+        assert why in done
+        assert done.count("\n") == 1 + done.count("warning: ")
+
+
 def test_what_cannot_work_is_one_line(data: Path, tmp_path: Path) -> None:
     call(*train(data, tmp_path, "quiet", "--oasis.z_dim", 0, epochs=1))
     where = ["--name", "quiet", "--dataroot", data, "--checkpoints_dir", tmp_path, "--results_dir", tmp_path / "r"]
@@ -149,7 +187,7 @@ def test_what_cannot_work_is_one_line(data: Path, tmp_path: Path) -> None:
     bare = [replace(case, slices=items) for case, items in zip(manifest.cases, slices, strict=True)]
     folder = shutil.copytree(data, tmp_path / "bare")
     Manifest(manifest.spec, tuple(bare), {}).save(folder)
-    assert "training slices have no image" in call(*train(folder, tmp_path, "n"), code=2).stderr
+    assert "slices of the split 'train' have no image" in call(*train(folder, tmp_path, "n"), code=2).stderr
     only_val = [case if case.split != "val" else other for case, other in zip(manifest.cases, bare, strict=True)]
     Manifest(manifest.spec, tuple(only_val), {}).save(folder)
     assert "finished" in call(*train(folder, tmp_path, "n", epochs=1)).stdout  # nothing to validate against

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import shutil
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
@@ -9,6 +10,7 @@ import pytest
 import torch
 
 import dataloaders.dataset
+from dataloaders.check import check_folder
 from dataloaders.dataset import (
     EndlessSampler,
     SliceDataset,
@@ -165,6 +167,61 @@ def test_every_mismatch_of_a_plain_folder_is_listed(tmp_path: Path) -> None:
     assert not (root / "manifest.json").exists()
     with pytest.raises(ValueError, match=r"neither manifest\.json"):
         load_manifest(tmp_path / "nothing")
+
+
+def halves(root: Path, split: str, *gone: str) -> Path:
+    """A plain folder of which one split lacks images or labels, or a folder of that split alone."""
+    for part in gone:
+        shutil.rmtree(root / split / part)
+    return root
+
+
+def test_a_plain_folder_of_label_maps_alone(tmp_path: Path) -> None:
+    root = halves(halves(plain_folder(tmp_path), "train", "images"), "test", "images")
+    manifest = load_manifest(root)
+    assert manifest.spec.channels == ()
+    assert (manifest.spec.num_labels, manifest.spec.size, len(manifest.cases)) == (4, (32, 64), 4)
+    assert {(case.windows, case.slices[0].images) for case in manifest.cases} == {((), ())}
+    assert load_manifest(root) == Manifest.load(root) == manifest
+    assert check_folder(root) == []
+    sample = SliceDataset(root, manifest, "train", cache_gb=1)[1]
+    assert sample.image is None
+    assert (sample.label == read_png(root / "train/labels/x1.png")).all()
+    with pytest.raises(ValueError, match=r"3 slices of the split 'train' have no image, the first is train/labels/x0"):
+        SliceDataset(root, manifest, "train", read="images")
+
+
+def test_a_plain_folder_of_images_alone(tmp_path: Path) -> None:
+    root = halves(plain_folder(tmp_path), "train", "labels")
+    shutil.rmtree(root / "test")
+    manifest = load_manifest(root)
+    assert manifest.spec.labels == ()
+    assert ([c.name for c in manifest.spec.channels], manifest.spec.size) == (["image"], (32, 64))
+    assert {(case.windows, case.slices[0].label) for case in manifest.cases} == {((Window(0, 255),), "")}
+    assert load_manifest(root) == Manifest.load(root) == manifest
+    assert check_folder(root) == []
+    image = SliceDataset(root, manifest, "train", flip=True, read="images").image(2)
+    assert image is not None
+    assert image[0] == pytest.approx(read_png(root / "train/images/x2.png") / 127.5 - 1, abs=1e-6)
+    for read in ("both", "labels"):
+        with pytest.raises(
+            ValueError, match=r"have no label map, the first is train/images/x0.png; images alone are for"
+        ):
+            SliceDataset(root, manifest, "train", read=read)
+
+
+def test_a_split_of_a_plain_folder_may_have_no_images(tmp_path: Path) -> None:
+    """Pairs to train on and label maps to synthesise: the images to come are in the units of the others."""
+    root = halves(plain_folder(tmp_path), "test", "images")
+    manifest = load_manifest(root)
+    assert [channel.name for channel in manifest.spec.channels] == ["image"]
+    (case,) = manifest.split("test")
+    assert (case.windows, case.slices[0].images) == ((Window(0, 255),), ())
+    assert SliceDataset(root, manifest, "test")[0].image is None
+    (root / "train/labels/x1.png").unlink()  # within a split a missing half is a fault as ever
+    (root / "manifest.json").unlink()
+    with pytest.raises(ValueError, match=r"x1\.png: no label of the same name"):
+        load_manifest(root)
 
 
 def test_a_manifest_cannot_point_outside(tmp_path: Path) -> None:
@@ -347,9 +404,7 @@ def test_a_slice_table_is_the_list_it_replaces() -> None:
     table = SliceTable(cases)
     assert list(table) == [(case, item) for case in cases for item in case.slices]
     assert (len(table), table[3][0].id) == (4, "c")
-    assert table.without_image() == [some[0].label, cases[2].slices[0].label]
     assert not SliceTable(())
-    assert SliceTable(()).without_image() == []
 
 
 def test_manifests_are_read_without_histograms(folder: Path) -> None:
