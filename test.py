@@ -78,7 +78,8 @@ def test(config: TestConfig) -> Path:
         dataset = SliceDataset(config.dataroot, data, config.phase, neighbours=neighbours, classes=classes)
         loader = SliceLoader(dataset, config.batch_size)
     writer = ResultsWriter(out, config.dataroot, data, config.volumes)
-    seconds = synthesize_split(method, loader.once(), writer, target, config.seed, config.noise, resampled, config.draw)
+    draws = (config.seed, config.noise, resampled, config.draw)
+    seconds = synthesize_split(method, loader.once(), writer, target, *draws, total=len(loader))
     log = run_folder / JSONL
     if log.is_file():  # so that the results folder can be reported on alone
         write_text(writer.staging / "training_log.jsonl", log.read_text(encoding="utf-8"))

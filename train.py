@@ -13,9 +13,11 @@ from dataloaders.segmentation_task import SegmentationTask
 from dataloaders.unpaired import UnpairedLoader, unpaired_manifest
 from engine.command import exit_code
 from engine.judge import Judge, SegmentationJudge, SynthesisJudge
+from engine.progress import tracked
 from engine.run import Run, TrainingState, check_start, only_trains
 from models import build_method, wanted_weights
 from models.base import Method
+from models.ranks import rank
 from models.segmenter import Segmenter
 
 
@@ -106,7 +108,8 @@ def train(config: Config) -> int:
         return 0
 
     if not players and not run.done:
-        method.fit(batch.to(run.device) for batch in train_loader.share())
+        batches = tracked(train_loader.share(), "fit", len(train_loader) // run.ranks, rank() == 0, len)
+        method.fit(batch.to(run.device) for batch in batches)
         state.images_seen = len(train_loader)
     if players and state.step == 0:
         method.calibrate(run.first_batches())

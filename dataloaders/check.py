@@ -8,6 +8,7 @@ from pathlib import Path
 from dataloaders.labels import count_labels
 from dataloaders.manifest import SPLITS, Case, Manifest, Slice
 from dataloaders.png import read_png
+from engine.progress import tracked
 
 
 def check_folder(root: Path, workers: int = 0) -> list[str]:
@@ -18,7 +19,7 @@ def check_folder(root: Path, workers: int = 0) -> list[str]:
     faults = _split_faults(manifest)
     with ThreadPoolExecutor(workers or None) as pool:  # decoding PNG releases the interpreter lock
         jobs = [(root, manifest, case, item) for case in manifest.cases for item in case.slices]
-        for found in pool.map(lambda job: _slice_faults(*job), jobs):
+        for found in tracked(pool.map(lambda job: _slice_faults(*job), jobs), "check", len(jobs)):
             faults += found
     slices = [item for case in manifest.cases for item in case.slices]
     listed = {path for item in slices for path in (item.label, *item.images, *item.filled) if path}

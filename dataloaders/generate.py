@@ -15,7 +15,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from tqdm import tqdm
 
 from dataloaders.generate_options import GenerateOptions, check_options, map_weights
 from dataloaders.generated_files import (
@@ -39,6 +38,7 @@ from dataloaders.seed_maps import SeedMaps, seeded
 from dataloaders.seeds import INDEX, draw_subclasses, record_file
 from dataloaders.workers import as_ready
 from engine.files import with_path
+from engine.progress import tracked
 from method_options.gmm import GmmConfig
 from models.base import seeded_generator
 from models.gmm.labels import LabelScheme, find_values
@@ -139,7 +139,7 @@ def generate(o: GenerateOptions) -> GenerateReport:
         else:
             wanted.append(number)
     try:
-        for fault in tqdm(_make_all(plan, wanted, o.num_workers), "generate", len(wanted), disable=None, leave=False):
+        for fault in tracked(_make_all(plan, wanted, o.num_workers), "generate", len(wanted)):
             report.made += not fault
             report.missing += bool(fault)
             if fault and fault not in report.faults:
@@ -248,10 +248,10 @@ def look_at_maps(maps: LabelMaps, workers: int = 0) -> tuple[MapFile, ...]:
         MapFile(path, path.relative_to(common).as_posix(), maps.name(i)) for i, path in enumerate(paths)
     ]  # fmt: skip
     if workers < 1 or len(items) <= _SERIAL_SCAN:
-        return tuple(_look(item) for item in tqdm(items, "read label maps", disable=None, leave=False))
+        return tuple(_look(item) for item in tracked(items, "read label maps"))
     with ProcessPoolExecutor(min(workers, len(items)), mp_context=get_context("spawn")) as pool:
         found = pool.map(_look, items, chunksize=8)
-        return tuple(tqdm(found, "read label maps", len(items), disable=None, leave=False))
+        return tuple(tracked(found, "read label maps", len(items)))
 
 
 def _look(item: MapFile) -> MapFile:

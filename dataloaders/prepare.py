@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any, TypeVar, cast
 
 import numpy as np
-from tqdm import tqdm
 
 from dataloaders import geometry, tissue
 from dataloaders.inspection import Facts, inspect_case
@@ -27,6 +26,7 @@ from dataloaders.workers import cores, parse_shard
 from decoding import decode
 from engine.files import check_name, read_json, write_json
 from engine.locks import LOCK, lock_folder
+from engine.progress import tracked
 from spec import LESION, Channel, DataSpec, Label
 
 RESUME_FOLDER = ".work"
@@ -53,10 +53,10 @@ def _in_parallel(work: Callable[..., _T], jobs: Sequence[tuple], workers: int, w
     """Results in the order of `jobs`. One job runs in this process, where errors are easier to read."""
     count = min(workers or cores(), len(jobs))
     if count <= 1:
-        return [work(*job) for job in tqdm(jobs, desc=what, disable=None)]
+        return [work(*job) for job in tracked(jobs, what)]
     with ProcessPoolExecutor(count, mp_context=get_context("spawn")) as pool:
         futures = [pool.submit(work, *job) for job in jobs]
-        return [future.result() for future in tqdm(futures, desc=what, disable=None)]
+        return [future.result() for future in tracked(futures, what)]
 
 
 class DataFaults(ValueError):  # noqa: N818 (several faults, one error)

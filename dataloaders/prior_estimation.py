@@ -22,7 +22,6 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from tqdm import tqdm
 
 from dataloaders.geometry import AFFINE_TOLERANCE, to_ras
 from dataloaders.image_generator import as_array
@@ -30,6 +29,7 @@ from dataloaders.label_schemes import read_scheme
 from dataloaders.nifti import SUFFIXES, file_sha256, read_volume, stem, whole_numbers
 from dataloaders.sources import CaseSource, find_pairs
 from engine.files import atomic_path, files_in, write_json
+from engine.progress import tracked
 from models.gmm.intensity import FULL_SCALE
 from models.gmm.labels import LabelScheme, find_values
 from models.gmm.priors import FittedPrior, pool_subjects, subject_statistics
@@ -310,7 +310,7 @@ def _scheme(o: PriorOptions, cases: Sequence[CaseSource]) -> LabelScheme:
         raise ValueError("--generation_classes needs --generation_labels, whose order it follows")
     values: set[int] = set()
     if o.scheme in ("auto", "freesurfer", "seeds"):
-        for case in tqdm(cases, "read label maps", disable=None, leave=False):
+        for case in tracked(cases, "read label maps"):
             assert case.label is not None
             values |= set(find_values([torch.from_numpy(_label(case.label)[0])]))
     return read_scheme(o.scheme, values)
@@ -325,11 +325,11 @@ def _label(path: Path) -> tuple[NDArray[np.int32], NDArray[np.float64]]:
 def _measure_all(jobs: list[tuple], workers: int) -> list[SubjectStatistics | str]:
     """In the order of the jobs: statistics, or the fault of a subject."""
     if min(workers, len(jobs)) < 1:
-        return [_measure_or_fault(*job) for job in tqdm(jobs, "measure", disable=None, leave=False)]
+        return [_measure_or_fault(*job) for job in tracked(jobs, "measure")]
     with ProcessPoolExecutor(min(workers, len(jobs)), mp_context=get_context("spawn")) as pool:
         futures = [pool.submit(_measure_or_fault, *job) for job in jobs]
         try:
-            return [future.result() for future in tqdm(futures, "measure", disable=None, leave=False)]
+            return [future.result() for future in tracked(futures, "measure")]
         except KeyboardInterrupt:
             pool.shutdown(cancel_futures=True)
             raise

@@ -6,14 +6,12 @@ A case's record is written after its seeds, and the folder's index last.
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from tqdm import tqdm
 
 from dataloaders.geometry import AFFINE_TOLERANCE
 from dataloaders.nifti import SUFFIXES, file_sha256, read_volume, stem, whole_numbers, write_volume
@@ -30,6 +28,7 @@ from dataloaders.seeds import (
 from dataloaders.workers import as_ready, cores
 from engine.files import check_name, files_in, read_json, write_json
 from engine.locks import LOCK, lock_folder
+from engine.progress import Progress, say
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -190,10 +189,10 @@ def _each(
 ) -> Iterator[tuple[str, str, str]]:
     """(key, made | kept | failed, line) of every case as it gets ready, with a progress bar and a line per failure."""
     count = min(o.num_workers or cores(), len(sources))
-    with tqdm(total=len(sources), desc="seeds", unit="case", disable=None) as bar:
+    with Progress("seeds", len(sources), "case") as bar:
         for result in _results(o, scheme, settings, sources, count):
             if result[1] == "failed":
-                bar.write(f"failed: {result[2]}", file=sys.stderr)
+                say(f"failed: {result[2]}")
             bar.update()
             yield result
 

@@ -98,9 +98,11 @@ class SynthesisJudge:
         folder = self.folder / "validation"
         writer = ResultsWriter(folder, self.config.dataroot, self.data, volumes=False)
         batches = self.val_loader.once(limit=self.config.eval_slices)
-        synthesize_split(self.method, batches, writer, self.device, self.config.seed)
+        limit, count = self.config.eval_slices, len(self.val_loader)
+        total = min(limit, count) if limit else count
+        synthesize_split(self.method, batches, writer, self.device, self.config.seed, total=total)
         writer.close({"name": self.config.name, "method": self.config.model, "images_seen": images})
-        result = evaluate_results(folder, self.config.metrics, self.config.weights, str(self.device))
+        result = evaluate_results(folder, self.config.metrics, self.config.weights, str(self.device), progress=True)
         metrics = headline(result)
         return Verdict(metrics, BEST_METRIC, metrics[BEST_METRIC])
 

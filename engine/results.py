@@ -12,13 +12,13 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from tqdm import tqdm
 
 from dataloaders.geometry import stitch
 from dataloaders.intensity import model_to_levels
 from dataloaders.manifest import Case, Manifest, Slice, slice_name
 from dataloaders.nifti import write_volume
 from dataloaders.png import write_png
+from engine.progress import tracked
 from models.base import Batch, Method, SampleRandom, seeded_generator
 
 
@@ -116,14 +116,15 @@ def synthesize_split(
     noise: str = "case",
     resampled: Sequence[int] = (),
     draw: int = 1,
+    total: int | None = None,
 ) -> float:
     """Synthesise all batches into the writer; returns seconds per slice of pure synthesis.
 
     noise: ``case`` draws style once per case, ``slice`` anew for each slice. resampled: ids of labels whose style is
-    taken from another `draw`, while all others keep theirs.
+    taken from another `draw`, while all others keep theirs. total: slices of all batches, for the progress shown.
     """
     seconds, count = 0.0, 0
-    for batch in tqdm(batches, desc="synthesise", disable=None, leave=False):
+    for batch in tracked(batches, "synthesise", total, count=len):
         keys = zip(batch.cases, batch.indices, strict=True)
         randoms = [_random(seed, case, index, noise, resampled, draw) for case, index in keys]
         start = time.perf_counter()

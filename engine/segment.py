@@ -8,7 +8,6 @@ from __future__ import annotations
 import csv
 import io
 import os
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,7 +15,6 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from tqdm import tqdm
 
 from dataloaders.classes import ras_spacing
 from dataloaders.generated_files import describe_bids
@@ -27,6 +25,7 @@ from dataloaders.scans import MAX_GRID, ReadScan, Scan, find_scans, read_scan
 from dataloaders.segment_options import SegmentOptions
 from engine.files import read_json, with_path, write_json, write_text
 from engine.preview import save_overlay
+from engine.progress import say, tracked
 from engine.segmentation import Predictor, most_probable
 from spec import Label
 
@@ -98,14 +97,14 @@ def segment(o: SegmentOptions, predictor: Predictor, model: dict[str, Any]) -> S
         rows = "".join(f"{label.id}\t{label.name}\n" for label in job.labels)
         write_text(o.output / "dseg.tsv", f"index\tname\n{rows}")
     report = SegmentReport()
-    for scan in tqdm(scans[start::step], desc="segment", disable=None, leave=False):
+    for scan in tracked(scans[start::step], "segment"):
         try:
             _segment_or_keep(job, scan, report)
         except (ValueError, MemoryError, OSError) as error:
             if isinstance(error, OSError) and error.filename is None:
                 raise  # a full disk, not a fault of the scan
             report.faults.append(with_path(scan.files[0], error))
-            tqdm.write(f"error: {report.faults[-1]}", file=sys.stderr)
+            say(f"error: {report.faults[-1]}")
     if o.vol is not None:
         write_text(o.vol, volumes_csv(job, scans))
     return report

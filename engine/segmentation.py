@@ -13,7 +13,6 @@ import torch
 from numpy.typing import NDArray
 from scipy import ndimage
 from torch import Tensor
-from tqdm import tqdm
 
 from config import Config
 from dataloaders.case_volumes import read_case
@@ -23,6 +22,7 @@ from dataloaders.labels import id_type
 from dataloaders.manifest import Case, Manifest
 from dataloaders.nifti import write_volume
 from dataloaders.segmentation_data import ACROSS, neighbour_stack
+from engine.progress import tracked
 from evaluation.segmentation_results import PREDICTED, TRUE
 from method_options.segmenter import SegmenterConfig
 from spec import DataSpec
@@ -127,7 +127,7 @@ def predict_split(
     spec = predictor.method.spec
     table = trained_classes(predictor.config, spec).of_labels(data.spec.labels)
     done, seconds = [], 0.0
-    for case in tqdm(cases, desc="segment", disable=None, leave=False):
+    for case in tracked(cases, "segment"):
         native = read_case(root, case, data.spec, table, channels, ())
         start = time.perf_counter()
         predicted, _ = most_probable(predictor, native.image, native.affine, spacing)

@@ -12,11 +12,11 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from tqdm import tqdm
 
 from dataloaders.intensity import LEVELS, Window
 from dataloaders.manifest import Case
 from dataloaders.notices import warn_once
+from engine.progress import Progress, tracked
 from evaluation import networks, paired
 from evaluation.case_volume import CaseVolume
 from evaluation.catalog import (
@@ -198,7 +198,7 @@ def score(pairs: Pairs, work: Work, groups: Sequence[int] | None = None) -> list
     chosen = range(len(all_groups)) if groups is None else groups
     total = pairs.total if groups is None else None
     scored = []
-    with tqdm(desc="evaluate", total=total, disable=None if work.progress else True) as bar:
+    with Progress("evaluate", total, "slice", work.progress) as bar:
         for number in chosen:
             scores, waiting = Scores(), _Waiting(work)
             items = pairs.items(all_groups[number])
@@ -217,7 +217,7 @@ def merged(scored: Iterable[tuple[int, Scores]]) -> Scores:
     return total
 
 
-def _counted(items: Iterable[Item], bar: tqdm) -> Iterator[Item]:
+def _counted(items: Iterable[Item], bar: Progress) -> Iterator[Item]:
     for item in items:
         yield item
         bar.update()
@@ -261,7 +261,7 @@ def generated_features(pairs: Pairs, work: Work) -> tuple[dict[tuple[str, int], 
     """
     sets, waiting, constant = FeatureSets(), _Waiting(work), 0
     seen: dict[str, set[Any]] = {"slices": set(), "cases": set(), "patients": set()}
-    items = tqdm(pairs.items(), desc="evaluate", total=pairs.total, disable=None if work.progress else True)
+    items = tracked(pairs.items(), "evaluate", pairs.total, work.progress)
     for item in items:
         if not item.scored:
             continue

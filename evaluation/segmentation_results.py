@@ -14,12 +14,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from tqdm import tqdm
 
 from dataloaders.geometry import spacing
 from dataloaders.manifest import Case, Manifest
 from dataloaders.nifti import read_volume, whole_numbers
 from engine.files import write_json, write_text
+from engine.progress import tracked
 from evaluation.segmentation import dice, hd95
 from evaluation.statistics import MIN_PATIENTS, bootstrap_interval
 from spec import Label
@@ -45,7 +45,7 @@ def evaluate_segmentation(folder: Path, progress: bool = False) -> dict[str, Any
     manifest = Manifest.load(folder)
     labels = [label for label in manifest.spec.labels if label.id]
     rows: list[dict[str, Any]] = []
-    for case in tqdm(manifest.cases, desc="evaluate", disable=None if progress else True, leave=False):
+    for case in tracked(manifest.cases, "evaluate", shown=progress):
         rows += _case_rows(folder, case, labels)
     result = summarise(rows, [label.name for label in labels], manifest.provenance)
     write_json(folder / "metrics.json", result)

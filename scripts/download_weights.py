@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import Literal
 
 import tyro
-from tqdm import tqdm
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from engine.files import atomic_path
+from engine.progress import Progress
 from engine.weights import KNOWN, MissingWeights, WeightFile, download_folder, resolve, sha256
 
 _CHUNK = 1 << 20
@@ -59,10 +59,10 @@ def fetch(file: WeightFile, folder: Path) -> None:
         try:
             with urllib.request.urlopen(file.url, timeout=30) as response, open(temporary, "wb") as out:
                 size = int(response.headers.get("Content-Length") or 0) or None
-                with tqdm(total=size, unit="B", unit_scale=True, disable=None) as bar:
+                with Progress(file.filename, size, "B") as progress:
                     while chunk := response.read(_CHUNK):
                         out.write(chunk)
-                        bar.update(len(chunk))
+                        progress.update(len(chunk))
         except urllib.error.URLError as error:
             raise OSError(
                 f"{file.url} cannot be reached ({error.reason}); fetch it elsewhere and copy it there"

@@ -52,7 +52,8 @@ OURS.add("decoding")
 ALLOWED["decoding.py"] = set()
 for part in ("spec.py", "config.py", "dataloaders", "pipeline"):
     ALLOWED[part] |= {"decoding"}
-ALLOWED["dataloaders"] |= {"engine.locks", "models.ranks"}
+ALLOWED["dataloaders"] |= {"engine.locks", "engine.progress", "models.ranks"}
+ALLOWED["evaluation"] |= {"engine.progress"}
 ALLOWED["engine"] |= {"models.ranks"}
 ALLOWED["pipeline"] |= {"engine.locks"}
 

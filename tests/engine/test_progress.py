@@ -1,0 +1,95 @@
+"""Long commands say how far they are without a terminal too."""
+
+from __future__ import annotations
+
+import ast
+import io
+import sys
+from pathlib import Path
+
+import pytest
+
+from engine import progress
+from engine.progress import Progress, tracked
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """A clock that stands still until its one entry is changed."""
+    now = [1000.0]
+    monkeypatch.setattr(progress.time, "monotonic", lambda: now[0])
+    return now
+
+
+def test_a_log_gets_a_line_every_half_minute(clock: list[float], capsys: pytest.CaptureFixture[str]) -> None:
+    """tqdm with disable=None is silent where stderr is no terminal."""
+    for _ in tracked(range(100), "prepare"):
+        clock[0] += 10
+    lines = capsys.readouterr().err.splitlines()
+    assert lines[0] == "prepare: 3 of 100, 10 s each, 0:16:10 left"
+    assert lines[1].startswith("prepare: 6 of 100")
+    assert 15 <= len(lines) <= 34  # farther apart towards the end
+
+
+def test_fast_work_is_silent_and_counts_what_an_item_stands_for(
+    clock: list[float], capsys: pytest.CaptureFixture[str]
+) -> None:
+    for _ in tracked([[0] * 8] * 5, "synthesise", total=4000, count=len):
+        clock[0] += 5
+    assert capsys.readouterr().err == ""
+    for _ in tracked(([0] * 8 for _ in range(8)), "synthesise", total=4000, count=len):
+        clock[0] += 5
+    assert capsys.readouterr().err == "synthesise: 48 of 4,000, 1.6/s, 0:41:10 left\n"
+    for _ in tracked(range(9), "evaluate", shown=False):
+        clock[0] += 50
+    assert capsys.readouterr().err == ""
+
+
+def test_bytes_and_unknown_totals(clock: list[float], capsys: pytest.CaptureFixture[str]) -> None:
+    with Progress("weights", 100_000_000, "B") as bar:
+        clock[0] += 50
+        bar.update(25_000_000)
+    with Progress("evaluate") as bar:
+        clock[0] += 50
+        bar.update(100)
+    first, second = capsys.readouterr().err.splitlines()
+    assert first == "weights: 25.0MB of 100MB, 500kB/s, 0:02:30 left"
+    assert second == "evaluate: 100, 2/s"
+
+
+def test_a_terminal_gets_a_bar(clock: list[float], monkeypatch: pytest.MonkeyPatch) -> None:
+    terminal = io.StringIO()
+    terminal.isatty = lambda: True  # type: ignore[method-assign]
+    monkeypatch.setattr(sys, "stderr", terminal)
+    for _ in tracked(range(3), "segment"):
+        clock[0] += 50
+    assert "segment:   0%" in terminal.getvalue()
+    assert "each," not in terminal.getvalue()
+
+
+def test_a_line_that_cannot_be_written_does_not_end_the_work(
+    clock: list[float], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Full(io.StringIO):
+        def write(self, text: str) -> int:
+            raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(sys, "stderr", Full())
+    done = 0
+    for _ in tracked(range(3), "prepare"):
+        clock[0] += 50
+        done += 1
+    assert done == 3
+
+
+def test_there_is_one_kind_of_progress() -> None:
+    """Nothing else uses tqdm, which is silent in a log."""
+    for file in [*ROOT.glob("*.py"), *ROOT.glob("[a-z]*/**/*.py")]:
+        if "tests" in file.parts or file.name == "progress.py":
+            continue
+        for node in ast.walk(ast.parse(file.read_text())):
+            names = [node.module] if isinstance(node, ast.ImportFrom) else []
+            names += [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+            assert "tqdm" not in names, file
