@@ -109,7 +109,7 @@ def train(config: Config) -> int:
 
     if not players and not run.done:
         batches = tracked(train_loader.share(), "fit", len(train_loader) // run.ranks, rank() == 0, len)
-        method.fit(batch.to(run.device) for batch in batches)
+        method.fit(batch.to(run.device) for batch in run.unless_stopped(batches))
         state.images_seen = len(train_loader)
     if players and state.step == 0:
         method.calibrate(run.first_batches())

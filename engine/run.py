@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import asdict, dataclass, field
 from datetime import timedelta
@@ -134,7 +134,7 @@ class Run:
             device.keep_freed_memory()
         self.folder = config.checkpoints_dir / config.name
         self.stop = StopRequest()
-        self.stop.install()
+        self.stop.install(answer=rank() == 0)
         self.ranks = world_size()
         self.lock: FolderLock | None = None
         self._check_ranks()
@@ -317,6 +317,15 @@ class Run:
             self.meter.waited += time.perf_counter() - start
             yield batch
 
+    def unless_stopped(self, batches: Iterable[Batch]) -> Iterator[Batch]:
+        """The batches of a fit, which is whole or nothing: a request to stop ends the process between two of them."""
+        for batch in batches:
+            if self.stop.exit_code is not None:
+                self.log.say("stopped before the fit was whole: nothing to save; the same command begins it again")
+                self.close()
+                raise SystemExit(self.stop.exit_code)
+            yield batch
+
     def _rescue(self) -> None:
         """Save the state alone: fresh batch statistics for the weights would read the damaged data again."""
         checkpoint.save_state(self.folder, self.state.images_seen, self._state())
@@ -487,7 +496,8 @@ class Run:
         self.save()
 
     def close(self) -> None:
-        """Close the log and let go of the run folder."""
+        """Close the log and let go of the run folder and of the signals."""
+        self.stop.close()
         self.log.close()
         if self.lock is not None:
             self.lock.close()

@@ -1,11 +1,20 @@
-"""Stop requests from Slurm and the keyboard: a handler sets a flag, the loop acts on it between steps."""
+"""Stop requests from Slurm and the keyboard: a handler sets a flag, the loop acts on it between steps.
+
+Python runs its handlers between two of its own instructions, and a backward pass on a CPU can be a single one of half a
+minute. So a thread beside answers at once, and obeys a second Ctrl-C.
+"""
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
+import threading
 import time
 from types import FrameType
+from typing import Any
+
+from engine.progress import say
 
 EXIT_USAGE = 2
 EXIT_WEIGHTS_MISSING = 3
@@ -19,24 +28,48 @@ EXIT_TIME_LIMIT = 85  # resumable; batch.sh requeues the job
 
 _EXIT_CODES = {signal.SIGUSR2: EXIT_TIME_LIMIT, signal.SIGTERM: EXIT_TERMINATED, signal.SIGINT: EXIT_INTERRUPTED}
 
-
 PATIENCE = 3.0  # seconds
+SAME_PRESS = 0.2  # seconds in which nobody presses Ctrl-C twice
+
+
+def _launched() -> bool:
+    """Whether torchrun or srun started this process and passes signals on."""
+    return "TORCHELASTIC_RUN_ID" in os.environ or "SLURM_STEP_ID" in os.environ
 
 
 class StopRequest:
     """`exit_code` is None until a signal asks to stop; another one some seconds later leaves at once.
 
-    Not right away: scancel reaches a process twice, from Slurm itself and through srun, and Ctrl-C under torchrun too.
+    Not right away: scancel reaches a process twice, from Slurm itself and through srun, and Ctrl-C under torchrun too. At a
+    terminal a second Ctrl-C is meant, and leaves at once.
     """
 
     def __init__(self) -> None:
         self.exit_code: int | None = None
         self._asked_at: float | None = None  # of this process; `exit_code` may come from another rank
+        self._answered_at: float | None = None
+        self._before: dict[int, Any] = {}
+        self._ear = -1  # where the signals' numbers are written to
 
-    def install(self) -> None:
-        """Listen to USR2 (Slurm's warning before the time limit), TERM and INT."""
+    def install(self, answer: bool = True) -> None:
+        """Listen to USR2 (Slurm's warning before the time limit), TERM and INT. answer: say so when one comes."""
         for number in _EXIT_CODES:
-            signal.signal(number, self._handle)
+            self._before[number] = signal.signal(number, self._handle)
+        mouth, self._ear = os.pipe()
+        os.set_blocking(self._ear, False)
+        signal.set_wakeup_fd(self._ear, warn_on_full_buffer=False)
+        threading.Thread(target=self._listen, args=(mouth, answer), daemon=True).start()
+
+    def close(self) -> None:
+        """Give the signals back to who had them before."""
+        for number, handler in self._before.items():
+            if signal.getsignal(number) == self._handle:
+                signal.signal(number, handler)
+        self._before = {}
+        if self._ear >= 0:
+            signal.set_wakeup_fd(-1)
+            os.close(self._ear)  # ends the thread
+            self._ear = -1
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
         code = _EXIT_CODES[signal.Signals(number)]
@@ -46,3 +79,27 @@ class StopRequest:
         elif now - self._asked_at > PATIENCE:
             sys.exit(code)
         self.exit_code = max(code, self.exit_code or 0)  # TERM after USR2: the job was cancelled, not to be requeued
+
+    def _listen(self, mouth: int, answer: bool) -> None:
+        while heard := os.read(mouth, 1):
+            if heard[0] in _EXIT_CODES:
+                self._answer(heard[0], answer)
+        os.close(mouth)
+
+    def _answer(self, number: int, answer: bool) -> None:
+        """Say that the request was heard; leave where Ctrl-C was pressed again."""
+        now = time.monotonic()
+        pressed = number == signal.SIGINT
+        if self._answered_at is None:
+            self._answered_at = now
+            again = "; Ctrl-C again leaves without saving" if pressed else ""
+            if answer:
+                say(f"{signal.Signals(number).name}: stopping after this step, saving{again}")
+        elif pressed and now - self._answered_at > (PATIENCE if _launched() else SAME_PRESS):
+            if answer:
+                say("left without saving; the same command resumes from the newest state saved before, if there is one")
+            os._exit(EXIT_INTERRUPTED)
+
+
+# Loader processes are forks of the training and hear the same Ctrl-C; theirs is not a second one.
+os.register_at_fork(after_in_child=lambda: signal.set_wakeup_fd(-1))

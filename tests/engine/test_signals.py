@@ -1,0 +1,123 @@
+"""Requests to stop: acknowledged at once, obeyed once, and a second Ctrl-C."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterable
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from engine import signals
+from engine.run import Run
+
+ROOT = Path(__file__).resolve().parents[2]
+# One call that lasts for minutes and runs no Python in between, as a backward pass does.
+LONG_STEP = "import hashlib; hashlib.pbkdf2_hmac('sha256', b'', b'', 2_000_000_000)"
+PLAIN = {k: v for k, v in os.environ.items() if k not in ("TORCHELASTIC_RUN_ID", "SLURM_STEP_ID")}
+
+
+def busy(work: str) -> subprocess.Popen[str]:
+    """A process that listens to signals and is in the midst of its work."""
+    start = "from engine.signals import StopRequest; StopRequest().install(); "
+    code = f"{start}print('ready', flush=True); {work}"
+    process = subprocess.Popen(
+        [sys.executable, "-c", code],
+        cwd=ROOT,
+        env=PLAIN,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    assert process.stdout is not None
+    assert process.stdout.readline() == "ready\n"
+    return process
+
+
+def test_ctrl_c_is_acknowledged_in_the_middle_of_a_step_and_a_second_one_leaves() -> None:
+    with busy(LONG_STEP) as process:
+        assert process.stderr is not None
+        process.send_signal(signal.SIGINT)
+        line = process.stderr.readline()
+        assert line == "SIGINT: stopping after this step, saving; Ctrl-C again leaves without saving\n"
+        assert process.poll() is None
+        time.sleep(signals.SAME_PRESS + 0.1)
+        process.send_signal(signal.SIGINT)
+        assert process.wait(timeout=20) == signals.EXIT_INTERRUPTED
+        assert "left without saving" in process.stderr.read()
+
+
+def test_what_loader_processes_hear_is_no_second_ctrl_c() -> None:
+    forked = "import os, time; child = os.fork(); time.sleep(0.5 if child == 0 else 0); " + (
+        "os.kill(os.getpid(), 2) if child == 0 else None; time.sleep(60)"
+    )
+    with busy(forked) as process:
+        assert process.stderr is not None
+        process.send_signal(signal.SIGINT)
+        assert "stopping after this step" in process.stderr.readline()
+        time.sleep(1)
+        assert process.poll() is None  # the child's came half a second later
+        os.killpg(process.pid, signal.SIGKILL)
+
+
+@pytest.mark.parametrize("variable", ["", "TORCHELASTIC_RUN_ID", "SLURM_STEP_ID"])
+def test_torchrun_and_srun_may_pass_ctrl_c_on_twice(
+    variable: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("TORCHELASTIC_RUN_ID", "SLURM_STEP_ID"):
+        monkeypatch.delenv(name, raising=False)
+    if variable:
+        monkeypatch.setenv(variable, "1")
+    clock = [100.0]
+    monkeypatch.setattr(signals.time, "monotonic", lambda: clock[0])
+    left: list[int] = []
+    monkeypatch.setattr(signals.os, "_exit", left.append)
+    stop = signals.StopRequest()
+    stop._answer(signal.SIGINT, True)
+    clock[0] += 1
+    stop._answer(signal.SIGTERM, True)  # only Ctrl-C leaves like that
+    assert not left
+    stop._answer(signal.SIGINT, True)
+    assert left == ([] if variable else [130])
+    clock[0] += 3
+    stop._answer(signal.SIGINT, True)
+    assert left[-1] == 130
+    assert capsys.readouterr().err.count("stopping after this step") == 1
+
+
+def test_signals_go_back_to_who_had_them() -> None:
+    """A study trains and tests in one process: the test must not swallow Ctrl-C."""
+    before = {number: signal.getsignal(number) for number in signals._EXIT_CODES}
+    stop = signals.StopRequest()
+    stop.install()
+    assert signal.getsignal(signal.SIGINT) == stop._handle
+    stop.close()
+    assert {number: signal.getsignal(number) for number in signals._EXIT_CODES} == before
+    assert signal.set_wakeup_fd(-1) == -1
+
+
+def test_a_fit_that_is_stopped_ends_between_batches() -> None:
+    said: list[str] = []
+    run = SimpleNamespace(
+        stop=signals.StopRequest(), log=SimpleNamespace(say=said.append), close=lambda: said.append("closed")
+    )
+    seen = []
+
+    def fit(batches: Iterable[int]) -> None:
+        for batch in batches:
+            seen.append(batch)
+            if batch == 3:
+                run.stop._handle(signal.SIGINT, None)
+
+    with pytest.raises(SystemExit) as left:
+        fit(Run.unless_stopped(run, range(10)))  # type: ignore[arg-type]
+    assert left.value.code == 130
+    assert seen == [0, 1, 2, 3]
+    assert "nothing to save" in said[0]
+    assert said[-1] == "closed"
