@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import ast
 import re
+import tomllib
+from importlib import metadata
 from pathlib import Path
 
 import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).resolve().parents[1]
 # `from models.gmm import ImageGenerator` is promised to users; the class reads files, so it lives in dataloaders/.
@@ -106,3 +110,36 @@ def test_no_path_of_anybodys_machine_is_written_down() -> None:
     ]:
         if ".venv" not in file.parts and file.name != "test_layering.py":
             assert not private.search(file.read_text()), file
+
+
+def test_everything_that_is_installed_is_pinned_with_its_hashes() -> None:
+    """What the project names and whatever that needs here, by the metadata of what is installed."""
+    pins: dict[str, list[str]] = {}
+    for line in (ROOT / "constraints.txt").read_text().splitlines():
+        if not line.startswith(("#", " ")):
+            name, version = re.fullmatch(r"([\w.-]+)==(\S+)(?: ;.*)? \\", line).groups()  # type: ignore[union-attr]
+            pins[canonicalize_name(name)] = [version]
+        elif line.strip().startswith("--hash"):
+            assert re.fullmatch(r"    --hash=sha256:[0-9a-f]{64}(?: \\)?", line), line
+            pins[canonicalize_name(name)].append(line)
+    assert all(len(found) > 1 for found in pins.values())
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    extras = project["optional-dependencies"]
+    wanted = [Requirement(text) for text in [*project["dependencies"], *extras["dev"], *extras["pipeline"]]]
+    seen: set[tuple[str, frozenset[str]]] = set()
+    while wanted:
+        need = wanted.pop()
+        key = canonicalize_name(need.name), frozenset(need.extras)
+        if key in seen:
+            continue
+        seen.add(key)
+        assert key[0] in pins, f"{need} is not pinned"
+        try:
+            found = metadata.distribution(key[0])
+        except metadata.PackageNotFoundError:
+            continue  # of another system, or an extra that this environment was built without
+        for text in found.requires or []:
+            inner = Requirement(text)
+            if inner.marker is None or any(inner.marker.evaluate({"extra": extra}) for extra in (*need.extras, "")):
+                wanted.append(inner)
+    assert len(seen) > 80
