@@ -120,7 +120,9 @@ def read_case(
     planes = {item.index: item for item in case.slices if getattr(item, use)}
     image = np.zeros((len(channels), *label.shape), np.float32)
     for c, channel in enumerate(channels):
-        slices = {i: as_16_bit(read_png(root / getattr(item, use)[channel])) for i, item in planes.items()}
+        slices = {
+            i: as_16_bit(read_png(root / getattr(item, use)[channel], image_only=True)) for i, item in planes.items()
+        }
         for index in {item.index for item in case.slices} - slices.keys():
             slices[index] = np.zeros(spec.size, np.uint16)
         stacked, _ = stack_slices(case.geometry, spec.axis or "axial", slices, ras_spacing(spec))

@@ -44,7 +44,7 @@ def _slice_faults(root: Path, manifest: Manifest, case: Case, item: Slice) -> li
     size = tuple(manifest.spec.size)
     for path in filter(None, (item.label, *item.images, *item.filled)):
         try:
-            pixels = read_png(root / path)
+            pixels = read_png(root / path, image_only=path != item.label)
         except ValueError as error:
             faults.append(str(error))
             continue

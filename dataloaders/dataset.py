@@ -144,7 +144,7 @@ class SliceDataset(Dataset[Sample]):
     def _levels(self, index: int) -> NDArray | None:
         if self._image_cache is not None and index in self._image_cache:
             return self._image_cache[index]
-        planes = [as_16_bit(self._plane(self.root / path)) for path in self.entries[index][1].images]
+        planes = [as_16_bit(self._plane(self.root / path, image_only=True)) for path in self.entries[index][1].images]
         levels = np.stack(planes) if planes else None
         if self._image_cache is not None:
             self._image_cache[index] = levels
@@ -159,13 +159,13 @@ class SliceDataset(Dataset[Sample]):
             return image
         if self._source_cache is not None and index in self._source_cache:
             return levels_to_model(self._source_cache[index])
-        levels = np.stack([as_16_bit(self._plane(self.root / path)) for path in item.filled])
+        levels = np.stack([as_16_bit(self._plane(self.root / path, image_only=True)) for path in item.filled])
         if self._source_cache is not None:
             self._source_cache[index] = levels
         return levels_to_model(levels)
 
-    def _plane(self, path: Path) -> NDArray:
-        plane = read_png(path)
+    def _plane(self, path: Path, image_only: bool = False) -> NDArray:
+        plane = read_png(path, image_only=image_only)
         if plane.shape != tuple(self.spec.size):
             raise ValueError(f"{path}: is {plane.shape}, the manifest says {tuple(self.spec.size)}")
         return plane

@@ -9,21 +9,25 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dataloaders import geometry, tissue
+from dataloaders.intensity import AIR_BELOW, in_hu
 from dataloaders.labels import count_labels
 from dataloaders.nifti import Volume, VolumeError, file_sha256, read_volume, whole_numbers
 from dataloaders.prepare_options import PrepareOptions
 from dataloaders.sources import CaseSource, embedded_volumes
 
+LEAST_AIR = 0.001  # share of voxels at -900 or below that a CT of fractional values has
+
 
 @dataclass
 class Facts:
-    """What inspecting one case found."""
+    """What inspecting one case found. looks_ct, no_hu: of each channel, the latter why its values would be no HU."""
 
     faults: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     hashes: dict[str, str] = field(default_factory=dict)
     label_counts: dict[int, int] = field(default_factory=dict)
     looks_ct: list[bool] = field(default_factory=list)
+    no_hu: list[str] = field(default_factory=list)
 
 
 def inspect_case(source: CaseSource, channels: tuple[str, ...], o: PrepareOptions) -> Facts:
@@ -53,6 +57,7 @@ def inspect_case(source: CaseSource, channels: tuple[str, ...], o: PrepareOption
         elif not own_grid_allowed:
             _compare_grids(paths.get(role, Path(role)), volume, reference, o.affine, facts)
     facts.looks_ct = [_looks_ct(name, volumes[name].data) for name in channels]
+    facts.no_hu = [_no_hu(paths.get(name, Path(name)), volumes[name].data) for name in channels]
     if "label" in volumes:
         facts.label_counts = count_labels(volumes["label"].data)
         if set(facts.label_counts) == {0}:
@@ -68,7 +73,28 @@ def inspect_case(source: CaseSource, channels: tuple[str, ...], o: PrepareOption
 
 
 def _looks_ct(channel: str, data: NDArray) -> bool:
-    return channel.upper() == "CT" or (data.dtype.kind == "i" and float(data.min()) <= -900)
+    """Named so, or with values that only air has: in whole numbers any, in others as much as MR is never below."""
+    if channel.upper() == "CT":
+        return True
+    return float(data.min()) <= -900 and (data.dtype.kind == "i" or float((data <= -900).mean()) >= LEAST_AIR)
+
+
+def _no_hu(path: Path, ct: NDArray) -> str:
+    """Why the values of a CT are not HU and what to do; '' where they can be."""
+    if in_hu(ct):
+        return ""
+    low, high = float(ct.min()), float(ct.max())
+    line = (
+        f"{path}: a CT with nothing below {AIR_BELOW:g}, its values go from {low:g} to {high:g}, so they are not HU: "
+    )
+    if high <= 255:
+        return line + (
+            "greys of some window, from which HU do not come back; take the original scan, or prepare them as greys by "
+            "another --channel than CT (or --hu_offset 0 if they are HU of a scan without air)"
+        )
+    return line + (
+        "1024 (or 1000) seems to have been added; --hu_offset -1024 takes it away (--hu_offset 0: they are HU all the same)"
+    )
 
 
 def _same_grid(volume: Volume, reference: Volume) -> bool:

@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 LEVELS = 65535  # highest value of a 16-bit PNG
+AIR_BELOW = -500.0  # HU; the air around and in a patient lies below, everything else above
 SCALE_SAMPLES = 200_000  # evenly spaced voxels that a robust scale is found from
 
 
@@ -38,6 +39,11 @@ class Window:
     def decode(self, levels: NDArray) -> NDArray[np.float32]:
         """16-bit levels -> physical units."""
         return (self.low + np.asarray(levels, np.float64) * (self.width / LEVELS)).astype(np.float32)
+
+
+def in_hu(ct: NDArray) -> bool:
+    """Whether the values of a CT can be Hounsfield units: a scan has air, and air lies at -1000."""
+    return float(ct.min()) < AIR_BELOW
 
 
 def levels_to_model(levels: NDArray) -> NDArray[np.float32]:

@@ -37,11 +37,11 @@ class LabelTable:
 
 
 def found_labels(found: Iterable[int], names: Mapping[int, str]) -> tuple[Label, ...]:
-    """Classes in the order of the source ids that were found; background first."""
+    """Classes in the order of the source ids that were found; background first, which takes nnU-Net's ``ignore`` in."""
     ids = sorted({0, *found})
-    return tuple(
-        Label(new, "background" if old == 0 else names.get(old, f"label_{old}"), (old,)) for new, old in enumerate(ids)
-    )
+    ignored = tuple(i for i in ids if i and names.get(i) == "ignore")
+    named = [(names.get(i, f"label_{i}"), (i,)) for i in ids if i and i not in ignored]
+    return tuple(Label(i, *item) for i, item in enumerate([("background", (0, *ignored)), *named]))
 
 
 def count_labels(ids: NDArray) -> dict[int, int]:

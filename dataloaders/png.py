@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +17,9 @@ from engine.files import atomic_path
 MAX_PIXELS = 2**26  # 8192²; more is a damaged header or a bomb
 Image.MAX_IMAGE_PIXELS = MAX_PIXELS // 2  # Pillow warns there and refuses at twice that
 _SIGNATURE = b"\x89PNG\r\n\x1a\n"
-_GREY_MODES = {"L", "I;16", "I;16B", "I"}
+_GREY_MODES = {"1", "L", "I;16", "I;16B", "I"}
+_DEPTH = "bit depth"  # key in Pillow's info
+CONVERSION = "colour-coded labels must be converted to ids first"
 
 
 def write_png(path: Path | str, pixels: NDArray) -> None:
@@ -29,31 +33,65 @@ def write_png(path: Path | str, pixels: NDArray) -> None:
 
 
 def read_png(path: Path | str, *, image_only: bool = False) -> NDArray:
-    """Read a greyscale (or palette) PNG as a (H, W) uint8 or uint16 array.
+    """Read a greyscale PNG as a (H, W) uint8 or uint16 array; colour files whose channels are equal count as grey.
 
-    Palette files give their indices, which is how label maps are commonly stored; image_only refuses them, because
-    indices are no intensities. Raises ValueError naming the file
-    for colour images, unreadable files and files that are not PNG.
+    Label maps come as they are stored: palette files as their indices, 1-, 2- and 4-bit files as 0, 1, 2, …. image_only is
+    for intensities: 1-, 2- and 4-bit levels span 0..255, palettes must be grey and give their greys. Raises ValueError
+    naming the file for colour images, unreadable files and files that are not PNG.
     """
+    with _opened(path) as image:
+        depth = image.info[_DEPTH]
+        if image.mode in _GREY_MODES:
+            pixels = np.asarray(image.convert("L") if depth == 1 else image)
+            if depth < 8 and not image_only:
+                pixels = pixels // (255 // (2**depth - 1))  # Pillow spreads the levels over 0..255
+            return pixels.astype(np.uint8 if depth <= 8 else np.uint16)
+        if image.mode == "P" and not image_only:
+            return np.asarray(image, np.uint8)
+        colours = np.asarray(image.convert("RGBA"))
+        grey = colours[..., 0]
+        if depth == 16:
+            problem = "16-bit colour"
+        elif image.mode != "P" and (colours[..., 3] < 255).any():
+            problem = "transparent pixels"
+        elif (colours[..., :3] != grey[..., None]).any():
+            problem = "colours"
+        else:
+            return grey
+        advice = "convert it to greyscale first" if image_only else CONVERSION
+        raise ValueError(f"{path}: expected a greyscale PNG, found {problem} (mode {image.mode}); {advice}")
+
+
+def read_palette(path: Path | str) -> list[tuple[int, int, int]] | None:
+    """RGB of each index of a palette PNG; None for other files. ValueError for unreadable ones."""
+    with _opened(path) as image:
+        flat = image.getpalette("RGB") if image.mode == "P" else None
+    return None if flat is None else [(flat[i], flat[i + 1], flat[i + 2]) for i in range(0, len(flat), 3)]
+
+
+def read_colours(path: Path | str) -> NDArray[np.int32]:
+    """Colours of a PNG of any kind as r·65536 + g·256 + b, (H, W); ValueError for unreadable files."""
+    with _opened(path) as image:
+        red, green, blue = np.moveaxis(np.asarray(image.convert("RGB"), np.int32), -1, 0)
+    return red * 65536 + green * 256 + blue
+
+
+@contextmanager
+def _opened(path: Path | str) -> Iterator[Image.Image]:
+    """The checked image, its bit depth under `_DEPTH`; ValueError for what is no whole PNG."""
     try:
         content = Path(path).read_bytes()
         _check_sums(content)
         with Image.open(io.BytesIO(content)) as image:
             if image.format != "PNG":
                 raise ValueError(f"{path}: expected a PNG file, found {image.format}")
-            if image.mode == "P" and not image_only:
-                return np.asarray(image, np.uint8)
-            if image.mode not in _GREY_MODES:
-                advice = "convert it to greyscale" if image_only else "colour-coded labels must be converted to ids"
-                raise ValueError(
-                    f"{path}: expected a greyscale PNG (mode L or 16-bit), found mode {image.mode}; {advice} first"
-                )
-            pixels = np.asarray(image)
+            image.load()
+            image.info[_DEPTH] = content[24]
+            yield image
     except Image.DecompressionBombError:
         raise ValueError(f"{path}: {_announced(path)} pixels; a slice has {MAX_PIXELS} at most") from None
     except (OSError, SyntaxError) as error:
         raise ValueError(f"{path}: unreadable PNG ({error})") from None
-    return pixels if pixels.dtype == np.uint8 else pixels.astype(np.uint16)
 
 
 def _check_sums(content: bytes) -> None:

@@ -178,6 +178,8 @@ def _plan(o: PrepareOptions, found: Found, all_facts: list[Facts]) -> tuple[Plan
     faults = found.faults + [fault for facts in all_facts for fault in facts.faults]
     notes = [note for facts in all_facts for note in facts.notes]
     ct = tuple(any(flags) for flags in zip(*(facts.looks_ct for facts in all_facts if facts.looks_ct), strict=True))
+    if o.hu_offset is None:
+        faults += [line for facts in all_facts for line, is_ct in zip(facts.no_hu, ct, strict=False) if is_ct and line]
     if not faults:
         faults = _tissue_faults(o, found, all_facts, ct)
     if faults:
@@ -187,6 +189,8 @@ def _plan(o: PrepareOptions, found: Found, all_facts: list[Facts]) -> tuple[Plan
         for i, n in facts.label_counts.items():
             counts[i] = counts.get(i, 0) + n
     table = _table(o, found, counts)
+    if o.label_map is None and (ignored := sum(counts.get(i, 0) for i in table.labels[0].source if i)):
+        notes.append(f"{ignored} voxels of the label 'ignore' count as background")
     unknown = table.unknown(counts)
     if unknown:
         listing = ", ".join(f"{i} ({n} voxels)" for i, n in sorted(unknown.items()))
@@ -259,6 +263,8 @@ def _options(o: PrepareOptions) -> dict[str, Any]:
     options = {key: value for key, value in asdict(o).items() if not isinstance(value, Path)}
     for key in ("images", "labels", "workers", "check", "dry_run", "shard"):
         options.pop(key, None)
+    if o.hu_offset is None:  # folders that were prepared before there was the option are the same without it
+        options.pop("hu_offset")
     plain: dict[str, Any] = json.loads(json.dumps(options))
     return plain
 

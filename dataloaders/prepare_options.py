@@ -66,6 +66,9 @@ class PrepareOptions:
     """Resample to this voxel size in mm: one number, or three for right-left, front-back, head-foot."""
     window: tuple[str, ...] = ("auto",)
     """Window per channel (or one for all): ct, mr, wm (0 to 2.5 times white matter), auto (wm with --fill), or LOW,HIGH."""
+    hu_offset: float | None = None
+    """Added to CTs in which nothing lies below -500, so that their values are HU: -1024 where 1024 was added; 0 takes them
+    as they are. Such a CT is refused by default."""
     clean: Literal["auto", "body", "none"] = "auto"
     """Remove what is not body (table, tubes), keeping lungs and gas; auto does so for CT."""
     split_background: bool = False

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dataloaders import cleaning, geometry, tissue
-from dataloaders.intensity import Window
+from dataloaders.intensity import Window, in_hu
 from dataloaders.labels import LabelTable, id_type
 from dataloaders.lesion_preparing import (
     Tissue,
@@ -94,7 +94,10 @@ def _load(
         # Masks lie on the first image's grid (inspected); with --affine warn that grid's affine is the one that holds.
         own = volume.affine if is_image else first.affine
         data, own = geometry.to_ras(volume.data, own)
-        fill = AIR_HU if is_image and plan.ct[plan.channels.index(role)] else 0.0
+        is_ct = is_image and plan.ct[plan.channels.index(role)]
+        if is_ct and o.hu_offset and not in_hu(data):
+            data = data.astype(np.float32) + np.float32(o.hu_offset)
+        fill = AIR_HU if is_ct else 0.0
         moved[role] = geometry.resample(data, own, shape, affine, labels=not is_image, fill=fill)
     images = [moved[name].astype(np.float32) for name in plan.channels]
     maps = {role: array.astype(np.int32) for role, array in moved.items() if role not in plan.channels}

@@ -161,7 +161,7 @@ def read_stack(folder: Path, case: Case) -> Stack:
     """All slices of a case in physical units; missing slices in between are left out."""
 
     def volumes(names: Sequence[Sequence[str]]) -> list[NDArray]:
-        planes = [[as_16_bit(read_png(folder / path)) for path in paths] for paths in names]
+        planes = [[as_16_bit(read_png(folder / path, image_only=True)) for path in paths] for paths in names]
         return [
             window.decode(np.stack([plane[c] for plane in planes])) for c, window in enumerate(case.windows) if planes
         ]

@@ -69,7 +69,7 @@ def read_picture(entrants: Sequence[Entrant], case: Case, item: Slice, channel: 
     """One channel of a slice in all methods."""
 
     def read(entrant: Entrant, path: str) -> NDArray[np.uint16]:
-        return as_16_bit(read_png(entrant.folder / path))
+        return as_16_bit(read_png(entrant.folder / path, image_only=True))
 
     real = read(entrants[0], item.images[channel])
     fakes = tuple(read(e, e.slice(case.id, item.index).generated[channel]) for e in entrants)

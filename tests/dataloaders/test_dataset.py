@@ -359,9 +359,9 @@ def test_neighbours_do_not_depend_on_workers_cache_or_where_one_starts(folder: P
 def test_neighbours_are_read_once_and_without_their_images(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     opened: list[str] = []
 
-    def spy(path: Path) -> np.ndarray:
+    def spy(path: Path, **how: bool) -> np.ndarray:
         opened.append(str(path.relative_to(folder)))
-        return read_png(path)
+        return read_png(path, **how)
 
     monkeypatch.setattr(dataloaders.dataset, "read_png", spy)
     data = Manifest.load(folder)

@@ -456,7 +456,9 @@ def test_channels_of_one_name_are_refused(tmp_path: Path) -> None:
     root = nnunet(tmp_path / "raw")
     (root / "dataset.json").write_text(json.dumps({"channel_names": {"0": "noNorm", "1": "noNorm", "2": "x"}}))
     with pytest.raises(ValueError, match="'noNorm' occurs 2 times"):
-        prepare(PrepareOptions(format="nnunet", source=root, out=tmp_path / "a", size=(64,), workers=1))
+        prepare(
+            PrepareOptions(format="nnunet", source=root, out=tmp_path / "a", size=(64,), workers=1, min_foreground=0.0)
+        )
     with pytest.raises(ValueError, match="'label' is reserved"):
         prepare(options(pairs(tmp_path / "p"), tmp_path / "b", channel="label"))
 
@@ -467,7 +469,9 @@ def test_unsafe_nnunet_names_are_all_listed(tmp_path: Path) -> None:
         (root / "imagesTr" / "p0_0000.nii.gz").rename(root / "imagesTr" / f"{name}_0000.nii.gz")
         save_nifti(root / "imagesTr" / "p0_0000.nii.gz", phantom(0)[1])
     with pytest.raises(DataFaults) as error:
-        prepare(PrepareOptions(format="nnunet", source=root, out=tmp_path / "a", size=(64,), workers=1))
+        prepare(
+            PrepareOptions(format="nnunet", source=root, out=tmp_path / "a", size=(64,), workers=1, min_foreground=0.0)
+        )
     for name in ("a b_0000.nii.gz", "b..c_0000.nii.gz"):
         assert name in str(error.value)
 
@@ -572,3 +576,72 @@ def test_files_beside_the_volumes_are_named_and_never_read(tmp_path: Path, capsy
     assert "1 cases are fine" in out
     assert "images: not read, since only .nii.gz, .nii files are: 1 .NII.GZ (b.NII.GZ)" in out
     assert "1 links to files that are not there" in out
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda hu: (hu + 1024).astype(np.uint16), "--hu_offset -1024 takes it away"),
+        (lambda hu: ((hu + 1024) / 16).clip(0, 255).astype(np.uint8), "another --channel than CT"),
+        (lambda hu: ((hu + 1024) / 4095).astype(np.float32), "another --channel than CT"),
+    ],
+)
+def test_a_ct_that_is_not_in_hu_is_refused(tmp_path: Path, change: Callable, words: str) -> None:
+    label, image = phantom(0)
+    save_nifti(tmp_path / "source/a_ct.nii.gz", change(image * 5 - 1000))
+    save_nifti(tmp_path / "source/a_seg.nii.gz", label.astype(np.uint8))
+    with pytest.raises(DataFaults, match=r"a_ct\.nii\.gz: a CT with nothing below -500") as error:
+        prepare(options(tmp_path / "source", tmp_path / "out"))
+    assert words in str(error.value)
+    assert not (tmp_path / "out").exists()
+
+
+def test_an_offset_brings_a_ct_back_to_hu_and_leaves_those_that_are(tmp_path: Path) -> None:
+    label, image = phantom(0)
+    hu = np.rint(image * 5 - 1000)
+    save_nifti(tmp_path / "source/a_ct.nii.gz", (hu + 1024).astype(np.uint16))
+    save_nifti(tmp_path / "source/b_ct.nii.gz", hu.astype(np.int16))
+    for name in "ab":
+        save_nifti(tmp_path / f"source/{name}_seg.nii.gz", label.astype(np.uint8))
+    manifest = prepare(options(tmp_path / "source", tmp_path / "out", hu_offset=-1024.0, min_foreground=0.0))
+    shifted, same = (
+        np.stack([case.windows[0].decode(read_png(tmp_path / "out" / item.images[0])) for item in case.slices])
+        for case in manifest.cases
+    )
+    assert np.array_equal(shifted, same)
+    assert abs(same.max() - hu.max()) < 0.1
+    kept = prepare(options(tmp_path / "source", tmp_path / "as_it_is", hu_offset=0.0, min_foreground=0.0))
+    assert kept.spec.channels[0].unit == "HU"
+
+
+def test_fractional_hounsfield_units_are_ct_without_being_named_so(tmp_path: Path) -> None:
+    label, image = phantom(0)
+    for name, values in (("ct", image.astype(np.float64) * 5 - 1000.25), ("mr", image.astype(np.float64))):
+        save_nifti(tmp_path / name / "a.nii.gz", values)
+        save_nifti(tmp_path / "labels/a.nii.gz", label.astype(np.uint8))
+        o = options(
+            tmp_path,
+            tmp_path / f"{name}_out",
+            images=f"{tmp_path}/{name}",
+            labels=f"{tmp_path}/labels",
+            channel="image",
+            split=(1, 0, 0),
+        )
+        manifest = prepare(o)
+        assert manifest.spec.channels[0].unit == ("HU" if name == "ct" else "a.u.")
+        assert (manifest.cases[0].windows[0].low == -1024) == (name == "ct")
+
+
+def test_the_ignore_label_of_nnunet_is_no_class(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    root = nnunet(tmp_path / "raw")
+    for i in range(3):
+        label, _ = phantom(i)
+        save_nifti(root / "labelsTr" / f"p{i}.nii.gz", np.where(label == 3, 2, label > 3).astype(np.uint8))
+    names = {"channel_names": {"0": "PET", "1": "CT"}, "labels": {"background": 0, "tumour": 1, "ignore": 2}}
+    (root / "dataset.json").write_text(json.dumps(names))
+    manifest = prepare(
+        PrepareOptions(format="nnunet", source=root, out=tmp_path / "a", size=(64,), workers=1, min_foreground=0.0)
+    )
+    assert [(label.name, label.source) for label in manifest.spec.labels] == [("background", (0, 2)), ("tumour", (1,))]
+    assert {i for case in manifest.cases for item in case.slices for i in item.histogram} == {0, 1}
+    assert "voxels of the label 'ignore' count as background" in capsys.readouterr().out
