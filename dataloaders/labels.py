@@ -3,15 +3,26 @@
 from __future__ import annotations
 
 import csv
+import html
+import re
+import tomllib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
 from engine.files import read_json
+from models.gmm import freesurfer
 from spec import Label
+
+TABLES = Path(__file__).parent / "tables"
+# Of one space of ids: aseg, aparc+aseg, a2009s (Destrieux), wmparc, SynthSeg and FastSurfer
+FREESURFER = ("freesurfer", "aseg", "aparc", "destrieux", "a2009s", "wmparc", "synthseg", "fastsurfer")
+TISSUES = ("GM", "WM", "CSF")  # sections of a table of tissues, beside none
+_HEADER_LABEL = re.compile(rb'<Label Key="(\d+)"[^>]*>\s*(?:<!\[CDATA\[(.*?)\]\]>|([^<]*))\s*</Label>')
 
 
 @dataclass(frozen=True)
@@ -55,48 +66,141 @@ def id_type(num_labels: int) -> DTypeLike:
     return np.uint8 if num_labels <= 256 else np.uint16
 
 
-def read_label_map(path: Path) -> tuple[Label, ...]:
-    """Classes from a table: JSON {"name": id or [ids]} or {"id": "name"}, or CSV/TSV with columns id and name.
+def table_names() -> tuple[str, ...]:
+    """Names of the built-in tables."""
+    return (*FREESURFER, *sorted(path.stem for path in TABLES.glob("*.tsv")))
 
-    Rows of equal name are fused. Id 0, or the name ``background``, is background. ValueError naming file and row.
+
+def table_rows(name: str) -> list[tuple[int, str]]:
+    """(id, label name) of a built-in table (see `table_names`), ids ascending, without 0."""
+    if name in FREESURFER:
+        return [(i, text.replace(" ", "_")) for i, text in sorted(freesurfer.NAMES.items()) if i]
+    return _csv_rows(TABLES / f"{name}.tsv", "table")
+
+
+def read_label_map(
+    path: Path | str, found: Iterable[int] | None = None, flag: str = "--label_map"
+) -> tuple[Label, ...]:
+    """Classes from a built-in table or from a file, background first.
+
+    path: a name of `table_names`; JSON {"name": id or [ids]} or {"id": "name"}; CSV or TSV with the columns id (in BIDS'
+    dseg.tsv: index) and name; TOML of tissues (see `tissue_rows`).
+    found: of a built-in table, which lists all there is, only these ids.
+    Rows of equal name are fused. Id 0, or the name ``background``, is background. ValueError naming flag, file and row.
     """
-    if path.suffix == ".json":
-        rows = _json_rows(path)
-    elif path.suffix in (".csv", ".tsv"):
-        rows = _csv_rows(path)
+    path, built_in = Path(path), str(path) in table_names()
+    if built_in:
+        wanted = None if found is None else set(found)
+        rows = [(number, name) for number, name in table_rows(str(path)) if wanted is None or number in wanted]
     else:
-        raise ValueError(f"--label_map {path}: must end in .json, .csv or .tsv")
+        rows = _file_rows(path, flag)
     sources: dict[str, list[int]] = {"background": [0]}
     seen: dict[int, str] = {0: "background"}
     for number, name in rows:
-        name = "background" if number == 0 else name
+        name = "background" if number == 0 or name.lower() == "background" else name
         if seen.setdefault(number, name) != name:
-            raise ValueError(f"--label_map {path}: id {number} is both {seen[number]!r} and {name!r}")
+            raise ValueError(f"{flag} {path}: id {number} is both {seen[number]!r} and {name!r}")
         ids = sources.setdefault(name, [])
         if number not in ids:
             ids.append(number)
     return tuple(Label(i, name, tuple(sorted(ids))) for i, (name, ids) in enumerate(sources.items()))
 
 
-def _json_rows(path: Path) -> list[tuple[int, str]]:
+def _file_rows(path: Path, flag: str) -> list[tuple[int, str]]:
+    kinds = (".json", ".csv", ".tsv", ".toml")
+    if path.suffix not in kinds or not path.is_file():
+        raise ValueError(
+            f"{flag} {path}: must be an existing {', '.join(kinds[:-1])} or {kinds[-1]} file, or one of "
+            f"{', '.join(table_names())}"
+        )
+    if path.suffix == ".json":
+        return _json_rows(path, flag)
+    if path.suffix == ".toml":
+        try:
+            rows = tissue_rows(path)
+        except ValueError as error:
+            raise ValueError(f"{flag} {error}") from None
+        return [(number, "background" if section == "none" else section) for number, section, _ in rows]
+    return _csv_rows(path, flag)
+
+
+def _json_rows(path: Path, flag: str) -> list[tuple[int, str]]:
     data = read_json(path)
     try:
         if all(str(key).isdigit() for key in data):
             return [(int(key), str(name)) for key, name in data.items()]
         return [(int(i), str(name)) for name, ids in data.items() for i in (ids if isinstance(ids, list) else [ids])]
     except (TypeError, ValueError, AttributeError):
-        raise ValueError(f'--label_map {path}: expected {{"name": id or [ids]}} or {{"id": "name"}}') from None
+        raise ValueError(f'{flag} {path}: expected {{"name": id or [ids]}} or {{"id": "name"}}') from None
 
 
-def _csv_rows(path: Path) -> list[tuple[int, str]]:
+def _csv_rows(path: Path, flag: str) -> list[tuple[int, str]]:
     with open(path, encoding="utf-8-sig", newline="") as file:
         reader = csv.DictReader(file, delimiter="\t" if path.suffix == ".tsv" else ",")
-        if not {"id", "name"} <= set(reader.fieldnames or ()):
-            raise ValueError(f"--label_map {path}: needs the columns id and name, found {reader.fieldnames}")
-        try:
-            return [(int(row["id"]), row["name"].strip()) for row in reader]
-        except ValueError as error:
-            raise ValueError(f"--label_map {path}: {error}") from None
+        columns = [name for name in ("index", "id") if name in (reader.fieldnames or ())]
+        if not columns or "name" not in (reader.fieldnames or ()):
+            raise ValueError(f"{flag} {path}: needs the columns id (or index) and name, found {reader.fieldnames}")
+        rows = []
+        for row in reader:
+            number, name = (row[columns[0]] or "").strip(), (row["name"] or "").strip()
+            if not number.isdecimal() or name in ("", "n/a"):
+                raise ValueError(
+                    f"{flag} {path}: line {reader.line_num}: {columns[0]} {number!r}, name {name!r}; must be a whole "
+                    "number of 0 or more and a name"
+                )
+            rows.append((int(number), name))
+        return rows
+
+
+def tissue_rows(path: Path) -> list[tuple[int, str, str]]:
+    """(id, section, structure) of a TOML table of tissues: GM, WM, CSF, none of ``"structure" = [ids, "first-last"]``.
+
+    Ids of none are known, but no brain tissue. ValueError names file and entry.
+    """
+    try:
+        data = tomllib.loads(path.read_text(encoding="utf-8-sig"))
+    except FileNotFoundError:
+        raise ValueError(f"{path}: no such label table") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path}: not a TOML file ({error})") from None
+    rows: list[tuple[int, str, str]] = []
+    names: dict[int, str] = {}
+    for section, structures in data.items():
+        if section not in (*TISSUES, "none") or not isinstance(structures, dict):
+            raise ValueError(f"{path}: section {section!r}: must be one of {', '.join(TISSUES)}, none")
+        for name, entries in structures.items():
+            for number in _numbers(path, name, entries):
+                if number in names:
+                    raise ValueError(f"{path}: id {number} is both {names[number]!r} and {name!r}")
+                names[number] = name
+                rows.append((number, section, name))
+    return rows
+
+
+def _numbers(path: Path, name: str, entries: Any) -> list[int]:
+    numbers: list[int] = []
+    for entry in entries if isinstance(entries, list) else [entries]:
+        span = re.fullmatch(r"(\d+)-(\d+)", entry) if isinstance(entry, str) else None
+        if span is not None and int(span[1]) <= int(span[2]):
+            numbers += range(int(span[1]), int(span[2]) + 1)
+        elif isinstance(entry, int) and not isinstance(entry, bool) and entry > 0:
+            numbers.append(entry)
+        else:
+            raise ValueError(f'{path}: {name} = {entries!r}: must be positive ids or "first-last"')
+    return numbers
+
+
+def header_names(header: Any) -> dict[int, str]:
+    """Label names that a NIfTI header holds, as TotalSegmentator and Connectome Workbench write them; {} for none."""
+    names: dict[int, str] = {}
+    for extension in getattr(header, "extensions", ()):
+        content = extension.get_content()
+        content = content.encode() if isinstance(content, str) else content
+        if isinstance(content, bytes):
+            for key, quoted, plain in _HEADER_LABEL.findall(content):
+                text = quoted.decode(errors="replace") if quoted else html.unescape(plain.decode(errors="replace"))
+                names[int(key)] = text.strip()
+    return {number: name for number, name in names.items() if name}
 
 
 def dataset_json_names(path: Path) -> dict[int, str]:

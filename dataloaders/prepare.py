@@ -227,7 +227,7 @@ def _table(o: PrepareOptions, found: Found, counts: dict[int, int]) -> LabelTabl
         names = tissue.BRAIN_TISSUE if o.tissue == "hmrf" else tissue.CT_TISSUE
         labels = found_labels(names, names)
     elif o.label_map is not None:
-        labels = read_label_map(o.label_map)
+        labels = read_label_map(o.label_map, counts)
     else:
         labels = found_labels(counts, dataset_json_names(found.label_names) if found.label_names else {})
     extra = ["body_unlabelled"] if o.split_background else []

@@ -74,7 +74,7 @@ class PrepareOptions:
     split_background: bool = False
     """Split label 0 into background (air) and body_unlabelled."""
     label_map: Path | None = None
-    """Table of source ids and class names (.json, .csv, .tsv); ids that share a name are fused."""
+    """Table of source ids and names (.json, .csv, .tsv as BIDS' dseg.tsv), or its name: freesurfer, totalsegmentator, …"""
     unknown_labels: Literal["refuse", "background"] = "refuse"
     """What to do with ids that the table does not list."""
     min_foreground: float = 0.01

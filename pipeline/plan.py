@@ -8,11 +8,12 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from dataloaders.labels import TABLES
 from pipeline.cases import Case
 from pipeline.generator import gmm_options
 from pipeline.records import Unit
 from pipeline.study import PATH_SETTINGS, StudyOptions
-from pipeline.tissue import FOLDER, read_table
+from pipeline.tissue import read_table
 from pipeline.tools import TOOLS, Tool, configured
 
 # Of the work, in order; those of one group do not wait for each other, and a Slurm array holds one group.
@@ -130,7 +131,7 @@ def _tissue_unit(study: StudyOptions, case: Case, segmenter: str, stripper: str,
     given = study.tissue.tables.get(segmenter)
     table = TOOLS[study.tools.get(segmenter, {}).get("tool", segmenter)].table
     needs = (f"harmonise/{case.id}", f"strip/{stripper}/{case.id}", segment)
-    path = given or FOLDER / table
+    path = given or TABLES / table
     settings = {"table": path.name, "quality": asdict(study.quality)}
     return Unit("tissue", f"{segmenter}_{stripper}", case.id, needs, settings=settings, files=(path,))
 

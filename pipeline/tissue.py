@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import re
-import tomllib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,12 +11,12 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from dataloaders.cleaning import largest_component
+from dataloaders.labels import tissue_rows
 from pipeline.study import QualityOptions
 from spec import Label
 
 TISSUES = {"GM": 1, "WM": 2, "CSF": 3}
 LABELS = (Label(0, "background"), Label(1, "GM"), Label(2, "WM"), Label(3, "CSF"))
-FOLDER = Path(__file__).parent / "tables"
 
 
 @dataclass(frozen=True)
@@ -40,41 +38,13 @@ class TissueTable:
 
 
 def read_table(path: Path) -> TissueTable:
-    """A table with sections GM, WM, CSF, none of ``"structure" = [ids, "first-last"]``; ValueError names file and entry."""
-    try:
-        data = tomllib.loads(path.read_text(encoding="utf-8-sig"))
-    except FileNotFoundError:
-        raise ValueError(f"{path}: no such label table") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path}: not a TOML file ({error})") from None
-    sections = {**TISSUES, "none": 0}
-    ids: dict[int, int] = {}
-    names: dict[int, str] = {}
-    for section, structures in data.items():
-        if section not in sections or not isinstance(structures, dict):
-            raise ValueError(f"{path}: section {section!r}: must be one of {', '.join(sections)}")
-        for name, entries in structures.items():
-            for number in _numbers(path, name, entries):
-                if number in ids:
-                    raise ValueError(f"{path}: id {number} is both {names[number]!r} and {name!r}")
-                ids[number], names[number] = sections[section], name
+    """A table of `dataloaders.labels.tissue_rows`; ValueError names file and entry, and tissues that nothing becomes."""
+    rows = tissue_rows(path)
+    ids = {number: TISSUES.get(section, 0) for number, section, _ in rows}
     absent = [name for name, tissue in TISSUES.items() if tissue not in ids.values()]
     if absent:
         raise ValueError(f"{path}: no id becomes {', '.join(absent)}")
-    return TissueTable(path.name, ids, names)
-
-
-def _numbers(path: Path, name: str, entries: Any) -> list[int]:
-    numbers: list[int] = []
-    for entry in entries if isinstance(entries, list) else [entries]:
-        span = re.fullmatch(r"(\d+)-(\d+)", entry) if isinstance(entry, str) else None
-        if span is not None and int(span[1]) <= int(span[2]):
-            numbers += range(int(span[1]), int(span[2]) + 1)
-        elif isinstance(entry, int) and not isinstance(entry, bool) and entry > 0:
-            numbers.append(entry)
-        else:
-            raise ValueError(f'{path}: {name} = {entries!r}: must be positive ids or "first-last"')
-    return numbers
+    return TissueTable(path.name, ids, {number: name for number, _, name in rows})
 
 
 def tissue_facts(tissue: NDArray[np.uint8], t1: NDArray, voxel_ml: float) -> dict[str, Any]:

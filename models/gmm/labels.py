@@ -7,6 +7,7 @@ Legend: N labels, K intensity classes, S any number of spatial axes. "Label inde
 from __future__ import annotations
 
 import re
+import warnings
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -36,6 +37,8 @@ _ROLES = {
     "csf": re.compile(r"\bcsf\b|cerebrospinal|\bventricles\b|\b(lateral|3rd|third|4th|fourth|5th|fifth) ventricle\b"),
     "lesion": re.compile(r"\blesions?\b|^(?!.*\bnon wm\b).*hypointensit|hyperintensit|\bwmsa\b"),
 }
+# Organs that one side alone has, or that its tables list of one side alone: they keep their label in a mirror.
+_ONE_SIDED = re.compile(r"\bmiddle lobe\b|\batrial appendage\b")
 _OTHER_SIDE = {"left": "right", "right": "left", "lh": "rh", "rh": "lh"}
 
 
@@ -128,31 +131,47 @@ class LabelScheme:
         """The aligned lists of lab2im and SynthSeg, with their meaning.
 
         generation_labels (N): in the order background, others without a side, all left, all right in the same order.
+            Ids that FreeSurfer's table lacks among its own (`freesurfer.strangers`) have no side, with a warning.
         generation_classes (N): default one class per label. output_labels (N): default the labels themselves.
         n_neutral_labels: how many come before the first left label. Default: sides are found in `names` with left and
             right in them, without names in FreeSurfer's table where that applies, otherwise they stay unknown, and the maps
-            will not be flipped (the predecessor flipped them without exchanging left and right).
+            will not be flipped (the predecessor flipped them without exchanging left and right). N, SynthSeg's default, is
+            as good as none for FreeSurfer's ids.
         names (N): default FreeSurfer's where that table applies, otherwise "label 7".
 
         FreeSurfer ids with the left or right ones absent throughout, but 2 (cerebral white matter) present, are taken
         for maps in which both sides were fused: these may be flipped, and nothing is exchanged.
-        ValueError: see the class; lists of fractional numbers; an odd number of labels with sides.
+        ValueError: see the class; lists of fractional numbers; an odd number of labels with sides; n_neutral_labels that
+        pairs labels which FreeSurfer's table, or `names`, know to be no pair.
         """
         values = _integers(generation_labels, "generation_labels")
-        known = freesurfer.recognised(values)
+        strange = freesurfer.strangers(values)
+        known = strange is not None
         table_names = [freesurfer.name(value) if known or value == BACKGROUND else None for value in values]
-        partners: tuple[int, ...] | None
+        told_names = (name or f"label {i}" for i, name in zip(values, table_names, strict=True))
+        shown = tuple(told_names if names is None else names)
+        if strange and names is None:
+            warnings.warn(
+                f"label maps: {_join(strange)} are no ids of FreeSurfer, as the others are; taken to have no side "
+                "(a table of names tells: scheme)",
+                stacklevel=2,
+            )
+        told = _named_partners(names) if names is not None else _table_partners(values) if known else None
+        partners = told
         if n_neutral_labels is not None:
             partners = _halves(len(values), n_neutral_labels)
-        elif names is not None:
-            partners = _named_partners(names)
-        else:
-            partners = _table_partners(values) if known else None
+            if told is not None and names is None and n_neutral_labels == len(values):
+                partners = told
+            elif told is not None or (known and names is None):
+                shown = (
+                    names
+                    if names is not None
+                    else [name or f"label {i}" for i, name in zip(values, table_names, strict=True)]
+                )
+                _check_pairs(values, shown, partners, told, n_neutral_labels)
         return cls(
             values=values,
-            names=tuple(names)
-            if names is not None
-            else tuple(name or f"label {value}" for value, name in zip(values, table_names, strict=True)),
+            names=shown,
             classes=tuple(range(len(values)))
             if generation_classes is None
             else _integers(generation_classes, "generation_classes"),
@@ -168,9 +187,9 @@ class LabelScheme:
         side (a lesion on the left in every map), that partner is added, so that maps can still be flipped.
         """
         found = sorted(set(_integers(tuple(values), "values")))
-        if freesurfer.recognised(found):
-            others = {freesurfer.PARTNERS[value] for value in found}
-            if any(other in found and freesurfer.PARTNERS[other] != other for other in others):
+        if freesurfer.strangers(found) is not None:
+            others = {freesurfer.PARTNERS.get(value, value) for value in found}
+            if any(other in found and freesurfer.PARTNERS.get(other, other) != other for other in others):
                 found = sorted({*found, *others})
             return cls.from_lists(freesurfer.in_order(found))
         return cls.from_lists(found)
@@ -344,12 +363,35 @@ def _halves(n: int, neutral: int) -> tuple[int, ...]:
     return (*range(neutral), *right, *left)
 
 
+def _check_pairs(
+    values: Sequence[int], names: Sequence[str], partners: Sequence[int], told: Sequence[int] | None, neutral: int
+) -> None:
+    """ValueError naming the first label whose partner by the order of a list is not the one by its name or id.
+
+    told: all partners by names or ids; None where some are absent, and single ids tell.
+    """
+    for i, other in enumerate(partners):
+        right = told[i] if told is not None else i
+        if told is None and (mirrored := freesurfer.partner(values[i])) in values:
+            right = values.index(mirrored)
+        if other == right or (told is None and freesurfer.partner(values[i]) is None):
+            continue
+        one, two, known = (f"{values[k]} ({names[k]})" for k in (i, other, right))
+        found = f"leaves {one} without a side" if other == i else f"pairs {one} with {two}"
+        raise ValueError(
+            f"n_neutral_labels {neutral}: {found}, {'which has no other side' if right == i else f'not with {known}'}; "
+            "generation_labels must be those without a side, then left, then right in the order of the left ones; or leave "
+            "n_neutral_labels out, as sides are known"
+        )
+
+
 def _table_partners(values: tuple[int, ...]) -> tuple[int, ...] | None:
     """Partners of FreeSurfer ids; identity where both sides were fused; None where some partners are absent."""
-    sided = [value for value in values if freesurfer.PARTNERS[value] != value]
-    present = [value for value in sided if freesurfer.PARTNERS[value] in values]
+    other = {value: freesurfer.PARTNERS.get(value, value) for value in values}
+    sided = [value for value in values if other[value] != value]
+    present = [value for value in sided if other[value] in values]
     if len(present) == len(sided):
-        return tuple(values.index(freesurfer.PARTNERS[value]) for value in values)
+        return tuple(values.index(other[value]) for value in values)
     return tuple(range(len(values))) if not present and 2 in values else None
 
 
@@ -358,7 +400,10 @@ def _named_partners(names: Sequence[str]) -> tuple[int, ...] | None:
     plain = [plain_name(name) for name in names]
     if len(set(plain)) < len(plain) or any(re.fullmatch(r"((label|class) ?)?\d*", name) for name in plain):
         return None
-    mirrored = [" ".join(_OTHER_SIDE.get(word, word) for word in name.split()) for name in plain]
+    mirrored = [
+        name if _ONE_SIDED.search(name) else " ".join(_OTHER_SIDE.get(word, word) for word in name.split())
+        for name in plain
+    ]
     place = {name: i for i, name in enumerate(plain)}
     return tuple(place[name] for name in mirrored) if place.keys() >= set(mirrored) else None
 

@@ -9,12 +9,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dataloaders import geometry
+from dataloaders.labels import TABLES
 from dataloaders.manifest import affine_rows
 from dataloaders.nifti import Volume, read_volume, whole_numbers, write_volume
 from dataloaders.tissue import TissueError, brain_mask
 from pipeline.context import Context, Excluded, Made
 from pipeline.interleave import even_slices
-from pipeline.tissue import FOLDER, TissueTable, bounding_box, gate, read_table, tissue_facts
+from pipeline.tissue import TissueTable, bounding_box, gate, read_table, tissue_facts
 from pipeline.tools import TOOLS, Job
 from pipeline.tools.base import Tool, package_version
 from pipeline.volumes import on_grid, read_any, read_labels, same_grid
@@ -200,5 +201,5 @@ def tissue(context: Context) -> Made:
 
 
 def _table(context: Context) -> TissueTable:
-    path = context.unit.files[0] if context.unit.files else FOLDER / context.unit.settings["table"]
+    path = context.unit.files[0] if context.unit.files else TABLES / context.unit.settings["table"]
     return read_table(path)

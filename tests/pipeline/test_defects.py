@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from dataloaders.image_generator import ImageGenerator
+from dataloaders.labels import TABLES
 from dataloaders.manifest import Manifest
 from dataloaders.nifti import read_volume
 from dataloaders.png import read_png
@@ -21,7 +22,7 @@ from pipeline.runner import Project, RunOptions, run
 from pipeline.slices import chosen_slices
 from pipeline.study import SliceOptions
 from pipeline.subclasses import scheme
-from pipeline.tissue import FOLDER, read_table
+from pipeline.tissue import read_table
 from pipeline.tools import TOOLS, Job
 from tests.pipeline.conftest import Fakes
 from tests.pipeline.heads import affine, head, study
@@ -238,5 +239,5 @@ def test_10_one_bad_scan_does_not_end_the_study(tmp_path: Path, copied: Callable
 
 
 def test_all_tables_are_used_or_general() -> None:
-    assert {tool.table for tool in TOOLS.values() if tool.table} == {path.name for path in FOLDER.glob("*.toml")}
-    assert read_table(FOLDER / "freesurfer.toml").ids[16] == 2
+    assert {tool.table for tool in TOOLS.values() if tool.table} == {path.name for path in TABLES.glob("*.toml")}
+    assert read_table(TABLES / "freesurfer.toml").ids[16] == 2

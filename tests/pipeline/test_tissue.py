@@ -5,8 +5,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from dataloaders.labels import TABLES
 from pipeline.study import QualityOptions
-from pipeline.tissue import FOLDER, bounding_box, gate, read_table, tissue_facts
+from pipeline.tissue import bounding_box, gate, read_table, tissue_facts
 from pipeline.tools import TOOLS
 from tests.pipeline.heads import head
 
@@ -30,7 +31,7 @@ def ours() -> tuple[np.ndarray, np.ndarray]:
 def test_every_segmenter_has_a_table() -> None:
     for tool in TOOLS.values():
         if tool.kind == "segment":
-            assert read_table(FOLDER / tool.table).ids
+            assert read_table(TABLES / tool.table).ids
 
 
 @pytest.mark.parametrize(
@@ -44,24 +45,24 @@ def test_every_segmenter_has_a_table() -> None:
     ],
 )
 def test_freesurfers_ids(ids: list[int], tissue: int) -> None:
-    table = read_table(FOLDER / "freesurfer.toml")
+    table = read_table(TABLES / "freesurfer.toml")
     assert [table.ids[i] for i in ids] == [tissue] * len(ids)
 
 
 def test_all_of_synthsegs_labels_are_known() -> None:
-    table = read_table(FOLDER / "freesurfer.toml")
+    table = read_table(TABLES / "freesurfer.toml")
     assert not [i for i in SYNTHSEG if i and i not in table.ids]
 
 
 @pytest.mark.parametrize("tool", ["fast", "hmrf", "atlas"])
 def test_classes_rise_from_csf_to_white_matter(tool: str) -> None:
     """The original takes FAST's 1, 2, 3 for WM, GM, CSF."""
-    table = read_table(FOLDER / TOOLS[tool].table)
+    table = read_table(TABLES / TOOLS[tool].table)
     assert table.ids == {1: CSF, 2: GM, 3: WM}
 
 
 def test_unknown_ids_are_counted_not_swallowed() -> None:
-    table = read_table(FOLDER / "freesurfer.toml")
+    table = read_table(TABLES / "freesurfer.toml")
     labels = np.array([[0, 3, 2], [502, 502, 24], [165, 0, 900]], np.int32)
     tissue, unknown = table.apply(labels)
     np.testing.assert_array_equal(tissue, [[0, GM, WM], [0, 0, CSF], [0, 0, 0]])

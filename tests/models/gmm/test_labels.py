@@ -45,7 +45,12 @@ def test_freesurfer_table() -> None:
     assert freesurfer.name(502) == "extra-cerebral 502"
     assert freesurfer.partner(16) == 16
     assert freesurfer.partner(75) is None
-    assert freesurfer.name(14175) is None
+    assert freesurfer.name(11146) == "left cortex S_central"  # Destrieux
+    assert freesurfer.partner(11175) == 12175
+    assert freesurfer.name(3024) == "left white matter precentral"  # wmparc
+    assert (freesurfer.partner(3024), freesurfer.partner(5001)) == (4024, 5002)
+    assert freesurfer.name(14175) == "right white matter S_temporal_transverse"
+    assert freesurfer.name(14176) is None
     assert freesurfer.in_order(reversed(SYNTHSEG)) == tuple(SYNTHSEG)
 
 
@@ -82,6 +87,45 @@ def test_from_values() -> None:
     assert LabelScheme.from_values([9, 1, 0]).values == (0, 1, 9)
     assert LabelScheme.from_values([9, 1, 0]).names == ("background", "label 1", "label 9")
     assert LabelScheme.from_values([2, 3, 0, 14]).values == (0, 14, 2, 3)
+
+
+def test_one_strange_id_costs_no_names_and_sides() -> None:
+    with pytest.warns(UserWarning, match=r"label maps: 1999 are no ids of FreeSurfer.*no side"):
+        scheme = LabelScheme.from_values([*SYNTHSEG, 1999])
+    assert scheme.values == (*NEUTRAL, 1999, *LEFT, *RIGHT)
+    assert scheme.names[18:20] == ("label 1999", "left cerebral white matter")
+    assert partner_values(scheme)[2] == 41
+    assert partner_values(scheme)[1999] == 1999
+
+
+def test_other_numberings_are_not_taken_for_freesurfers() -> None:
+    chest = [3, 5, 6, 10, 11, 18, 19, 20, 30, 31, 32, 33, 52, 63, 64]  # TotalSegmentator's, below the spleen
+    neuromorphometrics = [4, 11, 23, 30, 31, 32, 35, 36, 100, 101, 102, 103, 104, 105, 106]
+    for values in (chest, neuromorphometrics, list(range(2, 11)), [0, 1, 2, 3]):
+        assert LabelScheme.from_values([0, *values]).names[-1].startswith("label ")
+        assert LabelScheme.from_values([0, *values]).partners is None
+
+
+def test_neutral_labels_that_pair_wrong_sides_are_refused() -> None:
+    ascending = sorted(SYNTHSEG)
+    with pytest.raises(ValueError, match=r"n_neutral_labels 18: leaves 2 \(left cerebral white matter\) without a side, "
+                       r"not with 41 \(right cerebral white matter\); generation_labels must be"):  # fmt: skip
+        LabelScheme.from_lists(ascending, n_neutral_labels=18)
+    with pytest.raises(ValueError, match=r"pairs 3 \(left cerebral cortex\) with 4 .*which has no other side"):
+        LabelScheme.from_lists([0, 2, 3, 4], n_neutral_labels=2)  # of fused sides
+    with pytest.raises(ValueError, match=r"pairs 1 \(kidney left\) with 3 \(lung left\), not with 2"):
+        LabelScheme.from_lists([0, 1, 2, 3, 4], n_neutral_labels=1,
+                               names=["background", "kidney left", "kidney right", "lung left", "lung right"])  # fmt: skip
+    assert LabelScheme.from_lists([0, 1, 2, 3, 4], n_neutral_labels=1).partners == (
+        0,
+        3,
+        4,
+        1,
+        2,
+    )  # nobody knows better
+    assert LabelScheme.from_lists(ascending, n_neutral_labels=54).partners == (
+        LabelScheme.from_lists(ascending).partners
+    )
 
 
 def test_from_spec() -> None:
