@@ -163,11 +163,6 @@ class LabelScheme:
             if told is not None and names is None and n_neutral_labels == len(values):
                 partners = told
             elif told is not None or (known and names is None):
-                shown = (
-                    names
-                    if names is not None
-                    else [name or f"label {i}" for i, name in zip(values, table_names, strict=True)]
-                )
                 _check_pairs(values, shown, partners, told, n_neutral_labels)
         return cls(
             values=values,
