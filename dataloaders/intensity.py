@@ -6,9 +6,12 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy import ndimage
 
 LEVELS = 65535  # highest value of a 16-bit PNG
 AIR_BELOW = -500.0  # HU; the air around and in a patient lies below, everything else above
+DARK = 0.05  # of a scan's range: noise and ringing in air
+SMALL = 0.01  # of the largest part's size: specks, markers, tubes
 SCALE_SAMPLES = 200_000  # evenly spaced voxels that a robust scale is found from
 
 
@@ -71,3 +74,17 @@ def robust_unit(image: NDArray) -> NDArray[np.float32]:
     if high <= low:
         return np.zeros_like(image)
     return np.clip((image - low) / (high - low), 0.0, 1.0)
+
+
+def shown(image: NDArray[np.float32]) -> NDArray[np.bool_]:
+    """What a scan (C, X, Y, Z) in [0, 1] shows: bright in the mean of 3³ voxels, and not small beside the largest part.
+
+    So neither single voxels nor noise in air count.
+    """
+    bright = ndimage.uniform_filter(image.max(axis=0), 3, mode="nearest") > DARK
+    parts, count = ndimage.label(bright)
+    if count < 2:
+        return bright
+    sizes = np.bincount(parts.ravel())[1:]
+    keep = np.concatenate([[False], sizes >= SMALL * sizes.max()])
+    return keep[parts]

@@ -20,6 +20,7 @@ from engine.files import files_below, read_list
 
 NO_IMAGES = ("dseg", "mask", "probseg", "defacemask")  # endings of BIDS files that are no scans
 OUTPUTS = ("dseg", "probseg", "resampled")  # endings of scripts/segment.py's own files
+CT_WINDOW = (0.0, 80.0)  # HU, SynthSeg's
 MAX_GRID = 2**29  # voxels that a scan may have on the network's grid
 
 
@@ -141,8 +142,11 @@ class ReadScan:
     source_affine: NDArray[np.float64]
 
 
-def read_scan(scan: Scan) -> ReadScan:
-    """All files of a scan on the grid of the first; NaN counts as 0. VolumeError naming a file that cannot be used."""
+def read_scan(scan: Scan, ct: bool = False) -> ReadScan:
+    """All files of a scan on the grid of the first; NaN counts as 0. VolumeError naming a file that cannot be used.
+
+    ct: clip to CT_WINDOW first, in which the brain has contrast.
+    """
     channels = []
     first: Volume | None = None
     for path in scan.files:
@@ -151,6 +155,7 @@ def read_scan(scan: Scan) -> ReadScan:
         if first is None:
             first, grid, shape = volume, affine, data.shape
         data = resample(np.asarray(data, np.float32), affine, shape, grid)
+        data = np.clip(data, *CT_WINDOW) if ct else data
         channels.append(robust_unit(data))
         if not channels[-1].any():
             raise VolumeError(f"{path}: a constant image, there is nothing to segment")

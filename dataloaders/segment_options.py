@@ -32,8 +32,14 @@ class SegmentOptions:
     """CSV file of volumes in mm³, one row for each scan."""
     resample: Path | None = None
     """Folder, or for one scan a .nii.gz file, for the image as the network sees it: on its grid, in [0, 1]."""
-    qc: bool = True
-    """Write a picture of each segmentation."""
+    qc: Path | None = None
+    """CSV file with the mean probability of each class where it was found, and what is implausible, scan by scan."""
+    pictures: bool = True
+    """Write a picture of each segmentation (--no-qc does the same as --no-pictures)."""
+    ct: bool = False
+    """The scan is CT: clip it to 0 to 80 HU, as SynthSeg does."""
+    crop: tuple[int, ...] = ()
+    """Only look at a box of so many voxels of the network's grid, one number or three, in the scan's centre."""
     device: str = "auto"
     """auto for GPU 0 where there is one, cpu, or a GPU number."""
     cpu: bool = False
@@ -79,7 +85,10 @@ def check_options(o: SegmentOptions) -> None:
     for flag, path in {"--output": o.output, "--posteriors": o.posteriors, "--resample": o.resample}.items():
         if path is not None and path.suffix in NO_FOLDERS:
             raise ValueError(f"{flag} {path}: name a folder, or for one scan a file ending in .nii.gz")
-    if o.vol is not None and o.vol.suffix != ".csv":
-        raise ValueError(f"--vol {o.vol}: must end in .csv")
+    for flag, path in {"--vol": o.vol, "--qc": o.qc}.items():
+        if path is not None and path.suffix != ".csv":
+            raise ValueError(f"{flag} {path}: must end in .csv")
+    if len(o.crop) not in (0, 1, 3) or any(n < 1 for n in o.crop):
+        raise ValueError(f"--crop {' '.join(map(str, o.crop))}: must be one or three numbers of voxels, at least 1")
     assert o.part
     assert o.gpu_ids

@@ -84,7 +84,8 @@ class GeneratedVolumes:
         params = aim(params, self._spots[key], self.o.foreground, seeded_generator(self.seed, "aim", number))
         image, label = render_pair(values.to(generator.device), params, generator.scheme)
         if image.ndim == 3:  # of one slice
-            image, label = image.unsqueeze(-1), label.unsqueeze(-1)
+            across = ACROSS[self.o.axis]
+            image, label = image.unsqueeze(across + 1), label.unsqueeze(across)
         return drawn(image.cpu(), label.cpu(), f"gmm-{label_map.name}")
 
 

@@ -29,7 +29,9 @@ from dataloaders.classes import (
     read_classes,
 )
 from dataloaders.folder import is_plain, load_manifest
+from dataloaders.geometry import spacing
 from dataloaders.image_generator import ImageGenerator
+from dataloaders.intensity import shown
 from dataloaders.label_maps import LabelMaps
 from dataloaders.label_schemes import output_labels, scheme_of
 from dataloaders.manifest import FILE_NAME, Case, Manifest
@@ -49,6 +51,8 @@ from models.gmm.labels import LabelScheme
 from spec import Channel, DataSpec, Label
 
 LESION = "lesion"
+EXPECTED = 8  # training scans that say how large classes are
+SHOWN = "all that is shown"
 HELD_OUT = 10  # of a results folder without a validation split, every tenth case validates
 
 
@@ -73,11 +77,18 @@ class SegmentationTask:
             )
         if self.prepared is not None and self.prepared.spec.axis is not None:
             self.o = replace(self.o, axis=self.prepared.spec.axis)
+        if self.maps is not None and len(plane := self.maps[0].plane) == 2:
+            if self.o.dims == 3:
+                raise ValueError(
+                    f"--segmenter.dims 3: {self.maps.name(0)} is a slice, and makes networks of 2 dimensions"
+                )
+            across = ({0, 1, 2} - {*plane}).pop()
+            self.o = replace(self.o, axis=next(axis for axis, number in ACROSS.items() if number == across))
         self.base = None if self.maps is None else scheme_of(self.maps.values(), config.gmm.preset)
         self.classes = self._classes()
         self.channels = self._channels()
         self.spacing = self._spacing()
-        self.data = Manifest(self._spec(), (), {"kind": "segmentation"})
+        self.data = Manifest(self._spec(), (), {"kind": "segmentation", "expected": self._expected()})
         self.scheme = LabelScheme.from_spec(self.data.spec)
 
     def _classes(self) -> Classes:
@@ -104,8 +115,7 @@ class SegmentationTask:
             mm = ras_spacing(self.prepared.spec)
         else:
             assert self.maps is not None
-            mm = tuple(round(value, 4) for value in self.maps[0].spacing)
-            mm = mm if len(mm) == 3 else (*mm, 1.0)
+            mm = tuple(round(float(value), 4) for value in spacing(self.maps[0].affine))
         return (mm[0], mm[1], mm[2])
 
     def _spec(self) -> DataSpec:
@@ -113,6 +123,36 @@ class SegmentationTask:
         window = [size for i, size in enumerate(window_shape(self.o)) if i != ACROSS[axis]]
         x, y = (size for i, size in enumerate(mm) if i != ACROSS[axis])
         return DataSpec(self.classes.labels, self.channels, (window[1], window[0]), (y, x), mm[ACROSS[axis]], axis)
+
+    def _expected(self) -> dict[str, list[float]]:
+        """Millilitres of each class and of all that is shown: the lowest and the highest of at most EXPECTED training scans.
+
+        Of whole label maps and real scans; {} where there are none, as with slices and synthetic images from disk.
+        """
+        found: list[dict[str, float]] = []
+        if self.maps is not None and len(self.maps[0].plane) == 3 and not self.o.results:
+            assert self.base is not None
+            scheme = self.classes.of_scheme(self.base)
+            table = dict(zip(scheme.values, scheme.outputs, strict=True))
+            for i in _spread(len(self.maps)):
+                values, counts = np.unique(self.maps[i].values.numpy(), return_counts=True)
+                ml = counts * float(np.prod(self.maps[i].spacing)) / 1000
+                classes = np.array([table.get(int(value), 0) for value in values])
+                painted = classes if self.config.gmm.skull_strip_prob >= 1 else values
+                found.append(self._volumes_ml(classes, ml) | {SHOWN: float(ml[painted > 0].sum())})
+        if self.o.real_fraction > 0 and self.prepared is not None and self.prepared.spec.axis is not None:
+            files = self._real("train")
+            for i in _spread(len(files)):
+                scan = files[i].read()
+                voxel = float(abs(np.linalg.det(scan.affine[:3, :3]))) / 1000
+                classes, counts = np.unique(scan.label, return_counts=True)
+                found.append(
+                    self._volumes_ml(classes, counts * voxel) | {SHOWN: float(shown(scan.image).sum() * voxel)}
+                )
+        return {name: [f(item[name] for item in found) for f in (min, max)] for name in found[0]} if found else {}
+
+    def _volumes_ml(self, classes: NDArray, ml: NDArray) -> dict[str, float]:
+        return {label.name: float(ml[classes == label.id].sum()) for label in self.classes.labels if label.id}
 
     # -- sources --------------------------------------------------------------------------------------------------
 
@@ -214,7 +254,10 @@ class SegmentationTask:
         return contrast_means(self.o.contrasts, self.classes.labels, scheme, default)
 
     def _options(self) -> GmmConfig:
-        return replace(self.config.gmm, output_shape=window_shape(self.o), target_res=self.spacing, output_div_by_n=1)
+        shape, mm = window_shape(self.o), self.spacing
+        if self.maps is not None and len(plane := self.maps[0].plane) == 2:
+            shape, mm = self.o.spatial_patch, tuple(mm[axis] for axis in plane)  # type: ignore[assignment]
+        return replace(self.config.gmm, output_shape=shape, target_res=mm, output_div_by_n=1)
 
     def _prepared_generator(self, options: GmmConfig, seed: int) -> ImageGenerator:
         """Of the training labels of --dataroot, as they are prepared."""
@@ -261,6 +304,11 @@ class SegmentationTask:
             grid = np.diag([*self.spacing, 1.0])
             found.append(CaseVolume(f"{drawn.source}_{-number}", drawn.source, drawn.image, drawn.label, grid))
         return found
+
+
+def _spread(count: int) -> list[int]:
+    """At most EXPECTED numbers below `count`, evenly spaced."""
+    return sorted({int(i) for i in np.linspace(0, count - 1, min(count, EXPECTED))})
 
 
 def tied(scheme: LabelScheme) -> LabelScheme:

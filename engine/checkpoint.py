@@ -11,8 +11,8 @@ import json
 import re
 import shutil
 import zipfile
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -104,6 +104,7 @@ class Weights:
     """Contents of a weight file: the tensors of `Method.release()`, config and spec as plain dicts, images seen.
 
     windows: (low, high) by channel for images that no scan of their own lends its window (unpaired training).
+    expected: name -> (low, high) in ml over the training scans, of a segmenter (`SegmentationTask.expected`).
     """
 
     tensors: dict[str, Tensor]
@@ -111,6 +112,7 @@ class Weights:
     spec: dict[str, Any]
     images: int
     windows: Sequence[Sequence[float]] = ()
+    expected: Mapping[str, Sequence[float]] = field(default_factory=dict)
 
 
 def weights_path(folder: Path, which: str) -> Path:
@@ -121,7 +123,7 @@ def weights_path(folder: Path, which: str) -> Path:
 def save_weights(path: Path, weights: Weights) -> None:
     """Write tensors with config and spec in the file's metadata, atomically."""
     header = {"schema": WEIGHTS_SCHEMA, "config": weights.config, "spec": weights.spec, "images": weights.images}
-    header["windows"] = weights.windows
+    header |= {"windows": weights.windows, "expected": weights.expected}
     header = json.loads(json.dumps(header))  # as it will be read
     tensors = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in weights.tensors.items()}
     with atomic_path(path) as temporary:
@@ -162,4 +164,16 @@ def load_weights(folder: Path, which: str) -> Weights:
         raise CheckpointError(f"{path}: schema {found!r}, this version reads {WEIGHTS_SCHEMA!r}")
     if header["schema"] == WEIGHTS_SCHEMA and header.pop("sha256", "") != _digest(header, tensors):
         raise CheckpointError(f"{path}: damaged weight file (wrong checksum)")
-    return Weights(tensors, header["config"], header["spec"], header["images"], header.get("windows", ()))
+    if broken := [name for name, tensor in tensors.items() if not bool(tensor.isfinite().all())]:
+        raise CheckpointError(
+            f"{path}: {len(broken)} of {len(tensors)} tensors hold NaN or infinity ({broken[0]}): the training went astray; "
+            "take other weights (--ckpt_iter)"
+        )
+    return Weights(
+        tensors,
+        header["config"],
+        header["spec"],
+        header["images"],
+        header.get("windows", ()),
+        header.get("expected", {}),
+    )

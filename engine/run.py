@@ -542,6 +542,7 @@ class Run:
             self.data.spec.to_dict(),
             self.state.images_seen,
             [(window.low, window.high) for window in self.data.cases[0].windows] if self.config.unpaired else (),
+            self.data.provenance.get("expected", {}),
         )
         checkpoint.save_weights(checkpoint.weights_path(self.folder, which), weights)
 

@@ -8,9 +8,11 @@ from __future__ import annotations
 import csv
 import io
 import os
-from collections.abc import Mapping, Sequence
+import traceback
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -19,10 +21,12 @@ from numpy.typing import NDArray
 from dataloaders.classes import ras_spacing
 from dataloaders.generated_files import describe_bids
 from dataloaders.geometry import back_to_source, regrid, resample, spacing
+from dataloaders.intensity import shown
 from dataloaders.labels import id_type
 from dataloaders.nifti import SUFFIXES, VolumeError, file_sha256, write_volume
 from dataloaders.scans import MAX_GRID, ReadScan, Scan, find_scans, read_scan
 from dataloaders.segment_options import SegmentOptions
+from dataloaders.segmentation_task import SHOWN
 from engine.files import read_json, with_path, write_json, write_text
 from engine.preview import save_overlay
 from engine.progress import say, tracked
@@ -30,6 +34,8 @@ from engine.segmentation import Predictor, most_probable
 from spec import Label
 
 SCHEMA = "medsis-scan/1"
+FEW_ML = 10.0  # of a class, which may be absent from some scans
+Expected = Mapping[str, Sequence[float]]
 
 
 @dataclass
@@ -48,6 +54,7 @@ class Job:
     options: SegmentOptions
     predictor: Predictor
     model: dict[str, Any]
+    expected: Expected
     single: Path | None = None  # the one output file, where it was named
     links: Mapping[Path, str] = field(default_factory=dict)  # BIDS data sets and their names in DatasetLinks
 
@@ -75,8 +82,13 @@ class Job:
         return found | {flag: _aside(where, scan, ending) for flag, (where, ending) in asides.items() if where}
 
 
-def segment(o: SegmentOptions, predictor: Predictor, model: dict[str, Any]) -> SegmentReport:
-    """Segment all scans of the options' shard that are not segmented yet. ValueError where options and scans do not fit."""
+def segment(
+    o: SegmentOptions, predictor: Predictor, model: dict[str, Any], expected: Expected = MappingProxyType({})
+) -> SegmentReport:
+    """Segment all scans of the options' shard that are not segmented yet. ValueError where options and scans do not fit.
+
+    expected: of the training, see `engine.checkpoint.Weights`; what a scan differs in is a warning.
+    """
     scans, bids = find_scans(o.input, o.suffix, [channel.name for channel in predictor.method.spec.channels])
     single = o.output if o.output.name.endswith(SUFFIXES) else None
     if single is not None and len(scans) > 1:
@@ -89,7 +101,7 @@ def segment(o: SegmentOptions, predictor: Predictor, model: dict[str, Any]) -> S
         raise ValueError(f"--output {o.output}: is a file; name a folder, or a file ending in .nii.gz")
     start, step = o.part
     roots = list(dict.fromkeys(scan.root for scan in scans if scan.root)) if single is None else []
-    job = Job(o, predictor, model, single, _links(o.output, roots))
+    job = Job(o, predictor, model, expected, single, _links(o.output, roots))
     _refuse_inputs(job, scans)
     if bids and single is None:
         links = {name: _relative(root, o.output) for root, name in job.links.items()}
@@ -100,13 +112,17 @@ def segment(o: SegmentOptions, predictor: Predictor, model: dict[str, Any]) -> S
     for scan in tracked(scans[start::step], "segment"):
         try:
             _segment_or_keep(job, scan, report)
-        except (ValueError, MemoryError, OSError) as error:
+        except Exception as error:
             if isinstance(error, OSError) and error.filename is None:
                 raise  # a full disk, not a fault of the scan
+            if not isinstance(error, (ValueError, MemoryError, OSError)):  # a defect of ours; the other scans go on
+                traceback.print_exc()
             report.faults.append(with_path(scan.files[0], error))
             say(f"error: {report.faults[-1]}")
     if o.vol is not None:
         write_text(o.vol, volumes_csv(job, scans))
+    if o.qc is not None:
+        write_text(o.qc, quality_csv(job, scans))
     return report
 
 
@@ -144,6 +160,8 @@ def _segment_or_keep(job: Job, scan: Scan, report: SegmentReport) -> None:
             raise VolumeError(f"{path}: no such file")
         inputs[path.name] = file_sha256(path)
     made_from = {"model": job.model, "inputs": inputs, "overlap": job.predictor.o.overlap}
+    made_from |= {"ct": True} if job.options.ct else {}
+    made_from |= {"crop": list(job.options.crop)} if job.options.crop else {}
     record = _record(job, scan)
     if record is not None and record["made_from"] == made_from and _all_there(job, scan):
         report.kept += 1
@@ -168,7 +186,7 @@ def _record(job: Job, scan: Scan) -> dict[str, Any] | None:
 
 
 def _all_there(job: Job, scan: Scan) -> bool:
-    files = [*job.volumes(scan).values(), *[job.path(scan, "qc.png")] * job.options.qc]
+    files = [*job.volumes(scan).values(), *[job.path(scan, "qc.png")] * job.options.pictures]
     return all(file.is_file() for file in files)
 
 
@@ -179,12 +197,12 @@ def _aside(where: Path, scan: Scan, ending: str) -> Path:
 
 def _segment_one(job: Job, scan: Scan) -> dict[str, Any]:
     """Write all outputs of one scan; returns its record."""
-    read = read_scan(scan)
+    read = read_scan(scan, job.options.ct)
     mm = ras_spacing(job.predictor.method.spec)
     shape, grid = regrid(read.image.shape[1:], read.affine, mm)
     if np.prod([float(n) for n in shape]) > MAX_GRID:
         raise ValueError(f"{scan.files[0]}: {shape} voxels of {mm} mm are more than the limit of {MAX_GRID}")
-    label, posteriors = most_probable(
+    label, probability, posteriors = most_probable(
         job.predictor, read.image, read.affine, mm, keep=job.options.posteriors is not None
     )
     dtype = id_type(len(job.labels))
@@ -197,16 +215,43 @@ def _segment_one(job: Job, scan: Scan) -> dict[str, Any]:
     if job.options.resample is not None:
         seen = resample(read.image[0], read.affine, shape, grid)
         write_volume(_aside(job.options.resample, scan, "resampled"), seen, grid, np.float32)
-    if job.options.qc:
+    if job.options.pictures:
         save_overlay(job.path(scan, "qc.png"), read.image[0], label, spacing(read.affine).tolist(), len(job.labels))
     voxel = float(np.prod(spacing(read.affine)))
+    volumes = {item.name: float((label == item.id).sum() * voxel) for item in job.labels if item.id}
+    sure = {item.name: float(probability[label == item.id].mean()) for item in job.labels if (label == item.id).any()}
+    strange = implausible(volumes | {SHOWN: float(shown(read.image).sum() * voxel)}, job.expected)
+    if strange and not job.options.crop:
+        say(f"warning: {scan.files[0]}: {strange}")
     return {
         "schema": SCHEMA,
         "Sources": [_source(job, scan, path) for path in scan.files],
         "SpatialReference": "orig",
         "LabelMap": {label.name: label.id for label in job.labels},
-        "Volumes": {item.name: float((label == item.id).sum() * voxel) for item in job.labels if item.id},
+        "Volumes": volumes,
+        "Probability": sure,
+        "Implausible": "" if job.options.crop else strange,
     }
+
+
+def implausible(volumes: Mapping[str, float], expected: Expected) -> str:
+    """What is far from the training scans, as a question; "" for nothing. volumes: mm³ by name; expected: ml.
+
+    Far is more than half as much again of all that is shown, or less than half of it; of a class more than double, or
+    less than half, and more than FEW_ML away: people differ, and so do labels.
+    """
+    found = []
+    for name, (low, high) in expected.items():
+        ml = volumes[name] / 1000
+        most, least = (1.5 * high, low / 2) if name == SHOWN else (2 * high + FEW_ML, low / 2 - FEW_ML)
+        if not least <= ml <= most:
+            found.append(f"{name} {ml:,.0f} ml (in training {low:,.0f} to {high:,.0f})")
+    if not found:
+        return ""
+    return (
+        f"{'; '.join(found)}: is it the body part, contrast and preparation (skull stripped or not) that the network was "
+        "trained for?"
+    )
 
 
 def _source(job: Job, scan: Scan, path: Path) -> str:
@@ -222,13 +267,32 @@ def _native(volume: NDArray, read: ReadScan, labels: bool = False) -> NDArray:
 def volumes_csv(job: Job, scans: Sequence[Scan]) -> str:
     """One row for each scan that is segmented, of all shards: volumes in mm³ by class."""
     names = [label.name for label in job.labels if label.id]
+
+    def row(record: Mapping[str, Any]) -> list[str]:
+        volumes = [record["Volumes"].get(name, 0.0) for name in names]
+        return [*(f"{v:.1f}" for v in volumes), f"{sum(volumes):.1f}"]
+
+    return _csv(job, scans, [*names, "total"], row)
+
+
+def quality_csv(job: Job, scans: Sequence[Scan]) -> str:
+    """Likewise the mean probability of each class where it was found, empty where it was not, and what is implausible."""
+    names = [label.name for label in job.labels]
+
+    def row(record: Mapping[str, Any]) -> list[str]:
+        sure = record.get("Probability", {})
+        return [*(f"{sure[name]:.4f}" if name in sure else "" for name in names), record.get("Implausible", "")]
+
+    return _csv(job, scans, [*names, "implausible"], row)
+
+
+def _csv(job: Job, scans: Sequence[Scan], head: Sequence[str], row: Callable[[Mapping[str, Any]], list[str]]) -> str:
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["scan", *names, "total"])
+    writer.writerow(["scan", *head])
     for scan in scans:
         if record := _record(job, scan):
-            volumes = [record["Volumes"].get(name, 0.0) for name in names]
-            writer.writerow([scan.name("dseg"), *(f"{v:.1f}" for v in volumes), f"{sum(volumes):.1f}"])
+            writer.writerow([scan.name("dseg"), *row(record)])
     return text.getvalue()
 
 

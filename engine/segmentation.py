@@ -18,6 +18,7 @@ from config import Config
 from dataloaders.case_volumes import read_case
 from dataloaders.classes import trained_classes
 from dataloaders.geometry import back_to_source, regrid, resample
+from dataloaders.intensity import shown
 from dataloaders.labels import id_type
 from dataloaders.manifest import Case, Manifest
 from dataloaders.nifti import write_volume
@@ -28,6 +29,7 @@ from method_options.segmenter import SegmenterConfig
 from spec import DataSpec
 
 SLICES = 16  # of a 2-D network that are predicted at once
+MARGIN = 3  # voxels around what is shown, for dark rims such as fluid around a brain
 
 
 class SegmentsImages(Protocol):
@@ -44,13 +46,13 @@ class Predictor:
     """Volumes on the network's grid to probabilities.
 
     Windows of the training's patch size overlap by `overlap` and are blended with Gaussian weights (MONAI's sliding
-    window); volumes smaller than a window are padded. Only the box of voxels brighter than 0 is looked at, the rest is
-    background.
+    window); volumes smaller than a window are padded. Only the box of what the scan shows (`shown`) is looked at, the rest
+    is background. crop: voxels along each axis of a box in the volume's centre that alone is looked at; () for all.
     """
 
-    def __init__(self, method: SegmentsImages, config: Config, device: torch.device) -> None:
+    def __init__(self, method: SegmentsImages, config: Config, device: torch.device, crop: Sequence[int] = ()) -> None:
         spec = method.spec
-        self.method, self.config, self.device = method, config, device
+        self.method, self.config, self.device, self.crop = method, config, device, tuple(crop)
         self.o: SegmenterConfig = replace(config.segmenter, axis=spec.axis or config.segmenter.axis)
         self.classes = spec.num_labels
 
@@ -58,7 +60,7 @@ class Predictor:
         """(C, X, Y, Z) in [0, 1] -> (N, X, Y, Z) that sum to 1."""
         out = np.zeros((self.classes, *image.shape[1:]), np.float32)
         out[0] = 1.0
-        box = bright_box(image)
+        box = box_of(shown(image), self.crop)
         if box is None:
             return out
         inner = np.ascontiguousarray(image[(slice(None), *box)])
@@ -98,16 +100,18 @@ class Predictor:
         return found.cpu()
 
 
-def bright_box(image: NDArray[np.float32]) -> tuple[slice, ...] | None:
-    """The box of voxels above 0 in any channel; None where there are none."""
-    bright = image.max(axis=0) > 0
-    box = []
-    for axis in range(bright.ndim):
-        seen = np.flatnonzero(bright.any(axis=tuple(a for a in range(bright.ndim) if a != axis)))
-        if not seen.size:
-            return None
-        box.append(slice(int(seen[0]), int(seen[-1]) + 1))
-    return tuple(box)
+def box_of(mask: NDArray[np.bool_], crop: Sequence[int] = ()) -> tuple[slice, ...] | None:
+    """The box of a mask with a margin, within a centred box of `crop` voxels; None where nothing is in it."""
+    found = ndimage.find_objects(mask.astype(np.uint8))
+    if not found:
+        return None
+    wanted = tuple(crop) * mask.ndim if len(crop) == 1 else tuple(crop) or mask.shape
+    starts = [max(0, (size - part) // 2) for size, part in zip(mask.shape, wanted, strict=True)]
+    box = tuple(
+        slice(max(start, s.start - MARGIN), min(start + part, size, s.stop + MARGIN))
+        for s, start, part, size in zip(found[0], starts, wanted, mask.shape, strict=True)
+    )
+    return None if any(s.start >= s.stop for s in box) else box
 
 
 def predict_split(
@@ -130,7 +134,7 @@ def predict_split(
     for case in tracked(cases, "segment"):
         native = read_case(root, case, data.spec, table, channels, ())
         start = time.perf_counter()
-        predicted, _ = most_probable(predictor, native.image, native.affine, spacing)
+        predicted, _, _ = most_probable(predictor, native.image, native.affine, spacing)
         seconds += time.perf_counter() - start
         shape, affine = native.label.shape, native.affine
         if case.geometry is not None:
@@ -144,8 +148,8 @@ def predict_split(
 
 def most_probable(
     predictor: Predictor, image: NDArray[np.float32], affine: NDArray, spacing: Sequence[float], keep: bool = False
-) -> tuple[NDArray[np.uint16], NDArray[np.float32] | None]:
-    """Classes on the image's own grid, and with `keep` the probabilities (N, X, Y, Z) there.
+) -> tuple[NDArray[np.uint16], NDArray[np.float32], NDArray[np.float32] | None]:
+    """Classes on the image's own grid with their probabilities, and with `keep` those of all classes (N, X, Y, Z) there.
 
     Probabilities are interpolated linearly to the image's grid and compared there, class by class, so that one of them
     is held at a time.
@@ -165,4 +169,4 @@ def most_probable(
         label[better], best[better] = i, one[better]
         if kept is not None:
             kept[i] = one
-    return label, kept
+    return label, best, kept

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
+from itertools import zip_longest
 from pathlib import Path
 
 import torch
@@ -18,21 +19,28 @@ from dataloaders.segment_options import SegmentOptions, check_options
 from engine import device
 from engine.checkpoint import load_weights, weights_path
 from engine.command import exit_code
-from engine.segment import segment
+from engine.segment import Expected, segment
 from engine.segmentation import Predictor
 from models.segmenter import Segmenter
 from spec import DataSpec
 
 
 def parse(arguments: Sequence[str] | None = None) -> SegmentOptions:
-    """Command line -> checked options."""
-    o = tyro.cli(SegmentOptions, args=arguments, description=SegmentOptions.__doc__)
+    """Command line -> checked options. --no-qc, and --qc without a file, are about pictures, as they used to be."""
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    words = ["--no-pictures" if word == "--no-qc" else word for word in words]
+    bare = [word == "--qc" and (after is None or after[:1] == "-") for word, after in zip_longest(words, words[1:])]
+    words = ["--pictures" if alone else word for word, alone in zip(words, bare, strict=True)]
+    o = tyro.cli(SegmentOptions, args=words, description=SegmentOptions.__doc__)
     check_options(o)
     return o
 
 
-def load(o: SegmentOptions) -> tuple[Predictor, dict[str, str]]:
-    """The network on its device, and the name and SHA-256 of its weights. ValueError for weights of another method."""
+def load(o: SegmentOptions) -> tuple[Predictor, dict[str, str], Expected]:
+    """The network on its device, name and SHA-256 of its weights, and what its training scans were like.
+
+    ValueError for weights of another method.
+    """
     folder, which = o.checkpoint, o.ckpt_iter
     if folder.suffix == ".safetensors":
         folder, which = folder.parent, folder.stem.removeprefix("weights-")
@@ -53,7 +61,7 @@ def load(o: SegmentOptions) -> tuple[Predictor, dict[str, str]]:
     method = Segmenter(config, spec).to(target).eval()
     method.load_release(weights.tensors)
     model = {"name": config.name, "weights_sha256": file_sha256(weights_path(folder, which))}
-    return Predictor(method, config, target), model
+    return Predictor(method, config, target, o.crop), model, weights.expected
 
 
 def main() -> int:
@@ -61,8 +69,7 @@ def main() -> int:
     o = parse()
     if o.threads:
         torch.set_num_threads(o.threads)
-    predictor, model = load(o)
-    report = segment(o, predictor, model)
+    report = segment(o, *load(o))
     print(f"{o.output}: {report.made} segmented, {report.kept} kept, {len(report.faults)} failed")
     return 1 if report.faults else 0
 

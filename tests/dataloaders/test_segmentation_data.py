@@ -21,7 +21,7 @@ from dataloaders.png import read_png, write_png
 from dataloaders.prepare import prepare
 from dataloaders.prepare_options import PrepareOptions
 from dataloaders.segmentation_data import ACROSS, STREAMS, Drawn, MixedVolumes, PatchDataset, neighbour_stack
-from dataloaders.segmentation_task import SegmentationTask, tied
+from dataloaders.segmentation_task import SHOWN, SegmentationTask, tied
 from method_options.gmm import synthseg_preset
 from method_options.segmenter import SegmenterConfig
 from models.base import seeded_generator
@@ -218,6 +218,41 @@ def test_label_maps_alone_are_enough_and_validation_is_other_than_training(home:
     assert not np.array_equal(scans[0].image, scans[1].image)
     with pytest.raises(ValueError, match=r"--segmenter.real_fraction 1: --dataroot .* holds label maps without images"):
         SegmentationTask(config(home / "labels"))
+
+
+@pytest.mark.parametrize("axis", [0, 1, 2])
+def test_label_maps_of_one_slice_train_networks_of_two_dimensions(axis: int, tmp_path: Path) -> None:
+    label, _ = phantom(0)
+    flat = np.take(label, [label.shape[axis] // 2], axis).astype(np.uint8)
+    save_nifti(tmp_path / "flat.nii.gz", flat, np.diag([1.0, 1.5, 2.0, 1.0]))
+    values = {"real_fraction": 0.0, "foreground": 1.0, "patch": (32, 16)}
+    task = SegmentationTask(config(tmp_path, **values))
+    assert ACROSS[task.data.spec.axis or "axial"] == axis
+    assert task.spacing == (1.0, 1.5, 2.0)
+    for _, image, found in patches(task, 3):
+        assert image.shape == (3, 32, 16)  # with a neighbour on each side, which is the slice itself
+        assert torch.equal(image[0], image[2])
+        assert found.shape == (32, 16)
+        assert found.any()
+    assert task.validation()[0].label.shape == tuple(1 if i == axis else (32, 16)[i - (axis < i)] for i in range(3))
+    with pytest.raises(ValueError, match=r"--segmenter.dims 3: flat is a slice"):
+        SegmentationTask(config(tmp_path, **values | {"dims": 3, "patch": (32,)}))
+
+
+def test_what_training_scans_are_like_is_known(home: Path) -> None:
+    """In ml, of label maps and of real scans; a brain without skull is as large as its classes."""
+    ml = []
+    for i in range(3):
+        label, _ = phantom(i)
+        ml.append([(label == k).sum() * 0.003 for k in (1, 2, 3, 4)])
+    low, high = np.min(ml, 0), np.max(ml, 0)
+    expected = SegmentationTask(config(home / "labels", real_fraction=0.0)).data.provenance["expected"]
+    for k in range(4):
+        assert expected[f"label_{k + 1}"] == pytest.approx([low[k], high[k]], rel=1e-4)
+    assert expected[SHOWN] == pytest.approx([np.sum(ml, 1).min(), np.sum(ml, 1).max()], rel=1e-4)
+    real = SegmentationTask(config(home / "axial", real_fraction=1.0)).data.provenance["expected"]
+    assert real[SHOWN][0] <= real[SHOWN][1]
+    assert real[SHOWN][0] == pytest.approx(sum(real[f"label_{k}"][0] for k in (1, 2, 3, 4)), rel=0.35)
 
 
 def test_validation_is_whole_real_scans_on_the_grid(home: Path) -> None:

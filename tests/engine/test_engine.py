@@ -127,6 +127,15 @@ def test_weights_carry_config_and_spec(tmp_path: Path) -> None:
         checkpoint.load_weights(tmp_path, "latest")
 
 
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_weights_that_went_astray_are_refused(value: float, tmp_path: Path) -> None:
+    path = checkpoint.weights_path(tmp_path, "best")
+    tensors = {"fine": torch.ones(3), "wrong": torch.tensor([1.0, value])}
+    checkpoint.save_weights(path, checkpoint.Weights(tensors, {}, {}, 1))
+    with pytest.raises(ValueError, match=r"weights-best.*: 1 of 2 tensors hold NaN or infinity \(wrong\)"):
+        checkpoint.load_weights(tmp_path, "best")
+
+
 def test_the_log_rewinds_and_survives_a_cut_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     log = RunLog(tmp_path)
     for images in (10, 20, 30):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,10 +15,13 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from config import Config, segmenter_preset
+from dataloaders.intensity import robust_unit, shown
 from dataloaders.segment_options import SegmentOptions
-from engine.segment import segment
-from engine.segmentation import Predictor, bright_box, most_probable
+from dataloaders.segmentation_task import SHOWN
+from engine.segment import implausible, segment
+from engine.segmentation import Predictor, box_of, most_probable
 from method_options.segmenter import SegmenterConfig
+from scripts.segment import parse
 from spec import DataSpec
 from tests.toy import phantom, save_nifti, toy_spec
 
@@ -89,18 +93,34 @@ def test_only_the_bright_box_is_looked_at() -> None:
     found = predictor().probabilities(image)
     assert (found[0] == 1).all()
     image[0, 4:9, 10:20, 7] = 0.7
-    assert bright_box(image) == (slice(4, 9), slice(10, 20), slice(7, 8))
+    assert box_of(shown(image)) == (slice(0, 13), slice(6, 24), slice(3, 12))
     label = predictor().label(image)
     assert (label[image[0] > 0] == 3).all()
     assert (label[image[0] == 0] == 0).all()
 
 
+def test_specks_and_noise_in_air_do_not_move_the_windows() -> None:
+    """A faint voxel far off, a bright one, a marker beside the head, noise of one per cent: the box stays where it was."""
+    _, inner = smooth_phantom()
+    image = np.pad(inner, 20)
+    clean = box_of(shown(robust_unit(image)[None]))
+    far = image.copy()
+    far[1, 1, 1], far[-2, 3, -2] = 5, 240
+    far[-4:-2, 1:3, 1:3] = 200
+    noisy = np.abs(image + np.random.default_rng(0).normal(0, 2.4, image.shape)).astype(np.float32)
+    for other in (far, noisy):
+        assert box_of(shown(robust_unit(other)[None])) == clean
+    assert clean is not None
+    assert all(side.stop - side.start < size - 10 for side, size in zip(clean, image.shape, strict=True))
+
+
 def test_another_grid_gives_the_same_anatomy() -> None:
     label, image = smooth_phantom()
     for mm in ((1.0, 1.0, 1.0), (1.4, 0.8, 2.0)):
-        found, kept = most_probable(predictor(mm=mm), image[None] / 240, np.eye(4), mm, keep=True)
+        found, sure, kept = most_probable(predictor(mm=mm), image[None] / 240, np.eye(4), mm, keep=True)
         assert kept is not None
         assert np.allclose(kept.sum(0), 1, atol=1e-4)
+        assert np.array_equal(sure, kept.max(0))
         same = (found == label).mean()
         assert same == 1.0 if mm == (1.0, 1.0, 1.0) else same > 0.9
 
@@ -135,7 +155,7 @@ def test_volumes_are_in_mm3_and_thick_slices_come_back(tmp_path: Path) -> None:
     label, image = smooth_phantom()
     affine = np.diag([1.0, 1.0, 3.0, 1.0])
     path = save_nifti(tmp_path / "scan.nii.gz", image, affine)
-    o = SegmentOptions(input=(path,), output=tmp_path / "out.nii.gz", qc=False, vol=tmp_path / "v.csv")
+    o = SegmentOptions(input=(path,), output=tmp_path / "out.nii.gz", pictures=False, vol=tmp_path / "v.csv")
     segment(o, predictor(mm=(1.5, 1.5, 1.5)), {"name": "x", "weights_sha256": "0"})
     found = nib.load(tmp_path / "out.nii.gz")
     assert found.shape == label.shape
@@ -152,7 +172,7 @@ def test_faults_cost_their_own_scan_and_a_repeated_call_does_the_rest(tmp_path: 
     broken = tmp_path / "in" / "sub-1" / "anat" / "sub-1_T1w.nii.gz"
     whole = broken.read_bytes()
     broken.write_bytes(whole[:100])
-    o = SegmentOptions(input=(tmp_path / "in",), output=tmp_path / "out", qc=False, vol=tmp_path / "v.csv")
+    o = SegmentOptions(input=(tmp_path / "in",), output=tmp_path / "out", pictures=False, vol=tmp_path / "v.csv")
     model = {"name": "x", "weights_sha256": "0"}
     report = segment(o, predictor(), model)
     assert (report.made, report.kept) == (2, 0)
@@ -179,7 +199,7 @@ def test_shards_share_the_work(tmp_path: Path) -> None:
     _, image = smooth_phantom()
     for i in range(3):
         save_nifti(tmp_path / "in" / f"s{i}.nii.gz", image)
-    o = SegmentOptions(input=(tmp_path / "in",), output=tmp_path / "out", qc=False)
+    o = SegmentOptions(input=(tmp_path / "in",), output=tmp_path / "out", pictures=False)
     made = [segment(replace(o, shard=f"{k}/2"), predictor(), {}).made for k in range(2)]
     assert made == [2, 1]
 
@@ -190,7 +210,7 @@ def test_bids_uris_lead_to_the_scans(tmp_path: Path) -> None:
         save_nifti(tmp_path / f"bids{i}/sub-{i}/anat/sub-{i}_T1w.nii.gz", image)
     out = tmp_path / "derivatives/out"
     for i in (1, 2):  # the second call adds its data set to what the first wrote
-        o = SegmentOptions(input=(tmp_path / f"bids{i}",), output=out, qc=False)
+        o = SegmentOptions(input=(tmp_path / f"bids{i}",), output=out, pictures=False)
         assert segment(o, predictor(), {}).made == 1
     links = json.loads((out / "dataset_description.json").read_text())["DatasetLinks"]
     for i in (1, 2):
@@ -212,3 +232,79 @@ def test_an_output_never_replaces_a_scan(tmp_path: Path) -> None:
         with pytest.raises(ValueError, match="which would be replaced"):
             segment(SegmentOptions(input=(scan,), **paths), predictor(), {})
     assert scan.read_bytes() == before
+
+
+def test_synthsegs_options_crop_ct_and_qc(tmp_path: Path) -> None:
+    """CT is clipped to the brain's window; a crop is a box in the centre; quality is a table."""
+    label, image = smooth_phantom()
+    hu = np.where(label == 0, -1000, image / 3).astype(np.float32)
+    hu[label == 1] = 1000  # bone
+    path = save_nifti(tmp_path / "scan.nii.gz", hu)
+    words = ["--i", str(path), "--o", str(tmp_path / "out"), "--ct", "--crop", "12", "--qc", str(tmp_path / "q.csv")]
+    o = parse([*words, "--no-qc"])
+    assert (o.ct, o.crop, o.qc, o.pictures) == (True, (12,), tmp_path / "q.csv", False)
+    assert parse(["--i", "x", "--o", "y", "--qc", "--ct"]).qc is None  # the picture, as before
+    network = predictor()
+    network.crop = o.crop
+    segment(o, network, {})
+    found = np.asarray(nib.load(tmp_path / "out" / "scan_dseg.nii.gz").dataobj)
+    middle = tuple(slice((size - 12) // 2, (size - 12) // 2 + 12) for size in label.shape)
+    inside = np.zeros(label.shape, bool)
+    inside[middle] = True
+    assert not found[~inside].any()
+    wanted = torch.bucketize(torch.from_numpy(robust_unit(np.clip(hu, 0, 80))), LIMITS).numpy()
+    assert np.array_equal(found[middle], wanted[middle])
+    assert len(np.unique(found[middle])) > 2
+    header, row = (tmp_path / "q.csv").read_text().splitlines()
+    assert header == "scan,background,csf,grey_matter,white_matter,lesion,implausible"
+    values = [float(text) for text in row.split(",")[1:-1] if text]
+    assert len(values) > 2
+    assert all(0.9 < value <= 1 for value in values)
+    other = segment(replace(o, crop=()), predictor(), {})
+    assert "give --overwrite" in other.faults[0]
+    for wrong in (["--crop", "0"], ["--crop", "4", "4"], ["--qc", "x.txt"]):
+        with pytest.raises(ValueError, match="must "):
+            parse(["--i", "x", "--o", "y", *wrong])
+
+
+def test_scans_that_are_not_like_the_training_are_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    label, image = smooth_phantom()
+    path = save_nifti(tmp_path / "scan.nii.gz", image, np.diag([4.0, 4.0, 4.0, 1.0]))
+    ml = {name: (label == i).sum() * 0.064 for i, name in enumerate(("csf", "grey_matter", "white_matter"), 1)}
+    whole = float((label > 0).sum() * 0.064)
+    fits = {name: (0.9 * v, 1.1 * v) for name, v in ml.items()} | {SHOWN: (0.9 * whole, 1.1 * whole)}
+    o = SegmentOptions(input=(path,), output=tmp_path / "out", pictures=False, qc=tmp_path / "q.csv")
+    mm = (4.0, 4.0, 4.0)
+    segment(o, predictor(mm=mm), {}, fits)
+    assert capsys.readouterr().err == ""
+    smaller = {name: (low / 3, high / 3) for name, (low, high) in fits.items()}
+    segment(replace(o, output=tmp_path / "other"), predictor(mm=mm), {}, smaller)
+    said = capsys.readouterr().err
+    assert f"warning: {path}: " in said
+    assert re.search(rf"{SHOWN} [\d,]+ ml \(in training {0.3 * whole:,.0f} to {1.1 / 3 * whole:,.0f}\)", said)
+    assert "skull stripped or not" in said
+    assert "skull stripped or not" in (tmp_path / "q.csv").read_text()
+    assert implausible({SHOWN: 1000.0, "lesion": 0.0}, {SHOWN: (1.0, 2.0), "lesion": (2.0, 9.0)}) == ""  # few ml
+
+
+def test_a_defect_costs_its_scan_and_keeps_its_traceback(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _, image = smooth_phantom()
+    for name in ("a", "b"):
+        save_nifti(tmp_path / "in" / f"{name}.nii.gz", image)
+    network = predictor()
+    inner = network.probabilities
+    calls: list[int] = []
+
+    def once_wrong(found: NDArray[np.float32]) -> NDArray[np.float32]:
+        calls.append(1)
+        if len(calls) == 1:
+            raise IndexError("of ours")
+        return inner(found)
+
+    monkeypatch.setattr(network, "probabilities", once_wrong)
+    report = segment(SegmentOptions(input=(tmp_path / "in",), output=tmp_path / "out", pictures=False), network, {})
+    assert report.made == 1
+    assert report.faults == [f"{tmp_path / 'in' / 'a.nii.gz'}: of ours"]
+    assert "IndexError: of ours" in capsys.readouterr().err
