@@ -14,7 +14,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
-from engine.files import read_json
+from decoding import decode
+from engine.files import read_json, with_path
 from models.gmm import freesurfer
 from spec import Label
 
@@ -203,14 +204,28 @@ def header_names(header: Any) -> dict[int, str]:
     return {number: name for number, name in names.items() if name}
 
 
-def dataset_json_names(path: Path) -> dict[int, str]:
-    """Label names of an nnU-Net dataset.json, either direction of its mapping; empty where there is none."""
+def read_dataset_json(path: Path) -> tuple[dict[int, str], dict[int, str]]:
+    """Names of channels and of labels in an nnU-Net dataset.json of either version; ({}, {}) where there is none.
+
+    A label that several regions hold is named by the smallest of them, in nnU-Net's way to write nested regions. ValueError
+    naming the file and the entry that is not what nnU-Net writes.
+    """
     if not path.is_file():
-        return {}
+        return {}, {}
+    try:
+        data = decode(dict[str, Any], read_json(path), "the file")
+        key = "channel_names" if "channel_names" in data else "modality"
+        channels = decode(dict[int, str], data.get(key, {}), key)
+        entries = decode(dict[str, int | str | list[int]], data.get("labels", {}), "labels")
+    except ValueError as error:
+        raise ValueError(with_path(path, error)) from None
     names: dict[int, str] = {}
-    for key, value in read_json(path).get("labels", {}).items():
-        if str(key).isdigit():
-            names[int(key)] = str(value)
-        elif isinstance(value, int):
-            names[value] = str(key)
-    return names
+    for name, value in sorted(entries.items(), key=lambda item: -len(item[1]) if isinstance(item[1], list) else 0):
+        if isinstance(value, str):  # version 1: id -> name
+            if not name.isdigit():
+                raise ValueError(f"{path}: labels.{name}: found {value!r}, must be an id, or a list of them")
+            names[int(name)] = value
+        else:
+            names |= dict.fromkeys([value] if isinstance(value, int) else value, name)
+    shared = {name for name in names.values() if list(names.values()).count(name) > 1}
+    return channels, {number: f"{name}_{number}" if name in shared else name for number, name in names.items()}

@@ -16,7 +16,7 @@ import numpy as np
 
 from dataloaders import geometry, tissue
 from dataloaders.inspection import Facts, inspect_case
-from dataloaders.labels import LabelTable, dataset_json_names, found_labels, read_label_map
+from dataloaders.labels import LabelTable, found_labels, read_dataset_json, read_label_map
 from dataloaders.manifest import FILE_NAME, Case, Manifest, Split, case_from_dict
 from dataloaders.prepare_options import PrepareOptions, check_options
 from dataloaders.slicing import Plan, process_case
@@ -229,7 +229,7 @@ def _table(o: PrepareOptions, found: Found, counts: dict[int, int]) -> LabelTabl
     elif o.label_map is not None:
         labels = read_label_map(o.label_map, counts)
     else:
-        labels = found_labels(counts, dataset_json_names(found.label_names) if found.label_names else {})
+        labels = found_labels(counts, read_dataset_json(found.label_names)[1] if found.label_names else {})
     extra = ["body_unlabelled"] if o.split_background else []
     masks = o.lesions and any(case.lesion for case in found.cases)
     drawn = any(label.name == LESION for label in labels)  # already a class of the label maps

@@ -10,8 +10,9 @@ from pathlib import Path
 
 import numpy as np
 
+from dataloaders.labels import read_dataset_json
 from dataloaders.nifti import SUFFIXES, Volume, stem
-from engine.files import check_name, files_below, files_in, not_read, read_json
+from engine.files import check_name, files_below, files_in, not_read
 
 
 @dataclass(frozen=True)
@@ -139,7 +140,8 @@ def find_nnunet(
 
     label_channel: the label map is that channel of imagesTr, as in AutoPET prepared with organ labels as channel 2.
     """
-    found = Found(label_names=source / "dataset.json")
+    facts = source / "dataset.json"
+    found = Found(label_names=facts)
     folder = source / "imagesTr"
     if not folder.is_dir():
         raise ValueError(f"--source {source}: no imagesTr folder; is it an nnU-Net raw data set?")
@@ -157,8 +159,8 @@ def find_nnunet(
         return found
     present = sorted({c for channels in by_case.values() for c in channels} - {label_channel})
     chosen = tuple(image_channels) or tuple(present)
-    names = _nnunet_channel_names(source / "dataset.json")
-    found.channels = tuple(names.get(c, f"channel_{c}") for c in chosen)
+    names = {c: re.sub(r"[^A-Za-z0-9]+", "_", name).strip("_") for c, name in read_dataset_json(facts)[0].items()}
+    found.channels = tuple(names.get(c) or f"channel_{c}" for c in chosen)
     labels = {} if label_channel is not None else _by_id(_volumes(source / "labelsTr"), None, found.faults)
     found.faults += [f"{labels[i]}: no image for case {i!r}" for i in sorted(labels.keys() - by_case.keys())]
     for case, channels in sorted(by_case.items()):
@@ -172,14 +174,6 @@ def find_nnunet(
             patient = _group(patient_regex, case, "--patient_regex")
             found.cases.append(CaseSource(case, patient, tuple(channels[c] for c in chosen), label))
     return found
-
-
-def _nnunet_channel_names(path: Path) -> dict[int, str]:
-    if not path.is_file():
-        return {}
-    data = read_json(path)
-    names = data.get("channel_names", data.get("modality", {}))
-    return {int(key): re.sub(r"[^A-Za-z0-9]+", "_", str(name)).strip("_") for key, name in names.items()}
 
 
 def find_synthrad(source: Path, image: str, labels: Path | None, patient_regex: str | None) -> Found:

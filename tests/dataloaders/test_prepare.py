@@ -14,6 +14,7 @@ import pytest
 import dataloaders.prepare
 from dataloaders.check import check_folder
 from dataloaders.geometry import stitch
+from dataloaders.labels import read_dataset_json
 from dataloaders.nifti import read_volume
 from dataloaders.png import read_png, write_png
 from dataloaders.prepare import DataFaults, prepare
@@ -630,6 +631,47 @@ def test_fractional_hounsfield_units_are_ct_without_being_named_so(tmp_path: Pat
         manifest = prepare(o)
         assert manifest.spec.channels[0].unit == ("HU" if name == "ct" else "a.u.")
         assert (manifest.cases[0].windows[0].low == -1024) == (name == "ct")
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("[]", r"dataset\.json: the file: found \[\], must be an object"),
+        ("null", r"dataset\.json: the file: found None, must be an object"),
+        ('{"labels": ["a", "b"]}', r"dataset\.json: labels: found .* must be an object"),
+        ('{"labels": {"a": 1.5}}', r"dataset\.json: labels\.a: found 1\.5, must be "),
+        ('{"labels": {"a": "one"}}', r"dataset\.json: labels\.a: found 'one', must be an id"),
+        ('{"labels": {"a": {}}}', r"dataset\.json: labels\.a: found \{\}, must be "),
+        ('{"channel_names": {"first": "CT"}}', r"dataset\.json: channel_names: found 'first', must be a whole number"),
+        ('{"channel_names": ["CT"]}', r"dataset\.json: channel_names: found \['CT'\], must be an object"),
+        ('{"modality": {"0": 1}}', r"dataset\.json: modality\.'0': found 1, must be a str"),
+        ('{"labels": ', r"dataset\.json: not a JSON file"),
+    ],
+)
+def test_a_dataset_json_that_nnunet_would_not_write_is_one_line(content: str, message: str, tmp_path: Path) -> None:
+    root = nnunet(tmp_path / "raw")
+    (root / "dataset.json").write_text(content)
+    with pytest.raises(ValueError, match=message) as caught:
+        prepare(PrepareOptions(format="nnunet", source=root, out=tmp_path / "a", size=(64,), workers=1))
+    assert "\n" not in str(caught.value)
+    assert not (tmp_path / "a").exists()
+
+
+def test_both_versions_of_dataset_json_and_nested_regions(tmp_path: Path) -> None:
+    path = tmp_path / "dataset.json"
+    path.write_text(json.dumps({"modality": {"0": "CT"}, "labels": {"0": "background", "1": "liver"}}))
+    assert read_dataset_json(path) == ({0: "CT"}, {0: "background", 1: "liver"})
+    regions = {"background": 0, "whole tumour": [1, 2, 3], "core": [2, 3], "enhancing": 3, "pair": [7, 8]}
+    path.write_text(json.dumps({"channel_names": {"0": "T1w"}, "labels": regions}))
+    assert read_dataset_json(path)[1] == {
+        0: "background",
+        1: "whole tumour",
+        2: "core",
+        3: "enhancing",
+        7: "pair_7",
+        8: "pair_8",
+    }
+    assert read_dataset_json(tmp_path / "none.json") == ({}, {})
 
 
 def test_the_ignore_label_of_nnunet_is_no_class(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
