@@ -115,6 +115,11 @@ class Config:
         """Whether labels and images are trained on that do not belong together."""
         return self.model == "oasis" and self.oasis.unpaired
 
+    @property
+    def paints_labels(self) -> bool:
+        """Whether the method makes images of label maps alone."""
+        return self.model in ("oasis", "spade", "gmm")
+
 
 @dataclass(frozen=True, kw_only=True)
 class TestConfig:
@@ -122,8 +127,20 @@ class TestConfig:
 
     name: str
     """Name of the run to test."""
-    dataroot: Path
-    """Prepared data; its labels must be those of the training."""
+    dataroot: Path | None = None
+    """Prepared data; its labels must be those of the training. Or give --labels."""
+    labels: Path | None = None
+    """Label maps without images, instead of --dataroot: a NIfTI or .mgz file, a folder (of BIDS its *_dseg), a .txt list."""
+    out: Path | None = None
+    """With --labels: folder of the NIfTI volumes, one per map and channel; the same command makes what is missing."""
+    label_map: Path | None = None
+    """With --labels: table of ids and names (.json, .csv, .tsv, or built-in: totalsegmentator, …); classes go by name."""
+    label_ids: Literal["auto", "source", "class"] = "auto"
+    """With --labels: ids of a table beside the maps (dseg.tsv), else (or source) of training; class: the run's 0 to N-1."""
+    unknown_labels: Literal["refuse", "background"] = "refuse"
+    """With --labels: what to do with ids that are no class of the run."""
+    shard: str = "0/1"
+    """With --labels: only every n-th map from the i-th on, as i/n; shards may run at the same time."""
     checkpoints_dir: Path = Path("checkpoints")
     """Folder of all runs."""
     results_dir: Path = Path("results")
@@ -373,6 +390,7 @@ def check_train(config: Config) -> None:
 
 def check_test(config: TestConfig) -> None:
     """Raise ValueError naming flag, value and allowed range for the first option out of range."""
+    _check_source(config)
     if config.batch_size < 1:
         raise ValueError(f"--batch_size {config.batch_size}: must be at least 1")
     if config.draw < 1:
@@ -380,6 +398,26 @@ def check_test(config: TestConfig) -> None:
     if config.ckpt_iter not in ("best", "latest") and not config.ckpt_iter.isdigit():
         raise ValueError(f"--ckpt_iter {config.ckpt_iter}: must be best, latest or a number of images seen")
     _check_gpu_ids(config.gpu_ids)
+
+
+def _check_source(config: TestConfig) -> None:
+    """A prepared folder or label maps, and the options of that alone."""
+    if (config.dataroot is None) == (config.labels is None):
+        both = "and" if config.labels else "or"
+        raise ValueError(
+            f"--dataroot {both} --labels: give one of them, a prepared folder or label maps (NIfTI) without images"
+        )
+    if config.labels is not None and config.out is None:
+        raise ValueError("--labels: give --out, the folder for the volumes")
+    if config.label_map is not None and config.label_ids != "auto":
+        raise ValueError("--label_map and --label_ids: a table says by name what ids mean; give one of them")
+    foreign, other = ["out", "label_map", "label_ids", "unknown_labels", "shard"], "--labels"
+    if config.labels is not None:
+        foreign, other = ["phase", "inputs", "volumes", "metrics", "weights", "results_dir"], "--dataroot"
+    for option in fields(config):
+        given = getattr(config, option.name)
+        if option.name in foreign and given != option.default and (option.name, given) != ("metrics", "none"):
+            raise ValueError(f"--{'no-' * (given is False)}{option.name}: goes with {other}")
 
 
 def _check_gpu_ids(gpu_ids: str) -> None:

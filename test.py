@@ -1,38 +1,44 @@
-"""Synthesise a split with a trained run and evaluate it: ``python test.py --name exp --dataroot path``."""
+"""Synthesise a split with a trained run and evaluate it: ``python test.py --name exp --dataroot path``; or label maps
+without images: ``python test.py --name exp --labels maps/ --out DIR``.
+"""
 
 from __future__ import annotations
 
 import hashlib
 import sys
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 import config as options
-from config import TestConfig, parse_test
+from config import Config, TestConfig, parse_test
 from dataloaders.case_volumes import channel_numbers
 from dataloaders.classes import plain, ras_spacing
 from dataloaders.dataset import SliceDataset, SliceLoader, fingerprint
 from dataloaders.folder import load_manifest
-from dataloaders.intensity import Window
+from dataloaders.labels import read_label_map
 from dataloaders.lesion_loading import lesion_test_loader
 from dataloaders.manifest import FILE_NAME, Manifest
 from dataloaders.unpaired import as_label_source
+from dataloaders.workers import parse_shard
 from engine import device
 from engine.checkpoint import Weights, load_weights, weights_path
 from engine.command import exit_code
 from engine.files import check_name, whole_folder, write_text
+from engine.map_synthesis import SHOWN, MapJob, MapReport, synthesize_maps
 from engine.results import ResultsWriter, synthesize_split
-from engine.run import weights_folder
+from engine.run import run_windows, weights_folder
 from engine.runlog import JSONL
 from engine.segmentation import Predictor, predict_split
 from evaluation import check_metrics, evaluate_results, format_table
 from evaluation.lesion_regions import evaluate_lesion_regions, format_regions
 from evaluation.segmentation_results import evaluate_segmentation, segmentation_table
 from models import build_method
+from models.base import Method
 from models.segmenter import Segmenter
 from spec import DataSpec
 
@@ -46,22 +52,14 @@ def test(config: TestConfig) -> Path:
         return test_segmenter(config, run_folder, weights)
     if config.metrics != "none":
         check_metrics(config.metrics, config.weights)  # before any work
+    assert config.dataroot is not None
     data = load_manifest(config.dataroot)
     data.refuse_bare(config.dataroot, config.phase, "label map")
     if trained.unpaired or not data.spec.channels:
-        data = as_label_source(data, spec, run_windows(weights, config))
+        data = as_label_source(data, spec, run_windows(weights, trained))
     check_same_spec(spec, data.spec, config)
     resampled = label_ids(config.resample, spec)
-    target = device.select_device(config.gpu_ids)
-    if trained.tuned and target.type == "cpu":
-        device.keep_freed_memory()
-    method = build_method(trained, spec).to(target).eval()
-    method.load_release(weights.tensors)
-    if config.resample and not method.resamples:
-        raise ValueError(
-            f"--resample {config.resample}: the run {config.name!r} was trained without noise to draw anew"
-        )
-
+    method, target = load_method(config, weights, trained, spec)
     out = config.results_dir / config.name / config.ckpt_iter
     made_from = {
         "weights_sha256": hashlib.sha256(weights_path(run_folder, config.ckpt_iter).read_bytes()).hexdigest(),
@@ -109,9 +107,65 @@ def test(config: TestConfig) -> Path:
     return out
 
 
+def load_method(config: TestConfig, weights: Weights, trained: Config, spec: DataSpec) -> tuple[Method, torch.device]:
+    """The trained method, on the device. ValueError where --resample has nothing to draw."""
+    target = device.select_device(config.gpu_ids)
+    if trained.tuned and target.type == "cpu":
+        device.keep_freed_memory()
+    method = build_method(trained, spec).to(target).eval()
+    method.load_release(weights.tensors)
+    if config.resample and not method.resamples:
+        raise ValueError(
+            f"--resample {config.resample}: the run {config.name!r} was trained without noise to draw anew"
+        )
+    return method, target
+
+
+def test_labels(config: TestConfig) -> MapReport:
+    """Weights + label maps without images -> volumes in the maps' own geometry, in --out."""
+    assert config.labels is not None
+    assert config.out is not None
+    part = parse_shard(config.shard)
+    run_folder = weights_folder(config.checkpoints_dir, config.name)
+    weights = load_weights(run_folder, config.ckpt_iter)
+    trained, spec = options.from_dict(weights.config), DataSpec.from_dict(weights.spec)
+    if not trained.paints_labels:
+        why = {
+            "segmenter": "turns images into labels: python scripts/segment.py --checkpoint RUN --input SCANS --output DIR",
+            "lesion": f"paints lesions into images: python scripts/add_lesions.py --name {config.name} --input SCANS …",
+        }[trained.model]
+        raise ValueError(f"--labels: the run {config.name!r} {why}")
+    windows = run_windows(weights, trained)
+    given = read_label_map(config.label_map) if config.label_map is not None else None
+    resampled = label_ids(config.resample, spec)
+    method, target = load_method(config, weights, trained, spec)
+    settings = {
+        "weights_sha256": hashlib.sha256(weights_path(run_folder, config.ckpt_iter).read_bytes()).hexdigest(),
+        **{key: getattr(config, key) for key in ("seed", "noise", "resample", "label_ids", "unknown_labels")},
+        "draw": config.draw if config.resample else 0,
+        "label_map": None if given is None else [[label.name, label.source] for label in given],
+        "windows": [[window.low, window.high] for window in windows],
+    }
+    about = {
+        "name": config.name,
+        "method": trained.model,
+        "checkpoint": config.ckpt_iter,
+        "images_seen": weights.images,
+        "channels": [asdict(channel) for channel in spec.channels],
+        "config": _shareable(weights.config),
+    }
+    neighbours = trained.gan.neighbours if trained.gan else 0
+    job = MapJob(config, config.out, method, spec, windows, target, settings, about, neighbours, resampled, given)
+    report = synthesize_maps(job, config.labels, part)
+    for line in report.lines(spec):
+        print(f"note: {line}")
+    return report
+
+
 def test_segmenter(config: TestConfig, run_folder: Path, weights: Weights) -> Path:
     """Weights + images -> predicted label maps in the sources' geometry -> Dice, HD95 and volumes."""
     trained, spec = options.from_dict(weights.config), DataSpec.from_dict(weights.spec)
+    assert config.dataroot is not None
     data = load_manifest(config.dataroot)
     inputs = config.inputs or tuple(channel.name for channel in spec.channels)
     if not config.inputs and len(data.spec.channels) == spec.num_channels:
@@ -171,16 +225,6 @@ def check_same_spec(trained: DataSpec, given: DataSpec, config: TestConfig) -> N
         raise ValueError(f"--dataroot {config.dataroot} does not fit the run {config.name!r}:\n" + "\n".join(wrong))
 
 
-def run_windows(weights: Weights, config: TestConfig) -> tuple[Window, ...]:
-    """The typical window by channel of what the run was trained on, for label maps that have no scan of their own."""
-    if not weights.windows:
-        raise ValueError(
-            f"--dataroot {config.dataroot} has no images, and the weights {config.ckpt_iter!r} of {config.name!r}, of an "
-            "earlier version, do not say which units theirs had; train a little further, which writes them anew"
-        )
-    return tuple(Window(*window) for window in weights.windows)
-
-
 def run_classes(trained: DataSpec, given: DataSpec) -> NDArray[np.int64] | None:
     """The run's class of each label of the data, by name; None where they are the same. For specs that were checked."""
     names = [plain(label.name) for label in trained.labels]
@@ -221,9 +265,15 @@ def _shareable(config: dict[str, Any]) -> dict[str, Any]:
 
 
 def main() -> int:
-    """Command line."""
-    print(f"results: {test(parse_test())}")
-    return 0
+    """Command line. Exit codes: 0 fine, 1 some label maps failed, 2 bad options."""
+    config = parse_test()
+    if config.labels is None:
+        print(f"results: {test(config)}")
+        return 0
+    report = test_labels(config)
+    listed = f", of which the first {SHOWN} are listed" * (len(report.faults) > SHOWN)
+    print(f"{config.out}: {report.made} made, {report.kept} kept, {len(report.faults)} failed{listed}")
+    return 1 if report.faults else 0
 
 
 if __name__ == "__main__":

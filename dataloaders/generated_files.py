@@ -46,18 +46,27 @@ def claim(
     digest: of the settings. sums: SHA-256 of each map. ValueError where the folder holds samples of other settings or maps
     and must not overwrite them.
     """
-    if out.exists() and not out.is_dir():
-        raise ValueError(f"--out {out} is a file; choose a folder")
-    _check_ours(out)  # first, so that no lock is left in a folder of something else
-    out.mkdir(parents=True, exist_ok=True)
-    with _locked(out):  # of shards that start together, one writes the settings and the others find them
-        _check_ours(out)
+    with claimed(out, SETTINGS):
         return _claim_locked(out, settings, digest, sums, overwrite)
 
 
-def _check_ours(out: Path) -> None:
+@contextmanager
+def claimed(out: Path, settings: str) -> Iterator[None]:
+    """Hold the folder, which is made where there is none: of shards that start together, one writes the settings and the
+    others find them. ValueError for a file, and for a folder that holds something but no file called `settings`.
+    """
+    if out.exists() and not out.is_dir():
+        raise ValueError(f"--out {out} is a file; choose a folder")
+    _check_ours(out, settings)  # first, so that no lock is left in a folder of something else
+    out.mkdir(parents=True, exist_ok=True)
+    with _locked(out):
+        _check_ours(out, settings)
+        yield
+
+
+def _check_ours(out: Path, settings: str) -> None:
     content = list(out.iterdir()) if out.is_dir() else []  # before looking for the settings, which are written first
-    if any(path.name[0] != "." for path in content) and not (out / SETTINGS).is_file():
+    if any(path.name[0] != "." for path in content) and not (out / settings).is_file():
         raise ValueError(f"--out {out} is not empty and was not written by this command; choose another folder")
 
 

@@ -172,9 +172,8 @@ def stitch(
     if _moves_only(matrix):
         return _move(grid, matrix, geometry.source_shape), source_affine
     order = 0 if labels else 1
-    volume = ndimage.affine_transform(
-        grid, matrix, output_shape=geometry.source_shape, order=order, mode="grid-constant", cval=fill
-    )
+    # Both grids cover the same field of view, at whose ends constant padding would fade the outermost planes.
+    volume = ndimage.affine_transform(grid, matrix, output_shape=geometry.source_shape, order=order, mode="nearest")
     return volume, source_affine
 
 

@@ -40,12 +40,11 @@ class LabelTable:
 
     def apply(self, source: NDArray[np.int32]) -> NDArray[np.uint16]:
         """Map source ids to class ids. Ids that no class lists become 0."""
-        table = np.zeros(
-            max(int(source.max()), *(max(label.source, default=0) for label in self.labels)) + 1, np.uint16
-        )
+        beyond = max(max(label.source, default=0) for label in self.labels) + 1
+        table = np.zeros(beyond + 1, np.uint16)
         for label in self.labels:
             table[list(label.source)] = label.id
-        return table[source]
+        return table[np.minimum(source, beyond)]
 
 
 def found_labels(found: Iterable[int], names: Mapping[int, str]) -> tuple[Label, ...]:
@@ -195,12 +194,9 @@ def header_names(header: Any) -> dict[int, str]:
     """Label names that a NIfTI header holds, as TotalSegmentator and Connectome Workbench write them; {} for none."""
     names: dict[int, str] = {}
     for extension in getattr(header, "extensions", ()):
-        content = extension.get_content()
-        content = content.encode() if isinstance(content, str) else content
-        if isinstance(content, bytes):
-            for key, quoted, plain in _HEADER_LABEL.findall(content):
-                text = quoted.decode(errors="replace") if quoted else html.unescape(plain.decode(errors="replace"))
-                names[int(key)] = text.strip()
+        for key, quoted, plain in _HEADER_LABEL.findall(extension.content):  # the bytes, of any kind of extension
+            text = quoted.decode(errors="replace") if quoted else html.unescape(plain.decode(errors="replace"))
+            names[int(key)] = text.strip()
     return {number: name for number, name in names.items() if name}
 
 

@@ -16,6 +16,7 @@ from spec import DataSpec
 
 SCHEMA = "medsis-manifest/1"
 FILE_NAME = "manifest.json"
+SYNTHESIS = "synthesis.json"  # of folders of test.py --labels, which have no manifest
 Split = Literal["train", "val", "test"]
 SPLITS: tuple[Split, ...] = ("train", "val", "test")
 _ALONE = {

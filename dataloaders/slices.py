@@ -6,9 +6,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import numpy as np
 from numpy.typing import NDArray
 
-from dataloaders.geometry import plane, window_plane
+from dataloaders.geometry import plane, plane_shape, window_plane
 from dataloaders.intensity import Window
 from dataloaders.labels import count_labels
 from dataloaders.manifest import Slice
@@ -27,6 +28,28 @@ class Frame:
     def cut(self, volume: NDArray, index: int, fill: float = 0) -> NDArray:
         """Slice `index`, padded with `fill`."""
         return window_plane(plane(volume, self.axis, index), self.crop, self.size, fill)
+
+
+def choose_slices(
+    label: NDArray, axis: Axis, size: tuple[int, int], min_foreground: float = 0.0
+) -> tuple[list[int], tuple[int, int], float]:
+    """Slices of a RAS label volume worth keeping, the crop that centres the labelled bounding box, and the labelled
+    fraction it loses.
+
+    A slice is kept where at least one pixel, and that share of its pixels, is labelled within the window.
+    """
+    count, *_ = plane_shape(label.shape, axis)
+    planes = [plane(label, axis, i) for i in range(count)]
+    shadow = np.any([p > 0 for p in planes], axis=0)
+    if not shadow.any():
+        return [], (0, 0), 0.0
+    box = [np.flatnonzero(shadow.any(axis=across)) for across in (1, 0)]
+    crop = tuple(round((b[0] + b[-1] + 1 - s) / 2) for b, s in zip(box, size, strict=True))
+    crop = (crop[0], crop[1])
+    inside = [int((window_plane(p, crop, size, 0) > 0).sum()) for p in planes]
+    total = sum(int((p > 0).sum()) for p in planes)
+    kept = [i for i, n in enumerate(inside) if n >= max(1, min_foreground * size[0] * size[1])]
+    return kept, crop, 1 - sum(inside) / total
 
 
 def write_slice(

@@ -23,7 +23,7 @@ from dataloaders.lesion_preparing import (
 from dataloaders.manifest import Case, Geometry, Slice, Split, affine_rows, slice_name
 from dataloaders.nifti import read_volume
 from dataloaders.prepare_options import PrepareOptions, parse_window
-from dataloaders.slices import Frame, write_filled, write_slice
+from dataloaders.slices import Frame, choose_slices, write_filled, write_slice
 from dataloaders.sources import CaseSource, embedded_volumes
 from dataloaders.splits import split_slices
 from spec import LESION, level_channel
@@ -53,7 +53,7 @@ def process_case(source: CaseSource, split: Split | None, hashes: dict[str, str]
     if o.n4:
         images = [i if ct else i / n4_field(i, label > 0) for i, ct in zip(images, plan.ct, strict=True)]
     label, windows, filled, grey = _without_lesions(images, label, plan)
-    kept, crop, lost = _choose(label, o)
+    kept, crop, lost = choose_slices(label, o.axis, o.slice_size, o.min_foreground)
     if lost > 0.001:
         print(
             f"{source.id}: {100 * lost:.1f} % of the labelled voxels lie outside the {o.slice_size} window", flush=True
@@ -191,23 +191,6 @@ def _window(channel: int, image: NDArray, plan: Plan, tissue_of: Tissue | None) 
     low = float(np.percentile(image, MR_PERCENTILES[0]))
     high = float(np.percentile(image[image > image.mean()], MR_PERCENTILES[1]))
     return Window(low, high)
-
-
-def _choose(label: NDArray, o: PrepareOptions) -> tuple[list[int], tuple[int, int], float]:
-    """Slices worth keeping, the crop that centres the labelled bounding box, and the labelled fraction it loses."""
-    count, *_ = geometry.plane_shape(label.shape, o.axis)
-    planes = [geometry.plane(label, o.axis, i) for i in range(count)]
-    shadow = np.any([p > 0 for p in planes], axis=0)
-    if not shadow.any():
-        return [], (0, 0), 0.0
-    box = [np.flatnonzero(shadow.any(axis=axis)) for axis in (1, 0)]
-    size = o.slice_size
-    crop = tuple(round((b[0] + b[-1] + 1 - s) / 2) for b, s in zip(box, size, strict=True))
-    crop = (crop[0], crop[1])
-    inside = [int((geometry.window_plane(p, crop, size, 0) > 0).sum()) for p in planes]
-    total = sum(int((p > 0).sum()) for p in planes)
-    kept = [i for i, n in enumerate(inside) if n >= max(1, o.min_foreground * size[0] * size[1])]
-    return kept, crop, 1 - sum(inside) / total
 
 
 def _blocks(kept: list[int], o: PrepareOptions) -> dict[Split, list[int]]:

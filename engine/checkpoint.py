@@ -103,7 +103,8 @@ def load_state(path: Path) -> dict[str, Any]:
 class Weights:
     """Contents of a weight file: the tensors of `Method.release()`, config and spec as plain dicts, images seen.
 
-    windows: (low, high) by channel for images that no scan of their own lends its window (unpaired training).
+    windows: (low, high) by channel for images that no scan of their own lends its window; weights of earlier versions have
+    them of unpaired training only.
     expected: name -> (low, high) in ml over the training scans, of a segmenter (`SegmentationTask.expected`).
     """
 
@@ -164,7 +165,8 @@ def load_weights(folder: Path, which: str) -> Weights:
         raise CheckpointError(f"{path}: schema {found!r}, this version reads {WEIGHTS_SCHEMA!r}")
     if header["schema"] == WEIGHTS_SCHEMA and header.pop("sha256", "") != _digest(header, tensors):
         raise CheckpointError(f"{path}: damaged weight file (wrong checksum)")
-    if broken := [name for name, tensor in tensors.items() if not bool(tensor.isfinite().all())]:
+    trained = header["config"].get("model") != "gmm"  # priors of a generator are NaN where they are random
+    if broken := [name for name, tensor in tensors.items() if trained and not bool(tensor.isfinite().all())]:
         raise CheckpointError(
             f"{path}: {len(broken)} of {len(tensors)} tensors hold NaN or infinity ({broken[0]}): the training went astray; "
             "take other weights (--ckpt_iter)"

@@ -113,6 +113,11 @@ def model_card(o: ExportOptions, run: Path, weights: Weights, trained: Config, p
             "",
             "```bash",
             f"python test.py --name {trained.name} --checkpoints_dir <the folder that holds this one> --dataroot <data>",
+            *(
+                [f"python test.py --name {trained.name} --checkpoints_dir <…> --labels <maps> --out <volumes>"]
+                if trained.paints_labels
+                else []
+            ),
             *(["python scripts/segment.py --checkpoint <this folder> --i <scans> --o <labels>"] if segments else []),
             "```",
             "",

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -20,6 +20,7 @@ from dataloaders.nifti import write_volume
 from dataloaders.png import write_png
 from engine.progress import tracked
 from models.base import Batch, Method, SampleRandom, seeded_generator
+from spec import DataSpec
 
 
 @dataclass
@@ -84,12 +85,8 @@ class ResultsWriter:
         if not self.stack:
             return
         case = self.cases[list(self.slices)[-1]]
-        assert case.geometry is not None
-        assert self.data.spec.axis is not None
-        for c, (channel, window) in enumerate(zip(self.data.spec.channels, case.windows, strict=True)):
-            planes = {index: window.decode(levels[c]) for index, levels in self.stack.items()}
-            volume, affine = stitch(case.geometry, self.data.spec.axis, planes, fill=window.low)
-            write_volume(self.staging / "volumes" / f"{case.id}_{channel.name}.nii.gz", volume, affine, np.float32)
+        names = [f"{case.id}_{channel.name}.nii.gz" for channel in self.data.spec.channels]
+        write_volumes(case, self.data.spec, self.stack, [self.staging / "volumes" / name for name in names])
         self.stack = {}
 
     def close(self, provenance: dict[str, Any]) -> Manifest:
@@ -107,10 +104,28 @@ class ResultsWriter:
         return manifest
 
 
+def write_volumes(case: Case, spec: DataSpec, stack: Mapping[int, NDArray], paths: Sequence[Path]) -> None:
+    """Slice index -> (C, H, W) 16-bit levels of a case to one NIfTI file per channel, in source geometry and units."""
+    assert case.geometry is not None
+    assert spec.axis is not None
+    for c, (path, window) in enumerate(zip(paths, case.windows, strict=True)):
+        planes = {index: window.decode(levels[c]) for index, levels in stack.items()}
+        volume, affine = stitch(case.geometry, spec.axis, planes, fill=window.low)
+        write_volume(path, volume, affine, np.float32)
+
+
+class SliceWriter(Protocol):
+    """What takes the slices of `synthesize_split`."""
+
+    def add(self, case_id: str, index: int, generated: NDArray) -> None:
+        """One slice: generated (C, H, W) in [-1, 1]."""
+        ...
+
+
 def synthesize_split(
     method: Method,
     batches: Iterable[Batch],
-    writer: ResultsWriter,
+    writer: SliceWriter,
     device: torch.device,
     seed: int,
     noise: str = "case",

@@ -18,8 +18,10 @@ from torch import Tensor
 import config as options
 from config import Config
 from dataloaders.dataset import Part, SliceLoader, fingerprint
+from dataloaders.intensity import Window
 from dataloaders.manifest import Manifest
 from dataloaders.segmentation_data import PatchLoader
+from dataloaders.unpaired import typical_windows
 from engine import checkpoint, device, processes
 from engine.checkpoint import Weights
 from engine.files import check_name, read_json, with_path, write_json, write_text
@@ -31,6 +33,7 @@ from engine.weights import load_state, locate, resolve
 from evaluation import check_metrics
 from models.base import Batch, Method, Player
 from models.ranks import rank, world_size
+from spec import DataSpec
 
 WON = 0.99  # accuracy of a discriminator above which the generator gets no useful gradient
 ADVICE = (
@@ -541,7 +544,7 @@ class Run:
             options.to_dict(self.config),
             self.data.spec.to_dict(),
             self.state.images_seen,
-            [(window.low, window.high) for window in self.data.cases[0].windows] if self.config.unpaired else (),
+            [(window.low, window.high) for window in typical_windows(self.data)] if self.config.paints_labels else (),
             self.data.provenance.get("expected", {}),
         )
         checkpoint.save_weights(checkpoint.weights_path(self.folder, which), weights)
@@ -600,3 +603,23 @@ def weights_folder(checkpoints_dir: Path, name: str) -> Path:
     if not folder.is_dir():
         raise ValueError(f"--name {name}: no such run in {checkpoints_dir}")
     return folder
+
+
+def run_windows(weights: Weights, trained: Config) -> tuple[Window, ...]:
+    """Typical windows of the run's images, one per channel, for label maps that have no scan of their own.
+
+    Weights of earlier versions do not hold them; the training data do, where they are still there and unchanged.
+    ValueError where they are not.
+    """
+    if weights.windows:
+        return tuple(Window(*window) for window in weights.windows)
+    try:
+        data = Manifest.load(trained.dataroot, histograms=False)
+        if data.spec == DataSpec.from_dict(weights.spec):
+            return typical_windows(data)
+    except (ValueError, OSError):  # moved, or prepared anew
+        pass
+    raise ValueError(
+        f"the weights of {trained.name!r}, of an earlier version, do not say which units its images had, and its training "
+        f"data {trained.dataroot} are not there as they were; train a little further, which writes the weights anew"
+    )

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from dataloaders.manifest import FILE_NAME, Case, Manifest, Slice
+from dataloaders.manifest import FILE_NAME, SYNTHESIS, Case, Manifest, Slice
 from dataloaders.png import read_png
 from engine.files import read_json
 from evaluation.results import SCHEMA, evaluate_results, paired_slices
@@ -53,6 +53,11 @@ def find_results(path: Path) -> Path:
         raise ValueError(
             f"{path}: numbers of scripts/evaluate.py about two folders, without the images; only results folders of "
             f"test.py and generate.py, which have a {FILE_NAME}, can be compared"
+        )
+    if (path / SYNTHESIS).is_file():
+        raise ValueError(
+            f"{path}: volumes of test.py --labels, without real images to compare with; where there are some, "
+            "scripts/evaluate.py --real DIR --generated DIR scores them"
         )
     if not inside:
         raise ValueError(f"{path}: no results here; test.py writes results/<name>/<which>/{FILE_NAME}")

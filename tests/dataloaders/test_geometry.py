@@ -109,3 +109,11 @@ def test_resampled_volumes_return_to_the_source_grid() -> None:
     back, _ = stitch(geometry, "axial", slices, fill=0)
     inner = (slice(2, -2),) * 3
     assert np.abs(back - smooth)[inner].max() < 0.02
+
+
+def test_the_ends_of_a_resampled_volume_do_not_fade() -> None:
+    """A body that reaches the end of the scan keeps its intensity there: the grid's outermost planes go on."""
+    shape, affine = regrid((6, 6, 9), np.eye(4), (1.0, 1.0, 3.0))
+    geometry = Geometry(np.eye(4), (6, 6, 9), affine, shape, (0, 0))  # type: ignore[arg-type]
+    back, _ = stitch(geometry, "axial", dict.fromkeys(range(3), np.full((6, 6), 40.0, np.float32)), fill=-1024)
+    assert np.allclose(back, 40)

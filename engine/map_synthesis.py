@@ -1,0 +1,279 @@
+"""Label maps without images to volumes: one after the other, resumable, a fault of one costs that one only.
+
+What test.py --labels does. <out>/synthesis.json says with which weights and options; records/ has a file for each map,
+written last, so it says that all volumes of that map are whole.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import shutil
+import time
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from config import TestConfig
+from dataloaders.generated_files import bids_place, claimed, describe_bids
+from dataloaders.intensity import Window, model_to_levels
+from dataloaders.label_ids import names_beside, read_ids
+from dataloaders.label_maps import LabelMaps, file_stem, read_label_map_file
+from dataloaders.labels import count_labels
+from dataloaders.manifest import SYNTHESIS
+from dataloaders.map_slices import slice_map
+from dataloaders.nifti import file_sha256
+from engine.files import check_name, files_below, read_json, with_path, write_json
+from engine.progress import say, tracked
+from engine.results import synthesize_split, write_volumes
+from models.base import Method
+from spec import DataSpec, Label
+
+SCHEMA = "medsis-synthesis/1"
+RECORDS = "records"
+SHOWN = 20  # faults that are printed
+
+
+@dataclass(frozen=True)
+class MapFile:
+    """A label map and where its volumes go. file: its path below that of all maps; place: folder and beginning of the names
+    of its volumes; case: what seeds its noise, the id that prepare_data.py gives to a map of that name.
+    """
+
+    path: Path
+    file: str
+    place: str
+    case: str
+
+
+@dataclass
+class MapReport:
+    """What this call did; one line for each map that failed; what there is to know, with the number of maps it is about."""
+
+    made: int = 0
+    kept: int = 0
+    faults: list[str] = field(default_factory=list)
+    notes: Counter[str] = field(default_factory=Counter)
+    lacking: Counter[str] = field(default_factory=Counter)  # classes of the run that maps do not have
+
+    def lines(self, spec: DataSpec) -> list[str]:
+        """The notes as text."""
+        total = self.made
+        lines = [f"{note} ({count} of {total} maps)" if total > 1 else note for note, count in self.notes.items()]
+        absent = [label for label in spec.labels[1:] if self.lacking[label.name] == total > 0]
+        if absent:
+            lines.append(f"classes of the run that no map has: {', '.join(label.name for label in absent)}")
+        if made := [label.name for label in absent if not label.source]:
+            lines.append(
+                f"{', '.join(made)}: made from images when the training data were prepared, not from label maps; what "
+                "these maps leave unlabelled becomes background"
+            )
+        return lines
+
+
+@dataclass(frozen=True)
+class MapJob:
+    """All that the maps share. windows: one per channel, between which images lie. settings: everything that shapes the
+    volumes, for the folder; about: what else synthesis.json says. neighbours: label slices that the method sees on each
+    side. resampled: ids of labels whose style is drawn anew. given: the table of --label_map.
+    """
+
+    config: TestConfig
+    out: Path
+    method: Method
+    spec: DataSpec
+    windows: tuple[Window, ...]
+    device: torch.device
+    settings: dict[str, Any]
+    about: dict[str, Any] = field(default_factory=dict)
+    neighbours: int = 0
+    resampled: Sequence[int] = ()
+    given: tuple[Label, ...] | None = None
+
+
+@dataclass
+class _Stack:
+    """The slices of one map as 16-bit levels, by index."""
+
+    levels: dict[int, NDArray] = field(default_factory=dict)
+
+    def add(self, case_id: str, index: int, generated: NDArray) -> None:
+        self.levels[index] = model_to_levels(generated)
+
+
+def find_maps(labels: Path) -> tuple[list[MapFile], bool]:
+    """Label maps in the order of their paths, and whether all lie as in BIDS. ValueError where there is none, and where two
+    would have volumes of one name.
+    """
+    if labels.suffix.lower() == ".png" or (labels.is_dir() and _only_png(labels)):
+        raise ValueError(
+            f"--labels {labels}: takes volumes; PNG label images go with --dataroot, as DIR/test/labels/X.png"
+        )
+    try:
+        paths: list[Path] = list(dict.fromkeys(LabelMaps(labels).sources))
+    except ValueError as error:
+        raise ValueError(f"--labels {error}") from None
+    if not paths:
+        raise ValueError(f"--labels {labels}: lists no file")
+    root = labels if labels.is_dir() else Path(os.path.commonpath([path.absolute().parent for path in paths]))
+    files = [Path(os.path.relpath(path, root)) for path in paths]
+    places = [_bids(path, file_stem(path)) for path in paths]
+    bids = None not in places and len(set(places)) == len(places)
+    if not bids:
+        places = [(file.parent / file_stem(file)).as_posix() for file in files]
+    found: dict[str, MapFile] = {}
+    for path, file, place in zip(paths, files, places, strict=True):
+        assert place is not None
+        case = file_stem(path) if bids else place
+        item = MapFile(path, file.as_posix(), place, case.removesuffix("_dseg"))
+        if (other := found.setdefault(place, item)) is not item:
+            raise ValueError(f"--labels: {other.path} and {path} would both become {place}")
+    return list(found.values()), bids
+
+
+def _only_png(folder: Path) -> bool:
+    return not any(folder.glob("**/*.nii*")) and bool(files_below(folder, (".png",)))
+
+
+def _bids(path: Path, name: str) -> str | None:
+    place = bids_place(path, name)
+    described = re.search(r"_desc-([A-Za-z0-9]+)", name)
+    return place and f"{place[0]}/{place[1]}_desc-{described[1] if described else ''}synth"
+
+
+def synthesize_maps(job: MapJob, labels: Path, part: tuple[int, int] = (0, 1)) -> MapReport:
+    """Write volumes of all maps of part i of n that are not there yet, each with the map's own shape and affine.
+
+    ValueError, with nothing written, where the folder holds volumes of other weights or options, or anything else.
+    """
+    maps, bids = find_maps(labels)
+    if job.spec.axis is None:
+        raise ValueError(
+            f"--labels {labels}: the run was trained on PNG slices whose direction and pixel size nobody knows, so volumes "
+            "cannot be sliced as they were; train on data of prepare_data.py, or give --dataroot with labels as PNG"
+        )
+    _refuse_inputs(job, labels, maps, bids)
+    _claim(job)
+    if bids:
+        describe_bids(job.out, "Synthetic images", (f"{RECORDS}/", SYNTHESIS))
+    report = MapReport()
+    for item in tracked(maps[part[0] :: part[1]], "label maps"):
+        try:
+            _make_or_keep(job, item, bids, report)
+        except (ValueError, MemoryError, OSError) as error:
+            if isinstance(error, OSError) and error.filename is None:
+                raise  # a full disk, not a fault of the map
+            report.faults.append(with_path(item.path, error))
+            if len(report.faults) <= SHOWN:
+                say(f"error: {report.faults[-1]}")
+    return report
+
+
+def _paths(job: MapJob, item: MapFile, bids: bool) -> list[str]:
+    """Files of a map's volumes below the output folder, one per channel."""
+    names = [check_name(channel.name, "channel name") for channel in job.spec.channels]
+    plain = [re.sub("[^A-Za-z0-9]", "", name) for name in names]  # as BIDS wants its suffixes
+    names = plain if bids and all(plain) and len(set(plain)) == len(names) else names
+    return [f"{item.place}_{name}.nii.gz" for name in names]
+
+
+def _refuse_inputs(job: MapJob, labels: Path, maps: Sequence[MapFile], bids: bool) -> None:
+    """ValueError where images would come to lie among label maps, of which the next call would read them as such."""
+    out = job.out.resolve()
+    if labels.is_dir() and out.is_relative_to(labels.resolve()):
+        raise ValueError(f"--out {job.out}: lies in --labels {labels}, where images would be taken for label maps")
+    outputs = {out / path for item in maps for path in _paths(job, item, bids)}
+    if taken := [item.path for item in maps if item.path.resolve() in outputs]:
+        raise ValueError(f"--out {job.out}: the volumes would replace the label map {taken[0]}; choose another folder")
+
+
+def _claim(job: MapJob) -> None:
+    """Make the folder ours. Volumes of other weights or options are refused, or with --overwrite removed."""
+    path, settings = job.out / SYNTHESIS, json.loads(json.dumps(job.settings))
+    with claimed(job.out, SYNTHESIS):
+        old = read_json(path).get("settings", {}) if path.is_file() else settings
+        changed = sorted(key for key in old.keys() | settings.keys() if old.get(key) != settings.get(key))
+        if changed and not job.config.overwrite:
+            raise ValueError(
+                f"--out {job.out} holds volumes with other {', '.join(changed)}; choose another folder, or give "
+                "--overwrite to replace them"
+            )
+        if changed:
+            _remove(job.out)
+        if changed or not path.is_file():
+            write_json(path, {"schema": SCHEMA, "settings": settings, **job.about})
+
+
+def _remove(out: Path) -> None:
+    """Remove the volumes that have a record, and the records."""
+    for path in files_below(out / RECORDS, (".json",)):
+        for file in (_record(path) or {}).get("images", []):
+            (out / file).unlink(missing_ok=True)
+    shutil.rmtree(out / RECORDS, ignore_errors=True)
+
+
+def _record(path: Path) -> dict[str, Any] | None:
+    """The record of a map; None where there is none of ours."""
+    try:
+        data = read_json(path) if path.is_file() else None
+    except ValueError:
+        return None
+    images = data.get("images") if isinstance(data, dict) and data.get("schema") == SCHEMA else None
+    files = images if isinstance(images, list) else [""]
+    return (
+        data if all(isinstance(f, str) and f[:1] not in ("", "/") and ".." not in f.split("/") for f in files) else None
+    )
+
+
+def _make_or_keep(job: MapJob, item: MapFile, bids: bool, report: MapReport) -> None:
+    if not item.path.is_file():
+        raise ValueError(f"{item.path}: no such file")
+    own = names_beside(item.path) if job.given is None and job.config.label_ids == "auto" else None
+    names = hashlib.sha256(json.dumps(own and sorted(own[0].items())).encode()).hexdigest()
+    made_from = {"file": item.file, "case": item.case, "sha256": file_sha256(item.path), "names_sha256": names}
+    path, images = job.out / RECORDS / f"{item.place}.json", _paths(job, item, bids)
+    record = _record(path)
+    if record is not None and record.get("map") == made_from and all((job.out / file).is_file() for file in images):
+        report.kept += 1
+        return
+    if record is not None and record.get("map") != made_from and not job.config.overwrite:
+        raise ValueError(
+            f"{item.path}: its volumes in {job.out} were made of another map or table of names; give --overwrite"
+        )
+    path.unlink(missing_ok=True)  # first, so that no record ever outlives its files
+    write_json(path, {"schema": SCHEMA, "map": made_from, **_make(job, item, images, report), "images": images})
+    report.made += 1
+
+
+def _make(job: MapJob, item: MapFile, images: Sequence[str], report: MapReport) -> dict[str, Any]:
+    """Write the volumes of one map; returns what there is to say about it."""
+    o, label_map = job.config, read_label_map_file(item.path)
+    counts = count_labels(label_map.values.numpy())
+    reading = read_ids(item.path, counts, job.spec, job.given, o.label_ids, o.unknown_labels == "background")
+    sliced = slice_map(label_map, reading.table, job.spec, item.case, job.windows)
+    stack, start = _Stack(), time.perf_counter()
+    batches, total = sliced.batches(o.batch_size, job.neighbours), len(sliced.case.slices)
+    synthesize_split(job.method, batches, stack, job.device, o.seed, o.noise, job.resampled, o.draw, total)
+    seconds = time.perf_counter() - start
+    write_volumes(sliced.case, job.spec, stack.levels, [job.out / path for path in images])
+    there = set(np.unique(sliced.ids).tolist())
+    absent = [label.name for label in job.spec.labels[1:] if label.id not in there]
+    report.notes.update([f"labels read {reading.how}"])
+    report.notes.update([f"{item.file}: {note}" for note in sliced.notes + reading.notes])
+    report.lacking.update(absent)
+    return {
+        "read": reading.how,
+        "classes": {label.name: list(label.source) for label in reading.table.labels if label.id in there},
+        "absent": absent,
+        "notes": [*reading.notes, *sliced.notes],
+        "slices": len(stack.levels),
+        "seconds": round(seconds, 3),
+    }
