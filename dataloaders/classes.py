@@ -12,26 +12,36 @@ import numpy as np
 from numpy.typing import NDArray
 
 from config import Config
+from dataloaders.label_schemes import fitting_tables
 from dataloaders.labels import LabelTable
 from engine.files import read_json
+from models.gmm import freesurfer
 from models.gmm.labels import LabelScheme
 from spec import BACKGROUND, DataSpec, Label
 
-# Brain tissue in FreeSurfer's ids. The brain stem and the ventral diencephalon look like white matter on every contrast
-# that tissue classifiers see; lesions lie in it; vessels and choroid plexus are counted as fluid.
+_GREY = ("cortical", "deep", "subcortical")
+TISSUE_TABLES = ("csf-gm-wm", "gm-wm-csf")  # of `dataloaders.labels`: nothing but tissues
+# Brain tissue in FreeSurfer's ids, and further names of it. The brain stem and the ventral diencephalon look like white
+# matter on every contrast that tissue classifiers see; lesions lie in it; vessels and choroid plexus are counted as fluid.
 TISSUE: dict[str, tuple[tuple[int, ...], tuple[str, ...]]] = {
-    "csf": ((4, 5, 14, 15, 24, 30, 31, 43, 44, 62, 63, 72, 136, 137, 163, 164, 257), ("cerebrospinal_fluid",)),
+    "csf": (
+        (4, 5, 14, 15, 24, 30, 31, 43, 44, 62, 63, 72, 136, 137, 163, 164, 257),
+        ("cerebrospinal_fluid", "external_csf", "ventricles"),
+    ),
     "grey_matter": (
         (
             *(3, 8, 9, 10, 11, 12, 13, 17, 18, 19, 20, 26, 27, 42, 47, 48, 49, 50, 51, 52, 53, 54, 55, 56, 58, 59),
             *(80, 81, 82),
-            *(i for i in (*range(1000, 1036), *range(2000, 2036)) if i % 1000 != 4),  # parcels of the cortex
+            *freesurfer.CORTEX,
         ),
-        ("gray_matter", "gm"),
+        ("gray_matter", "gm", *(f"{where}_{grey}_matter" for where in _GREY for grey in ("grey", "gray")), "cortex"),
     ),
     "white_matter": (
-        (2, 7, 16, 25, 28, 41, 46, 57, 60, 77, 78, 79, 85, 192, 250, 251, 252, 253, 254, 255, 1004, 2004),
-        ("wm", "lesion", "lesions"),
+        (
+            *(2, 7, 16, 25, 28, 41, 46, 57, 60, 77, 78, 79, 85, 99, 192, 250, 251, 252, 253, 254, 255, 1004, 2004),
+            *freesurfer.WHITE_MATTER,
+        ),
+        ("wm", "lesion", "lesions", "brainstem"),
     ),
 }
 
@@ -46,25 +56,32 @@ MR_CONTRASTS = {
 
 @dataclass(frozen=True)
 class Classes:
-    """labels: classes, `source` holding the values of label maps. aliases: further names in prepared folders -> class id.
+    """labels: classes, `source` holding the values of label maps. aliases: further names of labels -> class id.
 
-    strict: every label must have a class; otherwise what no class lists is background.
+    strict: every label must have a class; otherwise what no class lists is background. tissue: `source` holds FreeSurfer's
+    ids, which count only where the labels are FreeSurfer's; labels that no name or id tells are refused.
     """
 
     labels: tuple[Label, ...]
     aliases: dict[str, int] = field(default_factory=dict)
     strict: bool = False
+    tissue: bool = False
 
     def of_values(self, ids: NDArray[np.int32]) -> NDArray[np.uint16]:
         """Class ids of a label map's values; unlisted ones are background. ValueError for these where strict."""
+        found = np.unique(ids).tolist()
         if self.strict:
-            self._refuse({value for value in np.unique(ids).tolist() if value and value not in self._values()})
+            self._refuse({value for value in found if value and value not in self._values()})
+        if self.tissue and any(found) and freesurfer.strangers(found) is None:
+            self._refuse({value for value in found if value})
         return LabelTable(self.labels).apply(ids)
 
     def of_labels(self, labels: Sequence[Label]) -> NDArray[np.uint16]:
         """Table label id -> class id, for a manifest's labels: by name, else by the source values if these agree."""
         table = np.zeros(max(label.id for label in labels) + 1, np.uint16)
         values, unknown = self._values(), set()
+        if self.tissue and freesurfer.strangers(value for label in labels for value in label.source) is None:
+            values = {}
         for label in labels:
             of_sources = {values.get(value, -1) for value in label.source}
             if label.id == BACKGROUND:
@@ -75,16 +92,32 @@ class Classes:
                 table[label.id] = of_sources.pop()
             else:
                 unknown.add(label.name)
-        if self.strict:
-            self._refuse(unknown)
+        if self.strict or (self.tissue and not table.any()):
+            self._refuse(unknown, {value for label in labels for value in label.source})
         return table
 
     def of_scheme(self, scheme: LabelScheme) -> LabelScheme:
-        """The scheme with classes as its outputs."""
-        values = self._values()
-        if self.strict:
-            self._refuse({value for value in scheme.values if value not in values})
-        return replace(scheme, outputs=tuple(values.get(value, BACKGROUND) for value in scheme.values))
+        """The scheme with classes as its outputs; labels whose output is 0 stay dropped.
+
+        strict: by its outputs. Otherwise by the maps' values, else by names; tissue by names alone, which FreeSurfer's ids
+        have where they are.
+        """
+        values, names = self._values(), self._names() if self.tissue else self.aliases
+        outputs, unknown = [], set()
+        for value, name, output in zip(scheme.values, scheme.names, scheme.outputs, strict=True):
+            found = names.get(plain(re.sub(r" cluster \d+$", "", name)))
+            if BACKGROUND in (value, output):
+                found = BACKGROUND
+            elif self.strict:
+                found = values.get(output)
+            elif not self.tissue:
+                found = values.get(value, found or BACKGROUND)
+            outputs.append(found or BACKGROUND)
+            if found is None:
+                unknown.add(value if name == f"label {value}" else f"{value} ({name})")
+        if unknown and (self.strict or self.tissue):
+            self._refuse(unknown, scheme.values)
+        return replace(scheme, outputs=tuple(outputs))
 
     def _values(self) -> dict[int, int]:
         return {BACKGROUND: BACKGROUND} | {value: label.id for label in self.labels for value in label.source}
@@ -92,14 +125,23 @@ class Classes:
     def _names(self) -> dict[str, int]:
         return {plain(label.name): label.id for label in self.labels} | self.aliases
 
-    def _refuse(self, unknown: Iterable[int | str]) -> None:
-        if unknown := set(unknown):
-            shown = ", ".join(map(str, sorted(unknown, key=str)[:10]))
-            there = ", ".join(label.name for label in self.labels)
+    def _refuse(self, unknown: Iterable[int | str], values: Iterable[int] = ()) -> None:
+        """ValueError for labels without a class, if there are any. values: all of the maps', which tables may name."""
+        if not (unknown := set(unknown)):
+            return
+        shown = ", ".join(map(str, sorted(unknown, key=str)[:10]))
+        there = f"the classes are {', '.join(label.name for label in self.labels)}"
+        if not self.tissue:
             raise ValueError(
-                f"labels without a class: {shown}; the classes are {there}. Give --segmenter.classes a .json file that "
-                "lists them, or tissue"
+                f"labels without a class: {shown}; {there}. Give --segmenter.classes a .json file that lists them, or tissue"
             )
+        table = " or ".join(fitting_tables(values, TISSUE_TABLES)) if values else ""
+        table = table or "a table of their names (.tsv, .csv, .json)"
+        raise ValueError(
+            f"labels that are no tissue by FreeSurfer's ids or by name: {shown}; {there}. Say what they are: "
+            f"--segmenter.scheme {table} for label maps, --label_map {table} in prepare_data.py; or give "
+            "--segmenter.classes a .json file"
+        )
 
 
 def plain(name: str) -> str:
@@ -108,13 +150,17 @@ def plain(name: str) -> str:
 
 
 def tissue_classes() -> Classes:
-    """CSF, grey and white matter of FreeSurfer's ids, or of labels with these names; lesions count as white matter."""
+    """CSF, grey and white matter of FreeSurfer's ids and names, or of labels named so; lesions count as white matter.
+
+    What FreeSurfer's table names beside the brain is background.
+    """
     labels = [Label(0, "background", (0,))]
-    aliases: dict[str, int] = {}
+    aliases = {plain(name): BACKGROUND for name in freesurfer.NAMES.values()}
+    aliases |= {f"non_brain_{code}": BACKGROUND for code in range(4, 10)} | {"non_brain": BACKGROUND}
     for i, (name, (values, others)) in enumerate(TISSUE.items(), 1):
         labels.append(Label(i, name, values))
-        aliases |= dict.fromkeys(others, i)
-    return Classes(tuple(labels), aliases)
+        aliases |= {plain(freesurfer.NAMES[value]): i for value in values} | dict.fromkeys(others, i)
+    return Classes(tuple(labels), aliases, tissue=True)
 
 
 def inline_classes(text: str) -> str:
@@ -202,7 +248,7 @@ def contrast_means(
 def trained_classes(config: Config, spec: DataSpec) -> Classes:
     """The classes of a trained network: those of its spec, with the further names that its options gave them."""
     text = config.segmenter.classes
-    return Classes(spec.labels, read_classes(text, spec.labels).aliases, strict=text == "auto")
+    return replace(read_classes(text, spec.labels), labels=spec.labels)
 
 
 def ras_spacing(spec: DataSpec) -> tuple[float, float, float]:

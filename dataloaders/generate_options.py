@@ -36,7 +36,7 @@ class GenerateOptions:
     """Processes, one sample each at a time; 0 works in this one. Does not change the images."""
 
     scheme: str = "auto"
-    """What the labels are: auto, freesurfer, feta, seeds, a .json file of label fields, or a prepared data folder."""
+    """What the labels are: auto, seeds, a table by name or file as --label_map of prepare_data.py, or a prepared folder."""
     seeds: Path | None = None
     """Folder of scripts/make_seeds.py: split the tissues by intensity, anew for each sample; maps without are left out."""
     subclasses: tuple[int, int] | None = None

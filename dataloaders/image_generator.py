@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 import secrets
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -137,6 +138,7 @@ class ImageGenerator:
         self.scheme = scheme or self._find_scheme(
             generation_labels, generation_classes, output_labels, n_neutral_labels
         )
+        warn_unmirrored(self.options, self.scheme)
         self.base_scheme = self.scheme
         self.maps.use(self.scheme)
         if lesions is not None:
@@ -160,12 +162,7 @@ class ImageGenerator:
                 raise ValueError(f"{', '.join(alone)} need generation_labels, whose order they follow")
             return scheme_of(self.maps.values(), self.options.preset)
 
-        return LabelScheme.from_lists(
-            _whole("generation_labels", labels),
-            _whole("generation_classes", classes),
-            _whole("output_labels", outputs),
-            neutral,
-        )
+        return list_scheme(labels, classes, outputs, neutral)
 
     def _find_priors(self, means: Any, stds: Any, priors: Path | str | Priors | None) -> Priors | None:
         if priors is not None and (means is not None or stds is not None):
@@ -267,6 +264,16 @@ class ImageGenerator:
     generate_brain = generate_image  # SynthSeg's name
 
 
+def warn_unmirrored(options: GmmConfig, scheme: LabelScheme) -> None:
+    """Say that maps whose sides are unknown are never mirrored, where the options ask for it."""
+    if options.flipping and scheme.partners is None:
+        warnings.warn(
+            "label maps are not mirrored, as which labels are left and right is unknown: give n_neutral_labels or a "
+            "scheme of names with left and right, or turn flipping off",
+            stacklevel=3,
+        )
+
+
 class ImageTooLarge(ValueError):  # noqa: N818 (a fault of options and map)
     """Options ask for an image that no memory holds."""
 
@@ -325,6 +332,16 @@ def _whole(name: str, item: Any) -> Any:
         where = f"{item} " if isinstance(item, (str, Path)) else ""
         raise ValueError(f"{name} {where}must hold whole numbers, found {array.dtype} {array.ravel()[:3].tolist()}")
     return array.astype(np.int64).tolist()
+
+
+def list_scheme(labels: Any, classes: Any, outputs: Any, neutral: int | None) -> LabelScheme:
+    """The scheme of lab2im's lists: numbers or .npy files of them; ValueError naming the list."""
+    return LabelScheme.from_lists(
+        _whole("generation_labels", labels),
+        _whole("generation_classes", classes),
+        _whole("output_labels", outputs),
+        neutral,
+    )
 
 
 def _weights(given: Sequence[float] | None, count: int) -> torch.Tensor:

@@ -7,12 +7,14 @@ from collections.abc import Iterable, Sequence
 from dataclasses import fields, replace
 from pathlib import Path
 
-from dataloaders.labels import found_labels
+from dataloaders.labels import FREESURFER, found_labels, read_label_map, table_names
 from dataloaders.manifest import FILE_NAME, Manifest
 from engine.files import read_json
 from models.gmm import freesurfer
 from models.gmm.labels import LabelScheme
-from spec import BACKGROUND, DataSpec, Label
+from spec import BACKGROUND, Channel, DataSpec, Label
+
+_FIELDS = {f.name for f in fields(LabelScheme)} | {"n_neutral_labels"}
 
 
 def scheme_of(values: Sequence[int], preset: str = "") -> LabelScheme:
@@ -24,12 +26,13 @@ def scheme_of(values: Sequence[int], preset: str = "") -> LabelScheme:
     return LabelScheme.from_values(values)
 
 
-def read_scheme(text: str, values: Iterable[int], preset: str = "") -> LabelScheme:
+def read_scheme(text: str, values: Iterable[int], preset: str = "", flag: str = "--scheme") -> LabelScheme:
     """The scheme that a --scheme option names, for maps with these values.
 
-    auto: see `scheme_of`. freesurfer, feta, seeds: that, or an error. X.json: fields of `LabelScheme`, of which only
-    `values` must be there; n_neutral_labels may stand for partners. A folder with a manifest: values are the ids of its
-    source maps, which become its labels. ValueError for everything else.
+    auto: see `scheme_of`. freesurfer, feta, seeds: that, or an error. Another name or file of `labels.read_label_map`: a
+    table of names, where ids of one name share their class and output. X.json with `values`: fields of `LabelScheme`;
+    n_neutral_labels may stand for partners. A folder with a manifest: values are the ids of its source maps, which become
+    its labels. ValueError, which names the flag, for everything else.
     """
     found = tuple(sorted(set(values)))
     if text == "auto":
@@ -38,27 +41,66 @@ def read_scheme(text: str, values: Iterable[int], preset: str = "") -> LabelSche
         return LabelScheme.feta()
     if text == "seeds":
         return LabelScheme.seeds(found)
-    if text == "freesurfer":
+    if text in FREESURFER:
         unknown = [value for value in found if freesurfer.name(value) is None]
         if unknown or not freesurfer.recognised(found):
             shown = ", ".join(map(str, unknown[:10])) or "1 (cerebral exterior)"
-            raise ValueError(f"--scheme freesurfer: the maps hold {shown}, which FreeSurfer's segmentations do not")
+            raise ValueError(f"{flag} {text}: the maps hold {shown}, which FreeSurfer's segmentations do not")
         return LabelScheme.from_values(found)
     path = Path(text)
     if (path / FILE_NAME).is_file():
         return _scheme_of_spec(Manifest.load(path).spec)
+    if text in table_names() or (path.is_file() and path.suffix in (".csv", ".tsv", ".toml")):
+        return _scheme_of_names(text, found, flag)
     if path.suffix == ".json" and path.is_file():
-        return _scheme_of_table(path)
+        return _scheme_of_table(path, flag) if _is_scheme(read_json(path)) else _scheme_of_names(text, found, flag)
     raise ValueError(
-        f"--scheme {text}: must be auto, freesurfer, feta, seeds, an existing .json file or a prepared data folder"
+        f"{flag} {text}: must be auto, seeds, {', '.join(table_names())}, an existing .json, .csv, .tsv or .toml table, "
+        "or a prepared data folder"
     )
 
 
-def _scheme_of_table(path: Path) -> LabelScheme:
+def fitting_tables(values: Iterable[int], among: Iterable[str] = ()) -> list[str]:
+    """Built-in tables (`among` these, else all) that name every one of the values."""
+    found = set(values) - {BACKGROUND}
+    return [
+        name
+        for name in among or table_names()
+        if found <= {number for label in read_label_map(name) for number in label.source}
+    ]
+
+
+def _scheme_of_names(text: str, found: Sequence[int], flag: str) -> LabelScheme:
+    """Of a table of names; found: values of the maps, none of which the table may lack. () for all of the table."""
+    labels = read_label_map(text, flag=flag)
+    ids = {number for label in labels for number in label.source}
+    if unknown := [value for value in found if value not in ids]:
+        others = fitting_tables(found)
+        hint = f"; all are in {', '.join(others)}" if others else ""
+        raise ValueError(f"{flag} {text}: does not name {', '.join(map(str, unknown[:10]))} of the maps{hint}")
+    wanted = set(found) | {BACKGROUND} if found else ids
+    spec = DataSpec(
+        tuple(
+            Label(i, label.name, tuple(sorted(wanted & {*label.source})))
+            for i, label in enumerate(label for label in labels if wanted & {*label.source})
+        ),
+        (Channel("image"),),
+        (1, 1),
+    )
+    scheme = _scheme_of_spec(spec)
+    outputs = {label.id: label.source[0] for label in spec.labels}
+    return replace(scheme, outputs=tuple(outputs[output] for output in scheme.outputs))
+
+
+def _is_scheme(data: object) -> bool:
+    """Whether the content of a .json file is the fields of a scheme rather than names of ids."""
+    return not isinstance(data, dict) or not data or bool(set(data) & _FIELDS)
+
+
+def _scheme_of_table(path: Path, flag: str) -> LabelScheme:
     data = read_json(path)
-    known = {f.name for f in fields(LabelScheme)} | {"n_neutral_labels"}
-    if not isinstance(data, dict) or "values" not in data or not set(data) <= known:
-        raise ValueError(f"--scheme {path}: must hold values, and may hold {', '.join(sorted(known - {'values'}))}")
+    if not isinstance(data, dict) or "values" not in data or not set(data) <= _FIELDS:
+        raise ValueError(f"{flag} {path}: must hold values, and may hold {', '.join(sorted(_FIELDS - {'values'}))}")
     try:
         neutral = data.get("n_neutral_labels")
         lists = (data.get("classes"), data.get("outputs"), neutral, data.get("names"))
@@ -66,7 +108,7 @@ def _scheme_of_table(path: Path) -> LabelScheme:
         rest = {key: tuple(data[key]) for key in ("partners", "ties") if data.get(key) is not None}
         return replace(scheme, **rest)
     except (ValueError, TypeError) as error:
-        raise ValueError(f"--scheme {path}: {error}") from None
+        raise ValueError(f"{flag} {path}: {error}") from None
 
 
 def _scheme_of_spec(spec: DataSpec) -> LabelScheme:
@@ -75,13 +117,10 @@ def _scheme_of_spec(spec: DataSpec) -> LabelScheme:
     values, ids = [value for value, _ in rows], [label.id for _, label in rows]
     whole = LabelScheme.from_spec(spec)
     one_each = len(rows) == spec.num_labels
-    return LabelScheme(
-        tuple(values),
-        tuple(label.name for _, label in rows),
-        tuple(ids),
-        tuple(ids),
-        whole.partners if one_each else None,
-    )
+    partners = whole.partners if one_each else None
+    if not one_each and whole.partners == tuple(range(spec.num_labels)):  # no label has a side, so no value has
+        partners = tuple(range(len(rows)))
+    return LabelScheme(tuple(values), tuple(label.name for _, label in rows), tuple(ids), tuple(ids), partners)
 
 
 def output_labels(scheme: LabelScheme) -> tuple[Label, ...]:

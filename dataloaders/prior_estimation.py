@@ -58,7 +58,7 @@ class PriorOptions:
     channel: tuple[str, ...] = ()
     """Names of the channels, in order, e.g. T1w FLAIR; by default image, or channel_0, channel_1, ..."""
     scheme: str = "auto"
-    """What the labels are: auto, freesurfer, feta, seeds, a .json file of label fields, or a prepared data folder."""
+    """What the labels are: auto, seeds, a table by name or file as --label_map of prepare_data.py, or a prepared folder."""
     generation_labels: Path | None = None
     """.npy file of every label that occurs, in SynthSeg's order, instead of --scheme."""
     generation_classes: Path | None = None
@@ -309,7 +309,7 @@ def _scheme(o: PriorOptions, cases: Sequence[CaseSource]) -> LabelScheme:
     if o.generation_classes is not None:
         raise ValueError("--generation_classes needs --generation_labels, whose order it follows")
     values: set[int] = set()
-    if o.scheme in ("auto", "freesurfer", "seeds"):
+    if o.scheme != "feta" and not Path(o.scheme).is_dir() and Path(o.scheme).suffix != ".json":
         for case in tracked(cases, "read label maps"):
             assert case.label is not None
             values |= set(find_values([torch.from_numpy(_label(case.label)[0])]))

@@ -19,7 +19,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from dataloaders.case_volumes import CaseFiles
 from dataloaders.dataset import Part
-from dataloaders.image_generator import ImageGenerator
+from dataloaders.image_generator import ImageGenerator, warn_unmirrored
 from dataloaders.intensity import robust_unit
 from method_options.gmm import GmmConfig
 from method_options.segmenter import SegmenterConfig
@@ -95,6 +95,7 @@ class CaseVolumes:
     def __init__(self, cases: CaseFiles, scheme: LabelScheme, o: SegmenterConfig, gmm: GmmConfig, seed: int) -> None:
         self.cases, self.scheme, self.o, self.seed = cases, scheme, o, seed
         self.options = gmm if o.augment else PLAIN
+        warn_unmirrored(self.options, scheme)
         self._spots: dict[int, Tensor] = {}
 
     def draw(self, number: int) -> Drawn:

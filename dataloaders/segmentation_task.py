@@ -30,10 +30,10 @@ from dataloaders.classes import (
 )
 from dataloaders.folder import is_plain, load_manifest
 from dataloaders.geometry import spacing
-from dataloaders.image_generator import ImageGenerator
+from dataloaders.image_generator import ImageGenerator, list_scheme
 from dataloaders.intensity import shown
 from dataloaders.label_maps import LabelMaps
-from dataloaders.label_schemes import output_labels, scheme_of
+from dataloaders.label_schemes import output_labels, read_scheme
 from dataloaders.manifest import FILE_NAME, Case, Manifest
 from dataloaders.seed_maps import seeded
 from dataloaders.segmentation_data import (
@@ -84,12 +84,31 @@ class SegmentationTask:
                 )
             across = ({0, 1, 2} - {*plane}).pop()
             self.o = replace(self.o, axis=next(axis for axis, number in ACROSS.items() if number == across))
-        self.base = None if self.maps is None else scheme_of(self.maps.values(), config.gmm.preset)
+        self.base = self._base()
         self.classes = self._classes()
         self.channels = self._channels()
         self.spacing = self._spacing()
         self.data = Manifest(self._spec(), (), {"kind": "segmentation", "expected": self._expected()})
         self.scheme = LabelScheme.from_spec(self.data.spec)
+
+    def _base(self) -> LabelScheme | None:
+        """What the labels of the label maps are; None without any."""
+        lists = {name: getattr(self.o, name) for name in ("generation_labels", "generation_classes", "output_labels")}
+        if self.maps is None:
+            files = {"prior_means_file": self.o.prior_means_file, "prior_stds_file": self.o.prior_stds_file}
+            given = [name for name, file in (lists | files).items() if file is not None]
+            if given or self.o.scheme != "auto":
+                raise ValueError(
+                    f"--segmenter.{given[0] if given else 'scheme'}: is for label maps; give --segmenter.label_maps"
+                )
+            return None
+        if self.o.generation_labels is None:
+            return read_scheme(self.o.scheme, self.maps.values(), self.config.gmm.preset, "--segmenter.scheme")
+        try:
+            o = self.o
+            return list_scheme(o.generation_labels, o.generation_classes, o.output_labels, o.neutral_labels)
+        except ValueError as error:
+            raise ValueError(f"--segmenter.{error}") from None
 
     def _classes(self) -> Classes:
         if self.prepared is not None:
@@ -233,7 +252,8 @@ class SegmentationTask:
         assert self.base is not None
         scheme = self.classes.of_scheme(self.base)
         scheme = tied(scheme) if self.o.tie_classes else scheme
-        common["prior_means"] = self._means(scheme)
+        common["prior_means"] = self.o.prior_means_file or self._means(scheme)
+        common["prior_stds"] = self.o.prior_stds_file
         if self.o.seeds is None:
             generator = ImageGenerator(
                 self.maps.sources, scheme=scheme, lesions=self.o.lesions, priors=priors, **common

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import sys
+import warnings
 from collections.abc import Callable
+from typing import Any
 
 import torch
 
@@ -12,6 +14,7 @@ from engine.signals import EXIT_INTERRUPTED, EXIT_LOST_RANK, EXIT_MEMORY, EXIT_U
 from engine.weights import MissingWeights
 
 DEFECT = 1
+_FORMAT = warnings.formatwarning
 MEMORY = (
     "out of memory ({first}). Lower --batch_size, or --oasis.channels_G and channels_D (--preset small), or prepare "
     "the data with a smaller --size; on a GPU --precision bf16; where a DataLoader worker was killed --num_workers 0, a "
@@ -24,6 +27,7 @@ def exit_code(command: Callable[[], int]) -> int:
 
     Anything else is a defect of ours and keeps its traceback.
     """
+    warnings.formatwarning = _one_line
     try:
         return command()
     except BaseException as error:
@@ -34,6 +38,11 @@ def exit_code(command: Callable[[], int]) -> int:
         return code
     finally:
         processes.leave()
+
+
+def _one_line(message: Warning | str, category: type[Warning], *where: Any, **more: Any) -> str:
+    """A warning to the user as one line; those about code as they are."""
+    return f"warning: {message}\n" if category is UserWarning else _FORMAT(message, category, *where, **more)
 
 
 def code_of(error: BaseException) -> int:

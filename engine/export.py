@@ -83,8 +83,16 @@ def shareable(config: Config, name: str) -> Config:
         weights=None,
         oasis=replace(config.oasis, images_from=None),
         gmm=replace(config.gmm, priors=priors) if given else config.gmm,
-        segmenter=replace(config.segmenter, label_maps=None, seeds=None, lesions=None, results=()),
+        segmenter=replace(config.segmenter, **SEGMENTER_SOURCES),
     )
+
+
+SEGMENTER_SOURCES: dict[str, Any] = {  # files and folders that a trained network needs no more
+    **dict.fromkeys(("label_maps", "seeds", "lesions", "generation_labels", "generation_classes", "output_labels")),
+    **dict.fromkeys(("prior_means_file", "prior_stds_file")),
+    "results": (),
+    "scheme": "auto",
+}
 
 
 def model_card(o: ExportOptions, run: Path, weights: Weights, trained: Config, path: Path) -> str:

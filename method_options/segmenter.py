@@ -46,6 +46,20 @@ class SegmenterConfig:
     """Share of the training patches that is cut from real images; the others are synthetic."""
     label_maps: Path | None = None
     """Label maps to synthesise from while training; by default those of --dataroot's training split."""
+    scheme: str = "auto"
+    """What the label maps' labels are, as --scheme of scripts/generate.py: auto, or a table by name or file."""
+    generation_labels: Path | None = None
+    """.npy file of every label of the label maps, in SynthSeg's order: without side, left, right; instead of scheme."""
+    generation_classes: Path | None = None
+    """.npy file: intensity class of each of generation_labels; by default each its own."""
+    output_labels: Path | None = None
+    """.npy file: what each of generation_labels is learned as; 0 is background."""
+    neutral_labels: int | None = None
+    """How many of generation_labels have no side; by default found in FreeSurfer's table."""
+    prior_means_file: Path | None = None
+    """.npy file of priors of the class means of the label maps, (2, K) or (2R, K), instead of contrasts."""
+    prior_stds_file: Path | None = None
+    """.npy file of priors of the class standard deviations."""
     seeds: Path | None = None
     """Folder of scripts/make_seeds.py for the label maps; those without seeds are painted by their labels."""
     lesions: Path | None = None
@@ -197,5 +211,15 @@ def check_segmenter(o: SegmenterConfig) -> None:
         raise ValueError(
             f"--segmenter.{given}: of no use with --segmenter.real_fraction 1, which has no synthetic share"
         )
+    lists = [name for name in ("generation_classes", "output_labels") if getattr(o, name)]
+    lists += ["neutral_labels"] if o.neutral_labels is not None else []
+    if lists and o.generation_labels is None:
+        raise ValueError(f"--segmenter.{lists[0]} needs --segmenter.generation_labels, whose order it follows")
+    if o.generation_labels and o.scheme != "auto":
+        raise ValueError(f"--segmenter.generation_labels and --segmenter.scheme {o.scheme} cannot both be given")
+    if o.prior_means_file and o.contrasts != "any":
+        raise ValueError(f"--segmenter.prior_means_file and --segmenter.contrasts {o.contrasts} cannot both be given")
+    if (o.prior_means_file or o.prior_stds_file) and o.seeds:
+        raise ValueError("--segmenter.prior_means_file or prior_stds_file and --segmenter.seeds cannot both be given")
     if o.seeds and o.lesions:
         raise ValueError("--segmenter.seeds and --segmenter.lesions cannot both be given")

@@ -14,6 +14,7 @@ from dataloaders.classes import (
     read_classes,
     tissue_classes,
 )
+from dataloaders.label_schemes import read_scheme
 from models.gmm import freesurfer
 from models.gmm.labels import LabelScheme
 from spec import Channel, DataSpec, Label
@@ -26,6 +27,45 @@ def test_tissue_of_freesurfer_ids() -> None:
     assert names == (
         ["background"] + ["csf"] * 3 + ["grey_matter"] * 4 + ["white_matter"] * 6 + ["grey_matter"] + ["background"] * 2
     )
+
+
+def outputs_of(scheme: LabelScheme) -> dict[int, str]:
+    classes = tissue_classes()
+    made = classes.of_scheme(scheme)
+    return {value: classes.labels[output].name for value, output in zip(made.values, made.outputs, strict=True)}
+
+
+def test_tissue_of_other_numberings_is_refused_with_the_table_that_fits() -> None:
+    message = (
+        r"labels that are no tissue by FreeSurfer's ids or by name: (label_)?1, (label_)?2, (label_)?3; .*"
+        r"--segmenter.scheme csf-gm-wm or gm-wm-csf for label maps, --label_map csf-gm-wm or gm-wm-csf in prepare_data.py"
+    )
+    with pytest.raises(ValueError, match=message):
+        tissue_classes().of_scheme(LabelScheme.from_values((0, 1, 2, 3)))
+    with pytest.raises(ValueError, match=message):
+        tissue_classes().of_labels(tuple(Label(i, f"label_{i}" if i else "background", (i,)) for i in range(4)))
+    with pytest.raises(ValueError, match="no tissue by FreeSurfer's ids or by name: 1, 2, 3"):
+        tissue_classes().of_values(np.array([0, 1, 2, 3], np.int32))
+    with pytest.raises(ValueError, match=r"by name: 5 \(liver\); .*--segmenter.scheme a table of their names"):
+        tissue_classes().of_scheme(read_scheme("totalsegmentator", (0, 5)))
+    assert outputs_of(read_scheme("csf-gm-wm", (0, 1, 2, 3))) == {
+        0: "background", 1: "csf", 2: "grey_matter", 3: "white_matter"
+    }  # fmt: skip
+    assert outputs_of(read_scheme("gm-wm-csf", (0, 1, 2, 3))) == {
+        0: "background", 1: "grey_matter", 2: "white_matter", 3: "csf"
+    }  # fmt: skip
+    assert outputs_of(LabelScheme.seeds((10, 21, 30, 41))) == {
+        0: "background", 10: "csf", 21: "grey_matter", 30: "white_matter", 41: "background"
+    }  # fmt: skip
+
+
+def test_tissue_of_destrieux_and_wmparc() -> None:
+    values = [0, 2, 41, 4, 43, 11146, 12146, 3024, 4024, 13101, 14101, 5001, 5002, 258]
+    expected = ["background", "white_matter", "white_matter", "csf", "csf", "grey_matter", "grey_matter"]
+    expected += ["white_matter"] * 6 + ["background"]
+    assert outputs_of(LabelScheme.from_values(values)) == dict(zip(values, expected, strict=True))
+    ids = np.array(values, np.int32)
+    assert [tissue_classes().labels[i].name for i in tissue_classes().of_values(ids)] == expected
 
 
 def test_no_tissue_id_is_listed_twice_and_both_sides_agree() -> None:

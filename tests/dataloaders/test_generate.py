@@ -363,6 +363,23 @@ def test_maps_from_a_list_and_priors_from_arrays(maps: Path, tmp_path: Path) -> 
         np.testing.assert_allclose(image, means[0][label] / 255, atol=1e-6)
 
 
+def test_schemes_of_tables(tmp_path: Path) -> None:
+    kidneys = read_scheme("totalsegmentator", [0, 2, 3, 13])
+    assert (kidneys.values, kidneys.partners) == ((0, 2, 3, 13), (0, 2, 1, 3))
+    assert kidneys.names == ("background", "kidney_right", "kidney_left", "lung_middle_lobe_right")
+    assert kidneys.outputs == kidneys.values
+    with pytest.raises(ValueError, match=r"--scheme csf-gm-wm: does not name 7 of the maps; all are in .*feta.*totals"):
+        read_scheme("csf-gm-wm", [0, 1, 7])
+    table = tmp_path / "dseg.tsv"
+    table.write_text("index\tname\n0\tbackground\n4\tcsf\n9\tgrey_matter\n11\tcsf\n")
+    fused = read_scheme(str(table), [0, 4, 9, 11])
+    assert (fused.values, fused.classes, fused.outputs) == ((0, 4, 11, 9), (0, 1, 1, 2), (0, 4, 4, 9))
+    assert fused.partners == (0, 1, 2, 3)  # no name has a side
+    names = tmp_path / "names.json"
+    names.write_text('{"left lung": 5, "right lung": [6]}')
+    assert read_scheme(str(names), [0, 5, 6]).partners == (0, 2, 1)
+
+
 def test_schemes(tmp_path: Path) -> None:
     assert read_scheme("feta", ()).num_labels == 8
     assert read_scheme("seeds", [10, 11, 20]).outputs == (0, 1, 1, 2)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -444,6 +445,18 @@ def test_saved_channels_and_flat_arrays(tmp_path: Path) -> None:
     # space in the first three axes, channels in the fourth
     assert loaded(paths[0]).shape == (24, 28, 1, 2)
     assert loaded(paths[1]).shape == (24, 28, 1)
+
+
+def test_maps_that_cannot_be_mirrored_are_told() -> None:
+    values = np.zeros((16, 16, 16), np.uint8)
+    values[4:12, 4:12, 4:12] = 5
+    values[8:12, 4:12, 4:12] = 7
+    with pytest.warns(UserWarning, match="label maps are not mirrored, as which labels are left and right is unknown"):
+        ImageGenerator(values, preset="synthseg")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        ImageGenerator(values, preset="synthseg", flipping=False)
+        ImageGenerator(values, [0, 5, 7], n_neutral_labels=1, preset="synthseg")
 
 
 # Real label maps

@@ -23,7 +23,7 @@ from dataloaders.prepare_options import PrepareOptions
 from dataloaders.segmentation_data import ACROSS, STREAMS, Drawn, MixedVolumes, PatchDataset, neighbour_stack
 from dataloaders.segmentation_task import SHOWN, SegmentationTask, tied
 from method_options.gmm import synthseg_preset
-from method_options.segmenter import SegmenterConfig
+from method_options.segmenter import SegmenterConfig, check_segmenter
 from models.base import seeded_generator
 from models.gmm.labels import LabelScheme
 from models.gmm.sampling import draw_intensities
@@ -253,6 +253,51 @@ def test_what_training_scans_are_like_is_known(home: Path) -> None:
     real = SegmentationTask(config(home / "axial", real_fraction=1.0)).data.provenance["expected"]
     assert real[SHOWN][0] <= real[SHOWN][1]
     assert real[SHOWN][0] == pytest.approx(sum(real[f"label_{k}"][0] for k in (1, 2, 3, 4)), rel=0.35)
+
+
+def test_label_maps_are_what_their_scheme_says(tmp_path: Path) -> None:
+    label = phantom(0)[0] % 4
+    save_nifti(tmp_path / "maps" / "a.nii.gz", label.astype(np.uint8))
+    brain = {"real_fraction": 0.0, "classes": "tissue", "tie_classes": True, "contrasts": "mr"}
+    with pytest.raises(ValueError, match=r"by name: 1, 2, 3; .*--segmenter.scheme csf-gm-wm or gm-wm-csf"):
+        SegmentationTask(config(tmp_path / "maps", **brain)).loader()
+    for scheme, order in (("csf-gm-wm", (0, 1, 2, 3)), ("gm-wm-csf", (0, 2, 3, 1))):
+        task = SegmentationTask(config(tmp_path / "maps", scheme=scheme, **brain))
+        (generator,) = task._generators(0)
+        assert [label.name for label in task.classes.labels] == ["background", "csf", "grey_matter", "white_matter"]
+        assert dict(zip(generator.scheme.values, generator.scheme.outputs, strict=True)) == dict(enumerate(order))
+    with pytest.raises(ValueError, match=r"--segmenter.scheme feat: must be auto, seeds, freesurfer"):
+        SegmentationTask(config(tmp_path / "maps", scheme="feat", **brain))
+
+
+def test_the_segmenter_takes_the_files_of_generate(tmp_path: Path) -> None:
+    label = phantom(0)[0] % 4
+    save_nifti(tmp_path / "maps" / "a.nii.gz", label.astype(np.uint8))
+    lists = {"generation_labels": [0, 1, 2, 3], "generation_classes": [0, 1, 1, 2], "output_labels": [0, 5, 5, 0]}
+    priors = {"prior_means_file": [[0.0, 50, 90], [1, 51, 91]], "prior_stds_file": [[0.0, 0, 0], [1, 1, 1]]}
+    files = {name: tmp_path / f"{name}.npy" for name in lists | priors}
+    for name, content in (lists | priors).items():
+        np.save(files[name], content)
+    options = {"real_fraction": 0.0, "neutral_labels": 4, **files}
+    task = SegmentationTask(config(tmp_path / "maps", **options))  # type: ignore[arg-type]
+    (generator,) = task._generators(0)
+    assert [label.source for label in task.classes.labels] == [(0,), (5,)]
+    assert generator.scheme.classes == (0, 1, 1, 2)
+    assert generator.scheme.outputs == (0, 1, 1, 0)
+    assert generator.scheme.partners == (0, 1, 2, 3)
+    assert generator.priors is not None
+    assert generator.priors.means.first.tolist() == [[0, 50, 90]]
+    assert set(patches(task, 3)[0][2].unique().tolist()) <= {0, 1}
+    np.save(files["generation_classes"], [0, 1, 3, 4])
+    with pytest.raises(ValueError, match=r"^--segmenter.generation_classes must be complete"):
+        SegmentationTask(config(tmp_path / "maps", **options))  # type: ignore[arg-type]
+    for wrong, message in (
+        ({"output_labels": files["output_labels"]}, "--segmenter.output_labels needs --segmenter.generation_labels"),
+        ({"generation_labels": files["output_labels"], "scheme": "feta"}, "--segmenter.scheme feta cannot both"),
+        ({"prior_means_file": files["prior_means_file"], "contrasts": "mr"}, "--segmenter.contrasts mr cannot both"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            check_segmenter(replace(SMALL, **wrong))  # type: ignore[arg-type]
 
 
 def test_validation_is_whole_real_scans_on_the_grid(home: Path) -> None:

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import pickle
+import warnings
 from copy import deepcopy
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from dataloaders.label_maps import LabelMaps
 from dataloaders.labels import read_label_map
 from dataloaders.scans import find_scans
 from engine import checkpoint
+from engine.command import exit_code
 from engine.device import channels_last
 from engine.files import atomic_path, check_name, read_json, write_json
 from engine.preview import label_colors
@@ -192,3 +194,10 @@ def test_networks_of_slices_and_of_volumes_can_be_channels_last(convolution: typ
     form = channels_last(net)
     net.to(memory_format=form)
     assert net[0].weight.is_contiguous(memory_format=form)
+
+
+def test_warnings_of_commands_are_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(warnings, "formatwarning", warnings.formatwarning)
+    assert exit_code(lambda: 0) == 0
+    assert warnings.formatwarning("maps are odd", UserWarning, "file.py", 3) == "warning: maps are odd\n"
+    assert "file.py:3: RuntimeWarning: overflow" in warnings.formatwarning("overflow", RuntimeWarning, "file.py", 3)
