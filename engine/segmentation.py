@@ -29,7 +29,7 @@ from method_options.segmenter import SegmenterConfig
 from spec import DataSpec
 
 SLICES = 16  # of a 2-D network that are predicted at once
-MARGIN = 3  # voxels around what is shown, for dark rims such as fluid around a brain
+MARGIN = 2  # voxels around what is shown, for dark rims such as fluid around a brain
 
 
 class SegmentsImages(Protocol):
@@ -46,8 +46,10 @@ class Predictor:
     """Volumes on the network's grid to probabilities.
 
     Windows of the training's patch size overlap by `overlap` and are blended with Gaussian weights (MONAI's sliding
-    window); volumes smaller than a window are padded. Only the box of what the scan shows (`shown`) is looked at, the rest
-    is background. crop: voxels along each axis of a box in the volume's centre that alone is looked at; () for all.
+    window); volumes smaller than a window are padded. Only the box of what the scan shows (`shown`) is looked at, without
+    the noise in its air; the rest is background.
+
+    crop: voxels along each axis of a box in the volume's centre that alone is looked at; () for all.
     """
 
     def __init__(self, method: SegmentsImages, config: Config, device: torch.device, crop: Sequence[int] = ()) -> None:
@@ -60,10 +62,12 @@ class Predictor:
         """(C, X, Y, Z) in [0, 1] -> (N, X, Y, Z) that sum to 1."""
         out = np.zeros((self.classes, *image.shape[1:]), np.float32)
         out[0] = 1.0
-        box = box_of(shown(image), self.crop)
+        seen = shown(image)
+        box = box_of(seen, self.crop)
         if box is None:
             return out
-        inner = np.ascontiguousarray(image[(slice(None), *box)])
+        solid = ndimage.binary_dilation(ndimage.binary_fill_holes(seen[box]), iterations=MARGIN)
+        inner = np.where(solid, image[(slice(None), *box)], np.float32(0))  # air is dark, whatever its noise
         with torch.inference_mode():
             logits = self._volume(inner) if self.o.dims == 3 else self._slices(inner)
             out[(slice(None), *box)] = logits.softmax(0).numpy()

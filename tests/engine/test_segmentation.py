@@ -93,7 +93,7 @@ def test_only_the_bright_box_is_looked_at() -> None:
     found = predictor().probabilities(image)
     assert (found[0] == 1).all()
     image[0, 4:9, 10:20, 7] = 0.7
-    assert box_of(shown(image)) == (slice(0, 13), slice(6, 24), slice(3, 12))
+    assert box_of(shown(image)) == (slice(1, 12), slice(7, 23), slice(4, 11))
     label = predictor().label(image)
     assert (label[image[0] > 0] == 3).all()
     assert (label[image[0] == 0] == 0).all()
@@ -110,6 +110,12 @@ def test_specks_and_noise_in_air_do_not_move_the_windows() -> None:
     noisy = np.abs(image + np.random.default_rng(0).normal(0, 2.4, image.shape)).astype(np.float32)
     for other in (far, noisy):
         assert box_of(shown(robust_unit(other)[None])) == clean
+    loud = np.maximum(robust_unit(noisy), 0.2 * (np.random.default_rng(1).random(image.shape) < 0.02)).astype(
+        np.float32
+    )
+    found = predictor().label(loud[None])  # specks of a class's brightness
+    assert not found[:16].any()
+    assert found[20:-20, 20:-20, 20:-20].any()
     assert clean is not None
     assert all(side.stop - side.start < size - 10 for side, size in zip(clean, image.shape, strict=True))
 
