@@ -90,7 +90,7 @@ class Config:
     eval_slices: int = 512
     """At most this many validation slices per evaluation, evenly spaced; 0 for all."""
     metrics: str = "auto"
-    """Metrics of the evaluation: auto for all that can be computed here, or a comma-separated list."""
+    """Metrics of the evaluation: auto for all that can be computed here, a comma-separated list, or none (best = newest)."""
     weights: Path | None = None
     """Folder or file with pretrained weights for FID and LPIPS; else $MEDSIS_WEIGHTS, else torch's cache."""
 

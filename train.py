@@ -9,6 +9,7 @@ from dataloaders.dataset import SliceDataset, SliceLoader
 from dataloaders.folder import load_manifest
 from dataloaders.lesion_loading import lesion_loaders
 from dataloaders.manifest import Manifest
+from dataloaders.overview import overview
 from dataloaders.segmentation_task import SegmentationTask
 from dataloaders.unpaired import UnpairedLoader, unpaired_manifest
 from engine.command import exit_code
@@ -68,6 +69,15 @@ class Synthesis:
         self.config = config
         self.data, self.images = load_data(config)
 
+    def overview(self) -> list[str]:
+        """What was found, in lines."""
+        lines = [f"data: {self.config.dataroot}", *overview(self.data)]
+        if self.images is not None:
+            source = self.config.oasis.images_from or self.config.dataroot
+            slices = sum(len(case.slices) for case in self.images.split("train"))
+            lines.append(f"images to imitate, unpaired: {slices:,} training slices of {source}")
+        return lines
+
     def loader(self) -> SliceLoader:
         """The training slices."""
         loader, self.val_loader = build_loaders(self.config, self.data, self.images)
@@ -94,6 +104,7 @@ def train(config: Config) -> int:
     config = work.config
     run = Run(config, work.data)
     train_loader = work.loader()
+    run.introduce(work.overview(), len(train_loader))
     method = build_method(config, work.data.spec).to(run.device)
     run.give_needed_files(method)
     players = method.players()  # none for the GMM; generator and discriminator for OASIS
@@ -114,6 +125,7 @@ def train(config: Config) -> int:
     if players and state.step == 0:
         method.calibrate(run.first_batches())
 
+    run.begin()
     for batch in run.timed(train_loader.endless(start=state.images_seen)):
         if run.done:
             break  # enough images, or Slurm asked us to stop

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -79,11 +80,15 @@ class Case:
 
 @dataclass(frozen=True)
 class Manifest:
-    """Spec, cases and provenance (options, versions, for results also method and checkpoint)."""
+    """Spec, cases and provenance (options, versions, for results also method and checkpoint).
+
+    sums: pixels per split and label id where the slices' histograms were left out (see `load`).
+    """
 
     spec: DataSpec
     cases: tuple[Case, ...]
     provenance: dict[str, Any] = field(default_factory=dict)
+    sums: dict[str, dict[int, int]] = field(default_factory=dict, compare=False, repr=False)
 
     def __post_init__(self) -> None:
         ids = [case.id for case in self.cases]
@@ -94,6 +99,16 @@ class Manifest:
     def split(self, name: str) -> tuple[Case, ...]:
         """Cases of one split."""
         return tuple(case for case in self.cases if case.split == name)
+
+    def pixels(self, split: str) -> dict[int, int]:
+        """Pixels per label id of one split."""
+        if self.sums:
+            return self.sums.get(split, {})
+        total: Counter[int] = Counter()
+        for case in self.split(split):
+            for item in case.slices:
+                total.update(item.histogram)
+        return dict(total)
 
     def refuse_bare(self, root: Path, split: str, what: Literal["label map", "image"]) -> None:
         """ValueError where slices of the split have none of `what`: the first of them, and what they can be used for."""
@@ -120,14 +135,15 @@ class Manifest:
     def load(cls, folder: Path | str, histograms: bool = True) -> Manifest:
         """Read `<folder>/manifest.json`; ValueError where it is missing, of another schema or damaged.
 
-        histograms: False leaves those of the slices empty. They are most of a large manifest, and training has no use
-        for them.
+        histograms: False leaves those of the slices empty, and keeps their sums. They are most of a large manifest, and
+        training has no use for them.
         """
         path = Path(folder) / FILE_NAME
         if not path.is_file():
             raise ValueError(f"{path}: not found; is {folder} a folder written by prepare_data.py or test.py?")
         try:
-            data = read_json(path, lambda found: _slice_of(found, histograms))
+            reader = _Reader(histograms)
+            data = read_json(path, reader)
         except ValueError as error:
             raise ValueError(with_path(path, error)) from None
         if not isinstance(data, dict) or data.get("schema") != SCHEMA:
@@ -138,7 +154,7 @@ class Manifest:
             if not isinstance(data.get("cases"), list):
                 raise ValueError("cases missing")
             cases = tuple(case_from_dict(case) for case in data["cases"])
-            manifest = cls(DataSpec.from_dict(data.get("spec", {})), cases, provenance)
+            manifest = cls(DataSpec.from_dict(data.get("spec", {})), cases, provenance, reader.sums())
             manifest.check()
         except ValueError as error:
             raise ValueError(f"{path}: damaged manifest: {error}") from None
@@ -172,9 +188,33 @@ def case_from_dict(data: Any) -> Case:
 SLICE_FIELDS = frozenset({"index", "label", "images", "generated", "histogram"})
 
 
-def _slice_of(found: dict[str, Any], histograms: bool) -> Any:
-    """While JSON is being read: an object that is a slice at once as such, which takes a fifth of the memory."""
-    return _slice(found, histograms) if found.keys() - {"filled"} == SLICE_FIELDS else found
+class _Reader:
+    """While JSON is being read: an object that is a slice at once as such, which takes a fifth of the memory.
+
+    Histograms that are left out are summed; a case's own fields are read after its slices.
+    """
+
+    def __init__(self, histograms: bool) -> None:
+        self.histograms = histograms
+        self._of_case: dict[str, int] = {}
+        self._of_split: dict[str, Counter[str]] = {}
+
+    def __call__(self, found: dict[str, Any]) -> Any:
+        if found.keys() - {"filled"} == SLICE_FIELDS:
+            try:
+                for key, count in found["histogram"].items() if not self.histograms else ():
+                    self._of_case[key] = self._of_case.get(key, 0) + count
+            except (AttributeError, TypeError):
+                _slice(found)  # says what is wrong
+            return _slice(found, self.histograms)
+        if "slices" in found:
+            self._of_split.setdefault(str(found.get("split")), Counter()).update(self._of_case)
+            self._of_case = {}
+        return found
+
+    def sums(self) -> dict[str, dict[int, int]]:
+        """Pixels per split and label id."""
+        return {split: {int(i): n for i, n in counts.items()} for split, counts in self._of_split.items() if counts}
 
 
 def _slice(data: Any, histograms: bool = True) -> Slice:

@@ -324,20 +324,3 @@ def _manifest(o: PrepareOptions, plan: Plan, cases: list[Case], identity: dict[s
     spec = DataSpec(plan.table.labels, channels, o.slice_size, (rows, columns), between, o.axis)
     split_note = "blocks of slices of the same scan, not patients" if o.by_slices else "patients"
     return Manifest(spec, kept, {"kind": "data", "split": split_note, **identity})
-
-
-def summary(manifest: Manifest) -> str:
-    """Lines for the console: slices and patients per split, labels, channels."""
-    lines = []
-    for split in ("train", "val", "test"):
-        cases = [case for case in manifest.cases if case.split == split]
-        patients = len({case.patient for case in cases})
-        lines.append(
-            f"{split:>5}: {sum(len(c.slices) for c in cases):5d} slices, {len(cases)} cases, {patients} patients"
-        )
-    spec = manifest.spec
-    lines.append(f"split by {manifest.provenance.get('split', 'patients')}")
-    lines.append(f"labels: {', '.join(label.name for label in spec.labels)}")
-    lines.append(f"channels: {', '.join(c.name for c in spec.channels)}; {spec.size[0]}x{spec.size[1]} pixels of "
-                 f"{spec.spacing[0]:g} x {spec.spacing[1]:g} mm, {spec.slice_spacing:g} mm apart")  # fmt: skip
-    return "\n".join(lines)

@@ -35,6 +35,7 @@ from dataloaders.intensity import shown
 from dataloaders.label_maps import LabelMaps
 from dataloaders.label_schemes import output_labels, read_scheme
 from dataloaders.manifest import FILE_NAME, Case, Manifest
+from dataloaders.overview import split_sizes, wrapped
 from dataloaders.seed_maps import seeded
 from dataloaders.segmentation_data import (
     ACROSS,
@@ -172,6 +173,22 @@ class SegmentationTask:
 
     def _volumes_ml(self, classes: NDArray, ml: NDArray) -> dict[str, float]:
         return {label.name: float(ml[classes == label.id].sum()) for label in self.classes.labels if label.id}
+
+    def overview(self) -> list[str]:
+        """What was found, in lines."""
+        lines = [f"data: {self.config.dataroot}"]
+        if self.prepared is not None:
+            lines += split_sizes(self.prepared)
+        if self.maps is not None:
+            lines.append(f"label maps: {len(self.maps)}, the first is {self.maps.name(0)}")
+        if self.o.synthetic:
+            source = "results of test.py" if self.o.results or self._from_results else "the generator"
+            lines.append(f"training images: {100 * self.o.real_fraction:g} % real, the others by {source}")
+        labels = self.classes.labels
+        lines += wrapped(f"{len(labels)} classes: {', '.join(label.name for label in labels)}")
+        size, mm = ("x".join(f"{n:g}" for n in numbers) for numbers in (window_shape(self.o), self.spacing))
+        lines.append(f"input: {', '.join(c.name for c in self.channels)}; patches of {size} voxels of {mm} mm")
+        return lines
 
     # -- sources --------------------------------------------------------------------------------------------------
 

@@ -82,6 +82,11 @@ def peak_memory_gb(device: torch.device) -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e9
 
 
+def machine_memory_gb() -> float:
+    """Memory of this machine in GB (1e9 bytes)."""
+    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 1e9
+
+
 def environment(device: torch.device) -> dict[str, str]:
     """Versions and hardware for run logs and manifests; no user names, host names or paths."""
     versions = {}

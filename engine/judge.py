@@ -17,6 +17,7 @@ from dataloaders.dataset import SliceLoader
 from dataloaders.manifest import Manifest
 from dataloaders.segmentation_data import ACROSS
 from engine.preview import save_label_preview, save_preview
+from engine.progress import tracked
 from engine.results import ResultsWriter, synthesize_split
 from engine.segmentation import Predictor
 from evaluation import evaluate_results, headline
@@ -121,7 +122,7 @@ class SegmentationJudge:
         if not self.scans:
             return None
         names = {label.id: label.name for label in self.spec.labels if label.id}
-        scores = [dice(scan.label, self.predictor.label(scan.image), names) for scan in self.scans]
+        scores = [dice(scan.label, self.predictor.label(scan.image), names) for scan in tracked(self.scans, "validate")]
         found = mean_over_cases(scores)
         values = {"dice": found.mean} | {f"dice/{names[i]}": value for i, value in found.per_label.items()}
         metrics = {name: value if math.isfinite(value) else None for name, value in values.items()}

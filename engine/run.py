@@ -20,6 +20,7 @@ from config import Config
 from dataloaders.dataset import Part, SliceLoader, fingerprint
 from dataloaders.intensity import Window
 from dataloaders.manifest import Manifest
+from dataloaders.overview import counted
 from dataloaders.segmentation_data import PatchLoader
 from dataloaders.unpaired import typical_windows
 from engine import checkpoint, device, processes
@@ -27,6 +28,8 @@ from engine.checkpoint import Weights
 from engine.files import check_name, read_json, with_path, write_json, write_text
 from engine.judge import Judge
 from engine.locks import LOCK, FolderLock, lock_folder
+from engine.pace import Pace, expectation
+from engine.progress import tracked
 from engine.runlog import RunLog, SilentLog
 from engine.signals import EXIT_DIVERGED, EXIT_STALLED, StopRequest
 from engine.weights import load_state, locate, resolve
@@ -144,6 +147,7 @@ class Run:
         processes.on_first(self._claim_folder)
         self.log = SilentLog(self.folder) if rank() else RunLog(self.folder)
         self.meter = Meter()
+        self.pace: Pace | None = None  # once the training begins
         self.best = math.inf
         self.stale, self.judged = 0, False  # evaluations since the best one; whether the newest gave a verdict
         self.finished = False
@@ -232,11 +236,7 @@ class Run:
         chosen = processes.told(None if state is None else state["images"])
         if chosen is None:
             self.log.rewind(0)  # lines of a start that was killed before its first save
-            sizes = [f"{n} {sum(p.numel() for p in net.parameters()):,}" for n, net in self.method.networks().items()]
-            where = f"{self.device}" + (f", {self.ranks} processes" if self.ranks > 1 else "")
-            self.log.say(
-                f"{self.config.name}: new run on {where}; " + ("parameters: " + ", ".join(sizes) if sizes else "")
-            )
+            self.log.say(f"{self.config.name}: new run of {self._described()}")
             processes.share(self.method)
             return
         if state is None:  # on the other ranks
@@ -251,6 +251,24 @@ class Run:
         self.meter = Meter(**state["meter"])
         self.log.rewind(self.state.images_seen)
         self.log.say(f"{self.config.name}: resumed at {self.state.images_seen:,} of {self.total:,} images")
+
+    def _described(self) -> str:
+        """Method, preset, device and size of the networks."""
+        sizes = [f"{n} {sum(p.numel() for p in net.parameters()):,}" for n, net in self.method.networks().items()]
+        parts = [self.config.model + (f", preset {self.config.preset}" if self.players else "") + f", on {self.device}"]
+        parts += [counted(torch.get_num_threads(), "thread")] if self.device.type == "cpu" else []
+        parts += [f"{self.ranks} processes"] if self.ranks > 1 else []
+        return ", ".join(parts) + (f"; parameters: {', '.join(sizes)}" if sizes else "")
+
+    def introduce(self, found: Iterable[str], length: int) -> None:
+        """Say what was found, how much there is to do in epochs of `length` images, and what to expect of it."""
+        for line in [*found, *expectation(self.config, self.data.spec.size, length, self.device)]:
+            self.log.say(line)
+
+    def begin(self) -> None:
+        """From here on the pace is told: what is measured after some steps, and signs of life where the log is silent."""
+        if self.players and not self.done:
+            self.pace = Pace(self.log.say, self.total, self.state.images_seen, self.device)
 
     def _read_state(self) -> dict[str, Any] | None:
         wanted, marker = self.config.which_iter, self.folder / "which_iter.json"
@@ -295,7 +313,9 @@ class Run:
 
     def calibration_batches(self) -> Iterator[Batch]:
         """Evenly spaced training batches, on the device."""
-        return (batch.to(self.device) for batch in self.train_loader.once(limit=CALIBRATION_SLICES))
+        total = min(CALIBRATION_SLICES, len(self.train_loader))
+        batches = tracked(self.train_loader.once(limit=total), "batch statistics", total, count=len)
+        return (batch.to(self.device) for batch in batches)
 
     def first_batches(self) -> Iterator[Batch]:
         """The first few batches of training, image and label as they are trained on, whole, on the device."""
@@ -402,6 +422,8 @@ class Run:
         """Count the step; log line and record every --freq_print images."""
         self.meter.observe(batch)
         if not self.state.crossed(self.config.freq_print) or not self.meter.sums:
+            if self.pace is not None:
+                self.pace.after_step(self.state.images_seen)
             return
         now = time.perf_counter()
         seconds, self.clock = max(now - self.clock, 1e-9), now
@@ -423,6 +445,8 @@ class Run:
         left = timedelta(seconds=round((self.total - self.state.images_seen) / speed))
         self.log.say(f"{self.state.images_seen:>10,}/{self.total:,} images  {speed:.1f}/s  {left} left  {losses}")
         self.meter = Meter()
+        if self.pace is not None:
+            self.pace.logged()
         self._watch(measures)
 
     def _watch(self, measures: dict[str, float]) -> None:
@@ -501,6 +525,8 @@ class Run:
     def close(self) -> None:
         """Close the log and let go of the run folder and of the signals."""
         self.stop.close()
+        if self.pace is not None:
+            self.pace.close()
         self.log.close()
         if self.lock is not None:
             self.lock.close()
@@ -533,9 +559,9 @@ class Run:
         }
 
     def save(self) -> None:
-        """Write the state and the newest weights."""
-        self._ready()
+        """Write the state, and then the newest weights, which on a slow machine take minutes to make ready."""
         checkpoint.save_state(self.folder, self.state.images_seen, self._state())
+        self._ready()
         self._save_weights("latest")
 
     def _save_weights(self, which: str) -> None:
@@ -558,9 +584,10 @@ class Run:
     def evaluate(self) -> None:
         """Validate as the judge does; keep the best weights."""
         self._ready()
-        verdict = self.judge.evaluate(self.state.images_seen)
+        verdict = self.judge.evaluate(self.state.images_seen) if self.config.metrics != "none" else None
         if verdict is None:
-            self._save_weights("best")
+            if not math.isfinite(self.best):  # else it was judged before, and stays
+                self._save_weights("best")
             return
         self.log.record({"kind": "eval", "images": self.state.images_seen, "metrics": verdict.metrics})
         better = verdict.loss < self.best
@@ -591,7 +618,7 @@ def check_start(config: Config, weights: list[str]) -> None:
     weights: keys of those that the method needs. ValueError or MissingWeights.
     """
     check_name(config.name, "--name")
-    if config.model != "segmenter":  # which is judged by its Dice alone
+    if config.model != "segmenter" and config.metrics != "none":  # which is judged by its Dice alone
         check_metrics(config.metrics, config.weights)
     for key in weights:
         locate(key, config.weights)

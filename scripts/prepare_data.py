@@ -10,7 +10,8 @@ import tyro
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from dataloaders.check import check_folder
-from dataloaders.prepare import DataFaults, prepare, summary
+from dataloaders.overview import overview
+from dataloaders.prepare import DataFaults, prepare
 from dataloaders.prepare_options import PrepareOptions
 from engine.command import exit_code
 
@@ -26,7 +27,7 @@ def main() -> int:
         print(f"error: {error}", file=sys.stderr)
         return 1
     if manifest is not None:
-        print(summary(manifest))
+        print("\n".join(overview(manifest)))
         print(f"prepared: {options.out}")
     return 0
 

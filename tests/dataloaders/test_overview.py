@@ -1,0 +1,83 @@
+"""The lines that say what a data set holds, after preparing and before training."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from dataloaders.intensity import Window
+from dataloaders.manifest import FILE_NAME, Manifest
+from dataloaders.overview import grid, mirroring, overview, percent
+from spec import Channel, DataSpec, Label
+from tests.toy import prepared_folder
+
+
+def with_labels(*names: str, axis: str | None = "axial") -> DataSpec:
+    labels = tuple(Label(i, name, (i,)) for i, name in enumerate(("background", *names)))
+    return DataSpec(labels, (Channel("CT", "HU"),), (32, 64), (1.5, 1.25), 3.0, axis)  # type: ignore[arg-type]
+
+
+def test_what_was_found(tmp_path: Path) -> None:
+    root = prepared_folder(tmp_path, channels=2)
+    manifest = Manifest.load(root)
+    lines = overview(manifest)
+    assert lines[:3] == [
+        "train: 12 slices, 2 cases, 2 patients",
+        "  val: 6 slices, 1 case, 1 patient",
+        " test: 6 slices, 1 case, 1 patient",
+    ]
+    counts = manifest.pixels("train")
+    shares = " ".join(lines).replace("  ", " ")
+    assert sum(counts.values()) == 12 * 32 * 32
+    assert f"grey_matter {100 * counts[2] / (12 * 32 * 32):.0f} %" in shares
+    assert "channels: MR0 in a.u., window 0 to 255; MR1 in a.u., window 0 to 255" in lines
+    assert "slices: 32x32 pixels of 1 x 1 mm, 1 mm apart, axial" in lines
+
+
+def test_shares_are_known_without_the_histograms(tmp_path: Path) -> None:
+    """Training leaves histograms out, which are most of a large manifest."""
+    root = prepared_folder(tmp_path)
+    lean, full = Manifest.load(root, histograms=False), Manifest.load(root)
+    assert not any(item.histogram for case in lean.cases for item in case.slices)
+    for split in ("train", "val", "test"):
+        assert lean.pixels(split) == full.pixels(split)
+    assert overview(lean) == overview(full)
+    data = json.loads((root / FILE_NAME).read_text())
+    data["cases"][0]["slices"][0]["histogram"] = {"0": "many"}
+    (root / FILE_NAME).write_text(json.dumps(data))
+    with pytest.raises(ValueError, match="histogram"):
+        Manifest.load(root, histograms=False)
+
+
+def test_classes_that_no_training_slice_has_are_named(tmp_path: Path) -> None:
+    manifest = Manifest.load(prepared_folder(tmp_path))
+    spec = replace(manifest.spec, labels=(*manifest.spec.labels, Label(5, "spleen", (5,))))
+    assert any("in no training slice: spleen" in line for line in overview(replace(manifest, spec=spec)))
+
+
+def test_windows_of_scans_that_differ(tmp_path: Path) -> None:
+    manifest = Manifest.load(prepared_folder(tmp_path))
+    cases = tuple(replace(case, windows=(Window(-i, 100.0 + i),)) for i, case in enumerate(manifest.cases))
+    assert "channels: MR0 in a.u., windows by case, from -3…0 to 100…103" in overview(replace(manifest, cases=cases))
+
+
+def test_how_many_labels_change_sides() -> None:
+    (line,) = mirroring(with_labels("kidney_left", "kidney_right", "liver"))
+    assert line.startswith("mirroring: 2 of 3 labels change sides")
+    (line,) = mirroring(with_labels("label_1", "label_2"))
+    assert line.startswith("mirroring: 0 of 2 labels change sides")
+    assert "2 have no name" in line
+    assert "--label_map" in line
+    (line,) = mirroring(with_labels("liver", "spleen"))
+    assert "no name" not in line
+    assert mirroring(with_labels("kidney_left", axis="sagittal")) == []
+
+
+def test_words() -> None:
+    shown = [percent(share).replace("\N{NO-BREAK SPACE}", " ") for share in (1, 0.612, 0.0812, 0.00005, 0)]
+    assert shown == ["100 %", "61 %", "8.1 %", "<0.01 %", "0 %"]
+    assert grid(with_labels("a")) == "slices: 32x64 pixels of 1.5 x 1.25 mm, 3 mm apart, axial"
+    assert grid(with_labels("a", axis=None)) == "slices: 32x64 pixels"

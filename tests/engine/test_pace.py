@@ -1,0 +1,86 @@
+"""What a training says about its time: before the first step, after a few, and where the log is silent for long."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from config import parse_train
+from engine import pace
+from engine.pace import Pace, expectation
+
+CPU = torch.device("cpu")
+BASE = ["--name", "exp", "--dataroot", "data"]
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    now = [1000.0]
+    monkeypatch.setattr(pace.time, "monotonic", lambda: now[0])
+    return now
+
+
+def test_published_networks_on_a_cpu_say_what_they_cost_and_what_to_take(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pace.torch, "get_num_threads", lambda: 2)
+    config = parse_train(BASE)
+    images, cost, instead = expectation(config, (256, 256), 300, CPU)
+    assert images == "60,000 images: 200 epochs of 300, 8 a step"
+    assert "5,500 s per 1,000 images, 3 days, 19:40:00 for 60,000, and 26 GB of memory" in cost
+    assert "--preset demo" in instead
+    assert "small" in instead
+    _, quarter, _ = expectation(config, (128, 128), 300, CPU)
+    assert "1,375 s per 1,000 images" in quarter
+    assert len(expectation(config, (256, 256), 300, torch.device("cuda", 0))) == 1
+    for preset in ("small", "demo"):
+        assert len(expectation(parse_train([*BASE, "--preset", preset]), (256, 256), 300, CPU)) == 1
+    assert len(expectation(parse_train([*BASE, "--model", "spade"]), (256, 256), 300, CPU)) == 3
+    assert expectation(parse_train([*BASE, "--model", "gmm"]), (256, 256), 300, CPU) == []
+    assert "newest" in expectation(parse_train([*BASE, "--metrics", "none"]), (256, 256), 300, CPU)[-1]
+
+
+def test_slow_steps_are_measured_within_a_minute(clock: list[float]) -> None:
+    """With --freq_print 1000 a step of half a minute would say nothing for an hour."""
+    said: list[str] = []
+    steps = Pace(said.append, 6000, 0, CPU)
+    clock[0] += 40
+    steps.after_step(8)
+    assert said[0].startswith("time: about 5,000 s per 1,000 images, 8:20:00 for 6,000; ")
+    assert "GB of memory so far" in said[0]
+    for step in range(2, 200):
+        clock[0] += 30
+        steps.after_step(8 * step)
+    steps.close()
+    assert said[1] == "        16/6,000 images  0.267/s  6:14:00 left"
+    assert 30 < len(said) < 100  # ever farther apart
+    assert said[-1].startswith("     1,")
+
+
+def test_fast_steps_are_measured_after_the_first_which_warms_up(clock: list[float]) -> None:
+    said: list[str] = []
+    steps = Pace(said.append, 6000, 2000, CPU)  # resumed
+    for step in range(1, 60):
+        clock[0] += 5 if step == 1 else 0.5
+        if step % 2:
+            steps.after_step(2000 + 8 * step)
+        else:
+            steps.logged()
+    assert len(said) == 1
+    assert "62 s per 1,000 images, 0:04:10 for 4,000" in said[0]
+
+
+def test_a_first_step_of_minutes_says_that_it_lives(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pace, "PATIENCE", 0.01)
+    said: list[str] = []
+    Pace(said.append, 6000, 0, CPU)._timer.join(5)
+    assert "still in the first step" in said[0]
+
+
+def test_the_documented_speed_is_what_is_told() -> None:
+    """0.183 images a second at 256² on two cores, 0.0737 untuned; 5.26 GB with one image a step."""
+    table = (Path(__file__).parents[2] / "docs" / "benchmarks.md").read_text()
+    assert "| tuned, fp32 | 0.183 |" in table
+    assert pytest.approx(pace.CORE_SECONDS, rel=0.02) == 2 / 0.183
+    assert pytest.approx(pace.PLAIN_CORE_SECONDS, rel=0.02) == 2 / 0.0737
+    assert pytest.approx(5.26, rel=0.02) == pace.FIXED_GB + pace.IMAGE_GB
