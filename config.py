@@ -8,6 +8,7 @@ Periods and progress are counted in images seen, so they do not depend on batch 
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
@@ -303,7 +304,7 @@ def parse_train(arguments: Sequence[str] | None = None) -> Config:
     if config.model == "gmm":
         for argument, why in idle_gmm_flags(arguments, config.gmm):
             print(f"warning: {argument} has no effect: {why}", file=sys.stderr)
-    return _checked(config, check_train)
+    return _checked(config, check_train, arguments)
 
 
 def _defaults(arguments: list[str]) -> Config:
@@ -343,11 +344,24 @@ def _peek(arguments: list[str], flag: str) -> str:
     return ""
 
 
-def _checked(config: _AnyConfig, check: Callable[[Any], None]) -> _AnyConfig:
+def set_by_preset(message: str, arguments: Sequence[str]) -> str:
+    """`` (set by --preset demo)`` where a message begins with an option that the user has not given but a preset sets."""
+    preset, found = _peek(list(arguments), "--preset"), re.match(r"--([a-zA-Z_.]+)", message)
+    if preset not in PRESETS or found is None:
+        return ""
+    if any(argument.partition("=")[0].replace("-", "_") == f"__{found[1]}" for argument in arguments):
+        return ""
+    values: list[Any] = [PRESETS[preset](), oasis_preset()]
+    for name in found[1].split("."):
+        values = [getattr(value, name, None) for value in values]
+    return f" (set by --preset {preset})" if values[0] != values[1] else ""
+
+
+def _checked(config: _AnyConfig, check: Callable[[Any], None], arguments: Sequence[str] = ()) -> _AnyConfig:
     try:
         check(config)
     except ValueError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {error}{set_by_preset(str(error), arguments)}", file=sys.stderr)
         raise SystemExit(2) from None
     return config
 

@@ -43,7 +43,9 @@ def build_loaders(config: Config, data: Manifest, images: Manifest | None) -> tu
     neighbours = config.gan.neighbours if config.gan else 0
     cases = data.split("train")
     if neighbours and all(len(case.slices) == 1 for case in cases):
-        raise ValueError(f"neighbours {neighbours}: no training case in {config.dataroot} has more than one slice")
+        raise ValueError(
+            f"--{config.model}.neighbours {neighbours}: no training case in {config.dataroot} has more than one slice"
+        )
     common = ("train", config.flip, config.seed, config.cache_gb, neighbours)
     train_loader: SliceLoader
     if config.model == "lesion":

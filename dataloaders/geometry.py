@@ -83,10 +83,16 @@ def plane_shape(shape: Sequence[int], axis: Axis) -> tuple[int, int, int]:
 
 
 def plane_spacing(affine: NDArray, axis: Axis) -> tuple[float, float, float]:
-    """(between slices, between rows, between columns) in mm of a RAS grid."""
+    """(between slices, between rows, between columns) in mm of a RAS grid.
+
+    Between slices is how far their planes are apart, which in a sheared grid (a tilted gantry) is less than the step from
+    one voxel to the next.
+    """
     across, rows, columns = _PLANES[axis]
     mm = spacing(affine)
-    return float(mm[across]), float(mm[rows]), float(mm[columns])
+    normal = np.cross(affine[:3, rows], affine[:3, columns])
+    between = abs(affine[:3, across] @ normal) / np.linalg.norm(normal)
+    return round(float(between), 6), float(mm[rows]), float(mm[columns])
 
 
 def window_plane(image: NDArray, crop: tuple[int, int], size: tuple[int, int], fill: float) -> NDArray:

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from config import set_by_preset
 from engine import processes
 from engine.signals import EXIT_INTERRUPTED, EXIT_LOST_RANK, EXIT_MEMORY, EXIT_USAGE, EXIT_WEIGHTS_MISSING
 from engine.weights import MissingWeights
@@ -69,7 +70,7 @@ def message_of(error: BaseException) -> str:
         return "interrupted; the same command goes on where it can"
     if processes.means_lost_rank(error) and not isinstance(error, processes.LostRank):
         return "error: another process of this training has ended, its own message says why; the same command resumes"
-    return f"error: {error}"
+    return f"error: {error}{set_by_preset(str(error), sys.argv[1:])}"
 
 
 def _is_memory(error: BaseException) -> bool:

@@ -202,6 +202,9 @@ class Run:
             if old.get(flag) != new[flag]:
                 changed.append(f"{flag}: its files are not those of the training so far")
         if changed:
+            presets = [config["config"]["preset"] for config in (old, new)]
+            if presets[0] != presets[1]:
+                changed.insert(0, f"--preset: was {presets[0]}, now {presets[1]}, which sets many of those below")
             raise ValueError(
                 f"run {self.config.name!r} in {self.config.checkpoints_dir} was started with other options; "
                 "give the old ones to resume it or another --name:\n" + "\n".join(f"  {line}" for line in changed)

@@ -217,7 +217,7 @@ def _segment_one(job: Job, scan: Scan) -> dict[str, Any]:
         write_volume(_aside(job.options.resample, scan, "resampled"), seen, grid, np.float32)
     if job.options.pictures:
         save_overlay(job.path(scan, "qc.png"), read.image[0], label, spacing(read.affine).tolist(), len(job.labels))
-    voxel = float(np.prod(spacing(read.affine)))
+    voxel = float(abs(np.linalg.det(read.affine[:3, :3])))
     volumes = {item.name: float((label == item.id).sum() * voxel) for item in job.labels if item.id}
     sure = {item.name: float(probability[label == item.id].mean()) for item in job.labels if (label == item.id).any()}
     strange = implausible(volumes | {SHOWN: float(shown(read.image).sum() * voxel)}, job.expected)

@@ -82,9 +82,10 @@ class Gan(Method):
         seen = list(batches)
         images = torch.cat([batch.image for batch in seen if batch.image is not None])
         if images.max() == images.min():
+            own = self.config.model
             raise ValueError(
-                f"--lambda_mask {self.options.lambda_mask}: the first {len(images)} training images are all of one "
-                "intensity, so there is no body in them; give a --mask_threshold or other data"
+                f"--{own}.lambda_mask {self.options.lambda_mask:g}: the first {len(images)} training images are all of one "
+                f"intensity, so there is no body in them; give --{own}.mask_threshold or other data"
             )
         labels = torch.cat([batch.label for batch in seen])
         threshold = body.paired_threshold(images, labels) if self.paired else body.unpaired_threshold(images)

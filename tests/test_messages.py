@@ -1,0 +1,93 @@
+"""Messages name options as users give them, and say where values come from that nobody has given."""
+
+from __future__ import annotations
+
+import ast
+import re
+import sys
+from dataclasses import fields, is_dataclass
+from pathlib import Path
+from typing import get_type_hints
+
+import numpy as np
+import pytest
+import torch
+
+from config import Config, parse_train, set_by_preset
+from dataloaders.geometry import plane_spacing
+from dataloaders.prepare_options import PrepareOptions
+from engine.command import exit_code
+from models import build_method
+from models.base import Batch, seeded_generator
+from tests.toy import prepared_folder, toy_spec
+from train import train
+
+ROOT = Path(__file__).resolve().parents[1]
+BASE = ["--name", "exp", "--dataroot", "data"]
+
+
+def flags(options: type, prefix: str = "") -> set[str]:
+    found = set()
+    for name, kind in get_type_hints(options).items():
+        if name in {f.name for f in fields(options)}:
+            found |= flags(kind, f"{prefix}{name}.") if is_dataclass(kind) else {prefix + name, f"no-{prefix}{name}"}  # type: ignore[arg-type]
+    return found
+
+
+def test_what_training_can_say_names_real_options() -> None:
+    """``--mask_threshold`` is no option of train.py; ``--oasis.mask_threshold`` is."""
+    known = flags(Config) | flags(PrepareOptions)
+    for file in [ROOT / "train.py", *(ROOT / "models").rglob("*.py")]:
+        tree = ast.parse(file.read_text())
+        texts = [ast.unparse(node) for node in ast.walk(tree) if isinstance(node, ast.Raise)]
+        for flag in (flag for text in texts for flag in re.findall(r"--([a-z][\w.-]*\w)", text)):
+            assert flag in known, f"{file.name}: --{flag}"
+
+
+@pytest.mark.parametrize("model", ["oasis", "spade"])
+def test_the_mask_loss_names_its_own_options(model: str) -> None:
+    arguments = [*BASE, "--model", model, "--preset", "small", f"--{model}.lambda_mask", "1"]
+    method = build_method(parse_train(arguments), toy_spec())
+    label = torch.zeros(2, 32, 32, dtype=torch.long)
+    batch = Batch(label, torch.zeros(2, 1, 32, 32), ["a", "b"], [0, 0], seeded_generator(0))
+    message = rf"^--{model}.lambda_mask 1: .* give --{model}.mask_threshold or other data$"
+    with pytest.raises(ValueError, match=message):
+        method.calibrate([batch])
+
+
+def test_options_of_a_preset_are_called_so() -> None:
+    assert set_by_preset("--batch_size 2: must be a multiple", ["--preset", "demo"]) == " (set by --preset demo)"
+    assert set_by_preset("--oasis.lambda_mask 1.0: no body", ["--preset=demo"]) == " (set by --preset demo)"
+    assert set_by_preset("--batch_size 2: x", ["--preset", "demo", "--batch-size", "2"]) == ""
+    assert set_by_preset("--batch_size 2: x", ["--preset", "demo", "--batch_size=2"]) == ""
+    assert set_by_preset("--num_workers 2: x", ["--preset", "demo"]) == ""  # not of the preset
+    assert set_by_preset("--batch_size 8: x", []) == ""
+    assert set_by_preset("no option: --batch_size 2", ["--preset", "demo"]) == ""
+
+
+def test_a_command_says_so(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    def fails() -> int:
+        raise ValueError("--batch_size 2: is shared by 3 processes, so must be a multiple")
+
+    monkeypatch.setattr(sys, "argv", ["train.py", "--preset", "demo"])
+    assert exit_code(fails) == 2
+    assert capsys.readouterr().err.endswith("must be a multiple (set by --preset demo)\n")
+
+
+def test_a_forgotten_preset_is_named_first(tmp_path: Path) -> None:
+    """The differences that follow are of options which nobody has given."""
+    where = ["--name", "exp", "--dataroot", str(prepared_folder(tmp_path / "data"))]
+    where += ["--checkpoints_dir", str(tmp_path / "runs"), "--gpu_ids", "-1", "--metrics", "none", "--num_epochs", "1"]
+    narrow = "--oasis.channels_G 4 --oasis.channels_D 4 --oasis.spade_hidden 4".split()
+    assert train(parse_train([*where, *narrow, "--preset", "demo"])) == 0
+    with pytest.raises(ValueError, match="another --name:\n  --preset: was demo, now oasis, which sets many"):
+        train(parse_train([*where, *narrow]))
+
+
+def test_slices_of_a_tilted_gantry_are_as_far_apart_as_their_planes() -> None:
+    """3 mm were told as 3.106, the step from voxel to voxel along the sheared axis."""
+    affine = np.array([[1.0, 0, 0, 0], [0, 1, 0.804, 0], [0, 0, 3, 0], [0, 0, 0, 1]])
+    assert plane_spacing(affine, "axial") == (3.0, 1.0, 1.0)
+    turned = np.eye(4)
+    turned[:3, :3] = np.linalg.qr(np.random.default_rng(0).normal(size=(3, 3)))[0]
+    assert plane_spacing(turned @ affine, "axial") == pytest.approx((3.0, 1.0, 1.0))
