@@ -217,6 +217,8 @@ def check_same_spec(trained: DataSpec, given: DataSpec, config: TestConfig) -> N
         "size": (trained.size, given.size),
     }
     wrong = [f"  {name}: trained on {old}, found {new}" for name, (old, new) in facts.items() if old != new]
+    if trained.size != given.size:
+        wrong[-1] += f"; prepare_data.py --size {' '.join(map(str, trained.size))} makes such slices"
     names = [label.name for label in trained.labels]
     known = {plain(name) for name in names}
     if unknown := [label.name for label in given.labels if plain(label.name) not in known]:

@@ -115,6 +115,22 @@ def _overlap(
     return (source[0], source[1]), (target[0], target[1])
 
 
+def field_of_view(geometry: Geometry | None, axis: Axis | None, size: tuple[int, int]) -> tuple[slice, slice]:
+    """Rows and columns of a prepared slice of `size` that show the scan's own plane, without the padding around it.
+
+    The whole slice where nothing is known of a scan. ValueError where the slice lies outside of the scan.
+    """
+    if geometry is None or axis is None:
+        return slice(0, size[0]), slice(0, size[1])
+    plane_size = plane_shape(geometry.grid_shape, axis)[1:]
+    _, view = _overlap(plane_size, geometry.crop, size)
+    if any(part.stop <= part.start for part in view):
+        raise ValueError(
+            f"slices of {size} pixels from {geometry.crop} on lie outside of the scan's planes {plane_size}"
+        )
+    return view
+
+
 def stack_slices(
     geometry: Geometry | None, axis: Axis, slices: Mapping[int, NDArray], mm: Sequence[float], fill: float = 0.0
 ) -> tuple[NDArray, NDArray[np.float64]]:

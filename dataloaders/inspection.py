@@ -20,7 +20,10 @@ LEAST_AIR = 0.001  # share of voxels at -900 or below that a CT of fractional va
 
 @dataclass
 class Facts:
-    """What inspecting one case found. looks_ct, no_hu: of each channel, the latter why its values would be no HU."""
+    """What inspecting one case found. looks_ct, no_hu: of each channel, the latter why its values would be no HU.
+
+    extent: pixels (H, W) that a slice needs; see `_extent`.
+    """
 
     faults: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
@@ -28,6 +31,7 @@ class Facts:
     label_counts: dict[int, int] = field(default_factory=dict)
     looks_ct: list[bool] = field(default_factory=list)
     no_hu: list[str] = field(default_factory=list)
+    extent: tuple[int, int] | None = None
 
 
 def inspect_case(source: CaseSource, channels: tuple[str, ...], o: PrepareOptions) -> Facts:
@@ -69,7 +73,26 @@ def inspect_case(source: CaseSource, channels: tuple[str, ...], o: PrepareOption
             tissue.brain_mask(reference.data, geometry.spacing(reference.affine))
         except tissue.TissueError as error:
             facts.faults.append(f"{source.images[0]}: {error}")
+    if not facts.faults:
+        facts.extent = _extent(reference, volumes, o)
     return facts
+
+
+def _extent(reference: Volume, volumes: dict[str, Volume], o: PrepareOptions) -> tuple[int, int]:
+    """Pixels (H, W) of the box that holds the labels in all slices; the whole plane where they are yet to be made."""
+    data, affine = geometry.to_ras(reference.data, reference.affine)
+    shape = geometry.regrid(data.shape, affine, o.voxel_size)[0] if o.spacing else data.shape
+    _, *whole = geometry.plane_shape(shape, o.axis)
+    if "label" not in volumes or o.split_background:
+        return whole[0], whole[1]
+    masks = [volumes[role] for role in ("label", "lesion") if role in volumes]
+    labelled = np.any([geometry.to_ras(mask.data, mask.affine)[0] > 0 for mask in masks], axis=0)
+    places = [np.flatnonzero(labelled.any(axis=tuple({0, 1, 2} - {axis}))) for axis in range(3)]
+    box = [int(of_axis[-1] - of_axis[0]) + 1 for of_axis in places]
+    if o.spacing:  # the nearest voxel may lie one further
+        box = [int(np.ceil(n * new / old)) + 1 for n, new, old in zip(box, shape, data.shape, strict=True)]
+    _, *needed = geometry.plane_shape(box, o.axis)
+    return min(needed[0], whole[0]), min(needed[1], whole[1])
 
 
 def _looks_ct(channel: str, data: NDArray) -> bool:

@@ -7,7 +7,7 @@ import json
 import shutil
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any, TypeVar, cast
@@ -18,7 +18,7 @@ from dataloaders import geometry, tissue
 from dataloaders.inspection import Facts, inspect_case
 from dataloaders.labels import LabelTable, found_labels, read_dataset_json, read_label_map
 from dataloaders.manifest import FILE_NAME, Case, Manifest, Split, case_from_dict
-from dataloaders.prepare_options import PrepareOptions, check_options
+from dataloaders.prepare_options import SIZE_STEP, PrepareOptions, check_options
 from dataloaders.slicing import Plan, process_case
 from dataloaders.sources import CaseSource, Found, find_bids, find_mni152, find_nnunet, find_pairs, find_synthrad
 from dataloaders.splits import read_split_file, split_patients
@@ -85,8 +85,9 @@ def prepare(o: PrepareOptions) -> Manifest | None:
     check_channels(found.channels)
     part = parse_shard(o.shard)
     all_facts = _inspect(o, found, part)
+    o, sized = _with_size(o, all_facts)
     plan, notes = _plan(o, found, all_facts)
-    for note in notes:
+    for note in notes + sized:
         print(note, flush=True)
     if o.dry_run:
         print(f"{len(found.cases)} cases are fine", flush=True)
@@ -172,6 +173,33 @@ def check_channels(channels: tuple[str, ...]) -> None:
             raise ValueError(
                 f"channel name {name!r} occurs {channels.count(name)} times in {list(channels)}; rename them"
             )
+
+
+def _with_size(o: PrepareOptions, all_facts: list[Facts]) -> tuple[PrepareOptions, list[str]]:
+    """Where no --size is given: that of the folder which is there already, else the smallest that holds every case."""
+    if o.size:
+        return o, []
+    kept = _options_there(o.out).get("size") if o.out is not None else None
+    if kept:
+        return replace(o, size=tuple(int(n) for n in kept)), []
+    needed = [facts.extent for facts in all_facts if facts.extent is not None] or [(SIZE_STEP, SIZE_STEP)]
+    most = [max(of_axis) for of_axis in zip(*needed, strict=True)]
+    height, width = (-(-n // SIZE_STEP) * SIZE_STEP for n in most)
+    note = (
+        f"slices of {height}×{width} pixels: they hold what is labelled in every case ({most[0]}×{most[1]}), in steps of "
+        f"{SIZE_STEP}; --size chooses others, such as those of the data that a model was trained on"
+    )
+    return replace(o, size=(height, width)), [note]
+
+
+def _options_there(out: Path) -> dict[str, Any]:
+    """The options that a folder was prepared with, or is being prepared with; none where there is nothing."""
+    if (out / FILE_NAME).is_file():
+        options = Manifest.load(out).provenance.get("options")
+    else:
+        marker = out / RESUME_FOLDER / "identity.json"
+        options = read_json(marker)["options"] if marker.is_file() else None
+    return options if isinstance(options, dict) else {}
 
 
 def _plan(o: PrepareOptions, found: Found, all_facts: list[Facts]) -> tuple[Plan, list[str]]:

@@ -60,8 +60,9 @@ class PrepareOptions:
 
     axis: Axis = "axial"
     """Slicing direction."""
-    size: tuple[int, ...] = (256,)
-    """Slice size in pixels, one number or height and width, multiples of 32; slices are padded or cropped to it."""
+    size: tuple[int, ...] = ()
+    """Slice size in pixels, one number or height and width, multiples of 32, to which slices are padded or cropped; by
+    default the smallest that holds the labels of every case (the whole plane where label maps are still to be made)."""
     spacing: tuple[float, ...] = ()
     """Resample to this voxel size in mm: one number, or three for right-left, front-back, head-foot."""
     window: tuple[str, ...] = ("auto",)
@@ -105,6 +106,11 @@ class PrepareOptions:
     def slice_size(self) -> tuple[int, int]:
         """(H, W)."""
         return (self.size[0], self.size[-1])
+
+    @property
+    def voxel_size(self) -> tuple[float, ...]:
+        """`spacing` along the three axes of a RAS grid; empty where nothing is resampled."""
+        return self.spacing * 3 if len(self.spacing) == 1 else self.spacing
 
     @property
     def by_slices(self) -> bool:

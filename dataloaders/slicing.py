@@ -87,7 +87,7 @@ def _load(
     data, affine = geometry.to_ras(first.data, first.affine)
     shape: tuple[int, ...] = data.shape
     if o.spacing:
-        shape, affine = geometry.regrid(shape, affine, o.spacing * (3 if len(o.spacing) == 1 else 1))
+        shape, affine = geometry.regrid(shape, affine, o.voxel_size)
     moved: dict[str, NDArray] = {}
     for role, volume in volumes.items():
         is_image = role in plan.channels

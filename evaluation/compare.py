@@ -18,6 +18,7 @@ from evaluation.statistics import PairedDifference, paired_difference
 from spec import DataSpec
 
 SAME = {"extractor": "another extractor", "weights_sha256": "other weights", "n": "another n", "n_patients": "other n"}
+NOT_NAMED = "whole slices with their padding, by an earlier version"
 
 
 @dataclass(frozen=True)
@@ -90,6 +91,11 @@ def load_entrants(paths: list[Path], weights: Path | None = None) -> list[Entran
 def _refuse_different(a: Entrant, b: Entrant) -> None:
     """Numbers are comparable only on the same slices: same ids, labels, windows and real images."""
     pair = f"{a.folder} and {b.folder} cannot be compared"
+    regions = [(entrant.metrics.get("settings") or {}).get("region", NOT_NAMED) for entrant in (a, b)]
+    if regions[0] != regions[1]:
+        raise ValueError(
+            f"{pair}: scored over {regions[0]} and over {regions[1]}; score both again with scripts/evaluate.py --results"
+        )
     for what in ("labels", "channels"):
         names = [[entry.name for entry in getattr(entrant.spec, what)] for entrant in (a, b)]
         if names[0] != names[1]:

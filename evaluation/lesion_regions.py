@@ -23,7 +23,8 @@ from skimage.metrics import structural_similarity
 from dataloaders.manifest import Case, Manifest
 from dataloaders.png import as_16_bit, read_png
 from engine.files import write_json, write_text
-from spec import LESION, DataSpec
+from evaluation.pairs import view_of
+from spec import LESION
 
 JSON_NAME, CSV_NAME = "lesion_regions.json", "lesion_regions.csv"
 RIM = 3  # voxels around the lesions
@@ -148,7 +149,7 @@ def evaluate_lesion_regions(folder: Path) -> dict[str, Any] | None:
         return None
     rows: list[dict[str, Any]] = []
     for case in manifest.cases:
-        rows += _case_rows(folder, manifest.spec, case)
+        rows += _case_rows(folder, manifest, case)
     if not rows:
         return None
     result = {"rim": RIM, "range_percentile": RANGE_PERCENTILE, "rows": rows}
@@ -157,28 +158,30 @@ def evaluate_lesion_regions(folder: Path) -> dict[str, Any] | None:
     return result
 
 
-def read_stack(folder: Path, case: Case) -> Stack:
-    """All slices of a case in physical units; missing slices in between are left out."""
+def read_stack(folder: Path, manifest: Manifest, case: Case) -> Stack:
+    """All slices of a case in physical units, cut to its scan's field of view; missing ones in between are left out."""
+    label = np.stack([read_png(folder / item.label) for item in case.slices])
+    view = view_of(manifest, case, label.shape[1:])
 
     def volumes(names: Sequence[Sequence[str]]) -> list[NDArray]:
-        planes = [[as_16_bit(read_png(folder / path, image_only=True)) for path in paths] for paths in names]
+        planes = [[as_16_bit(read_png(folder / path, image_only=True))[view] for path in paths] for paths in names]
         return [
             window.decode(np.stack([plane[c] for plane in planes])) for c, window in enumerate(case.windows) if planes
         ]
 
     filled = [item.filled for item in case.slices]
     return Stack(
-        label=np.stack([read_png(folder / item.label) for item in case.slices]),
+        label=label[:, *view],
         real=volumes([item.images for item in case.slices]),
         generated=volumes([item.generated for item in case.slices]),
         filled=volumes(filled) if all(filled) else None,
     )
 
 
-def _case_rows(folder: Path, spec: DataSpec, case: Case) -> list[dict[str, Any]]:
+def _case_rows(folder: Path, manifest: Manifest, case: Case) -> list[dict[str, Any]]:
     if not all(item.images and item.generated for item in case.slices):
         return []
-    stack = read_stack(folder, case)
+    spec, stack = manifest.spec, read_stack(folder, manifest, case)
     lesion = stack.label == spec.label_id(LESION)
     if not lesion.any():
         return []

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from dataloaders.geometry import plane, resample, to_ras, window_plane
+from dataloaders.geometry import field_of_view, plane, resample, to_ras, window_plane
 from dataloaders.intensity import LEVELS, Window
 from dataloaders.manifest import Case, Manifest, Slice
 from dataloaders.nifti import SUFFIXES, read_volume, stem, whole_numbers
@@ -23,7 +23,10 @@ from evaluation.source_ids import SourceIds
 from spec import DataSpec
 
 FOLDERS = "folders"  # kind of a manifest made of folders: labels' sources are the ids in the label files
+View = tuple[slice, slice]  # rows and columns
+EVERYTHING: View = (slice(None), slice(None))
 PER_VOLUME = "range of each real volume"  # in place of a window
+WHOLE = "whole slices"
 GROUP = 32  # slices of small cases that are worth a batch of the networks
 
 
@@ -33,7 +36,8 @@ class Item:
 
     label: ids (H, W). real, fake: 16-bit levels (H, W) within the channel's window. values: real and generated in physical
     units where they are more exact than the levels (NIfTI). scored: False for a slice of nothing but air, which counts
-    only where a volume is measured as a whole.
+    only where a volume is measured as a whole. view: the part that the scan covers and that was synthesised: padding,
+    which is equal in both images and easy to hit, would raise every mean.
     """
 
     case: Case
@@ -44,6 +48,14 @@ class Item:
     fake: NDArray[np.uint16]
     values: tuple[NDArray, NDArray] | None = None
     scored: bool = True
+    view: View = EVERYTHING
+
+    @functools.cached_property
+    def seen(self) -> Item:
+        """The same slice cut to `view`: what every metric of a pair is computed on."""
+        values = None if self.values is None else (self.values[0][self.view], self.values[1][self.view])
+        label, real, fake = (image[self.view] for image in (self.label, self.real, self.fake))
+        return replace(self, label=label, real=real, fake=fake, values=values, view=EVERYTHING)
 
     @property
     def window(self) -> Window:
@@ -67,6 +79,7 @@ class Pairs(ABC):
 
     windows: channel -> [low, high], or words where images differ. labelled: whether label maps say what is where.
     spacing_known: whether millimetres are. patients: how they were found. ids: of label files whose ids are not the spec's.
+    region: what of the images is compared, in words.
     """
 
     spec: DataSpec
@@ -75,6 +88,7 @@ class Pairs(ABC):
     labelled: bool
     spacing_known: bool
     patients: str
+    region: str
     ids: SourceIds | None = None
 
     @property
@@ -151,6 +165,7 @@ class ManifestPairs(Pairs):
         for i, channel in enumerate(self.spec.channels):
             found = {(case.windows[i].low, case.windows[i].high) for case in manifest.cases}
             self.windows[channel.name] = list(found.pop()) if len(found) == 1 else "of each case"
+        self.region = _region(manifest)
         self._maps: dict[Path, tuple[str, NDArray]] = {}  # folder -> (case, volume on the case's grid)
 
     @property
@@ -246,7 +261,29 @@ def read_items(folder: Path, manifest: Manifest, ids: SourceIds | None = None) -
                 there = np.zeros(images[0].shape, np.uint8) if label is None else label
                 if images[0].shape != images[1].shape or there.shape != images[0].shape:
                     raise ValueError(f"{folder / fake}: {images[1].shape}, real {images[0].shape}, label {there.shape}")
-                yield Item(case, item, channel, there, images[0], images[1])
+                view = view_of(manifest, case, there.shape)
+                yield Item(case, item, channel, there, images[0], images[1], view=view)
+
+
+def view_of(manifest: Manifest, case: Case, shape: tuple[int, ...]) -> View:
+    """Rows and columns of the slices of a case that its scan covers; see `field_of_view`."""
+    try:
+        return field_of_view(case.geometry, manifest.spec.axis, (shape[0], shape[1]))
+    except ValueError as error:
+        raise ValueError(f"case {case.id}: {error}") from None
+
+
+def _region(manifest: Manifest) -> str:
+    size = manifest.spec.size
+    views = [view_of(manifest, case, size) for case in manifest.cases]
+    shown = sorted({tuple(part.stop - part.start for part in view) for view in views})
+    if shown in ([], [size]):
+        return WHOLE
+    sizes = " to ".join(f"{rows}×{columns}" for rows, columns in dict.fromkeys((shown[0], shown[-1])))
+    return (
+        f"the scan's field of view ({sizes} of {size[0]}×{size[1]} pixels), without the padding around it; metrics of "
+        "distributions (FID and the like): whole slices with their padding"
+    )
 
 
 def file_states(paths: Iterable[Path]) -> list[tuple[str, int, int]]:

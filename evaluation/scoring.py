@@ -116,7 +116,7 @@ class CaseLook:
         self.moments = LabelMoments(), LabelMoments()
 
     def add(self, item: Item, draws: list[NDArray]) -> None:
-        """One slice; slices come by index. draws: the generated images, in physical units, of all draws."""
+        """One slice as `Item.seen`; slices come by index. draws: the generated images, in physical units, of all draws."""
         (real, fake), wants = item.physical, self.work.wants
         body = item.label > 0
         self.volume.add(item.slice.index, real, fake, body)
@@ -231,12 +231,12 @@ def _score_case(pairs: Pairs, case: Case, items: Iterable[Item], work: Work, sco
         draws = _draws(pairs, item, work.draws) if item.scored else []
         if item.channel not in looks:
             looks[item.channel] = CaseLook(item.window, pairs.spacing(case), work)
-        looks[item.channel].add(item, draws)
+        looks[item.channel].add(item.seen, draws)
         if item.channel == 0 and segmented:
             maps.add(item.slice.index, item.label, _segmented(pairs, item, work))
         if not item.scored:
             continue
-        row = _score_slice(item, pairs.spec.channels[item.channel].name, draws, work, scores)
+        row = _score_slice(item.seen, pairs.spec.channels[item.channel].name, draws, work, scores)
         scores.rows.append(row)
         if work.wants(*names(RADIOMICS)):
             _add_radiomics(item, scores.features, work.real)
@@ -277,9 +277,9 @@ def generated_features(pairs: Pairs, work: Work) -> tuple[dict[tuple[str, int], 
 
 
 def _draws(pairs: Pairs, item: Item, folders: tuple[Path, ...]) -> list[NDArray]:
-    """The generated image and the further draws of the same label map in physical units; none without further draws."""
-    others = [pairs.companion(folder, item, labels=False) for folder in folders]
-    return [item.physical[1], *others] if others else []
+    """`Item.seen` of the generated image and of further draws of its label map in physical units; none without those."""
+    others = [pairs.companion(folder, item, labels=False)[item.view] for folder in folders]
+    return [item.seen.physical[1], *others] if others else []
 
 
 def _segmented(pairs: Pairs, item: Item, work: Work) -> dict[str, NDArray]:
@@ -329,6 +329,10 @@ def _add_radiomics(item: Item, sets: FeatureSets, both: bool) -> None:
     sets.add(RADIOMICS, item.channel, item.case.patient, real, fake)
 
 
+def _shapes(item: Item) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    return item.real.shape, item.seen.real.shape
+
+
 class _Waiting:
     """Slices that wait for the networks, which are faster in batches."""
 
@@ -340,7 +344,7 @@ class _Waiting:
         """One more slice; a full batch is run. Slices of another size start a new batch."""
         if not self.work.extractors and self.work.lpips is None:
             return
-        if self.items and self.items[0][0].real.shape != item.real.shape:
+        if self.items and _shapes(self.items[0][0]) != _shapes(item):
             self.run(sets)
         self.items.append((item, row, draws))
         if len(self.items) == BATCH:
@@ -350,7 +354,7 @@ class _Waiting:
         """Networks on all that waits."""
         if not self.items:
             return
-        if self.work.lpips is not None and min(self.items[0][0].real.shape) >= LPIPS_SMALLEST:
+        if self.work.lpips is not None and min(self.items[0][0].seen.real.shape) >= LPIPS_SMALLEST:
             self._lpips(self.work.lpips)
         for key, extractor in self.work.extractors.items():
             of_fake = self._features(key, extractor, 1)
@@ -364,7 +368,7 @@ class _Waiting:
             return networks.lpips_distances(net, np.stack(a), np.stack(b), self.work.device)
 
         if self.work.wants(LPIPS):
-            real, fake = ([item.unit[side] for item, _, _ in self.items] for side in (0, 1))
+            real, fake = ([item.seen.unit[side] for item, _, _ in self.items] for side in (0, 1))
             for (_, row, _), distance in zip(self.items, distances(real, fake), strict=True):
                 row[LPIPS] = float(distance)
         for item, row, draws in self.items:

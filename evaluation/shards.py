@@ -20,7 +20,7 @@ from evaluation.pairs import Pairs, file_states
 from evaluation.request import Request
 from evaluation.scoring import Scores
 
-SCHEMA = "medsis-scores/1"
+SCHEMA = "medsis-scores/2"
 FOLDER = "shards"
 Scored = list[tuple[int, Scores]]
 

@@ -244,6 +244,7 @@ def settings_of(pairs: Pairs) -> dict[str, str]:
         "labels": "label maps" if pairs.labelled else "none",
         "spacing": "in mm" if pairs.spacing_known else "unknown, so distances are in pixels",
         "patients": pairs.patients,
+        "region": pairs.region,
     }
 
 

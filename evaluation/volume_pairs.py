@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from dataloaders.file_names import visible
-from dataloaders.geometry import AFFINE_TOLERANCE, plane, plane_shape, plane_spacing, to_ras
+from dataloaders.geometry import AFFINE_TOLERANCE, plane, plane_shape, plane_spacing, stitch, to_ras
 from dataloaders.intensity import Window
-from dataloaders.manifest import Case, Slice
+from dataloaders.manifest import FILE_NAME, Case, Manifest, Slice
 from dataloaders.nifti import SUFFIXES, read_volume, stem, whole_numbers
+from dataloaders.notices import warn_once
 from evaluation.pairs import FOLDERS, PER_VOLUME, Item, Pairs, file_states
 from evaluation.source_ids import SourceIds, occurring
 from spec import Axis, Channel, DataSpec
@@ -47,6 +49,8 @@ SLICED: dict[Axis, int] = {"axial": 2, "coronal": 1, "sagittal": 0}  # array axi
 class VolumePairs(Pairs):
     """Cases of NIfTI files, with all their slices; one without a label and with a constant real image is not scored.
 
+    Of volumes that test.py stacked, only what was synthesised counts: elsewhere they hold a filling, not an image.
+
     window: physical values that count as 0 and 1; without it those of the case's real volume from lowest to highest.
     """
 
@@ -63,13 +67,36 @@ class VolumePairs(Pairs):
             label, _ = _read(path, labels=True)
             found.update(occurring(label))
             slices += label.shape[SLICED[axis]]
-        self._slices = slices if self.labelled else None
+        self._known: dict[str, tuple[NDArray[np.bool_], ...]] = {}  # case -> `synthesised`
+        missing, every = self._tell_missing()
+        self._slices = slices - missing if self.labelled else None
+        left_out = f"what was synthesised ({every - missing} of {every} slices, inside their window)"
+        self.region = left_out if self._known else "whole volumes"
         self.ids = SourceIds(found)
         first = plane_shape(_read(cases[0].real)[0].shape, axis)
         self.spec = DataSpec(self.ids.labels, (Channel("image", unit),), (first[1], first[2]), axis=axis)
         self.provenance = {"kind": FOLDERS, "name": cases[0].generated.parent.name}
         self._grids: dict[str, tuple[tuple[int, ...], NDArray]] = {}  # case -> shape and affine of its volumes
         self._others: dict[Path, tuple[str, NDArray]] = {}  # folder -> (case, volume)
+
+    def _tell_missing(self) -> tuple[int, int]:
+        """Say what was never synthesised; number of such slices, and of all, in the volumes of which it is known."""
+        missing = every = 0
+        for files in self.cases:
+            known = synthesised(files.generated)
+            if known is None:
+                continue
+            self._known[files.id] = known
+            slices = known[SLICED[self.axis]]
+            missing, every = missing + int((~slices).sum()), every + len(slices)
+            if not all(profile.all() for profile in known):
+                window = "×".join(str(int(profile.sum())) for profile in known)
+                warn_once(
+                    f"{files.generated.name}: {(~slices).sum()} of {len(slices)} {self.axis} slices were never "
+                    f"synthesised; only the {window} voxels that were are compared, of "
+                    f"{'×'.join(str(len(profile)) for profile in known)}"
+                )
+        return missing, every
 
     @property
     def total(self) -> int | None:
@@ -106,12 +133,38 @@ class VolumePairs(Pairs):
             label = self._ids(_on_grid(files.label, grid, files.real, labels=True))
         window = self.window or _range(real)
         case = Case(files.id, files.patient, "test", (window,), ())
+        known = self._voxels(files, real, fake)
         for index in range(plane_shape(real.shape, self.axis)[0]):
+            there = plane(known, self.axis, index)
+            if not there.any():
+                continue
+            view = (_longest_run(there.any(axis=1)), _longest_run(there.any(axis=0)))
             ids, pair = plane(label, self.axis, index), [plane(image, self.axis, index) for image in (real, fake)]
-            scored = bool(ids.any() or pair[0].min() < pair[0].max())
+            scored = bool(ids[view].any() or pair[0][view].min() < pair[0][view].max())
             levels = [window.encode(image) for image in pair]
             place = Slice(index, str(files.label or ""), (str(files.real),), (str(files.generated),))
-            yield Item(case, place, 0, ids, levels[0], levels[1], (pair[0], pair[1]), scored)
+            yield Item(case, place, 0, ids, levels[0], levels[1], (pair[0], pair[1]), scored, view)
+
+    def _voxels(self, files: Files, real: NDArray, fake: NDArray) -> NDArray[np.bool_]:
+        """Which voxels count: those that were synthesised, where that is known."""
+        if files.id not in self._known:
+            constant = [
+                index
+                for index in range(plane_shape(real.shape, self.axis)[0])
+                if np.ptp(plane(fake, self.axis, index)) == 0 < np.ptp(plane(real, self.axis, index))
+            ]
+            if constant:
+                warn_once(
+                    f"{files.generated}: {len(constant)} of its {self.axis} slices have a single value where the real "
+                    f"ones have not, and count; if they were never synthesised, cut them off in all folders"
+                )
+            return np.broadcast_to(np.True_, real.shape)
+        x, y, z = self._known[files.id]
+        if real.shape != (len(x), len(y), len(z)):
+            raise ValueError(
+                f"{files.generated}: {real.shape}, its results' {FILE_NAME} says {(len(x), len(y), len(z))}"
+            )
+        return x[:, None, None] & y[:, None] & z
 
     def companion(self, folder: Path, item: Item, labels: bool) -> NDArray:
         """The slice of the equally named volume."""
@@ -127,6 +180,46 @@ class VolumePairs(Pairs):
 
     def _ids(self, volume: NDArray) -> NDArray:
         return volume if self.ids is None else self.ids.apply(volume)
+
+
+def synthesised(path: Path) -> tuple[NDArray[np.bool_], ...] | None:
+    """Of a volume that test.py stacked, which planes along each RAS axis hold synthesised voxels.
+
+    None for any other volume. All three have to be True at a voxel: slices have one window and one axis.
+    """
+    found = _stacked(path.resolve().parent.parent).get(stem(path))
+    if found is None:
+        return None
+    manifest, case = found
+    assert case.geometry is not None
+    assert manifest.spec.axis is not None
+    ones = np.ones(manifest.spec.size, np.float32)
+    volume, affine = stitch(case.geometry, manifest.spec.axis, {item.index: ones for item in case.slices}, fill=0)
+    known = to_ras(volume, affine)[0] > 1 - 1e-6  # less: mixed with the filling where the grid was resampled
+    return tuple(np.asarray(known.any(axis=axes)) for axes in ((1, 2), (0, 2), (0, 1)))
+
+
+@functools.lru_cache(maxsize=2)
+def _stacked(folder: Path) -> dict[str, tuple[Manifest, Case]]:
+    """Name of a stacked volume -> its case, where `folder` is a results folder of test.py."""
+    if not (folder / FILE_NAME).is_file():
+        return {}
+    manifest = Manifest.load(folder)
+    return {
+        f"{case.id}_{channel.name}": (manifest, case)
+        for case in manifest.cases
+        for channel in manifest.spec.channels
+        if case.geometry is not None and manifest.spec.axis is not None and any(item.generated for item in case.slices)
+    }
+
+
+def _longest_run(known: ArrayLike) -> slice:
+    """The longest part of a row without a gap."""
+    known = np.asarray(known)
+    edges = np.flatnonzero(np.diff(np.concatenate(([0], known.astype(np.int8), [0]))))
+    starts, stops = edges[::2], edges[1::2]
+    longest = int((stops - starts).argmax())
+    return slice(int(starts[longest]), int(stops[longest]))
 
 
 def _on_grid(path: Path, grid: tuple[tuple[int, ...], NDArray], reference: Path, labels: bool = False) -> NDArray:

@@ -13,6 +13,7 @@ from dataloaders.intensity import LEVELS, Window
 from dataloaders.manifest import Case, Slice
 from dataloaders.png import as_16_bit, read_png
 from evaluation.compare import Entrant
+from evaluation.pairs import view_of
 from evaluation.results import paired_slices
 from evaluation.spectrum import SMALLEST_SIDE, CaseSpectrum
 
@@ -94,17 +95,17 @@ class _Channel:
         self.spacing = spacing
         self.cases: dict[str, list[CaseSpectrum]] = {}
 
-    def add(self, case: Case, window: Window, picture: Picture) -> None:
-        """One slice."""
+    def add(self, case: Case, window: Window, picture: Picture, view: tuple[slice, slice]) -> None:
+        """One slice. view: its part without padding, which has no texture."""
         lookup = _bin_of_level(window, self.low, self.high)
         labels = picture.label.astype(np.int64) * BINS
         for counts, levels in zip(self.counts, (picture.real, *picture.generated), strict=True):
             counts += np.bincount((labels + lookup[levels]).ravel(), minlength=len(counts))
-        if min(picture.real.shape) >= SMALLEST_SIDE:
-            real = window.decode(picture.real)
+        if min(picture.real[view].shape) >= SMALLEST_SIDE:
+            real = window.decode(picture.real[view])
             spectra = self.cases.setdefault(case.id, [CaseSpectrum(self.spacing) for _ in picture.generated])
             for spectrum, levels in zip(spectra, picture.generated, strict=True):
-                spectrum.add(real, window.decode(levels))
+                spectrum.add(real, window.decode(levels[view]))
 
     def gathered(self) -> Gathered:
         """All of it."""
@@ -127,7 +128,8 @@ def gather(entrants: Sequence[Entrant]) -> list[Gathered]:
         for c in range(spec.num_channels)
     ]
     for case, _, channel, picture in pictures(entrants):
-        channels[channel].add(case, case.windows[channel], picture)
+        view = view_of(entrants[0].manifest, case, picture.real.shape)
+        channels[channel].add(case, case.windows[channel], picture, view)
     return [channel.gathered() for channel in channels]
 
 

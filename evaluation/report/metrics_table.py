@@ -38,6 +38,8 @@ def metrics_section(entrants: Sequence[Entrant], rows: Sequence[Row]) -> str:
             pieces = [found[i : i + MOST_COLUMNS] for i in range(0, len(found), MOST_COLUMNS)]
             parts += [_group_table(entrants, piece, title, notes) for piece in pieces]
     parts.append(f"<p class='notes'>{_legend(rows)}</p>")
+    if region := (entrants[0].metrics.get("settings") or {}).get("region"):
+        parts.append(f"<p class='notes'>Compared with the real image: {text(region)}.</p>")
     if notes:
         parts.append("<ol class='notes'>" + "".join(f"<li>{text(note)}</li>" for note in notes) + "</ol>")
     parts.append(_unmeasured(rows))

@@ -5,6 +5,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from unittest import mock
 
@@ -687,3 +688,59 @@ def test_the_ignore_label_of_nnunet_is_no_class(tmp_path: Path, capsys: pytest.C
     assert [(label.name, label.source) for label in manifest.spec.labels] == [("background", (0, 2)), ("tumour", (1,))]
     assert {i for case in manifest.cases for item in case.slices for i in item.histogram} == {0, 1}
     assert "voxels of the label 'ignore' count as background" in capsys.readouterr().out
+
+
+# -- the default size -----------------------------------------------------------------------------------------------
+
+
+def boxes(root: Path, rows: tuple[int, ...], columns: int = 20) -> PrepareOptions:
+    """To prepare cases of 90×100×6 voxels with a label that is so many rows (front to back) high; no --size is given."""
+    for i, n in enumerate(rows):
+        label = np.zeros((90, 100, 6), np.uint8)
+        label[30 : 30 + columns, 5 : 5 + n] = 1
+        image = np.random.default_rng(i).normal(100, 10, label.shape).astype(np.float32)
+        save_nifti(root / f"case{i}_ct.nii.gz", image, LAS)
+        save_nifti(root / f"case{i}_seg.nii.gz", label, LAS)
+    return options(root, root.parent / "out", size=(), channel="T1w", split=(1, 0, 0))
+
+
+def test_the_default_size_holds_the_labels_of_every_case(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    o = boxes(tmp_path / "source", (40, 65, 33))
+    manifest = prepare(o)
+    assert manifest is not None
+    assert manifest.spec.size == (96, 32)
+    assert "slices of 96×32 pixels: they hold what is labelled in every case (65×20)" in capsys.readouterr().out
+    for case, n in zip(manifest.cases, (40, 65, 33), strict=True):
+        assert {s.histogram[1] for s in case.slices} == {n * 20}
+    assert manifest.provenance["options"]["size"] == [96, 32]
+    assert prepare(o) == manifest  # nothing to do again
+
+
+@pytest.mark.parametrize(
+    ("changes", "size"),
+    [({"size": (128,)}, (128, 128)), ({"split_background": True}, (128, 96)), ({"spacing": (0.5, 2.0, 2.0)}, (64, 64))],
+)
+def test_the_size_that_is_given_or_needed(tmp_path: Path, changes: dict, size: tuple[int, int]) -> None:
+    """The whole plane where classes are still to be made; resampled labels in new pixels."""
+    manifest = prepare(replace(boxes(tmp_path / "s", (65,)), **changes))
+    assert manifest is not None
+    assert manifest.spec.size == size
+
+
+def test_a_folder_that_was_begun_with_another_size_keeps_it(tmp_path: Path) -> None:
+    o = replace(boxes(tmp_path / "s", (65,)), size=(256,))
+    done = prepare(o)
+    assert prepare(replace(o, size=())) == done
+    begun = tmp_path / "begun"
+    with mock.patch.object(dataloaders.prepare, "_conclude"):
+        prepare(replace(o, out=begun))
+    manifest = prepare(replace(o, out=begun, size=()))
+    assert manifest is not None
+    assert manifest.spec.size == (256, 256)
+
+
+def test_all_shards_decide_on_one_size(tmp_path: Path) -> None:
+    o = boxes(tmp_path / "s", (40, 65, 33))
+    found = [prepare(replace(o, shard=f"{i}/3")) for i in range(3)]
+    assert found[2] is not None
+    assert found[2].spec.size == (96, 32)

@@ -1,0 +1,131 @@
+"""Padding and what was never synthesised are no part of a score: both are easy to hit, or impossible."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from dataloaders.geometry import field_of_view
+from dataloaders.manifest import Geometry, Manifest, affine_rows
+from dataloaders.nifti import write_volume
+from dataloaders.png import read_png, write_png
+from engine.results import ResultsWriter
+from evaluation import evaluate_results
+from evaluation.compare import load_entrants
+from evaluation.folders import Folders
+from evaluation.lesion_regions import evaluate_lesion_regions
+from evaluation.request import Request
+from evaluation.results import evaluate_pairs
+from tests.toy_results import noisy, write_results
+
+METRICS = (
+    "mae,rmse,mae_body,rmse_body,psnr,ssim,wasserstein,slice_jump_ratio,spectrum_distance,edge_sharpness_ratio,ssim_3d"
+)
+
+
+@pytest.fixture(autouse=True)
+def _no_weights(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "empty"))
+    monkeypatch.delenv("MEDSIS_WEIGHTS", raising=False)
+
+
+def scan(shape: tuple[int, int, int], crop: tuple[int, int]) -> Geometry:
+    affine = affine_rows(np.eye(4))
+    return Geometry(affine, shape, affine, shape, crop)
+
+
+def results(folder: Path, padded: bool, slices: int = 12) -> Path:
+    """Slices of 48×40 pixels that fill their scan's planes; or the same in 64×64 pixels, with padding all around.
+
+    The body reaches the border of the planes, where padding does the most harm.
+    """
+    write_results(folder, noisy(0.1), patients=1, slices=slices, channels=("CT",))
+    manifest = Manifest.load(folder)
+    size, crop = ((64, 64), (-8, -12)) if padded else ((48, 40), (0, 0))
+    case = replace(manifest.cases[0], geometry=scan((40, 48, slices), crop))
+    for item in case.slices:
+        for path in (item.label, *item.images, *item.generated):
+            image = read_png(folder / path)
+            image = np.maximum(image, 1) if path == item.label else image
+            write_png(folder / path, np.pad(image, [(8, 8), (12, 12)]) if padded else image)
+    replace(manifest, spec=replace(manifest.spec, size=size, axis="axial"), cases=(case,)).save(folder)
+    return folder
+
+
+def test_padding_changes_no_score_of_pairs(tmp_path: Path) -> None:
+    whole, padded = (evaluate_results(results(tmp_path / str(p), p), METRICS) for p in (False, True))
+    assert whole["metrics"]["ssim/CT"]["value"] < 0.9
+    for key, entry in whole["metrics"].items():
+        assert padded["metrics"][key]["value"] == pytest.approx(entry["value"], rel=1e-9), key
+    assert padded["settings"]["region"].startswith("the scan's field of view (48×40 of 64×64 pixels)")
+    assert whole["settings"]["region"] == "whole slices"
+    regions = [evaluate_lesion_regions(tmp_path / str(p)) for p in (False, True)]
+    assert regions[0] is not None
+    assert regions[0] == regions[1]
+
+
+def test_results_that_were_scored_over_other_regions_are_not_compared(tmp_path: Path) -> None:
+    """As those of an earlier version, which scored the padding too."""
+    folders = [results(tmp_path / name, True, slices=2) for name in "ab"]
+    for folder in folders:
+        evaluate_results(folder, METRICS)
+    file = folders[1] / "metrics.json"
+    file.write_text(file.read_text().replace('"region"', '"regions"'))
+    with pytest.raises(ValueError, match=r"over the scan's field of view .* and over whole slices with their pad"):
+        load_entrants(folders)
+
+
+def test_a_slice_beside_its_scan_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="outside of the scan's planes"):
+        field_of_view(scan((40, 48, 12), (50, 0)), "axial", (64, 64))
+    folder = results(tmp_path / "r", True, slices=2)
+    text = (folder / "manifest.json").read_text()
+    (folder / "manifest.json").write_text(text.replace("-12", "-1200"))
+    with pytest.raises(ValueError, match="case sub-00: slices of"):
+        evaluate_results(folder, METRICS)
+
+
+def stacked(root: Path, indices: range, axis: str = "axial") -> Folders:
+    """Volumes of test.py with only some of the slices and a window smaller than the planes, beside the real scan."""
+    rng = np.random.default_rng(0)
+    real = rng.uniform(-900, 900, (40, 48, 16)).astype(np.float32)
+    data = write_results(root / "data", noisy(0.1), patients=1, slices=16, channels=("CT",))
+    manifest = Manifest.load(data)
+    case = replace(manifest.cases[0], geometry=scan(real.shape, (8, 4)))
+    manifest = replace(manifest, spec=replace(manifest.spec, size=(32, 32), axis="axial"), cases=(case,))
+    writer = ResultsWriter(root / "results", data, manifest)
+    for index in indices:
+        shown = real.transpose(2, 1, 0)[index, ::-1, ::-1][8:40, 4:36] + 25
+        writer.add("sub-00", index, ((shown - case.windows[0].low) / case.windows[0].width * 2 - 1)[None])
+    writer.close({})
+    write_volume(root / "real/sub-00_CT.nii.gz", real, np.eye(4))
+    return Folders(root / "real", root / "results/volumes", None, window=(-1024, 3071), axis=axis)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(("axis", "slices"), [("axial", 9), ("coronal", 32), ("sagittal", 32)])
+def test_only_what_was_synthesised_is_compared(
+    tmp_path: Path, axis: str, slices: int, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Every voxel that was made is off by 25 HU; the filling of the others would be off by about 1000."""
+    pairs = stacked(tmp_path, range(3, 12), axis).pairs()
+    told = capsys.readouterr().err
+    every = {"axial": 16, "coronal": 48, "sagittal": 40}[axis]
+    assert f"sub-00_CT.nii.gz: {every - slices} of {every} {axis} slices were never synthesised" in told
+    assert "only the 32×32×9 voxels that were are compared, of 40×48×16" in told
+    result = evaluate_pairs(pairs, tmp_path / "out", Request("mae"))
+    assert result["metrics"]["mae/image"]["value"] == pytest.approx(25, abs=0.1)
+    assert result["n"]["slices"] == slices
+    assert result["settings"]["region"] == f"what was synthesised ({slices} of {every} slices, inside their window)"
+
+
+def test_constant_slices_of_foreign_volumes_are_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Nobody says whether they were made, so they count; but not in silence."""
+    folders = stacked(tmp_path, range(3, 12))
+    (tmp_path / "results/volumes").rename(tmp_path / "moved")
+    result = evaluate_pairs(replace(folders, generated=tmp_path / "moved").pairs(), tmp_path / "out", Request("mae"))
+    assert "moved/sub-00_CT.nii.gz: 7 of its axial slices have a single value" in capsys.readouterr().err
+    assert result["n"]["slices"] == 16
+    assert result["settings"]["region"] == "whole volumes"
