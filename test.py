@@ -141,9 +141,8 @@ def test_labels(config: TestConfig) -> MapReport:
     method, target = load_method(config, weights, trained, spec)
     settings = {
         "weights_sha256": hashlib.sha256(weights_path(run_folder, config.ckpt_iter).read_bytes()).hexdigest(),
-        **{key: getattr(config, key) for key in ("seed", "noise", "resample", "label_ids", "unknown_labels")},
+        **{key: getattr(config, key) for key in ("seed", "noise", "resample")},
         "draw": config.draw if config.resample else 0,
-        "label_map": None if given is None else [[label.name, label.source] for label in given],
         "windows": [[window.low, window.high] for window in windows],
     }
     about = {

@@ -6,14 +6,13 @@ written last, so it says that all volumes of that map are whole.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import re
 import shutil
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -25,7 +24,7 @@ from numpy.typing import NDArray
 from config import TestConfig
 from dataloaders.generated_files import bids_place, claimed, describe_bids
 from dataloaders.intensity import Window, model_to_levels
-from dataloaders.label_ids import names_beside, read_ids
+from dataloaders.label_ids import Reading, read_ids
 from dataloaders.label_maps import LabelMaps, file_stem, read_label_map_file
 from dataloaders.labels import count_labels
 from dataloaders.manifest import SYNTHESIS
@@ -201,7 +200,7 @@ def _claim(job: MapJob) -> None:
     with claimed(job.out, SYNTHESIS):
         old = read_json(path).get("settings", {}) if path.is_file() else settings
         changed = sorted(key for key in old.keys() | settings.keys() if old.get(key) != settings.get(key))
-        if changed and not job.config.overwrite:
+        if changed and not job.config.overwrite and files_below(job.out / RECORDS, (".json",)):
             raise ValueError(
                 f"--out {job.out} holds volumes with other {', '.join(changed)}; choose another folder, or give "
                 "--overwrite to replace them"
@@ -236,28 +235,37 @@ def _record(path: Path) -> dict[str, Any] | None:
 def _make_or_keep(job: MapJob, item: MapFile, bids: bool, report: MapReport) -> None:
     if not item.path.is_file():
         raise ValueError(f"{item.path}: no such file")
-    own = names_beside(item.path) if job.given is None and job.config.label_ids == "auto" else None
-    names = hashlib.sha256(json.dumps(own and sorted(own[0].items())).encode()).hexdigest()
-    made_from = {"file": item.file, "case": item.case, "sha256": file_sha256(item.path), "names_sha256": names}
+    made_from = {"file": item.file, "case": item.case, "sha256": file_sha256(item.path)}
     path, images = job.out / RECORDS / f"{item.place}.json", _paths(job, item, bids)
-    record = _record(path)
-    if record is not None and record.get("map") == made_from and all((job.out / file).is_file() for file in images):
-        report.kept += 1
-        return
-    if record is not None and record.get("map") != made_from and not job.config.overwrite:
-        raise ValueError(
-            f"{item.path}: its volumes in {job.out} were made of another map or table of names; give --overwrite"
-        )
+    if record := _record(path):
+        same = record.get("map") == made_from and _read(job, item, record["voxels"])[1] == record["classes"]
+        if same and all((job.out / file).is_file() for file in images):
+            report.kept += 1
+            return
+        if not same and not job.config.overwrite:
+            raise ValueError(
+                f"{item.path}: its volumes in {job.out} were made of another map, or its ids were other classes; give "
+                "--overwrite"
+            )
     path.unlink(missing_ok=True)  # first, so that no record ever outlives its files
     write_json(path, {"schema": SCHEMA, "map": made_from, **_make(job, item, images, report), "images": images})
     report.made += 1
 
 
+def _read(job: MapJob, item: MapFile, voxels: Mapping[str, int]) -> tuple[Reading, dict[str, str]]:
+    """How the map with these ids is read, and the class of each of them."""
+    counts = {int(i): n for i, n in voxels.items()}
+    lenient = job.config.unknown_labels == "background"
+    reading = read_ids(item.path, counts, job.spec, job.given, job.config.label_ids, lenient)
+    names = {i: label.name for label in reading.table.labels for i in label.source}
+    return reading, {i: names.get(int(i), job.spec.labels[0].name) for i in voxels}
+
+
 def _make(job: MapJob, item: MapFile, images: Sequence[str], report: MapReport) -> dict[str, Any]:
     """Write the volumes of one map; returns what there is to say about it."""
     o, label_map = job.config, read_label_map_file(item.path)
-    counts = count_labels(label_map.values.numpy())
-    reading = read_ids(item.path, counts, job.spec, job.given, o.label_ids, o.unknown_labels == "background")
+    voxels = {str(i): n for i, n in count_labels(label_map.values.numpy()).items()}
+    reading, classes = _read(job, item, voxels)
     sliced = slice_map(label_map, reading.table, job.spec, item.case, job.windows)
     stack, start = _Stack(), time.perf_counter()
     batches, total = sliced.batches(o.batch_size, job.neighbours), len(sliced.case.slices)
@@ -271,7 +279,8 @@ def _make(job: MapJob, item: MapFile, images: Sequence[str], report: MapReport) 
     report.lacking.update(absent)
     return {
         "read": reading.how,
-        "classes": {label.name: list(label.source) for label in reading.table.labels if label.id in there},
+        "voxels": voxels,
+        "classes": classes,
         "absent": absent,
         "notes": [*reading.notes, *sliced.notes],
         "slices": len(stack.levels),

@@ -191,13 +191,31 @@ def test_other_options_and_other_maps_are_not_mixed_in(home: Path, maps: Path, t
     assert not np.array_equal(volume(out / "seg_T1w.nii.gz"), first)
     save_nifti(one, source_ids(phantom(6)[0]), LAS)
     _, err = synthesise(home, one, out, "--seed", 1, code=1)
-    assert "were made of another map or table of names; give --overwrite" in err
+    assert "were made of another map, or its ids were other classes; give --overwrite" in err
     assert "1 made" in synthesise(home, one, out, "--seed", 1, "--overwrite")[0]
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.txt").write_text("precious")
     _, err = synthesise(home, one, tmp_path / "mine", "--overwrite", code=2)
     assert "is not empty and was not written by this command" in err
     assert [path.name for path in (tmp_path / "mine").iterdir()] == ["thesis.txt"]
+
+
+def test_another_reading_of_the_ids_makes_only_what_it_changes(home: Path, maps: Path, tmp_path: Path) -> None:
+    """A refusal binds nobody: the advice is taken in the same folder. A table under which nothing changes keeps all."""
+    (maps / "broken.nii.gz").unlink()
+    out = tmp_path / "out"
+    synthesise(home, maps / "unknown.nii.gz", out, code=1)
+    assert "2 made, 0 kept, 1 failed" in synthesise(home, maps, out, "--seed", 1, code=1)[0]
+    table = {name: [i] for (i,), name in zip(SOURCES, NAMES, strict=True)}
+    table["white_matter"].append(77)
+    (tmp_path / "table.json").write_text(json.dumps(table))
+    assert "1 made, 2 kept" in synthesise(home, maps, out, "--seed", 1, "--label_map", tmp_path / "table.json")[0]
+    found = volume(out / "unknown_T1w.nii.gz")
+    _, err = synthesise(home, maps, out, "--seed", 1, code=1)
+    assert f"no class of the run has the source ids 77 ({int((phantom(5)[0] == 3).sum())} voxels)" in err
+    _, err = synthesise(home, maps, out, "--seed", 1, "--unknown_labels", "background", code=1)
+    assert "or its ids were other classes; give --overwrite" in err
+    assert np.array_equal(volume(out / "unknown_T1w.nii.gz"), found)
 
 
 def test_images_never_lie_among_the_label_maps(home: Path, maps: Path) -> None:
@@ -239,7 +257,7 @@ def test_bids_maps_by_their_table_become_a_derivative(home: Path, tmp_path: Path
     assert files(tmp_path / "out") == {"sub-1/anat/sub-1_desc-synth_T1w.nii.gz"}
     assert json.loads((tmp_path / "out" / "dataset_description.json").read_text())["DatasetType"] == "derivative"
     record = json.loads((tmp_path / "out/records/sub-1/anat/sub-1_desc-synth.json").read_text())
-    assert record["classes"]["grey_matter"] == [2]
+    assert record["classes"]["2"] == "grey_matter"
     save_nifti(tmp_path / "sub-1.nii.gz", source_ids(label), LAS)
     synthesise(home, tmp_path / "sub-1.nii.gz", tmp_path / "by_id")
     same = volume(tmp_path / "by_id/sub-1_T1w.nii.gz") - volume(tmp_path / "out/sub-1/anat/sub-1_desc-synth_T1w.nii.gz")
