@@ -16,7 +16,8 @@ import nibabel as nib
 
 from dataloaders.classes import plain
 from dataloaders.label_maps import file_stem
-from dataloaders.labels import LabelTable, header_names, read_label_map
+from dataloaders.label_schemes import fitting_tables
+from dataloaders.labels import LabelTable, header_names, read_label_map, table_rows
 from dataloaders.manifest import FILE_NAME, Manifest
 from dataloaders.nifti import SUFFIXES
 from engine.files import read_json
@@ -135,6 +136,11 @@ def _advice(
     text = f"no class of the run has the {what} {listing}; "
     text += "nothing else is in the map. " if lenient else "--unknown_labels background drops them, "
     text += f"--label_map FILE says which ids are its classes ({there})"
+    known = {plain(label.name) for label in spec.labels}
+    rows = {table: table_rows(table) for table in ([] if names else fitting_tables(counts))}
+    fitting = [table for table in rows if all(plain(name) in known for i, name in rows[table] if i in counts)]
+    if fitting:
+        text += f"; all are classes in the table {' or '.join(fitting)}"
     if not names and label_ids != "class" and _fits_classes(counts, spec):
         text += f"; if they are the run's own class ids 0 to {spec.num_labels - 1}, give --label_ids class"
     return text

@@ -151,3 +151,12 @@ def test_names_in_the_header_count_unless_there_are_others_beside(tmp_path: Path
 def test_a_built_in_table(map_: Path) -> None:
     found = sources(map_, {5}, given=read_label_map("totalsegmentator"))
     assert found["liver"] == [5]
+    with pytest.raises(ValueError, match=r"all are classes in the table totalsegmentator or totalsegmentator-mr"):
+        read_ids(
+            map_, {5: 1, 3: 2, 2: 2}, DataSpec((*SPEC.labels[:1], *renamed()), SPEC.channels, SPEC.size, axis="axial")
+        )
+
+
+def renamed() -> tuple[Label, ...]:
+    """Classes by other ids than any table has."""
+    return tuple(Label(i, name, (100 + i,)) for i, name in enumerate(("liver", "kidney_left", "kidney_right"), 1))
