@@ -122,7 +122,7 @@ def test_the_command_takes_seeds(tree: tuple[Path, Path], tmp_path: Path) -> Non
 
 def test_spawned_workers_make_the_same_samples(tree: tuple[Path, Path]) -> None:
     bids, seeds = tree
-    pairs = SyntheticDataset(bids, 3, seeds=seeds, seed=3, **STILL)
+    pairs = SyntheticDataset(bids, 3, seeds=seeds, seed=3, repeat=True, **STILL)
     alone = [pairs[number] for number in range(3)]
     maps = pairs.generator.maps
     assert isinstance(maps, SeedMaps)

@@ -11,7 +11,7 @@ import torch
 from torch.utils.data import DataLoader
 
 from dataloaders.image_generator import ImageGenerator
-from dataloaders.synthetic import SyntheticDataset, SyntheticPairs, one_hot
+from dataloaders.synthetic import ENDLESS, SyntheticDataset, SyntheticPairs, one_hot
 from tests.toy import phantom, save_nifti
 
 SHAPE = (12, 14, 8)
@@ -40,7 +40,6 @@ def test_items_are_the_generators(maps: Path) -> None:
     pairs = SyntheticPairs(maps, samples=3, seed=1, preset="synthseg", output_shape=8, n_channels=2)
     generator = ImageGenerator(maps, seed=1, preset="synthseg", output_shape=8, n_channels=2)
     assert len(pairs) == 3
-    assert len(list(pairs)) == 3
     for number, item in enumerate(pairs):
         image, label = generator.tensors(number)
         assert item["number"] == number
@@ -52,20 +51,36 @@ def test_items_are_the_generators(maps: Path) -> None:
 
 @pytest.mark.parametrize("batch_size", [1, 3])
 def test_the_samples_do_not_depend_on_the_workers(maps: Path, batch_size: int) -> None:
-    pairs = SyntheticPairs(maps, samples=5, seed=1)
+    pairs = SyntheticPairs(maps, samples=5, seed=1, repeat=True)
     alone, together = (by_number(DataLoader(pairs, batch_size=batch_size, num_workers=workers)) for workers in (0, 2))
     assert sorted(alone) == [0, 1, 2, 3, 4]
     assert alone.keys() == together.keys()
     assert all(torch.equal(alone[number], together[number]) for number in alone)
 
 
-def test_epochs_go_on_also_in_persistent_workers(maps: Path) -> None:
+@pytest.mark.parametrize(("workers", "persistent"), [(0, False), (2, False), (2, True)])
+def test_every_pass_is_new_and_can_be_repeated(maps: Path, workers: int, persistent: bool) -> None:
     pairs = SyntheticPairs(maps, samples=4, start=10, seed=1)
-    loader = DataLoader(pairs, batch_size=2, num_workers=2, persistent_workers=True)
-    assert sorted(by_number(loader)) == [10, 11, 12, 13]
-    assert sorted(by_number(loader)) == [10, 11, 12, 13]
-    pairs.set_epoch(2)
-    assert sorted(by_number(loader)) == [18, 19, 20, 21]
+    loader = DataLoader(pairs, batch_size=2, num_workers=workers, persistent_workers=persistent)
+    first = by_number(loader)
+    assert sorted(first) == [10, 11, 12, 13]
+    assert sorted(by_number(loader)) == [14, 15, 16, 17]
+    pairs.set_epoch(3)
+    assert sorted(by_number(loader)) == [22, 23, 24, 25]
+    assert sorted(by_number(loader)) == [26, 27, 28, 29]
+    pairs.set_epoch(0)
+    again = by_number(loader)
+    assert all(torch.equal(first[number], again[number]) for number in first)
+    same = SyntheticPairs(maps, samples=4, seed=1, repeat=True)
+    for _ in range(2):
+        assert sorted(by_number(DataLoader(same, batch_size=2, num_workers=workers))) == [0, 1, 2, 3]
+
+
+def test_a_pass_that_is_broken_off_counts(maps: Path) -> None:
+    pairs = SyntheticPairs(maps, samples=6, seed=1)
+    for _ in zip(range(1), DataLoader(pairs, num_workers=2), strict=False):
+        pass
+    assert sorted(by_number(DataLoader(pairs, num_workers=1))) == [6, 7, 8, 9, 10, 11]
 
 
 @pytest.mark.parametrize(("ranks", "workers"), [(1, 1), (1, 3), (2, 1), (3, 2), (4, 3)])
@@ -88,13 +103,16 @@ def test_endless(maps: Path) -> None:
         len(pairs)
     numbers = pairs.numbers(1, 2)
     assert [next(numbers) for _ in range(3)] == [1, 3, 5]
-    assert [next(iter(DataLoader(pairs)))["number"].item()] == [0]
+    passes = [next(iter(DataLoader(pairs)))["number"].item() for _ in range(3)]
+    assert passes == [0, ENDLESS, 2 * ENDLESS]
+    pairs.set_epoch(1)
+    assert next(iter(pairs))["number"] == ENDLESS
     assert pairs.generator.seed != SyntheticPairs(maps).generator.seed  # drawn, but the same in all workers
     assert pickle.loads(pickle.dumps(pairs)).generator.seed == pairs.generator.seed
 
 
 def test_pickled_without_the_maps_in_memory(maps: Path) -> None:
-    data = SyntheticDataset(maps, 2, seed=3)
+    data = SyntheticDataset(maps, 2, seed=3, repeat=True)
     first = data[0]["image"]
     assert data.generator.maps._cache
     again = pickle.loads(pickle.dumps(data))
@@ -107,15 +125,30 @@ def test_by_index(maps: Path) -> None:
     data = SyntheticDataset(maps, 3, start=5, seed=1, preset="synthseg")
     assert len(data) == 3
     assert [item["number"] for item in data] == [5, 6, 7]
-    assert torch.equal(data[-1]["image"], data[2]["image"])
+    assert [item["number"] for item in data] == [8, 9, 10]
+    assert data[-1]["number"] == 13
     with pytest.raises(IndexError):
         data[3]
+    data.set_epoch(0)
     loader = DataLoader(data, batch_size=3, shuffle=True, num_workers=2, multiprocessing_context="fork")
-    assert sorted(by_number(loader)) == [5, 6, 7]
+    first = by_number(loader)
+    assert sorted(first) == [5, 6, 7]
+    assert sorted(by_number(loader)) == [8, 9, 10]
+    same = SyntheticDataset(maps, 3, start=5, seed=1, preset="synthseg", repeat=True)
+    assert [item["number"] for item in same] == [item["number"] for item in same] == [5, 6, 7]
+    assert torch.equal(same[-1]["image"], first[7])
+
+
+def test_by_index_in_persistent_workers(maps: Path) -> None:
+    data = SyntheticDataset(maps, 4, seed=1)
+    loader = DataLoader(data, batch_size=2, shuffle=True, num_workers=2, persistent_workers=True)
+    assert [sorted(by_number(loader)) for _ in range(2)] == [[0, 1, 2, 3], [4, 5, 6, 7]]
+    data.set_epoch(5)
+    assert sorted(by_number(loader)) == [20, 21, 22, 23]
 
 
 def test_contiguous_labels(maps: Path) -> None:
-    data = SyntheticDataset(maps, 1, seed=1, contiguous=True)
+    data = SyntheticDataset(maps, 1, seed=1, contiguous=True, repeat=True)
     plain = SyntheticDataset(maps, 1, seed=1)
     assert data.output_values == (0, 1, 2, 3, 77)
     values = torch.tensor(data.output_values)
@@ -150,7 +183,9 @@ def test_monai(maps: Path) -> None:
         [transforms.RandGaussianNoised("image", prob=1.0), transforms.RandFlipd(["image", "label"], prob=0.5)]
     )
     source = data.Dataset(SyntheticDataset(maps, 4, seed=1, contiguous=True), change)
-    batch = next(iter(data.DataLoader(source, batch_size=2)))
+    loader = data.DataLoader(source, batch_size=2)
+    assert [[batch["number"].tolist() for batch in loader] for _ in range(2)] == [[[0, 1], [2, 3]], [[4, 5], [6, 7]]]
+    batch = next(iter(loader))
     assert tuple(batch["image"].shape) == tuple(batch["label"].shape) == (2, 1, *SHAPE)
 
 
