@@ -128,23 +128,24 @@ def train(config: Config) -> int:
         method.calibrate(run.first_batches())
 
     run.begin()
-    for batch in run.timed(train_loader.endless(start=state.images_seen)):
-        if run.done:
-            break  # enough images, or Slurm asked us to stop
-        batch = batch.to(run.device)
-        for name, player in players.items():
-            if state.step % player.every == 0:
-                with only_trains(player, players):
-                    with run.autocast():
-                        losses = player.losses(batch)  # named scalars, already weighted; the keys are what gets logged
-                    run.step(name, losses, batch)  # backward, finite check, optimiser
-        method.after_step()  # moving average
-        state.advance(batch)
-        run.report(batch)
-        run.maybe_preview()
-        run.maybe_evaluate()
-        run.maybe_save()
-    return run.finish()
+    with run.kept():
+        for batch in run.timed(train_loader.endless(start=state.images_seen)):
+            if run.done:
+                break  # enough images, or Slurm asked us to stop
+            batch = run.entered(batch)
+            for name, player in players.items():
+                if state.step % player.every == 0:
+                    with only_trains(player, players):
+                        with run.autocast():
+                            losses = player.losses(batch)  # named scalars, already weighted; keys are what gets logged
+                        run.step(name, losses, batch)  # backward, finite check, optimiser
+            method.after_step()  # moving average
+            state.advance(batch)
+            run.report(batch)
+            run.maybe_preview()
+            run.maybe_evaluate()
+            run.maybe_save()
+        return run.finish()
 
 
 if __name__ == "__main__":

@@ -7,15 +7,16 @@ import itertools
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Literal, TypeVar
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch.utils.data import DataLoader, Dataset, Sampler
+from torch.utils.data import Dataset, Sampler
 
 from dataloaders.intensity import levels_to_model
 from dataloaders.label_maps import LabelMaps
+from dataloaders.loading import load
 from dataloaders.manifest import FILE_NAME, Case, Manifest, Slice
 from dataloaders.nifti import file_sha256
 from dataloaders.png import as_16_bit, read_png
@@ -324,42 +325,7 @@ class SliceLoader:
         return self._loader(self.dataset, order, self.batch_size // part.ranks)
 
     def _loader(self, dataset: Dataset[Sample], keys: Iterable, batch_size: int = 0) -> Iterator[Batch]:
-        # Workers are started per loader; a method of the spawn kind would pickle the cache, so fork stays the default.
-        loader = DataLoader(
-            _Reporting(dataset),
-            batch_size=batch_size or self.batch_size,
-            sampler=keys,
-            num_workers=self.num_workers,
-            collate_fn=_collate_or_fault,
-            pin_memory=torch.cuda.is_available(),
-        )
-        for batch in loader:
-            if isinstance(batch, _Fault):
-                raise ValueError(batch.message)
-            yield batch
-
-
-@dataclass(frozen=True)
-class _Fault:
-    """An error on its way out of a loader process, which would wrap it in a traceback."""
-
-    message: str
-
-
-class _Reporting(Dataset[Sample | _Fault]):
-    def __init__(self, dataset: Dataset[Sample]) -> None:
-        self.dataset = dataset
-
-    def __getitem__(self, key: Any) -> Sample | _Fault:
-        try:
-            return self.dataset[key]
-        except (ValueError, OSError) as error:
-            return _Fault(str(error))
-
-
-def _collate_or_fault(samples: Sequence[Sample | _Fault]) -> Batch | _Fault:
-    good = [sample for sample in samples if isinstance(sample, Sample)]
-    return collate(good) if len(good) == len(samples) else next(s for s in samples if isinstance(s, _Fault))
+        return load(dataset, keys, batch_size or self.batch_size, self.num_workers, collate)
 
 
 def collate(samples: Sequence[Sample]) -> Batch:

@@ -5,11 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import signal
 from collections.abc import Iterator
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass, field, fields, replace
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +33,7 @@ from dataloaders.lesion_maps import find_masks, match_lesions
 from dataloaders.nifti import file_sha256
 from dataloaders.seed_maps import SeedMaps, seeded
 from dataloaders.seeds import INDEX, draw_subclasses, record_file
-from dataloaders.workers import as_ready
+from dataloaders.workers import as_ready, in_order
 from engine.files import with_path
 from engine.progress import tracked
 from method_options.gmm import GmmConfig
@@ -247,11 +244,8 @@ def look_at_maps(maps: LabelMaps, workers: int = 0) -> tuple[MapFile, ...]:
     items = [
         MapFile(path, path.relative_to(common).as_posix(), maps.name(i)) for i, path in enumerate(paths)
     ]  # fmt: skip
-    if workers < 1 or len(items) <= _SERIAL_SCAN:
-        return tuple(_look(item) for item in tracked(items, "read label maps"))
-    with ProcessPoolExecutor(min(workers, len(items)), mp_context=get_context("spawn")) as pool:
-        found = pool.map(_look, items, chunksize=8)
-        return tuple(tracked(found, "read label maps", len(items)))
+    workers = workers if len(items) > _SERIAL_SCAN else 0
+    return tuple(in_order(_look, [(item,) for item in items], workers, "read label maps"))
 
 
 def _look(item: MapFile) -> MapFile:
@@ -379,7 +373,6 @@ def _make_all(plan: Plan, numbers: list[int], workers: int) -> Iterator[str]:
 
 def _start_worker(plan: Plan, cache_gb: float) -> None:
     global _worker
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's; samples under way are finished
     torch.set_num_threads(1)
     _worker = (plan, plan.generator(cache_gb))
 

@@ -12,6 +12,7 @@ from torch.utils.data import Dataset
 
 from config import Config
 from dataloaders.dataset import EndlessSampler, Part, Sample, SliceDataset, SliceLoader, collate
+from dataloaders.loading import load
 from dataloaders.manifest import Manifest
 from method_options.lesion import LesionConfig
 from models.base import Batch, seeded_generator
@@ -136,14 +137,7 @@ class StackLoader(SliceLoader):
 
     def _shuffled(self, start: int, part: Part) -> Iterable[Batch]:
         order = EndlessSampler(len(self.stacks), self.seed, start, batch_size=self.batch_size, part=part)
-        return torch.utils.data.DataLoader(
-            self.stacks,
-            batch_size=self.batch_size // part.ranks,
-            sampler=order,
-            num_workers=self.num_workers,
-            collate_fn=collate_stacks,
-            pin_memory=torch.cuda.is_available(),
-        )
+        return load(self.stacks, order, self.batch_size // part.ranks, self.num_workers, collate_stacks)
 
 
 def collate_stacks(stacks: Sequence[Sequence[Sample]]) -> Batch:

@@ -5,12 +5,9 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
-from collections.abc import Callable, Sequence
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, replace
-from multiprocessing import get_context
 from pathlib import Path
-from typing import Any, TypeVar, cast
+from typing import Any, cast
 
 import numpy as np
 
@@ -22,16 +19,14 @@ from dataloaders.prepare_options import SIZE_STEP, PrepareOptions, check_options
 from dataloaders.slicing import Plan, process_case
 from dataloaders.sources import CaseSource, Found, find_bids, find_mni152, find_nnunet, find_pairs, find_synthrad
 from dataloaders.splits import read_split_file, split_patients
-from dataloaders.workers import cores, parse_shard
+from dataloaders.workers import cores, in_order, parse_shard
 from decoding import decode
 from engine.files import check_name, read_json, write_json
 from engine.locks import LOCK, lock_folder
-from engine.progress import tracked
 from spec import LESION, Channel, DataSpec, Label
 
 RESUME_FOLDER = ".work"
 INSPECTED = "inspected"  # in the resume folder: what other shards found in their cases
-_T = TypeVar("_T")
 
 
 def find(o: PrepareOptions) -> Found:
@@ -47,16 +42,6 @@ def find(o: PrepareOptions) -> Found:
     if o.format == "synthrad2023":
         return find_synthrad(o.source, o.image, Path(o.labels) if o.labels else None, o.patient_regex)
     return find_bids(o.source, o.modalities, o.brain_masks, o.patient_regex)
-
-
-def _in_parallel(work: Callable[..., _T], jobs: Sequence[tuple], workers: int, what: str) -> list[_T]:
-    """Results in the order of `jobs`. One job runs in this process, where errors are easier to read."""
-    count = min(workers or cores(), len(jobs))
-    if count <= 1:
-        return [work(*job) for job in tracked(jobs, what)]
-    with ProcessPoolExecutor(count, mp_context=get_context("spawn")) as pool:
-        futures = [pool.submit(work, *job) for job in jobs]
-        return [future.result() for future in tracked(futures, what)]
 
 
 class DataFaults(ValueError):  # noqa: N818 (several faults, one error)
@@ -103,7 +88,7 @@ def prepare(o: PrepareOptions) -> Manifest | None:
     fresh = part[1] == 1 and not any(path.name not in ours for path in (o.out / RESUME_FOLDER).iterdir())
     work = [(c, splits.get(c.patient), f.hashes, plan) for c, f in zip(found.cases, all_facts, strict=True)]
     try:
-        _in_parallel(_process_or_resume, work[part[0] :: part[1]], o.workers, "prepare")
+        in_order(_process_or_resume, work[part[0] :: part[1]], o.workers or cores(), "prepare")
         return _conclude(o, plan, found.cases, identity)
     except ValueError:
         if fresh:  # the remedy will be other options or files, for which nothing here could be used
@@ -115,10 +100,11 @@ def _inspect(o: PrepareOptions, found: Found, part: tuple[int, int]) -> list[Fac
     """What is in every case. A shard looks at its own first, then at those that no other has looked at meanwhile."""
     if part[1] == 1 or o.out is None:
         jobs = [(case, found.channels, o) for case in found.cases]
-        return _in_parallel(inspect_case, jobs, o.workers, "inspect")
+        return in_order(inspect_case, jobs, o.workers or cores(), "inspect")
     own_first = [case for k in range(part[1]) for case in found.cases[(part[0] + k) % part[1] :: part[1]]]
     shared = [(case, found.channels, o) for case in own_first]
-    facts = dict(zip([c.id for c in own_first], _in_parallel(_inspect_once, shared, o.workers, "inspect"), strict=True))
+    looked = in_order(_inspect_once, shared, o.workers or cores(), "inspect")
+    facts = dict(zip([c.id for c in own_first], looked, strict=True))
     return [facts[case.id] for case in found.cases]
 
 

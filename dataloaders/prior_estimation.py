@@ -12,9 +12,7 @@ import glob
 import re
 import warnings
 from collections.abc import Sequence
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +26,7 @@ from dataloaders.image_generator import as_array
 from dataloaders.label_schemes import read_scheme
 from dataloaders.nifti import SUFFIXES, file_sha256, read_volume, stem, whole_numbers
 from dataloaders.sources import CaseSource, find_pairs
+from dataloaders.workers import in_order
 from engine.files import atomic_path, files_in, write_json
 from engine.progress import tracked
 from models.gmm.intensity import FULL_SCALE
@@ -164,8 +163,9 @@ def estimate_priors(o: PriorOptions) -> EstimatedPriors:
     scale = Scale(o.percentiles, o.window)
     cases, channels, skipped = find_subjects(o)
     scheme = _scheme(o, cases)
+    jobs = [(case, channels, scheme, o.robust, scale) for case in cases]
     subjects, faults = [], []
-    for found in _measure_all([(case, channels, scheme, o.robust, scale) for case in cases], o.num_workers):
+    for found in in_order(_measure_or_fault, jobs, o.num_workers, "measure"):
         if isinstance(found, SubjectStatistics):
             subjects.append(found)
         else:
@@ -320,19 +320,6 @@ def _label(path: Path) -> tuple[NDArray[np.int32], NDArray[np.float64]]:
     volume = read_volume(path)
     label, affine = to_ras(whole_numbers(path, volume.data), volume.affine)
     return np.ascontiguousarray(label), affine
-
-
-def _measure_all(jobs: list[tuple], workers: int) -> list[SubjectStatistics | str]:
-    """In the order of the jobs: statistics, or the fault of a subject."""
-    if min(workers, len(jobs)) < 1:
-        return [_measure_or_fault(*job) for job in tracked(jobs, "measure")]
-    with ProcessPoolExecutor(min(workers, len(jobs)), mp_context=get_context("spawn")) as pool:
-        futures = [pool.submit(_measure_or_fault, *job) for job in jobs]
-        try:
-            return [future.result() for future in tracked(futures, "measure")]
-        except KeyboardInterrupt:
-            pool.shutdown(cancel_futures=True)
-            raise
 
 
 def _measure_or_fault(

@@ -15,12 +15,13 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import Dataset
 
 from dataloaders.case_volumes import CaseFiles
 from dataloaders.dataset import Part
 from dataloaders.image_generator import ImageGenerator, warn_unmirrored
 from dataloaders.intensity import robust_unit
+from dataloaders.loading import load
 from method_options.gmm import GmmConfig
 from method_options.segmenter import SegmenterConfig
 from models.base import Batch, seeded_generator
@@ -264,21 +265,8 @@ class PatchLoader:
         """For methods that are fitted at once, which a segmenter is not."""
         return iter(())
 
-    def _loader(self, numbers: Iterable[int], batch_size: int = 0) -> DataLoader:
-        return DataLoader(
-            self.dataset,
-            batch_size=batch_size or self.batch_size,
-            sampler=numbers,
-            num_workers=self.num_workers,
-            collate_fn=collate_patches,
-            worker_init_fn=_one_thread,
-            pin_memory=torch.cuda.is_available(),
-        )
-
-
-def _one_thread(worker: int) -> None:
-    del worker
-    torch.set_num_threads(1)
+    def _loader(self, numbers: Iterable[int], batch_size: int = 0) -> Iterator[Batch]:
+        return load(self.dataset, numbers, batch_size or self.batch_size, self.num_workers, collate_patches)
 
 
 def collate_patches(patches: Sequence[Patch]) -> Batch:

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import warnings
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, redirect_stderr, redirect_stdout, suppress
+from typing import Any, TextIO
 
 import torch
 
 from config import set_by_preset
+from dataloaders.workers import WorkerLost
 from engine import processes
 from engine.signals import EXIT_INTERRUPTED, EXIT_LOST_RANK, EXIT_MEMORY, EXIT_USAGE, EXIT_WEIGHTS_MISSING
 from engine.weights import MissingWeights
@@ -18,27 +21,66 @@ DEFECT = 1
 _FORMAT = warnings.formatwarning
 MEMORY = (
     "out of memory ({first}). Lower --batch_size, or --oasis.channels_G and channels_D (--preset small), or prepare "
-    "the data with a smaller --size; on a GPU --precision bf16; where a DataLoader worker was killed --num_workers 0, a "
-    "lower --cache_gb or a larger /dev/shm. The same command resumes"
+    "the data with a smaller --size; on a GPU --precision bf16. The same command resumes"
 )
 
 
 def exit_code(command: Callable[[], int]) -> int:
     """Run the command; an error that a user can mend gives one line on stderr and the code of `code_of`.
 
-    Anything else is a defect of ours and keeps its traceback.
+    Anything else is a defect of ours and keeps its traceback. Where nobody takes what it prints (a closed pipe, a full
+    disk, a terminal that is gone), the command goes on.
     """
     warnings.formatwarning = _one_line
+    with _steady(sys.stdout) as out, _steady(sys.stderr) as err, redirect_stdout(out), redirect_stderr(err):
+        try:
+            return command()
+        except BaseException as error:
+            code = code_of(error)
+            if isinstance(error, SystemExit) or code == DEFECT:
+                raise
+            print(message_of(error), file=sys.stderr)
+            return code
+        finally:
+            processes.leave()
+
+
+class _Steady:
+    """A stream whose losses are nobody's error; all but writing is the stream's own."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+
+    def write(self, text: str) -> int:
+        """As much as the stream takes; what its encoding lacks as escapes."""
+        try:
+            return self._stream.write(text)
+        except UnicodeError:
+            return self.write(text.encode("ascii", "backslashreplace").decode())
+        except OSError:
+            return len(text)
+
+    def flush(self) -> None:
+        """Where the stream can."""
+        with suppress(OSError):
+            self._stream.flush()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+
+@contextmanager
+def _steady(stream: TextIO | None) -> Iterator[Any]:
+    if stream is None:  # started with it closed
+        yield None
+        return
     try:
-        return command()
-    except BaseException as error:
-        code = code_of(error)
-        if isinstance(error, SystemExit) or code == DEFECT:
-            raise
-        print(message_of(error), file=sys.stderr)
-        return code
+        yield _Steady(stream)
     finally:
-        processes.leave()
+        try:
+            stream.flush()
+        except OSError:  # as it would fail once more when Python ends, which would change the exit code
+            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
 def _one_line(message: Warning | str, category: type[Warning], *where: Any, **more: Any) -> str:
@@ -47,12 +89,12 @@ def _one_line(message: Warning | str, category: type[Warning], *where: Any, **mo
 
 
 def code_of(error: BaseException) -> int:
-    """ValueError and OSError 2, missing weights 3, memory 6, another process lost 7, Ctrl-C 130, a defect of ours 1."""
+    """ValueError and OSError 2, missing weights 3, memory and workers 6, another rank lost 7, Ctrl-C 130, our defects 1."""
     if isinstance(error, SystemExit):
         return error.code if isinstance(error.code, int) else DEFECT
     if isinstance(error, MissingWeights):
         return EXIT_WEIGHTS_MISSING
-    if _is_memory(error):
+    if _is_memory(error) or isinstance(error, WorkerLost):
         return EXIT_MEMORY
     if processes.means_lost_rank(error):
         return EXIT_LOST_RANK
@@ -76,6 +118,5 @@ def message_of(error: BaseException) -> str:
 def _is_memory(error: BaseException) -> bool:
     if isinstance(error, (MemoryError, torch.OutOfMemoryError)):
         return True
-    # On the CPU, and when a loader process is killed, torch raises a plain RuntimeError.
-    signs = ("can't allocate memory", "bad_alloc", "DataLoader worker")
+    signs = ("can't allocate memory", "bad_alloc")  # of torch's plain RuntimeError on the CPU
     return isinstance(error, RuntimeError) and any(sign in str(error) for sign in signs)

@@ -6,7 +6,7 @@ import itertools
 import math
 import time
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import asdict, dataclass, field
 from datetime import timedelta
 from pathlib import Path
@@ -23,15 +23,17 @@ from dataloaders.manifest import Manifest
 from dataloaders.overview import counted
 from dataloaders.segmentation_data import PatchLoader
 from dataloaders.unpaired import typical_windows
+from dataloaders.workers import WorkerLost
 from engine import checkpoint, device, processes
 from engine.checkpoint import Weights
+from engine.command import DEFECT, code_of, message_of
 from engine.files import check_name, read_json, with_path, write_json, write_text
 from engine.judge import Judge
 from engine.locks import LOCK, FolderLock, lock_folder
 from engine.pace import Pace, expectation
 from engine.progress import tracked
 from engine.runlog import RunLog, SilentLog
-from engine.signals import EXIT_DIVERGED, EXIT_STALLED, StopRequest
+from engine.signals import EXIT_DIVERGED, EXIT_STALLED, Stopped, StopRequest
 from engine.weights import load_state, locate, resolve
 from evaluation import check_metrics
 from models.base import Batch, Method, Player
@@ -151,6 +153,7 @@ class Run:
         self.best = math.inf
         self.stale, self.judged = 0, False  # evaluations since the best one; whether the newest gave a verdict
         self.finished = False
+        self.whole = True  # not in the midst of a step
         self.ready_at = -1
         self.won_since: int | None = None  # images seen when a discriminator began to win
         self.clock = time.perf_counter()
@@ -328,16 +331,15 @@ class Run:
     def timed(self, batches: Iterator[Batch]) -> Iterator[Batch]:
         """The batches; the time that passes until each is there is logged as loader_wait.
 
-        Damaged data end the run; what it has learned so far is saved.
+        One process alone stops waiting as soon as it is asked to stop; several have to agree, which `done` does.
         """
         while True:
             start = time.perf_counter()
             try:
-                batch = next(batches, None)
-            except (ValueError, OSError):
-                if self.ranks == 1 and self.state.step > 0:  # others would have to save with this one
-                    self._rescue()
-                raise
+                with self.stop.at_once() if self.ranks == 1 else nullcontext():
+                    batch = next(batches, None)
+            except Stopped:
+                return
             if batch is None:
                 return
             self.meter.waited += time.perf_counter() - start
@@ -352,20 +354,42 @@ class Run:
                 raise SystemExit(self.stop.exit_code)
             yield batch
 
-    def _rescue(self) -> None:
-        """Save the state alone: fresh batch statistics for the weights would read the damaged data again."""
-        checkpoint.save_state(self.folder, self.state.images_seen, self._state())
-        self.log.say(f"stopped at {self.state.images_seen:,} images by damaged data, state saved")
-
-    def _rescued(self, work: Callable[[], None]) -> None:
-        """Work of rank 0 that reads data; where they are damaged, the state is saved before the run ends."""
+    @contextmanager
+    def kept(self) -> Iterator[None]:
+        """Whatever ends the training inside, its state is saved, unless that is in the midst of a step."""
         try:
-            work()
-        except ValueError:
-            self._rescue()
+            yield
+        except SystemExit:  # by a second signal, or when all has been said
+            raise
+        except BaseException as error:
+            if self.state.step > 0 and rank() == 0:
+                self.log.say(f"stopped at {self.state.images_seen:,} images, {self._rescue()}: {_cause(error)}")
             raise
 
+    def _rescue(self) -> str:
+        """Save the state alone: fresh batch statistics for the weights might read damaged data again. What became of it."""
+        if not self.whole:
+            newest = checkpoint.list_states(self.folder)[-1:]
+            return "in the midst of a step; " + (f"{newest[0].name} is kept" if newest else "nothing was saved before")
+        try:
+            if not self._is_finite():
+                return "state not saved, it is not finite"
+            checkpoint.save_state(self.folder, self.state.images_seen, self._state())
+        except Exception as error:  # of a broken disk or GPU; what ended the run is to be told, not this
+            return f"state not saved ({_cause(error)})"
+        return "state saved"
+
+    def _is_finite(self) -> bool:
+        """Whether all weights that are trained, or averaged over them, are numbers."""
+        weights = [parameter.isfinite().all() for parameter in self.method.parameters()] if self.players else []
+        return not weights or bool(torch.stack(weights).all())
+
     # -- one step -------------------------------------------------------------------------------------------------
+
+    def entered(self, batch: Batch) -> Batch:
+        """The batch on the device. From here until `report` the state is not whole."""
+        self.whole = False
+        return batch.to(self.device)
 
     def autocast(self) -> AbstractContextManager:
         """Precision of the forward passes."""
@@ -423,6 +447,7 @@ class Run:
 
     def report(self, batch: Batch) -> None:
         """Count the step; log line and record every --freq_print images."""
+        self.whole = True
         self.meter.observe(batch)
         if not self.state.crossed(self.config.freq_print) or not self.meter.sums:
             if self.pace is not None:
@@ -490,15 +515,15 @@ class Run:
             processes.on_first(lambda: self._if_there_is_room(self._save_what_is_due, "not saved"))
 
     def _save_what_is_due(self) -> None:
+        if self.state.crossed(self.config.freq_save_latest):
+            self.save()
         if self.state.crossed(self.config.freq_save_ckpt):
             self._ready()
             self._save_weights(str(self.state.images_seen))
-        if self.state.crossed(self.config.freq_save_latest):
-            self.save()
 
     def _if_there_is_room(self, work: Callable[[], None], otherwise: str) -> None:
         try:
-            self._rescued(work)
+            work()
         except OSError as error:
             self.log.say(f"warning: {otherwise}: {error}")
 
@@ -506,11 +531,11 @@ class Run:
         """Save; after the last image also evaluate and preview. Returns the process's exit code."""
         if not self.complete:
             assert self.stop.exit_code is not None
-            processes.on_first(lambda: self._rescued(self.save))
+            processes.on_first(self._save_on_leaving)
             self.log.say(f"stopped at {self.state.images_seen:,} images, state saved; the same command resumes")
             self.close()
             return self.stop.exit_code
-        processes.on_first(lambda: self._rescued(self._conclude))
+        processes.on_first(self._conclude)
         self.log.say(f"finished: {self.state.images_seen:,} images; {self.folder}")
         self.close()
         return 0
@@ -562,10 +587,30 @@ class Run:
         }
 
     def save(self) -> None:
-        """Write the state, and then the newest weights, which on a slow machine take minutes to make ready."""
-        checkpoint.save_state(self.folder, self.state.images_seen, self._state())
+        """Write the state, and then the newest weights, which need data and on a slow machine minutes to make ready."""
+        self._save_state()
         self._ready()
         self._save_weights("latest")
+
+    def _save_state(self) -> None:
+        if not self._is_finite():
+            self.log.say(
+                f"error: diverged: weights are no numbers any more after {self.state.images_seen:,} images. They are not "
+                "saved; --which_iter goes back to an older state. Try a lower learning rate or --precision fp32."
+            )
+            self.close()
+            raise SystemExit(EXIT_DIVERGED)
+        checkpoint.save_state(self.folder, self.state.images_seen, self._state())
+
+    def _save_on_leaving(self) -> None:
+        """Save; weights that would need data which cannot be read now stay as they were."""
+        self._save_state()
+        try:
+            self._ready()
+        except (ValueError, WorkerLost) as error:
+            self.log.say(f"warning: weights-latest stays as it was: {_cause(error)}")
+        else:
+            self._save_weights("latest")
 
     def _save_weights(self, which: str) -> None:
         weights = Weights(
@@ -603,6 +648,12 @@ class Run:
             + (" (best so far)" if better else f" (best {-self.best if verdict.higher else self.best:.4f})")
         )
         self.clock = time.perf_counter()  # evaluation does not count as training time
+
+
+def _cause(error: BaseException) -> str:
+    if code_of(error) == DEFECT:
+        return f"{type(error).__name__}: {error}"
+    return message_of(error).removeprefix("error: ")
 
 
 def _names(batch: Batch) -> list[str]:

@@ -11,6 +11,8 @@ import signal
 import sys
 import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import FrameType
 from typing import Any
 
@@ -22,11 +24,22 @@ EXIT_DIVERGED = 4
 EXIT_STALLED = 5
 EXIT_MEMORY = 6
 EXIT_LOST_RANK = 7
+EXIT_HANGUP = 129
 EXIT_INTERRUPTED = 130
+EXIT_QUIT = 131
 EXIT_TERMINATED = 143
+EXIT_CPU_TIME = 152
 EXIT_TIME_LIMIT = 85  # resumable; batch.sh requeues the job
 
-_EXIT_CODES = {signal.SIGUSR2: EXIT_TIME_LIMIT, signal.SIGTERM: EXIT_TERMINATED, signal.SIGINT: EXIT_INTERRUPTED}
+_EXIT_CODES = {
+    signal.SIGUSR1: EXIT_TIME_LIMIT,
+    signal.SIGUSR2: EXIT_TIME_LIMIT,
+    signal.SIGTERM: EXIT_TERMINATED,
+    signal.SIGINT: EXIT_INTERRUPTED,
+    signal.SIGHUP: EXIT_HANGUP,
+    signal.SIGQUIT: EXIT_QUIT,
+    signal.SIGXCPU: EXIT_CPU_TIME,
+}
 
 PATIENCE = 3.0  # seconds
 SAME_PRESS = 0.2  # seconds in which nobody presses Ctrl-C twice
@@ -35,6 +48,10 @@ SAME_PRESS = 0.2  # seconds in which nobody presses Ctrl-C twice
 def _launched() -> bool:
     """Whether torchrun or srun started this process and passes signals on."""
     return "TORCHELASTIC_RUN_ID" in os.environ or "SLURM_STEP_ID" in os.environ
+
+
+class Stopped(BaseException):  # no Exception, which what waits may catch
+    """A signal asks to stop while nothing but waiting is done."""
 
 
 class StopRequest:
@@ -48,13 +65,18 @@ class StopRequest:
         self.exit_code: int | None = None
         self._asked_at: float | None = None  # of this process; `exit_code` may come from another rank
         self._answered_at: float | None = None
+        self._waiting = False
         self._before: dict[int, Any] = {}
         self._ear = -1  # where the signals' numbers are written to
 
     def install(self, answer: bool = True) -> None:
-        """Listen to USR2 (Slurm's warning before the time limit), TERM and INT. answer: say so when one comes."""
+        """Listen to USR1, USR2 (Slurm's warning before the time limit), TERM, INT, QUIT, XCPU, and HUP without nohup.
+
+        answer: say so when one comes.
+        """
         for number in _EXIT_CODES:
-            self._before[number] = signal.signal(number, self._handle)
+            if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN:
+                self._before[number] = signal.signal(number, self._handle)
         mouth, self._ear = os.pipe()
         os.set_blocking(self._ear, False)
         signal.set_wakeup_fd(self._ear, warn_on_full_buffer=False)
@@ -71,14 +93,29 @@ class StopRequest:
             os.close(self._ear)  # ends the thread
             self._ear = -1
 
+    @contextmanager
+    def at_once(self) -> Iterator[None]:
+        """What is done inside may be broken off: a signal that comes meanwhile raises Stopped."""
+        self._waiting = True
+        try:
+            if self.exit_code is not None:
+                raise Stopped
+            yield
+        finally:
+            self._waiting = False
+
     def _handle(self, number: int, frame: FrameType | None) -> None:
         code = _EXIT_CODES[signal.Signals(number)]
         now = time.monotonic()  # not the wall clock, which may be set back
         if self._asked_at is None:
             self._asked_at = now
-        elif now - self._asked_at > PATIENCE:
+        elif now - self._asked_at > PATIENCE and number != signal.SIGXCPU:  # which comes every second
             sys.exit(code)
         self.exit_code = max(code, self.exit_code or 0)  # TERM after USR2: the job was cancelled, not to be requeued
+        # Not while a loader starts its processes and holds signals back, which another thread may have taken.
+        if self._waiting and number not in signal.pthread_sigmask(signal.SIG_BLOCK, ()):
+            self._waiting = False
+            raise Stopped
 
     def _listen(self, mouth: int, answer: bool) -> None:
         while heard := os.read(mouth, 1):

@@ -21,6 +21,7 @@ import pytest
 
 from dataloaders.manifest import Manifest
 from dataloaders.png import write_png
+from engine import signals
 from engine.checkpoint import list_states
 from engine.runlog import read_log
 from tests.toy import phantom, save_nifti
@@ -56,7 +57,7 @@ def run(*arguments: object, code: int = 0) -> Done:
 def call(script: str, *arguments: object, code: int = 0) -> Done:
     """A command inside this process: the same code without the seconds that importing torch takes."""
     out, err = io.StringIO(), io.StringIO()
-    handlers = {number: signal.getsignal(number) for number in (signal.SIGUSR2, signal.SIGTERM, signal.SIGINT)}
+    handlers = {number: signal.getsignal(number) for number in signals._EXIT_CODES}
     with (
         mock.patch.object(sys, "argv", [script, *map(str, arguments)]),
         contextlib.redirect_stdout(out),

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
+import multiprocessing
 import os
 import pickle
 import re
@@ -12,21 +14,24 @@ import shutil
 import signal
 import socket
 import subprocess
+import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
+from dataloaders import loading
 from dataloaders.dataset import EndlessSampler, SliceDataset
 from dataloaders.manifest import Manifest
 from engine import checkpoint, locks, signals
 from engine.checkpoint import list_states, load_state
-from engine.command import DEFECT
+from engine.command import DEFECT, exit_code
 from engine.locks import Holder, lock_folder
-from engine.runlog import read_log
+from engine.runlog import RunLog, read_log
+from models.oasis import Oasis
 from tests.launch import ROOT
 from tests.test_end_to_end import ENVIRONMENT, call, command, strip_name
 from tests.toy import prepared_folder
@@ -207,7 +212,7 @@ def test_a_missing_slice_that_a_save_needs_first_loses_nothing(data: Path, whole
     for images, extra in ((4, "--freq_save_latest 4"), (8, "--freq_preview 4 --freq_save_latest 1000")):
         done = call(*train(copy, tmp_path, extra=f"{extra} --cache_gb 0"), code=2)
         assert str(victim) in done.stderr
-        assert f"stopped at {images} images by damaged data, state saved" in done.stdout
+        assert f"stopped at {images} images, state saved: {victim}" in done.stdout
         assert load_state(list_states(tmp_path / "run")[-1])["images"] == images
     victim.write_bytes(content)
     assert "resumed at 8 of 24" in call(*train(copy, tmp_path)).stdout
@@ -232,19 +237,70 @@ def test_nan_in_an_image_is_told_from_divergence(data: Path, tmp_path: Path, mon
     assert f"{case.id} z{item.index}" in torch.load(crash, weights_only=True)["slices"]
 
 
-def test_a_killed_loader_process_is_one_line(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def in_a_worker(monkeypatch: pytest.MonkeyPatch, fault: Callable[[], object]) -> None:
+    """Let a fault happen in the loader process that reads training image number 9, of the third batch."""
     image, parent = SliceDataset.image, os.getpid()
+    index, _ = next(itertools.islice(EndlessSampler(12, seed=42), 9, None))
 
-    def dies(self: SliceDataset, index: int) -> np.ndarray | None:
-        if index == 7 and os.getpid() != parent:
-            os.kill(os.getpid(), signal.SIGKILL)
-        return image(self, index)
+    def faulty(self: SliceDataset, which: int) -> np.ndarray | None:
+        if which == index and os.getpid() != parent:
+            time.sleep(0.2)  # until the batches before have been delivered
+            fault()
+        return image(self, which)
 
-    monkeypatch.setattr(SliceDataset, "image", dies)
-    done = call(*train(data, tmp_path, extra="--num_workers 1"), code=6)
-    assert "DataLoader worker" in done.stderr
-    assert "--num_workers 0" in done.stderr
-    assert len(done.stderr.splitlines()) == 1
+    monkeypatch.setattr(SliceDataset, "image", faulty)
+
+
+@pytest.mark.parametrize(
+    ("number", "cause"),
+    [
+        (signal.SIGKILL, "killed (SIGKILL), as a system short of memory does; lower --num_workers or --cache_gb"),
+        (signal.SIGBUS, "no shared memory (SIGBUS); a larger /dev/shm or --num_workers 0"),
+        (signal.SIGSEGV, "ended by SIGSEGV;"),
+    ],
+)
+def test_a_killed_loader_process_costs_nothing(
+    number: signal.Signals, cause: str, data: Path, whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The cause is told in one line, the state is saved, and the run ends as if nothing had been."""
+    monkeypatch.setattr(loading, "POLL", 0.5)
+    with monkeypatch.context() as patch:
+        in_a_worker(patch, lambda: os.kill(os.getpid(), number))
+        done = call(*train(data, tmp_path, extra="--num_workers 1 --cache_gb 0"), code=6)
+    (line,) = done.stderr.splitlines()
+    assert line.startswith("error: a loader process")
+    assert cause in line
+    assert "batch_size" not in line
+    # What it had read but not delivered is lost with it.
+    stopped = re.search(r"stopped at ([48]) images, state saved: (.*)", done.stdout)
+    assert stopped is not None
+    assert stopped[2] == line.removeprefix("error: ")
+    assert f"resumed at {stopped[1]} of 24" in call(*train(data, tmp_path)).stdout
+    assert weights(tmp_path, "run") == weights(whole, "whole")
+
+
+def test_a_hanging_loader_process_ends_the_run_saved(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    in_a_worker(monkeypatch, lambda: time.sleep(1000))
+    monkeypatch.setattr(loading, "POLL", 0.5)
+    monkeypatch.setattr(loading, "PATIENCE", 2.0)
+    done = call(*train(data, tmp_path, extra="--num_workers 1 --cache_gb 0"), code=6)
+    assert "delivered nothing for 2 seconds: they hang" in done.stderr
+    assert "stopped at 8 images, state saved" in done.stdout
+    assert not multiprocessing.active_children()
+
+
+def test_a_stop_request_is_obeyed_while_the_loader_hangs(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """At once; only the weights, whose batch statistics need the data, wait for the loader once more."""
+    in_a_worker(monkeypatch, lambda: (os.kill(os.getppid(), signal.SIGTERM), time.sleep(1000)))
+    monkeypatch.setattr(loading, "PATIENCE", 1.0)
+    done = call(*train(data, tmp_path, extra="--num_workers 1 --cache_gb 0 --freq_save_latest 1000"), code=143)
+    assert "warning: weights-latest stays as it was: the loader processes delivered nothing" in done.stdout
+    assert re.search("stopped at [48] images, state saved", done.stdout)
+    assert not multiprocessing.active_children()
 
 
 def test_out_of_memory_says_what_to_lower(data: Path, tmp_path: Path) -> None:
@@ -388,18 +444,132 @@ def test_signals_that_come_twice_are_one(monkeypatch: pytest.MonkeyPatch) -> Non
         stop._handle(signal.SIGTERM, None)
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
-def test_a_cancelled_run_is_saved(number: signal.Signals, code: int, data: Path, tmp_path: Path) -> None:
-    arguments = train(data, tmp_path, extra="--num_epochs 1000")
-    process = subprocess.Popen(command(*arguments), cwd=ROOT, env=ENVIRONMENT, stdout=subprocess.PIPE, text=True)
+STOPS = [("TERM", 143), ("INT", 130), ("HUP", 129), ("QUIT", 131), ("XCPU", 152), ("USR1", 85), ("USR2", 85)]
+
+
+@pytest.mark.parametrize(("name", "code"), STOPS)
+def test_a_signal_to_all_processes_of_a_run_saves_it(
+    name: str, code: int, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As a terminal, `timeout`, `kill -- -PGID` and Slurm send it: also to the loader processes."""
+
+    def signalled(self: RunLog, record: object) -> None:
+        for process in [child.pid for child in multiprocessing.active_children()] + [os.getpid()]:
+            assert process is not None
+            os.kill(process, getattr(signal, f"SIG{name}"))
+
+    monkeypatch.setattr(RunLog, "record", signalled)
+    done = call(*train(data, tmp_path, extra="--num_workers 2"), code=code)
+    assert "stopped at 4 images, state saved" in done.stdout
+    assert "error" not in done.stderr
+    assert load_state(list_states(tmp_path / "run")[-1])["images"] == 4
+
+
+def test_a_process_group_that_is_terminated_is_saved(data: Path, tmp_path: Path) -> None:
+    arguments = train(data, tmp_path, extra="--num_epochs 1000 --num_workers 2")
+    process = subprocess.Popen(
+        command(*arguments), cwd=ROOT, env=ENVIRONMENT, stdout=subprocess.PIPE, text=True, start_new_session=True
+    )
     while not list_states(tmp_path / "run"):
         assert process.poll() is None
         time.sleep(0.05)
-    process.send_signal(number)
+    os.killpg(process.pid, signal.SIGTERM)
     out, _ = process.communicate()
-    assert process.returncode == code
+    assert process.returncode == 143
     saved = int(re.findall(r"stopped at ([\d,]+) images, state saved", out)[0].replace(",", ""))
     assert load_state(list_states(tmp_path / "run")[-1])["images"] == saved
+
+
+def test_nohup_is_respected() -> None:
+    before = {number: signal.getsignal(number) for number in signals._EXIT_CODES}
+    try:
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)
+        signals.StopRequest().install()
+        assert signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
+        assert callable(signal.getsignal(signal.SIGTERM))
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def test_the_cpu_time_limit_that_repeats_its_signal_is_one_request(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = iter([100.0, 110.0, 120.0])
+    monkeypatch.setattr(signals.time, "monotonic", lambda: next(clock))
+    stop = signals.StopRequest()
+    for _ in range(3):
+        stop._handle(signal.SIGXCPU, None)
+    assert stop.exit_code == 152
+
+
+def test_a_run_whose_output_nobody_takes_goes_on(data: Path, tmp_path: Path) -> None:
+    """`| head`, a full disk under a redirection, a terminal that is gone: log.txt has it all."""
+    with open("/dev/full", "w") as full:
+        process = subprocess.Popen(
+            command(*train(data, tmp_path)), cwd=ROOT, env=ENVIRONMENT, stdout=subprocess.PIPE, stderr=full, text=True
+        )
+        assert process.stdout is not None
+        assert "new run" in process.stdout.readline()
+        process.stdout.close()
+        assert process.wait() == 0
+    assert "finished: 24 images" in (tmp_path / "run" / "log.txt").read_text()
+
+
+def test_what_a_full_disk_or_an_encoding_does_not_take_is_no_error(tmp_path: Path) -> None:
+    for path, encoding in (("/dev/full", "utf-8"), (tmp_path / "out", "ascii")):
+        with open(path, "w", encoding=encoding) as stream, contextlib.redirect_stdout(stream):
+            assert exit_code(lambda: print("é\udcff" * 10_000) or 0) == 0
+            assert sys.stdout is stream
+    assert (tmp_path / "out").read_text().startswith("\\xe9\\udcff")
+
+
+def test_any_error_between_steps_is_saved(
+    data: Path, whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also one of ours, which keeps its traceback; the resumed run ends as if nothing had been."""
+
+    def broken(self: RunLog) -> None:
+        raise RuntimeError("of ours")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(RunLog, "plot", broken)
+        with pytest.raises(RuntimeError, match="of ours"):
+            call(*train(data, tmp_path, extra="--freq_preview 12 --freq_save_latest 1000"))
+    assert "stopped at 12 images, state saved: RuntimeError: of ours" in (tmp_path / "run" / "log.txt").read_text()
+    assert "resumed at 12 of 24" in call(*train(data, tmp_path)).stdout
+    assert weights(tmp_path, "run") == weights(whole, "whole")
+
+
+def test_an_error_in_the_midst_of_a_step_keeps_the_state_before(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    steps = iter(range(100))
+
+    def short_of_memory(self: Oasis) -> None:
+        if next(steps) == 3:
+            raise MemoryError("no more")
+
+    monkeypatch.setattr(Oasis, "after_step", short_of_memory)
+    done = call(*train(data, tmp_path), code=6)
+    assert "out of memory (no more)" in done.stderr
+    (state,) = list_states(tmp_path / "run")
+    assert f"stopped at 12 images, in the midst of a step; {state.name} is kept: out of memory" in done.stdout
+    assert load_state(state)["images"] == 8
+
+
+def test_weights_that_are_no_numbers_are_not_saved(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    after_step, steps = Oasis.after_step, iter(range(100))
+
+    def overflow(self: Oasis) -> None:
+        after_step(self)
+        if next(steps) == 1:
+            next(self.parameters()).data.fill_(torch.inf)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Oasis, "after_step", overflow)
+        done = call(*train(data, tmp_path, extra="--freq_save_latest 4"), code=4)
+    assert "weights are no numbers any more after 8 images" in done.stdout
+    assert [load_state(state)["images"] for state in list_states(tmp_path / "run")] == [4]
+    assert "resumed at 4 of 24" in call(*train(data, tmp_path)).stdout
 
 
 def test_every_exit_code_is_documented() -> None:

@@ -1,0 +1,81 @@
+"""Worker processes end with the command that started them, leave Ctrl-C to it, and what kills one is told."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from dataloaders.workers import WorkerLost, as_ready, in_order
+from tests.launch import ROOT
+
+
+def wait_for(done: object, seconds: float = 60) -> None:
+    end = time.monotonic() + seconds
+    while not done():  # type: ignore[operator]
+        assert time.monotonic() < end
+        time.sleep(0.02)
+
+
+def running(pid: int) -> bool:
+    """Whether the process is there and no zombie."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
+
+
+def name_and_wait(folder: Path, number: int) -> None:
+    (folder / f"{number}-{os.getpid()}").touch()
+    time.sleep(1000)
+
+
+def die(number: int) -> int:
+    if number:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return number
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
+@pytest.mark.parametrize("how", ["as_ready", "in_order", "load"])
+def test_workers_end_with_their_parent(how: str, number: signal.Signals, tmp_path: Path) -> None:
+    """However it ends, and although they are at work."""
+    work = {
+        "as_ready": "list(as_ready(name_and_wait, jobs, 2))",
+        "in_order": "in_order(name_and_wait, jobs, 2, 'wait')",
+        "load": """
+from dataloaders.loading import load
+class Waits:
+    def __getitem__(self, key):
+        name_and_wait(*key)
+next(load(Waits(), jobs, 1, 2, list))""",
+    }
+    script = f"""
+from pathlib import Path
+from dataloaders.workers import as_ready, in_order
+from tests.dataloaders.test_workers import name_and_wait
+if __name__ == "__main__":
+    jobs = [(Path({str(tmp_path)!r}), n) for n in range(4)]
+    {work[how].replace(chr(10), chr(10) + "    ")}
+"""
+    (tmp_path / "parent.py").write_text(script)
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    parent = subprocess.Popen([sys.executable, tmp_path / "parent.py"], cwd=ROOT, env=environment)
+    wait_for(lambda: len(list(tmp_path.glob("[01]-*"))) == 2)
+    workers = [int(path.name.partition("-")[2]) for path in tmp_path.glob("[01]-*")]
+    assert all(running(pid) for pid in workers)
+    parent.send_signal(number)
+    parent.wait()
+    wait_for(lambda: not any(running(pid) for pid in workers))
+
+
+def test_a_killed_worker_is_told(tmp_path: Path) -> None:
+    with pytest.raises(WorkerLost, match="a worker process was killed"):
+        in_order(die, [(0,), (1,)], 2, "die")
+    with pytest.raises(WorkerLost, match="a worker process was killed"):
+        list(as_ready(die, [(1,)], 1))
