@@ -71,10 +71,9 @@ def read_ids(
     table = LabelTable(labels, lenient)
     unknown, notes = table.unknown(counts), []
     if unknown:
-        listing = _listing(unknown, names)
         if not lenient or not counts.keys() - unknown.keys() - {BACKGROUND}:
-            raise ValueError(f"{path}: {_advice(listing, counts, names, spec, lenient, label_ids)}")
-        notes.append(f"dropped to background, being no class of the run: {listing}")
+            raise ValueError(f"{path}: {_advice(unknown, counts, names, spec, lenient, label_ids)}")
+        notes.append(f"dropped to background, being no class of the run: {_listing(unknown, names)}")
     if not counts.keys() - {BACKGROUND}:
         raise ValueError(f"{path}: holds background only")
     if not names and label_ids == "auto" and _fits_classes(counts, spec) and any(_moved(i, table) for i in counts):
@@ -124,18 +123,20 @@ def _some(parts: list[str]) -> str:
 
 
 def _advice(
-    listing: str,
+    unknown: Mapping[int, int],
     counts: Mapping[int, int],
     names: Mapping[int, str],
     spec: DataSpec,
     lenient: bool,
     label_ids: LabelIds,
 ) -> str:
-    there = _some([label.name for label in spec.labels[1:]])
+    listing, there = _listing(unknown, names), _some([label.name for label in spec.labels[1:]])
     what = "names" if names else "class ids" if label_ids == "class" else "source ids"
     text = f"no class of the run has the {what} {listing}; "
     text += "nothing else is in the map. " if lenient else "--unknown_labels background drops them, "
     text += f"--label_map FILE says which ids are its classes ({there})"
+    if names and label_ids == "auto" and unknown.keys() <= {i for label in spec.labels for i in label.source}:
+        text += "; if they are numbered as in the training's label maps, give --label_ids source without a table"
     known = {plain(label.name) for label in spec.labels}
     rows = {table: table_rows(table) for table in ([] if names else fitting_tables(counts))}
     fitting = [table for table in rows if all(plain(name) in known for i, name in rows[table] if i in counts)]

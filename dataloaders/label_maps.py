@@ -193,10 +193,15 @@ def _expand_path(path: Path) -> list[Source]:
     if not path.is_file():
         raise ValueError(f"{path}: no such file or folder")
     if path.suffix == ".txt":
-        return [item for listed in read_list(path) for item in _expand_path(listed)]
+        # A file that is missing is a fault of its own when it is read; the others of the list are there.
+        return [item for file in read_list(path) for item in ([file] if _names_map(file) else _expand_path(file))]
     if not path.name.endswith(MAP_SUFFIXES):
         raise ValueError(f"{path}: label maps end in {', '.join(MAP_SUFFIXES)}, lists of them in .txt")
     return [path]
+
+
+def _names_map(path: Path) -> bool:
+    return path.name.endswith(MAP_SUFFIXES) and not path.is_dir()
 
 
 def as_indices(label_map: LabelMap, scheme: LabelScheme) -> LabelMap:

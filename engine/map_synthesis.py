@@ -25,7 +25,7 @@ from config import TestConfig
 from dataloaders.generated_files import bids_place, claimed, describe_bids
 from dataloaders.intensity import Window, model_to_levels
 from dataloaders.label_ids import Reading, read_ids
-from dataloaders.label_maps import LabelMaps, file_stem, read_label_map_file
+from dataloaders.label_maps import MAP_SUFFIXES, LabelMaps, file_stem, read_label_map_file
 from dataloaders.labels import count_labels
 from dataloaders.manifest import SYNTHESIS
 from dataloaders.map_slices import slice_map
@@ -139,7 +139,7 @@ def find_maps(labels: Path) -> tuple[list[MapFile], bool]:
 
 
 def _only_png(folder: Path) -> bool:
-    return not any(folder.glob("**/*.nii*")) and bool(files_below(folder, (".png",)))
+    return not files_below(folder, MAP_SUFFIXES) and bool(files_below(folder, (".png",)))
 
 
 def _bids(path: Path, name: str) -> str | None:

@@ -57,8 +57,8 @@ def find_results(path: Path) -> Path:
         )
     if (path / SYNTHESIS).is_file():
         raise ValueError(
-            f"{path}: volumes of test.py --labels, without real images to compare with; where there are some, "
-            "scripts/evaluate.py --real DIR --generated DIR scores them"
+            f"{path}: volumes of test.py --labels, without real images to compare with; scripts/evaluate.py scores those "
+            "that have real ones of the same file name"
         )
     if not inside:
         raise ValueError(f"{path}: no results here; test.py writes results/<name>/<which>/{FILE_NAME}")

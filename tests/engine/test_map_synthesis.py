@@ -161,6 +161,13 @@ def test_a_bad_map_costs_that_map_alone(home: Path, maps: Path, tmp_path: Path) 
     assert "unknown_T1w.nii.gz" in files(tmp_path / "out2")
 
 
+def test_a_missing_file_of_a_list_costs_that_map_alone(home: Path, tmp_path: Path) -> None:
+    (tmp_path / "list.txt").write_text(f"{tmp_path / 'gone.nii.gz'}\n{home / 'maps' / 'p0.nii.gz'}\n")
+    out, err = synthesise(home, tmp_path / "list.txt", tmp_path / "out", code=1)
+    assert err.strip() == f"error: {tmp_path / 'gone.nii.gz'}: no such file"
+    assert "1 made, 0 kept, 1 failed" in out
+
+
 def test_a_second_call_makes_only_what_is_missing(home: Path, maps: Path, tmp_path: Path) -> None:
     (maps / "broken.nii.gz").unlink()
     (maps / "unknown.nii.gz").unlink()
