@@ -53,7 +53,7 @@ def inspect_case(source: CaseSource, channels: tuple[str, ...], o: PrepareOption
         return facts
     if source.builtin:
         volumes = embedded_volumes(channels)
-    reference = volumes[channels[0]]
+    reference = volumes[channels[0] if channels else "label"]
     for role, volume in volumes.items():
         own_grid_allowed = role in channels and o.format == "bids"
         if own_grid_allowed and not _same_grid(volume, reference):
@@ -67,7 +67,10 @@ def inspect_case(source: CaseSource, channels: tuple[str, ...], o: PrepareOption
         if set(facts.label_counts) == {0}:
             facts.faults.append(f"{source.label}: the label map is empty, every voxel is 0")
     elif o.tissue == "none":
-        facts.faults.append(f"case {source.id}: no label map; give one or let --tissue hmrf or hu make it")
+        if o.half != "images":
+            facts.faults.append(
+                f"case {source.id}: no label map; give one, let --tissue hmrf or hu make it, or prepare --only images"
+            )
     elif o.tissue == "hmrf" and "brain" not in volumes:
         try:
             tissue.brain_mask(reference.data, geometry.spacing(reference.affine))

@@ -26,22 +26,29 @@ from engine.locks import LOCK, lock_folder
 from spec import LESION, Channel, DataSpec, Label
 
 RESUME_FOLDER = ".work"
+ALONE = {
+    "labels": "label maps without images: for test.py and for training with --oasis.unpaired --oasis.images_from DIR",
+    "images": "images without label maps: for unpaired training, as its --oasis.images_from",
+}
 INSPECTED = "inspected"  # in the resume folder: what other shards found in their cases
 
 
 def find(o: PrepareOptions) -> Found:
     """Cases of the source named by the options."""
     if o.format == "pairs":
-        assert o.images is not None
-        return find_pairs(o.images, o.labels, o.channel, o.case_regex, o.patient_regex)
+        images, labels = (
+            None if o.half == other else where for other, where in (("labels", o.images), ("images", o.labels))
+        )
+        return find_pairs(images, labels, o.channel, o.case_regex, o.patient_regex)
     if o.format == "mni152":
         return find_mni152()
     assert o.source is not None
     if o.format == "nnunet":
-        return find_nnunet(o.source, o.image_channels, o.label_channel, o.patient_regex)
+        return find_nnunet(o.source, o.image_channels, o.label_channel, o.patient_regex, o.only)
     if o.format == "synthrad2023":
-        return find_synthrad(o.source, o.image, Path(o.labels) if o.labels else None, o.patient_regex)
-    return find_bids(o.source, o.modalities, o.brain_masks, o.patient_regex)
+        folder = Path(o.labels) if o.labels and o.only is None else None
+        return find_synthrad(o.source, o.image, folder, o.patient_regex)
+    return find_bids(o.source, o.modalities, o.brain_masks, o.patient_regex, o.only)
 
 
 class DataFaults(ValueError):  # noqa: N818 (several faults, one error)
@@ -66,7 +73,7 @@ def prepare(o: PrepareOptions) -> Manifest | None:
     for note in found.notes:
         print(note, flush=True)
     if not found.cases and not found.faults:
-        found.faults.append(f"{o.source or o.images}: no cases found")
+        found.faults.append(f"{o.source or o.images or o.labels}: no {o.half or 'cases'} found")
     check_channels(found.channels)
     part = parse_shard(o.shard)
     all_facts = _inspect(o, found, part)
@@ -190,7 +197,7 @@ def _options_there(out: Path) -> dict[str, Any]:
 
 def _plan(o: PrepareOptions, found: Found, all_facts: list[Facts]) -> tuple[Plan, list[str]]:
     faults = found.faults + [fault for facts in all_facts for fault in facts.faults]
-    notes = [note for facts in all_facts for note in facts.notes]
+    notes = [note for facts in all_facts for note in facts.notes] + ([ALONE[o.half]] if o.half else [])
     ct = tuple(any(flags) for flags in zip(*(facts.looks_ct for facts in all_facts if facts.looks_ct), strict=True))
     if o.hu_offset is None:
         faults += [line for facts in all_facts for line, is_ct in zip(facts.no_hu, ct, strict=False) if is_ct and line]
@@ -203,7 +210,9 @@ def _plan(o: PrepareOptions, found: Found, all_facts: list[Facts]) -> tuple[Plan
         for i, n in facts.label_counts.items():
             counts[i] = counts.get(i, 0) + n
     table = _table(o, found, counts)
-    if o.label_map is None and (ignored := sum(counts.get(i, 0) for i in table.labels[0].source if i)):
+    if o.label_map is None and (
+        ignored := sum(counts.get(i, 0) for label in table.labels[:1] for i in label.source if i)
+    ):
         notes.append(f"{ignored} voxels of the label 'ignore' count as background")
     unknown = table.unknown(counts)
     if unknown:
@@ -220,6 +229,8 @@ def _plan(o: PrepareOptions, found: Found, all_facts: list[Facts]) -> tuple[Plan
 
 def _tissue_faults(o: PrepareOptions, found: Found, all_facts: list[Facts], ct: tuple[bool, ...]) -> list[str]:
     """Made label maps must not be mixed with given ones, nor made from the wrong kind of image."""
+    if o.half == "images":
+        return []
     without = [case.id for case, facts in zip(found.cases, all_facts, strict=True) if not facts.label_counts]
     if not without:
         return []
@@ -235,6 +246,8 @@ def _tissue_faults(o: PrepareOptions, found: Found, all_facts: list[Facts], ct: 
 
 
 def _table(o: PrepareOptions, found: Found, counts: dict[int, int]) -> LabelTable:
+    if o.half == "images":
+        return LabelTable(())
     if any(case.builtin for case in found.cases):
         labels = found_labels(counts, tissue.BRAIN_TISSUE)
     elif not counts:
@@ -277,8 +290,9 @@ def _options(o: PrepareOptions) -> dict[str, Any]:
     options = {key: value for key, value in asdict(o).items() if not isinstance(value, Path)}
     for key in ("images", "labels", "workers", "check", "dry_run", "shard"):
         options.pop(key, None)
-    if o.hu_offset is None:  # folders that were prepared before there was the option are the same without it
-        options.pop("hu_offset")
+    for key in ("hu_offset", "only"):  # folders that were prepared before there were these options are the same without
+        if options[key] is None:
+            options.pop(key)
     plain: dict[str, Any] = json.loads(json.dumps(options))
     return plain
 
@@ -328,9 +342,9 @@ def _manifest(o: PrepareOptions, plan: Plan, cases: list[Case], identity: dict[s
     kept = tuple(sorted((case for case in cases if case.slices), key=lambda case: case.id))
     for case in cases:
         if not case.slices:
-            print(f"{case.id}: left out, no slice has {o.min_foreground:g} of its pixels labelled", flush=True)
+            print(f"{case.id}: left out, no slice has {o.min_foreground:g} of its pixels {o.inside}", flush=True)
     if not kept:
-        raise ValueError(f"no slice has {o.min_foreground:g} of its pixels labelled; lower --min_foreground")
+        raise ValueError(f"no slice has {o.min_foreground:g} of its pixels {o.inside}; lower --min_foreground")
     place = kept[0].geometry
     assert place is not None
     between, rows, columns = geometry.plane_spacing(np.array(place.grid_affine), o.axis)

@@ -12,6 +12,22 @@ from spec import Axis
 
 SIZE_STEP = 32  # the networks halve a slice up to five times
 Format = Literal["pairs", "nnunet", "synthrad2023", "bids", "mni152"]
+Half = Literal["images", "labels"]
+# What makes no sense where the other half is missing.
+NEEDS_IMAGES = (
+    "channel",
+    "hu_offset",
+    "image_channels",
+    "modalities",
+    "brain_masks",
+    "fill",
+    "n4",
+    "tissue",
+    "window",
+    "clean",
+    "split_background",
+)
+NEEDS_LABELS = ("brain_masks", "label_channel", "fill", "tissue", "split_background", "label_map", "unknown_labels")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,9 +46,11 @@ class PrepareOptions:
     """Only inspect the sources."""
 
     images: str | None = None
-    """pairs: folder or quoted glob of images."""
+    """pairs: folder or quoted glob of images; without --labels (and --tissue) images alone."""
     labels: str | None = None
-    """pairs: folder or quoted glob of label maps; synthrad2023: folder of label maps by case."""
+    """pairs: folder or quoted glob of label maps, without --images label maps alone; synthrad2023: folder by case."""
+    only: Half | None = None
+    """Prepare one half and open nothing of the other: labels for test.py and unpaired training, images for its look."""
     channel: str = "image"
     """pairs: name of the image channel, e.g. CT or T1w; CT selects the CT window."""
     case_regex: str | None = None
@@ -79,7 +97,7 @@ class PrepareOptions:
     unknown_labels: Literal["refuse", "background"] = "refuse"
     """What to do with ids that the table does not list."""
     min_foreground: float = 0.01
-    """Keep slices of which at least this fraction of pixels is labelled."""
+    """Keep slices of which at least this fraction of pixels is labelled, or of images alone in the body."""
     affine: Literal["refuse", "warn"] = "refuse"
     """What to do when image and label map differ in their affines by more than 0.001."""
 
@@ -103,6 +121,20 @@ class PrepareOptions:
     """Do the cases of part i of n, i from 0 to n-1, as for a Slurm array; the last part to end writes the manifest."""
 
     @property
+    def half(self) -> Half | None:
+        """What alone is prepared; None for images with label maps."""
+        if self.format == "pairs" and self.only is None:
+            if self.images is None:
+                return "labels"
+            return "images" if self.labels is None and self.tissue == "none" else None
+        return self.only
+
+    @property
+    def inside(self) -> str:
+        """What pixels are that make a slice worth keeping."""
+        return "in the body" if self.half == "images" else "labelled"
+
+    @property
     def slice_size(self) -> tuple[int, int]:
         """(H, W)."""
         return (self.size[0], self.size[-1])
@@ -122,8 +154,11 @@ def check_options(o: PrepareOptions) -> None:
     """Raise ValueError naming the flag, the value and what is allowed."""
     if o.format is None or (o.out is None and not o.dry_run):
         raise ValueError("give --format and --out (or --check DIR to check a prepared folder)")
-    if o.format == "pairs" and o.images is None:
-        raise ValueError("--format pairs needs --images and --labels")
+    if o.format == "pairs" and (o.images if o.half == "images" else o.labels or o.images) is None:
+        raise ValueError(
+            f"--format pairs needs {'--images' if o.half == 'images' else '--images and --labels, or one of them'}"
+        )
+    _check_half(o)
     if o.format in ("nnunet", "synthrad2023", "bids"):
         if o.source is None:
             raise ValueError(f"--format {o.format} needs --source")
@@ -140,6 +175,22 @@ def check_options(o: PrepareOptions) -> None:
     parse_shard(o.shard)
     for text in o.window:
         parse_window(text)
+
+
+def _check_half(o: PrepareOptions) -> None:
+    """ValueError where one half alone is to be prepared, by options that need the other."""
+    if o.only is not None and (o.format == "mni152" or (o.only, o.format) == ("labels", "synthrad2023")):
+        other = "" if o.format == "mni152" else "; --format pairs --labels DIR reads a folder of label maps"
+        raise ValueError(f"--only {o.only}: not with --format {o.format}{other}")
+    if o.half is None:
+        return
+    plain = PrepareOptions()
+    idle = NEEDS_IMAGES if o.half == "labels" else NEEDS_LABELS
+    given = [f"--{name}" for name in idle if getattr(o, name) != getattr(plain, name)]
+    given += ["--window wm"] if o.half == "images" and "wm" in o.window else []
+    if given:
+        needed, there = ("images", "label maps") if o.half == "labels" else ("label maps", "images")
+        raise ValueError(f"{', '.join(given)}: needs {needed}, but {there} alone are to be prepared; leave it out")
 
 
 def parse_window(text: str) -> Window | str:

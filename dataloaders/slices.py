@@ -65,10 +65,11 @@ def write_slice(
     label: (I, J, K) class ids of `id_type`, on a RAS grid. images: (I, J, K) per channel on that grid.
     """
     ids = frame.cut(label, item.index)
-    write_png(folder / item.label, ids)
+    if item.label:
+        write_png(folder / item.label, ids)
     for path, image, window in zip(item.images or item.generated, images, windows, strict=True):
         write_png(folder / path, window.encode(frame.cut(image, item.index, window.low)))
-    return replace(item, histogram=count_labels(ids))
+    return replace(item, histogram=count_labels(ids) if item.label else {})
 
 
 def write_filled(

@@ -49,14 +49,18 @@ def process_case(source: CaseSource, split: Split | None, hashes: dict[str, str]
     o = plan.options
     images, roles, source_grid, affine = _load(source, plan)
     label = _labels(source, images, roles, affine, plan)
-    images, label = _clean(source, images, label, roles, affine, plan)
+    images, label, body = _clean(images, label, roles, affine, plan)
+    foreground = body if o.half == "images" else label > 0
+    assert foreground is not None
     if o.n4:
-        images = [i if ct else i / n4_field(i, label > 0) for i, ct in zip(images, plan.ct, strict=True)]
+        images = [i if ct else i / n4_field(i, foreground) for i, ct in zip(images, plan.ct, strict=True)]
     label, windows, filled, grey = _without_lesions(images, label, plan)
-    kept, crop, lost = choose_slices(label, o.axis, o.slice_size, o.min_foreground)
+    seen = foreground if o.half == "images" else label
+    kept, crop, lost = choose_slices(seen, o.axis, o.slice_size, o.min_foreground)
     if lost > 0.001:
         print(
-            f"{source.id}: {100 * lost:.1f} % of the labelled voxels lie outside the {o.slice_size} window", flush=True
+            f"{source.id}: {100 * lost:.1f} % of the voxels {o.inside} lie outside the {o.slice_size} window",
+            flush=True,
         )
     place = Geometry(source_grid[1], source_grid[0], affine_rows(affine), tuple(label.shape), crop)  # type: ignore[arg-type]
     files = {role: {"file": path.name, "sha256": hashes[role]} for role, path in source.files(plan.channels).items()}
@@ -65,7 +69,7 @@ def process_case(source: CaseSource, split: Split | None, hashes: dict[str, str]
     cases = []
     for part, indices in parts.items():
         name = source.id if split is not None else f"{source.id}_{part}"
-        items = [_slice(name, part, i, len(images)) for i in indices]
+        items = [_slice(name, part, i, plan) for i in indices]
         slices = [write_slice(plan.out, item, ids, images, windows, frame) for item in items]
         if filled is not None:
             slices = [write_filled(plan.out, item, images, filled, windows, frame) for item in slices]
@@ -82,7 +86,7 @@ def _load(
         volumes = embedded_volumes(plan.channels)
     else:
         volumes = {role: read_volume(path) for role, path in source.files(plan.channels).items()}
-    first = volumes[plan.channels[0]]
+    first = volumes[plan.channels[0] if plan.channels else "label"]
     source_grid = (first.data.shape, affine_rows(first.affine))
     data, affine = geometry.to_ras(first.data, first.affine)
     shape: tuple[int, ...] = data.shape
@@ -107,10 +111,15 @@ def _load(
 def _labels(
     source: CaseSource, images: list[NDArray], maps: dict[str, NDArray], affine: NDArray, plan: Plan
 ) -> NDArray:
-    """Class ids (I, J, K) uint16: the mapped label map, or tissue made from the images; lesions on top."""
+    """Class ids (I, J, K) uint16: the mapped label map, or tissue made from the images; lesions on top.
+
+    All 0 for images alone.
+    """
     o, table = plan.options, plan.table
     lesion = maps["lesion"] > 0 if o.lesions and "lesion" in maps else None
     spacing = geometry.spacing(affine)
+    if o.half == "images":
+        return np.zeros(images[0].shape, np.uint16)
     if "label" in maps:
         label = table.apply(maps["label"])
     elif o.tissue == "hmrf":
@@ -126,13 +135,16 @@ def _labels(
 
 
 def _clean(
-    source: CaseSource, images: list[NDArray], label: NDArray, maps: dict[str, NDArray], affine: NDArray, plan: Plan
-) -> tuple[list[NDArray], NDArray]:
-    """Air outside the body in images that are cleaned; class `body_unlabelled` inside it where asked for."""
+    images: list[NDArray], label: NDArray, maps: dict[str, NDArray], affine: NDArray, plan: Plan
+) -> tuple[list[NDArray], NDArray, NDArray[np.bool_] | None]:
+    """Air outside the body in images that are cleaned; class `body_unlabelled` inside it where asked for.
+
+    The third is the body's mask, None where nothing asks for it.
+    """
     o = plan.options
     wanted = [o.clean == "body" or (o.clean == "auto" and is_ct) for is_ct in plan.ct]
-    if not any(wanted) and not o.split_background:
-        return images, label
+    if not any(wanted) and not o.split_background and o.half != "images":
+        return images, label, None
     if "body" in maps:
         body = (maps["body"] > 0) | (label > 0)
     else:
@@ -145,7 +157,7 @@ def _clean(
     if o.split_background:
         unlabelled = next(item.id for item in plan.table.labels if item.name == "body_unlabelled")
         label = np.where((label == 0) & body, np.uint16(unlabelled), label)
-    return [image.astype(np.float32) for image in cleaned], label
+    return [image.astype(np.float32) for image in cleaned], label, body
 
 
 def _without_lesions(
@@ -201,7 +213,7 @@ def _blocks(kept: list[int], o: PrepareOptions) -> dict[Split, list[int]]:
     return parts
 
 
-def _slice(case: str, split: Split, index: int, channels: int) -> Slice:
+def _slice(case: str, split: Split, index: int, plan: Plan) -> Slice:
     """A slice with the names of its files."""
-    images = tuple(f"{split}/images/{slice_name(case, index, c)}" for c in range(channels))
-    return Slice(index, f"{split}/labels/{slice_name(case, index)}", images)
+    images = tuple(f"{split}/images/{slice_name(case, index, c)}" for c in range(len(plan.channels)))
+    return Slice(index, f"{split}/labels/{slice_name(case, index)}" if plan.table.labels else "", images)

@@ -12,6 +12,7 @@ import numpy as np
 
 from dataloaders.labels import read_dataset_json
 from dataloaders.nifti import SUFFIXES, Volume, stem
+from dataloaders.prepare_options import Half
 from engine.files import check_name, files_below, files_in, not_read
 
 
@@ -98,51 +99,64 @@ def _by_id(paths: Sequence[Path], regex: str | None, faults: list[str]) -> dict[
     return ids
 
 
-def _pair(images: dict[str, Path], labels: dict[str, Path], faults: list[str]) -> list[tuple[str, Path, Path]]:
-    faults += [f"{images[i]}: no label for case {i!r}" for i in sorted(images.keys() - labels.keys())]
-    faults += [f"{labels[i]}: no image for case {i!r}" for i in sorted(labels.keys() - images.keys())]
-    return [(i, images[i], labels[i]) for i in sorted(images.keys() & labels.keys())]
-
-
 def find_pairs(
-    images: str, labels: str | None, channel: str, case_regex: str | None, patient_regex: str | None
+    images: str | None, labels: str | None, channel: str, case_regex: str | None, patient_regex: str | None
 ) -> Found:
-    """Two folders or globs, paired by case id: the file's stem, or what --case_regex captures.
+    """Two folders or globs, paired by case id: the file's stem, or what --case_regex captures; or one of them alone.
 
     Where no stems agree but all images end in one suffix and all labels in another (``case01_ct``, ``case01_seg``),
     the suffixes are taken off.
     """
-    found = Found(channels=(channel,))
-    image_paths, label_paths = _volumes(images), _volumes(labels) if labels else []
+    found = Found(channels=(channel,) if images else ())
+    image_paths, label_paths = (_volumes(where) if where else [] for where in (images, labels))
     found.notes += _not_read(images, labels)
-    if not image_paths:
+    if images and not image_paths:
         found.faults.append(f"--images {images}: no .nii or .nii.gz files")
     if labels and not label_paths:
         found.faults.append(f"--labels {labels}: no .nii or .nii.gz files")
-    if case_regex is None and labels and not {stem(p) for p in image_paths} & {stem(p) for p in label_paths}:
+    if case_regex is None and images and labels and not {stem(p) for p in image_paths} & {stem(p) for p in label_paths}:
         suffixes = [{stem(p).rpartition("_")[2] for p in paths} for paths in (image_paths, label_paths)]
         if all(len(s) == 1 for s in suffixes):
             case_regex = r"^(.+)_[^_]+$"
-    image_ids = _by_id(image_paths, case_regex, found.faults)
-    if labels is None:
-        pairs: list[tuple[str, Path, Path | None]] = [(i, p, None) for i, p in sorted(image_ids.items())]
+    image_ids, label_ids = (_by_id(paths, case_regex, found.faults) for paths in (image_paths, label_paths))
+    if images and labels:
+        found.faults += [
+            f"{image_ids[i]}: no label for case {i!r}" for i in sorted(image_ids.keys() - label_ids.keys())
+        ]
+        found.faults += [
+            f"{label_ids[i]}: no image for case {i!r}" for i in sorted(label_ids.keys() - image_ids.keys())
+        ]
+        cases = sorted(image_ids.keys() & label_ids.keys())
+        if image_ids and label_ids and not cases:
+            found.faults.append("no case has both; for unpaired training prepare --images and --labels each by itself")
     else:
-        pairs = list(_pair(image_ids, _by_id(label_paths, case_regex, found.faults), found.faults))
-    for case, image, label in pairs:
-        found.cases.append(CaseSource(case, _group(patient_regex, case, "--patient_regex"), (image,), label))
+        cases = sorted(image_ids.keys() | label_ids.keys())
+    for case in cases:
+        files = (image_ids[case],) if images else ()
+        found.cases.append(CaseSource(case, _group(patient_regex, case, "--patient_regex"), files, label_ids.get(case)))
     return found
 
 
 def find_nnunet(
-    source: Path, image_channels: Sequence[int], label_channel: int | None, patient_regex: str | None
+    source: Path,
+    image_channels: Sequence[int],
+    label_channel: int | None,
+    patient_regex: str | None,
+    only: Half | None = None,
 ) -> Found:
     """An nnU-Net raw folder: imagesTr/<case>_<channel:04d>.nii.gz, labelsTr/<case>.nii.gz, dataset.json.
 
-    label_channel: the label map is that channel of imagesTr, as in AutoPET prepared with organ labels as channel 2.
+    label_channel: the label map is that channel of imagesTr, as in AutoPET prepared with organ labels as channel 2. only:
+    look for one half alone.
     """
     facts = source / "dataset.json"
     found = Found(label_names=facts)
     folder = source / "imagesTr"
+    if only == "labels" and label_channel is None:
+        found.notes += _not_read(source / "labelsTr")
+        for case, path in sorted(_by_id(_volumes(source / "labelsTr"), None, found.faults).items()):
+            found.cases.append(CaseSource(case, _group(patient_regex, case, "--patient_regex"), (), path))
+        return found
     if not folder.is_dir():
         raise ValueError(f"--source {source}: no imagesTr folder; is it an nnU-Net raw data set?")
     found.notes += _not_read(folder, None if label_channel is not None else source / "labelsTr")
@@ -158,18 +172,19 @@ def find_nnunet(
         found.faults.append(f"{folder}: no files <case>_0000.nii.gz")
         return found
     present = sorted({c for channels in by_case.values() for c in channels} - {label_channel})
-    chosen = tuple(image_channels) or tuple(present)
+    chosen = () if only == "labels" else tuple(image_channels) or tuple(present)
     names = {c: re.sub(r"[^A-Za-z0-9]+", "_", name).strip("_") for c, name in read_dataset_json(facts)[0].items()}
     found.channels = tuple(names.get(c) or f"channel_{c}" for c in chosen)
-    labels = {} if label_channel is not None else _by_id(_volumes(source / "labelsTr"), None, found.faults)
+    apart = label_channel is None and only is None
+    labels = _by_id(_volumes(source / "labelsTr"), None, found.faults) if apart else {}
     found.faults += [f"{labels[i]}: no image for case {i!r}" for i in sorted(labels.keys() - by_case.keys())]
     for case, channels in sorted(by_case.items()):
         missing = [c for c in chosen if c not in channels]
         label = channels.get(label_channel) if label_channel is not None else labels.get(case)
         if missing:
             found.faults.append(f"{folder}: case {case!r} has no channel {', '.join(f'{c:04d}' for c in missing)}")
-        elif label is None:
-            found.faults.append(f"{channels[chosen[0]]}: no label for case {case!r}")
+        elif label is None and only != "images":
+            found.faults.append(f"{next(iter(channels.values()))}: no label for case {case!r}")
         else:
             patient = _group(patient_regex, case, "--patient_regex")
             found.cases.append(CaseSource(case, patient, tuple(channels[c] for c in chosen), label))
@@ -215,15 +230,27 @@ def _subjects_files(folder: Path) -> list[Path]:
     return [path for path in files_below(folder, SUFFIXES) if path.name.startswith("sub-")]
 
 
-def find_bids(source: Path, modalities: Sequence[str], brain_masks: Path | None, patient_regex: str | None) -> Found:
+def find_bids(
+    source: Path,
+    modalities: Sequence[str],
+    brain_masks: Path | None,
+    patient_regex: str | None,
+    only: Half | None = None,
+) -> Found:
     """BIDS: sub-*/[ses-*/]anat/*_{T1w,T2w,FLAIR,…}.nii.gz; *_dseg and *_label-lesion_mask beside or in derivatives.
 
     Every session is a case, every subject a patient. Without `modalities` those that every case has. A subject that
-    has masks but no images is noted, not a fault.
+    has masks but no images is noted, not a fault. only: look for one half alone, with ``labels`` all *_dseg.
     """
     found = Found()
     files = _subjects_files(source)
     found.notes += _not_read(source, below=True)
+    if only == "labels":
+        labels, lesions = (_marked(files, ending, found.faults) for ending in ("_dseg", "_label-lesion_mask"))
+        for case, path in sorted(labels.items()):
+            patient = _group(patient_regex, case.partition("_")[0], "--patient_regex")
+            found.cases.append(CaseSource(case, patient, (), path, lesions.get(case)))
+        return found
     raw = [p for p in files if "derivatives" not in p.relative_to(source).parts and p.parent.name == "anat"]
     by_case: dict[str, dict[str, Path]] = {}
     for path in raw:
@@ -236,7 +263,11 @@ def find_bids(source: Path, modalities: Sequence[str], brain_masks: Path | None,
     shared = sorted(set.intersection(*(set(images) for images in by_case.values()))) if by_case else []
     found.channels = tuple(modalities) or tuple(shared)
     if not found.channels:
-        found.faults.append(f"{source}: no sub-*/anat/*_<modality>.nii.gz that every subject has; name --modalities")
+        found.faults.append(
+            f"{source}: no sub-*/anat/*_<modality>.nii.gz that every subject has; name --modalities"
+            + ("" if by_case else ", or prepare *_dseg alone with --only labels")
+        )
+    files = [] if only == "images" else files
     brains = files + (_subjects_files(brain_masks) if brain_masks else [])
     marks = {
         "label": _marked(files, "_dseg", found.faults),

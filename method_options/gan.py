@@ -94,7 +94,7 @@ class OasisConfig(GanConfig):
     unpaired: bool = False
     """Labels and images that do not belong together: segmentation of fakes plus realism by the wavelet critic."""
     images_from: Path | None = None
-    """Unpaired: prepared folder whose training images to imitate; its labels are never read. Default: --dataroot itself."""
+    """Unpaired: folder whose training images to imitate; labels are never read, nor needed. Default: --dataroot."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -16,6 +16,7 @@ import dataloaders.prepare
 from dataloaders.check import check_folder
 from dataloaders.geometry import stitch
 from dataloaders.labels import read_dataset_json
+from dataloaders.manifest import Manifest
 from dataloaders.nifti import read_volume
 from dataloaders.png import read_png, write_png
 from dataloaders.prepare import DataFaults, prepare
@@ -417,6 +418,134 @@ def test_background_is_split_into_air_and_body(tmp_path: Path) -> None:
     label = read_png(tmp_path / "out" / item.label)
     assert (image[label == 0] <= -1000).all()  # the table is gone
     assert ((image < -800) & (label == 2)).sum() > 100  # the lungs are not
+
+
+# -- one half alone -----------------------------------------------------------------------------------------------------
+
+
+def spoil(root: Path, pattern: str) -> None:
+    """Files that nobody may open."""
+    found = list(root.rglob(pattern))
+    assert found
+    for path in found:
+        path.write_bytes(b"not to be opened")
+
+
+def test_label_maps_alone_are_what_they_are_beside_images(source: Path, tmp_path: Path) -> None:
+    both = prepare(options(source, tmp_path / "both", split_by="slices"))
+    assert both is not None
+    spoil(source, "*_ct.nii.gz")
+    alone = {"case_regex": r"(.+)_seg", "channel": "image", "clean": "auto", "split_by": "slices"}
+    for name, changes in {"a": {"images": None}, "b": {"only": "labels"}}.items():
+        out = tmp_path / name
+        manifest = prepare(options(source, out, **alone | changes))
+        assert manifest is not None
+        assert manifest == Manifest.load(out)
+        assert check_folder(out) == []
+        assert manifest.spec == replace(both.spec, channels=())
+        for case, other in zip(manifest.cases, both.cases, strict=True):
+            bare = tuple(replace(item, images=()) for item in other.slices)
+            digest = {"label": other.sources["label"]}
+            assert case == replace(other, windows=(), slices=bare, sources=digest)
+        labels = {path: data for path, data in tree(tmp_path / "both").items() if "/labels/" in path}
+        assert {path: data for path, data in tree(out).items() if path != "manifest.json"} == labels
+    assert tree(tmp_path / "a").keys() == tree(tmp_path / "b").keys()
+
+
+def test_images_alone_keep_the_slices_of_the_body(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    grid = np.meshgrid(np.arange(60), np.arange(48), np.arange(20), indexing="ij")
+    radius = ((grid[0] - 40) / 16) ** 2 + ((grid[1] - 20) / 12) ** 2 + ((grid[2] - 10) / 7) ** 2
+    image = 120 * (2 - 2 * radius).clip(0, 1) + rng.uniform(0, 4, radius.shape)
+    body = image > 20
+    for i in range(2):
+        save_nifti(tmp_path / "scans" / f"mr{i}.nii.gz", image.astype(np.float32), LAS)
+    out = tmp_path / "out"
+    o = options(
+        tmp_path, out, images=str(tmp_path / "scans"), labels=None, channel="T1w", clean="auto", split=(1, 0, 0)
+    )
+    manifest = prepare(o)
+    assert manifest is not None
+    assert manifest == Manifest.load(out)
+    assert (manifest.spec.labels, [c.name for c in manifest.spec.channels]) == ((), ["T1w"])
+    assert check_folder(out) == []
+    assert not (out / "train/labels").exists()
+    case = manifest.cases[0]
+    assert case.geometry is not None
+    inside = [i for i in range(20) if body[:, :, i].sum() >= 0.01 * 64 * 64]
+    assert [item.index for item in case.slices] == inside != list(range(20))
+    assert {(item.label, str(item.histogram)) for item in case.slices} == {("", "{}")}
+    planes = {item.index: case.windows[0].decode(read_png(out / item.images[0])) for item in case.slices}
+    volume, affine = stitch(case.geometry, "axial", planes, 0)
+    assert affine == pytest.approx(LAS)
+    step = case.windows[0].width / 65535
+    shown = body[:, :, 10]
+    expected = image[:, :, 10].clip(case.windows[0].low, case.windows[0].high)
+    assert volume[:, :, 10][shown] == pytest.approx(expected[shown], abs=step)
+    middle = np.argwhere(planes[10] > 50).mean(axis=0)  # of the slice is that of the body
+    assert middle == pytest.approx([31.5, 31.5], abs=1)
+
+
+def test_halves_of_other_formats(tmp_path: Path) -> None:
+    """What is left out is never opened: here it cannot be."""
+    base = {"size": (64,), "workers": 1, "split": (1, 0, 0), "min_foreground": 0.0}
+
+    def names(manifest: Manifest | None) -> tuple[list[str], list[str]]:
+        assert manifest is not None
+        return [label.name for label in manifest.spec.labels], [c.name for c in manifest.spec.channels]
+
+    for only, spoilt in (("labels", "*_[TF]*.nii.gz"), ("images", "derivatives/*/*/*/*.nii.gz")):
+        root = bids(tmp_path / only / "bids")
+        spoil(root, spoilt)
+        out = tmp_path / only / "out"
+        manifest = prepare(PrepareOptions(format="bids", source=root, out=out, only=only, **base))  # type: ignore[arg-type]
+        assert manifest is not None
+        assert check_folder(out) == []
+        assert [case.id for case in manifest.cases] == ["sub-01", "sub-02"]
+        classes = ["background", "label_1", "label_2", "label_3", "lesion"]
+        assert names(manifest) == ((classes, []) if only == "labels" else ([], ["FLAIR", "T1w"]))
+    for only, spoilt in (("labels", "imagesTr/*"), ("images", "labelsTr/*")):
+        root = nnunet(tmp_path / only / "raw")
+        spoil(root, spoilt)
+        out = tmp_path / only / "nn"
+        manifest = prepare(PrepareOptions(format="nnunet", source=root, out=out, only=only, **base))  # type: ignore[arg-type]
+        expected = (["background", "tumour"], []) if only == "labels" else ([], ["PET", "CT", "channel_2"])
+        assert names(manifest) == expected
+    shutil.rmtree(tmp_path / "labels" / "bids" / "sub-01")
+    shutil.rmtree(tmp_path / "labels" / "bids" / "sub-02")
+    with pytest.raises(DataFaults, match="prepare \\*_dseg alone with --only labels"):
+        prepare(PrepareOptions(format="bids", source=tmp_path / "labels" / "bids", dry_run=True))
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"images": None}, "--channel, --clean: needs images, but label maps alone are to be prepared"),
+        ({"only": "images", "tissue": "hu"}, "--tissue: needs label maps, but images alone are to be prepared"),
+        ({"labels": None, "window": ("wm",)}, "--window wm: needs label maps"),
+        ({"labels": None, "fill": "lesion"}, "--fill: needs label maps"),
+        ({"images": None, "labels": None}, "--format pairs needs --images and --labels, or one of them"),
+        ({"only": "images", "images": None}, "--format pairs needs --images$"),
+        ({"only": "labels", "format": "mni152"}, "--only labels: not with --format mni152"),
+        ({"labels": "SOURCE/*_ct.nii.gz", "images": "SOURCE/*0_seg.nii.gz"}, "no image for case"),
+        ({"labels": "SOURCE/none/*"}, "--labels SOURCE/none/\\*: no .nii"),
+        ({"labels": "SOURCE/none/*", "images": None, "channel": "image", "clean": "auto"}, "no .nii or .nii.gz files"),
+    ],
+)
+def test_halves_that_make_no_sense_are_one_line(
+    source: Path, tmp_path: Path, changes: dict[str, object], message: str
+) -> None:
+    changes = {k: v.replace("SOURCE", str(source)) if isinstance(v, str) else v for k, v in changes.items()}
+    with pytest.raises(ValueError, match=message.replace("SOURCE", str(source))):
+        prepare(options(source, tmp_path / "out", **changes))
+    assert not (tmp_path / "out").exists()
+
+
+def test_folders_of_other_people_are_to_be_prepared_apart(source: Path, tmp_path: Path) -> None:
+    for path in source.glob("*_seg.nii.gz"):
+        path.rename(path.with_name(f"x{path.name}"))
+    with pytest.raises(DataFaults, match="for unpaired training prepare --images and --labels each by itself"):
+        prepare(options(source, tmp_path / "out"))
 
 
 def test_a_single_patient_needs_to_be_told(source: Path, tmp_path: Path) -> None:
