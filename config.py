@@ -124,7 +124,7 @@ class Config:
 
 @dataclass(frozen=True, kw_only=True)
 class TestConfig:
-    """Synthesise a split from a trained run, write images and volumes, evaluate."""
+    """Synthesise a split, or label maps without images (--labels), with a trained run: images, volumes, metrics."""
 
     name: str
     """Name of the run to test."""

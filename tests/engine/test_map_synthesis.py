@@ -316,6 +316,21 @@ def test_classes_that_are_not_there_are_told_once(home: Path, tmp_path: Path) ->
     assert volume(tmp_path / "out" / "csf_T1w.nii.gz")[:, :, 0].max() <= 0  # a slice without labels is background
 
 
+def test_every_channel_has_a_volume_and_labels_can_be_drawn_anew(tmp_path: Path) -> None:
+    spec = replace(
+        SPEC, channels=(Channel("T1w"), Channel("FLAIR")), size=(64, 64), spacing=(1.0, 1.0), slice_spacing=1.0
+    )
+    make_run(tmp_path / "runs", "gmm", spec, [[0.0, 100.0], [0.0, 1000.0]])
+    label, _ = phantom(5)
+    map_ = save_nifti(tmp_path / "a.nii.gz", source_ids(label))
+    synthesise(tmp_path, map_, tmp_path / "out", runs="runs")
+    first, second = (volume(tmp_path / "out" / f"a_{name}.nii.gz") for name in ("T1w", "FLAIR"))
+    assert first.max() <= 100 < second.max() <= 1000
+    synthesise(tmp_path, map_, tmp_path / "anew", "--resample", "lesion", "--draw", 2, runs="runs")
+    changed = np.abs(volume(tmp_path / "anew" / "a_T1w.nii.gz") - first)
+    assert changed[label == 4].mean() > 10 * changed[label == 2].mean()
+
+
 def test_classes_made_from_images_are_said_to_be_absent(tmp_path: Path) -> None:
     spec = replace(SPEC, labels=(*SPEC.labels, Label(5, "body_unlabelled")))
     make_run(tmp_path / "runs", "gmm", spec, [[-1024.0, 3071.0]])
