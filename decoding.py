@@ -1,17 +1,52 @@
-"""Plain values, as JSON gives them, to frozen dataclasses: strictly by their type hints. Imports nothing of ours."""
+"""Plain values, as JSON gives them, to frozen dataclasses: strictly by their type hints. Imports nothing of ours.
+
+Names, texts and paths that come out of files are checked here, and nowhere else.
+"""
 
 from __future__ import annotations
 
 import dataclasses
 import functools
 import math
+import re
 import types
+import unicodedata
 from pathlib import Path
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 
 class Mismatch(ValueError):  # noqa: N818 (reads as what it is in `except Mismatch`)
     """A value that is not what the type hint asks for; the message says where, what was found and what is allowed."""
+
+
+_SAFE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
+
+
+def check_name(name: str, what: str = "name") -> str:
+    """Return `name` if it can safely be one path component; raise ValueError otherwise.
+
+    Case ids, channels and run names become folders and files: separators, ``..`` and leading dots could leave the folder.
+    """
+    if not _SAFE_NAME.fullmatch(name) or ".." in name:
+        raise ValueError(
+            f"{what} {name!r} is not allowed: use 1-100 letters, digits, '.', '_' or '-', "
+            "starting with a letter or digit, without '..'"
+        )
+    return name
+
+
+def check_text(text: str, what: str) -> str:
+    """Return `text` if it is one line that every file and terminal can show; ValueError otherwise."""
+    if not text.isprintable() and any(unicodedata.category(letter) in ("Cc", "Cs", "Zl", "Zp") for letter in text):
+        raise ValueError(f"{what} {text!r} is not allowed: it holds a line break or another control character")
+    return text
+
+
+def check_path(path: str, what: str = "path") -> str:
+    """Return `path` if it names something below a folder, as it is spelled; ValueError otherwise."""
+    if path.startswith("/") or ".." in path.split("/") or "\0" in path or not path:
+        raise ValueError(f"{what} {path!r} leaves the folder")
+    return check_text(path, what)
 
 
 def decode(kind: Any, value: Any, where: str, complete: bool = False) -> Any:

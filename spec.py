@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal, cast
 
-from decoding import decode
+from decoding import check_name, check_text, decode
 
 Axis = Literal["axial", "coronal", "sagittal"]
 
@@ -29,13 +29,23 @@ class Label:
     name: str
     source: tuple[int, ...] = ()
 
+    def __post_init__(self) -> None:
+        check_text(self.name, "label name")
+
 
 @dataclass(frozen=True)
 class Channel:
-    """One image channel: its name (``T1w``, ``CT``) and the physical unit of its intensities (``HU`` or ``a.u.``)."""
+    """One image channel: its name (``T1w``, ``CT``) and the physical unit of its intensities (``HU`` or ``a.u.``).
+
+    The name becomes part of file names. ValueError for one that could not.
+    """
 
     name: str
     unit: str = "a.u."
+
+    def __post_init__(self) -> None:
+        check_name(self.name, "channel name")
+        check_text(self.unit, "unit")
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
@@ -11,8 +12,8 @@ from typing import Any, Literal
 from numpy.typing import NDArray
 
 from dataloaders.intensity import Window
-from decoding import decode
-from engine.files import check_name, read_json, with_path, write_json
+from decoding import check_name, check_path, check_text, decode
+from engine.files import read_json, with_path, write_json
 from spec import DataSpec
 
 SCHEMA = "medsis-manifest/1"
@@ -156,6 +157,8 @@ class Manifest:
             cases = tuple(case_from_dict(case) for case in data["cases"])
             manifest = cls(DataSpec.from_dict(data.get("spec", {})), cases, provenance, reader.sums())
             manifest.check()
+            if "inferred" not in provenance:  # whoever lays out a plain folder may do so by links
+                _refuse_links_out(Path(folder), cases)
         except ValueError as error:
             raise ValueError(f"{path}: damaged manifest: {error}") from None
         return manifest
@@ -175,6 +178,31 @@ class Manifest:
                 raise ValueError(f"case {case.id}: two slices have the same index")
 
 
+def _refuse_links_out(root: Path, cases: Sequence[Case]) -> None:
+    """ValueError where a file that the manifest names is in truth a link to one elsewhere: it would be copied to results.
+
+    The folder itself may be a link, and git-annex keeps contents in the repository's own store.
+    """
+    names: dict[str, set[str]] = {}
+    for item in (item for case in cases for item in case.slices):
+        for path in (item.label, *item.images, *item.generated, *item.filled):
+            folder, _, name = path.rpartition("/")
+            names.setdefault(folder, set()).add(name)
+    inside = os.path.realpath(root) + os.sep
+    for folder, wanted in names.items():
+        place = root / folder
+        if not place.is_dir():
+            continue
+        with os.scandir(place) as entries:
+            links = [entry.path for entry in entries if entry.is_symlink() and entry.name in wanted]
+        for path in [*links, *([] if folder == "" else [str(place)])]:
+            target = os.path.realpath(path)
+            if not target.startswith(inside) and "/.git/annex/objects/" not in target:
+                raise ValueError(
+                    f"{path} is a link that leaves the folder; copy what it points to, or make the whole folder a link"
+                )
+
+
 def case_from_dict(data: Any) -> Case:
     """Inverse of `dataclasses.asdict` for one case; ValueError where something is missing, unknown or of another type."""
     if not isinstance(data, dict) or not isinstance(data.get("slices"), (list, tuple)):
@@ -182,6 +210,7 @@ def case_from_dict(data: Any) -> Case:
     where = f"case {data.get('id')!r}"
     case: Case = decode(Case, {"grey": None, **data, "slices": ()}, where, complete=True)
     check_name(case.id, "case id")
+    check_text(case.patient, f"{where}: patient")
     return replace(case, slices=tuple(item if isinstance(item, Slice) else _slice(item) for item in data["slices"]))
 
 
@@ -234,8 +263,7 @@ def _slice(data: Any, histograms: bool = True) -> Slice:
         decode(Slice, {"filled": (), **data}, where, complete=True)
         raise ValueError(f"{where}: {sorted(data)} must be {sorted(SLICE_FIELDS)} and filled")
     for path in paths:
-        if path.startswith("/") or ".." in path.split("/") or "\0" in path or not path:
-            raise ValueError(f"manifest path {path!r} leaves the folder")
+        check_path(path, "manifest path")
     return Slice(index, label, tuple(images), tuple(generated), histogram, tuple(filled))
 
 

@@ -4,28 +4,13 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-_SAFE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
-
-
-def check_name(name: str, what: str = "name") -> str:
-    """Return `name` if it can safely be one path component; raise ValueError otherwise.
-
-    Case ids and run names become folders and files: separators, ``..`` and leading dots could leave the folder.
-    """
-    if not _SAFE_NAME.fullmatch(name) or ".." in name:
-        raise ValueError(
-            f"{what} {name!r} is not allowed: use 1-100 letters, digits, '.', '_' or '-', "
-            "starting with a letter or digit, without '..'"
-        )
-    return name
-
+from decoding import check_name as check_name
 
 # What people call pictures and volumes; files of other kinds lie beside data for good reasons.
 _IMAGES = ".png .jpg .jpeg .bmp .gif .tif .tiff .npy .npz .nii .nii.gz .img .hdr .mgz .mgh .mha .nrrd .dcm".split()

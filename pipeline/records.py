@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from dataloaders.nifti import file_sha256
+from decoding import check_path, decode
 from engine.files import read_json, write_json
 
 SCHEMA = "medsis-unit/1"
@@ -78,8 +79,13 @@ def load_record(folder: Path) -> Record | None:
         data = dict(read_json(path))
         if data.pop("schema", None) != SCHEMA:
             return None
-        return Record(**data)
-    except (ValueError, TypeError):
+        record: Record = decode(Record, data, str(path))
+        for item in record.outputs.values():
+            check_path(decode(str, item["file"], "file"))
+            decode(int, item["bytes"], "bytes")
+            decode(str, item["sha256"], "sha256")
+        return record
+    except (ValueError, TypeError, KeyError):
         return None
 
 

@@ -54,7 +54,7 @@ ALLOWED = {
 # Small modules that several parts share.
 OURS.add("decoding")
 ALLOWED["decoding.py"] = set()
-for part in ("spec.py", "config.py", "dataloaders", "pipeline"):
+for part in ("spec.py", "config.py", "dataloaders", "evaluation", "engine", "pipeline"):
     ALLOWED[part] |= {"decoding"}
 ALLOWED["dataloaders"] |= {"engine.locks", "engine.progress", "models.ranks"}
 ALLOWED["evaluation"] |= {"engine.progress"}
