@@ -27,12 +27,12 @@ class MissingWeights(RuntimeError):  # noqa: N818 (reads as what it is in `excep
 
 @dataclass(frozen=True)
 class WeightFile:
-    """A published weight file. sha256_prefix: the hex digits in its name, torch.hub's way of naming a hash."""
+    """A published weight file. sha256: of the whole file; its name carries the first eight digits."""
 
     key: str
     filename: str
     url: str
-    sha256_prefix: str
+    sha256: str
     size_mb: int
     licence: str
     used_for: str
@@ -46,7 +46,7 @@ KNOWN = {
             "inception",
             "pt_inception-2015-12-05-6726825d.pth",
             "https://github.com/mseitzer/pytorch-fid/releases/download/fid_weights/pt_inception-2015-12-05-6726825d.pth",
-            "6726825d",
+            "6726825d0af5f729cebd5821db510b11b1cfad8faad88a03f1befd49fb9129b2",
             91,
             "Apache-2.0",
             "FID",
@@ -55,7 +55,7 @@ KNOWN = {
             "alexnet",
             "alexnet-owt-7be5be79.pth",
             _TORCHVISION + "alexnet-owt-7be5be79.pth",
-            "7be5be79",
+            "7be5be791159472b1fbf3c69796f7cb30dca7ad8466c2df70058c37116cdee02",
             233,
             "BSD-3-Clause",
             "LPIPS",
@@ -64,7 +64,7 @@ KNOWN = {
             "vgg19",
             "vgg19-dcbb9e9d.pth",
             _TORCHVISION + "vgg19-dcbb9e9d.pth",
-            "dcbb9e9d",
+            "dcbb9e9dad569fff7a846263a77324fc34978fea2bfb039c012d710e1776ae44",
             548,
             "BSD-3-Clause",
             "VGG loss",
@@ -99,9 +99,9 @@ def resolve(key: str, explicit: Path | None = None) -> Path:
     """Path of the verified weight file; MissingWeights where no candidate exists or its hash is wrong."""
     file, path = KNOWN[key], locate(key, explicit)
     digest = sha256(path)
-    if not digest.startswith(file.sha256_prefix):
+    if digest != file.sha256:
         raise MissingWeights(
-            f"{path}: SHA-256 begins {digest[:8]}, {file.filename} must begin {file.sha256_prefix}",
+            f"{path}: SHA-256 is {digest}, that of {file.filename} must be {file.sha256}",
             f"weights damaged: {file.filename}",
         )
     return path

@@ -52,7 +52,7 @@ def existing(folder: Path | None) -> Path | None:
 def fetch(file: WeightFile, folder: Path) -> None:
     """Download to a temporary name, verify the hash, rename. OSError or ValueError with one line on failure."""
     print(
-        f"{file.filename}: {file.size_mb} MB, SHA-256 {file.sha256_prefix}…, {file.licence}, for {file.used_for}\n"
+        f"{file.filename}: {file.size_mb} MB, SHA-256 {file.sha256}, {file.licence}, for {file.used_for}\n"
         f"  from {file.url}\n  to   {folder / file.filename}"
     )
     with atomic_path(folder / file.filename) as temporary:
@@ -68,8 +68,8 @@ def fetch(file: WeightFile, folder: Path) -> None:
                 f"{file.url} cannot be reached ({error.reason}); fetch it elsewhere and copy it there"
             ) from None
         digest = sha256(temporary)
-        if not digest.startswith(file.sha256_prefix):
-            raise ValueError(f"{file.url}: SHA-256 begins {digest[:8]}, expected {file.sha256_prefix}; not kept")
+        if digest != file.sha256:
+            raise ValueError(f"{file.url}: SHA-256 is {digest}, expected {file.sha256}; not kept")
 
 
 def main() -> int:

@@ -26,7 +26,7 @@ def made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[WeightFile, P
     source.parent.mkdir()
     torch.save({"features.0.bias": torch.arange(3.0)}, source)
     digest = hashlib.sha256(source.read_bytes()).hexdigest()
-    file = replace(KNOWN["alexnet"], sha256_prefix=digest[:8], url=source.as_uri())
+    file = replace(KNOWN["alexnet"], sha256=digest, url=source.as_uri())
     monkeypatch.setitem(KNOWN, "alexnet", file)
     monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
     monkeypatch.delenv("MEDSIS_WEIGHTS", raising=False)
@@ -83,7 +83,7 @@ def test_a_wrong_hash_is_refused(made: tuple[WeightFile, Path], tmp_path: Path) 
     _, source = made
     damaged = copy(source, tmp_path / "given")
     damaged.write_bytes(damaged.read_bytes()[:-1])
-    with pytest.raises(MissingWeights, match="SHA-256 begins"):
+    with pytest.raises(MissingWeights, match="SHA-256 is"):
         resolve("alexnet", damaged.parent)
 
 
@@ -116,7 +116,8 @@ def test_loading_runs_no_code(made: tuple[WeightFile, Path], tmp_path: Path) -> 
 
 def test_published_names_carry_their_hash() -> None:
     for file in KNOWN.values():
-        assert f"-{file.sha256_prefix}." in file.filename
+        assert len(file.sha256) == 64
+        assert f"-{file.sha256[:8]}." in file.filename
         assert file.url.endswith(file.filename)
 
 
@@ -144,7 +145,7 @@ def test_download_verifies_and_check_reports(
     assert run(monkeypatch, "--keys", "alexnet", "--out", str(out)) == 0
     assert [path.name for path in out.iterdir()] == [file.filename]
     listed = capsys.readouterr().out
-    for part in (file.filename, file.sha256_prefix, file.licence, str(out), "233 MB"):
+    for part in (file.filename, file.sha256, file.licence, str(out), "233 MB"):
         assert part in listed
     assert run(monkeypatch, "--keys", "alexnet", "--out", str(out), "--check") == 0
     assert "present" in capsys.readouterr().out
@@ -180,3 +181,12 @@ def test_check_from_the_command_line(tmp_path: Path) -> None:
     assert done.returncode == 1
     assert done.stdout.count("missing") >= 2
     assert "Traceback" not in done.stderr
+
+
+def test_all_digits_of_the_hash_count(made: tuple[WeightFile, Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    """A file whose SHA-256 only begins as it should, as anybody can make one, is another file."""
+    file, source = made
+    other = file.sha256[:-1] + ("0" if file.sha256[-1] != "0" else "1")
+    monkeypatch.setitem(KNOWN, "alexnet", replace(file, sha256=other))
+    with pytest.raises(MissingWeights, match=f"SHA-256 is {file.sha256}"):
+        resolve("alexnet", source)
