@@ -9,7 +9,7 @@ import math
 import secrets
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +17,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from dataloaders.lab2im import TheirNames
 from dataloaders.label_maps import LabelMap, LabelMaps, Source
-from dataloaders.label_schemes import scheme_of
+from dataloaders.label_schemes import read_scheme, scheme_of
 from dataloaders.lesion_maps import LesionMaps, Lesions, lesion_scheme
 from dataloaders.nifti import write_volume
 from dataloaders.seed_maps import SeedMaps
@@ -31,6 +32,7 @@ from models.gmm.params import Params
 from models.gmm.priors import FittedPrior, parse_prior, priors_for
 from models.gmm.render import render_pair
 from models.gmm.sampling import GivenPriors, Priors, default_priors, sample_params
+from spec import BACKGROUND
 
 MAX_GROWTH, MAX_VOXELS = 4, 2**30  # of an image: times its map's size per axis, in all
 
@@ -54,6 +56,12 @@ class Sample:
     def __iter__(self) -> Iterator[NDArray]:
         return iter((self.image, self.labels))
 
+    def __len__(self) -> int:
+        return 2
+
+    def __getitem__(self, index: int) -> NDArray:
+        return (self.image, self.labels)[index]
+
     def save(self, image: Path | str, labels: Path | str) -> None:
         """Write both as compressed NIfTI files; several channels go to one file, along a fourth axis.
 
@@ -74,13 +82,16 @@ class Sample:
         return [np.expand_dims(channel, flat) for channel in channels], np.expand_dims(self.labels, flat)
 
 
-class ImageGenerator:
-    """An endless source of synthetic images; sample k of seed s is always the same.
+class ImageGenerator(TheirNames):
+    """An endless source of synthetic images; sample k of seed s is always the same. `next` gives what `generate_image` does.
+
+    Positions, names and attributes of arguments are lab2im's (`BrainGenerator`: SynthSeg's); lists may be .npy files.
 
     labels_dir: file, folder, .txt list, array, tensor, or a list of these; maps may differ in shape, spacing, orientation.
     generation_labels, generation_classes, output_labels: lists, arrays or .npy files, as lab2im's; by default every value
-    that occurs in a map is a label and a class of its own, which needs a look at every file. n_neutral_labels: how many of
-    generation_labels have no side; by default sides are taken from FreeSurfer's table. scheme: all of these at once.
+    that occurs in a map is a label and a class of its own, which needs a look at every file; output_labels may also be the
+    values to keep, others become 0. n_neutral_labels: how many of generation_labels have no side; by default sides are taken
+    from FreeSurfer's table. scheme: all of these at once, or a text for `label_schemes.read_scheme`.
     prior_means, prior_stds: None, number, [a, b], (2, K), (2R, K), or .npy files of them; priors: a file of
     scripts/estimate_priors.py instead. n_channels, batchsize, subjects_prob as in lab2im.
     seeds: folder of scripts/make_seeds.py; the tissues of each sample are split by intensity, into subclasses (least, most)
@@ -98,20 +109,24 @@ class ImageGenerator:
         labels_dir: Source,
         generation_labels: Any = None,
         output_labels: Any = None,
-        *,
+        batchsize: int = 1,
+        n_channels: int = 1,
+        target_res: Any = None,
+        output_shape: Any = None,
+        output_div_by_n: Any = None,
         generation_classes: Any = None,
-        n_neutral_labels: int | None = None,
-        scheme: LabelScheme | None = None,
         prior_distributions: str | None = None,
         prior_means: Any = None,
         prior_stds: Any = None,
+        use_specific_stats_for_channel: bool | None = None,
+        *,
+        n_neutral_labels: int | None = None,
+        scheme: LabelScheme | str | None = None,
         priors: Path | str | Priors | None = None,
         seeds: Path | str | None = None,
         subclasses: tuple[int, int | None] = (1, None),
         lesions: Lesions | None = None,
-        n_channels: int = 1,
-        batchsize: int = 1,
-        subjects_prob: Sequence[float] | None = None,
+        subjects_prob: Any = None,
         preset: str = "lab2im",
         options: GmmConfig | None = None,
         spacing: Sequence[float] | None = None,
@@ -121,8 +136,21 @@ class ImageGenerator:
         **theirs: Any,
     ) -> None:
         self.maps = LabelMaps(labels_dir, cache_gb, spacing)
-        if prior_distributions is not None:
-            theirs["prior_distributions"] = prior_distributions
+        batchsize = theirs.pop("batch_size", batchsize)  # lab2im's first name of it
+        if theirs.pop("blur_background", None) is not None:
+            warnings.warn("blur_background: has no effect; see the option background", stacklevel=2)
+        theirs |= {
+            "target_res": target_res,
+            "output_shape": output_shape,
+            "output_div_by_n": output_div_by_n,
+            "prior_distributions": prior_distributions,
+            "use_specific_stats_for_channel": use_specific_stats_for_channel,
+        }
+        theirs = {name: _loaded(name, value) for name, value in theirs.items()}
+        typed = {"prior_means": _loaded("prior_means", prior_means), "prior_stds": _loaded("prior_stds", prior_stds)}
+        self.given = theirs | typed | {"subjects_prob": _loaded("subjects_prob", subjects_prob)}
+        named = ("max_res_iso", "max_res_aniso")  # None says something
+        theirs = {name: value for name, value in theirs.items() if value is not None or name in named}
         if options is not None and theirs:
             raise ValueError(f"options and {', '.join(theirs)} cannot both be given")
         for name, value in {"n_channels": n_channels, "batchsize": batchsize}.items():
@@ -135,6 +163,8 @@ class ImageGenerator:
                 "priors and seeds cannot both be given: priors are of the labels, intensities are of the seeds' clusters"
             )
         self.options = options or gmm_options(preset, **theirs)
+        if isinstance(scheme, str):
+            scheme = read_scheme(scheme, self.maps.values(), self.options.preset, "scheme")
         self.scheme = scheme or self._find_scheme(
             generation_labels, generation_classes, output_labels, n_neutral_labels
         )
@@ -150,18 +180,32 @@ class ImageGenerator:
         self.channels, self.batch_size = n_channels, batchsize
         self.seed = secrets.randbits(62) if seed is None else seed
         self.device = torch.device(device)
-        self.priors = self._find_priors(prior_means, prior_stds, priors)
-        self.weights = _weights(subjects_prob, len(self.maps))
+        self.priors = self._find_priors(self.given["prior_means"], self.given["prior_stds"], priors)
+        self.weights = _weights(self.given["subjects_prob"], len(self.maps))
         self.made = 0
+        self.written: tuple[NDArray[np.float64], tuple[int, ...]] | None = None  # affine and shape of the last image
+
+    def __iter__(self) -> Iterator[Sample]:
+        return self
+
+    def __next__(self) -> Sample:
+        return self.generate_image()
 
     def _find_scheme(self, labels: Any, classes: Any, outputs: Any, neutral: int | None) -> LabelScheme:
         if labels is None:
-            given = {"generation_classes": classes, "output_labels": outputs, "n_neutral_labels": neutral}
+            given = {"generation_classes": classes, "n_neutral_labels": neutral}
             alone = [name for name, value in given.items() if value is not None]
             if alone:
                 raise ValueError(f"{', '.join(alone)} need generation_labels, whose order they follow")
-            return scheme_of(self.maps.values(), self.options.preset)
-
+            found = scheme_of(self.maps.values(), self.options.preset)
+            if outputs is None:
+                return found
+            kept = _kept(found.values, _whole("output_labels", outputs))
+            if kept is None:
+                raise ValueError(
+                    "output_labels need generation_labels, whose order they follow, or must be among the labels"
+                )
+            return replace(found, outputs=tuple(kept))
         return list_scheme(labels, classes, outputs, neutral)
 
     def _find_priors(self, means: Any, stds: Any, priors: Path | str | Priors | None) -> Priors | None:
@@ -252,6 +296,7 @@ class ImageGenerator:
         """
         samples = [self.sample(self.made + i) for i in range(self.batch_size)]
         self.made += self.batch_size
+        self.written = samples[0].affine, samples[0].volumes()[1].shape
         if self.batch_size == 1:
             return samples[0]
         shapes = sorted({sample.labels.shape for sample in samples})
@@ -270,7 +315,7 @@ def warn_unmirrored(options: GmmConfig, scheme: LabelScheme) -> None:
         warnings.warn(
             "label maps are not mirrored, as which labels are left and right is unknown: give n_neutral_labels or a "
             "scheme of names with left and right, or turn flipping off",
-            stacklevel=3,
+            stacklevel=1,  # once, however many generators a command makes
         )
 
 
@@ -307,6 +352,62 @@ def _flat_axes(label_map: LabelMap) -> tuple[int, ...]:
     return tuple(axis for axis, along in enumerate(ras) if along not in label_map.plane)
 
 
+class BrainGenerator(ImageGenerator):
+    """`ImageGenerator` with SynthSeg's positions and preset: ``BrainGenerator(maps).generate_brain()``."""
+
+    def __init__(
+        self,
+        labels_dir: Source,
+        generation_labels: Any = None,
+        n_neutral_labels: int | None = None,
+        output_labels: Any = None,
+        subjects_prob: Any = None,
+        batchsize: int = 1,
+        n_channels: int = 1,
+        target_res: Any = None,
+        output_shape: Any = None,
+        output_div_by_n: Any = None,
+        prior_distributions: str | None = None,
+        generation_classes: Any = None,
+        prior_means: Any = None,
+        prior_stds: Any = None,
+        use_specific_stats_for_channel: bool | None = None,
+        mix_prior_and_random: bool | None = None,
+        flipping: bool | None = None,
+        **keywords: Any,
+    ) -> None:
+        super().__init__(
+            labels_dir,
+            generation_labels,
+            output_labels,
+            batchsize,
+            n_channels,
+            target_res,
+            output_shape,
+            output_div_by_n,
+            generation_classes,
+            prior_distributions,
+            prior_means,
+            prior_stds,
+            use_specific_stats_for_channel,
+            n_neutral_labels=n_neutral_labels,
+            subjects_prob=subjects_prob,
+            mix_prior_and_random=mix_prior_and_random,
+            flipping=flipping,
+            **{"preset": "synthseg"} | keywords,
+        )
+
+
+def _loaded(name: str, value: Any) -> Any:
+    """The value, or the content of the .npy file that it names."""
+    if not isinstance(value, (str, Path)) or not str(value).endswith(".npy"):
+        return value
+    try:
+        return as_array(value)
+    except ValueError as error:
+        raise ValueError(f"{name} {error}") from None
+
+
 def as_array(value: Any) -> Any:
     """A list or array, or the content of a .npy file; None for None, ValueError for other paths."""
     if not isinstance(value, (str, Path)):
@@ -335,16 +436,22 @@ def _whole(name: str, item: Any) -> Any:
 
 
 def list_scheme(labels: Any, classes: Any, outputs: Any, neutral: int | None) -> LabelScheme:
-    """The scheme of lab2im's lists: numbers or .npy files of them; ValueError naming the list."""
-    return LabelScheme.from_lists(
-        _whole("generation_labels", labels),
-        _whole("generation_classes", classes),
-        _whole("output_labels", outputs),
-        neutral,
-    )
+    """The scheme of lab2im's lists: numbers or .npy files of them; ValueError naming the list.
+
+    outputs of another length than labels, and all among them, are those to keep, as in lab2im; others become 0.
+    """
+    values, kept = _whole("generation_labels", labels), _whole("output_labels", outputs)
+    if kept is not None and len(kept) != len(values):
+        kept = _kept(values, kept) or kept
+    return LabelScheme.from_lists(values, _whole("generation_classes", classes), kept, neutral)
 
 
-def _weights(given: Sequence[float] | None, count: int) -> torch.Tensor:
+def _kept(values: Sequence[int], outputs: Sequence[int]) -> list[int] | None:
+    """Output of each value where only those of `outputs` are kept; None where some of these are no values."""
+    return [value if value in outputs else BACKGROUND for value in values] if set(outputs) <= set(values) else None
+
+
+def _weights(given: Any, count: int) -> torch.Tensor:
     if given is None:
         return torch.ones(count)
     weights = torch.as_tensor(list(given), dtype=torch.float64)

@@ -66,8 +66,8 @@ class GmmConfig:
     """Interpolation of control grids: linear or cubic B-spline."""
     output_shape: tuple[int, ...] = ()
     """Random crop to this many voxels, one number or one per axis; maps that are smaller are padded with background."""
-    output_div_by_n: int = 1
-    """Round the output shape down to multiples of this."""
+    output_div_by_n: int | tuple[int, ...] = 1
+    """Round the output shape down to multiples of this, one number or one per axis."""
     target_res: tuple[float, ...] = ()
     """Voxel size of the output in mm; by default the map's."""
 
@@ -283,9 +283,11 @@ def check_gmm(gmm: GmmConfig, prefix: str = "") -> None:
     for name in ("tie_std", "gamma_std", "blur_width"):
         if getattr(gmm, name) < 0:
             refuse(name, "0 or more")
-    for name in ("output_div_by_n", "blur_range"):
-        if getattr(gmm, name) < 1:
-            refuse(name, "1 or more")
+    if gmm.blur_range < 1:
+        refuse("blur_range", "1 or more")
+    multiples = gmm.output_div_by_n if isinstance(gmm.output_div_by_n, tuple) else (gmm.output_div_by_n,)
+    if not 1 <= len(multiples) <= 3 or min(multiples) < 1:
+        refuse("output_div_by_n", "1 or more, one number or one per axis")
     for name in ("nonlin_std", "texture_fwhm", "bias_field_std", "noise_std", "noise_coils", "blur"):
         if not is_range(getattr(gmm, name)) or min(getattr(gmm, name)) < 0:
             refuse(name, "one value of 0 or more, or low and high")

@@ -14,7 +14,10 @@ from packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).resolve().parents[1]
 # `from models.gmm import ImageGenerator` is promised to users; the class reads files, so it lives in dataloaders/.
-DOORS = {("models/gmm/__init__.py", "dataloaders.image_generator.ImageGenerator")}
+DOORS = {
+    ("models/gmm/__init__.py", f"dataloaders.{name}")
+    for name in ("image_generator", "image_generator.ImageGenerator", "image_generator.BrainGenerator", "lab2im")
+}
 OURS = {
     "config",
     "method_options",

@@ -14,9 +14,11 @@ from models.gmm.render import deform, paint, render, render_pair
 from models.gmm.sampling import GivenPriors, sample_params
 
 if TYPE_CHECKING:
-    from dataloaders.image_generator import ImageGenerator
+    from dataloaders import lab2im as utils
+    from dataloaders.image_generator import BrainGenerator, ImageGenerator
 
 __all__ = [
+    "BrainGenerator",
     "FittedPrior",
     "GivenPriors",
     "Gmm",
@@ -29,13 +31,18 @@ __all__ = [
     "render",
     "render_pair",
     "sample_params",
+    "utils",
 ]
 
 
 def __getattr__(name: str) -> Any:
-    """`ImageGenerator` reads files, so it lives with the data loaders; here is only the door that users expect."""
-    if name == "ImageGenerator":
-        from dataloaders.image_generator import ImageGenerator
+    """The generators read files, so they live with the data loaders; here is only the door that users expect."""
+    if name in ("ImageGenerator", "BrainGenerator"):
+        from dataloaders import image_generator
 
-        return ImageGenerator
+        return getattr(image_generator, name)
+    if name == "utils":
+        from dataloaders import lab2im
+
+        return lab2im
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

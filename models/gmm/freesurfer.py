@@ -114,6 +114,7 @@ WHITE_MATTER = (
     5001,
     5002,
 )  # wmparc
+CEREBRUM = {2, 3, 41, 42}  # white matter and cortex, which a segmentation of the whole brain holds
 # Ids of the colour table that no segmentation of today holds: maps with many of them are numbered by someone else.
 _UNUSED = {6, 9, 19, 20, 21, 22, 23, 27, 29, *range(32, 41), 45, 48, 55, 56, 59, 61, *range(64, 72), 73, 74, 83, 84}
 _UNUSED |= {86, 87, 88, 96, 97, 98}
@@ -159,7 +160,7 @@ def strangers(values: Iterable[int]) -> tuple[int, ...] | None:
     unknown = sorted(found - known)
     if not known or 1 in found or len(known & _UNUSED) * 5 > len(known):
         return None
-    if unknown and (not found & {2, 3, 41, 42} or len(unknown) * 3 > len(known)):
+    if unknown and (not found & CEREBRUM or len(unknown) * 3 > len(known)):
         return None
     return tuple(unknown)
 

@@ -162,7 +162,7 @@ class LabelScheme:
             partners = _halves(len(values), n_neutral_labels)
             if told is not None and names is None and n_neutral_labels == len(values):
                 partners = told
-            elif told is not None or (known and names is None):
+            elif told is not None or (known and names is None and freesurfer.CEREBRUM & {*values}):
                 _check_pairs(values, shown, partners, told, n_neutral_labels)
         return cls(
             values=values,

@@ -74,6 +74,8 @@ def _form(name: str, value: Any) -> Any:
         numbers = []
     if not numbers and np.size(value):
         raise ValueError(f"{name} {value!r}: must be numbers")
+    if name == "output_div_by_n" and len(numbers) > 1:
+        return tuple(round(x) for x in numbers)
     if not isinstance(default, tuple):
         if len(numbers) != 1:
             raise ValueError(f"{name} {value!r}: must be one number")

@@ -209,10 +209,12 @@ def _window(
     target = per_axis(options.target_res, n, "target_res") if options.target_res else mm
     factor = [m / t for m, t in zip(mm, target, strict=True)]
     wanted = per_axis(options.output_shape, n, "output_shape") if options.output_shape and spatial else None
+    steps = options.output_div_by_n if isinstance(options.output_div_by_n, tuple) else (options.output_div_by_n,)
+    multiples = [int(step) for step in per_axis(steps, n, "output_div_by_n")]
     out, crop = [], []
     for axis in range(n):
         size = int(wanted[axis]) if wanted is not None else max(1, math.floor(shape[axis] * factor[axis] + 1e-6))
-        size = max(options.output_div_by_n, size - size % options.output_div_by_n) if spatial else size
+        size = max(multiples[axis], size - size % multiples[axis]) if spatial else size
         unchanged = abs(factor[axis] - 1) < 1e-6
         out.append(size)
         crop.append(size if unchanged else max(1, round(size / factor[axis])))
