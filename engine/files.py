@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 import json
 import os
 import shutil
@@ -86,6 +87,12 @@ def atomic_path(path: Path | str) -> Iterator[Path]:
         _sync_folder(path.parent)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def remove_leftovers(path: Path) -> None:
+    """Remove the temporary files of `atomic_path` that killed writers of `path` left; nobody else may be writing it."""
+    for left in path.parent.glob(f".tmp-*-{glob.escape(path.name)}"):
+        left.unlink(missing_ok=True)
 
 
 @contextmanager

@@ -13,9 +13,9 @@ import shutil
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -30,7 +30,8 @@ from dataloaders.labels import count_labels
 from dataloaders.manifest import SYNTHESIS
 from dataloaders.map_slices import slice_map
 from dataloaders.nifti import file_sha256
-from engine.files import check_name, files_below, read_json, with_path, write_json
+from decoding import check_path, decode
+from engine.files import files_below, read_json, remove_leftovers, with_path, write_json
 from engine.progress import say, tracked
 from engine.results import synthesize_split, write_volumes
 from models.base import Method
@@ -51,6 +52,30 @@ class MapFile:
     file: str
     place: str
     case: str
+
+
+@dataclass(frozen=True)
+class MapRecord:
+    """How the volumes of a map were made. map: its file, case and SHA-256; images: paths below the output folder; voxels and
+    classes of each of its ids; read: how these were read; absent: classes of the run that it does not have.
+    """
+
+    schema: str
+    map: dict[str, str]
+    images: tuple[str, ...]
+    voxels: dict[int, int]
+    classes: dict[int, str]
+    read: str
+    absent: tuple[str, ...]
+    notes: tuple[str, ...]
+    slices: int
+    seconds: float
+
+    def __post_init__(self) -> None:
+        if self.schema != SCHEMA:
+            raise ValueError(f"schema {self.schema!r}, this version reads {SCHEMA!r}")
+        for path in self.images:
+            check_path(path, "volume")
 
 
 @dataclass
@@ -178,7 +203,7 @@ def synthesize_maps(job: MapJob, labels: Path, part: tuple[int, int] = (0, 1)) -
 
 def _paths(job: MapJob, item: MapFile, bids: bool) -> list[str]:
     """Files of a map's volumes below the output folder, one per channel."""
-    names = [check_name(channel.name, "channel name") for channel in job.spec.channels]
+    names = [channel.name for channel in job.spec.channels]
     plain = [re.sub("[^A-Za-z0-9]", "", name) for name in names]  # as BIDS wants its suffixes
     names = plain if bids and all(plain) and len(set(plain)) == len(names) else names
     return [f"{item.place}_{name}.nii.gz" for name in names]
@@ -214,22 +239,17 @@ def _claim(job: MapJob) -> None:
 def _remove(out: Path) -> None:
     """Remove the volumes that have a record, and the records."""
     for path in files_below(out / RECORDS, (".json",)):
-        for file in (_record(path) or {}).get("images", []):
+        for file in record.images if (record := _record(path)) else ():
             (out / file).unlink(missing_ok=True)
     shutil.rmtree(out / RECORDS, ignore_errors=True)
 
 
-def _record(path: Path) -> dict[str, Any] | None:
+def _record(path: Path) -> MapRecord | None:
     """The record of a map; None where there is none of ours."""
     try:
-        data = read_json(path) if path.is_file() else None
+        return cast(MapRecord, decode(MapRecord, read_json(path), str(path))) if path.is_file() else None
     except ValueError:
         return None
-    images = data.get("images") if isinstance(data, dict) and data.get("schema") == SCHEMA else None
-    files = images if isinstance(images, list) else [""]
-    return (
-        data if all(isinstance(f, str) and f[:1] not in ("", "/") and ".." not in f.split("/") for f in files) else None
-    )
 
 
 def _make_or_keep(job: MapJob, item: MapFile, bids: bool, report: MapReport) -> None:
@@ -238,7 +258,7 @@ def _make_or_keep(job: MapJob, item: MapFile, bids: bool, report: MapReport) -> 
     made_from = {"file": item.file, "case": item.case, "sha256": file_sha256(item.path)}
     path, images = job.out / RECORDS / f"{item.place}.json", _paths(job, item, bids)
     if record := _record(path):
-        same = record.get("map") == made_from and _read(job, item, record["voxels"])[1] == record["classes"]
+        same = record.map == made_from and _read(job, item, record.voxels)[1] == record.classes
         if same and all((job.out / file).is_file() for file in images):
             report.kept += 1
             return
@@ -247,42 +267,35 @@ def _make_or_keep(job: MapJob, item: MapFile, bids: bool, report: MapReport) -> 
                 f"{item.path}: its volumes in {job.out} were made of another map, or its ids were other classes; give "
                 "--overwrite"
             )
+    for file in (path, *(job.out / image for image in images)):
+        remove_leftovers(file)
     path.unlink(missing_ok=True)  # first, so that no record ever outlives its files
-    write_json(path, {"schema": SCHEMA, "map": made_from, **_make(job, item, images, report), "images": images})
+    write_json(path, asdict(_make(job, item, made_from, images, report)))
     report.made += 1
 
 
-def _read(job: MapJob, item: MapFile, voxels: Mapping[str, int]) -> tuple[Reading, dict[str, str]]:
+def _read(job: MapJob, item: MapFile, voxels: Mapping[int, int]) -> tuple[Reading, dict[int, str]]:
     """How the map with these ids is read, and the class of each of them."""
-    counts = {int(i): n for i, n in voxels.items()}
     lenient = job.config.unknown_labels == "background"
-    reading = read_ids(item.path, counts, job.spec, job.given, job.config.label_ids, lenient)
+    reading = read_ids(item.path, voxels, job.spec, job.given, job.config.label_ids, lenient)
     names = {i: label.name for label in reading.table.labels for i in label.source}
-    return reading, {i: names.get(int(i), job.spec.labels[0].name) for i in voxels}
+    return reading, {i: names.get(i, job.spec.labels[0].name) for i in voxels}
 
 
-def _make(job: MapJob, item: MapFile, images: Sequence[str], report: MapReport) -> dict[str, Any]:
+def _make(job: MapJob, item: MapFile, made_from: dict[str, str], images: Sequence[str], report: MapReport) -> MapRecord:
     """Write the volumes of one map; returns what there is to say about it."""
     o, label_map = job.config, read_label_map_file(item.path)
-    voxels = {str(i): n for i, n in count_labels(label_map.values.numpy()).items()}
+    voxels = count_labels(label_map.values.numpy())
     reading, classes = _read(job, item, voxels)
     sliced = slice_map(label_map, reading.table, job.spec, item.case, job.windows)
     stack, start = _Stack(), time.perf_counter()
     batches, total = sliced.batches(o.batch_size, job.neighbours), len(sliced.case.slices)
     synthesize_split(job.method, batches, stack, job.device, o.seed, o.noise, job.resampled, o.draw, total)
-    seconds = time.perf_counter() - start
+    seconds = round(time.perf_counter() - start, 3)
     write_volumes(sliced.case, job.spec, stack.levels, [job.out / path for path in images])
     there = set(np.unique(sliced.ids).tolist())
-    absent = [label.name for label in job.spec.labels[1:] if label.id not in there]
-    report.notes.update([f"labels read {reading.how}"])
-    report.notes.update([f"{item.file}: {note}" for note in sliced.notes + reading.notes])
+    absent = tuple(label.name for label in job.spec.labels[1:] if label.id not in there)
+    notes = sliced.notes + reading.notes
+    report.notes.update([f"labels read {reading.how}", *(f"{item.file}: {note}" for note in notes)])
     report.lacking.update(absent)
-    return {
-        "read": reading.how,
-        "voxels": voxels,
-        "classes": classes,
-        "absent": absent,
-        "notes": [*reading.notes, *sliced.notes],
-        "slices": len(stack.levels),
-        "seconds": round(seconds, 3),
-    }
+    return MapRecord(SCHEMA, made_from, tuple(images), voxels, classes, reading.how, absent, notes, total, seconds)
