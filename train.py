@@ -124,8 +124,8 @@ def train(config: Config) -> int:
         batches = tracked(train_loader.share(), "fit", len(train_loader) // run.ranks, rank() == 0, len)
         method.fit(batch.to(run.device) for batch in run.unless_stopped(batches))
         state.images_seen = len(train_loader)
-    if players and state.step == 0:
-        method.calibrate(run.first_batches())
+    if players and state.step == 0 and (warning := method.calibrate(run.first_batches())):
+        run.log.say(f"warning: {warning}")
 
     run.begin()
     with run.kept():

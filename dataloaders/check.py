@@ -16,7 +16,7 @@ def check_folder(root: Path, workers: int = 0) -> list[str]:
     histogram mismatch, orphan files, a patient in two splits. ValueError where there is no manifest to check against.
     """
     manifest = Manifest.load(root)
-    faults = _split_faults(manifest)
+    faults = split_faults(manifest)
     with ThreadPoolExecutor(workers or None) as pool:  # decoding PNG releases the interpreter lock
         jobs = [(root, manifest, case, item) for case in manifest.cases for item in case.slices]
         for found in tracked(pool.map(lambda job: _slice_faults(*job), jobs), "check", len(jobs)):
@@ -30,13 +30,25 @@ def check_folder(root: Path, workers: int = 0) -> list[str]:
     return faults
 
 
-def _split_faults(manifest: Manifest) -> list[str]:
+def split_faults(manifest: Manifest) -> list[str]:
+    """Patients, and image files by their hash, that are in more than one split."""
     if "slices" in str(manifest.provenance.get("split")):
         return []  # one scan cut into blocks on purpose, and said so
     splits: dict[str, set[str]] = {}
+    files: dict[str, dict[str, str]] = {}
     for case in manifest.cases:
         splits.setdefault(case.patient, set()).add(case.split)
-    return [f"patient {p} is in the splits {', '.join(sorted(s))}" for p, s in sorted(splits.items()) if len(s) > 1]
+        for channel in manifest.spec.channels:
+            if source := case.sources.get(channel.name):
+                files.setdefault(source["sha256"], {}).setdefault(case.split, f"{source['file']} of {case.id}")
+    return [
+        *(f"patient {p} is in the splits {', '.join(sorted(s))}" for p, s in sorted(splits.items()) if len(s) > 1),
+        *(
+            f"{' and '.join(there.values())} are the same file in other splits"
+            for there in files.values()
+            if len(there) > 1
+        ),
+    ]
 
 
 def _slice_faults(root: Path, manifest: Manifest, case: Case, item: Slice) -> list[str]:

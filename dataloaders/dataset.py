@@ -14,6 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch.utils.data import Dataset, Sampler
 
+from dataloaders.folder import unwritten
 from dataloaders.intensity import levels_to_model
 from dataloaders.label_maps import LabelMaps
 from dataloaders.loading import load
@@ -353,6 +354,8 @@ def fingerprint(root: Path) -> str:
     for name in (FILE_NAME, SAMPLES):
         if (root / name).is_file():
             return hashlib.sha256((root / name).read_bytes()).hexdigest()
+    if (inferred := unwritten(root)) is not None:
+        return hashlib.sha256(inferred.text().encode()).hexdigest()
     digest = hashlib.sha256()
     for path in LabelMaps(root).sources:
         digest.update(f"{path.name} {file_sha256(path)}\n".encode())

@@ -9,13 +9,25 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dataloaders import geometry, tissue
-from dataloaders.intensity import AIR_BELOW, in_hu
-from dataloaders.labels import count_labels
+from dataloaders.class_look import ClassLook
+from dataloaders.intensity import AIR_BELOW, SCALE_SAMPLES, in_hu
 from dataloaders.nifti import Volume, VolumeError, file_sha256, read_volume, whole_numbers
 from dataloaders.prepare_options import PrepareOptions
 from dataloaders.sources import CaseSource, embedded_volumes
 
 LEAST_AIR = 0.001  # share of voxels at -900 or below that a CT of fractional values has
+
+
+class DataFaults(ValueError):  # noqa: N818 (several faults, one error)
+    """Faults in the source data, one line each."""
+
+    def __init__(self, faults: list[str]) -> None:
+        super().__init__(faults)  # the argument as it is, so that the error survives the way back from a worker
+        self.faults = faults
+
+    def __str__(self) -> str:
+        plural = "s" if len(self.faults) > 1 else ""
+        return f"{len(self.faults)} fault{plural} in the source data:\n  " + "\n  ".join(self.faults)
 
 
 @dataclass
@@ -63,7 +75,11 @@ def inspect_case(source: CaseSource, channels: tuple[str, ...], o: PrepareOption
     facts.looks_ct = [_looks_ct(name, volumes[name].data) for name in channels]
     facts.no_hu = [_no_hu(paths.get(name, Path(name)), volumes[name].data) for name in channels]
     if "label" in volumes:
-        facts.label_counts = count_labels(volumes["label"].data)
+        look = ClassLook()
+        facts.label_counts = look.add(volumes["label"].data)
+        shown = reference.data.ravel()[:: max(1, reference.data.size // SCALE_SAMPLES)]
+        if fault := look.fault(len(np.unique(shown))):
+            facts.faults.append(f"{source.label}: {fault}")
         if set(facts.label_counts) == {0}:
             facts.faults.append(f"{source.label}: the label map is empty, every voxel is 0")
     elif o.tissue == "none":

@@ -85,7 +85,7 @@ def read_label_map(
 
     path: a name of `table_names`; JSON {"name": id or [ids]} or {"id": "name"}; CSV or TSV with the columns id (in BIDS'
     dseg.tsv: index) and name; TOML of tissues (see `tissue_rows`).
-    found: of a built-in table, which lists all there is, only these ids.
+    An id may be a colour, ``#rrggbb``. found: of a built-in table, which lists all there is, only these ids.
     Rows of equal name are fused. Id 0, or the name ``background``, is background. ValueError naming flag, file and row.
     """
     path, built_in = Path(path), str(path) in table_names()
@@ -129,7 +129,9 @@ def _json_rows(path: Path, flag: str) -> list[tuple[int, str]]:
     try:
         if all(str(key).isdigit() for key in data):
             return [(int(key), str(name)) for key, name in data.items()]
-        return [(int(i), str(name)) for name, ids in data.items() for i in (ids if isinstance(ids, list) else [ids])]
+        return [
+            (int(_whole(i)), str(name)) for name, ids in data.items() for i in (ids if isinstance(ids, list) else [ids])
+        ]
     except (TypeError, ValueError, AttributeError):
         raise ValueError(f'{flag} {path}: expected {{"name": id or [ids]}} or {{"id": "name"}}') from None
 
@@ -142,7 +144,7 @@ def _csv_rows(path: Path, flag: str) -> list[tuple[int, str]]:
             raise ValueError(f"{flag} {path}: needs the columns id (or index) and name, found {reader.fieldnames}")
         rows = []
         for row in reader:
-            number, name = (row[columns[0]] or "").strip(), (row["name"] or "").strip()
+            number, name = str(_whole((row[columns[0]] or "").strip())), (row["name"] or "").strip()
             if not number.isdecimal() or name in ("", "n/a"):
                 raise ValueError(
                     f"{flag} {path}: line {reader.line_num}: {columns[0]} {number!r}, name {name!r}; must be a whole "
@@ -150,6 +152,12 @@ def _csv_rows(path: Path, flag: str) -> list[tuple[int, str]]:
                 )
             rows.append((int(number), name))
         return rows
+
+
+def _whole(entry: Any) -> Any:
+    """A colour ``#rrggbb`` as the id that it has in colour-coded label maps, anything else as it is."""
+    coded = isinstance(entry, str) and re.fullmatch(r"#[0-9A-Fa-f]{6}", entry)
+    return int(entry[1:], 16) if coded else entry
 
 
 def tissue_rows(path: Path) -> list[tuple[int, str, str]]:

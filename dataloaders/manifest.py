@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from dataloaders.intensity import Window
 from decoding import check_name, check_path, check_text, decode
-from engine.files import read_json, with_path, write_json
+from engine.files import json_text, read_json, with_path, write_text
 from spec import DataSpec
 
 SCHEMA = "medsis-manifest/1"
@@ -125,12 +125,13 @@ class Manifest:
 
     def save(self, folder: Path | str) -> None:
         """Write `<folder>/manifest.json` atomically."""
+        write_text(Path(folder) / FILE_NAME, self.text())
+
+    def text(self) -> str:
+        """What `save` writes."""
         spec = self.spec.to_dict()
         cases = [asdict(case) for case in self.cases]
-        write_json(
-            Path(folder) / FILE_NAME,
-            {"schema": SCHEMA, "spec": spec, "cases": cases, "provenance": self.provenance},
-        )
+        return json_text({"schema": SCHEMA, "spec": spec, "cases": cases, "provenance": self.provenance})
 
     @classmethod
     def load(cls, folder: Path | str, histograms: bool = True) -> Manifest:

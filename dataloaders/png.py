@@ -19,7 +19,11 @@ Image.MAX_IMAGE_PIXELS = MAX_PIXELS // 2  # Pillow warns there and refuses at tw
 _SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _GREY_MODES = {"1", "L", "I;16", "I;16B", "I"}
 _DEPTH = "bit depth"  # key in Pillow's info
-CONVERSION = "colour-coded labels must be converted to ids first"
+CONVERSION = "scripts/prepare_data.py --format png turns colours into ids"
+
+
+class NoGrey(ValueError):  # noqa: N818 (what the file is)
+    """A PNG of colours, or of palette indices that are no ids."""
 
 
 def write_png(path: Path | str, pixels: NDArray) -> None:
@@ -40,33 +44,55 @@ def read_png(path: Path | str, *, image_only: bool = False) -> NDArray:
     naming the file for colour images, unreadable files and files that are not PNG.
     """
     with _opened(path) as image:
-        depth = image.info[_DEPTH]
-        if image.mode in _GREY_MODES:
-            pixels = np.asarray(image.convert("L") if depth == 1 else image)
-            if depth < 8 and not image_only:
-                pixels = pixels // (255 // (2**depth - 1))  # Pillow spreads the levels over 0..255
-            return pixels.astype(np.uint8 if depth <= 8 else np.uint16)
-        if image.mode == "P" and not image_only:
-            return np.asarray(image, np.uint8)
-        colours = np.asarray(image.convert("RGBA"))
-        grey = colours[..., 0]
-        if depth == 16:
-            problem = "16-bit colour"
-        elif image.mode != "P" and (colours[..., 3] < 255).any():
-            problem = "transparent pixels"
-        elif (colours[..., :3] != grey[..., None]).any():
-            problem = "colours"
-        else:
-            return grey
-        advice = "convert it to greyscale first" if image_only else CONVERSION
-        raise ValueError(f"{path}: expected a greyscale PNG, found {problem} (mode {image.mode}); {advice}")
+        return _grey(path, image, image_only)
 
 
-def read_palette(path: Path | str) -> list[tuple[int, int, int]] | None:
-    """RGB of each index of a palette PNG; None for other files. ValueError for unreadable ones."""
-    with _opened(path) as image:
-        flat = image.getpalette("RGB") if image.mode == "P" else None
-    return None if flat is None else [(flat[i], flat[i + 1], flat[i + 2]) for i in range(0, len(flat), 3)]
+def _grey(path: Path | str, image: Image.Image, image_only: bool) -> NDArray:
+    depth = image.info[_DEPTH]
+    if image.mode in _GREY_MODES:
+        pixels = np.asarray(image.convert("L") if depth == 1 else image)
+        if depth < 8 and not image_only:
+            pixels = pixels // (255 // (2**depth - 1))  # Pillow spreads the levels over 0..255
+        return pixels.astype(np.uint8 if depth <= 8 else np.uint16)
+    if image.mode == "P" and not image_only:
+        return np.asarray(image, np.uint8)
+    colours = np.asarray(image.convert("RGBA"))
+    grey = colours[..., 0]
+    if depth == 16:
+        problem = "16-bit colour"
+    elif image.mode != "P" and (colours[..., 3] < 255).any():
+        problem = "transparent pixels"
+    elif (colours[..., :3] != grey[..., None]).any():
+        problem = "colours"
+    else:
+        return grey
+    advice = "convert it to greyscale first" if image_only else CONVERSION
+    raise NoGrey(f"{path}: expected a greyscale PNG, found {problem} (mode {image.mode}); {advice}")
+
+
+class Palettes:
+    """Label maps read as ids, for as long as all palettes among them give one id one colour."""
+
+    def __init__(self) -> None:
+        self._of_id: dict[int, tuple[tuple[int, ...], Path]] = {}
+        self._of_colour: dict[tuple[int, ...], tuple[int, Path]] = {}
+
+    def read(self, path: Path) -> NDArray:
+        """As `read_png`; NoGrey too where an id has another colour, or a colour another id, than in a file before."""
+        with _opened(path) as image:
+            ids = _grey(path, image, image_only=False)
+            flat = (image.getpalette("RGB") if image.mode == "P" else None) or []
+        for i in np.unique(ids).tolist() if flat else []:
+            colour = tuple(flat[3 * i : 3 * i + 3])
+            other_colour, first = self._of_id.setdefault(i, (colour, path))
+            other_id, second = self._of_colour.setdefault(colour, (i, path))
+            if (other_colour, other_id) != (colour, i):
+                other = first if other_colour != colour else second
+                raise NoGrey(
+                    f"{path}: its palette is not that of {other} (index {i} is {colour}), so an index is no label id; "
+                    + CONVERSION
+                )
+        return ids
 
 
 def read_colours(path: Path | str) -> NDArray[np.int32]:

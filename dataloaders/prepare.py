@@ -12,7 +12,9 @@ from typing import Any, cast
 import numpy as np
 
 from dataloaders import geometry, tissue
-from dataloaders.inspection import Facts, inspect_case
+from dataloaders.check import split_faults
+from dataloaders.conversion import convert_folder
+from dataloaders.inspection import DataFaults, Facts, inspect_case
 from dataloaders.labels import LabelTable, found_labels, read_dataset_json, read_label_map
 from dataloaders.manifest import FILE_NAME, Case, Manifest, Split, case_from_dict
 from dataloaders.prepare_options import SIZE_STEP, PrepareOptions, check_options
@@ -51,24 +53,14 @@ def find(o: PrepareOptions) -> Found:
     return find_bids(o.source, o.modalities, o.brain_masks, o.patient_regex, o.only)
 
 
-class DataFaults(ValueError):  # noqa: N818 (several faults, one error)
-    """Faults in the source data, one line each."""
-
-    def __init__(self, faults: list[str]) -> None:
-        super().__init__(faults)  # the argument as it is, so that the error survives the way back from a worker
-        self.faults = faults
-
-    def __str__(self) -> str:
-        plural = "s" if len(self.faults) > 1 else ""
-        return f"{len(self.faults)} fault{plural} in the source data:\n  " + "\n  ".join(self.faults)
-
-
 def prepare(o: PrepareOptions) -> Manifest | None:
     """Inspect, process, write the manifest; None after a dry run, and for a shard while others are not done.
 
     Raises DataFaults with all faults of all files before anything is written, and ValueError for bad options.
     """
     check_options(o)
+    if o.format == "png":
+        return convert_folder(o)
     found = find(o)
     for note in found.notes:
         print(note, flush=True)
@@ -149,6 +141,8 @@ def _conclude(o: PrepareOptions, plan: Plan, cases: list[CaseSource], identity: 
             manifest = _manifest(o, plan, found, identity)
             manifest.save(o.out)
             shutil.rmtree(work)
+            for line in split_faults(manifest):
+                print(f"warning: {line}", flush=True)
     except OSError:
         if (o.out / FILE_NAME).is_file():  # another shard was a moment faster
             return Manifest.load(o.out)

@@ -11,7 +11,7 @@ from dataloaders.workers import parse_shard
 from spec import Axis
 
 SIZE_STEP = 32  # the networks halve a slice up to five times
-Format = Literal["pairs", "nnunet", "synthrad2023", "bids", "mni152"]
+Format = Literal["pairs", "nnunet", "synthrad2023", "bids", "mni152", "png"]
 Half = Literal["images", "labels"]
 # What makes no sense where the other half is missing.
 NEEDS_IMAGES = (
@@ -37,7 +37,7 @@ class PrepareOptions:
     format: Format | None = None
     """Layout of the source data."""
     source: Path | None = None
-    """Folder of the source data (nnunet, synthrad2023, bids)."""
+    """Folder of the source data (nnunet, synthrad2023, bids; png: {train,val,test}/{images,labels}/X.png)."""
     out: Path | None = None
     """Folder to write; resumes what was interrupted there."""
     check: Path | None = None
@@ -52,7 +52,7 @@ class PrepareOptions:
     only: Half | None = None
     """Prepare one half and open nothing of the other: labels for test.py and unpaired training, images for its look."""
     channel: str = "image"
-    """pairs: name of the image channel, e.g. CT or T1w; CT selects the CT window."""
+    """pairs, png: name of the image channel, e.g. CT or T1w; CT selects the CT window."""
     case_regex: str | None = None
     """pairs: regular expression whose first group is the case id within a file's stem."""
     patient_regex: str | None = None
@@ -84,7 +84,8 @@ class PrepareOptions:
     spacing: tuple[float, ...] = ()
     """Resample to this voxel size in mm: one number, or three for right-left, front-back, head-foot."""
     window: tuple[str, ...] = ("auto",)
-    """Window per channel (or one for all): ct, mr, wm (0 to 2.5 times white matter), auto (wm with --fill), or LOW,HIGH."""
+    """Window per channel (or one for all): ct, mr, wm (0 to 2.5 times white matter), auto (wm with --fill), or LOW,HIGH.
+    png: values in the files, by default from 0 to the highest that so many bits can hold."""
     hu_offset: float | None = None
     """Added to CTs in which nothing lies below -500, so that their values are HU: -1024 where 1024 was added; 0 takes them
     as they are. Such a CT is refused by default."""
@@ -159,7 +160,7 @@ def check_options(o: PrepareOptions) -> None:
             f"--format pairs needs {'--images' if o.half == 'images' else '--images and --labels, or one of them'}"
         )
     _check_half(o)
-    if o.format in ("nnunet", "synthrad2023", "bids"):
+    if o.format in ("nnunet", "synthrad2023", "bids", "png"):
         if o.source is None:
             raise ValueError(f"--format {o.format} needs --source")
         if not o.source.is_dir():
@@ -179,8 +180,8 @@ def check_options(o: PrepareOptions) -> None:
 
 def _check_half(o: PrepareOptions) -> None:
     """ValueError where one half alone is to be prepared, by options that need the other."""
-    if o.only is not None and (o.format == "mni152" or (o.only, o.format) == ("labels", "synthrad2023")):
-        other = "" if o.format == "mni152" else "; --format pairs --labels DIR reads a folder of label maps"
+    if o.only is not None and (o.format in ("mni152", "png") or (o.only, o.format) == ("labels", "synthrad2023")):
+        other = "" if o.format in ("mni152", "png") else "; --format pairs --labels DIR reads a folder of label maps"
         raise ValueError(f"--only {o.only}: not with --format {o.format}{other}")
     if o.half is None:
         return

@@ -129,7 +129,12 @@ def write_text(path: Path | str, text: str) -> None:
 
 def write_json(path: Path | str, data: Any) -> None:
     """Write JSON atomically. NaN and infinity are refused: they are not JSON and other readers choke on them."""
-    write_text(path, json.dumps(data, indent=1, allow_nan=False) + "\n")
+    write_text(path, json_text(data))
+
+
+def json_text(data: Any) -> str:
+    """What `write_json` writes."""
+    return json.dumps(data, indent=1, allow_nan=False) + "\n"
 
 
 def with_path(path: Path | str, error: Exception) -> str:

@@ -18,6 +18,7 @@ from torch import Tensor
 import config as options
 from config import Config
 from dataloaders.dataset import Part, SliceLoader, fingerprint
+from dataloaders.folder import unwritten
 from dataloaders.intensity import Window
 from dataloaders.manifest import Manifest
 from dataloaders.overview import counted
@@ -191,6 +192,8 @@ class Run:
             if left.is_file():  # half-written by a process that was killed
                 left.unlink()
         write_json(path, new)
+        if (inferred := unwritten(self.config.dataroot)) is not None:
+            inferred.save(self.folder)
         lines = [f"{key}: {value}" for key, value in device.environment(self.device).items()]
         lines.append(f"processes: {self.ranks}")
         write_text(self.folder / "environment.txt", "\n".join(lines) + "\n")

@@ -172,8 +172,9 @@ class Method(nn.Module):
         """Receive the content of one of them; ValueError where it does not fit."""
         raise NotImplementedError
 
-    def calibrate(self, batches: Iterable[Batch]) -> None:
-        """Look at some training batches before the first step of a new run."""
+    def calibrate(self, batches: Iterable[Batch]) -> str:
+        """Look at some training batches before the first step of a new run; what is to be warned of, '' for nothing."""
+        return ""
 
     def current(self, batch: Batch) -> Tensor | None:
         """Images by the weights in training rather than their average, for previews; None where there is no such thing."""

@@ -14,6 +14,7 @@ from torch import Tensor
 DARKEST = -1.0  # air and background in model units
 STEEPNESS = 4.0  # air lies so many widths of the sigmoid below the threshold: 0.018 body
 CANDIDATES = 128  # thresholds tried over the intensity range
+LEAST_AGREEMENT = 0.85  # Dice below which a threshold does not tell body from background
 TOLERANCE = 0.01  # Dice that a threshold may lose against the best one
 
 
@@ -76,13 +77,18 @@ def paired_threshold(images: Tensor, labels: Tensor) -> float:
     target = filled(labels > 0)
     candidates = torch.linspace(DARKEST, brightest.max().item(), CANDIDATES + 2)[1:-1].tolist()
 
-    def dice(threshold: float) -> float:
-        body = filled(brightest > threshold)
-        return (2.0 * (body & target).sum() / (body.sum() + target.sum()).clamp(min=1)).item()
-
-    scores = [dice(candidate) for candidate in candidates]
+    scores = [_dice(filled(brightest > candidate), target) for candidate in candidates]
     good = [t for t, score in zip(candidates, scores, strict=True) if score >= max(scores) - TOLERANCE]
     return (min(good) + max(good)) / 2
+
+
+def agreement(images: Tensor, labels: Tensor, threshold: float) -> float:
+    """Dice of the filled bodies of real images at this threshold with their labels'; shapes as in `paired_threshold`."""
+    return _dice(filled(images.float().amax(1) > threshold), filled(labels > 0))
+
+
+def _dice(body: Tensor, target: Tensor) -> float:
+    return (2.0 * (body & target).sum() / (body.sum() + target.sum()).clamp(min=1)).item()
 
 
 def unpaired_threshold(images: Tensor) -> float:

@@ -72,24 +72,37 @@ class Gan(Method):
         assert key == VGG, key
         self._vgg = [load_vgg(tensors).to(self.mask_threshold.device)]
 
-    def calibrate(self, batches: Iterable[Batch]) -> None:
-        """Find the body threshold of the mask loss in some training batches."""
-        if self.options.lambda_mask == 0:
-            return
-        if self.options.mask_threshold is not None:
-            self.mask_threshold.fill_(self.options.mask_threshold)
-            return
+    def calibrate(self, batches: Iterable[Batch]) -> str:
+        """Find the body threshold of the mask loss in some training batches; says where it does not separate bodies."""
+        given = self.options.mask_threshold
+        if given is not None:
+            self.mask_threshold.fill_(given)
+        if self.options.lambda_mask == 0 or (given is not None and not self.paired):
+            return ""
         seen = list(batches)
         images = torch.cat([batch.image for batch in seen if batch.image is not None])
-        if images.max() == images.min():
-            own = self.config.model
+        own = self.config.model
+        if given is None and images.max() == images.min():
             raise ValueError(
                 f"--{own}.lambda_mask {self.options.lambda_mask:g}: the first {len(images)} training images are all of one "
                 f"intensity, so there is no body in them; give --{own}.mask_threshold or other data"
             )
         labels = torch.cat([batch.label for batch in seen])
-        threshold = body.paired_threshold(images, labels) if self.paired else body.unpaired_threshold(images)
-        self.mask_threshold.fill_(threshold)
+        if given is None:
+            threshold = body.paired_threshold(images, labels) if self.paired else body.unpaired_threshold(images)
+            self.mask_threshold.fill_(threshold)
+        if not self.paired:
+            return ""
+        dice = body.agreement(images, labels, self.mask_threshold.item())
+        if dice >= body.LEAST_AGREEMENT:
+            return ""
+        what = f"--{own}.mask_threshold {given:g}" if given is not None else "the best threshold"
+        return (
+            f"{what} separates the bodies of the first {len(images)} training images from their background at a Dice of "
+            f"{dice:.2f} with the label maps, so --{own}.lambda_mask would teach wrong outlines; is "
+            "the background not the darkest (invert the images), or is much of the body unlabelled (prepare with "
+            "--split_background)?"
+        )
 
     @property
     def resamples(self) -> bool:

@@ -48,10 +48,11 @@ class LesionUnet(Method):
         """The one network."""
         return {"generator": Player(self.net, adam(self.net, self.config.lr_g, self.config), self.losses)}
 
-    def calibrate(self, batches: Iterable[Batch]) -> None:
+    def calibrate(self, batches: Iterable[Batch]) -> str:
         """Measure how bright lesions are, for masks that come without intensities."""
         stacks = ((batch.real[:, self.level_channel], batch.label == self.lesion) for batch in batches)
         self.profile.copy_(measure_profile(stacks).tensor())
+        return ""
 
     @property
     def level_profile(self) -> LevelProfile:

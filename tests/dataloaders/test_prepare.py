@@ -11,9 +11,11 @@ from unittest import mock
 
 import numpy as np
 import pytest
+from scipy.ndimage import rotate
 
 import dataloaders.prepare
 from dataloaders.check import check_folder
+from dataloaders.folder import load_manifest
 from dataloaders.geometry import stitch
 from dataloaders.labels import read_dataset_json
 from dataloaders.manifest import Manifest
@@ -873,3 +875,35 @@ def test_all_shards_decide_on_one_size(tmp_path: Path) -> None:
     found = [prepare(replace(o, shard=f"{i}/3")) for i in range(3)]
     assert found[2] is not None
     assert found[2].spec.size == (96, 32)
+
+
+def test_one_file_in_two_splits_is_said(source: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    shutil.copy(source / "case0_ct.nii.gz", source / "case2_ct.nii.gz")
+    split = {"val_patients": ("case1",), "test_patients": ("case2",)}
+    prepare(options(source, tmp_path / "out", **split))
+    line = "case0_ct.nii.gz of case0 and case2_ct.nii.gz of case2 are the same file in other splits"
+    assert f"warning: {line}" in capsys.readouterr().out
+    load_manifest(tmp_path / "out")
+    assert f"warning: {tmp_path / 'out'}: {line}" in capsys.readouterr().err
+    assert check_folder(tmp_path / "out") == [line]
+
+
+def test_interpolated_label_maps_and_exchanged_files_are_refused(source: Path, tmp_path: Path) -> None:
+    label, image = phantom(1)
+    turned = rotate((label > 0) * 255.0, 20, reshape=False, order=1)
+    save_nifti(source / "case1_seg.nii.gz", np.rint(turned).astype(np.uint8), LAS)
+    with pytest.raises(
+        DataFaults, match=r"case1_seg\.nii\.gz: \d+ label ids, \d+ of them mostly single pixels between"
+    ):
+        prepare(options(source, tmp_path / "out"))
+    save_nifti(source / "case1_seg.nii.gz", image.clip(0).astype(np.int16), LAS)
+    save_nifti(source / "case1_ct.nii.gz", label.astype(np.int16) - 1000, LAS)
+    with pytest.raises(DataFaults, match=r"case1_seg\.nii\.gz: .*images of 5 values: labels and images seem"):
+        prepare(options(source, tmp_path / "out"))
+
+
+def test_masks_of_255_become_two_classes(source: Path, tmp_path: Path) -> None:
+    for i in range(3):
+        save_nifti(source / f"case{i}_seg.nii.gz", ((phantom(i)[0] > 0) * 255).astype(np.uint8), LAS)
+    manifest = prepare(options(source, tmp_path / "out"))
+    assert [label.source for label in manifest.spec.labels] == [(0,), (255,)]

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -252,6 +253,22 @@ def test_r1_is_scaled_by_its_interval(folder: Path) -> None:
         assert lazy["betas"][1] == pytest.approx(0.999 ** (every / (every + 1)))
     assert values[8] == pytest.approx(8 * values[1], rel=1e-4)
     assert values[1] > 0
+
+
+def test_a_mask_threshold_that_separates_no_bodies_is_said(folder: Path) -> None:
+    data = Manifest.load(folder)
+    batches = list(SliceLoader(SliceDataset(folder, data, "train"), 4).once())
+
+    def said(*flags: str) -> str:
+        words = options("--model", "oasis", "--oasis.lambda_mask", "1", *flags)
+        return build_method(words, data.spec).calibrate(batches)
+
+    assert said() == said("--oasis.mask_threshold", "-0.5") == said("--oasis.lambda_mask", "0") == ""
+    assert said("--oasis.mask_threshold", "0.95").startswith("--oasis.mask_threshold 0.95 separates the bodies")
+    for batch in batches:  # white background, as of a radiograph
+        batch.image = torch.where(batch.label[:, None] > 0, batch.image.clamp(max=0.5), 1.0)
+    assert re.search(r"^the best threshold .* at a Dice of 0\.[0-7]\d with .*--oasis\.lambda_mask", said())
+    assert "--oasis.mask_threshold -0.5 separates" in said("--oasis.mask_threshold", "-0.5")
 
 
 def test_mask_threshold_is_found_in_the_data_and_kept(folder: Path) -> None:

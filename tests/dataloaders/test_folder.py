@@ -1,0 +1,242 @@
+"""Plain folders of PNG slices: what is taken as it is, what is refused, and what the conversion makes of it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from PIL import Image
+from scipy import ndimage
+
+from config import parse_test, parse_train
+from dataloaders import notices
+from dataloaders.check import check_folder
+from dataloaders.dataset import fingerprint
+from dataloaders.folder import load_manifest
+from dataloaders.manifest import FILE_NAME, Manifest
+from dataloaders.overview import overview
+from dataloaders.png import read_png, write_png
+from dataloaders.prepare import DataFaults, prepare
+from dataloaders.prepare_options import PrepareOptions
+from test import test as test_command
+from tests.toy import phantom
+from train import train
+
+test_command.__test__ = False  # type: ignore[attr-defined]
+
+LABEL, IMAGE = (array.transpose(2, 0, 1) for array in phantom(0, (64, 64, 24)))
+
+
+@pytest.fixture(autouse=True)
+def _every_warning_anew() -> None:
+    notices.warn_once.cache_clear()
+
+
+def plain(root: Path, labels: NDArray | None = None, images: NDArray | None = None, name: str = "x{}") -> Path:
+    """Six slices to train on, two to test; labels and images (>= 8, H, W), the phantom's unless given."""
+    labels = LABEL[8:16] if labels is None else labels
+    images = IMAGE[8:16].clip(0, 255) if images is None else images
+    for i in range(8):
+        split = "train" if i < 6 else "test"
+        for kind, arrays in (("labels", labels), ("images", images)):
+            array = arrays[i]
+            array = array if array.dtype == np.uint16 else array.astype(np.uint8)
+            write_png(root / split / kind / f"{name.format(i)}.png", array)
+    return root
+
+
+def convert(root: Path, out: Path, **more: object) -> Manifest:
+    manifest = prepare(PrepareOptions(format="png", source=root, out=out, **more))  # type: ignore[arg-type]
+    assert manifest is not None
+    assert check_folder(out) == []
+    return manifest
+
+
+@pytest.mark.parametrize(("factor", "ids"), [(255, "0, 255"), (85, "0, 85, 170, 255"), (17, "0, 17, 34, 51, 68")])
+def test_ids_spread_over_grey_values_are_refused_and_converted(tmp_path: Path, factor: int, ids: str) -> None:
+    labels = np.minimum(LABEL[8:16], len(ids.split(",")) - 1) * factor
+    root = plain(tmp_path / "in", labels)
+    highest = factor * (len(ids.split(",")) - 1)
+    with pytest.raises(ValueError, match=rf"only \d of the label ids 0\.\.{highest} occur \({ids}\)") as error:
+        load_manifest(root)
+    assert f"--format png --source {root} --out DIR makes them 0..{highest // factor}" in str(error.value)
+    assert not (root / FILE_NAME).exists()
+    manifest = convert(root, tmp_path / "out")
+    assert [label.source for label in manifest.spec.labels] == [(i,) for i in range(0, highest + 1, factor)]
+    assert np.array_equal(read_png(tmp_path / "out/train/labels/x2.png"), labels[2] // factor)
+    loaded = load_manifest(tmp_path / "out")
+    assert (loaded.spec, loaded.cases) == (manifest.spec, manifest.cases)
+
+
+def test_few_gaps_between_ids_are_fine(tmp_path: Path) -> None:
+    labels = np.where(LABEL[8:16] == 4, 7, LABEL[8:16])
+    assert load_manifest(plain(tmp_path, labels)).spec.num_labels == 8
+
+
+def test_interpolated_masks_and_exchanged_folders_are_refused(tmp_path: Path) -> None:
+    mask = (LABEL[8:16] > 0) * 255.0
+    turned = np.stack([ndimage.rotate(m, 20, reshape=False, order=1) for m in mask]).clip(0, 255)
+    assert len(np.unique(turned.astype(np.uint8))) > 86
+    with pytest.raises(
+        ValueError, match=r"mostly single pixels between others: .*interpolated \(resample them by nearest"
+    ):
+        load_manifest(plain(tmp_path / "turned", turned))
+    with pytest.raises(DataFaults, match="interpolated"):
+        convert(tmp_path / "turned", tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+    with pytest.raises(ValueError, match="labels and images seem to be exchanged"):
+        load_manifest(plain(tmp_path / "exchanged", IMAGE[8:16].clip(0, 255), LABEL[8:16]))
+
+
+def test_palette_images_are_refused_before_training(tmp_path: Path) -> None:
+    root = plain(tmp_path)
+    image = Image.fromarray(read_png(root / "train/images/x0.png"), "P")
+    image.putpalette([v for i in range(256) for v in (i, 0, 255 - i)])
+    image.save(root / "train/images/x0.png")
+    with pytest.raises(
+        ValueError, match=r"images/x0\.png: expected a greyscale PNG, found colours \(mode P\); convert it"
+    ):
+        load_manifest(root)
+
+
+def test_colours_become_ids_also_where_palettes_differ(tmp_path: Path) -> None:
+    colours = np.array([(0, 0, 0), (0, 0, 200), (0, 200, 0), (200, 0, 0), (200, 200, 0)], np.uint8)
+    rgb, mixed = plain(tmp_path / "rgb"), plain(tmp_path / "palettes")
+    for i in range(8):
+        name = f"{'train' if i < 6 else 'test'}/labels/x{i}.png"
+        Image.fromarray(colours[LABEL[8 + i]]).save(rgb / name)
+        order = np.random.default_rng(i).permutation(5)  # each file has its own order of colours
+        image = Image.fromarray(np.argsort(order)[LABEL[8 + i]].astype(np.uint8), "P")
+        image.putpalette(colours[order].ravel().tolist())
+        image.save(mixed / name)
+    for root, words in ((rgb, "8 label maps .*found colours"), (mixed, "its palette is not that of")):
+        with pytest.raises(ValueError, match=words) as error:
+            load_manifest(root)
+        assert "scripts/prepare_data.py --format png turns colours into ids" in str(error.value)
+        manifest = convert(root, tmp_path / f"{root.name}_out")
+        names = ["background", "colour_0000c8", "colour_00c800", "colour_c80000", "colour_c8c800"]
+        assert [label.name for label in manifest.spec.labels] == names
+        assert np.array_equal(read_png(tmp_path / f"{root.name}_out/test/labels/x7.png"), LABEL[15])
+    table = tmp_path / "table.json"
+    table.write_text('{"csf": "#0000c8", "brain": ["#00c800", "#c80000"]}')
+    with pytest.raises(DataFaults, match=r"does not list 1 ids: colour_c8c800 \(\d+ pixels\)"):
+        convert(rgb, tmp_path / "named", label_map=table)
+    manifest = convert(rgb, tmp_path / "named", label_map=table, unknown_labels="background")
+    assert [(label.name, label.source) for label in manifest.spec.labels][1:] == [
+        ("csf", (0x0000C8,)),
+        ("brain", (0x00C800, 0xC80000)),
+    ]
+    assert np.array_equal(read_png(tmp_path / "named/test/labels/x7.png"), np.array([0, 1, 2, 2, 0])[LABEL[15]])
+
+
+def test_twelve_bits_in_sixteen_are_refused_and_converted_to_the_whole_range(tmp_path: Path) -> None:
+    images = (IMAGE[8:16].clip(0, 255) * 14).astype(np.uint16)
+    root = plain(tmp_path / "in", images=images)
+    with pytest.raises(ValueError, match=rf"16-bit images whose highest value is {images.max()}, of 65535"):
+        load_manifest(root)
+    manifest = convert(root, tmp_path / "out")
+    window = manifest.cases[0].windows[0]
+    assert (window.low, window.high) == (0, 4095)
+    found = window.decode(read_png(tmp_path / "out/train/images/x3.png"))
+    assert np.abs(found - images[3]).max() < 0.05
+    narrow = convert(root, tmp_path / "narrow", window=("100,2000",))
+    assert (narrow.cases[0].windows[0].low, narrow.cases[0].windows[0].high) == (100, 2000)
+
+
+@pytest.mark.parametrize(
+    ("name", "cases", "patients"),
+    [("sub-02_slice{}", 8, {"sub-02"}), ("p{}", 8, {*(f"train_p{i}" for i in range(6)), "test_p6", "test_p7"}),
+     ("sub-02_z{:04d}", 2, {"sub-02"}), ("v_z{}", 2, {"v"})],
+)  # fmt: skip
+def test_patients_are_found_in_names_as_evaluate_does(
+    tmp_path: Path, name: str, cases: int, patients: set[str]
+) -> None:
+    manifest = load_manifest(plain(tmp_path, name=name))
+    assert len(manifest.cases) == cases
+    assert {case.patient for case in manifest.cases} == patients
+    if cases == 2:
+        assert [item.index for item in manifest.cases[0].slices] == list(range(6))
+
+
+def test_patients_by_expression_in_the_conversion(tmp_path: Path) -> None:
+    root = plain(tmp_path / "in", name="scan_P{}_x")
+    assert {case.patient for case in convert(root, tmp_path / "out", patient_regex=r"(P\d)").cases} == {
+        f"P{i}" for i in range(8)
+    }
+
+
+def test_equal_slices_and_patients_in_several_splits_are_said(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    labels, images = LABEL[8:16].copy(), IMAGE[8:16].clip(0, 255)
+    images[6:], labels[6:] = images[:2], labels[:2]
+    load_manifest(plain(tmp_path / "twins", labels, images))
+    said = capsys.readouterr().err
+    assert (
+        "2 different slices of test are also in train, pixel by pixel (train/images/x0.png = test/images/x6.png)"
+        in said
+    )
+    assert "patient" not in said.replace("new patients", "")
+    load_manifest(plain(tmp_path / "patients", name="sub-02_{}"))
+    assert "patient sub-02 is in the splits test, train" in capsys.readouterr().err
+
+
+def test_a_split_of_empty_labels_is_refused(tmp_path: Path) -> None:
+    labels = LABEL[8:16].copy()
+    labels[:6] = 0
+    with pytest.raises(ValueError, match="train/labels: all 6 label maps are empty, every pixel is 0"):
+        load_manifest(plain(tmp_path, labels))
+
+
+def test_files_beside_the_pairs_are_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    root = plain(tmp_path)
+    (root / "train/images/._x0.png").write_bytes(b"\0\5\26\7")
+    for name in ("train/images/y.PNG", "train/images/y.jpg", "train/labels/more/z.png"):
+        (root / name).parent.mkdir(exist_ok=True)
+        (root / name).touch()
+    assert len(load_manifest(root).cases) == 8
+    said = capsys.readouterr().err
+    assert "train/images: not read, since only .png files are: 1 .PNG (y.PNG), 1 .jpg (y.jpg)" in said
+    assert "train/labels: not read, since only .png files are: 1 sub-folders (more/)" in said
+
+
+def test_a_manifest_of_an_earlier_version_stands(tmp_path: Path) -> None:
+    """Its patients were the files, and runs that learned from it must go on."""
+    root = plain(tmp_path, (LABEL[8:16] > 0) * 255, name="sub-02_{}")
+    write_png(root / "train/images/sub-02_0.png", IMAGE[8].clip(0, 255).astype(np.uint8))
+    old = tmp_path / "manifest.json"
+    fresh = load_manifest(plain(tmp_path / "other", LABEL[8:16] > 0, name="sub-02_{}"))
+    text = fresh.text().replace('"sub-02"', '"train_sub-02_0"').replace('"1":', '"255":')
+    old.write_text(text)
+    assert {case.patient for case in load_manifest(root).cases} == {"train_sub-02_0"}
+
+
+def test_a_folder_that_cannot_be_written_trains_and_the_run_keeps_its_manifest(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    root, save = plain(tmp_path / "in"), Manifest.save
+    expected = load_manifest(plain(tmp_path / "twin"))
+
+    def on_a_read_only_disk(self: Manifest, folder: Path) -> None:
+        if Path(folder) == root:
+            raise OSError(30, "Read-only file system")
+        save(self, folder)
+
+    monkeypatch.setattr(Manifest, "save", on_a_read_only_disk)
+    common = ["--name", "run", "--dataroot", str(root), "--checkpoints_dir", str(tmp_path / "runs"), "--gpu_ids", "-1"]
+    for said in ("cannot be written (Read-only file system), so what was inferred stays with the run", ""):
+        assert train(parse_train([*common, "--model", "gmm"])) == 0  # the second time it is finished
+        assert said in capsys.readouterr().err
+    assert Manifest.load(tmp_path / "runs/run") == expected
+    assert fingerprint(root) == fingerprint(tmp_path / "twin")
+    out = test_command(parse_test([*common, "--results_dir", str(tmp_path / "results"), "--metrics", "none"]))
+    assert len(Manifest.load(out).split("test")) == 2
+    assert not (root / FILE_NAME).exists()
+
+
+def test_the_summary_of_a_conversion(tmp_path: Path) -> None:
+    said = "\n".join(overview(convert(plain(tmp_path / "in", (LABEL[8:16] > 0) * 255), tmp_path / "out")))
+    assert "train: 6 slices, 6 cases, 6 patients" in said
+    assert "label_255" in said
