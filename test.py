@@ -166,13 +166,14 @@ def test_segmenter(config: TestConfig, run_folder: Path, weights: Weights) -> Pa
     trained, spec = options.from_dict(weights.config), DataSpec.from_dict(weights.spec)
     assert config.dataroot is not None
     data = load_manifest(config.dataroot)
+    cases = [case for case in data.split(config.phase) if any(item.images for item in case.slices)]
+    if not cases:
+        raise ValueError(f"{config.dataroot}: the split {config.phase!r} has no images to segment")
+    data.refuse_bare(config.dataroot, config.phase, "label map")
     inputs = config.inputs or tuple(channel.name for channel in spec.channels)
     if not config.inputs and len(data.spec.channels) == spec.num_channels:
         inputs = ()  # as many as there are: no names needed
     channels = channel_numbers(data.spec, inputs, spec.num_channels, "--inputs")
-    cases = [case for case in data.split(config.phase) if any(item.images for item in case.slices)]
-    if not cases:
-        raise ValueError(f"{config.dataroot}: the split {config.phase!r} has no images to segment")
     target = device.select_device(config.gpu_ids)
     method = Segmenter(trained, spec).to(target)
     method.load_release(weights.tensors)

@@ -49,7 +49,10 @@ def read_scheme(text: str, values: Iterable[int], preset: str = "", flag: str = 
         return LabelScheme.from_values(found)
     path = Path(text)
     if (path / FILE_NAME).is_file():
-        return _scheme_of_spec(Manifest.load(path).spec)
+        spec = Manifest.load(path).spec
+        if not spec.labels:
+            raise ValueError(f"{flag} {text}: holds images without label maps; give a folder with label maps")
+        return _scheme_of_spec(spec)
     if text in table_names() or (path.is_file() and path.suffix in (".csv", ".tsv", ".toml")):
         return _scheme_of_names(text, found, flag)
     if path.suffix == ".json" and path.is_file():

@@ -22,7 +22,7 @@ SYNTHESIS = "synthesis.json"  # of folders of test.py --labels, which have no ma
 Split = Literal["train", "val", "test"]
 SPLITS: tuple[Split, ...] = ("train", "val", "test")
 _ALONE = {
-    "label map": "images alone are for unpaired training, as --oasis.images_from",
+    "label map": "images alone are for unpaired training, as --oasis.images_from (scripts/segment.py labels scans)",
     "image": "label maps alone are for test.py, and for training with --oasis.unpaired --oasis.images_from DIR",
 }
 

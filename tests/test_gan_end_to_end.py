@@ -15,6 +15,7 @@ import pytest
 import engine.run
 from dataloaders.manifest import Manifest
 from dataloaders.png import read_png, write_png
+from dataloaders.unpaired import typical_windows
 from engine.checkpoint import list_states
 from engine.runlog import read_log
 from tests.test_end_to_end import LAS, PERIODS, call, strip_name
@@ -172,6 +173,88 @@ def test_plain_folders_of_halves_train_unpaired_and_are_synthesised(tmp_path: Pa
         done = call(*command, code=2).stderr
         assert why in done
         assert done.count("\n") == 1 + done.count("warning: ")
+
+
+def test_label_maps_without_images_are_painted_by_a_run_that_was_trained_on_pairs(tmp_path: Path) -> None:
+    """As beside images; units by the typical window; classes by name, where some are missing."""
+    data = prepare(tmp_path, "T1w", range(3))
+    call(*train(data, tmp_path, "g", "--model", "gmm"))
+    for part in ("labels", "fewer"):
+        for path in sorted((tmp_path / "labels").glob("*.nii.gz")):
+            label = np.asarray(nib.load(path).dataobj)
+            save_nifti(tmp_path / "maps" / part / path.name, np.where(label == 2, 0, label).astype(np.uint8), LAS)
+    (tmp_path / "table.json").write_text(json.dumps({f"label_{i}": i for i in range(1, 5)}))
+    made = {}
+    for name, source, more in (
+        ("same", tmp_path / "labels", []),
+        ("all", tmp_path / "maps/fewer", ["--label_map", tmp_path / "table.json"]),
+        ("fewer", tmp_path / "maps/fewer", []),
+    ):
+        arguments = ["--format", "pairs", "--labels", source, "--size", 64, "--split", 0, 0, 1, "--workers", 1, *more]
+        call("scripts/prepare_data.py", *arguments, "--out", tmp_path / name)
+        where = ["--name", "g", "--dataroot", tmp_path / name, "--checkpoints_dir", tmp_path]
+        done = call("test.py", *where, "--results_dir", tmp_path / "r" / name)
+        assert "no real images" in done.stdout
+        made[name] = Manifest.load(tmp_path / "r" / name / "g/best")
+    call(
+        "test.py",
+        "--name",
+        "g",
+        "--dataroot",
+        data,
+        "--checkpoints_dir",
+        tmp_path,
+        "--results_dir",
+        tmp_path / "r/real",
+        "--metrics",
+        "none",
+    )
+    made["real"] = Manifest.load(tmp_path / "r/real/g/best")
+
+    def pixels(name: str) -> dict[tuple[str, int], bytes]:
+        root = tmp_path / "r" / name / "g/best"
+        items = {(case.id, item.index): item for case in made[name].cases for item in case.slices}
+        return {key: read_png(root / item.generated[0]).tobytes() for key, item in items.items()}
+
+    same = pixels("same")
+    assert pixels("real").items() <= same.items()
+    assert pixels("all") == pixels("fewer")
+    assert [label.name for label in made["fewer"].spec.labels] == ["background", "label_1", "label_3", "label_4"]
+    trained = Manifest.load(data)
+    assert {case.windows for case in made["same"].cases} == {typical_windows(trained)}
+    window, case = typical_windows(trained)[0], made["same"].cases[0]
+    volume = np.asarray(nib.load(tmp_path / "r/same/g/best/volumes" / f"{case.id}_T1w.nii.gz").dataobj)
+    item = case.slices[3]
+    levels = read_png(tmp_path / "r/same/g/best" / item.generated[0])
+    assert sorted(volume[..., item.index].ravel())[-50:] == pytest.approx(sorted(window.decode(levels).ravel())[-50:])
+    save_nifti(tmp_path / "odd" / "m.nii.gz", np.full((40, 48, 24), 7, np.uint8), LAS)
+    call(
+        "scripts/prepare_data.py",
+        "--format",
+        "pairs",
+        "--labels",
+        tmp_path / "odd",
+        "--size",
+        64,
+        "--split",
+        0,
+        0,
+        1,
+        "--out",
+        tmp_path / "o",
+    )
+    where = [
+        "--name",
+        "g",
+        "--dataroot",
+        tmp_path / "o",
+        "--checkpoints_dir",
+        tmp_path,
+        "--results_dir",
+        tmp_path / "r/o",
+    ]
+    wrong = call("test.py", *where, code=2).stderr
+    assert "labels: label_7 are none of the run's; it knows background, label_1, label_2, label_3, label_4" in wrong
 
 
 def test_what_cannot_work_is_one_line(data: Path, tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ from dataloaders.classes import read_classes, tissue_classes
 from dataloaders.generate import generate
 from dataloaders.generate_options import GenerateOptions
 from dataloaders.geometry import back_to_source, stitch, to_ras
+from dataloaders.label_schemes import read_scheme
 from dataloaders.manifest import Manifest
 from dataloaders.png import read_png, write_png
 from dataloaders.prepare import prepare
@@ -218,6 +219,23 @@ def test_label_maps_alone_are_enough_and_validation_is_other_than_training(home:
     assert not np.array_equal(scans[0].image, scans[1].image)
     with pytest.raises(ValueError, match=r"--segmenter.real_fraction 1: --dataroot .* holds label maps without images"):
         SegmentationTask(config(home / "labels"))
+
+
+def test_prepared_label_maps_alone_are_as_good_as_beside_images(home: Path, tmp_path: Path) -> None:
+    halves = {"labels": str(home / "labels")}, {"images": str(home / "images")}
+    for name, half in zip(("maps", "scans"), halves, strict=True):
+        common = {"format": "pairs", "size": (64,), "split": (0.4, 0.3, 0.3), "workers": 1, "out": tmp_path / name}
+        prepare(PrepareOptions(**common, **half))  # type: ignore[arg-type]
+    alone = SegmentationTask(config(tmp_path / "maps", real_fraction=0.0))
+    assert [channel.name for channel in alone.data.spec.channels] == ["synthetic"]
+    beside = SegmentationTask(config(home / "axial", real_fraction=0.0))
+    assert same(patches(alone, 6), patches(beside, 6))
+    with pytest.raises(ValueError, match=r"--segmenter.real_fraction 1: --dataroot .* holds label maps without images"):
+        SegmentationTask(config(tmp_path / "maps"))
+    with pytest.raises(ValueError, match="slices of the split 'train' have no label map"):
+        SegmentationTask(config(tmp_path / "scans"))
+    with pytest.raises(ValueError, match=r"--scheme .*scans: holds images without label maps"):
+        read_scheme(str(tmp_path / "scans"), [0, 1])
 
 
 @pytest.mark.parametrize("axis", [0, 1, 2])
