@@ -130,6 +130,7 @@ class Classes:
         if not (unknown := set(unknown)):
             return
         shown = ", ".join(map(str, sorted(unknown, key=str)[:10]))
+        shown += f" and {len(unknown) - 10} more" if len(unknown) > 10 else ""
         there = f"the classes are {', '.join(label.name for label in self.labels)}"
         if not self.tissue:
             raise ValueError(

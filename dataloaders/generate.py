@@ -218,9 +218,9 @@ def _first_generator(o: GenerateOptions, good: list[MapFile], scheme: LabelSchem
             seed=o.seed,
         )
     except ValueError as error:
-        flags = ("generation_labels", "generation_classes", "output_labels", "lesions")
-        flag = "--" if str(error).startswith(tuple(f"{name} " for name in flags)) else ""
-        raise ValueError(f"{flag}{error}") from None
+        flags = ("generation_labels", "generation_classes", "output_labels", "neutral_labels", "lesions")
+        text = str(error).replace("n_neutral_labels", "neutral_labels")
+        raise ValueError(f"{'--' if text.startswith(tuple(f'{name} ' for name in flags)) else ''}{text}") from None
 
 
 def _try_shapes(o: GenerateOptions, maps: list[MapFile], generator: ImageGenerator) -> None:

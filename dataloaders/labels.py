@@ -75,7 +75,7 @@ def table_rows(name: str) -> list[tuple[int, str]]:
     """(id, label name) of a built-in table (see `table_names`), ids ascending, without 0."""
     if name in FREESURFER:
         return [(i, text.replace(" ", "_")) for i, text in sorted(freesurfer.NAMES.items()) if i]
-    return _csv_rows(TABLES / f"{name}.tsv", "table")
+    return csv_rows(TABLES / f"{name}.tsv", "table")
 
 
 def read_label_map(
@@ -121,7 +121,7 @@ def _file_rows(path: Path, flag: str) -> list[tuple[int, str]]:
         except ValueError as error:
             raise ValueError(f"{flag} {error}") from None
         return [(number, "background" if section == "none" else section) for number, section, _ in rows]
-    return _csv_rows(path, flag)
+    return csv_rows(path, flag)
 
 
 def _json_rows(path: Path, flag: str) -> list[tuple[int, str]]:
@@ -136,7 +136,8 @@ def _json_rows(path: Path, flag: str) -> list[tuple[int, str]]:
         raise ValueError(f'{flag} {path}: expected {{"name": id or [ids]}} or {{"id": "name"}}') from None
 
 
-def _csv_rows(path: Path, flag: str) -> list[tuple[int, str]]:
+def csv_rows(path: Path, flag: str) -> list[tuple[int, str]]:
+    """(id, name) of the rows of a .csv or .tsv file, columns id (or index) and name; ValueError names file and line."""
     with open(path, encoding="utf-8-sig", newline="") as file:
         reader = csv.DictReader(file, delimiter="\t" if path.suffix == ".tsv" else ",")
         columns = [name for name in ("index", "id") if name in (reader.fieldnames or ())]

@@ -42,7 +42,7 @@ class SeedOptions:
     max_subclasses: int = 6
     """Split each meta-label into 1, 2, … up to so many sub-clusters (at most 10)."""
     annotation: str = "feta"
-    """feta, dhcp, tissue, freesurfer, or a table of meta-labels (.json, .csv, .tsv)."""
+    """feta, dhcp, tissue, gm-wm-csf, freesurfer, or a table of meta-labels (.json, .csv, .tsv)."""
     image_suffix: str = "T2w"
     """Ending of the images' names."""
     label_suffix: str = "dseg"

@@ -9,7 +9,6 @@ the generator draws how many sub-clusters each meta-label has. Idea: Brain-ID (L
 
 from __future__ import annotations
 
-import csv
 import re
 import warnings
 from collections.abc import Sequence
@@ -20,8 +19,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from dataloaders.labels import csv_rows
 from dataloaders.nifti import read_volume
 from engine.files import check_name, read_json
+from models.gmm import freesurfer
 
 if TYPE_CHECKING:
     import torch
@@ -97,7 +98,7 @@ class SeedScheme:
         return next((i for i, (_, labels) in enumerate(self.metas, 1) if 0 in labels), 0)
 
 
-_CORTEX = (*range(1000, 1036), *range(2000, 2036))
+_CORTEX = (*freesurfer.CORTEX, 1004, 2004)
 _DEEP_GREY = (9, 10, 11, 12, 13, 17, 18, 26, 27, 28, 48, 49, 50, 51, 52, 53, 54, 58, 59, 60)
 _EXTRA_CEREBRAL = (165, 258, 259, 502, *range(506, 510), 511, 512, *range(514, 517), 530)
 SCHEMES = {
@@ -112,13 +113,20 @@ SCHEMES = {
     ),
     # What scripts/prepare_data.py --tissue hmrf makes, and most tissue classifiers
     "tissue": SeedScheme("tissue", (("csf", (1,)), ("grey_matter", (2,)), ("white_matter", (3,)), ("non_brain", (0,)))),
-    # aseg and aparc+aseg, with the extra-cerebral ids of the lab2im and SynthSeg maps
+    # What this project's pipeline writes
+    "gm-wm-csf": SeedScheme(
+        "gm-wm-csf", (("csf", (3,)), ("grey_matter", (1,)), ("white_matter", (2,)), ("non_brain", (0,)))
+    ),
+    # aseg, aparc+aseg, aparc.a2009s+aseg and wmparc, with the extra-cerebral ids of the lab2im and SynthSeg maps
     "freesurfer": SeedScheme(
         "freesurfer",
         (
             ("csf", (4, 5, 14, 15, 24, 30, 31, 43, 44, 62, 63, 72, 136, 137, 163, 164)),
             ("grey_matter", (3, 8, 42, 47, *_DEEP_GREY, *_CORTEX)),
-            ("white_matter", (2, 7, 16, 25, 41, 46, 57, 77, 78, 79, 80, 85, *range(251, 256))),
+            (
+                "white_matter",
+                (2, 7, 16, 25, 41, 46, 57, 77, 78, 79, 80, 85, *range(251, 256), *freesurfer.WHITE_MATTER),
+            ),
             ("non_brain", (0, *_EXTRA_CEREBRAL)),
         ),
     ),
@@ -126,7 +134,7 @@ SCHEMES = {
 
 
 def find_scheme(annotation: str) -> SeedScheme:
-    """A scheme by name, or from a table: a .json file ``{"csf": [1, 4], …}``, a .csv or .tsv file of columns id, name.
+    """A scheme by name, or from a table: a .json file ``{"csf": [1, 4], …}``, or one of `labels.csv_rows`.
 
     The name ``background`` collects ids to ignore. ValueError names the file and what is wrong.
     """
@@ -164,17 +172,8 @@ def _json_groups(path: Path) -> dict[str, list[int]]:
 
 def _csv_groups(path: Path) -> dict[str, list[int]]:
     groups: dict[str, list[int]] = {}
-    with open(path, encoding="utf-8-sig", newline="") as file:
-        reader = csv.DictReader(file, delimiter="\t" if path.suffix == ".tsv" else ",")
-        if not {"id", "name"} <= set(reader.fieldnames or ()):
-            raise ValueError(f"--annotation {path}: needs the columns id and name, found {reader.fieldnames}")
-        for row in reader:
-            try:
-                groups.setdefault((row["name"] or "").strip(), []).append(int(row["id"]))
-            except (TypeError, ValueError):
-                raise ValueError(
-                    f"--annotation {path}: line {reader.line_num}: {row['id']!r} is no whole number"
-                ) from None
+    for number, name in csv_rows(path, "--annotation"):
+        groups.setdefault(name, []).append(number)
     return groups
 
 

@@ -109,7 +109,7 @@ class SegmentationTask:
             o = self.o
             return list_scheme(o.generation_labels, o.generation_classes, o.output_labels, o.neutral_labels)
         except ValueError as error:
-            raise ValueError(f"--segmenter.{error}") from None
+            raise ValueError(f"--segmenter.{str(error).replace('n_neutral_labels', 'neutral_labels')}") from None
 
     def _classes(self) -> Classes:
         if self.prepared is not None:

@@ -363,6 +363,18 @@ def test_maps_from_a_list_and_priors_from_arrays(maps: Path, tmp_path: Path) -> 
         np.testing.assert_allclose(image, means[0][label] / 255, atol=1e-6)
 
 
+def test_a_wrong_order_of_labels_is_told_by_its_flag(tmp_path: Path) -> None:
+    save_nifti(tmp_path / "maps" / "a.nii.gz", np.array([0, 2, 3, 41, 42], np.int32)[phantom(0, (8, 8, 8))[0]])
+    np.save(tmp_path / "labels.npy", [0, 2, 41, 3, 42])
+    options = GenerateOptions(
+        labels=tmp_path / "maps", out=tmp_path / "out", n=1, generation_labels=tmp_path / "labels.npy", neutral_labels=1
+    )
+    with pytest.raises(ValueError, match=r"^--neutral_labels 1: pairs 2 \(left cerebral white matter\) with 3 "):
+        generate(options)
+    np.save(tmp_path / "labels.npy", [0, 2, 3, 41, 42])
+    assert generate(options).made == 1
+
+
 def test_schemes_of_tables(tmp_path: Path) -> None:
     kidneys = read_scheme("totalsegmentator", [0, 2, 3, 13])
     assert (kidneys.values, kidneys.partners) == ((0, 2, 3, 13), (0, 2, 1, 3))

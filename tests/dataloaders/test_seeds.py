@@ -84,6 +84,8 @@ def made(bids: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
         ("feta", {0: 4, 1: 1, 2: 2, 3: 3, 4: 1, 5: 3, 6: 2, 7: 3}),
         ("dhcp", {0: 4, 1: 1, 2: 2, 3: 3, 4: 4, 5: 1, 6: 3, 7: 2, 8: 3, 9: 2}),
         ("tissue", {0: 4, 1: 1, 2: 2, 3: 3}),
+        ("gm-wm-csf", {0: 4, 1: 2, 2: 3, 3: 1}),
+        ("freesurfer", {0: 4, 11146: 2, 12146: 2, 1004: 2, 3024: 3, 14101: 3, 5002: 3}),
     ],
 )
 def test_published_annotations(name: str, expected: dict[int, int]) -> None:
@@ -165,16 +167,16 @@ def test_bad_tables_say_what_is_wrong(text: str, message: str, tmp_path: Path) -
 
 
 def test_other_bad_annotations(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="expected feta, dhcp, tissue, freesurfer, or a table"):
+    with pytest.raises(ValueError, match="expected feta, dhcp, tissue, gm-wm-csf, freesurfer, or a table"):
         find_scheme("FeTA")
     with pytest.raises(ValueError, match="no such file"):
         find_scheme(str(tmp_path / "absent.json"))
     path = tmp_path / "table.csv"
     path.write_text("label,name\n1,a\n")
-    with pytest.raises(ValueError, match="needs the columns id and name"):
+    with pytest.raises(ValueError, match=r"needs the columns id \(or index\) and name"):
         find_scheme(str(path))
     path.write_text("id,name\n1,a\nx,b\n")
-    with pytest.raises(ValueError, match="line 3: 'x' is no whole number"):
+    with pytest.raises(ValueError, match="line 3: id 'x', name 'b'; must be a whole number"):
         find_scheme(str(path))
 
 
