@@ -11,7 +11,7 @@ from dataloaders.labels import FREESURFER, found_labels, read_label_map, table_n
 from dataloaders.manifest import FILE_NAME, Manifest
 from engine.files import read_json
 from models.gmm import freesurfer
-from models.gmm.labels import LabelScheme
+from models.gmm.labels import LabelScheme, mirrored_name, plain_name
 from spec import BACKGROUND, Channel, DataSpec, Label
 
 _FIELDS = {f.name for f in fields(LabelScheme)} | {"n_neutral_labels"}
@@ -74,14 +74,21 @@ def fitting_tables(values: Iterable[int], among: Iterable[str] = ()) -> list[str
 
 
 def _scheme_of_names(text: str, found: Sequence[int], flag: str) -> LabelScheme:
-    """Of a table of names; found: values of the maps, none of which the table may lack. () for all of the table."""
+    """Of a table of names; found: values of the maps, none of which the table may lack. () for all of the table.
+
+    The other side of what was found is listed too, so that maps can be mirrored.
+    """
     labels = read_label_map(text, flag=flag)
     ids = {number for label in labels for number in label.source}
     if unknown := [value for value in found if value not in ids]:
-        others = fitting_tables(found)
-        hint = f"; all are in {', '.join(others)}" if others else ""
+        fitting = fitting_tables(found)
+        hint = f"; all are in {', '.join(fitting)}" if fitting else ""
         raise ValueError(f"{flag} {text}: does not name {', '.join(map(str, unknown[:10]))} of the maps{hint}")
-    wanted = set(found) | {BACKGROUND} if found else ids
+    seen = {plain_name(label.name) for label in labels if {*label.source} & {*found}}
+    others = {
+        i for label in labels if mirrored_name(label.name) in seen - {plain_name(label.name)} for i in label.source
+    }
+    wanted = {*found, BACKGROUND} | others if found else ids
     spec = DataSpec(
         tuple(
             Label(i, label.name, tuple(sorted(wanted & {*label.source})))

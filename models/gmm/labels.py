@@ -395,12 +395,15 @@ def _named_partners(names: Sequence[str]) -> tuple[int, ...] | None:
     plain = [plain_name(name) for name in names]
     if len(set(plain)) < len(plain) or any(re.fullmatch(r"((label|class) ?)?\d*", name) for name in plain):
         return None
-    mirrored = [
-        name if _ONE_SIDED.search(name) else " ".join(_OTHER_SIDE.get(word, word) for word in name.split())
-        for name in plain
-    ]
+    mirrored = [mirrored_name(name) for name in plain]
     place = {name: i for i, name in enumerate(plain)}
     return tuple(place[name] for name in mirrored) if place.keys() >= set(mirrored) else None
+
+
+def mirrored_name(name: str) -> str:
+    """The plain name of the same structure on the other side; of one that has no other, its own."""
+    plain = plain_name(name)
+    return plain if _ONE_SIDED.search(plain) else " ".join(_OTHER_SIDE.get(word, word) for word in plain.split())
 
 
 def plain_name(name: str) -> str:

@@ -380,6 +380,8 @@ def test_schemes_of_tables(tmp_path: Path) -> None:
     assert (kidneys.values, kidneys.partners) == ((0, 2, 3, 13), (0, 2, 1, 3))
     assert kidneys.names == ("background", "kidney_right", "kidney_left", "lung_middle_lobe_right")
     assert kidneys.outputs == kidneys.values
+    assert read_scheme("totalsegmentator", [0, 10, 5]).values == (0, 5, 10, 12)  # with the lobe on the other side
+    assert read_scheme("totalsegmentator", [0, 10, 5]).partners == (0, 1, 3, 2)
     with pytest.raises(ValueError, match=r"--scheme csf-gm-wm: does not name 7 of the maps; all are in .*feta.*totals"):
         read_scheme("csf-gm-wm", [0, 1, 7])
     table = tmp_path / "dseg.tsv"
