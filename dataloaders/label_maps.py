@@ -20,7 +20,6 @@ from dataloaders.notices import warn_of_unread
 from engine.files import files_below, read_list
 from models.gmm.labels import LabelScheme, find_values
 
-MAP_SUFFIXES = (*SUFFIXES, ".mgz", ".mgh")
 Source = Any  # a path, an array or a tensor
 
 
@@ -126,7 +125,7 @@ class LabelMaps:
     def name(self, index: int) -> str:
         """File name without suffix, or ``map0``, ``map1``, … for arrays."""
         source = self.sources[index]
-        return file_stem(source) if isinstance(source, Path) else f"map{index}"
+        return stem(source) if isinstance(source, Path) else f"map{index}"
 
     def values(self) -> tuple[int, ...]:
         """Every label value of any map, ascending. Reads every file."""
@@ -147,26 +146,14 @@ class LabelMaps:
 def read_label_map_file(path: Path | str) -> LabelMap:
     """One file in RAS axes; volumes with an axis of length 1 are 2-D. VolumeError naming a file that is no label map."""
     path = Path(path)
-    if path.name.endswith((".mgz", ".mgh")):
-        image: Any = nib.load(path)
-        data, affine = np.asarray(image.dataobj), np.asarray(image.affine, np.float64)
-    else:
-        volume = read_volume(path)
-        data, affine = volume.data, volume.affine
-    if data.ndim != 3:
-        raise VolumeError(f"{path}: shape {data.shape} is not a volume")
-    orientation = nib.orientations.io_orientation(affine)
-    moved, ras = to_ras(whole_numbers(path, data), affine)
+    volume = read_volume(path)
+    orientation = nib.orientations.io_orientation(volume.affine)
+    moved, ras = to_ras(whole_numbers(path, volume.data), volume.affine)
     plane = tuple(axis for axis in range(3) if moved.shape[axis] > 1)
     if len(plane) < 2:
-        raise VolumeError(f"{path}: shape {data.shape} is neither a volume nor a slice")
+        raise VolumeError(f"{path}: shape {volume.data.shape} is neither a volume nor a slice")
     values = np.ascontiguousarray(moved.reshape([moved.shape[axis] for axis in plane]))
-    return LabelMap(file_stem(path), torch.from_numpy(values), ras, orientation, plane, path)
-
-
-def file_stem(path: Path) -> str:
-    """File name without the suffix of a label map."""
-    return stem(path) if path.name.endswith(SUFFIXES) else path.stem
+    return LabelMap(stem(path), torch.from_numpy(values), ras, orientation, plane, path)
 
 
 def _expand(sources: Source) -> list[Source]:
@@ -184,24 +171,24 @@ def _expand(sources: Source) -> list[Source]:
 
 def _expand_path(path: Path) -> list[Source]:
     if path.is_dir():
-        files = files_below(path, MAP_SUFFIXES)
-        warn_of_unread(path, MAP_SUFFIXES, below=True)
-        labels = [file for file in files if file_stem(file).endswith("_dseg")]
+        files = files_below(path, SUFFIXES)
+        warn_of_unread(path, SUFFIXES, below=True)
+        labels = [file for file in files if stem(file).endswith("_dseg")]
         if not files:
-            raise ValueError(f"{path}: no {', '.join(MAP_SUFFIXES)} files")
+            raise ValueError(f"{path}: no {', '.join(SUFFIXES)} files")
         return list(labels or files)
     if not path.is_file():
         raise ValueError(f"{path}: no such file or folder")
     if path.suffix == ".txt":
         # A file that is missing is a fault of its own when it is read; the others of the list are there.
         return [item for file in read_list(path) for item in ([file] if _names_map(file) else _expand_path(file))]
-    if not path.name.endswith(MAP_SUFFIXES):
-        raise ValueError(f"{path}: label maps end in {', '.join(MAP_SUFFIXES)}, lists of them in .txt")
+    if not path.name.endswith(SUFFIXES):
+        raise ValueError(f"{path}: label maps end in {', '.join(SUFFIXES)}, lists of them in .txt")
     return [path]
 
 
 def _names_map(path: Path) -> bool:
-    return path.name.endswith(MAP_SUFFIXES) and not path.is_dir()
+    return path.name.endswith(SUFFIXES) and not path.is_dir()
 
 
 def as_indices(label_map: LabelMap, scheme: LabelScheme) -> LabelMap:

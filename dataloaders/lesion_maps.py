@@ -11,15 +11,8 @@ import numpy as np
 import torch
 
 from dataloaders.geometry import AFFINE_TOLERANCE
-from dataloaders.label_maps import (
-    MAP_SUFFIXES,
-    LabelMap,
-    LabelMaps,
-    Source,
-    as_indices,
-    file_stem,
-    read_label_map_file,
-)
+from dataloaders.label_maps import LabelMap, LabelMaps, Source, as_indices, read_label_map_file
+from dataloaders.nifti import SUFFIXES, stem
 from dataloaders.notices import warn_of_unread
 from engine.files import files_below
 from models.gmm.labels import LabelScheme
@@ -62,7 +55,7 @@ class LesionMaps(LabelMaps):
         """Mask of the map's file, or else of the only one of its name."""
         path = None if label_map.path is None else label_map.path.resolve()
         same = [source for source in self.sources if source.resolve() == path]
-        same = same or [source for source in self.sources if file_stem(source) == label_map.name]
+        same = same or [source for source in self.sources if stem(source) == label_map.name]
         if len(same) != 1:
             raise ValueError(f"{label_map.path or label_map.name}: {len(same)} of the label maps have this name")
         return self.masks.get(same[0])
@@ -96,15 +89,15 @@ def find_masks(lesions: Lesions, maps: Sequence[Path]) -> list[Path]:
         return [path for item in lesions for path in find_masks(item, maps)]
     folder = Path(lesions)
     if not folder.is_dir():
-        if not folder.is_file() or not folder.name.endswith(MAP_SUFFIXES):
-            raise ValueError(f"lesions {folder}: must be a folder, or a file ending in {', '.join(MAP_SUFFIXES)}")
+        if not folder.is_file() or not folder.name.endswith(SUFFIXES):
+            raise ValueError(f"lesions {folder}: must be a folder, or a file ending in {', '.join(SUFFIXES)}")
         return [folder]
     known = {path.resolve() for path in maps}
-    warn_of_unread(folder, MAP_SUFFIXES, below=True)
-    files = [path for path in files_below(folder, MAP_SUFFIXES) if path.resolve() not in known]
+    warn_of_unread(folder, SUFFIXES, below=True)
+    files = [path for path in files_below(folder, SUFFIXES) if path.resolve() not in known]
     files = [path for path in files if "lesion" in path.name.lower()] or files
     if not files:
-        raise ValueError(f"lesions {folder}: no {', '.join(MAP_SUFFIXES)} files beside the label maps")
+        raise ValueError(f"lesions {folder}: no {', '.join(SUFFIXES)} files beside the label maps")
     return files
 
 
@@ -131,8 +124,8 @@ def match_lesions(maps: Sequence[Path], masks: Sequence[Path]) -> dict[Path, Pat
 
 
 def _owners(mask: Path, maps: Sequence[Path]) -> list[Path]:
-    name, subject = file_stem(mask), _subject(mask)
-    same = [path for path in maps if file_stem(path) == name]
+    name, subject = stem(mask), _subject(mask)
+    same = [path for path in maps if stem(path) == name]
     near = [path for path in maps if _subject(path) == subject]
     begins = {path: max((len(key) for key in _keys(path) if name.startswith(f"{key}_")), default=0) for path in near}
     longest = [path for path in near if begins[path] == max(begins.values()) > 0]
@@ -140,11 +133,11 @@ def _owners(mask: Path, maps: Sequence[Path]) -> list[Path]:
 
 
 def _keys(path: Path) -> tuple[str, str]:
-    name = file_stem(path)
+    name = stem(path)
     return name, name.removesuffix("_dseg")
 
 
 def _subject(path: Path) -> str:
     """``sub-01`` or ``sub-01_ses-a`` of a BIDS name, "" of others."""
-    match = re.match(r"(sub-[A-Za-z0-9]+(?:_ses-[A-Za-z0-9]+)?)(?:_|$)", file_stem(path))
+    match = re.match(r"(sub-[A-Za-z0-9]+(?:_ses-[A-Za-z0-9]+)?)(?:_|$)", stem(path))
     return match[1] if match else ""

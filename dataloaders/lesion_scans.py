@@ -14,7 +14,16 @@ from numpy.typing import NDArray
 from dataloaders import geometry, tissue
 from dataloaders.intensity import Window
 from dataloaders.lesion_preparing import Tissue, grey_statistics, white_window
-from dataloaders.nifti import SUFFIXES, VolumeError, read_volume, stem, whole_numbers
+from dataloaders.nifti import (
+    NIFTI_SUFFIXES,
+    SUFFIXES,
+    VolumeError,
+    keep_codes,
+    read_unscaled,
+    read_volume,
+    stem,
+    whole_numbers,
+)
 from engine.files import atomic_path, files_below
 from spec import Label, level_channel
 
@@ -31,11 +40,21 @@ class Stored:
     affine: NDArray[np.float64]
     slope: float = 1.0
     inter: float = 0.0
+    codes: tuple[int, int] | None = None
+    missing: NDArray[np.bool_] | None = None
+
+    @property
+    def name(self) -> str:
+        """Of the file that is written, which is always NIfTI."""
+        return self.path.name if self.path.name.endswith(NIFTI_SUFFIXES) else f"{stem(self.path)}.nii.gz"
 
     @property
     def values(self) -> NDArray[np.float32]:
-        """Physical values."""
-        return (self.raw * np.float64(self.slope) + self.inter).astype(np.float32)
+        """Physical values; 0 where the file has no number."""
+        values = (self.raw * np.float64(self.slope) + self.inter).astype(np.float32)
+        if self.missing is not None:
+            values[self.missing] = 0
+        return values
 
     def changed(self, zone: NDArray[np.bool_], values: NDArray) -> NDArray:
         """Raw values with those of `zone` (I, J, K) replaced by physical `values` (one per voxel of the zone).
@@ -53,6 +72,7 @@ class Stored:
     def write(self, path: Path, raw: NDArray) -> None:
         """Write raw values with this file's type, scale and affine, under a fresh header, atomically."""
         image = nib.Nifti1Image(raw, self.affine, dtype=raw.dtype)
+        keep_codes(image, self.codes)
         image.header.set_xyzt_units("mm")
         image.header.set_slope_inter(self.slope, self.inter)
         with atomic_path(path) as temporary:
@@ -63,11 +83,8 @@ def read_stored(path: Path | str) -> Stored:
     """Read a file with all checks of `read_volume`."""
     path = Path(path)
     volume = read_volume(path)
-    image = nib.load(path)
-    assert isinstance(image, nib.Nifti1Image)
-    proxy = image.dataobj
-    raw = np.asarray(proxy.get_unscaled()).reshape(volume.data.shape)  # type: ignore[attr-defined]
-    return Stored(path, raw, volume.affine, float(proxy.slope), float(proxy.inter))  # type: ignore[attr-defined]
+    raw, slope, inter = read_unscaled(path)
+    return Stored(path, raw.data, volume.affine, slope, inter, volume.codes, volume.missing)
 
 
 def read_channels(paths: Sequence[Path], names: Sequence[str], flag: str) -> list[Stored]:

@@ -7,14 +7,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import nibabel as nib
 import numpy as np
 from numpy.typing import NDArray
 
 from dataloaders.geometry import resample, to_ras
 from dataloaders.intensity import robust_unit
-from dataloaders.label_maps import MAP_SUFFIXES, file_stem
-from dataloaders.nifti import SUFFIXES, Volume, VolumeError, read_volume
+from dataloaders.nifti import SUFFIXES, Volume, VolumeError, read_volume, stem
 from dataloaders.notices import warn_of_unread
 from engine.files import files_below, read_list
 
@@ -79,12 +77,12 @@ def find_scans(inputs: Sequence[Path], suffixes: Sequence[str], channels: Sequen
 def _expand(given: Path, suffixes: Sequence[str]) -> tuple[Path | None, list[Path]]:
     """Root, None for single files, and files."""
     if given.is_dir():
-        warn_of_unread(given, MAP_SUFFIXES, below=True)
-        files = [file for file in files_below(given, MAP_SUFFIXES) if file_stem(file).rpartition("_")[2] not in OUTPUTS]
+        warn_of_unread(given, SUFFIXES, below=True)
+        files = [file for file in files_below(given, SUFFIXES) if stem(file).rpartition("_")[2] not in OUTPUTS]
         if is_bids(given):
             files = [file for file in files if _bids_image(file.relative_to(given), suffixes)]
         elif suffixes:
-            files = [file for file in files if file_stem(file).endswith(tuple(suffixes))]
+            files = [file for file in files if stem(file).endswith(tuple(suffixes))]
         return given, files
     if given.suffix == ".txt" and given.is_file():
         return None, read_list(given)
@@ -92,7 +90,7 @@ def _expand(given: Path, suffixes: Sequence[str]) -> tuple[Path | None, list[Pat
 
 
 def _bids_image(path: Path, suffixes: Sequence[str]) -> bool:
-    ending = file_stem(path).rpartition("_")[2]
+    ending = stem(path).rpartition("_")[2]
     wanted = ending in suffixes if suffixes else ending not in NO_IMAGES
     return wanted and path.parts[0].startswith("sub-") and path.parent.name == "anat"
 
@@ -100,21 +98,21 @@ def _bids_image(path: Path, suffixes: Sequence[str]) -> bool:
 def _scan(root: Path, files: tuple[Path, ...], bids: bool) -> Scan:
     folder = files[0].parent.relative_to(root).as_posix()
     prefix = "" if folder == "." else f"{folder}/"
-    name = file_stem(files[0])
+    name = stem(files[0])
     if not bids:
         return Scan(files, prefix + name)
     # the suffix goes to desc-, so that contrasts of one session do not overwrite each other
     entities, _, ending = name.rpartition("_")
     described = re.search(r"_desc-([A-Za-z0-9]+)", entities)
     entities = re.sub(r"_desc-[A-Za-z0-9]+", "", entities)
-    endings = "".join(file_stem(file).rpartition("_")[2] for file in files) if len(files) > 1 else ending
+    endings = "".join(stem(file).rpartition("_")[2] for file in files) if len(files) > 1 else ending
     return Scan(files, prefix + entities, f"_desc-{described[1] if described else ''}{endings}", root)
 
 
 def _grouped(found: Sequence[tuple[Path, Path]], channels: Sequence[str], bids: bool) -> list[Scan]:
     groups: dict[Path, dict[str, tuple[Path, Path]]] = {}
     for root, file in found:
-        case, _, ending = file_stem(file).rpartition("_")
+        case, _, ending = stem(file).rpartition("_")
         if ending in channels:
             groups.setdefault(file.parent / case, {})[ending] = (root, file)
     scans = []
@@ -150,7 +148,7 @@ def read_scan(scan: Scan, ct: bool = False) -> ReadScan:
     channels = []
     first: Volume | None = None
     for path in scan.files:
-        volume = _read(path)
+        volume = read_volume(path)
         data, affine = to_ras(volume.data, volume.affine)
         if first is None:
             first, grid, shape = volume, affine, data.shape
@@ -161,19 +159,3 @@ def read_scan(scan: Scan, ct: bool = False) -> ReadScan:
             raise VolumeError(f"{path}: a constant image, there is nothing to segment")
     assert first is not None
     return ReadScan(np.stack(channels), grid, first.data.shape, first.affine)
-
-
-def _read(path: Path) -> Volume:
-    if path.name.endswith(SUFFIXES):
-        return read_volume(path, nan_as_zero=True)
-    if not path.is_file() or not path.name.endswith(MAP_SUFFIXES):
-        reason = f"scans end in {', '.join(MAP_SUFFIXES)}" if path.is_file() else "no such file"
-        raise VolumeError(f"{path}: {reason}")
-    try:
-        image = nib.load(path)
-        data, affine = np.asarray(image.dataobj), np.asarray(image.affine, np.float64)  # type: ignore[attr-defined]
-    except Exception as error:  # nibabel's readers of MGH files raise whatever the bytes lead them to
-        raise VolumeError(f"{path}: not a readable .mgz file ({type(error).__name__}: {error})") from None
-    if data.ndim != 3:
-        raise VolumeError(f"{path}: shape {data.shape} is not a volume")
-    return Volume(np.nan_to_num(data, posinf=0, neginf=0), affine)

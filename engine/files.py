@@ -6,7 +6,7 @@ import glob
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -135,6 +135,12 @@ def write_json(path: Path | str, data: Any) -> None:
 def json_text(data: Any) -> str:
     """What `write_json` writes."""
     return json.dumps(data, indent=1, allow_nan=False) + "\n"
+
+
+def listed(lines: Sequence[str], limit: int = 20) -> list[str]:
+    """The first lines, and one that counts the others."""
+    more = len(lines) - limit
+    return [*lines[:limit], f"and {more} more"] if more > 0 else list(lines)
 
 
 def with_path(path: Path | str, error: Exception) -> str:

@@ -161,14 +161,14 @@ def _finish(
     if o.dry_run:
         return "the mask is empty: the scan would come back as it is"
     for scan, raw in zip(scans, raws, strict=True):
-        scan.write(o.output / scan.path.name, raw)
+        scan.write(o.output / scan.name, raw)
     Stored(o.output / MASK_NAME, mask, scans[0].affine).write(o.output / MASK_NAME, mask)
     voxel = abs(float(np.linalg.det(scans[0].affine[:3, :3]))) / 1000
     provenance: dict[str, Any] = {
         "run": o.name,
         "checkpoint": o.ckpt_iter,
         "inputs": {
-            scan.path.name: {"sha256": _sha256(scan.raw), "changed_voxels": int((raw != scan.raw).sum())}
+            scan.name: {"sha256": _sha256(scan.raw), "changed_voxels": int((raw != scan.raw).sum())}
             for scan, raw in zip(scans, raws, strict=True)
         },
         "mask": None if o.mask is None else o.mask.name,

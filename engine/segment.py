@@ -23,7 +23,7 @@ from dataloaders.generated_files import describe_bids
 from dataloaders.geometry import back_to_source, regrid, resample, spacing
 from dataloaders.intensity import shown
 from dataloaders.labels import id_type
-from dataloaders.nifti import SUFFIXES, VolumeError, file_sha256, write_volume
+from dataloaders.nifti import NIFTI_SUFFIXES, VolumeError, file_sha256, write_volume
 from dataloaders.scans import MAX_GRID, ReadScan, Scan, find_scans, read_scan
 from dataloaders.segment_options import SegmentOptions
 from dataloaders.segmentation_task import SHOWN
@@ -90,12 +90,12 @@ def segment(
     expected: of the training, see `engine.checkpoint.Weights`; what a scan differs in is a warning.
     """
     scans, bids = find_scans(o.input, o.suffix, [channel.name for channel in predictor.method.spec.channels])
-    single = o.output if o.output.name.endswith(SUFFIXES) else None
+    single = o.output if o.output.name.endswith(NIFTI_SUFFIXES) else None
     if single is not None and len(scans) > 1:
         raise ValueError(f"--output {o.output}: one file for {len(scans)} scans; name a folder")
     aside = {"--posteriors": o.posteriors, "--resample": o.resample}
     for flag, path in aside.items():
-        if path is not None and path.name.endswith(SUFFIXES) and len(scans) > 1:
+        if path is not None and path.name.endswith(NIFTI_SUFFIXES) and len(scans) > 1:
             raise ValueError(f"{flag} {path}: one file for {len(scans)} scans; name a folder")
     if single is None and o.output.is_file():
         raise ValueError(f"--output {o.output}: is a file; name a folder, or a file ending in .nii.gz")
@@ -192,7 +192,7 @@ def _all_there(job: Job, scan: Scan) -> bool:
 
 def _aside(where: Path, scan: Scan, ending: str) -> Path:
     """Where an output goes that has a folder, or a file, of its own."""
-    return where if where.name.endswith(SUFFIXES) else where / f"{scan.name(ending)}.nii.gz"
+    return where if where.name.endswith(NIFTI_SUFFIXES) else where / f"{scan.name(ending)}.nii.gz"
 
 
 def _segment_one(job: Job, scan: Scan) -> dict[str, Any]:
@@ -297,7 +297,7 @@ def _csv(job: Job, scans: Sequence[Scan], head: Sequence[str], row: Callable[[Ma
 
 
 def _without_suffix(path: Path) -> Path:
-    for suffix in SUFFIXES:
+    for suffix in NIFTI_SUFFIXES:
         if path.name.endswith(suffix):
             return path.with_name(path.name.removesuffix(suffix))
     return path

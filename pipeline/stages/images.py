@@ -18,7 +18,7 @@ from pipeline.interleave import even_slices
 from pipeline.tissue import TissueTable, bounding_box, gate, read_table, tissue_facts
 from pipeline.tools import TOOLS, Job
 from pipeline.tools.base import Tool, package_version
-from pipeline.volumes import on_grid, read_any, read_labels, same_grid
+from pipeline.volumes import on_grid, read_labels, same_grid
 
 N4 = {
     "version": package_version("simpleitk") or "unknown",
@@ -92,7 +92,7 @@ def _given_maps(context: Context, source: Volume, grid: Volume) -> dict[str, str
     for name, path in {"brain": context.case.brain, "reference": context.case.reference}.items():
         if path is None:
             continue
-        given = read_any(path)
+        given = read_volume(path)
         if not same_grid(given, source):
             raise Excluded(f"{path.name} is not on the grid of {context.case.t1.name}")
         ids = on_grid(whole_numbers(path, given.data), given.affine, grid, labels=True)
@@ -103,7 +103,7 @@ def _given_maps(context: Context, source: Volume, grid: Volume) -> dict[str, str
 
 def _synthsr(context: Context, grid: Volume) -> tuple[str, dict[str, str]]:
     made = _run(context, TOOLS["synthsr"], context.folder / "image.nii.gz", context.unit.settings["tool"])
-    found = read_any(context.folder / made.outputs["output"])
+    found = read_volume(context.folder / made.outputs["output"])
     image = on_grid(found.data.astype(np.float32), found.affine, grid, labels=False)
     write_volume(context.folder / "harmonised.nii.gz", image, grid.affine, np.float32)
     return "harmonised.nii.gz", made.tool

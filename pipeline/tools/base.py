@@ -11,9 +11,8 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
-from dataloaders.nifti import VolumeError
+from dataloaders.nifti import VolumeError, read_volume
 from pipeline.commands import ToolFailed, ToolMissing, answer, find_program, run_command
-from pipeline.volumes import read_any
 
 Kind = Literal["harmonise", "strip", "segment"]
 
@@ -139,7 +138,7 @@ class ExternalTool(Tool):
         if not output.is_file():
             raise ToolFailed(f"{found.name} ended without an error but left no {output.name}; see {job.log}")
         try:
-            read_any(output)
+            read_volume(output)
         except VolumeError as error:
             raise ToolFailed(f"{found.name} left a damaged file: {error}") from None
         return Outcome(output, self.version(found), str(found), seconds)

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import gzip
+from collections.abc import Callable
 from pathlib import Path
 
 import nibabel as nib
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from dataloaders.nifti import VolumeError, read_volume, whole_numbers, write_volume
+from dataloaders.notices import collected
 from tests.toy import save_nifti
 
 DATA = np.arange(60, dtype=np.int16).reshape(3, 4, 5)
@@ -58,10 +61,20 @@ def bomb(path: Path) -> Path:
     return path
 
 
-def with_nan(path: Path) -> Path:
-    data = DATA.astype(np.float32)
-    data[1, 1, 1] = np.nan
-    return save_nifti(path, data)
+def header_field(name: str, value: float, more: bytes = b"") -> Callable[[Path], Path]:
+    """A file with one header field changed, and `more` behind its end."""
+
+    def make(path: Path) -> Path:
+        save_nifti(path.with_suffix(""), DATA)
+        content = bytearray(path.with_suffix("").read_bytes())
+        header = nib.Nifti1Header(bytes(content[:348]), check=False)
+        header["scl_slope"] = 1
+        header[name] = value
+        content[:348] = header.binaryblock
+        path.write_bytes(gzip.compress(bytes(content) + more))
+        return path
+
+    return make
 
 
 def text_file(path: Path) -> Path:
@@ -84,7 +97,11 @@ FAULTS = {
     "asks for 18 GB": huge_header,
     "is not a volume|damaged": negative_size,
     "more data than its header": bomb,
-    "1 voxels are NaN or infinite": with_nan,
+    "every voxel is NaN": lambda path: save_nifti(path, np.full((3, 4, 5), np.nan)),
+    "vox_offset inf": header_field("vox_offset", np.inf),
+    "vox_offset nan": header_field("vox_offset", np.nan),
+    r"vox_offset 3e\+38": header_field("vox_offset", 3e38, bytes(1 << 24)),
+    "damaged header .*intercept": header_field("scl_inter", np.inf),
     "not a NIfTI file": text_file,
     "has 4 dimensions": lambda path: save_nifti(path, np.zeros((3, 3, 3, 2), np.int16)),
     "not a volume": lambda path: save_nifti(path, np.zeros((3, 3), np.int16)),
@@ -100,6 +117,102 @@ def test_bad_files(message: str, tmp_path: Path) -> None:
         read_volume(path)
     assert str(path) in str(error.value)
     assert "\n" not in str(error.value)
+
+
+def mgh(path: Path, data: NDArray | None = None, affine: NDArray | None = None) -> Path:
+    nib.MGHImage(DATA.astype(np.int32) if data is None else data, np.eye(4) if affine is None else affine).to_filename(path)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"", "empty or not compressed"),
+        (gzip.compress(b""), "not an MGH file"),
+        (gzip.compress(b"\0\0\0\1" + bytes(300)), "damaged header .*non-zero"),
+        (None, "truncated or damaged"),
+    ],
+)
+def test_bad_mgz_files(content: bytes | None, message: str, tmp_path: Path) -> None:
+    path = mgh(tmp_path / "aseg.mgz", np.random.default_rng(0).integers(0, 9, (20, 20, 20)).astype(np.int32))
+    path.write_bytes(path.read_bytes()[:-100] if content is None else content)
+    with pytest.raises(VolumeError, match=rf"aseg\.mgz: .*{message}"):
+        read_volume(path)
+
+
+def test_mgz_is_read_as_nifti_is(tmp_path: Path) -> None:
+    affine = np.array([[-1.0, 0, 0, 4], [0, 0, 2, -3], [0, -1, 0, 5], [0, 0, 0, 1]])
+    for name in ("a.mgz", "a.mgh"):
+        volume = read_volume(mgh(tmp_path / name, affine=affine))
+        assert np.array_equal(volume.data, DATA)
+        assert np.allclose(volume.affine, affine)
+        assert volume.codes is None
+    four = mgh(tmp_path / "b.mgz", np.zeros((3, 3, 3, 2), np.float32))
+    with pytest.raises(VolumeError, match="has 4 dimensions"):
+        read_volume(four)
+
+
+def test_damaged_header_extensions_cost_nothing(tmp_path: Path) -> None:
+    path = save_nifti(tmp_path / "a.nii", DATA)
+    content = bytearray(path.read_bytes())
+    header = nib.Nifti1Header(bytes(content[:348]), check=False)
+    header["vox_offset"] = 384
+    extension = (7).to_bytes(4, "little") + (4).to_bytes(4, "little") + bytes(24)  # a size of 7 is impossible
+    path.write_bytes(header.binaryblock + b"\1\0\0\0" + extension + bytes(content[352:]))
+    assert np.array_equal(read_volume(path).data, DATA)
+
+
+def test_missing_voxels_count_as_background_and_are_told(tmp_path: Path) -> None:
+    data = DATA.astype(np.float32)
+    data[0] = np.nan
+    with collected() as told:
+        volume = read_volume(save_nifti(tmp_path / "mr.nii.gz", data))
+        hu = read_volume(save_nifti(tmp_path / "ct.nii.gz", data - 1000))
+    assert (volume.data[0] == 0).all()
+    assert np.array_equal(volume.data[1:], DATA[1:])
+    assert volume.missing is not None
+    assert volume.missing.sum() == 20
+    assert (hu.data[0] == hu.data.min()).all()
+    assert hu.data.min() == -980
+    assert told[0].endswith("mr.nii.gz: 20 voxels (33.3%) are NaN or infinite and count as 0")
+    assert told[1].endswith("count as -980")
+
+
+def without_codes(path: Path, data: NDArray = DATA) -> Path:
+    image = nib.Nifti1Image(data, None)
+    image.header.set_zooms((1, 2, 3))
+    image.header["qform_code"] = image.header["sform_code"] = 0
+    image.to_filename(path)
+    return path
+
+
+def test_a_header_without_orientation_is_told_and_kept(tmp_path: Path) -> None:
+    with collected() as told:
+        volume = read_volume(without_codes(tmp_path / "a.nii.gz"))
+    assert len(told) == 1
+    assert "axes are taken as LAS" in told[0]
+    assert volume.codes == (0, 0)
+    write_volume(tmp_path / "b.nii.gz", volume.data, volume.affine, codes=volume.codes)
+    written = nib.load(tmp_path / "b.nii.gz")
+    assert (int(written.header["qform_code"]), int(written.header["sform_code"])) == (0, 0)
+    assert np.allclose(written.affine, volume.affine)
+    # a grid that such a header cannot say gets a code after all
+    write_volume(tmp_path / "c.nii.gz", volume.data, np.eye(4), codes=volume.codes)
+    assert np.allclose(nib.load(tmp_path / "c.nii.gz").affine, np.eye(4))
+
+
+@pytest.mark.parametrize("codes", [(1, 0), (0, 4), (1, 1), (2, 3)])
+def test_codes_are_written_as_they_were(codes: tuple[int, int], tmp_path: Path) -> None:
+    affine = np.array([[0, -1.0, 0, 4], [2, 0, 0, -3], [0, 0, 3, 5], [0, 0, 0, 1]])
+    image = nib.Nifti1Image(DATA, affine)
+    image.set_qform(affine, codes[0])
+    image.set_sform(affine, codes[1])
+    image.to_filename(tmp_path / "a.nii.gz")
+    volume = read_volume(tmp_path / "a.nii.gz")
+    write_volume(tmp_path / "b.nii.gz", volume.data, volume.affine, codes=volume.codes)
+    written = nib.load(tmp_path / "b.nii.gz")
+    assert (int(written.header["qform_code"]), int(written.header["sform_code"])) == codes
+    assert np.allclose(written.affine, affine, atol=1e-5)
 
 
 def test_good_files(tmp_path: Path) -> None:
@@ -118,6 +231,11 @@ def test_good_files(tmp_path: Path) -> None:
 
 def test_labels_must_be_whole_and_not_negative() -> None:
     assert whole_numbers("l", np.array([0.0, 7.0])).dtype == np.int32
+    with collected() as told:
+        assert whole_numbers("l", np.array([0, 0.9999999998, 2.0001, 7.9993])).tolist() == [0, 1, 2, 8]
+    assert told == ["l: 3 labels are off whole numbers by 0.0007 at most; rounded"]
+    with pytest.raises(VolumeError, match=r"found 1\.002"):
+        whole_numbers("l.nii", np.array([0.0, 1.002]))
     with pytest.raises(VolumeError, match=r"whole numbers, found 0.5 \(1 voxels\)"):
         whole_numbers("l.nii", np.array([0.0, 0.5]))
     with pytest.raises(VolumeError, match="found -1"):

@@ -104,7 +104,7 @@ def test_scale_forgets_units_single_voxels_and_air(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "reason"), [("no.nii.gz", "no such file"), ("text.txt.png", "scans end in"), ("flat.nii.gz", "constant")]
+    ("name", "reason"), [("no.nii.gz", "no such file"), ("text.txt.png", "volumes end in"), ("flat.nii.gz", "constant")]
 )
 def test_files_that_cannot_be_used(tmp_path: Path, name: str, reason: str) -> None:
     if name == "flat.nii.gz":
