@@ -7,6 +7,7 @@ rows run head to foot; sagittal columns front to back.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping, Sequence
 
 import nibabel as nib
@@ -17,7 +18,7 @@ from scipy import ndimage
 from dataloaders.manifest import Geometry
 from spec import Axis
 
-AFFINE_TOLERANCE = 1e-3  # affines whose numbers differ by no more are of one grid
+GRID_TOLERANCE = 0.02  # voxels that any corner of two grids may lie apart: header noise, far below what can be seen
 
 # For each slicing axis: the array axis that is sliced, then those shown as rows and columns; both are shown reversed
 # (from high to low coordinate).
@@ -29,6 +30,34 @@ def to_ras(data: NDArray, affine: NDArray) -> tuple[NDArray, NDArray[np.float64]
     orientation = nib.orientations.io_orientation(affine)
     moved = nib.orientations.apply_orientation(data, orientation)
     return moved, affine @ nib.orientations.inv_ornt_aff(orientation, data.shape)
+
+
+def off_grid(shape: Sequence[int], affine: NDArray, other: Sequence[int], target: NDArray, name: object) -> str:
+    """Why the grid (`shape`, `affine`) is not the one (`other`, `target`) of `name`, for people; '' where it is.
+
+    Two grids are one where shapes are equal and no corner lies more than GRID_TOLERANCE voxels from the other's.
+    """
+    if tuple(shape) != tuple(other):
+        return f"shape {tuple(shape)}, {name} has {tuple(other)}"
+    corners = np.array(list(itertools.product(*((0, n - 1) for n in shape), [1]))).T
+    apart = float(np.abs(np.linalg.inv(target) @ affine @ corners - corners)[:3].max())
+    return "" if apart <= GRID_TOLERANCE else f"the affine differs from that of {name} by up to {apart:.3g} voxels"
+
+
+def same_axes(affine: NDArray, target: NDArray) -> bool:
+    """Whether the voxels of two grids are stored in one order: first axis to the left, second to the front, …"""
+    return bool(np.array_equal(nib.orientations.io_orientation(affine), nib.orientations.io_orientation(target)))
+
+
+def onto_axes(
+    data: NDArray, affine: NDArray, shape: Sequence[int], target: NDArray
+) -> tuple[NDArray, NDArray[np.float64]]:
+    """Data and affine with the axes in the order of the grid (`shape`, `target`): moved exactly, nothing is resampled."""
+    if not off_grid(data.shape, affine, shape, target, ""):
+        return data, affine  # before orientations are looked at, which noise decides in an image turned by 45 degrees
+    own, wanted = (nib.orientations.io_orientation(a) for a in (affine, target))
+    turn = nib.orientations.ornt_transform(own, wanted)
+    return nib.orientations.apply_orientation(data, turn), affine @ nib.orientations.inv_ornt_aff(turn, data.shape)
 
 
 def spacing(affine: NDArray) -> NDArray[np.float64]:

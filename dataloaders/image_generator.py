@@ -53,6 +53,11 @@ class Sample:
     number: int
     source: LabelMap
 
+    @property
+    def codes(self) -> tuple[int, int] | None:
+        """NIfTI's codes of the map's orientation."""
+        return self.source.codes
+
     def __iter__(self) -> Iterator[NDArray]:
         return iter((self.image, self.labels))
 
@@ -68,8 +73,10 @@ class Sample:
         ValueError for a batch.
         """
         channels, label = self.volumes()
-        write_volume(image, channels[0] if len(channels) == 1 else np.stack(channels, -1), self.affine, np.float32)
-        write_volume(labels, label, self.affine, np.int32)
+        write_volume(
+            image, channels[0] if len(channels) == 1 else np.stack(channels, -1), self.affine, np.float32, self.codes
+        )
+        write_volume(labels, label, self.affine, np.int32, self.codes)
 
     def volumes(self) -> tuple[list[NDArray[np.float32]], NDArray[np.int32]]:
         """One array per channel, and the labels: all (I, J, K), also in 2-D, as `affine` counts their axes."""

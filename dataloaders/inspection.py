@@ -11,9 +11,11 @@ from numpy.typing import NDArray
 from dataloaders import geometry, tissue
 from dataloaders.class_look import ClassLook
 from dataloaders.intensity import AIR_BELOW, SCALE_SAMPLES, in_hu
-from dataloaders.nifti import Volume, VolumeError, file_sha256, read_volume, whole_numbers
+from dataloaders.nifti import Volume, VolumeError, file_sha256, read_ids, read_volume
+from dataloaders.notices import collected
 from dataloaders.prepare_options import PrepareOptions
 from dataloaders.sources import CaseSource, embedded_volumes
+from engine.files import listed
 
 LEAST_AIR = 0.001  # share of voxels at -900 or below that a CT of fractional values has
 
@@ -27,7 +29,7 @@ class DataFaults(ValueError):  # noqa: N818 (several faults, one error)
 
     def __str__(self) -> str:
         plural = "s" if len(self.faults) > 1 else ""
-        return f"{len(self.faults)} fault{plural} in the source data:\n  " + "\n  ".join(self.faults)
+        return f"{len(self.faults)} fault{plural} in the source data:\n  " + "\n  ".join(listed(self.faults))
 
 
 @dataclass
@@ -48,16 +50,21 @@ class Facts:
 
 def inspect_case(source: CaseSource, channels: tuple[str, ...], o: PrepareOptions) -> Facts:
     """Read every file of a case once; all faults are collected."""
+    with collected() as told:
+        facts = _inspect(source, channels, o)
+    facts.notes += [f"warning: {line}" for line in told]
+    return facts
+
+
+def _inspect(source: CaseSource, channels: tuple[str, ...], o: PrepareOptions) -> Facts:
     facts = Facts()
     volumes: dict[str, Volume] = {}
     paths = source.files(channels)
     for role, path in paths.items():
         try:
-            volumes[role] = read_volume(path)
+            volumes[role] = (read_volume if role in channels else read_ids)(path)
             facts.hashes[role] = file_sha256(path)
-            if role not in channels:
-                whole_numbers(path, volumes[role].data)
-            elif volumes[role].data.min() == volumes[role].data.max():
+            if role in channels and volumes[role].data.min() == volumes[role].data.max():
                 raise VolumeError(f"{path}: constant image, every voxel is {volumes[role].data.flat[0]:g}")
         except VolumeError as error:
             facts.faults.append(str(error))
@@ -68,10 +75,13 @@ def inspect_case(source: CaseSource, channels: tuple[str, ...], o: PrepareOption
     reference = volumes[channels[0] if channels else "label"]
     for role, volume in volumes.items():
         own_grid_allowed = role in channels and o.format == "bids"
-        if own_grid_allowed and not _same_grid(volume, reference):
+        own_grid = geometry.off_grid(volume.data.shape, volume.affine, reference.data.shape, reference.affine, "")
+        if own_grid_allowed and own_grid:
             facts.notes.append(f"{source.id}: {role} has its own grid, resampled to that of {channels[0]}")
         elif not own_grid_allowed:
             _compare_grids(paths.get(role, Path(role)), volume, reference, o.affine, facts)
+    facts.notes += [_missing(paths[name], volumes[name], volumes.get("label")) for name in channels if name in paths]
+    facts.notes = [note for note in facts.notes if note]
     facts.looks_ct = [_looks_ct(name, volumes[name].data) for name in channels]
     facts.no_hu = [_no_hu(paths.get(name, Path(name)), volumes[name].data) for name in channels]
     if "label" in volumes:
@@ -114,6 +124,15 @@ def _extent(reference: Volume, volumes: dict[str, Volume], o: PrepareOptions) ->
     return min(needed[0], whole[0]), min(needed[1], whole[1])
 
 
+def _missing(path: Path, image: Volume, label: Volume | None) -> str:
+    """A line where an image has no numbers within labels; elsewhere it is the background."""
+    if image.missing is None or label is None:
+        return ""
+    labelled, _ = geometry.onto_axes(label.data > 0, label.affine, image.data.shape, image.affine)
+    within = int((image.missing & labelled).sum()) if labelled.shape == image.missing.shape else 0
+    return f"warning: {path}: {within} of the NaN or infinite voxels are labelled" if within else ""
+
+
 def _looks_ct(channel: str, data: NDArray) -> bool:
     """Named so, or with values that only air has: in whole numbers any, in others as much as MR is never below."""
     if channel.upper() == "CT":
@@ -139,19 +158,20 @@ def _no_hu(path: Path, ct: NDArray) -> str:
     )
 
 
-def _same_grid(volume: Volume, reference: Volume) -> bool:
-    distance = np.abs(volume.affine - reference.affine).max()
-    return volume.data.shape == reference.data.shape and bool(distance <= geometry.AFFINE_TOLERANCE)
-
-
 def _compare_grids(path: Path, volume: Volume, reference: Volume, on_affine: str, facts: Facts) -> None:
-    """A volume that must lie on the first channel's grid: other shapes are faults, other affines as the user says."""
-    if volume.data.shape != reference.data.shape:
-        facts.faults.append(f"{path}: shape {volume.data.shape}, the image has {reference.data.shape}")
-    elif not _same_grid(volume, reference):
-        both = [np.array2string(v.affine[:3].round(4), separator=", ").replace("\n", "") for v in (volume, reference)]
-        line = f"{path}: affine differs by {np.abs(volume.affine - reference.affine).max():.4g} from the image's"
-        if on_affine == "warn":
-            facts.notes.append(f"warning: {line}, which is used")
-        else:
-            facts.faults.append(f"{line} ({both[0]} and {both[1]}); --affine warn accepts it")
+    """A volume that must lie on the first channel's grid, in any order of its axes: other shapes are faults, other affines
+    as the user says.
+    """
+    grid = reference.data.shape, reference.affine
+    data, affine = geometry.onto_axes(volume.data, volume.affine, *grid)
+    fault = geometry.off_grid(data.shape, affine, *grid, "the image")
+    if not fault:
+        return
+    shifted = data.shape == grid[0] and geometry.same_axes(volume.affine, reference.affine)
+    if shifted and on_affine == "warn":
+        facts.notes.append(f"warning: {path}: {fault}; the image's is used")
+    elif shifted:
+        both = [np.array2string(a[:3].round(4), separator=", ").replace("\n", "") for a in (affine, reference.affine)]
+        facts.faults.append(f"{path}: {fault} ({both[0]} and {both[1]}); --affine warn takes the image's")
+    else:
+        facts.faults.append(f"{path}: {fault}, in the image's order of axes; resample one to the other's grid")

@@ -15,11 +15,10 @@ from typing import Literal
 import nibabel as nib
 
 from dataloaders.classes import plain
-from dataloaders.label_maps import file_stem
 from dataloaders.label_schemes import fitting_tables
 from dataloaders.labels import LabelTable, header_names, read_label_map, table_rows
 from dataloaders.manifest import FILE_NAME, Manifest
-from dataloaders.nifti import SUFFIXES
+from dataloaders.nifti import NIFTI_SUFFIXES, stem
 from engine.files import read_json
 from spec import BACKGROUND, DataSpec, Label
 
@@ -149,7 +148,7 @@ def _advice(
 
 def names_within(path: Path) -> tuple[dict[int, str], str] | None:
     """Names by id in the header of a NIfTI file that can be read, as TotalSegmentator writes them; None without."""
-    names = header_names(nib.load(path).header) if path.name.endswith(SUFFIXES) else {}
+    names = header_names(nib.load(path).header) if path.name.endswith(NIFTI_SUFFIXES) else {}
     return (names, "its header") if names else None
 
 
@@ -160,13 +159,13 @@ def names_beside(path: Path) -> tuple[dict[int, str], str] | None:
     or in the folders above up to that of the subjects, or the manifest of the results folder that it is in.
     """
     path = path.absolute()
-    sidecar = path.with_name(f"{file_stem(path)}.json")
+    sidecar = path.with_name(f"{stem(path)}.json")
     if sidecar.is_file():
         data = read_json(sidecar)
         found = data.get("LabelMap") if isinstance(data, dict) else None
         if isinstance(found, dict) and found and all(type(number) is int for number in found.values()):
             return {number: str(name) for name, number in found.items()}, sidecar.name
-    tables = [table for folder in _folders(path) for table in _tables(folder, file_stem(path))]
+    tables = [table for folder in _folders(path) for table in _tables(folder, stem(path))]
     if tables:
         return names_of(_read_table(tables[0])), tables[0].name
     results = path.parent.parent

@@ -29,7 +29,7 @@ class LabelMap:
 
     affine (4, 4) of the RAS grid. orientation: nibabel's of the source's axes, None for arrays, which count as RAS.
     plane: in 2-D, the axes of the RAS grid that are kept. path: None for arrays. subclasses: of a map with seeds, the number
-    of clusters of each meta-label.
+    of clusters of each meta-label. codes: of the source's header, as those of `Volume`.
     """
 
     name: str
@@ -40,6 +40,13 @@ class LabelMap:
     path: Path | None = None
     indexed: bool = False
     subclasses: tuple[int, ...] = ()
+    codes: tuple[int, int] | None = None
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Of the RAS grid, (I, J, K), also in 2-D."""
+        sizes = dict(zip(self.plane, self.values.shape, strict=True))
+        return tuple(sizes.get(axis, 1) for axis in range(3))
 
     @property
     def spacing(self) -> tuple[float, ...]:
@@ -153,7 +160,7 @@ def read_label_map_file(path: Path | str) -> LabelMap:
     if len(plane) < 2:
         raise VolumeError(f"{path}: shape {volume.data.shape} is neither a volume nor a slice")
     values = np.ascontiguousarray(moved.reshape([moved.shape[axis] for axis in plane]))
-    return LabelMap(stem(path), torch.from_numpy(values), ras, orientation, plane, path)
+    return LabelMap(stem(path), torch.from_numpy(values), ras, orientation, plane, path, codes=volume.codes)
 
 
 def _expand(sources: Source) -> list[Source]:

@@ -7,10 +7,9 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
 import torch
 
-from dataloaders.geometry import AFFINE_TOLERANCE
+from dataloaders.geometry import off_grid
 from dataloaders.label_maps import LabelMap, LabelMaps, Source, as_indices, read_label_map_file
 from dataloaders.nifti import SUFFIXES, stem
 from dataloaders.notices import warn_of_unread
@@ -69,14 +68,10 @@ def lesion_scheme(base: LabelScheme) -> LabelScheme:
 def read_mask(path: Path, label_map: LabelMap) -> torch.Tensor:
     """Mask of lesions on the grid of a map, (*S) bool. ValueError for other grids, naming both, and other values."""
     mask = read_label_map_file(path)
-    if mask.values.shape != label_map.values.shape:
-        raise ValueError(
-            f"{path}: lesion mask of shape {tuple(mask.values.shape)} in RAS axes, its label map "
-            f"{label_map.path or label_map.name} has {tuple(label_map.values.shape)}"
-        )
-    distance = float(np.abs(mask.affine - label_map.affine).max())
-    if label_map.path is not None and distance > AFFINE_TOLERANCE:
-        raise ValueError(f"{path}: its affine and that of its label map {label_map.path} differ by {distance:.4g}")
+    target = mask.affine if label_map.path is None else label_map.affine  # arrays have no place of their own
+    name = f"its label map {label_map.path or label_map.name}"
+    if fault := off_grid(mask.shape, mask.affine, label_map.shape, target, name):
+        raise ValueError(f"{path}: lesion mask in RAS axes: {fault}")
     low, high = (int(value) for value in mask.values.aminmax())
     if low < 0 or high > 1:
         raise ValueError(f"{path}: a lesion mask holds 0 and 1, found {low} to {high}")

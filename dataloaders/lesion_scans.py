@@ -19,10 +19,10 @@ from dataloaders.nifti import (
     SUFFIXES,
     VolumeError,
     keep_codes,
+    read_ids,
     read_unscaled,
     read_volume,
     stem,
-    whole_numbers,
 )
 from engine.files import atomic_path, files_below
 from spec import Label, level_channel
@@ -105,18 +105,21 @@ def read_channels(paths: Sequence[Path], names: Sequence[str], flag: str) -> lis
 
 def check_grid(path: Path | str, shape: Sequence[int], affine: NDArray, reference: Stored) -> None:
     """ValueError where a file does not lie on the reference's grid, naming both."""
-    if tuple(shape) != reference.raw.shape:
-        raise ValueError(f"{path}: shape {tuple(shape)}, {reference.path} has {reference.raw.shape}")
-    distance = float(np.abs(affine - reference.affine).max())
-    if distance > geometry.AFFINE_TOLERANCE:
-        raise ValueError(f"{path}: its affine and that of {reference.path} differ by {distance:.4g}")
+    if fault := geometry.off_grid(shape, affine, reference.raw.shape, reference.affine, reference.path):
+        raise ValueError(f"{path}: {fault}")
+
+
+def read_like(path: Path | str, reference: Stored) -> NDArray[np.int32]:
+    """Label ids on the reference's grid and in its axes; VolumeError or ValueError for anything else."""
+    volume = read_ids(path)
+    data, affine = geometry.onto_axes(volume.data, volume.affine, reference.raw.shape, reference.affine)
+    check_grid(path, data.shape, affine, reference)
+    return data
 
 
 def read_mask(path: Path | str, reference: Stored) -> NDArray[np.bool_]:
     """A mask of 0 and 1 on the reference's grid; VolumeError or ValueError for anything else."""
-    volume = read_volume(path)
-    check_grid(path, volume.data.shape, volume.affine, reference)
-    ids = whole_numbers(path, volume.data)
+    ids = read_like(path, reference)
     if ids.max() > 1:
         raise VolumeError(f"{path}: a lesion mask holds 0 and 1, found {ids.max()}")
     return ids > 0
@@ -224,9 +227,7 @@ def load_head(
     first = scans[0]
     native = np.zeros(first.raw.shape, bool) if lesion is None else lesion
     if tissue_file is not None:
-        volume = read_volume(tissue_file)
-        check_grid(tissue_file, volume.data.shape, volume.affine, first)
-        ids: NDArray = whole_numbers(tissue_file, volume.data)
+        ids: NDArray = read_like(tissue_file, first)
         if ids.max() > 3:
             raise ValueError(f"{flag} {tissue_file}: holds 0, 1 CSF, 2 grey and 3 white matter, found {ids.max()}")
     else:

@@ -31,7 +31,8 @@ _ALONE = {
 class Geometry:
     """The way from prepared slices back to the source grid.
 
-    source_affine: (4, 4) voxel -> mm (RAS+) of the source file; source_shape: its (I, J, K).
+    source_affine: (4, 4) voxel -> mm (RAS+) of the source file; source_shape: its (I, J, K); source_codes: its qform
+    and sform codes, None where they are not known.
     grid_affine, grid_shape: the RAS-oriented, possibly resampled grid that was sliced.
     crop: (row, column) of the slice image's first pixel in the full displayed plane of the grid; negative = padding.
     """
@@ -41,6 +42,7 @@ class Geometry:
     grid_affine: tuple[tuple[float, ...], ...]
     grid_shape: tuple[int, int, int]
     crop: tuple[int, int]
+    source_codes: tuple[int, int] | None = None
 
 
 @dataclass(frozen=True, slots=True)

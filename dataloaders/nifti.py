@@ -228,6 +228,12 @@ def whole_numbers(path: Path | str, data: NDArray) -> NDArray[np.int32]:
     return data.astype(np.int32)
 
 
+def read_ids(path: Path | str) -> Volume:
+    """A label map or mask with its ids as int32; VolumeError for what `read_volume` and `whole_numbers` refuse."""
+    volume = read_volume(path)
+    return replace(volume, data=whole_numbers(path, volume.data))
+
+
 def write_volume(
     path: Path | str,
     data: NDArray,

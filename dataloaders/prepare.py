@@ -23,7 +23,7 @@ from dataloaders.sources import CaseSource, Found, find_bids, find_mni152, find_
 from dataloaders.splits import read_split_file, split_patients
 from dataloaders.workers import cores, in_order, parse_shard
 from decoding import decode
-from engine.files import check_name, read_json, write_json
+from engine.files import check_name, listed, read_json, write_json
 from engine.locks import LOCK, lock_folder
 from spec import LESION, Channel, DataSpec, Label
 
@@ -62,7 +62,7 @@ def prepare(o: PrepareOptions) -> Manifest | None:
     if o.format == "png":
         return convert_folder(o)
     found = find(o)
-    for note in found.notes:
+    for note in listed(found.notes):
         print(note, flush=True)
     if not found.cases and not found.faults:
         found.faults.append(f"{o.source or o.images or o.labels}: no {o.half or 'cases'} found")
@@ -71,7 +71,7 @@ def prepare(o: PrepareOptions) -> Manifest | None:
     all_facts = _inspect(o, found, part)
     o, sized = _with_size(o, all_facts)
     plan, notes = _plan(o, found, all_facts)
-    for note in notes + sized:
+    for note in listed(notes + sized):
         print(note, flush=True)
     if o.dry_run:
         print(f"{len(found.cases)} cases are fine", flush=True)

@@ -21,7 +21,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from dataloaders.geometry import AFFINE_TOLERANCE, to_ras
+from dataloaders.geometry import off_grid, to_ras
 from dataloaders.image_generator import as_array
 from dataloaders.label_schemes import read_scheme
 from dataloaders.nifti import SUFFIXES, file_sha256, read_volume, stem, whole_numbers
@@ -353,16 +353,12 @@ def measure(
     for path in case.images:
         volume = read_volume(path)
         image, affine = to_ras(volume.data, volume.affine)
-        if image.shape != label.shape:
-            raise ValueError(
-                f"{path} and {case.label} differ in shape in RAS axes, {image.shape} and {label.shape}; "
-                "resample one to the other's grid"
-            )
-        distance = float(np.abs(affine - grid).max())
-        if distance > AFFINE_TOLERANCE:
-            raise ValueError(
-                f"{path} and {case.label} differ in their affines by {distance:.4g}; resample one to the other's grid"
-            )
+        if fault := off_grid(image.shape, affine, label.shape, grid, case.label):
+            raise ValueError(f"{path}: in RAS axes: {fault}; resample one to the other's grid")
+        if volume.missing is not None and (
+            missing := int((to_ras(volume.missing, volume.affine)[0] & (label > 0)).sum())
+        ):
+            raise ValueError(f"{path}: {missing} labelled voxels are NaN or infinite")
         images.append(torch.from_numpy(np.ascontiguousarray(image, np.float32)))
     index = scheme.to_index(torch.from_numpy(label))
     centers, spreads = _statistics(torch.stack(images), index, scheme, robust, scale)

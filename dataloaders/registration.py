@@ -18,7 +18,7 @@ import SimpleITK as sitk  # noqa: N813 (its own convention)
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from dataloaders.geometry import AFFINE_TOLERANCE, spacing, to_ras
+from dataloaders.geometry import off_grid, spacing, to_ras
 
 Method = Literal["none", "affine", "deformable"]
 LPS = np.diag([-1.0, -1.0, 1.0, 1.0])
@@ -70,7 +70,7 @@ class Transform:
 
 def same_space(fixed: Scan, moving: Scan) -> bool:
     """Whether both lie on one grid and their brains (voxels above 0) already overlap: nothing to register."""
-    if fixed.data.shape != moving.data.shape or np.abs(fixed.affine - moving.affine).max() > AFFINE_TOLERANCE:
+    if off_grid(moving.data.shape, moving.affine, fixed.data.shape, fixed.affine, ""):
         return False
     return dice(_head(fixed.data), _head(moving.data)) >= SAME_SPACE_DICE
 

@@ -132,12 +132,13 @@ def _grouped(found: Sequence[tuple[Path, Path]], channels: Sequence[str], bids: 
 
 @dataclass(frozen=True)
 class ReadScan:
-    """image (C, X, Y, Z) float32 in [0, 1] in RAS axes with `affine`; shape and source_affine are of the first file."""
+    """image (C, X, Y, Z) float32 in [0, 1] in RAS axes with `affine`; shape, source_affine, codes are of the first file."""
 
     image: NDArray[np.float32]
     affine: NDArray[np.float64]
     shape: tuple[int, ...]
     source_affine: NDArray[np.float64]
+    codes: tuple[int, int] | None = None
 
 
 def read_scan(scan: Scan, ct: bool = False) -> ReadScan:
@@ -158,4 +159,4 @@ def read_scan(scan: Scan, ct: bool = False) -> ReadScan:
         if not channels[-1].any():
             raise VolumeError(f"{path}: a constant image, there is nothing to segment")
     assert first is not None
-    return ReadScan(np.stack(channels), grid, first.data.shape, first.affine)
+    return ReadScan(np.stack(channels), grid, first.data.shape, first.affine, first.codes)

@@ -11,9 +11,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from dataloaders.geometry import AFFINE_TOLERANCE
+from dataloaders.geometry import off_grid, onto_axes
 from dataloaders.nifti import SUFFIXES, file_sha256, read_volume, stem, whole_numbers, write_volume
 from dataloaders.seeds import (
     FIT_VOXELS,
@@ -230,14 +228,12 @@ def work(o: SeedOptions, scheme: SeedScheme, settings: dict[str, Any], source: S
 
 def _write_parts(o: SeedOptions, scheme: SeedScheme, source: SeedSource) -> tuple[list[dict[str, Any]], list[str]]:
     image, label = read_volume(source.image), read_volume(source.label)
-    if image.data.shape != label.data.shape:
-        raise ValueError(f"the image has shape {image.data.shape}, its label map {label.data.shape}")
-    distance = float(np.abs(image.affine - label.affine).max())
-    if distance > AFFINE_TOLERANCE:
-        raise ValueError(
-            f"the affines of image and label map differ by {distance:.4g} (both of shape {image.data.shape})"
-        )
-    meta_map = scheme.apply(whole_numbers(source.label, label.data), image.data)
+    ids, affine = onto_axes(whole_numbers(source.label, label.data), label.affine, image.data.shape, image.affine)
+    if fault := off_grid(ids.shape, affine, image.data.shape, image.affine, "the image"):
+        raise ValueError(f"{source.label.name}: {fault}")
+    if image.missing is not None and (missing := int((image.missing & (ids > 0)).sum())):
+        raise ValueError(f"{source.image.name}: {missing} labelled voxels are NaN or infinite")
+    meta_map = scheme.apply(ids, image.data)
     metas, notes = [], []
     for i, (name, _) in enumerate(scheme.metas, 1):
         mask = (meta_map == i).T  # NIfTI stores the first axis fastest; masks are fast the other way round
@@ -245,7 +241,7 @@ def _write_parts(o: SeedOptions, scheme: SeedScheme, source: SeedSource) -> tupl
         for n in range(1, o.max_subclasses + 1):
             part = subcluster(image.data.T, mask, i, n, o.seed)
             path = seed_file(o.out_path, source.key, n, i)
-            write_volume(path, part.codes.T, image.affine)
+            write_volume(path, part.codes.T, image.affine, codes=image.codes)
             splits.append({"means": part.means, "sizes": part.sizes, "sha256": file_sha256(path)})
             notes += [f"{name} in {n}: {note}" for note in part.notes]
         metas.append({"id": i, "name": name, "voxels": int(mask.sum()), "splits": splits})

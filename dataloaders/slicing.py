@@ -21,7 +21,8 @@ from dataloaders.lesion_preparing import (
     without_lesions,
 )
 from dataloaders.manifest import Case, Geometry, Slice, Split, affine_rows, slice_name
-from dataloaders.nifti import read_volume
+from dataloaders.nifti import Volume, read_ids, read_volume
+from dataloaders.notices import collected
 from dataloaders.prepare_options import PrepareOptions, parse_window
 from dataloaders.slices import Frame, choose_slices, write_filled, write_slice
 from dataloaders.sources import CaseSource, embedded_volumes
@@ -47,7 +48,8 @@ class Plan:
 def process_case(source: CaseSource, split: Split | None, hashes: dict[str, str], plan: Plan) -> list[dict[str, Any]]:
     """Write the slices of one case; returns manifest cases as plain dicts (several when slices are split)."""
     o = plan.options
-    images, roles, source_grid, affine = _load(source, plan)
+    with collected():  # told when the files were inspected
+        images, roles, first, affine = _load(source, plan)
     label = _labels(source, images, roles, affine, plan)
     images, label, body = _clean(images, label, roles, affine, plan)
     foreground = body if o.half == "images" else label > 0
@@ -62,7 +64,8 @@ def process_case(source: CaseSource, split: Split | None, hashes: dict[str, str]
             f"{source.id}: {100 * lost:.1f} % of the voxels {o.inside} lie outside the {o.slice_size} window",
             flush=True,
         )
-    place = Geometry(source_grid[1], source_grid[0], affine_rows(affine), tuple(label.shape), crop)  # type: ignore[arg-type]
+    grid = affine_rows(first.affine), first.data.shape, affine_rows(affine), tuple(label.shape)
+    place = Geometry(*grid, crop, first.codes)
     files = {role: {"file": path.name, "sha256": hashes[role]} for role, path in source.files(plan.channels).items()}
     frame, ids = Frame(o.axis, crop, o.slice_size), label.astype(id_type(len(plan.table.labels)))
     parts = {split: kept} if split is not None else _blocks(kept, o)
@@ -77,17 +80,15 @@ def process_case(source: CaseSource, split: Split | None, hashes: dict[str, str]
     return [asdict(case) for case in cases]
 
 
-def _load(
-    source: CaseSource, plan: Plan
-) -> tuple[list[NDArray], dict[str, NDArray], tuple[tuple[int, ...], tuple[tuple[float, ...], ...]], NDArray]:
-    """Images (float32) and integer maps on the case's final RAS grid; also the source grid and the final affine."""
+def _load(source: CaseSource, plan: Plan) -> tuple[list[NDArray], dict[str, NDArray], Volume, NDArray]:
+    """Images (float32) and integer maps on the case's final RAS grid; also the first channel and the final affine."""
     o = plan.options
     if source.builtin:
         volumes = embedded_volumes(plan.channels)
     else:
-        volumes = {role: read_volume(path) for role, path in source.files(plan.channels).items()}
+        files = source.files(plan.channels)
+        volumes = {role: (read_volume if role in plan.channels else read_ids)(path) for role, path in files.items()}
     first = volumes[plan.channels[0] if plan.channels else "label"]
-    source_grid = (first.data.shape, affine_rows(first.affine))
     data, affine = geometry.to_ras(first.data, first.affine)
     shape: tuple[int, ...] = data.shape
     if o.spacing:
@@ -95,17 +96,19 @@ def _load(
     moved: dict[str, NDArray] = {}
     for role, volume in volumes.items():
         is_image = role in plan.channels
-        # Masks lie on the first image's grid (inspected); with --affine warn that grid's affine is the one that holds.
-        own = volume.affine if is_image else first.affine
-        data, own = geometry.to_ras(volume.data, own)
+        data, own = volume.data, volume.affine
+        if not is_image:
+            # Masks lie on the first image's grid (inspected); with --affine warn that grid's affine is the one that holds.
+            data, own = geometry.onto_axes(data, own, first.data.shape, first.affine)[0], first.affine
+        data, own = geometry.to_ras(data, own)
         is_ct = is_image and plan.ct[plan.channels.index(role)]
         if is_ct and o.hu_offset and not in_hu(data):
             data = data.astype(np.float32) + np.float32(o.hu_offset)
         fill = AIR_HU if is_ct else 0.0
         moved[role] = geometry.resample(data, own, shape, affine, labels=not is_image, fill=fill)
     images = [moved[name].astype(np.float32) for name in plan.channels]
-    maps = {role: array.astype(np.int32) for role, array in moved.items() if role not in plan.channels}
-    return images, maps, source_grid, affine
+    maps = {role: np.asarray(array, np.int32) for role, array in moved.items() if role not in plan.channels}
+    return images, maps, first, affine
 
 
 def _labels(

@@ -14,8 +14,8 @@ from scipy import ndimage
 from dataloaders.geometry import resample, to_ras
 from dataloaders.lesion_options import AddLesionsOptions
 from dataloaders.lesion_placing import Placed, Variation, allowed_zone, place
-from dataloaders.lesion_scans import Head, Stored, check_grid, find_patient, load_head, read_channels, read_mask
-from dataloaders.nifti import read_volume, stem, whole_numbers
+from dataloaders.lesion_scans import Head, Stored, find_patient, load_head, read_channels, read_like, read_mask
+from dataloaders.nifti import stem
 from dataloaders.registration import Scan, identity, register, same_space
 from engine import device
 from engine.files import write_json
@@ -108,9 +108,7 @@ def _from_patient(o: AddLesionsOptions, host: Head, how: Painting) -> Carried:
     assert o.from_patient is not None
     paths, mask_path = find_patient(o.from_patient, host.channels, o.mask)
     scans = read_channels(paths, host.channels, "--from_patient")
-    volume = read_volume(mask_path)
-    check_grid(mask_path, volume.data.shape, volume.affine, scans[0])
-    mask = whole_numbers(mask_path, volume.data) > 0
+    mask = read_like(mask_path, scans[0]) > 0
     if not mask.any():
         raise ValueError(f"{mask_path}: the patient's lesion mask is empty")
     files = (o.patient_tissue, o.patient_brain_mask)

@@ -25,11 +25,11 @@ from config import TestConfig
 from dataloaders.generated_files import bids_place, claimed, describe_bids
 from dataloaders.intensity import Window, model_to_levels
 from dataloaders.label_ids import Reading, read_ids
-from dataloaders.label_maps import MAP_SUFFIXES, LabelMaps, file_stem, read_label_map_file
+from dataloaders.label_maps import LabelMaps, read_label_map_file
 from dataloaders.labels import count_labels
 from dataloaders.manifest import SYNTHESIS
 from dataloaders.map_slices import slice_map
-from dataloaders.nifti import file_sha256
+from dataloaders.nifti import SUFFIXES, file_sha256, stem
 from decoding import check_path, decode
 from engine.files import files_below, read_json, remove_leftovers, with_path, write_json
 from engine.progress import say, tracked
@@ -149,14 +149,14 @@ def find_maps(labels: Path) -> tuple[list[MapFile], bool]:
         raise ValueError(f"--labels {labels}: lists no file")
     root = labels if labels.is_dir() else Path(os.path.commonpath([path.absolute().parent for path in paths]))
     files = [Path(os.path.relpath(path, root)) for path in paths]
-    places = [_bids(path, file_stem(path)) for path in paths]
+    places = [_bids(path, stem(path)) for path in paths]
     bids = None not in places and len(set(places)) == len(places)
     if not bids:
-        places = [(file.parent / file_stem(file)).as_posix() for file in files]
+        places = [(file.parent / stem(file)).as_posix() for file in files]
     found: dict[str, MapFile] = {}
     for path, file, place in zip(paths, files, places, strict=True):
         assert place is not None
-        case = file_stem(path) if bids else place
+        case = stem(path) if bids else place
         item = MapFile(path, file.as_posix(), place, case.removesuffix("_dseg"))
         if (other := found.setdefault(place, item)) is not item:
             raise ValueError(f"--labels: {other.path} and {path} would both become {place}")
@@ -164,7 +164,7 @@ def find_maps(labels: Path) -> tuple[list[MapFile], bool]:
 
 
 def _only_png(folder: Path) -> bool:
-    return not files_below(folder, MAP_SUFFIXES) and bool(files_below(folder, (".png",)))
+    return not files_below(folder, SUFFIXES) and bool(files_below(folder, (".png",)))
 
 
 def _bids(path: Path, name: str) -> str | None:

@@ -111,7 +111,7 @@ def write_volumes(case: Case, spec: DataSpec, stack: Mapping[int, NDArray], path
     for c, (path, window) in enumerate(zip(paths, case.windows, strict=True)):
         planes = {index: window.decode(levels[c]) for index, levels in stack.items()}
         volume, affine = stitch(case.geometry, spec.axis, planes, fill=window.low)
-        write_volume(path, volume, affine, np.float32)
+        write_volume(path, volume, affine, np.float32, case.geometry.source_codes)
 
 
 class SliceWriter(Protocol):

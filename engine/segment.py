@@ -207,14 +207,14 @@ def _segment_one(job: Job, scan: Scan) -> dict[str, Any]:
     )
     dtype = id_type(len(job.labels))
     native = _native(label.astype(dtype), read, labels=True)
-    write_volume(job.path(scan, "dseg.nii.gz"), native, read.source_affine)
+    write_volume(job.path(scan, "dseg.nii.gz"), native, read.source_affine, codes=read.codes)
     if job.options.posteriors is not None:
         assert posteriors is not None
         moved = np.stack([_native(one, read) for one in posteriors], -1)
-        write_volume(_aside(job.options.posteriors, scan, "probseg"), moved, read.source_affine, np.float32)
+        write_volume(_aside(job.options.posteriors, scan, "probseg"), moved, read.source_affine, np.float32, read.codes)
     if job.options.resample is not None:
         seen = resample(read.image[0], read.affine, shape, grid)
-        write_volume(_aside(job.options.resample, scan, "resampled"), seen, grid, np.float32)
+        write_volume(_aside(job.options.resample, scan, "resampled"), seen, grid, np.float32, read.codes)
     if job.options.pictures:
         save_overlay(job.path(scan, "qc.png"), read.image[0], label, spacing(read.affine).tolist(), len(job.labels))
     voxel = float(abs(np.linalg.det(read.affine[:3, :3])))

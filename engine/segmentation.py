@@ -140,12 +140,13 @@ def predict_split(
         start = time.perf_counter()
         predicted, _, _ = most_probable(predictor, native.image, native.affine, spacing)
         seconds += time.perf_counter() - start
-        shape, affine = native.label.shape, native.affine
+        shape, affine, codes = native.label.shape, native.affine, None
         if case.geometry is not None:
             shape, affine = case.geometry.source_shape, np.array(case.geometry.source_affine)
+            codes = case.geometry.source_codes
         for kind, volume in ((PREDICTED, predicted), (TRUE, native.label)):
             moved = back_to_source(volume, native.affine, shape, affine, labels=True)
-            write_volume(folder / kind / f"{case.id}.nii.gz", moved, affine, id_type(spec.num_labels))
+            write_volume(folder / kind / f"{case.id}.nii.gz", moved, affine, id_type(spec.num_labels), codes)
         done.append(replace(case, slices=()))
     return done, seconds / max(len(done), 1)
 

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from dataloaders.file_names import visible
-from dataloaders.geometry import AFFINE_TOLERANCE, plane, plane_shape, plane_spacing, stitch, to_ras
+from dataloaders.geometry import off_grid, plane, plane_shape, plane_spacing, stitch, to_ras
 from dataloaders.intensity import Window
 from dataloaders.manifest import FILE_NAME, Case, Manifest, Slice
 from dataloaders.nifti import SUFFIXES, read_volume, stem, whole_numbers
@@ -224,8 +224,8 @@ def _longest_run(known: ArrayLike) -> slice:
 
 def _on_grid(path: Path, grid: tuple[tuple[int, ...], NDArray], reference: Path, labels: bool = False) -> NDArray:
     data, own = _read(path, labels)
-    if data.shape != grid[0] or not np.allclose(own, grid[1], atol=AFFINE_TOLERANCE):
-        raise ValueError(f"{path}: {data.shape}, {reference.name} has {grid[0]}, or the affine differs")
+    if fault := off_grid(data.shape, own, *grid, reference.name):
+        raise ValueError(f"{path}: in RAS axes: {fault}")
     return data
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from dataloaders.geometry import AFFINE_TOLERANCE, resample, to_ras
+from dataloaders.geometry import resample, to_ras
 from dataloaders.nifti import Volume, read_volume, whole_numbers
 
 
@@ -22,8 +22,3 @@ def on_grid(data: NDArray, affine: NDArray, grid: Volume, labels: bool) -> NDArr
     """`data` brought to the grid of another volume through scanner coordinates."""
     moved, own = to_ras(data, affine)
     return resample(moved, own, grid.data.shape, grid.affine, labels=labels)
-
-
-def same_grid(a: Volume, b: Volume) -> bool:
-    """Whether two volumes have equal shapes and affines."""
-    return a.data.shape == b.data.shape and bool(np.abs(a.affine - b.affine).max() <= AFFINE_TOLERANCE)

@@ -18,7 +18,7 @@ from pipeline.interleave import even_slices
 from pipeline.tissue import TissueTable, bounding_box, gate, read_table, tissue_facts
 from pipeline.tools import TOOLS, Job
 from pipeline.tools.base import Tool, package_version
-from pipeline.volumes import on_grid, read_labels, same_grid
+from pipeline.volumes import on_grid, read_labels
 
 N4 = {
     "version": package_version("simpleitk") or "unknown",
@@ -93,8 +93,9 @@ def _given_maps(context: Context, source: Volume, grid: Volume) -> dict[str, str
         if path is None:
             continue
         given = read_volume(path)
-        if not same_grid(given, source):
-            raise Excluded(f"{path.name} is not on the grid of {context.case.t1.name}")
+        moved, affine = geometry.onto_axes(given.data, given.affine, source.data.shape, source.affine)
+        if fault := geometry.off_grid(moved.shape, affine, source.data.shape, source.affine, context.case.t1.name):
+            raise Excluded(f"{path.name}: {fault}")
         ids = on_grid(whole_numbers(path, given.data), given.affine, grid, labels=True)
         write_volume(context.folder / f"{name}.nii.gz", ids, grid.affine, np.uint8)
         outputs[name] = f"{name}.nii.gz"

@@ -5,10 +5,13 @@ import numpy as np
 import pytest
 
 from dataloaders.geometry import (
+    off_grid,
+    onto_axes,
     plane,
     plane_shape,
     regrid,
     resample,
+    same_axes,
     spacing,
     stitch,
     to_ras,
@@ -117,3 +120,27 @@ def test_the_ends_of_a_resampled_volume_do_not_fade() -> None:
     geometry = Geometry(np.eye(4), (6, 6, 9), affine, shape, (0, 0))  # type: ignore[arg-type]
     back, _ = stitch(geometry, "axial", dict.fromkeys(range(3), np.full((6, 6), 40.0, np.float32)), fill=-1024)
     assert np.allclose(back, 40)
+
+
+def test_grids_are_compared_in_voxels() -> None:
+    rng = np.random.default_rng(0)
+    shape, affine = (256, 256, 200), np.diag([-1.0, 1, 0.5, 1])
+    noisy = affine.copy()
+    noisy[:3, :3] += rng.uniform(-5e-6, 5e-6, (3, 3))
+    assert off_grid(shape, noisy, shape, affine, "b") == ""
+    noisy[0, 3] += 0.1
+    assert off_grid(shape, noisy, shape, affine, "b") == "the affine differs from that of b by up to 0.1 voxels"
+    assert off_grid((256, 256, 1), affine, shape, affine, "b") == "shape (256, 256, 1), b has (256, 256, 200)"
+    # a turn that moves only the far corners
+    turned = affine @ np.array([[1, -0.01, 0, 0], [0.01, 1, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1]])
+    assert "by up to 2.5" in off_grid(shape, turned, shape, affine, "b")
+
+
+@pytest.mark.parametrize("codes", ORIENTATIONS)
+def test_data_are_moved_onto_the_axes_of_another_grid_exactly(codes: str) -> None:
+    ras, source, affine = volume_in(codes)
+    target = volume_in("RAS")[2]
+    moved, grid = onto_axes(source, affine, ras.shape, target)
+    assert np.array_equal(moved, ras)
+    assert np.allclose(grid, target)
+    assert same_axes(affine, target) == (codes == "RAS")

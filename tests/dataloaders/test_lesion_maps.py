@@ -130,11 +130,20 @@ def test_what_does_not_fit_is_named(folder: Path) -> None:
     with pytest.raises(ValueError, match="must be a folder"):
         ImageGenerator(maps, lesions=folder / "missing")
     save_nifti(path, mask()[1:], LPS)
-    with pytest.raises(ValueError, match=r"\(11, 14, 10\) in RAS axes, its label map .*m1\.nii\.gz has \(12, 14, 10\)"):
+    with pytest.raises(
+        ValueError, match=r"RAS axes: shape \(11, 14, 10\), its label map .*m1\.nii\.gz has \(12, 14, 10\)"
+    ):
         ImageGenerator(maps, lesions=path).sample(0)
     save_nifti(path, 3 * mask(), LPS)
     with pytest.raises(ValueError, match="holds 0 and 1, found 0 to 3"):
         ImageGenerator(maps, lesions=path).sample(0)
     save_nifti(path, mask(), 2 * LPS)
-    with pytest.raises(ValueError, match="its affine and that of its label map"):
+    with pytest.raises(ValueError, match="the affine differs from that of its label map"):
         ImageGenerator(maps, lesions=path).sample(0)
+
+
+def test_header_noise_is_no_other_grid(folder: Path) -> None:
+    path = folder / "masks/m1_label-lesion_mask.nii.gz"
+    save_nifti(path, mask(), LPS + 1e-3 * np.diag([1, 1, 1, 0]))  # .013 voxels at the far corner
+    sample = ImageGenerator(folder / "maps/m1.nii.gz", lesions=path).sample(0)
+    assert 5 in sample.labels

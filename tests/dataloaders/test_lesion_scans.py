@@ -77,7 +77,7 @@ def test_other_grids_are_named(tmp_path: Path) -> None:
     (scan,) = read_channels([t1], ["T1w"], "--input")
     with pytest.raises(ValueError, match=r"small.nii.gz: shape \(43, 52, 30\), .*T1w.nii.gz has \(44, 52, 30\)"):
         read_channels([t1, small], ["T1w", "FLAIR"], "--input")
-    with pytest.raises(ValueError, match=r"off.nii.gz: its affine and that of .*T1w.nii.gz differ by 2"):
+    with pytest.raises(ValueError, match=r"off.nii.gz: the affine differs from that of .*T1w.nii.gz by up to 2 voxels"):
         read_mask(elsewhere, scan)
     values = save_nifti(tmp_path / "values.nii.gz", (p.lesion * 7).astype(np.uint8), LAS)
     with pytest.raises(ValueError, match="a lesion mask holds 0 and 1, found 7"):
@@ -121,3 +121,24 @@ def test_tissue_needs_a_t1w_scan_or_a_file(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="found 60"):
         load_head([scan], ["FLAIR"], None, many, None)
     assert isinstance(scan, Stored)
+
+
+def test_masks_in_another_order_of_axes_are_moved(tmp_path: Path) -> None:
+    t1, _ = files(tmp_path)
+    p = patient(0)
+    (scan,) = read_channels([t1], ["T1w"], "--input")
+    turn = np.array([[2, 1], [0, -1], [1, 1]])
+    moved = nib.Nifti1Image(p.lesion.astype(np.uint8), LAS).as_reoriented(turn)
+    moved.to_filename(tmp_path / "mask.nii.gz")
+    assert np.array_equal(read_mask(tmp_path / "mask.nii.gz", scan), p.lesion > 0)
+
+
+def test_scans_of_freesurfer_are_written_as_nifti(tmp_path: Path) -> None:
+    data = np.random.default_rng(0).random((4, 5, 6)).astype(np.float32)
+    nib.MGHImage(data, LAS).to_filename(tmp_path / "T1.mgz")
+    scan = read_stored(tmp_path / "T1.mgz")
+    assert scan.name == "T1.nii.gz"
+    scan.write(tmp_path / scan.name, scan.raw)
+    written = nib.load(tmp_path / scan.name)
+    assert np.array_equal(written.get_fdata().astype(np.float32), data)
+    assert np.allclose(written.affine, LAS)

@@ -120,7 +120,9 @@ def test_bad_files(message: str, tmp_path: Path) -> None:
 
 
 def mgh(path: Path, data: NDArray | None = None, affine: NDArray | None = None) -> Path:
-    nib.MGHImage(DATA.astype(np.int32) if data is None else data, np.eye(4) if affine is None else affine).to_filename(path)
+    nib.MGHImage(DATA.astype(np.int32) if data is None else data, np.eye(4) if affine is None else affine).to_filename(
+        path
+    )
     return path
 
 

@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from unittest import mock
 
+import nibabel as nib
 import numpy as np
 import pytest
 from scipy.ndimage import rotate
@@ -149,7 +150,7 @@ def bad_shape(source: Path) -> str:
 
 def bad_affine(source: Path) -> str:
     save_nifti(source / "case0_seg.nii.gz", (phantom(0)[0]).astype(np.uint8), LAS + 0.01 * np.eye(4))
-    return "affine differs by 0.01"
+    return "affine differs from that of the image by up to 0.47 voxels"
 
 
 def fractions(source: Path) -> str:
@@ -707,7 +708,7 @@ def test_files_beside_the_volumes_are_named_and_never_read(tmp_path: Path, capsy
     )
     out = capsys.readouterr().out
     assert "1 cases are fine" in out
-    assert "images: not read, since only .nii.gz, .nii files are: 1 .NII.GZ (b.NII.GZ)" in out
+    assert "images: not read, since only .nii.gz, .nii, .mgz, .mgh files are: 1 .NII.GZ (b.NII.GZ)" in out
     assert "1 links to files that are not there" in out
 
 
@@ -907,3 +908,89 @@ def test_masks_of_255_become_two_classes(source: Path, tmp_path: Path) -> None:
         save_nifti(source / f"case{i}_seg.nii.gz", ((phantom(i)[0] > 0) * 255).astype(np.uint8), LAS)
     manifest = prepare(options(source, tmp_path / "out"))
     assert [label.source for label in manifest.spec.labels] == [(0,), (255,)]
+
+
+def reoriented(path: Path, codes: str) -> None:
+    """Store a file again with its axes in another order: the same space."""
+    image = nib.load(path)
+    assert isinstance(image, nib.Nifti1Image)
+    turn = nib.orientations.ornt_transform(
+        nib.io_orientation(image.affine), nib.orientations.axcodes2ornt(tuple(codes))
+    )
+    moved = nib.Nifti1Image(np.asarray(image.dataobj).copy(), image.affine, image.header).as_reoriented(turn)
+    moved.to_filename(path)
+
+
+@pytest.mark.parametrize("affine", ["refuse", "warn"])
+def test_labels_in_another_order_of_axes_lie_where_they_are(source: Path, tmp_path: Path, affine: str) -> None:
+    prepare(options(source, tmp_path / "whole"))
+    for i, codes in enumerate(("RAS", "PIR", "SLP")):
+        reoriented(source / f"case{i}_seg.nii.gz", codes)
+    prepare(options(source, tmp_path / "out", affine=affine))
+    one, two = ({k: v for k, v in tree(tmp_path / n).items() if k.endswith(".png")} for n in ("whole", "out"))
+    assert one == two
+
+
+def test_warn_is_no_remedy_where_axes_differ(source: Path, tmp_path: Path) -> None:
+    shifted = LAS.copy()
+    shifted[0, 3] = 5
+    path = save_nifti(source / "case0_seg.nii.gz", (phantom(0)[0] * 7).astype(np.uint8), shifted)
+    with pytest.raises(DataFaults, match=r"by up to 5 voxels .*--affine warn takes the image's"):
+        prepare(options(source, tmp_path / "out"))
+    reoriented(path, "RAS")
+    for affine in ("refuse", "warn"):
+        with pytest.raises(DataFaults, match=r"by up to 5 voxels, in the image's order of axes; resample") as error:
+            prepare(options(source, tmp_path / "out", affine=affine))
+        assert "--affine" not in str(error.value)
+
+
+def test_what_files_lack_is_told_and_handled(source: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """No orientation, labels off whole numbers, NaN outside the head and within a label; NaN in CT is air."""
+    prepare(options(source, tmp_path / "whole", min_foreground=0.0))
+    label, image = phantom(0)
+    hu = (image * 5 - 1000).astype(np.int16).astype(np.float32)
+    hu[label == 0] = np.nan
+    hu[20, 24, 12] = np.nan
+    save_nifti(source / "case0_ct.nii.gz", hu, LAS)
+    save_nifti(source / "case0_seg.nii.gz", label * 7 + np.where(label > 0, -1e-4, 0), LAS)
+    for ending in ("ct", "seg"):
+        path = source / f"case1_{ending}.nii.gz"
+        bare = nib.Nifti1Image(np.asarray(nib.load(path).dataobj).copy(), None)
+        bare.header.set_zooms((1, 1, 2))
+        bare.to_filename(path)
+    capsys.readouterr()
+    manifest = prepare(options(source, tmp_path / "out", min_foreground=0.0, workers=2))
+    assert manifest is not None
+    told = capsys.readouterr().out
+    assert "labels are off whole numbers by 0.0001 at most; rounded" in told
+    assert "case0_ct.nii.gz: 1 of the NaN or infinite voxels are labelled" in told
+    assert f"case0_ct.nii.gz: {np.isnan(hu).sum()} voxels" in told
+    assert "case1_ct.nii.gz: the header says nothing of orientation" in told
+    assert "axes are taken as LAS" in told
+    one, two = (tree(tmp_path / name) for name in ("whole", "out"))
+    labels = [name for name in one if "/labels/case0" in name]
+    assert labels
+    assert all(one[name] == two[name] for name in labels)
+    first = manifest.cases[0]
+    pixels = np.stack([read_png(tmp_path / "out" / item.images[0]) for item in first.slices])
+    assert first.windows[0].decode(pixels).min() == pytest.approx(float(np.nanmin(hu)), abs=0.1)
+    assert {case.id: case.geometry and case.geometry.source_codes for case in manifest.cases}["case1"] == (0, 0)
+
+
+def test_mgz_files_are_prepared_as_nifti_are(source: Path, tmp_path: Path) -> None:
+    prepare(options(source, tmp_path / "whole"))
+    for path in sorted(source.iterdir()):
+        image = nib.load(path)
+        data = np.asarray(image.dataobj).astype(np.int16)
+        nib.MGHImage(data, image.affine).to_filename(str(path).replace(".nii.gz", ".mgz"))
+        path.unlink()
+    prepare(options(source, tmp_path / "out", images=str(source / "*_ct.mgz"), labels=str(source / "*_seg.mgz")))
+    one, two = ({k: v for k, v in tree(tmp_path / n).items() if k.endswith(".png")} for n in ("whole", "out"))
+    assert one == two
+
+
+def test_a_thousand_faults_are_twenty_lines_and_a_count() -> None:
+    lines = str(DataFaults([f"fault {i}" for i in range(1000)])).splitlines()
+    assert lines[0] == "1000 faults in the source data:"
+    assert lines[20].strip() == "fault 19"
+    assert [line.strip() for line in lines[21:]] == ["and 980 more"]

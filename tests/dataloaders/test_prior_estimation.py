@@ -93,8 +93,8 @@ def test_orientations_may_differ_but_grids_may_not(folder: Path) -> None:
     done = run(folder, code=1)
     lines = done.stderr.splitlines()
     assert len(lines) == 2
-    assert "differ in their affines by 3" in lines[0]
-    assert "differ in shape in RAS axes, (9, 11, 12) and (10, 11, 12)" in lines[1]
+    assert "by up to 3 voxels" in lines[0]
+    assert "s1.nii.gz: in RAS axes: shape (9, 11, 12), " in lines[1]
 
 
 def test_channels(folder: Path) -> None:
@@ -232,3 +232,20 @@ def test_bids_names(tmp_path: Path, label_name: str) -> None:
     )
     assert [subject["id"] for subject in json.loads(out.read_text())["subjects"]] == ["sub-01_T2w", "sub-02_T2w"]
     assert f"{label_name.format('sub-03')}.nii.gz: no image for this label map, left out" in done.stderr
+
+
+def test_header_noise_is_no_other_grid(folder: Path) -> None:
+    run(folder)
+    before = json.loads((folder / "priors.json").read_text())
+    save_nifti(folder / "images" / "s0.nii.gz", steps(label_map(0), -10.0), LPS + 1e-3 * np.diag([1, 1, 1, 0]))
+    run(folder)
+    assert json.loads((folder / "priors.json").read_text())["mean_center"] == before["mean_center"]
+
+
+def test_labelled_voxels_without_a_number_are_refused(folder: Path) -> None:
+    label = label_map(0)
+    save_nifti(folder / "images" / "s0.nii.gz", np.where(label == 0, np.nan, steps(label, 0)), LPS)
+    run(folder)
+    save_nifti(folder / "images" / "s0.nii.gz", np.where(label == 1, np.nan, steps(label, 0)), LPS)
+    done = run(folder, code=1)
+    assert f"s0.nii.gz: {(label == 1).sum()} labelled voxels are NaN or infinite" in done.stderr

@@ -375,11 +375,11 @@ def test_an_interrupted_run_leaves_whole_files_and_goes_on(bids: Path, made: Pat
     out = tmp_path / "out"
     write, calls = seed_making.write_volume, []
 
-    def interrupted(*arguments: object) -> None:
+    def interrupted(*arguments: object, **codes: object) -> None:
         calls.append(arguments)
         if len(calls) == 17:  # within the second case
             raise KeyboardInterrupt
-        write(*arguments)  # type: ignore[arg-type]
+        write(*arguments, **codes)  # type: ignore[arg-type]
 
     with mock.patch.object(seed_making, "write_volume", interrupted), pytest.raises(KeyboardInterrupt):
         make(bids, out)
@@ -444,9 +444,9 @@ def test_a_subject_that_fails_does_not_stop_the_others(tmp_path: Path) -> None:
     lines = [line for line in done.stderr.splitlines() if line.startswith("failed:")]
     assert len(lines) == 5
     reasons = [
-        r"sub-1_T2w: the image has shape \(24, 28, 16\), its label map \(23, 28, 16\)",
+        r"sub-1_T2w_dseg.nii.gz: shape \(23, 28, 16\), the image has \(24, 28, 16\)",
         r"does not list: 8 \(\d+ voxels\), 9 \(\d+ voxels\), 10",
-        "affines of image and label map differ by",
+        "the affine differs from that of the image by up to",
         "must be whole numbers, found 0.5",
         "voxels are NaN",
     ]

@@ -314,3 +314,42 @@ def test_a_defect_costs_its_scan_and_keeps_its_traceback(
     assert report.made == 1
     assert report.faults == [f"{tmp_path / 'in' / 'a.nii.gz'}: of ours"]
     assert "IndexError: of ours" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("codes", [(0, 0), (1, 0), (1, 4)])
+def test_orientation_codes_of_a_scan_are_those_of_its_segmentation(codes: tuple[int, int], tmp_path: Path) -> None:
+    _, image = smooth_phantom()
+    stored = nib.Nifti1Image(image, None)
+    stored.header.set_zooms((1, 1, 1))
+    affine = stored.header.get_base_affine()
+    stored.set_qform(affine, codes[0])
+    stored.set_sform(affine, codes[1])
+    stored.to_filename(tmp_path / "scan.nii.gz")
+    o = SegmentOptions(input=(tmp_path / "scan.nii.gz",), output=tmp_path / "out.nii.gz", pictures=False)
+    assert segment(o, predictor(), {"name": "x", "weights_sha256": "0"}).faults == []
+    header = nib.load(tmp_path / "out.nii.gz").header
+    assert (int(header["qform_code"]), int(header["sform_code"])) == codes
+    assert np.allclose(nib.load(tmp_path / "out.nii.gz").affine, affine)
+
+
+def test_each_bad_file_costs_itself(tmp_path: Path) -> None:
+    _, image = smooth_phantom()
+    for i in range(5):
+        save_nifti(tmp_path / "in" / f"s{i}.nii", image)
+    for i, (field, value) in enumerate({"vox_offset": np.inf, "scl_inter": np.inf}.items()):
+        path = tmp_path / "in" / f"s{i}.nii"
+        header = nib.Nifti1Header(path.read_bytes()[:348], check=False)
+        header["scl_slope"], header[field] = 1, value
+        path.write_bytes(header.binaryblock + path.read_bytes()[348:])
+    (tmp_path / "in" / "empty.mgz").touch()
+    nib.MGHImage(image, np.eye(4)).to_filename(tmp_path / "in" / "cut.mgz")
+    (tmp_path / "in" / "cut.mgz").write_bytes((tmp_path / "in" / "cut.mgz").read_bytes()[:-300])
+    o = SegmentOptions(input=(tmp_path / "in",), output=tmp_path / "out", pictures=False)
+    report = segment(o, predictor(), {"name": "x", "weights_sha256": "0"})
+    assert report.made == 3
+    assert [Path(line.partition(": ")[0]).name for line in report.faults] == [
+        "cut.mgz",
+        "empty.mgz",
+        "s0.nii",
+        "s1.nii",
+    ]
