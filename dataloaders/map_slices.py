@@ -87,7 +87,8 @@ def slice_map(
         )
     if not kept:
         raise ValueError(f"{label_map.path}: {'; '.join(notes) or 'no labels'}")
-    geometry = Geometry(affine_rows(affine), source.shape, affine_rows(grid), shape, crop)  # type: ignore[arg-type]
+    grids = affine_rows(affine), source.shape, affine_rows(grid), shape
+    geometry = Geometry(*grids, crop, label_map.codes)  # type: ignore[arg-type]
     slices = tuple(Slice(index, "") for index in kept)
     case = Case(name, name, "test", windows, slices, geometry)
     return MapSlices(case, moved, Frame(spec.axis, crop, spec.size), tuple(notes))

@@ -123,7 +123,7 @@ def _read_start(path: Path) -> tuple[Any, bytes]:
         with open(path, "rb") as file:
             if file.read(2) != b"\x1f\x8b":
                 ending = path.name.rpartition(".")[2]
-                raise VolumeError(f"{path}: named .{ending} but empty or not compressed with gzip")
+                raise VolumeError(f"{path}: named .{ending} but not compressed with gzip")
     try:
         with _open(path) as file:
             start = file.read(_HEADER_BYTES)

@@ -129,7 +129,7 @@ def mgh(path: Path, data: NDArray | None = None, affine: NDArray | None = None) 
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (b"", "empty or not compressed"),
+        (b"", "named .mgz but not compressed"),
         (gzip.compress(b""), "not an MGH file"),
         (gzip.compress(b"\0\0\0\1" + bytes(300)), "damaged header .*non-zero"),
         (None, "truncated or damaged"),
