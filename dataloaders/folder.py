@@ -19,13 +19,12 @@ from dataloaders.file_names import PatientRule, place_of, shows_channels
 from dataloaders.intensity import LEVELS, Window
 from dataloaders.manifest import FILE_NAME, SPLITS, Case, Manifest, Slice, Split
 from dataloaders.notices import warn_of_unread, warn_once
-from dataloaders.png import NoGrey, Palettes, read_colours, read_png
+from dataloaders.png import MIN_RANGE, NoGrey, Palettes, read_colours, read_png
 from decoding import check_name
 from engine.files import files_in
 from spec import Channel, DataSpec, Label
 
 MAX_LABELS = 512  # more ids than that means intensities were given as labels
-MIN_RANGE = 2**14  # 16-bit images below are those of scanners of 12 or 14 bits
 _unwritten: dict[Path, Manifest] = {}  # inferred from folders that cannot be written
 
 

@@ -15,6 +15,7 @@ from PIL import Image
 from engine.files import atomic_path
 
 MAX_PIXELS = 2**26  # 8192²; more is a damaged header or a bomb
+MIN_RANGE = 2**14  # 16-bit images that stay below are those of scanners of 12 or 14 bits
 Image.MAX_IMAGE_PIXELS = MAX_PIXELS // 2  # Pillow warns there and refuses at twice that
 _SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _GREY_MODES = {"1", "L", "I;16", "I;16B", "I"}
@@ -144,6 +145,8 @@ def _announced(path: Path | str) -> str:
     return f"{int.from_bytes(start[16:20])} x {int.from_bytes(start[20:24])}"
 
 
-def as_16_bit(pixels: NDArray) -> NDArray[np.uint16]:
-    """8-bit levels on the 16-bit scale (0..255 -> 0..65535); 16-bit pixels as they are."""
+def as_16_bit(pixels: NDArray, levels: int | None = None) -> NDArray[np.uint16]:
+    """8-bit levels on the 16-bit scale (0..255 -> 0..65535); 16-bit pixels as they are, or 0..levels likewise."""
+    if levels is not None and levels < np.iinfo(pixels.dtype).max:
+        return np.rint(np.minimum(pixels, levels) * (65535 / levels)).astype(np.uint16)
     return pixels if pixels.dtype == np.uint16 else pixels.astype(np.uint16) * 257

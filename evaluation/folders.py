@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Set
+from collections.abc import Iterable, Set
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,7 +11,7 @@ from dataloaders.intensity import LEVELS, Window
 from dataloaders.manifest import Case, Manifest, Slice
 from dataloaders.nifti import SUFFIXES
 from dataloaders.notices import warn_of_unread, warn_once
-from dataloaders.png import read_png
+from dataloaders.png import MIN_RANGE, Palettes, read_png
 from evaluation.pairs import FOLDERS, ManifestPairs, Pairs
 from evaluation.source_ids import SourceIds, occurring
 from evaluation.volume_pairs import Files, VolumePairs, volume_files
@@ -27,8 +27,8 @@ class Folders:
     labels: folder of label maps of the same names (the channel ending ``_0000`` may be missing). window: physical values of
     the lowest and the highest level; without it PNG levels count as they are, and NIfTI values from the lowest to the
     highest of each real volume. patient_regex: its first group is the patient in a file's name. axis: direction in
-    which volumes are sliced. unit: of the intensities. ValueError for a folder that is not there and for a window or an
-    expression that cannot be used.
+    which volumes are sliced. unit: of the intensities. levels: highest that PNG files can hold (`folders_manifest`).
+    ValueError for a folder that is not there and for a window or an expression that cannot be used.
     """
 
     real: Path
@@ -38,6 +38,7 @@ class Folders:
     patient_regex: str | None = None
     axis: Axis = "axial"
     unit: str = "units"
+    levels: int | None = None
 
     def __post_init__(self) -> None:
         PatientRule(self.patient_regex)
@@ -62,7 +63,9 @@ class Folders:
             raise ValueError(f"--real {self.real} holds {held[0]} files, --generated {self.generated} {held[1]} files")
         if kinds[0][0]:
             return self._volumes()
-        manifest = folders_manifest(self.real, self.generated, self.labels, self.window, self.patient_regex, self.unit)
+        manifest = folders_manifest(
+            self.real, self.generated, self.labels, self.window, self.patient_regex, self.unit, self.levels
+        )
         return ManifestPairs(self.generated, manifest)
 
     def _volumes(self) -> VolumePairs:
@@ -104,6 +107,20 @@ def _warn_of_empty_labels(folder: Path, ids: SourceIds) -> None:
         warn_once(f"--labels {folder}: all label maps are 0 everywhere, so nothing within labels has a value")
 
 
+def _levels(folder: Path, real: Iterable[Path], windowed: bool) -> int:
+    """What 16-bit files hold at most: 65535, or where all real images stay far below as much as their bits can hold."""
+    highest = max(int(read_png(path, image_only=True).max()) for path in real)
+    if not 0 < highest < MIN_RANGE:
+        return LEVELS
+    levels = 2 ** max(8, highest.bit_length()) - 1
+    line = f"{folder}: 16-bit images whose highest level is {highest}"
+    if windowed:
+        warn_once(f"{line}, while --window counts to {LEVELS}; give --levels {levels} if the files have fewer bits")
+        return LEVELS
+    warn_once(f"{line}: levels count from 0 to {levels}; give --levels for another range")
+    return levels
+
+
 def folders_manifest(
     real: Path,
     generated: Path,
@@ -111,12 +128,15 @@ def folders_manifest(
     window: tuple[float, float] | None,
     patient_regex: str | None,
     unit: str = "units",
+    levels: int | None = None,
 ) -> Manifest:
     """Pair equally named PNG files of two folders (and label maps of a third).
 
-    window: physical units of level 0 and of the highest level; without it, 8-bit images count 0..255 and 16-bit
-    images 0..65535. patient_regex: see `PatientRule`. Files whose names differ in the number after ``_z`` only are the
-    slices of one case, at that index; any other file is a case of its own. ValueError lists the files without a partner.
+    levels: the highest level that the files can hold; without it 255 for 8-bit images, and for 16-bit images 65535 or, where
+    real images and no window show that there are fewer bits, as much as these can hold. window: physical units of level 0
+    and of the highest level; without it levels count as they are. patient_regex: see `PatientRule`. Files whose names differ
+    in the number after ``_z`` only are the slices of one case, at that index; any other file is a case of its own.
+    ValueError lists the files without a partner.
     """
     folders = {"real": real, "generated": generated} | ({"labels": labels} if labels else {})
     files = {role: {p.stem: p for p in visible(folder, role, ".png")} for role, folder in folders.items()}
@@ -129,7 +149,8 @@ def folders_manifest(
         f"{labels} has no {stem}.png" for stem in sorted(files["real"].keys() - files.get("labels", files["real"]))
     ]
     refuse_unpaired(_lacking(real, generated, files["real"].keys(), files["generated"].keys(), ".png") + lacking)
-    ids = SourceIds(i for path in set(files.get("labels", {}).values()) for i in occurring(read_png(path)))
+    palettes = Palettes()
+    ids = SourceIds(i for path in set(files.get("labels", {}).values()) for i in occurring(palettes.read(path)))
     if labels:
         _warn_of_empty_labels(labels, ids)
     series: dict[str, list[Slice]] = {}
@@ -141,7 +162,13 @@ def folders_manifest(
         images = (str(path.resolve()),), (str(files["generated"][stem].resolve()),)
         series.setdefault(case, []).append(Slice(place or 0, label, *images))
     first = read_png(next(iter(files["real"].values())), image_only=True)
-    limits = Window(*(window or (0.0, 255.0 if first.dtype.itemsize == 1 else float(LEVELS))))
+    whole = 255 if first.dtype.itemsize == 1 else LEVELS
+    if levels is None:
+        levels = whole if whole == 255 else _levels(real, files["real"].values(), window is not None)
+    elif not 0 < levels <= whole:
+        raise ValueError(f"--levels {levels}: the files have {8 * first.dtype.itemsize} bits, so 1 to {whole}")
+    limits = Window(*(window or (0.0, float(levels))))
     spec = DataSpec(ids.labels, (Channel("image", unit),), (first.shape[0], first.shape[1]))
     cases = [Case(case, patients[case], "test", (limits,), tuple(slices)) for case, slices in series.items()]
-    return Manifest(spec, tuple(cases), {"kind": FOLDERS, "name": generated.name, "patients": rule.text})
+    about = {"kind": FOLDERS, "name": generated.name, "patients": rule.text}
+    return Manifest(spec, tuple(cases), about if levels == whole else about | {"levels": levels})

@@ -214,7 +214,7 @@ class ManifestPairs(Pairs):
             raise ValueError(f"{path}: {image.shape}, the generated image has {item.real.shape}")
         if labels:
             return image if self.ids is None else self.ids.apply(image)
-        return item.window.decode(as_16_bit(image))
+        return item.window.decode(as_16_bit(image, self.manifest.provenance.get("levels")))
 
     def _from_volume(self, folder: Path, item: Item, wanted: Path) -> NDArray:
         """Of the volume named as the case, or of the only one whose name goes on with ``_``."""
@@ -257,7 +257,7 @@ def read_items(folder: Path, manifest: Manifest, ids: SourceIds | None = None) -
                     bits = [8 * image.dtype.itemsize for image in stored]
                     where = [(folder / path).parent for path in (real, fake)]
                     warn_once(f"{where[0]} holds {bits[0]}-bit PNG files, {where[1]} {bits[1]}-bit ones")
-                images = [as_16_bit(image) for image in stored]
+                images = [as_16_bit(image, manifest.provenance.get("levels")) for image in stored]
                 there = np.zeros(images[0].shape, np.uint8) if label is None else label
                 if images[0].shape != images[1].shape or there.shape != images[0].shape:
                     raise ValueError(f"{folder / fake}: {images[1].shape}, real {images[0].shape}, label {there.shape}")

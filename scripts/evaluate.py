@@ -38,6 +38,9 @@ class EvaluateOptions:
     """Folder of label maps with the same file names (with or without the channel ending)."""
     window: tuple[float, float] | None = None
     """Physical values of the lowest and highest level, e.g. -1024 3071; default: PNG levels, each real volume's range."""
+    levels: int | None = None
+    """Highest level that the PNG files can hold, e.g. 4095 for 12-bit images in 16 bits; default: 255, 65535, or where
+    16-bit real images stay below 16384 and no --window is given what their bits can hold."""
     unit: str = "units"
     """Unit of the intensities, e.g. HU."""
     axis: Axis = "axial"
@@ -105,7 +108,7 @@ def evaluate(options: EvaluateOptions) -> dict[str, Any] | None:
 
 OF_ALL = {"metrics", "extractors", "cache", "weights", "device", "out", "json"}
 OF_PAIRS = OF_ALL | {"protocol", "draws", "segmented", "segmented_real", "lesion", "save_reference", "shard"}
-OF_FOLDERS = {"generated", "labels", "window", "unit", "axis", "patient_regex"}
+OF_FOLDERS = {"generated", "labels", "window", "unit", "axis", "patient_regex", "levels"}
 MODES = {  # what names the images -> (options that it needs, options that it takes)
     "results": ({"results"}, OF_PAIRS),
     "reference": ({"reference", "generated"}, OF_ALL | OF_FOLDERS),
@@ -137,7 +140,7 @@ def _pairs(options: EvaluateOptions) -> Pairs:
 
 def _folders(options: EvaluateOptions, real: Path) -> Folders:
     assert options.generated is not None
-    of_files = (options.window, options.patient_regex, options.axis, options.unit)
+    of_files = (options.window, options.patient_regex, options.axis, options.unit, options.levels)
     return Folders(real, options.generated, options.labels, *of_files)
 
 

@@ -150,11 +150,14 @@ def test_colours_and_palettes_are_no_intensities(
     grey.convert("P").save(tmp_path / "label" / "a.png")
     assert run(monkeypatch, *arguments, "--metrics", "mae", "--out", tmp_path / "o") == 0  # label maps may be
     for mode in ("P", "RGB"):
-        grey.convert(mode).save(tmp_path / "generated" / "a.png")
+        grey.convert(mode).save(tmp_path / "generated" / "a.png")  # equal channels, a grey palette
+        assert run(monkeypatch, *arguments, "--metrics", "mae", "--out", tmp_path / "o") == 0
+        red = Image.fromarray(np.full((16, 16, 3), (200, 0, 0), np.uint8))
+        red.convert(mode).save(tmp_path / "generated" / "a.png")
         capsys.readouterr()
         assert run(monkeypatch, *arguments, "--out", tmp_path / "o2") == 2
         error = capsys.readouterr().err
-        assert f"found mode {mode}; convert it to greyscale first" in error
+        assert f"found colours (mode {mode}); convert it to greyscale first" in error
 
 
 def test_other_bits_are_said(

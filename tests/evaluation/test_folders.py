@@ -9,8 +9,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
-from dataloaders.png import write_png
+from dataloaders.png import read_png, write_png
 from evaluation.folders import folders_manifest
 from evaluation.pairs import ManifestPairs
 from evaluation.request import Request
@@ -130,3 +131,45 @@ def test_exit_codes(
     error = capsys.readouterr().err
     assert error.startswith("error: FID needs pt_inception")
     assert error.strip().count("\n") == 0
+
+
+def test_the_range_of_twelve_bits_in_sixteen_is_that_of_the_data(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Pure noise must not score as if two twelve-bit scans were nearly equal."""
+    rng = np.random.default_rng(0)
+    for kind in ("real", "generated"):
+        for i in range(2):
+            write_png(tmp_path / kind / f"p{i}.png", rng.integers(0, 4096, (32, 32)).astype(np.uint16))
+
+    def psnr(*more: str) -> float:
+        pair = ("--real", tmp_path / "real", "--generated", tmp_path / "generated", "--metrics", "psnr,mae", *more)
+        assert evaluate(monkeypatch, *pair, "--out", tmp_path / "out") == 0
+        return json.loads((tmp_path / "out/metrics.json").read_text())["metrics"]["psnr/image"]["value"]
+
+    expected = [
+        10 * np.log10(4095**2 / np.mean((a.astype(float) - b) ** 2))
+        for a, b in ([read_png(tmp_path / k / f"p{i}.png") for k in ("real", "generated")] for i in range(2))
+    ]
+    assert psnr() == pytest.approx(np.mean(expected), abs=0.01)
+    assert "highest level is 409" in (said := capsys.readouterr().err)
+    assert "levels count from 0 to 4095; give --levels for another range" in said
+    assert psnr("--levels", "4095") == pytest.approx(np.mean(expected), abs=0.01)
+    assert psnr("--levels", "4095", "--window", "-1024", "3071") == pytest.approx(np.mean(expected), abs=0.01)
+    assert psnr("--levels", "65535") > 25  # as told
+    capsys.readouterr()
+    assert psnr("--window", "0", "65535") > 25
+    assert "give --levels 4095 if the files have fewer bits" in capsys.readouterr().err
+    assert (
+        evaluate(monkeypatch, "--real", tmp_path / "real", "--generated", tmp_path / "real", "--levels", "70000") == 2
+    )
+
+
+def test_label_palettes_must_agree(folders: tuple[Path, Path, Path]) -> None:
+    real, generated, label = folders
+    for i, path in enumerate(sorted(label.iterdir())):
+        image = Image.fromarray(read_png(path).astype(np.uint8), "P")
+        image.putpalette([(channel * (i + 1) * k) % 256 for k in range(256) for channel in (1, 3, 7)])
+        image.save(path)
+    with pytest.raises(ValueError, match="its palette is not that of"):
+        folders_manifest(real, generated, label, None, None)
