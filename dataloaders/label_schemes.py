@@ -74,21 +74,26 @@ def fitting_tables(values: Iterable[int], among: Iterable[str] = ()) -> list[str
 
 
 def _scheme_of_names(text: str, found: Sequence[int], flag: str) -> LabelScheme:
-    """Of a table of names; found: values of the maps, none of which the table may lack. () for all of the table.
-
-    The other side of what was found is listed too, so that maps can be mirrored.
-    """
+    """Of a table of names; found: values of the maps, none of which the table may lack. () for all of the table."""
     labels = read_label_map(text, flag=flag)
     ids = {number for label in labels for number in label.source}
     if unknown := [value for value in found if value not in ids]:
         fitting = fitting_tables(found)
         hint = f"; all are in {', '.join(fitting)}" if fitting else ""
         raise ValueError(f"{flag} {text}: does not name {', '.join(map(str, unknown[:10]))} of the maps{hint}")
+    return named_scheme(labels, found or sorted(ids))
+
+
+def named_scheme(labels: Sequence[Label], found: Sequence[int]) -> LabelScheme:
+    """Of maps with the values `found`, by the names of labels that have them as sources; equal names are one class.
+
+    The other side of what was found is listed too, so that maps can be mirrored.
+    """
     seen = {plain_name(label.name) for label in labels if {*label.source} & {*found}}
     others = {
         i for label in labels if mirrored_name(label.name) in seen - {plain_name(label.name)} for i in label.source
     }
-    wanted = {*found, BACKGROUND} | others if found else ids
+    wanted = {*found, BACKGROUND} | others
     spec = DataSpec(
         tuple(
             Label(i, label.name, tuple(sorted(wanted & {*label.source})))

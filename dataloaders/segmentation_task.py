@@ -32,8 +32,9 @@ from dataloaders.folder import is_plain, load_manifest
 from dataloaders.geometry import spacing
 from dataloaders.image_generator import ImageGenerator, list_scheme
 from dataloaders.intensity import shown
+from dataloaders.label_ids import names_beside, names_within
 from dataloaders.label_maps import LabelMaps
-from dataloaders.label_schemes import output_labels, read_scheme
+from dataloaders.label_schemes import named_scheme, output_labels, read_scheme
 from dataloaders.manifest import FILE_NAME, Case, Manifest
 from dataloaders.overview import split_sizes, wrapped
 from dataloaders.seed_maps import seeded
@@ -48,8 +49,9 @@ from dataloaders.segmentation_data import (
     window_shape,
 )
 from method_options.gmm import GmmConfig
+from models.gmm import freesurfer
 from models.gmm.labels import LabelScheme
-from spec import Channel, DataSpec, Label
+from spec import BACKGROUND, Channel, DataSpec, Label
 
 LESION = "lesion"
 EXPECTED = 8  # training scans that say how large classes are
@@ -104,7 +106,11 @@ class SegmentationTask:
                 )
             return None
         if self.o.generation_labels is None:
-            return read_scheme(self.o.scheme, self.maps.values(), self.config.gmm.preset, "--segmenter.scheme")
+            values = self.maps.values()
+            unknown = self.o.scheme == "auto" and self.o.classes == "tissue" and freesurfer.strangers(values) is None
+            if unknown and (names := _own_names(self.maps)):
+                return named_scheme(names, values)
+            return read_scheme(self.o.scheme, values, self.config.gmm.preset, "--segmenter.scheme")
         try:
             o = self.o
             return list_scheme(o.generation_labels, o.generation_classes, o.output_labels, o.neutral_labels)
@@ -353,6 +359,19 @@ def tied(scheme: LabelScheme) -> LabelScheme:
     first = {k: scheme.classes.index(k) for k in range(scheme.num_classes)}
     alone = max(scheme.outputs) + 1
     return replace(scheme, ties=tuple(scheme.outputs[i] or alone + k for k, i in first.items()))
+
+
+def _own_names(maps: LabelMaps) -> tuple[Label, ...]:
+    """Names that lie in or beside label maps (dseg.tsv, for example), () where not all have the same."""
+    found = [names_within(path) or names_beside(path) for path in maps.sources if isinstance(path, Path)]
+    tables = [names for names, _ in filter(None, found)]
+    if len(tables) < len(maps) or any(names != tables[0] for names in tables):
+        return ()
+    by_name: dict[str, list[int]] = {"background": [BACKGROUND]}
+    for number, name in tables[0].items():
+        if number != BACKGROUND:
+            by_name.setdefault(name, []).append(number)
+    return tuple(Label(i, name, tuple(ids)) for i, (name, ids) in enumerate(by_name.items()))
 
 
 def _prepared(dataroot: Path) -> Manifest | None:

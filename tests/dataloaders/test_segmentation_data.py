@@ -288,6 +288,16 @@ def test_label_maps_are_what_their_scheme_says(tmp_path: Path) -> None:
         SegmentationTask(config(tmp_path / "maps", scheme="feat", **brain))
 
 
+def test_tissue_by_the_names_beside_the_maps(tmp_path: Path) -> None:
+    label = phantom(0)[0] % 4
+    save_nifti(tmp_path / "sub-1" / "anat" / "sub-1_dseg.nii.gz", label.astype(np.uint8))
+    (tmp_path / "dseg.tsv").write_text("index\tname\n1\tGray Matter\n2\tWhite Matter\n3\tCSF\n")
+    task = SegmentationTask(config(tmp_path, real_fraction=0.0, classes="tissue"))
+    (generator,) = task._generators(0)
+    assert dict(zip(generator.scheme.values, generator.scheme.outputs, strict=True)) == {0: 0, 1: 2, 2: 3, 3: 1}
+    assert generator.scheme.partners == (0, 1, 2, 3)
+
+
 def test_the_segmenter_takes_the_files_of_generate(tmp_path: Path) -> None:
     label = phantom(0)[0] % 4
     save_nifti(tmp_path / "maps" / "a.nii.gz", label.astype(np.uint8))
