@@ -11,7 +11,6 @@ from PIL import Image
 from scipy import ndimage
 
 from config import parse_test, parse_train
-from dataloaders import notices
 from dataloaders.check import check_folder
 from dataloaders.dataset import fingerprint
 from dataloaders.folder import load_manifest
@@ -27,11 +26,6 @@ from train import train
 test_command.__test__ = False  # type: ignore[attr-defined]
 
 LABEL, IMAGE = (array.transpose(2, 0, 1) for array in phantom(0, (64, 64, 24)))
-
-
-@pytest.fixture(autouse=True)
-def _every_warning_anew() -> None:
-    notices.warn_once.cache_clear()
 
 
 def plain(root: Path, labels: NDArray | None = None, images: NDArray | None = None, name: str = "x{}") -> Path:
