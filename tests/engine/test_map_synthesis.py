@@ -99,6 +99,8 @@ def test_a_map_becomes_what_test_py_makes_of_the_same_prepared_map(home: Path, t
     assert found.shape == own.shape
     assert np.array_equal(found.affine, own.affine)
     assert found.get_data_dtype() == np.float32
+    codes = [[int(image.header[code]) for code in ("qform_code", "sform_code")] for image in (found, own)]
+    assert codes[0] == codes[1]
     alone = home / "maps" / f"{prepared.name.partition('_')[0]}.nii.gz"
     synthesise(home, alone, tmp_path / "alone", "--batch_size", 3, runs="runs")
     assert np.abs(volume(tmp_path / "alone" / prepared.name) - volume(made)).max() < 0.01
@@ -146,10 +148,12 @@ def files(out: Path) -> set[str]:
 
 
 def test_a_bad_map_costs_that_map_alone(home: Path, maps: Path, tmp_path: Path) -> None:
+    (maps / "cut.mgz").write_bytes((maps / "a" / "seg.nii.gz").read_bytes()[:50])
     out, err = synthesise(home, maps, tmp_path / "out", code=1)
     assert files(tmp_path / "out") == {"a/seg_T1w.nii.gz", "b/seg_T1w.nii.gz"}
-    assert "2 made, 0 kept, 2 failed" in out
-    bad, unknown = sorted(err.strip().splitlines())
+    assert "2 made, 0 kept, 3 failed" in out
+    bad, cut, unknown = sorted(err.strip().splitlines())
+    assert "maps/cut.mgz: " in cut
     assert "maps/broken.nii.gz: named .gz but not compressed" in bad
     count = int((phantom(5)[0] == 3).sum())
     assert (
