@@ -129,7 +129,7 @@ class TestConfig:
     name: str
     """Name of the run to test."""
     dataroot: Path | None = None
-    """Prepared data; its labels must be those of the training. Or give --labels."""
+    """Prepared data, with images or label maps alone; labels are found by name among the training's. Or give --labels."""
     labels: Path | None = None
     """Label maps without images, instead of --dataroot: a NIfTI or .mgz file, a folder (of BIDS its *_dseg), a .txt list."""
     out: Path | None = None

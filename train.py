@@ -9,9 +9,9 @@ from dataloaders.dataset import SliceDataset, SliceLoader
 from dataloaders.folder import load_manifest
 from dataloaders.lesion_loading import lesion_loaders
 from dataloaders.manifest import Manifest
-from dataloaders.overview import overview
+from dataloaders.overview import grid, overview
 from dataloaders.segmentation_task import SegmentationTask
-from dataloaders.unpaired import UnpairedLoader, unpaired_manifest
+from dataloaders.unpaired import UnpairedLoader, other_scale, unpaired_manifest
 from engine.command import exit_code
 from engine.judge import Judge, SegmentationJudge, SynthesisJudge
 from engine.progress import tracked
@@ -77,7 +77,10 @@ class Synthesis:
         if self.images is not None:
             source = self.config.oasis.images_from or self.config.dataroot
             slices = sum(len(case.slices) for case in self.images.split("train"))
-            lines.append(f"images to imitate, unpaired: {slices:,} training slices of {source}")
+            lines.append(
+                f"images to imitate, unpaired: {slices:,} training slices of {source}; {grid(self.images.spec)}"
+            )
+            lines += other_scale(self.data.spec, self.images.spec)
         return lines
 
     def loader(self) -> SliceLoader:

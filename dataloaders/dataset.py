@@ -18,7 +18,7 @@ from dataloaders.folder import unwritten
 from dataloaders.intensity import levels_to_model
 from dataloaders.label_maps import LabelMaps
 from dataloaders.loading import load
-from dataloaders.manifest import FILE_NAME, Case, Manifest, Slice
+from dataloaders.manifest import FILE_NAME, SPLITS, Case, Manifest, Slice
 from dataloaders.nifti import file_sha256
 from dataloaders.png import as_16_bit, read_png
 from dataloaders.slice_table import SliceTable
@@ -80,7 +80,10 @@ class SliceDataset(Dataset[Sample]):
         cases = manifest.split(split)
         self.entries = SliceTable(cases)
         if not self.entries:
-            raise ValueError(f"{root}: the split {split!r} has no slices")
+            there = ", ".join(name for name in SPLITS if any(case.slices for case in manifest.split(name)))
+            raise ValueError(
+                f"{root}: the split {split!r} has no slices" + (f"; there are some of {there}" if there else "")
+            )
         manifest.refuse_bare(root, split, "image" if read == "images" else "label map")
         if filled and (bare := [item.label for _, item in self.entries if not item.filled]):
             raise ValueError(

@@ -15,6 +15,8 @@ from dataloaders.manifest import Case, Manifest
 from models.base import Batch
 from spec import DataSpec
 
+SAME_SCALE = 1.25  # of pixel sizes; people differ by as much
+
 
 def unpaired_manifest(labels: Manifest, images: Manifest) -> Manifest:
     """What is synthesised when `labels` gives the label maps and `images` the look: see `as_label_source`.
@@ -33,6 +35,19 @@ def unpaired_manifest(labels: Manifest, images: Manifest) -> Manifest:
             "prepare both with the same --axis"
         )
     return as_label_source(labels, images.spec, typical_windows(images))
+
+
+def other_scale(labels: DataSpec, images: DataSpec) -> list[str]:
+    """A warning where pixels of both are not of about one size, so that bodies would be imitated too large or too small."""
+    known = labels.axis is not None and images.axis is not None
+    ratios = [b / a for a, b in zip(labels.spacing, images.spacing, strict=True)]
+    if not known or all(1 / SAME_SCALE < ratio < SAME_SCALE for ratio in ratios):
+        return []
+    sizes = [f"{spec.spacing[0]:.3g} x {spec.spacing[1]:.3g} mm" for spec in (images, labels)]
+    return [
+        f"warning: pixels of the images are {sizes[0]}, of the label maps {sizes[1]}, so bodies differ in size; prepare "
+        "both with the same --spacing"
+    ]
 
 
 def typical_windows(images: Manifest) -> tuple[Window, ...]:

@@ -675,7 +675,8 @@ def check_start(config: Config, weights: list[str]) -> None:
     weights: keys of those that the method needs. ValueError or MissingWeights.
     """
     check_name(config.name, "--name")
-    if config.model != "segmenter" and config.metrics != "none":  # which is judged by its Dice alone
+    by_pairs = config.model != "segmenter" and not (config.unpaired and config.metrics == "auto")
+    if by_pairs and config.metrics != "none":  # a segmenter is judged by its Dice, and nothing without pairs
         check_metrics(config.metrics, config.weights)
     for key in weights:
         locate(key, config.weights)

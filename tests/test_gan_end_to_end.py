@@ -150,7 +150,11 @@ def test_plain_folders_of_halves_train_unpaired_and_are_synthesised(tmp_path: Pa
     labels = slices_of(tmp_path / "a", "train", "labels", 5)
     images = slices_of(tmp_path / "b", "train", "images", 3, seed=7)
     flags = ["--oasis.unpaired", "--oasis.images_from", images, "--oasis.channels_W", 4]
-    call(*train(labels, tmp_path, "u", *flags, epochs=1))
+    done = call(*train(labels, tmp_path, "u", *flags, epochs=1))
+    assert f"images to imitate, unpaired: 3 training slices of {images}; slices: 32x32 pixels" in done.stdout
+    assert "left out" not in done.stderr  # not of metrics: without pairs none is computed
+    nothing = call("test.py", "--name", "u", "--dataroot", labels, "--checkpoints_dir", tmp_path, code=2).stderr
+    assert "the split 'test' has no slices; there are some of train" in nothing
     rest = slices_of(tmp_path / "c", "test", "labels", 2, seed=20)
     write_png(rest / "test/labels/l0.png", np.digitize(read_png(rest / "test/labels/l0.png"), [1, 2]).astype(np.uint8))
     write_png(

@@ -13,7 +13,7 @@ from dataloaders.dataset import SliceDataset, SliceLoader
 from dataloaders.intensity import Window, levels_to_model
 from dataloaders.manifest import Manifest
 from dataloaders.png import as_16_bit, read_png, write_png
-from dataloaders.unpaired import UnpairedLoader, as_label_source, typical_windows, unpaired_manifest
+from dataloaders.unpaired import UnpairedLoader, as_label_source, other_scale, typical_windows, unpaired_manifest
 from models.base import Batch
 from spec import Channel
 from tests.toy import prepared_folder
@@ -209,6 +209,14 @@ def test_other_directions_are_refused(labels: Path) -> None:
     data = Manifest.load(labels)
     with pytest.raises(ValueError, match="its slices are coronal, those of --dataroot axial"):
         unpaired_manifest(data, replace(data, spec=replace(data.spec, axis="coronal")))
+
+
+def test_pixels_of_another_size_are_told(labels: Path) -> None:
+    spec = replace(Manifest.load(labels).spec, spacing=(1.0, 1.0))
+    assert other_scale(spec, replace(spec, spacing=(1.1, 0.9))) == []
+    assert other_scale(spec, replace(spec, spacing=(3.0, 3.0), axis=None)) == []  # not known
+    (line,) = other_scale(spec, replace(spec, spacing=(1.0, 3.0)))
+    assert "pixels of the images are 1 x 3 mm, of the label maps 1 x 1 mm" in line
 
 
 def test_images_of_another_kind_lend_channels_and_windows(labels: Path, images: Path) -> None:
