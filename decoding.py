@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import math
 import re
+import sys
 import types
 import unicodedata
 from pathlib import Path
@@ -136,7 +136,7 @@ def _scalar(kind: Any, value: Any, where: str) -> Any:
         if value is None:
             return None
     elif kind is float:
-        if isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value):
+        if isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) <= sys.float_info.max:
             return float(value)
     elif kind is int:
         if isinstance(value, float) and value.is_integer():

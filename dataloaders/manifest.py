@@ -258,13 +258,13 @@ def _slice(data: Any, histograms: bool = True) -> Slice:
         filled = data.get("filled", ())
         paths = [*([label] if label != "" else []), *images, *generated, *filled]  # a slice may have no label map
         lists = all(isinstance(files, (list, tuple)) for files in (images, generated, filled))
-        numbers = all(type(n) is int for n in (index, *histogram.values()))
+        numbers = all(type(n) is int and n >= 0 for n in (index, *histogram.values()))
         fits = len(data) == 5 + ("filled" in data) and lists and numbers and all(type(path) is str for path in paths)
     except (KeyError, TypeError, AttributeError, ValueError):
         fits = False
     if not fits:
-        decode(Slice, {"filled": (), **data}, where, complete=True)
-        raise ValueError(f"{where}: {sorted(data)} must be {sorted(SLICE_FIELDS)} and filled")
+        decode(Slice, {"filled": (), **decode(dict[str, Any], data, where)}, where, complete=True)
+        raise ValueError(f"{where}: index and numbers of pixels must be whole and not negative, and its fields known")
     for path in paths:
         check_path(path, "manifest path")
     return Slice(index, label, tuple(images), tuple(generated), histogram, tuple(filled))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import glob
 import json
+import math
 import os
 import shutil
 from collections.abc import Callable, Iterator, Sequence
@@ -153,16 +154,28 @@ def _no_constant(name: str) -> None:
     raise json.JSONDecodeError(f"{name} is no number of JSON", name, 0)
 
 
+def _finite(text: str) -> float:
+    value = float(text)
+    if math.isinf(value):
+        raise json.JSONDecodeError(f"{text} is too large a number", text, 0)
+    return value
+
+
 def read_json(path: Path | str, object_hook: Callable[[dict[str, Any]], Any] | None = None) -> Any:
     """A JSON file, with or without a byte order mark; ValueError naming it where it is not JSON.
 
     object_hook: what becomes of each object.
     """
     try:
-        text = Path(path).read_text(encoding="utf-8-sig")
-        return json.loads(text, object_hook=object_hook, parse_constant=_no_constant)
-    except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
+        text = Path(path).read_text(encoding="utf-8")
+        data = json.loads(text, object_hook=object_hook, parse_constant=_no_constant, parse_float=_finite)
+        if "\\ud" in text or "\\uD" in text:  # half a character (a lone surrogate), which no file or terminal can hold
+            json.dumps(data, ensure_ascii=False, default=str).encode()
+        return data
+    except (json.JSONDecodeError, UnicodeError, RecursionError) as error:
         raise ValueError(f"{path}: not a JSON file ({error})") from None
+    except ValueError as error:
+        raise ValueError(with_path(path, error)) from None
 
 
 def read_list(path: Path) -> list[Path]:

@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from decoding import Mismatch, decode
 from engine.files import atomic_path, write_text
 
 JSONL = "metrics.jsonl"
@@ -115,10 +116,22 @@ def read_log(path: Path) -> list[dict[str, Any]]:
     records = []
     for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
         try:
-            records.append(json.loads(line))
-        except json.JSONDecodeError:
+            records.append(_record(json.loads(line)))
+        except Mismatch as error:
+            raise ValueError(f"{path}:{number}: damaged: {error}") from None
+        except ValueError:
             print(f"warning: {path}:{number}: incomplete record dropped", file=sys.stderr)
     return records
+
+
+def _record(found: Any) -> dict[str, Any]:
+    """Mismatch unless what is drawn are numbers by name, over images seen."""
+    record: dict[str, Any] = decode(dict[str, Any], found, "record")
+    for key, hint in (("kind", str), ("images", int)):
+        decode(hint, record.get(key), key)
+    for group in ("losses", "measures", "metrics", "gradient_norm"):
+        decode(dict[str, float | None], record.get(group, {}), group)
+    return record
 
 
 def _finite(value: Any) -> Any:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -13,6 +13,7 @@ import numpy as np
 from dataloaders.manifest import FILE_NAME, SYNTHESIS, Case, Manifest, Slice
 from dataloaders.png import read_png
 from engine.files import read_json
+from evaluation.records import check_metrics, check_provenance
 from evaluation.results import SCHEMA, evaluate_results, paired_slices
 from evaluation.statistics import PairedDifference, paired_difference
 from spec import DataSpec
@@ -73,11 +74,17 @@ def load_entrants(paths: list[Path], weights: Path | None = None) -> list[Entran
         manifest = Manifest.load(folder)
         file = folder / "metrics.json"
         metrics = read_json(file) if file.is_file() else evaluate_results(folder, "auto", weights, progress=True)
+        if not isinstance(metrics, dict) or "schema" not in metrics:
+            raise ValueError(f"{file}: not the numbers of an evaluation")
         if metrics.get("schema") != SCHEMA:
             raise ValueError(
                 f"{file}: schema {metrics.get('schema')!r}, this version reads {SCHEMA!r}; score the folder again with "
                 f"scripts/evaluate.py --results {folder}"
             )
+        _check(folder / FILE_NAME, check_provenance, manifest.provenance)
+        _check(file, check_metrics, metrics)
+        if not any(paired_slices(case) for case in manifest.cases):
+            raise ValueError(f"{folder / FILE_NAME}: no slice has both a real and a generated image")
         name = str(manifest.provenance.get("name") or folder.name)
         taken = [entrant.name for entrant in entrants]
         for other in (f"{name} ({folder.name})", f"{name} ({len(taken) + 1})"):
@@ -86,6 +93,13 @@ def load_entrants(paths: list[Path], weights: Path | None = None) -> list[Entran
     for entrant in entrants[1:]:
         _refuse_different(entrants[0], entrant)
     return entrants
+
+
+def _check(file: Path, check: Callable[[Any], None], found: Any) -> None:
+    try:
+        check(found)
+    except ValueError as error:
+        raise ValueError(f"{file}: damaged: {error}") from None
 
 
 def _refuse_different(a: Entrant, b: Entrant) -> None:

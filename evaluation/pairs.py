@@ -247,10 +247,8 @@ def read_items(folder: Path, manifest: Manifest, ids: SourceIds | None = None) -
             label: NDArray | None = read_png(folder / item.label) if item.label else None
             if label is not None and ids is not None:
                 label = ids.apply(label)
-            if label is not None and label.max() >= manifest.spec.num_labels:
-                raise ValueError(
-                    f"{folder / item.label}: label {label.max()}, allowed 0..{manifest.spec.num_labels - 1}"
-                )
+            if label is not None:
+                check_label(folder / item.label, label, manifest.spec)
             for channel, (real, fake) in enumerate(zip(item.images, item.generated, strict=True)):
                 stored = [read_png(folder / path, image_only=True) for path in (real, fake)]
                 if stored[0].dtype != stored[1].dtype:
@@ -263,6 +261,12 @@ def read_items(folder: Path, manifest: Manifest, ids: SourceIds | None = None) -
                     raise ValueError(f"{folder / fake}: {images[1].shape}, real {images[0].shape}, label {there.shape}")
                 view = view_of(manifest, case, there.shape)
                 yield Item(case, item, channel, there, images[0], images[1], view=view)
+
+
+def check_label(path: Path, label: NDArray, spec: DataSpec) -> None:
+    """ValueError naming the file for a label map with ids that the spec does not know."""
+    if label.max() >= spec.num_labels:
+        raise ValueError(f"{path}: label {label.max()}, allowed 0..{spec.num_labels - 1}")
 
 
 def view_of(manifest: Manifest, case: Case, shape: tuple[int, ...]) -> View:

@@ -13,7 +13,7 @@ from dataloaders.intensity import LEVELS, Window
 from dataloaders.manifest import Case, Slice
 from dataloaders.png import as_16_bit, read_png
 from evaluation.compare import Entrant
-from evaluation.pairs import view_of
+from evaluation.pairs import check_label, view_of
 from evaluation.results import paired_slices
 from evaluation.spectrum import SMALLEST_SIDE, CaseSpectrum
 
@@ -63,14 +63,21 @@ class Picture:
 
 def read_label(entrant: Entrant, item: Slice) -> NDArray | None:
     """Label map of a slice, None where there is none."""
-    return read_png(entrant.folder / item.label) if item.label else None
+    if not item.label:
+        return None
+    label = read_png(entrant.folder / item.label)
+    check_label(entrant.folder / item.label, label, entrant.spec)
+    return label
 
 
 def read_picture(entrants: Sequence[Entrant], case: Case, item: Slice, channel: int, label: NDArray | None) -> Picture:
     """One channel of a slice in all methods."""
 
     def read(entrant: Entrant, path: str) -> NDArray[np.uint16]:
-        return as_16_bit(read_png(entrant.folder / path, image_only=True))
+        image = as_16_bit(read_png(entrant.folder / path, image_only=True))
+        if label is not None and image.shape != label.shape:
+            raise ValueError(f"{entrant.folder / path}: {image.shape}, its label map has {label.shape}")
+        return image
 
     real = read(entrants[0], item.images[channel])
     fakes = tuple(read(e, e.slice(case.id, item.index).generated[channel]) for e in entrants)

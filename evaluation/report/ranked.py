@@ -72,12 +72,15 @@ def _slice_values(entrant: Entrant, channel: str, metric: str) -> dict[tuple[str
     if not path.is_file():
         return {}
     values = {}
-    with open(path, encoding="utf-8", newline="") as file:
-        for row in csv.DictReader(file):
-            if row.get("channel") == channel and row.get(metric) and row.get("slice"):
-                key, value = (str(row.get("case")), int(row["slice"])), float(row[metric])
-                if np.isfinite(value) and key in entrant.slices:
-                    values[key] = value
+    try:
+        with open(path, encoding="utf-8", newline="") as file:
+            for row in csv.DictReader(file):
+                if row.get("channel") == channel and row.get(metric) and row.get("slice"):
+                    key, value = (str(row.get("case")), int(row["slice"])), float(row[metric])
+                    if np.isfinite(value) and key in entrant.slices:
+                        values[key] = value
+    except (ValueError, csv.Error) as error:
+        raise ValueError(f"{path}: damaged: {error}") from None
     return values
 
 
