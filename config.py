@@ -11,10 +11,10 @@ from __future__ import annotations
 import re
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal, TypeVar, cast
+from typing import Any, Literal, TypeVar, cast, get_args, get_type_hints
 
 import tyro
 
@@ -450,6 +450,26 @@ def _plain(value: Any) -> Any:
     if isinstance(value, tuple):  # as JSON gives it back, so that a resumed run's options compare equal
         return list(value)
     return str(value) if isinstance(value, Path) else value
+
+
+def without_paths(options: Any) -> dict[str, Any]:
+    """Plain values of options without paths, which may name people and projects, for what is given away.
+
+    Left out is every option whose type holds a path; of a file that stands in the place of a word, its name is left.
+    """
+    hints, kept = get_type_hints(type(options)), {}
+    for item in fields(options):
+        value = getattr(options, item.name)
+        if is_dataclass(value):
+            kept[item.name] = without_paths(value)
+        elif not _holds_path(hints[item.name]):
+            is_file = isinstance(value, str) and ("/" in value or "\\" in value)
+            kept[item.name] = re.split(r"[/\\]", value)[-1] if is_file else _plain(value)
+    return kept
+
+
+def _holds_path(hint: Any) -> bool:
+    return hint is Path or any(_holds_path(part) for part in get_args(hint))
 
 
 def from_dict(data: dict[str, Any]) -> Config:

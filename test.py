@@ -88,7 +88,7 @@ def test(config: TestConfig) -> Path:
             "checkpoint": config.ckpt_iter,
             "images_seen": weights.images,
             "split": config.phase,
-            "config": _shareable(weights.config),
+            "config": options.without_paths(options.from_dict(weights.config)),
             "data_provenance": data.provenance,
             "made_from": made_from,
             "seconds_per_slice": round(seconds, 5),
@@ -151,7 +151,7 @@ def test_labels(config: TestConfig) -> MapReport:
         "checkpoint": config.ckpt_iter,
         "images_seen": weights.images,
         "channels": [asdict(channel) for channel in spec.channels],
-        "config": _shareable(weights.config),
+        "config": options.without_paths(options.from_dict(weights.config)),
     }
     neighbours = trained.gan.neighbours if trained.gan else 0
     job = MapJob(config, config.out, method, spec, windows, target, settings, about, neighbours, resampled, given)
@@ -198,7 +198,7 @@ def test_segmenter(config: TestConfig, run_folder: Path, weights: Weights) -> Pa
             "images_seen": weights.images,
             "split": config.phase,
             "inputs": names,
-            "config": _shareable(weights.config),
+            "config": options.without_paths(options.from_dict(weights.config)),
             "data_provenance": data.provenance,
             "made_from": made_from,
             "seconds_per_case": round(seconds, 3),
@@ -258,12 +258,6 @@ def refuse_other_results(out: Path, made_from: dict[str, Any], overwrite: bool) 
     changed = [key for key, value in made_from.items() if old.get(key) != value]
     if changed:
         raise ValueError(f"{out} holds results with other {', '.join(changed)}; give --overwrite to replace them")
-
-
-def _shareable(config: dict[str, Any]) -> dict[str, Any]:
-    """The training options without paths, which may name people and projects."""
-    paths = ("dataroot", "checkpoints_dir", "weights", "images_from", "label_maps", "seeds", "lesions", "results")
-    return {k: _shareable(v) if isinstance(v, dict) else v for k, v in config.items() if k not in paths}
 
 
 def main() -> int:

@@ -72,27 +72,18 @@ def export(o: ExportOptions) -> Path:
 
 
 def shareable(config: Config, name: str) -> Config:
-    """The options without paths, which may name people and projects. Priors from a file are in the weights, or done with."""
+    """The options without paths, which may name people and projects. Files in place of words are in the weights, or done."""
     given = config.gmm.priors not in ("fit", "random")
     priors = "random" if config.model == "segmenter" else "fit"
-    return replace(
-        config,
-        name=name,
-        dataroot=Path("data"),
-        checkpoints_dir=Path("checkpoints"),
-        weights=None,
-        oasis=replace(config.oasis, images_from=None),
-        gmm=replace(config.gmm, priors=priors) if given else config.gmm,
-        segmenter=replace(config.segmenter, **SEGMENTER_SOURCES),
+    kept = options.without_paths(
+        replace(
+            config,
+            name=name,
+            gmm=replace(config.gmm, priors=priors) if given else config.gmm,
+            segmenter=replace(config.segmenter, scheme="auto"),
+        )
     )
-
-
-SEGMENTER_SOURCES: dict[str, Any] = {  # files and folders that a trained network needs no more
-    **dict.fromkeys(("label_maps", "seeds", "lesions", "generation_labels", "generation_classes", "output_labels")),
-    **dict.fromkeys(("prior_means_file", "prior_stds_file")),
-    "results": (),
-    "scheme": "auto",
-}
+    return options.from_dict({"dataroot": "data", **kept})
 
 
 def model_card(o: ExportOptions, run: Path, weights: Weights, trained: Config, path: Path) -> str:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import csv
 import glob
+import io
 import json
 import math
 import os
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -142,6 +144,24 @@ def listed(lines: Sequence[str], limit: int = 20) -> list[str]:
     """The first lines, and one that counts the others."""
     more = len(lines) - limit
     return [*lines[:limit], f"and {more} more"] if more > 0 else list(lines)
+
+
+def csv_text(head: Iterable[str], rows: Iterable[Iterable[Any]]) -> str:
+    """A CSV table; None is an empty cell. Text that a spreadsheet would run as a formula gets an apostrophe in front."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerows([_harmless(cell) for cell in row] for row in (head, *rows))
+    return text.getvalue()
+
+
+def _harmless(cell: Any) -> Any:
+    if not isinstance(cell, str) or not cell.startswith(("=", "+", "-", "@", "\t", "\r")):
+        return cell
+    try:
+        float(cell)
+    except ValueError:
+        return f"'{cell}"
+    return cell
 
 
 def with_path(path: Path | str, error: Exception) -> str:

@@ -7,6 +7,7 @@ import math
 import sys
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 from decoding import Mismatch, decode
 from engine.files import atomic_path, write_text
@@ -30,7 +31,8 @@ class RunLog:
             from torch.utils.tensorboard import SummaryWriter
         except ImportError:
             return
-        self.board = SummaryWriter(str(folder / "tensorboard"))
+        with mock.patch("socket.gethostname", return_value="host"):  # it would be part of the files' names
+            self.board = SummaryWriter(str(folder / "tensorboard"))
 
     def say(self, line: str) -> None:
         """One line to the console and to log.txt."""

@@ -5,8 +5,6 @@ The .json file beside a segmentation is written last, so it says that all output
 
 from __future__ import annotations
 
-import csv
-import io
 import os
 import traceback
 from collections.abc import Callable, Mapping, Sequence
@@ -27,7 +25,7 @@ from dataloaders.nifti import NIFTI_SUFFIXES, VolumeError, file_sha256, write_vo
 from dataloaders.scans import MAX_GRID, ReadScan, Scan, find_scans, read_scan
 from dataloaders.segment_options import SegmentOptions
 from dataloaders.segmentation_task import SHOWN
-from engine.files import read_json, with_path, write_json, write_text
+from engine.files import csv_text, read_json, with_path, write_json, write_text
 from engine.preview import save_overlay
 from engine.progress import say, tracked
 from engine.segmentation import Predictor, most_probable
@@ -287,13 +285,8 @@ def quality_csv(job: Job, scans: Sequence[Scan]) -> str:
 
 
 def _csv(job: Job, scans: Sequence[Scan], head: Sequence[str], row: Callable[[Mapping[str, Any]], list[str]]) -> str:
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["scan", *head])
-    for scan in scans:
-        if record := _record(job, scan):
-            writer.writerow([scan.name("dseg"), *row(record)])
-    return text.getvalue()
+    found = ((scan, _record(job, scan)) for scan in scans)
+    return csv_text(["scan", *head], ([scan.name("dseg"), *row(record)] for scan, record in found if record))
 
 
 def _without_suffix(path: Path) -> Path:

@@ -7,8 +7,6 @@ over, which is what doing nothing gives.
 
 from __future__ import annotations
 
-import csv
-import io
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -22,7 +20,7 @@ from skimage.metrics import structural_similarity
 
 from dataloaders.manifest import Case, Manifest
 from dataloaders.png import as_16_bit, read_png
-from engine.files import write_json, write_text
+from engine.files import csv_text, write_json, write_text
 from evaluation.pairs import view_of
 from spec import LESION
 
@@ -219,11 +217,7 @@ def _without_nan(value: Any) -> Any:
 def _write_csv(path: Path, rows: Sequence[dict[str, Any]]) -> None:
     columns = ["case", "channel", "images"]
     columns += [f"{key}_{name}" for name in NAMES for key in ("mse", "psnr", "ssim")] + ["contrast"]
-    text = io.StringIO()
-    writer = csv.DictWriter(text, columns, extrasaction="ignore", restval="", lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    write_text(path, text.getvalue())
+    write_text(path, csv_text(columns, ([row.get(column) for column in columns] for row in rows)))
 
 
 def format_regions(result: dict[str, Any]) -> str:

@@ -6,8 +6,6 @@ means as in nnU-Net (see `evaluation.segmentation`); labels that one of two maps
 
 from __future__ import annotations
 
-import csv
-import io
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -18,7 +16,7 @@ import numpy as np
 from dataloaders.geometry import spacing
 from dataloaders.manifest import Case, Manifest
 from dataloaders.nifti import read_volume, whole_numbers
-from engine.files import write_json, write_text
+from engine.files import csv_text, write_json, write_text
 from engine.progress import tracked
 from evaluation.segmentation import dice, hd95
 from evaluation.statistics import MIN_PATIENTS, bootstrap_interval
@@ -152,12 +150,7 @@ def _plain(value: Any) -> Any:
 
 
 def _csv(rows: Sequence[Mapping[str, Any]]) -> str:
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(COLUMNS)
-    for row in rows:
-        writer.writerow(["" if isinstance(row[c], float) and math.isnan(row[c]) else row[c] for c in COLUMNS])
-    return text.getvalue()
+    return csv_text(COLUMNS, ([None if row[c] != row[c] else row[c] for c in COLUMNS] for row in rows))
 
 
 def segmentation_table(result: Mapping[str, Any]) -> str:

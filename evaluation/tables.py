@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import csv
-import io
 from collections.abc import Sequence
 from typing import Any
+
+from engine.files import csv_text
 
 SUMMARY_FIELDS = (
     *("metric", "channel", "value", "ci95_low", "ci95_high", "unit", "better", "n", "floor", "floor_n", "ceiling"),
@@ -41,11 +41,7 @@ def _summary_row(key: str, entry: dict[str, Any]) -> dict[str, Any]:
 
 
 def _csv(fields: Sequence[str], rows: Sequence[dict[str, Any]]) -> str:
-    text = io.StringIO()
-    writer = csv.DictWriter(text, fields, restval="", lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    return text.getvalue()
+    return csv_text(fields, ([row.get(field) for field in fields] for row in rows))
 
 
 def format_table(result: dict[str, Any]) -> str:

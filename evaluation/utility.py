@@ -8,8 +8,6 @@ whether the difference holds for other patients, the second whether it holds for
 
 from __future__ import annotations
 
-import csv
-import io
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -19,7 +17,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from engine.files import read_json, write_json, write_text
+from engine.files import csv_text, read_json, write_json, write_text
 from evaluation.segmentation_results import SCHEMA as SCORES
 from evaluation.statistics import PairedDifference, bootstrap_interval, paired_difference, student_half_width
 
@@ -119,10 +117,9 @@ def _means(table: NDArray, axis: int) -> NDArray[np.float64]:
 def write_utility(folder: Path, table: Mapping[str, Any]) -> None:
     """utility.json, and utility.csv with the rows."""
     write_json(folder / "utility.json", dict(table))
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
     columns = ("metric", "arm", "mean", "seed_sd", "seeds", "patients")
-    writer.writerow([*columns, "difference", "patient_low", "patient_high", "p_value", "seed_low", "seed_high"])
+    head = [*columns, "difference", "patient_low", "patient_high", "p_value", "seed_low", "seed_high"]
+    lines = []
     found = {(item["metric"], item["arm"]): item for item in table["differences"]}
     for row in table["rows"]:
         item = found.get((row["metric"], row["arm"]))
@@ -130,8 +127,8 @@ def write_utility(folder: Path, table: Mapping[str, Any]) -> None:
         if item is not None:
             low, high = item["patients"]["interval"] or ("", "")
             extra = [item["mean"], low, high, item["patients"]["p_value"], *(item["seed_ci95"] or ("", ""))]
-        writer.writerow([*(row[column] for column in columns), *("" if value is None else value for value in extra)])
-    write_text(folder / "utility.csv", text.getvalue())
+        lines.append([*(row[column] for column in columns), *extra])
+    write_text(folder / "utility.csv", csv_text(head, lines))
 
 
 def format_utility(table: Mapping[str, Any]) -> str:

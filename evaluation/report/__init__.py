@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from matplotlib import rc_context
 from matplotlib.figure import Figure
 
 from engine.files import atomic_path, write_json, write_text
@@ -24,11 +25,12 @@ def write_report(entrants: Sequence[Entrant], out: Path, rank_by: str = ranked.D
 
     rank_by: metric with a value per slice by which worst and best are chosen.
     """
-    page = content(entrants, rank_by)
-    files = _write_figures(page, out) + _write_tables(page, out)
-    write_json(out / "compare.json", to_json(entrants, page.rows, files))
-    path = out / "report.html"
-    write_text(path, render(page))
+    with rc_context({"text.parse_math": False}):  # names are texts: a $ in them is no formula
+        page = content(entrants, rank_by)
+        files = _write_figures(page, out) + _write_tables(page, out)
+        write_json(out / "compare.json", to_json(entrants, page.rows, files))
+        path = out / "report.html"
+        write_text(path, render(page))
     return path
 
 

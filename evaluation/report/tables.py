@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import csv
-import io
 from collections.abc import Sequence
 from typing import Any
 
+from engine.files import csv_text
 from evaluation.compare import Entrant, Row, count
 from evaluation.report.cards import flat_settings
 from evaluation.report.names import group_of, grouped, metric_name, name_of, number, row_decimals, short_name
@@ -122,11 +121,8 @@ def _settings_csv(entrants: Sequence[Entrant]) -> str:
 
 
 def _csv(records: Sequence[dict[str, Any]]) -> str:
-    text = io.StringIO()
-    writer = csv.DictWriter(text, list(dict.fromkeys(key for one in records for key in one)), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(records)
-    return text.getvalue()
+    fields = list(dict.fromkeys(key for one in records for key in one))
+    return csv_text(fields, ([one.get(field) for field in fields] for one in records))
 
 
 # -- LaTeX --------------------------------------------------------------------------------------------------------
@@ -159,7 +155,7 @@ _LATEX = {
 
 def latex(text: object) -> str:
     """`text` as LaTeX prints it."""
-    return "".join(_LATEX.get(letter, letter) for letter in str(text))
+    return "".join(_LATEX.get(letter, letter if letter.isprintable() else " ") for letter in str(text))
 
 
 def latex_tables(entrants: Sequence[Entrant], rows: Sequence[Row]) -> dict[str, str]:

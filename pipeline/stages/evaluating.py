@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 from functools import lru_cache
 from typing import Any
 
@@ -14,7 +12,7 @@ from dataloaders.geometry import spacing
 from dataloaders.manifest import Manifest
 from dataloaders.nifti import read_volume, write_volume
 from dataloaders.png import read_png
-from engine.files import write_json, write_text
+from engine.files import csv_text, write_json, write_text
 from pipeline import scores
 from pipeline.context import Context, Excluded, Made
 from pipeline.report import write_report
@@ -132,17 +130,15 @@ def _between_tools(context: Context, gathers: list[str]) -> dict[str, Any]:
 
 def _csv(result: dict[str, Any]) -> str:
     """One row per network, test set, case and tissue."""
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["test", "network", "against", "case", "tissue", "dice"])
+    lines = []
     for network, tables in result["real"].items():
         rows = [("real", network, column, table) for column, table in tables["dice"].items()]
         rows += [("synthetic", network, column, table) for column, table in result["synthetic"][network].items()]
         for kind, name, column, table in rows:
             for case, values in table["cases"].items():
                 for tissue, value in values.items():
-                    writer.writerow([kind, name, column, case, tissue, "" if value is None else f"{value:.5f}"])
-    return text.getvalue()
+                    lines.append([kind, name, column, case, tissue, None if value is None else f"{value:.5f}"])
+    return csv_text(["test", "network", "against", "case", "tissue", "dice"], lines)
 
 
 def report(context: Context) -> Made:
