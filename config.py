@@ -457,7 +457,8 @@ def without_paths(options: Any) -> dict[str, Any]:
 
     Left out is every option whose type holds a path; of a file that stands in the place of a word, its name is left.
     """
-    hints, kept = get_type_hints(type(options)), {}
+    hints = get_type_hints(type(options))
+    kept: dict[str, Any] = {}
     for item in fields(options):
         value = getattr(options, item.name)
         if is_dataclass(value):
