@@ -363,7 +363,7 @@ def tied(scheme: LabelScheme) -> LabelScheme:
 
 def _own_names(maps: LabelMaps) -> tuple[Label, ...]:
     """Names that lie in or beside label maps (dseg.tsv, for example), () where not all have the same."""
-    found = [names_within(path) or names_beside(path) for path in maps.sources if isinstance(path, Path)]
+    found = [names_beside(path) or names_within(path) for path in maps.sources if isinstance(path, Path)]
     tables = [names for names, _ in filter(None, found)]
     if len(tables) < len(maps) or any(names != tables[0] for names in tables):
         return ()
