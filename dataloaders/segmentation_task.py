@@ -274,7 +274,7 @@ class SegmentationTask:
             return [self._prepared_generator(options, seed)]
         assert self.base is not None
         scheme = self.classes.of_scheme(self.base)
-        scheme = tied(scheme) if self.o.tie_classes else scheme
+        scheme = tied(scheme) if self.o.tie_classes and self.o.prior_means_file is None else scheme
         common["prior_means"] = self.o.prior_means_file or self._means(scheme)
         common["prior_stds"] = self.o.prior_stds_file
         if self.o.seeds is None:

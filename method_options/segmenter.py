@@ -57,7 +57,7 @@ class SegmenterConfig:
     neutral_labels: int | None = None
     """How many of generation_labels have no side; by default found in FreeSurfer's table."""
     prior_means_file: Path | None = None
-    """.npy file of priors of the class means of the label maps, (2, K) or (2R, K), instead of contrasts."""
+    """.npy file of priors of the class means of the label maps, (2, K) or (2R, K), instead of contrasts and tie_classes."""
     prior_stds_file: Path | None = None
     """.npy file of priors of the class standard deviations."""
     seeds: Path | None = None
@@ -217,8 +217,6 @@ def check_segmenter(o: SegmenterConfig) -> None:
         raise ValueError(f"--segmenter.{lists[0]} needs --segmenter.generation_labels, whose order it follows")
     if o.generation_labels and o.scheme != "auto":
         raise ValueError(f"--segmenter.generation_labels and --segmenter.scheme {o.scheme} cannot both be given")
-    if o.prior_means_file and o.contrasts != "any":
-        raise ValueError(f"--segmenter.prior_means_file and --segmenter.contrasts {o.contrasts} cannot both be given")
     if (o.prior_means_file or o.prior_stds_file) and o.seeds:
         raise ValueError("--segmenter.prior_means_file or prior_stds_file and --segmenter.seeds cannot both be given")
     if o.seeds and o.lesions:

@@ -316,13 +316,18 @@ def test_the_segmenter_takes_the_files_of_generate(tmp_path: Path) -> None:
     assert generator.priors is not None
     assert generator.priors.means.first.tolist() == [[0, 50, 90]]
     assert set(patches(task, 3)[0][2].unique().tolist()) <= {0, 1}
+    brain = options | {"classes": "auto", "tie_classes": True, "contrasts": "mr"}
+    (of_preset,) = SegmentationTask(config(tmp_path / "maps", **brain))._generators(0)  # type: ignore[arg-type]
+    assert of_preset.scheme.ties is None
+    assert of_preset.priors is not None
+    assert of_preset.priors.means.first.tolist() == [[0, 50, 90]]
     np.save(files["generation_classes"], [0, 1, 3, 4])
     with pytest.raises(ValueError, match=r"^--segmenter.generation_classes must be complete"):
         SegmentationTask(config(tmp_path / "maps", **options))  # type: ignore[arg-type]
     for wrong, message in (
         ({"output_labels": files["output_labels"]}, "--segmenter.output_labels needs --segmenter.generation_labels"),
         ({"generation_labels": files["output_labels"], "scheme": "feta"}, "--segmenter.scheme feta cannot both"),
-        ({"prior_means_file": files["prior_means_file"], "contrasts": "mr"}, "--segmenter.contrasts mr cannot both"),
+        ({"prior_stds_file": files["prior_stds_file"], "seeds": tmp_path, "real_fraction": 0.0}, "seeds cannot both"),
     ):
         with pytest.raises(ValueError, match=message):
             check_segmenter(replace(SMALL, **wrong))  # type: ignore[arg-type]
