@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import html
 import re
-import tomllib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +14,7 @@ import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
 from decoding import decode
-from engine.files import read_json, with_path
+from engine.files import read_json, read_toml, with_path
 from models.gmm import freesurfer
 from spec import Label
 
@@ -166,12 +165,7 @@ def tissue_rows(path: Path) -> list[tuple[int, str, str]]:
 
     Ids of none are known, but no brain tissue. ValueError names file and entry.
     """
-    try:
-        data = tomllib.loads(path.read_text(encoding="utf-8-sig"))
-    except FileNotFoundError:
-        raise ValueError(f"{path}: no such label table") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path}: not a TOML file ({error})") from None
+    data = read_toml(path, "label table")
     rows: list[tuple[int, str, str]] = []
     names: dict[int, str] = {}
     for section, structures in data.items():

@@ -9,6 +9,7 @@ import json
 import math
 import os
 import shutil
+import tomllib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -196,6 +197,16 @@ def read_json(path: Path | str, object_hook: Callable[[dict[str, Any]], Any] | N
         raise ValueError(f"{path}: not a JSON file ({error})") from None
     except ValueError as error:
         raise ValueError(with_path(path, error)) from None
+
+
+def read_toml(path: Path, what: str) -> dict[str, Any]:
+    """A TOML file, with or without a byte order mark; ValueError naming it where it is none, or no such `what` is there."""
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8-sig"))
+    except FileNotFoundError:
+        raise ValueError(f"{path}: no such {what}") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path}: not a TOML file ({error})") from None
 
 
 def read_list(path: Path) -> list[Path]:

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import tomllib
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from engine.files import check_name
+from engine.files import check_name, read_toml
 from pipeline.options import read_options
 
 Contrast = Literal["t1", "random"]
@@ -260,12 +259,7 @@ class StudyOptions:
 
 def read_study(path: Path) -> StudyOptions:
     """The study of a file. ValueError naming the file, the key, the value and what is allowed."""
-    try:
-        data = tomllib.loads(path.read_text(encoding="utf-8-sig"))
-    except FileNotFoundError:
-        raise ValueError(f"{path}: no such study file") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path}: not a TOML file ({error})") from None
+    data = read_toml(path, "study file")
     for key in ("input", "case"):  # one table where there is one source
         if isinstance(data.get(key), dict):
             data[key] = [data[key]]
