@@ -188,7 +188,7 @@ def read_json(path: Path | str, object_hook: Callable[[dict[str, Any]], Any] | N
     object_hook: what becomes of each object.
     """
     try:
-        text = Path(path).read_text(encoding="utf-8")
+        text = Path(path).read_text(encoding="utf-8-sig")
         data = json.loads(text, object_hook=object_hook, parse_constant=_no_constant, parse_float=_finite)
         if "\\ud" in text or "\\uD" in text:  # half a character (a lone surrogate), which no file or terminal can hold
             json.dumps(data, ensure_ascii=False, default=str).encode()
