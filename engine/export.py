@@ -12,6 +12,7 @@ import config as options
 from config import Config
 from engine.checkpoint import Weights, load_weights, save_weights, weights_path
 from engine.files import check_name, write_text
+from engine.locks import lock_place
 from engine.run import weights_folder
 from engine.runlog import JSONL, read_log
 from spec import DataSpec
@@ -66,8 +67,9 @@ def export(o: ExportOptions) -> Path:
         raise ValueError(f"{folder} is not empty; choose another --out or --as_name, or --overwrite an earlier export")
     released = replace(weights, config=options.to_dict(trained))
     path = weights_path(folder, "best")
-    save_weights(path, released)
-    write_text(folder / CARD, model_card(o, run, released, trained, path))
+    with lock_place(folder):
+        save_weights(path, released)
+        write_text(folder / CARD, model_card(o, run, released, trained, path))
     return folder
 
 

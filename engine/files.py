@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 import csv
-import glob
 import io
 import json
 import math
 import os
 import shutil
+import socket
 import tomllib
+import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 from decoding import check_name as check_name
+from engine.locks import lock_place, runs
+
+TEMPORARY = ".tmp-"
 
 # What people call pictures and volumes; files of other kinds lie beside data for good reasons.
 _IMAGES = ".png .jpg .jpeg .bmp .gif .tif .tiff .npy .npz .nii .nii.gz .img .hdr .mgz .mgh .mha .nrrd .dcm".split()
@@ -78,11 +83,13 @@ def _entries_below(folder: Path) -> Iterator[Path]:
 def atomic_path(path: Path | str) -> Iterator[Path]:
     """Yield a temporary path beside `path`; on success it is synced to disk and replaces `path`, on error removed.
 
-    The temporary name keeps the suffixes of `path`, because writers such as nibabel choose their format by them.
+    The temporary name keeps the suffixes of `path`, because writers such as nibabel choose their format by them. What
+    killed processes of this machine left in the folder is removed when a process first writes there.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".tmp-{os.getpid()}-{path.name}")
+    _sweep(path.parent)
+    temporary = path.with_name(f"{TEMPORARY}{_machine()}-{os.getpid()}-{path.name}")
     try:
         yield temporary
         with open(temporary, "rb") as handle:
@@ -93,28 +100,45 @@ def atomic_path(path: Path | str) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
-def remove_leftovers(path: Path) -> None:
-    """Remove the temporary files of `atomic_path` that killed writers of `path` left; nobody else may be writing it."""
-    for left in path.parent.glob(f".tmp-*-{glob.escape(path.name)}"):
-        left.unlink(missing_ok=True)
+@cache
+def _machine() -> str:
+    """Tells machines apart, and containers with process numbers of their own, without their names."""
+    numbers = Path("/proc/self/ns/pid")
+    own = os.readlink(numbers) if numbers.is_symlink() else ""
+    return f"{zlib.crc32(f'{socket.gethostname()} {own}'.encode()):08x}"
+
+
+@cache
+def _sweep(folder: Path) -> None:
+    """Remove temporary files of this machine's processes that are dead."""
+    for left in folder.glob(f"{TEMPORARY}{_machine()}-*"):
+        number = left.name.removeprefix(f"{TEMPORARY}{_machine()}-").partition("-")[0]
+        if number.isdigit() and not runs(int(number)):
+            left.unlink(missing_ok=True)
 
 
 @contextmanager
 def whole_folder(folder: Path) -> Iterator[Path]:
-    """Yield an empty folder beside `folder` that takes its place in the end: it is whole, or as it was before."""
-    staging, old = folder.with_name(f".tmp-{folder.name}"), folder.with_name(f".old-{folder.name}")
-    shutil.rmtree(staging, ignore_errors=True)
-    staging.mkdir(parents=True)
-    try:
-        yield staging
-    except BaseException:
+    """Yield an empty folder beside `folder` that takes its place in the end: it is whole, or as it was before.
+
+    ValueError where another process is about to replace the same one.
+    """
+    staging, old = folder.with_name(f"{TEMPORARY}{folder.name}"), folder.with_name(f".old-{folder.name}")
+    with lock_place(folder):
+        if old.is_dir() and not folder.exists():  # killed between two moves
+            old.rename(folder)
         shutil.rmtree(staging, ignore_errors=True)
-        raise
-    shutil.rmtree(old, ignore_errors=True)
-    if folder.exists():
-        folder.rename(old)
-    staging.rename(folder)
-    shutil.rmtree(old, ignore_errors=True)
+        staging.mkdir(parents=True)
+        try:
+            yield staging
+        except BaseException:
+            shutil.rmtree(staging, ignore_errors=True)
+            raise
+        shutil.rmtree(old, ignore_errors=True)
+        if folder.exists():
+            folder.rename(old)
+        staging.rename(folder)
+        shutil.rmtree(old, ignore_errors=True)
 
 
 def _sync_folder(folder: Path) -> None:

@@ -6,6 +6,7 @@ import fcntl
 import json
 import os
 import socket
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -51,18 +52,32 @@ def _started(pid: int) -> int:
         stat = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")
     except OSError:  # dead, or a system without /proc
         return 0
-    return int(stat.rpartition(")")[2].split()[19])
+    state, *numbers = stat.rpartition(")")[2].split()
+    return 0 if state == "Z" else int(numbers[18])  # a zombie is dead, and only not buried
+
+
+def runs(pid: int) -> bool:
+    """Whether there is such a process on this machine."""
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:  # of another user
+        pass
+    return _started(pid) > 0 or not Path("/proc/self").exists()
 
 
 class FolderLock:
-    """A held folder; `close` or the end of the process lets it go."""
+    """A held folder; `close` or the end of the process lets it go. passing: a lock file that goes with it."""
 
-    def __init__(self, handle: Any) -> None:
-        self._handle = handle
+    def __init__(self, handle: Any, passing: Path | None = None) -> None:
+        self._handle, self._passing = handle, passing
 
     def close(self) -> None:
         """Let the folder go."""
         if not self._handle.closed:
+            if self._passing is not None:
+                self._passing.unlink(missing_ok=True)
             self._handle.truncate(0)
             self._handle.close()
 
@@ -79,7 +94,23 @@ def lock_folder(folder: Path) -> FolderLock:
     The system's lock decides. Its file says who holds it: that counts where the file system has no locks, or still has
     that of a node that died (a job that Slurm requeued elsewhere).
     """
-    path = folder / LOCK
+    return FolderLock(_held(folder / LOCK, folder))
+
+
+def lock_place(folder: Path) -> FolderLock:
+    """Hold the place of a folder that a command writes as a whole or replaces; the lock lies beside it meanwhile."""
+    path = folder.absolute().with_name(f"{LOCK}-{folder.absolute().name}")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    while True:
+        handle = _held(path, folder)
+        with suppress(FileNotFoundError):  # or another file: the one before has just let go
+            if os.fstat(handle.fileno()).st_ino == path.stat().st_ino:
+                return FolderLock(handle, path)
+        handle.close()
+
+
+def _held(path: Path, folder: Path) -> Any:
+    """The open lock file of `folder`, this process in it."""
     handle = open(path, "a+", encoding="utf-8")  # noqa: SIM115 (open as long as the lock is held)
     holder = _read(handle)
     try:
@@ -96,7 +127,7 @@ def lock_folder(folder: Path) -> FolderLock:
     handle.truncate(0)
     handle.write(json.dumps(asdict(Holder.this())) + "\n")
     handle.flush()
-    return FolderLock(handle)
+    return handle
 
 
 def _read(handle: Any) -> Holder | None:

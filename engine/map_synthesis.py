@@ -31,7 +31,7 @@ from dataloaders.manifest import SYNTHESIS
 from dataloaders.map_slices import slice_map
 from dataloaders.nifti import SUFFIXES, file_sha256, stem
 from decoding import check_path, decode
-from engine.files import files_below, read_json, remove_leftovers, with_path, write_json
+from engine.files import files_below, read_json, with_path, write_json
 from engine.progress import say, tracked
 from engine.results import synthesize_split, write_volumes
 from models.base import Method
@@ -267,8 +267,6 @@ def _make_or_keep(job: MapJob, item: MapFile, bids: bool, report: MapReport) -> 
                 f"{item.path}: its volumes in {job.out} were made of another map, or its ids were other classes; give "
                 "--overwrite"
             )
-    for file in (path, *(job.out / image for image in images)):
-        remove_leftovers(file)
     path.unlink(missing_ok=True)  # first, so that no record ever outlives its files
     write_json(path, asdict(_make(job, item, made_from, images, report)))
     report.made += 1

@@ -18,6 +18,7 @@ from dataloaders.intensity import model_to_levels
 from dataloaders.manifest import Case, Manifest, Slice, slice_name
 from dataloaders.nifti import write_volume
 from dataloaders.png import write_png
+from engine.files import whole_folder
 from engine.progress import tracked
 from models.base import Batch, Method, SampleRandom, seeded_generator
 from spec import DataSpec
@@ -40,9 +41,8 @@ class ResultsWriter:
 
     def __post_init__(self) -> None:
         self.cases = {case.id: case for case in self.data.cases}
-        self.staging = self.folder.with_name(f".tmp-{self.folder.name}")
-        shutil.rmtree(self.staging, ignore_errors=True)
-        self.staging.mkdir(parents=True)
+        self._place = whole_folder(self.folder)
+        self.staging = self._place.__enter__()
 
     def add(self, case_id: str, index: int, generated: NDArray) -> None:
         """One slice: generated (C, H, W) in [-1, 1]. Slices of one case must follow each other."""
@@ -95,12 +95,7 @@ class ResultsWriter:
         cases: list[Case] = [replace(self.cases[i], slices=tuple(slices)) for i, slices in self.slices.items()]
         manifest = Manifest(self.data.spec, tuple(cases), {"kind": "results", **provenance})
         manifest.save(self.staging)
-        old = self.folder.with_name(f".old-{self.folder.name}")
-        shutil.rmtree(old, ignore_errors=True)
-        if self.folder.exists():
-            self.folder.rename(old)
-        self.staging.rename(self.folder)
-        shutil.rmtree(old, ignore_errors=True)
+        self._place.__exit__(None, None, None)
         return manifest
 
 

@@ -9,13 +9,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
 _alone = False
+_Part = TypeVar("_Part", bound=Any)
 
 
 def world_size() -> int:
@@ -84,14 +85,14 @@ def gathered(part: Tensor) -> Tensor:
     return summed(torch.cat([empty(before, *part.shape[1:]), part, empty(after, *part.shape[1:])]))
 
 
-def sums_by_key(parts: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Sum over the ranks of tensors with the same key, integers for an exact result; keys in the order of the ranks."""
+def sums_by_key(parts: dict[str, _Part]) -> dict[str, _Part]:
+    """Sum over the ranks of what has the same key, integers for an exact result; keys in the order of the ranks."""
     if world_size() == 1:
         return parts
-    everyones: list[dict[str, Tensor]] = [{} for _ in range(world_size())]
-    dist.all_gather_object(everyones, {key: tensor.cpu() for key, tensor in parts.items()})
-    total: dict[str, Tensor] = {}
+    everyones: list[dict[str, _Part]] = [{} for _ in range(world_size())]
+    dist.all_gather_object(everyones, parts)
+    total: dict[str, _Part] = {}
     for own in everyones:
-        for key, tensor in own.items():
-            total[key] = total[key] + tensor if key in total else tensor
+        for key, part in own.items():
+            total[key] = total[key] + part if key in total else part
     return total

@@ -35,6 +35,7 @@ from engine.command import exit_code
 from engine.files import read_json, write_json
 from engine.lesion_adding import Painting, add_lesions
 from engine.lesion_command import profile_level
+from engine.locks import lock_place
 from evaluation.lesions import match_lesions
 from evaluation.statistics import student_half_width
 from models.base import Method, seeded_generator
@@ -221,6 +222,11 @@ def table(runs: dict[str, list[dict[str, float]]]) -> str:
 
 def study(o: StudyOptions) -> str:
     """All trainings; every finished one is written at once and not repeated."""
+    with lock_place(o.out):
+        return _study(o)
+
+
+def _study(o: StudyOptions) -> str:
     o.out.mkdir(parents=True, exist_ok=True)
     method, how = painter(
         AddLesionsOptions(

@@ -1,4 +1,4 @@
-"""Several training processes on this machine, as torchrun and srun start them."""
+"""Processes on this machine: several that train together, as torchrun and srun start them, and dead ones."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ import socket
 import subprocess
 import sys
 from pathlib import Path
+
+from engine import files
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -50,3 +52,11 @@ def run_ranks(count: int, *command: object, code: int = 0) -> list[tuple[int, st
         assert found == code, out + err
         assert "Traceback" not in err, err
     return ended
+
+
+def left_by_the_dead(path: Path) -> Path:
+    """Where a process of this machine that was killed while it wrote `path` has left the half; not swept up yet."""
+    files._sweep.cache_clear()
+    return path.with_name(
+        f"{files.TEMPORARY}{files._machine()}-{2**22 + 1}-{path.name}"
+    )  # no process has such a number

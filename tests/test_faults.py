@@ -29,7 +29,7 @@ from dataloaders.manifest import Manifest
 from engine import checkpoint, locks, signals
 from engine.checkpoint import list_states, load_state
 from engine.command import DEFECT, exit_code
-from engine.locks import Holder, lock_folder
+from engine.locks import Holder, lock_folder, lock_place
 from engine.runlog import RunLog, read_log
 from models.oasis import Oasis
 from tests.launch import ROOT
@@ -159,6 +159,25 @@ def test_results_that_cannot_be_written(data: Path, whole: Path, tmp_path: Path)
         assert "Read-only file system" in done.stderr
         run = call(*train(data, folder), code=2)
         assert "Read-only file system" in run.stderr
+
+
+def test_two_tests_into_one_folder(data: Path, whole: Path, tmp_path: Path) -> None:
+    """The second is refused and told by whom; what fails leaves nothing."""
+    where = ["--dataroot", data, "--checkpoints_dir", whole, "--results_dir", tmp_path, "--metrics", "none"]
+    best = tmp_path / "whole" / "best"
+    with lock_place(best):
+        done = call("test.py", "--name", "whole", *where, "--gpu_ids", "-1", code=2)
+        assert f"{best} is in use by process {os.getpid()}" in done.stderr
+
+    def full(*_: object) -> None:
+        raise OSError("disk full")
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("engine.results.write_png", full)
+        call("test.py", "--name", "whole", *where, "--gpu_ids", "-1", code=2)
+    assert not list(best.parent.iterdir())
+    call("test.py", "--name", "whole", *where, "--gpu_ids", "-1")
+    assert [path.name for path in best.parent.iterdir()] == ["best"]
 
 
 @pytest.mark.parametrize("name", ["../../x", "/etc/x", "..", "a/b"])
@@ -508,7 +527,7 @@ def test_a_run_whose_output_nobody_takes_goes_on(data: Path, tmp_path: Path) -> 
             command(*train(data, tmp_path)), cwd=ROOT, env=ENVIRONMENT, stdout=subprocess.PIPE, stderr=full, text=True
         )
         assert process.stdout is not None
-        assert "new run" in process.stdout.readline()
+        assert process.stdout.readline()
         process.stdout.close()
         assert process.wait() == 0
     assert "finished: 24 images" in (tmp_path / "run" / "log.txt").read_text()

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import replace
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from torch import Tensor
 
 from config import Config
 from models.base import Batch, Method, SampleRandom
-from models.gmm.histograms import histogram_moments, label_histograms
+from models.gmm.histograms import BINS, SparseCounts, histogram_moments, label_histograms
 from models.gmm.intensity import FULL_SCALE
 from models.gmm.labels import LabelScheme
 from models.gmm.priors import FittedPrior, pool_subjects, priors_for
@@ -56,13 +57,15 @@ class Gmm(Method):
         """One pass over the training slices, unless the priors are random or given; ranks share the slices."""
         if self.config.priors != "fit":
             return
-        histograms: dict[str, Tensor] = {}
-        for batch in batches:
-            for patient, label, image in zip(batch.patients, batch.label, batch.real, strict=True):
-                counts = label_histograms(label, image, self.spec.num_labels)
-                histograms[patient] = histograms[patient] + counts if patient in histograms else counts
-        histograms = sums_by_key(histograms)
-        moments = [histogram_moments(counts.cpu(), self.config.robust) for counts in histograms.values()]
+        slices = (item for batch in batches for item in zip(batch.patients, batch.label, batch.real, strict=True))
+        histograms: dict[str, SparseCounts] = {}
+        for patient, own in groupby(slices, key=lambda item: item[0]):
+            each = (label_histograms(label, image, self.spec.num_labels) for _, label, image in own)
+            counts = SparseCounts.of(sum(each, start=torch.zeros((), dtype=torch.long)))
+            histograms[patient] = histograms[patient] + counts if patient in histograms else counts
+        shape = (self.spec.num_channels, self.spec.num_labels, BINS)
+        whole = (counts.dense(shape) for counts in sums_by_key(histograms).values())
+        moments = [histogram_moments(counts, self.config.robust) for counts in whole]
         half = FULL_SCALE / 2
         centers = torch.stack([(center + 1) * half for center, _ in moments])
         spreads = torch.stack([spread * half for _, spread in moments])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
@@ -23,7 +24,9 @@ from dataloaders.manifest import Manifest
 from dataloaders.png import read_png
 from engine.locks import lock_folder
 from models.gmm.labels import LabelScheme
-from tests.test_end_to_end import Done, call
+from tests.dataloaders.test_workers import running, wait_for
+from tests.launch import ROOT, left_by_the_dead
+from tests.test_end_to_end import ENVIRONMENT, Done, call, command
 from tests.toy import phantom, prepared_folder, save_nifti
 
 SHAPE = (14, 16, 10)
@@ -484,3 +487,23 @@ def test_a_folder_is_claimed_by_one_shard_at_a_time(tmp_path: Path, monkeypatch:
         generated_files.claim(tmp_path / "foreign", {"a": 1}, "d", {}, False)
     assert [path.name for path in (tmp_path / "foreign").iterdir()] == ["x"]
     assert len(seen) == 1
+
+
+def test_generate_ends_with_all_its_workers_and_leaves_nothing_half(tmp_path: Path) -> None:
+    """The command killed in the midst of its samples; the same one makes them whole and clears what is left."""
+    for i in range(2):
+        save_nifti(tmp_path / "maps" / f"m{i}.nii.gz", phantom(i, (48, 48, 48))[0].astype(np.uint8))
+    out = tmp_path / "out"
+    arguments = ["scripts/generate.py", "--labels", tmp_path / "maps", "--out", out, "--n", 12]
+    parent = subprocess.Popen(
+        command(*arguments, "--num_workers", 2), cwd=ROOT, env=ENVIRONMENT, stdout=subprocess.DEVNULL
+    )
+    wait_for(lambda: list(out.glob("params/*.json")) or parent.poll() is not None)
+    children = Path(f"/proc/{parent.pid}/task/{parent.pid}/children").read_text().split()
+    parent.kill()
+    parent.wait()
+    assert len(children) >= 2
+    wait_for(lambda: not any(running(int(pid)) for pid in children))
+    left_by_the_dead(out / "half.json").write_text("{")
+    assert "12 whole" in call(*arguments).stdout
+    assert not list(out.rglob(".tmp-*"))

@@ -23,6 +23,7 @@ from engine.map_synthesis import find_maps
 from engine.run import run_windows
 from models import build_method
 from spec import Channel, DataSpec, Label
+from tests.launch import left_by_the_dead
 from tests.test_end_to_end import LAS, call
 from tests.toy import phantom, save_nifti
 
@@ -184,7 +185,7 @@ def test_a_second_call_makes_only_what_is_missing(home: Path, maps: Path, tmp_pa
     assert (out / "b/seg_T1w.nii.gz").stat().st_mtime_ns == before
     for file in files(out):
         assert np.array_equal(volume(out / file), volume(tmp_path / "whole" / file))
-    (out / "a/seg_T1w.nii.gz").rename(out / "a/.tmp-1-seg_T1w.nii.gz")  # as a killed writer leaves it
+    (out / "a/seg_T1w.nii.gz").rename(left_by_the_dead(out / "a/seg_T1w.nii.gz"))
     assert "1 made, 1 kept" in synthesise(home, maps, out)[0]
     assert not list(out.rglob(".tmp-*"))
     save_nifti(maps / "later" / "seg.nii.gz", source_ids(phantom(6)[0]), LAS)  # more maps change nothing for the others

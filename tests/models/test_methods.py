@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import re
+import resource
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -365,6 +367,43 @@ def set_prior(method: Gmm, mean: float, std: float, spread: float) -> None:
         getattr(method, name).fill_(0.0)
     for name, value in (("mean_center", mean), ("std_center", std), ("mean_spread", spread)):
         getattr(method, name).fill_(value)
+
+
+def test_gmm_fit_of_many_small_slices_needs_little_memory() -> None:
+    """Plain folders count each slice as a patient of its own; their whole histograms would be 330 MB."""
+    spec, memory = toy_spec(1, (16, 16), labels=5), []
+
+    def resident() -> float:
+        """In MB."""
+        return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize() / 1e6
+
+    def batches() -> Iterator[Batch]:
+        memory.append(resident())
+        for number in range(0, 2000, 100):
+            label = torch.randint(5, (100, 16, 16), generator=seeded_generator(number))
+            image = torch.rand(100, 1, 16, 16, generator=seeded_generator(number, "image")) * 2 - 1
+            ids = [f"p{number + i}" for i in range(100)]
+            yield Batch(label=label, image=image, cases=ids, patients=ids, indices=[0] * 100)
+        memory.append(resident())
+
+    method = Gmm(options(), spec)
+    method.fit(batches())
+    assert memory[1] - memory[0] < 150
+    assert method.prior is not None
+    assert method.prior.mean_deviations.shape[0] == 2000
+
+
+def test_gmm_fit_does_not_depend_on_the_order_of_patients() -> None:
+    """Slices of one patient need not follow each other."""
+    label = torch.randint(5, (6, 16, 16), generator=seeded_generator(1))
+    image = torch.rand(6, 1, 16, 16, generator=seeded_generator(2)) * 2 - 1
+    found = []
+    for order in ([0, 1, 2, 3, 4, 5], [0, 3, 1, 4, 2, 5]):
+        patients = [["a", "a", "a", "b", "b", "b"][i] for i in order]
+        method = Gmm(options(), toy_spec(1, (16, 16), labels=5))
+        method.fit([Batch(label[order], image[order], ["c"] * 6, patients, order)])
+        found.append(method.state_dict())
+    assert all(torch.equal(found[0][key], found[1][key]) for key in found[0])
 
 
 def test_gmm_prior_is_over_subjects() -> None:
