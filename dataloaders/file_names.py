@@ -49,6 +49,18 @@ def shows_channels(names: Collection[str], labels: Collection[str] = ()) -> bool
     return alike and len(sets[0]) > 1 and sets[0] == set(range(len(sets[0])))
 
 
+def check_regex(regex: str | None, flag: str, what: str) -> None:
+    """ValueError for an expression that is none, or that has no group for what it is to find."""
+    if regex is None:
+        return
+    try:
+        groups = re.compile(regex).groups
+    except re.error as error:
+        raise ValueError(f"{flag} {regex!r}: not a regular expression ({error})") from None
+    if not groups:
+        raise ValueError(f"{flag} {regex!r}: put the {what} into a group, such as (sub-\\d+)")
+
+
 @dataclass(frozen=True)
 class PatientRule:
     """How a patient is found in a file's name.
@@ -61,14 +73,7 @@ class PatientRule:
     channels: bool = False
 
     def __post_init__(self) -> None:
-        if self.regex is None:
-            return
-        try:
-            groups = re.compile(self.regex).groups
-        except re.error as error:
-            raise ValueError(f"--patient_regex {self.regex!r}: not a regular expression ({error})") from None
-        if not groups:
-            raise ValueError(f"--patient_regex {self.regex!r}: put the patient into a group, such as (sub-\\d+)")
+        check_regex(self.regex, "--patient_regex", "patient")
 
     @property
     def text(self) -> str:

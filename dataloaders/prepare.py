@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
+from collections.abc import Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, cast
@@ -15,6 +16,7 @@ from dataloaders import geometry, tissue
 from dataloaders.check import split_faults
 from dataloaders.conversion import convert_folder
 from dataloaders.inspection import DataFaults, Facts, inspect_case
+from dataloaders.label_ids import names_beside
 from dataloaders.labels import LabelTable, found_labels, read_dataset_json, read_label_map
 from dataloaders.manifest import FILE_NAME, Case, Manifest, Split, case_from_dict
 from dataloaders.prepare_options import SIZE_STEP, PrepareOptions, check_options
@@ -50,7 +52,7 @@ def find(o: PrepareOptions) -> Found:
     if o.format == "synthrad2023":
         folder = Path(o.labels) if o.labels and o.only is None else None
         return find_synthrad(o.source, o.image, folder, o.patient_regex)
-    return find_bids(o.source, o.modalities, o.brain_masks, o.patient_regex, o.only)
+    return find_bids(o.source, o.modalities, o.brain_masks, o.patient_regex, o.only, o.exclude, o.bids_filter)
 
 
 def prepare(o: PrepareOptions) -> Manifest | None:
@@ -250,13 +252,22 @@ def _table(o: PrepareOptions, found: Found, counts: dict[int, int]) -> LabelTabl
     elif o.label_map is not None:
         labels = read_label_map(o.label_map, counts)
     else:
-        labels = found_labels(counts, read_dataset_json(found.label_names)[1] if found.label_names else {})
+        labels = found_labels(counts, _names(o, found))
     extra = ["body_unlabelled"] if o.split_background else []
     masks = o.lesions and any(case.lesion for case in found.cases)
     drawn = any(label.name == LESION for label in labels)  # already a class of the label maps
     extra += [LESION] if (masks or o.fill != "none") and not drawn else []
     labels += tuple(Label(len(labels) + i, name) for i, name in enumerate(extra))
     return LabelTable(labels, o.unknown_labels == "background")
+
+
+def _names(o: PrepareOptions, found: Found) -> Mapping[int, str]:
+    """Names by id that come with the source: nnU-Net's dataset.json, BIDS's dseg.tsv."""
+    if found.label_names:
+        return read_dataset_json(found.label_names)[1]
+    first = next((case.label for case in found.cases if case.label is not None), None)
+    own = names_beside(first) if o.format == "bids" and first is not None else None
+    return own[0] if own else {}
 
 
 def _splits(o: PrepareOptions, cases: list[CaseSource]) -> dict[str, Split]:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from dataloaders.file_names import check_regex
 from dataloaders.intensity import Window
 from dataloaders.workers import parse_shard
 from spec import Axis
@@ -67,6 +68,10 @@ class PrepareOptions:
     """bids: modalities in channel order; those that every subject has by default."""
     brain_masks: Path | None = None
     """bids: folder with *_desc-brain_mask.nii.gz, for tissue classification of whole heads."""
+    bids_filter: tuple[str, ...] = ()
+    """bids: of several files of a kind those with KEY=VALUE, as run=2 or acq=mprage; KEY= for those without KEY."""
+    exclude: tuple[str, ...] = ()
+    """bids: subjects (sub-01) and cases (sub-01_ses-2) to leave out before anything is looked at."""
     lesions: bool = True
     """bids: a *_label-lesion_mask becomes one more class."""
     fill: Literal["none", "lesion", "salem2019"] = "none"
@@ -173,6 +178,8 @@ def check_options(o: PrepareOptions) -> None:
         raise ValueError(f"--split {o.split}: three fractions, not negative, not all 0")
     if not 0 <= o.min_foreground <= 1:
         raise ValueError(f"--min_foreground {o.min_foreground}: must be in [0, 1]")
+    check_regex(o.case_regex, "--case_regex", "case")
+    check_regex(o.patient_regex, "--patient_regex", "patient")
     parse_shard(o.shard)
     for text in o.window:
         parse_window(text)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import glob as globbing
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -13,7 +13,10 @@ import numpy as np
 from dataloaders.labels import read_dataset_json
 from dataloaders.nifti import SUFFIXES, Volume, stem
 from dataloaders.prepare_options import Half
+from dataloaders.scans import NO_IMAGES
 from engine.files import check_name, files_below, files_in, not_read
+
+_OF_SCAN = ("run", "acq", "ce", "rec", "echo", "part", "dir")  # entities that tell scans of one kind and session apart
 
 
 @dataclass(frozen=True)
@@ -51,7 +54,7 @@ class Found:
 
 
 def _volumes(where: str | Path) -> list[Path]:
-    """NIfTI files of a folder (not below it) or of a glob pattern, sorted."""
+    """Volumes of a folder (not below it) or of a glob pattern, sorted."""
     path = Path(where)
     if path.is_dir():
         return files_in(path, SUFFIXES)
@@ -79,17 +82,44 @@ def _group(regex: str | None, text: str, flag: str) -> str:
     if regex is None:
         return text
     match = re.search(regex, text)
-    if match is None or not match.groups():
+    if match is None or not match.groups() or match.group(1) is None:
         raise ValueError(f"{flag} {regex!r} finds no group in {text!r}")
     return match.group(1)
 
 
-def _by_id(paths: Sequence[Path], regex: str | None, faults: list[str]) -> dict[str, Path]:
-    """Case id -> file; duplicates and unsafe names become faults."""
+def case_names(paths: Sequence[Path], where: str = "") -> list[str]:
+    """Names of cases: the files' stems, or with one folder a patient the parts of the paths that differ.
+
+    The folders count where several files have one name, as ``a/ct.nii.gz`` and ``b/ct.nii.gz``, and for a pattern `where`
+    whose folders have the wildcards, as ``*/ct.nii.gz``, so that one file alone has the name that it has among others.
+    """
+    stems = [stem(path) for path in paths]
+    folder, _, name = where.rpartition("/")
+    if len(set(stems)) == len(stems) and not (globbing.has_magic(folder) and not globbing.has_magic(name)):
+        return stems
+    parts = [(*path.parent.parts, own) for path, own in zip(paths, stems, strict=True)]
+    pattern = Path(where).parts
+    if globbing.has_magic(folder) and "**" not in where and {len(p) for p in parts} == {len(pattern)}:
+        differ = [i for i, part in enumerate(pattern) if globbing.has_magic(part)]
+        named = ["_".join(own[i] for i in differ) for own in parts]
+        if len(set(named)) == len(named):
+            parts = [tuple(own[i] for i in differ) for own in parts]
+    while len(parts) > 1 and len({own[0] for own in parts}) == 1 and min(map(len, parts)) > 1:
+        parts = [own[1:] for own in parts]
+    while len(parts) > 1 and len({own[-1] for own in parts}) == 1 and min(map(len, parts)) > 1:
+        parts = [own[:-1] for own in parts]
+    if len({len(own) for own in parts}) == 1 and len(parts) > 1:  # ses-1 of all sessions says nothing
+        kept = [i for i in range(len(parts[0])) if len({own[i] for own in parts}) > 1]
+        parts = [tuple(own[i] for i in kept) for own in parts] if kept else parts
+    return ["_".join(own) for own in parts]
+
+
+def _by_id(paths: Sequence[Path], regex: str | None, faults: list[str], where: str = "") -> dict[str, Path]:
+    """Case id -> file; duplicates and unsafe names become faults. where: the pattern that found them."""
     ids: dict[str, Path] = {}
-    for path in paths:
+    for path, name in zip(paths, case_names(paths, where), strict=True):
         try:
-            case = check_name(_group(regex, stem(path), "--case_regex"), f"case id of {path}")
+            case = check_name(_group(regex, name, "--case_regex"), f"case id of {path}")
         except ValueError as error:
             faults.append(str(error))
             continue
@@ -102,23 +132,28 @@ def _by_id(paths: Sequence[Path], regex: str | None, faults: list[str]) -> dict[
 def find_pairs(
     images: str | None, labels: str | None, channel: str, case_regex: str | None, patient_regex: str | None
 ) -> Found:
-    """Two folders or globs, paired by case id: the file's stem, or what --case_regex captures; or one of them alone.
+    """Two folders or globs, paired by case id: see `case_names`, or what --case_regex captures of it; or one of them alone.
 
-    Where no stems agree but all images end in one suffix and all labels in another (``case01_ct``, ``case01_seg``),
+    Where no names agree but all images end in one suffix and all labels in another (``case01_ct``, ``case01_seg``),
     the suffixes are taken off.
     """
     found = Found(channels=(channel,) if images else ())
     image_paths, label_paths = (_volumes(where) if where else [] for where in (images, labels))
     found.notes += _not_read(images, labels)
-    if images and not image_paths:
-        found.faults.append(f"--images {images}: no .nii or .nii.gz files")
-    if labels and not label_paths:
-        found.faults.append(f"--labels {labels}: no .nii or .nii.gz files")
-    if case_regex is None and images and labels and not {stem(p) for p in image_paths} & {stem(p) for p in label_paths}:
-        suffixes = [{stem(p).rpartition("_")[2] for p in paths} for paths in (image_paths, label_paths)]
-        if all(len(s) == 1 for s in suffixes):
-            case_regex = r"^(.+)_[^_]+$"
-    image_ids, label_ids = (_by_id(paths, case_regex, found.faults) for paths in (image_paths, label_paths))
+    for flag, where, paths in (("images", images, image_paths), ("labels", labels, label_paths)):
+        if where and not paths:
+            hint = (
+                f"; with one folder a patient give a pattern, '{where}/*/NAME.nii.gz'" if Path(where).is_dir() else ""
+            )
+            found.faults.append(f"--{flag} {where}: no {', '.join(SUFFIXES)} files{hint}")
+    names = [case_names(paths, where or "") for paths, where in ((image_paths, images), (label_paths, labels))]
+    strange = bool(images and labels) and not {*names[0]} & {*names[1]}
+    if case_regex is None and strange and all(len({name.rpartition("_")[2] for name in own}) == 1 for own in names):
+        case_regex = r"^(.+)_[^_]+$"
+    image_ids, label_ids = (
+        _by_id(paths, case_regex, found.faults, where or "")
+        for paths, where in ((image_paths, images), (label_paths, labels))
+    )
     if images and labels:
         found.faults += [
             f"{image_ids[i]}: no label for case {i!r}" for i in sorted(image_ids.keys() - label_ids.keys())
@@ -227,7 +262,9 @@ def find_synthrad(source: Path, image: str, labels: Path | None, patient_regex: 
 
 
 def _subjects_files(folder: Path) -> list[Path]:
-    return [path for path in files_below(folder, SUFFIXES) if path.name.startswith("sub-")]
+    """Files of subjects, without copies of the source (``sourcedata``)."""
+    files = (path for path in files_below(folder, SUFFIXES) if path.name.startswith("sub-"))
+    return [path for path in files if "sourcedata" not in path.relative_to(folder).parts]
 
 
 def find_bids(
@@ -236,72 +273,125 @@ def find_bids(
     brain_masks: Path | None,
     patient_regex: str | None,
     only: Half | None = None,
+    exclude: Collection[str] = (),
+    wanted: Sequence[str] = (),
 ) -> Found:
     """BIDS: sub-*/[ses-*/]anat/*_{T1w,T2w,FLAIR,…}.nii.gz; *_dseg and *_label-lesion_mask beside or in derivatives.
 
     Every session is a case, every subject a patient. Without `modalities` those that every case has. A subject that
-    has masks but no images is noted, not a fault. only: look for one half alone, with ``labels`` all *_dseg.
+    has masks but no images is noted, not a fault. only: look for one half alone, with ``labels`` all *_dseg. exclude:
+    subjects and cases that are not looked at. wanted: ``key=value`` of entities, see `_passes`; of several files that
+    could be taken one is, see `_choose`.
     """
     found = Found()
-    files = _subjects_files(source)
     found.notes += _not_read(source, below=True)
-    if only == "labels":
-        labels, lesions = (_marked(files, ending, found.faults) for ending in ("_dseg", "_label-lesion_mask"))
-        for case, path in sorted(labels.items()):
-            patient = _group(patient_regex, case.partition("_")[0], "--patient_regex")
-            found.cases.append(CaseSource(case, patient, (), path, lesions.get(case)))
-        return found
-    raw = [p for p in files if "derivatives" not in p.relative_to(source).parts and p.parent.name == "anat"]
-    by_case: dict[str, dict[str, Path]] = {}
-    for path in raw:
-        modality = stem(path).rpartition("_")[2]
-        if modality not in ("dseg", "mask"):
-            images = by_case.setdefault(_bids_case(path), {})
-            if modality in images:
-                found.faults.append(f"{path}: case {_bids_case(path)} already has a {modality}: {images[modality]}")
-            images[modality] = path
-    shared = sorted(set.intersection(*(set(images) for images in by_case.values()))) if by_case else []
-    found.channels = tuple(modalities) or tuple(shared)
-    if not found.channels:
+    filters = _filters(wanted)
+
+    def grouped(files: Iterable[Path], faults: list[str]) -> dict[str, list[Path]]:
+        """Case -> files."""
+        cases: dict[str, list[Path]] = {}
+        for path in files:
+            case = _bids_case(path, faults)
+            if case is not None and not {case, case.partition("_")[0]} & {*exclude} and _passes(path, filters):
+                cases.setdefault(case, []).append(path)
+        return cases
+
+    files = _subjects_files(source)
+    is_image = [_is_bids_image(path, source) for path in files]
+    pictures = grouped((path for path, image in zip(files, is_image, strict=True) if image), found.faults)
+    others = [path for path, image in zip(files, is_image, strict=True) if not image and only != "images"]
+    masks = grouped(others + (_subjects_files(brain_masks) if brain_masks else []), [])
+    by_case = {case: {_suffix(path) for path in paths} for case, paths in pictures.items()} if only != "labels" else {}
+    shared = sorted(set.intersection(*by_case.values())) if by_case else []
+    found.channels = () if only == "labels" else tuple(modalities) or tuple(shared)
+    if only != "labels" and not found.channels:
         found.faults.append(
             f"{source}: no sub-*/anat/*_<modality>.nii.gz that every subject has; name --modalities"
             + ("" if by_case else ", or prepare *_dseg alone with --only labels")
         )
-    files = [] if only == "images" else files
-    brains = files + (_subjects_files(brain_masks) if brain_masks else [])
-    marks = {
-        "label": _marked(files, "_dseg", found.faults),
-        "lesion": _marked(files, "_label-lesion_mask", found.faults),
-        "brain": _marked(brains, "_desc-brain_mask", found.faults),
-    }
-    for case, images in sorted(by_case.items()):
-        missing = [m for m in found.channels if m not in images]
-        if missing:
+    endings = {"label": "_dseg", "lesion": "_label-lesion_mask", "brain": "_desc-brain_mask"}
+    for case in sorted(masks.keys() | by_case.keys()):
+        marked = {role: [p for p in masks.get(case, ()) if stem(p).endswith(end)] for role, end in endings.items()}
+        if case not in by_case and only != "labels":
+            found.notes += [f"{case}: only a {role} file, no images" for role, paths in marked.items() if paths]
+            continue
+        if missing := [name for name in found.channels if name not in by_case[case]]:
             found.notes.append(f"{case}: skipped, no {', '.join(missing)}")
             continue
+        images: list[Path] = []
+        for name in found.channels:  # such that they have a label map of their own
+            beside = images or marked.get("label") or marked.get("lesion") or []
+            images.append(_choose([p for p in pictures[case] if _suffix(p) == name], beside, case, found.notes))
+        chosen = {}
+        for role, paths in marked.items():
+            own = [p for p in paths if not images or min(_apart(p, image, both=True) for image in images) == 0]
+            if own:
+                chosen[role] = _choose(own, images, case, found.notes)
+            elif paths:
+                found.notes.append(f"{case}: {paths[0].name} is of another scan than {images[0].name}, so not taken")
+        if only == "labels" and "label" not in chosen:
+            continue
         patient = _group(patient_regex, case.partition("_")[0], "--patient_regex")
-        label, lesion, brain = (marks[role].get(case) for role in ("label", "lesion", "brain"))
-        files_in_order = tuple(images[m] for m in found.channels)
-        found.cases.append(CaseSource(case, patient, files_in_order, label, lesion, brain))
-    for role, paths in marks.items():
-        found.notes += [f"{case}: only a {role} file, no images" for case in sorted(paths.keys() - by_case.keys())]
+        brain = chosen.get("brain") if only != "labels" else None
+        found.cases.append(CaseSource(case, patient, tuple(images), chosen.get("label"), chosen.get("lesion"), brain))
     return found
 
 
-def _bids_case(path: Path) -> str:
-    entities = dict(part.split("-", 1) for part in stem(path).split("_") if "-" in part)
+def _is_bids_image(path: Path, source: Path) -> bool:
+    inner = path.relative_to(source).parts
+    return "derivatives" not in inner and path.parent.name == "anat" and _suffix(path) not in NO_IMAGES
+
+
+def _suffix(path: Path) -> str:
+    return stem(path).rpartition("_")[2]
+
+
+def _entities(path: Path) -> dict[str, str]:
+    """``run-2`` and the like of a file's name."""
+    return dict(part.split("-", 1) for part in stem(path).split("_") if "-" in part)
+
+
+def _bids_case(path: Path, faults: list[str]) -> str | None:
+    entities = _entities(path)
     session = f"_ses-{entities['ses']}" if "ses" in entities else ""
-    return check_name(f"sub-{entities['sub']}{session}", "case id")
+    return _safe_id(f"sub-{entities['sub']}{session}", path, faults)
 
 
-def _marked(files: Sequence[Path], ending: str, faults: list[str]) -> dict[str, Path]:
-    marked: dict[str, Path] = {}
-    for path in (p for p in files if stem(p).endswith(ending)):
-        case = _bids_case(path)
-        if case in marked:
-            faults.append(f"{path}: case {case} already has a {ending[1:]} file: {marked[case]}")
-        marked[case] = path
-    return marked
+def _filters(wanted: Sequence[str]) -> dict[str, str]:
+    pairs = dict(text.partition("=")[::2] for text in wanted)
+    if bad := [text for text in wanted if not re.fullmatch(r"[A-Za-z]+=[A-Za-z0-9]*", text)]:
+        raise ValueError(f"--bids_filter {bad[0]}: must be KEY=VALUE as run=2, or KEY= for files without KEY")
+    return pairs
+
+
+def _passes(path: Path, filters: Mapping[str, str]) -> bool:
+    """Whether a file has none of the filtered entities, or the wanted values; ``run=`` is for files without a run."""
+    entities = _entities(path)
+    return all(entities.get(key, value) == value for key, value in filters.items())
+
+
+def _apart(one: Path, other: Path, both: bool = False) -> int:
+    """In how many of the entities that tell scans apart two files differ. both: of those that both have."""
+    a, b = _entities(one), _entities(other)
+    return sum(a.get(key) != b.get(key) for key in _OF_SCAN if not both or (key in a and key in b))
+
+
+def _choose(paths: Sequence[Path], beside: Sequence[Path], case: str, notes: list[str]) -> Path:
+    """One of several files of a case, which is noted: what agrees best with files `beside`; not in another space; with the
+    fewest entities, so the plain file before ``acq-``, ``ce-`` and ``rec-``; the highest run; the first by name.
+    """
+
+    def order(path: Path) -> tuple[int, bool, int, int, str]:
+        own = _entities(path)
+        run = int(own["run"]) if own.get("run", "").isdigit() else 0
+        apart = min((_apart(path, other) for other in beside), default=0)
+        return apart, own.get("space", "orig") not in ("orig", "T1w"), len(own), -run, path.name
+
+    ranked = sorted(paths, key=order)
+    if len(ranked) > 1:
+        others = ", ".join(path.name for path in ranked[1:])
+        notes.append(f"{case}: {ranked[0].name} is taken, not {others}; --bids_filter chooses")
+    return ranked[0]
 
 
 def find_mni152() -> Found:

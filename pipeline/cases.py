@@ -6,8 +6,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from dataloaders.manifest import Split
+from dataloaders.notices import warn_once
 from dataloaders.sources import find_bids
-from engine.files import check_name
+from engine.files import check_name, listed
 from pipeline.study import InputOptions, StudyOptions
 
 
@@ -54,19 +55,22 @@ def find_cases(study: StudyOptions) -> list[Case]:
 def _bids_cases(o: InputOptions) -> list[Case]:
     if not o.source.is_dir():
         raise ValueError(f"input.source = {o.source}: no such folder")
-    found = find_bids(o.source, [o.modality], o.brain_masks, None)
+    found = find_bids(o.source, [o.modality], o.brain_masks, None, exclude=o.exclude, wanted=o.filter)
     if found.faults:
-        raise ValueError(f"input.source = {o.source}: {'; '.join(found.faults)}")
+        raise ValueError(f"input.source = {o.source}: {'; '.join(listed(found.faults))}")
+    for note in found.notes:
+        if "--bids_filter" in note:
+            warn_once(note.replace("--bids_filter", "input.filter"))
     patients = sorted({case.patient for case in found.cases})
     unknown = sorted(set(o.subjects) - set(patients))
     if unknown:
         raise ValueError(f"input.subjects: {', '.join(unknown)} not in {o.source}, which has {', '.join(patients)}")
     wanted = [p for p in patients if p in o.subjects or not o.subjects]
-    wanted = [p for p in wanted if p not in o.exclude][: o.limit or None]
+    wanted = wanted[: o.limit or None]
     cases = [
         Case(case.id, case.patient, case.images[0], o.stripped, case.brain)
         for case in found.cases
-        if case.patient in wanted and case.id not in o.exclude
+        if case.patient in wanted
     ]
     if not cases:
         raise ValueError(f"input.source = {o.source}: no sub-*/[ses-*/]anat/*_{o.modality}.nii.gz to take")

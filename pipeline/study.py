@@ -25,6 +25,8 @@ class InputOptions:
     """Subjects to take, as sub-01; all by default."""
     exclude: tuple[str, ...] = ()
     """Cases or subjects to leave out."""
+    filter: tuple[str, ...] = ()
+    """Of several files of a kind those with key=value, as "run=2"; see --bids_filter of prepare_data.py."""
     limit: int = 0
     """Take this many subjects, the first in order of their names; 0 for all."""
     stripped: bool = False

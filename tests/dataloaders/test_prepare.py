@@ -994,3 +994,37 @@ def test_a_thousand_faults_are_twenty_lines_and_a_count() -> None:
     assert lines[0] == "1000 faults in the source data:"
     assert lines[20].strip() == "fault 19"
     assert [line.strip() for line in lines[21:]] == ["and 980 more"]
+
+
+@pytest.mark.parametrize("place", ["", "derivatives/manual", "derivatives/manual/sub-0/anat"])
+def test_names_of_bids_come_from_its_table(tmp_path: Path, place: str) -> None:
+    root = tmp_path / "bids"
+    for i in range(3):
+        label, image = phantom(i)
+        save_nifti(root / f"sub-{i}/anat/sub-{i}_T1w.nii.gz", image, LAS)
+        save_nifti(root / f"derivatives/manual/sub-{i}/anat/sub-{i}_dseg.nii.gz", label.astype(np.uint8), LAS)
+    (root / place / "dseg.tsv").write_text("index\tname\n0\tair\n1\tfluid\n2\tgrey\n3\twhite\n4\tspot\n9\tnever\n")
+    o = PrepareOptions(format="bids", source=root, out=tmp_path / "out", size=(64,), workers=1)
+    manifest = prepare(o)
+    assert manifest is not None
+    assert [label.name for label in manifest.spec.labels][1:] == ["fluid", "grey", "white", "spot"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"case_regex": "(case"}, r"--case_regex '\(case': not a regular expression"),
+        ({"case_regex": "case"}, "--case_regex 'case': put the case into a group"),
+        ({"patient_regex": "["}, r"--patient_regex '\[': not a regular expression"),
+    ],
+)
+def test_bad_expressions_are_one_line(source: Path, tmp_path: Path, changes: dict, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        prepare(options(source, tmp_path / "out", **changes))
+
+
+def test_names_that_are_no_text_are_faults(source: Path, tmp_path: Path) -> None:
+    (source / "case0_ct.nii.gz").rename(source / "case\udcff_ct.nii.gz")
+    with pytest.raises(DataFaults, match="is not allowed") as error:
+        prepare(options(source, tmp_path / "out"))
+    assert str(error.value).encode("utf-8", "backslashreplace")

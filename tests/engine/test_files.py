@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from engine.files import files_below, files_in, not_read
+from engine.files import files_below, files_in, listed, not_read, write_text
 
 
 def touch(root: Path, *names: str) -> None:
@@ -43,3 +43,13 @@ def test_images_that_are_not_read_are_counted_and_named(tmp_path: Path) -> None:
     assert "old" not in below
     assert "2 .jpg" in below
     assert not_read(tmp_path / "old", ".png") == ""
+
+
+def test_names_that_are_no_text_are_written_as_escapes(tmp_path: Path) -> None:
+    write_text(tmp_path / "a.csv", "scan\udcff.nii.gz")
+    assert (tmp_path / "a.csv").read_text(encoding="utf-8") == "scan\\udcff.nii.gz"
+
+
+def test_long_lists_are_cut() -> None:
+    assert listed(["a", "b"]) == ["a", "b"]
+    assert listed([str(i) for i in range(23)]) == [*map(str, range(20)), "and 3 more"]

@@ -1,0 +1,123 @@
+"""Which files make a case: looked for by names only, so empty files do."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from dataloaders.sources import find_bids, find_pairs
+
+
+def touch(root: Path, *names: str) -> Path:
+    for name in names:
+        path = root / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+    return root
+
+
+@pytest.mark.parametrize(
+    ("image", "label", "ids"),
+    [
+        ("{}/ct.nii.gz", "{}/seg.nii.gz", ["s0011", "s0058"]),  # as TotalSegmentator
+        ("{}/T1w/T1w_acpc.nii.gz", "{}/T1w/aparc+aseg.nii.gz", ["100307", "100408"]),  # as HCP
+        ("{}/mri/orig.mgz", "{}/mri/aseg.mgz", ["bert", "fsaverage"]),  # as FreeSurfer
+        ("{}/ct.nii.gz", "labels/{}.nii.gz", ["a", "b"]),
+    ],
+)
+def test_one_folder_a_patient(tmp_path: Path, image: str, label: str, ids: list[str]) -> None:
+    for case in ids:
+        touch(tmp_path, image.format(case), label.format(case))
+    patterns = [str(tmp_path / name.replace("{}", "*")) for name in (image, label)]
+    found = find_pairs(patterns[0], patterns[1], "CT", None, None)
+    assert found.faults == []
+    assert [case.id for case in found.cases] == ids
+    assert [case.images[0] for case in found.cases] == [tmp_path / image.format(case) for case in ids]
+    assert [case.label for case in found.cases] == [tmp_path / label.format(case) for case in ids]
+
+
+def test_one_patient_has_the_name_that_it_has_among_others(tmp_path: Path) -> None:
+    touch(tmp_path, "p1/ct.nii.gz", "p1/seg.nii.gz")
+    found = find_pairs(str(tmp_path / "*/ct.nii.gz"), str(tmp_path / "*/seg.nii.gz"), "CT", None, None)
+    assert ([case.id for case in found.cases], found.faults) == (["p1"], [])
+
+
+def test_sessions_count_where_they_differ(tmp_path: Path) -> None:
+    touch(tmp_path, "a/1/ct.nii.gz", "a/2/ct.nii.gz", "b/1/ct.nii.gz")
+    found = find_pairs(str(tmp_path / "*/*/ct.nii.gz"), None, "CT", None, None)
+    assert [case.id for case in found.cases] == ["a_1", "a_2", "b_1"]
+    found = find_pairs(str(tmp_path / "**/ct.nii.gz"), None, "CT", None, r"^([a-z])")
+    assert [(case.id, case.patient) for case in found.cases] == [("a_1", "a"), ("a_2", "a"), ("b_1", "b")]
+
+
+def test_an_empty_folder_of_folders_says_what_to_give(tmp_path: Path) -> None:
+    touch(tmp_path, "p1/ct.nii.gz")
+    (fault,) = find_pairs(str(tmp_path), None, "CT", None, None).faults
+    assert fault == (
+        f"--images {tmp_path}: no .nii.gz, .nii, .mgz, .mgh files; "
+        f"with one folder a patient give a pattern, '{tmp_path}/*/NAME.nii.gz'"
+    )
+
+
+def bids(root: Path, *names: str) -> Path:
+    return touch(root, *(f"sub-01/anat/sub-01_{name}.nii.gz" for name in names))
+
+
+@pytest.mark.parametrize(
+    ("names", "wanted", "taken", "noted"),
+    [
+        (("T1w", "run-2_T1w"), (), "T1w", "run-2_T1w"),
+        (("run-2_T1w", "run-10_T1w"), (), "run-10_T1w", "run-2_T1w"),
+        (("acq-b_T1w", "acq-a_T1w"), (), "acq-a_T1w", "acq-b_T1w"),
+        (("ce-gadolinium_T1w", "T1w"), (), "T1w", "ce-gadolinium_T1w"),
+        (("rec-norm_T1w", "T1w"), (), "T1w", "rec-norm_T1w"),
+        (("run-1_T1w", "run-2_T1w"), ("run=1",), "run-1_T1w", ""),
+        (("acq-a_T1w", "acq-b_T1w"), ("acq=b",), "acq-b_T1w", ""),
+        (("acq-a_T1w", "T1w"), ("acq=",), "T1w", ""),
+    ],
+)
+def test_one_of_several_scans_is_taken(
+    tmp_path: Path, names: tuple[str, ...], wanted: tuple[str, ...], taken: str, noted: str
+) -> None:
+    found = find_bids(bids(tmp_path, *names), [], None, None, wanted=wanted)
+    assert found.faults == []
+    assert [case.images[0].name for case in found.cases] == [f"sub-01_{taken}.nii.gz"]
+    told = f"sub-01: sub-01_{taken}.nii.gz is taken, not sub-01_{noted}.nii.gz; --bids_filter chooses"
+    assert found.notes == ([told] if noted else [])
+
+
+def test_a_label_map_goes_with_its_own_scan(tmp_path: Path) -> None:
+    root = bids(tmp_path, "run-1_T1w", "run-2_T1w", "run-1_dseg")
+    (case,) = find_bids(root, [], None, None).cases
+    assert case.images[0].name == "sub-01_run-1_T1w.nii.gz"
+    found = find_bids(touch(root, "x"), [], None, None, wanted=["run=2"])
+    assert found.cases[0].label is None
+    touch(root, "derivatives/atlas/sub-01/anat/sub-01_run-2_space-MNI152NLin6Asym_dseg.nii.gz")
+    touch(root, "derivatives/atlas/sub-01/anat/sub-01_run-2_dseg.nii.gz")
+    (case,) = find_bids(root, [], None, None, wanted=["run=2"]).cases
+    assert case.label is not None
+    assert case.label.name == "sub-01_run-2_dseg.nii.gz"
+
+
+def test_copies_and_unwanted_modalities_do_not_matter(tmp_path: Path) -> None:
+    root = bids(tmp_path, "T1w", "run-1_T2w", "run-2_T2w", "echo-1_MEGRE", "T1w_defacemask")
+    touch(root, "sourcedata/sub-01/anat/sub-01_T1w.nii.gz", "derivatives/x/sub-01/anat/sub-01_T1w.nii.gz")
+    touch(root, "sub-02/anat/sub-02_T1w.nii.gz", "sourcedata/sub-03/anat/sub-03_T1w.nii.gz")
+    found = find_bids(root, ["T1w"], None, None)
+    assert (found.faults, found.notes) == ([], [])
+    assert [case.images[0].relative_to(root).parts[0] for case in found.cases] == ["sub-01", "sub-02"]
+    assert find_bids(root, [], None, None).channels == ("T1w",)
+
+
+def test_what_is_excluded_is_not_looked_at(tmp_path: Path) -> None:
+    root = touch(tmp_path, *(f"sub-0{i}/ses-{s}/anat/sub-0{i}_ses-{s}_T1w.nii.gz" for i in (1, 2) for s in (1, 2)))
+    touch(root, "sub-03/anat/sub-03 copy_T1w.nii.gz", "sub-04/anat/sub-04_T2w.nii.gz")
+    assert find_bids(root, [], None, None).faults
+    found = find_bids(root, [], None, None, exclude=["sub-03 copy", "sub-04", "sub-02_ses-1", "sub-03"])
+    assert [case.id for case in found.cases] == ["sub-01_ses-1", "sub-01_ses-2", "sub-02_ses-2"]
+
+
+def test_a_bad_filter_is_one_line(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="--bids_filter run: must be KEY=VALUE"):
+        find_bids(bids(tmp_path, "T1w"), [], None, None, wanted=["run"])
