@@ -156,7 +156,7 @@ def names_beside(path: Path) -> tuple[dict[int, str], str] | None:
     """Names by id that lie beside a label map, and the name of their file; None where there are none.
 
     That is ``LabelMap`` of the .json file beside it (scripts/segment.py), ``dseg.tsv`` or ``*_dseg.tsv`` of BIDS beside it
-    or in the folders above up to that of the subjects, or the manifest of the results folder that it is in.
+    or above it up to the folder of the subjects or of the data set, or the manifest of the results folder that it is in.
     """
     path = path.absolute()
     sidecar = path.with_name(f"{stem(path)}.json")
@@ -175,10 +175,13 @@ def names_beside(path: Path) -> tuple[dict[int, str], str] | None:
 
 
 def _folders(path: Path) -> list[Path]:
-    """Where BIDS looks for a table: beside the file, then above it, as far as the folder of the subjects."""
+    """Where BIDS looks for a table: beside the file, above it as far as the folder of the subjects, then where
+    ``derivatives`` is.
+    """
     folders = list(path.parents)
     subjects = [i for i, folder in enumerate(folders) if folder.name.startswith("sub-")]
-    return folders[: subjects[-1] + 2] if subjects else folders[:1]
+    data_set = [folder.parent for folder in folders if folder.name == "derivatives"]
+    return [*folders[: subjects[-1] + 2], *data_set[:1]] if subjects else folders[:1]
 
 
 def _tables(folder: Path, name: str) -> list[Path]:

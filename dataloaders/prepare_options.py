@@ -105,7 +105,7 @@ class PrepareOptions:
     min_foreground: float = 0.01
     """Keep slices of which at least this fraction of pixels is labelled, or of images alone in the body."""
     affine: Literal["refuse", "warn"] = "refuse"
-    """What to do when image and label map differ in their affines by more than 0.001."""
+    """What to do when a label map has the image's shape and axes but lies elsewhere; warn: the image's place counts."""
 
     split: tuple[float, float, float] = (0.8, 0.1, 0.1)
     """Fractions of patients for training, validation and test."""

@@ -49,7 +49,7 @@ class PriorOptions:
     """Priors of a contrast, for the GMM generator, from images of that contrast and their label maps."""
 
     images: str
-    """Folder, file or quoted glob of images (.nii, .nii.gz); names ending in _0000, _0001, ... are channels."""
+    """Folder, file or quoted glob of images (.nii, .nii.gz, .mgz); names ending in _0000, _0001, ... are channels."""
     labels: str
     """Folder, file or quoted glob of their label maps, paired by file name."""
     out: Path

@@ -186,7 +186,7 @@ def unsafe(source: Path) -> str:
 def empty(source: Path) -> str:
     for path in source.iterdir():
         path.unlink()
-    return r"no .nii or .nii.gz files"
+    return r"no .nii.gz, .nii, .mgz, .mgh files"
 
 
 @pytest.mark.parametrize(
@@ -532,7 +532,10 @@ def test_halves_of_other_formats(tmp_path: Path) -> None:
         ({"only": "labels", "format": "mni152"}, "--only labels: not with --format mni152"),
         ({"labels": "SOURCE/*_ct.nii.gz", "images": "SOURCE/*0_seg.nii.gz"}, "no image for case"),
         ({"labels": "SOURCE/none/*"}, "--labels SOURCE/none/\\*: no .nii"),
-        ({"labels": "SOURCE/none/*", "images": None, "channel": "image", "clean": "auto"}, "no .nii or .nii.gz files"),
+        (
+            {"labels": "SOURCE/none/*", "images": None, "channel": "image", "clean": "auto"},
+            "no .nii.gz, .nii, .mgz, .mgh files",
+        ),
     ],
 )
 def test_halves_that_make_no_sense_are_one_line(
