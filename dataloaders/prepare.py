@@ -174,8 +174,9 @@ def _with_size(o: PrepareOptions, all_facts: list[Facts]) -> tuple[PrepareOption
     needed = [facts.extent for facts in all_facts if facts.extent is not None] or [(SIZE_STEP, SIZE_STEP)]
     most = [max(of_axis) for of_axis in zip(*needed, strict=True)]
     height, width = (-(-n // SIZE_STEP) * SIZE_STEP for n in most)
+    what = "every scan" if o.half == "images" else "what is labelled in every case"
     note = (
-        f"slices of {height}×{width} pixels: they hold what is labelled in every case ({most[0]}×{most[1]}), in steps of "
+        f"slices of {height}×{width} pixels: they hold {what} ({most[0]}×{most[1]}), in steps of "
         f"{SIZE_STEP}; --size chooses others, such as those of the data that a model was trained on"
     )
     return replace(o, size=(height, width)), [note]

@@ -455,7 +455,7 @@ def test_label_maps_alone_are_what_they_are_beside_images(source: Path, tmp_path
     assert tree(tmp_path / "a").keys() == tree(tmp_path / "b").keys()
 
 
-def test_images_alone_keep_the_slices_of_the_body(tmp_path: Path) -> None:
+def test_images_alone_keep_the_slices_of_the_body(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     rng = np.random.default_rng(0)
     grid = np.meshgrid(np.arange(60), np.arange(48), np.arange(20), indexing="ij")
     radius = ((grid[0] - 40) / 16) ** 2 + ((grid[1] - 20) / 12) ** 2 + ((grid[2] - 10) / 7) ** 2
@@ -473,6 +473,8 @@ def test_images_alone_keep_the_slices_of_the_body(tmp_path: Path) -> None:
     assert (manifest.spec.labels, [c.name for c in manifest.spec.channels]) == ((), ["T1w"])
     assert check_folder(out) == []
     assert not (out / "train/labels").exists()
+    prepare(replace(o, size=(), dry_run=True, out=tmp_path / "other"))
+    assert "slices of 64×64 pixels: they hold every scan (48×60)" in capsys.readouterr().out
     case = manifest.cases[0]
     assert case.geometry is not None
     inside = [i for i in range(20) if body[:, :, i].sum() >= 0.01 * 64 * 64]
