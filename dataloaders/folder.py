@@ -21,7 +21,7 @@ from dataloaders.manifest import FILE_NAME, SPLITS, Case, Manifest, Slice, Split
 from dataloaders.notices import warn_of_unread, warn_once
 from dataloaders.png import MIN_RANGE, NoGrey, Palettes, read_colours, read_png
 from decoding import check_name
-from engine.files import files_in
+from engine.files import files_in, listed
 from spec import Channel, DataSpec, Label
 
 MAX_LABELS = 512  # more ids than that means intensities were given as labels
@@ -95,8 +95,8 @@ class PlainFolder:
     def refuse(self, dataroot: Path) -> None:
         """ValueError that lists the faults, if there are any."""
         if self.faults:
-            lines = "\n".join(f"  {fault}" for fault in self.faults)
-            raise ValueError(f"{len(self.faults)} faults in {dataroot}:\n{lines}")
+            plural = "s" if len(self.faults) > 1 else ""
+            raise ValueError(f"{len(self.faults)} fault{plural} in {dataroot}:\n  " + "\n  ".join(listed(self.faults)))
 
 
 def scan(dataroot: Path, colours: bool = False) -> PlainFolder:

@@ -234,3 +234,13 @@ def test_the_summary_of_a_conversion(tmp_path: Path) -> None:
     said = "\n".join(overview(convert(plain(tmp_path / "in", (LABEL[8:16] > 0) * 255), tmp_path / "out")))
     assert "train: 6 slices, 6 cases, 6 patients" in said
     assert "label_255" in said
+
+
+def test_many_faults_are_twenty_lines_and_a_count(tmp_path: Path) -> None:
+    root = plain(tmp_path)
+    for i in range(25):
+        (root / f"train/images/lonely{i}.png").write_bytes((root / "train/images/x0.png").read_bytes())
+    with pytest.raises(ValueError, match="25 faults in") as error:
+        load_manifest(root)
+    assert str(error.value).endswith("\n  and 5 more")
+    assert str(error.value).count("\n") == 21
