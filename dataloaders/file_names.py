@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import glob
 import re
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
+from dataloaders.nifti import stem
 from engine.files import files_in
 
 _BIDS = re.compile(r"^(sub-[A-Za-z0-9]+)(?:_|$)")
@@ -21,6 +23,33 @@ def visible(folder: Path, flag: str, suffixes: str | tuple[str, ...]) -> list[Pa
     if not folder.is_dir():
         raise ValueError(f"--{flag} {folder}: no such folder")
     return files_in(folder, suffixes)
+
+
+def case_names(paths: Sequence[Path], where: str = "") -> list[str]:
+    """Names of cases: the files' stems, or with one folder a patient the parts of the paths that differ.
+
+    The folders count where several files have one name, as ``a/ct.nii.gz`` and ``b/ct.nii.gz``, and for a pattern `where`
+    whose folders have the wildcards, as ``*/ct.nii.gz``, so that one file alone has the name that it has among others.
+    """
+    stems = [stem(path) for path in paths]
+    folder, _, name = where.rpartition("/")
+    if len(set(stems)) == len(stems) and not (glob.has_magic(folder) and not glob.has_magic(name)):
+        return stems
+    parts = [(*path.parent.parts, own) for path, own in zip(paths, stems, strict=True)]
+    pattern = Path(where).parts
+    if glob.has_magic(folder) and "**" not in where and {len(p) for p in parts} == {len(pattern)}:
+        differ = [i for i, part in enumerate(pattern) if glob.has_magic(part)]
+        named = ["_".join(own[i] for i in differ) for own in parts]
+        if len(set(named)) == len(named):
+            parts = [tuple(own[i] for i in differ) for own in parts]
+    while len(parts) > 1 and len({own[0] for own in parts}) == 1 and min(map(len, parts)) > 1:
+        parts = [own[1:] for own in parts]
+    while len(parts) > 1 and len({own[-1] for own in parts}) == 1 and min(map(len, parts)) > 1:
+        parts = [own[:-1] for own in parts]
+    if len({len(own) for own in parts}) == 1 and len(parts) > 1:  # ses-1 of all sessions says nothing
+        kept = [i for i in range(len(parts[0])) if len({own[i] for own in parts}) > 1]
+        parts = [tuple(own[i] for i in kept) for own in parts] if kept else parts
+    return ["_".join(own) for own in parts]
 
 
 def place_of(name: str) -> tuple[str, int | None]:

@@ -14,6 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from dataloaders.file_names import case_names
 from dataloaders.geometry import spacing, to_ras
 from dataloaders.nifti import SUFFIXES, VolumeError, read_volume, stem, whole_numbers
 from dataloaders.notices import warn_of_unread
@@ -88,6 +89,10 @@ class LabelMaps:
 
     def __init__(self, sources: Source, cache_gb: float = 1.0, array_spacing: Sequence[float] | None = None) -> None:
         self.sources = _expand(sources)
+        files = [source for source in self.sources if isinstance(source, Path)]
+        self._names = (
+            case_names(files) if len(files) == len(self.sources) else [stem(Path(str(s))) for s in self.sources]
+        )
         self.cache_bytes = int(cache_gb * 2**30)
         self.array_spacing = array_spacing
         self.scheme: LabelScheme | None = None
@@ -130,9 +135,9 @@ class LabelMaps:
         self._cache.clear()
 
     def name(self, index: int) -> str:
-        """File name without suffix, or ``map0``, ``map1``, … for arrays."""
+        """File name without suffix (with one folder a patient see `case_names`), or ``map0``, ``map1``, … for arrays."""
         source = self.sources[index]
-        return stem(source) if isinstance(source, Path) else f"map{index}"
+        return self._names[index] if isinstance(source, Path) else f"map{index}"
 
     def values(self) -> tuple[int, ...]:
         """Every label value of any map, ascending. Reads every file."""
@@ -141,7 +146,7 @@ class LabelMaps:
     def _read(self, index: int) -> LabelMap:
         source = self.sources[index]
         if isinstance(source, Path):
-            return read_label_map_file(source)
+            return replace(read_label_map_file(source), name=self.name(index))
         array = torch.as_tensor(source if isinstance(source, torch.Tensor) else np.ascontiguousarray(source)).cpu()
         if array.ndim not in (2, 3):
             raise ValueError(f"label map of shape {tuple(array.shape)}: must have two or three dimensions")

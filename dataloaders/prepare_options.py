@@ -42,7 +42,7 @@ class PrepareOptions:
     out: Path | None = None
     """Folder to write; resumes what was interrupted there."""
     check: Path | None = None
-    """Only check a folder that was prepared before: every byte, all faults listed, exit code 1 if there are any."""
+    """Only check a folder that was prepared before: every byte, faults listed, exit code 1 if there are any."""
     dry_run: bool = False
     """Only inspect the sources."""
 

@@ -283,7 +283,7 @@ def _files(where: str, flag: str) -> list[Path]:
         found = [*path.glob("sub-*/anat/*"), *path.glob("sub-*/ses-*/anat/*")]
     files = sorted(file for file in found if file.name.endswith(SUFFIXES) and not file.name.startswith("."))
     if not files:
-        raise ValueError(f"{flag} {where}: no .nii or .nii.gz files")
+        raise ValueError(f"{flag} {where}: no {', '.join(SUFFIXES)} files")
     return files
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -52,15 +53,19 @@ def find_scans(inputs: Sequence[Path], suffixes: Sequence[str], channels: Sequen
     channels: of the network. With several, files belong together whose names differ in the last part only
     (``sub-01_T1w``, ``sub-01_FLAIR``). ValueError where there is nothing, and where two outputs would have one name.
     """
-    found: list[tuple[Path, Path]] = []  # root, file
+    given_roots: list[tuple[Path | None, Path]] = []
     bids = True
     for given in inputs:
         root, files = _expand(given, suffixes)
         bids = bids and root is not None and is_bids(root)
-        found += [(root or file.parent, file) for file in files]
-    if not found:
+        given_roots += [(root, file) for file in files]
+    if not given_roots:
         endings = f" ending in {', '.join(suffixes)}" if suffixes else ""
         raise ValueError(f"--input {' '.join(map(str, inputs))}: no scans{endings}")
+    loose = {file for root, file in given_roots if root is None}
+    alike = len({stem(file) for file in loose}) < len(loose)  # one folder a patient: the folders make the names
+    common = Path(os.path.commonpath([file.parent for file in loose])) if alike else None
+    found = [(root or common or file.parent, file) for root, file in given_roots]
     scans = (
         _grouped(found, channels, bids) if len(channels) > 1 else [_scan(root, (file,), bids) for root, file in found]
     )

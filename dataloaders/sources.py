@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
+from dataloaders.file_names import case_names
 from dataloaders.labels import read_dataset_json
 from dataloaders.nifti import SUFFIXES, Volume, stem
 from dataloaders.prepare_options import Half
@@ -85,33 +86,6 @@ def _group(regex: str | None, text: str, flag: str) -> str:
     if match is None or not match.groups() or match.group(1) is None:
         raise ValueError(f"{flag} {regex!r} finds no group in {text!r}")
     return match.group(1)
-
-
-def case_names(paths: Sequence[Path], where: str = "") -> list[str]:
-    """Names of cases: the files' stems, or with one folder a patient the parts of the paths that differ.
-
-    The folders count where several files have one name, as ``a/ct.nii.gz`` and ``b/ct.nii.gz``, and for a pattern `where`
-    whose folders have the wildcards, as ``*/ct.nii.gz``, so that one file alone has the name that it has among others.
-    """
-    stems = [stem(path) for path in paths]
-    folder, _, name = where.rpartition("/")
-    if len(set(stems)) == len(stems) and not (globbing.has_magic(folder) and not globbing.has_magic(name)):
-        return stems
-    parts = [(*path.parent.parts, own) for path, own in zip(paths, stems, strict=True)]
-    pattern = Path(where).parts
-    if globbing.has_magic(folder) and "**" not in where and {len(p) for p in parts} == {len(pattern)}:
-        differ = [i for i, part in enumerate(pattern) if globbing.has_magic(part)]
-        named = ["_".join(own[i] for i in differ) for own in parts]
-        if len(set(named)) == len(named):
-            parts = [tuple(own[i] for i in differ) for own in parts]
-    while len(parts) > 1 and len({own[0] for own in parts}) == 1 and min(map(len, parts)) > 1:
-        parts = [own[1:] for own in parts]
-    while len(parts) > 1 and len({own[-1] for own in parts}) == 1 and min(map(len, parts)) > 1:
-        parts = [own[:-1] for own in parts]
-    if len({len(own) for own in parts}) == 1 and len(parts) > 1:  # ses-1 of all sessions says nothing
-        kept = [i for i in range(len(parts[0])) if len({own[i] for own in parts}) > 1]
-        parts = [tuple(own[i] for i in kept) for own in parts] if kept else parts
-    return ["_".join(own) for own in parts]
 
 
 def _by_id(paths: Sequence[Path], regex: str | None, faults: list[str], where: str = "") -> dict[str, Path]:

@@ -32,6 +32,7 @@ from engine.segmentation import Predictor, most_probable
 from spec import Label
 
 SCHEMA = "medsis-scan/1"
+SHOWN_FAULTS = 20  # that are printed; all are counted in the end
 FEW_ML = 10.0  # of a class, which may be absent from some scans
 Expected = Mapping[str, Sequence[float]]
 
@@ -116,7 +117,8 @@ def segment(
             if not isinstance(error, (ValueError, MemoryError, OSError)):  # a defect of ours; the other scans go on
                 traceback.print_exc()
             report.faults.append(with_path(scan.files[0], error))
-            say(f"error: {report.faults[-1]}")
+            if len(report.faults) <= SHOWN_FAULTS:
+                say(f"error: {report.faults[-1]}")
     if o.vol is not None:
         write_text(o.vol, volumes_csv(job, scans))
     if o.qc is not None:

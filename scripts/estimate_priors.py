@@ -11,6 +11,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from dataloaders.prior_estimation import PriorOptions, SourceFaults, estimate_priors
 from engine.command import exit_code
+from engine.files import listed
 
 
 def main() -> int:
@@ -19,7 +20,7 @@ def main() -> int:
     try:
         result = estimate_priors(options)
     except SourceFaults as error:
-        for line in error.faults:
+        for line in listed(error.faults):
             print(f"error: {line}", file=sys.stderr)
         return 1
     for note in result.notes:

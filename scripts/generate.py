@@ -14,6 +14,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from dataloaders.generate import generate
 from dataloaders.generate_options import GenerateOptions
 from engine.command import exit_code
+from engine.files import listed
 from method_options.gmm import GMM_PRESETS
 
 
@@ -36,7 +37,7 @@ def main() -> int:
     """Exit codes: 0 fine, 1 some samples could not be made, 2 bad options."""
     options = parse()
     report = generate(options)
-    for line in report.faults:
+    for line in listed(report.faults):
         print(f"error: {line}", file=sys.stderr)
     counts = f"{report.made} made, {report.kept} kept, {report.missing} missing"
     print(f"{options.out}: {counts}; {report.total} whole samples in all")

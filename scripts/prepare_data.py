@@ -14,6 +14,7 @@ from dataloaders.overview import overview
 from dataloaders.prepare import DataFaults, prepare
 from dataloaders.prepare_options import PrepareOptions
 from engine.command import exit_code
+from engine.files import listed
 
 
 def main() -> int:
@@ -33,9 +34,9 @@ def main() -> int:
 
 
 def report_check(folder: Path, workers: int) -> int:
-    """Print all faults of a prepared folder; 1 if there are any."""
+    """Print the faults of a prepared folder; 1 if there are any."""
     faults = check_folder(folder, workers)
-    for fault in faults:
+    for fault in listed(faults):
         print(fault, file=sys.stderr)
     print(f"{folder}: {len(faults)} faults" if faults else f"{folder}: fine")
     return 1 if faults else 0

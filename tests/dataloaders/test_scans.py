@@ -67,8 +67,11 @@ def test_folders_lists_and_names_that_collide(tmp_path: Path) -> None:
     scans, bids = find_scans([tmp_path], (), ("c",))
     assert not bids
     assert [scan.place for scan in scans] == ["a/x", "b/x", "b/y"]
-    with pytest.raises(ValueError, match=r"a/x.nii.gz and .*b/x.nii would both become x_dseg"):
-        find_scans([tmp_path / "a/x.nii.gz", tmp_path / "b/x.nii"], (), ("c",))
+    alike = find_scans([tmp_path / "a/x.nii.gz", tmp_path / "b/x.nii"], (), ("c",))[0]
+    assert [scan.place for scan in alike] == ["a/x", "b/x"]  # folders make the names
+    touch(tmp_path / "a/x.nii")
+    with pytest.raises(ValueError, match=r"a/x.nii and .*a/x.nii.gz would both become x_dseg"):
+        find_scans([tmp_path / "a/x.nii", tmp_path / "a/x.nii.gz"], (), ("c",))
     listed = tmp_path / "list.txt"
     listed.write_text(f"# scans\n{tmp_path / 'b/y.mgz'}\n")
     assert find_scans([listed], (), ("c",))[0] == [Scan((tmp_path / "b/y.mgz",), "y")]

@@ -6,6 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from dataloaders.label_maps import LabelMaps
+from dataloaders.scans import find_scans
 from dataloaders.sources import find_bids, find_pairs
 
 
@@ -121,3 +123,13 @@ def test_what_is_excluded_is_not_looked_at(tmp_path: Path) -> None:
 def test_a_bad_filter_is_one_line(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="--bids_filter run: must be KEY=VALUE"):
         find_bids(bids(tmp_path, "T1w"), [], None, None, wanted=["run"])
+
+
+def test_label_maps_and_scans_of_one_name_are_told_apart(tmp_path: Path) -> None:
+    touch(tmp_path, "bert/mri/aseg.mgz", "fsaverage/mri/aseg.mgz", "bert/mri/orig.mgz", "fsaverage/mri/orig.mgz")
+    maps = LabelMaps([tmp_path / "bert/mri/aseg.mgz", tmp_path / "fsaverage/mri/aseg.mgz"])
+    assert [maps.name(i) for i in range(2)] == ["bert", "fsaverage"]
+    scans, _ = find_scans(sorted(tmp_path.glob("*/mri/orig.mgz")), (), ["T1w"])
+    assert [scan.name("dseg") for scan in scans] == ["bert/mri/orig_dseg", "fsaverage/mri/orig_dseg"]
+    (alone,), _ = find_scans([tmp_path / "bert/mri/orig.mgz"], (), ["T1w"])
+    assert alone.name("dseg") == "orig_dseg"
