@@ -43,9 +43,10 @@ def content(entrants: Sequence[Entrant], rank_by: str = ranked.DEFAULT) -> Conte
     rankings = [ranked.rank(entrants, c, rank_by) for c in channels]
     tiles = [_ranked_tiles(entrants, c, ranking, strips[c].limit) for c, ranking in enumerate(rankings)]
     wanted = dict.fromkeys((one.case.id, one.item.index) for ranking in rankings for one in ranking.found)
-    budget = volumes.budget_beside(gallery.characters(strips, tiles))
-    held = volumes.pack(entrants, [(strip.limit, strip.unit) for strip in strips], list(wanted), budget)
     panels = panel_sets(entrants, rows, gather.gather(entrants))
+    plots = round(sum(len(svg) for one in panels for svg in one.svgs) * 4 / 3)
+    budget = volumes.budget_beside(gallery.characters(strips, tiles), plots)
+    held = volumes.pack(entrants, [(strip.limit, strip.unit) for strip in strips], list(wanted), budget)
     return Content(entrants, rows, panels, strips, rankings, tiles, held)
 
 

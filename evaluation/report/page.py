@@ -11,9 +11,9 @@ from evaluation.report import gallery
 from evaluation.report.cards import cards, settings_section
 from evaluation.report.html import data, image, key, method_keys, text
 from evaluation.report.metrics_table import metrics_section
-from evaluation.report.panels import Panel, PanelSet, panel_svg
+from evaluation.report.panels import PanelSet
 from evaluation.report.pictures import Strip, diverging_stops, label_hex
-from evaluation.report.plots import MAX_LABELS
+from evaluation.report.plots import MAX_LABELS, MOST_PATIENTS
 from evaluation.report.ranked import Ranking
 from evaluation.report.volumes import Volumes
 from evaluation.report.words import limits, verdict
@@ -117,24 +117,28 @@ def _plots(content: Content, section: str) -> str:
     for one in sets:
         parts.append(f"<h3>{text(one.heading)}</h3>" if one.heading else "")
         what = " ".join(filter(None, (section, one.heading)))
-        parts.append(_panels(one, one.panels[: one.first], what))
-        if rest := one.panels[one.first :]:
+        places = range(len(one.panels))
+        parts.append(_panels(one, places[: one.first], what))
+        if rest := places[one.first :]:
             parts.append(
                 f"<details><summary>{count(len(rest), 'more metric')}</summary>{_panels(one, rest, what)}</details>"
             )
     caption = CAPTIONS[section]
     if section == "intensities" and content.entrants[0].spec.num_labels > MAX_LABELS + 1:
         caption += f" The {MAX_LABELS} largest labels."
+    patients = content.entrants[0].metrics["n"]["patients"]
+    if section == "patients" and patients > MOST_PATIENTS:
+        caption += f" Drawn are {MOST_PATIENTS} of {patients:,} patients, evenly spaced; the bars are over all."
     if section == "distribution" and not _any_floor(content):
         caption = f"A dot per method. {NO_FLOOR}"
     return "".join(parts) + f"<p class='caption'>{text(caption)}</p>"
 
 
-def _panels(one: PanelSet, panels: Sequence[Panel], what: str) -> str:
+def _panels(one: PanelSet, places: range, what: str) -> str:
     tiles = [
-        f"<figure><figcaption>{text(panel.title)}</figcaption>"
-        f"{image(panel_svg(panel, one.size, one.margins), f'{what} {panel.title}', 'svg+xml')}</figure>"
-        for panel in panels
+        f"<figure><figcaption>{text(one.panels[i].title)}</figcaption>"
+        f"{image(one.svgs[i], f'{what} {one.panels[i].title}', 'svg+xml')}</figure>"
+        for i in places
     ]
     return f"<div class='panels' style='--width:{one.size[0] * 96:.0f}px'>{''.join(tiles)}</div>"
 

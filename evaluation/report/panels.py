@@ -6,7 +6,7 @@ import io
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 from typing import Any
 
 from matplotlib import rc_context
@@ -57,6 +57,11 @@ class PanelSet:
     margins: tuple[float, float, float, float]
     real: bool = False
     first: int = 1000
+
+    @cached_property
+    def svgs(self) -> list[bytes]:
+        """The panels as the page shows them."""
+        return [panel_svg(panel, self.size, self.margins) for panel in self.panels]
 
 
 def panel_sets(entrants: Sequence[Entrant], rows: Sequence[Row], gathered: Sequence[Gathered]) -> list[PanelSet]:

@@ -21,6 +21,7 @@ METHOD_COLORS = (
 REAL_COLOR, REAL_INK = "#c9ccd1", "#6b7480"
 INK, SOFT, LINE = "#1c2430", "#5a6472", "#b9bfc7"
 MAX_LABELS = 12
+MOST_PATIENTS = 200  # with a dot each: more cannot be told apart, and each takes room in the page and memory
 TAIL = 0.005  # of the pixels of a violin are cut off at each end
 
 
@@ -178,16 +179,20 @@ def floor_panel(axes: Axes, row: Row) -> None:
 
 
 def patient_panel(axes: Axes, row: Row, entrants: Sequence[Entrant]) -> None:
-    """One metric patient by patient: a dot per patient and method, lines join the dots of a patient."""
+    """One metric patient by patient: a dot per patient and method, lines join the dots of a patient.
+
+    Of very many patients `MOST_PATIENTS`, evenly spaced; the mean is over all.
+    """
     patients = list(entrants[0].metrics["per_patient"])
     table = np.array(
         [[entrant.metrics["per_patient"].get(p, {}).get(row.key) for entrant in entrants] for p in patients], float
     )
-    spread = np.linspace(-0.12, 0.12, len(patients)) if len(patients) > 1 else np.zeros(1)
-    for shift, values in zip(spread, table, strict=True):
+    drawn = table[np.linspace(0, len(table) - 1, min(len(table), MOST_PATIENTS)).round().astype(int)]
+    spread = np.linspace(-0.12, 0.12, len(drawn)) if len(drawn) > 1 else np.zeros(1)
+    for shift, values in zip(spread, drawn, strict=True):
         axes.plot(np.arange(len(values)) + shift, values, color=LINE, linewidth=0.6, zorder=1)
     for i in range(len(entrants)):
-        axes.plot(i + spread, table[:, i], "o", color=color_of(i), markersize=3.6, alpha=0.85, linewidth=0, zorder=2)
+        axes.plot(i + spread, drawn[:, i], "o", color=color_of(i), markersize=3.6, alpha=0.85, linewidth=0, zorder=2)
         if np.isfinite(table[:, i]).any():
             mean = float(np.nanmean(table[:, i]))
             axes.plot([i - 0.25, i + 0.25], [mean, mean], color=INK, linewidth=1.4, zorder=3)

@@ -23,7 +23,7 @@ from evaluation.report.gather import read_label, read_picture
 from evaluation.report.pictures import HU_WINDOWS, body_box, display_window, label_hex
 from evaluation.results import paired_slices
 
-PAGE = 13_500_000  # characters of pictures and stacks, so that a page with its plots stays below about 15 MB
+PAGE, PLOTS = 13_500_000, 1_500_000  # characters of pictures and stacks, and of plots, of a page of about 15 MB
 BUDGET = (3_000_000, 10_000_000)  # least and most characters of all stacks together
 MOST_CASES = 40
 FEWEST_SLICES = 8  # of a case, where it has so many; rather fewer cases than a volume that cannot be scrolled through
@@ -65,7 +65,7 @@ def pack(
     if held < total:
         note = (
             f"{held} of {total} slices of {len(chosen)} of {len(first.manifest.cases)} cases are here, evenly spaced, "
-            "so that the page stays below about 15 MB."
+            "as many as a page of about 15 MB holds."
         )
     colors = label_hex(spec.num_labels)
     meta = {
@@ -77,9 +77,9 @@ def pack(
     return Volumes(meta, stacks, note, frozenset((case.id, item.index) for case, items in chosen for item in items))
 
 
-def budget_beside(characters: int) -> int:
-    """What stacks may take on a page that has so many characters of pictures already."""
-    return min(BUDGET[1], max(BUDGET[0], PAGE - characters))
+def budget_beside(characters: int, plots: int = 0) -> int:
+    """What stacks may take on a page that has so many characters of pictures and of plots already."""
+    return min(BUDGET[1], max(BUDGET[0], PAGE - characters - max(0, plots - PLOTS)))
 
 
 def choose(entrants: Sequence[Entrant], wanted: Sequence[Key], budget: int) -> list[tuple[Case, list[Slice]]]:

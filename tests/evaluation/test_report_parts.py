@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,7 @@ from matplotlib.figure import Figure
 from dataloaders.intensity import Window
 from dataloaders.png import read_png
 from evaluation.compare import Entrant, load_entrants, metric_rows
-from evaluation.report import gather, pictures, plots, ranked, volumes
+from evaluation.report import gather, panels, pictures, plots, ranked, volumes
 from evaluation.report.gather import BINS
 from tests.toy_results import WINDOWS, identity, noisy, write_results
 
@@ -274,3 +275,26 @@ def test_mr_is_shown_in_the_cases_window(tmp_path: Path) -> None:
 
 def test_more_methods_than_colours() -> None:
     assert plots.color_of(0) == plots.color_of(len(plots.METHOD_COLORS))
+
+
+def test_a_page_of_thousands_of_patients_is_bounded(entrants: list[Entrant]) -> None:
+    """Dots and lines of some of them, a bar over all; and what plots take is not given to the case browser too."""
+    key = "mae/CT"
+    rng = np.random.default_rng(0)
+    many = [
+        replace(e, metrics=e.metrics | {"per_patient": {f"p{i}": {key: float(rng.normal(i, 1))} for i in range(5000)}})
+        for e in entrants
+    ]
+    row = next(row for row in metric_rows(entrants) if row.key == key)
+    axes = Figure().add_subplot()
+    plots.patient_panel(axes, row, many)
+    assert len(axes.lines) == plots.MOST_PATIENTS + 2 * len(many)
+    bars = [
+        float(line.get_ydata()[0]) for line in axes.lines if len(line.get_xdata()) == 2 and line.get_linewidth() == 1.4
+    ]  # type: ignore[index]
+    assert bars == pytest.approx([2499.5] * len(many), abs=0.1)
+    panel = panels.Panel("", lambda canvas: plots.patient_panel(canvas.add_subplot(), row, many))
+    one = panels.PanelSet("patients", "p", "", (panel,), (2.0, 1.8), (0.66, 0.05, 0.1, 0.08))
+    assert len(one.svgs[0]) < 200_000
+    assert volumes.budget_beside(0, 1_500_000) == volumes.budget_beside(0) == 10_000_000
+    assert volumes.budget_beside(6_000_000, 4_000_000) == 5_000_000
