@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import nibabel as nib
 import numpy as np
 from numpy.typing import NDArray
 
@@ -39,6 +40,11 @@ def harmonise(context: Context) -> Made:
     source = read_volume(context.case.t1)
     if source.data.min() == source.data.max():
         raise Excluded(f"{context.case.t1.name} has one intensity everywhere")
+    if source.codes == (0, 0):  # a mirrored result would look like any other
+        raise Excluded(
+            f"{context.case.t1.name}: the header says nothing of orientation (qform and sform codes are 0); set a code if "
+            f"its axes go to {', '.join(nib.orientations.aff2axcodes(source.affine))}, else the affine too"
+        )
     data, affine = geometry.to_ras(source.data.astype(np.float32), source.affine)
     if o["even_slices"] and o["method"] != "none":
         data = even_slices(data, geometry.spacing(affine))

@@ -527,3 +527,20 @@ def test_cores_where_the_system_does_not_say(monkeypatch: pytest.MonkeyPatch) ->
     assert 1 <= workers.cores() <= (workers.os.cpu_count() or 1)
     monkeypatch.delattr(workers.os, "sched_getaffinity", raising=False)
     assert workers.cores() == workers.os.cpu_count()
+
+
+def test_label_maps_in_another_order_of_axes_make_the_same_seeds(tmp_path: Path) -> None:
+    parts = []
+    for name in ("plain", "turned"):
+        where = tmp_path / name / "sub-1" / "anat"
+        save_case(where, "sub-1", 1)
+        (label,) = where.glob("*_dseg.nii.gz")
+        if name == "turned":
+            stored = nib.load(label)
+            assert isinstance(stored, nib.Nifti1Image)
+            copy = nib.Nifti1Image(np.asarray(stored.dataobj).copy(), stored.affine + 1e-6)  # header noise, too
+            copy.as_reoriented(np.array([[1, -1], [0, 1], [2, -1]])).to_filename(label)
+        make(tmp_path / name, tmp_path / f"{name}-out", max_subclasses=2)
+        parts.append({k: v for k, v in contents(tmp_path / f"{name}-out").items() if k.endswith(".nii.gz")})
+    assert parts[0]
+    assert parts[0] == parts[1]

@@ -2,7 +2,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
+import nibabel as nib
 import numpy as np
 import pytest
 from PIL import Image
@@ -12,9 +14,10 @@ from dataloaders.nifti import read_volume
 from dataloaders.png import read_png
 from engine.files import read_json
 from pipeline import nnunet, scores
+from pipeline.context import Excluded
 from pipeline.runner import Project, RunOptions, run
 from pipeline.slices import brain_frame
-from pipeline.stages.images import n4
+from pipeline.stages.images import harmonise, n4
 from pipeline.stages.synthesis import share_of
 from pipeline.study import NnunetOptions
 from tests.pipeline.conftest import Fakes
@@ -121,6 +124,14 @@ def test_n4_takes_a_bias_field_off() -> None:
     corrected = n4(biased, np.array([3.0, 3.0, 4.0]))
     assert spread(biased) > 0.1
     assert spread(corrected) < 0.6 * spread(biased)
+
+
+def test_a_scan_without_orientation_is_excluded(tmp_path: Path) -> None:
+    bare = nib.Nifti1Image(head(0)[0], None)
+    bare.to_filename(tmp_path / "t1.nii.gz")
+    context = SimpleNamespace(unit=SimpleNamespace(settings={}), case=SimpleNamespace(t1=tmp_path / "t1.nii.gz"))
+    with pytest.raises(Excluded, match=r"nothing of orientation .* set a code if its axes go to L, A, S"):
+        harmonise(context)  # type: ignore[arg-type]
 
 
 def test_a_brain_larger_than_a_slice_is_excluded(copied: Copied, tools: Fakes) -> None:
