@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from dataloaders import geometry, tissue
 from dataloaders.class_look import ClassLook
 from dataloaders.intensity import AIR_BELOW, SCALE_SAMPLES, in_hu
+from dataloaders.label_ids import names_beside, names_within
 from dataloaders.nifti import Volume, VolumeError, file_sha256, read_ids, read_volume
 from dataloaders.notices import collected
 from dataloaders.prepare_options import PrepareOptions
@@ -37,6 +38,7 @@ class Facts:
     """What inspecting one case found. looks_ct, no_hu: of each channel, the latter why its values would be no HU.
 
     extent: pixels (H, W) that a slice needs; see `_extent`.
+    names: of label ids, as they stand beside the label map or in its header.
     """
 
     faults: list[str] = field(default_factory=list)
@@ -46,6 +48,7 @@ class Facts:
     looks_ct: list[bool] = field(default_factory=list)
     no_hu: list[str] = field(default_factory=list)
     extent: tuple[int, int] | None = None
+    names: dict[int, str] = field(default_factory=dict)
 
 
 def inspect_case(source: CaseSource, channels: tuple[str, ...], o: PrepareOptions) -> Facts:
@@ -90,6 +93,9 @@ def _inspect(source: CaseSource, channels: tuple[str, ...], o: PrepareOptions) -
         shown = reference.data.ravel()[:: max(1, reference.data.size // SCALE_SAMPLES)]
         if fault := look.fault(len(np.unique(shown))):
             facts.faults.append(f"{source.label}: {fault}")
+        if "label" in paths and o.label_map is None:
+            named = names_beside(paths["label"]) or names_within(paths["label"])
+            facts.names = {i: name for i, name in named[0].items() if i in facts.label_counts} if named else {}
         if set(facts.label_counts) == {0}:
             facts.faults.append(f"{source.label}: the label map is empty, every voxel is 0")
     elif o.tissue == "none":

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
-from collections.abc import Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, cast
@@ -16,9 +15,9 @@ from dataloaders import geometry, tissue
 from dataloaders.check import split_faults
 from dataloaders.conversion import convert_folder
 from dataloaders.inspection import DataFaults, Facts, inspect_case
-from dataloaders.label_ids import names_beside
-from dataloaders.labels import LabelTable, found_labels, read_dataset_json, read_label_map
+from dataloaders.labels import LabelTable, found_labels, read_dataset_json, read_label_map, table_rows
 from dataloaders.manifest import FILE_NAME, Case, Manifest, Split, case_from_dict
+from dataloaders.prepare_notes import CaseNotes, note_lines
 from dataloaders.prepare_options import SIZE_STEP, PrepareOptions, check_options
 from dataloaders.slicing import Plan, process_case
 from dataloaders.sources import CaseSource, Found, find_bids, find_mni152, find_nnunet, find_pairs, find_synthrad
@@ -34,6 +33,10 @@ ALONE = {
     "labels": "label maps without images: for test.py and for training with --oasis.unpaired --oasis.images_from DIR",
     "images": "images without label maps: for unpaired training, as its --oasis.images_from",
 }
+# Ids of TotalSegmentator 2 in a CT without names: of its first version there are none above 104, and no other common set
+# of organs or vertebrae has as many.
+OWN, OWN_COUNT, OWN_LOW, OWN_HIGH = "totalsegmentator", 20, 105, 117
+NOTES = "notes"  # in the resume folder: what was done to each case
 INSPECTED = "inspected"  # in the resume folder: what other shards found in their cases
 
 
@@ -141,6 +144,10 @@ def _conclude(o: PrepareOptions, plan: Plan, cases: list[CaseSource], identity: 
         with lock:
             found = [case_from_dict(case) for record in records for case in read_json(record)]
             manifest = _manifest(o, plan, found, identity)
+            noted = [work / NOTES / record.name for record in records]
+            notes = [decode(CaseNotes, read_json(path), str(path)) for path in noted if path.is_file()]
+            for line in note_lines(notes, plan.channels, plan.ct, plan.options) if notes else ():
+                print(line, flush=True)
             manifest.save(o.out)
             shutil.rmtree(work)
             for line in split_faults(manifest):
@@ -206,7 +213,9 @@ def _plan(o: PrepareOptions, found: Found, all_facts: list[Facts]) -> tuple[Plan
     for facts in all_facts:
         for i, n in facts.label_counts.items():
             counts[i] = counts.get(i, 0) + n
-    table = _table(o, found, counts)
+    names, source = _names(o, found, all_facts, counts, any(ct))
+    notes += [source] if source else []
+    table = _table(o, found, counts, names)
     if o.label_map is None and (
         ignored := sum(counts.get(i, 0) for label in table.labels[:1] for i in label.source if i)
     ):
@@ -242,33 +251,49 @@ def _tissue_faults(o: PrepareOptions, found: Found, all_facts: list[Facts], ct: 
     return []
 
 
-def _table(o: PrepareOptions, found: Found, counts: dict[int, int]) -> LabelTable:
+def _names(
+    o: PrepareOptions, found: Found, all_facts: list[Facts], counts: dict[int, int], ct: bool
+) -> tuple[dict[int, str], str]:
+    """Names of label ids where no table is given, and a line that says where they are from."""
+    if o.label_map is not None or not counts:
+        return {}, ""
+    if found.label_names and (names := read_dataset_json(found.label_names)[1]):
+        return names, ""
+    names = {}
+    for facts in all_facts:
+        for i, name in facts.names.items():
+            if names.setdefault(i, name) != name:
+                return {}, (
+                    f"warning: id {i} is {names[i]!r} in one label map's header or table and {name!r} in another's, so "
+                    "labels have no names; --label_map gives them"
+                )
+    if names:
+        return names, "label names: those beside the label maps or in their headers; --label_map FILE gives others"
+    if ct and len(counts) > OWN_COUNT and OWN_LOW <= max(counts) <= OWN_HIGH:
+        return dict(table_rows(OWN)), (
+            f"label names: {OWN}'s, whose ids these are by their number and range in a CT; --label_map FILE gives others"
+        )
+    return {}, ""
+
+
+def _table(o: PrepareOptions, found: Found, counts: dict[int, int], names: dict[int, str]) -> LabelTable:
     if o.half == "images":
         return LabelTable(())
     if any(case.builtin for case in found.cases):
         labels = found_labels(counts, tissue.BRAIN_TISSUE)
     elif not counts:
-        names = tissue.BRAIN_TISSUE if o.tissue == "hmrf" else tissue.CT_TISSUE
-        labels = found_labels(names, names)
+        made = tissue.BRAIN_TISSUE if o.tissue == "hmrf" else tissue.CT_TISSUE
+        labels = found_labels(made, made)
     elif o.label_map is not None:
         labels = read_label_map(o.label_map, counts)
     else:
-        labels = found_labels(counts, _names(o, found))
+        labels = found_labels(counts, names)
     extra = ["body_unlabelled"] if o.split_background else []
     masks = o.lesions and any(case.lesion for case in found.cases)
     drawn = any(label.name == LESION for label in labels)  # already a class of the label maps
     extra += [LESION] if (masks or o.fill != "none") and not drawn else []
     labels += tuple(Label(len(labels) + i, name) for i, name in enumerate(extra))
     return LabelTable(labels, o.unknown_labels == "background")
-
-
-def _names(o: PrepareOptions, found: Found) -> Mapping[int, str]:
-    """Names by id that come with the source: nnU-Net's dataset.json, BIDS's dseg.tsv."""
-    if found.label_names:
-        return read_dataset_json(found.label_names)[1]
-    first = next((case.label for case in found.cases if case.label is not None), None)
-    own = names_beside(first) if o.format == "bids" and first is not None else None
-    return own[0] if own else {}
 
 
 def _splits(o: PrepareOptions, cases: list[CaseSource]) -> dict[str, Split]:
@@ -337,9 +362,10 @@ def _process_or_resume(
     if record.is_file():
         return read_json(record)
     try:
-        cases = process_case(source, split, hashes, plan)
+        cases, notes = process_case(source, split, hashes, plan)
     except ValueError as error:
         raise DataFaults([f"case {source.id}: {error}"]) from None
+    write_json(record.parent / NOTES / record.name, asdict(notes))
     write_json(record, cases)
     return cases
 

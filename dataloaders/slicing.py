@@ -23,6 +23,7 @@ from dataloaders.lesion_preparing import (
 from dataloaders.manifest import Case, Geometry, Slice, Split, affine_rows, slice_name
 from dataloaders.nifti import Volume, read_ids, read_volume
 from dataloaders.notices import collected
+from dataloaders.prepare_notes import CaseNotes, clipped, value_ranges
 from dataloaders.prepare_options import PrepareOptions, parse_window
 from dataloaders.slices import Frame, choose_slices, write_filled, write_slice
 from dataloaders.sources import CaseSource, embedded_volumes
@@ -45,12 +46,14 @@ class Plan:
     out: Path
 
 
-def process_case(source: CaseSource, split: Split | None, hashes: dict[str, str], plan: Plan) -> list[dict[str, Any]]:
-    """Write the slices of one case; returns manifest cases as plain dicts (several when slices are split)."""
+def process_case(
+    source: CaseSource, split: Split | None, hashes: dict[str, str], plan: Plan
+) -> tuple[list[dict[str, Any]], CaseNotes]:
+    """Write the slices of one case; returns manifest cases as plain dicts (several when slices are split), and notes."""
     o = plan.options
     with collected():  # told when the files were inspected
         images, roles, first, affine = _load(source, plan)
-    label = _labels(source, images, roles, affine, plan)
+    label, values = _labels(source, images, roles, affine, plan), value_ranges(images)
     images, label, body = _clean(images, label, roles, affine, plan)
     foreground = body if o.half == "images" else label > 0
     assert foreground is not None
@@ -59,11 +62,6 @@ def process_case(source: CaseSource, split: Split | None, hashes: dict[str, str]
     label, windows, filled, grey = _without_lesions(images, label, plan)
     seen = foreground if o.half == "images" else label
     kept, crop, lost = choose_slices(seen, o.axis, o.slice_size, o.min_foreground)
-    if lost > 0.001:
-        print(
-            f"{source.id}: {100 * lost:.1f} % of the voxels {o.inside} lie outside the {o.slice_size} window",
-            flush=True,
-        )
     grid = affine_rows(first.affine), first.data.shape, affine_rows(affine), tuple(label.shape)
     place = Geometry(*grid, crop, first.codes)
     files = {role: {"file": path.name, "sha256": hashes[role]} for role, path in source.files(plan.channels).items()}
@@ -77,7 +75,12 @@ def process_case(source: CaseSource, split: Split | None, hashes: dict[str, str]
         if filled is not None:
             slices = [write_filled(plan.out, item, images, filled, windows, frame) for item in slices]
         cases.append(Case(name, source.patient, part, windows, tuple(slices), place, files, grey))
-    return [asdict(case) for case in cases]
+    count, rows, columns = geometry.plane_shape(label.shape, o.axis)
+    outside = clipped(images, windows)
+    written = sum(len(indices) for indices in parts.values())
+    shape, guard = (rows, columns, count), len(kept) - written
+    notes = CaseNotes(source.id, shape, written, guard, max(lost, 0.0), values, outside)
+    return [asdict(case) for case in cases], notes
 
 
 def _load(source: CaseSource, plan: Plan) -> tuple[list[NDArray], dict[str, NDArray], Volume, NDArray]:

@@ -105,10 +105,14 @@ def test_the_result_does_not_depend_on_the_number_of_workers(source: Path, tmp_p
     assert tree(tmp_path / "one") == tree(tmp_path / "two")
 
 
-def test_an_interrupted_run_goes_on(source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_interrupted_run_goes_on(
+    source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     import dataloaders.prepare as module
 
     prepare(options(source, tmp_path / "whole"))
+    said = capsys.readouterr().out
+    assert "kept " in said
     real = module.process_case
     seen: list[str] = []
 
@@ -125,6 +129,7 @@ def test_an_interrupted_run_goes_on(source: Path, tmp_path: Path, monkeypatch: p
     done: list[str] = []
     monkeypatch.setattr(module, "process_case", lambda case, *rest: done.append(case.id) or real(case, *rest))
     prepare(options(source, tmp_path / "out"))
+    assert capsys.readouterr().out == said  # also of what was done before
     assert seen[0] not in done
     assert len(done) == 2
     assert tree(tmp_path / "whole") == tree(tmp_path / "out")
