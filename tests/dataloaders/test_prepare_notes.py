@@ -75,14 +75,15 @@ def test_names_in_the_headers_are_taken(source: Path, tmp_path: Path, capsys: py
 def test_totalsegmentators_ids_are_known_without_names(
     first: int, named: bool, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """25 ids of a CT up to 113 are nobody else's; 1 to 25 may be anything, vertebrae for one."""
+    """More than 20 ids of a CT up to 112 are nobody else's; 1 to 25 may be anything, vertebrae for one."""
     for case in range(3):
         label, image = phantom(case)
-        label = np.where(label > 0, first + np.arange(label.size).reshape(label.shape) % 25, 0)
+        x, y, _ = np.indices(label.shape)
+        label = np.where(label > 0, first + x // 8 + 5 * (y // 10), 0)  # 25 blocks
         save_nifti(tmp_path / "scans" / f"case{case}_ct.nii.gz", (image * 5 - 1000).astype(np.int16))
         save_nifti(tmp_path / "scans" / f"case{case}_seg.nii.gz", label.astype(np.uint8))
     manifest = prepare(options(tmp_path / "scans", tmp_path / "out"))
     assert manifest is not None
-    assert (manifest.spec.labels[-1].name == "rib_right_10") is named
+    assert manifest.spec.labels[-1].name.startswith("rib_right_") is named
     assert ("label names: totalsegmentator's" in capsys.readouterr().out) is named
     assert (sum(label.name.startswith("label_") for label in manifest.spec.labels) == 0) is named
