@@ -45,7 +45,7 @@ def test_texts_are_one_line(tmp_path: Path, text: str) -> None:
             make()
     root = prepared_folder(tmp_path / "data", patients=1, slices=1)
     changed(root, lambda data: data["cases"][0].update(patient=text))
-    with pytest.raises(ValueError, match="case 'sub-00': patient"):
+    with pytest.raises(ValueError, match=r"case 'sub-00': patient|surrogates not allowed"):
         Manifest.load(root)
     assert Label(1, "weiße Substanz (links) \u00a0").name.startswith("weiße")
 
