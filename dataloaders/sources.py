@@ -128,6 +128,12 @@ def find_pairs(
         _by_id(paths, case_regex, found.faults, where or "")
         for paths, where in ((image_paths, images), (label_paths, labels))
     )
+    if len(label_ids) > len(image_ids) > 0 and all(any(i.startswith(f"{c}_") for c in image_ids) for i in label_ids):
+        found.faults.append(
+            f"--labels {labels}: {len(label_ids)} files for {len(image_ids)} images, one mask a class as it seems; one "
+            "label map a case is needed (TotalSegmentator writes it with --ml)"
+        )
+        return found
     if images and labels:
         found.faults += [
             f"{image_ids[i]}: no label for case {i!r}" for i in sorted(image_ids.keys() - label_ids.keys())

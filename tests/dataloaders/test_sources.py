@@ -133,3 +133,13 @@ def test_label_maps_and_scans_of_one_name_are_told_apart(tmp_path: Path) -> None
     assert [scan.name("dseg") for scan in scans] == ["bert/mri/orig_dseg", "fsaverage/mri/orig_dseg"]
     (alone,), _ = find_scans([tmp_path / "bert/mri/orig.mgz"], (), ["T1w"])
     assert alone.name("dseg") == "orig_dseg"
+
+
+def test_masks_of_single_classes_are_told(tmp_path: Path) -> None:
+    touch(
+        tmp_path,
+        *(f"s{i}/{name}.nii.gz" for i in (1, 2) for name in ("ct", "segmentations/liver", "segmentations/aorta")),
+    )
+    found = find_pairs(str(tmp_path / "*/ct.nii.gz"), str(tmp_path / "*/segmentations/*.nii.gz"), "CT", None, None)
+    (fault,) = found.faults
+    assert "4 files for 2 images, one mask a class as it seems" in fault
