@@ -42,6 +42,10 @@ from models.base import Method
 from models.segmenter import Segmenter
 from spec import DataSpec
 
+# in results folders, by this command, evaluate.py and lesion scores; whoever adds files of a new name adds them here
+WRITTEN = {FILE_NAME, "label", "generated", "groundtruth", "filled", "predictions", "volumes", "training_log.jsonl"}
+WRITTEN |= {"metrics.json", "metrics.csv", "summary.csv", "lesion_regions.json", "lesion_regions.csv", "shards"}
+
 
 def test(config: TestConfig) -> Path:
     """Weights + labels -> images on disk -> metrics; returns the results folder."""
@@ -252,6 +256,10 @@ def refuse_other_results(out: Path, made_from: dict[str, Any], overwrite: bool) 
     provenance = Manifest.load(out, histograms=False).provenance if (out / FILE_NAME).is_file() else {}
     if provenance.get("kind") not in ("results", "segmentation"):
         raise ValueError(f"{out} exists and is not a results folder; choose another --results_dir")
+    if foreign := sorted(p.name for p in out.iterdir() if p.name not in WRITTEN and not p.name.startswith(".")):
+        raise ValueError(
+            f"{out} would be replaced, but holds what test.py did not write, move it: {', '.join(foreign)}"
+        )
     if overwrite:
         return
     old = provenance.get("made_from", {})

@@ -26,6 +26,7 @@ from dataloaders.labels import LabelTable, id_type
 from dataloaders.manifest import Case, Geometry, Manifest, Slice, affine_rows, case_from_dict, slice_name
 from dataloaders.nifti import write_volume
 from dataloaders.slices import Frame, write_slice
+from decoding import decode
 from engine.files import atomic_path, read_json, write_json, write_text
 from engine.locks import lock_folder
 from models.gmm.params import Params
@@ -68,6 +69,10 @@ def _check_ours(out: Path, settings: str) -> None:
     content = list(out.iterdir()) if out.is_dir() else []  # before looking for the settings, which are written first
     if any(path.name[0] != "." for path in content) and not (out / settings).is_file():
         raise ValueError(f"--out {out} is not empty and was not written by this command; choose another folder")
+    if (out / settings).is_file():  # others have a settings.json too
+        found = read_json(out / settings)
+        if not isinstance(found, dict) or "schema" not in found or not isinstance(found.get("settings"), dict):
+            raise ValueError(f"{out / settings}: was not written by this command, or is damaged; choose another --out")
 
 
 def _claim_locked(
@@ -129,6 +134,18 @@ def read_record(path: Path | str) -> dict[str, Any]:
     wanted = {"schema", "number", "case", "settings", "map", "images", "labels", "params"}
     if not isinstance(record, dict) or not wanted <= set(record) or record["schema"] != SCHEMA:
         raise ValueError(f"{path}: no parameters of a synthetic image of scripts/generate.py")
+    kinds = {
+        "number": int,
+        "case": str,
+        "settings": str,
+        "map": dict[str, str],
+        "images": list[str],
+        "labels": list[str],
+    }
+    for key, kind in kinds.items():
+        decode(kind, record[key], f"{path}: {key}")
+    if not {"file", "sha256"} <= set(record["map"]):
+        raise ValueError(f"{path}: map: file or sha256 missing")
     return record
 
 

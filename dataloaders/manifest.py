@@ -258,7 +258,7 @@ def _slice(data: Any, histograms: bool = True) -> Slice:
         filled = data.get("filled", ())
         paths = [*([label] if label != "" else []), *images, *generated, *filled]  # a slice may have no label map
         lists = all(isinstance(files, (list, tuple)) for files in (images, generated, filled))
-        numbers = all(type(n) is int and n >= 0 for n in (index, *histogram.values()))
+        numbers = all(type(n) is int and 0 <= n < 2**63 for n in (index, *histogram.values()))
         fits = len(data) == 5 + ("filled" in data) and lists and numbers and all(type(path) is str for path in paths)
     except (KeyError, TypeError, AttributeError, ValueError):
         fits = False

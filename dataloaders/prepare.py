@@ -84,12 +84,13 @@ def prepare(o: PrepareOptions) -> Manifest | None:
     assert o.out is not None
     splits = _splits(o, found.cases)
     identity = _identity(o, found, all_facts, splits, plan.table)
+    mine = o.out.is_dir() and any(path.name != RESUME_FOLDER for path in o.out.iterdir())
     done = _claim_out(o.out, identity)
     if done is not None:
         print(f"{o.out}: already prepared with these options", flush=True)
         return done
     ours = {"identity.json", INSPECTED, LOCK}
-    fresh = part[1] == 1 and not any(path.name not in ours for path in (o.out / RESUME_FOLDER).iterdir())
+    fresh = part[1] == 1 and not mine and not any(path.name not in ours for path in (o.out / RESUME_FOLDER).iterdir())
     work = [(c, splits.get(c.patient), f.hashes, plan) for c, f in zip(found.cases, all_facts, strict=True)]
     try:
         in_order(_process_or_resume, work[part[0] :: part[1]], o.workers or cores(), "prepare")

@@ -167,7 +167,7 @@ def _check_settings(o: SeedOptions, settings: dict[str, Any]) -> None:
             raise ValueError(f"--out_path {out} is not empty and was not written by this command")
         return
     index = read_json(out / INDEX)
-    if not isinstance(index, dict) or not {"settings", "cases"} <= index.keys():
+    if not isinstance(index, dict) or "cases" not in index or not isinstance(index.get("settings"), dict):
         raise ValueError(f"{out / INDEX} was not written by this command; choose another --out_path")
     old = index["settings"]
     changed = [f"{key}: was {old.get(key)}, now {new}" for key, new in settings.items() if old.get(key) != new]

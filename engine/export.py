@@ -18,6 +18,7 @@ from engine.runlog import JSONL, read_log
 from spec import DataSpec
 
 CARD = "README.md"
+_SHA256 = "SHA-256 of the file"
 LIMITS_OF_IMAGES = (
     "Images are synthetic and not for diagnosis. They follow the scanners, protocols and patients of the training",
     "data, and may repeat features of single training images: whoever releases them must judge whether that is",
@@ -63,7 +64,7 @@ def export(o: ExportOptions) -> Path:
     weights = load_weights(run, o.ckpt_iter)
     trained = shareable(options.from_dict(weights.config), check_name(o.as_name or o.name, "--as_name"))
     folder = o.out / trained.name
-    if folder.is_dir() and any(folder.iterdir()) and not (o.overwrite and (folder / CARD).is_file()):
+    if folder.is_dir() and any(folder.iterdir()) and not (o.overwrite and _is_export(folder)):
         raise ValueError(f"{folder} is not empty; choose another --out or --as_name, or --overwrite an earlier export")
     released = replace(weights, config=options.to_dict(trained))
     path = weights_path(folder, "best")
@@ -71,6 +72,13 @@ def export(o: ExportOptions) -> Path:
         save_weights(path, released)
         write_text(folder / CARD, model_card(o, run, released, trained, path))
     return folder
+
+
+def _is_export(folder: Path) -> bool:
+    """Whether an export wrote the folder; others have a README.md too, and runs weights of that name."""
+    card = folder / CARD
+    ours = card.is_file() and _SHA256 in card.read_text(encoding="utf-8", errors="replace")
+    return ours and weights_path(folder, "best").is_file()
 
 
 def shareable(config: Config, name: str) -> Config:
@@ -100,7 +108,7 @@ def model_card(o: ExportOptions, run: Path, weights: Weights, trained: Config, p
         "Training data": o.data,
         "Licence of the weights": o.license,
         "Contact": o.contact,
-        "SHA-256 of the file": f"`{hashlib.sha256(path.read_bytes()).hexdigest()}`",
+        _SHA256: f"`{hashlib.sha256(path.read_bytes()).hexdigest()}`",
     }
     segments = trained.model == "segmenter"
     changed = options.differences(_preset(trained), options.to_dict(trained))

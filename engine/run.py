@@ -25,6 +25,7 @@ from dataloaders.overview import counted
 from dataloaders.segmentation_data import PatchLoader
 from dataloaders.unpaired import typical_windows
 from dataloaders.workers import WorkerLost
+from decoding import decode
 from engine import checkpoint, device, processes
 from engine.checkpoint import Weights
 from engine.command import DEFECT, code_of, message_of
@@ -183,7 +184,7 @@ class Run:
         self.lock = lock_folder(self.folder) if self.folder.is_dir() else None
         if path.is_file():
             if checkpoint.has_work(self.folder):  # a start that failed before it saved anything binds nobody
-                self._refuse_other_run(read_json(path), new)
+                self._refuse_other_run(_read_start(path), new)
         elif self.folder.is_dir() and any(child.name != LOCK for child in self.folder.iterdir()):
             raise ValueError(f"{self.folder} exists and is not a run folder; choose another --name")
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -708,3 +709,15 @@ def run_windows(weights: Weights, trained: Config) -> tuple[Window, ...]:
         f"the weights of {trained.name!r}, of an earlier version, do not say which units its images had, and its training "
         f"data {trained.dataroot} are not there as they were; train a little further, which writes the weights anew"
     )
+
+
+def _read_start(path: Path) -> dict[str, Any]:
+    """config.json of a run: its options and what it was trained on."""
+    try:
+        found = decode(dict[str, Any], read_json(path), "content")
+        config = decode(dict[str, Any], found.get("config"), "config")
+        decode(str, found.get("data"), "data")
+        decode(str, config.get("preset"), "config.preset")
+    except ValueError as error:
+        raise ValueError(with_path(path, error)) from None
+    return found

@@ -25,6 +25,7 @@ from dataloaders.nifti import NIFTI_SUFFIXES, VolumeError, file_sha256, write_vo
 from dataloaders.scans import MAX_GRID, ReadScan, Scan, find_scans, read_scan
 from dataloaders.segment_options import SegmentOptions
 from dataloaders.segmentation_task import SHOWN
+from decoding import decode
 from engine.files import csv_text, read_json, with_path, write_json, write_text
 from engine.preview import save_overlay
 from engine.progress import say, tracked
@@ -179,10 +180,13 @@ def _record(job: Job, scan: Scan) -> dict[str, Any] | None:
     """The .json file of a scan; None where there is none of ours."""
     path = job.path(scan, "dseg.json")
     try:
-        data = read_json(path) if path.is_file() else None
+        data = decode(dict[str, Any], read_json(path), str(path)) if path.is_file() else {}
+        for key in ("Volumes", "Probability") if data else ():
+            decode(dict[str, float], data.get(key, {}), key)
+        decode(str, data.get("Implausible", ""), "Implausible")
     except ValueError:
         return None
-    return data if isinstance(data, dict) and data.get("schema") == SCHEMA else None
+    return data if data.get("schema") == SCHEMA and "made_from" in data else None
 
 
 def _all_there(job: Job, scan: Scan) -> bool:
@@ -269,7 +273,7 @@ def volumes_csv(job: Job, scans: Sequence[Scan]) -> str:
     names = [label.name for label in job.labels if label.id]
 
     def row(record: Mapping[str, Any]) -> list[str]:
-        volumes = [record["Volumes"].get(name, 0.0) for name in names]
+        volumes = [record.get("Volumes", {}).get(name, 0.0) for name in names]
         return [*(f"{v:.1f}" for v in volumes), f"{sum(volumes):.1f}"]
 
     return _csv(job, scans, [*names, "total"], row)

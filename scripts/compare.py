@@ -14,7 +14,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from engine.command import exit_code
 from engine.locks import lock_place
 from evaluation.compare import load_entrants
-from evaluation.report import write_report
+from evaluation.report import refuse_foreign, write_report
 
 
 @dataclass(frozen=True)
@@ -37,6 +37,7 @@ def run() -> int:
     if len(options.results) < 1:
         print("error: name at least one results folder", file=sys.stderr)
         return 2
+    refuse_foreign(options.out)  # before any work
     with lock_place(options.out):
         path = write_report(load_entrants(list(options.results), options.weights), options.out, options.rank_by)
     print(f"report: {path.resolve()}")

@@ -8,7 +8,7 @@ from pathlib import Path
 from matplotlib import rc_context
 from matplotlib.figure import Figure
 
-from engine.files import atomic_path, write_json, write_text
+from engine.files import atomic_path, read_json, write_json, write_text
 from evaluation.compare import Entrant, metric_rows
 from evaluation.report import gallery, gather, pictures, ranked, volumes
 from evaluation.report.page import Content, render
@@ -32,6 +32,18 @@ def write_report(entrants: Sequence[Entrant], out: Path, rank_by: str = ranked.D
         path = out / "report.html"
         write_text(path, render(page))
     return path
+
+
+def refuse_foreign(out: Path) -> None:
+    """ValueError where the report would replace files of somebody else: those of a report have its compare.json."""
+    there = [path for path in (out / "compare.json", out / "report.html") if path.exists()]
+    try:
+        found = read_json(there[0]) if there else None
+    except ValueError:
+        found = None
+    schema = found.get("schema") if isinstance(found, dict) else None
+    if there and not str(schema).startswith("medsis-compare/"):
+        raise ValueError(f"{there[0]}: was not written by this command; choose another folder, or move it")
 
 
 def content(entrants: Sequence[Entrant], rank_by: str = ranked.DEFAULT) -> Content:

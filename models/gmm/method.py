@@ -80,13 +80,16 @@ class Gmm(Method):
 
         HU have a fixed window, which the priors must have too; images in arbitrary units have percentiles of their own.
         """
-        fixed = "window" in data.get("scale", {})
+        scale = data.get("scale", {}) if isinstance(data, dict) else None
+        if not isinstance(scale, dict):
+            raise ValueError("priors must be an object, as estimate_priors.py writes it")
+        fixed = "window" in scale
         physical = self.spec.channels[0].unit == "HU"
         if fixed != physical:
-            scale, needed = (
+            found, needed = (
                 ("a fixed window", "percentiles") if fixed else ("each image's percentiles", "--window LOW HIGH")
             )
-            raise ValueError(f"priors on the scale of {scale}; for these data estimate them with {needed}")
+            raise ValueError(f"priors on the scale of {found}; for these data estimate them with {needed}")
         self._keep(priors_for(data, self.scheme, self.spec.num_channels))
 
     def _keep(self, prior: FittedPrior) -> None:

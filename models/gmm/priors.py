@@ -268,15 +268,19 @@ class FittedPrior:
 
         ValueError for missing entries and for tables that are not numbers of shape (C, K), or (S, C, K) for deviations.
         """
+        if not isinstance(data, dict):
+            raise ValueError("priors must be an object, as estimate_priors.py writes it")
         absent = [key for key in ("channels", "names", *(field.name for field in fields(cls))) if key not in data]
         if absent:
             raise ValueError(f"priors lack {', '.join(absent)}")
+        if not isinstance(data["channels"], list) or not isinstance(data["names"], list):
+            raise ValueError("priors: channels and names must be lists")
         channels, names = tuple(map(str, data["channels"])), tuple(map(str, data["names"]))
         tensors = {}
         for field in fields(cls):
             try:
                 value = torch.tensor(data[field.name], dtype=torch.float32)
-            except (TypeError, ValueError):
+            except (TypeError, ValueError, OverflowError):
                 raise ValueError(f"priors: {field.name} is not a table of numbers") from None
             shape = (len(channels), len(names))
             deviations = field.name.endswith("deviations")

@@ -1,0 +1,139 @@
+"""What a user keeps beside our files is never replaced or removed, and damaged records of ours are told in one line."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from dataloaders.generated_files import claim, read_record
+from dataloaders.manifest import Manifest
+from dataloaders.prepare import PrepareOptions, prepare
+from engine.export import CARD, ExportOptions, export
+from engine.run import _read_start
+from evaluation.report import refuse_foreign
+from models.gmm.priors import FittedPrior
+from test import refuse_other_results
+from tests.toy import phantom, prepared_folder, save_nifti
+from tests.toy_results import noisy, write_results
+
+
+def test_notes_in_a_results_folder_are_kept(tmp_path: Path) -> None:
+    folder = write_results(tmp_path / "r", noisy(0.1), patients=1, slices=1, channels=("CT",), size=(16, 16))
+    (folder / "metrics.json").write_text("{}")
+    refuse_other_results(folder, {}, overwrite=True)
+    (folder / "notes.txt").write_text("mine")
+    for overwrite in (False, True):
+        with pytest.raises(ValueError, match=r"did not write, move it: notes\.txt"):
+            refuse_other_results(folder, {}, overwrite)
+
+
+def test_a_report_replaces_reports_alone(tmp_path: Path) -> None:
+    refuse_foreign(tmp_path)
+    (tmp_path / "report.html").write_text("mine")
+    with pytest.raises(ValueError, match=r"report\.html: was not written by this command"):
+        refuse_foreign(tmp_path)
+    (tmp_path / "compare.json").write_text('{"schema": "medsis-compare/1"}')
+    refuse_foreign(tmp_path)
+    (tmp_path / "compare.json").write_text("[1]")
+    with pytest.raises(ValueError, match=r"compare\.json: was not written by this command"):
+        refuse_foreign(tmp_path)
+
+
+@pytest.mark.parametrize("content", ["{}", "[]", "5", '{"settings": 5, "schema": ""}', '{"settings": {"editor": 1}}'])
+def test_a_settings_file_of_another_program_is_refused(content: str, tmp_path: Path) -> None:
+    (tmp_path / "settings.json").write_text(content)
+    with pytest.raises(ValueError, match=r"settings\.json: was not written by this command"):
+        claim(tmp_path, {"a": 1}, "d", {}, overwrite=True)
+    assert (tmp_path / "settings.json").read_text() == content
+
+
+def test_a_failed_preparation_leaves_what_it_did_not_write(tmp_path: Path) -> None:
+    label, image = phantom(0, (24, 24, 12))
+    save_nifti(tmp_path / "images" / "a.nii.gz", image)
+    save_nifti(tmp_path / "labels" / "a.nii.gz", label.astype(np.uint8))
+    out = tmp_path / "out"
+    o: dict[str, Any] = {
+        "format": "pairs",
+        "images": str(tmp_path / "images"),
+        "labels": str(tmp_path / "labels"),
+        "out": out,
+    }
+    empty = PrepareOptions(**o, min_foreground=1.0, split=(1, 0, 0), workers=1)
+    with pytest.raises(ValueError, match="no slice has"):
+        prepare(empty)
+    assert not out.exists()
+    (out / ".work").mkdir(parents=True)
+    (out / "notes.txt").write_text("mine")
+    with pytest.raises(ValueError, match="is not empty"):
+        prepare(empty)
+    assert (out / "notes.txt").read_text() == "mine"
+
+
+@pytest.mark.parametrize("weights", [False, True])
+def test_an_export_replaces_exports_alone(weights: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = tmp_path / "out" / "exp"
+    folder.mkdir(parents=True)
+    (folder / CARD).write_text("mine")
+    if weights:  # a run with notes
+        (folder / "weights-best.safetensors").write_text("mine")
+    monkeypatch.setattr("engine.export.weights_folder", lambda *_: tmp_path)
+    monkeypatch.setattr(
+        "engine.export.load_weights", lambda *_: type("W", (), {"config": {"name": "x", "dataroot": ""}})
+    )
+    with pytest.raises(ValueError, match="is not empty"):
+        export(ExportOptions(name="exp", out=tmp_path / "out", overwrite=True))
+    assert (folder / CARD).read_text() == "mine"
+
+
+SAMPLE = {
+    "schema": "medsis-samples/1",
+    "number": 3,
+    "case": "c",
+    "settings": "d",
+    "map": {"file": "m", "sha256": "0"},
+    "images": ["images/c.nii.gz"],
+    "labels": ["labels/c.nii.gz"],
+    "params": {},
+}
+
+
+@pytest.mark.parametrize(
+    ("key", "other"), [("map", True), ("map", {}), ("images", [-1]), ("labels", True), ("number", "")]
+)
+def test_a_damaged_record_of_a_sample_is_told(key: str, other: Any, tmp_path: Path) -> None:
+    path = tmp_path / "3.json"
+    path.write_text(json.dumps(SAMPLE))
+    assert read_record(path)["number"] == 3
+    path.write_text(json.dumps(SAMPLE | {key: other}))
+    with pytest.raises(ValueError, match=rf"3\.json: {key}"):
+        read_record(path)
+
+
+@pytest.mark.parametrize("content", ["5", "{}", '{"config": 5, "data": ""}', '{"config": {"preset": "demo"}}'])
+def test_a_damaged_start_of_a_run_is_told(content: str, tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text(content)
+    with pytest.raises(ValueError, match=r"config\.json: "):
+        _read_start(tmp_path / "config.json")
+
+
+def test_damaged_priors_are_told() -> None:
+    table = {key: [[1.0]] for key in ("mean_center", "mean_spread", "std_center", "std_spread")}
+    deviations = {key: [[[1.0]]] for key in ("mean_deviations", "std_deviations")}
+    good = {"channels": ["a"], "names": ["b"], **table, **deviations}
+    FittedPrior.from_dict(good)
+    for bad in (5.0, good | {"channels": 5}, good | {"std_spread": [[10**400]]}):
+        with pytest.raises(ValueError, match="priors"):
+            FittedPrior.from_dict(bad)  # type: ignore[arg-type]
+
+
+def test_a_slice_number_that_no_table_holds(tmp_path: Path) -> None:
+    root = prepared_folder(tmp_path / "data", patients=3, slices=1, size=16)
+    data = json.loads((root / "manifest.json").read_text())
+    data["cases"][0]["slices"][0]["index"] = 10**400
+    (root / "manifest.json").write_text(json.dumps(data))
+    with pytest.raises(ValueError, match=r"manifest\.json: slice .* index and numbers"):
+        Manifest.load(root)
