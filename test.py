@@ -54,11 +54,12 @@ def test(config: TestConfig) -> Path:
     trained, spec = options.from_dict(weights.config), DataSpec.from_dict(weights.spec)
     if trained.model == "segmenter":
         return test_segmenter(config, run_folder, weights)
-    if config.metrics != "none":
-        check_metrics(config.metrics, config.weights)  # before any work
     assert config.dataroot is not None
     data = load_manifest(config.dataroot)
     data.refuse_bare(config.dataroot, config.phase, "label map")
+    scored = config.metrics != "none" and any(item.images for case in data.split(config.phase) for item in case.slices)
+    if scored:
+        check_metrics(config.metrics, config.weights)  # before any work
     if trained.unpaired or not data.spec.channels:
         data = as_label_source(data, spec, run_windows(weights, trained))
     check_same_spec(spec, data.spec, config)
@@ -99,14 +100,12 @@ def test(config: TestConfig) -> Path:
             "environment": device.environment(target),
         }
     )
-    if config.metrics == "none":
-        return out
-    if any(item.images for case in data.split(config.phase) for item in case.slices):
+    if scored:
         print(format_table(evaluate_results(out, config.metrics, config.weights, str(target), progress=True)))
         lesions = evaluate_lesion_regions(out)
         if lesions is not None:
             print(format_regions(lesions))
-    else:
+    elif config.metrics != "none":
         print(f"the {config.phase} split has no real images, so there is nothing to evaluate against: no metrics")
     return out
 
@@ -265,7 +264,10 @@ def refuse_other_results(out: Path, made_from: dict[str, Any], overwrite: bool) 
     old = provenance.get("made_from", {})
     changed = [key for key, value in made_from.items() if old.get(key) != value]
     if changed:
-        raise ValueError(f"{out} holds results with other {', '.join(changed)}; give --overwrite to replace them")
+        raise ValueError(
+            f"{out} holds results with other {', '.join(changed)}; give --overwrite to replace them, "
+            "or another --results_dir"
+        )
 
 
 def main() -> int:

@@ -52,7 +52,7 @@ def convert_folder(o: PrepareOptions) -> Manifest | None:
         size = next(iter(found.sizes))
         channels = (Channel(o.channel),) if found.bits else ()
         labels = table.labels if found.look.counts else ()
-        about = {"kind": "data", "split": "as in the source folder", "patients": rule.text}
+        about = {"kind": "data", "split": "the source folder", "patients": rule.text}
         manifest = Manifest(DataSpec(labels, channels, (size[0], size[1])), tuple(done), about)
         manifest.save(folder)
     return manifest

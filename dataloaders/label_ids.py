@@ -148,7 +148,10 @@ def _advice(
 
 def names_within(path: Path) -> tuple[dict[int, str], str] | None:
     """Names by id in the header of a NIfTI file that can be read, as TotalSegmentator writes them; None without."""
-    names = header_names(nib.load(path).header) if path.name.endswith(NIFTI_SUFFIXES) else {}
+    try:
+        names = header_names(nib.load(path).header) if path.name.endswith(NIFTI_SUFFIXES) else {}
+    except nib.spatialimages.HeaderDataError:  # damaged extensions, which cost nothing but the names
+        names = {}
     return (names, "its header") if names else None
 
 

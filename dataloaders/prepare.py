@@ -351,7 +351,7 @@ def _refuse(out: Path, old: dict[str, Any], new: dict[str, Any]) -> None:
     changed = [f"--{key}: was {old.get(key)}, now {new.get(key)}" for key in new if old.get(key) != new[key]]
     raise ValueError(
         f"--out {out} holds data prepared with other options or sources; choose another folder or delete it:\n  "
-        + "\n  ".join(changed or ["the source files are not the same"])
+        + "\n  ".join(changed or ["the source files, or the names of their labels, are not the same"])
     )
 
 

@@ -161,9 +161,8 @@ def check_options(o: PrepareOptions) -> None:
     if o.format is None or (o.out is None and not o.dry_run):
         raise ValueError("give --format and --out (or --check DIR to check a prepared folder)")
     if o.format == "pairs" and (o.images if o.half == "images" else o.labels or o.images) is None:
-        raise ValueError(
-            f"--format pairs needs {'--images' if o.half == 'images' else '--images and --labels, or one of them'}"
-        )
+        needed = "--images" if o.half == "images" else "--images and --labels, or one of them"
+        raise ValueError(f"--format pairs needs {needed}" + ("; it does not read --source" if o.source else ""))
     _check_half(o)
     if o.format in ("nnunet", "synthrad2023", "bids", "png"):
         if o.source is None:

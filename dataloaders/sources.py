@@ -114,6 +114,11 @@ def find_pairs(
     found = Found(channels=(channel,) if images else ())
     image_paths, label_paths = (_volumes(where) if where else [] for where in (images, labels))
     found.notes += _not_read(images, labels)
+    if both := sorted({*image_paths} & {*label_paths}):
+        raise ValueError(
+            f"--images {images} and --labels {labels} name the same files ({both[0]}, …); give a quoted pattern for each, "
+            f"such as '{both[0].parent}/*_ct.nii.gz' and '{both[0].parent}/*_seg.nii.gz'"
+        )
     for flag, where, paths in (("images", images, image_paths), ("labels", labels, label_paths)):
         if where and not paths:
             hint = (

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from dataloaders.overview import counted
 from engine.files import csv_text
 
 SUMMARY_FIELDS = (
@@ -48,8 +49,8 @@ def format_table(result: dict[str, Any]) -> str:
     """Table for the console."""
     n = result["n"]
     by = result.get("settings", {}).get("patients")
-    patients = f"{n['patients']} patients" + (f" (by {by})" if by else "")
-    lines = [f"{n['slices']} slices, {n['cases']} cases, {patients}"]
+    sizes = ", ".join(counted(n[f"{noun}s"], noun) for noun in ("slice", "case", "patient"))
+    lines = [sizes + (f" (patients: {by})" if by else "")]
     width = max(len(key) for key in result["metrics"])
     for key, entry in result["metrics"].items():
         lines.append(f"  {key:<{width}}  {_value(key.partition('/')[0], entry)}")

@@ -58,6 +58,7 @@ def test_ids_spread_over_grey_values_are_refused_and_converted(tmp_path: Path, f
     assert f"--format png --source {root} --out DIR makes them 0..{highest // factor}" in str(error.value)
     assert not (root / FILE_NAME).exists()
     manifest = convert(root, tmp_path / "out")
+    assert "split by the source folder" in overview(manifest)
     assert [label.source for label in manifest.spec.labels] == [(i,) for i in range(0, highest + 1, factor)]
     assert np.array_equal(read_png(tmp_path / "out/train/labels/x2.png"), labels[2] // factor)
     loaded = load_manifest(tmp_path / "out")

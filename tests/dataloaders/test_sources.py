@@ -45,6 +45,12 @@ def test_one_patient_has_the_name_that_it_has_among_others(tmp_path: Path) -> No
     assert ([case.id for case in found.cases], found.faults) == (["p1"], [])
 
 
+def test_one_folder_given_twice_is_one_line(tmp_path: Path) -> None:
+    touch(tmp_path, "a_ct.nii.gz", "a_seg.nii.gz")
+    with pytest.raises(ValueError, match=r"name the same files \(.*a_ct.nii.gz, …\); give a quoted pattern for each"):
+        find_pairs(str(tmp_path), str(tmp_path), "CT", None, None)
+
+
 def test_sessions_count_where_they_differ(tmp_path: Path) -> None:
     touch(tmp_path, "a/1/ct.nii.gz", "a/2/ct.nii.gz", "b/1/ct.nii.gz")
     found = find_pairs(str(tmp_path / "*/*/ct.nii.gz"), None, "CT", None, None)

@@ -169,6 +169,8 @@ def test_missing_weights_give_null_and_a_reason(tmp_path: Path, capsys: pytest.C
     assert result["metrics"]["fid/CT"]["reason"] == "weights missing: pt_inception-2015-12-05-6726825d.pth"
     assert capsys.readouterr().err.count("warning: fid") == 1
     table = format_table(result)
+    one = format_table(result | {"n": {"slices": 3, "cases": 1, "patients": 1}})
+    assert one.splitlines()[0] == "3 slices, 1 case, 1 patient (patients: as in the manifest)"
     assert "n/a" in table
     assert "fid/CT" not in headline(result)
     assert headline(result)["wasserstein"] > 0
