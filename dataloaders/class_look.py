@@ -18,8 +18,9 @@ LARGEST = 16  # ids up to which gaps between them are no sign of anything
 class ClassLook:
     """Ids of one or several label maps.
 
-    counts: pixels of each id. seen, lone: pixels of each that were looked at, and those of them that are alone, with fewer
-    than two equal ones among the four neighbours in their plane.
+    counts: pixels of each id. seen, lone: pixels of each that were looked at, and those of them that are alone between
+    others: with fewer than two equal ones among the four neighbours in their plane, of which opposite ones differ both ways
+    (those of a small organ within one other thing do not).
     """
 
     counts: dict[int, int] = field(default_factory=dict)
@@ -37,8 +38,13 @@ class ClassLook:
             same = planes[low] == planes[high]
             equal[low] += same
             equal[high] += same
+        lone = equal < 2
+        for axis in (0, 1):
+            last = planes.shape[axis] - 1
+            before, after = (np.clip(np.arange(last + 1) + step, 0, last) for step in (-1, 1))
+            lone &= planes.take(before, axis) != planes.take(after, axis)
         _sum(self.seen, counts if planes.size == ids.size else count_labels(planes))
-        _sum(self.lone, count_labels(planes[equal < 2]))
+        _sum(self.lone, count_labels(planes[lone]))
         return counts
 
     def fault(self, levels: int) -> str:

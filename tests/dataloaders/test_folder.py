@@ -70,6 +70,14 @@ def test_few_gaps_between_ids_are_fine(tmp_path: Path) -> None:
     assert load_manifest(plain(tmp_path, labels)).spec.num_labels == 8
 
 
+def test_organs_of_one_pixel_or_a_few_are_fine(tmp_path: Path) -> None:
+    labels = np.where(LABEL[8:16] > 0, 1, 0)
+    for organ in range(2, 14):  # of 1, 2 and 3 pixels
+        for pixel in range(organ % 3 + 1):
+            labels[:, 2 + 4 * (organ // 7) + pixel // 2, 4 * (organ % 7) + 2 + pixel % 2] = organ
+    assert load_manifest(plain(tmp_path, labels)).spec.num_labels == 14
+
+
 def test_interpolated_masks_and_exchanged_folders_are_refused(tmp_path: Path) -> None:
     mask = (LABEL[8:16] > 0) * 255.0
     turned = np.stack([ndimage.rotate(m, 20, reshape=False, order=1) for m in mask]).clip(0, 255)
