@@ -271,13 +271,16 @@ def find_bids(
     found = Found()
     found.notes += _not_read(source, below=True)
     filters = _filters(wanted)
+    excluded: set[str] = set()
 
     def grouped(files: Iterable[Path], faults: list[str]) -> dict[str, list[Path]]:
         """Case -> files."""
         cases: dict[str, list[Path]] = {}
         for path in files:
-            case = _bids_case(path, faults)
-            if case is not None and not {case, case.partition("_")[0]} & {*exclude} and _passes(path, filters):
+            name = _bids_case(path)
+            if names := {name, name.partition("_")[0]} & {*exclude}:
+                excluded.update(names)
+            elif (case := _safe_id(name, path, faults)) is not None and _passes(path, filters):
                 cases.setdefault(case, []).append(path)
         return cases
 
@@ -286,6 +289,7 @@ def find_bids(
     pictures = grouped((path for path, image in zip(files, is_image, strict=True) if image), found.faults)
     others = [path for path, image in zip(files, is_image, strict=True) if not image and only != "images"]
     masks = grouped(others + (_subjects_files(brain_masks) if brain_masks else []), [])
+    found.notes += [f"exclude {name}: no such subject or case" for name in exclude if name not in excluded]
     by_case = {case: {_suffix(path) for path in paths} for case, paths in pictures.items()} if only != "labels" else {}
     shared = sorted(set.intersection(*by_case.values())) if by_case else []
     found.channels = () if only == "labels" else tuple(modalities) or tuple(shared)
@@ -336,10 +340,10 @@ def _entities(path: Path) -> dict[str, str]:
     return dict(part.split("-", 1) for part in stem(path).split("_") if "-" in part)
 
 
-def _bids_case(path: Path, faults: list[str]) -> str | None:
+def _bids_case(path: Path) -> str:
     entities = _entities(path)
     session = f"_ses-{entities['ses']}" if "ses" in entities else ""
-    return _safe_id(f"sub-{entities['sub']}{session}", path, faults)
+    return f"sub-{entities['sub']}{session}"
 
 
 def _filters(wanted: Sequence[str]) -> dict[str, str]:

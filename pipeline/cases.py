@@ -59,7 +59,7 @@ def _bids_cases(o: InputOptions) -> list[Case]:
     if found.faults:
         raise ValueError(f"input.source = {o.source}: {'; '.join(listed(found.faults))}")
     for note in found.notes:
-        if "--bids_filter" in note:
+        if "--bids_filter" in note or note.startswith("exclude "):
             warn_once(note.replace("--bids_filter", "input.filter"))
     patients = sorted({case.patient for case in found.cases})
     unknown = sorted(set(o.subjects) - set(patients))

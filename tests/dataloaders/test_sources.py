@@ -122,8 +122,11 @@ def test_what_is_excluded_is_not_looked_at(tmp_path: Path) -> None:
     root = touch(tmp_path, *(f"sub-0{i}/ses-{s}/anat/sub-0{i}_ses-{s}_T1w.nii.gz" for i in (1, 2) for s in (1, 2)))
     touch(root, "sub-03/anat/sub-03 copy_T1w.nii.gz", "sub-04/anat/sub-04_T2w.nii.gz")
     assert find_bids(root, [], None, None).faults
-    found = find_bids(root, [], None, None, exclude=["sub-03 copy", "sub-04", "sub-02_ses-1", "sub-03"])
+    found = find_bids(root, [], None, None, exclude=["sub-03 copy", "sub-04", "sub-02_ses-1"])
     assert [case.id for case in found.cases] == ["sub-01_ses-1", "sub-01_ses-2", "sub-02_ses-2"]
+    assert not found.faults + [note for note in found.notes if note.startswith("exclude ")]
+    found = find_bids(root, [], None, None, exclude=["sub-03 copy", "sub-04", "sub-2", "sub-01_ses-1"])
+    assert "exclude sub-2: no such subject or case" in found.notes
 
 
 def test_a_bad_filter_is_one_line(tmp_path: Path) -> None:
