@@ -79,6 +79,9 @@ def read_ids(
         notes.append(
             f"ids read {how}; --label_ids class would read them as the run's class ids 0 to {spec.num_labels - 1}"
         )
+    if not names:  # fitting ids may mean something else: what they were taken for is to be seen
+        taken = [f"{i} {label.name}" for label in labels[1:] for i in label.source if i in counts]
+        how += ": " + ", ".join(taken[:_SHOWN]) + (f", … ({len(taken)} in all)" if len(taken) > _SHOWN else "")
     return Reading(how, table, tuple(notes))
 
 

@@ -43,6 +43,8 @@ def sources(path: Path, ids: set[int], **options: object) -> dict[str, list[int]
 
 
 def test_ids_of_the_training_are_read_as_such(map_: Path) -> None:
+    reading = read_ids(map_, {0: 9, 5: 1, 30: 1}, SPEC)  # what ids are taken for is said, for the eye to catch
+    assert reading.how == "as ids of the training's label maps: 5 liver, 30 right_kidney"
     found = sources(map_, {5, 30, 9})
     assert found == {"liver": [5], "left_kidney": [], "right_kidney": [30], "label_9": [9], "body_unlabelled": []}
 
