@@ -8,6 +8,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+from matplotlib.figure import Figure
+from matplotlib.patches import Circle
 
 from dataloaders.generated_files import claim, read_record
 from dataloaders.manifest import Manifest
@@ -15,6 +17,7 @@ from dataloaders.prepare import PrepareOptions, prepare
 from engine.export import CARD, ExportOptions, export
 from engine.run import _read_start
 from evaluation.report import refuse_foreign
+from evaluation.report.panels import svg
 from models.gmm.priors import FittedPrior
 from test import refuse_other_results
 from tests.toy import phantom, prepared_folder, save_nifti
@@ -137,3 +140,15 @@ def test_a_slice_number_that_no_table_holds(tmp_path: Path) -> None:
     (root / "manifest.json").write_text(json.dumps(data))
     with pytest.raises(ValueError, match=r"manifest\.json: slice .* index and numbers"):
         Manifest.load(root)
+
+
+def test_ids_of_clip_paths_are_those_of_the_next_time() -> None:
+    def drawn() -> bytes:
+        figure = Figure()
+        axes = figure.add_subplot()
+        axes.plot([0, 1])[0].set_clip_path(Circle((0.5, 0.5), 0.2))
+        return svg(figure)
+
+    kept = [drawn() for _ in range(4)]
+    assert len(set(kept)) == 1
+    assert b"url(#clip0)" in kept[0]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import math
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
@@ -222,7 +223,12 @@ def svg(figure: Figure) -> bytes:
     # Text stays text, to be edited in a paper's layout; fixed ids and no date, so that equal results give equal files.
     with rc_context({"svg.fonttype": "none", "svg.hashsalt": "medsis"}):
         figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})
-    return buffer.getvalue().replace(b"'DejaVu Sans'", FONTS.encode())
+    text = buffer.getvalue().replace(b"'DejaVu Sans'", FONTS.encode())
+    for n, name in enumerate(
+        re.findall(rb'<clipPath id="(\w+)"', text)
+    ):  # of some, matplotlib takes them from addresses
+        text = text.replace(b'"' + name + b'"', b'"clip%d"' % n).replace(b"#" + name + b")", b"#clip%d)" % n)
+    return text
 
 
 def png(figure: Figure, dpi: int = 200) -> bytes:
