@@ -57,11 +57,11 @@ def test(config: TestConfig) -> Path:
     assert config.dataroot is not None
     data = load_manifest(config.dataroot)
     data.refuse_bare(config.dataroot, config.phase, "label map")
+    if trained.unpaired or not data.spec.channels:
+        data = as_label_source(data, spec, run_windows(weights, trained))
     scored = config.metrics != "none" and any(item.images for case in data.split(config.phase) for item in case.slices)
     if scored:
         check_metrics(config.metrics, config.weights)  # before any work
-    if trained.unpaired or not data.spec.channels:
-        data = as_label_source(data, spec, run_windows(weights, trained))
     check_same_spec(spec, data.spec, config)
     resampled = label_ids(config.resample, spec)
     method, target = load_method(config, weights, trained, spec)
