@@ -224,8 +224,9 @@ def _segment_one(job: Job, scan: Scan) -> dict[str, Any]:
     voxel = float(abs(np.linalg.det(read.affine[:3, :3])))
     volumes = {item.name: float((label == item.id).sum() * voxel) for item in job.labels if item.id}
     sure = {item.name: float(probability[label == item.id].mean()) for item in job.labels if (label == item.id).any()}
-    strange = implausible(volumes | {SHOWN: float(shown(read.image).sum() * voxel)}, job.expected)
-    if strange and not job.options.crop:
+    expected = {} if job.options.crop else job.expected  # a box has less than a scan
+    strange = implausible(volumes | {SHOWN: float(shown(read.image).sum() * voxel)}, expected)
+    if strange:
         say(f"warning: {scan.files[0]}: {strange}")
     return {
         "schema": SCHEMA,
@@ -234,7 +235,7 @@ def _segment_one(job: Job, scan: Scan) -> dict[str, Any]:
         "LabelMap": {label.name: label.id for label in job.labels},
         "Volumes": volumes,
         "Probability": sure,
-        "Implausible": "" if job.options.crop else strange,
+        "Implausible": strange,
     }
 
 
