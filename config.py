@@ -36,6 +36,8 @@ class Config:
     """Name of the run; everything it writes goes to <checkpoints_dir>/<name>."""
     dataroot: Path
     """Folder written by scripts/prepare_data.py, or one with {train,val,test}/{images,labels}/X.png, or label maps."""
+    patient_regex: str | None = None
+    """Plain PNG folders: regular expression whose first group is the patient within a file name."""
     model: Literal["oasis", "spade", "gmm", "lesion", "segmenter"] = "oasis"
     """Method."""
     preset: Literal["oasis", "spade", "salem2019", "lesion", "small", "demo", "brain", "synthseg", "fetalsynthseg"] = (
@@ -130,6 +132,8 @@ class TestConfig:
     """Name of the run to test."""
     dataroot: Path | None = None
     """Prepared data, with images or label maps alone; labels are found by name among the training's. Or give --labels."""
+    patient_regex: str | None = None
+    """Plain PNG folders: regular expression whose first group is the patient within a file name; default as in training."""
     labels: Path | None = None
     """Label maps without images, instead of --dataroot: a NIfTI or .mgz file, a folder (of BIDS its *_dseg), a .txt list."""
     out: Path | None = None
@@ -177,7 +181,18 @@ class TestConfig:
 # Options that may differ when a run is resumed: they change neither the model nor what it learns from. Folders may move;
 # the data themselves are compared by their fingerprints.
 RUNTIME_OPTIONS = frozenset(
-    {"name", "dataroot", "checkpoints_dir", "preset", "gpu_ids", "num_workers", "cache_gb", "num_epochs", "metrics"}
+    {
+        "name",
+        "dataroot",
+        "patient_regex",
+        "checkpoints_dir",
+        "preset",
+        "gpu_ids",
+        "num_workers",
+        "cache_gb",
+        "num_epochs",
+        "metrics",
+    }
     | {"continue_train", "which_iter", "weights", "eval_slices", "tuned", "compile", "stop_patience"}
     | {"oasis.images_from", "segmenter.label_maps", "segmenter.seeds", "segmenter.lesions", "segmenter.results"}
     | {"segmenter.patience", "segmenter.overlap", "segmenter.epoch_samples"}
@@ -427,7 +442,10 @@ def _check_source(config: TestConfig) -> None:
         raise ValueError("--label_map and --label_ids: a table says by name what ids mean; give one of them")
     foreign, other = ["out", "label_map", "label_ids", "unknown_labels", "shard"], "--labels"
     if config.labels is not None:
-        foreign, other = ["phase", "inputs", "volumes", "metrics", "weights", "results_dir"], "--dataroot"
+        foreign, other = (
+            ["patient_regex", "phase", "inputs", "volumes", "metrics", "weights", "results_dir"],
+            "--dataroot",
+        )
     for option in fields(config):
         given = getattr(config, option.name)
         if option.name in foreign and given != option.default and (option.name, given) != ("metrics", "none"):

@@ -55,7 +55,7 @@ def test(config: TestConfig) -> Path:
     if trained.model == "segmenter":
         return test_segmenter(config, run_folder, weights)
     assert config.dataroot is not None
-    data = load_manifest(config.dataroot)
+    data = load_manifest(config.dataroot, patient_regex=config.patient_regex)
     data.refuse_bare(config.dataroot, config.phase, "label map")
     if trained.unpaired or not data.spec.channels:
         data = as_label_source(data, spec, run_windows(weights, trained))
@@ -168,7 +168,7 @@ def test_segmenter(config: TestConfig, run_folder: Path, weights: Weights) -> Pa
     """Weights + images -> predicted label maps in the sources' geometry -> Dice, HD95 and volumes."""
     trained, spec = options.from_dict(weights.config), DataSpec.from_dict(weights.spec)
     assert config.dataroot is not None
-    data = load_manifest(config.dataroot)
+    data = load_manifest(config.dataroot, patient_regex=config.patient_regex)
     cases = [case for case in data.split(config.phase) if any(item.images for item in case.slices)]
     if not cases:
         raise ValueError(f"{config.dataroot}: the split {config.phase!r} has no images to segment")

@@ -24,7 +24,7 @@ from models.segmenter import Segmenter
 
 def load_data(config: Config) -> tuple[Manifest, Manifest | None]:
     """The data to synthesise, and for unpaired training those that the real images come from."""
-    data = load_manifest(config.dataroot, histograms=config.model == "lesion")
+    data = load_manifest(config.dataroot, config.model == "lesion", config.patient_regex)
     for split in ("train", "val"):
         data.refuse_bare(config.dataroot, split, "label map")
     if not config.unpaired:

@@ -25,6 +25,16 @@ def visible(folder: Path, flag: str, suffixes: str | tuple[str, ...]) -> list[Pa
     return files_in(folder, suffixes)
 
 
+def without_twins(paths: Sequence[Path]) -> list[Path]:
+    """The files; ValueError where two of a folder differ in their suffix alone (x.nii, x.nii.gz): one would count twice."""
+    found: dict[Path, Path] = {}
+    for path in paths:
+        other = found.setdefault(path.parent / stem(path), path)
+        if other is not path:
+            raise ValueError(f"{path.parent}: both {other.name} and {path.name}; remove one")
+    return list(paths)
+
+
 def case_names(paths: Sequence[Path], where: str = "") -> list[str]:
     """Names of cases: the files' stems, or with one folder a patient the parts of the paths that differ.
 

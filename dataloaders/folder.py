@@ -28,24 +28,32 @@ MAX_LABELS = 512  # more ids than that means intensities were given as labels
 _unwritten: dict[Path, Manifest] = {}  # inferred from folders that cannot be written
 
 
-def load_manifest(dataroot: Path, histograms: bool = True) -> Manifest:
+def load_manifest(dataroot: Path, histograms: bool = True, patient_regex: str | None = None) -> Manifest:
     """The manifest of a prepared folder; a folder of PNG slices gets one inferred and written where that can be done.
 
-    Patients and files in several splits are said. histograms: see `Manifest`.
+    Patients and files in several splits are said. histograms: see `Manifest`. patient_regex: whose slices the files of a
+    PNG folder are, see `PatientRule`; without it as the manifest that was inferred says, if there is one.
     Raises ValueError listing all mismatches of such a folder, or naming the folder where it is neither.
     """
-    if (dataroot / FILE_NAME).is_file():
-        manifest = Manifest.load(dataroot, histograms)
-        if "inferred" in manifest.provenance and not _is_of(Manifest.load(dataroot), dataroot):
+    manifest = Manifest.load(dataroot, histograms) if (dataroot / FILE_NAME).is_file() else None
+    if manifest is not None and "inferred" in manifest.provenance:
+        if not _is_of(Manifest.load(dataroot), dataroot):
             raise ValueError(f"{dataroot}: files changed since {FILE_NAME} was inferred from them; delete it to go on")
-    elif is_plain(dataroot):
-        manifest = infer_manifest(dataroot)
+        if patient_regex is not None and manifest.provenance.get("patients") != PatientRule(patient_regex).text:
+            manifest = None
+    elif manifest is not None and patient_regex is not None:
+        raise ValueError(
+            f"--patient_regex {patient_regex}: {dataroot / FILE_NAME} says who the patients are; the option of "
+            "prepare_data.py changes them"
+        )
+    if manifest is None and is_plain(dataroot):
+        manifest = infer_manifest(dataroot, patient_regex)
         try:
             manifest.save(dataroot)
         except OSError as error:
             warn_once(f"{dataroot}: cannot be written ({error.strerror}), so what was inferred stays with the run")
             _unwritten[dataroot.resolve()] = manifest
-    else:
+    if manifest is None:
         raise ValueError(
             f"--dataroot {dataroot}: neither {FILE_NAME} (scripts/prepare_data.py writes it) nor folders "
             "{train,val,test}/images and /labels with PNG slices"
@@ -125,7 +133,7 @@ def scan(dataroot: Path, colours: bool = False) -> PlainFolder:
     return found
 
 
-def infer_manifest(dataroot: Path) -> Manifest:
+def infer_manifest(dataroot: Path, patient_regex: str | None = None) -> Manifest:
     """Spec and cases of `{train,val,test}/{images,labels}/X.png`, ids and intensities as they are; see `cases_of`.
 
     A split without images or without labels has those of the other alone; where no split has any, the spec has no channel
@@ -162,7 +170,7 @@ def infer_manifest(dataroot: Path) -> Manifest:
         size=(size[0], size[1]),
     )
     windows = {path: Window(0, 255 if bits == 8 else LEVELS) for path, bits in found.bits.items()}
-    cases, rule = cases_of(found, windows, None)
+    cases, rule = cases_of(found, windows, patient_regex)
     return Manifest(
         spec, cases, {"inferred": "plain PNG folder; ids as found, intensities as stored", "patients": rule.text}
     )

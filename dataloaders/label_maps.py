@@ -14,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from dataloaders.file_names import case_names
+from dataloaders.file_names import case_names, without_twins
 from dataloaders.geometry import spacing, to_ras
 from dataloaders.nifti import SUFFIXES, VolumeError, read_volume, stem, whole_numbers
 from dataloaders.notices import warn_of_unread
@@ -188,7 +188,7 @@ def _expand_path(path: Path) -> list[Source]:
         labels = [file for file in files if stem(file).endswith("_dseg")]
         if not files:
             raise ValueError(f"{path}: no {', '.join(SUFFIXES)} files")
-        return list(labels or files)
+        return list(without_twins(labels or files))
     if not path.is_file():
         raise ValueError(f"{path}: no such file or folder")
     if path.suffix == ".txt":

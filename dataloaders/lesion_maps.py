@@ -9,6 +9,7 @@ from pathlib import Path
 
 import torch
 
+from dataloaders.file_names import without_twins
 from dataloaders.geometry import off_grid
 from dataloaders.label_maps import LabelMap, LabelMaps, Source, as_indices, read_label_map_file
 from dataloaders.nifti import SUFFIXES, stem
@@ -93,7 +94,7 @@ def find_masks(lesions: Lesions, maps: Sequence[Path]) -> list[Path]:
     files = [path for path in files if "lesion" in path.name.lower()] or files
     if not files:
         raise ValueError(f"lesions {folder}: no {', '.join(SUFFIXES)} files beside the label maps")
-    return files
+    return without_twins(files)
 
 
 def match_lesions(maps: Sequence[Path], masks: Sequence[Path]) -> dict[Path, Path]:

@@ -21,6 +21,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from dataloaders.file_names import without_twins
 from dataloaders.geometry import off_grid, to_ras
 from dataloaders.image_generator import as_array
 from dataloaders.label_schemes import read_scheme
@@ -284,7 +285,7 @@ def _files(where: str, flag: str) -> list[Path]:
     files = sorted(file for file in found if file.name.endswith(SUFFIXES) and not file.name.startswith("."))
     if not files:
         raise ValueError(f"{flag} {where}: no {', '.join(SUFFIXES)} files")
-    return files
+    return without_twins(files)
 
 
 def _check_channels(channels: Sequence[str], count: int, where: str) -> None:

@@ -71,7 +71,7 @@ class SegmentationTask:
         contrasts = inline_contrasts(config.segmenter.contrasts)
         self.config = replace(config, segmenter=replace(config.segmenter, classes=classes, contrasts=contrasts))
         self.o = self.config.segmenter
-        self.prepared = _prepared(config.dataroot)
+        self.prepared = _prepared(config.dataroot, config.patient_regex)
         self.maps = _label_maps(config, self.prepared)
         if self.o.real_fraction > 0 and (self.prepared is None or not self.prepared.spec.channels):
             raise ValueError(
@@ -374,11 +374,13 @@ def _own_names(maps: LabelMaps) -> tuple[Label, ...]:
     return tuple(Label(i, name, tuple(ids)) for i, (name, ids) in enumerate(by_name.items()))
 
 
-def _prepared(dataroot: Path) -> Manifest | None:
+def _prepared(dataroot: Path, patient_regex: str | None) -> Manifest | None:
     """The manifest of a prepared or results folder; None for a folder or file of label maps."""
     if not ((dataroot / FILE_NAME).is_file() or is_plain(dataroot)):
+        if patient_regex is not None:
+            raise ValueError(f"--patient_regex: goes with a folder of PNG slices, --dataroot {dataroot} is none")
         return None
-    manifest = load_manifest(dataroot)
+    manifest = load_manifest(dataroot, patient_regex=patient_regex)
     for split in ("train", "val"):
         manifest.refuse_bare(dataroot, split, "label map")
     return manifest

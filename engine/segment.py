@@ -1,6 +1,6 @@
 """Segment many scans: one after the other, resumable, a fault of one costs that one only. What scripts/segment.py does.
 
-The .json file beside a segmentation is written last, so it says that all outputs of that scan are whole.
+The .json file beside a segmentation says whose it is: a claim before the first output, and a record, once all are whole.
 """
 
 from __future__ import annotations
@@ -163,21 +163,25 @@ def _segment_or_keep(job: Job, scan: Scan, report: SegmentReport) -> None:
     made_from = {"model": job.model, "inputs": inputs, "overlap": job.predictor.o.overlap}
     made_from |= {"ct": True} if job.options.ct else {}
     made_from |= {"crop": list(job.options.crop)} if job.options.crop else {}
+    place = job.path(scan, "dseg.json")
     record = _record(job, scan)
-    if record is not None and record["made_from"] == made_from and _all_there(job, scan):
+    outputs = [*job.volumes(scan).values(), *[job.path(scan, "qc.png")] * job.options.pictures]
+    if record is not None and record.get("made_from") == made_from and all(path.is_file() for path in outputs):
         report.kept += 1
         return
-    if record is not None and record["made_from"] != made_from and not job.options.overwrite:
-        raise ValueError(
-            f"{job.path(scan, 'dseg.nii.gz')}: was made of another scan or with other weights; give --overwrite"
-        )
-    job.path(scan, "dseg.json").unlink(missing_ok=True)
-    write_json(job.path(scan, "dseg.json"), _segment_one(job, scan) | {"made_from": made_from})
+    if not job.options.overwrite:
+        if record is None and (there := next((path for path in (place, *outputs) if path.exists()), None)):
+            raise ValueError(f"{there}: no record of segment.py is beside it; move it away, or give --overwrite")
+        if record is not None and record.get("made_from", made_from) != made_from:
+            raise ValueError(f"{outputs[0]}: was made of another scan or with other weights; give --overwrite")
+    read = read_scan(scan, job.options.ct)  # before the claim: a scan that cannot be read leaves nothing
+    write_json(place, {"schema": SCHEMA})
+    write_json(place, _segment_one(job, scan, read) | {"made_from": made_from})
     report.made += 1
 
 
 def _record(job: Job, scan: Scan) -> dict[str, Any] | None:
-    """The .json file of a scan; None where there is none of ours."""
+    """The .json file of a scan, without `made_from` where its outputs are not whole; None where there is none of ours."""
     path = job.path(scan, "dseg.json")
     try:
         data = decode(dict[str, Any], read_json(path), str(path)) if path.is_file() else {}
@@ -186,12 +190,7 @@ def _record(job: Job, scan: Scan) -> dict[str, Any] | None:
         decode(str, data.get("Implausible", ""), "Implausible")
     except ValueError:
         return None
-    return data if data.get("schema") == SCHEMA and "made_from" in data else None
-
-
-def _all_there(job: Job, scan: Scan) -> bool:
-    files = [*job.volumes(scan).values(), *[job.path(scan, "qc.png")] * job.options.pictures]
-    return all(file.is_file() for file in files)
+    return data if data.get("schema") == SCHEMA else None
 
 
 def _aside(where: Path, scan: Scan, ending: str) -> Path:
@@ -199,9 +198,8 @@ def _aside(where: Path, scan: Scan, ending: str) -> Path:
     return where if where.name.endswith(NIFTI_SUFFIXES) else where / f"{scan.name(ending)}.nii.gz"
 
 
-def _segment_one(job: Job, scan: Scan) -> dict[str, Any]:
+def _segment_one(job: Job, scan: Scan, read: ReadScan) -> dict[str, Any]:
     """Write all outputs of one scan; returns its record."""
-    read = read_scan(scan, job.options.ct)
     mm = ras_spacing(job.predictor.method.spec)
     shape, grid = regrid(read.image.shape[1:], read.affine, mm)
     if np.prod([float(n) for n in shape]) > MAX_GRID:
@@ -293,7 +291,10 @@ def quality_csv(job: Job, scans: Sequence[Scan]) -> str:
 
 def _csv(job: Job, scans: Sequence[Scan], head: Sequence[str], row: Callable[[Mapping[str, Any]], list[str]]) -> str:
     found = ((scan, _record(job, scan)) for scan in scans)
-    return csv_text(["scan", *head], ([scan.name("dseg"), *row(record)] for scan, record in found if record))
+    return csv_text(
+        ["scan", *head],
+        ([scan.name("dseg"), *row(record)] for scan, record in found if record and "made_from" in record),
+    )
 
 
 def _without_suffix(path: Path) -> Path:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Set
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from dataloaders.file_names import PatientRule, label_of, place_of, shows_channels, visible
 from dataloaders.intensity import LEVELS, Window
-from dataloaders.manifest import Case, Manifest, Slice
+from dataloaders.manifest import FILE_NAME, Case, Geometry, Manifest, Slice
 from dataloaders.nifti import SUFFIXES
 from dataloaders.notices import warn_of_unread, warn_once
 from dataloaders.png import MIN_RANGE, Palettes, read_png
@@ -121,6 +121,16 @@ def _levels(folder: Path, real: Iterable[Path], windowed: bool) -> int:
     return levels
 
 
+def _results_of(generated: Path, files: dict[str, Path], size: tuple[int, int]) -> Manifest | None:
+    """Manifest of the results folder of test.py that the generated images lie in: it knows what of them is padding."""
+    folder = generated.resolve().parent
+    if not (folder / FILE_NAME).is_file():
+        return None
+    manifest = Manifest.load(folder, histograms=False)
+    known = {(folder / path).resolve() for case in manifest.cases for item in case.slices for path in item.generated}
+    return manifest if manifest.spec.size == size and {path.resolve() for path in files.values()} <= known else None
+
+
 def folders_manifest(
     real: Path,
     generated: Path,
@@ -135,7 +145,8 @@ def folders_manifest(
     levels: the highest level that the files can hold; without it 255 for 8-bit images, and for 16-bit images 65535 or, where
     real images and no window show that there are fewer bits, as much as these can hold. window: physical units of level 0
     and of the highest level; without it levels count as they are. patient_regex: see `PatientRule`. Files whose names differ
-    in the number after ``_z`` only are the slices of one case, at that index; any other file is a case of its own.
+    in the number after ``_z`` only are the slices of one case, at that index; any other file is a case of its own. Of images
+    in a results folder of test.py its manifest says what was scanned, and how large pixels are.
     ValueError lists the files without a partner.
     """
     folders = {"real": real, "generated": generated} | ({"labels": labels} if labels else {})
@@ -169,6 +180,14 @@ def folders_manifest(
         raise ValueError(f"--levels {levels}: the files have {8 * first.dtype.itemsize} bits, so 1 to {whole}")
     limits = Window(*(window or (0.0, float(levels))))
     spec = DataSpec(ids.labels, (Channel("image", unit),), (first.shape[0], first.shape[1]))
-    cases = [Case(case, patients[case], "test", (limits,), tuple(slices)) for case, slices in series.items()]
+    scans: dict[str, Geometry | None] = {}
+    if beside := _results_of(generated, files["generated"], spec.size):
+        grid = beside.spec
+        spec = replace(spec, axis=grid.axis, spacing=grid.spacing, slice_spacing=grid.slice_spacing)
+        of_stem = {Path(path).stem: case for case in beside.cases for item in case.slices for path in item.generated}
+        scans = {place_of(stem)[0]: of_stem[stem].geometry for stem in files["generated"]}
+    cases = [
+        Case(case, patients[case], "test", (limits,), tuple(slices), scans.get(case)) for case, slices in series.items()
+    ]
     about = {"kind": FOLDERS, "name": generated.name, "patients": rule.text}
     return Manifest(spec, tuple(cases), about if levels == whole else about | {"levels": levels})

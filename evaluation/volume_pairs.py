@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from dataloaders.file_names import visible
+from dataloaders.file_names import visible, without_twins
 from dataloaders.geometry import off_grid, plane, plane_shape, plane_spacing, stitch, to_ras
 from dataloaders.intensity import Window
 from dataloaders.manifest import FILE_NAME, Case, Manifest, Slice
@@ -35,12 +35,7 @@ class Files:
 
 def volume_files(folder: Path, flag: str) -> dict[str, Path]:
     """Name without ending -> NIfTI file, sorted; ValueError for a name that is there twice, and without a folder."""
-    files: dict[str, Path] = {}
-    for path in visible(folder, flag, SUFFIXES):
-        if stem(path) in files:
-            raise ValueError(f"{folder}: both {files[stem(path)].name} and {path.name}; remove one")
-        files[stem(path)] = path
-    return files
+    return {stem(path): path for path in without_twins(visible(folder, flag, SUFFIXES))}
 
 
 SLICED: dict[Axis, int] = {"axial": 2, "coronal": 1, "sagittal": 0}  # array axis of a RAS volume

@@ -65,6 +65,44 @@ def test_ids_spread_over_grey_values_are_refused_and_converted(tmp_path: Path, f
     assert (loaded.spec, loaded.cases) == (manifest.spec, manifest.cases)
 
 
+def test_patients_of_file_names_by_expression(tmp_path: Path) -> None:
+    """train.py and test.py take it; what was inferred stays with the folder until another expression is given."""
+    root = plain(tmp_path / "in")
+    for path in [*root.glob("*/*/x*.png")]:
+        number = int(path.stem[1:])
+        path.rename(path.with_name(f"p{number // 2}-{number}.png"))
+
+    def patients(regex: str | None = None) -> set[str]:
+        return {case.patient for case in load_manifest(root, patient_regex=regex).cases}
+
+    words = ["--name", "x", "--dataroot", str(root), "--model", "gmm", "--checkpoints_dir", str(tmp_path / "runs")]
+    assert patients() == {f"{'train' if i < 6 else 'test'}_p{i // 2}-{i}" for i in range(8)}
+    train(parse_train([*words, "--patient_regex", r"(p\d+)-"]))
+    assert patients() == {f"p{i}" for i in range(4)}
+    before = (root / FILE_NAME).read_bytes()
+    assert patients(r"(p\d+)-") == {f"p{i}" for i in range(4)}
+    assert (root / FILE_NAME).read_bytes() == before
+    assert patients("(p)") == {"p"}
+    with pytest.raises(ValueError, match="does not match 'p0-0'"):
+        patients("(q)")
+    test_words = [
+        "--name",
+        "x",
+        "--dataroot",
+        str(root),
+        "--checkpoints_dir",
+        str(tmp_path / "runs"),
+        "--metrics",
+        "none",
+    ]
+    out = test_command(parse_test([*test_words, "--results_dir", str(tmp_path / "r"), "--patient_regex", r"(p\d+)-"]))
+    assert {case.patient for case in Manifest.load(out).cases} == {"p3"}
+    prepared = tmp_path / "prepared"
+    convert(root, prepared)
+    with pytest.raises(ValueError, match=r"says who the patients are; the option of prepare_data.py"):
+        load_manifest(prepared, patient_regex="(p)")
+
+
 def test_few_gaps_between_ids_are_fine(tmp_path: Path) -> None:
     labels = np.where(LABEL[8:16] == 4, 7, LABEL[8:16])
     assert load_manifest(plain(tmp_path, labels)).spec.num_labels == 8

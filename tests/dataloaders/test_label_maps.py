@@ -192,3 +192,14 @@ def test_unknown_labels_are_listed_with_their_map(tmp_path: Path) -> None:
         index_of(LabelMaps(data)[0], scheme)
     index = index_of(LabelMaps(volume() * 10)[0], LabelScheme.from_lists(range(0, 60, 10)))
     assert np.array_equal(index.numpy(), volume())
+
+
+def test_one_map_in_two_files_is_refused(tmp_path: Path) -> None:
+    """x.nii beside x.nii.gz would be drawn twice as often; in two folders they are two maps."""
+    save_nifti(tmp_path / "a.nii.gz", volume())
+    nib.save(nib.load(tmp_path / "a.nii.gz"), tmp_path / "a.nii")
+    with pytest.raises(ValueError, match=r"both a.nii and a.nii.gz; remove one"):
+        LabelMaps(tmp_path)
+    (tmp_path / "b").mkdir()
+    (tmp_path / "a.nii").rename(tmp_path / "b" / "a.nii")
+    assert len(LabelMaps(tmp_path)) == 2

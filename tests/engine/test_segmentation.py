@@ -192,8 +192,11 @@ def test_faults_cost_their_own_scan_and_a_repeated_call_does_the_rest(tmp_path: 
     assert '"DatasetType": "derivative"' in description
     assert (tmp_path / "out" / "dseg.tsv").read_text().splitlines()[1:3] == ["0\tbackground", "1\tcsf"]
     assert (tmp_path / "out" / "sub-0" / "anat" / "sub-0_desc-T1w_dseg.nii.gz").is_file()
-    # half-written: the record is last, so without it the scan is made again
-    (tmp_path / "out" / "sub-0" / "anat" / "sub-0_desc-T1w_dseg.json").unlink()
+    # half-written: without made_from, which is written last, the scan is made again
+    record = tmp_path / "out" / "sub-0" / "anat" / "sub-0_desc-T1w_dseg.json"
+    record.write_text(json.dumps({"schema": json.loads(record.read_text())["schema"]}))
+    assert segment(replace(o, shard="1/3"), predictor(), model).kept == 1
+    assert len((tmp_path / "v.csv").read_text().splitlines()) == 3
     assert segment(o, predictor(), model).made == 1
     other = segment(o, predictor(), {"name": "x", "weights_sha256": "1"})
     assert len(other.faults) == 3
@@ -238,6 +241,34 @@ def test_an_output_never_replaces_a_scan(tmp_path: Path) -> None:
         with pytest.raises(ValueError, match="which would be replaced"):
             segment(SegmentOptions(input=(scan,), **paths), predictor(), {})
     assert scan.read_bytes() == before
+
+
+def test_a_segmentation_made_by_hand_is_not_replaced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever lies where an output would go, without a record; a process that was killed left its claim."""
+    _, image = smooth_phantom()
+    scan = save_nifti(tmp_path / "a.nii.gz", image)
+    o = SegmentOptions(input=(scan,), output=tmp_path / "out")
+    for name in ("a_dseg.nii.gz", "a_dseg.json", "a_qc.png"):
+        own = tmp_path / "out" / name
+        own.parent.mkdir(exist_ok=True)
+        own.write_bytes(b'{"by": "hand"}')
+        report = segment(o, predictor(), {})
+        (fault,) = report.faults
+        assert fault.endswith(f" {own}: no record of segment.py is beside it; move it away, or give --overwrite")
+        assert own.read_bytes() == b'{"by": "hand"}'
+        assert [path.name for path in (tmp_path / "out").iterdir()] == [name]
+        own.unlink()
+
+    def killed(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("engine.segment.save_overlay", killed)
+        with pytest.raises(KeyboardInterrupt):
+            segment(o, predictor(), {})
+    assert (tmp_path / "out" / "a_dseg.nii.gz").is_file()
+    assert segment(o, predictor(), {}).made == 1
+    assert segment(o, predictor(), {}).kept == 1
 
 
 def test_synthsegs_options_crop_ct_and_qc(tmp_path: Path) -> None:

@@ -55,6 +55,18 @@ def results(folder: Path, padded: bool, slices: int = 12) -> Path:
     return folder
 
 
+def test_the_two_folders_of_a_results_folder_score_as_that_does(tmp_path: Path) -> None:
+    folder = results(tmp_path / "exp", padded=True)
+    wanted = evaluate_results(folder, METRICS)
+    pairs = Folders(folder / "groundtruth", folder / "generated", folder / "label").pairs()
+    found = evaluate_pairs(pairs, tmp_path / "out", Request(METRICS))
+    for name in ("ssim", "psnr", "ssim_3d", "slice_jump_ratio", "spectrum_distance"):
+        assert found["metrics"][f"{name}/image"]["value"] == pytest.approx(
+            wanted["metrics"][f"{name}/CT"]["value"], rel=1e-4
+        )
+    assert "without the padding" in pairs.region
+
+
 def test_padding_changes_no_score_of_pairs(tmp_path: Path) -> None:
     whole, padded = (evaluate_results(results(tmp_path / str(p), p), METRICS) for p in (False, True))
     assert whole["metrics"]["ssim/CT"]["value"] < 0.9
