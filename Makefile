@@ -4,7 +4,7 @@ VENV := .venv
 PY := $(VENV)/bin/python
 STAMP := $(VENV)/.medsis-installed
 
-.PHONY: demo test lint clean
+.PHONY: demo test lint count clean
 
 $(STAMP): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "error: Python 3.11 or newer is needed, $$($(PYTHON) --version) found; set PYTHON=..." >&2; exit 2; }
@@ -25,6 +25,9 @@ lint: $(STAMP)  ## style and types
 	@$(VENV)/bin/ruff check .
 	@$(VENV)/bin/ruff format --check .
 	@$(VENV)/bin/mypy
+
+count:  ## lines of code by folder
+	@$(PYTHON) benchmarks/count_code.py
 
 clean:  ## remove the environment, caches and the demo's output
 	rm -rf $(VENV) demo .pytest_cache .ruff_cache .mypy_cache *.egg-info

@@ -18,12 +18,12 @@ from typing import Any, Literal, TypeVar, cast, get_args, get_type_hints
 
 import tyro
 
-from decoding import decode
-from method_options.gan import OasisConfig, SpadeConfig, check_gan, check_oasis
-from method_options.gmm import GMM_PRESETS, GmmConfig, check_gmm, idle_gmm_flags, stripped_brain
-from method_options.lesion import LESION_PRESETS, LesionConfig, check_lesion
-from method_options.ranges import check_at_least, check_fraction, check_positive, words
-from method_options.segmenter import SEGMENTER_PRESETS, SegmenterConfig, check_segmenter
+from dataloaders.io.schema import decode
+from models.gan.options import OasisConfig, SpadeConfig, check_gan, check_oasis
+from models.gmm.options import GMM_PRESETS, GmmConfig, check_gmm, idle_gmm_flags, stripped_brain
+from models.lesion.options import LESION_PRESETS, LesionConfig, check_lesion
+from models.ranges import check_at_least, check_fraction, check_positive, words
+from models.segmenter.options import SEGMENTER_PRESETS, SegmenterConfig, check_segmenter
 
 Precision = Literal["auto", "fp32", "bf16"]
 

@@ -17,30 +17,30 @@ from numpy.typing import NDArray
 import config as options
 from config import Config, TestConfig, parse_test
 from dataloaders.case_volumes import channel_numbers
-from dataloaders.classes import plain, ras_spacing
-from dataloaders.dataset import SliceDataset, SliceLoader, fingerprint
 from dataloaders.folder import load_manifest
-from dataloaders.labels import read_label_map
-from dataloaders.lesion_loading import lesion_test_loader
-from dataloaders.manifest import FILE_NAME, Manifest
+from dataloaders.io.files import check_name, whole_folder, write_text
+from dataloaders.io.manifest import FILE_NAME, Manifest
+from dataloaders.io.runlog import JSONL
+from dataloaders.io.spec import DataSpec
+from dataloaders.io.workers import parse_shard
+from dataloaders.labelmaps.classes import plain, ras_spacing
+from dataloaders.labelmaps.labels import read_label_map
+from dataloaders.lesions.loading import lesion_test_loader
+from dataloaders.slices import SliceDataset, SliceLoader, fingerprint
 from dataloaders.unpaired import as_label_source
-from dataloaders.workers import parse_shard
 from engine import device
 from engine.checkpoint import Weights, load_weights, weights_path
 from engine.command import exit_code
-from engine.files import check_name, whole_folder, write_text
 from engine.map_synthesis import SHOWN, MapJob, MapReport, synthesize_maps
 from engine.results import ResultsWriter, synthesize_split
 from engine.run import run_windows, weights_folder
-from engine.runlog import JSONL
 from engine.segmentation import Predictor, predict_split
 from evaluation import check_metrics, evaluate_results, format_table
-from evaluation.lesion_regions import evaluate_lesion_regions, format_regions
+from evaluation.metrics.lesion_regions import evaluate_lesion_regions, format_regions
 from evaluation.segmentation_results import evaluate_segmentation, segmentation_table
 from models import build_method
 from models.base import Method
-from models.segmenter import Segmenter
-from spec import DataSpec
+from models.segmenter.method import Segmenter
 
 # in results folders, by this command, evaluate.py and lesion scores; whoever adds files of a new name adds them here
 WRITTEN = {FILE_NAME, "label", "generated", "groundtruth", "filled", "predictions", "volumes", "training_log.jsonl"}

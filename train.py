@@ -5,21 +5,21 @@ from __future__ import annotations
 import sys
 
 from config import Config, parse_train
-from dataloaders.dataset import SliceDataset, SliceLoader
 from dataloaders.folder import load_manifest
-from dataloaders.lesion_loading import lesion_loaders
-from dataloaders.manifest import Manifest
+from dataloaders.io.manifest import Manifest
+from dataloaders.io.progress import tracked
+from dataloaders.io.ranks import rank
+from dataloaders.lesions.loading import lesion_loaders
 from dataloaders.overview import grid, overview
 from dataloaders.segmentation_task import SegmentationTask
+from dataloaders.slices import SliceDataset, SliceLoader
 from dataloaders.unpaired import UnpairedLoader, other_scale, unpaired_manifest
 from engine.command import exit_code
 from engine.judge import Judge, SegmentationJudge, SynthesisJudge
-from engine.progress import tracked
 from engine.run import Run, TrainingState, check_start, only_trains
 from models import build_method, wanted_weights
 from models.base import Method
-from models.ranks import rank
-from models.segmenter import Segmenter
+from models.segmenter.method import Segmenter
 
 
 def load_data(config: Config) -> tuple[Manifest, Manifest | None]:

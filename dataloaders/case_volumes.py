@@ -12,15 +12,15 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from dataloaders.classes import Classes, ras_spacing
-from dataloaders.generated_files import INDEX
-from dataloaders.geometry import regrid, resample, stack_slices, to_ras
-from dataloaders.intensity import LEVELS, robust_unit
-from dataloaders.manifest import FILE_NAME, Case, Manifest
-from dataloaders.nifti import read_volume, whole_numbers
-from dataloaders.png import as_16_bit, read_png
-from engine.files import read_json
-from spec import DataSpec
+from dataloaders.io.files import read_json
+from dataloaders.io.geometry import regrid, resample, stack_slices, to_ras
+from dataloaders.io.intensity import LEVELS, robust_unit
+from dataloaders.io.manifest import FILE_NAME, Case, Manifest
+from dataloaders.io.nifti import read_volume, whole_numbers
+from dataloaders.io.png import as_16_bit, read_png
+from dataloaders.io.spec import DataSpec
+from dataloaders.labelmaps.classes import Classes, ras_spacing
+from dataloaders.labelmaps.generated_files import INDEX
 
 Images = Literal["images", "generated"]
 

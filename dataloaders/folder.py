@@ -13,16 +13,16 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from dataloaders.check import split_faults
-from dataloaders.class_look import ClassLook
-from dataloaders.file_names import PatientRule, place_of, shows_channels
-from dataloaders.intensity import LEVELS, Window
-from dataloaders.manifest import FILE_NAME, SPLITS, Case, Manifest, Slice, Split
-from dataloaders.notices import warn_of_unread, warn_once
-from dataloaders.png import MIN_RANGE, NoGrey, Palettes, read_colours, read_png
-from decoding import check_name
-from engine.files import files_in, listed
-from spec import Channel, DataSpec, Label
+from dataloaders.io.file_names import PatientRule, place_of, shows_channels
+from dataloaders.io.files import files_in, listed
+from dataloaders.io.intensity import LEVELS, Window
+from dataloaders.io.manifest import FILE_NAME, SPLITS, Case, Manifest, Slice, Split
+from dataloaders.io.notices import warn_of_unread, warn_once
+from dataloaders.io.png import MIN_RANGE, NoGrey, Palettes, read_colours, read_png
+from dataloaders.io.schema import check_name
+from dataloaders.io.spec import Channel, DataSpec, Label
+from dataloaders.prepare.check import split_faults
+from dataloaders.prepare.class_look import ClassLook
 
 MAX_LABELS = 512  # more ids than that means intensities were given as labels
 _unwritten: dict[Path, Manifest] = {}  # inferred from folders that cannot be written

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from dataloaders.workers import WorkerLost, held, leave_to_parent
+from dataloaders.io.workers import WorkerLost, held, leave_to_parent
 from models.base import Batch
 
 POLL = 5.0  # seconds between looks at processes that deliver nothing

@@ -5,9 +5,9 @@ from __future__ import annotations
 import textwrap
 from collections.abc import Sequence
 
-from dataloaders.dataset import flip_table
-from dataloaders.manifest import SPLITS, Case, Manifest
-from spec import DataSpec, Label
+from dataloaders.io.manifest import SPLITS, Case, Manifest
+from dataloaders.io.spec import DataSpec, Label
+from dataloaders.slices import flip_table
 
 WIDTH = 120  # characters of a line
 HARD = "\N{NO-BREAK SPACE}"

@@ -18,7 +18,7 @@ import SimpleITK as sitk  # noqa: N813 (its own convention)
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from dataloaders.geometry import off_grid, spacing, to_ras
+from dataloaders.io.geometry import off_grid, spacing, to_ras
 
 Method = Literal["none", "affine", "deformable"]
 LPS = np.diag([-1.0, -1.0, 1.0, 1.0])

@@ -11,11 +11,11 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from dataloaders.geometry import resample, to_ras
-from dataloaders.intensity import robust_unit
-from dataloaders.nifti import SUFFIXES, Volume, VolumeError, read_volume, stem
-from dataloaders.notices import warn_of_unread
-from engine.files import files_below, read_list
+from dataloaders.io.files import files_below, read_list
+from dataloaders.io.geometry import resample, to_ras
+from dataloaders.io.intensity import robust_unit
+from dataloaders.io.nifti import SUFFIXES, Volume, VolumeError, read_volume, stem
+from dataloaders.io.notices import warn_of_unread
 
 NO_IMAGES = ("dseg", "mask", "probseg", "defacemask")  # endings of BIDS files that are no scans
 OUTPUTS = ("dseg", "probseg", "resampled")  # endings of scripts/segment.py's own files

@@ -20,7 +20,12 @@ from dataloaders.case_volumes import (
     folder_cases,
     manifest_cases,
 )
-from dataloaders.classes import (
+from dataloaders.folder import is_plain, load_manifest
+from dataloaders.io.geometry import spacing
+from dataloaders.io.intensity import shown
+from dataloaders.io.manifest import FILE_NAME, Case, Manifest
+from dataloaders.io.spec import BACKGROUND, Channel, DataSpec, Label
+from dataloaders.labelmaps.classes import (
     Classes,
     contrast_means,
     inline_classes,
@@ -28,17 +33,13 @@ from dataloaders.classes import (
     ras_spacing,
     read_classes,
 )
-from dataloaders.folder import is_plain, load_manifest
-from dataloaders.geometry import spacing
-from dataloaders.image_generator import ImageGenerator, list_scheme
-from dataloaders.intensity import shown
-from dataloaders.label_ids import names_beside, names_within
-from dataloaders.label_maps import LabelMaps
-from dataloaders.label_schemes import named_scheme, output_labels, read_scheme
-from dataloaders.manifest import FILE_NAME, Case, Manifest
+from dataloaders.labelmaps.ids import names_beside, names_within
+from dataloaders.labelmaps.image_generator import ImageGenerator, list_scheme
+from dataloaders.labelmaps.maps import LabelMaps
+from dataloaders.labelmaps.schemes import named_scheme, output_labels, read_scheme
+from dataloaders.labelmaps.seed_maps import seeded
 from dataloaders.overview import split_sizes, wrapped
-from dataloaders.seed_maps import seeded
-from dataloaders.segmentation_data import (
+from dataloaders.patches import (
     ACROSS,
     CaseVolumes,
     GeneratedVolumes,
@@ -48,10 +49,9 @@ from dataloaders.segmentation_data import (
     Volumes,
     window_shape,
 )
-from method_options.gmm import GmmConfig
 from models.gmm import freesurfer
 from models.gmm.labels import LabelScheme
-from spec import BACKGROUND, Channel, DataSpec, Label
+from models.gmm.options import GmmConfig
 
 LESION = "lesion"
 EXPECTED = 8  # training scans that say how large classes are

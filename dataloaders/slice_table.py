@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from dataloaders.manifest import Case, Slice
+from dataloaders.io.manifest import Case, Slice
 
 
 class SliceTable(Sequence[tuple[Case, Slice]]):

@@ -9,11 +9,11 @@ from statistics import median
 import numpy as np
 from torch.utils.data import Dataset
 
-from dataloaders.dataset import EndlessSampler, Part, Sample, SliceDataset, SliceLoader, coin
-from dataloaders.intensity import Window
-from dataloaders.manifest import Case, Manifest
+from dataloaders.io.intensity import Window
+from dataloaders.io.manifest import Case, Manifest
+from dataloaders.io.spec import DataSpec
+from dataloaders.slices import EndlessSampler, Part, Sample, SliceDataset, SliceLoader, coin
 from models.base import Batch
-from spec import DataSpec
 
 SAME_SCALE = 1.25  # of pixel sizes; people differ by as much
 

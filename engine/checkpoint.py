@@ -21,8 +21,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from engine.files import atomic_path
-from engine.weights import load_state as read_pickle
+from dataloaders.io.files import atomic_path
+from dataloaders.io.weights import load_state as read_pickle
 
 STATE_SCHEMA = "medsis-state/1"
 WEIGHTS_SCHEMA = "medsis-weights/2"

@@ -12,10 +12,10 @@ from typing import Any, TextIO
 import torch
 
 from config import set_by_preset
-from dataloaders.workers import WorkerLost
+from dataloaders.io.weights import MissingWeights
+from dataloaders.io.workers import WorkerLost
 from engine import processes
 from engine.signals import EXIT_INTERRUPTED, EXIT_LOST_RANK, EXIT_MEMORY, EXIT_USAGE, EXIT_WEIGHTS_MISSING
-from engine.weights import MissingWeights
 
 DEFECT = 1
 _FORMAT = warnings.formatwarning

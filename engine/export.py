@@ -10,12 +10,12 @@ from typing import Any
 
 import config as options
 from config import Config
+from dataloaders.io.files import check_name, write_text
+from dataloaders.io.locks import lock_place
+from dataloaders.io.runlog import JSONL, read_log
+from dataloaders.io.spec import DataSpec
 from engine.checkpoint import Weights, load_weights, save_weights, weights_path
-from engine.files import check_name, write_text
-from engine.locks import lock_place
 from engine.run import weights_folder
-from engine.runlog import JSONL, read_log
-from spec import DataSpec
 
 CARD = "README.md"
 _SHA256 = "SHA-256 of the file"

@@ -13,15 +13,15 @@ import torch
 
 from config import Config
 from dataloaders.case_volumes import CaseVolume
-from dataloaders.dataset import SliceLoader
-from dataloaders.manifest import Manifest
-from dataloaders.segmentation_data import ACROSS
+from dataloaders.io.manifest import Manifest
+from dataloaders.io.progress import tracked
+from dataloaders.patches import ACROSS
+from dataloaders.slices import SliceLoader
 from engine.preview import save_label_preview, save_preview
-from engine.progress import tracked
 from engine.results import ResultsWriter, synthesize_split
 from engine.segmentation import Predictor
 from evaluation import evaluate_results, headline
-from evaluation.segmentation import dice, mean_over_cases
+from evaluation.metrics.segmentation import dice, mean_over_cases
 from models.base import Method, SampleRandom, seeded_generator
 
 BEST_METRIC = "wasserstein"  # always computable, so the choice of the best weights does not depend on the machine
@@ -117,7 +117,7 @@ class SegmentationJudge:
         self.predictor = Predictor(method, config, device)
 
     def evaluate(self, images: int) -> Verdict | None:
-        """Dice by label with nnU-Net's rules for absent labels (`evaluation.segmentation`), then their mean."""
+        """Dice by label with nnU-Net's rules for absent labels (`evaluation.metrics.segmentation`), then their mean."""
         del images
         if not self.scans:
             return None

@@ -11,15 +11,15 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from dataloaders.geometry import resample, to_ras
-from dataloaders.lesion_options import AddLesionsOptions
-from dataloaders.lesion_placing import Placed, Variation, allowed_zone, place
-from dataloaders.lesion_scans import Head, Stored, find_patient, load_head, read_channels, read_like, read_mask
-from dataloaders.nifti import stem
+from dataloaders.io.files import write_json
+from dataloaders.io.geometry import resample, to_ras
+from dataloaders.io.nifti import stem
+from dataloaders.lesions.adding import Painting, add_lesions, back_to_file, mask_to_file
+from dataloaders.lesions.options import AddLesionsOptions
+from dataloaders.lesions.placing import Placed, Variation, allowed_zone, place
+from dataloaders.lesions.scans import Head, Stored, find_patient, load_head, read_channels, read_like, read_mask
 from dataloaders.registration import Scan, identity, register, same_space
 from engine import device
-from engine.files import write_json
-from engine.lesion_adding import Painting, add_lesions, back_to_file, mask_to_file
 from models.base import Method
 
 PROVENANCE = "provenance.json"

@@ -22,20 +22,20 @@ import torch
 from numpy.typing import NDArray
 
 from config import TestConfig
-from dataloaders.generated_files import bids_place, claimed, describe_bids
-from dataloaders.intensity import Window, model_to_levels
-from dataloaders.label_ids import Reading, read_ids
-from dataloaders.label_maps import LabelMaps, read_label_map_file
-from dataloaders.labels import count_labels
-from dataloaders.manifest import SYNTHESIS
-from dataloaders.map_slices import slice_map
-from dataloaders.nifti import SUFFIXES, file_sha256, stem
-from decoding import check_path, decode
-from engine.files import files_below, read_json, with_path, write_json
-from engine.progress import say, tracked
+from dataloaders.io.files import files_below, read_json, with_path, write_json
+from dataloaders.io.intensity import Window, model_to_levels
+from dataloaders.io.manifest import SYNTHESIS
+from dataloaders.io.nifti import SUFFIXES, file_sha256, stem
+from dataloaders.io.progress import say, tracked
+from dataloaders.io.schema import check_path, decode
+from dataloaders.io.spec import DataSpec, Label
+from dataloaders.labelmaps.generated_files import bids_place, claimed, describe_bids
+from dataloaders.labelmaps.ids import Reading, read_ids
+from dataloaders.labelmaps.labels import count_labels
+from dataloaders.labelmaps.map_slices import slice_map
+from dataloaders.labelmaps.maps import LabelMaps, read_label_map_file
 from engine.results import synthesize_split, write_volumes
 from models.base import Method
-from spec import DataSpec, Label
 
 SCHEMA = "medsis-synthesis/1"
 RECORDS = "records"

@@ -12,9 +12,9 @@ from collections.abc import Callable
 import torch
 
 from config import Config
+from dataloaders.io.progress import due, duration
 from dataloaders.overview import counted
 from engine.device import machine_memory_gb, peak_memory_gb
-from engine.progress import due, duration
 
 PUBLISHED_WIDTH = 64  # channels_G
 # Of docs/benchmarks.md, for 256² at published width on a CPU: seconds of one core per image, and GB per image and apart.

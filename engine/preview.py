@@ -10,7 +10,7 @@ from matplotlib import colormaps
 from numpy.typing import NDArray
 from PIL import Image
 
-from engine.files import atomic_path
+from dataloaders.io.files import atomic_path
 
 GAP = 2
 MAX_SIDE = 1024  # pixels of a plane in a picture

@@ -19,8 +19,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from dataloaders.io.ranks import alone, rank, world_size
 from engine.device import select_device
-from models.ranks import alone, rank, world_size
 
 T = TypeVar("T")
 MEETING = timedelta(minutes=10)  # until all processes are there; a step takes no longer either

@@ -13,15 +13,15 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from dataloaders.geometry import stitch
-from dataloaders.intensity import model_to_levels
-from dataloaders.manifest import Case, Manifest, Slice, slice_name
-from dataloaders.nifti import write_volume
-from dataloaders.png import write_png
-from engine.files import whole_folder
-from engine.progress import tracked
+from dataloaders.io.files import whole_folder
+from dataloaders.io.geometry import stitch
+from dataloaders.io.intensity import model_to_levels
+from dataloaders.io.manifest import Case, Manifest, Slice, slice_name
+from dataloaders.io.nifti import write_volume
+from dataloaders.io.png import write_png
+from dataloaders.io.progress import tracked
+from dataloaders.io.spec import DataSpec
 from models.base import Batch, Method, SampleRandom, seeded_generator
-from spec import DataSpec
 
 
 @dataclass

@@ -17,30 +17,30 @@ from torch import Tensor
 
 import config as options
 from config import Config
-from dataloaders.dataset import Part, SliceLoader, fingerprint
 from dataloaders.folder import unwritten
-from dataloaders.intensity import Window
-from dataloaders.manifest import Manifest
+from dataloaders.io.files import check_name, read_json, with_path, write_json, write_text
+from dataloaders.io.intensity import Window
+from dataloaders.io.locks import LOCK, FolderLock, lock_folder
+from dataloaders.io.manifest import Manifest
+from dataloaders.io.progress import tracked
+from dataloaders.io.ranks import rank, world_size
+from dataloaders.io.runlog import RunLog, SilentLog
+from dataloaders.io.schema import decode
+from dataloaders.io.spec import DataSpec
+from dataloaders.io.weights import load_state, locate, resolve
+from dataloaders.io.workers import WorkerLost
 from dataloaders.overview import counted
-from dataloaders.segmentation_data import PatchLoader
+from dataloaders.patches import PatchLoader
+from dataloaders.slices import Part, SliceLoader, fingerprint
 from dataloaders.unpaired import typical_windows
-from dataloaders.workers import WorkerLost
-from decoding import decode
 from engine import checkpoint, device, processes
 from engine.checkpoint import Weights
 from engine.command import DEFECT, code_of, message_of
-from engine.files import check_name, read_json, with_path, write_json, write_text
 from engine.judge import Judge
-from engine.locks import LOCK, FolderLock, lock_folder
 from engine.pace import Pace, expectation
-from engine.progress import tracked
-from engine.runlog import RunLog, SilentLog
 from engine.signals import EXIT_DIVERGED, EXIT_STALLED, Stopped, StopRequest
-from engine.weights import load_state, locate, resolve
 from evaluation import check_metrics
 from models.base import Batch, Method, Player
-from models.ranks import rank, world_size
-from spec import DataSpec
 
 WON = 0.99  # accuracy of a discriminator above which the generator gets no useful gradient
 ADVICE = (

@@ -16,21 +16,21 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from dataloaders.classes import ras_spacing
-from dataloaders.generated_files import describe_bids
-from dataloaders.geometry import back_to_source, regrid, resample, spacing
-from dataloaders.intensity import shown
-from dataloaders.labels import id_type
-from dataloaders.nifti import NIFTI_SUFFIXES, VolumeError, file_sha256, write_volume
+from dataloaders.io.files import csv_text, read_json, with_path, write_json, write_text
+from dataloaders.io.geometry import back_to_source, regrid, resample, spacing
+from dataloaders.io.intensity import shown
+from dataloaders.io.nifti import NIFTI_SUFFIXES, VolumeError, file_sha256, write_volume
+from dataloaders.io.progress import say, tracked
+from dataloaders.io.schema import decode
+from dataloaders.io.spec import Label
+from dataloaders.labelmaps.classes import ras_spacing
+from dataloaders.labelmaps.generated_files import describe_bids
+from dataloaders.labelmaps.labels import id_type
 from dataloaders.scans import MAX_GRID, ReadScan, Scan, find_scans, read_scan
 from dataloaders.segment_options import SegmentOptions
 from dataloaders.segmentation_task import SHOWN
-from decoding import decode
-from engine.files import csv_text, read_json, with_path, write_json, write_text
 from engine.preview import save_overlay
-from engine.progress import say, tracked
 from engine.segmentation import Predictor, most_probable
-from spec import Label
 
 SCHEMA = "medsis-scan/1"
 SHOWN_FAULTS = 20  # that are printed; all are counted in the end

@@ -16,17 +16,17 @@ from torch import Tensor
 
 from config import Config
 from dataloaders.case_volumes import read_case
-from dataloaders.classes import trained_classes
-from dataloaders.geometry import back_to_source, regrid, resample
-from dataloaders.intensity import shown
-from dataloaders.labels import id_type
-from dataloaders.manifest import Case, Manifest
-from dataloaders.nifti import write_volume
-from dataloaders.segmentation_data import ACROSS, neighbour_stack
-from engine.progress import tracked
+from dataloaders.io.geometry import back_to_source, regrid, resample
+from dataloaders.io.intensity import shown
+from dataloaders.io.manifest import Case, Manifest
+from dataloaders.io.nifti import write_volume
+from dataloaders.io.progress import tracked
+from dataloaders.io.spec import DataSpec
+from dataloaders.labelmaps.classes import trained_classes
+from dataloaders.labelmaps.labels import id_type
+from dataloaders.patches import ACROSS, neighbour_stack
 from evaluation.segmentation_results import PREDICTED, TRUE
-from method_options.segmenter import SegmenterConfig
-from spec import DataSpec
+from models.segmenter.options import SegmenterConfig
 
 SLICES = 16  # of a 2-D network that are predicted at once
 MARGIN = 2  # voxels around what is shown, for dark rims such as fluid around a brain

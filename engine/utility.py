@@ -12,10 +12,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from dataloaders.dataset import fingerprint
 from dataloaders.folder import load_manifest
-from dataloaders.manifest import FILE_NAME, Manifest
-from engine.files import check_name, read_json, write_json
+from dataloaders.io.files import check_name, read_json, write_json
+from dataloaders.io.manifest import FILE_NAME, Manifest
+from dataloaders.slices import fingerprint
 from engine.signals import EXIT_INTERRUPTED, EXIT_TERMINATED, EXIT_TIME_LIMIT
 from evaluation.segmentation_results import SCHEMA as SCORES
 from evaluation.utility import RunScores, read_scores, utility_table

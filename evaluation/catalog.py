@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from evaluation.feature_sets import INCEPTION, RADIOMICS, names
-from evaluation.msssim import LARGEST_REFUSED
+from evaluation.metrics.feature_sets import INCEPTION, RADIOMICS, names
+from evaluation.metrics.msssim import LARGEST_REFUSED
 from evaluation.statistics import DRAWS, MIN_PATIENTS
 
 SCHEMA = "medsis-metrics/1"

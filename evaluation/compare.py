@@ -10,13 +10,13 @@ from typing import Any
 
 import numpy as np
 
-from dataloaders.manifest import FILE_NAME, SYNTHESIS, Case, Manifest, Slice
-from dataloaders.png import read_png
-from engine.files import read_json
+from dataloaders.io.files import read_json
+from dataloaders.io.manifest import FILE_NAME, SYNTHESIS, Case, Manifest, Slice
+from dataloaders.io.png import read_png
+from dataloaders.io.spec import DataSpec
 from evaluation.records import check_metrics, check_provenance
 from evaluation.results import SCHEMA, evaluate_results, paired_slices
 from evaluation.statistics import PairedDifference, paired_difference
-from spec import DataSpec
 
 SAME = {"extractor": "another extractor", "weights_sha256": "other weights", "n": "another n", "n_patients": "other n"}
 NOT_NAMED = "whole slices with their padding, by an earlier version"

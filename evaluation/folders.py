@@ -6,16 +6,16 @@ from collections.abc import Iterable, Set
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from dataloaders.file_names import PatientRule, label_of, place_of, shows_channels, visible
-from dataloaders.intensity import LEVELS, Window
-from dataloaders.manifest import FILE_NAME, Case, Geometry, Manifest, Slice
-from dataloaders.nifti import SUFFIXES
-from dataloaders.notices import warn_of_unread, warn_once
-from dataloaders.png import MIN_RANGE, Palettes, read_png
+from dataloaders.io.file_names import PatientRule, label_of, place_of, shows_channels, visible
+from dataloaders.io.intensity import LEVELS, Window
+from dataloaders.io.manifest import FILE_NAME, Case, Geometry, Manifest, Slice
+from dataloaders.io.nifti import SUFFIXES
+from dataloaders.io.notices import warn_of_unread, warn_once
+from dataloaders.io.png import MIN_RANGE, Palettes, read_png
+from dataloaders.io.spec import Axis, Channel, DataSpec
 from evaluation.pairs import FOLDERS, ManifestPairs, Pairs
 from evaluation.source_ids import SourceIds, occurring
 from evaluation.volume_pairs import Files, VolumePairs, volume_files
-from spec import Axis, Channel, DataSpec
 
 MOST_LISTED = 20
 

@@ -7,10 +7,10 @@ from typing import Any
 
 import torch
 
-from engine.files import write_json, write_text
-from engine.weights import MissingWeights
+from dataloaders.io.files import write_json, write_text
+from dataloaders.io.weights import MissingWeights
 from evaluation.catalog import SCHEMA, SETTINGS
-from evaluation.feature_sets import INCEPTION, RADIOMICS, names
+from evaluation.metrics.feature_sets import INCEPTION, RADIOMICS, names
 from evaluation.pairs import Pairs
 from evaluation.reference import load_reference, reference_entries, refuse_other_reading, usable
 from evaluation.request import Request, about_extractor, load_networks, refuse_own_windows

@@ -13,14 +13,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from dataloaders.geometry import field_of_view, plane, resample, to_ras, window_plane
-from dataloaders.intensity import LEVELS, Window
-from dataloaders.manifest import Case, Manifest, Slice
-from dataloaders.nifti import SUFFIXES, read_volume, stem, whole_numbers
-from dataloaders.notices import warn_once
-from dataloaders.png import as_16_bit, read_png
+from dataloaders.io.geometry import field_of_view, plane, resample, to_ras, window_plane
+from dataloaders.io.intensity import LEVELS, Window
+from dataloaders.io.manifest import Case, Manifest, Slice
+from dataloaders.io.nifti import SUFFIXES, read_volume, stem, whole_numbers
+from dataloaders.io.notices import warn_once
+from dataloaders.io.png import as_16_bit, read_png
+from dataloaders.io.spec import DataSpec
 from evaluation.source_ids import SourceIds
-from spec import DataSpec
 
 FOLDERS = "folders"  # kind of a manifest made of folders: labels' sources are the ids in the label files
 View = tuple[slice, slice]  # rows and columns

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Literal
 
-from decoding import check_text, decode
+from dataloaders.io.schema import check_text, decode
 
 Number = float | None
 Cell = str | bool | int | float | None

@@ -12,11 +12,11 @@ from zipfile import BadZipFile
 import numpy as np
 from numpy.typing import NDArray
 
-from dataloaders.intensity import LEVELS
-from engine.files import atomic_path
-from evaluation.extractors import Extractor
-from evaluation.feature_sets import INCEPTION, RADIOMICS, FeatureSets, metric_entries
-from evaluation.frechet import frechet_of_moments
+from dataloaders.io.files import atomic_path
+from dataloaders.io.intensity import LEVELS
+from evaluation.metrics.extractors import Extractor
+from evaluation.metrics.feature_sets import INCEPTION, RADIOMICS, FeatureSets, metric_entries
+from evaluation.metrics.frechet import frechet_of_moments
 from evaluation.pairs import Pairs
 
 SCHEMA = "medsis-reference/2"

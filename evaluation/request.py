@@ -9,9 +9,8 @@ from pathlib import Path
 
 import torch
 
-from dataloaders.notices import warn_once
-from engine.weights import MissingWeights, resolve, sha256
-from evaluation import networks
+from dataloaders.io.notices import warn_once
+from dataloaders.io.weights import MissingWeights, resolve, sha256
 from evaluation.catalog import (
     ALWAYS,
     DIVERSITY,
@@ -27,8 +26,9 @@ from evaluation.catalog import (
     SYNTHRAD,
     parse_metrics,
 )
-from evaluation.extractors import Extractor, extractor, inception_extractor
-from evaluation.feature_sets import INCEPTION, OASIS, RADIOMICS, names
+from evaluation.metrics import networks
+from evaluation.metrics.extractors import Extractor, extractor, inception_extractor
+from evaluation.metrics.feature_sets import INCEPTION, OASIS, RADIOMICS, names
 from evaluation.pairs import PER_VOLUME, Pairs
 from evaluation.scoring import Work
 
@@ -38,7 +38,7 @@ class Request:
     """Which metrics, and with what.
 
     metrics: ``auto`` for all that can be computed, else names. weights: file or folder of pretrained weights. device: of the
-    networks. extractors: further networks as `evaluation.extractors.extractor` names them. cache: folder where features
+    networks. extractors: further networks as `metrics.extractors.extractor` names them. cache: folder where features
     are kept by the content of the images. protocols: keys of PROTOCOLS. draws: folders with further draws of the same
     label maps. segmented, segmented_real: folders with what a segmenter sees in the generated and in the real images.
     lesion: name or id of the lesion label. save_reference: file for the features of the real images.

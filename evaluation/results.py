@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from dataloaders.manifest import Manifest
-from engine.files import write_json, write_text
+from dataloaders.io.files import write_json, write_text
+from dataloaders.io.manifest import Manifest
 from evaluation.catalog import BY_LABEL, LPIPS, PAIRED, SCHEMA
 from evaluation.pairs import ManifestPairs, Pairs, paired_slices, read_items
 from evaluation.reference import save_reference

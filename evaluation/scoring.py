@@ -13,12 +13,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from dataloaders.intensity import LEVELS, Window
-from dataloaders.manifest import Case
-from dataloaders.notices import warn_once
-from engine.progress import Progress, tracked
-from evaluation import networks, paired
-from evaluation.case_volume import CaseVolume
+from dataloaders.io.intensity import LEVELS, Window
+from dataloaders.io.manifest import Case
+from dataloaders.io.notices import warn_once
+from dataloaders.io.progress import Progress, tracked
 from evaluation.catalog import (
     ALWAYS,
     DIVERSITY,
@@ -31,18 +29,20 @@ from evaluation.catalog import (
     LPIPS_SMALLEST,
     SYNTHRAD,
 )
-from evaluation.continuity import CaseContinuity
-from evaluation.diversity import LabelSpread, pairwise_similarity
-from evaluation.extractors import Extractor, cached_features, image_sha256
-from evaluation.faithfulness import CaseMaps
-from evaluation.feature_sets import OASIS, RADIOMICS, FeatureSets, names
-from evaluation.intensity import LabelHistograms, LabelMoments, wasserstein
-from evaluation.lesions import change_outside
-from evaluation.msssim import similarities
+from evaluation.metrics import networks, paired
+from evaluation.metrics.case_volume import CaseVolume
+from evaluation.metrics.continuity import CaseContinuity
+from evaluation.metrics.diversity import LabelSpread, pairwise_similarity
+from evaluation.metrics.extractors import Extractor, cached_features, image_sha256
+from evaluation.metrics.faithfulness import CaseMaps
+from evaluation.metrics.feature_sets import OASIS, RADIOMICS, FeatureSets, names
+from evaluation.metrics.intensity import LabelHistograms, LabelMoments, wasserstein
+from evaluation.metrics.lesions import change_outside
+from evaluation.metrics.msssim import similarities
+from evaluation.metrics.radiomics import slice_features
+from evaluation.metrics.sharpness import Edges, label_edges
+from evaluation.metrics.spectrum import SMALLEST_SIDE, CaseSpectrum
 from evaluation.pairs import Item, Pairs
-from evaluation.radiomics import slice_features
-from evaluation.sharpness import Edges, label_edges
-from evaluation.spectrum import SMALLEST_SIDE, CaseSpectrum
 
 BATCH = 32
 Rows = list[dict[str, Any]]

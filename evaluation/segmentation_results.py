@@ -1,7 +1,7 @@
 """Score a folder of predicted and true label maps: Dice, HD95 and volumes by label, case and patient.
 
 Levels: case -> mean over those of a patient -> mean over patients -> mean over labels. What has no value is left out of
-means as in nnU-Net (see `evaluation.segmentation`); labels that one of two maps lacks are counted beside HD95's mean.
+means as in nnU-Net (see `metrics.segmentation`); labels that one of two maps lacks are counted beside HD95's mean.
 """
 
 from __future__ import annotations
@@ -13,14 +13,14 @@ from typing import Any
 
 import numpy as np
 
-from dataloaders.geometry import spacing
-from dataloaders.manifest import Case, Manifest
-from dataloaders.nifti import read_volume, whole_numbers
-from engine.files import csv_text, write_json, write_text
-from engine.progress import tracked
-from evaluation.segmentation import dice, hd95
+from dataloaders.io.files import csv_text, write_json, write_text
+from dataloaders.io.geometry import spacing
+from dataloaders.io.manifest import Case, Manifest
+from dataloaders.io.nifti import read_volume, whole_numbers
+from dataloaders.io.progress import tracked
+from dataloaders.io.spec import Label
+from evaluation.metrics.segmentation import dice, hd95
 from evaluation.statistics import MIN_PATIENTS, bootstrap_interval
-from spec import Label
 
 SCHEMA = "medsis-segmentation/1"
 PREDICTED, TRUE = "predictions", "groundtruth"

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 import numpy as np
 from numpy.typing import NDArray
 
-from spec import Label
+from dataloaders.io.spec import Label
 
 _COUNTED = 2**20  # ids up to which counting is cheaper than sorting
 

@@ -33,9 +33,9 @@ from evaluation.catalog import (
     UNITS,
     WINDOWED,
 )
-from evaluation.faithfulness import mean_of_patient, pooled
-from evaluation.feature_sets import HIGHER, RADIOMICS, names
-from evaluation.lesions import volume_correlation
+from evaluation.metrics.faithfulness import mean_of_patient, pooled
+from evaluation.metrics.feature_sets import HIGHER, RADIOMICS, names
+from evaluation.metrics.lesions import volume_correlation
 from evaluation.pairs import PER_VOLUME, Pairs
 from evaluation.request import Networks, Request, about_extractor
 from evaluation.scoring import Rows, Scores

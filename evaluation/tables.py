@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from dataloaders.io.files import csv_text
 from dataloaders.overview import counted
-from engine.files import csv_text
 
 SUMMARY_FIELDS = (
     *("metric", "channel", "value", "ci95_low", "ci95_high", "unit", "better", "n", "floor", "floor_n", "ceiling"),

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from engine.files import csv_text, read_json, write_json, write_text
+from dataloaders.io.files import csv_text, read_json, write_json, write_text
 from evaluation.segmentation_results import SCHEMA as SCORES
 from evaluation.statistics import PairedDifference, bootstrap_interval, paired_difference, student_half_width
 

@@ -11,15 +11,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from dataloaders.file_names import visible, without_twins
-from dataloaders.geometry import off_grid, plane, plane_shape, plane_spacing, stitch, to_ras
-from dataloaders.intensity import Window
-from dataloaders.manifest import FILE_NAME, Case, Manifest, Slice
-from dataloaders.nifti import SUFFIXES, read_volume, stem, whole_numbers
-from dataloaders.notices import warn_once
+from dataloaders.io.file_names import visible, without_twins
+from dataloaders.io.geometry import off_grid, plane, plane_shape, plane_spacing, stitch, to_ras
+from dataloaders.io.intensity import Window
+from dataloaders.io.manifest import FILE_NAME, Case, Manifest, Slice
+from dataloaders.io.nifti import SUFFIXES, read_volume, stem, whole_numbers
+from dataloaders.io.notices import warn_once
+from dataloaders.io.spec import Axis, Channel, DataSpec
 from evaluation.pairs import FOLDERS, PER_VOLUME, Item, Pairs, file_states
 from evaluation.source_ids import SourceIds, occurring
-from spec import Axis, Channel, DataSpec
 
 
 @dataclass(frozen=True)

@@ -2,30 +2,33 @@
 
 from __future__ import annotations
 
-from config import Config
-from models.base import Method
-from models.gan import VGG
-from models.gmm import Gmm
-from models.lesion import LesionUnet
-from models.oasis import Oasis
-from models.segmenter import Segmenter
-from models.spade import SpadeGan
-from spec import DataSpec
+from importlib import import_module
+from typing import TYPE_CHECKING
 
-METHODS: dict[str, type[Oasis] | type[SpadeGan] | type[Gmm] | type[LesionUnet] | type[Segmenter]] = {
-    "oasis": Oasis,
-    "spade": SpadeGan,
-    "gmm": Gmm,
-    "lesion": LesionUnet,
-    "segmenter": Segmenter,
+if TYPE_CHECKING:
+    from config import Config
+    from dataloaders.io.spec import DataSpec
+    from models.base import Method
+
+METHODS = {  # --model -> where its class is; imported when it is built
+    "oasis": "models.gan.oasis:Oasis",
+    "spade": "models.gan.spade:SpadeGan",
+    "gmm": "models.gmm.method:Gmm",
+    "lesion": "models.lesion.method:LesionUnet",
+    "segmenter": "models.segmenter.method:Segmenter",
 }
 
 
 def wanted_weights(config: Config) -> list[str]:
     """Keys of the pretrained weight files that training will need, from the options alone."""
-    return [VGG] if config.gan is not None and config.gan.lambda_vgg > 0 else []
+    if config.gan is None or config.gan.lambda_vgg <= 0:
+        return []
+    from models.gan.adversarial import VGG
+
+    return [VGG]
 
 
 def build_method(config: Config, spec: DataSpec) -> Method:
     """The method named by `config.model`, with fresh weights."""
-    return METHODS[config.model](config, spec)
+    module, _, name = METHODS[config.model].partition(":")
+    return getattr(import_module(module), name)(config, spec)

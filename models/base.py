@@ -14,7 +14,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
-from spec import DataSpec
+from dataloaders.io.spec import DataSpec
 
 
 def seeded_generator(*key: object) -> torch.Generator:

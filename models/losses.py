@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from models.ranks import summed
+from dataloaders.io.ranks import summed
 
 DICE_SMOOTH = 1e-5
 FAKE = 0  # class 0 of the N+1 is "generated"; label y is class y + 1

@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from dataloaders.manifest import Split
-from dataloaders.notices import warn_once
-from dataloaders.sources import find_bids
-from engine.files import check_name, listed
+from dataloaders.io.files import check_name, listed
+from dataloaders.io.manifest import Split
+from dataloaders.io.notices import warn_once
+from dataloaders.prepare.sources import find_bids
 from pipeline.study import InputOptions, StudyOptions
 
 
@@ -93,7 +93,7 @@ def _splits(study: StudyOptions, patients: list[str]) -> dict[str, Split]:
         test, val = study.split.test, study.split.val
         splits: dict[str, Split] = {p: "test" if p in test else "val" if p in val else "train" for p in patients}
     else:
-        from dataloaders.splits import split_patients  # imports torch, which most units do without
+        from dataloaders.prepare.splits import split_patients  # imports torch, which most units do without
 
         splits = split_patients(patients, study.split.fractions, study.seed)
     for name in ("train", "test"):

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from dataloaders.nifti import Volume, read_volume
+from dataloaders.io.nifti import Volume, read_volume
 from pipeline.cases import Case
 from pipeline.records import Record, Unit
 from pipeline.study import StudyOptions

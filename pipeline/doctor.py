@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
-from dataloaders.workers import cores
+from dataloaders.io.workers import cores
 from pipeline import nnunet
 from pipeline.commands import ToolMissing, answer, find_program
 from pipeline.plan import find_tools

@@ -9,8 +9,8 @@ from numpy.typing import NDArray
 from PIL import Image
 from scipy import ndimage
 
-from dataloaders.geometry import plane, plane_spacing
-from dataloaders.nifti import Volume
+from dataloaders.io.geometry import plane, plane_spacing
+from dataloaders.io.nifti import Volume
 from pipeline.tissue import TISSUES
 
 COLORS = {"GM": "#d1495b", "WM": "#f2f2ee", "CSF": "#30638e"}

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from decoding import decode
-from method_options.gmm import GMM_PRESETS, GmmConfig, check_gmm
+from dataloaders.io.schema import decode
+from models.gmm.options import GMM_PRESETS, GmmConfig, check_gmm
 
 
 def gmm_options(contrast: str, changes: dict[str, Any]) -> GmmConfig:

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from dataloaders.workers import cores
-from engine.files import read_json, write_json
+from dataloaders.io.files import read_json, write_json
+from dataloaders.io.workers import cores
 from pipeline.commands import ToolMissing, find_program
 from pipeline.study import NnunetOptions
 from pipeline.tissue import LABELS

@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from dataloaders.labels import TABLES
+from dataloaders.labelmaps.labels import TABLES
 from pipeline.cases import Case
 from pipeline.generator import gmm_options
 from pipeline.records import Unit

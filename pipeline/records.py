@@ -8,9 +8,9 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from dataloaders.nifti import file_sha256
-from decoding import check_path, decode
-from engine.files import read_json, write_json
+from dataloaders.io.files import read_json, write_json
+from dataloaders.io.nifti import file_sha256
+from dataloaders.io.schema import check_path, decode
 
 SCHEMA = "medsis-unit/1"
 RECORD = "record.json"

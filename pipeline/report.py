@@ -8,7 +8,7 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
-from engine.files import read_json, write_json, write_text
+from dataloaders.io.files import read_json, write_json, write_text
 from pipeline.context import Context
 from pipeline.plan import ORDER
 from pipeline.records import Record

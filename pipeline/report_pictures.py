@@ -7,8 +7,8 @@ from html import escape
 
 import numpy as np
 
-from dataloaders.manifest import Manifest
-from dataloaders.png import read_png
+from dataloaders.io.manifest import Manifest
+from dataloaders.io.png import read_png
 from pipeline import figures
 from pipeline.context import Context
 

@@ -16,9 +16,9 @@ from fnmatch import fnmatch
 from functools import partial
 from pathlib import Path
 
-from dataloaders.nifti import VolumeError
-from engine.files import with_path, write_text
-from engine.locks import lock_folder
+from dataloaders.io.files import with_path, write_text
+from dataloaders.io.locks import lock_folder
+from dataloaders.io.nifti import VolumeError
 from pipeline.cases import Case, find_cases
 from pipeline.commands import ToolFailed, ToolMissing, die_with_parent
 from pipeline.context import Context, Excluded, Made

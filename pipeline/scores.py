@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from evaluation.segmentation import dice, hd95
+from evaluation.metrics.segmentation import dice, hd95
 from evaluation.statistics import bootstrap_interval
 from pipeline.tissue import TISSUES
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from dataloaders import geometry
-from dataloaders.intensity import Window
-from dataloaders.slices import Frame
+from dataloaders.io import geometry
+from dataloaders.io.intensity import Window
+from dataloaders.slice_files import Frame
 from pipeline.study import SliceOptions
 
 FLOOR = 0.02  # of a picture's range: brain is never 0, so dark CSF at the rim is not taken for what was stripped off

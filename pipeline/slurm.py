@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from fnmatch import fnmatch
 from pathlib import Path
 
-from engine.files import write_text
+from dataloaders.io.files import write_text
 from pipeline.commands import ToolFailed, ToolMissing, find_program
 from pipeline.plan import ORDER
 from pipeline.records import Unit

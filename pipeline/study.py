@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from engine.files import check_name, read_toml
+from dataloaders.io.files import check_name, read_toml
 from pipeline.options import read_options
 
 Contrast = Literal["t1", "random"]
@@ -152,7 +152,7 @@ class SynthesiseOptions:
     contrast: Contrast = "t1"
     """t1: intensities as measured in the training scans; random: any contrast."""
     gmm: dict[str, Any] = field(default_factory=dict)
-    """Options of the generator to change, by their names in method_options/gmm.py."""
+    """Options of the generator to change, by their names in models/gmm/options.py."""
     gan: tuple[str, ...] = ("--preset", "small", "--num_epochs", "50")
     """Options of train.py."""
 

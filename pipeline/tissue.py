@@ -10,10 +10,10 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from dataloaders.cleaning import largest_component
-from dataloaders.labels import tissue_rows
+from dataloaders.io.spec import Label
+from dataloaders.labelmaps.labels import tissue_rows
+from dataloaders.prepare.cleaning import largest_component
 from pipeline.study import QualityOptions
-from spec import Label
 
 TISSUES = {"GM": 1, "WM": 2, "CSF": 3}
 LABELS = (Label(0, "background"), Label(1, "GM"), Label(2, "WM"), Label(3, "CSF"))
@@ -38,7 +38,7 @@ class TissueTable:
 
 
 def read_table(path: Path) -> TissueTable:
-    """A table of `dataloaders.labels.tissue_rows`; ValueError names file and entry, and tissues that nothing becomes."""
+    """A table of `labels.tissue_rows`; ValueError names file and entry, and tissues that nothing becomes."""
     rows = tissue_rows(path)
     ids = {number: TISSUES.get(section, 0) for number, section, _ in rows}
     absent = [name for name, tissue in TISSUES.items() if tissue not in ids.values()]

@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from dataloaders.geometry import resample, to_ras
-from dataloaders.nifti import Volume, read_volume, whole_numbers
+from dataloaders.io.geometry import resample, to_ras
+from dataloaders.io.nifti import Volume, read_volume, whole_numbers
 
 
 def read_labels(path: Path, grid: Volume) -> NDArray[np.int32]:

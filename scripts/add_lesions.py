@@ -10,17 +10,17 @@ import tyro
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import config as options
-from dataloaders.lesion_options import AddLesionsOptions, check_options
+from dataloaders.io.spec import LESION, DataSpec
+from dataloaders.lesions.adding import Painting
+from dataloaders.lesions.options import AddLesionsOptions, check_options
 from engine import device
 from engine.checkpoint import load_weights
 from engine.command import exit_code
-from engine.lesion_adding import Painting
 from engine.lesion_command import add_to_scan
 from engine.run import weights_folder
 from models import build_method
 from models.base import Method
-from models.lesion import LesionUnet
-from spec import LESION, DataSpec
+from models.lesion.method import LesionUnet
 
 
 def painter(o: AddLesionsOptions) -> tuple[Method, Painting]:

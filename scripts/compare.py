@@ -11,8 +11,8 @@ import tyro
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from dataloaders.io.locks import lock_place
 from engine.command import exit_code
-from engine.locks import lock_place
 from evaluation.compare import load_entrants
 from evaluation.report import refuse_foreign, write_report
 

@@ -16,11 +16,11 @@ import numpy as np
 import tyro
 from numpy.typing import NDArray
 
-from dataloaders.image_generator import ImageGenerator
-from dataloaders.nifti import stem
+from dataloaders.io.files import atomic_path
+from dataloaders.io.nifti import stem
+from dataloaders.labelmaps.image_generator import ImageGenerator
 from engine.command import exit_code
-from engine.files import atomic_path
-from method_options.gmm import GmmPreset
+from models.gmm.options import GmmPreset
 
 
 @dataclass(frozen=True)

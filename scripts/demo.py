@@ -17,8 +17,8 @@ import tyro
 REPOSITORY = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(REPOSITORY))
 
+from dataloaders.io.files import write_json
 from engine.device import cpu_has_bf16
-from engine.files import write_json
 
 
 @dataclass(frozen=True, kw_only=True)

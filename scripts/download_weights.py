@@ -13,9 +13,9 @@ import tyro
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from engine.files import atomic_path
-from engine.progress import Progress
-from engine.weights import KNOWN, MissingWeights, WeightFile, download_folder, resolve, sha256
+from dataloaders.io.files import atomic_path
+from dataloaders.io.progress import Progress
+from dataloaders.io.weights import KNOWN, MissingWeights, WeightFile, download_folder, resolve, sha256
 
 _CHUNK = 1 << 20
 

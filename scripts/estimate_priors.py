@@ -9,9 +9,9 @@ import tyro
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from dataloaders.prior_estimation import PriorOptions, SourceFaults, estimate_priors
+from dataloaders.io.files import listed
+from dataloaders.labelmaps.prior_estimation import PriorOptions, SourceFaults, estimate_priors
 from engine.command import exit_code
-from engine.files import listed
 
 
 def main() -> int:

@@ -12,8 +12,9 @@ import tyro
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from dataloaders.manifest import Manifest
-from dataloaders.workers import parse_shard
+from dataloaders.io.manifest import Manifest
+from dataloaders.io.spec import Axis
+from dataloaders.io.workers import parse_shard
 from engine.command import exit_code
 from evaluation.folders import Folders
 from evaluation.generated_only import evaluate_generated
@@ -21,7 +22,6 @@ from evaluation.pairs import ManifestPairs, Pairs
 from evaluation.request import Request
 from evaluation.results import evaluate_pairs, evaluate_shard
 from evaluation.tables import format_table
-from spec import Axis
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -11,11 +11,11 @@ import tyro
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from dataloaders.generate import generate
-from dataloaders.generate_options import GenerateOptions
+from dataloaders.io.files import listed
+from dataloaders.labelmaps.generate import generate
+from dataloaders.labelmaps.generate_options import GenerateOptions
 from engine.command import exit_code
-from engine.files import listed
-from method_options.gmm import GMM_PRESETS
+from models.gmm.options import GMM_PRESETS
 
 
 def parse(arguments: Sequence[str] | None = None) -> GenerateOptions:

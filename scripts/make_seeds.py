@@ -9,7 +9,7 @@ import tyro
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from dataloaders.seed_making import SeedOptions, make_seeds
+from dataloaders.labelmaps.seed_making import SeedOptions, make_seeds
 from engine.command import exit_code
 
 

@@ -9,12 +9,12 @@ import tyro
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from dataloaders.check import check_folder
+from dataloaders.io.files import listed
 from dataloaders.overview import overview
-from dataloaders.prepare import DataFaults, prepare
-from dataloaders.prepare_options import PrepareOptions
+from dataloaders.prepare.check import check_folder
+from dataloaders.prepare.options import PrepareOptions
+from dataloaders.prepare.prepare import DataFaults, prepare
 from engine.command import exit_code
-from engine.files import listed
 
 
 def main() -> int:

@@ -14,15 +14,15 @@ import tyro
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import config as options
-from dataloaders.nifti import file_sha256
+from dataloaders.io.nifti import file_sha256
+from dataloaders.io.spec import DataSpec
 from dataloaders.segment_options import SegmentOptions, check_options
 from engine import device
 from engine.checkpoint import load_weights, weights_path
 from engine.command import exit_code
 from engine.segment import Expected, segment
 from engine.segmentation import Predictor
-from models.segmenter import Segmenter
-from spec import DataSpec
+from models.segmenter.method import Segmenter
 
 
 def parse(arguments: Sequence[str] | None = None) -> SegmentOptions:

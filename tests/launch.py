@@ -8,7 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from engine import files
+from dataloaders.io import files
 
 ROOT = Path(__file__).resolve().parents[1]
 

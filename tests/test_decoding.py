@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 import pytest
 
-from decoding import Mismatch, decode
+from dataloaders.io.schema import Mismatch, decode
 
 
 @dataclass(frozen=True)

@@ -19,11 +19,11 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from dataloaders.manifest import Manifest
-from dataloaders.png import write_png
+from dataloaders.io.manifest import Manifest
+from dataloaders.io.png import write_png
+from dataloaders.io.runlog import read_log
 from engine import signals
 from engine.checkpoint import list_states
-from engine.runlog import read_log
 from tests.toy import phantom, save_nifti
 
 ROOT = Path(__file__).resolve().parents[1]

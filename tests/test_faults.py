@@ -24,14 +24,15 @@ import pytest
 import torch
 
 from dataloaders import loading
-from dataloaders.dataset import EndlessSampler, SliceDataset
-from dataloaders.manifest import Manifest
-from engine import checkpoint, locks, signals
+from dataloaders.io import locks
+from dataloaders.io.locks import Holder, lock_folder, lock_place
+from dataloaders.io.manifest import Manifest
+from dataloaders.io.runlog import RunLog, read_log
+from dataloaders.slices import EndlessSampler, SliceDataset
+from engine import checkpoint, signals
 from engine.checkpoint import list_states, load_state
 from engine.command import DEFECT, exit_code
-from engine.locks import Holder, lock_folder, lock_place
-from engine.runlog import RunLog, read_log
-from models.oasis import Oasis
+from models.gan.oasis import Oasis
 from tests.launch import ROOT
 from tests.test_end_to_end import ENVIRONMENT, call, command, strip_name
 from tests.toy import prepared_folder

@@ -11,9 +11,9 @@ import pytest
 from matplotlib.figure import Figure
 from matplotlib.patches import Circle
 
-from dataloaders.generated_files import claim, read_record
-from dataloaders.manifest import Manifest
-from dataloaders.prepare import PrepareOptions, prepare
+from dataloaders.io.manifest import Manifest
+from dataloaders.labelmaps.generated_files import claim, read_record
+from dataloaders.prepare.prepare import PrepareOptions, prepare
 from engine.export import CARD, ExportOptions, export
 from engine.run import _read_start
 from evaluation.report import refuse_foreign

@@ -25,13 +25,13 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import config as options
-from dataloaders.dataset import SliceDataset
-from dataloaders.manifest import Manifest
-from dataloaders.nifti import VolumeError, read_volume
-from dataloaders.png import read_png, write_png
+from dataloaders.io.manifest import Manifest
+from dataloaders.io.nifti import VolumeError, read_volume
+from dataloaders.io.png import read_png, write_png
+from dataloaders.io.spec import DataSpec
+from dataloaders.slices import SliceDataset
 from engine import checkpoint
 from engine.checkpoint import CheckpointError
-from spec import DataSpec
 from tests.toy import prepared_folder, save_nifti, toy_spec
 
 LONG = os.environ.get("HYPOTHESIS_PROFILE") == "long"

@@ -13,11 +13,11 @@ import numpy as np
 import pytest
 
 import engine.run
-from dataloaders.manifest import Manifest
-from dataloaders.png import read_png, write_png
+from dataloaders.io.manifest import Manifest
+from dataloaders.io.png import read_png, write_png
+from dataloaders.io.runlog import read_log
 from dataloaders.unpaired import typical_windows
 from engine.checkpoint import list_states
-from engine.runlog import read_log
 from tests.test_end_to_end import LAS, PERIODS, call, strip_name
 from tests.toy import phantom, save_nifti
 

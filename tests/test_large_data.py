@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from dataloaders.manifest import Manifest
-from scripts.benchmark_data import BenchmarkOptions, loading, make, resuming, run_stage, start_of_train
+from benchmarks.benchmark_data import BenchmarkOptions, loading, make, resuming, run_stage, start_of_train
+from dataloaders.io.manifest import Manifest
 from tests.test_end_to_end import call
 from tests.toy import prepared_folder
 
@@ -61,4 +61,4 @@ def test_the_benchmark_links_real_slices(tmp_path: Path) -> None:
 
 def test_the_benchmark_of_ranks_runs() -> None:
     tiny = ["--preset", "demo", "--size", 32, "--share", 1, "--steps", 1, "--labels", 3, "--gpu_ids", -1]
-    call("scripts/benchmark_ranks.py", *tiny)
+    call("benchmarks/benchmark_ranks.py", *tiny)

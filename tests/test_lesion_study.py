@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 import torch
 
-from scripts.lesion_figures import _tile, spots
-from scripts.lesion_study import Example, StudyOptions, interval, table, test_segmenter, train_segmenter
+from benchmarks.lesion_figures import _tile, spots
+from benchmarks.lesion_study import Example, StudyOptions, interval, table, test_segmenter, train_segmenter
 from tests.toy_lesions import patient
 
 test_segmenter.__test__ = False  # type: ignore[attr-defined]  # it tests a network, not this code

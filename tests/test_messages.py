@@ -14,8 +14,8 @@ import pytest
 import torch
 
 from config import Config, parse_train, set_by_preset
-from dataloaders.geometry import plane_spacing
-from dataloaders.prepare_options import PrepareOptions
+from dataloaders.io.geometry import plane_spacing
+from dataloaders.prepare.options import PrepareOptions
 from engine.command import exit_code
 from models import build_method
 from models.base import Batch, seeded_generator

@@ -12,10 +12,10 @@ import numpy as np
 import pytest
 
 from dataloaders.folder import load_manifest
-from dataloaders.manifest import Manifest
-from dataloaders.png import write_png
+from dataloaders.io.manifest import Manifest
+from dataloaders.io.png import write_png
+from dataloaders.io.spec import Channel, DataSpec, Label
 from pipeline.records import Record, load_record
-from spec import Channel, DataSpec, Label
 from tests.toy import prepared_folder, toy_spec
 
 

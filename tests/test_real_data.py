@@ -11,14 +11,14 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from dataloaders.check import check_folder
-from dataloaders.dataset import SliceDataset, SliceLoader
-from dataloaders.manifest import Manifest
-from dataloaders.nifti import read_volume
-from dataloaders.png import read_png
-from dataloaders.prepare import DataFaults, prepare
-from dataloaders.prepare_options import PrepareOptions
-from models.body import mask_loss, outline_error, paired_threshold
+from dataloaders.io.manifest import Manifest
+from dataloaders.io.nifti import read_volume
+from dataloaders.io.png import read_png
+from dataloaders.prepare.check import check_folder
+from dataloaders.prepare.options import PrepareOptions
+from dataloaders.prepare.prepare import DataFaults, prepare
+from dataloaders.slices import SliceDataset, SliceLoader
+from models.gan.body import mask_loss, outline_error, paired_threshold
 from tests.test_end_to_end import ENVIRONMENT, ROOT, TINY, call
 from tests.toy import save_nifti
 

@@ -8,12 +8,13 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from dataloaders import geometry, tissue
-from dataloaders.lesion_filling import fill_slices, fill_volume
-from dataloaders.lesion_preparing import Tissue, fill_zone, find_lesions, hyperintense, white_mode
-from dataloaders.lesion_scans import TISSUE_LABELS
-from dataloaders.nifti import read_volume
-from evaluation.lesion_regions import (
+from dataloaders.io import geometry
+from dataloaders.io.nifti import read_volume
+from dataloaders.lesions.filling import fill_slices, fill_volume
+from dataloaders.lesions.preparing import Tissue, fill_zone, find_lesions, hyperintense, white_mode
+from dataloaders.lesions.scans import TISSUE_LABELS
+from dataloaders.prepare import tissue
+from evaluation.metrics.lesion_regions import (
     RANGE_PERCENTILE,
     border_distance,
     contrast,

@@ -13,8 +13,8 @@ import nibabel as nib
 import numpy as np
 import pytest
 
+from dataloaders.io.runlog import read_log
 from engine.checkpoint import list_states
-from engine.runlog import read_log
 from tests.test_end_to_end import ENVIRONMENT, ROOT, call, command, strip, strip_name, wait_for_state
 from tests.toy import phantom, save_nifti
 

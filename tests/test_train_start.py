@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from config import parse_train
+from dataloaders.io.runlog import read_log
 from engine.checkpoint import load_weights
-from engine.runlog import read_log
 from tests.toy import prepared_folder
 from train import train
 

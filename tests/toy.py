@@ -8,10 +8,10 @@ import nibabel as nib
 import numpy as np
 from numpy.typing import NDArray
 
-from dataloaders.intensity import Window
-from dataloaders.manifest import Case, Manifest, Slice, slice_name
-from dataloaders.png import write_png
-from spec import Channel, DataSpec, Label
+from dataloaders.io.intensity import Window
+from dataloaders.io.manifest import Case, Manifest, Slice, slice_name
+from dataloaders.io.png import write_png
+from dataloaders.io.spec import Channel, DataSpec, Label
 
 NAMES = ("background", "csf", "grey_matter", "white_matter", "lesion")
 

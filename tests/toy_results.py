@@ -9,10 +9,10 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from dataloaders.intensity import Window
-from dataloaders.manifest import Case, Manifest, Slice, slice_name
-from dataloaders.png import write_png
-from spec import Channel, DataSpec, Label
+from dataloaders.io.intensity import Window
+from dataloaders.io.manifest import Case, Manifest, Slice, slice_name
+from dataloaders.io.png import write_png
+from dataloaders.io.spec import Channel, DataSpec, Label
 
 LABELS = ("background", "csf", "grey_matter", "white_matter", "lesion")
 MEANS = {"T1w": (0.0, 250.0, 550.0, 800.0, 500.0), "CT": (-1000.0, 5.0, 38.0, 30.0, 20.0)}

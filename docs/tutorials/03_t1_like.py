@@ -14,7 +14,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 
-from dataloaders.prior_estimation import PriorOptions, estimate_priors
+from dataloaders.labelmaps.prior_estimation import PriorOptions, estimate_priors
 from models.gmm import ImageGenerator
 
 maps, picture, *given = sys.argv[1:]

@@ -8,7 +8,7 @@ from pathlib import Path
 from matplotlib import rc_context
 from matplotlib.figure import Figure
 
-from engine.files import atomic_path, read_json, write_json, write_text
+from dataloaders.io.files import atomic_path, read_json, write_json, write_text
 from evaluation.compare import Entrant, metric_rows
 from evaluation.report import gallery, gather, pictures, ranked, volumes
 from evaluation.report.page import Content, render

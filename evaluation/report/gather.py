@@ -9,13 +9,13 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from dataloaders.intensity import LEVELS, Window
-from dataloaders.manifest import Case, Slice
-from dataloaders.png import as_16_bit, read_png
+from dataloaders.io.intensity import LEVELS, Window
+from dataloaders.io.manifest import Case, Slice
+from dataloaders.io.png import as_16_bit, read_png
 from evaluation.compare import Entrant
+from evaluation.metrics.spectrum import SMALLEST_SIDE, CaseSpectrum
 from evaluation.pairs import check_label, view_of
 from evaluation.results import paired_slices
-from evaluation.spectrum import SMALLEST_SIDE, CaseSpectrum
 
 BINS = 2048  # of the intensity histograms: 2 HU in the CT window
 

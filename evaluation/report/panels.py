@@ -17,7 +17,7 @@ from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
-from engine.runlog import read_log
+from dataloaders.io.runlog import read_log
 from evaluation.compare import Entrant, Row
 from evaluation.report import plots
 from evaluation.report.gather import Distributions, Gathered, Spectra

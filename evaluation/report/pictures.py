@@ -12,8 +12,8 @@ from matplotlib.colors import to_hex
 from numpy.typing import NDArray
 from PIL import Image
 
-from dataloaders.intensity import Window
-from dataloaders.manifest import Case, Slice
+from dataloaders.io.intensity import Window
+from dataloaders.io.manifest import Case, Slice
 from evaluation.compare import Entrant
 from evaluation.report.gather import Picture, read_label, read_picture
 from evaluation.results import paired_slices

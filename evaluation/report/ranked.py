@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from dataloaders.manifest import Case, Slice
+from dataloaders.io.manifest import Case, Slice
 from evaluation.compare import Entrant
 from evaluation.report.pictures import one_window
 

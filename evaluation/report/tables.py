@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from engine.files import csv_text
+from dataloaders.io.files import csv_text
 from evaluation.compare import Entrant, Row, count
 from evaluation.report.cards import flat_settings
 from evaluation.report.names import group_of, grouped, metric_name, name_of, number, row_decimals, short_name

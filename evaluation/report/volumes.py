@@ -16,8 +16,8 @@ from typing import Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from dataloaders.intensity import Window
-from dataloaders.manifest import Case, Slice
+from dataloaders.io.intensity import Window
+from dataloaders.io.manifest import Case, Slice
 from evaluation.compare import Entrant
 from evaluation.report.gather import read_label, read_picture
 from evaluation.report.pictures import HU_WINDOWS, body_box, display_window, label_hex

@@ -4,19 +4,36 @@ sampling.py draws the parameters, render.py makes the image of them; spatial.py,
 are the steps, each usable alone; labels.py and priors.py say what the labels are and how bright.
 """
 
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from models.gmm.labels import LabelScheme
-from models.gmm.method import Gmm
-from models.gmm.params import Params
-from models.gmm.priors import FittedPrior, parse_prior
-from models.gmm.render import deform, paint, render, render_pair
-from models.gmm.sampling import GivenPriors, sample_params
-
 if TYPE_CHECKING:
-    from dataloaders import lab2im as utils
-    from dataloaders.image_generator import BrainGenerator, ImageGenerator
+    from dataloaders.labelmaps import lab2im as utils
+    from dataloaders.labelmaps.image_generator import BrainGenerator, ImageGenerator
+    from models.gmm.labels import LabelScheme
+    from models.gmm.method import Gmm
+    from models.gmm.params import Params
+    from models.gmm.priors import FittedPrior, parse_prior
+    from models.gmm.render import deform, paint, render_pair
+    from models.gmm.sampling import GivenPriors, sample_params
 
+# Imported when they are asked for: the options of this folder are read by every command, and the generators that users
+# expect here read files, so they live with the data loaders.
+_HOMES = {
+    "BrainGenerator": "dataloaders.labelmaps.image_generator",
+    "FittedPrior": "models.gmm.priors",
+    "GivenPriors": "models.gmm.sampling",
+    "Gmm": "models.gmm.method",
+    "ImageGenerator": "dataloaders.labelmaps.image_generator",
+    "LabelScheme": "models.gmm.labels",
+    "Params": "models.gmm.params",
+    "deform": "models.gmm.render",
+    "paint": "models.gmm.render",
+    "parse_prior": "models.gmm.priors",
+    "render_pair": "models.gmm.render",
+    "sample_params": "models.gmm.sampling",
+    "utils": "dataloaders.labelmaps.lab2im",
+}
 __all__ = [
     "BrainGenerator",
     "FittedPrior",
@@ -28,7 +45,6 @@ __all__ = [
     "deform",
     "paint",
     "parse_prior",
-    "render",
     "render_pair",
     "sample_params",
     "utils",
@@ -36,13 +52,7 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    """The generators read files, so they live with the data loaders; here is only the door that users expect."""
-    if name in ("ImageGenerator", "BrainGenerator"):
-        from dataloaders import image_generator
-
-        return getattr(image_generator, name)
-    if name == "utils":
-        from dataloaders import lab2im
-
-        return lab2im
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    module = import_module(_HOMES[name])
+    return module if name == "utils" else getattr(module, name)

@@ -18,8 +18,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from dataloaders.io.spec import BACKGROUND, DataSpec
 from models.gmm import freesurfer
-from spec import BACKGROUND, DataSpec
 
 Integers: TypeAlias = Sequence[int] | NDArray[Any] | Tensor
 Role = Literal["cortex", "white_matter", "csf", "brain", "lesion"]

@@ -15,12 +15,12 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from method_options.gmm import GmmConfig, synthseg_preset
 from models.base import seeded_generator
 from models.gmm.acquisition import low_shape
 from models.gmm.artefacts import ARTEFACTS
 from models.gmm.draws import integer, uniform
 from models.gmm.labels import LabelScheme, Role
+from models.gmm.options import GmmConfig, synthseg_preset
 from models.gmm.params import Params
 from models.gmm.priors import FittedPrior, Prior, draw_statistics, parse_prior, to_labels
 from models.gmm.resampling import Shape, grain_gain, nodes

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from torch import Tensor
 
+from dataloaders.io.ranks import mean_over_all
 from models.lesion.conditions import dilated
-from models.ranks import mean_over_all
 
 
 def error_weights(lesion: Tensor, extra: float) -> Tensor:

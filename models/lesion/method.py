@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from config import Config
+from dataloaders.io.spec import LESION, DataSpec
 from models.base import Batch, Method, Player, SampleRandom, seeded_generator
 from models.ema import ema_copy, ema_update
 from models.lesion.conditions import ZERO, band_masks, blend_weights, blurred, soft_maps, z_scores
@@ -20,7 +21,6 @@ from models.lesion.network import LesionNetwork
 from models.lesion.profile import DEPTHS, LevelProfile, measure_profile
 from models.lesion.windows import average_windows, cut, grid_corners, random_corners
 from models.optimizers import adam
-from spec import LESION, DataSpec
 
 
 class LesionUnet(Method):

@@ -8,11 +8,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from dataloaders.geometry import spacing
-from dataloaders.manifest import Manifest
-from dataloaders.nifti import read_volume, write_volume
-from dataloaders.png import read_png
-from engine.files import csv_text, write_json, write_text
+from dataloaders.io.files import csv_text, write_json, write_text
+from dataloaders.io.geometry import spacing
+from dataloaders.io.manifest import Manifest
+from dataloaders.io.nifti import read_volume, write_volume
+from dataloaders.io.png import read_png
 from pipeline import scores
 from pipeline.context import Context, Excluded, Made
 from pipeline.report import write_report

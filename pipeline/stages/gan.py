@@ -9,17 +9,17 @@ from pathlib import Path
 
 import numpy as np
 
-from dataloaders import geometry
-from dataloaders.intensity import LEVELS
-from dataloaders.manifest import Case as ManifestCase
-from dataloaders.manifest import Manifest, Slice, Split, slice_name
-from dataloaders.png import read_png, write_png
-from dataloaders.slices import write_slice
+from dataloaders.io import geometry
+from dataloaders.io.intensity import LEVELS
+from dataloaders.io.manifest import Case as ManifestCase
+from dataloaders.io.manifest import Manifest, Slice, Split, slice_name
+from dataloaders.io.png import read_png, write_png
+from dataloaders.io.spec import Channel, DataSpec
+from dataloaders.slice_files import write_slice
 from pipeline.commands import ToolFailed, run_command
 from pipeline.context import Context, Excluded, Made
 from pipeline.slices import FLOOR, brain_frame, chosen_slices, stripped
 from pipeline.tissue import LABELS
-from spec import Channel, DataSpec
 
 ROOT = Path(__file__).resolve().parents[2]
 NAME = "gan"

@@ -9,11 +9,11 @@ import nibabel as nib
 import numpy as np
 from numpy.typing import NDArray
 
-from dataloaders import geometry
-from dataloaders.labels import TABLES
-from dataloaders.manifest import affine_rows
-from dataloaders.nifti import Volume, read_volume, whole_numbers, write_volume
-from dataloaders.tissue import TissueError, brain_mask
+from dataloaders.io import geometry
+from dataloaders.io.manifest import affine_rows
+from dataloaders.io.nifti import Volume, read_volume, whole_numbers, write_volume
+from dataloaders.labelmaps.labels import TABLES
+from dataloaders.prepare.tissue import TissueError, brain_mask
 from pipeline.context import Context, Excluded, Made
 from pipeline.interleave import even_slices
 from pipeline.tissue import TissueTable, bounding_box, gate, read_table, tissue_facts

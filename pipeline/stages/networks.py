@@ -10,11 +10,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from dataloaders.geometry import stitch
-from dataloaders.manifest import Manifest
-from dataloaders.nifti import write_volume
-from dataloaders.png import read_png
-from engine.files import write_json
+from dataloaders.io.files import write_json
+from dataloaders.io.geometry import stitch
+from dataloaders.io.manifest import Manifest
+from dataloaders.io.nifti import write_volume
+from dataloaders.io.png import read_png
 from pipeline import nnunet
 from pipeline.commands import ToolFailed, run_command
 from pipeline.context import Context, Excluded, Made

@@ -9,24 +9,24 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from dataloaders import geometry
-from dataloaders.image_generator import ImageGenerator, read_priors
-from dataloaders.intensity import Window
-from dataloaders.labels import count_labels
-from dataloaders.manifest import Case as ManifestCase
-from dataloaders.manifest import Manifest, Slice, slice_name
-from dataloaders.nifti import Volume, write_volume
-from dataloaders.png import write_png
-from dataloaders.prior_estimation import Scale, measure
-from dataloaders.sources import CaseSource
-from engine.files import write_json
+from dataloaders.io import geometry
+from dataloaders.io.files import write_json
+from dataloaders.io.intensity import Window
+from dataloaders.io.manifest import Case as ManifestCase
+from dataloaders.io.manifest import Manifest, Slice, slice_name
+from dataloaders.io.nifti import Volume, write_volume
+from dataloaders.io.png import write_png
+from dataloaders.io.spec import Channel, DataSpec
+from dataloaders.labelmaps.image_generator import ImageGenerator, read_priors
+from dataloaders.labelmaps.labels import count_labels
+from dataloaders.labelmaps.prior_estimation import Scale, measure
+from dataloaders.prepare.sources import CaseSource
 from models.gmm.priors import pool_subjects
 from pipeline.context import Context, Excluded, Made
 from pipeline.generator import gmm_options
 from pipeline.slices import FLOOR, brain_frame, chosen_slices
 from pipeline.subclasses import divide, scheme
 from pipeline.tissue import LABELS
-from spec import Channel, DataSpec
 
 RANGE = Window(0.0, 1.0)  # of the generator
 

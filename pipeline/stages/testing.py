@@ -6,13 +6,13 @@ from dataclasses import replace
 
 import numpy as np
 
-from dataloaders import geometry
-from dataloaders.manifest import Case as ManifestCase
-from dataloaders.manifest import Geometry, Manifest, Slice, affine_rows, slice_name
-from dataloaders.slices import write_slice
+from dataloaders.io import geometry
+from dataloaders.io.manifest import Case as ManifestCase
+from dataloaders.io.manifest import Geometry, Manifest, Slice, affine_rows, slice_name
+from dataloaders.io.spec import Channel, DataSpec, Label
+from dataloaders.slice_files import write_slice
 from pipeline.context import Context, Excluded, Made
 from pipeline.slices import brain_frame, chosen_slices, stripped
-from spec import Channel, DataSpec, Label
 
 
 def slices(context: Context) -> Made:

@@ -11,8 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from dataloaders.geometry import spacing
-from dataloaders.nifti import Volume, read_volume, write_volume
+from dataloaders.io.geometry import spacing
+from dataloaders.io.nifti import Volume, read_volume, write_volume
 from pipeline.commands import ToolFailed
 from pipeline.tools.base import Job, Outcome, Tool, package_version
 

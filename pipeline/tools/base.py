@@ -11,7 +11,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
-from dataloaders.nifti import VolumeError, read_volume
+from dataloaders.io.nifti import VolumeError, read_volume
 from pipeline.commands import ToolFailed, ToolMissing, answer, find_program, run_command
 
 Kind = Literal["harmonise", "strip", "segment"]

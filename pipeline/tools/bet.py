@@ -10,9 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from dataloaders.cleaning import ellipsoid, largest_component
-from dataloaders.geometry import regrid, resample, spacing
-from dataloaders.nifti import Volume, read_volume, write_volume
+from dataloaders.io.geometry import regrid, resample, spacing
+from dataloaders.io.nifti import Volume, read_volume, write_volume
+from dataloaders.prepare.cleaning import ellipsoid, largest_component
 from pipeline.tools.base import ExternalTool, Job, Outcome, package_version
 
 GRID_MM = 2.0

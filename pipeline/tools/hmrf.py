@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from dataloaders.nifti import read_volume, write_volume
-from dataloaders.tissue import TissueError, hmrf_tissue
+from dataloaders.io.nifti import read_volume, write_volume
+from dataloaders.prepare.tissue import TissueError, hmrf_tissue
 from pipeline.commands import ToolFailed
 from pipeline.tools.base import Job, Outcome, Tool, package_version
 

@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from dataloaders.nifti import read_volume, write_volume
+from dataloaders.io.nifti import read_volume, write_volume
 from pipeline.commands import ToolMissing
 from pipeline.tools.base import ExternalTool, Job, package_version
 

@@ -6,7 +6,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from dataloaders.classes import (
+from dataloaders.io.spec import Channel, DataSpec, Label
+from dataloaders.labelmaps.classes import (
     contrast_means,
     inline_classes,
     inline_contrasts,
@@ -14,10 +15,9 @@ from dataloaders.classes import (
     read_classes,
     tissue_classes,
 )
-from dataloaders.label_schemes import read_scheme
+from dataloaders.labelmaps.schemes import read_scheme
 from models.gmm import freesurfer
 from models.gmm.labels import LabelScheme
-from spec import Channel, DataSpec, Label
 
 
 def test_tissue_of_freesurfer_ids() -> None:

@@ -3,8 +3,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from dataloaders import tissue
-from dataloaders.cleaning import body_mask
+from dataloaders.prepare import tissue
+from dataloaders.prepare.cleaning import body_mask
 
 SPACING = np.array([2.0, 2.0, 3.0])
 

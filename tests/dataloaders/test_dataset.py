@@ -9,9 +9,15 @@ import numpy as np
 import pytest
 import torch
 
-import dataloaders.dataset
-from dataloaders.check import check_folder
-from dataloaders.dataset import (
+import dataloaders.slices
+from dataloaders.folder import load_manifest
+from dataloaders.io.intensity import Window, levels_to_model, model_to_levels
+from dataloaders.io.manifest import Case, Manifest, Slice
+from dataloaders.io.png import read_png, write_png
+from dataloaders.io.spec import Channel, DataSpec, Label
+from dataloaders.prepare.check import check_folder
+from dataloaders.slice_table import SliceTable
+from dataloaders.slices import (
     EndlessSampler,
     SliceDataset,
     SliceLoader,
@@ -20,12 +26,6 @@ from dataloaders.dataset import (
     neighbour_entries,
     slice_positions,
 )
-from dataloaders.folder import load_manifest
-from dataloaders.intensity import Window, levels_to_model, model_to_levels
-from dataloaders.manifest import Case, Manifest, Slice
-from dataloaders.png import read_png, write_png
-from dataloaders.slice_table import SliceTable
-from spec import Channel, DataSpec, Label
 from tests.toy import prepared_folder
 
 
@@ -363,7 +363,7 @@ def test_neighbours_are_read_once_and_without_their_images(folder: Path, monkeyp
         opened.append(str(path.relative_to(folder)))
         return read_png(path, **how)
 
-    monkeypatch.setattr(dataloaders.dataset, "read_png", spy)
+    monkeypatch.setattr(dataloaders.slices, "read_png", spy)
     data = Manifest.load(folder)
     item = data.split("train")[0].slices
     SliceDataset(folder, data, "train", neighbours=2)[0]

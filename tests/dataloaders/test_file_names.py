@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from dataloaders.file_names import PatientRule, label_of, place_of, shows_channels, visible
+from dataloaders.io.file_names import PatientRule, label_of, place_of, shows_channels, visible
 
 
 @pytest.mark.parametrize(

@@ -11,14 +11,14 @@ from PIL import Image
 from scipy import ndimage
 
 from config import parse_test, parse_train
-from dataloaders.check import check_folder
-from dataloaders.dataset import fingerprint
 from dataloaders.folder import load_manifest
-from dataloaders.manifest import FILE_NAME, Manifest
+from dataloaders.io.manifest import FILE_NAME, Manifest
+from dataloaders.io.png import read_png, write_png
 from dataloaders.overview import overview
-from dataloaders.png import read_png, write_png
-from dataloaders.prepare import DataFaults, prepare
-from dataloaders.prepare_options import PrepareOptions
+from dataloaders.prepare.check import check_folder
+from dataloaders.prepare.options import PrepareOptions
+from dataloaders.prepare.prepare import DataFaults, prepare
+from dataloaders.slices import fingerprint
 from test import test as test_command
 from tests.toy import phantom
 from train import train

@@ -11,18 +11,18 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from dataloaders import generate as module
-from dataloaders import generated_files
-from dataloaders.generate import generate
-from dataloaders.generate_options import GenerateOptions
-from dataloaders.generated_files import read_params, read_record
-from dataloaders.geometry import stitch
-from dataloaders.image_generator import ImageGenerator
-from dataloaders.label_maps import read_label_map_file
-from dataloaders.label_schemes import output_labels, read_scheme
-from dataloaders.manifest import Manifest
-from dataloaders.png import read_png
-from engine.locks import lock_folder
+from dataloaders.io.geometry import stitch
+from dataloaders.io.locks import lock_folder
+from dataloaders.io.manifest import Manifest
+from dataloaders.io.png import read_png
+from dataloaders.labelmaps import generate as module
+from dataloaders.labelmaps import generated_files
+from dataloaders.labelmaps.generate import generate
+from dataloaders.labelmaps.generate_options import GenerateOptions
+from dataloaders.labelmaps.generated_files import read_params, read_record
+from dataloaders.labelmaps.image_generator import ImageGenerator
+from dataloaders.labelmaps.maps import read_label_map_file
+from dataloaders.labelmaps.schemes import output_labels, read_scheme
 from models.gmm.labels import LabelScheme
 from tests.dataloaders.test_workers import running, wait_for
 from tests.launch import ROOT, left_by_the_dead

@@ -4,7 +4,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from dataloaders.geometry import (
+from dataloaders.io.geometry import (
     off_grid,
     onto_axes,
     plane,
@@ -17,7 +17,7 @@ from dataloaders.geometry import (
     to_ras,
     window_plane,
 )
-from dataloaders.manifest import Geometry
+from dataloaders.io.manifest import Geometry
 
 ORIENTATIONS = ("RAS", "LAS", "LPS", "LIA", "PSR")
 

@@ -14,9 +14,9 @@ import torch
 from nibabel.orientations import axcodes2ornt, inv_ornt_aff
 from numpy.typing import NDArray
 
-from dataloaders.image_generator import ImageGenerator
-from method_options.gmm import GmmConfig
+from dataloaders.labelmaps.image_generator import ImageGenerator
 from models.gmm.labels import LabelScheme
+from models.gmm.options import GmmConfig
 from tests.toy import phantom, save_nifti
 
 STILL = GmmConfig(blur=(0.0,))  # no deformation, no noise, no bias: nothing is random but the priors

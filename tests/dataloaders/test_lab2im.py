@@ -10,7 +10,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from dataloaders.geometry import spacing
+from dataloaders.io.geometry import spacing
 from models.gmm import BrainGenerator, ImageGenerator, utils
 from tests.toy import phantom, save_nifti
 

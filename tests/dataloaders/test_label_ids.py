@@ -9,10 +9,10 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from dataloaders.label_ids import names_beside, read_ids
-from dataloaders.labels import read_label_map
-from dataloaders.manifest import Manifest
-from spec import Channel, DataSpec, Label
+from dataloaders.io.manifest import Manifest
+from dataloaders.io.spec import Channel, DataSpec, Label
+from dataloaders.labelmaps.ids import names_beside, read_ids
+from dataloaders.labelmaps.labels import read_label_map
 
 SPEC = DataSpec(
     (

@@ -11,7 +11,7 @@ import torch
 from nibabel.orientations import axcodes2ornt, inv_ornt_aff
 from numpy.typing import NDArray
 
-from dataloaders.label_maps import LabelMaps, index_of, read_label_map_file
+from dataloaders.labelmaps.maps import LabelMaps, index_of, read_label_map_file
 from models.gmm.labels import LabelScheme
 from tests.toy import save_nifti
 

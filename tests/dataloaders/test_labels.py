@@ -8,9 +8,9 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from dataloaders.labels import TABLES, header_names, read_label_map, table_names, tissue_rows
+from dataloaders.io.spec import Channel, DataSpec, Label
+from dataloaders.labelmaps.labels import TABLES, header_names, read_label_map, table_names, tissue_rows
 from models.gmm.labels import LabelScheme
-from spec import Channel, DataSpec, Label
 
 
 def ids_of(path: Path | str, found: tuple[int, ...] | None = None) -> dict[str, tuple[int, ...]]:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from dataloaders.lesion_filling import fill_slices, fill_volume
+from dataloaders.lesions.filling import fill_slices, fill_volume
 from tests.toy_lesions import patient
 
 WAYS = {"volume": lambda i, m, w: fill_volume(i, m, w, seed=1), "slices": lambda i, m, w: fill_slices(i, m, w, seed=1)}

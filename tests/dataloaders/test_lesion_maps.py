@@ -9,10 +9,10 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from dataloaders.generated_files import read_params, read_record
-from dataloaders.image_generator import ImageGenerator
-from dataloaders.label_maps import read_label_map_file
-from dataloaders.lesion_maps import match_lesions
+from dataloaders.labelmaps.generated_files import read_params, read_record
+from dataloaders.labelmaps.image_generator import ImageGenerator
+from dataloaders.labelmaps.lesion_maps import match_lesions
+from dataloaders.labelmaps.maps import read_label_map_file
 from models.gmm.labels import LabelScheme
 from tests.test_end_to_end import call
 from tests.toy import phantom, save_nifti

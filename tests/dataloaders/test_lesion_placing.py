@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from dataloaders.lesion_options import parse_load
-from dataloaders.lesion_placing import Variation, allowed_zone, blend_zone, place
-from dataloaders.lesion_preparing import Tissue
-from spec import Label
+from dataloaders.io.spec import Label
+from dataloaders.lesions.options import parse_load
+from dataloaders.lesions.placing import Variation, allowed_zone, blend_zone, place
+from dataloaders.lesions.preparing import Tissue
 from tests.toy_lesions import patient
 
 LABELS = tuple(Label(i, n) for i, n in enumerate(("background", "csf", "grey_matter", "white_matter")))

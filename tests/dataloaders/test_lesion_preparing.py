@@ -9,10 +9,10 @@ import pytest
 from scipy import ndimage
 
 from config import parse_train
-from dataloaders.check import check_folder
-from dataloaders.dataset import SliceDataset
-from dataloaders.lesion_loading import CaseLoader, StackLoader, check_filled, lesion_loaders, with_lesions
-from dataloaders.lesion_preparing import (
+from dataloaders.io.manifest import Manifest
+from dataloaders.io.spec import Label
+from dataloaders.lesions.loading import CaseLoader, StackLoader, check_filled, lesion_loaders, with_lesions
+from dataloaders.lesions.preparing import (
     Tissue,
     fill_zone,
     find_lesions,
@@ -22,11 +22,11 @@ from dataloaders.lesion_preparing import (
     white_mode,
     white_window,
 )
-from dataloaders.manifest import Manifest
-from dataloaders.prepare import prepare
-from dataloaders.prepare_options import PrepareOptions
-from evaluation.lesions import match_lesions
-from spec import Label
+from dataloaders.prepare.check import check_folder
+from dataloaders.prepare.options import PrepareOptions
+from dataloaders.prepare.prepare import prepare
+from dataloaders.slices import SliceDataset
+from evaluation.metrics.lesions import match_lesions
 from tests.toy_lesions import bids, patient
 
 LABELS = tuple(Label(i, n) for i, n in enumerate(("background", "csf", "grey_matter", "white_matter", "lesion")))

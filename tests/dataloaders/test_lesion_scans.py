@@ -8,7 +8,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from dataloaders.lesion_scans import Stored, find_patient, load_head, read_channels, read_mask, read_stored
+from dataloaders.lesions.scans import Stored, find_patient, load_head, read_channels, read_mask, read_stored
 from tests.toy import save_nifti
 from tests.toy_lesions import LAS, bids, patient
 

@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from dataloaders.label_ids import names_within
-from dataloaders.nifti import VolumeError, read_volume, whole_numbers, write_volume
-from dataloaders.notices import collected
+from dataloaders.io.nifti import VolumeError, read_volume, whole_numbers, write_volume
+from dataloaders.io.notices import collected
+from dataloaders.labelmaps.ids import names_within
 from tests.toy import save_nifti
 
 DATA = np.arange(60, dtype=np.int16).reshape(3, 4, 5)

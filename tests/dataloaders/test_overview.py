@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from dataloaders.intensity import Window
-from dataloaders.manifest import FILE_NAME, Manifest
+from dataloaders.io.intensity import Window
+from dataloaders.io.manifest import FILE_NAME, Manifest
+from dataloaders.io.spec import Channel, DataSpec, Label
 from dataloaders.overview import grid, mirroring, overview, percent
-from spec import Channel, DataSpec, Label
 from tests.toy import prepared_folder
 
 

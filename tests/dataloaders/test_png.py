@@ -11,7 +11,7 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
-from dataloaders.png import NoGrey, Palettes, read_colours, read_png
+from dataloaders.io.png import NoGrey, Palettes, read_colours, read_png
 
 IDS = np.arange(64).reshape(8, 8) % 4
 

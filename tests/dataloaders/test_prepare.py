@@ -14,17 +14,17 @@ import numpy as np
 import pytest
 from scipy.ndimage import rotate
 
-import dataloaders.prepare
-from dataloaders.check import check_folder
+import dataloaders.prepare.prepare
 from dataloaders.folder import load_manifest
-from dataloaders.geometry import stitch
-from dataloaders.labels import read_dataset_json
-from dataloaders.manifest import Manifest
-from dataloaders.nifti import read_volume
-from dataloaders.png import read_png, write_png
-from dataloaders.prepare import DataFaults, prepare
-from dataloaders.prepare_options import PrepareOptions
-from dataloaders.splits import split_patients, split_slices
+from dataloaders.io.geometry import stitch
+from dataloaders.io.manifest import Manifest
+from dataloaders.io.nifti import read_volume
+from dataloaders.io.png import read_png, write_png
+from dataloaders.labelmaps.labels import read_dataset_json
+from dataloaders.prepare.check import check_folder
+from dataloaders.prepare.options import PrepareOptions
+from dataloaders.prepare.prepare import DataFaults, prepare
+from dataloaders.prepare.splits import split_patients, split_slices
 from tests.toy import phantom, save_nifti
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -108,7 +108,7 @@ def test_the_result_does_not_depend_on_the_number_of_workers(source: Path, tmp_p
 def test_an_interrupted_run_goes_on(
     source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    import dataloaders.prepare as module
+    import dataloaders.prepare.prepare as module
 
     prepare(options(source, tmp_path / "whole"))
     said = capsys.readouterr().out
@@ -661,8 +661,10 @@ def test_shards_together_prepare_what_one_command_does(source: Path, tmp_path: P
     """Byte for byte, in any order; each file is read by one shard only; the last one writes the manifest."""
     prepare(options(source, tmp_path / "whole"))
     read: list[str] = []
-    inspect = dataloaders.prepare.inspect_case
-    with mock.patch.object(dataloaders.prepare, "inspect_case", lambda c, *r: read.append(c.id) or inspect(c, *r)):
+    inspect = dataloaders.prepare.prepare.inspect_case
+    with mock.patch.object(
+        dataloaders.prepare.prepare, "inspect_case", lambda c, *r: read.append(c.id) or inspect(c, *r)
+    ):
         done = [prepare(options(source, tmp_path / "shards", shard=f"{i}/2")) for i in (1, 0)]
     assert done[0] is None
     assert done[1] is not None
@@ -874,7 +876,7 @@ def test_a_folder_that_was_begun_with_another_size_keeps_it(tmp_path: Path) -> N
     done = prepare(o)
     assert prepare(replace(o, size=())) == done
     begun = tmp_path / "begun"
-    with mock.patch.object(dataloaders.prepare, "_conclude"):
+    with mock.patch.object(dataloaders.prepare.prepare, "_conclude"):
         prepare(replace(o, out=begun))
     manifest = prepare(replace(o, out=begun, size=()))
     assert manifest is not None

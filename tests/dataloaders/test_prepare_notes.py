@@ -9,8 +9,8 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from dataloaders.prepare import prepare
-from dataloaders.prepare_options import PrepareOptions
+from dataloaders.prepare.options import PrepareOptions
+from dataloaders.prepare.prepare import prepare
 from tests.toy import phantom, save_nifti
 
 

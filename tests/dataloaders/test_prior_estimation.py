@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 import torch
 
-from dataloaders.image_generator import ImageGenerator
-from dataloaders.manifest import Manifest
-from dataloaders.nifti import file_sha256
+from dataloaders.io.manifest import Manifest
+from dataloaders.io.nifti import file_sha256
+from dataloaders.labelmaps.image_generator import ImageGenerator
 from models.gmm.priors import FittedPrior
 from tests.test_end_to_end import Done, call
 from tests.toy import prepared_folder, save_nifti

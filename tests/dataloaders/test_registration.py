@@ -58,7 +58,7 @@ def test_lps_and_ras_of_a_transform() -> None:
 
 
 def test_a_scan_keeps_its_place_in_simpleitk() -> None:
-    from dataloaders.geometry import to_ras
+    from dataloaders.io.geometry import to_ras
 
     scan = lopsided()
     ras = Scan(*to_ras(scan.data, scan.affine))

@@ -15,10 +15,11 @@ import numpy as np
 import pytest
 import torch
 
-from dataloaders import seed_making, seeds, workers
-from dataloaders.nifti import Volume, read_volume
-from dataloaders.seed_making import SeedOptions, SeedReport, find_sources, make_seeds
-from dataloaders.seeds import (
+from dataloaders.io import workers
+from dataloaders.io.nifti import Volume, read_volume
+from dataloaders.labelmaps import seed_making, seeds
+from dataloaders.labelmaps.seed_making import SeedOptions, SeedReport, find_sources, make_seeds
+from dataloaders.labelmaps.seeds import (
     SCHEMES,
     SeedCase,
     SeedScheme,

@@ -12,22 +12,22 @@ import torch
 
 from config import Config, segmenter_preset
 from dataloaders.case_volumes import CaseVolume, on_grid, read_case
-from dataloaders.classes import read_classes, tissue_classes
-from dataloaders.generate import generate
-from dataloaders.generate_options import GenerateOptions
-from dataloaders.geometry import back_to_source, stitch, to_ras
-from dataloaders.label_schemes import read_scheme
-from dataloaders.manifest import Manifest
-from dataloaders.png import read_png, write_png
-from dataloaders.prepare import prepare
-from dataloaders.prepare_options import PrepareOptions
-from dataloaders.segmentation_data import ACROSS, STREAMS, Drawn, MixedVolumes, PatchDataset, neighbour_stack
+from dataloaders.io.geometry import back_to_source, stitch, to_ras
+from dataloaders.io.manifest import Manifest
+from dataloaders.io.png import read_png, write_png
+from dataloaders.labelmaps.classes import read_classes, tissue_classes
+from dataloaders.labelmaps.generate import generate
+from dataloaders.labelmaps.generate_options import GenerateOptions
+from dataloaders.labelmaps.schemes import read_scheme
+from dataloaders.patches import ACROSS, STREAMS, Drawn, MixedVolumes, PatchDataset, neighbour_stack
+from dataloaders.prepare.options import PrepareOptions
+from dataloaders.prepare.prepare import prepare
 from dataloaders.segmentation_task import SHOWN, SegmentationTask, tied
-from method_options.gmm import synthseg_preset
-from method_options.segmenter import SegmenterConfig, check_segmenter
 from models.base import seeded_generator
 from models.gmm.labels import LabelScheme
+from models.gmm.options import synthseg_preset
 from models.gmm.sampling import draw_intensities
+from models.segmenter.options import SegmenterConfig, check_segmenter
 from tests.toy import phantom, save_nifti
 
 LAS = np.array([[-1.5, 0, 0, 30], [0, 1, 0, -20], [0, 0, 2, 5], [0, 0, 0, 1.0]])

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from dataloaders.label_maps import LabelMaps
+from dataloaders.labelmaps.maps import LabelMaps
+from dataloaders.prepare.sources import find_bids, find_pairs
 from dataloaders.scans import find_scans
-from dataloaders.sources import find_bids, find_pairs
 
 
 def touch(root: Path, *names: str) -> Path:

@@ -10,8 +10,8 @@ import pytest
 import torch
 from torch.utils.data import DataLoader
 
-from dataloaders.image_generator import ImageGenerator
-from dataloaders.synthetic import ENDLESS, SyntheticDataset, SyntheticPairs, one_hot
+from dataloaders.labelmaps.image_generator import ImageGenerator
+from dataloaders.labelmaps.synthetic import ENDLESS, SyntheticDataset, SyntheticPairs, one_hot
 from tests.toy import phantom, save_nifti
 
 SHAPE = (12, 14, 8)

@@ -9,13 +9,13 @@ import numpy as np
 import pytest
 import torch
 
-from dataloaders.dataset import SliceDataset, SliceLoader
-from dataloaders.intensity import Window, levels_to_model
-from dataloaders.manifest import Manifest
-from dataloaders.png import as_16_bit, read_png, write_png
+from dataloaders.io.intensity import Window, levels_to_model
+from dataloaders.io.manifest import Manifest
+from dataloaders.io.png import as_16_bit, read_png, write_png
+from dataloaders.io.spec import Channel
+from dataloaders.slices import SliceDataset, SliceLoader
 from dataloaders.unpaired import UnpairedLoader, as_label_source, other_scale, typical_windows, unpaired_manifest
 from models.base import Batch
-from spec import Channel
 from tests.toy import prepared_folder
 
 

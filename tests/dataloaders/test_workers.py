@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from dataloaders.workers import WorkerLost, as_ready, in_order
+from dataloaders.io.workers import WorkerLost, as_ready, in_order
 from tests.launch import ROOT
 
 
@@ -57,7 +57,7 @@ next(load(Waits(), jobs, 1, 2, list))""",
     }
     script = f"""
 from pathlib import Path
-from dataloaders.workers import as_ready, in_order
+from dataloaders.io.workers import as_ready, in_order
 from tests.dataloaders.test_workers import name_and_wait
 if __name__ == "__main__":
     jobs = [(Path({str(tmp_path)!r}), n) for n in range(4)]

@@ -10,16 +10,16 @@ import numpy as np
 import pytest
 import torch
 
-from dataloaders.label_maps import LabelMaps
-from dataloaders.labels import read_label_map
+from dataloaders.io.files import atomic_path, check_name, read_json, write_json
+from dataloaders.io.runlog import RunLog, read_log
+from dataloaders.labelmaps.labels import read_label_map
+from dataloaders.labelmaps.maps import LabelMaps
 from dataloaders.scans import find_scans
 from engine import checkpoint
 from engine.command import exit_code
 from engine.device import channels_last
-from engine.files import atomic_path, check_name, read_json, write_json
 from engine.preview import label_colors
 from engine.run import relay
-from engine.runlog import RunLog, read_log
 from pipeline.study import read_study
 from pipeline.tissue import read_table
 from tests.toy import save_nifti

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from engine.files import files_below, files_in, listed, not_read, write_text
+from dataloaders.io.files import files_below, files_in, listed, not_read, write_text
 
 
 def touch(root: Path, *names: str) -> None:

@@ -14,15 +14,15 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 import config as options
-from dataloaders.intensity import Window
-from dataloaders.label_maps import read_label_map_file
-from dataloaders.labels import LabelTable
-from dataloaders.map_slices import slice_map
+from dataloaders.io.intensity import Window
+from dataloaders.io.spec import Channel, DataSpec, Label
+from dataloaders.labelmaps.labels import LabelTable
+from dataloaders.labelmaps.map_slices import slice_map
+from dataloaders.labelmaps.maps import read_label_map_file
 from engine.checkpoint import Weights, load_weights, save_weights, weights_path
 from engine.map_synthesis import find_maps
 from engine.run import run_windows
 from models import build_method
-from spec import Channel, DataSpec, Label
 from tests.launch import left_by_the_dead
 from tests.test_end_to_end import LAS, call
 from tests.toy import phantom, save_nifti

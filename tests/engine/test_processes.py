@@ -17,13 +17,13 @@ import pytest
 import torch
 
 from config import parse_train
-from dataloaders.dataset import EndlessSampler, Part, SliceDataset, SliceLoader
-from dataloaders.manifest import Manifest
+from dataloaders.io.manifest import Manifest
+from dataloaders.io.runlog import read_log
+from dataloaders.slices import EndlessSampler, Part, SliceDataset, SliceLoader
 from engine import processes
 from engine.checkpoint import list_states, load_state
 from engine.processes import Place, first_of_nodelist, place
 from engine.run import Run, TrainingState
-from engine.runlog import read_log
 from models.base import Method
 from tests.launch import ROOT, finish, free_port, run_ranks, start_ranks
 from tests.toy import prepared_folder

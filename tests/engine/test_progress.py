@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from engine import progress
-from engine.progress import Progress, tracked
+from dataloaders.io import progress
+from dataloaders.io.progress import Progress, tracked
 
 ROOT = Path(__file__).resolve().parents[2]
 

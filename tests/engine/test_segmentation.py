@@ -15,14 +15,14 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from config import Config, segmenter_preset
-from dataloaders.intensity import robust_unit, shown
+from dataloaders.io.intensity import robust_unit, shown
+from dataloaders.io.spec import DataSpec
 from dataloaders.segment_options import SegmentOptions
 from dataloaders.segmentation_task import SHOWN
 from engine.segment import implausible, segment
 from engine.segmentation import Predictor, box_of, most_probable
-from method_options.segmenter import SegmenterConfig
+from models.segmenter.options import SegmenterConfig
 from scripts.segment import parse
-from spec import DataSpec
 from tests.toy import phantom, save_nifti, toy_spec
 
 LIMITS = torch.tensor([0.1, 0.35, 0.55, 0.85])  # intensities between the phantom's labels

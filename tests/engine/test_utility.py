@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from config import parse_test, parse_train
-from dataloaders.manifest import Manifest
+from dataloaders.io.manifest import Manifest
 from engine.utility import UtilityOptions, all_tasks, commands, run_study
 from tests.toy import prepared_folder
 

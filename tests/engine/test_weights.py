@@ -13,8 +13,8 @@ from types import ModuleType
 import pytest
 import torch
 
-from engine import weights
-from engine.weights import KNOWN, MissingWeights, WeightFile, load_state, resolve, sha256
+from dataloaders.io import weights
+from dataloaders.io.weights import KNOWN, MissingWeights, WeightFile, load_state, resolve, sha256
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 

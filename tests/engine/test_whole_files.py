@@ -12,17 +12,17 @@ import pytest
 
 import config as options
 from config import Config
-from engine import files, locks
+from dataloaders.io import files, locks
+from dataloaders.io.files import atomic_path, whole_folder, write_text
+from dataloaders.io.locks import lock_place
 from engine.checkpoint import Weights
-from engine.files import atomic_path, whole_folder, write_text
-from engine.locks import lock_place
 from tests.launch import ROOT
 from tests.test_end_to_end import call
 
 HALF = """
 import os, signal, sys
 from pathlib import Path
-from engine.files import atomic_path, whole_folder
+from dataloaders.io.files import atomic_path, whole_folder
 with whole_folder(Path("out")) as staging, atomic_path("file.txt") as temporary:
     (staging / "half").touch()
     temporary.write_text("half")

@@ -7,11 +7,11 @@ import math
 import numpy as np
 import pytest
 
-from dataloaders.intensity import Window
-from evaluation.case_volume import CaseVolume
+from dataloaders.io.intensity import Window
 from evaluation.catalog import SYNTHRAD
-from evaluation.protocols import synthrad2023
-from evaluation.volumes import ssim3d
+from evaluation.metrics.case_volume import CaseVolume
+from evaluation.metrics.protocols import synthrad2023
+from evaluation.metrics.volumes import ssim3d
 
 WINDOW = Window(-1024.0, 3071.0)
 

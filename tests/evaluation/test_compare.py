@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from dataloaders.manifest import Manifest
+from dataloaders.io.manifest import Manifest
 from evaluation.compare import find_results, load_entrants, metric_rows
 from evaluation.report.tables import to_json
 from evaluation.report.words import verdict

@@ -12,10 +12,10 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from dataloaders.manifest import Case, Manifest
-from dataloaders.png import read_png, write_png
+from dataloaders.io.manifest import Case, Manifest
+from dataloaders.io.png import read_png, write_png
 from evaluation import evaluate_results, format_table, headline
-from evaluation.continuity import CaseContinuity, Jumps, slice_jumps
+from evaluation.metrics.continuity import CaseContinuity, Jumps, slice_jumps
 from tests.toy_results import WINDOWS, identity, noisy, write_results
 
 METRICS = "slice_jump_ratio,slice_difference_mae"

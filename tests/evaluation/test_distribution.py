@@ -7,8 +7,8 @@ import itertools
 import numpy as np
 import pytest
 
-from evaluation import distribution
-from evaluation.distribution import (
+from evaluation.metrics import distribution
+from evaluation.metrics.distribution import (
     density_coverage,
     distribution_metrics,
     floors,

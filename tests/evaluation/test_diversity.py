@@ -7,9 +7,9 @@ import math
 import numpy as np
 import pytest
 
-from dataloaders.intensity import Window
-from evaluation.diversity import LabelSpread, pairwise_similarity
-from evaluation.paired import ssim
+from dataloaders.io.intensity import Window
+from evaluation.metrics.diversity import LabelSpread, pairwise_similarity
+from evaluation.metrics.paired import ssim
 
 WINDOW = Window(0.0, 100.0)
 LABEL = np.repeat(np.array([[0, 1, 2, 2]]), 6, axis=0).repeat(4, axis=1)

@@ -13,8 +13,9 @@ import pytest
 import torch
 from PIL import Image
 
-from dataloaders.png import write_png
-from evaluation import extractors, request, results, scoring
+from dataloaders.io.png import write_png
+from evaluation import request, results, scoring
+from evaluation.metrics import extractors
 from tests.evaluation.test_extractors import save_script
 from tests.toy_results import noisy, write_results
 

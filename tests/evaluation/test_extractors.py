@@ -12,9 +12,9 @@ import torch
 import torchvision
 from torch import Tensor, nn
 
-from engine.weights import MissingWeights, sha256
-from evaluation import extractors, networks
-from evaluation.extractors import (
+from dataloaders.io.weights import MissingWeights, sha256
+from evaluation.metrics import extractors, networks
+from evaluation.metrics.extractors import (
     Extractor,
     cached_features,
     extractor,

@@ -9,11 +9,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from dataloaders.geometry import to_ras
-from dataloaders.manifest import Geometry, Manifest, affine_rows
-from dataloaders.nifti import write_volume
-from dataloaders.png import read_png
-from evaluation.faithfulness import CaseMaps, labels_of, mean_of_patient
+from dataloaders.io.geometry import to_ras
+from dataloaders.io.manifest import Geometry, Manifest, affine_rows
+from dataloaders.io.nifti import write_volume
+from dataloaders.io.png import read_png
+from evaluation.metrics.faithfulness import CaseMaps, labels_of, mean_of_patient
 from evaluation.pairs import ManifestPairs
 from evaluation.request import Request
 from evaluation.results import evaluate_pairs

@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from evaluation.distribution import distribution_metrics, split_by_patient
-from evaluation.feature_sets import INCEPTION, RADIOMICS, FeatureSets, names
-from evaluation.radiomics import FEATURE_NAMES, standardise
+from evaluation.metrics.distribution import distribution_metrics, split_by_patient
+from evaluation.metrics.feature_sets import INCEPTION, RADIOMICS, FeatureSets, names
+from evaluation.metrics.radiomics import FEATURE_NAMES, standardise
 
 
 def filled(n: int, patients: int, d: int, extractor: str) -> tuple[FeatureSets, np.ndarray, np.ndarray, list[str]]:

@@ -8,15 +8,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from dataloaders.geometry import field_of_view
-from dataloaders.manifest import Geometry, Manifest, affine_rows
-from dataloaders.nifti import write_volume
-from dataloaders.png import read_png, write_png
+from dataloaders.io.geometry import field_of_view
+from dataloaders.io.manifest import Geometry, Manifest, affine_rows
+from dataloaders.io.nifti import write_volume
+from dataloaders.io.png import read_png, write_png
 from engine.results import ResultsWriter
 from evaluation import evaluate_results
 from evaluation.compare import load_entrants
 from evaluation.folders import Folders
-from evaluation.lesion_regions import evaluate_lesion_regions
+from evaluation.metrics.lesion_regions import evaluate_lesion_regions
 from evaluation.request import Request
 from evaluation.results import evaluate_pairs
 from tests.toy_results import noisy, write_results

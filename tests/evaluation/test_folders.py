@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from dataloaders.png import read_png, write_png
+from dataloaders.io.png import read_png, write_png
 from evaluation.folders import folders_manifest
 from evaluation.pairs import ManifestPairs
 from evaluation.request import Request

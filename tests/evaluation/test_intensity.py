@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from scipy.stats import wasserstein_distance
 
-from dataloaders.intensity import Window
-from evaluation.intensity import LabelHistograms, LabelMoments, coarse, wasserstein
+from dataloaders.io.intensity import Window
+from evaluation.metrics.intensity import LabelHistograms, LabelMoments, coarse, wasserstein
 from evaluation.statistics import bootstrap_interval, nan_mean
 
 WINDOW = Window(-1024.0, 3071.0)

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from skimage.metrics import structural_similarity
 
-from evaluation.lesion_regions import (
+from evaluation.metrics.lesion_regions import (
     CSV_NAME,
     JSON_NAME,
     border_distance,

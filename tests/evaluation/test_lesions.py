@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from evaluation.lesions import Lesions, change_outside, lesion_volume, match_lesions, volume_correlation
+from evaluation.metrics.lesions import Lesions, change_outside, lesion_volume, match_lesions, volume_correlation
 
 
 def mask(*boxes: tuple[slice, ...], shape: tuple[int, ...] = (12, 20, 20)) -> NDArray[np.bool_]:

@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 from scipy.ndimage import gaussian_filter
 from scipy.signal import convolve2d
 
-from evaluation import paired
-from evaluation.msssim import WEIGHTS, halved, ms_ssim, ssim_and_ms_ssim
+from evaluation.metrics import paired
+from evaluation.metrics.msssim import WEIGHTS, halved, ms_ssim, ssim_and_ms_ssim
 
 LOW, WIDTH = -1024.0, 4095.0
 

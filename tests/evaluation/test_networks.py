@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from evaluation.networks import inception, inception_features, lpips_alex, lpips_distances
+from evaluation.metrics.networks import inception, inception_features, lpips_alex, lpips_distances
 
 CPU = torch.device("cpu")
 

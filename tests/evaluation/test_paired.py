@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from skimage.metrics import mean_squared_error, peak_signal_noise_ratio, structural_similarity
 
-from evaluation import paired
+from evaluation.metrics import paired
 
 
 @pytest.fixture

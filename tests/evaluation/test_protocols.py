@@ -9,7 +9,7 @@ import pytest
 from numpy.typing import NDArray
 from skimage.metrics import structural_similarity
 
-from evaluation.protocols import synthrad2023
+from evaluation.metrics.protocols import synthrad2023
 
 
 def scan(shape: tuple[int, int, int] = (12, 15, 14)) -> tuple[NDArray, NDArray, NDArray]:

@@ -7,8 +7,8 @@ import pytest
 from scipy import stats
 from skimage.feature import graycomatrix, graycoprops
 
-from evaluation.distribution import distribution_metrics
-from evaluation.radiomics import FEATURE_NAMES, slice_features, standardise
+from evaluation.metrics.distribution import distribution_metrics
+from evaluation.metrics.radiomics import FEATURE_NAMES, slice_features, standardise
 
 
 def named(image: np.ndarray, mask: np.ndarray | None = None) -> dict[str, float]:

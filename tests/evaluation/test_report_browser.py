@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from dataloaders.png import read_png
-from engine.files import write_text
+from dataloaders.io.files import write_text
+from dataloaders.io.png import read_png
 from evaluation.compare import load_entrants
 from evaluation.report import content, render
 from evaluation.report.pictures import body_box, label_rgb

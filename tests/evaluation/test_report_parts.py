@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from matplotlib.figure import Figure
 
-from dataloaders.intensity import Window
-from dataloaders.png import read_png
+from dataloaders.io.intensity import Window
+from dataloaders.io.png import read_png
 from evaluation.compare import Entrant, load_entrants, metric_rows
 from evaluation.report import gather, panels, pictures, plots, ranked, volumes
 from evaluation.report.gather import BINS

@@ -12,9 +12,9 @@ from matplotlib.text import Text
 
 import config as options
 from config import parse_train
+from dataloaders.io.files import csv_text, write_json
+from dataloaders.io.runlog import RunLog
 from engine.export import shareable
-from engine.files import csv_text, write_json
-from engine.runlog import RunLog
 from evaluation import evaluate_results
 from evaluation.compare import load_entrants, metric_rows
 from evaluation.report import write_report

@@ -14,11 +14,12 @@ import numpy as np
 import pytest
 import torch
 
-from dataloaders.manifest import Manifest
-from dataloaders.png import read_png, write_png
-from engine.weights import MissingWeights
-from evaluation import extractors, request, scoring
-from evaluation.frechet import frechet_distance, frechet_of_moments
+from dataloaders.io.manifest import Manifest
+from dataloaders.io.png import read_png, write_png
+from dataloaders.io.weights import MissingWeights
+from evaluation import request, scoring
+from evaluation.metrics import extractors
+from evaluation.metrics.frechet import frechet_distance, frechet_of_moments
 from evaluation.pairs import ManifestPairs
 from evaluation.request import Request
 from evaluation.results import evaluate_pairs

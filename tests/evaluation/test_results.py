@@ -14,10 +14,11 @@ import numpy as np
 import pytest
 import torch
 
-from dataloaders.manifest import Manifest
-from dataloaders.png import read_png, write_png
-from engine.weights import MissingWeights
-from evaluation import evaluate_results, extractors, format_table, headline, networks, request, scoring
+from dataloaders.io.manifest import Manifest
+from dataloaders.io.png import read_png, write_png
+from dataloaders.io.weights import MissingWeights
+from evaluation import evaluate_results, format_table, headline, request, scoring
+from evaluation.metrics import extractors, networks
 from evaluation.results import LPIPS
 from tests.toy_results import identity, noisy, write_results
 

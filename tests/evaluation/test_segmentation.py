@@ -10,7 +10,7 @@ import pytest
 from numpy.typing import NDArray
 from scipy.ndimage import distance_transform_edt, gaussian_filter
 
-from evaluation.segmentation import dice, hd95, mean_over_cases
+from evaluation.metrics.segmentation import dice, hd95, mean_over_cases
 
 
 def maps(shape: tuple[int, ...], seed: int = 0) -> tuple[NDArray, NDArray]:

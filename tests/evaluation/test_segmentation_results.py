@@ -8,9 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from dataloaders.intensity import Window
-from dataloaders.manifest import Case, Manifest
-from dataloaders.nifti import write_volume
+from dataloaders.io.intensity import Window
+from dataloaders.io.manifest import Case, Manifest
+from dataloaders.io.nifti import write_volume
 from evaluation.segmentation_results import evaluate_segmentation, segmentation_table
 from tests.toy import toy_spec
 

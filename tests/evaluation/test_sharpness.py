@@ -9,7 +9,7 @@ import pytest
 from numpy.typing import NDArray
 from scipy.ndimage import gaussian_filter
 
-from evaluation.sharpness import Edges, label_borders, label_edges
+from evaluation.metrics.sharpness import Edges, label_borders, label_edges
 
 
 def halves(size: int = 20) -> NDArray[np.uint8]:

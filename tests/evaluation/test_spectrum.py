@@ -9,7 +9,7 @@ import pytest
 from numpy.typing import NDArray
 from scipy.ndimage import gaussian_filter
 
-from evaluation.spectrum import CaseSpectrum, spectrum_distance
+from evaluation.metrics.spectrum import CaseSpectrum, spectrum_distance
 
 
 def noise(shape: tuple[int, ...] = (64, 64), seed: int = 0) -> NDArray:

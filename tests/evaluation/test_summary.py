@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from dataloaders.manifest import Manifest
+from dataloaders.io.manifest import Manifest
 from evaluation.pairs import ManifestPairs
 from evaluation.request import Request, load_networks, plan
 from evaluation.scoring import merged, score

@@ -11,14 +11,14 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from dataloaders.nifti import write_volume
-from dataloaders.png import write_png
+from dataloaders.io.nifti import write_volume
+from dataloaders.io.png import write_png
 from evaluation.folders import Folders
 from evaluation.generated_only import evaluate_generated
-from evaluation.protocols import synthrad2023
+from evaluation.metrics.protocols import synthrad2023
+from evaluation.metrics.volumes import ssim3d
 from evaluation.request import Request
 from evaluation.results import evaluate_pairs
-from evaluation.volumes import ssim3d
 
 AFFINE = np.diag([0.8, 1.2, 3.0, 1.0])
 METRICS = "mae,mae_body,rmse_body,psnr,ssim,wasserstein,ssim_3d,slice_jump_ratio,edge_sharpness_ratio,spectrum_distance"

@@ -9,8 +9,8 @@ import pytest
 from numpy.typing import NDArray
 from skimage.metrics import mean_squared_error, peak_signal_noise_ratio, structural_similarity
 
-from evaluation import paired
-from evaluation.volumes import Errors, ssim3d, volume_errors
+from evaluation.metrics import paired
+from evaluation.metrics.volumes import Errors, ssim3d, volume_errors
 
 WANG = {"gaussian_weights": True, "sigma": 1.5, "use_sample_covariance": False}
 

@@ -6,9 +6,9 @@ import pytest
 import torch
 from scipy import ndimage
 
-from models import body
-from models.generator import ImageGenerator
-from models.norms import NormOptions
+from models.gan import body
+from models.gan.generator import ImageGenerator
+from models.gan.norms import NormOptions
 
 AIR, TISSUE, LUNG = -1.0, 0.2, -0.95
 

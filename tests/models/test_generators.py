@@ -10,13 +10,13 @@ import pytest
 import torch
 from torch import nn
 
-from method_options.gan import GeneratorName, OasisConfig
-from models.discriminator import OasisDiscriminator
-from models.gan import build_generator
-from models.generator import Generator, ImageGenerator
-from models.norms import NormOptions
-from models.patterns import Patterns
-from models.wavelet_generator import (
+from models.gan.adversarial import build_generator
+from models.gan.discriminator import OasisDiscriminator
+from models.gan.generator import Generator, ImageGenerator
+from models.gan.norms import NormOptions
+from models.gan.options import GeneratorName, OasisConfig
+from models.gan.patterns import Patterns
+from models.gan.wavelet_generator import (
     WAVELET_IDEAS,
     WaveletGenerator,
     upsample_in_pixels,

@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from models.haar import haar, inverse_haar
+from models.gan.haar import haar, inverse_haar
 
 SHAPES = [(8,), (8, 6), (4, 6, 8)]
 

@@ -13,15 +13,15 @@ import torchvision
 from torch import nn
 
 import config
-from dataloaders.dataset import SliceDataset, SliceLoader
-from dataloaders.manifest import Manifest
+from dataloaders.io.manifest import Manifest
+from dataloaders.slices import SliceDataset, SliceLoader
 from engine.run import only_trains
 from models import METHODS, build_method
 from models.base import Batch, Method, SampleRandom, seeded_generator
-from models.gan import Gan
+from models.gan.adversarial import Gan
+from models.gan.norms import Clade, InstanceNorm, Spade
 from models.gmm import Gmm
 from models.gmm.histograms import BINS, histogram_moments, label_histograms
-from models.norms import Clade, InstanceNorm, Spade
 from tests.toy import prepared_folder, toy_spec
 
 TINY = ["--oasis.channels_G", "8", "--oasis.channels_D", "4", "--oasis.spade_hidden", "4", "--oasis.z_dim", "4"]

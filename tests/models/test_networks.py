@@ -6,12 +6,12 @@ import pytest
 import torch
 from torch import nn
 
-from models.blocks import ResidualBlock
-from models.condition import Condition
-from models.discriminator import OasisDiscriminator
 from models.ema import ema_copy, ema_update, recalibrate_batchnorm
-from models.generator import ImageGenerator, num_upsamplings, stage_widths
-from models.norms import NormOptions, Spade
+from models.gan.blocks import ResidualBlock
+from models.gan.condition import Condition
+from models.gan.discriminator import OasisDiscriminator
+from models.gan.generator import ImageGenerator, num_upsamplings, stage_widths
+from models.gan.norms import NormOptions, Spade
 
 
 def parameters(net: nn.Module) -> int:

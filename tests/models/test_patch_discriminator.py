@@ -4,8 +4,8 @@ import pytest
 import torch
 from torch import nn
 
-from models.adversarial_losses import hinge_discriminator
-from models.patch_discriminator import MultiscalePatchDiscriminator
+from models.gan.adversarial_losses import hinge_discriminator
+from models.gan.patch_discriminator import MultiscalePatchDiscriminator
 
 
 def parameters(net: nn.Module) -> int:

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from models.perceptual import IMAGENET_MEAN, IMAGENET_STD, VggFeatures, load_vgg, perceptual_loss
+from models.gan.perceptual import IMAGENET_MEAN, IMAGENET_STD, VggFeatures, load_vgg, perceptual_loss
 
 
 @pytest.fixture(scope="module")

@@ -10,10 +10,10 @@ from monai.losses import DiceCELoss
 from torch import Tensor
 
 from config import Config, segmenter_preset
-from method_options.segmenter import SegmenterConfig, check_segmenter, fetalsynthseg_segmenter, synthseg_segmenter
 from models.base import Batch, seeded_generator
-from models.dropout import give_streams, with_image_dropout
-from models.segmenter import Segmenter, build_network
+from models.segmenter.dropout import give_streams, with_image_dropout
+from models.segmenter.method import Segmenter, build_network
+from models.segmenter.options import SegmenterConfig, check_segmenter, fetalsynthseg_segmenter, synthseg_segmenter
 from tests.toy import toy_spec
 
 TINY = SegmenterConfig(network="basic", features=(4, 4, 4, 4, 4), patch=(32,))

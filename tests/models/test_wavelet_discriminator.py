@@ -6,9 +6,9 @@ import pytest
 import torch
 from torch import nn
 
-from models.adversarial_losses import logistic_discriminator, r1_penalty
-from models.haar import haar
-from models.wavelet_discriminator import (
+from models.gan.adversarial_losses import logistic_discriminator, r1_penalty
+from models.gan.haar import haar
+from models.gan.wavelet_discriminator import (
     Blur,
     EqualConv,
     EqualLinear,

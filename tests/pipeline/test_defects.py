@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 import torch
 
-from dataloaders.image_generator import ImageGenerator
-from dataloaders.labels import TABLES
-from dataloaders.manifest import Manifest
-from dataloaders.nifti import read_volume
-from dataloaders.png import read_png
+from dataloaders.io.manifest import Manifest
+from dataloaders.io.nifti import read_volume
+from dataloaders.io.png import read_png
+from dataloaders.labelmaps.image_generator import ImageGenerator
+from dataloaders.labelmaps.labels import TABLES
 from pipeline.commands import ToolFailed
 from pipeline.generator import gmm_options
 from pipeline.nnunet import Sample, group_splits

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from dataloaders.nifti import read_volume
-from engine.files import read_json
+from dataloaders.io.files import read_json
+from dataloaders.io.nifti import read_volume
 from pipeline import runner, stages
 from pipeline.commands import ToolFailed
 from pipeline.records import RECORD, Record, load_record

@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from dataloaders.manifest import Manifest
-from dataloaders.nifti import read_volume
-from dataloaders.png import read_png
-from engine.files import read_json
+from dataloaders.io.files import read_json
+from dataloaders.io.manifest import Manifest
+from dataloaders.io.nifti import read_volume
+from dataloaders.io.png import read_png
 from pipeline import nnunet, scores
 from pipeline.context import Excluded
 from pipeline.runner import Project, RunOptions, run

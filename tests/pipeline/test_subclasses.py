@@ -5,9 +5,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from dataloaders.manifest import Manifest
-from dataloaders.png import read_png
-from engine.files import read_json
+from dataloaders.io.files import read_json
+from dataloaders.io.manifest import Manifest
+from dataloaders.io.png import read_png
 from pipeline.slices import FLOOR, stripped
 from pipeline.subclasses import divide, scheme
 

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from dataloaders.labels import TABLES
+from dataloaders.labelmaps.labels import TABLES
 from pipeline.study import QualityOptions
 from pipeline.tissue import bounding_box, gate, read_table, tissue_facts
 from pipeline.tools import TOOLS

@@ -9,8 +9,8 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from dataloaders.nifti import Volume, read_volume
-from evaluation.segmentation import dice
+from dataloaders.io.nifti import Volume, read_volume
+from evaluation.metrics.segmentation import dice
 from pipeline.commands import ToolFailed, ToolMissing, last_line, run_command
 from pipeline.tools import TOOLS, Job
 from pipeline.tools.atlas import mixture
@@ -231,7 +231,7 @@ def test_mixture_follows_intensities_and_places() -> None:
 
 def test_atlas_finds_the_tissues_of_a_brain_that_lies_elsewhere(tmp_path: Path) -> None:
     """The template itself, turned by 8 degrees, 5 % larger, shifted, on a coarse grid: its own tissues come back."""
-    from dataloaders.sources import embedded_volumes
+    from dataloaders.prepare.sources import embedded_volumes
 
     volumes = embedded_volumes(("T1w",))
     place = affine()

@@ -16,8 +16,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from dataloaders.io.runlog import read_log
 from engine.checkpoint import list_states, load_state
-from engine.runlog import read_log
 from tests.dataloaders.test_prepare import pairs, tree
 from tests.test_end_to_end import call, strip_name
 from tests.toy import phantom, prepared_folder, save_nifti

@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 import torch
 
-from dataloaders.segmentation_data import PLAIN
-from method_options.gmm import GmmConfig
+from dataloaders.patches import PLAIN
 from models.base import seeded_generator
 from models.gmm.augment import deform_image, repaint
 from models.gmm.labels import LabelScheme
+from models.gmm.options import GmmConfig
 from models.gmm.render import deform
 from models.gmm.sampling import sample_params
 

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 import torch
 
-from method_options.gmm import GMM_PRESETS, GmmConfig, lab2im_preset, synthseg_preset
-from models.gmm.options import gmm_options
+from models.gmm.lab2im_options import gmm_options
+from models.gmm.options import GMM_PRESETS, GmmConfig, lab2im_preset, synthseg_preset
 
 
 @pytest.mark.parametrize("preset", GMM_PRESETS)

@@ -14,9 +14,9 @@ import pytest
 import torch
 from scipy.ndimage import gaussian_filter1d
 
-from method_options.gmm import GMM_PRESETS, GmmConfig, synthseg_preset
 from models.gmm.acquisition import acquire
 from models.gmm.intensity import apply_bias, mixture, textured_grain, tone
+from models.gmm.options import GMM_PRESETS, GmmConfig, synthseg_preset
 from models.gmm.params import Params
 from models.gmm.render import backward_coordinates, deform, paint, render
 from models.gmm.resampling import gaussian_matrix, linear_matrix, nodes, upsample

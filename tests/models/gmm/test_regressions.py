@@ -10,10 +10,10 @@ import pytest
 import torch
 
 import config
-from method_options.gmm import GmmConfig
 from models.base import Batch, SampleRandom, seeded_generator
 from models.gmm import Gmm, LabelScheme, Params, render_pair, sample_params
-from models.gmm.options import gmm_options
+from models.gmm.lab2im_options import gmm_options
+from models.gmm.options import GmmConfig
 from models.gmm.priors import pool_subjects
 from models.gmm.render import render
 from tests.toy import toy_spec

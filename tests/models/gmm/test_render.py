@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 import torch
 
-from method_options.gmm import GMM_PRESETS, GmmConfig, synthseg_preset
 from models.gmm.intensity import gradient_magnitude
 from models.gmm.labels import LabelScheme
+from models.gmm.options import GMM_PRESETS, GmmConfig, synthseg_preset
 from models.gmm.params import Params
 from models.gmm.render import deform, output_labels, paint, render, render_pair
 from models.gmm.sampling import sample_params

@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 import torch
 
-from method_options.gmm import GMM_PRESETS, GmmConfig, synthseg_preset
 from models.base import seeded_generator
+from models.gmm.lab2im_options import gmm_options
 from models.gmm.labels import LabelScheme
-from models.gmm.options import gmm_options
+from models.gmm.options import GMM_PRESETS, GmmConfig, synthseg_preset
 from models.gmm.params import Params
 from models.gmm.priors import parse_prior
 from models.gmm.render import deform, render, render_pair

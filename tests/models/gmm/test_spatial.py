@@ -10,8 +10,8 @@ import pytest
 import torch
 from scipy.ndimage import map_coordinates
 
-from method_options.gmm import GmmConfig, synthseg_preset
 from models.gmm.labels import LabelScheme
+from models.gmm.options import GmmConfig, synthseg_preset
 from models.gmm.params import Params
 from models.gmm.render import backward_coordinates, deform
 from models.gmm.resampling import nodes, upsample

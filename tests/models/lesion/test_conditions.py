@@ -7,9 +7,9 @@ import pytest
 import torch
 from scipy import ndimage
 
-from method_options.lesion import PUBLISHED_ALPHAS
 from models.lesion.conditions import WHITE, band_masks, blend_weights, blurred, dilated, soft_maps, z_scores
 from models.lesion.losses import error_weights, latent_variance, weighted_mae
+from models.lesion.options import PUBLISHED_ALPHAS
 from models.lesion.profile import DEPTHS, LevelProfile, depths, measure_profile
 
 

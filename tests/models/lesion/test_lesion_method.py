@@ -9,12 +9,12 @@ import pytest
 import torch
 
 from config import Config
-from method_options.lesion import LesionConfig, salem2019
+from dataloaders.io.spec import Channel, DataSpec, Label
 from models import build_method
 from models.base import Batch, SampleRandom, seeded_generator
-from models.lesion import LesionUnet
 from models.lesion.conditions import dilated
-from spec import Channel, DataSpec, Label
+from models.lesion.method import LesionUnet
+from models.lesion.options import LesionConfig, salem2019
 
 NAMES = ("background", "csf", "grey_matter", "white_matter", "lesion")
 LESION = 4

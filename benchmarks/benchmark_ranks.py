@@ -1,0 +1,156 @@
+"""What training on several processes costs in communication: seconds of arithmetic and of exchange in one step.
+
+Starts its own processes on this machine (gloo on the CPU, NCCL where there are GPUs). Arithmetic is a step of one process
+with its share of the batch and nothing exchanged; exchange is what the same step takes longer when the processes train
+together, measured directly for the gradients.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import subprocess
+import sys
+import time
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+import tyro
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(REPOSITORY))
+
+import config as options
+from dataloaders.io.ranks import alone, rank, world_size
+from dataloaders.io.spec import Channel, DataSpec, Label
+from engine import device, processes
+from engine.command import exit_code
+from engine.run import only_trains
+from models import build_method
+from models.base import Batch, Method, Player, seeded_generator
+
+
+@dataclass(frozen=True, kw_only=True)
+class BenchmarkOptions:
+    """Arithmetic and exchange in one training step on several processes."""
+
+    processes: int = 2
+    """Processes, each with one GPU where there are any."""
+    preset: Literal["oasis", "small", "demo"] = "small"
+    """Preset of train.py that gives the widths."""
+    size: int = 128
+    """Pixels per side."""
+    share: int = 2
+    """Images of a process in each step."""
+    labels: int = 38
+    """Classes."""
+    steps: int = 3
+    """Timed steps."""
+    gpu_ids: str = "auto"
+    """auto, or -1 for the CPU."""
+    worker: bool = False
+    """Internal: this is one of the processes."""
+
+
+def random_batch(o: BenchmarkOptions, spec: DataSpec, where: torch.device) -> Batch:
+    """Labels and images of noise; only their size matters."""
+    stream = seeded_generator("benchmark", rank())
+    label = torch.randint(0, o.labels, (o.share, o.size, o.size), generator=stream)
+    image = torch.rand(o.share, 1, o.size, o.size, generator=stream) * 2 - 1
+    names = ["x"] * o.share
+    rng = seeded_generator("step")
+    return Batch(label, image, names, names, list(range(o.share)), rng).to(where)
+
+
+def step(method: Method, players: dict[str, Player], batch: Batch, exchange: bool) -> None:
+    """As train.py's: all players once."""
+    batch.rng, batch.fake = seeded_generator("step"), None
+    for player in players.values():
+        with only_trains(player, players):
+            total = torch.stack(list(player.losses(batch).values())).sum()
+        player.optimizer.zero_grad(set_to_none=True)
+        total.backward()
+        if exchange:
+            processes.average_gradients(player.net.parameters())
+        player.optimizer.step()
+    method.after_step()
+    if exchange:
+        processes.agreed(None)
+
+
+def seconds(work: Any, steps: int, where: torch.device) -> float:
+    """Of one call, the mean over several after one to warm up."""
+    work()
+    synchronise(where)
+    start = time.perf_counter()
+    for _ in range(steps):
+        work()
+    synchronise(where)
+    return (time.perf_counter() - start) / steps
+
+
+def synchronise(where: torch.device) -> None:
+    """Wait for the GPU."""
+    if where.type == "cuda":
+        torch.cuda.synchronize(where)
+
+
+def measure(o: BenchmarkOptions) -> dict[str, Any]:
+    """In each of the processes."""
+    where = processes.join(o.gpu_ids)
+    device.keep_freed_memory()
+    channels, names = (Channel("MR"),), tuple(Label(i, f"label_{i}") for i in range(o.labels))
+    spec = DataSpec(names, channels, (o.size, o.size))
+    config = options.parse_train(["--name", "x", "--dataroot", "x", "--preset", o.preset])
+    torch.manual_seed(0)
+    method = build_method(replace(config, batch_size=o.share * world_size()), spec).to(where)
+    players, batch = method.players(), random_batch(o, spec, where)
+    with alone():
+        compute = seconds(lambda: step(method, players, batch, False), o.steps, where)
+    processes.said_by_all(None)
+    together = seconds(lambda: step(method, players, batch, True), o.steps, where)
+    parameters = [p for player in players.values() for p in player.net.parameters()]
+
+    def gradients() -> None:
+        for player in players.values():
+            processes.average_gradients(player.net.parameters())
+
+    processes.said_by_all(None)
+    exchange = seconds(gradients, o.steps, where)
+    return {
+        "processes": world_size(),
+        "device": str(where),
+        "gradient_mb": round(sum(p.nbytes for p in parameters) / 1e6, 1),
+        "arithmetic_s": round(compute, 4),
+        "together_s": round(together, 4),
+        "gradients_s": round(exchange, 4),
+        "efficiency": round(compute / together, 3),
+    }
+
+
+def main() -> int:
+    """Exit codes: 0 fine, 2 bad options."""
+    o = tyro.cli(BenchmarkOptions, description=BenchmarkOptions.__doc__)
+    if o.worker:
+        figures = measure(o)
+        if rank() == 0:
+            print(json.dumps(figures))
+        return 0
+    if o.processes < 2:
+        raise ValueError(f"--processes {o.processes}: must be at least 2")
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = str(probe.getsockname()[1])
+    meeting = {**os.environ, "WORLD_SIZE": str(o.processes), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    words = [sys.executable, __file__, *sys.argv[1:], "--worker"]
+    started = [
+        subprocess.Popen(words, env={**meeting, "RANK": str(i), "LOCAL_RANK": str(i)}) for i in range(o.processes)
+    ]
+    return max(abs(process.wait()) for process in started)
+
+
+if __name__ == "__main__":
+    sys.exit(exit_code(main))

@@ -1,0 +1,295 @@
+"""Training speed: the plain published way against the tuned one, in one run.
+
+Every variant runs in a process of its own, in turn, several rounds; the best round counts, because other load only ever
+slows down. Baseline: fp32, eager, one-hot convolutions, nothing merged or reused, the C library's own memory handling.
+Label maps: tissue classes of the embedded MNI152 template, split into regions, 38 classes as in the published setting; or
+the training slices of --dataroot.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+import tyro
+from torch import Tensor
+from torch.utils.flop_counter import FlopCounterMode
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(REPOSITORY))
+
+import config as options
+from config import Config
+from dataloaders.folder import load_manifest
+from dataloaders.io.files import write_json
+from dataloaders.io.spec import DataSpec, Label
+from dataloaders.prepare.options import PrepareOptions
+from dataloaders.prepare.prepare import prepare
+from dataloaders.slices import SliceDataset, SliceLoader
+from engine import device
+from engine.command import exit_code
+from engine.run import only_trains
+from models import build_method
+from models.base import Batch, seeded_generator
+from models.gan.adversarial import Gan
+
+NUM_LABELS = 38
+
+
+@dataclass(frozen=True, kw_only=True)
+class BenchmarkOptions:
+    """Compare training and synthesis speed of the plain and the tuned way, and of SPADE, CLADE and wavelet generators."""
+
+    out: Path | None = None
+    """Also write the figures to this JSON file."""
+    dataroot: Path | None = None
+    """Prepared data to take label maps from; by default the embedded template."""
+    size: int = 256
+    """Pixels per side."""
+    batch_size: int = 1
+    """Images per step."""
+    preset: Literal["oasis", "small", "demo"] = "oasis"
+    """Preset of train.py that gives the widths; oasis is the published one."""
+    gpu_ids: str = "auto"
+    """GPU to use: a number, -1 for the CPU, auto for GPU 0 where there is one."""
+    steps: int = 3
+    """Timed steps per round."""
+    rounds: int = 2
+    """Rounds of all variants."""
+    compile: bool = False
+    """Also measure torch.compile (minutes; needs a C++ compiler on the CPU)."""
+    variant: str = ""
+    """Internal: run this one variant and print its figures as JSON."""
+
+
+@dataclass(frozen=True)
+class Variant:
+    """One way to run. flags: for train.py. forward: time only the generator's forward pass, without gradients."""
+
+    flags: str
+    forward: bool = False
+
+
+BASELINE = "baseline: plain, fp32"
+SPADE_FORWARD = "forward: SPADE, image domain"
+PLAIN = "--no-tuned --precision fp32 --oasis.no-reuse_fake"
+TUNED = "--tuned --precision fp32"
+VARIANTS = {
+    BASELINE: Variant(PLAIN),
+    "tuned, fp32": Variant(TUNED),
+    "tuned, bf16": Variant("--tuned --precision bf16"),
+    "tuned, bf16, compiled": Variant("--tuned --precision bf16 --compile"),
+    "tuned, fp32, CLADE": Variant(TUNED + " --oasis.norm clade"),
+    "tuned, fp32, wavelet_residual": Variant(TUNED + " --oasis.generator wavelet_residual"),
+    "tuned, bf16, wavelet_residual": Variant("--tuned --precision bf16 --oasis.generator wavelet_residual"),
+    SPADE_FORWARD: Variant(PLAIN, forward=True),
+    "forward: SPADE, image domain, tuned": Variant(TUNED, forward=True),
+    "forward: CLADE, image domain": Variant(TUNED + " --oasis.norm clade", forward=True),
+    "forward: SPADE, wavelet_residual": Variant(PLAIN + " --oasis.generator wavelet_residual", forward=True),
+    "forward: SPADE, wavelet_residual, tuned": Variant(TUNED + " --oasis.generator wavelet_residual", forward=True),
+    "forward: CLADE, wavelet_residual": Variant(
+        TUNED + " --oasis.norm clade --oasis.generator wavelet_residual", forward=True
+    ),
+}
+
+
+# -- data ---------------------------------------------------------------------------------------------------------
+
+
+def template_folder(root: Path, size: int) -> Path:
+    """Tissue slices of the embedded template, filling the image."""
+    spacing = (192 / size, 192 / size, 4.0)
+    prepare(PrepareOptions(format="mni152", out=root, size=(size,), spacing=spacing, workers=1))
+    return root
+
+
+def into_regions(label: Tensor) -> Tensor:
+    """Tissue classes (B, H, W) in 0..4 -> 38 classes: the foreground is cut into nine regions."""
+    H, W = label.shape[1:]
+    rows = torch.arange(H)[:, None] * 3 // H
+    columns = torch.arange(W) * 3 // W
+    tissue = label.clamp(max=4)
+    return torch.where(tissue > 0, 1 + (tissue - 1) * 9 + rows * 3 + columns, torch.zeros_like(label))
+
+
+def load_batches(settings: BenchmarkOptions) -> tuple[DataSpec, list[Batch], float]:
+    """Spec, a few training batches in memory, and the seconds that the loader takes for one once its cache is warm."""
+    assert settings.dataroot is not None
+    data = load_manifest(settings.dataroot)
+    loader = SliceLoader(SliceDataset(settings.dataroot, data, "train", flip=True, cache_gb=2.0), settings.batch_size)
+    batches = loader.endless()
+    for _ in range(-(-len(loader) // settings.batch_size)):
+        next(batches)
+    start = time.perf_counter()
+    chosen = [next(batches) for _ in range(8)]
+    seconds = (time.perf_counter() - start) / len(chosen)
+    spec = data.spec
+    if data.provenance.get("format") == "mni152" or spec.num_labels < 6:
+        chosen = [replace(batch, label=into_regions(batch.label)) for batch in chosen]
+        spec = replace(spec, labels=tuple(Label(i, f"class_{i}") for i in range(NUM_LABELS)))
+    return spec, chosen, seconds
+
+
+# -- one variant --------------------------------------------------------------------------------------------------
+
+
+def measure(name: str, settings: BenchmarkOptions) -> dict[str, Any]:
+    """Seconds per image, peak memory and arithmetic of one variant, in this process."""
+    variant = VARIANTS[name]
+    flags = ["--name", "benchmark", "--dataroot", "d", "--preset", settings.preset, *variant.flags.split()]
+    config = options.parse_train([*flags, "--batch_size", str(settings.batch_size), "--gpu_ids", settings.gpu_ids])
+    target = device.select_device(settings.gpu_ids)
+    if config.tuned and target.type == "cpu":
+        device.keep_freed_memory()
+    spec, batches, loader_seconds = load_batches(settings)
+    torch.manual_seed(0)
+    method = build_method(config, spec).to(target)
+    assert isinstance(method, Gan)
+    if config.tuned and target.type == "cuda":
+        method.to(memory_format=torch.channels_last)
+    batches = [batch.to(target) for batch in batches]
+    step = _forward_step(method) if variant.forward else _train_step(method, config, target)
+    result: dict[str, Any] = {"parameters": sum(p.numel() for p in method.generator.parameters())}
+    for batch in batches[:2]:  # warm-up: memory, optimiser state, compilation
+        _run(step, batch, 0, target)
+    times = [_run(step, batch, i + 1, target) for i, batch in zip(range(settings.steps), _cycle(batches), strict=False)]
+    result |= {
+        "seconds_per_image": min(times) / settings.batch_size,
+        "peak_memory_gb": device.peak_memory_gb(target),
+        "loader_share": loader_seconds / min(times),
+        "distinct_windows": _distinct(method, batches[0]),
+    }
+    if variant.forward:
+        with FlopCounterMode(display=False) as counter:
+            step(batches[0], 0)
+        result["gflop_per_image"] = counter.get_total_flops() / 1e9 / settings.batch_size
+    return result
+
+
+def _cycle(batches: list[Batch]) -> Iterator[Batch]:
+    while True:
+        yield from batches
+
+
+def _run(step: Any, batch: Batch, number: int, target: torch.device) -> float:
+    batch = replace(batch, rng=seeded_generator("benchmark", number), fake=None, measures={})
+    start = time.perf_counter()
+    step(batch, number)
+    if target.type == "cuda":
+        torch.cuda.synchronize(target)
+    return time.perf_counter() - start
+
+
+def _forward_step(method: Gan) -> Any:
+    def step(batch: Batch, number: int) -> None:
+        with torch.no_grad():
+            method.generate(batch)
+
+    return step
+
+
+def _train_step(method: Gan, config: Config, target: torch.device) -> Any:
+    """What train.py does between two batches, without files."""
+    players = method.players()
+    if config.compile:
+        for player in players.values():
+            player.net.compile()
+
+    def step(batch: Batch, number: int) -> None:
+        for player in players.values():
+            if number % player.every:
+                continue
+            with only_trains(player, players):
+                with device.autocast(target, config.precision):
+                    losses = player.losses(batch)
+                player.optimizer.zero_grad(set_to_none=True)
+                torch.stack(list(losses.values())).sum().backward()
+            player.optimizer.step()
+        method.after_step()
+
+    return step
+
+
+def _distinct(method: Gan, batch: Batch) -> float:
+    """Distinct 5×5 label windows per pixel at full size."""
+    from models.gan.patterns import Patterns
+
+    return Patterns.of(batch.label[:, None].cpu(), method.spec.num_labels).distinct
+
+
+# -- all of them --------------------------------------------------------------------------------------------------
+
+
+def chosen_variants(settings: BenchmarkOptions) -> list[str]:
+    """Names of the variants to run."""
+    return [name for name in VARIANTS if settings.compile or "compiled" not in name]
+
+
+def run_all(settings: BenchmarkOptions) -> dict[str, dict[str, Any]]:
+    """Best round of each variant; every measurement in a process of its own, variants in turn."""
+    best: dict[str, dict[str, Any]] = {}
+    for round_number in range(settings.rounds):
+        for name in chosen_variants(settings):
+            print(f"round {round_number + 1}/{settings.rounds}: {name}", file=sys.stderr, flush=True)
+            command = [sys.executable, __file__, "--variant", name, "--dataroot", str(settings.dataroot)]
+            for key in ("size", "batch_size", "steps", "gpu_ids", "preset"):
+                command += [f"--{key}", str(getattr(settings, key))]
+            done = subprocess.run(command, capture_output=True, text=True, env=os.environ, check=False)
+            if done.returncode != 0:
+                reason = (done.stderr.strip() or "no message").splitlines()[-1]
+                print(f"  failed: {reason}", file=sys.stderr)
+                continue
+            result = json.loads(done.stdout.splitlines()[-1])
+            if name not in best or result["seconds_per_image"] < best[name]["seconds_per_image"]:
+                best[name] = result
+    return best
+
+
+def table(best: dict[str, dict[str, Any]]) -> str:
+    """Markdown rows; ratios against the baseline of the same kind."""
+    lines = ["| variant | images/s | ratio | peak memory, GB | GFLOP/image forward |", "|---|---|---|---|---|"]
+    for name, result in best.items():
+        base = best.get(SPADE_FORWARD if VARIANTS[name].forward else BASELINE)
+        ratio = f"{base['seconds_per_image'] / result['seconds_per_image']:.2f}" if base else ""
+        flops = f"{result['gflop_per_image']:.0f}" if "gflop_per_image" in result else ""
+        speed = 1 / result["seconds_per_image"]
+        lines.append(f"| {name} | {speed:.3g} | {ratio} | {result['peak_memory_gb']:.2f} | {flops} |")
+    return "\n".join(lines)
+
+
+def main() -> int:
+    """Command line."""
+    settings = tyro.cli(BenchmarkOptions, description=BenchmarkOptions.__doc__)
+    if settings.variant:
+        print(json.dumps(measure(settings.variant, settings)))
+        return 0
+    with tempfile.TemporaryDirectory() as folder:
+        if settings.dataroot is None:
+            settings = replace(settings, dataroot=template_folder(Path(folder) / "data", settings.size))
+        assert settings.dataroot is not None
+        load_manifest(settings.dataroot)  # one line about a wrong folder, before any round
+        best = run_all(settings)
+    machine = device.environment(device.select_device(settings.gpu_ids))
+    print(f"\n{machine['device']}, torch {machine['torch']}, {settings.size}², batch {settings.batch_size}\n")
+    print(table(best))
+    first = next(iter(best.values()), None)
+    if first:
+        shares = max(result["loader_share"] for result in best.values())
+        print(f"\ndistinct 5×5 label windows: {first['distinct_windows']:.2f} of the pixels", end="; ")
+        print(f"loader: at most {100 * shares:.1f} % of a step")
+    if settings.out:
+        write_json(settings.out, {"machine": machine, "size": settings.size, "results": best})
+    return 0 if len(best) == len(chosen_variants(settings)) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(exit_code(main))

@@ -1,0 +1,137 @@
+"""What the names of image files say: the patient, the slice's place, and whether they end in a channel's number."""
+
+from __future__ import annotations
+
+import glob
+import re
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
+
+from dataloaders.io.files import files_in
+from dataloaders.io.nifti import stem
+
+_BIDS = re.compile(r"^(sub-[A-Za-z0-9]+)(?:_|$)")
+_ENDING = re.compile(r"^(.+)_(\d{4})$")
+_SLICE = re.compile(r"^(.+)_z(\d+)(_\d{4})?$")  # after the slice's number, four digits are always a channel
+_T = TypeVar("_T")
+
+
+def visible(folder: Path, flag: str, suffixes: str | tuple[str, ...]) -> list[Path]:
+    """`files_in` a folder; ValueError where there is no folder."""
+    if not folder.is_dir():
+        raise ValueError(f"--{flag} {folder}: no such folder")
+    return files_in(folder, suffixes)
+
+
+def without_twins(paths: Sequence[Path]) -> list[Path]:
+    """The files; ValueError where two of a folder differ in their suffix alone (x.nii, x.nii.gz): one would count twice."""
+    found: dict[Path, Path] = {}
+    for path in paths:
+        other = found.setdefault(path.parent / stem(path), path)
+        if other is not path:
+            raise ValueError(f"{path.parent}: both {other.name} and {path.name}; remove one")
+    return list(paths)
+
+
+def case_names(paths: Sequence[Path], where: str = "") -> list[str]:
+    """Names of cases: the files' stems, or with one folder a patient the parts of the paths that differ.
+
+    The folders count where several files have one name, as ``a/ct.nii.gz`` and ``b/ct.nii.gz``, and for a pattern `where`
+    whose folders have the wildcards, as ``*/ct.nii.gz``, so that one file alone has the name that it has among others.
+    """
+    stems = [stem(path) for path in paths]
+    folder, _, name = where.rpartition("/")
+    if len(set(stems)) == len(stems) and not (glob.has_magic(folder) and not glob.has_magic(name)):
+        return stems
+    parts = [(*path.parent.parts, own) for path, own in zip(paths, stems, strict=True)]
+    pattern = Path(where).parts
+    if glob.has_magic(folder) and "**" not in where and {len(p) for p in parts} == {len(pattern)}:
+        differ = [i for i, part in enumerate(pattern) if glob.has_magic(part)]
+        named = ["_".join(own[i] for i in differ) for own in parts]
+        if len(set(named)) == len(named):
+            parts = [tuple(own[i] for i in differ) for own in parts]
+    while len(parts) > 1 and len({own[0] for own in parts}) == 1 and min(map(len, parts)) > 1:
+        parts = [own[1:] for own in parts]
+    while len(parts) > 1 and len({own[-1] for own in parts}) == 1 and min(map(len, parts)) > 1:
+        parts = [own[:-1] for own in parts]
+    if len({len(own) for own in parts}) == 1 and len(parts) > 1:  # ses-1 of all sessions says nothing
+        kept = [i for i in range(len(parts[0])) if len({own[i] for own in parts}) > 1]
+        parts = [tuple(own[i] for i in kept) for own in parts] if kept else parts
+    return ["_".join(own) for own in parts]
+
+
+def place_of(name: str) -> tuple[str, int | None]:
+    """(series, slice number) of a name such as ``a_z0012_0000``; the number is None where the name has none."""
+    match = _SLICE.match(name)
+    return (match[1] + (match[3] or ""), int(match[2])) if match else (name, None)
+
+
+def label_of(name: str, labels: dict[str, _T]) -> _T | None:
+    """The label map of an image: of the same name, or of the name without the channel."""
+    return labels.get(name) or labels.get(re.sub(r"_\d{4}$", "", name))
+
+
+def shows_channels(names: Collection[str], labels: Collection[str] = ()) -> bool:
+    """Whether ``_0000`` at the end of names is nnU-Net's channel and not a number of the image, such as ``amos_0001``.
+
+    It is where a label map bears the short name only, or where several names have the same endings from 0000 on.
+    """
+    endings: dict[str, set[int]] = {}
+    for match in filter(None, (_ENDING.match(name) for name in names)):
+        if match[1] in labels and match[0] not in labels:
+            return True
+        endings.setdefault(match[1], set()).add(int(match[2]))
+    sets = list(endings.values())
+    alike = len(sets) > 1 and all(one == sets[0] for one in sets)
+    return alike and len(sets[0]) > 1 and sets[0] == set(range(len(sets[0])))
+
+
+def check_regex(regex: str | None, flag: str, what: str) -> None:
+    """ValueError for an expression that is none, or that has no group for what it is to find."""
+    if regex is None:
+        return
+    try:
+        groups = re.compile(regex).groups
+    except re.error as error:
+        raise ValueError(f"{flag} {regex!r}: not a regular expression ({error})") from None
+    if not groups:
+        raise ValueError(f"{flag} {regex!r}: put the {what} into a group, such as (sub-\\d+)")
+
+
+@dataclass(frozen=True)
+class PatientRule:
+    """How a patient is found in a file's name.
+
+    regex: its first group is the patient; else BIDS's ``sub-<label>``, else the name without slice and channel.
+    channels: whether names end in a channel's number (`shows_channels`). ValueError for an expression without a group.
+    """
+
+    regex: str | None = None
+    channels: bool = False
+
+    def __post_init__(self) -> None:
+        check_regex(self.regex, "--patient_regex", "patient")
+
+    @property
+    def text(self) -> str:
+        """For people."""
+        if self.regex is not None:
+            return f"first group of {self.regex} in the file name"
+        without = "slice and channel" if self.channels else "slice"
+        return f"sub-<label> at the start of the file name, else the file name without {without}"
+
+    def patient(self, name: str) -> str:
+        """Patient of a file's name without suffix; ValueError where the expression does not find one."""
+        if self.regex is not None:
+            match = re.search(self.regex, name)
+            if match is None or not match[1]:
+                raise ValueError(f"--patient_regex {self.regex!r} does not match {name!r}")
+            return match[1]
+        if match := _BIDS.match(name):
+            return match[1]
+        if match := _SLICE.match(name):
+            return match[1]
+        match = _ENDING.match(name) if self.channels else None
+        return match[1] if match else name

@@ -1,0 +1,239 @@
+"""Atomic files and safe names. Every file the project writes goes through here."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import math
+import os
+import shutil
+import socket
+import tomllib
+import zlib
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from dataloaders.io.locks import lock_place, runs
+from dataloaders.io.schema import check_name as check_name
+
+TEMPORARY = ".tmp-"
+
+# What people call pictures and volumes; files of other kinds lie beside data for good reasons.
+_IMAGES = ".png .jpg .jpeg .bmp .gif .tif .tiff .npy .npz .nii .nii.gz .img .hdr .mgz .mgh .mha .nrrd .dcm".split()
+
+
+def files_in(folder: Path, suffixes: str | tuple[str, ...]) -> list[Path]:
+    """Files with these endings in a folder, sorted; hidden ones, such as macOS's ``._x``, never count."""
+    return sorted(path for path in folder.iterdir() if _is_wanted(path, suffixes))
+
+
+def files_below(folder: Path, suffixes: tuple[str, ...]) -> list[Path]:
+    """Files with these endings in a folder and those below it, sorted; hidden files and folders never count.
+
+    Links to folders are followed, once each: a data set is often a folder of links to subjects.
+    """
+    return sorted(path for path in _entries_below(folder) if _is_wanted(path, suffixes))
+
+
+def not_read(folder: Path, suffixes: str | tuple[str, ...], below: bool = False) -> str:
+    """One line on the images of a folder (and those below it) that do not end in `suffixes`, by kind; '' if there are none.
+
+    Links to nothing, and where only the folder itself is read its sub-folders, count too; hidden files do not.
+    """
+    kinds: dict[str, list[str]] = {}
+    for path in sorted(_entries_below(folder) if below else folder.iterdir()):
+        if path.name.startswith(".") or _is_wanted(path, suffixes):
+            continue
+        ending = next((path.name[-len(end) :] for end in reversed(_IMAGES) if path.name.lower().endswith(end)), None)
+        if path.is_dir():
+            kinds.setdefault("sub-folders", []).append(f"{path.name}/")
+        elif ending and not path.exists():
+            kinds.setdefault("links to files that are not there (git annex get fetches them)", []).append(path.name)
+        elif ending:
+            kinds.setdefault(ending, []).append(path.name)
+    if not kinds:
+        return ""
+    shown = [f"{len(names)} {kind} ({names[0]}{', …' if len(names) > 1 else ''})" for kind, names in kinds.items()]
+    wanted = suffixes if isinstance(suffixes, str) else ", ".join(suffixes)
+    return f"{folder}: not read, since only {wanted} files are: " + ", ".join(shown)
+
+
+def _is_wanted(path: Path, suffixes: str | tuple[str, ...]) -> bool:
+    return path.name.endswith(suffixes) and not path.name.startswith(".") and path.is_file()
+
+
+def _entries_below(folder: Path) -> Iterator[Path]:
+    """Files and broken links below a folder, without those in hidden folders."""
+    seen: set[str] = set()
+    for place, folders, names in os.walk(folder, followlinks=True):
+        real = os.path.realpath(place)
+        if real in seen:
+            folders.clear()
+            continue
+        seen.add(real)
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        yield from (Path(place, name) for name in names)
+
+
+@contextmanager
+def atomic_path(path: Path | str) -> Iterator[Path]:
+    """Yield a temporary path beside `path`; on success it is synced to disk and replaces `path`, on error removed.
+
+    The temporary name keeps the suffixes of `path`, because writers such as nibabel choose their format by them. What
+    killed processes of this machine left in the folder is removed when a process first writes there.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    _sweep(path.parent)
+    temporary = path.with_name(f"{TEMPORARY}{_machine()}-{os.getpid()}-{path.name}")
+    try:
+        yield temporary
+        with open(temporary, "rb") as handle:
+            os.fsync(handle.fileno())
+        os.replace(temporary, path)
+        _sync_folder(path.parent)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+@cache
+def _machine() -> str:
+    """Tells machines apart, and containers with process numbers of their own, without their names."""
+    numbers = Path("/proc/self/ns/pid")
+    own = os.readlink(numbers) if numbers.is_symlink() else ""
+    return f"{zlib.crc32(f'{socket.gethostname()} {own}'.encode()):08x}"
+
+
+@cache
+def _sweep(folder: Path) -> None:
+    """Remove temporary files of this machine's processes that are dead."""
+    for left in folder.glob(f"{TEMPORARY}{_machine()}-*"):
+        number = left.name.removeprefix(f"{TEMPORARY}{_machine()}-").partition("-")[0]
+        if number.isdigit() and not runs(int(number)):
+            left.unlink(missing_ok=True)
+
+
+@contextmanager
+def whole_folder(folder: Path) -> Iterator[Path]:
+    """Yield an empty folder beside `folder` that takes its place in the end: it is whole, or as it was before.
+
+    ValueError where another process is about to replace the same one.
+    """
+    staging, old = folder.with_name(f"{TEMPORARY}{folder.name}"), folder.with_name(f".old-{folder.name}")
+    with lock_place(folder):
+        if old.is_dir() and not folder.exists():  # killed between two moves
+            old.rename(folder)
+        shutil.rmtree(staging, ignore_errors=True)
+        staging.mkdir(parents=True)
+        try:
+            yield staging
+        except BaseException:
+            shutil.rmtree(staging, ignore_errors=True)
+            raise
+        shutil.rmtree(old, ignore_errors=True)
+        if folder.exists():
+            folder.rename(old)
+        staging.rename(folder)
+        shutil.rmtree(old, ignore_errors=True)
+
+
+def _sync_folder(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def write_text(path: Path | str, text: str) -> None:
+    """Write UTF-8 text atomically; parts of file names that are no text as escapes."""
+    with atomic_path(path) as temporary:
+        temporary.write_text(text, encoding="utf-8", errors="backslashreplace")
+
+
+def write_json(path: Path | str, data: Any) -> None:
+    """Write JSON atomically. NaN and infinity are refused: they are not JSON and other readers choke on them."""
+    write_text(path, json_text(data))
+
+
+def json_text(data: Any) -> str:
+    """What `write_json` writes."""
+    return json.dumps(data, indent=1, allow_nan=False) + "\n"
+
+
+def listed(lines: Sequence[str], limit: int = 20) -> list[str]:
+    """The first lines, and one that counts the others."""
+    more = len(lines) - limit
+    return [*lines[:limit], f"and {more} more"] if more > 0 else list(lines)
+
+
+def csv_text(head: Iterable[str], rows: Iterable[Iterable[Any]]) -> str:
+    """A CSV table; None is an empty cell. Text that a spreadsheet would run as a formula gets an apostrophe in front."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerows([_harmless(cell) for cell in row] for row in (head, *rows))
+    return text.getvalue()
+
+
+def _harmless(cell: Any) -> Any:
+    if not isinstance(cell, str) or not cell.startswith(("=", "+", "-", "@", "\t", "\r")):
+        return cell
+    try:
+        float(cell)
+    except ValueError:
+        return f"'{cell}"
+    return cell
+
+
+def with_path(path: Path | str, error: Exception) -> str:
+    """The error's message, with the file it is about in front unless it names that already."""
+    text = str(error)
+    return text if str(path) in text else f"{path}: {text}"
+
+
+def _no_constant(name: str) -> None:
+    raise json.JSONDecodeError(f"{name} is no number of JSON", name, 0)
+
+
+def _finite(text: str) -> float:
+    value = float(text)
+    if math.isinf(value):
+        raise json.JSONDecodeError(f"{text} is too large a number", text, 0)
+    return value
+
+
+def read_json(path: Path | str, object_hook: Callable[[dict[str, Any]], Any] | None = None) -> Any:
+    """A JSON file, with or without a byte order mark; ValueError naming it where it is not JSON.
+
+    object_hook: what becomes of each object.
+    """
+    try:
+        text = Path(path).read_text(encoding="utf-8-sig")
+        data = json.loads(text, object_hook=object_hook, parse_constant=_no_constant, parse_float=_finite)
+        if "\\ud" in text or "\\uD" in text:  # half a character (a lone surrogate), which no file or terminal can hold
+            json.dumps(data, ensure_ascii=False, default=str).encode()
+        return data
+    except (json.JSONDecodeError, UnicodeError, RecursionError) as error:
+        raise ValueError(f"{path}: not a JSON file ({error})") from None
+    except ValueError as error:
+        raise ValueError(with_path(path, error)) from None
+
+
+def read_toml(path: Path, what: str) -> dict[str, Any]:
+    """A TOML file, with or without a byte order mark; ValueError naming it where it is none, or no such `what` is there."""
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8-sig"))
+    except FileNotFoundError:
+        raise ValueError(f"{path}: no such {what}") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path}: not a TOML file ({error})") from None
+
+
+def read_list(path: Path) -> list[Path]:
+    """Paths of a text file, one a line, with or without a byte order mark; blank lines and those with # are none."""
+    lines = [line.strip() for line in path.read_text(encoding="utf-8-sig").splitlines()]
+    return [Path(line) for line in lines if line and not line.startswith("#")]

@@ -1,0 +1,244 @@
+"""Grids: RAS orientation, resampling, display planes, and the way back to the source scan.
+
+A prepared slice looks as on a radiology workstation. From a RAS volume v[x, y, z] (x to the patient's right, y to the
+front, z to the head): axial rows run front to back and columns from the patient's right to left; coronal and sagittal
+rows run head to foot; sagittal columns front to back.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Mapping, Sequence
+
+import nibabel as nib
+import numpy as np
+from numpy.typing import NDArray
+from scipy import ndimage
+
+from dataloaders.io.manifest import Geometry
+from dataloaders.io.spec import Axis
+
+GRID_TOLERANCE = 0.02  # voxels that any corner of two grids may lie apart: header noise, far below what can be seen
+
+# For each slicing axis: the array axis that is sliced, then those shown as rows and columns; both are shown reversed
+# (from high to low coordinate).
+_PLANES: dict[Axis, tuple[int, int, int]] = {"axial": (2, 1, 0), "coronal": (1, 2, 0), "sagittal": (0, 2, 1)}
+
+
+def to_ras(data: NDArray, affine: NDArray) -> tuple[NDArray, NDArray[np.float64]]:
+    """Permute and flip the axes to RAS order (no resampling). Returns data and its new affine."""
+    orientation = nib.orientations.io_orientation(affine)
+    moved = nib.orientations.apply_orientation(data, orientation)
+    return moved, affine @ nib.orientations.inv_ornt_aff(orientation, data.shape)
+
+
+def off_grid(shape: Sequence[int], affine: NDArray, other: Sequence[int], target: NDArray, name: object) -> str:
+    """Why the grid (`shape`, `affine`) is not the one (`other`, `target`) of `name`, for people; '' where it is.
+
+    Two grids are one where shapes are equal and no corner lies more than GRID_TOLERANCE voxels from the other's.
+    """
+    if tuple(shape) != tuple(other):
+        return f"shape {tuple(shape)}, {name} has {tuple(other)}"
+    corners = np.array(list(itertools.product(*((0, n - 1) for n in shape), [1]))).T
+    apart = float(np.abs(np.linalg.inv(target) @ affine @ corners - corners)[:3].max())
+    return "" if apart <= GRID_TOLERANCE else f"the affine differs from that of {name} by up to {apart:.3g} voxels"
+
+
+def same_axes(affine: NDArray, target: NDArray) -> bool:
+    """Whether the voxels of two grids are stored in one order: first axis to the left, second to the front, …"""
+    return bool(np.array_equal(nib.orientations.io_orientation(affine), nib.orientations.io_orientation(target)))
+
+
+def onto_axes(
+    data: NDArray, affine: NDArray, shape: Sequence[int], target: NDArray
+) -> tuple[NDArray, NDArray[np.float64]]:
+    """Data and affine with the axes in the order of the grid (`shape`, `target`): moved exactly, nothing is resampled."""
+    if not off_grid(data.shape, affine, shape, target, ""):
+        return data, affine  # before orientations are looked at, which noise decides in an image turned by 45 degrees
+    own, wanted = (nib.orientations.io_orientation(a) for a in (affine, target))
+    turn = nib.orientations.ornt_transform(own, wanted)
+    return nib.orientations.apply_orientation(data, turn), affine @ nib.orientations.inv_ornt_aff(turn, data.shape)
+
+
+def spacing(affine: NDArray) -> NDArray[np.float64]:
+    """Voxel size in mm along each array axis, (3,)."""
+    return np.sqrt((affine[:3, :3] ** 2).sum(axis=0))
+
+
+def regrid(shape: Sequence[int], affine: NDArray, new_spacing: Sequence[float]) -> tuple[tuple[int, ...], NDArray]:
+    """Shape and affine of the grid with `new_spacing` (mm) that covers the same field of view, sharing its centre."""
+    old = spacing(affine)
+    target = np.asarray(new_spacing, float)
+    new_shape = np.maximum(1, np.rint(np.asarray(shape) * old / target)).astype(int)
+    scale = np.diag([*(target / old), 1.0])
+    # The centres of both grids coincide: centre_old = (shape - 1) / 2 voxels.
+    scale[:3, 3] = (np.asarray(shape) - 1) / 2 - (target / old) * (new_shape - 1) / 2
+    return tuple(int(n) for n in new_shape), affine @ scale
+
+
+def resample(
+    data: NDArray, affine: NDArray, shape: Sequence[int], target: NDArray, labels: bool = False, fill: float = 0.0
+) -> NDArray:
+    """Bring `data` onto the grid (`shape`, `target` affine) through world coordinates.
+
+    Labels by nearest neighbour, images linearly; where the new voxels are larger the image is smoothed first with a
+    Gaussian of sigma (f - 1) / 2 old voxels (f: ratio of spacings along the axis), which keeps aliasing down.
+    Outside the source: `fill`, towards which the outermost half voxels fade; rounding at the border costs no plane of
+    voxels. Equal grids are returned as they are.
+    """
+    matrix = np.linalg.inv(affine) @ target  # target voxel -> source voxel
+    if tuple(shape) == data.shape and np.allclose(matrix, np.eye(4), atol=1e-4):
+        return data
+    if labels:
+        return ndimage.affine_transform(
+            data, matrix, output_shape=tuple(shape), order=0, mode="grid-constant", cval=fill
+        )
+    step = np.abs(matrix[:3, :3]).max(axis=1)  # source voxels per target voxel along each source axis
+    smooth = ndimage.gaussian_filter(data.astype(np.float32), np.maximum(0.0, (step - 1) / 2))
+    return ndimage.affine_transform(smooth, matrix, output_shape=tuple(shape), order=1, mode="grid-constant", cval=fill)
+
+
+def plane(volume: NDArray, axis: Axis, index: int) -> NDArray:
+    """Slice `index` of a RAS volume as displayed, (rows, columns)."""
+    across, rows, columns = _PLANES[axis]
+    moved = volume.transpose(across, rows, columns)[index]
+    return moved[::-1, ::-1]
+
+
+def plane_shape(shape: Sequence[int], axis: Axis) -> tuple[int, int, int]:
+    """(number of slices, rows, columns) of a RAS grid."""
+    across, rows, columns = _PLANES[axis]
+    return shape[across], shape[rows], shape[columns]
+
+
+def plane_spacing(affine: NDArray, axis: Axis) -> tuple[float, float, float]:
+    """(between slices, between rows, between columns) in mm of a RAS grid.
+
+    Between slices is how far their planes are apart, which in a sheared grid (a tilted gantry) is less than the step from
+    one voxel to the next.
+    """
+    across, rows, columns = _PLANES[axis]
+    mm = spacing(affine)
+    normal = np.cross(affine[:3, rows], affine[:3, columns])
+    between = abs(affine[:3, across] @ normal) / np.linalg.norm(normal)
+    return round(float(between), 6), float(mm[rows]), float(mm[columns])
+
+
+def window_plane(image: NDArray, crop: tuple[int, int], size: tuple[int, int], fill: float) -> NDArray:
+    """The part of a displayed plane that starts at `crop` and has `size`, padded with `fill` where it leaves the plane."""
+    out = np.full(size, fill, image.dtype)
+    source, target = _overlap(image.shape, crop, size)
+    out[target] = image[source]
+    return out
+
+
+def _overlap(
+    shape: Sequence[int], crop: tuple[int, int], size: tuple[int, int]
+) -> tuple[tuple[slice, slice], tuple[slice, slice]]:
+    """Index ranges of the common part: in the full plane, and in the window."""
+    source, target = [], []
+    for full, start, length in zip(shape, crop, size, strict=True):
+        low, high = max(start, 0), max(min(start + length, full), max(start, 0))
+        source.append(slice(low, high))
+        target.append(slice(low - start, high - start))
+    return (source[0], source[1]), (target[0], target[1])
+
+
+def field_of_view(geometry: Geometry | None, axis: Axis | None, size: tuple[int, int]) -> tuple[slice, slice]:
+    """Rows and columns of a prepared slice of `size` that show the scan's own plane, without the padding around it.
+
+    The whole slice where nothing is known of a scan. ValueError where the slice lies outside of the scan.
+    """
+    if geometry is None or axis is None:
+        return slice(0, size[0]), slice(0, size[1])
+    plane_size = plane_shape(geometry.grid_shape, axis)[1:]
+    _, view = _overlap(plane_size, geometry.crop, size)
+    if any(part.stop <= part.start for part in view):
+        raise ValueError(
+            f"slices of {size} pixels from {geometry.crop} on lie outside of the scan's planes {plane_size}"
+        )
+    return view
+
+
+def stack_slices(
+    geometry: Geometry | None, axis: Axis, slices: Mapping[int, NDArray], mm: Sequence[float], fill: float = 0.0
+) -> tuple[NDArray, NDArray[np.float64]]:
+    """Slices of one case as the volume of their window, in RAS axes, from the first index to the last, with its affine.
+
+    slices: slice index -> (H, W) as displayed. Missing indices get `fill`. mm: voxel size along RAS axes where there is
+    no geometry.
+    """
+    across, rows, columns = _PLANES[axis]
+    first = next(iter(slices.values()))
+    start, count = min(slices), max(slices) - min(slices) + 1
+    stack = np.full((count, *first.shape), fill, first.dtype)
+    for index, image in slices.items():
+        stack[index - start] = image[::-1, ::-1]
+    volume = np.ascontiguousarray(stack.transpose(np.argsort((across, rows, columns))))
+    if geometry is None:
+        return volume, np.diag([*mm, 1.0])
+    shift = np.eye(4)
+    shift[across, 3] = start
+    shift[rows, 3] = geometry.grid_shape[rows] - geometry.crop[0] - first.shape[0]
+    shift[columns, 3] = geometry.grid_shape[columns] - geometry.crop[1] - first.shape[1]
+    return volume, np.array(geometry.grid_affine) @ shift
+
+
+def back_to_source(
+    volume: NDArray, affine: NDArray, shape: Sequence[int], target: NDArray, labels: bool = False, fill: float = 0.0
+) -> NDArray:
+    """A RAS volume on the grid of its source (`shape`, `target`): moved exactly where that only turns it, else resampled."""
+    matrix = np.linalg.inv(affine) @ target
+    if _moves_only(matrix) and _covers(matrix, shape, volume.shape):
+        return _move(volume, matrix, (shape[0], shape[1], shape[2]))
+    order = 0 if labels else 1
+    return ndimage.affine_transform(
+        volume, matrix, output_shape=tuple(shape), order=order, mode="grid-constant", cval=fill
+    )
+
+
+def _covers(matrix: NDArray, shape: Sequence[int], grid: Sequence[int]) -> bool:
+    """Whether the source's corners are the grid's, so that a move needs neither padding nor cropping."""
+    corners = np.rint(np.stack([matrix @ (0, 0, 0, 1), matrix @ (*np.subtract(shape, 1), 1)]))[:, :3]
+    return bool((corners.min(0) == 0).all() and (corners.max(0) == np.subtract(grid, 1)).all())
+
+
+def stitch(
+    geometry: Geometry, axis: Axis, slices: Mapping[int, NDArray], fill: float, labels: bool = False
+) -> tuple[NDArray, NDArray[np.float64]]:
+    """Put slices back into a volume on the source grid.
+
+    slices: slice index -> (H, W) in physical units (or label ids). Voxels without a slice, or outside the slices'
+    window, get `fill`. Where the prepared grid is the source grid in another orientation, voxels are moved exactly;
+    where it was resampled, they are interpolated (linear, labels nearest). Returns (I, J, K) and its affine.
+    """
+    grid_affine, source_affine = np.array(geometry.grid_affine), np.array(geometry.source_affine)
+    first = next(iter(slices.values()))
+    grid = np.full(geometry.grid_shape, fill, first.dtype)
+    for index, image in slices.items():
+        full = plane(grid, axis, index)  # a view: assignments reach the grid
+        source, target = _overlap(full.shape, geometry.crop, image.shape)
+        full[source] = image[target]
+    matrix = np.linalg.inv(grid_affine) @ source_affine  # source voxel -> grid voxel
+    if _moves_only(matrix):
+        return _move(grid, matrix, geometry.source_shape), source_affine
+    order = 0 if labels else 1
+    # Both grids cover the same field of view, at whose ends constant padding would fade the outermost planes.
+    volume = ndimage.affine_transform(grid, matrix, output_shape=geometry.source_shape, order=order, mode="nearest")
+    return volume, source_affine
+
+
+def _moves_only(matrix: NDArray) -> bool:
+    """Whether the matrix permutes and flips axes with whole offsets."""
+    rounded = np.rint(matrix)
+    return bool(np.allclose(matrix, rounded, atol=1e-4) and (np.abs(rounded[:3, :3]).sum(axis=0) == 1).all())
+
+
+def _move(grid: NDArray, matrix: NDArray, shape: tuple[int, int, int]) -> NDArray:
+    """grid[matrix @ source voxel] for a signed permutation matrix."""
+    rotation = np.rint(matrix[:3, :3]).astype(int)
+    axes = np.abs(rotation).argmax(axis=0)  # grid axis of each source axis
+    moved = grid.transpose(axes)
+    moved = moved[tuple(slice(None, None, rotation[axes[i], i]) for i in range(3))]
+    assert moved.shape == tuple(shape), (moved.shape, shape)
+    return np.ascontiguousarray(moved)

@@ -1,0 +1,113 @@
+"""What the data are: labels, channels, size and spacing. Imported by every folder."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, Literal, cast
+
+from dataloaders.io.schema import check_name, check_text, decode
+
+Axis = Literal["axial", "coronal", "sagittal"]
+
+# Label 0 always means "nothing of the body here": air in CT, background in MR.
+BACKGROUND = 0
+LESION = "lesion"  # name of the class of lesions
+LEVEL_CHANNELS = ("FLAIR", "T2w", "PDw")  # scans on which MS lesions are bright, the clearest first
+
+
+@dataclass(frozen=True)
+class Label:
+    """One class of the label maps.
+
+    id: contiguous id in the prepared label images, 0 is background.
+    name: the name shown in reports, e.g. ``white_matter``.
+    source: ids of the original label maps that became this class (empty where the class was made by us).
+    """
+
+    id: int
+    name: str
+    source: tuple[int, ...] = ()
+
+    def __post_init__(self) -> None:
+        check_text(self.name, "label name")
+
+
+@dataclass(frozen=True)
+class Channel:
+    """One image channel: its name (``T1w``, ``CT``) and the physical unit of its intensities (``HU`` or ``a.u.``).
+
+    The name becomes part of file names. ValueError for one that could not.
+    """
+
+    name: str
+    unit: str = "a.u."
+
+    def __post_init__(self) -> None:
+        check_name(self.name, "channel name")
+        check_text(self.unit, "unit")
+
+
+@dataclass(frozen=True)
+class DataSpec:
+    """The facts of a data set that shape a model.
+
+    labels: classes, ``labels[i].id == i``; empty for images without label maps.
+    channels: image channels in file order; empty for label maps without images.
+    size: pixels (H, W) of a prepared slice.
+    spacing: mm per pixel (row, column); (1, 1) where unknown.
+    slice_spacing: mm between slices; 1 where unknown.
+    axis: direction of slicing, None where unknown (a folder of PNG files).
+    """
+
+    labels: tuple[Label, ...]
+    channels: tuple[Channel, ...]
+    size: tuple[int, int]
+    spacing: tuple[float, float] = (1.0, 1.0)
+    slice_spacing: float = 1.0
+    axis: Axis | None = None
+
+    def __post_init__(self) -> None:
+        ids = [label.id for label in self.labels]
+        if ids != list(range(len(ids))) or len(ids) == 1:
+            raise ValueError(f"labels need contiguous ids 0..N-1 with N >= 2, or none, got {ids}")
+        if not self.channels and not self.labels:
+            raise ValueError("a data set needs label maps or at least one image channel")
+        if min(self.size) < 1 or min(*self.spacing, self.slice_spacing) <= 0:
+            raise ValueError(f"size {self.size} and spacing {(*self.spacing, self.slice_spacing)} must be above 0")
+
+    @property
+    def num_labels(self) -> int:
+        """Number of classes N, background included."""
+        return len(self.labels)
+
+    @property
+    def num_channels(self) -> int:
+        """Number of image channels C."""
+        return len(self.channels)
+
+    @property
+    def level_channel(self) -> int:
+        """The channel that tells how bright a lesion is: the first of `LEVEL_CHANNELS` there is, else channel 0."""
+        return level_channel([channel.name for channel in self.channels])
+
+    def label_id(self, name: str) -> int:
+        """Id of the class of that name; ValueError listing what there is."""
+        for label in self.labels:
+            if label.name == name:
+                return label.id
+        raise ValueError(f"the data have no class named {name!r}: {', '.join(label.name for label in self.labels)}")
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values for JSON."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, data: dict[str, Any]) -> DataSpec:
+        """Inverse of `to_dict`; ValueError where something is missing, unknown or of another type."""
+        return cast(DataSpec, decode(cls, data, "spec", complete=True))
+
+
+def level_channel(names: Sequence[str]) -> int:
+    """See `DataSpec.level_channel`."""
+    return next((list(names).index(name) for name in LEVEL_CHANNELS if name in names), 0)

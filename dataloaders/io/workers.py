@@ -1,0 +1,124 @@
+"""Jobs shared among processes, and among the jobs of a Slurm array."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import threading
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
+from multiprocessing import get_context, parent_process, resource_tracker
+from typing import Any, TypeVar
+
+from dataloaders.io.progress import tracked
+
+_T = TypeVar("_T")
+
+
+class WorkerLost(RuntimeError):  # noqa: N818 (reads as what it is in `except WorkerLost`)
+    """A worker process was killed or hangs; the message says what that usually means."""
+
+
+def parse_shard(text: str) -> tuple[int, int]:
+    """(i, n) of ``i/n``: part i of n that work at the same time or one after the other; ValueError for another form."""
+    match = re.fullmatch(r"(\d{1,9})/(\d{1,9})", text)
+    if match is None or not int(match[1]) < int(match[2]):
+        raise ValueError(f"--shard {text}: must be i/n with i from 0 to n-1, such as 0/4")
+    return int(match[1]), int(match[2])
+
+
+def cores() -> int:
+    """Cores that this process may use; all of the machine where the system does not say (macOS)."""
+    affinity = getattr(os, "sched_getaffinity", None)
+    return len(affinity(0)) if affinity is not None else os.cpu_count() or 1
+
+
+def as_ready(
+    work: Callable[..., _T],
+    jobs: Iterable[tuple],
+    count: int,
+    start: Callable[..., None] | None = None,
+    start_arguments: tuple[Any, ...] = (),
+) -> Iterator[_T]:
+    """Results of `work` for the arguments in `jobs`, in any order, by `count` processes.
+
+    start: what every process does first.
+    """
+    with _pool(count, start, start_arguments) as pool:
+        with held(_KEYBOARD):
+            futures = [pool.submit(work, *job) for job in jobs]
+        for future in as_completed(futures):
+            yield future.result()
+
+
+def in_order(work: Callable[..., _T], jobs: Sequence[tuple], count: int, what: str) -> list[_T]:
+    """Results of `work` in the order of `jobs`, by up to `count` processes; one alone is this one, whose errors read easier.
+
+    what: the work's name where progress is told.
+    """
+    count = min(count, len(jobs))
+    if count <= 1:
+        return [work(*job) for job in tracked(jobs, what)]
+    with _pool(count) as pool:
+        with held(_KEYBOARD):
+            futures = [pool.submit(work, *job) for job in jobs]
+        return [future.result() for future in tracked(futures, what)]
+
+
+@contextmanager
+def _pool(
+    count: int, start: Callable[..., None] | None = None, start_arguments: tuple[Any, ...] = ()
+) -> Iterator[ProcessPoolExecutor]:
+    """Processes that leave Ctrl-C to this one and end with it; jobs are given to them while `held`.
+
+    WorkerLost where one is killed. After an error jobs under way are finished, the others left.
+    """
+    resource_tracker.ensure_running()  # whose start would let go what is held
+    pool = ProcessPoolExecutor(
+        count, mp_context=get_context("spawn"), initializer=_begin, initargs=(start, start_arguments)
+    )
+    try:
+        yield pool
+    except BrokenProcessPool:
+        raise WorkerLost(
+            "a worker process was killed, perhaps for memory; the same command with fewer of them goes on"
+        ) from None
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+_KEYBOARD = (signal.SIGINT,)
+
+
+def _begin(start: Callable[..., None] | None, arguments: tuple[Any, ...]) -> None:
+    leave_to_parent(_KEYBOARD)
+    if start is not None:
+        start(*arguments)
+
+
+@contextmanager
+def held(signals: Collection[signal.Signals]) -> Iterator[None]:
+    """Signals that come meanwhile wait until the end; processes started meanwhile let go with `leave_to_parent`."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, signals)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def leave_to_parent(signals: Collection[signal.Signals]) -> None:
+    """In a worker: ignore these signals, which the parent acts on, and end when the parent does, however that ends."""
+    for number in signals:
+        signal.signal(number, signal.SIG_IGN)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, signals)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    parent = parent_process()
+    assert parent is not None
+    parent.join()
+    os.kill(os.getpid(), signal.SIGKILL)

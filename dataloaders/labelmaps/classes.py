@@ -1,0 +1,262 @@
+"""What a segmenter tells apart: classes, and the class of every label of label maps and of prepared folders."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from config import Config
+from dataloaders.io.files import read_json
+from dataloaders.io.spec import BACKGROUND, DataSpec, Label
+from dataloaders.labelmaps.labels import LabelTable
+from dataloaders.labelmaps.schemes import fitting_tables
+from models.gmm import freesurfer
+from models.gmm.labels import LabelScheme
+
+_GREY = ("cortical", "deep", "subcortical")
+TISSUE_TABLES = ("csf-gm-wm", "gm-wm-csf")  # of `dataloaders.labelmaps.labels`: nothing but tissues
+# Brain tissue in FreeSurfer's ids, and further names of it. The brain stem and the ventral diencephalon look like white
+# matter on every contrast that tissue classifiers see; lesions lie in it; vessels and choroid plexus are counted as fluid.
+TISSUE: dict[str, tuple[tuple[int, ...], tuple[str, ...]]] = {
+    "csf": (
+        (4, 5, 14, 15, 24, 30, 31, 43, 44, 62, 63, 72, 136, 137, 163, 164, 257),
+        ("cerebrospinal_fluid", "external_csf", "ventricles"),
+    ),
+    "grey_matter": (
+        (
+            *(3, 8, 9, 10, 11, 12, 13, 17, 18, 19, 20, 26, 27, 42, 47, 48, 49, 50, 51, 52, 53, 54, 55, 56, 58, 59),
+            *(80, 81, 82),
+            *freesurfer.CORTEX,
+        ),
+        ("gray_matter", "gm", *(f"{where}_{grey}_matter" for where in _GREY for grey in ("grey", "gray")), "cortex"),
+    ),
+    "white_matter": (
+        (
+            *(2, 7, 16, 25, 28, 41, 46, 57, 60, 77, 78, 79, 85, 99, 192, 250, 251, 252, 253, 254, 255, 1004, 2004),
+            *freesurfer.WHITE_MATTER,
+        ),
+        ("wm", "lesion", "lesions", "brainstem"),
+    ),
+}
+
+
+# How bright tissue is on 0-255, in ranges that hold what scanners make of it; which is brighter never changes.
+MR_CONTRASTS = {
+    "T1w": {"csf": (10, 70), "grey_matter": (80, 140), "white_matter": (140, 220)},
+    "T2w": {"csf": (180, 250), "grey_matter": (100, 170), "white_matter": (50, 120)},
+    "FLAIR": {"csf": (5, 60), "grey_matter": (110, 180), "white_matter": (80, 150)},
+}
+
+
+@dataclass(frozen=True)
+class Classes:
+    """labels: classes, `source` holding the values of label maps. aliases: further names of labels -> class id.
+
+    strict: every label must have a class; otherwise what no class lists is background. tissue: `source` holds FreeSurfer's
+    ids, which count only where the labels are FreeSurfer's; labels that no name or id tells are refused.
+    """
+
+    labels: tuple[Label, ...]
+    aliases: dict[str, int] = field(default_factory=dict)
+    strict: bool = False
+    tissue: bool = False
+
+    def of_values(self, ids: NDArray[np.int32]) -> NDArray[np.uint16]:
+        """Class ids of a label map's values; unlisted ones are background. ValueError for these where strict."""
+        found = np.unique(ids).tolist()
+        if self.strict:
+            self._refuse({value for value in found if value and value not in self._values()})
+        if self.tissue and any(found) and freesurfer.strangers(found) is None:
+            self._refuse({value for value in found if value})
+        return LabelTable(self.labels).apply(ids)
+
+    def of_labels(self, labels: Sequence[Label]) -> NDArray[np.uint16]:
+        """Table label id -> class id, for a manifest's labels: by name, else by the source values if these agree."""
+        table = np.zeros(max(label.id for label in labels) + 1, np.uint16)
+        values, unknown = self._values(), set()
+        if self.tissue and freesurfer.strangers(value for label in labels for value in label.source) is None:
+            values = {}
+        for label in labels:
+            of_sources = {values.get(value, -1) for value in label.source}
+            if label.id == BACKGROUND:
+                continue
+            if (found := self._names().get(plain(label.name))) is not None:
+                table[label.id] = found
+            elif len(of_sources) == 1 and -1 not in of_sources:
+                table[label.id] = of_sources.pop()
+            else:
+                unknown.add(label.name)
+        if self.strict or (self.tissue and not table.any()):
+            self._refuse(unknown, {value for label in labels for value in label.source})
+        return table
+
+    def of_scheme(self, scheme: LabelScheme) -> LabelScheme:
+        """The scheme with classes as its outputs; labels whose output is 0 stay dropped.
+
+        strict: by its outputs. Otherwise by the maps' values, else by names; tissue by names alone, which FreeSurfer's ids
+        have where they are.
+        """
+        values, names = self._values(), self._names() if self.tissue else self.aliases
+        outputs, unknown = [], set()
+        for value, name, output in zip(scheme.values, scheme.names, scheme.outputs, strict=True):
+            found = names.get(plain(re.sub(r" cluster \d+$", "", name)))
+            if BACKGROUND in (value, output):
+                found = BACKGROUND
+            elif self.strict:
+                found = values.get(output)
+            elif not self.tissue:
+                found = values.get(value, found or BACKGROUND)
+            outputs.append(found or BACKGROUND)
+            if found is None:
+                unknown.add(value if name == f"label {value}" else f"{value} ({name})")
+        if unknown and (self.strict or self.tissue):
+            self._refuse(unknown, scheme.values)
+        return replace(scheme, outputs=tuple(outputs))
+
+    def _values(self) -> dict[int, int]:
+        return {BACKGROUND: BACKGROUND} | {value: label.id for label in self.labels for value in label.source}
+
+    def _names(self) -> dict[str, int]:
+        return {plain(label.name): label.id for label in self.labels} | self.aliases
+
+    def _refuse(self, unknown: Iterable[int | str], values: Iterable[int] = ()) -> None:
+        """ValueError for labels without a class, if there are any. values: all of the maps', which tables may name."""
+        if not (unknown := set(unknown)):
+            return
+        shown = ", ".join(map(str, sorted(unknown, key=str)[:10]))
+        shown += f" and {len(unknown) - 10} more" if len(unknown) > 10 else ""
+        there = f"the classes are {', '.join(label.name for label in self.labels)}"
+        if not self.tissue:
+            raise ValueError(
+                f"labels without a class: {shown}; {there}. Give --segmenter.classes a .json file that lists them, or tissue"
+            )
+        table = " or ".join(fitting_tables(values, TISSUE_TABLES)) if values else ""
+        table = table or "a table of their names (.tsv, .csv, .json)"
+        raise ValueError(
+            f"labels that are no tissue by FreeSurfer's ids or by name: {shown}; {there}. Say what they are: "
+            f"--segmenter.scheme {table} for label maps, --label_map {table} in prepare_data.py; or give "
+            "--segmenter.classes a .json file"
+        )
+
+
+def plain(name: str) -> str:
+    """A label name in lower case with underscores."""
+    return re.sub(r"\W+", "_", name.lower()).strip("_")
+
+
+def tissue_classes() -> Classes:
+    """CSF, grey and white matter of FreeSurfer's ids and names, or of labels named so; lesions count as white matter.
+
+    What FreeSurfer's table names beside the brain is background.
+    """
+    labels = [Label(0, "background", (0,))]
+    aliases = {plain(name): BACKGROUND for name in freesurfer.NAMES.values()}
+    aliases |= {f"non_brain_{code}": BACKGROUND for code in range(4, 10)} | {"non_brain": BACKGROUND}
+    for i, (name, (values, others)) in enumerate(TISSUE.items(), 1):
+        labels.append(Label(i, name, values))
+        aliases |= {plain(freesurfer.NAMES[value]): i for value in values} | dict.fromkeys(others, i)
+    return Classes(tuple(labels), aliases, tissue=True)
+
+
+def inline_classes(text: str) -> str:
+    """--segmenter.classes with the content of its .json file in the file's place, so that a checkpoint needs no file."""
+    return _inlined("--segmenter.classes", text, ("auto", "tissue"))
+
+
+def inline_contrasts(text: str) -> str:
+    """--segmenter.contrasts likewise."""
+    return _inlined("--segmenter.contrasts", text, ("any", "mr"))
+
+
+def _inlined(flag: str, text: str, names: tuple[str, ...]) -> str:
+    if text in names or text.startswith("{"):
+        return text
+    path = Path(text)
+    if path.suffix != ".json" or not path.is_file():
+        raise ValueError(f"{flag} {text}: must be {', '.join(names)} or an existing .json file")
+    return json.dumps(read_json(path))
+
+
+def read_classes(text: str, labels: Sequence[Label]) -> Classes:
+    """What --segmenter.classes names: auto for `labels`, tissue, or the content of a .json file (`inline_classes`).
+
+    That is {class name: [values of label maps and names of labels]}; what it does not list is background.
+    ValueError where it is not.
+    """
+    if text == "auto":
+        return Classes(tuple(labels), strict=True)
+    if text == "tissue":
+        return tissue_classes()
+    data = json.loads(text)
+    if not isinstance(data, dict) or not all(isinstance(entries, list) for entries in data.values()):
+        raise ValueError("--segmenter.classes: the file must hold {class name: [values and names]}")
+    found = [Label(0, "background", (0,))]
+    aliases: dict[str, int] = {}
+    owner: dict[int | str, str] = {}
+    for name, listed in data.items():
+        if plain(name) == "background":
+            continue
+        values = tuple(entry for entry in listed if isinstance(entry, int) and not isinstance(entry, bool))
+        names = [plain(entry) for entry in listed if isinstance(entry, str)]
+        if len(values) + len(names) != len(listed) or (values and min(values) < 0):
+            raise ValueError(f"--segmenter.classes: {name}: entries must be whole numbers of 0 or more, or names")
+        entries: tuple[int | str, ...] = (*values, *names)
+        for entry in entries:
+            if owner.setdefault(entry, name) != name:
+                raise ValueError(f"--segmenter.classes: {entry} is in both {owner[entry]} and {name}")
+        aliases |= dict.fromkeys(names, len(found))
+        found.append(Label(len(found), name, values))
+    if len(found) < 2:
+        raise ValueError("--segmenter.classes: names no class beside background")
+    return Classes(tuple(found), aliases)
+
+
+def contrast_means(
+    text: str, labels: Sequence[Label], scheme: LabelScheme, default: tuple[float, float]
+) -> NDArray[np.float32] | None:
+    """Ranges of class means of a generator, (2R, K): low and high for each of R contrasts; None for any contrast.
+
+    scheme: its outputs are class ids. default: low and high of what a contrast does not name. ValueError for contrasts
+    that name unknown classes, or ranges that are none.
+    """
+    if text == "any":
+        return None
+    data = MR_CONTRASTS if text == "mr" else json.loads(text)
+    ids = {plain(label.name): label.id for label in labels}
+    rows = []
+    for contrast, means in data.items():
+        if unknown := [name for name in means if plain(name) not in ids]:
+            raise ValueError(
+                f"--segmenter.contrasts: {contrast}: no class {', '.join(unknown)}; there are {', '.join(ids)}"
+            )
+        ranges = {ids[plain(name)]: values for name, values in means.items()}
+        for values in ranges.values():
+            if len(values) != 2 or not 0 <= values[0] <= values[1] <= 255:
+                raise ValueError(f"--segmenter.contrasts: {contrast}: {values} must be low and high in 0..255")
+        of_class = [scheme.outputs[scheme.classes.index(k)] for k in range(scheme.num_classes)]
+        rows += [[ranges.get(output, default)[end] for output in of_class] for end in (0, 1)]
+    if not rows:
+        raise ValueError("--segmenter.contrasts: names no contrast")
+    return np.array(rows, np.float32)
+
+
+def trained_classes(config: Config, spec: DataSpec) -> Classes:
+    """The classes of a trained network: those of its spec, with the further names that its options gave them."""
+    text = config.segmenter.classes
+    return replace(read_classes(text, spec.labels), labels=spec.labels)
+
+
+def ras_spacing(spec: DataSpec) -> tuple[float, float, float]:
+    """mm along right-left, front-back, head-foot of a spec; without an axis its slices count as axial."""
+    (rows, columns), between = spec.spacing, spec.slice_spacing
+    return {
+        "axial": (columns, rows, between),
+        "coronal": (columns, between, rows),
+        "sagittal": (between, columns, rows),
+    }[spec.axis or "axial"]

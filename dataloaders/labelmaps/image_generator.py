@@ -1,0 +1,469 @@
+"""Label maps in, synthetic images out, in two lines; the doors of lab2im and SynthSeg, with names and defaults kept.
+
+image, labels = ImageGenerator("brain_label_map.nii.gz").generate_image()
+"""
+
+from __future__ import annotations
+
+import math
+import secrets
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from dataloaders.io.files import read_json, with_path
+from dataloaders.io.nifti import write_volume
+from dataloaders.io.spec import BACKGROUND
+from dataloaders.labelmaps.lab2im import TheirNames
+from dataloaders.labelmaps.lesion_maps import LesionMaps, Lesions, lesion_scheme
+from dataloaders.labelmaps.maps import LabelMap, LabelMaps, Source
+from dataloaders.labelmaps.schemes import read_scheme, scheme_of
+from dataloaders.labelmaps.seed_maps import SeedMaps
+from models.base import seeded_generator
+from models.gmm.lab2im_options import gmm_options
+from models.gmm.labels import LabelScheme
+from models.gmm.options import GmmConfig
+from models.gmm.params import Params
+from models.gmm.priors import FittedPrior, parse_prior, priors_for
+from models.gmm.render import render_pair
+from models.gmm.sampling import GivenPriors, Priors, default_priors, sample_params
+
+MAX_GROWTH, MAX_VOXELS = 4, 2**30  # of an image: times its map's size per axis, in all
+
+
+@dataclass(frozen=True)
+class Sample:
+    """A synthetic image and its labels; unpacks to the two: ``image, labels = sample``.
+
+    image: (*S), or (*S, C) for several channels, float32 in [0, 1] (unclipped for the quantile range); labels: (*S) int32
+    output values; both in the axes of the source map. affine (4, 4): of both. params: all that was drawn. number: which
+    sample of the generator's endless sequence it is. source: the map it was made of.
+    """
+
+    image: NDArray[np.float32]
+    labels: NDArray[np.int32]
+    affine: NDArray[np.float64]
+    params: Params
+    number: int
+    source: LabelMap
+
+    @property
+    def codes(self) -> tuple[int, int] | None:
+        """NIfTI's codes of the map's orientation."""
+        return self.source.codes
+
+    def __iter__(self) -> Iterator[NDArray]:
+        return iter((self.image, self.labels))
+
+    def __len__(self) -> int:
+        return 2
+
+    def __getitem__(self, index: int) -> NDArray:
+        return (self.image, self.labels)[index]
+
+    def save(self, image: Path | str, labels: Path | str) -> None:
+        """Write both as compressed NIfTI files; several channels go to one file, along a fourth axis.
+
+        ValueError for a batch.
+        """
+        channels, label = self.volumes()
+        write_volume(
+            image, channels[0] if len(channels) == 1 else np.stack(channels, -1), self.affine, np.float32, self.codes
+        )
+        write_volume(labels, label, self.affine, np.int32, self.codes)
+
+    def volumes(self) -> tuple[list[NDArray[np.float32]], NDArray[np.int32]]:
+        """One array per channel, and the labels: all (I, J, K), also in 2-D, as `affine` counts their axes."""
+        if self.labels.ndim != len(self.params.shape):
+            raise ValueError(
+                f"a batch of shape {self.labels.shape} is no volume to be saved: give batchsize 1, or use sample(number)"
+            )
+        channels = [self.image] if self.image.ndim == self.labels.ndim else list(np.moveaxis(self.image, -1, 0))
+        flat = _flat_axes(self.source) if self.labels.ndim == 2 else ()
+        return [np.expand_dims(channel, flat) for channel in channels], np.expand_dims(self.labels, flat)
+
+
+class ImageGenerator(TheirNames):
+    """An endless source of synthetic images; sample k of seed s is always the same. `next` gives what `generate_image` does.
+
+    Positions, names and attributes of arguments are lab2im's (`BrainGenerator`: SynthSeg's); lists may be .npy files.
+
+    labels_dir: file, folder, .txt list, array, tensor, or a list of these; maps may differ in shape, spacing, orientation.
+    generation_labels, generation_classes, output_labels: lists, arrays or .npy files, as lab2im's; by default every value
+    that occurs in a map is a label and a class of its own, which needs a look at every file; output_labels may also be the
+    values to keep, others become 0. n_neutral_labels: how many of generation_labels have no side; by default sides are taken
+    from FreeSurfer's table. scheme: all of these at once, or a text for `label_schemes.read_scheme`.
+    prior_means, prior_stds: None, number, [a, b], (2, K), (2R, K), or .npy files of them; priors: a file of
+    scripts/estimate_priors.py instead. n_channels, batchsize, subjects_prob as in lab2im.
+    seeds: folder of scripts/make_seeds.py; the tissues of each sample are split by intensity, into subclasses (least, most)
+    clusters each, whose means are tied (options.tie_std). Maps without seeds are left out. Not with priors.
+    lesions: folder, file or list of lesion masks (0 and 1), whose voxels become one more label and class, the last, named
+    lesion, with the output value max(outputs) + 1; see `lesion_maps.match_lesions`. Maps without a mask have none.
+    preset, options: starting values (models.gmm.options); further keywords are options in lab2im's or SynthSeg's forms.
+    seed: of the sequence, drawn where it is None (see `.seed`). device: where images are made.
+
+    Raises ValueError naming the argument for whatever does not fit.
+    """
+
+    def __init__(
+        self,
+        labels_dir: Source,
+        generation_labels: Any = None,
+        output_labels: Any = None,
+        batchsize: int = 1,
+        n_channels: int = 1,
+        target_res: Any = None,
+        output_shape: Any = None,
+        output_div_by_n: Any = None,
+        generation_classes: Any = None,
+        prior_distributions: str | None = None,
+        prior_means: Any = None,
+        prior_stds: Any = None,
+        use_specific_stats_for_channel: bool | None = None,
+        *,
+        n_neutral_labels: int | None = None,
+        scheme: LabelScheme | str | None = None,
+        priors: Path | str | Priors | None = None,
+        seeds: Path | str | None = None,
+        subclasses: tuple[int, int | None] = (1, None),
+        lesions: Lesions | None = None,
+        subjects_prob: Any = None,
+        preset: str = "lab2im",
+        options: GmmConfig | None = None,
+        spacing: Sequence[float] | None = None,
+        seed: int | None = None,
+        device: str | torch.device = "cpu",
+        cache_gb: float = 1.0,
+        **theirs: Any,
+    ) -> None:
+        self.maps = LabelMaps(labels_dir, cache_gb, spacing)
+        batchsize = theirs.pop("batch_size", batchsize)  # lab2im's first name of it
+        if theirs.pop("blur_background", None) is not None:
+            warnings.warn("blur_background: has no effect; see the option background", stacklevel=2)
+        theirs |= {
+            "target_res": target_res,
+            "output_shape": output_shape,
+            "output_div_by_n": output_div_by_n,
+            "prior_distributions": prior_distributions,
+            "use_specific_stats_for_channel": use_specific_stats_for_channel,
+        }
+        theirs = {name: _loaded(name, value) for name, value in theirs.items()}
+        typed = {"prior_means": _loaded("prior_means", prior_means), "prior_stds": _loaded("prior_stds", prior_stds)}
+        self.given = theirs | typed | {"subjects_prob": _loaded("subjects_prob", subjects_prob)}
+        named = ("max_res_iso", "max_res_aniso")  # None says something
+        theirs = {name: value for name, value in theirs.items() if value is not None or name in named}
+        if options is not None and theirs:
+            raise ValueError(f"options and {', '.join(theirs)} cannot both be given")
+        for name, value in {"n_channels": n_channels, "batchsize": batchsize}.items():
+            if value < 1:
+                raise ValueError(f"{name} {value}: must be at least 1")
+        if seeds is not None and lesions is not None:
+            raise ValueError("seeds and lesions cannot both be given")
+        if seeds is not None and isinstance(priors, (str, Path, FittedPrior)):
+            raise ValueError(
+                "priors and seeds cannot both be given: priors are of the labels, intensities are of the seeds' clusters"
+            )
+        self.options = options or gmm_options(preset, **theirs)
+        if isinstance(scheme, str):
+            scheme = read_scheme(scheme, self.maps.values(), self.options.preset, "scheme")
+        self.scheme = scheme or self._find_scheme(
+            generation_labels, generation_classes, output_labels, n_neutral_labels
+        )
+        warn_unmirrored(self.options, self.scheme)
+        self.base_scheme = self.scheme
+        self.maps.use(self.scheme)
+        if lesions is not None:
+            self.maps = LesionMaps(labels_dir, lesions, self.scheme, cache_gb)
+            self.scheme = lesion_scheme(self.scheme)
+        if seeds is not None:
+            self.maps = seeded = SeedMaps(labels_dir, seeds, self.scheme, subclasses, cache_gb)
+            self.scheme = seeded.pair_scheme()
+        self.channels, self.batch_size = n_channels, batchsize
+        self.seed = secrets.randbits(62) if seed is None else seed
+        self.device = torch.device(device)
+        self.priors = self._find_priors(self.given["prior_means"], self.given["prior_stds"], priors)
+        self.weights = _weights(self.given["subjects_prob"], len(self.maps))
+        self.made = 0
+        self.written: tuple[NDArray[np.float64], tuple[int, ...]] | None = None  # affine and shape of the last image
+
+    def __iter__(self) -> Iterator[Sample]:
+        return self
+
+    def __next__(self) -> Sample:
+        return self.generate_image()
+
+    def _find_scheme(self, labels: Any, classes: Any, outputs: Any, neutral: int | None) -> LabelScheme:
+        if labels is None:
+            given = {"generation_classes": classes, "n_neutral_labels": neutral}
+            alone = [name for name, value in given.items() if value is not None]
+            if alone:
+                raise ValueError(f"{', '.join(alone)} need generation_labels, whose order they follow")
+            found = scheme_of(self.maps.values(), self.options.preset)
+            if outputs is None:
+                return found
+            kept = _kept(found.values, _whole("output_labels", outputs))
+            if kept is None:
+                raise ValueError(
+                    "output_labels need generation_labels, whose order they follow, or must be among the labels"
+                )
+            return replace(found, outputs=tuple(kept))
+        return list_scheme(labels, classes, outputs, neutral)
+
+    def _find_priors(self, means: Any, stds: Any, priors: Path | str | Priors | None) -> Priors | None:
+        if priors is not None and (means is not None or stds is not None):
+            raise ValueError("priors and prior_means or prior_stds cannot both be given")
+        if isinstance(priors, (str, Path)):
+            return read_priors(priors, self.scheme, self.channels)
+        if priors is not None or (means is None and stds is None):
+            return priors
+        K, kind = self.scheme.num_classes, self.options.prior_distributions
+        default = default_priors(self.options, K)
+        return GivenPriors(
+            default.means if means is None else parse_prior(as_array(means), kind, K, name="prior_means"),
+            default.stds if stds is None else parse_prior(as_array(stds), kind, K, name="prior_stds"),
+        )
+
+    def map_index(self, number: int) -> int:
+        """Which of the maps sample `number` is made of; reads nothing."""
+        return self._choose(seeded_generator(self.seed, number))
+
+    def _choose(self, generator: torch.Generator) -> int:
+        return int(torch.multinomial(self.weights, 1, generator=generator))
+
+    def params(self, number: int, fixed: Mapping[str, Any] | None = None) -> tuple[LabelMap, Params]:
+        """The map and the parameters of sample `number`, without making the image."""
+        generator = seeded_generator(self.seed, number)
+        label_map = self.maps.draw(self._choose(generator), generator)
+        try:
+            return label_map, self.draw(label_map.values, label_map.spacing, generator, fixed, 0 in label_map.plane)
+        except ImageTooLarge as error:
+            raise ValueError(f"{label_map.path or label_map.name}: {error}") from None
+
+    def draw(
+        self,
+        values: torch.Tensor,
+        spacing: Sequence[float],
+        generator: torch.Generator,
+        fixed: Mapping[str, Any] | None = None,
+        sided: bool = True,
+    ) -> Params:
+        """Parameters for a map of these values, or of a tensor of their shape on the meta device; see `sample_params`."""
+        params = sample_params(
+            values,
+            generator,
+            options=self.options,
+            scheme=self.scheme,
+            priors=self.priors,
+            channels=self.channels,
+            spacing=spacing,
+            fixed=fixed,
+            sided=sided,
+        )
+        _check_size(params, self.options)
+        return params
+
+    def tensors(self, number: int, fixed: Mapping[str, Any] | None = None) -> tuple[torch.Tensor, torch.Tensor]:
+        """Sample `number` in RAS axes on the device: image (C, *S) float32 and labels (*S) int32 output values."""
+        label_map, params = self.params(number, fixed)
+        return render_pair(self.maps.ready(label_map).values.to(self.device), params, self.scheme)
+
+    def sample(self, number: int, fixed: Mapping[str, Any] | None = None) -> Sample:
+        """Sample `number` of the sequence. fixed: fields of `Params` to give instead of drawing them."""
+        label_map, params = self.params(number, fixed)
+        return self.replay(label_map, params, number)
+
+    def replay(self, label_map: LabelMap, params: Params, number: int = -1, subclasses: Sequence[int] = ()) -> Sample:
+        """The image of given parameters, e.g. of a file.
+
+        label_map: a sample's `source`, or read from its file. subclasses: of the sample's record or `source`, for a map
+        read from its file where the generator has seeds; ValueError without.
+        """
+        label_map = self.maps.ready(label_map, subclasses)
+        image, labels = render_pair(label_map.values.to(self.device), params, self.scheme)
+        channels_last = np.ascontiguousarray(image.movedim(0, -1).cpu().numpy())
+        factor = [c / o for c, o in zip(params.crop_shape, params.out_shape, strict=True)]
+        arrays, affine = label_map.to_source_axes([channels_last, labels.cpu().numpy()], params.crop_start, factor)
+        squeezed = arrays[0][..., 0] if self.channels == 1 else arrays[0]
+        if len(params.shape) == 2:
+            axes = _flat_axes(label_map) if arrays[1].ndim == 3 else ()
+            squeezed, arrays[1] = np.squeeze(squeezed, axes), np.squeeze(arrays[1], axes)
+        return Sample(squeezed, arrays[1], affine, params, number, label_map)
+
+    def generate_image(self) -> Sample:
+        """The next sample, or a batch of the next `batchsize`, stacked along a new first axis.
+
+        A batch's affine, params, number and source are those of its first element. Raises ValueError where the elements of
+        a batch differ in shape.
+        """
+        samples = [self.sample(self.made + i) for i in range(self.batch_size)]
+        self.made += self.batch_size
+        self.written = samples[0].affine, samples[0].volumes()[1].shape
+        if self.batch_size == 1:
+            return samples[0]
+        shapes = sorted({sample.labels.shape for sample in samples})
+        if len(shapes) > 1:
+            raise ValueError(f"a batch of shapes {' and '.join(map(str, shapes))}: give output_shape, or batchsize 1")
+        first = samples[0]
+        images, labels = (np.stack(arrays) for arrays in zip(*samples, strict=True))
+        return Sample(images, labels, first.affine, first.params, first.number, first.source)
+
+    generate_brain = generate_image  # SynthSeg's name
+
+
+def warn_unmirrored(options: GmmConfig, scheme: LabelScheme) -> None:
+    """Say that maps whose sides are unknown are never mirrored, where the options ask for it."""
+    if options.flipping and scheme.partners is None:
+        warnings.warn(
+            "label maps are not mirrored, as which labels are left and right is unknown: give n_neutral_labels or a "
+            "scheme of names with left and right, or turn flipping off",
+            stacklevel=1,  # once, however many generators a command makes
+        )
+
+
+class ImageTooLarge(ValueError):  # noqa: N818 (a fault of options and map)
+    """Options ask for an image that no memory holds."""
+
+
+def _check_size(params: Params, options: GmmConfig) -> None:
+    """ImageTooLarge for more than 2^30 voxels where an axis is also more than 4 times as long as the map's."""
+    for shape in (params.out_shape, params.crop_shape):
+        long = any(size > MAX_GROWTH * old for size, old in zip(shape, params.shape, strict=True))
+        if long and math.prod(shape) > MAX_VOXELS:
+            given = {"output_shape": options.output_shape, "target_res": options.target_res}
+            flags = " and ".join(
+                f"{name} {' '.join(f'{x:g}' for x in value)}" for name, value in given.items() if value
+            )
+            raise ImageTooLarge(
+                f"{flags or 'output_div_by_n'}: asks for {' x '.join(map(str, shape))} voxels of a map of "
+                f"{' x '.join(map(str, params.shape))}; at most {MAX_GROWTH} times as many per axis, or 2^30 in all"
+            )
+
+
+def read_priors(path: Path | str, scheme: LabelScheme, channels: int) -> FittedPrior:
+    """Priors of a file of scripts/estimate_priors.py, by class name; ValueError where they do not fit the labels."""
+    try:
+        return priors_for(read_json(path), scheme, channels)
+    except ValueError as error:
+        raise ValueError(with_path(path, error)) from None
+
+
+def _flat_axes(label_map: LabelMap) -> tuple[int, ...]:
+    """Axes of length 1 of a 2-D map, among the source's three."""
+    ras = range(3) if label_map.orientation is None else label_map.orientation[:, 0].astype(int).tolist()
+    return tuple(axis for axis, along in enumerate(ras) if along not in label_map.plane)
+
+
+class BrainGenerator(ImageGenerator):
+    """`ImageGenerator` with SynthSeg's positions and preset: ``BrainGenerator(maps).generate_brain()``."""
+
+    def __init__(
+        self,
+        labels_dir: Source,
+        generation_labels: Any = None,
+        n_neutral_labels: int | None = None,
+        output_labels: Any = None,
+        subjects_prob: Any = None,
+        batchsize: int = 1,
+        n_channels: int = 1,
+        target_res: Any = None,
+        output_shape: Any = None,
+        output_div_by_n: Any = None,
+        prior_distributions: str | None = None,
+        generation_classes: Any = None,
+        prior_means: Any = None,
+        prior_stds: Any = None,
+        use_specific_stats_for_channel: bool | None = None,
+        mix_prior_and_random: bool | None = None,
+        flipping: bool | None = None,
+        **keywords: Any,
+    ) -> None:
+        super().__init__(
+            labels_dir,
+            generation_labels,
+            output_labels,
+            batchsize,
+            n_channels,
+            target_res,
+            output_shape,
+            output_div_by_n,
+            generation_classes,
+            prior_distributions,
+            prior_means,
+            prior_stds,
+            use_specific_stats_for_channel,
+            n_neutral_labels=n_neutral_labels,
+            subjects_prob=subjects_prob,
+            mix_prior_and_random=mix_prior_and_random,
+            flipping=flipping,
+            **{"preset": "synthseg"} | keywords,
+        )
+
+
+def _loaded(name: str, value: Any) -> Any:
+    """The value, or the content of the .npy file that it names."""
+    if not isinstance(value, (str, Path)) or not str(value).endswith(".npy"):
+        return value
+    try:
+        return as_array(value)
+    except ValueError as error:
+        raise ValueError(f"{name} {error}") from None
+
+
+def as_array(value: Any) -> Any:
+    """A list or array, or the content of a .npy file; None for None, ValueError for other paths."""
+    if not isinstance(value, (str, Path)):
+        return np.asarray(value) if value is not None else None
+    path = Path(value)
+    if path.suffix != ".npy" or not path.is_file():
+        raise ValueError(f"{path}: must be an existing .npy file")
+    array = np.load(path, allow_pickle=False)
+    if array.dtype.kind not in "biuf":
+        raise ValueError(f"{path}: must hold numbers, found {array.dtype}")
+    return array
+
+
+def _whole(name: str, item: Any) -> Any:
+    """A list of whole numbers; ValueError naming the argument."""
+    if item is None:
+        return None
+    try:
+        array = as_array(item)
+    except ValueError as error:
+        raise ValueError(f"{name} {error}") from None
+    if array.dtype.kind not in "biuf" or not np.array_equal(array, np.round(array)):
+        where = f"{item} " if isinstance(item, (str, Path)) else ""
+        raise ValueError(f"{name} {where}must hold whole numbers, found {array.dtype} {array.ravel()[:3].tolist()}")
+    return array.astype(np.int64).tolist()
+
+
+def list_scheme(labels: Any, classes: Any, outputs: Any, neutral: int | None) -> LabelScheme:
+    """The scheme of lab2im's lists: numbers or .npy files of them; ValueError naming the list.
+
+    outputs of another length than labels, and all among them, are those to keep, as in lab2im; others become 0.
+    """
+    values, kept = _whole("generation_labels", labels), _whole("output_labels", outputs)
+    if kept is not None and len(kept) != len(values):
+        kept = _kept(values, kept) or kept
+    return LabelScheme.from_lists(values, _whole("generation_classes", classes), kept, neutral)
+
+
+def _kept(values: Sequence[int], outputs: Sequence[int]) -> list[int] | None:
+    """Output of each value where only those of `outputs` are kept; None where some of these are no values."""
+    return [value if value in outputs else BACKGROUND for value in values] if set(outputs) <= set(values) else None
+
+
+def _weights(given: Any, count: int) -> torch.Tensor:
+    if given is None:
+        return torch.ones(count)
+    weights = torch.as_tensor(list(given), dtype=torch.float64)
+    if len(weights) != count or bool((weights < 0).any()) or float(weights.sum()) <= 0:
+        raise ValueError(
+            f"subjects_prob has {len(weights)} values for {count} label maps; they must be 0 or more, not all 0"
+        )
+    return weights

@@ -1,0 +1,139 @@
+"""Label maps with lesion masks drawn in as one more label, for images with lesions in the places of real ones."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+
+from dataloaders.io.file_names import without_twins
+from dataloaders.io.files import files_below
+from dataloaders.io.geometry import off_grid
+from dataloaders.io.nifti import SUFFIXES, stem
+from dataloaders.io.notices import warn_of_unread
+from dataloaders.labelmaps.maps import LabelMap, LabelMaps, Source, as_indices, read_label_map_file
+from models.gmm.labels import LabelScheme
+
+Lesions = Path | str | Sequence[Path | str]
+
+
+class LesionMaps(LabelMaps):
+    """Label maps of which some have a mask (0 and 1, on the same grid), whose voxels become the label ``lesion``.
+
+    labels: as for `LabelMaps`, files only. lesions: folder (with its subfolders), file, or list of files; see
+    `match_lesions`. `scheme` is `base` with the label ``lesion`` as the last. Maps without a mask stay without lesions.
+    """
+
+    def __init__(self, labels: Source, lesions: Lesions, base: LabelScheme, cache_gb: float = 1.0) -> None:
+        super().__init__(labels, cache_gb)
+        self.base = base
+        if not all(isinstance(source, Path) for source in self.sources):
+            raise ValueError("lesions go with label maps in files, not with arrays")
+        self.masks = match_lesions(self.sources, find_masks(lesions, self.sources))
+        self.use(lesion_scheme(base))
+
+    def ready(self, label_map: LabelMap, subclasses: Sequence[int] = ()) -> LabelMap:
+        """A map read from its file with the lesions of that file's mask; see `LabelMaps.ready`."""
+        return super().ready(label_map if label_map.indexed else self._with_lesion(label_map), subclasses)
+
+    def _read(self, index: int) -> LabelMap:
+        return self._with_lesion(super()._read(index))
+
+    def _with_lesion(self, label_map: LabelMap) -> LabelMap:
+        assert self.scheme is not None
+        found = as_indices(label_map, self.base)
+        values = found.values.to(self.scheme.index_dtype)
+        path = self._mask(label_map)
+        if path is not None:
+            values = torch.where(read_mask(path, label_map), self.base.num_labels, values).to(values.dtype)
+        return replace(found, values=values)
+
+    def _mask(self, label_map: LabelMap) -> Path | None:
+        """Mask of the map's file, or else of the only one of its name."""
+        path = None if label_map.path is None else label_map.path.resolve()
+        same = [source for source in self.sources if source.resolve() == path]
+        same = same or [source for source in self.sources if stem(source) == label_map.name]
+        if len(same) != 1:
+            raise ValueError(f"{label_map.path or label_map.name}: {len(same)} of the label maps have this name")
+        return self.masks.get(same[0])
+
+
+def lesion_scheme(base: LabelScheme) -> LabelScheme:
+    """`base` with one more label, ``lesion``, whose output value is one above the highest."""
+    return base.add_lesion(output=max(base.outputs) + 1)
+
+
+def read_mask(path: Path, label_map: LabelMap) -> torch.Tensor:
+    """Mask of lesions on the grid of a map, (*S) bool. ValueError for other grids, naming both, and other values."""
+    mask = read_label_map_file(path)
+    target = mask.affine if label_map.path is None else label_map.affine  # arrays have no place of their own
+    name = f"its label map {label_map.path or label_map.name}"
+    if fault := off_grid(mask.shape, mask.affine, label_map.shape, target, name):
+        raise ValueError(f"{path}: lesion mask in RAS axes: {fault}")
+    low, high = (int(value) for value in mask.values.aminmax())
+    if low < 0 or high > 1:
+        raise ValueError(f"{path}: a lesion mask holds 0 and 1, found {low} to {high}")
+    return mask.values > 0
+
+
+def find_masks(lesions: Lesions, maps: Sequence[Path]) -> list[Path]:
+    """Files of lesion masks; in folders those with lesion in their name where there are any, never the maps themselves."""
+    if not isinstance(lesions, (str, Path)):
+        return [path for item in lesions for path in find_masks(item, maps)]
+    folder = Path(lesions)
+    if not folder.is_dir():
+        if not folder.is_file() or not folder.name.endswith(SUFFIXES):
+            raise ValueError(f"lesions {folder}: must be a folder, or a file ending in {', '.join(SUFFIXES)}")
+        return [folder]
+    known = {path.resolve() for path in maps}
+    warn_of_unread(folder, SUFFIXES, below=True)
+    files = [path for path in files_below(folder, SUFFIXES) if path.resolve() not in known]
+    files = [path for path in files if "lesion" in path.name.lower()] or files
+    if not files:
+        raise ValueError(f"lesions {folder}: no {', '.join(SUFFIXES)} files beside the label maps")
+    return without_twins(files)
+
+
+def match_lesions(maps: Sequence[Path], masks: Sequence[Path]) -> dict[Path, Path]:
+    """The mask of each map that has one.
+
+    A mask belongs to the map of the same name; or the longest name (with or without ``_dseg``) that its own goes on from,
+    such as ``<map>_label-lesion_mask``; or the same subject and session in BIDS names. ValueError where that leaves
+    several maps for a mask or several masks for a map, and where no mask belongs to any map.
+    """
+    found: dict[Path, Path] = {}
+    for mask in masks:
+        owners = _owners(mask, maps)
+        if len(owners) > 1:
+            raise ValueError(f"lesions {mask}: may belong to {' or '.join(map(str, owners[:4]))}; name it after one")
+        for owner in owners:
+            if owner in found:
+                raise ValueError(f"{owner}: has the lesion masks {found[owner]} and {mask}; only one is allowed")
+            found[owner] = mask
+    if not found:
+        names = ", ".join(path.name for path in masks[:4])
+        raise ValueError(f"lesions: none of the {len(masks)} masks ({names}) belongs to one of {len(maps)} label maps")
+    return found
+
+
+def _owners(mask: Path, maps: Sequence[Path]) -> list[Path]:
+    name, subject = stem(mask), _subject(mask)
+    same = [path for path in maps if stem(path) == name]
+    near = [path for path in maps if _subject(path) == subject]
+    begins = {path: max((len(key) for key in _keys(path) if name.startswith(f"{key}_")), default=0) for path in near}
+    longest = [path for path in near if begins[path] == max(begins.values()) > 0]
+    return same or longest or (near if subject else [])
+
+
+def _keys(path: Path) -> tuple[str, str]:
+    name = stem(path)
+    return name, name.removesuffix("_dseg")
+
+
+def _subject(path: Path) -> str:
+    """``sub-01`` or ``sub-01_ses-a`` of a BIDS name, "" of others."""
+    match = re.match(r"(sub-[A-Za-z0-9]+(?:_ses-[A-Za-z0-9]+)?)(?:_|$)", stem(path))
+    return match[1] if match else ""

@@ -1,0 +1,162 @@
+"""What the labels of maps are: schemes by name, from tables, prepared data or the values themselves; names of outputs."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import fields, replace
+from pathlib import Path
+
+from dataloaders.io.files import read_json
+from dataloaders.io.manifest import FILE_NAME, Manifest
+from dataloaders.io.spec import BACKGROUND, Channel, DataSpec, Label
+from dataloaders.labelmaps.labels import FREESURFER, found_labels, read_label_map, table_names
+from models.gmm import freesurfer
+from models.gmm.labels import LabelScheme, mirrored_name, plain_name
+
+_FIELDS = {f.name for f in fields(LabelScheme)} | {"n_neutral_labels"}
+
+
+def scheme_of(values: Sequence[int], preset: str = "") -> LabelScheme:
+    """What the values of the maps are: for the fetal preset FeTA's tissues or seeds, else FreeSurfer's or plain labels."""
+    if preset == "fetal" and set(values) <= set(LabelScheme.feta().values):
+        return LabelScheme.feta()
+    if preset == "fetal" and all(value == 0 or 10 <= value < 50 for value in values):
+        return LabelScheme.seeds(values)
+    return LabelScheme.from_values(values)
+
+
+def read_scheme(text: str, values: Iterable[int], preset: str = "", flag: str = "--scheme") -> LabelScheme:
+    """The scheme that a --scheme option names, for maps with these values.
+
+    auto: see `scheme_of`. freesurfer, feta, seeds: that, or an error. Another name or file of `labels.read_label_map`: a
+    table of names, where ids of one name share their class and output. X.json with `values`: fields of `LabelScheme`;
+    n_neutral_labels may stand for partners. A folder with a manifest: values are the ids of its source maps, which become
+    its labels. ValueError, which names the flag, for everything else.
+    """
+    found = tuple(sorted(set(values)))
+    if text == "auto":
+        return scheme_of(found, preset)
+    if text == "feta":
+        return LabelScheme.feta()
+    if text == "seeds":
+        return LabelScheme.seeds(found)
+    if text in FREESURFER:
+        unknown = [value for value in found if freesurfer.name(value) is None]
+        if unknown or not freesurfer.recognised(found):
+            shown = ", ".join(map(str, unknown[:10])) or "1 (cerebral exterior)"
+            raise ValueError(f"{flag} {text}: the maps hold {shown}, which FreeSurfer's segmentations do not")
+        return LabelScheme.from_values(found)
+    path = Path(text)
+    if (path / FILE_NAME).is_file():
+        spec = Manifest.load(path).spec
+        if not spec.labels:
+            raise ValueError(f"{flag} {text}: holds images without label maps; give a folder with label maps")
+        return _scheme_of_spec(spec)
+    if text in table_names() or (path.is_file() and path.suffix in (".csv", ".tsv", ".toml")):
+        return _scheme_of_names(text, found, flag)
+    if path.suffix == ".json" and path.is_file():
+        return _scheme_of_table(path, flag) if _is_scheme(read_json(path)) else _scheme_of_names(text, found, flag)
+    raise ValueError(
+        f"{flag} {text}: must be auto, seeds, {', '.join(table_names())}, an existing .json, .csv, .tsv or .toml table, "
+        "or a prepared data folder"
+    )
+
+
+def fitting_tables(values: Iterable[int], among: Iterable[str] = ()) -> list[str]:
+    """Built-in tables (`among` these, else all) that name every one of the values."""
+    found = set(values) - {BACKGROUND}
+    return [
+        name
+        for name in among or table_names()
+        if found <= {number for label in read_label_map(name) for number in label.source}
+    ]
+
+
+def _scheme_of_names(text: str, found: Sequence[int], flag: str) -> LabelScheme:
+    """Of a table of names; found: values of the maps, none of which the table may lack. () for all of the table."""
+    labels = read_label_map(text, flag=flag)
+    ids = {number for label in labels for number in label.source}
+    if unknown := [value for value in found if value not in ids]:
+        fitting = fitting_tables(found)
+        hint = f"; all are in {', '.join(fitting)}" if fitting else ""
+        raise ValueError(f"{flag} {text}: does not name {', '.join(map(str, unknown[:10]))} of the maps{hint}")
+    return named_scheme(labels, found or sorted(ids))
+
+
+def named_scheme(labels: Sequence[Label], found: Sequence[int]) -> LabelScheme:
+    """Of maps with the values `found`, by the names of labels that have them as sources; equal names are one class.
+
+    The other side of what was found is listed too, so that maps can be mirrored.
+    """
+    seen = {plain_name(label.name) for label in labels if {*label.source} & {*found}}
+    others = {
+        i for label in labels if mirrored_name(label.name) in seen - {plain_name(label.name)} for i in label.source
+    }
+    wanted = {*found, BACKGROUND} | others
+    spec = DataSpec(
+        tuple(
+            Label(i, label.name, tuple(sorted(wanted & {*label.source})))
+            for i, label in enumerate(label for label in labels if wanted & {*label.source})
+        ),
+        (Channel("image"),),
+        (1, 1),
+    )
+    scheme = _scheme_of_spec(spec)
+    outputs = {label.id: label.source[0] for label in spec.labels}
+    return replace(scheme, outputs=tuple(outputs[output] for output in scheme.outputs))
+
+
+def _is_scheme(data: object) -> bool:
+    """Whether the content of a .json file is the fields of a scheme rather than names of ids."""
+    return not isinstance(data, dict) or not data or bool(set(data) & _FIELDS)
+
+
+def _scheme_of_table(path: Path, flag: str) -> LabelScheme:
+    data = read_json(path)
+    if not isinstance(data, dict) or "values" not in data or not set(data) <= _FIELDS:
+        raise ValueError(f"{flag} {path}: must hold values, and may hold {', '.join(sorted(_FIELDS - {'values'}))}")
+    try:
+        neutral = data.get("n_neutral_labels")
+        lists = (data.get("classes"), data.get("outputs"), neutral, data.get("names"))
+        scheme = LabelScheme.from_lists(data["values"], *lists)
+        rest = {key: tuple(data[key]) for key in ("partners", "ties") if data.get(key) is not None}
+        return replace(scheme, **rest)
+    except (ValueError, TypeError) as error:
+        raise ValueError(f"{flag} {path}: {error}") from None
+
+
+def _scheme_of_spec(spec: DataSpec) -> LabelScheme:
+    """Values are the ids of the source maps; intensity classes and outputs are the prepared labels."""
+    rows = [(value, label) for label in spec.labels for value in label.source or (label.id,)]
+    values, ids = [value for value, _ in rows], [label.id for _, label in rows]
+    whole = LabelScheme.from_spec(spec)
+    one_each = len(rows) == spec.num_labels
+    partners = whole.partners if one_each else None
+    if not one_each and whole.partners == tuple(range(spec.num_labels)):  # no label has a side, so no value has
+        partners = tuple(range(len(rows)))
+    return LabelScheme(tuple(values), tuple(label.name for _, label in rows), tuple(ids), tuple(ids), partners)
+
+
+def output_labels(scheme: LabelScheme) -> tuple[Label, ...]:
+    """Contiguous labels of the scheme's output values, background first; `source` is the output value."""
+    names = {BACKGROUND: "background"}
+    for value in sorted({*scheme.outputs} - {BACKGROUND}):
+        name = re.sub(r"\W+", "_", _output_name(scheme, value)).strip("_")
+        names[value] = f"{name}_{value}" if name in names.values() else name
+    if len(names) < 2:
+        raise ValueError("output_labels are all 0: there is nothing but background to write")
+    return found_labels(names, names)
+
+
+def _output_name(scheme: LabelScheme, value: int) -> str:
+    """Of the label of that value, or of all that become it where they agree."""
+    if value in scheme.values and scheme.outputs[scheme.values.index(value)] == value:
+        return scheme.names[scheme.values.index(value)]
+    names = {
+        re.sub(r" cluster \d+$", "", name)
+        for name, output in zip(scheme.names, scheme.outputs, strict=True)
+        if output == value
+    }
+    known = freesurfer.name(value) if freesurfer.recognised(scheme.values) else None
+    return names.pop() if len(names) == 1 else known or f"label {value}"

@@ -1,0 +1,159 @@
+"""Label maps whose tissues are split by seeds, anew for each sample: intensities follow the seeds, output labels the map.
+
+FetalSynthSeg's way (gmm.md 2.2): a few coarse labels look like no scan, because every edge of the image is an edge of the
+labels. Here each voxel's generation label is the pair of its label and its seed, so that one look-up deforms both.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from dataloaders.io.geometry import to_ras
+from dataloaders.io.nifti import read_volume, stem
+from dataloaders.io.spec import BACKGROUND
+from dataloaders.labelmaps.maps import LabelMap, LabelMaps, Source, as_indices
+from dataloaders.labelmaps.seeds import SeedCase, draw_subclasses, load_seeds
+from models.gmm.labels import LabelScheme
+
+
+@dataclass(frozen=True)
+class SeedCodes:
+    """All codes that a folder of seeds can hold, 0 first, and what they belong to."""
+
+    codes: tuple[int, ...]
+
+    @classmethod
+    def of(cls, cases: list[SeedCase]) -> SeedCodes:
+        """Union over cases."""
+        found = {10 * meta.id + c for case in cases for meta in case.metas for c in range(max(meta.clusters))}
+        return cls((BACKGROUND, *sorted(found)))
+
+    def scheme(self, base: LabelScheme) -> LabelScheme:
+        """One generation label per (label of `base`, code); index = label index · number of codes + code index.
+
+        Classes and ties are the codes' (`LabelScheme.seeds`), output, name and side are the label's.
+        """
+        seeds = LabelScheme.seeds(self.codes)
+        many = len(self.codes)
+        pairs = [(i, j) for i in range(base.num_labels) for j in range(many)]
+        partners = None
+        if base.partners is not None:
+            partners = tuple(base.partners[i] * many + j for i, j in pairs)
+        return LabelScheme(
+            values=tuple(range(len(pairs))),
+            names=tuple(base.names[i] for i, _ in pairs),
+            classes=tuple(seeds.classes[j] for _, j in pairs),
+            outputs=tuple(base.outputs[i] for i, _ in pairs),
+            partners=partners,
+            ties=seeds.ties,
+        )
+
+
+class SeedMaps(LabelMaps):
+    """Label maps with their seeds. Maps without seeds are left out; ValueError where none has any.
+
+    labels: as for `LabelMaps`, files only. folder: of scripts/make_seeds.py. subclasses: least and most clusters of each
+    tissue, drawn for each sample; the most defaults to what there is.
+    """
+
+    def __init__(
+        self,
+        labels: Source,
+        folder: Path | str,
+        base: LabelScheme,
+        subclasses: tuple[int, int | None] = (1, None),
+        cache_gb: float = 1.0,
+    ) -> None:
+        super().__init__(labels, cache_gb / 2)
+        self.base, self.subclasses = base, subclasses
+        known = seeded(self.sources, folder)
+        self.sources, self.cases = list(known), list(known.values())
+        self.codes = SeedCodes.of(self.cases)
+        self.use(base)
+        self._volumes: OrderedDict[tuple[int, int, int], NDArray[np.uint8]] = OrderedDict()
+
+    def pair_scheme(self) -> LabelScheme:
+        """The scheme of the maps that `draw` gives."""
+        return self.codes.scheme(self.base)
+
+    def draw(self, index: int, generator: torch.Generator) -> LabelMap:
+        """Map `index` with freshly drawn seeds, as indices of `pair_scheme`. ValueError where grids differ."""
+        return self._pairs(index, self[index], draw_subclasses(self.cases[index], generator, *self.subclasses))
+
+    def ready(self, label_map: LabelMap, subclasses: Sequence[int] = ()) -> LabelMap:
+        """The map with the seeds of these numbers of clusters. ValueError for a map of a file without them."""
+        name, counts = label_map.path or label_map.name, tuple(subclasses)
+        if label_map.subclasses:
+            if counts not in ((), label_map.subclasses):
+                raise ValueError(f"{name}: was drawn with subclasses {label_map.subclasses}, found {counts}")
+            return label_map
+        if not counts:
+            raise ValueError(f"{name}: without seeds, but this generator has seeds; give subclasses of the record")
+        index = self._find(label_map)
+        metas = self.cases[index].metas
+        if len(counts) != len(metas) or not all(1 <= n <= len(m.clusters) for n, m in zip(counts, metas, strict=True)):
+            most = ", ".join(f"1 to {len(meta.clusters)}" for meta in metas)
+            raise ValueError(f"{name}: subclasses {counts}: must be {len(metas)} numbers, {most}")
+        return self._pairs(index, label_map, counts)
+
+    def _find(self, label_map: LabelMap) -> int:
+        """Place of the map's file, or else of the only one of its name."""
+        path = None if label_map.path is None else label_map.path.resolve()
+        same = [i for i, source in enumerate(self.sources) if source.resolve() == path]
+        same = same or [i for i in range(len(self)) if self.name(i) == label_map.name]
+        if len(same) != 1:
+            raise ValueError(f"{label_map.path or label_map.name}: {len(same)} of the maps with seeds have this name")
+        return same[0]
+
+    def _pairs(self, index: int, label_map: LabelMap, counts: Sequence[int]) -> LabelMap:
+        case, label_map = self.cases[index], as_indices(label_map, self.base)
+        seeds = sum(self._volume(index, n, meta.id) for n, meta in zip(counts, case.metas, strict=True))
+        assert isinstance(seeds, np.ndarray)
+        if seeds.shape != tuple(label_map.values.shape):
+            raise ValueError(f"{label_map.path}: shape {tuple(label_map.values.shape)}, its seeds have {seeds.shape}")
+        table = torch.zeros(256, dtype=torch.int32)
+        table[list(self.codes.codes)] = torch.arange(len(self.codes.codes), dtype=torch.int32)
+        code = table[torch.from_numpy(seeds).long()]
+        pairs = label_map.values.int() * len(self.codes.codes) + code
+        values = pairs.to(self.pair_scheme().index_dtype)
+        return replace(label_map, values=values, subclasses=tuple(counts))
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**super().__getstate__(), "_volumes": OrderedDict()}
+
+    def _volume(self, index: int, n: int, meta: int) -> NDArray[np.uint8]:
+        key = (index, n, meta)
+        if key not in self._volumes:
+            volume = read_volume(self.cases[index].file(n, meta))
+            self._volumes[key] = np.ascontiguousarray(to_ras(volume.data, volume.affine)[0])
+        self._volumes.move_to_end(key)
+        while len(self._volumes) > 4 and sum(v.nbytes for v in self._volumes.values()) > self.cache_bytes:
+            self._volumes.popitem(last=False)
+        return self._volumes[key]
+
+
+def seeded(paths: Sequence[Source], folder: Path | str) -> dict[Path, SeedCase]:
+    """The label files that have seeds, with their cases; ValueError where none has any, and for arrays."""
+    cases = {Path(case.key).name: case for case in load_seeds(folder)}
+    known = {path: cases[name] for path in paths if (name := _seed_name(path, cases)) is not None}
+    if not known:
+        raise ValueError(f"{folder}: none of the {len(paths)} label maps has seeds here")
+    return known
+
+
+def _seed_name(path: Source, cases: dict[str, SeedCase]) -> str | None:
+    """Name of the case whose image a label file belongs to: its own name without ``_dseg``, or with the image's suffix."""
+    if not isinstance(path, Path):
+        raise ValueError("seeds go with label maps in files, not with arrays")
+    name = stem(path).removesuffix("_dseg")
+    if name in cases:
+        return name
+    return next((case for case in cases if case.rpartition("_")[0] == name), None)

@@ -1,0 +1,368 @@
+"""Seeds for the GMM generator: tissues split by intensity, so that few labels still give an image with structure.
+
+A label map with three tissues makes flat images with edges only where labels end. Here the labels of real scans are
+fused to a few meta-labels (CSF, grey matter, white matter, non-brain), and the voxels of each are split by a Gaussian
+mixture of the scan's intensities into 1, 2, … sub-clusters. A voxel's seed is ``10 * meta + cluster``. For every image
+the generator draws how many sub-clusters each meta-label has. Idea: Brain-ID (Liu et al., ECCV 2024) and FetalSynthSeg
+(Zalevskyi et al., MICCAI 2024).
+"""
+
+from __future__ import annotations
+
+import re
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dataloaders.io.files import check_name, read_json
+from dataloaders.io.nifti import read_volume
+from dataloaders.labelmaps.labels import csv_rows
+from models.gmm import freesurfer
+
+if TYPE_CHECKING:
+    import torch
+
+MAX_META = 9  # the largest code, 10 * 9 + 9, fits every 8-bit type
+MAX_SUBCLASSES = 10  # clusters 0..9 of 10 * meta + cluster
+MAX_LABEL = 65535
+FIT_VOXELS = 20_000  # the mixture is fitted to at most so many voxels, then sorts all of them
+N_INIT = 5
+INDEX = "seeds.json"
+_PREDICT_CHUNK = 1_000_000
+
+
+@dataclass(frozen=True)
+class SeedScheme:
+    """Meta-labels in the order of their ids 1..M: (name, label ids).
+
+    Id 0 in a meta-label stands for the voxels without label where the image is not 0 (skull, uterus, mother).
+    `background`: further ids that count as 0. Raises ValueError for what cannot be meant.
+    """
+
+    name: str
+    metas: tuple[tuple[str, tuple[int, ...]], ...]
+    background: tuple[int, ...] = ()
+
+    def __post_init__(self) -> None:
+        if not 1 <= len(self.metas) <= MAX_META:
+            raise ValueError(f"{self.name}: {len(self.metas)} meta-labels; 1 to {MAX_META} are allowed")
+        owner = dict.fromkeys(self.background, "background")
+        if 0 in owner:
+            raise ValueError(f"{self.name}: 0 is background anyway; list it in a meta-label or not at all")
+        for name, labels in self.metas:
+            check_name(name, f"{self.name}: meta-label")
+            if not labels:
+                raise ValueError(f"{self.name}: meta-label {name!r} has no labels")
+            for label in labels:
+                if label in owner:
+                    both = f"{owner[label]!r} and {name!r}" if owner[label] != name else f"twice in {name!r}"
+                    raise ValueError(f"{self.name}: label {label} is in {both}")
+                owner[label] = name
+        names = [name for name, _ in self.metas]
+        if len(set(names)) < len(names):
+            raise ValueError(f"{self.name}: meta-label names repeat: {', '.join(names)}")
+        wrong = [label for label in owner if not 0 <= label <= MAX_LABEL]
+        if wrong:
+            raise ValueError(f"{self.name}: labels must be 0 to {MAX_LABEL}, found {wrong[0]}")
+
+    def apply(self, labels: NDArray[np.integer], image: NDArray) -> NDArray[np.uint8]:
+        """Meta-label ids 0..M of label ids >= 0 and the image, all of one shape. Voxels that are not finite become 0.
+
+        Raises ValueError that lists the labels of no meta-label with their voxel counts.
+        """
+        meta_of = {0: 0, **dict.fromkeys(self.background, 0)}
+        meta_of |= {label: i for i, (_, ids) in enumerate(self.metas, 1) for label in ids if label != 0}
+        top = max(meta_of) + 1
+        clipped = np.minimum(labels, top)  # everything above stands at `top`, however large
+        present = np.flatnonzero(np.bincount(clipped.ravel(order="K"), minlength=top + 1))
+        if not set(present.tolist()) <= meta_of.keys():
+            ids, counts = np.unique(labels[~np.isin(labels, list(meta_of))], return_counts=True)
+            listing = ", ".join(f"{i} ({n} voxels)" for i, n in zip(ids, counts, strict=True))
+            raise ValueError(f"labels that the annotation {self.name!r} does not list: {listing}")
+        table = np.zeros(top + 1, np.uint8)
+        table[list(meta_of)] = list(meta_of.values())
+        metas = table[clipped]
+        outside = self.outside()
+        if outside:
+            metas[(metas == 0) & (image != 0)] = outside
+        metas[~np.isfinite(image)] = 0
+        return metas
+
+    def outside(self) -> int:
+        """Id of the meta-label that collects what has no label, 0 where there is none."""
+        return next((i for i, (_, labels) in enumerate(self.metas, 1) if 0 in labels), 0)
+
+
+_CORTEX = (*freesurfer.CORTEX, 1004, 2004)
+_DEEP_GREY = (9, 10, 11, 12, 13, 17, 18, 26, 27, 28, 48, 49, 50, 51, 52, 53, 54, 58, 59, 60)
+_EXTRA_CEREBRAL = (165, 258, 259, 502, *range(506, 510), 511, 512, *range(514, 517), 530)
+SCHEMES = {
+    # 1 outer CSF, 2 cortex, 3 white matter, 4 ventricles, 5 cerebellum, 6 deep grey matter, 7 brainstem
+    "feta": SeedScheme(
+        "feta", (("csf", (1, 4)), ("grey_matter", (2, 6)), ("white_matter", (3, 5, 7)), ("non_brain", (0,)))
+    ),
+    # 1 CSF, 2 cortex, 3 white matter, 4 background, 5 ventricles, 6 cerebellum, 7 deep grey matter, 8 brainstem,
+    # 9 hippocampus and amygdala
+    "dhcp": SeedScheme(
+        "dhcp", (("csf", (1, 5)), ("grey_matter", (2, 7, 9)), ("white_matter", (3, 6, 8)), ("non_brain", (0,))), (4,)
+    ),
+    # What scripts/prepare_data.py --tissue hmrf makes, and most tissue classifiers
+    "tissue": SeedScheme("tissue", (("csf", (1,)), ("grey_matter", (2,)), ("white_matter", (3,)), ("non_brain", (0,)))),
+    # What this project's pipeline writes
+    "gm-wm-csf": SeedScheme(
+        "gm-wm-csf", (("csf", (3,)), ("grey_matter", (1,)), ("white_matter", (2,)), ("non_brain", (0,)))
+    ),
+    # aseg, aparc+aseg, aparc.a2009s+aseg and wmparc, with the extra-cerebral ids of the lab2im and SynthSeg maps
+    "freesurfer": SeedScheme(
+        "freesurfer",
+        (
+            ("csf", (4, 5, 14, 15, 24, 30, 31, 43, 44, 62, 63, 72, 136, 137, 163, 164)),
+            ("grey_matter", (3, 8, 42, 47, *_DEEP_GREY, *_CORTEX)),
+            (
+                "white_matter",
+                (2, 7, 16, 25, 41, 46, 57, 77, 78, 79, 80, 85, *range(251, 256), *freesurfer.WHITE_MATTER),
+            ),
+            ("non_brain", (0, *_EXTRA_CEREBRAL)),
+        ),
+    ),
+}
+
+
+def find_scheme(annotation: str) -> SeedScheme:
+    """A scheme by name, or from a table: a .json file ``{"csf": [1, 4], …}``, or one of `labels.csv_rows`.
+
+    The name ``background`` collects ids to ignore. ValueError names the file and what is wrong.
+    """
+    if annotation in SCHEMES:
+        return SCHEMES[annotation]
+    path = Path(annotation)
+    if path.suffix not in (".json", ".csv", ".tsv"):
+        known = ", ".join(SCHEMES)
+        raise ValueError(f"--annotation {annotation}: expected {known}, or a table that ends in .json, .csv or .tsv")
+    if not path.is_file():
+        raise ValueError(f"--annotation {annotation}: no such file")
+    groups = _json_groups(path) if path.suffix == ".json" else _csv_groups(path)
+    background = groups.pop("background", [])
+    try:
+        return SeedScheme(
+            path.name, tuple((name, tuple(ids)) for name, ids in groups.items()), tuple(i for i in background if i != 0)
+        )
+    except ValueError as error:
+        raise ValueError(f"--annotation {error}") from None
+
+
+def _json_groups(path: Path) -> dict[str, list[int]]:
+    data = read_json(path)
+    form = f'--annotation {path}: expected {{"name": [label ids], …}}'
+    if not isinstance(data, dict):
+        raise ValueError(form)
+    groups: dict[str, list[int]] = {}
+    for name, value in data.items():
+        ids = value if isinstance(value, list) else [value]
+        if not all(type(i) is int for i in ids):
+            raise ValueError(f"{form}, found {value!r} for {name!r}")
+        groups[name] = ids
+    return groups
+
+
+def _csv_groups(path: Path) -> dict[str, list[int]]:
+    groups: dict[str, list[int]] = {}
+    for number, name in csv_rows(path, "--annotation"):
+        groups.setdefault(name, []).append(number)
+    return groups
+
+
+@dataclass(frozen=True)
+class SeedPart:
+    """One meta-label split into clusters. codes (I, J, K) uint8: 0 outside, else 10 * meta + cluster.
+
+    means, sizes: of each cluster's voxels, in the image's units and voxels, ordered from dark to bright. notes: why
+    there are fewer clusters than were asked for.
+    """
+
+    codes: NDArray[np.uint8]
+    means: tuple[float, ...]
+    sizes: tuple[int, ...]
+    notes: tuple[str, ...] = ()
+
+
+def subcluster(image: NDArray, mask: NDArray[np.bool_], meta: int, n: int, seed: int = 0) -> SeedPart:
+    """Split the voxels of `mask` into `n` clusters by a Gaussian mixture of their intensities, ordered from dark to bright.
+
+    image, mask: the same shape. meta 1..9, n 1..10. Five k-means++ starts with a fixed seed, fitted to a random sample of
+    at most 20,000 voxels; every voxel then goes to its most probable component. n = 1 needs no fit. Voxels that are not
+    finite get 0. Where there are not enough different intensities, or a component wins no voxel, there are fewer
+    clusters and a note. The result does not depend on the image's scale or offset.
+    """
+    if not 1 <= meta <= MAX_META or not 1 <= n <= MAX_SUBCLASSES:
+        raise ValueError(
+            f"meta-label {meta} and {n} sub-clusters: 1 to {MAX_META} and 1 to {MAX_SUBCLASSES} are allowed"
+        )
+    if image.shape != mask.shape:
+        raise ValueError(f"the image has shape {image.shape}, the mask {mask.shape}")
+    mask = mask & np.isfinite(image)
+    values = image[mask].astype(np.float64)
+    codes = np.zeros_like(image, np.uint8)  # in the image's memory order
+    if values.size == 0:
+        return SeedPart(codes, (), (), ("no voxels",))
+    component, notes = _components(values, n, seed)
+    sizes = np.bincount(component, minlength=n)
+    filled = np.flatnonzero(sizes)
+    means = np.bincount(component, weights=values, minlength=n)[filled] / sizes[filled]
+    order = filled[np.argsort(means, kind="stable")]
+    rank = np.zeros(n, np.uint8)
+    rank[order] = np.arange(len(order))
+    codes[mask] = 10 * meta + rank[component]
+    if len(order) < n:
+        notes.append(f"{len(order)} instead of {n} clusters")
+    return SeedPart(codes, tuple(np.sort(means).tolist()), tuple(sizes[order].tolist()), tuple(notes))
+
+
+def _components(values: NDArray[np.float64], n: int, seed: int) -> tuple[NDArray[np.intp], list[str]]:
+    """Component 0..n-1 of each value, in any order."""
+    if n == 1:
+        return np.zeros(values.size, np.intp), []
+    distinct, group = np.unique(values, return_inverse=True)
+    if len(distinct) <= n:
+        return group, []
+    sample = values
+    if values.size > FIT_VOXELS:
+        sample = np.random.default_rng(seed).choice(values, FIT_VOXELS, replace=False)
+    centre, scale = sample.mean(), sample.std()
+    if len(np.unique(sample)) <= n or not scale > 0:  # the few other values were not sampled, or differ by rounding
+        nearest = np.abs(values[:, None] - np.unique(sample)[None, :n]).argmin(1)
+        return nearest, ["almost all voxels share a few intensities"]
+    return _mixture((sample - centre) / scale, (values - centre) / scale, n, seed)
+
+
+def _mixture(
+    sample: NDArray[np.float64], values: NDArray[np.float64], n: int, seed: int
+) -> tuple[NDArray[np.intp], list[str]]:
+    from sklearn.mixture import GaussianMixture  # slow to import, and drawing seed maps does without
+    from threadpoolctl import threadpool_limits
+
+    mixture = GaussianMixture(n, n_init=N_INIT, init_params="k-means++", random_state=seed)
+    # One thread: the same sums in the same order on every machine, and subjects run side by side anyway.
+    with threadpool_limits(1), warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        mixture.fit(sample[:, None])
+        starts = range(0, values.size, _PREDICT_CHUNK)
+        component = np.concatenate([mixture.predict(values[i : i + _PREDICT_CHUNK, None]) for i in starts])
+    return component, [re.sub(r"\s+", " ", str(warning.message)) for warning in caught]
+
+
+def seed_map(parts: Sequence[NDArray[np.integer]]) -> NDArray[np.uint8]:
+    """Sum of the meta-labels' seed files, (I, J, K) each. ValueError where they overlap or differ in shape."""
+    total = np.zeros_like(parts[0], np.uint8)
+    for part in parts:
+        if part.shape != total.shape:
+            raise ValueError(f"seeds of shape {part.shape} and {total.shape} cannot be added")
+        if ((part != 0) & (total != 0)).any():
+            raise ValueError(f"seeds of two meta-labels overlap in {int(((part != 0) & (total != 0)).sum())} voxels")
+        total += part.astype(np.uint8)
+    return total
+
+
+@dataclass(frozen=True)
+class SeedMeta:
+    """A meta-label of one subject. clusters[n - 1]: how many clusters the split into n really has."""
+
+    id: int
+    name: str
+    clusters: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class SeedCase:
+    """Seeds of one image on disk. key: its place in the tree, ``sub-01/anat/sub-01_T2w``."""
+
+    folder: Path
+    key: str
+    metas: tuple[SeedMeta, ...]
+
+    def file(self, n: int, meta: int) -> Path:
+        """Seeds of meta-label `meta` split into `n`."""
+        return seed_file(self.folder, self.key, n, meta)
+
+
+@dataclass(frozen=True)
+class SeedDraw:
+    """A label map to generate from.
+
+    seeds (I, J, K) uint8, affine (4, 4). labels: its codes, 0 first. classes: for each code its meta-label, code // 10,
+    whose mean the generator may share among the clusters. names: class id -> name. subclasses: what was drawn, by
+    meta-label.
+    """
+
+    seeds: NDArray[np.uint8]
+    affine: NDArray[np.float64]
+    labels: tuple[int, ...]
+    classes: tuple[int, ...]
+    names: dict[int, str]
+    subclasses: tuple[int, ...]
+
+
+def seed_file(folder: Path, key: str, n: int, meta: int) -> Path:
+    """``<folder>/subclasses_<n>/<key>_mlabel_<meta>.nii.gz``."""
+    return folder / f"subclasses_{n}" / f"{key}_mlabel_{meta}.nii.gz"
+
+
+def record_file(folder: Path, key: str) -> Path:
+    """``<folder>/<key>_seeds.json``: what the seeds of a case were made of; written after them."""
+    return folder / f"{key}_seeds.json"
+
+
+def load_seeds(folder: Path | str) -> tuple[SeedCase, ...]:
+    """All subjects of a folder of scripts/make_seeds.py, in the order of its index. ValueError where it is none."""
+    folder = Path(folder)
+    if not (folder / INDEX).is_file():
+        raise ValueError(f"{folder}: no {INDEX}; make the folder with scripts/make_seeds.py")
+    cases = []
+    for key in read_json(folder / INDEX)["cases"]:
+        for part in key.split("/"):
+            check_name(part, f"{folder / INDEX}: case")
+        record = read_json(record_file(folder, key))
+        metas = tuple(
+            SeedMeta(meta["id"], meta["name"], tuple(len(split["means"]) for split in meta["splits"]))
+            for meta in record["metas"]
+        )
+        cases.append(SeedCase(folder, key, metas))
+    return tuple(cases)
+
+
+def draw_seed_map(case: SeedCase, generator: torch.Generator, minimum: int = 1, maximum: int | None = None) -> SeedDraw:
+    """Draw the number of sub-clusters of each meta-label, uniform in [minimum, maximum], and add up their files.
+
+    maximum: all that the folder has by default. Only `generator` (on the CPU) decides: one draw per meta-label, whatever
+    the subject. Raises ValueError for a range that the folder does not have, VolumeError for damaged files.
+    """
+    drawn = draw_subclasses(case, generator, minimum, maximum)
+    volumes = [read_volume(case.file(n, meta.id)) for n, meta in zip(drawn, case.metas, strict=True)]
+    codes = [10 * meta.id + c for n, meta in zip(drawn, case.metas, strict=True) for c in range(meta.clusters[n - 1])]
+    labels = (0, *codes)
+    return SeedDraw(
+        seed_map([volume.data for volume in volumes]),
+        volumes[0].affine,
+        labels,
+        tuple(code // 10 for code in labels),
+        {0: "background", **{meta.id: meta.name for meta in case.metas}},
+        tuple(drawn),
+    )
+
+
+def draw_subclasses(
+    case: SeedCase, generator: torch.Generator, minimum: int = 1, maximum: int | None = None
+) -> list[int]:
+    """Number of sub-clusters of each meta-label, uniform in [minimum, maximum]; see `draw_seed_map`."""
+    import torch  # here, so that making seeds starts without it
+
+    available = min(len(meta.clusters) for meta in case.metas)
+    maximum = available if maximum is None else maximum
+    if not 1 <= minimum <= maximum <= available:
+        raise ValueError(f"{minimum} to {maximum} sub-clusters: {case.folder} has 1 to {available}")
+    return torch.randint(minimum, maximum + 1, (len(case.metas),), generator=generator).tolist()

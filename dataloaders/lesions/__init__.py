@@ -1,0 +1,1 @@
+"""MS lesions: filling them, choosing and placing them, painting them into scans."""

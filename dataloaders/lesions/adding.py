@@ -1,0 +1,180 @@
+"""Lesions into a scan: a trained method paints them on slices (or the volume), and only their zone is taken over.
+
+Any method serves: the lesion generator sees the scan itself, the GAN and the GMM only the label map with a lesion drawn in.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from scipy import ndimage
+
+from dataloaders.io.geometry import plane, plane_shape, resample
+from dataloaders.io.spec import LESION, Axis, level_channel
+from dataloaders.lesions.filling import fill_slices, fill_volume
+from dataloaders.lesions.placing import Placed, blend_zone
+from dataloaders.lesions.preparing import fill_zone, hyperintense
+from dataloaders.lesions.scans import TISSUE_LABELS, Head, Stored
+from dataloaders.slice_files import Frame
+from models.base import Batch, Method, SampleRandom
+
+SIDE_STEP = 32
+MAX_VALUE = 1.0
+
+
+@dataclass(frozen=True)
+class Painting:
+    """How a run paints. everywhere: it wants bands of the whole scan. any_size: slices need not have the training's size.
+    volume: all slices at once. reach, feather: of the zone.
+    """
+
+    everywhere: bool = False
+    any_size: bool = False
+    volume: bool = False
+    bands: bool = False
+    reach: int = 2
+    feather: float = 1.0
+
+
+def without_own_lesions(host: Head, seed: int) -> list[NDArray[np.float32]]:
+    """The host's images with its own lesions filled."""
+    if not host.lesion.any():
+        return host.images
+    zone = fill_zone(host.lesion, host.tissue)
+    bright = hyperintense(host.images[level_channel(host.channels)], host.tissue.grey)
+    return [fill_volume(image, zone, host.tissue.white, bright, seed) for image in host.images]
+
+
+def add_lesions(
+    method: Method, how: Painting, host: Head, placed: Placed, seed: int, device: torch.device
+) -> list[NDArray[np.float32]]:
+    """The host's images, its own lesions filled, with those of `placed` (levels in the host's model range) painted in.
+
+    Beyond the lesions' zone the filled images come back unchanged. Without lesions nothing is painted at all.
+    """
+    base = without_own_lesions(host, seed)
+    if not placed.mask.any():
+        return base
+    generated = _generate(method, how, host, base, placed, seed, device)
+    weights = blend_zone(placed.mask, how.reach, how.feather)
+    zone = weights > 0
+    result = []
+    for c, image in enumerate(base):
+        out = image.copy()
+        painted = host.physical(c, generated[c])[zone]
+        out[zone] += weights[zone] * (painted - image[zone])
+        result.append(out)
+    return result
+
+
+def _generate(
+    method: Method,
+    how: Painting,
+    host: Head,
+    base: list[NDArray[np.float32]],
+    placed: Placed,
+    seed: int,
+    device: torch.device,
+) -> list[NDArray[np.float32]]:
+    """The method's images in the model's range, (I, J, K) per channel; where it painted no slice, the base."""
+    spec = method.spec
+    axis: Axis = spec.axis or "axial"
+    label = _label_map(method, how, host, placed)
+    level = host.model(level_channel(host.channels), base[level_channel(host.channels)])
+    level = np.where(placed.mask, placed.level, level).astype(np.float32)
+    sources = base
+    if how.everywhere:
+        bright = hyperintense(base[level_channel(host.channels)], host.tissue.grey)
+        sources = [fill_slices(image, bright, host.tissue.white, seed) for image in base]
+    inputs = [np.clip(host.model(c, image), -1, MAX_VALUE) for c, image in enumerate(sources)]
+    frame = _frame(label > 0, placed.mask, axis, how, spec.size)
+    near = ndimage.maximum_filter(placed.mask.astype(np.uint8), 2 * how.reach + 1, mode="constant")
+    wanted = [i for i in range(plane_shape(label.shape, axis)[0]) if plane(near, axis, i).any()]
+    if how.volume:
+        last = plane_shape(label.shape, axis)[0] - 1
+        wanted = list(range(max(0, wanted[0] - SIDE_STEP), min(wanted[-1] + SIDE_STEP, last) + 1))
+    out = [host.model(c, image) for c, image in enumerate(base)]
+    for part in [wanted] if how.volume else [[i] for i in wanted]:
+        batch = Batch(
+            label=torch.from_numpy(np.stack([frame.cut(label, i) for i in part]).astype(np.int64)),
+            image=None,
+            cases=["host"] * len(part),
+            patients=["host"] * len(part),
+            indices=part,
+            position=torch.zeros(len(part)),
+            source=torch.from_numpy(np.stack([[frame.cut(x, i, -1) for x in inputs] for i in part]).astype(np.float32)),
+            level=torch.from_numpy(np.stack([frame.cut(level, i, -1) for i in part])),
+            grey=torch.tensor([host.grey] * len(part), dtype=torch.float32),
+        )
+        randoms = [SampleRandom.of(seed, "host", i) for i in part]
+        images = method.synthesize(batch.to(device), randoms).float().cpu().numpy()
+        for i, image in zip(part, images, strict=True):
+            for volume, painted in zip(out, image, strict=True):
+                _put(plane(volume, axis, i), painted, frame.crop)
+    return out
+
+
+def _label_map(method: Method, how: Painting, host: Head, placed: Placed) -> NDArray[np.int64]:
+    """Class ids of the run's label map: the host's tissue by name, its own lesions as white matter, the new ones on top."""
+    spec = method.spec
+    table = np.zeros(len(TISSUE_LABELS), np.int64)
+    for label in TISSUE_LABELS[1:]:
+        table[label.id] = spec.label_id(label.name)
+    ids = np.where(host.lesion, 3, host.ids)
+    out = table[ids]
+    out[placed.mask] = spec.label_id(LESION)
+    return out
+
+
+def _frame(
+    body: NDArray[np.bool_], lesion: NDArray[np.bool_], axis: Axis, how: Painting, size: tuple[int, int]
+) -> Frame:
+    """Slices of the training's size about the brain's middle; larger ones where that leaves something out and may be.
+
+    ValueError where lesions would lie outside.
+    """
+    count, *_ = plane_shape(body.shape, axis)
+    shadow = np.any([plane(body, axis, i) for i in range(count)], axis=0)
+    spots = np.any([plane(lesion, axis, i) for i in range(count)], axis=0)
+    box = [np.flatnonzero(shadow.any(axis=a)) for a in (1, 0)]
+    if how.any_size:
+        long = [int(b[-1] - b[0] + 1 + 2 * 8) for b in box]
+        size = (max(size[0], -(-long[0] // SIDE_STEP) * SIDE_STEP), max(size[1], -(-long[1] // SIDE_STEP) * SIDE_STEP))
+    crop = (round((box[0][0] + box[0][-1] + 1 - size[0]) / 2), round((box[1][0] + box[1][-1] + 1 - size[1]) / 2))
+    rows, columns = np.nonzero(spots)
+    inside = (rows >= crop[0]) & (rows < crop[0] + size[0]) & (columns >= crop[1]) & (columns < crop[1] + size[1])
+    if not inside.all():
+        raise ValueError(f"lesions lie outside the {size[0]} x {size[1]} pixels that the run was trained on")
+    return Frame(axis, crop, size)
+
+
+def _put(target: NDArray, image: NDArray, crop: tuple[int, int]) -> None:
+    """Write a slice image into the full plane (a view of the volume), where they overlap."""
+    start = [max(c, 0) for c in crop]
+    stop = [min(c + n, full) for c, n, full in zip(crop, image.shape, target.shape, strict=True)]
+    part = tuple(slice(a, b) for a, b in zip(start, stop, strict=True))
+    own = tuple(slice(a - c, b - c) for a, b, c in zip(start, stop, crop, strict=True))
+    target[part] = image[own]
+
+
+def back_to_file(scan: Stored, host: Head, before: NDArray, after: NDArray) -> NDArray:
+    """Raw values of the file with the change from `before` to `after` (on the host's grid) brought onto its own grid.
+
+    Where nothing changed, every bit stays. On another grid the change is interpolated, never the scan.
+    """
+    change = after.astype(np.float32) - before
+    zone = (change != 0).astype(np.float32)
+    if not zone.any():
+        return scan.raw
+    native = resample(zone, host.grid, scan.raw.shape, scan.affine) > 1e-3
+    moved = resample(change, host.grid, scan.raw.shape, scan.affine)
+    return scan.changed(native, scan.values[native] + moved[native])
+
+
+def mask_to_file(scan: Stored, host: Head, mask: NDArray[np.bool_]) -> NDArray[np.uint8]:
+    """A mask on the host's grid as 0 and 1 on the file's grid."""
+    share = resample(mask.astype(np.float32), host.grid, scan.raw.shape, scan.affine)
+    return (share > 0.5).astype(np.uint8)

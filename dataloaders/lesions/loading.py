@@ -1,0 +1,152 @@
+"""Loaders of the lesion generator: slices with lesions for training, in 3-D stacks of slices."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch.utils.data import Dataset
+
+from config import Config
+from dataloaders.io.manifest import Manifest
+from dataloaders.io.spec import LESION
+from dataloaders.loading import load
+from dataloaders.slices import EndlessSampler, Part, Sample, SliceDataset, SliceLoader, collate
+from models.base import Batch, seeded_generator
+from models.lesion.options import LesionConfig
+
+
+def lesion_loaders(config: Config, data: Manifest) -> tuple[SliceLoader, SliceLoader | None]:
+    """Training and, where there are validation cases, validation loader. ValueError for data that were not filled."""
+    o = config.lesion
+    check_filled(data, o.everywhere, config.dataroot)
+    training = with_lesions(data) if o.sampling == "lesions" else data
+    common = (config.flip, config.seed, config.cache_gb)
+    validation = SliceDataset(config.dataroot, data, "val", filled=True) if data.split("val") else None
+    if o.dims == 2:
+        loader = SliceLoader(
+            SliceDataset(config.dataroot, training, "train", *common, filled=True),
+            config.batch_size,
+            config.seed,
+            config.num_workers,
+        )
+        return loader, None if validation is None else SliceLoader(validation, config.batch_size)
+    whole = SliceDataset(config.dataroot, data, "train", *common, filled=True)
+    stacks = StackLoader(whole, o.patch, config.batch_size, config.seed, config.num_workers)
+    return stacks, None if validation is None else CaseLoader(validation)
+
+
+def lesion_test_loader(o: LesionConfig, root: Path, data: Manifest, split: str, batch_size: int) -> SliceLoader:
+    """All slices of a split with their copies without lesions; whole cases for a network of volumes."""
+    check_filled(data, o.everywhere, root)
+    dataset = SliceDataset(root, data, split, filled=True)
+    return SliceLoader(dataset, batch_size) if o.dims == 2 else CaseLoader(dataset)
+
+
+def check_filled(data: Manifest, everywhere: bool, root: Path) -> None:
+    """ValueError where the data were not prepared the way that the masks need."""
+    fill = data.provenance.get("options", {}).get("fill", "none")
+    if fill == "none":
+        raise ValueError(f"--dataroot {root}: has no copies without lesions; prepare the data with --fill lesion")
+    wanted = "salem2019" if everywhere else "lesion"
+    if fill != wanted:
+        flag = "--lesion.everywhere" if everywhere else "--no-lesion.everywhere"
+        raise ValueError(
+            f"--dataroot {root}: was prepared with --fill {fill}; {flag} needs --fill {wanted}, "
+            "or what is filled and what the masks show would differ"
+        )
+
+
+def with_lesions(data: Manifest) -> Manifest:
+    """The manifest with only those training slices that show lesions; ValueError where there are none."""
+    lesion = data.spec.label_id(LESION)
+    cases = []
+    for case in data.cases:
+        if case.split == "train":
+            case = replace(case, slices=tuple(s for s in case.slices if s.histogram.get(lesion, 0) > 0))
+        if case.slices:
+            cases.append(case)
+    if not any(case.split == "train" for case in cases):
+        raise ValueError("no training slice has a lesion, so there is nothing to learn from")
+    return replace(data, cases=tuple(cases))
+
+
+class CaseLoader(SliceLoader):
+    """Whole cases in order, one a batch, for networks that need all slices of a volume at once."""
+
+    def __init__(self, dataset: SliceDataset) -> None:
+        super().__init__(dataset, 1)
+
+    def once(self, limit: int = 0) -> Iterator[Batch]:
+        """All slices of each case, (D, H, W); with `limit` about that many in all, neighbours from each case's middle."""
+        places: dict[str, list[int]] = {}
+        for index, (case, _) in enumerate(self.dataset.entries):
+            places.setdefault(case.id, []).append(index)
+        share = max(1, limit // len(places)) if limit else 0
+        for indices in places.values():
+            if 0 < share < len(indices):
+                start = (len(indices) - share) // 2
+                indices = indices[start : start + share]
+            yield collate([self.dataset[index] for index in indices])
+
+
+class StackDataset(Dataset[list[Sample]]):
+    """Stacks of neighbouring slices of one case, around each slice that shows lesions (all, where none does)."""
+
+    def __init__(self, slices: SliceDataset, depth: int) -> None:
+        self.slices, self.depth = slices, depth
+        lesion = slices.spec.label_id(LESION)
+        self.runs: dict[str, tuple[int, int]] = {}
+        for index, (case, _) in enumerate(slices.entries):
+            first, _ = self.runs.get(case.id, (index, 0))
+            self.runs[case.id] = (first, index + 1)
+        items = [item for case in slices.entries.cases for item in case.slices]
+        self.centres = [i for i, item in enumerate(items) if item.histogram.get(lesion, 0) > 0]
+        if not self.centres:
+            raise ValueError("no training slice has a lesion, so there is nothing to learn from")
+        thin = [name for name, (first, stop) in self.runs.items() if stop - first < depth]
+        if thin:
+            raise ValueError(f"--lesion.patch {depth}: the case {thin[0]} has fewer slices")
+
+    def __len__(self) -> int:
+        return len(self.centres)
+
+    def __getitem__(self, key: tuple[int, int]) -> list[Sample]:
+        index, position = key
+        centre = self.centres[index]
+        first, stop = self.runs[self.slices.entries[centre][0].id]
+        rng = seeded_generator(self.slices.seed, "stack", position)
+        start = centre - int(torch.randint(self.depth, (), generator=rng))
+        start = min(max(start, first), stop - self.depth)
+        # One position for all slices, so that the stack is mirrored as a whole or not at all.
+        return [self.slices[i, position] for i in range(start, start + self.depth)]
+
+
+class StackLoader(SliceLoader):
+    """Training batches of stacks: label (B, D, H, W), image and source (B, C, D, H, W)."""
+
+    def __init__(self, slices: SliceDataset, depth: int, batch_size: int, seed: int, num_workers: int) -> None:
+        super().__init__(slices, batch_size, seed, num_workers)
+        self.stacks = StackDataset(slices, depth)
+
+    def __len__(self) -> int:
+        return len(self.stacks)
+
+    def _shuffled(self, start: int, part: Part) -> Iterable[Batch]:
+        order = EndlessSampler(len(self.stacks), self.seed, start, batch_size=self.batch_size, part=part)
+        return load(self.stacks, order, self.batch_size // part.ranks, self.num_workers, collate_stacks)
+
+
+def collate_stacks(stacks: Sequence[Sequence[Sample]]) -> Batch:
+    """Stacks of D slices -> one Batch, the depth behind the channels; case and index are those of the first slices."""
+    batches = [collate(stack) for stack in stacks]
+    images, sources = (
+        torch.stack([part.movedim(0, 1) for part in parts])
+        for parts in ([b.real for b in batches], [b.source for b in batches if b.source is not None])
+    )
+    first = collate([stack[0] for stack in stacks])
+    assert np.all([len(stack) == len(stacks[0]) for stack in stacks])
+    return replace(first, label=torch.stack([b.label for b in batches]), image=images, source=sources)

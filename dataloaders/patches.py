@@ -1,0 +1,280 @@
+"""Training patches of the segmenter: real scans, results folders and the generator on the fly, in a stated mix.
+
+Patch number p is always the same: which source, which volume and where it is cut depend on (seed, p) alone, so order,
+batch size, workers and resumption change nothing.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from dataloaders.case_volumes import CaseFiles
+from dataloaders.io.intensity import robust_unit
+from dataloaders.io.spec import Axis
+from dataloaders.labelmaps.image_generator import ImageGenerator, warn_unmirrored
+from dataloaders.loading import load
+from dataloaders.slices import Part
+from models.base import Batch, seeded_generator
+from models.gmm.augment import repaint
+from models.gmm.labels import LabelScheme
+from models.gmm.options import GmmConfig
+from models.gmm.params import Params
+from models.gmm.render import render_pair
+from models.gmm.sampling import sample_params
+from models.segmenter.options import SegmenterConfig
+
+SPOTS = 4096  # voxels of a map that patches may be laid over
+ACROSS: dict[Axis, int] = {"axial": 2, "coronal": 1, "sagittal": 0}  # array axis of the slices
+PLAIN = GmmConfig(blur=(0.0,), normalise="minmax")  # cuts patches and changes nothing
+STREAMS = 16  # volumes that 2-D patches are taken from in turn
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """A cut-out as a network's training sees it, RAS axes: image (C, *S) float32 in [0, 1], label (*S) whole class ids."""
+
+    image: NDArray[np.float32]
+    label: NDArray
+    source: str
+
+
+class Volumes(Protocol):
+    """An endless source of cut-outs by number."""
+
+    def draw(self, number: int) -> Drawn:
+        """Cut-out `number`, always the same."""
+        ...
+
+
+def window_shape(o: SegmenterConfig) -> tuple[int, ...]:
+    """Voxels of a cut-out along RAS axes: the patch, for a 2-D network with `depth` slices across."""
+    if o.dims == 3:
+        return o.spatial_patch
+    shape = list(o.spatial_patch)
+    shape.insert(ACROSS[o.axis], max(o.depth, o.stack))
+    return tuple(shape)
+
+
+class GeneratedVolumes:
+    """The GMM generator on the fly, as several generators in one: label maps with seeds and without, for example."""
+
+    def __init__(self, generators: Sequence[ImageGenerator], o: SegmenterConfig, seed: int) -> None:
+        self.generators, self.o, self.seed = list(generators), o, seed
+        self._spots: OrderedDict[tuple[int, int], Tensor] = OrderedDict()
+
+    def draw(self, number: int) -> Drawn:
+        """See `Volumes`."""
+        weights = torch.tensor([float(len(generator.maps)) for generator in self.generators])
+        chosen = int(torch.multinomial(weights, 1, generator=seeded_generator(self.seed, "map", number)))
+        generator = self.generators[chosen]
+        label_map, params = generator.params(number)
+        values = generator.maps.ready(label_map).values
+        key = (chosen, generator.map_index(number))
+        if key not in self._spots:
+            kept = generator.scheme.output_table() > 0
+            self._spots[key] = spots(kept.index_select(0, values.flatten().int()).view(values.shape))
+        params = aim(params, self._spots[key], self.o.foreground, seeded_generator(self.seed, "aim", number))
+        image, label = render_pair(values.to(generator.device), params, generator.scheme)
+        if image.ndim == 3:  # of one slice
+            across = ACROSS[self.o.axis]
+            image, label = image.unsqueeze(across + 1), label.unsqueeze(across)
+        return drawn(image.cpu(), label.cpu(), f"gmm-{label_map.name}")
+
+
+class CaseVolumes:
+    """Images from disk: cut, and with `augment` deformed, biased, blurred and darkened as the generator does its own."""
+
+    def __init__(self, cases: CaseFiles, scheme: LabelScheme, o: SegmenterConfig, gmm: GmmConfig, seed: int) -> None:
+        self.cases, self.scheme, self.o, self.seed = cases, scheme, o, seed
+        self.options = gmm if o.augment else PLAIN
+        warn_unmirrored(self.options, scheme)
+        self._spots: dict[int, Tensor] = {}
+
+    def draw(self, number: int) -> Drawn:
+        """See `Volumes`."""
+        generator = seeded_generator(self.seed, "case", number)
+        index = int(torch.randint(len(self.cases), (), generator=generator))
+        case = self.cases[index]
+        image, label = torch.from_numpy(case.image), torch.from_numpy(case.label.astype(np.int32))
+        flat = 3 if label.shape[-1] == 1 else 0  # of one slice
+        if flat:
+            image, label = image[..., 0], label[..., 0]
+        wanted = window_shape(self.o)[: label.ndim]
+        params = sample_params(
+            label,
+            generator,
+            options=replace(self.options, output_shape=wanted, target_res=(), output_div_by_n=1, priors="random"),
+            scheme=self.scheme,
+            channels=len(image),
+            spacing=np.sqrt((case.affine[:3, :3] ** 2).sum(axis=0)).tolist()[: label.ndim],
+        )
+        if index not in self._spots:
+            self._spots[index] = spots(label > 0)
+        params = aim(params, self._spots[index], self.o.foreground, generator)
+        image, label = repaint(image, label, params, self.scheme)
+        if flat:
+            image, label = image.unsqueeze(-1), label.unsqueeze(-1)
+        return drawn(image, label, case.case)
+
+
+class MixedVolumes:
+    """`share` of the numbers from one source, the others from another."""
+
+    def __init__(self, first: Volumes, other: Volumes, share: float, seed: int) -> None:
+        self.first, self.other, self.share, self.seed = first, other, share, seed
+
+    def draw(self, number: int) -> Drawn:
+        """See `Volumes`."""
+        toss = float(torch.rand((), generator=seeded_generator(self.seed, "mix", number)))
+        return (self.first if toss < self.share else self.other).draw(number)
+
+
+def drawn(image: Tensor, label: Tensor, source: str) -> Drawn:
+    """A cut-out with every channel on the network's scale."""
+    scaled = np.stack([robust_unit(channel) for channel in image.numpy()])
+    return Drawn(scaled, label.long().numpy(), source)
+
+
+def spots(kept: Tensor) -> Tensor:
+    """At most SPOTS voxels of a mask (*S), evenly spaced in memory, (M, n) int64."""
+    flat = kept.flatten().nonzero().flatten()
+    flat = flat[:: max(1, len(flat) // SPOTS)]
+    return torch.stack(torch.unravel_index(flat, kept.shape), 1)
+
+
+def aim(params: Params, spots: Tensor, foreground: float, generator: torch.Generator) -> Params:
+    """The parameters with the window over one of the spots, with probability `foreground`; inside the map where it fits."""
+    toss, place = float(torch.rand((), generator=generator)), torch.rand((), generator=generator)
+    jitter = torch.rand(len(params.shape), generator=generator)
+    if toss >= foreground or len(spots) == 0:
+        return params
+    spot = spots[int(place * len(spots))]
+    start = []
+    for axis, (size, part) in enumerate(zip(params.shape, params.crop_shape, strict=True)):
+        if size <= part:
+            start.append(params.crop_start[axis])
+            continue
+        # the spot lies in the middle half of the window
+        offset = int(part * (0.25 + 0.5 * float(jitter[axis])))
+        start.append(min(max(int(spot[axis]) - offset, 0), size - part))
+    return replace(params, crop_start=tuple(start))
+
+
+@dataclass(frozen=True)
+class Patch:
+    """One training patch: image (C', *S), label (*S), where it is from, and its number."""
+
+    image: NDArray[np.float32]
+    label: NDArray[np.int64]
+    source: str
+    number: int
+
+
+class PatchDataset(Dataset[Patch]):
+    """Patches by number.
+
+    2-D: several slices are cut from each drawn volume, and neighbouring numbers from different volumes: a batch of one
+    volume has one anatomy and one contrast, and learns far less.
+    """
+
+    def __init__(self, volumes: Volumes, o: SegmenterConfig, seed: int) -> None:
+        self.volumes, self.o, self.seed = volumes, o, seed
+        self._kept: dict[int, tuple[int, Drawn]] = {}
+
+    def __getitem__(self, number: int) -> Patch:
+        if self.o.dims == 3:
+            found = self.volumes.draw(number)
+            return Patch(found.image, found.label, found.source, number)
+        found = self._volume_of(number)
+        index = self._choose(found.label, seeded_generator(self.seed, "slice", number))
+        image, label = stacked_slice(found.image, found.label, index, self.o)
+        return Patch(image, label, f"{found.source}_z{index}", number)
+
+    def _volume_of(self, number: int) -> Drawn:
+        """The volume of a 2-D patch: streams in turn, whose volumes change one after the other, not all at once."""
+        turn, stream = divmod(number, STREAMS)
+        slices = self.o.slices_per_volume
+        volume = (turn + stream * slices // STREAMS) // slices * STREAMS + stream
+        kept = self._kept.get(stream)
+        if kept is None or kept[0] != volume:
+            drawn = self.volumes.draw(volume)
+            kept = (volume, replace(drawn, label=drawn.label.astype(np.int16)))
+            self._kept[stream] = kept
+        return kept[1]
+
+    def _choose(self, label: NDArray, generator: torch.Generator) -> int:
+        """A slice; with probability `foreground` one that has a class other than background."""
+        across = ACROSS[self.o.axis]
+        toss, place = torch.rand(2, generator=generator).tolist()
+        seen = np.flatnonzero(label.any(axis=tuple(axis for axis in range(3) if axis != across)))
+        if toss < self.o.foreground and seen.size:
+            return int(seen[int(place * seen.size)])
+        return int(place * label.shape[across])
+
+
+def stacked_slice(
+    image: NDArray[np.float32], label: NDArray, index: int, o: SegmenterConfig
+) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+    """Slice `index` across the axis with its neighbours: (C, X, Y, Z) -> (C·(2k + 1), A, B), and its label (A, B)."""
+    across = ACROSS[o.axis]
+    return neighbour_stack(image, index, o), np.take(label, index, across).astype(np.int64)
+
+
+def neighbour_stack(image: NDArray[np.float32], index: int, o: SegmenterConfig) -> NDArray[np.float32]:
+    """The image part of `stacked_slice`; at the ends of the volume its last slice stands in for those beyond."""
+    across = ACROSS[o.axis] + 1
+    wanted = np.clip(np.arange(index - o.neighbours, index + o.neighbours + 1), 0, image.shape[across] - 1)
+    stack = np.moveaxis(np.take(image, wanted, across), across, 1)
+    return np.ascontiguousarray(stack.reshape(-1, *stack.shape[2:]))
+
+
+class PatchLoader:
+    """Batches of patches from any number on; the same interface as `dataset.SliceLoader`."""
+
+    def __init__(self, dataset: PatchDataset, batch_size: int, seed: int, num_workers: int = 0) -> None:
+        self.dataset, self.batch_size, self.seed, self.num_workers = dataset, batch_size, seed, num_workers
+
+    def __len__(self) -> int:
+        return self.dataset.o.epoch_samples
+
+    def endless(self, start: int = 0, part: Part | None = None) -> Iterator[Batch]:
+        """Training batches from patch `start` on, with the random stream of their first patch.
+
+        part: which share of each batch; that of this rank unless told.
+        """
+        part = Part.own() if part is None else part
+        numbers = part.positions(start, self.batch_size)
+        for step, batch in enumerate(self._loader(numbers, self.batch_size // part.ranks)):
+            batch.rng = seeded_generator(self.seed, "step", start + step * self.batch_size)
+            yield batch
+
+    def once(self, limit: int = 0) -> Iterator[Batch]:
+        """The first patches of training, as many as an epoch or `limit`."""
+        yield from self._loader(range(min(limit, len(self)) if limit else len(self)))
+
+    def share(self) -> Iterator[Batch]:
+        """For methods that are fitted at once, which a segmenter is not."""
+        return iter(())
+
+    def _loader(self, numbers: Iterable[int], batch_size: int = 0) -> Iterator[Batch]:
+        return load(self.dataset, numbers, batch_size or self.batch_size, self.num_workers, collate_patches)
+
+
+def collate_patches(patches: Sequence[Patch]) -> Batch:
+    """Patches -> Batch."""
+    return Batch(
+        label=torch.from_numpy(np.stack([patch.label for patch in patches])),
+        image=torch.from_numpy(np.stack([patch.image for patch in patches])),
+        cases=[patch.source for patch in patches],
+        patients=[patch.source for patch in patches],
+        indices=[patch.number for patch in patches],
+    )

@@ -1,0 +1,1 @@
+"""Scans and label maps to prepared slices: find, inspect, slice, split."""

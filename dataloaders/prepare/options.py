@@ -1,0 +1,211 @@
+"""Options of scripts/prepare_data.py, and what is allowed."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from dataloaders.io.file_names import check_regex
+from dataloaders.io.intensity import Window
+from dataloaders.io.spec import Axis
+from dataloaders.io.workers import parse_shard
+
+SIZE_STEP = 32  # the networks halve a slice up to five times
+Format = Literal["pairs", "nnunet", "synthrad2023", "bids", "mni152", "png"]
+Half = Literal["images", "labels"]
+# What makes no sense where the other half is missing.
+NEEDS_IMAGES = (
+    "channel",
+    "hu_offset",
+    "image_channels",
+    "modalities",
+    "brain_masks",
+    "fill",
+    "n4",
+    "tissue",
+    "window",
+    "clean",
+    "split_background",
+)
+NEEDS_LABELS = ("brain_masks", "label_channel", "fill", "tissue", "split_background", "label_map", "unknown_labels")
+
+
+@dataclass(frozen=True, kw_only=True)
+class PrepareOptions:
+    """Turn 3-D scans and label maps into the slices that train.py and test.py read."""
+
+    format: Format | None = None
+    """Layout of the source data."""
+    source: Path | None = None
+    """Folder of the source data (nnunet, synthrad2023, bids; png: {train,val,test}/{images,labels}/X.png)."""
+    out: Path | None = None
+    """Folder to write; resumes what was interrupted there."""
+    check: Path | None = None
+    """Only check a folder that was prepared before: every byte, faults listed, exit code 1 if there are any."""
+    dry_run: bool = False
+    """Only inspect the sources."""
+
+    images: str | None = None
+    """pairs: folder or quoted glob of images; without --labels (and --tissue) images alone."""
+    labels: str | None = None
+    """pairs: folder or quoted glob of label maps, without --images label maps alone; synthrad2023: folder by case."""
+    only: Half | None = None
+    """Prepare one half and open nothing of the other: labels for test.py and unpaired training, images for its look."""
+    channel: str = "image"
+    """pairs, png: name of the image channel, e.g. CT or T1w; CT selects the CT window."""
+    case_regex: str | None = None
+    """pairs: regular expression whose first group is the case id within a file's stem."""
+    patient_regex: str | None = None
+    """Regular expression whose first group is the patient within a case id (repeat scans of one patient)."""
+    image_channels: tuple[int, ...] = ()
+    """nnunet: channels to use as images; all by default."""
+    label_channel: int | None = None
+    """nnunet: channel of imagesTr that holds the label map (AutoPET with organ labels: 2)."""
+    image: Literal["mr", "ct", "both"] = "mr"
+    """synthrad2023: which scans become the image channels."""
+    modalities: tuple[str, ...] = ()
+    """bids: modalities in channel order; those that every subject has by default."""
+    brain_masks: Path | None = None
+    """bids: folder with *_desc-brain_mask.nii.gz, for tissue classification of whole heads."""
+    bids_filter: tuple[str, ...] = ()
+    """bids: of several files of a kind those with KEY=VALUE, as run=2 or acq=mprage; KEY= for those without KEY."""
+    exclude: tuple[str, ...] = ()
+    """bids: subjects (sub-01) and cases (sub-01_ses-2) to leave out before anything is looked at."""
+    lesions: bool = True
+    """bids: a *_label-lesion_mask becomes one more class."""
+    fill: Literal["none", "lesion", "salem2019"] = "none"
+    """Add copies without lesions, for --model lesion: lesions filled in 3-D, or everything bright as published."""
+    n4: bool = False
+    """Correct the bias field of every channel (N4) inside the labelled voxels; for MR that was not corrected before."""
+    tissue: Literal["none", "hmrf", "hu"] = "none"
+    """Make label maps: hmrf = CSF/GM/WM from the first channel (T1w); hu = gas, fat, soft tissue, bone from CT."""
+
+    axis: Axis = "axial"
+    """Slicing direction."""
+    size: tuple[int, ...] = ()
+    """Slice size in pixels, one number or height and width, multiples of 32, to which slices are padded or cropped; by
+    default the smallest that holds the labels of every case (the whole plane where label maps are still to be made)."""
+    spacing: tuple[float, ...] = ()
+    """Resample to this voxel size in mm: one number, or three for right-left, front-back, head-foot."""
+    window: tuple[str, ...] = ("auto",)
+    """Window per channel (or one for all): ct, mr, wm (0 to 2.5 times white matter), auto (wm with --fill), or LOW,HIGH.
+    png: values in the files, by default from 0 to the highest that so many bits can hold."""
+    hu_offset: float | None = None
+    """Added to CTs in which nothing lies below -500, so that their values are HU: -1024 where 1024 was added; 0 takes them
+    as they are. Such a CT is refused by default."""
+    clean: Literal["auto", "body", "none"] = "auto"
+    """Remove what is not body (table, tubes), keeping lungs and gas; auto does so for CT."""
+    split_background: bool = False
+    """Split label 0 into background (air) and body_unlabelled."""
+    label_map: Path | None = None
+    """Table of source ids and names (.json, .csv, .tsv as BIDS' dseg.tsv), or its name: freesurfer, totalsegmentator, …"""
+    unknown_labels: Literal["refuse", "background"] = "refuse"
+    """What to do with ids that the table does not list."""
+    min_foreground: float = 0.01
+    """Keep slices of which at least this fraction of pixels is labelled, or of images alone in the body."""
+    affine: Literal["refuse", "warn"] = "refuse"
+    """What to do when a label map has the image's shape and axes but lies elsewhere; warn: the image's place counts."""
+
+    split: tuple[float, float, float] = (0.8, 0.1, 0.1)
+    """Fractions of patients for training, validation and test."""
+    split_by: Literal["patient", "slices"] | None = None
+    """patient, or slices: held-out blocks of slices within each case, for a single patient (default of mni152)."""
+    guard: int = 3
+    """With --split_by slices: drop this many slices around held-out blocks."""
+    val_patients: tuple[str, ...] = ()
+    """Patients to validate on, instead of fractions."""
+    test_patients: tuple[str, ...] = ()
+    """Patients to test on, instead of fractions."""
+    split_file: Path | None = None
+    """JSON file {"train": [...], "val": [...], "test": [...]} of patients, instead of fractions."""
+    seed: int = 42
+    """Seed of the split."""
+    workers: int = 0
+    """Processes; 0 for one per core. Does not change the result."""
+    shard: str = "0/1"
+    """Do the cases of part i of n, i from 0 to n-1, as for a Slurm array; the last part to end writes the manifest."""
+
+    @property
+    def half(self) -> Half | None:
+        """What alone is prepared; None for images with label maps."""
+        if self.format == "pairs" and self.only is None:
+            if self.images is None:
+                return "labels"
+            return "images" if self.labels is None and self.tissue == "none" else None
+        return self.only
+
+    @property
+    def inside(self) -> str:
+        """What pixels are that make a slice worth keeping."""
+        return "in the body" if self.half == "images" else "labelled"
+
+    @property
+    def slice_size(self) -> tuple[int, int]:
+        """(H, W)."""
+        return (self.size[0], self.size[-1])
+
+    @property
+    def voxel_size(self) -> tuple[float, ...]:
+        """`spacing` along the three axes of a RAS grid; empty where nothing is resampled."""
+        return self.spacing * 3 if len(self.spacing) == 1 else self.spacing
+
+    @property
+    def by_slices(self) -> bool:
+        """Whether blocks of slices are split rather than patients."""
+        return (self.split_by or ("slices" if self.format == "mni152" else "patient")) == "slices"
+
+
+def check_options(o: PrepareOptions) -> None:
+    """Raise ValueError naming the flag, the value and what is allowed."""
+    if o.format is None or (o.out is None and not o.dry_run):
+        raise ValueError("give --format and --out (or --check DIR to check a prepared folder)")
+    if o.format == "pairs" and (o.images if o.half == "images" else o.labels or o.images) is None:
+        needed = "--images" if o.half == "images" else "--images and --labels, or one of them"
+        raise ValueError(f"--format pairs needs {needed}" + ("; it does not read --source" if o.source else ""))
+    _check_half(o)
+    if o.format in ("nnunet", "synthrad2023", "bids", "png"):
+        if o.source is None:
+            raise ValueError(f"--format {o.format} needs --source")
+        if not o.source.is_dir():
+            raise ValueError(f"--source {o.source}: no such folder")
+    if len(o.size) > 2 or any(n < SIZE_STEP or n % SIZE_STEP for n in o.size):
+        raise ValueError(f"--size {' '.join(map(str, o.size))}: one or two multiples of {SIZE_STEP}")
+    if len(o.spacing) not in (0, 1, 3) or any(not 0 < mm < 100 for mm in o.spacing):
+        raise ValueError(f"--spacing {' '.join(map(str, o.spacing))}: one or three lengths in mm, above 0")
+    if min(o.split) < 0 or sum(o.split) <= 0:
+        raise ValueError(f"--split {o.split}: three fractions, not negative, not all 0")
+    if not 0 <= o.min_foreground <= 1:
+        raise ValueError(f"--min_foreground {o.min_foreground}: must be in [0, 1]")
+    check_regex(o.case_regex, "--case_regex", "case")
+    check_regex(o.patient_regex, "--patient_regex", "patient")
+    parse_shard(o.shard)
+    for text in o.window:
+        parse_window(text)
+
+
+def _check_half(o: PrepareOptions) -> None:
+    """ValueError where one half alone is to be prepared, by options that need the other."""
+    if o.only is not None and (o.format in ("mni152", "png") or (o.only, o.format) == ("labels", "synthrad2023")):
+        other = "" if o.format in ("mni152", "png") else "; --format pairs --labels DIR reads a folder of label maps"
+        raise ValueError(f"--only {o.only}: not with --format {o.format}{other}")
+    if o.half is None:
+        return
+    plain = PrepareOptions()
+    idle = NEEDS_IMAGES if o.half == "labels" else NEEDS_LABELS
+    given = [f"--{name}" for name in idle if getattr(o, name) != getattr(plain, name)]
+    given += ["--window wm"] if o.half == "images" and "wm" in o.window else []
+    if given:
+        needed, there = ("images", "label maps") if o.half == "labels" else ("label maps", "images")
+        raise ValueError(f"{', '.join(given)}: needs {needed}, but {there} alone are to be prepared; leave it out")
+
+
+def parse_window(text: str) -> Window | str:
+    """`ct`, `mr`, `wm` and `auto` as they are; `LOW,HIGH` as a Window."""
+    if text in ("ct", "mr", "wm", "auto"):
+        return text
+    try:
+        low, high = (float(part) for part in text.split(","))
+        return Window(low, high)
+    except ValueError:
+        raise ValueError(f"--window {text}: must be ct, mr, wm, auto or LOW,HIGH with LOW < HIGH") from None

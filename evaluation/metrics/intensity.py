@@ -1,0 +1,76 @@
+"""Intensity distributions by label: histograms of 16-bit levels and distances between them, and exact moments."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dataloaders.io.intensity import LEVELS, Window
+
+
+class LabelHistograms:
+    """Counts of 16-bit levels for each label, summed over slices; memory does not grow with their number."""
+
+    def __init__(self) -> None:
+        self.counts: dict[int, NDArray[np.int64]] = {}
+
+    def add(self, label: NDArray, levels: NDArray[np.uint16]) -> None:
+        """One slice: label ids and levels, both (H, W)."""
+        flat = label.ravel()
+        order = np.argsort(flat, kind="stable")
+        ids, starts = np.unique(flat[order], return_index=True)
+        for i, part in zip(ids, np.split(levels.ravel()[order], starts[1:]), strict=True):
+            counts = self.counts.setdefault(int(i), np.zeros(LEVELS + 1, np.int64))
+            if part.size < LEVELS // 8:  # few pixels: touch only their levels
+                np.add.at(counts, part, 1)
+            else:
+                counts += np.bincount(part, minlength=LEVELS + 1)
+
+    def moments(self, label: int, window: Window) -> tuple[float, float]:
+        """Mean and standard deviation of a label in physical units, of the levels."""
+        counts = self.counts[label]
+        there = np.flatnonzero(counts)
+        weight = counts[there] / counts.sum()
+        values = window.low + there * (window.width / LEVELS)
+        mean = float(weight @ values)
+        return mean, float(np.sqrt(weight @ (values - mean) ** 2))
+
+
+class LabelMoments:
+    """Number, mean and sum of squared deviations of each label's values, slice by slice; nothing is clipped or rounded."""
+
+    def __init__(self) -> None:
+        self.sums: dict[int, tuple[int, float, float]] = {}
+
+    def add(self, label: NDArray, values: NDArray) -> None:
+        """One slice: label ids and physical values, both (H, W)."""
+        ids, index, counts = np.unique(label.ravel(), return_inverse=True, return_counts=True)
+        flat = values.ravel().astype(np.float64)
+        means = np.bincount(index, flat) / counts
+        squares = np.bincount(index, (flat - means[index]) ** 2)
+        for i, n, mean, square in zip(ids.tolist(), counts.tolist(), means.tolist(), squares.tolist(), strict=True):
+            n_old, mean_old, square_old = self.sums.get(i, (0, 0.0, 0.0))
+            both, step = n_old + n, mean - mean_old
+            # Chan, Golub and LeVeque 1983: no cancellation, whatever the offset of the values.
+            self.sums[i] = (both, mean_old + step * n / both, square_old + square + step * step * n_old * n / both)
+
+    def moments(self, label: int) -> tuple[float, float]:
+        """Mean and standard deviation of a label in the values' unit."""
+        n, mean, square = self.sums[label]
+        return mean, math.sqrt(square / n)
+
+
+def wasserstein(real: NDArray, fake: NDArray, window: Window) -> float:
+    """1-Wasserstein distance between two histograms of levels, in physical units: the area between their CDFs."""
+    cdf_real, cdf_fake = np.cumsum(real) / real.sum(), np.cumsum(fake) / fake.sum()
+    return float(np.abs(cdf_real - cdf_fake).sum() * window.width / LEVELS)
+
+
+def coarse(counts: NDArray, window: Window, bins: int = 128) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Density for plots: bin centres in physical units, and shares that sum to 1."""
+    edges = np.linspace(0, LEVELS + 1, bins + 1).astype(int)
+    shares = np.add.reduceat(counts, edges[:-1]) / max(1, counts.sum())
+    centers = window.low + (edges[:-1] + edges[1:]) / 2 * (window.width / LEVELS)
+    return centers, shares

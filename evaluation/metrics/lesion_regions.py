@@ -1,0 +1,232 @@
+"""Images with synthetic lesions against the real ones: inside the lesions, in a rim around them, and outside.
+
+Scores of the whole brain prove nothing here: a scan whose lesions were merely painted over already reaches an SSIM of
+0.925 to 0.995, because lesions are small. So every region is scored by itself, beside the scan with its lesions painted
+over, which is what doing nothing gives.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import ndimage
+from skimage.metrics import structural_similarity
+
+from dataloaders.io.files import csv_text, write_json, write_text
+from dataloaders.io.manifest import Case, Manifest
+from dataloaders.io.png import as_16_bit, read_png
+from dataloaders.io.spec import LESION
+from evaluation.pairs import view_of
+
+JSON_NAME, CSV_NAME = "lesion_regions.json", "lesion_regions.csv"
+RIM = 3  # voxels around the lesions
+RANGE_PERCENTILE = 99.9  # of the real image in the body: intensities range from the window's low end to here
+PROFILE = tuple(range(-4, 7))  # voxels from the lesions' border; negative is inside, 0 does not exist
+WHITE_RING = (4, 8)  # voxels around the lesions where contrast is measured against
+NAMES = ("lesion", "rim", "outside")
+
+
+@dataclass(frozen=True)
+class Scores:
+    """MSE in squared units, PSNR in dB and SSIM (higher is better) of one region; NaN for an empty one."""
+
+    mse: float
+    psnr: float
+    ssim: float
+
+
+def regions(lesion: NDArray[np.bool_], body: NDArray[np.bool_], rim: int = RIM) -> dict[str, NDArray[np.bool_]]:
+    """Masks of lesion, rim (up to `rim` steps around, inside the body) and outside (the rest of the body)."""
+    near = lesion
+    if rim:
+        near = ndimage.maximum_filter(lesion.astype(np.uint8), 2 * rim + 1, mode="constant") > 0
+    return {"lesion": lesion, "rim": near & ~lesion & body, "outside": body & ~near}
+
+
+def score_regions(
+    real: NDArray, fake: NDArray, masks: dict[str, NDArray[np.bool_]], data_range: float
+) -> dict[str, Scores]:
+    """Scores of each region of two volumes (or slices) of one shape; data_range: of the intensities.
+
+    SSIM: mean over the region of scikit-image's map with its default window, 7 voxels wide along each axis, which is
+    also what the baselines in docs/lesions.md were measured with. Sides below 7 voxels are mirrored up to it.
+    """
+    short = [max(0, 7 - n) for n in real.shape]
+    pads = [(missing // 2, missing - missing // 2) for missing in short]
+    inner = tuple(slice(low, low + n) for (low, _), n in zip(pads, real.shape, strict=True))
+    both = [np.pad(np.asarray(image, np.float64), pads, mode="symmetric") for image in (real, fake)]
+    _, full = structural_similarity(*both, data_range=data_range, full=True)
+    error = (np.asarray(fake, np.float64) - np.asarray(real, np.float64)) ** 2
+    result = {}
+    for name, mask in masks.items():
+        if not mask.any():
+            result[name] = Scores(math.nan, math.nan, math.nan)
+            continue
+        mse = float(error[mask].mean())
+        psnr = math.inf if mse == 0 else 10 * math.log10(data_range**2 / mse)
+        result[name] = Scores(mse, psnr, float(full[inner][mask].mean()))
+    return result
+
+
+def border_distance(lesion: NDArray[np.bool_], spacing: Sequence[float] | None = None) -> NDArray[np.float64]:
+    """Distance to the lesions' border, negative inside, in voxels or with `spacing` in mm; inf where there is no lesion."""
+    if not lesion.any():
+        return np.full(lesion.shape, np.inf)
+    inside = ndimage.distance_transform_edt(lesion, sampling=spacing)
+    outside = ndimage.distance_transform_edt(~lesion, sampling=spacing)
+    return np.where(lesion, -inside, outside)
+
+
+def radial_profile(
+    image: NDArray,
+    lesion: NDArray[np.bool_],
+    white: NDArray[np.bool_],
+    distance: NDArray[np.float64] | None = None,
+    steps: Iterable[int] = PROFILE,
+) -> dict[int, float]:
+    """Mean intensity over white matter's median by distance from the lesions' border: lesion inside, white matter outside.
+
+    1 is what white matter looks like. Distances without voxels are left out; nothing is left where white matter has no
+    signal to measure by. distance: of `border_distance` in voxels, which takes the most time.
+    """
+    clean = image[white & ~lesion]
+    unit = float(np.median(clean)) if clean.size else 0.0
+    if unit <= 0:
+        return {}
+    distance = np.rint(border_distance(lesion) if distance is None else distance)
+    counted = lesion | white
+    profile = {}
+    for step in steps:
+        here = counted & (distance == step)
+        if step and here.any():
+            profile[step] = float(image[here].mean()) / unit
+    return profile
+
+
+def contrast(
+    image: NDArray,
+    lesion: NDArray[np.bool_],
+    white: NDArray[np.bool_],
+    distance: NDArray[np.float64] | None = None,
+) -> float:
+    """Mean of the lesions over the mean of the white matter 4 to 8 voxels around them, minus 1; NaN without either."""
+    distance = border_distance(lesion) if distance is None else distance
+    ring = white & (distance >= WHITE_RING[0]) & (distance <= WHITE_RING[1])
+    if not lesion.any() or not ring.any():
+        return math.nan
+    base = float(image[ring].mean())
+    return float(image[lesion].mean()) / base - 1 if base > 0 else math.nan
+
+
+# -- results folders ----------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Stack:
+    """A case as volumes (D, H, W): labels, and per channel the real, generated and lesion-free images (None without)."""
+
+    label: NDArray
+    real: list[NDArray]
+    generated: list[NDArray]
+    filled: list[NDArray] | None
+
+
+def evaluate_lesion_regions(folder: Path) -> dict[str, Any] | None:
+    """Region scores of a results folder of test.py, written to lesion_regions.json and .csv in it.
+
+    None where the data have no class ``lesion``, or no case with lesions has real images.
+    """
+    manifest = Manifest.load(folder)
+    if all(label.name != LESION for label in manifest.spec.labels):
+        return None
+    rows: list[dict[str, Any]] = []
+    for case in manifest.cases:
+        rows += _case_rows(folder, manifest, case)
+    if not rows:
+        return None
+    result = {"rim": RIM, "range_percentile": RANGE_PERCENTILE, "rows": rows}
+    write_json(folder / JSON_NAME, _without_nan(result))
+    _write_csv(folder / CSV_NAME, rows)
+    return result
+
+
+def read_stack(folder: Path, manifest: Manifest, case: Case) -> Stack:
+    """All slices of a case in physical units, cut to its scan's field of view; missing ones in between are left out."""
+    label = np.stack([read_png(folder / item.label) for item in case.slices])
+    view = view_of(manifest, case, label.shape[1:])
+
+    def volumes(names: Sequence[Sequence[str]]) -> list[NDArray]:
+        planes = [[as_16_bit(read_png(folder / path, image_only=True))[view] for path in paths] for paths in names]
+        return [
+            window.decode(np.stack([plane[c] for plane in planes])) for c, window in enumerate(case.windows) if planes
+        ]
+
+    filled = [item.filled for item in case.slices]
+    return Stack(
+        label=label[:, *view],
+        real=volumes([item.images for item in case.slices]),
+        generated=volumes([item.generated for item in case.slices]),
+        filled=volumes(filled) if all(filled) else None,
+    )
+
+
+def _case_rows(folder: Path, manifest: Manifest, case: Case) -> list[dict[str, Any]]:
+    if not all(item.images and item.generated for item in case.slices):
+        return []
+    spec, stack = manifest.spec, read_stack(folder, manifest, case)
+    lesion = stack.label == spec.label_id(LESION)
+    if not lesion.any():
+        return []
+    whites = [label.id for label in spec.labels if "white" in label.name.lower()]
+    white, masks = np.isin(stack.label, whites), regions(lesion, stack.label > 0)
+    distance = border_distance(lesion)
+    images = {"generated": stack.generated} | ({"no_model": stack.filled} if stack.filled else {})
+    rows = []
+    for c, channel in enumerate(spec.channels):
+        real = stack.real[c]
+        data_range = float(np.percentile(real[stack.label > 0], RANGE_PERCENTILE)) - case.windows[c].low
+        if data_range <= 0:
+            continue  # a black image has no scale to be scored on
+        for what, volumes in {**images, "real": stack.real}.items():
+            row: dict[str, Any] = {"case": case.id, "channel": channel.name, "images": what}
+            if what != "real":
+                for name, scores in score_regions(real, volumes[c], masks, data_range).items():
+                    row |= {f"{key}_{name}": value for key, value in vars(scores).items()}
+            if white.any():
+                row["contrast"] = contrast(volumes[c], lesion, white, distance)
+                row["profile"] = {str(k): v for k, v in radial_profile(volumes[c], lesion, white, distance).items()}
+            rows.append(row)
+    return rows
+
+
+def _without_nan(value: Any) -> Any:
+    """JSON has no NaN and no infinity: both become null."""
+    if isinstance(value, dict):
+        return {key: _without_nan(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_without_nan(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _write_csv(path: Path, rows: Sequence[dict[str, Any]]) -> None:
+    columns = ["case", "channel", "images"]
+    columns += [f"{key}_{name}" for name in NAMES for key in ("mse", "psnr", "ssim")] + ["contrast"]
+    write_text(path, csv_text(columns, ([row.get(column) for column in columns] for row in rows)))
+
+
+def format_regions(result: dict[str, Any]) -> str:
+    """A table for the console: PSNR and SSIM by region, generated images beside scans whose lesions were painted over."""
+    lines = [f"{'lesion regions':34s}" + "".join(f"{f'{name} PSNR':>14s}{'SSIM':>8s}" for name in NAMES)]
+    for row in result["rows"]:
+        if row["images"] == "real":
+            continue
+        name = f"{row['case']} {row['channel']} {row['images']}"
+        numbers = (f"{row[f'psnr_{n}']:14.2f}{row[f'ssim_{n}']:8.3f}" for n in NAMES)
+        lines.append(f"{name:34s}" + "".join(numbers))
+    return "\n".join(lines)

@@ -1,1 +1,0 @@
-"""Options of each method: dataclasses, presets and ranges. config.py puts them together. Imports none of ours."""

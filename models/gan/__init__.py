@@ -1,0 +1,1 @@
+"""Adversarial methods: OASIS and SPADE, in the image and in the wavelet domain."""

@@ -1,0 +1,230 @@
+"""What adversarial methods share: a generator with its moving average and noise, and the losses that judge its images.
+
+Legend: B batch, C channels, N labels, Z noise length, H W pixels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor, nn
+
+from config import Config
+from dataloaders.io import ranks
+from dataloaders.io.spec import DataSpec
+from models import losses
+from models.base import Batch, Method, SampleRandom, seeded_generator
+from models.ema import ema_copy, ema_update, recalibrate_batchnorm
+from models.gan import body
+from models.gan.generator import Generator, ImageGenerator
+from models.gan.norms import NormOptions
+from models.gan.options import GanConfig
+from models.gan.perceptual import VggFeatures, load_vgg, perceptual_loss
+from models.gan.wavelet_generator import WaveletGenerator
+
+VGG = "vgg19"
+
+
+def build_generator(
+    options: GanConfig, spec: DataSpec, z_dim: int, tuned: bool = True, middle_block: bool = False
+) -> Generator:
+    """The generator that the options name. z_dim: noise length without the slice position, which is one more."""
+    norms = NormOptions(
+        spec.num_labels,
+        z_dim + int(options.slice_position),
+        1 + 2 * options.neighbours,
+        options.norm,
+        options.param_free_norm,
+        options.spade_hidden,
+        options.spade_ks,
+        tuned,
+    )
+    common = (norms, spec.num_channels, spec.size, options.channels_G, options.spectral_gain)
+    if options.generator == "image":
+        return ImageGenerator(*common, middle_block=middle_block)
+    return WaveletGenerator(*common, idea=options.generator)
+
+
+class Gan(Method):
+    """Base of OASIS and SPADE. mask_threshold: buffer, intensity in [-1, 1] above which a pixel is body."""
+
+    mask_threshold: Tensor
+    generator: Generator
+    average: nn.Module
+
+    def __init__(
+        self, config: Config, options: GanConfig, spec: DataSpec, z_dim: int, middle_block: bool = False
+    ) -> None:
+        super().__init__()
+        self.config, self.options, self.spec, self.noise_length = config, options, spec, z_dim
+        self.generator = build_generator(options, spec, z_dim, config.tuned, middle_block)
+        self.average = ema_copy(self.generator)
+        self.register_buffer("mask_threshold", torch.zeros(()))
+        self._vgg: list[VggFeatures] = []  # in a list, so that it is neither saved nor trained with the method
+
+    # -- preparation ----------------------------------------------------------------------------------------------
+
+    def wanted_weights(self) -> list[str]:
+        """Pretrained weights that the losses need."""
+        return [VGG] if self.options.lambda_vgg > 0 else []
+
+    def take_weights(self, key: str, tensors: dict[str, Tensor]) -> None:
+        """Receive one of them, as a state dict."""
+        assert key == VGG, key
+        self._vgg = [load_vgg(tensors).to(self.mask_threshold.device)]
+
+    def calibrate(self, batches: Iterable[Batch]) -> str:
+        """Find the body threshold of the mask loss in some training batches; says where it does not separate bodies."""
+        given = self.options.mask_threshold
+        if given is not None:
+            self.mask_threshold.fill_(given)
+        if self.options.lambda_mask == 0 or (given is not None and not self.paired):
+            return ""
+        seen = list(batches)
+        images = torch.cat([batch.image for batch in seen if batch.image is not None])
+        own = self.config.model
+        if given is None and images.max() == images.min():
+            raise ValueError(
+                f"--{own}.lambda_mask {self.options.lambda_mask:g}: the first {len(images)} training images are all of one "
+                f"intensity, so there is no body in them; give --{own}.mask_threshold or other data"
+            )
+        labels = torch.cat([batch.label for batch in seen])
+        if given is None:
+            threshold = body.paired_threshold(images, labels) if self.paired else body.unpaired_threshold(images)
+            self.mask_threshold.fill_(threshold)
+        if not self.paired:
+            return ""
+        dice = body.agreement(images, labels, self.mask_threshold.item())
+        if dice >= body.LEAST_AGREEMENT:
+            return ""
+        what = f"--{own}.mask_threshold {given:g}" if given is not None else "the best threshold"
+        return (
+            f"{what} separates the bodies of the first {len(images)} training images from their background at a Dice of "
+            f"{dice:.2f} with the label maps, so --{own}.lambda_mask would teach wrong outlines; is "
+            "the background not the darkest (invert the images), or is much of the body unlabelled (prepare with "
+            "--split_background)?"
+        )
+
+    @property
+    def resamples(self) -> bool:
+        """Whether labels can be given noise of their own."""
+        return self.noise_length > 0
+
+    @property
+    def paired(self) -> bool:
+        """Whether image and label of a batch belong together."""
+        return True
+
+    # -- images ---------------------------------------------------------------------------------------------------
+
+    def generate(self, batch: Batch) -> Tensor:
+        """Training images of the batch with fresh noise from its stream; remembered in the batch without gradients."""
+        z = self.noise_length
+        noise = None
+        if z:  # drawn for the whole batch, so that an image's noise does not depend on the number of ranks
+            whole = torch.randn(len(batch) * ranks.world_size(), z, generator=batch.rng)
+            noise = ranks.own_part(whole).to(batch.label.device)
+        fake = self.generator(self.label_stack(batch), self.with_position(noise, batch))
+        batch.fake = fake.detach()
+        return fake
+
+    def fake_for_discriminators(self, batch: Batch) -> Tensor:
+        """The generator's own images of this step, or new ones where reuse is off; no gradients."""
+        if self.options.reuse_fake and batch.fake is not None:
+            return batch.fake
+        with torch.no_grad():
+            return self.generate(batch)
+
+    def label_stack(self, batch: Batch) -> Tensor:
+        """(B, 1 + 2k, H, W) labels: the slice itself, then its neighbours."""
+        label = batch.label[:, None]
+        if self.options.neighbours == 0:
+            return label
+        assert batch.neighbours is not None
+        return torch.cat([label, batch.neighbours], dim=1)
+
+    def with_position(self, noise: Tensor | None, batch: Batch) -> Tensor | None:
+        """Noise (B, Z) or (B, N, Z) with the slice position as one more value, where asked for."""
+        if not self.options.slice_position:
+            return noise
+        assert batch.position is not None
+        position = batch.position.to(batch.label.device)[:, None]
+        if noise is None:
+            return position
+        return torch.cat([noise, position if noise.ndim == 2 else position[:, None].expand(-1, noise.shape[1], 1)], -1)
+
+    def noise(self, batch: Batch, randoms: list[SampleRandom]) -> Tensor | None:
+        """(B, Z) noise, one vector per sample from its case stream; (B, N, Z) where labels have streams of their own."""
+        z, device = self.noise_length, batch.label.device
+        if z == 0:
+            return None
+        noise = torch.stack([torch.randn(z, generator=random.case) for random in randoms])
+        if any(random.labels for random in randoms):
+            noise = noise[:, None].repeat(1, self.spec.num_labels, 1)
+            for row, random in zip(noise, randoms, strict=True):
+                for label, stream in random.labels.items():
+                    row[label] = torch.randn(z, generator=stream)
+        return noise.to(device)
+
+    @torch.no_grad()
+    def synthesize(self, batch: Batch, randoms: list[SampleRandom]) -> Tensor:
+        """Images (B, C, H, W) in [-1, 1] by the moving average of the generator."""
+        return self._by_average(batch, randoms)
+
+    def _by_average(self, batch: Batch, randoms: list[SampleRandom]) -> Tensor:
+        noise = self.with_position(self.noise(batch, randoms), batch)
+        return self.average(self.label_stack(batch), noise).float()
+
+    @torch.no_grad()
+    def current(self, batch: Batch) -> Tensor:
+        """Images by the generator in training, with the batch's own statistics; its buffers stay as they are."""
+        buffers = [buffer.clone() for buffer in self.generator.buffers()]
+        images = self.generate(batch)
+        for buffer, before in zip(self.generator.buffers(), buffers, strict=True):
+            buffer.copy_(before)
+        return images.float()
+
+    # -- losses ---------------------------------------------------------------------------------------------------
+
+    def image_losses(self, fake: Tensor, batch: Batch) -> dict[str, Tensor]:
+        """Losses of the generated images (B, C, H, W) beside the adversarial ones, weighted; only those with a weight."""
+        o, result = self.options, {}
+        if o.lambda_mask > 0:
+            result["mask"] = o.lambda_mask * body.mask_loss(fake, batch.label, self.mask_threshold, o.mask_loss)
+        if o.lambda_l1 > 0:
+            result["l1"] = o.lambda_l1 * losses.l1(fake, batch.real)
+        if o.lambda_edge > 0:
+            result["edge"] = o.lambda_edge * losses.edge(fake, batch.real)
+        if o.lambda_vgg > 0:
+            result["vgg"] = o.lambda_vgg * perceptual_loss(self._vgg[0], fake, batch.real)
+        return result
+
+    # -- life -----------------------------------------------------------------------------------------------------
+
+    def after_step(self) -> None:
+        """Move the average towards the generator."""
+        ema_update(self.average, self.generator, self.options.ema_decay)
+
+    @torch.no_grad()
+    def before_synthesis(self, batches: Iterable[Batch]) -> None:
+        """Give the average batch statistics of its own, from the given training batches with seeded noise."""
+
+        def forward(batch: Batch) -> None:
+            keys = zip(batch.cases, batch.indices, strict=True)
+            self._by_average(batch, [_calibration_random(*key) for key in keys])
+
+        recalibrate_batchnorm(self.average, (lambda batch=batch: forward(batch) for batch in batches))  # type: ignore[misc]
+
+    def release(self) -> dict[str, Tensor]:
+        """The moving average's tensors."""
+        return self.average.state_dict()
+
+    def load_release(self, tensors: dict[str, Tensor]) -> None:
+        """Load the moving average."""
+        self.average.load_state_dict(tensors)
+
+
+def _calibration_random(case: str, index: int) -> SampleRandom:
+    stream = seeded_generator("batch statistics", case, index)
+    return SampleRandom(stream, stream)

@@ -1,0 +1,109 @@
+"""What a generator is conditioned on: label maps, noise, position; at every resolution, computed once per forward pass.
+
+Legend: B batch, K label slices (1, or 1 + 2k in 2.5-D), N labels, Z noise length, H W pixels.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from models.gan.patterns import Patterns
+
+# Rows of windows cost a gather each; above this share of distinct windows a plain convolution is as fast.
+MAX_DISTINCT = 0.6
+
+
+class Condition:
+    """Labels and noise at one resolution; `at` gives the same at another one.
+
+    label: (B, K, H, W) int64, the slice itself first, then its neighbours in slice order.
+    noise: None, (B, Z) for the whole image, (B, N, Z) by class of the slice, or (B, Z, H, W) by pixel.
+    patterns: whether convolutions of the condition may be computed once per distinct window of labels.
+    """
+
+    def __init__(self, label: Tensor, num_labels: int, noise: Tensor | None, patterns: bool = False) -> None:
+        assert label.ndim == 4, label.shape
+        self.label, self.num_labels, self.noise, self.allow_patterns = label, num_labels, noise, patterns
+        self.levels: dict[tuple[int, int], Condition] = {self.size: self}  # shared by all resolutions
+        self._dense: Tensor | None = None
+        self._patterns: dict[int, Patterns | None] = {}
+        self._offsets: Tensor | None = None
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Pixels (H, W)."""
+        return self.label.shape[2], self.label.shape[3]
+
+    def at(self, size: tuple[int, int]) -> Condition:
+        """The condition at another size, nearest pixel, remembered."""
+        size = (int(size[0]), int(size[1]))
+        if size not in self.levels:
+            level = Condition(self._resized(self.label, size), self.num_labels, self.noise, self.allow_patterns)
+            if self.noise is not None and self.noise.ndim == 4:
+                level.noise = F.interpolate(self.noise, size=size)
+            level.levels = self.levels
+            self.levels[size] = level
+        return self.levels[size]
+
+    @staticmethod
+    def _resized(label: Tensor, size: tuple[int, int]) -> Tensor:
+        rows, columns = (
+            (torch.arange(new, device=label.device) * old).div(new, rounding_mode="floor")
+            for new, old in zip(size, label.shape[2:], strict=True)
+        )
+        return label[:, :, rows[:, None], columns]
+
+    def dense(self) -> Tensor:
+        """Noise and one-hot labels (B, Z + K·N, H, W) float32, channels last in memory."""
+        if self._dense is None:
+            one_hot = F.one_hot(self.label, self.num_labels).float()  # (B, K, H, W, N)
+            parts = list(one_hot.unbind(1))
+            if self.noise is not None:
+                parts.insert(0, self.pixel_noise().permute(0, 2, 3, 1))
+            self._dense = torch.cat(parts, dim=-1).permute(0, 3, 1, 2)
+        return self._dense
+
+    def pixel_noise(self) -> Tensor:
+        """The noise at every pixel (B, Z, H, W), without copies where it is the same for all."""
+        assert self.noise is not None
+        if self.noise.ndim == 4:
+            return self.noise
+        if self.noise.ndim == 3:
+            batch = torch.arange(len(self.label), device=self.label.device)[:, None, None]
+            return self.noise[batch, self.label[:, 0]].permute(0, 3, 1, 2)
+        return self.noise[:, :, None, None].expand(-1, -1, *self.size)
+
+    def patterns(self, kernel: int) -> Patterns | None:
+        """Distinct label windows for convolutions of this size, None where a plain convolution is to be used."""
+        if not self.allow_patterns or kernel != 3 or (self.noise is not None and self.noise.ndim > 2):
+            return None
+        if kernel not in self._patterns:
+            found = Patterns.of(self.label, self.num_labels)
+            self._patterns[kernel] = found if found.distinct <= MAX_DISTINCT else None
+        return self._patterns[kernel]
+
+    def offsets(self) -> Tensor:
+        """Position of each pixel in its class: (B, 2, H, W), row and column distance to the class's centroid.
+
+        Divided by the class's largest distance, so in [-1, 1] (the position map of CLADE: Tan et al., TPAMI 2021, sec. 3.3).
+        """
+        if self._offsets is None:
+            self._offsets = class_offsets(self.label[:, 0], self.num_labels)
+        return self._offsets
+
+
+def class_offsets(label: Tensor, num_labels: int) -> Tensor:
+    """label (B, H, W) int64 -> (B, 2, H, W) float32 in [-1, 1]: see `Condition.offsets`."""
+    B, H, W = label.shape
+    rows = torch.arange(H, device=label.device, dtype=torch.float32)[:, None].expand(H, W)
+    columns = torch.arange(W, device=label.device, dtype=torch.float32).expand(H, W)
+    grid = torch.stack([rows, columns]).flatten(1).expand(B, -1, -1)  # (B, 2, H·W)
+    index = label.flatten(1)[:, None].expand(-1, 2, -1)
+    empty = torch.zeros(B, 2, num_labels, device=label.device)
+    count = empty.scatter_add(2, index, torch.ones_like(grid))
+    centroid = empty.scatter_add(2, index, grid) / count.clamp(min=1)
+    offset = grid - centroid.gather(2, index)
+    reach = empty.scatter_reduce(2, index, offset.abs(), "amax")
+    return (offset / reach.gather(2, index).clamp(min=1)).view(B, 2, H, W)

@@ -1,0 +1,110 @@
+"""Generators in the image domain: labels and noise -> image, through residual blocks of conditioned norms.
+
+Legend: B batch, N labels, K label slices, Z noise length, C image channels, H W pixels.
+"""
+
+from __future__ import annotations
+
+import itertools
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from models.gan.blocks import INIT_GAIN, ResidualBlock, init_weights, leaky_relu
+from models.gan.condition import Condition
+from models.gan.norms import NormOptions
+
+MIN_SIDE = 32  # sizes must be multiples of it
+START_SIDE = 8  # the coarsest feature map is about this long on its shorter side
+
+
+def check_size(size: tuple[int, int]) -> None:
+    """Raise ValueError unless both sides are multiples of 32."""
+    if any(side < MIN_SIDE or side % MIN_SIDE for side in size):
+        raise ValueError(f"slice size {size[0]}x{size[1]}: both sides must be multiples of {MIN_SIDE}")
+
+
+def halvings(side: int) -> int:
+    """How often a length can be halved without remainder."""
+    return (side & -side).bit_length() - 1
+
+
+def num_upsamplings(size: tuple[int, int]) -> int:
+    """Doublings from the coarsest map (shorter side at least 8) to `size`: 5 for 256, 4 for 128, 3 for 64."""
+    steps = max(0, (min(size) // START_SIDE).bit_length() - 1)
+    return min(steps, halvings(size[0]), halvings(size[1]))
+
+
+def stage_widths(upsamplings: int) -> list[int]:
+    """Channel multipliers from coarse to fine: [16, 16, 16, 8, 4, 2, 1] for 5 doublings, as published for 256²."""
+    return [min(2**i, 16) for i in range(upsamplings + 2)][::-1]
+
+
+class Generator(nn.Module):
+    """What all generators share: how labels, noise and neighbours become a condition."""
+
+    def __init__(self, norms: NormOptions) -> None:
+        super().__init__()
+        self.norms = norms
+        self.tuned = norms.tuned
+
+    @property
+    def z_dim(self) -> int:
+        """Length of the noise vector, slice position included."""
+        return self.norms.z_dim
+
+    def condition(self, label: Tensor, noise: Tensor | None) -> Condition:
+        """label (B, H, W) or, with neighbours, (B, K, H, W); noise as `Condition` takes it, None for zeros."""
+        label = label if label.ndim == 4 else label[:, None]
+        assert label.shape[1] == self.norms.slices, (label.shape, self.norms.slices)
+        if noise is None and self.z_dim:
+            noise = torch.zeros(len(label), self.z_dim, device=label.device)
+        # Windows are looked up in full precision; in half precision a plain convolution is faster than the look-up.
+        full = not torch.is_autocast_enabled("cpu") and not torch.compiler.is_compiling()
+        patterns = self.tuned and label.device.type == "cpu" and full
+        return Condition(label, self.norms.num_labels, noise if self.z_dim else None, patterns)
+
+
+class ImageGenerator(Generator):
+    """SPADE generator with 3-D noise (Schönfeld et al., ICLR 2021, sec. 3.3).
+
+    The noise vector is joined to the one-hot labels at every pixel; the result conditions the first convolution and
+    all norms. Output in [-1, 1] by tanh.
+    middle_block: a further block at the second resolution, as in SPADE's own generator (Park et al., CVPR 2019).
+    """
+
+    def __init__(
+        self,
+        norms: NormOptions,
+        out_channels: int,
+        size: tuple[int, int],
+        channels: int = 64,
+        spectral_gain: float = INIT_GAIN,
+        middle_block: bool = False,
+    ) -> None:
+        super().__init__(norms)
+        check_size(size)
+        doublings = num_upsamplings(size)
+        self.start = (size[0] >> doublings, size[1] >> doublings)
+        widths = [channels * multiplier for multiplier in stage_widths(doublings)]
+        self.stem = nn.Conv2d(norms.condition_channels, widths[0], 3, padding=1)
+        self.blocks = nn.ModuleList(ResidualBlock(fin, fout, norms.make) for fin, fout in itertools.pairwise(widths))
+        self.middle = ResidualBlock(widths[1], widths[1], norms.make) if middle_block else None
+        self.to_image = nn.Conv2d(widths[-1], out_channels, 3, padding=1)
+        init_weights(self, spectral_gain)
+
+    def forward(self, label: Tensor, noise: Tensor | None = None) -> Tensor:
+        """label (B, H, W) or (B, K, H, W) int64, noise (B, Z), (B, N, Z) or (B, Z, H, W) -> (B, C, H, W) in [-1, 1].
+
+        noise by class or by pixel allows resampling one region while keeping the rest; None means zeros.
+        """
+        condition = self.condition(label, noise)
+        x = self.stem(condition.at(self.start).dense())
+        for i, block in enumerate(self.blocks):
+            if i > 0:
+                x = F.interpolate(x, scale_factor=2)
+            if i == 1 and self.middle is not None:
+                x = self.middle(x, condition)
+            x = block(x, condition)
+        return torch.tanh(self.to_image(leaky_relu(x)).float())

@@ -1,0 +1,269 @@
+"""Normalisation that is conditioned on labels: SPADE and CLADE, over batch, instance or group statistics.
+
+Legend: B batch, C channels, K label slices, N labels, Z noise length, H W pixels.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from dataloaders.io.ranks import summed, world_size
+from models.gan.condition import Condition
+from models.gan.haar import haar, inverse_haar
+from models.replacing import replace_modules
+
+GROUPS = 32
+
+
+class _Synced(nn.modules.batchnorm._BatchNorm):
+    """Batch normalisation whose training statistics are those of all ranks together, on CPU and GPU.
+
+    In one process it is torch's. torch's own SyncBatchNorm refuses CPU tensors, so could not be tested here.
+    Every rank must hold the same number of pixels.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, C, *S) -> the same shape."""
+        return self._synced(x) if self.training and world_size() > 1 else super().forward(x)
+
+    def _synced(self, x: Tensor) -> Tensor:
+        wide = x.float()
+        ranks, axes, shape = world_size(), (0, *range(2, x.ndim)), (-1, *(1,) * (x.ndim - 2))
+        mean = summed(wide.mean(axes)) / ranks
+        centred = wide - mean.view(shape)
+        var = summed(centred.square().mean(axes)) / ranks
+        if self.track_running_stats:
+            count = x.numel() // x.shape[1] * ranks
+            assert self.running_mean is not None
+            assert self.running_var is not None
+            assert self.num_batches_tracked is not None
+            with torch.no_grad():
+                self.num_batches_tracked += 1
+                momentum = 1 / float(self.num_batches_tracked) if self.momentum is None else self.momentum
+                self.running_mean.lerp_(mean.to(self.running_mean.dtype), momentum)
+                self.running_var.lerp_((var * count / (count - 1)).to(self.running_var.dtype), momentum)
+        normal = centred * torch.rsqrt(var + self.eps).view(shape)
+        if self.affine:
+            normal = normal * self.weight.view(shape) + self.bias.view(shape)
+        return normal.to(x.dtype)
+
+
+class SyncedBatchNorm2d(_Synced, nn.BatchNorm2d):
+    """Of images (B, C, H, W)."""
+
+
+class SyncedBatchNorm3d(_Synced, nn.BatchNorm3d):
+    """Of volumes (B, C, D, H, W)."""
+
+
+def with_synced_norms(net: nn.Module) -> nn.Module:
+    """The network with its batch norms replaced by synced ones; values stay."""
+    return replace_modules(net, _synced_norm)
+
+
+def _synced_norm(child: nn.Module) -> nn.Module | None:
+    if isinstance(child, _Synced) or not isinstance(child, (nn.BatchNorm2d, nn.BatchNorm3d)):
+        return None
+    kind = SyncedBatchNorm2d if isinstance(child, nn.BatchNorm2d) else SyncedBatchNorm3d
+    synced = kind(child.num_features, child.eps, child.momentum, child.affine, child.track_running_stats)
+    synced.load_state_dict(child.state_dict())
+    return synced
+
+
+class InstanceNorm(nn.Module):
+    """Instance normalisation without scale and shift that keeps the memory layout (torch's own copies channels-last)."""
+
+    def __init__(self, eps: float = 1e-5) -> None:
+        super().__init__()
+        self.eps = eps
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, C, H, W) -> the same shape, each image and channel with mean 0 and variance 1."""
+        var, mean = torch.var_mean(x.float(), dim=(2, 3), unbiased=False, keepdim=True)
+        scale = torch.rsqrt(var + self.eps)
+        return torch.addcmul((-mean * scale).to(x.dtype), x, scale.to(x.dtype))
+
+
+def param_free_norm(kind: str, channels: int) -> nn.Module:
+    """Normalisation without scale and shift: ``batch`` (over all ranks), ``instance``, ``group`` (32 or fewer), ``none``."""
+    if kind == "none":
+        return nn.Identity()
+    if kind == "batch":
+        return SyncedBatchNorm2d(channels, affine=False)
+    if kind == "instance":
+        return InstanceNorm()
+    if kind == "group":
+        groups = next(g for g in range(min(GROUPS, channels), 0, -1) if channels % g == 0)
+        return nn.GroupNorm(groups, channels, affine=False)
+    raise ValueError(f"unknown normalisation {kind!r}: batch, instance, group or none")
+
+
+class ConditionedNorm(nn.Module):
+    """Base of the norms whose scale and shift come from a `Condition`."""
+
+    norm: nn.Module
+
+    def normalise(self, x: Tensor) -> Tensor:
+        """x with mean 0 and variance 1, before scale and shift."""
+        normalised: Tensor = self.norm(x)
+        return normalised
+
+    def forward(self, x: Tensor, condition: Condition, normalised: Tensor | None = None) -> Tensor:
+        """x (B, C, H, W) -> (B, C, H, W). normalised: `normalise(x)` where the caller has it already."""
+        raise NotImplementedError
+
+
+class Spade(ConditionedNorm):
+    """Spatially-adaptive normalisation (Park et al., CVPR 2019, sec. 3.1): norm(x) · (1 + gamma(c)) + beta(c).
+
+    c is the condition (labels and noise) at the size of x; gamma and beta come from a two-layer convolution of c.
+    tuned: gamma and beta in one convolution, label windows computed once each; equal up to rounding.
+    """
+
+    def __init__(
+        self, channels: int, condition_channels: int, hidden: int, kernel: int, norm: str, tuned: bool = True
+    ) -> None:
+        super().__init__()
+        self.tuned = tuned
+        self.norm = param_free_norm(norm, channels)
+        self.shared = nn.Conv2d(condition_channels, hidden, kernel, padding=kernel // 2)
+        self.gamma = nn.Conv2d(hidden, channels, kernel, padding=kernel // 2)
+        self.beta = nn.Conv2d(hidden, channels, kernel, padding=kernel // 2)
+
+    def forward(self, x: Tensor, condition: Condition, normalised: Tensor | None = None) -> Tensor:
+        """See `ConditionedNorm`."""
+        normalised = self.normalise(x) if normalised is None else normalised
+        level = condition.at((x.shape[2], x.shape[3]))
+        if not self.tuned:
+            hidden = F.relu(self.shared(level.dense()))
+            return normalised * (1 + self.gamma(hidden)) + self.beta(hidden)
+        return self._tuned(normalised, level)
+
+    def _tuned(self, normalised: Tensor, condition: Condition) -> Tensor:
+        assert self.gamma.bias is not None
+        assert self.beta.bias is not None
+        weight = torch.cat([self.gamma.weight, self.beta.weight])
+        bias = torch.cat([self.gamma.bias + 1, self.beta.bias])
+        patterns = condition.patterns(self.shared.kernel_size[0])
+        if patterns is not None:
+            hidden = patterns.first(self.shared.weight, self.shared.bias, condition.noise)
+            return patterns.modulate(normalised, patterns.second(hidden, weight, bias))
+        hidden = F.relu(self.shared(condition.dense()))
+        scale, shift = F.conv2d(hidden, weight, bias, padding=self.gamma.padding).chunk(2, dim=1)
+        return torch.addcmul(shift, normalised, scale)
+
+
+class Clade(ConditionedNorm):
+    """Class-adaptive normalisation with position map (CLADE-ICPE; Tan et al., TPAMI 2021, sec. 3.2 and 3.3).
+
+    gamma and beta are looked up by class and modulated by the pixel's place in its class:
+    out = norm(x) · (1 + G[y]·(1 + a·p)) + B[y]·(1 + b·p), with p the offset to the class's centroid. Noise, which the
+    paper does not have, adds a linear map to G and B. In 2.5-D the tables of the neighbours' classes are added.
+    A hundredth of SPADE's arithmetic.
+    """
+
+    def __init__(self, channels: int, num_labels: int, slices: int, z_dim: int, norm: str) -> None:
+        super().__init__()
+        self.num_labels = num_labels
+        self.norm = param_free_norm(norm, channels)
+        self.table = nn.Parameter(torch.zeros(slices, num_labels, 2 * channels))  # gamma, beta by class
+        nn.init.normal_(self.table, std=0.02)
+        self.position = nn.Conv2d(2, 2, 1)  # row and column offset -> strength of gamma and of beta
+        self.noise = nn.Linear(z_dim, 2 * channels, bias=False) if z_dim else None
+
+    def forward(self, x: Tensor, condition: Condition, normalised: Tensor | None = None) -> Tensor:
+        """See `ConditionedNorm`."""
+        normalised = self.normalise(x) if normalised is None else normalised
+        gamma, beta = self.modulation(condition.at((x.shape[2], x.shape[3])))
+        return torch.addcmul(beta, normalised, 1 + gamma)
+
+    def modulation(self, condition: Condition) -> tuple[Tensor, Tensor]:
+        """gamma and beta (B, C, H, W) at the condition's own size."""
+        B, K, H, W = condition.label.shape
+        offset = torch.arange(K, device=condition.label.device)[:, None, None] * self.num_labels
+        rows = F.embedding_bag(
+            (condition.label + offset).permute(0, 2, 3, 1).reshape(-1, K), self.table.flatten(0, 1), mode="sum"
+        )
+        both = rows.view(B, H, W, -1).permute(0, 3, 1, 2) if self.noise is None else self._with_noise(rows, condition)
+        strength = 1 + self.position(condition.offsets())
+        gamma, beta = both.chunk(2, dim=1)
+        return gamma * strength[:, :1], beta * strength[:, 1:]
+
+    def _with_noise(self, rows: Tensor, condition: Condition) -> Tensor:
+        B, _, H, W = condition.label.shape
+        noise = condition.noise
+        assert self.noise is not None
+        assert noise is not None
+        if noise.ndim == 4:
+            added = self.noise(noise.permute(0, 2, 3, 1))
+        elif noise.ndim == 3:
+            batch = torch.arange(B, device=noise.device)[:, None, None]
+            added = self.noise(noise)[batch, condition.label[:, 0]]
+        else:
+            added = self.noise(noise)[:, None, None]
+        return (rows.view(B, H, W, -1) + added).permute(0, 3, 1, 2)
+
+
+class PixelDomain(ConditionedNorm):
+    """A conditioned norm of wavelet coefficients, applied to the image they stand for: inverse Haar, norm, Haar."""
+
+    def __init__(self, inner: ConditionedNorm) -> None:
+        super().__init__()
+        self.inner = inner
+
+    def forward(self, x: Tensor, condition: Condition, normalised: Tensor | None = None) -> Tensor:
+        """x (B, C, H, W) coefficients -> (B, C, H, W)."""
+        return haar(self.inner(inverse_haar(x), condition, normalised))
+
+    def normalise(self, x: Tensor) -> Tensor:
+        """The image (B, C/4, 2H, 2W) of the coefficients with mean 0 and variance 1."""
+        return self.inner.normalise(inverse_haar(x))
+
+
+class MakeNorm(Protocol):
+    """Builds a conditioned norm of so many channels; without own statistics it is always given the normalised input."""
+
+    def __call__(self, channels: int, own_statistics: bool = True) -> ConditionedNorm:
+        """The norm."""
+        ...
+
+
+@dataclass(frozen=True)
+class NormOptions:
+    """How every conditioned norm of a generator is built.
+
+    kind: ``spade`` or ``clade``. beneath: ``batch``, ``instance`` or ``group``. num_labels N, slices K, z_dim Z: the
+    condition. hidden, kernel: SPADE's convolutions. tuned: see `Spade`.
+    """
+
+    num_labels: int
+    z_dim: int
+    slices: int = 1
+    kind: str = "spade"
+    beneath: str = "batch"
+    hidden: int = 128
+    kernel: int = 3
+    tuned: bool = True
+
+    @property
+    def condition_channels(self) -> int:
+        """Channels of the dense condition."""
+        return self.z_dim + self.slices * self.num_labels
+
+    def make(self, channels: int, own_statistics: bool = True) -> ConditionedNorm:
+        """A norm of this many channels; see `MakeNorm`."""
+        beneath = self.beneath if own_statistics else "none"
+        if self.kind == "clade":
+            return Clade(channels, self.num_labels, self.slices, self.z_dim, beneath)
+        if self.kind == "spade":
+            return Spade(channels, self.condition_channels, self.hidden, self.kernel, beneath, self.tuned)
+        raise ValueError(f"unknown conditioned norm {self.kind!r}: spade or clade")
+
+    def make_in_pixels(self, channels: int, own_statistics: bool = True) -> ConditionedNorm:
+        """A norm of this many coefficients' channels that works on the image they stand for (a quarter of them)."""
+        return PixelDomain(self.make(channels // 4, own_statistics))

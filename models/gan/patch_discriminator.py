@@ -1,0 +1,84 @@
+"""The discriminator of SPADE: patches at several scales, judged together with their labels.
+
+Legend: B batch, N labels, C image channels, H W pixels, K feature channels.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.nn.utils.parametrizations import spectral_norm
+
+from models.gan.blocks import INIT_GAIN, init_weights, leaky_relu
+
+KERNEL, PADDING = 4, 2  # as published: with a padding of 2 each map is one pixel longer than its share
+
+
+class MultiscalePatchDiscriminator(nn.Module):
+    """Equal PatchGANs on the image and on its halvings (Wang et al., CVPR 2018, sec. 3.2; Park et al., CVPR 2019, app. A).
+
+    Reads the image and its one-hot labels side by side. channels: width of the first layer; it doubles up to 8 times
+    that. scales: patch networks, each on half the size of the one before. layers: convolutions before the last one.
+    5.8 M parameters for 151 labels and three channels.
+    """
+
+    def __init__(
+        self,
+        num_labels: int,
+        in_channels: int,
+        channels: int = 64,
+        scales: int = 2,
+        layers: int = 4,
+        spectral_gain: float = INIT_GAIN,
+    ) -> None:
+        super().__init__()
+        self.num_labels = num_labels
+        self.nets = nn.ModuleList(PatchDiscriminator(in_channels + num_labels, channels, layers) for _ in range(scales))
+        init_weights(self, spectral_gain)
+
+    def forward(self, image: Tensor, label: Tensor) -> list[list[Tensor]]:
+        """image (B, C, H, W) in [-1, 1], label (B, H, W) int64 in 0..N-1 -> feature maps by scale, finest first.
+
+        Each scale's list holds its layers' outputs, (B, K, h, w), and as the last one the logits (B, 1, h, w), for the
+        hinge loss: above 1 is real, below -1 is generated.
+        """
+        one_hot = F.one_hot(label, self.num_labels).permute(0, 3, 1, 2).to(image.dtype)
+        x = torch.cat([image, one_hot], dim=1)  # (B, C + N, H, W)
+        result = []
+        for i, net in enumerate(self.nets):
+            if i > 0:
+                # Padded pixels are not counted, or the border would fade towards zero.
+                x = F.avg_pool2d(x, 3, stride=2, padding=1, count_include_pad=False)
+            result.append(net(x))
+        return result
+
+
+class PatchDiscriminator(nn.Module):
+    """4×4 convolutions with leaky ReLU: widths 1, 2, 4, 8 times `channels`, stride 2, but 1 for the last two.
+
+    All but the first and the last have spectral norm and instance norm without scale and shift.
+    """
+
+    def __init__(self, in_channels: int, channels: int, layers: int) -> None:
+        super().__init__()
+        widths = [channels * min(2**i, 8) for i in range(layers)]
+        self.first = nn.Conv2d(in_channels, widths[0], KERNEL, stride=2, padding=PADDING)
+        # No bias in front of a norm that would subtract it again.
+        self.convs = nn.ModuleList(
+            spectral_norm(
+                nn.Conv2d(
+                    widths[i - 1], widths[i], KERNEL, stride=1 if i == layers - 1 else 2, padding=PADDING, bias=False
+                )
+            )
+            for i in range(1, layers)
+        )
+        self.norms = nn.ModuleList(nn.InstanceNorm2d(width) for width in widths[1:])
+        self.to_logits = nn.Conv2d(widths[-1], 1, KERNEL, padding=PADDING)
+
+    def forward(self, x: Tensor) -> list[Tensor]:
+        """(B, C + N, H, W) -> the outputs of all layers, logits (B, 1, h, w) last."""
+        maps = [leaky_relu(self.first(x))]
+        for conv, norm in zip(self.convs, self.norms, strict=True):
+            maps.append(leaky_relu(norm(conv(maps[-1]))))
+        return [*maps, self.to_logits(maps[-1])]

@@ -1,0 +1,68 @@
+"""SPADE as a method: the same generator family without noise, against a multi-scale patch discriminator."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from config import Config
+from dataloaders.io.spec import DataSpec
+from models.base import Batch, Player
+from models.gan import adversarial_losses
+from models.gan.adversarial import Gan
+from models.gan.patch_discriminator import MultiscalePatchDiscriminator
+from models.optimizers import adam
+
+SMALLEST_SCALE = 4  # pixels per side that the coarsest patch discriminator needs
+
+
+class SpadeGan(Gan):
+    """Semantic image synthesis with spatially-adaptive normalisation (Park et al., CVPR 2019): the baseline of the field.
+
+    Generator without noise and with one more block than OASIS; hinge loss on patches at several scales, feature matching,
+    VGG. Its optional image encoder (VAE) is left out.
+    """
+
+    def __init__(self, config: Config, spec: DataSpec) -> None:
+        o = config.spade
+        if min(spec.size) >> (o.num_D - 1) < SMALLEST_SCALE:
+            raise ValueError(
+                f"--spade.num_D {o.num_D}: too many for slices of {spec.size[0]}x{spec.size[1]}; the coarsest scale must "
+                f"have at least {SMALLEST_SCALE} pixels"
+            )
+        super().__init__(config, o, spec, z_dim=0, middle_block=o.generator == "image")
+        self.discriminator = MultiscalePatchDiscriminator(spec.num_labels, spec.num_channels, o.channels_D, o.num_D)
+
+    def players(self) -> dict[str, Player]:
+        """Generator, then discriminator."""
+        c = self.config
+        return {
+            "generator": Player(self.generator, adam(self.generator, c.lr_g, c), self.generator_losses),
+            "discriminator": Player(self.discriminator, adam(self.discriminator, c.lr_d, c), self.discriminator_losses),
+        }
+
+    def generator_losses(self, batch: Batch) -> dict[str, Tensor]:
+        """Hinge loss of all scales, feature matching, and the losses of the image itself."""
+        fake = self.generate(batch)
+        real_features, fake_features = self.judge(batch.real, fake, batch.label)
+        result = {"hinge": adversarial_losses.hinge_generator([scale[-1] for scale in fake_features])}
+        if self.options.lambda_feature > 0:
+            matching = adversarial_losses.feature_matching(real_features, fake_features)
+            result["feature"] = self.options.lambda_feature * matching
+        return result | self.image_losses(fake, batch)
+
+    def discriminator_losses(self, batch: Batch) -> dict[str, Tensor]:
+        """Hinge loss of all scales."""
+        real, fake = self.judge(batch.real, self.fake_for_discriminators(batch), batch.label)
+        real_logits, fake_logits = [scale[-1] for scale in real], [scale[-1] for scale in fake]
+        with torch.no_grad():
+            right = [(logits > 0).float().mean() for logits in real_logits]
+            right += [(logits < 0).float().mean() for logits in fake_logits]
+            batch.measures["discriminator/accuracy"] = torch.stack(right).mean()
+        return {"hinge": adversarial_losses.hinge_discriminator(real_logits, fake_logits)}
+
+    def judge(self, real: Tensor, fake: Tensor, label: Tensor) -> tuple[list[list[Tensor]], list[list[Tensor]]]:
+        """Feature maps by scale of real and of generated images, from one pass over both (as published)."""
+        scales = self.discriminator(torch.cat([real, fake.to(real.dtype)]), torch.cat([label, label]))
+        halves = [[feature.chunk(2) for feature in scale] for scale in scales]
+        return [[pair[0] for pair in scale] for scale in halves], [[pair[1] for pair in scale] for scale in halves]

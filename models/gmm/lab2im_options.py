@@ -1,0 +1,90 @@
+"""Options in the words and forms of lab2im and SynthSeg, as options of ours."""
+
+from __future__ import annotations
+
+from dataclasses import fields, replace
+from typing import Any, Literal, get_args, get_origin, get_type_hints
+
+import numpy as np
+import torch
+
+from models.gmm.options import GMM_PRESETS, GmmConfig, check_gmm
+
+THEIRS = {
+    "use_specific_stats_for_channel": "specific_channels",
+    "nonlin_shape_factor": "nonlin_scale",
+    "bias_shape_factor": "bias_scale",
+}
+_RANDOM_RESOLUTION = (0.05, 0.095, 0.855, 0.0)  # SynthSeg's randomise_res
+_DEFAULTS = GmmConfig()
+
+
+def gmm_options(preset: str = "synthseg", **values: Any) -> GmmConfig:
+    """A preset with some options replaced, in any form that lab2im or SynthSeg take.
+
+    Numbers stand for (b,); arrays, lists and tuples are flattened row by row (see `draw_bounds`); False turns a step off;
+    None keeps the preset's value, and as max_res_iso or max_res_aniso rules that kind of resolution out. randomise_res,
+    use_specific_stats_for_channel, nonlin_shape_factor and bias_shape_factor are understood.
+    Raises ValueError for an unknown preset or option, listing what there is, and for values out of range.
+    """
+    if preset not in GMM_PRESETS:
+        raise ValueError(f"preset {preset!r}: must be one of {', '.join(GMM_PRESETS)}")
+    options = GMM_PRESETS[preset]()
+    mix = list(options.resolution_mix)
+    if (randomise := values.pop("randomise_res", None)) is not None:
+        if randomise and values.get("data_res") is not None:
+            raise ValueError(f"data_res {values['data_res']} and randomise_res cannot both be given")
+        mix = list(_RANDOM_RESOLUTION if randomise else (1.0, 0.0, 0.0, 0.0))
+    for kind, name in ((1, "max_res_iso"), (2, "max_res_aniso")):
+        if name in values and values[name] is None:
+            mix[kind] = 0.0
+    values.setdefault("resolution_mix", [share / max(sum(mix), 1e-9) for share in mix] if sum(mix) else (1, 0, 0, 0))
+    known = {f.name for f in fields(GmmConfig)}
+    given: dict[str, Any] = {}
+    for name, value in values.items():
+        name = THEIRS.get(name, name)
+        if name not in known:
+            raise ValueError(f"{name}: no option of the generator; there are {', '.join(sorted(known))}")
+        if value is not None:
+            given[name] = _form(name, value)
+    options = replace(options, **given)
+    check_gmm(options)
+    return options
+
+
+def _form(name: str, value: Any) -> Any:
+    """The value in the type of our option of that name; ValueError naming option, value and what is allowed."""
+    default, words = getattr(_DEFAULTS, name), _words(name)
+    if isinstance(default, bool):
+        if not isinstance(value, (bool, np.bool_)):
+            raise ValueError(f"{name} {value!r}: must be True or False")
+        return bool(value)
+    if words:
+        items = tuple(value) if isinstance(value, (list, tuple)) else (value,)
+        if wrong := [item for item in items if item not in words]:
+            raise ValueError(f"{name} {wrong[0]!r}: must be one of {', '.join(map(str, words))}")
+        items = tuple(words[words.index(item)] for item in items)  # numpy's 3 becomes 3
+        return items if isinstance(default, tuple) else items[0]
+    if isinstance(default, str):
+        return str(value)
+    try:
+        array = value.cpu().numpy() if isinstance(value, torch.Tensor) else np.asarray(value)
+        numbers = [] if array.dtype.kind in "US" else array.astype(np.float64).ravel().tolist()
+    except (TypeError, ValueError):
+        numbers = []
+    if not numbers and np.size(value):
+        raise ValueError(f"{name} {value!r}: must be numbers")
+    if name == "output_div_by_n" and len(numbers) > 1:
+        return tuple(round(x) for x in numbers)
+    if not isinstance(default, tuple):
+        if len(numbers) != 1:
+            raise ValueError(f"{name} {value!r}: must be one number")
+        return type(default)(numbers[0])
+    return tuple(round(x) for x in numbers) if name in ("output_shape", "noise_coils") else tuple(numbers)
+
+
+def _words(name: str) -> tuple[Any, ...]:
+    """The values that an option of words (or of 1 and 3) allows, () for numbers."""
+    hint = get_type_hints(GmmConfig)[name]
+    hint = next((part for part in get_args(hint) if get_origin(part) is Literal), hint)
+    return get_args(hint) if get_origin(hint) is Literal else ()

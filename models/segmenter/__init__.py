@@ -1,0 +1,1 @@
+"""The segmenter: images to label probabilities."""

@@ -1,0 +1,137 @@
+"""The segmenter: images to label probabilities, by MONAI's U-Nets, soft Dice and cross-entropy.
+
+Legend: B batch, C image channels, k neighbouring slices on each side, N classes, S spatial axes (two or three).
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from config import Config
+from dataloaders.io.spec import DataSpec
+from models.base import Batch, Method, Player
+from models.gan.norms import with_synced_norms
+from models.losses import soft_dice_loss
+from models.optimizers import adam
+from models.segmenter.dropout import give_streams, with_image_dropout
+from models.segmenter.options import SegmenterConfig
+
+PLATEAU_FACTOR = 0.1
+
+
+def build_network(o: SegmenterConfig, inputs: int, classes: int) -> nn.Module:
+    """(B, inputs, *S) -> logits (B, classes, *S), S multiples of 2^(levels - 1).
+
+    unet as FetalSynthSeg has it: strides of 2, one convolution a level, no residual units. basic: two convolutions a
+    level, trilinear or bilinear upsampling, as SynthSeg. dynunet: nnU-Net's plain U-Net without deep supervision.
+    """
+    from monai.networks import nets  # seconds to import, which the other methods need not wait for
+
+    act = (o.activation, {"inplace": True})
+    norm: tuple = ("instance", {"affine": True}) if o.norm == "instance" else ("batch", {})
+    levels = len(o.features)
+    if o.network == "basic":
+        return nets.BasicUNet(
+            spatial_dims=o.dims,
+            in_channels=inputs,
+            out_channels=classes,
+            features=(*o.features, o.features[0]),
+            act=act,
+            norm=norm,
+            dropout=o.dropout,
+            upsample="nontrainable",
+        )
+    if o.network == "unet":
+        return nets.UNet(
+            spatial_dims=o.dims,
+            in_channels=inputs,
+            out_channels=classes,
+            channels=o.features,
+            strides=(2,) * (levels - 1),
+            act=act,
+            norm=norm,
+            dropout=o.dropout,
+        )
+    return nets.DynUNet(
+        spatial_dims=o.dims,
+        in_channels=inputs,
+        out_channels=classes,
+        kernel_size=[3] * levels,
+        strides=[1] + [2] * (levels - 1),
+        upsample_kernel_size=[2] * (levels - 1),
+        filters=list(o.features),
+        norm_name=norm,
+        dropout=o.dropout or None,
+    )
+
+
+class Segmenter(Method):
+    """One network and one player. `spec` holds the classes, the input channels and the voxel size.
+
+    Images are (B, C, *S), in 2.5-D (B, C·(2k + 1), H, W) with the slices of one channel together, in [0, 1] by
+    `dataloaders.io.intensity.robust_unit`; labels (B, *S) int64.
+    """
+
+    steps: Tensor
+
+    def __init__(self, config: Config, spec: DataSpec) -> None:
+        super().__init__()
+        self.config, self.spec = config.segmenter, spec
+        net = build_network(self.config, spec.num_channels * self.config.stack, spec.num_labels)
+        self.net = with_image_dropout(with_synced_norms(net))
+        self.optimizer = adam(self.net, self.config.lr, config)
+        self.total = max(1, config.num_epochs * self.config.epoch_samples // config.batch_size)
+        self.register_buffer("steps", torch.zeros((), dtype=torch.int64))
+
+    def players(self) -> dict[str, Player]:
+        """The network."""
+        return {"segmenter": Player(self.net, self.optimizer, self._losses)}
+
+    def _losses(self, batch: Batch) -> dict[str, Tensor]:
+        self.net.train()
+        if self.config.dropout:
+            assert batch.rng is not None
+            step = int(torch.randint(2**62, (), generator=batch.rng))
+            give_streams(self.net, [(step, index) for index in batch.indices], batch.label.device)
+        return self.losses_of(self.net(batch.real), batch.label)
+
+    def losses_of(self, logits: Tensor, label: Tensor) -> dict[str, Tensor]:
+        """Weighted losses of logits (B, N, *S) against labels (B, *S); their sum is MONAI's DiceCELoss."""
+        logits, parts = logits.float(), {}
+        if self.config.lambda_dice:
+            parts["dice"] = self.config.lambda_dice * soft_dice_loss(logits, label, self.config.batch_dice)
+        if self.config.lambda_ce:
+            parts["cross_entropy"] = self.config.lambda_ce * F.cross_entropy(logits, label)
+        return parts
+
+    @torch.no_grad()
+    def logits(self, image: Tensor) -> Tensor:
+        """(B, C', *S) -> (B, N, *S) float32, for prediction."""
+        self.net.eval()
+        return self.net(image).float()
+
+    def after_step(self) -> None:
+        """The learning rate of the next step."""
+        self.steps.add_(1)
+        if self.config.schedule == "cosine":
+            share = min(1.0, int(self.steps) / self.total)
+            for group in self.optimizer.param_groups:
+                group["lr"] = self.config.lr * 0.5 * (1 + math.cos(math.pi * share))
+
+    def after_evaluation(self, stale: int) -> None:
+        """plateau: a tenth of the learning rate after lr_patience evaluations without a better one."""
+        if self.config.schedule == "plateau" and stale and stale % self.config.lr_patience == 0:
+            for group in self.optimizer.param_groups:
+                group["lr"] *= PLATEAU_FACTOR
+
+    def release(self) -> dict[str, Tensor]:
+        """The network."""
+        return self.net.state_dict()
+
+    def load_release(self, tensors: dict[str, Tensor]) -> None:
+        """Load the network."""
+        self.net.load_state_dict(tensors)

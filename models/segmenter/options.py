@@ -1,0 +1,223 @@
+"""Options of the segmenter, its presets and their ranges."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from models.ranges import check_at_least, check_fraction, check_positive, words
+
+Network = Literal["unet", "basic", "dynunet"]
+BASIC_LEVELS = 5  # MONAI's BasicUNet has no other number
+
+
+@dataclass(frozen=True, kw_only=True)
+class SegmenterConfig:
+    """Images to labels: network, data and losses. Folders of data are --dataroot, label_maps and results."""
+
+    dims: Literal[2, 3] = 2
+    """Dimensions of the network: volumes in patches, or slices."""
+    neighbours: int = 1
+    """2.5-D: image slices before and after that the network also sees; 0 for plain 2-D; of no effect in 3-D."""
+    axis: Literal["axial", "coronal", "sagittal"] = "axial"
+    """Slices of a 2-D network; of prepared data that of the folder."""
+    network: Network = "dynunet"
+    """MONAI's UNet (FetalSynthSeg's), BasicUNet (two convolutions a level, as SynthSeg's), or DynUNet (nnU-Net's)."""
+    features: tuple[int, ...] = (16, 32, 64, 128, 128)
+    """Channels of each level, finest first; basic has five levels."""
+    norm: Literal["instance", "batch"] = "instance"
+    """Normalisation of features."""
+    activation: Literal["leakyrelu", "elu"] = "leakyrelu"
+    """Activation; DynUNet always leaky ReLU."""
+    dropout: float = 0.0
+    """Dropout."""
+    spacing: tuple[float, ...] = ()
+    """Voxel size in mm that images are brought to: one number, or right-left, front-back, head-foot; default the data's."""
+    patch: tuple[int, ...] = (96,)
+    """Voxels of a training patch and of the sliding window: one number, or one per axis of the network, in RAS order."""
+    classes: str = "auto"
+    """What to segment: auto for the labels as they are, tissue (CSF, GM, WM), or a .json file {name: [values, names]}."""
+    inputs: tuple[str, ...] = ()
+    """Channels of --dataroot that the network sees, all at once; by default all of them."""
+
+    real_fraction: float = 1.0
+    """Share of the training patches that is cut from real images; the others are synthetic."""
+    label_maps: Path | None = None
+    """Label maps to synthesise from while training; by default those of --dataroot's training split."""
+    scheme: str = "auto"
+    """What the label maps' labels are, as --scheme of scripts/generate.py: auto, or a table by name or file."""
+    generation_labels: Path | None = None
+    """.npy file of every label of the label maps, in SynthSeg's order: without side, left, right; instead of scheme."""
+    generation_classes: Path | None = None
+    """.npy file: intensity class of each of generation_labels; by default each its own."""
+    output_labels: Path | None = None
+    """.npy file: what each of generation_labels is learned as; 0 is background."""
+    neutral_labels: int | None = None
+    """How many of generation_labels have no side; by default found in FreeSurfer's table."""
+    prior_means_file: Path | None = None
+    """.npy file of priors of the class means of the label maps, (2, K) or (2R, K), instead of contrasts and tie_classes."""
+    prior_stds_file: Path | None = None
+    """.npy file of priors of the class standard deviations."""
+    seeds: Path | None = None
+    """Folder of scripts/make_seeds.py for the label maps; those without seeds are painted by their labels."""
+    lesions: Path | None = None
+    """Lesion masks for the label maps, as --lesions of scripts/generate.py."""
+    tie_classes: bool = False
+    """Give the label maps' labels of one class like intensities, apart by --gmm.tie_std; else each its own, as SynthSeg."""
+    contrasts: str = "any"
+    """Means of classes in label maps: any, mr (T1w, T2w, FLAIR), or a .json file {contrast: {class: [low, high]}}."""
+    results: tuple[Path, ...] = ()
+    """Folders of test.py or scripts/generate.py whose images are the synthetic share, instead of label_maps."""
+    augment: bool = True
+    """Deform, bias, blur and darken images from disk as the generator does its own (--gmm.*)."""
+    foreground: float = 0.7
+    """Share of the patches that are laid over a voxel of a class; the others lie anywhere."""
+    depth: int = 24
+    """2-D: slices of a synthesised volume; intensities are scaled over all of them."""
+    slices_per_volume: int = 16
+    """2-D: slices that are cut from one drawn volume; patches come from 16 volumes in turn."""
+    epoch_samples: int = 1000
+    """Patches that --num_epochs counts as one pass."""
+
+    lambda_dice: float = 1.0
+    """Weight of the soft Dice loss, without background."""
+    lambda_ce: float = 1.0
+    """Weight of the cross-entropy."""
+    batch_dice: bool = True
+    """Soft Dice over all patches of a step together, or of each by itself."""
+    lr: float = 1e-3
+    """Learning rate of Adam."""
+    schedule: Literal["constant", "cosine", "plateau"] = "cosine"
+    """Learning rate: constant, to 0 along half a cosine over --num_epochs, or a tenth after lr_patience evaluations."""
+    lr_patience: int = 500
+    """With plateau: evaluations without a better one after which the learning rate falls to a tenth."""
+    patience: int = 0
+    """Stop after so many evaluations without a better one; 0 never."""
+    overlap: float = 0.25
+    """Overlap of neighbouring windows, as a share of the window."""
+    val_samples: int = 8
+    """Synthetic patches to validate on where --dataroot has no images to validate on; 0 for none."""
+
+    @property
+    def spatial_patch(self) -> tuple[int, ...]:
+        """Patch voxels, one per axis of the network."""
+        return self.patch * self.dims if len(self.patch) == 1 else self.patch
+
+    @property
+    def stack(self) -> int:
+        """Slices of one channel that the network sees at once."""
+        return 1 if self.dims == 3 else 2 * self.neighbours + 1
+
+    @property
+    def synthetic(self) -> bool:
+        """Whether any patches are synthetic."""
+        return self.real_fraction < 1
+
+
+def small_segmenter() -> SegmenterConfig:
+    """2.5-D; nnU-Net's U-Net, narrow: the cortex needs convolutions at full size after the skip connection.
+
+    MONAI's UNet, which strides first, is twice as fast a patch, but draws even crisp images coarsely.
+    """
+    return SegmenterConfig()
+
+
+def brain_segmenter() -> SegmenterConfig:
+    """CSF, grey and white matter of stripped adult heads on T1w, T2w or FLAIR, from label maps alone."""
+    return SegmenterConfig(
+        spacing=(1.0,), classes="tissue", real_fraction=0.0, tie_classes=True, contrasts="mr", val_samples=24
+    )
+
+
+def synthseg_segmenter() -> SegmenterConfig:
+    """SynthSeg (Billot et al., Med. Image Anal. 2023): five levels, 24 features doubled, ELU, batch norm, 160³ at 1 mm."""
+    return SegmenterConfig(
+        dims=3,
+        network="basic",
+        features=(24, 48, 96, 192, 384),
+        norm="batch",
+        activation="elu",
+        spacing=(1.0,),
+        patch=(160,),
+        real_fraction=0.0,
+        foreground=0.0,
+        lr=1e-4,
+        schedule="constant",
+        epoch_samples=5000,
+    )
+
+
+def fetalsynthseg_segmenter() -> SegmenterConfig:
+    """FetalSynthSeg (Zalevskyi et al., MICCAI 2024): its U-Net, optimiser and 0.5 mm; 8 classes are those of the maps.
+
+    Its patches are whole volumes of 256³; 128³ with a sliding window need an eighth of the memory.
+    """
+    return SegmenterConfig(
+        dims=3,
+        network="unet",
+        features=(32, 64, 128, 256, 512),
+        dropout=0.1,
+        spacing=(0.5,),
+        patch=(128,),
+        real_fraction=0.0,
+        lr=1e-4,
+        schedule="plateau",
+        lr_patience=500,
+        batch_dice=False,
+        epoch_samples=500,
+    )
+
+
+SEGMENTER_PRESETS: dict[str, Callable[[], SegmenterConfig]] = {
+    "small": small_segmenter,
+    "brain": brain_segmenter,
+    "synthseg": synthseg_segmenter,
+    "fetalsynthseg": fetalsynthseg_segmenter,
+}
+
+
+def check_segmenter(o: SegmenterConfig) -> None:
+    """Raise ValueError naming flag, value and allowed range for the first option of the segmenter out of range."""
+    at_least = {"neighbours": 0, "depth": 1, "slices_per_volume": 1, "epoch_samples": 1, "lr_patience": 1}
+    at_least |= {"patience": 0, "val_samples": 0, "lambda_dice": 0, "lambda_ce": 0}
+    for name, low in at_least.items():
+        check_at_least(f"segmenter.{name}", getattr(o, name), low)
+    check_positive("segmenter.lr", o.lr)
+    check_fraction("segmenter.dropout", o.dropout)
+    check_fraction("segmenter.overlap", o.overlap)
+    for name in ("real_fraction", "foreground"):
+        if not 0 <= getattr(o, name) <= 1:
+            raise ValueError(f"--segmenter.{name} {getattr(o, name)}: must be in [0, 1]")
+    if o.lambda_dice == o.lambda_ce == 0:
+        raise ValueError("--segmenter.lambda_dice 0 and --segmenter.lambda_ce 0: nothing would be learned")
+    least = 3 if o.network == "dynunet" else 2  # MONAI's DynUNet wants three levels
+    if len(o.features) < least or min(o.features) < 1 or (o.network == "basic" and len(o.features) != BASIC_LEVELS):
+        allowed = {"basic": "five numbers for basic", "dynunet": "three or more numbers above 0 for dynunet"}.get(
+            o.network, "two or more numbers above 0"
+        )
+        raise ValueError(f"--segmenter.features {words(o.features)}: must be {allowed}")
+    if len(o.spacing) not in (0, 1, 3) or any(not 0 < mm < 100 for mm in o.spacing):
+        raise ValueError(f"--segmenter.spacing {words(o.spacing)}: must be one or three lengths in mm, above 0")
+    step = 2 ** (len(o.features) - 1)
+    if len(o.patch) not in (1, o.dims) or any(n < step or n % step for n in o.patch):
+        raise ValueError(
+            f"--segmenter.patch {words(o.patch)}: must be one or {o.dims} multiples of {step} for {len(o.features)} levels"
+        )
+    if o.results and (o.label_maps or o.seeds or o.lesions):
+        raise ValueError("--segmenter.results and --segmenter.label_maps, seeds or lesions cannot both be given")
+    if not o.synthetic and (given := next((n for n in ("results", "label_maps", "seeds") if getattr(o, n)), "")):
+        raise ValueError(
+            f"--segmenter.{given}: of no use with --segmenter.real_fraction 1, which has no synthetic share"
+        )
+    lists = [name for name in ("generation_classes", "output_labels") if getattr(o, name)]
+    lists += ["neutral_labels"] if o.neutral_labels is not None else []
+    if lists and o.generation_labels is None:
+        raise ValueError(f"--segmenter.{lists[0]} needs --segmenter.generation_labels, whose order it follows")
+    if o.generation_labels and o.scheme != "auto":
+        raise ValueError(f"--segmenter.generation_labels and --segmenter.scheme {o.scheme} cannot both be given")
+    if (o.prior_means_file or o.prior_stds_file) and o.seeds:
+        raise ValueError("--segmenter.prior_means_file or prior_stds_file and --segmenter.seeds cannot both be given")
+    if o.seeds and o.lesions:
+        raise ValueError("--segmenter.seeds and --segmenter.lesions cannot both be given")
