@@ -124,7 +124,7 @@ def train(config: Config) -> int:
         return 0
 
     if not players and not run.done:
-        batches = tracked(train_loader.share(), "fit", len(train_loader) // run.ranks, rank() == 0, len)
+        batches = tracked(train_loader.share(), "fit", len(train_loader) // run.world_size, rank() == 0, len)
         method.fit(batch.to(run.device) for batch in run.unless_stopped(batches))
         state.images_seen = len(train_loader)
     if players and state.step == 0 and (warning := method.calibrate(run.first_batches())):

@@ -24,9 +24,10 @@ REPOSITORY = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(REPOSITORY))
 
 import config as options
+from dataloaders.io import ranks
 from dataloaders.io.ranks import alone, rank, world_size
 from dataloaders.io.spec import Channel, DataSpec, Label
-from engine import device, processes
+from engine import device
 from engine.command import exit_code
 from engine.run import only_trains
 from models import build_method
@@ -74,11 +75,11 @@ def step(method: Method, players: dict[str, Player], batch: Batch, exchange: boo
         player.optimizer.zero_grad(set_to_none=True)
         total.backward()
         if exchange:
-            processes.average_gradients(player.net.parameters())
+            ranks.average_gradients(player.net.parameters())
         player.optimizer.step()
     method.after_step()
     if exchange:
-        processes.agreed(None)
+        ranks.max_over_ranks(None)
 
 
 def seconds(work: Any, steps: int, where: torch.device) -> float:
@@ -100,7 +101,9 @@ def synchronise(where: torch.device) -> None:
 
 def measure(o: BenchmarkOptions) -> dict[str, Any]:
     """In each of the processes."""
-    where = processes.join(o.gpu_ids)
+    here = ranks.place(os.environ)
+    where = device.select_device(o.gpu_ids, here.local_rank if here else 0)
+    ranks.join(here, where)
     device.keep_freed_memory()
     channels, names = (Channel("MR"),), tuple(Label(i, f"label_{i}") for i in range(o.labels))
     spec = DataSpec(names, channels, (o.size, o.size))
@@ -110,15 +113,15 @@ def measure(o: BenchmarkOptions) -> dict[str, Any]:
     players, batch = method.players(), random_batch(o, spec, where)
     with alone():
         compute = seconds(lambda: step(method, players, batch, False), o.steps, where)
-    processes.said_by_all(None)
+    ranks.all_gather(None)
     together = seconds(lambda: step(method, players, batch, True), o.steps, where)
     parameters = [p for player in players.values() for p in player.net.parameters()]
 
     def gradients() -> None:
         for player in players.values():
-            processes.average_gradients(player.net.parameters())
+            ranks.average_gradients(player.net.parameters())
 
-    processes.said_by_all(None)
+    ranks.all_gather(None)
     exchange = seconds(gradients, o.steps, where)
     return {
         "processes": world_size(),

@@ -7,16 +7,17 @@ import sys
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, redirect_stderr, redirect_stdout, suppress
-from typing import Any, TextIO
+from typing import Any, TextIO, TypeVar
 
 import torch
 
 from config import set_by_preset
+from dataloaders.io.ranks import LostRank, alone, broadcast, leave, means_lost_rank, rank, world_size
 from dataloaders.io.weights import MissingWeights
 from dataloaders.io.workers import WorkerLost
-from engine import processes
 from engine.signals import EXIT_INTERRUPTED, EXIT_LOST_RANK, EXIT_MEMORY, EXIT_USAGE, EXIT_WEIGHTS_MISSING
 
+T = TypeVar("T")
 DEFECT = 1
 _FORMAT = warnings.formatwarning
 MEMORY = (
@@ -42,7 +43,7 @@ def exit_code(command: Callable[[], int]) -> int:
             print(message_of(error), file=sys.stderr)
             return code
         finally:
-            processes.leave()
+            leave()
 
 
 class _Steady:
@@ -96,11 +97,33 @@ def code_of(error: BaseException) -> int:
         return EXIT_WEIGHTS_MISSING
     if _is_memory(error) or isinstance(error, WorkerLost):
         return EXIT_MEMORY
-    if processes.means_lost_rank(error):
+    if means_lost_rank(error):
         return EXIT_LOST_RANK
     if isinstance(error, (ValueError, OSError)):
         return EXIT_USAGE
     return EXIT_INTERRUPTED if isinstance(error, KeyboardInterrupt) else DEFECT
+
+
+def on_rank_zero(work: Callable[[], T]) -> T | None:
+    """Let rank 0 alone do something while the others wait; its result there, None on the others.
+
+    What it raises ends all ranks: there as it is, on the others as SystemExit with the same exit code and no message.
+    """
+    if world_size() == 1:
+        return work()
+    if rank() > 0:
+        code = broadcast(None)
+        if code is not None:
+            raise SystemExit(code)
+        return None
+    try:
+        with alone():
+            result = work()
+    except BaseException as error:
+        broadcast(code_of(error))
+        raise
+    broadcast(None)
+    return result
 
 
 def message_of(error: BaseException) -> str:
@@ -110,7 +133,7 @@ def message_of(error: BaseException) -> str:
         return "error: " + MEMORY.format(first=first or type(error).__name__)
     if isinstance(error, KeyboardInterrupt):
         return "interrupted; the same command goes on where it can"
-    if processes.means_lost_rank(error) and not isinstance(error, processes.LostRank):
+    if means_lost_rank(error) and not isinstance(error, LostRank):
         return "error: another process of this training has ended, its own message says why; the same command resumes"
     return f"error: {error}{set_by_preset(str(error), sys.argv[1:])}"
 

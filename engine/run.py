@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import os
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -18,12 +19,13 @@ from torch import Tensor
 import config as options
 from config import Config
 from dataloaders.folder import unwritten
+from dataloaders.io import ranks
 from dataloaders.io.files import check_name, read_json, with_path, write_json, write_text
 from dataloaders.io.intensity import Window
 from dataloaders.io.locks import LOCK, FolderLock, lock_folder
 from dataloaders.io.manifest import Manifest
 from dataloaders.io.progress import tracked
-from dataloaders.io.ranks import rank, world_size
+from dataloaders.io.ranks import all_gather, rank, world_size
 from dataloaders.io.runlog import RunLog, SilentLog
 from dataloaders.io.schema import decode
 from dataloaders.io.spec import DataSpec
@@ -33,9 +35,9 @@ from dataloaders.overview import counted
 from dataloaders.patches import PatchLoader
 from dataloaders.slices import Part, SliceLoader, fingerprint
 from dataloaders.unpaired import typical_windows
-from engine import checkpoint, device, processes
+from engine import checkpoint, device
 from engine.checkpoint import Weights
-from engine.command import DEFECT, code_of, message_of
+from engine.command import DEFECT, code_of, message_of, on_rank_zero
 from engine.judge import Judge
 from engine.pace import Pace, expectation
 from engine.signals import EXIT_DIVERGED, EXIT_STALLED, Stopped, StopRequest
@@ -94,7 +96,7 @@ class Meter:
         """The numbers beside the losses of one finished step."""
         self.images += len(batch) * world_size()
         measures = list(batch.measures.values())
-        values = processes.average(torch.stack(measures)).tolist() if measures else []  # one transfer
+        values = ranks.all_reduce_mean(torch.stack(measures)).tolist() if measures else []  # one transfer
         for name, value in zip(batch.measures, values, strict=True):
             total = self.measures.setdefault(name, [0.0, 0.0])
             total[0], total[1] = total[0] + value, total[1] + 1
@@ -116,7 +118,7 @@ def only_trains(player: Player, players: dict[str, Player]) -> Iterator[None]:
             other.net.requires_grad_(True)
 
 
-def relay(optimizer: torch.optim.Optimizer, fused: bool) -> None:
+def match_parameters(optimizer: torch.optim.Optimizer, fused: bool) -> None:
     """Give loaded optimiser states the memory layout of their parameters, and the run's own kind of step.
 
     A state keeps the layout of the machine it was saved on (channels-last on a GPU); fused steps walk through memory in
@@ -139,16 +141,18 @@ class Run:
 
     def __init__(self, config: Config, data: Manifest) -> None:
         self.config, self.data = config, data
-        self.device = processes.join(config.gpu_ids)
+        here = ranks.place(os.environ)
+        self.device = device.select_device(config.gpu_ids, here.local_rank if here else 0)
+        ranks.join(here, self.device)
         if config.tuned and self.device.type == "cpu":
             device.keep_freed_memory()
         self.folder = config.checkpoints_dir / config.name
         self.stop = StopRequest()
         self.stop.install(answer=rank() == 0)
-        self.ranks = world_size()
+        self.world_size = world_size()
         self.lock: FolderLock | None = None
         self._check_ranks()
-        processes.on_first(self._claim_folder)
+        on_rank_zero(self._claim_folder)
         self.log = SilentLog(self.folder) if rank() else RunLog(self.folder)
         self.meter = Meter()
         self.pace: Pace | None = None  # once the training begins
@@ -164,7 +168,7 @@ class Run:
     # -- folder ---------------------------------------------------------------------------------------------------
 
     def _check_ranks(self) -> None:
-        prints = processes.said_by_all(fingerprint(self.config.dataroot))
+        prints = all_gather(fingerprint(self.config.dataroot))
         if len(set(prints)) > 1:
             other = next(i for i, found in enumerate(prints) if found != prints[0])
             raise ValueError(
@@ -196,7 +200,7 @@ class Run:
         if (inferred := unwritten(self.config.dataroot)) is not None:
             inferred.save(self.folder)
         lines = [f"{key}: {value}" for key, value in device.environment(self.device).items()]
-        lines.append(f"processes: {self.ranks}")
+        lines.append(f"processes: {self.world_size}")
         write_text(self.folder / "environment.txt", "\n".join(lines) + "\n")
 
     def _refuse_other_run(self, old: dict[str, Any], new: dict[str, Any]) -> None:
@@ -235,26 +239,26 @@ class Run:
         self.method, self.players, self.state = method, players, state
         self.train_loader, self.judge = train_loader, judge
         self.total = self.config.num_epochs * len(train_loader) if players else len(train_loader)
-        if players and self.config.batch_size % self.ranks:
+        if players and self.config.batch_size % self.world_size:
             raise ValueError(
-                f"--batch_size {self.config.batch_size}: is shared by {self.ranks} processes, so must be a multiple"
+                f"--batch_size {self.config.batch_size}: is shared by {self.world_size} processes, so must be a multiple"
             )
 
     def load_latest(self) -> None:
         """Restore the newest readable state, or the one asked for by --which_iter; none means a fresh start."""
-        state = processes.on_first(self._read_state)
-        chosen = processes.told(None if state is None else state["images"])
+        state = on_rank_zero(self._read_state)
+        chosen = ranks.broadcast(None if state is None else state["images"])
         if chosen is None:
             self.log.rewind(0)  # lines of a start that was killed before its first save
             self.log.say(f"{self.config.name}: new run of {self._described()}")
-            processes.share(self.method)
+            ranks.broadcast_module(self.method)
             return
         if state is None:  # on the other ranks
             state = checkpoint.load_state(checkpoint.state_path(self.folder, chosen))
         self.method.load_state_dict(state["method"])
         for name, optimizer in self._optimizers().items():
             optimizer.load_state_dict(state["optimizers"][name])
-            relay(optimizer, fused=self.config.tuned)
+            match_parameters(optimizer, fused=self.config.tuned)
         self.state.step, self.state.images_seen, self.state.previous = state["step"], state["images"], state["images"]
         self.best, self.finished, self.won_since = state["best"], state["finished"], state.get("won_since")
         self.stale = state.get("stale", 0)
@@ -267,7 +271,7 @@ class Run:
         sizes = [f"{n} {sum(p.numel() for p in net.parameters()):,}" for n, net in self.method.networks().items()]
         parts = [self.config.model + (f", preset {self.config.preset}" if self.players else "") + f", on {self.device}"]
         parts += [counted(torch.get_num_threads(), "thread")] if self.device.type == "cpu" else []
-        parts += [f"{self.ranks} processes"] if self.ranks > 1 else []
+        parts += [f"{self.world_size} processes"] if self.world_size > 1 else []
         return ", ".join(parts) + (f"; parameters: {', '.join(sizes)}" if sizes else "")
 
     def introduce(self, found: Iterable[str], length: int) -> None:
@@ -340,7 +344,7 @@ class Run:
         while True:
             start = time.perf_counter()
             try:
-                with self.stop.at_once() if self.ranks == 1 else nullcontext():
+                with self.stop.at_once() if self.world_size == 1 else nullcontext():
                     batch = next(batches, None)
             except Stopped:
                 return
@@ -405,9 +409,9 @@ class Run:
         player.optimizer.zero_grad(set_to_none=True)
         total = torch.stack(list(losses.values())).sum()
         total.backward()
-        processes.average_gradients(player.net.parameters())
+        ranks.average_gradients(player.net.parameters())
         norm = torch.nn.utils.get_total_norm([p.grad for p in player.net.parameters() if p.grad is not None])
-        means = processes.average(torch.stack([loss.detach() for loss in losses.values()]))
+        means = ranks.all_reduce_mean(torch.stack([loss.detach() for loss in losses.values()]))
         values = torch.cat([means, norm[None]]).tolist()  # one transfer
         if not all(math.isfinite(value) for value in values):
             self._diverged(name, dict(zip([*losses, "gradient norm"], values, strict=True)), batch)
@@ -420,11 +424,11 @@ class Run:
     def _diverged(self, name: str, values: dict[str, float], batch: Batch) -> None:
         path = self.folder / f"crash-{self.state.images_seen:010d}.pt"
         own = _names(batch)
-        slices = [text for part in processes.said_by_all(own) for text in part]
+        slices = [text for part in all_gather(own) for text in part]
         content = {"slices": slices, "player": name, "values": values}
-        processes.on_first(lambda: checkpoint.write(path, {**self._state(), **content}))
+        on_rank_zero(lambda: checkpoint.write(path, {**self._state(), **content}))
         shown = ", ".join(f"{key} {value:g}" for key, value in values.items())
-        broken = [text for part in processes.said_by_all(_broken_images(batch)) for text in part]
+        broken = [text for part in all_gather(_broken_images(batch)) for text in part]
         self.log.say(
             f"error: {name} diverged after {self.state.images_seen:,} images ({shown}) on {', '.join(slices)}; "
             f"weights before the step are in {path}. "
@@ -446,7 +450,7 @@ class Run:
     @property
     def done(self) -> bool:
         """Complete, or any rank asked to stop; the same answer on all ranks, which ask together."""
-        self.stop.exit_code = processes.agreed(self.stop.exit_code)
+        self.stop.exit_code = ranks.max_over_ranks(self.stop.exit_code)
         return self.complete or self.stop.exit_code is not None
 
     def report(self, batch: Batch) -> None:
@@ -491,7 +495,7 @@ class Run:
         patience = self.config.stop_patience
         if not 0 < patience <= self.state.images_seen - self.won_since or self.state.images_seen >= self.total:
             return
-        processes.on_first(self.save)
+        on_rank_zero(self.save)
         self.log.say(
             f"error: stopped at {self.state.images_seen:,} images, state saved: {winners[0]} has been above {WON} for "
             f"{patience:,} images, so the generator learns nothing any more. {ADVICE}"
@@ -502,21 +506,21 @@ class Run:
     def maybe_preview(self) -> None:
         """Preview picture and curves every --freq_preview images; a full disk only warns."""
         if self.state.crossed(self.config.freq_preview):
-            processes.on_first(lambda: self._if_there_is_room(self.preview, "no preview"))
+            on_rank_zero(lambda: self._if_there_is_room(self.preview, "no preview"))
 
     def maybe_evaluate(self) -> None:
         """Metrics on the validation split every --freq_fid images; a full disk only warns."""
         if self.state.crossed(self.config.freq_fid):
             self.judged = False
-            processes.on_first(lambda: self._if_there_is_room(self.evaluate, "not evaluated"))
-            self.judged, self.stale = processes.told((self.judged, self.stale))
+            on_rank_zero(lambda: self._if_there_is_room(self.evaluate, "not evaluated"))
+            self.judged, self.stale = ranks.broadcast((self.judged, self.stale))
             if self.judged:
                 self.method.after_evaluation(self.stale)  # on every rank, since it may change the learning rate
 
     def maybe_save(self) -> None:
         """State every --freq_save_latest, weights for good every --freq_save_ckpt images; a full disk only warns."""
         if self.state.crossed(self.config.freq_save_ckpt) or self.state.crossed(self.config.freq_save_latest):
-            processes.on_first(lambda: self._if_there_is_room(self._save_what_is_due, "not saved"))
+            on_rank_zero(lambda: self._if_there_is_room(self._save_what_is_due, "not saved"))
 
     def _save_what_is_due(self) -> None:
         if self.state.crossed(self.config.freq_save_latest):
@@ -535,11 +539,11 @@ class Run:
         """Save; after the last image also evaluate and preview. Returns the process's exit code."""
         if not self.complete:
             assert self.stop.exit_code is not None
-            processes.on_first(self._save_on_leaving)
+            on_rank_zero(self._save_on_leaving)
             self.log.say(f"stopped at {self.state.images_seen:,} images, state saved; the same command resumes")
             self.close()
             return self.stop.exit_code
-        processes.on_first(self._conclude)
+        on_rank_zero(self._conclude)
         self.log.say(f"finished: {self.state.images_seen:,} images; {self.folder}")
         self.close()
         return 0

@@ -130,7 +130,7 @@ def test_lesion_presets() -> None:
 
 
 def test_every_option_is_explained_in_one_line() -> None:
-    trees = [ast.parse(path.read_text()) for path in (ROOT / "config.py", *ROOT.glob("method_options/*.py"))]
+    trees = [ast.parse(path.read_text()) for path in (ROOT / "config.py", *ROOT.glob("models/*/options.py"))]
     classes = [node for tree in trees for node in tree.body if isinstance(node, ast.ClassDef)]
     assert {"Config", "OasisConfig", "GmmConfig"} <= {cls.name for cls in classes}
     for cls in classes:

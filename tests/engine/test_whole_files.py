@@ -125,7 +125,7 @@ def test_a_temporary_name_keeps_the_ending(tmp_path: Path) -> None:
     assert names(tmp_path) == {"a.nii.gz"}
 
 
-@pytest.mark.parametrize("script", ["compare", "export_model", "lesion_study"])
+@pytest.mark.parametrize("script", ["scripts/compare", "scripts/export_model", "benchmarks/lesion_study"])
 def test_a_folder_that_another_command_writes_is_refused(
     script: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -139,6 +139,6 @@ def test_a_folder_that_another_command_writes_is_refused(
     monkeypatch.setattr("engine.export.load_weights", lambda *_: weights)
     monkeypatch.setattr("engine.export.weights_folder", lambda *_: tmp_path)
     with lock_place(folder):
-        done = call(f"scripts/{script}.py", *arguments[script], code=2)
+        done = call(f"{script}.py", *arguments[script.partition("/")[2]], code=2)
     assert f"{folder} is in use by process {os.getpid()}" in done.stderr
     assert not folder.exists()

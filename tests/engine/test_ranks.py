@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import os
 import shlex
 import shutil
 import signal
@@ -17,12 +18,12 @@ import pytest
 import torch
 
 from config import parse_train
+from dataloaders.io import ranks
 from dataloaders.io.manifest import Manifest
+from dataloaders.io.ranks import Place, first_of_nodelist, place
 from dataloaders.io.runlog import read_log
 from dataloaders.slices import EndlessSampler, Part, SliceDataset, SliceLoader
-from engine import processes
 from engine.checkpoint import list_states, load_state
-from engine.processes import Place, first_of_nodelist, place
 from engine.run import Run, TrainingState
 from models.base import Method
 from tests.launch import ROOT, finish, free_port, run_ranks, start_ranks
@@ -73,12 +74,12 @@ def options(data: Path, runs: Path, name: str, extra: str = "") -> str:
 def one_and_two(data: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     """All variants trained by one process and by two."""
     folders = []
-    for ranks in (1, 2):
-        folder = tmp_path_factory.mktemp(f"ranks{ranks}")
+    for count in (1, 2):
+        folder = tmp_path_factory.mktemp(f"ranks{count}")
         lines = [options(data, folder, name, extra) for name, extra in VARIANTS.items()]
         (folder / "runs.txt").write_text("\n".join(lines))
         script = ROOT / "tests" / "smooth_train.py"
-        launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"] if ranks == 2 else []
+        launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"] if count == 2 else []
         run_ranks(1, *launcher, script, folder / "runs.txt")
         folders.append(folder)
     return folders[0], folders[1]
@@ -191,7 +192,7 @@ def test_an_error_of_the_first_rank_ends_all_with_its_code(data: Path, tmp_path:
 
 def test_a_batch_that_cannot_be_shared_is_refused(data: Path) -> None:
     config = parse_train(shlex.split(f"--name odd --dataroot {data} --batch_size 3"))
-    run = SimpleNamespace(config=config, ranks=2)
+    run = SimpleNamespace(config=config, world_size=2)
     loader = SliceLoader(SliceDataset(data, Manifest.load(data), "train"), 3)
     with pytest.raises(ValueError, match="--batch_size 3: is shared by 2 processes"):
         Run.track(run, Method(), {"generator": None}, TrainingState(), loader, None)  # type: ignore[arg-type, dict-item]
@@ -251,6 +252,6 @@ def test_processes_that_nobody_joins_say_so(tmp_path: Path, data: Path, monkeypa
     for key, value in {"RANK": "1", "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1"}.items():
         monkeypatch.setenv(key, value)
     monkeypatch.setenv("MASTER_PORT", str(free_port()))
-    monkeypatch.setattr(processes, "MEETING", timedelta(seconds=1))
-    with pytest.raises(processes.LostRank, match=r"rank 1 of 2 could not meet the others at 127\.0\.0\.1"):
-        processes.join("-1")
+    monkeypatch.setattr(ranks, "MEETING", timedelta(seconds=1))
+    with pytest.raises(ranks.LostRank, match=r"rank 1 of 2 could not meet the others at 127\.0\.0\.1"):
+        ranks.join(place(os.environ), torch.device("cpu"))
