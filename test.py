@@ -23,7 +23,7 @@ from dataloaders.io.manifest import FILE_NAME, Manifest
 from dataloaders.io.runlog import JSONL
 from dataloaders.io.spec import DataSpec
 from dataloaders.io.workers import parse_shard
-from dataloaders.labelmaps.classes import plain, ras_spacing
+from dataloaders.labelmaps.classes import ras_spacing
 from dataloaders.labelmaps.labels import read_label_map
 from dataloaders.lesions.loading import lesion_test_loader
 from dataloaders.slices import SliceDataset, SliceLoader, fingerprint
@@ -40,6 +40,7 @@ from evaluation.metrics.lesion_regions import evaluate_lesion_regions, format_re
 from evaluation.segmentation_results import evaluate_segmentation, segmentation_table
 from models import build_method
 from models.base import Method
+from models.gmm.labels import plain_name
 from models.segmenter.method import Segmenter
 
 # in results folders, by this command, evaluate.py and lesion scores; whoever adds files of a new name adds them here
@@ -223,8 +224,8 @@ def check_same_spec(trained: DataSpec, given: DataSpec, config: TestConfig) -> N
     if trained.size != given.size:
         wrong[-1] += f"; prepare_data.py --size {' '.join(map(str, trained.size))} makes such slices"
     names = [label.name for label in trained.labels]
-    known = {plain(name) for name in names}
-    if unknown := [label.name for label in given.labels if plain(label.name) not in known]:
+    known = {plain_name(name) for name in names}
+    if unknown := [label.name for label in given.labels if plain_name(label.name) not in known]:
         wrong.append(f"  labels: {', '.join(unknown)} are none of the run's; it knows {', '.join(names)}")
     if wrong:
         raise ValueError(f"--dataroot {config.dataroot} does not fit the run {config.name!r}:\n" + "\n".join(wrong))
@@ -232,8 +233,8 @@ def check_same_spec(trained: DataSpec, given: DataSpec, config: TestConfig) -> N
 
 def run_classes(trained: DataSpec, given: DataSpec) -> NDArray[np.int64] | None:
     """The run's class of each label of the data, by name; None where they are the same. For specs that were checked."""
-    names = [plain(label.name) for label in trained.labels]
-    wanted = [plain(label.name) for label in given.labels]
+    names = [plain_name(label.name) for label in trained.labels]
+    wanted = [plain_name(label.name) for label in given.labels]
     return None if names == wanted else np.array([names.index(name) for name in wanted], np.int64)
 
 

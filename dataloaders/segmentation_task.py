@@ -24,7 +24,7 @@ from dataloaders.folder import is_plain, load_manifest
 from dataloaders.io.geometry import spacing
 from dataloaders.io.intensity import shown
 from dataloaders.io.manifest import FILE_NAME, Case, Manifest
-from dataloaders.io.spec import BACKGROUND, Channel, DataSpec, Label
+from dataloaders.io.spec import Channel, DataSpec, Label
 from dataloaders.labelmaps.classes import (
     Classes,
     contrast_means,
@@ -33,8 +33,8 @@ from dataloaders.labelmaps.classes import (
     ras_spacing,
     read_classes,
 )
-from dataloaders.labelmaps.ids import names_beside, names_within
 from dataloaders.labelmaps.image_generator import ImageGenerator, list_scheme
+from dataloaders.labelmaps.labels import common_names, named_labels
 from dataloaders.labelmaps.maps import LabelMaps
 from dataloaders.labelmaps.schemes import named_scheme, output_labels, read_scheme
 from dataloaders.labelmaps.seed_maps import seeded
@@ -108,8 +108,8 @@ class SegmentationTask:
         if self.o.generation_labels is None:
             values = self.maps.values()
             unknown = self.o.scheme == "auto" and self.o.classes == "tissue" and freesurfer.strangers(values) is None
-            if unknown and (names := _own_names(self.maps)):
-                return named_scheme(names, values)
+            if unknown and (names := common_names([p for p in self.maps.sources if isinstance(p, Path)])):
+                return named_scheme(named_labels(names.items()), values)
             return read_scheme(self.o.scheme, values, self.config.gmm.preset, "--segmenter.scheme")
         try:
             o = self.o
@@ -359,19 +359,6 @@ def tied(scheme: LabelScheme) -> LabelScheme:
     first = {k: scheme.classes.index(k) for k in range(scheme.num_classes)}
     alone = max(scheme.outputs) + 1
     return replace(scheme, ties=tuple(scheme.outputs[i] or alone + k for k, i in first.items()))
-
-
-def _own_names(maps: LabelMaps) -> tuple[Label, ...]:
-    """Names that lie in or beside label maps (dseg.tsv, for example), () where not all have the same."""
-    found = [names_beside(path) or names_within(path) for path in maps.sources if isinstance(path, Path)]
-    tables = [names for names, _ in filter(None, found)]
-    if len(tables) < len(maps) or any(names != tables[0] for names in tables):
-        return ()
-    by_name: dict[str, list[int]] = {"background": [BACKGROUND]}
-    for number, name in tables[0].items():
-        if number != BACKGROUND:
-            by_name.setdefault(name, []).append(number)
-    return tuple(Label(i, name, tuple(ids)) for i, (name, ids) in enumerate(by_name.items()))
 
 
 def _prepared(dataroot: Path, patient_regex: str | None) -> Manifest | None:

@@ -12,40 +12,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from config import Config
-from dataloaders.io.files import read_json
+from dataloaders.io.files import read_json, read_toml
 from dataloaders.io.spec import BACKGROUND, DataSpec, Label
-from dataloaders.labelmaps.labels import LabelTable
+from dataloaders.labelmaps.labels import LabelTable, id_list
 from dataloaders.labelmaps.schemes import fitting_tables
 from models.gmm import freesurfer
-from models.gmm.labels import LabelScheme
+from models.gmm.labels import LabelScheme, plain_name
 
-_GREY = ("cortical", "deep", "subcortical")
 TISSUE_TABLES = ("csf-gm-wm", "gm-wm-csf")  # of `dataloaders.labelmaps.labels`: nothing but tissues
-# Brain tissue in FreeSurfer's ids, and further names of it. The brain stem and the ventral diencephalon look like white
-# matter on every contrast that tissue classifiers see; lesions lie in it; vessels and choroid plexus are counted as fluid.
-TISSUE: dict[str, tuple[tuple[int, ...], tuple[str, ...]]] = {
-    "csf": (
-        (4, 5, 14, 15, 24, 30, 31, 43, 44, 62, 63, 72, 136, 137, 163, 164, 257),
-        ("cerebrospinal_fluid", "external_csf", "ventricles"),
-    ),
-    "grey_matter": (
-        (
-            *(3, 8, 9, 10, 11, 12, 13, 17, 18, 19, 20, 26, 27, 42, 47, 48, 49, 50, 51, 52, 53, 54, 55, 56, 58, 59),
-            *(80, 81, 82),
-            *freesurfer.CORTEX,
-        ),
-        ("gray_matter", "gm", *(f"{where}_{grey}_matter" for where in _GREY for grey in ("grey", "gray")), "cortex"),
-    ),
-    "white_matter": (
-        (
-            *(2, 7, 16, 25, 28, 41, 46, 57, 60, 77, 78, 79, 85, 99, 192, 250, 251, 252, 253, 254, 255, 1004, 2004),
-            *freesurfer.WHITE_MATTER,
-        ),
-        ("wm", "lesion", "lesions", "brainstem"),
-    ),
-}
-
-
 # How bright tissue is on 0-255, in ranges that hold what scanners make of it; which is brighter never changes.
 MR_CONTRASTS = {
     "T1w": {"csf": (10, 70), "grey_matter": (80, 140), "white_matter": (140, 220)},
@@ -86,7 +60,7 @@ class Classes:
             of_sources = {values.get(value, -1) for value in label.source}
             if label.id == BACKGROUND:
                 continue
-            if (found := self._names().get(plain(label.name))) is not None:
+            if (found := self._names().get(plain_name(label.name))) is not None:
                 table[label.id] = found
             elif len(of_sources) == 1 and -1 not in of_sources:
                 table[label.id] = of_sources.pop()
@@ -105,7 +79,7 @@ class Classes:
         values, names = self._values(), self._names() if self.tissue else self.aliases
         outputs, unknown = [], set()
         for value, name, output in zip(scheme.values, scheme.names, scheme.outputs, strict=True):
-            found = names.get(plain(re.sub(r" cluster \d+$", "", name)))
+            found = names.get(plain_name(re.sub(r" cluster \d+$", "", name)))
             if BACKGROUND in (value, output):
                 found = BACKGROUND
             elif self.strict:
@@ -123,7 +97,7 @@ class Classes:
         return {BACKGROUND: BACKGROUND} | {value: label.id for label in self.labels for value in label.source}
 
     def _names(self) -> dict[str, int]:
-        return {plain(label.name): label.id for label in self.labels} | self.aliases
+        return {plain_name(label.name): label.id for label in self.labels} | self.aliases
 
     def _refuse(self, unknown: Iterable[int | str], values: Iterable[int] = ()) -> None:
         """ValueError for labels without a class, if there are any. values: all of the maps', which tables may name."""
@@ -145,22 +119,19 @@ class Classes:
         )
 
 
-def plain(name: str) -> str:
-    """A label name in lower case with underscores."""
-    return re.sub(r"\W+", "_", name.lower()).strip("_")
-
-
 def tissue_classes() -> Classes:
     """CSF, grey and white matter of FreeSurfer's ids and names, or of labels named so; lesions count as white matter.
 
     What FreeSurfer's table names beside the brain is background.
     """
     labels = [Label(0, "background", (0,))]
-    aliases = {plain(name): BACKGROUND for name in freesurfer.NAMES.values()}
-    aliases |= {f"non_brain_{code}": BACKGROUND for code in range(4, 10)} | {"non_brain": BACKGROUND}
-    for i, (name, (values, others)) in enumerate(TISSUE.items(), 1):
+    aliases = {plain_name(name): BACKGROUND for name in freesurfer.NAMES.values()}
+    aliases |= {f"non brain {code}": BACKGROUND for code in range(4, 10)} | {"non brain": BACKGROUND}
+    for i, (name, entry) in enumerate(read_toml(Path(__file__).with_name("tissue_classes.toml"), "table").items(), 1):
+        values = tuple(id_list(entry["ids"], name))
         labels.append(Label(i, name, values))
-        aliases |= {plain(freesurfer.NAMES[value]): i for value in values} | dict.fromkeys(others, i)
+        names = [*entry["names"], *(freesurfer.NAMES[value] for value in values)]
+        aliases |= dict.fromkeys(map(plain_name, names), i)
     return Classes(tuple(labels), aliases, tissue=True)
 
 
@@ -200,10 +171,10 @@ def read_classes(text: str, labels: Sequence[Label]) -> Classes:
     aliases: dict[str, int] = {}
     owner: dict[int | str, str] = {}
     for name, listed in data.items():
-        if plain(name) == "background":
+        if plain_name(name) == "background":
             continue
         values = tuple(entry for entry in listed if isinstance(entry, int) and not isinstance(entry, bool))
-        names = [plain(entry) for entry in listed if isinstance(entry, str)]
+        names = [plain_name(entry) for entry in listed if isinstance(entry, str)]
         if len(values) + len(names) != len(listed) or (values and min(values) < 0):
             raise ValueError(f"--segmenter.classes: {name}: entries must be whole numbers of 0 or more, or names")
         entries: tuple[int | str, ...] = (*values, *names)
@@ -228,14 +199,13 @@ def contrast_means(
     if text == "any":
         return None
     data = MR_CONTRASTS if text == "mr" else json.loads(text)
-    ids = {plain(label.name): label.id for label in labels}
+    ids = {plain_name(label.name): label.id for label in labels}
+    there = ", ".join(label.name for label in labels)
     rows = []
     for contrast, means in data.items():
-        if unknown := [name for name in means if plain(name) not in ids]:
-            raise ValueError(
-                f"--segmenter.contrasts: {contrast}: no class {', '.join(unknown)}; there are {', '.join(ids)}"
-            )
-        ranges = {ids[plain(name)]: values for name, values in means.items()}
+        if unknown := [name for name in means if plain_name(name) not in ids]:
+            raise ValueError(f"--segmenter.contrasts: {contrast}: no class {', '.join(unknown)}; there are {there}")
+        ranges = {ids[plain_name(name)]: values for name, values in means.items()}
         for values in ranges.values():
             if len(values) != 2 or not 0 <= values[0] <= values[1] <= 255:
                 raise ValueError(f"--segmenter.contrasts: {contrast}: {values} must be low and high in 0..255")

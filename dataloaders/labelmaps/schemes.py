@@ -42,7 +42,7 @@ def read_scheme(text: str, values: Iterable[int], preset: str = "", flag: str = 
     if text == "seeds":
         return LabelScheme.seeds(found)
     if text in FREESURFER:
-        unknown = [value for value in found if freesurfer.name(value) is None]
+        unknown = [value for value in found if freesurfer.NAMES.get(value) is None]
         if unknown or not freesurfer.recognised(found):
             shown = ", ".join(map(str, unknown[:10])) or "1 (cerebral exterior)"
             raise ValueError(f"{flag} {text}: the maps hold {shown}, which FreeSurfer's segmentations do not")
@@ -158,5 +158,5 @@ def _output_name(scheme: LabelScheme, value: int) -> str:
         for name, output in zip(scheme.names, scheme.outputs, strict=True)
         if output == value
     }
-    known = freesurfer.name(value) if freesurfer.recognised(scheme.values) else None
+    known = freesurfer.NAMES.get(value) if freesurfer.recognised(scheme.values) else None
     return names.pop() if len(names) == 1 else known or f"label {value}"

@@ -19,10 +19,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from dataloaders.io.files import check_name, read_json
+from dataloaders.io.files import check_name, read_json, read_toml
 from dataloaders.io.nifti import read_volume
-from dataloaders.labelmaps.labels import csv_rows
-from models.gmm import freesurfer
+from dataloaders.labelmaps.labels import READERS, id_list, table_rows
 
 if TYPE_CHECKING:
     import torch
@@ -98,83 +97,28 @@ class SeedScheme:
         return next((i for i, (_, labels) in enumerate(self.metas, 1) if 0 in labels), 0)
 
 
-_CORTEX = (*freesurfer.CORTEX, 1004, 2004)
-_DEEP_GREY = (9, 10, 11, 12, 13, 17, 18, 26, 27, 28, 48, 49, 50, 51, 52, 53, 54, 58, 59, 60)
-_EXTRA_CEREBRAL = (165, 258, 259, 502, *range(506, 510), 511, 512, *range(514, 517), 530)
-SCHEMES = {
-    # 1 outer CSF, 2 cortex, 3 white matter, 4 ventricles, 5 cerebellum, 6 deep grey matter, 7 brainstem
-    "feta": SeedScheme(
-        "feta", (("csf", (1, 4)), ("grey_matter", (2, 6)), ("white_matter", (3, 5, 7)), ("non_brain", (0,)))
-    ),
-    # 1 CSF, 2 cortex, 3 white matter, 4 background, 5 ventricles, 6 cerebellum, 7 deep grey matter, 8 brainstem,
-    # 9 hippocampus and amygdala
-    "dhcp": SeedScheme(
-        "dhcp", (("csf", (1, 5)), ("grey_matter", (2, 7, 9)), ("white_matter", (3, 6, 8)), ("non_brain", (0,))), (4,)
-    ),
-    # What scripts/prepare_data.py --tissue hmrf makes, and most tissue classifiers
-    "tissue": SeedScheme("tissue", (("csf", (1,)), ("grey_matter", (2,)), ("white_matter", (3,)), ("non_brain", (0,)))),
-    # What this project's pipeline writes
-    "gm-wm-csf": SeedScheme(
-        "gm-wm-csf", (("csf", (3,)), ("grey_matter", (1,)), ("white_matter", (2,)), ("non_brain", (0,)))
-    ),
-    # aseg, aparc+aseg, aparc.a2009s+aseg and wmparc, with the extra-cerebral ids of the lab2im and SynthSeg maps
-    "freesurfer": SeedScheme(
-        "freesurfer",
-        (
-            ("csf", (4, 5, 14, 15, 24, 30, 31, 43, 44, 62, 63, 72, 136, 137, 163, 164)),
-            ("grey_matter", (3, 8, 42, 47, *_DEEP_GREY, *_CORTEX)),
-            (
-                "white_matter",
-                (2, 7, 16, 25, 41, 46, 57, 77, 78, 79, 80, 85, *range(251, 256), *freesurfer.WHITE_MATTER),
-            ),
-            ("non_brain", (0, *_EXTRA_CEREBRAL)),
-        ),
-    ),
-}
-
-
 def find_scheme(annotation: str) -> SeedScheme:
-    """A scheme by name, or from a table: a .json file ``{"csf": [1, 4], …}``, or one of `labels.csv_rows`.
+    """A scheme of seeds.toml by name, or one of the names of a table (see `labels.table_rows`).
 
     The name ``background`` collects ids to ignore. ValueError names the file and what is wrong.
     """
-    if annotation in SCHEMES:
-        return SCHEMES[annotation]
-    path = Path(annotation)
-    if path.suffix not in (".json", ".csv", ".tsv"):
-        known = ", ".join(SCHEMES)
-        raise ValueError(f"--annotation {annotation}: expected {known}, or a table that ends in .json, .csv or .tsv")
-    if not path.is_file():
-        raise ValueError(f"--annotation {annotation}: no such file")
-    groups = _json_groups(path) if path.suffix == ".json" else _csv_groups(path)
+    known = read_toml(Path(__file__).with_suffix(".toml"), "table")
+    groups: dict[str, list[int]] = {}
+    if annotation in known:
+        groups = {name: id_list(ids, name, 0) for name, ids in known[annotation].items()}
+    elif Path(annotation).suffix not in READERS:
+        raise ValueError(
+            f"--annotation {annotation}: expected {', '.join(known)}, or a table that ends in {', '.join(READERS)}"
+        )
+    else:
+        for number, name in table_rows(annotation, "--annotation"):
+            groups.setdefault(name, []).append(number)
     background = groups.pop("background", [])
     try:
-        return SeedScheme(
-            path.name, tuple((name, tuple(ids)) for name, ids in groups.items()), tuple(i for i in background if i != 0)
-        )
+        metas = tuple((name, tuple(ids)) for name, ids in groups.items())
+        return SeedScheme(Path(annotation).name, metas, tuple(i for i in background if i != 0))
     except ValueError as error:
         raise ValueError(f"--annotation {error}") from None
-
-
-def _json_groups(path: Path) -> dict[str, list[int]]:
-    data = read_json(path)
-    form = f'--annotation {path}: expected {{"name": [label ids], …}}'
-    if not isinstance(data, dict):
-        raise ValueError(form)
-    groups: dict[str, list[int]] = {}
-    for name, value in data.items():
-        ids = value if isinstance(value, list) else [value]
-        if not all(type(i) is int for i in ids):
-            raise ValueError(f"{form}, found {value!r} for {name!r}")
-        groups[name] = ids
-    return groups
-
-
-def _csv_groups(path: Path) -> dict[str, list[int]]:
-    groups: dict[str, list[int]] = {}
-    for number, name in csv_rows(path, "--annotation"):
-        groups.setdefault(name, []).append(number)
-    return groups
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from dataloaders.io.files import listed
 from dataloaders.io.intensity import AIR_BELOW, SCALE_SAMPLES, in_hu
 from dataloaders.io.nifti import Volume, VolumeError, file_sha256, read_ids, read_volume
 from dataloaders.io.notices import collected
-from dataloaders.labelmaps.ids import names_beside, names_within
+from dataloaders.labelmaps.labels import names_with
 from dataloaders.prepare import tissue
 from dataloaders.prepare.class_look import ClassLook
 from dataloaders.prepare.options import PrepareOptions
@@ -95,7 +95,7 @@ def _inspect(source: CaseSource, channels: tuple[str, ...], o: PrepareOptions) -
         if fault := look.fault(len(np.unique(shown))):
             facts.faults.append(f"{source.label}: {fault}")
         if "label" in paths and o.label_map is None:
-            named = names_beside(paths["label"]) or names_within(paths["label"])
+            named = names_with(paths["label"])
             facts.names = {i: name for i, name in named[0].items() if i in facts.label_counts} if named else {}
         if set(facts.label_counts) == {0}:
             facts.faults.append(f"{source.label}: the label map is empty, every voxel is 0")

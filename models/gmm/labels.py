@@ -147,7 +147,7 @@ class LabelScheme:
         values = _integers(generation_labels, "generation_labels")
         strange = freesurfer.strangers(values)
         known = strange is not None
-        table_names = [freesurfer.name(value) if known or value == BACKGROUND else None for value in values]
+        table_names = [freesurfer.NAMES.get(value) if known or value == BACKGROUND else None for value in values]
         told_names = (name or f"label {i}" for i, name in zip(values, table_names, strict=True))
         shown = tuple(told_names if names is None else names)
         if strange and names is None:
@@ -367,9 +367,9 @@ def _check_pairs(
     """
     for i, other in enumerate(partners):
         right = told[i] if told is not None else i
-        if told is None and (mirrored := freesurfer.partner(values[i])) in values:
+        if told is None and (mirrored := freesurfer.PARTNERS.get(values[i])) in values:
             right = values.index(mirrored)
-        if other == right or (told is None and freesurfer.partner(values[i]) is None):
+        if other == right or (told is None and freesurfer.PARTNERS.get(values[i]) is None):
             continue
         one, two, known = (f"{values[k]} ({names[k]})" for k in (i, other, right))
         found = f"leaves {one} without a side" if other == i else f"pairs {one} with {two}"

@@ -11,8 +11,8 @@ import pytest
 
 from dataloaders.io.manifest import Manifest
 from dataloaders.io.spec import Channel, DataSpec, Label
-from dataloaders.labelmaps.ids import names_beside, read_ids
-from dataloaders.labelmaps.labels import read_label_map
+from dataloaders.labelmaps.ids import read_ids
+from dataloaders.labelmaps.labels import names_with, read_label_map
 
 SPEC = DataSpec(
     (
@@ -116,18 +116,18 @@ def test_names_beside_of_every_kind(tmp_path: Path) -> None:
     anat = tmp_path / "root" / "sub-1" / "anat"
     anat.mkdir(parents=True)
     map_ = anat / "sub-1_desc-x_dseg.nii.gz"
-    assert names_beside(map_) is None
+    assert names_with(map_) is None
     (tmp_path / "dseg.tsv").write_text("index\tname\n1\ttoo_far_up\n")
-    assert names_beside(map_) is None
+    assert names_with(map_) is None
     (tmp_path / "root" / "dseg.tsv").write_text("index\tname\n1\tgeneral\n")
     (tmp_path / "root" / "desc-y_dseg.tsv").write_text("index\tname\n1\tother\n")
-    assert names_beside(map_) == ({0: "background", 1: "general"}, "dseg.tsv")
+    assert names_with(map_) == ({0: "background", 1: "general"}, "dseg.tsv")
     (tmp_path / "root" / "desc-x_dseg.tsv").write_text("index\tname\n1\tparticular\n")
-    assert names_beside(map_) == ({0: "background", 1: "particular"}, "desc-x_dseg.tsv")
+    assert names_with(map_) == ({0: "background", 1: "particular"}, "desc-x_dseg.tsv")
     (anat / "sub-1_desc-x_dseg.json").write_text(json.dumps({"LabelMap": {"background": 0, "grey_matter": 2}}))
-    assert names_beside(map_) == ({0: "background", 2: "grey_matter"}, "sub-1_desc-x_dseg.json")
+    assert names_with(map_) == ({0: "background", 2: "grey_matter"}, "sub-1_desc-x_dseg.json")
     Manifest(SPEC, ()).save(tmp_path / "results")
-    found = names_beside(tmp_path / "results" / "predictions" / "case.nii.gz")
+    found = names_with(tmp_path / "results" / "predictions" / "case.nii.gz")
     assert found is not None
     assert (found[0][1], found[1]) == ("liver", "manifest.json")
 
@@ -135,7 +135,7 @@ def test_names_beside_of_every_kind(tmp_path: Path) -> None:
 def test_a_damaged_table_is_a_fault_that_names_it(tmp_path: Path) -> None:
     (tmp_path / "dseg.tsv").write_text("number\tname\n1\tliver\n")
     with pytest.raises(ValueError, match=r"labels .*dseg\.tsv: needs the columns"):
-        names_beside(tmp_path / "a.nii.gz")
+        names_with(tmp_path / "a.nii.gz")
 
 
 def test_names_in_the_header_count_unless_there_are_others_beside(tmp_path: Path) -> None:

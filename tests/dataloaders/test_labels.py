@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from dataloaders.io.spec import Channel, DataSpec, Label
-from dataloaders.labelmaps.labels import TABLES, header_names, read_label_map, table_names, tissue_rows
+from dataloaders.labelmaps.labels import TABLES, names_with, read_label_map, table_names, tissue_rows
 from models.gmm.labels import LabelScheme
 
 
@@ -66,14 +66,16 @@ def test_tables_of_tissues_are_label_maps() -> None:
     assert (11101, "GM", "cortical parcels (Destrieux)") in tissue_rows(TABLES / "freesurfer.toml")
 
 
-def test_names_in_headers(shared_data: Path) -> None:
-    header = nib.Nifti1Header()
+def test_names_in_headers(shared_data: Path, tmp_path: Path) -> None:
+    image = nib.Nifti1Image(np.zeros((2, 2, 2), np.uint8), np.eye(4))
+    image.to_filename(tmp_path / "bare.nii")
+    assert names_with(tmp_path / "bare.nii") is None
     xml = '<LabelTable><Label Key="1" Red="0"><![CDATA[spleen]]></Label>\n<Label Key="7">gut &amp; co</Label>'
-    header.extensions.append(nib.nifti1.Nifti1Extension(0, xml.encode()))
-    assert header_names(header) == {1: "spleen", 7: "gut & co"}
-    assert header_names(nib.Nifti1Image(np.zeros((2, 2, 2), np.uint8), np.eye(4)).header) == {}
+    image.header.extensions.append(nib.nifti1.Nifti1Extension(0, xml.encode()))
+    image.to_filename(tmp_path / "named.nii")
+    assert names_with(tmp_path / "named.nii") == ({1: "spleen", 7: "gut & co"}, "its header")
     for path, table in (("ct/case01_seg", "totalsegmentator"), ("mr-body/case01_seg", "totalsegmentator-mr")):
         file = shared_data / f"{path}.nii.gz"
         if file.is_file():
-            names = header_names(nib.load(file).header)
-            assert {number: name for name, (number,) in ids_of(table).items() if number} == names
+            names = {number: name for name, (number,) in ids_of(table).items() if number}
+            assert names_with(file) == (names, "its header")

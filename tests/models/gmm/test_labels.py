@@ -31,26 +31,24 @@ def spec_of(*names: str) -> DataSpec:
 
 
 def test_freesurfer_table() -> None:
-    for left, right in zip(LEFT, RIGHT, strict=True):
-        assert freesurfer.partner(left) == right
-        assert freesurfer.partner(right) == left
-    for value, name in freesurfer.NAMES.items():
-        other = freesurfer.PARTNERS[value]
-        assert freesurfer.PARTNERS[other] == value
-        swapped = {"left": "right", "right": "left"}.get(name.split()[0], name.split()[0])
-        assert freesurfer.NAMES[other].split() == [swapped, *name.split()[1:]]
-    assert freesurfer.name(41) == "right cerebral white matter"
-    assert freesurfer.name(2035) == "right cortex insula"
-    assert freesurfer.partner(1001) == 2001
-    assert freesurfer.name(502) == "extra-cerebral 502"
-    assert freesurfer.partner(16) == 16
-    assert freesurfer.partner(75) is None
-    assert freesurfer.name(11146) == "left cortex S_central"  # Destrieux
-    assert freesurfer.partner(11175) == 12175
-    assert freesurfer.name(3024) == "left white matter precentral"  # wmparc
-    assert (freesurfer.partner(3024), freesurfer.partner(5001)) == (4024, 5002)
-    assert freesurfer.name(14175) == "right white matter S_temporal_transverse"
-    assert freesurfer.name(14176) is None
+    names, partners = freesurfer.NAMES, freesurfer.PARTNERS
+    assert [partners[value] for value in LEFT] == RIGHT
+    for value, name in names.items():
+        assert partners[partners[value]] == value
+        side, *rest = name.split()
+        assert names[partners[value]].split() == [{"left": "right", "right": "left"}.get(side, side), *rest]
+    expected = {
+        41: "right cerebral white matter",
+        2035: "right cortex insula",
+        502: "extra-cerebral 502",
+        11146: "left cortex S_central",  # Destrieux
+        3024: "left white matter precentral",  # wmparc
+        14175: "right white matter S_temporal_transverse",
+    }
+    assert {value: names[value] for value in expected} == expected
+    found = {value: partners.get(value) for value in (1001, 16, 75, 11175, 3024, 5001)}
+    assert found == {1001: 2001, 16: 16, 75: None, 11175: 12175, 3024: 4024, 5001: 5002}
+    assert 14176 not in names
     assert freesurfer.in_order(reversed(SYNTHSEG)) == tuple(SYNTHSEG)
 
 
