@@ -14,10 +14,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dataloaders.io.file_names import PatientRule, place_of, shows_channels
-from dataloaders.io.files import files_in, listed
+from dataloaders.io.files import listed
+from dataloaders.io.find import find_files
 from dataloaders.io.intensity import LEVELS, Window
 from dataloaders.io.manifest import FILE_NAME, SPLITS, Case, Manifest, Slice, Split
-from dataloaders.io.notices import warn_of_unread, warn_once
+from dataloaders.io.notices import warn_once
 from dataloaders.io.png import MIN_RANGE, NoGrey, Palettes, read_colours, read_png
 from dataloaders.io.schema import check_name
 from dataloaders.io.spec import Channel, DataSpec, Label
@@ -116,9 +117,6 @@ def scan(dataroot: Path, colours: bool = False) -> PlainFolder:
     palettes = Palettes()
     twins: dict[bytes, dict[Split, str]] = {}
     for split in SPLITS:
-        for folder in ("images", "labels"):
-            if (dataroot / split / folder).is_dir():
-                warn_of_unread(dataroot / split / folder, ".png")
         for image_path, label_path in _pairs(dataroot / split, found.faults):
             _read_slice(
                 dataroot, split, image_path, label_path, found, read_colours if colours else palettes.read, twins
@@ -255,10 +253,7 @@ def _tell_twins(twins: dict[bytes, dict[Split, str]]) -> None:
 
 def _pairs(folder: Path, faults: list[str]) -> list[tuple[Path | None, Path | None]]:
     """Image and label of each slice; all images or all labels where the folder has nothing else."""
-    images, labels = (
-        {path.stem: path for path in (files_in(folder / kind, ".png") if (folder / kind).is_dir() else [])}
-        for kind in ("images", "labels")
-    )
+    images, labels = ({path.stem: path for path in find_files(folder / kind, ".png")} for kind in ("images", "labels"))
     if not images or not labels:
         return [*((image, None) for image in images.values()), *((None, label) for label in labels.values())]
     faults += [f"{images[stem]}: no label of the same name" for stem in sorted(images.keys() - labels.keys())]

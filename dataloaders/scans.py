@@ -11,13 +11,11 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from dataloaders.io.files import files_below, read_list
+from dataloaders.io.find import NO_IMAGES, anatomical, find_files, is_bids, suffix
 from dataloaders.io.geometry import resample, to_ras
 from dataloaders.io.intensity import robust_unit
-from dataloaders.io.nifti import SUFFIXES, Volume, VolumeError, read_volume, stem
-from dataloaders.io.notices import warn_of_unread
+from dataloaders.io.nifti import Volume, VolumeError, read_volume, stem
 
-NO_IMAGES = ("dseg", "mask", "probseg", "defacemask")  # endings of BIDS files that are no scans
 OUTPUTS = ("dseg", "probseg", "resampled")  # endings of scripts/segment.py's own files
 CT_WINDOW = (0.0, 80.0)  # HU, SynthSeg's
 MAX_GRID = 2**29  # voxels that a scan may have on the network's grid
@@ -40,11 +38,6 @@ class Scan:
     def name(self, ending: str) -> str:
         """Path of an output below the output folder, such as ``sub-01/anat/sub-01_desc-T1w_dseg.nii.gz``."""
         return f"{self.place}{self.desc}_{ending}"
-
-
-def is_bids(folder: Path) -> bool:
-    """Whether a folder is laid out as a BIDS data set."""
-    return folder.is_dir() and any(child.is_dir() and child.name.startswith("sub-") for child in folder.iterdir())
 
 
 def find_scans(inputs: Sequence[Path], suffixes: Sequence[str], channels: Sequence[str]) -> tuple[list[Scan], bool]:
@@ -81,23 +74,15 @@ def find_scans(inputs: Sequence[Path], suffixes: Sequence[str], channels: Sequen
 
 def _expand(given: Path, suffixes: Sequence[str]) -> tuple[Path | None, list[Path]]:
     """Root, None for single files, and files."""
-    if given.is_dir():
-        warn_of_unread(given, SUFFIXES, below=True)
-        files = [file for file in files_below(given, SUFFIXES) if stem(file).rpartition("_")[2] not in OUTPUTS]
-        if is_bids(given):
-            files = [file for file in files if _bids_image(file.relative_to(given), suffixes)]
-        elif suffixes:
-            files = [file for file in files if stem(file).endswith(tuple(suffixes))]
-        return given, files
-    if given.suffix == ".txt" and given.is_file():
-        return None, read_list(given)
-    return None, [given]  # a file that is missing is a fault of its own when it is read
-
-
-def _bids_image(path: Path, suffixes: Sequence[str]) -> bool:
-    ending = stem(path).rpartition("_")[2]
-    wanted = ending in suffixes if suffixes else ending not in NO_IMAGES
-    return wanted and path.parts[0].startswith("sub-") and path.parent.name == "anat"
+    files = find_files(given, below=True)
+    if not given.is_dir():
+        return None, files or [given]  # a file that is missing is a fault of its own when it is read
+    if is_bids(given):
+        images = [file for file in anatomical(files, given) if suffix(file) not in NO_IMAGES]
+        files = [file for file in images if suffix(file) in suffixes or not suffixes]
+    elif suffixes:
+        files = [file for file in files if stem(file).endswith(tuple(suffixes))]
+    return given, [file for file in files if suffix(file) not in OUTPUTS]
 
 
 def _scan(root: Path, files: tuple[Path, ...], bids: bool) -> Scan:
@@ -110,7 +95,7 @@ def _scan(root: Path, files: tuple[Path, ...], bids: bool) -> Scan:
     entities, _, ending = name.rpartition("_")
     described = re.search(r"_desc-([A-Za-z0-9]+)", entities)
     entities = re.sub(r"_desc-[A-Za-z0-9]+", "", entities)
-    endings = "".join(stem(file).rpartition("_")[2] for file in files) if len(files) > 1 else ending
+    endings = "".join(suffix(file) for file in files) if len(files) > 1 else ending
     return Scan(files, prefix + entities, f"_desc-{described[1] if described else ''}{endings}", root)
 
 

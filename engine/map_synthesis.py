@@ -22,7 +22,8 @@ import torch
 from numpy.typing import NDArray
 
 from config import TestConfig
-from dataloaders.io.files import files_below, read_json, with_path, write_json
+from dataloaders.io.files import read_json, with_path, write_json
+from dataloaders.io.find import files_below
 from dataloaders.io.intensity import Window, model_to_levels
 from dataloaders.io.manifest import SYNTHESIS
 from dataloaders.io.nifti import SUFFIXES, file_sha256, stem

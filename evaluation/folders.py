@@ -6,11 +6,12 @@ from collections.abc import Iterable, Set
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from dataloaders.io.file_names import PatientRule, label_of, place_of, shows_channels, visible
+from dataloaders.io.file_names import PatientRule, label_of, place_of, shows_channels
+from dataloaders.io.find import files_in, warn_of_unread
 from dataloaders.io.intensity import LEVELS, Window
 from dataloaders.io.manifest import FILE_NAME, Case, Geometry, Manifest, Slice
 from dataloaders.io.nifti import SUFFIXES
-from dataloaders.io.notices import warn_of_unread, warn_once
+from dataloaders.io.notices import warn_once
 from dataloaders.io.png import MIN_RANGE, Palettes, read_png
 from dataloaders.io.spec import Axis, Channel, DataSpec
 from evaluation.pairs import FOLDERS, ManifestPairs, Pairs
@@ -46,13 +47,14 @@ class Folders:
             raise ValueError(f"--window {self.window[0]:g} {self.window[1]:g}: the lower value comes first")
         for flag in ("real", "generated", "labels"):
             if (folder := getattr(self, flag)) is not None:
-                visible(folder, flag, "")
+                files_in(folder, "", f"--{flag}")
 
     def pairs(self) -> Pairs:
         """NIfTI volumes where the folders hold any, else PNG slices. ValueError lists the files without a partner."""
         folders = {"real": self.real, "generated": self.generated}
         kinds = [
-            (bool(volume_files(folder, flag)), bool(visible(folder, flag, ".png"))) for flag, folder in folders.items()
+            (bool(volume_files(folder, flag)), bool(files_in(folder, ".png", f"--{flag}")))
+            for flag, folder in folders.items()
         ]
         for folder in (*folders.values(), *([self.labels] if self.labels else [])):
             warn_of_unread(folder, SUFFIXES if kinds[0][0] else ".png")
@@ -150,7 +152,7 @@ def folders_manifest(
     ValueError lists the files without a partner.
     """
     folders = {"real": real, "generated": generated} | ({"labels": labels} if labels else {})
-    files = {role: {p.stem: p for p in visible(folder, role, ".png")} for role, folder in folders.items()}
+    files = {role: {p.stem: p for p in files_in(folder, ".png", f"--{role}")} for role, folder in folders.items()}
     if not files["real"]:
         raise ValueError(f"--real {real}: no PNG files")
     rule = PatientRule(patient_regex, shows_channels(files["real"], files.get("labels", {})))

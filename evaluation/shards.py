@@ -14,7 +14,8 @@ from zipfile import BadZipFile
 import numpy as np
 from numpy.typing import NDArray
 
-from dataloaders.io.files import atomic_path, files_in
+from dataloaders.io.files import atomic_path
+from dataloaders.io.find import files_in
 from evaluation.metrics.lesions import Lesions
 from evaluation.pairs import Pairs, file_states
 from evaluation.request import Request

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from dataloaders.io.file_names import visible, without_twins
+from dataloaders.io.find import files_in, without_twins
 from dataloaders.io.geometry import off_grid, plane, plane_shape, plane_spacing, stitch, to_ras
 from dataloaders.io.intensity import Window
 from dataloaders.io.manifest import FILE_NAME, Case, Manifest, Slice
@@ -35,7 +35,7 @@ class Files:
 
 def volume_files(folder: Path, flag: str) -> dict[str, Path]:
     """Name without ending -> NIfTI file, sorted; ValueError for a name that is there twice, and without a folder."""
-    return {stem(path): path for path in without_twins(visible(folder, flag, SUFFIXES))}
+    return {stem(path): path for path in without_twins(files_in(folder, SUFFIXES, f"--{flag}"))}
 
 
 SLICED: dict[Axis, int] = {"axial": 2, "coronal": 1, "sagittal": 0}  # array axis of a RAS volume

@@ -55,7 +55,7 @@ def find_cases(study: StudyOptions) -> list[Case]:
 def _bids_cases(o: InputOptions) -> list[Case]:
     if not o.source.is_dir():
         raise ValueError(f"input.source = {o.source}: no such folder")
-    found = find_bids(o.source, [o.modality], o.brain_masks, None, exclude=o.exclude, wanted=o.filter)
+    found = find_bids(o.source, [o.modality], o.brain_masks, exclude=o.exclude, wanted=o.filter)
     if found.faults:
         raise ValueError(f"input.source = {o.source}: {'; '.join(listed(found.faults))}")
     for note in found.notes:

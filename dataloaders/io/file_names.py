@@ -2,64 +2,15 @@
 
 from __future__ import annotations
 
-import glob
 import re
-from collections.abc import Collection, Sequence
+from collections.abc import Collection
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TypeVar
-
-from dataloaders.io.files import files_in
-from dataloaders.io.nifti import stem
 
 _BIDS = re.compile(r"^(sub-[A-Za-z0-9]+)(?:_|$)")
 _ENDING = re.compile(r"^(.+)_(\d{4})$")
 _SLICE = re.compile(r"^(.+)_z(\d+)(_\d{4})?$")  # after the slice's number, four digits are always a channel
 _T = TypeVar("_T")
-
-
-def visible(folder: Path, flag: str, suffixes: str | tuple[str, ...]) -> list[Path]:
-    """`files_in` a folder; ValueError where there is no folder."""
-    if not folder.is_dir():
-        raise ValueError(f"--{flag} {folder}: no such folder")
-    return files_in(folder, suffixes)
-
-
-def without_twins(paths: Sequence[Path]) -> list[Path]:
-    """The files; ValueError where two of a folder differ in their suffix alone (x.nii, x.nii.gz): one would count twice."""
-    found: dict[Path, Path] = {}
-    for path in paths:
-        other = found.setdefault(path.parent / stem(path), path)
-        if other is not path:
-            raise ValueError(f"{path.parent}: both {other.name} and {path.name}; remove one")
-    return list(paths)
-
-
-def case_names(paths: Sequence[Path], where: str = "") -> list[str]:
-    """Names of cases: the files' stems, or with one folder a patient the parts of the paths that differ.
-
-    The folders count where several files have one name, as ``a/ct.nii.gz`` and ``b/ct.nii.gz``, and for a pattern `where`
-    whose folders have the wildcards, as ``*/ct.nii.gz``, so that one file alone has the name that it has among others.
-    """
-    stems = [stem(path) for path in paths]
-    folder, _, name = where.rpartition("/")
-    if len(set(stems)) == len(stems) and not (glob.has_magic(folder) and not glob.has_magic(name)):
-        return stems
-    parts = [(*path.parent.parts, own) for path, own in zip(paths, stems, strict=True)]
-    pattern = Path(where).parts
-    if glob.has_magic(folder) and "**" not in where and {len(p) for p in parts} == {len(pattern)}:
-        differ = [i for i, part in enumerate(pattern) if glob.has_magic(part)]
-        named = ["_".join(own[i] for i in differ) for own in parts]
-        if len(set(named)) == len(named):
-            parts = [tuple(own[i] for i in differ) for own in parts]
-    while len(parts) > 1 and len({own[0] for own in parts}) == 1 and min(map(len, parts)) > 1:
-        parts = [own[1:] for own in parts]
-    while len(parts) > 1 and len({own[-1] for own in parts}) == 1 and min(map(len, parts)) > 1:
-        parts = [own[:-1] for own in parts]
-    if len({len(own) for own in parts}) == 1 and len(parts) > 1:  # ses-1 of all sessions says nothing
-        kept = [i for i in range(len(parts[0])) if len({own[i] for own in parts}) > 1]
-        parts = [tuple(own[i] for i in kept) for own in parts] if kept else parts
-    return ["_".join(own) for own in parts]
 
 
 def place_of(name: str) -> tuple[str, int | None]:
@@ -86,6 +37,14 @@ def shows_channels(names: Collection[str], labels: Collection[str] = ()) -> bool
     sets = list(endings.values())
     alike = len(sets) > 1 and all(one == sets[0] for one in sets)
     return alike and len(sets[0]) > 1 and sets[0] == set(range(len(sets[0])))
+
+
+def first_group(regex: str | None, text: str, flag: str) -> str:
+    """What the first group of an expression finds in a text, without one the text; ValueError where it finds nothing."""
+    match = None if regex is None else re.search(regex, text)
+    if regex is not None and (match is None or not match.groups() or not match[1]):
+        raise ValueError(f"{flag} {regex!r} does not match {text!r}")
+    return text if match is None else match[1]
 
 
 def check_regex(regex: str | None, flag: str, what: str) -> None:
@@ -125,10 +84,7 @@ class PatientRule:
     def patient(self, name: str) -> str:
         """Patient of a file's name without suffix; ValueError where the expression does not find one."""
         if self.regex is not None:
-            match = re.search(self.regex, name)
-            if match is None or not match[1]:
-                raise ValueError(f"--patient_regex {self.regex!r} does not match {name!r}")
-            return match[1]
+            return first_group(self.regex, name, "--patient_regex")
         if match := _BIDS.match(name):
             return match[1]
         if match := _SLICE.match(name):

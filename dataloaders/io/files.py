@@ -22,62 +22,6 @@ from dataloaders.io.schema import check_name as check_name
 
 TEMPORARY = ".tmp-"
 
-# What people call pictures and volumes; files of other kinds lie beside data for good reasons.
-_IMAGES = ".png .jpg .jpeg .bmp .gif .tif .tiff .npy .npz .nii .nii.gz .img .hdr .mgz .mgh .mha .nrrd .dcm".split()
-
-
-def files_in(folder: Path, suffixes: str | tuple[str, ...]) -> list[Path]:
-    """Files with these endings in a folder, sorted; hidden ones, such as macOS's ``._x``, never count."""
-    return sorted(path for path in folder.iterdir() if _is_wanted(path, suffixes))
-
-
-def files_below(folder: Path, suffixes: tuple[str, ...]) -> list[Path]:
-    """Files with these endings in a folder and those below it, sorted; hidden files and folders never count.
-
-    Links to folders are followed, once each: a data set is often a folder of links to subjects.
-    """
-    return sorted(path for path in _entries_below(folder) if _is_wanted(path, suffixes))
-
-
-def not_read(folder: Path, suffixes: str | tuple[str, ...], below: bool = False) -> str:
-    """One line on the images of a folder (and those below it) that do not end in `suffixes`, by kind; '' if there are none.
-
-    Links to nothing, and where only the folder itself is read its sub-folders, count too; hidden files do not.
-    """
-    kinds: dict[str, list[str]] = {}
-    for path in sorted(_entries_below(folder) if below else folder.iterdir()):
-        if path.name.startswith(".") or _is_wanted(path, suffixes):
-            continue
-        ending = next((path.name[-len(end) :] for end in reversed(_IMAGES) if path.name.lower().endswith(end)), None)
-        if path.is_dir():
-            kinds.setdefault("sub-folders", []).append(f"{path.name}/")
-        elif ending and not path.exists():
-            kinds.setdefault("links to files that are not there (git annex get fetches them)", []).append(path.name)
-        elif ending:
-            kinds.setdefault(ending, []).append(path.name)
-    if not kinds:
-        return ""
-    shown = [f"{len(names)} {kind} ({names[0]}{', …' if len(names) > 1 else ''})" for kind, names in kinds.items()]
-    wanted = suffixes if isinstance(suffixes, str) else ", ".join(suffixes)
-    return f"{folder}: not read, since only {wanted} files are: " + ", ".join(shown)
-
-
-def _is_wanted(path: Path, suffixes: str | tuple[str, ...]) -> bool:
-    return path.name.endswith(suffixes) and not path.name.startswith(".") and path.is_file()
-
-
-def _entries_below(folder: Path) -> Iterator[Path]:
-    """Files and broken links below a folder, without those in hidden folders."""
-    seen: set[str] = set()
-    for place, folders, names in os.walk(folder, followlinks=True):
-        real = os.path.realpath(place)
-        if real in seen:
-            folders.clear()
-            continue
-        seen.add(real)
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        yield from (Path(place, name) for name in names)
-
 
 @contextmanager
 def atomic_path(path: Path | str) -> Iterator[Path]:
@@ -231,9 +175,3 @@ def read_toml(path: Path, what: str) -> dict[str, Any]:
         raise ValueError(f"{path}: no such {what}") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ValueError(f"{path}: not a TOML file ({error})") from None
-
-
-def read_list(path: Path) -> list[Path]:
-    """Paths of a text file, one a line, with or without a byte order mark; blank lines and those with # are none."""
-    lines = [line.strip() for line in path.read_text(encoding="utf-8-sig").splitlines()]
-    return [Path(line) for line in lines if line and not line.startswith("#")]

@@ -5,9 +5,6 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
-
-from dataloaders.io.files import not_read
 
 _told: set[str] = set()
 _collecting: list[list[str]] = []
@@ -32,9 +29,3 @@ def collected() -> Iterator[list[str]]:
         yield lines
     finally:
         _collecting.pop()
-
-
-def warn_of_unread(folder: Path, suffixes: str | tuple[str, ...], below: bool = False) -> None:
-    """Say what images a folder holds that are not read; see `not_read`."""
-    if unread := not_read(folder, suffixes, below):
-        warn_once(unread)

@@ -9,11 +9,9 @@ from pathlib import Path
 
 import torch
 
-from dataloaders.io.file_names import without_twins
-from dataloaders.io.files import files_below
+from dataloaders.io.find import files_below, warn_of_unread, without_twins
 from dataloaders.io.geometry import off_grid
 from dataloaders.io.nifti import SUFFIXES, stem
-from dataloaders.io.notices import warn_of_unread
 from dataloaders.labelmaps.maps import LabelMap, LabelMaps, Source, as_indices, read_label_map_file
 from models.gmm.labels import LabelScheme
 

@@ -14,11 +14,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from dataloaders.io.file_names import case_names, without_twins
-from dataloaders.io.files import files_below, read_list
+from dataloaders.io.find import case_names, files_below, read_list, warn_of_unread, without_twins
 from dataloaders.io.geometry import spacing, to_ras
 from dataloaders.io.nifti import SUFFIXES, VolumeError, read_volume, stem, whole_numbers
-from dataloaders.io.notices import warn_of_unread
 from models.gmm.labels import LabelScheme, find_values
 
 Source = Any  # a path, an array or a tensor

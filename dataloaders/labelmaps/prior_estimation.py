@@ -21,8 +21,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from dataloaders.io.file_names import without_twins
-from dataloaders.io.files import atomic_path, files_in, write_json
+from dataloaders.io.files import atomic_path, write_json
+from dataloaders.io.find import files_in, without_twins
 from dataloaders.io.geometry import off_grid, to_ras
 from dataloaders.io.nifti import SUFFIXES, file_sha256, read_volume, stem, whole_numbers
 from dataloaders.io.progress import tracked
@@ -296,7 +296,7 @@ def _check_channels(channels: Sequence[str], count: int, where: str) -> None:
 
 
 def _faultless(o: PriorOptions, channel: str, images: str, regex: str | None) -> list[CaseSource]:
-    found = find_pairs(images, o.labels, channel, regex, None)
+    found = find_pairs(images, o.labels, channel, regex)
     if found.faults:
         raise SourceFaults(found.faults)
     return found.cases

@@ -11,7 +11,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from dataloaders.io.files import check_name, files_in, read_json, write_json
+from dataloaders.io.files import check_name, read_json, write_json
+from dataloaders.io.find import files_in
 from dataloaders.io.geometry import off_grid, onto_axes
 from dataloaders.io.locks import LOCK, lock_folder
 from dataloaders.io.nifti import SUFFIXES, file_sha256, read_volume, stem, whole_numbers, write_volume

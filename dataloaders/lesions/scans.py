@@ -12,7 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dataloaders.io import geometry
-from dataloaders.io.files import atomic_path, files_below
+from dataloaders.io.files import atomic_path
+from dataloaders.io.find import files_below
 from dataloaders.io.intensity import Window
 from dataloaders.io.nifti import (
     NIFTI_SUFFIXES,

@@ -12,6 +12,7 @@ from typing import Any, cast
 import numpy as np
 
 from dataloaders.io import geometry
+from dataloaders.io.file_names import first_group
 from dataloaders.io.files import check_name, listed, read_json, write_json
 from dataloaders.io.locks import LOCK, lock_folder
 from dataloaders.io.manifest import FILE_NAME, Case, Manifest, Split, case_from_dict
@@ -55,16 +56,16 @@ def find(o: PrepareOptions) -> Found:
         images, labels = (
             None if o.half == other else where for other, where in (("labels", o.images), ("images", o.labels))
         )
-        return find_pairs(images, labels, o.channel, o.case_regex, o.patient_regex)
+        return find_pairs(images, labels, o.channel, o.case_regex)
     if o.format == "mni152":
         return find_mni152()
     assert o.source is not None
     if o.format == "nnunet":
-        return find_nnunet(o.source, o.image_channels, o.label_channel, o.patient_regex, o.only)
+        return find_nnunet(o.source, o.image_channels, o.label_channel, o.only)
     if o.format == "synthrad2023":
         folder = Path(o.labels) if o.labels and o.only is None else None
-        return find_synthrad(o.source, o.image, folder, o.patient_regex)
-    return find_bids(o.source, o.modalities, o.brain_masks, o.patient_regex, o.only, o.exclude, o.bids_filter)
+        return find_synthrad(o.source, o.image, folder)
+    return find_bids(o.source, o.modalities, o.brain_masks, o.only, o.exclude, o.bids_filter)
 
 
 def prepare(o: PrepareOptions) -> Manifest | None:
@@ -76,6 +77,8 @@ def prepare(o: PrepareOptions) -> Manifest | None:
     if o.format == "png":
         return convert_folder(o)
     found = find(o)
+    regex, flag = o.patient_regex, "--patient_regex"
+    found.cases = [replace(case, patient=first_group(regex, case.patient, flag)) for case in found.cases]
     for note in listed(found.notes):
         print(note, flush=True)
     if not found.cases and not found.faults:

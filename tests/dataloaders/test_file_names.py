@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
 
-from dataloaders.io.file_names import PatientRule, label_of, place_of, shows_channels, visible
+from dataloaders.io.file_names import PatientRule, label_of, place_of, shows_channels
 
 
 @pytest.mark.parametrize(
@@ -61,11 +59,3 @@ def test_places_and_labels() -> None:
     assert place_of("a_0012") == ("a_0012", None)
     assert label_of("a_0000", {"a": 1, "a_0000": 2}) == 2
     assert label_of("a_0000", {"a": 1}) == 1
-
-
-def test_hidden_files_of_macos_are_no_images(tmp_path: Path) -> None:
-    for name in ("x.nii.gz", "._x.nii.gz", "._y.nii.gz"):
-        (tmp_path / name).touch()
-    assert [path.name for path in visible(tmp_path, "real", ".nii.gz")] == ["x.nii.gz"]
-    with pytest.raises(ValueError, match=r"--labels .*nowhere: no such folder"):
-        visible(tmp_path / "nowhere", "labels", "")

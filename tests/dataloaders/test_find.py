@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from dataloaders.io.find import files_below, files_in, find_files, not_read
 from dataloaders.labelmaps.maps import LabelMaps
 from dataloaders.prepare.sources import find_bids, find_pairs
 from dataloaders.scans import find_scans
@@ -17,6 +18,51 @@ def touch(root: Path, *names: str) -> Path:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.touch()
     return root
+
+
+def test_hidden_files_and_folders_never_count(tmp_path: Path) -> None:
+    touch(tmp_path, "b.nii.gz", "a.nii", "._a.nii", "x/c.nii", "x/._c.nii", ".git/annex/objects/k.nii", "a.txt")
+    names = ("a.nii", "b.nii.gz", "x/c.nii")
+    assert files_below(tmp_path, (".nii", ".nii.gz")) == [tmp_path / name for name in names]
+    assert files_in(tmp_path, (".nii", ".nii.gz")) == [tmp_path / name for name in names[:2]]
+
+
+def test_images_that_are_not_read_are_counted_and_named(tmp_path: Path) -> None:
+    touch(
+        tmp_path, "a.png", "._a.png", "b.PNG", "c.jpg", "d.jpg", "v.NII.GZ", "v.hdr", "v.img", "README.txt", "old/e.png"
+    )
+    (tmp_path / "lost.png").symlink_to(".git/annex/objects/lost")
+    line = not_read(tmp_path, ".png")
+    assert line.startswith(f"{tmp_path}: not read, since only .png files are: ")
+    for part in (
+        "1 .PNG (b.PNG)",
+        "2 .jpg (c.jpg, …)",
+        "1 .NII.GZ (v.NII.GZ)",
+        "1 .hdr",
+        "1 .img",
+        "1 sub-folders (old/)",
+    ):
+        assert part in line
+    assert "1 links to files that are not there (git annex get fetches them) (lost.png)" in line
+    assert "README" not in line
+    assert "a.png" not in line.replace("a.png)", "")
+    below = not_read(tmp_path, ".png", below=True)
+    assert "old" not in below
+    assert "2 .jpg" in below
+    assert not_read(tmp_path / "old", ".png") == ""
+
+
+def test_folders_patterns_and_lists(tmp_path: Path) -> None:
+    touch(tmp_path, "b.nii.gz", "a.nii", "x/c.mgz", "x/.d.nii", "x/e.txt")
+    a, b, c = (tmp_path / name for name in ("a.nii", "b.nii.gz", "x/c.mgz"))
+    assert find_files(tmp_path, below=True) == [a, b, c]
+    assert find_files(str(tmp_path / "*.nii*")) == find_files(tmp_path, notes=(notes := [])) == [a, b]
+    assert notes == [f"{tmp_path}: not read, since only .nii.gz, .nii, .mgz, .mgh files are: 1 sub-folders (x/)"]
+    (tmp_path / "list.txt").write_text(f"\ufeff# maps\n{c}\n\n{tmp_path}/no.nii\n{a}\n", encoding="utf-8")
+    assert find_files(tmp_path / "list.txt") == [c, tmp_path / "no.nii", a]
+    assert find_files(tmp_path / "nowhere") == find_files(tmp_path / "x/e.txt") == []
+    with pytest.raises(ValueError, match=r"^--labels .*nowhere: no such folder$"):
+        files_in(tmp_path / "nowhere", "", "--labels")
 
 
 @pytest.mark.parametrize(
@@ -32,7 +78,7 @@ def test_one_folder_a_patient(tmp_path: Path, image: str, label: str, ids: list[
     for case in ids:
         touch(tmp_path, image.format(case), label.format(case))
     patterns = [str(tmp_path / name.replace("{}", "*")) for name in (image, label)]
-    found = find_pairs(patterns[0], patterns[1], "CT", None, None)
+    found = find_pairs(patterns[0], patterns[1], "CT", None)
     assert found.faults == []
     assert [case.id for case in found.cases] == ids
     assert [case.images[0] for case in found.cases] == [tmp_path / image.format(case) for case in ids]
@@ -41,27 +87,27 @@ def test_one_folder_a_patient(tmp_path: Path, image: str, label: str, ids: list[
 
 def test_one_patient_has_the_name_that_it_has_among_others(tmp_path: Path) -> None:
     touch(tmp_path, "p1/ct.nii.gz", "p1/seg.nii.gz")
-    found = find_pairs(str(tmp_path / "*/ct.nii.gz"), str(tmp_path / "*/seg.nii.gz"), "CT", None, None)
+    found = find_pairs(str(tmp_path / "*/ct.nii.gz"), str(tmp_path / "*/seg.nii.gz"), "CT", None)
     assert ([case.id for case in found.cases], found.faults) == (["p1"], [])
 
 
 def test_one_folder_given_twice_is_one_line(tmp_path: Path) -> None:
     touch(tmp_path, "a_ct.nii.gz", "a_seg.nii.gz")
     with pytest.raises(ValueError, match=r"name the same files \(.*a_ct.nii.gz, …\); give a quoted pattern for each"):
-        find_pairs(str(tmp_path), str(tmp_path), "CT", None, None)
+        find_pairs(str(tmp_path), str(tmp_path), "CT", None)
 
 
 def test_sessions_count_where_they_differ(tmp_path: Path) -> None:
     touch(tmp_path, "a/1/ct.nii.gz", "a/2/ct.nii.gz", "b/1/ct.nii.gz")
-    found = find_pairs(str(tmp_path / "*/*/ct.nii.gz"), None, "CT", None, None)
+    found = find_pairs(str(tmp_path / "*/*/ct.nii.gz"), None, "CT", None)
     assert [case.id for case in found.cases] == ["a_1", "a_2", "b_1"]
-    found = find_pairs(str(tmp_path / "**/ct.nii.gz"), None, "CT", None, r"^([a-z])")
-    assert [(case.id, case.patient) for case in found.cases] == [("a_1", "a"), ("a_2", "a"), ("b_1", "b")]
+    found = find_pairs(str(tmp_path / "**/ct.nii.gz"), None, "CT", None)
+    assert [case.id for case in found.cases] == ["a_1", "a_2", "b_1"]
 
 
 def test_an_empty_folder_of_folders_says_what_to_give(tmp_path: Path) -> None:
     touch(tmp_path, "p1/ct.nii.gz")
-    (fault,) = find_pairs(str(tmp_path), None, "CT", None, None).faults
+    (fault,) = find_pairs(str(tmp_path), None, "CT", None).faults
     assert fault == (
         f"--images {tmp_path}: no .nii.gz, .nii, .mgz, .mgh files; "
         f"with one folder a patient give a pattern, '{tmp_path}/*/NAME.nii.gz'"
@@ -88,7 +134,7 @@ def bids(root: Path, *names: str) -> Path:
 def test_one_of_several_scans_is_taken(
     tmp_path: Path, names: tuple[str, ...], wanted: tuple[str, ...], taken: str, noted: str
 ) -> None:
-    found = find_bids(bids(tmp_path, *names), [], None, None, wanted=wanted)
+    found = find_bids(bids(tmp_path, *names), [], None, wanted=wanted)
     assert found.faults == []
     assert [case.images[0].name for case in found.cases] == [f"sub-01_{taken}.nii.gz"]
     told = f"sub-01: sub-01_{taken}.nii.gz is taken, not sub-01_{noted}.nii.gz; --bids_filter chooses"
@@ -97,13 +143,13 @@ def test_one_of_several_scans_is_taken(
 
 def test_a_label_map_goes_with_its_own_scan(tmp_path: Path) -> None:
     root = bids(tmp_path, "run-1_T1w", "run-2_T1w", "run-1_dseg")
-    (case,) = find_bids(root, [], None, None).cases
+    (case,) = find_bids(root, [], None).cases
     assert case.images[0].name == "sub-01_run-1_T1w.nii.gz"
-    found = find_bids(touch(root, "x"), [], None, None, wanted=["run=2"])
+    found = find_bids(touch(root, "x"), [], None, wanted=["run=2"])
     assert found.cases[0].label is None
     touch(root, "derivatives/atlas/sub-01/anat/sub-01_run-2_space-MNI152NLin6Asym_dseg.nii.gz")
     touch(root, "derivatives/atlas/sub-01/anat/sub-01_run-2_dseg.nii.gz")
-    (case,) = find_bids(root, [], None, None, wanted=["run=2"]).cases
+    (case,) = find_bids(root, [], None, wanted=["run=2"]).cases
     assert case.label is not None
     assert case.label.name == "sub-01_run-2_dseg.nii.gz"
 
@@ -112,26 +158,26 @@ def test_copies_and_unwanted_modalities_do_not_matter(tmp_path: Path) -> None:
     root = bids(tmp_path, "T1w", "run-1_T2w", "run-2_T2w", "echo-1_MEGRE", "T1w_defacemask")
     touch(root, "sourcedata/sub-01/anat/sub-01_T1w.nii.gz", "derivatives/x/sub-01/anat/sub-01_T1w.nii.gz")
     touch(root, "sub-02/anat/sub-02_T1w.nii.gz", "sourcedata/sub-03/anat/sub-03_T1w.nii.gz")
-    found = find_bids(root, ["T1w"], None, None)
+    found = find_bids(root, ["T1w"], None)
     assert (found.faults, found.notes) == ([], [])
     assert [case.images[0].relative_to(root).parts[0] for case in found.cases] == ["sub-01", "sub-02"]
-    assert find_bids(root, [], None, None).channels == ("T1w",)
+    assert find_bids(root, [], None).channels == ("T1w",)
 
 
 def test_what_is_excluded_is_not_looked_at(tmp_path: Path) -> None:
     root = touch(tmp_path, *(f"sub-0{i}/ses-{s}/anat/sub-0{i}_ses-{s}_T1w.nii.gz" for i in (1, 2) for s in (1, 2)))
     touch(root, "sub-03/anat/sub-03 copy_T1w.nii.gz", "sub-04/anat/sub-04_T2w.nii.gz")
-    assert find_bids(root, [], None, None).faults
-    found = find_bids(root, [], None, None, exclude=["sub-03 copy", "sub-04", "sub-02_ses-1"])
+    assert find_bids(root, [], None).faults
+    found = find_bids(root, [], None, exclude=["sub-03 copy", "sub-04", "sub-02_ses-1"])
     assert [case.id for case in found.cases] == ["sub-01_ses-1", "sub-01_ses-2", "sub-02_ses-2"]
     assert not found.faults + [note for note in found.notes if note.startswith("exclude ")]
-    found = find_bids(root, [], None, None, exclude=["sub-03 copy", "sub-04", "sub-2", "sub-01_ses-1"])
+    found = find_bids(root, [], None, exclude=["sub-03 copy", "sub-04", "sub-2", "sub-01_ses-1"])
     assert "exclude sub-2: no such subject or case" in found.notes
 
 
 def test_a_bad_filter_is_one_line(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="--bids_filter run: must be KEY=VALUE"):
-        find_bids(bids(tmp_path, "T1w"), [], None, None, wanted=["run"])
+        find_bids(bids(tmp_path, "T1w"), [], None, wanted=["run"])
 
 
 def test_label_maps_and_scans_of_one_name_are_told_apart(tmp_path: Path) -> None:
@@ -149,6 +195,6 @@ def test_masks_of_single_classes_are_told(tmp_path: Path) -> None:
         tmp_path,
         *(f"s{i}/{name}.nii.gz" for i in (1, 2) for name in ("ct", "segmentations/liver", "segmentations/aorta")),
     )
-    found = find_pairs(str(tmp_path / "*/ct.nii.gz"), str(tmp_path / "*/segmentations/*.nii.gz"), "CT", None, None)
+    found = find_pairs(str(tmp_path / "*/ct.nii.gz"), str(tmp_path / "*/segmentations/*.nii.gz"), "CT", None)
     (fault,) = found.faults
     assert "4 files for 2 images, one mask a class as it seems" in fault
