@@ -1,0 +1,247 @@
+"""What makes a long command resumable: a folder that is claimed with its settings, and a record for each piece of work.
+
+The claim comes before the first output and the record after the last, each written at once, so a kill at any moment costs
+the pieces under way. A piece without a record is made again. Shards share a ledger.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import time
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Self
+
+from dataloaders.io.files import read_json, write_json
+from dataloaders.io.find import files_below
+from dataloaders.io.locks import FolderLock, lock_folder
+from dataloaders.io.schema import check_path, decode
+
+SETTINGS = "settings.json"
+LOCK_WAIT = 60.0  # seconds in which the shards that start together have claimed their folder
+LINE = 160  # letters of a difference that are shown
+
+Output = str | Path
+
+
+@dataclass(frozen=True)
+class Ledger:
+    """Records of pieces of work, one JSON file each: ``<folder>/<records>/<key><ending>``.
+
+    settings: all that shapes every piece; None where each piece is claimed alone, as beside files of somebody else.
+    sources, outputs: the fields of a record that say what a piece was made of, and list its files below the folder.
+    renew: make again what was made of other sources, instead of refusing. lock: of a folder that is held.
+    """
+
+    folder: Path
+    schema: str = ""
+    settings: dict[str, Any] | None = None
+    records: str = "records"
+    ending: str = ".json"
+    sources: str = "sources"
+    outputs: tuple[str, ...] = ("outputs",)
+    renew: bool = False
+    lock: FolderLock | None = None
+
+    @classmethod
+    def claim(
+        cls,
+        folder: Path,
+        settings: Mapping[str, Any],
+        *,
+        file: str = SETTINGS,
+        about: Mapping[str, Any] | None = None,
+        flag: str = "--out",
+        overwrite: bool = False,
+        alone: bool = False,
+        **how: Any,
+    ) -> Self:
+        """Make the folder ours: `file` in it holds the settings, and what else there is to say `about` it.
+
+        flag: of the command line, for messages. overwrite: what was made with other settings is removed. alone: no other
+        process may use the folder until this ledger is closed. how: fields of the ledger.
+
+        ValueError in one line where the folder holds something else, or pieces made with other settings, or is in use.
+        """
+        ledger = cls(folder, settings=_plain(settings), **{"renew": overwrite, **how})
+        ledger._settings_there(file, flag)  # first, so that no lock is left in a folder of something else
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = lock_folder(folder) if alone else _waited(folder)
+        try:
+            ledger._take(file, about or {}, flag, overwrite)
+        except BaseException:
+            lock.close()
+            raise
+        if alone:
+            return replace(ledger, lock=lock)
+        lock.close()
+        return ledger
+
+    def _settings_there(self, file: str, flag: str) -> dict[str, Any] | None:
+        """The settings that the folder was claimed with; None for a new one. ValueError where it is not ours."""
+        if self.folder.exists() and not self.folder.is_dir():
+            raise ValueError(f"{flag} {self.folder} is a file; choose a folder")
+        content = list(self.folder.iterdir()) if self.folder.is_dir() else []  # before looking for the settings
+        path = self.folder / file
+        if path.is_file():  # others have a settings.json too
+            found = read_json(path)
+            found = found if isinstance(found, dict) else {}
+            settings = found.get("settings", None if self.schema else found or None)
+            if found.get("schema", "") != self.schema or not isinstance(settings, dict):
+                raise ValueError(f"{path}: was not written by this command, or is damaged; choose another {flag}")
+            return settings
+        if any(not found.name.startswith(".") for found in content):
+            raise ValueError(
+                f"{flag} {self.folder} is not empty and was not written by this command; choose another folder"
+            )
+        return None
+
+    def _take(self, file: str, about: Mapping[str, Any], flag: str, overwrite: bool) -> None:
+        old = self._settings_there(file, flag)
+        changed = [] if old is None else differences(old, self.settings or {})
+        made = self.keys() if changed else []
+        if made and not overwrite:
+            lines = (line if len(line) < LINE else f"{line[: LINE - 3]}..." for line in changed)
+            raise ValueError(
+                f"{flag} {self.folder} holds what was made with other settings: {'; '.join(lines)}. "
+                "Choose another folder, or give --overwrite where the command has it"
+            )
+        for key in made:
+            self.forget(key)
+        if changed or old is None:
+            head = {"schema": self.schema} if self.schema else {}
+            write_json(self.folder / file, {**head, "settings": self.settings, **about})
+
+    def close(self) -> None:
+        """Let a folder go that was claimed alone."""
+        if self.lock is not None:
+            self.lock.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """Hold the folder for a moment, waiting for other shards."""
+        with _waited(self.folder):
+            yield
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of the settings, which the records name."""
+        return hashlib.sha256(json.dumps(self.settings, sort_keys=True).encode()).hexdigest()
+
+    def path(self, key: str) -> Path:
+        """File of a piece's record."""
+        return self.folder / self.records / f"{key}{self.ending}"
+
+    def keys(self) -> list[str]:
+        """Of all pieces that have a record or a claim, sorted."""
+        root = self.folder / self.records
+        found = files_below(root, (self.ending,))
+        return [path.relative_to(root).as_posix().removesuffix(self.ending) for path in found]
+
+    def load(self, path: Path) -> Any:
+        """Content of a record's file; ValueError or FileNotFoundError where there is none. Here JSON."""
+        return read_json(path)
+
+    def save(self, path: Path, record: dict[str, Any]) -> None:
+        """Write a record's file at once."""
+        write_json(path, record)
+
+    def read(self, key: str) -> dict[str, Any] | None:
+        """The record of a piece, or its claim, which lacks the sources; None where there is none of ours that is sound."""
+        try:
+            record = decode(dict[str, Any], self.load(self.path(key)), key)
+            if record.get("schema", "") != self.schema:
+                return None
+            for file in self._files(record):
+                check_path(decode(str, file, "output"))
+        except (ValueError, TypeError, FileNotFoundError, NotADirectoryError):
+            return None
+        return dict(record)
+
+    def _files(self, record: Mapping[str, Any]) -> list[str]:
+        return [file for field in self.outputs for file in record.get(field, ())]
+
+    def done(self, key: str, sources: Any = None, outputs: Iterable[Output] = ()) -> dict[str, Any] | None:
+        """The record of a piece that is whole: of these sources and settings, with its files and `outputs` there.
+
+        None where it is to be made. ValueError, unless `renew`, where it was made of other sources, and without settings
+        where files lie in the place of its outputs that no record is of.
+        """
+        record, wanted = self.read(key), [self.folder / file for file in outputs]
+        if record is None:
+            there = [path for path in (self.path(key), *wanted) if path.exists()] if self.settings is None else []
+            if there and not self.renew:
+                raise ValueError(f"{there[0]}: no record is beside it; move it away, or give --overwrite")
+            return None
+        if self.sources not in record or record.get("settings", self.digest) not in (self.digest, self.settings):
+            return None
+        files = [*wanted, *(self.folder / file for file in self._files(record))]
+        if record[self.sources] != _plain(sources):
+            if not self.renew:
+                first = next(iter(files), self.path(key))
+                raise ValueError(f"{first}: was made of other sources or with other settings; give --overwrite")
+            return None
+        return record if all(path.is_file() for path in files) else None
+
+    def start(self, key: str) -> None:
+        """A piece is about to be written: its old record goes first. Without settings a claim takes its place."""
+        if self.settings is None:
+            self.save(self.path(key), {"schema": self.schema})
+        else:
+            self.path(key).unlink(missing_ok=True)
+
+    def record(self, key: str, sources: Any = None, **facts: Any) -> dict[str, Any]:
+        """A piece is whole: write its record, the last of its files, and return it.
+
+        facts: what else it says, with the `outputs` as paths below the folder.
+        """
+        record = {"schema": self.schema} if self.schema else {}
+        record |= {} if self.settings is None else {"settings": self.digest}
+        record |= {self.sources: _plain(sources), **facts}
+        self.save(self.path(key), record)
+        return record
+
+    def forget(self, key: str) -> None:
+        """Remove a piece, its record first, so that this never outlives its files."""
+        record = self.read(key)
+        self.path(key).unlink(missing_ok=True)
+        for file in self._files(record or {}):
+            (self.folder / file).unlink(missing_ok=True)
+
+
+def differences(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = "") -> list[str]:
+    """Lines ``--flag: was X, now Y`` for all that is not equal, with the parts of nested settings as ``--flag.part``."""
+    lines: list[str] = []
+    for key in sorted(old.keys() | new.keys()):
+        before, after = old.get(key), new.get(key)
+        if isinstance(before, dict) and isinstance(after, dict):
+            lines += differences(before, after, f"{prefix}{key}.")
+        elif before != after:
+            lines.append(f"--{prefix}{key}: was {before}, now {after}")
+    return lines
+
+
+def _plain(value: Any) -> Any:
+    """As it comes back from a file."""
+    return json.loads(json.dumps(value))
+
+
+def _waited(folder: Path) -> FolderLock:
+    """The folder's lock, once other shards have let it go."""
+    end = time.monotonic() + LOCK_WAIT
+    while True:
+        try:
+            return lock_folder(folder)
+        except ValueError:
+            if time.monotonic() > end:
+                raise
+            time.sleep(0.05)
