@@ -190,6 +190,10 @@ class Row:
         found = found.get("value") if isinstance(found, dict) else found
         return None if found is None else float(found)
 
+    def references(self, what: str) -> set[float]:
+        """All of them."""
+        return {found for i in range(len(self.entries)) if (found := self.reference(i, what)) is not None}
+
 
 def metric_rows(entrants: Sequence[Entrant]) -> list[Row]:
     """One row per metric, in the order of metrics.json but grouped by channel, what covers all channels first."""

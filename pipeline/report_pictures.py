@@ -1,22 +1,35 @@
-"""Pictures of a study's report: predictions, brain masks and tissue maps of every scan, synthetic slices."""
+"""Pictures of a study's report: brain masks, tissue maps and predictions of every scan, synthetic slices."""
 
 from __future__ import annotations
 
-import base64
-from html import escape
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
+from scipy import ndimage
 
+from dataloaders.io.geometry import Axis, plane, plane_spacing
 from dataloaders.io.manifest import Manifest
+from dataloaders.io.nifti import Volume
+from dataloaders.io.pictures import hex_color, resized, tile_grid, to_grey, webp
 from dataloaders.io.png import read_png
-from pipeline import figures
+from evaluation.report.kit import Key
 from pipeline.context import Context
+from pipeline.tissue import TISSUES
+
+PALETTE = np.array([(0, 0, 0), (209, 73, 91), (242, 242, 238), (48, 99, 142)], np.uint8)  # background, TISSUES
+OUTLINE = (255, 196, 0)
+KEYS = [*(Key(hex_color(rgb), name) for rgb, name in zip(PALETTE[1:], TISSUES, strict=True))]
+KEYS.append(Key(hex_color(OUTLINE), "brain mask"))
+SHOWN = (0.3, 0.5, 0.7)  # heights within the brain
+SAMPLES = 3  # of a combination
+Tile = tuple[str, bytes]  # caption, WebP
 
 
-def predictions(context: Context) -> str:
+def predictions(context: Context) -> dict[str, list[Tile]]:
     """Of every test scan: the slices that networks saw, the reference, and what each network made of them."""
     networks = context.done(sorted(name for name in context.records if name.startswith("predict/")))
-    parts = []
+    found = {}
     for case in sorted(case.id for case in context.cases.values() if case.split == "test"):
         shown = {
             f"network trained on {name.split('/')[1]}": context.volume(name, output)
@@ -29,77 +42,91 @@ def predictions(context: Context) -> str:
         brain = next(iter(shown.values())).data > 0
         if context.done([f"reference/{case}"]):
             shown = {"reference": context.volume(f"reference/{case}", "reference"), **shown}
-        at = figures.heights(brain)
-        tiles = [_figure(figures.scan_strip(context.volume(f"harmonise/{case}", "image"), brain, at), "scan")]
-        tiles += [_figure(figures.tissue_strip(v.data, v.affine, at), caption) for caption, v in shown.items()]
-        parts.append(f"<h3>{escape(case)}</h3><div class='case'>{''.join(tiles)}</div>")
-    return _keys() + "".join(parts) if parts else ""
+        at = heights(brain)
+        scan = ("scan", scan_strip(context.volume(f"harmonise/{case}", "image"), brain, at))
+        found[case] = [scan, *((caption, tissue_strip(volume, at)) for caption, volume in shown.items())]
+    return found
 
 
-def case_pictures(context: Context) -> str:
+def case_pictures(context: Context) -> dict[str, list[Tile]]:
     """Of every scan: its brain masks and tissue maps."""
-    parts = [_keys()]
-    for case in sorted(context.cases):
-        tiles = _tiles(context, case)
-        if tiles:
-            parts.append(f"<h3>{escape(case)}</h3><div class='case'>{''.join(tiles)}</div>")
-    return "".join(parts)
+    found = {case: _tiles(context, case) for case in sorted(context.cases) if context.done([f"harmonise/{case}"])}
+    return {case: tiles for case, tiles in found.items() if tiles}
 
 
-def _tiles(context: Context, case: str) -> list[str]:
-    scan = f"harmonise/{case}"
-    if not context.done([scan]):
-        return []
-    image = context.volume(scan, "image")
+def _tiles(context: Context, case: str) -> list[Tile]:
+    image = context.volume(f"harmonise/{case}", "image")
     tiles = []
     at: list[int] | None = None
     for name, record in sorted(context.records.items()):
         stage, _, rest = name.partition("/")
-        if not rest.endswith(f"/{case}") or not record.outputs:
-            continue
         label = rest.split("/")[0]
+        if not rest.endswith(f"/{case}"):
+            continue
         if stage == "strip" and "mask" in record.outputs:
             mask = context.volume(name, "mask").data > 0
-            at = at or figures.heights(mask)
+            at = at or heights(mask)
             given = " (given)" if record.tool.get("name") == "given" else ""
-            caption = f"{label}{given}, {record.facts['litres']:.2f} l"
-            tiles.append(_figure(figures.scan_strip(image, mask, at), caption))
+            tiles.append((f"{label}{given}, {record.facts['litres']:.2f} l", scan_strip(image, mask, at)))
         elif stage == "tissue" and "tissue" in record.outputs:
             found = context.volume(name, "tissue")
-            at = at or figures.heights(found.data > 0)
-            caption = label if record.state == "done" else f"{label}: {record.reason}"
-            tiles.append(_figure(figures.tissue_strip(found.data, found.affine, at), caption))
+            at = at or heights(found.data > 0)
+            tiles.append((label if record.state == "done" else f"{label}: {record.reason}", tissue_strip(found, at)))
     return tiles
 
 
-def samples(context: Context) -> str:
+def samples(context: Context) -> list[Tile]:
     """The first synthetic slices of every combination."""
-    tiles = []
-    seen: dict[str, int] = {}
+    units: dict[str, list[str]] = {}
     for name in context.done(sorted(context.records)):
         stage, _, rest = name.partition("/")
-        combination = rest.split("/")[0]
-        if stage not in ("synthesise", "paint") or seen.get(combination, 0) >= 3:
-            continue
-        seen[combination] = seen.get(combination, 0) + 1
-        case = Manifest.load(context.home(name)).cases[0]
-        item = case.slices[0]
-        image, label = (read_png(context.home(name) / path) for path in (item.images[0], item.label))
-        tiles.append(_figure(figures.pair_tile(image.astype(np.float64), label), f"{combination}, from {case.id}"))
-    return f"<div class='case'>{''.join(tiles)}</div>" if tiles else "<p>None.</p>"
+        if stage in ("synthesise", "paint"):
+            units.setdefault(rest.split("/")[0], []).append(name)
+    tiles = []
+    for combination, names in units.items():
+        for name in names[:SAMPLES]:
+            case = Manifest.load(context.home(name)).cases[0]
+            image, label = (read_png(context.home(name) / p) for p in (case.slices[0].images[0], case.slices[0].label))
+            pair = [to_grey(image, 0, max(float(image.max()), 1e-6)), PALETTE[label]]
+            tiles.append((f"{combination}, from {case.id}", webp(tile_grid([pair]), exact=True)))
+    return tiles
 
 
-def _keys() -> str:
-    keys = "".join(
-        f"<span><i class='key' style='--c:{color}'></i>{name}</span>" for name, color in figures.COLORS.items()
-    )
-    return f"<div class='keys'>{keys}<span><i class='key' style='--c:#ffc400'></i>brain mask</span></div>"
+def heights(brain: NDArray[np.bool_]) -> list[int]:
+    """Slices at fixed shares of the brain's height; of an empty mask the middle."""
+    filled = np.flatnonzero(brain.any((0, 1)))
+    if not len(filled):
+        return [brain.shape[2] // 2]
+    return [int(filled[round(share * (len(filled) - 1))]) for share in SHOWN]
 
 
-def _figure(png: bytes, caption: str) -> str:
-    return f"<figure>{_img(png, caption)}<figcaption>{escape(caption)}</figcaption></figure>"
+def scan_strip(image: Volume, mask: NDArray[np.bool_], at: list[int]) -> bytes:
+    """Axial slices and a sagittal one of a head, with the outline of its brain mask."""
+    inside = image.data[mask] if mask.any() else image.data
+    high = max(float(np.percentile(inside, 99.5)) * 1.15, 1e-6)
+    tiles = []
+    for axis, index in _views(mask, at):
+        tile = _in_mm(to_grey(plane(image.data, axis, index), 0, high), image.affine, axis, smooth=True).copy()
+        brain = _in_mm(plane(mask, axis, index).astype(np.uint8), image.affine, axis) > 0
+        tile[brain & ~ndimage.binary_erosion(brain)] = OUTLINE
+        tiles.append(tile)
+    return webp(tile_grid([tiles]), exact=True)
 
 
-def _img(png: bytes, text: str) -> str:
-    data = base64.b64encode(png).decode("ascii")
-    return f"<img alt='{escape(text, quote=True)}' src='data:image/png;base64,{data}'>"
+def tissue_strip(tissue: Volume, at: list[int]) -> bytes:
+    """The same slices of a tissue map."""
+    views = _views(tissue.data > 0, at)
+    tiles = [_in_mm(PALETTE[plane(tissue.data, axis, index)], tissue.affine, axis) for axis, index in views]
+    return webp(tile_grid([tiles]), exact=True)
+
+
+def _views(mask: NDArray[np.bool_], at: list[int]) -> list[tuple[Axis, int]]:
+    filled = np.flatnonzero(mask.any((1, 2)))
+    middle = int(filled[len(filled) // 2]) if len(filled) else mask.shape[0] // 2
+    return [*(("axial", z) for z in at), ("sagittal", middle)]
+
+
+def _in_mm(pixels: NDArray[Any], affine: NDArray, axis: Axis, smooth: bool = False) -> NDArray[Any]:
+    """With a pixel a millimetre both ways: thick slices look as they are."""
+    _, rows, columns = plane_spacing(affine, axis)
+    return resized(pixels, pixels.shape[0] * rows, pixels.shape[1] * columns, smooth)

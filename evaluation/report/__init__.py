@@ -9,15 +9,15 @@ from matplotlib import rc_context
 from matplotlib.figure import Figure
 
 from dataloaders.io.files import atomic_path, read_json, write_json, write_text
-from evaluation.compare import Entrant, metric_rows
-from evaluation.report import gallery, gather, pictures, ranked, volumes
-from evaluation.report.page import Content, render
-from evaluation.report.panels import file_stem, panel_sets, png, sheet, svg
-from evaluation.report.pictures import Strip
-from evaluation.report.ranked import Ranking
-from evaluation.report.tables import csv_tables, latex_tables, to_json
+from evaluation.compare import Entrant
+from evaluation.report import ranked
+from evaluation.report.numbers import to_json
+from evaluation.report.page import Content, gather_content, render_page
+from evaluation.report.panels import file_stem, png, sheet, svg
+from evaluation.report.pictures import tile_sheet
+from evaluation.report.tables import csv_tables, latex_tables
 
-__all__ = ["content", "render", "write_report"]
+__all__ = ["gather_content", "refuse_foreign", "render_page", "write_report"]
 
 
 def write_report(entrants: Sequence[Entrant], out: Path, rank_by: str = ranked.DEFAULT) -> Path:
@@ -26,12 +26,14 @@ def write_report(entrants: Sequence[Entrant], out: Path, rank_by: str = ranked.D
     rank_by: metric with a value per slice by which worst and best are chosen.
     """
     with rc_context({"text.parse_math": False}):  # names are texts: a $ in them is no formula
-        page = content(entrants, rank_by)
-        files = _write_figures(page, out) + _write_tables(page, out)
-        write_json(out / "compare.json", to_json(entrants, page.rows, files))
-        path = out / "report.html"
-        write_text(path, render(page))
-    return path
+        content = gather_content(entrants, rank_by)
+        files = [name for stem, figure in _figures(content) for name in _write_figure(out, stem, figure)]
+    tables = csv_tables(entrants, content.rows) | latex_tables(entrants, content.rows)
+    for name, text in tables.items():
+        write_text(out / "tables" / name, text)
+    write_json(out / "compare.json", to_json(entrants, content.rows, [*files, *(f"tables/{name}" for name in tables)]))
+    write_text(out / "report.html", render_page(content))
+    return out / "report.html"
 
 
 def refuse_foreign(out: Path) -> None:
@@ -46,49 +48,28 @@ def refuse_foreign(out: Path) -> None:
         raise ValueError(f"{there[0]}: was not written by this command; choose another folder, or move it")
 
 
-def content(entrants: Sequence[Entrant], rank_by: str = ranked.DEFAULT) -> Content:
-    """Everything that page and files show."""
-    channels = range(entrants[0].spec.num_channels)
-    rows = metric_rows(entrants)
-    chosen = pictures.chosen_slices(entrants[0])
-    strips = [pictures.strip(entrants, c, chosen) for c in channels]
-    rankings = [ranked.rank(entrants, c, rank_by) for c in channels]
-    tiles = [_ranked_tiles(entrants, c, ranking, strips[c].limit) for c, ranking in enumerate(rankings)]
-    wanted = dict.fromkeys((one.case.id, one.item.index) for ranking in rankings for one in ranking.found)
-    panels = panel_sets(entrants, rows, gather.gather(entrants))
-    plots = round(sum(len(svg) for one in panels for svg in one.svgs) * 4 / 3)
-    budget = volumes.budget_beside(gallery.characters(strips, tiles), plots)
-    held = volumes.pack(entrants, [(strip.limit, strip.unit) for strip in strips], list(wanted), budget)
-    return Content(entrants, rows, panels, strips, rankings, tiles, held)
-
-
-def _ranked_tiles(entrants: Sequence[Entrant], channel: int, ranking: Ranking, limit: float) -> Strip | None:
-    if not ranking.found:
-        return None
-    return pictures.strip(entrants, channel, [(one.case, one.item) for one in ranking.found], limit)
-
-
-def _write_figures(page: Content, out: Path) -> list[str]:
-    figures = {one.stem: sheet(one, page.names) for one in page.panels}
-    for c, channel in enumerate(page.entrants[0].spec.channels):
-        stem, ranked_strip = file_stem(channel.name), page.ranked[c]
-        figures[f"slices_{stem}"] = gallery.strip_figure(page.strips[c], page.names)
-        if ranked_strip is not None:
-            figures[f"worst_best_{stem}"] = gallery.ranking_figure(page.rankings[c], ranked_strip, page.names)
-    return [name for stem, figure in figures.items() for name in _write_figure(out, stem, figure)]
+def _figures(content: Content) -> list[tuple[str, Figure]]:
+    """(stem, figure): plots and pictures of the page."""
+    figures = [(one.stem, sheet(one, content.names)) for one in content.panels]
+    for channel in content.channels:
+        strip, stem = channel.strip, file_stem(channel.name)
+        rows = [
+            (row.where.replace(", ", "\n"), [("" if r else tile.title, tile) for tile in row.all])
+            for r, row in enumerate(strip.rows)
+        ]
+        figures.append((f"slices_{stem}", tile_sheet(rows, strip.aspect, f"differences: {strip.scale}")))
+        if channel.ranking.found:
+            figures.append((f"worst_best_{stem}", ranked.ranking_figure(channel.ranking, content.names)))
+    return figures
 
 
 def _write_figure(out: Path, stem: str, figure: Figure) -> list[str]:
+    # The layout is computed for good, so that it is not done again for each file.
+    figure.draw_without_rendering()
+    figure.set_layout_engine("none")
     names = []
-    for suffix, content in (("png", png(figure)), ("svg", svg(figure))):
+    for suffix, data in (("png", png(figure)), ("svg", svg(figure))):
         names.append(f"figures/{stem}.{suffix}")
         with atomic_path(out / names[-1]) as temporary:
-            temporary.write_bytes(content)
+            temporary.write_bytes(data)
     return names
-
-
-def _write_tables(page: Content, out: Path) -> list[str]:
-    tables = csv_tables(page.entrants, page.rows) | latex_tables(page.entrants, page.rows)
-    for name, text in tables.items():
-        write_text(out / "tables" / name, text)
-    return [f"tables/{name}" for name in tables]

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from evaluation.compare import Entrant
-from evaluation.report.html import table, text
-from evaluation.report.plots import color_of
+from evaluation.report.kit import Cell, Table, color_of
 
 KINDS = {
     "oasis": "OASIS: adversarial, 3-D noise, segmentation discriminator",
@@ -49,29 +49,29 @@ OFF: tuple[Any, ...] = (0, 0.0, False, "none", None, "", [], [0.0], [0])
 MOST_DIFFERENCES = 12
 
 
-def cards(entrants: Sequence[Entrant]) -> str:
+@dataclass(frozen=True)
+class Card:
+    """facts: what a reader asks first. only: settings that no other method has so; more: how many are left out of it."""
+
+    name: str
+    color: str
+    kind: str
+    facts: dict[str, str]
+    only: list[tuple[str, str]]
+    more: int
+
+
+def cards(entrants: Sequence[Entrant]) -> list[Card]:
     """One card a method."""
     settings = [flat_settings(entrant.manifest.provenance) for entrant in entrants]
-    return f"<div class='cards'>{''.join(_card(entrants, settings, i) for i in range(len(entrants)))}</div>"
-
-
-def _card(entrants: Sequence[Entrant], settings: Sequence[dict[str, str]], i: int) -> str:
-    provenance = entrants[i].manifest.provenance
-    facts = "".join(
-        f"<dt>{text(name)}</dt><dd>{text(value)}</dd>" for name, value in _facts(provenance).items() if value
-    )
-    different = _different(settings, i)
-    kind = KINDS.get(str(provenance.get("method")), str(provenance.get("method") or "unknown method"))
-    page = (
-        f"<article class='card' style='--c:{color_of(i)}'><h3>{text(entrants[i].name)}</h3>"
-        f"<p class='soft'>{text(kind)}</p><dl>{facts or '<dt>nothing known</dt><dd></dd>'}</dl>"
-    )
-    if different:
-        told = "".join(f"<li><b>{text(name)}</b> {text(value)}</li>" for name, value in different[:MOST_DIFFERENCES])
-        rest = len(different) - MOST_DIFFERENCES
-        told += f"<li>and {rest} more, in Settings</li>" if rest > 0 else ""
-        page += f"<p class='soft'>Only this method has:</p><ul class='differs'>{told}</ul>"
-    return page + "</article>"
+    found = []
+    for i, entrant in enumerate(entrants):
+        provenance, only = entrant.manifest.provenance, _different(settings, i)
+        method = str(provenance.get("method") or "unknown method")
+        facts = {name: value for name, value in _facts(provenance).items() if value} or {"nothing known": ""}
+        more = max(0, len(only) - MOST_DIFFERENCES)
+        found.append(Card(entrant.name, color_of(i), KINDS.get(method, method), facts, only[:MOST_DIFFERENCES], more))
+    return found
 
 
 def _facts(provenance: dict[str, Any]) -> dict[str, str]:
@@ -131,26 +131,19 @@ def _different(settings: Sequence[dict[str, str]], i: int) -> list[tuple[str, st
 # -- all of them --------------------------------------------------------------------------------------------------
 
 
-def settings_section(entrants: Sequence[Entrant]) -> str:
-    """What differs between the methods stands open, what they share is folded away."""
+def settings_table(entrants: Sequence[Entrant], shared: bool | None = None) -> Table:
+    """A setting a line. shared: those that are the same for all, in one column, or those that are not; None: both."""
     settings = [flat_settings(entrant.manifest.provenance) for entrant in entrants]
     keys = list(dict.fromkeys(key for one in settings for key in one))
-    shared = [key for key in keys if len(entrants) > 1 and len({one.get(key) for one in settings}) == 1]
-    own = [key for key in keys if key not in shared]
-    names = [entrant.name for entrant in entrants] if len(entrants) > 1 else ["value"]
-    page = "<p>No setting differs.</p>"
-    if own:
-        what = "what differs" if len(entrants) > 1 else "all settings"
-        page = f"<details><summary>{what} ({len(own)})</summary>{_table(names, settings, own)}</details>"
-    if shared:
-        page += f"<details><summary>the same for all ({len(shared)})</summary>"
-        page += f"{_table(['value'], settings[:1], shared)}</details>"
-    return page
-
-
-def _table(names: Sequence[str], settings: Sequence[dict[str, str]], keys: Sequence[str]) -> str:
-    body = [[text(key), *(text(one.get(key, "–")) for one in settings)] for key in keys]
-    return table(["setting", *(text(name) for name in names)], body, "settings")
+    names = [entrant.name for entrant in entrants]
+    if shared is not None:
+        alone = len(entrants) == 1
+        same = {key for key in keys if not alone and len({one.get(key) for one in settings}) == 1}
+        keys = [key for key in keys if (key in same) == shared]
+        settings, names = (settings[:1], ["value"]) if shared or alone else (settings, names)
+    absent = Cell("–")
+    rows = [[key, *(one.get(key, absent) for one in settings)] for key in keys]
+    return Table(["setting", *names], rows, kind="settings")
 
 
 def flat_settings(provenance: dict[str, Any]) -> dict[str, str]:

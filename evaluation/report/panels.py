@@ -21,6 +21,7 @@ from dataloaders.io.runlog import read_log
 from evaluation.compare import Entrant, Row
 from evaluation.report import plots
 from evaluation.report.gather import Distributions, Gathered, Spectra
+from evaluation.report.kit import INK, REAL_COLOR, color_of
 from evaluation.report.names import group_of, is_distribution, name_of, short_name
 
 Canvas = Figure | SubFigure
@@ -202,18 +203,11 @@ def sheet(one: PanelSet, names: Sequence[str]) -> Figure:
     cells = figure.subfigures(lines, columns, squeeze=False)
     for cell, panel in zip(cells.ravel(), one.panels, strict=False):
         if panel.title:
-            cell.suptitle(panel.title, fontsize=9, color=plots.INK)
+            cell.suptitle(panel.title, fontsize=9, color=INK)
         panel.draw(cell)
-    handles: list[Any] = [Patch(color=plots.REAL_COLOR, label="real")] if one.real else []
-    handles += [Line2D([], [], color=plots.color_of(i), linewidth=4, label=name) for i, name in enumerate(names)]
+    handles: list[Any] = [Patch(color=REAL_COLOR, label="real")] if one.real else []
+    handles += [Line2D([], [], color=color_of(i), linewidth=4, label=name) for i, name in enumerate(names)]
     figure.legend(handles=handles, loc="outside lower center", ncols=min(len(handles), 5), fontsize=8, frameon=False)
-    return laid_out(figure)
-
-
-def laid_out(figure: Figure) -> Figure:
-    """The figure with its layout computed for good, so that it is not done again for each file."""
-    figure.draw_without_rendering()
-    figure.set_layout_engine("none")
     return figure
 
 

@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
-import io
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 from matplotlib import colormaps
 from matplotlib.colors import to_hex
+from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
 from numpy.typing import NDArray
 from PIL import Image
 
 from dataloaders.io.intensity import Window
 from dataloaders.io.manifest import Case, Slice
+from dataloaders.io.pictures import data_url, label_colors, to_grey, webp
 from evaluation.compare import Entrant
-from evaluation.report.gather import Picture, read_label, read_picture
+from evaluation.report.gather import read_label, read_picture
+from evaluation.report.kit import INK, SOFT
 from evaluation.results import paired_slices
 
 HU_WINDOWS = {  # name -> HU; the first is the one that pictures are shown in
@@ -28,49 +32,70 @@ DIVERGING = colormaps["RdBu_r"]
 ROWS = 5
 MARGIN = 4  # pixels around the body that are shown
 MIN_SIDE = 256  # smaller tiles are enlarged, because browsers blur small images
+TILE = 1.25  # inches of a tile in a figure file
 
 
 @dataclass(frozen=True)
-class Tiles:
-    """One slice of one channel as 8-bit pixels: label map (RGB), images (grey) and differences (RGB)."""
+class Tile:
+    """A picture, (H, W, 3), and its caption. exact: neither smoothed nor compressed with loss."""
 
-    case: str
-    index: int
-    label: NDArray[np.uint8]
-    real: NDArray[np.uint8]
-    generated: tuple[NDArray[np.uint8], ...]
-    difference: tuple[NDArray[np.uint8], ...]
+    title: str
+    pixels: NDArray[np.uint8]
+    exact: bool = False
+
+    @cached_property
+    def src(self) -> str:
+        """The picture as a page holds it."""
+        image = Image.fromarray(self.pixels)
+        factor = max(1, -(-MIN_SIDE // min(image.size)))
+        how = Image.Resampling.NEAREST if self.exact else Image.Resampling.BICUBIC
+        large = image.resize((image.width * factor, image.height * factor), how)
+        return data_url(webp(np.asarray(large), self.exact))
+
+
+@dataclass(frozen=True)
+class SliceTiles:
+    """One slice of one channel: the label map, the real image, then each method's images, then their differences."""
+
+    where: str
+    label: Tile
+    real: Tile
+    generated: tuple[Tile, ...]
+    differences: tuple[Tile, ...]
+
+    @property
+    def all(self) -> tuple[Tile, ...]:
+        """In the order of a row."""
+        return (self.label, self.real, *self.generated, *self.differences)
 
 
 @dataclass(frozen=True)
 class Strip:
     """Slices of one channel. Differences go from -limit to +limit (`unit`) in all slices and methods."""
 
-    rows: tuple[Tiles, ...]
+    rows: tuple[SliceTiles, ...]
     limit: float
     unit: str
     aspect: float  # width / height of a tile in mm
 
-
-def label_hex(num_labels: int) -> list[str]:
-    """One colour per label; background black; hues far apart for neighbouring ids."""
-    return ["#000000"] + [
-        to_hex(colormaps["turbo"](0.06 + 0.88 * ((i * 0.618034) % 1.0))) for i in range(1, num_labels)
-    ]
-
-
-def label_rgb(num_labels: int) -> NDArray[np.uint8]:
-    """(N, 3) the same."""
-    return np.array([[int(c[i : i + 2], 16) for i in (1, 3, 5)] for c in label_hex(num_labels)], np.uint8)
+    @property
+    def scale(self) -> str:
+        """What the colours of the differences mean."""
+        return f"blue −{self.limit:.3g}, red +{self.limit:.3g} {self.unit}"
 
 
 def chosen_slices(entrant: Entrant, rows: int = ROWS) -> list[tuple[Case, Slice]]:
     """Evenly spaced slices over all cases, leaving out those with hardly any body."""
     slices = [(case, item) for case in entrant.manifest.cases for item in paired_slices(case)]
-    body = [sum(n for label, n in item.histogram.items() if label > 0) for _, item in slices]
+    body = [body_pixels(item) for _, item in slices]
     full = [pair for pair, n in zip(slices, body, strict=True) if n >= 0.5 * float(np.median(body))]
     positions = np.linspace(0, len(full) - 1, min(rows, len(full))).round().astype(int)
     return [full[i] for i in positions]
+
+
+def body_pixels(item: Slice) -> int:
+    """Pixels of a slice with a label other than 0."""
+    return sum(n for label, n in item.histogram.items() if label > 0)
 
 
 def display_window(entrant: Entrant, channel: int, case: Case) -> Window:
@@ -94,45 +119,35 @@ def strip(
     """
     first = entrants[0]
     same = one_window(first, channel)
-    scales = [1.0 if same else 100 / case.windows[channel].width for case, _ in chosen]
-    windows = [display_window(first, channel, case) for case, _ in chosen]
     read = [read_picture(entrants, case, item, channel, read_label(first, item)) for case, item in chosen]
     cut = body_box([picture.label for picture in read])
-    physical = [
-        [case.windows[channel].decode(levels[cut]).astype(np.float64) for levels in (picture.real, *picture.generated)]
-        for (case, _), picture in zip(chosen, read, strict=True)
-    ]
-    differences = [
-        [(fake - real) * scale for fake in fakes] for (real, *fakes), scale in zip(physical, scales, strict=True)
-    ]
+    images, differences, ends = [], [], []
+    for (case, _), picture in zip(chosen, read, strict=True):
+        window, scale = case.windows[channel], 1.0 if same else 100 / case.windows[channel].width
+        decoded = [window.decode(levels[cut]).astype(np.float64) for levels in (picture.real, *picture.generated)]
+        images.append(decoded)
+        differences.append([(fake - decoded[0]) * scale for fake in decoded[1:]])
+        ends.append(display_window(first, channel, case).width * scale / 2)
     if limit is None:
         spread = max((float(np.percentile(np.abs(d), 99.5)) for of_slice in differences for d in of_slice), default=0.0)
-        limit = min(spread, *(window.width * scale / 2 for window, scale in zip(windows, scales, strict=True))) or 1.0
-    rows = [
-        _tiles(case, item, picture, cut, images, of_slice, window, limit, first.spec.num_labels)
-        for (case, item), picture, images, of_slice, window in zip(
-            chosen, read, physical, differences, windows, strict=True
+        limit = min(spread, *ends) or 1.0
+    names, colors = [entrant.name for entrant in entrants], label_colors(first.spec.num_labels)
+    rows = []
+    for (case, item), picture, decoded, of_slice in zip(chosen, read, images, differences, strict=True):
+        window = display_window(first, channel, case)
+        real, *fakes = (to_grey(image, window.low, window.high) for image in decoded)
+        rows.append(
+            SliceTiles(
+                f"{case.id}, slice {item.index}",
+                Tile("label map", colors[picture.label[cut]], exact=True),
+                Tile("real", real),
+                tuple(Tile(name, fake) for name, fake in zip(names, fakes, strict=True)),
+                tuple(Tile(f"{name} − real", _signed(d, limit)) for name, d in zip(names, of_slice, strict=True)),
+            )
         )
-    ]
-    height, width = rows[0].real.shape
+    height, width = images[0][0].shape
     aspect = width * first.spec.spacing[1] / (height * first.spec.spacing[0])
     return Strip(tuple(rows), limit, first.spec.channels[channel].unit if same else "% of window", aspect)
-
-
-def _tiles(
-    case: Case,
-    item: Slice,
-    picture: Picture,
-    cut: tuple[slice, slice],
-    images: Sequence[NDArray],
-    differences: Sequence[NDArray],
-    window: Window,
-    limit: float,
-    num_labels: int,
-) -> Tiles:
-    real, *fakes = (_grey(image, window) for image in images)
-    signed = tuple(_signed(difference, limit) for difference in differences)
-    return Tiles(case.id, item.index, label_rgb(num_labels)[picture.label[cut]], real, tuple(fakes), signed)
 
 
 def body_box(labels: Sequence[NDArray]) -> tuple[slice, slice]:
@@ -144,10 +159,6 @@ def body_box(labels: Sequence[NDArray]) -> tuple[slice, slice]:
     return tuple(slice(max(0, int(i[0]) - MARGIN), int(i[-1]) + MARGIN + 1) for i in (rows, columns))  # type: ignore[return-value]
 
 
-def _grey(image: NDArray, window: Window) -> NDArray[np.uint8]:
-    return (np.clip((image - window.low) / window.width, 0, 1) * 255).round().astype(np.uint8)
-
-
 def _signed(difference: NDArray, limit: float) -> NDArray[np.uint8]:
     return (DIVERGING(np.clip(difference / limit, -1, 1) / 2 + 0.5)[..., :3] * 255).round().astype(np.uint8)
 
@@ -157,13 +168,21 @@ def diverging_stops(n: int = 11) -> list[str]:
     return [to_hex(DIVERGING(x)) for x in np.linspace(0, 1, n)]
 
 
-def webp(pixels: NDArray[np.uint8], exact: bool = False) -> bytes:
-    """A tile as WebP; label maps `exact`, so without smoothing and without loss."""
-    image = Image.fromarray(pixels)
-    factor = -(-MIN_SIDE // min(image.size))
-    if factor > 1:
-        how = Image.Resampling.NEAREST if exact else Image.Resampling.BICUBIC
-        image = image.resize((image.width * factor, image.height * factor), how)
-    buffer = io.BytesIO()
-    image.save(buffer, format="WEBP", lossless=exact, quality=90, method=2)
-    return buffer.getvalue()
+def tile_sheet(rows: Sequence[tuple[str, Iterable[tuple[str, Tile | None]]]], aspect: float, below: str) -> Figure:
+    """A figure of rows, each with a word on its left and tiles with a title or none; None leaves a place empty."""
+    grid = [(name, list(tiles)) for name, tiles in rows]
+    titled = sum(any(title for title, _ in tiles) for _, tiles in grid)
+    layout = ConstrainedLayoutEngine(w_pad=0.02, h_pad=0.02, wspace=0, hspace=0)
+    height = (TILE / aspect + 0.06) * len(grid) + 0.3 * titled + 0.45
+    figure = Figure(figsize=(TILE * len(grid[0][1]), height), layout=layout)
+    axes = figure.subplots(len(grid), len(grid[0][1]), squeeze=False)
+    for line, (name, tiles) in zip(axes, grid, strict=True):
+        line[0].set_ylabel(name, fontsize=7, color=SOFT)
+        for one, (title, tile) in zip(line, tiles, strict=True):
+            one.set(xticks=[], yticks=[])
+            one.spines[:].set_visible(False)
+            if tile is not None:
+                one.imshow(tile.pixels, aspect="auto", interpolation="nearest")
+                one.set_title(title, fontsize=7, color=INK, loc="left")
+    figure.supxlabel(below, fontsize=8, color=SOFT)
+    return figure

@@ -12,22 +12,12 @@ from scipy.ndimage import gaussian_filter1d
 
 from evaluation.compare import Entrant, Row
 from evaluation.report.gather import Distributions, Spectra
+from evaluation.report.kit import INK, LINE, REAL_COLOR, REAL_INK, SOFT, color_of
 from evaluation.report.names import decimals, number, raised
 
-METHOD_COLORS = (
-    *("#0b6e99", "#c2571a", "#5b8c2a", "#7a4fa3", "#a3294f"),
-    *("#3d5a80", "#8a6d00", "#1f8f7a", "#b0559a", "#5c4b3a"),
-)
-REAL_COLOR, REAL_INK = "#c9ccd1", "#6b7480"
-INK, SOFT, LINE = "#1c2430", "#5a6472", "#b9bfc7"
 MAX_LABELS = 12
 MOST_PATIENTS = 200  # with a dot each: more cannot be told apart, and each takes room in the page and memory
 TAIL = 0.005  # of the pixels of a violin are cut off at each end
-
-
-def color_of(i: int) -> str:
-    """Colour of method i."""
-    return METHOD_COLORS[i % len(METHOD_COLORS)]
 
 
 def plain(axes: Axes) -> None:
@@ -157,7 +147,7 @@ def _logarithm(power: NDArray) -> NDArray[np.float64]:
 def floor_panel(axes: Axes, row: Row) -> None:
     """One distribution metric: a dot per method, and the floor (real against real) as a dashed line."""
     values = [(i, value) for i, value in enumerate(row.values) if value is not None]
-    floors = sorted({f for i, _ in values if (f := row.reference(i, "floor")) is not None})
+    floors = sorted(row.references("floor"))
     places = decimals([value for _, value in values] + floors, 3)
     for floor in floors:
         axes.axvline(floor, color=REAL_INK, linewidth=1.2, linestyle=(0, (4, 2)))

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import csv
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import zip_longest
 
 import numpy as np
+from matplotlib.figure import Figure
 
 from dataloaders.io.manifest import Case, Slice
-from evaluation.compare import Entrant
-from evaluation.report.pictures import one_window
+from evaluation.compare import Entrant, count
+from evaluation.report.names import decimals, name_of, number
+from evaluation.report.pictures import Strip, Tile, body_pixels, one_window, strip, tile_sheet
 
 EACH = 2  # worst and as many best of each method
 FEWEST_CASES = 4  # with fewer, slices are ranked instead of cases
@@ -21,32 +24,55 @@ DEFAULT = "mae_body"
 
 @dataclass(frozen=True)
 class Ranked:
-    """A slice to look at: the method's place, value of the metric, and whether it is among the worst or the best."""
+    """A slice to look at: the method's place, value of the metric, and whether it is among the worst or the best.
+
+    tiles: the real image, the method's and the difference.
+    """
 
     method: int
     worst: bool
     case: Case
     item: Slice
     value: float
+    tiles: tuple[Tile, ...] = ()
+
+    @property
+    def kind(self) -> str:
+        """``worst`` or ``best``."""
+        return "worst" if self.worst else "best"
+
+    @property
+    def where(self) -> str:
+        """Case and slice."""
+        return f"{self.case.id}, slice {self.item.index}"
 
 
 @dataclass(frozen=True)
 class Ranking:
-    """Worst and best of one channel by `metric`. what: ``cases`` or ``slices``. missing: why there is none, or empty."""
+    """Worst and best of one channel by `metric`. caption: how they were chosen, or why there is none."""
 
     metric: str
-    what: str
+    what: str  # "cases" or "slices"
     unit: str
     found: tuple[Ranked, ...]
-    missing: str = ""
+    caption: str
+    strip: Strip | None = None
+
+    def of_method(self, method: int) -> list[Ranked]:
+        """Those of one method, the worst first."""
+        return [one for one in self.found if one.method == method]
+
+    def text(self, one: Ranked) -> str:
+        """Its value, with as many decimals as the others'."""
+        return f"{number(one.value, decimals([other.value for other in self.found]))} {self.unit}".strip()
 
 
-def rank(entrants: Sequence[Entrant], channel: int, metric: str = DEFAULT) -> Ranking:
+def rank(entrants: Sequence[Entrant], channel: int, metric: str = DEFAULT, limit: float | None = None) -> Ranking:
     """Worst and best by the values per slice in each metrics.csv.
 
     Cases are ranked by the mean over their slices and shown by their slice that is nearest to it; fewer than four cases
     by their slices, those shown some slices apart. Where cases have windows of their own, intensities are in per cent of
-    them.
+    them. limit: end of the scale of the differences.
     """
     first = entrants[0]
     name = first.spec.channels[channel].name
@@ -59,11 +85,45 @@ def rank(entrants: Sequence[Entrant], channel: int, metric: str = DEFAULT) -> Ra
         values = _slice_values(entrant, name, metric)
         if not values or better is None:
             why = f"{entrant.name} has no values of {metric} per slice" if not values else f"{metric} has no direction"
-            return Ranking(metric, what, unit, (), why)
+            return Ranking(metric, what, unit, (), f"n/a: {why}.")
         if relative:
             values = {key: v * 100 / first.slices[key][0].windows[channel].width for key, v in values.items()}
         found += _of_method(first, i, _with_body(first, values), what, better)
-    return Ranking(metric, what, "% of window" if relative else unit, tuple(found))
+    shown = strip(entrants, channel, [(one.case, one.item) for one in found], limit)
+    with_tiles = tuple(
+        replace(one, tiles=(row.real, row.generated[one.method], row.differences[one.method]))
+        for one, row in zip(found, shown.rows, strict=True)
+    )
+    caption = _caption(metric, what, entrants[0].metrics["n"]["cases"])
+    return Ranking(metric, what, "% of window" if relative else unit, with_tiles, caption, shown)
+
+
+def _caption(metric: str, what: str, cases: int) -> str:
+    how = (
+        "Cases are ranked by the mean over their slices; shown is the slice nearest to that mean."
+        if what == "cases"
+        else f"With {count(cases, 'case')}, single slices are ranked, those shown at least {APART} slices apart."
+    )
+    return (
+        f"By {name_of(metric)} ({metric}). {how} Slices with less than {LEAST_BODY:.0%} of the median body are left out. "
+        "Display window and difference scale as above."
+    )
+
+
+def ranking_figure(ranking: Ranking, names: Sequence[str]) -> Figure:
+    """All methods on one sheet: a line of triples, one for each method."""
+    assert ranking.strip is not None
+    empty: list[tuple[str, Tile | None]] = [("", None)] * 3
+    columns = [[_titled(name, ranking, one) for one in ranking.of_method(i)] for i, name in enumerate(names)]
+    lines = zip_longest(*columns, fillvalue=empty)
+    rows = [("", [place for places in line for place in places]) for line in lines]
+    below = f"real, generated, difference ({ranking.strip.scale}); by {name_of(ranking.metric)}"
+    return tile_sheet(rows, ranking.strip.aspect, below)
+
+
+def _titled(name: str, ranking: Ranking, one: Ranked) -> list[tuple[str, Tile | None]]:
+    titles = (f"{name}: {one.kind} {ranking.text(one)}\n{one.where}", "", "")
+    return [*zip(titles, one.tiles, strict=True)]
 
 
 def _slice_values(entrant: Entrant, channel: str, metric: str) -> dict[tuple[str, int], float]:
@@ -86,7 +146,7 @@ def _slice_values(entrant: Entrant, channel: str, metric: str) -> dict[tuple[str
 
 def _with_body(first: Entrant, values: dict[tuple[str, int], float]) -> dict[tuple[str, int], float]:
     """Without the slices that show hardly any body."""
-    body = {key: sum(n for label, n in first.slices[key][1].histogram.items() if label > 0) for key in values}
+    body = {key: body_pixels(first.slices[key][1]) for key in values}
     least = LEAST_BODY * float(np.median([*body.values()]))
     return {key: value for key, value in values.items() if body[key] >= least}
 

@@ -1,65 +1,165 @@
-"""compare.json, and the tables as CSV and as LaTeX."""
+"""The metrics of all methods as tables: for the page, as CSV files and as LaTeX."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 from dataloaders.io.files import csv_text
 from evaluation.compare import Entrant, Row, count
-from evaluation.report.cards import flat_settings
-from evaluation.report.names import group_of, grouped, metric_name, name_of, number, row_decimals, short_name
+from evaluation.report.cards import settings_table
+from evaluation.report.kit import Cell, Head, Table, color_of
+from evaluation.report.names import (
+    RATIO_NOTE,
+    group_of,
+    grouped,
+    is_distribution,
+    joined,
+    metric_name,
+    name_of,
+    number,
+    p_text,
+    row_decimals,
+    short_name,
+)
 from evaluation.report.panels import file_stem
-from evaluation.report.words import limits, verdict
-from evaluation.statistics import MIN_PATIENTS, PairedDifference
+from evaluation.report.words import by_reason
+from evaluation.statistics import MIN_PATIENTS
 
-SCHEMA = "medsis-compare/1"
-
-
-# -- JSON ---------------------------------------------------------------------------------------------------------
+MOST_COLUMNS = 7  # of one table; longer groups are cut into several
 
 
-def to_json(entrants: Sequence[Entrant], rows: Sequence[Row], files: Sequence[str] = ()) -> dict[str, Any]:
-    """compare.json: methods, numbers, verdict, and the files beside it. The schema is in docs/report.md."""
-    return {
-        "schema": SCHEMA,
-        "methods": [
-            {"name": e.name, "provenance": _public(e.manifest.provenance), "n": e.metrics["n"]} for e in entrants
-        ],
-        "metrics": {row.key: _row_json(row, [entrant.name for entrant in entrants]) for row in rows},
-        "verdict": verdict(entrants, rows),
-        "limits": limits(entrants, rows),
-        "files": list(files),
-    }
+# -- for the page -------------------------------------------------------------------------------------------------
 
 
-def _row_json(row: Row, names: Sequence[str]) -> dict[str, Any]:
-    difference = None
-    if row.difference is not None and row.runner_up is not None:
-        difference = {"to": names[row.runner_up], **_difference_json(row.difference), "clear": row.clear}
-    return {
-        "name": name_of(row.metric),
-        "group": group_of(row.metric),
-        "channel": row.channel,
-        "better": row.better,
-        "unit": row.unit,
-        "best": None if row.best is None else names[row.best],
-        "incomparable": row.incomparable or None,
-        "values": dict(zip(names, row.entries, strict=True)),
-        "difference": difference,
-        "differences": {
-            name: _difference_json(of) for name, of in zip(names, row.differences, strict=True) if of is not None
-        },
-    }
+def page_tables(entrants: Sequence[Entrant], rows: Sequence[Row], notes: list[str]) -> list[tuple[str, list[Table]]]:
+    """(heading, tables) of every channel, a table per group; what covers all channels comes last.
+
+    notes: reasons of missing values are added here; cells refer to them by number.
+    """
+    channels = sorted(dict.fromkeys(row.channel for row in rows), key=lambda name: name is None)
+    groups = {key: [row for row in of_group if row.measured] for key, of_group in grouped(rows).items()}
+    found = []
+    for channel in channels:
+        tables = [
+            _group_table(entrants, of_group[i : i + MOST_COLUMNS], title, notes)
+            for (of, title), of_group in groups.items()
+            if of == channel
+            for i in range(0, len(of_group), MOST_COLUMNS)
+        ]
+        heading = channel or ("All channels" if len(channels) > 1 else "")
+        found += [(heading, tables)] if tables else []
+    return found
 
 
-def _difference_json(of: PairedDifference) -> dict[str, Any]:
-    interval = None if of.interval is None else list(of.interval)
-    return {"mean": of.mean, "ci95": interval, "p": of.p_value, "patients": of.patients, "left_out": of.left_out}
+def _group_table(entrants: Sequence[Entrant], rows: Sequence[Row], title: str, notes: list[str]) -> Table:
+    """Methods down, the metrics of one group across; below: n, floor, difference of the best to the next."""
+    table = metric_table(entrants, rows, notes)
+    feet = len(table.columns) - 1 - len(entrants)
+    return replace(table.transposed(Head("method", sort="text"), feet), caption=title, kind="metrics sortable")
 
 
-def _public(provenance: dict[str, Any]) -> dict[str, Any]:
-    return {key: value for key, value in provenance.items() if key != "made_from"}
+def metric_table(entrants: Sequence[Entrant], rows: Sequence[Row], notes: list[str]) -> Table:
+    """Metrics down; across the methods, then n and, where there are any, floor, ceiling and best − next."""
+    body: list[list[Any]] = []
+    for row in rows:
+        places = row_decimals(row)
+        head = Head(short_name(row), row.unit, row.better, sort="number")
+        cells = [_cell(row, i, places, notes) for i in range(len(entrants))]
+        more = [Cell(_n(row)), Cell(_reference(row, "floor", places)), Cell(_reference(row, "ceiling", places))]
+        body.append([head, *cells, *more, _difference(row, places)])
+    methods = [Head(entrant.name, color=color_of(i)) for i, entrant in enumerate(entrants)]
+    columns: list[Head | str] = ["metric", *methods, "n", "floor (real)", "ceiling (real)", "best − next"]
+    kept = [i for i, name in enumerate(columns) if i <= len(methods) + 1 or any(line[i].text for line in body)]
+    return Table([columns[i] for i in kept], [[line[i] for i in kept] for line in body])
+
+
+def _cell(row: Row, i: int, places: int, notes: list[str]) -> Cell:
+    entry, value = row.entries[i], row.values[i]
+    if entry is None or value is None:
+        reason = row.reason(i)
+        if reason not in notes:
+            notes.append(reason)
+        return Cell("n/a", kind="na", title=reason, note=notes.index(reason) + 1)
+    small: tuple[str, ...] = ()
+    if entry.get("ci95"):
+        small = (_interval(entry["ci95"], places),)
+    elif entry.get("slice_sd") is not None:
+        small = (f"± {number(entry['slice_sd'], places)}",)
+    best = row.best == i
+    return Cell(number(value, places), value, small, "best" if best else "", clear=best and row.clear)
+
+
+def _interval(ends: Sequence[float], places: int) -> str:
+    return f"[{number(ends[0], places)}, {number(ends[1], places)}]"
+
+
+def _n(row: Row) -> str:
+    """From how many patients or slices a metric comes."""
+    present = [entry for entry in row.entries if entry]
+    counts = (entry.get("n_patients", entry.get("n")) for entry in present if entry.get("value") is not None)
+    known = {n for n in counts if n is not None}
+    of_slices = is_distribution(row.metric) and "n_patients" not in present[0]
+    noun = "slice" if of_slices else "patient"
+    if len(known) < 2:
+        return "".join(count(n, noun) for n in known)
+    return f"{min(known)} to {max(known)} {noun}s"
+
+
+def _reference(row: Row, what: str, places: int) -> str:
+    found = sorted(row.references(what))
+    return " to ".join(number(value, places) for value in dict.fromkeys(found[:1] + found[-1:]))
+
+
+def _difference(row: Row, places: int) -> Cell:
+    """Of the best to the next best, with interval and p-value."""
+    of = row.difference
+    if of is None or of.interval is None:
+        return Cell("")
+    return Cell(number(of.mean, places), small=(_interval(of.interval, places), p_text(of.p_value)))
+
+
+def long_table(entrants: Sequence[Entrant], rows: Sequence[Row]) -> Table:
+    """Metrics down, methods across; sortable by metric, channel, group, best and p."""
+    lines = []
+    for row in rows:
+        p = row.difference.p_value if row.difference else None
+        places = row_decimals(row)
+        values = [
+            Cell("n/a" if v is None else number(v, places), kind="best" if row.best == i else "")
+            for i, v in enumerate(row.values)
+        ]
+        best = "" if row.best is None else entrants[row.best].name
+        head = Head(name_of(row.metric), row.unit, row.better)
+        p_cell = Cell(p_text(p)[2:].lstrip("= "), p)
+        lines.append([head, row.channel or "all", group_of(row.metric), *values, best, p_cell])
+    own = [Head(name, sort="text") for name in ("metric", "channel", "group", "best")]
+    methods = [entrant.name for entrant in entrants]
+    return Table([*own[:3], *methods, own[3], Head("p", sort="number")], lines, kind="metrics sortable long")
+
+
+def legend(rows: Sequence[Row]) -> str:
+    """What the marks in the tables mean."""
+    parts = ["↑ higher, ↓ lower is better; the best value is shaded"]
+    if any(row.better is None and row.metric.endswith("_ratio") for row in rows):
+        parts.append(f"ratios without an arrow have no better side: {RATIO_NOTE}")
+    if any(entry and entry.get("ci95") for row in rows for entry in row.entries):
+        parts.append(
+            "brackets: 95 % bootstrap interval over patients; best − next: mean difference over the same patients, its "
+            "interval and the p-value of a sign-flip test; ● that interval leaves out zero"
+        )
+    else:
+        parts.append("± standard deviation between slices, which is not an interval")
+    if any(row.references("floor") for row in rows):
+        parts.append("floor: the same metric between two halves of the real data, split by patient")
+    return "; ".join(parts) + "."
+
+
+def unmeasured(rows: Sequence[Row]) -> list[str]:
+    """Metrics that no method has, by reason."""
+    found = by_reason((row.reason(0), name_of(row.metric)) for row in rows if not row.measured)
+    return [f"{joined(names)}: n/a, {reason}" for reason, names in found.items()]
 
 
 # -- CSV ----------------------------------------------------------------------------------------------------------
@@ -67,57 +167,38 @@ def _public(provenance: dict[str, Any]) -> dict[str, Any]:
 
 def csv_tables(entrants: Sequence[Entrant], rows: Sequence[Row]) -> dict[str, str]:
     """File name -> text. An empty cell is a value that could not be computed."""
-    found = {"metrics.csv": _metrics_csv(entrants, rows), "per_patient.csv": _patients_csv(entrants, rows)}
-    found["settings.csv"] = _settings_csv(entrants)
-    for name in ("per_label", "per_case"):
-        records = [{"method": e.name} | record for e in entrants for record in e.metrics.get(name) or ()]
-        if records:
-            found[f"{name}.csv"] = _csv(records)
-    return found
-
-
-def _metrics_csv(entrants: Sequence[Entrant], rows: Sequence[Row]) -> str:
-    """One line per metric and method."""
-    records = []
-    for row in rows:
-        for i, entrant in enumerate(entrants):
-            entry, of = row.entries[i] or {}, row.differences[i]
-            low, high = entry.get("ci95") or (None, None)
-            d_low, d_high = (None, None) if of is None or of.interval is None else of.interval
-            records.append(
-                {
-                    **{"method": entrant.name, "metric": row.metric, "name": name_of(row.metric)},
-                    **{"group": group_of(row.metric), "channel": row.channel, "unit": row.unit, "better": row.better},
-                    **{"value": row.values[i], "ci95_low": low, "ci95_high": high, "slice_sd": entry.get("slice_sd")},
-                    **{"n_patients": entry.get("n_patients"), "n_slices": entry.get("n")},
-                    **{"floor": row.reference(i, "floor"), "ceiling": row.reference(i, "ceiling")},
-                    **{"extractor": entry.get("extractor"), "best": row.best == i},
-                    "best_minus_this": None if of is None else of.mean,
-                    **{"difference_low": d_low, "difference_high": d_high, "p": None if of is None else of.p_value},
-                    "reason": row.reason(i) if row.values[i] is None else None,
-                }
-            )
-    return _csv(records)
-
-
-def _patients_csv(entrants: Sequence[Entrant], rows: Sequence[Row]) -> str:
-    """One line per method and patient, a column per metric."""
-    records = [
+    patients = [
         {"method": entrant.name, "patient": patient} | values
         for entrant in entrants
         for patient, values in entrant.metrics["per_patient"].items()
     ]
-    return _csv(records)
+    found = {
+        "metrics.csv": _csv([_record(entrant, row, i) for row in rows for i, entrant in enumerate(entrants)]),
+        "per_patient.csv": _csv(patients),
+        "settings.csv": settings_table(entrants).csv(),
+    }
+    for name in ("per_label", "per_case"):
+        records = [{"method": e.name} | record for e in entrants for record in e.metrics.get(name) or ()]
+        found |= {f"{name}.csv": _csv(records)} if records else {}
+    return found
 
 
-def _settings_csv(entrants: Sequence[Entrant]) -> str:
-    settings = [flat_settings(entrant.manifest.provenance) for entrant in entrants]
-    keys = dict.fromkeys(key for one in settings for key in one)
-    names = [entrant.name for entrant in entrants]
-    return _csv(
-        [{"setting": key} | {name: one.get(key) for name, one in zip(names, settings, strict=True)} for key in keys]
-        or [{"setting": None} | dict.fromkeys(names)]
-    )
+def _record(entrant: Entrant, row: Row, i: int) -> dict[str, Any]:
+    """A metric of one method as a line of metrics.csv."""
+    entry, of = row.entries[i] or {}, row.differences[i]
+    low, high = entry.get("ci95") or (None, None)
+    d_low, d_high = (None, None) if of is None or of.interval is None else of.interval
+    return {
+        **{"method": entrant.name, "metric": row.metric, "name": name_of(row.metric)},
+        **{"group": group_of(row.metric), "channel": row.channel, "unit": row.unit, "better": row.better},
+        **{"value": row.values[i], "ci95_low": low, "ci95_high": high, "slice_sd": entry.get("slice_sd")},
+        **{"n_patients": entry.get("n_patients"), "n_slices": entry.get("n")},
+        **{"floor": row.reference(i, "floor"), "ceiling": row.reference(i, "ceiling")},
+        **{"extractor": entry.get("extractor"), "best": row.best == i},
+        "best_minus_this": None if of is None else of.mean,
+        **{"difference_low": d_low, "difference_high": d_high, "p": None if of is None else of.p_value},
+        "reason": row.reason(i) if row.values[i] is None else None,
+    }
 
 
 def _csv(records: Sequence[dict[str, Any]]) -> str:
@@ -129,13 +210,7 @@ def _csv(records: Sequence[dict[str, Any]]) -> str:
 
 _LATEX = {
     "\\": r"\textbackslash{}",
-    "&": r"\&",
-    "%": r"\%",
-    "$": r"\$",
-    "#": r"\#",
-    "_": r"\_",
-    "{": r"\{",
-    "}": r"\}",
+    **{letter: f"\\{letter}" for letter in "&%$#_{}"},
     "~": r"\textasciitilde{}",
     "^": r"\textasciicircum{}",
     "<": r"\textless{}",
@@ -170,20 +245,23 @@ def latex_tables(entrants: Sequence[Entrant], rows: Sequence[Row]) -> dict[str, 
 
 
 def _latex_table(entrants: Sequence[Entrant], rows: Sequence[Row], channel: str) -> str:
-    floors = any(row.reference(i, "floor") is not None for row in rows for i in range(len(entrants)))
+    floors = any(row.references("floor") for row in rows)
     columns = 1 + len(entrants) + floors
     head = " & ".join(["", *(latex(entrant.name) for entrant in entrants), *(["Floor"] if floors else [])])
     lines = []
     for (of, title), of_group in sorted(grouped(rows).items(), key=lambda item: item[0][0] is None):
         title += "" if of else ", all channels"
         lines.append(rf"\midrule\multicolumn{{{columns}}}{{@{{}}l}}{{\emph{{{latex(title)}}}}} \\")
-        lines += [_latex_row(row, floors) for row in of_group]
+        for row, line in zip(of_group, metric_table(entrants, of_group, []).rows, strict=True):
+            floor = [latex(_reference(row, "floor", row_decimals(row)))] if floors else []
+            cells = [_latex_head(line[0]), *(_latex_cell(cell) for cell in line[1 : 1 + len(entrants)]), *floor]
+            lines.append(" & ".join(cells) + r" \\")
     return "\n".join(
         [
             r"% needs \usepackage{booktabs,graphicx}",
             r"\begin{table}",
             r"\centering",
-            rf"\caption{{{_caption(entrants, rows, channel)}}}",
+            rf"\caption{{{latex(_caption(entrants, rows, channel))}}}",
             rf"\label{{tab:metrics-{file_stem(channel).lower()}}}",
             r"\resizebox{\ifdim\width>\linewidth\linewidth\else\width\fi}{!}{% only where it is too wide",
             rf"\begin{{tabular}}{{@{{}}l{'r' * (columns - 1)}@{{}}}}",
@@ -198,25 +276,14 @@ def _latex_table(entrants: Sequence[Entrant], rows: Sequence[Row], channel: str)
     )
 
 
-def _latex_row(row: Row, floors: bool) -> str:
-    places = row_decimals(row)
-    arrow = {"higher": r" $\uparrow$", "lower": r" $\downarrow$"}.get(row.better or "", "")
-    unit = f" ({latex(row.unit)})" if row.unit else ""
-    cells = [f"{latex(short_name(row))}{unit}{arrow}"]
-    for i, (entry, value) in enumerate(zip(row.entries, row.values, strict=True)):
-        if entry is None or value is None:
-            cells.append("n/a")
-            continue
-        shown = latex(number(value, places))
-        interval = ""
-        if entry.get("ci95"):
-            low, high = (latex(number(end, places)) for end in entry["ci95"])
-            interval = rf" {{\small [{low}, {high}]}}"
-        cells.append((rf"\textbf{{{shown}}}" if row.best == i else shown) + interval)
-    if floors:
-        found = [f for i in range(len(row.entries)) if (f := row.reference(i, "floor")) is not None]
-        cells.append(latex(number(found[0], places)) if found else "")
-    return " & ".join(cells) + r" \\"
+def _latex_head(head: Head) -> str:
+    arrow = {"higher": r" $\uparrow$", "lower": r" $\downarrow$"}.get(head.better or "", "")
+    return latex(head.text) + (f" ({latex(head.unit)})" if head.unit else "") + arrow
+
+
+def _latex_cell(cell: Cell) -> str:
+    shown = rf"\textbf{{{latex(cell.text)}}}" if cell.kind == "best" else latex(cell.text)
+    return shown + "".join(rf" {{\small {latex(line)}}}" for line in cell.small if line.startswith("["))
 
 
 def _caption(entrants: Sequence[Entrant], rows: Sequence[Row], channel: str) -> str:
@@ -231,9 +298,9 @@ def _caption(entrants: Sequence[Entrant], rows: Sequence[Row], channel: str) -> 
         parts.append(f"No intervals: fewer than {MIN_PATIENTS} patients.")
     if any(row.best is not None for row in rows):
         parts.append("Bold: best value.")
-    if any(row.reference(i, "floor") is not None for row in rows for i in range(len(entrants))):
+    if any(row.references("floor") for row in rows):
         parts.append("Floor: the same metric between two halves of the real data, split by patient.")
-    missing = [metric_name(row) for row in rows if row.measured and None in row.values]
-    if missing:
-        parts.append(f"n/a: not measured ({', '.join(missing)}).")
-    return latex(" ".join(parts))
+    lacking = [metric_name(row) for row in rows if row.measured and None in row.values]
+    if lacking:
+        parts.append(f"n/a: not measured ({', '.join(lacking)}).")
+    return " ".join(parts)

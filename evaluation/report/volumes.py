@@ -1,14 +1,11 @@
 """Volumes for the page's case browser: 8-bit, cut to the body, compressed without further loss.
 
-A stack of slices is stored as one text: each slice's residuals to the median edge predictor (Weinberger et al., LOCO-I,
-2000), deflated, in base64. page.js reverses it; no part of this passes through the browser's picture decoder, so the
-values that it shows are the values that were written.
+A stack of slices is stored as one text: a line per slice, which is a WebP picture without loss, in base64.
 """
 
 from __future__ import annotations
 
 import base64
-import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
@@ -18,9 +15,10 @@ from numpy.typing import NDArray
 
 from dataloaders.io.intensity import Window
 from dataloaders.io.manifest import Case, Slice
+from dataloaders.io.pictures import hex_color, label_colors, webp
 from evaluation.compare import Entrant
 from evaluation.report.gather import read_label, read_picture
-from evaluation.report.pictures import HU_WINDOWS, body_box, display_window, label_hex
+from evaluation.report.pictures import HU_WINDOWS, body_box, display_window
 from evaluation.results import paired_slices
 
 PAGE, PLOTS = 13_500_000, 1_500_000  # characters of pictures and stacks, and of plots, of a page of about 15 MB
@@ -42,6 +40,11 @@ class Volumes:
     stacks: dict[str, str]
     note: str
     shown: frozenset[Key] = field(default_factory=frozenset)
+
+    @property
+    def reduced(self) -> bool:
+        """Whether any case has fewer pixels than its images."""
+        return any(case["reduced"] > 1 for case in self.meta["cases"])
 
 
 def pack(
@@ -67,7 +70,7 @@ def pack(
             f"{held} of {total} slices of {len(chosen)} of {len(first.manifest.cases)} cases are here, evenly spaced, "
             "as many as a page of about 15 MB holds."
         )
-    colors = label_hex(spec.num_labels)
+    colors = [hex_color(rgb) for rgb in label_colors(spec.num_labels)]
     meta = {
         "methods": [entrant.name for entrant in entrants],
         "channels": [{"name": c.name, "unit": c.unit, "windows": _windows(c.unit)} for c in spec.channels],
@@ -195,24 +198,5 @@ def to_codes(values: NDArray, knots: Sequence[Sequence[float]]) -> NDArray[np.ui
 
 
 def encode(stack: NDArray[np.uint8]) -> str:
-    """(S, H, W) -> text; `decode` and page.js reverse it."""
-    padded = np.pad(stack.astype(np.int16), ((0, 0), (1, 0), (1, 0)))
-    left, above, corner = padded[:, 1:, :-1], padded[:, :-1, 1:], padded[:, :-1, :-1]
-    residual = (stack - _predicted(left, above, corner)) & 0xFF
-    return base64.b64encode(zlib.compress(residual.astype(np.uint8).tobytes(), 9)).decode()
-
-
-def _predicted(left: NDArray, above: NDArray, corner: NDArray) -> NDArray[np.int16]:
-    """Median of left, above and their plane: an edge continues, a slope goes on."""
-    return np.clip(left + above - corner, np.minimum(left, above), np.maximum(left, above))
-
-
-def decode(text: str, shape: tuple[int, int, int]) -> NDArray[np.uint8]:
-    """What page.js does, for tests: text -> (S, H, W)."""
-    residual = np.frombuffer(zlib.decompress(base64.b64decode(text)), np.uint8).reshape(shape)
-    stack = np.zeros((shape[0], shape[1] + 1, shape[2] + 1), np.int16)
-    for y in range(1, shape[1] + 1):
-        for x in range(1, shape[2] + 1):
-            guess = _predicted(stack[:, y, x - 1], stack[:, y - 1, x], stack[:, y - 1, x - 1])
-            stack[:, y, x] = (residual[:, y - 1, x - 1] + guess) & 0xFF
-    return stack[:, 1:, 1:].astype(np.uint8)
+    """(S, H, W) -> text, which page.js reads."""
+    return "\n".join(base64.b64encode(webp(pixels, exact=True)).decode() for pixels in stack)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from evaluation.compare import Entrant, Row, count
@@ -157,22 +157,24 @@ def _of_training(entrants: Sequence[Entrant]) -> list[str]:
     return lines
 
 
+def by_reason(found: Iterable[tuple[str, str]]) -> dict[str, list[str]]:
+    """(reason, name) -> names of each reason, none twice."""
+    grouped: dict[str, dict[str, None]] = {}
+    for reason, name in found:
+        grouped.setdefault(reason, {})[name] = None
+    return {reason: [*names] for reason, names in grouped.items()}
+
+
 def _of_missing(entrants: Sequence[Entrant], rows: Sequence[Row]) -> list[str]:
     """Metrics without a value, with the reason."""
-    by_reason: dict[str, dict[str, None]] = {}
-    partly: dict[str, dict[str, None]] = {}
-    for row in rows:
-        for i, value in enumerate(row.values):
-            if value is None and not row.measured:
-                by_reason.setdefault(row.reason(i), {})[name_of(row.metric)] = None
-            elif value is None:
-                partly.setdefault(f"{entrants[i].name}: {row.reason(i)}", {})[metric_name(row)] = None
-    lines = []
-    if by_reason:
-        told = "; ".join(f"{joined([*names])} ({reason})" for reason, names in by_reason.items())
-        lines.append(f"Not computed here: {told}.")
-    lines += [f"Missing for some: {joined([*names])} ({reason})." for reason, names in partly.items()]
-    return lines
+    lacking = [
+        (entrant, row, row.reason(i)) for row in rows for i, entrant in enumerate(entrants) if row.values[i] is None
+    ]
+    nowhere = by_reason((reason, name_of(row.metric)) for _, row, reason in lacking if not row.measured)
+    partly = by_reason((f"{e.name}: {reason}", metric_name(row)) for e, row, reason in lacking if row.measured)
+    told = "; ".join(f"{joined(names)} ({reason})" for reason, names in nowhere.items())
+    lines = [f"Not computed here: {told}."] if nowhere else []
+    return lines + [f"Missing for some: {joined(names)} ({reason})." for reason, names in partly.items()]
 
 
 def _of_distribution(entrants: Sequence[Entrant], rows: Sequence[Row]) -> list[str]:
@@ -182,7 +184,7 @@ def _of_distribution(entrants: Sequence[Entrant], rows: Sequence[Row]) -> list[s
     if not sets:
         return []
     lines = []
-    if all(row.reference(i, "floor") is None for row in sets for i in range(len(entrants))):
+    if not any(row.references("floor") for row in sets):
         why = "one patient's slices cannot be halved by patient" if n["patients"] < 2 else "none was computed"
         lines.append(
             f"Distribution metrics have no floor ({why}): how large they are between two sets of real images is unknown."

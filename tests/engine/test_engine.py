@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from dataloaders.io.files import atomic_path, check_name, read_json, write_json
+from dataloaders.io.pictures import label_colors
 from dataloaders.io.runlog import RunLog, read_log
 from dataloaders.labelmaps.labels import read_label_map
 from dataloaders.labelmaps.maps import LabelMaps
@@ -18,7 +19,6 @@ from dataloaders.scans import find_scans
 from engine import checkpoint
 from engine.command import exit_code
 from engine.device import channels_last
-from engine.preview import label_colors
 from engine.run import relay
 from pipeline.study import read_study
 from pipeline.tissue import read_table

@@ -11,7 +11,7 @@ import pytest
 
 from dataloaders.io.manifest import Manifest
 from evaluation.compare import find_results, load_entrants, metric_rows
-from evaluation.report.tables import to_json
+from evaluation.report.numbers import to_json
 from evaluation.report.words import verdict
 from tests.toy_results import identity, noisy, write_results
 

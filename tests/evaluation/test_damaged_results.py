@@ -12,12 +12,11 @@ import pytest
 
 from evaluation import evaluate_results
 from evaluation.compare import load_entrants, metric_rows
-from evaluation.report import gather, ranked
-from evaluation.report.cards import cards, settings_section
-from evaluation.report.metrics_table import metrics_section
+from evaluation.report import gather, ranked, tables
+from evaluation.report.cards import cards, settings_table
+from evaluation.report.numbers import to_json
 from evaluation.report.panels import panel_sets
 from evaluation.report.pictures import chosen_slices, strip
-from evaluation.report.tables import csv_tables, latex_tables, to_json
 from evaluation.report.words import limits, verdict
 from tests.toy_results import noisy, write_results
 
@@ -39,9 +38,10 @@ def report(folder: Path) -> None:
     entrants = load_entrants([folder])
     rows = metric_rows(entrants)
     json.dumps(to_json(entrants, rows, []), allow_nan=False, ensure_ascii=False).encode()
-    texts = [*csv_tables(entrants, rows).values(), *latex_tables(entrants, rows).values(), cards(entrants)]
-    texts += [*verdict(entrants, rows), *limits(entrants, rows), settings_section(entrants)]
-    "".join([*texts, metrics_section(entrants, rows)]).encode()
+    texts = [*tables.csv_tables(entrants, rows).values(), *tables.latex_tables(entrants, rows).values()]
+    parts = [cards(entrants), settings_table(entrants), tables.page_tables(entrants, rows, texts)]
+    parts += [tables.long_table(entrants, rows), tables.legend(rows), tables.unmeasured(rows)]
+    "".join([*texts, *verdict(entrants, rows), *limits(entrants, rows), str(parts)]).encode()
     panel_sets(entrants, rows, gather.gather(entrants))
     ranked.rank(entrants, 0)
     strip(entrants, 0, chosen_slices(entrants[0]))

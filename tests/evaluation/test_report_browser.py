@@ -11,10 +11,11 @@ import numpy as np
 import pytest
 
 from dataloaders.io.files import write_text
+from dataloaders.io.pictures import label_colors
 from dataloaders.io.png import read_png
 from evaluation.compare import load_entrants
-from evaluation.report import content, render
-from evaluation.report.pictures import body_box, label_rgb
+from evaluation.report import gather_content, render_page
+from evaluation.report.pictures import body_box
 from tests import chromium
 from tests.toy_results import WINDOWS, noisy, write_results
 
@@ -50,7 +51,7 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> Path:
     metrics = json.loads((root / "bad" / "metrics.json").read_text())
     metrics["metrics"]["ssim/CT"] |= {"value": None, "reason": "not this one"}
     (root / "bad" / "metrics.json").write_text(json.dumps(metrics))
-    write_text(root / "out" / "report.html", render(content(load_entrants([root / "good", root / "bad"]))))
+    write_text(root / "out" / "report.html", render_page(gather_content(load_entrants([root / "good", root / "bad"]))))
     return root
 
 
@@ -170,7 +171,7 @@ def test_pixels_are_those_of_the_files(ask: Ask, results: Path) -> None:
     label = read_png(results / "good/label/sub-01_z0001.png")
     labels = [read_png(results / f"good/label/sub-01_z{z:04d}.png") for z in range(4)]
     cut = label[body_box(labels)]
-    assert np.array_equal(np.reshape(found["label"], shape), label_rgb(5)[cut])
+    assert np.array_equal(np.reshape(found["label"], shape), label_colors(5)[cut])
     red, _, blue = np.moveaxis(np.reshape(found["difference-0"], shape).astype(float), -1, 0)
     assert (red - blue)[cut > 0].mean() > 20  # too bright in the body: red
     assert np.abs(red - blue)[cut == 0].max() <= 6  # equal outside: white

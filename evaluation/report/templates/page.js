@@ -46,30 +46,27 @@
 
   const box = $("#browser");
   const source = $("#browser-data");
-  if (!box || !source || typeof DecompressionStream === "undefined") return;
+  if (!box || !source) return;
   const meta = JSON.parse(source.textContent);
   const field = (name) => $(`[name=${name}]`, box);
   const state = { case: 0, channel: 0, slice: 0, window: 0, stacks: null };
   let request = 0;
 
-  // Stacks are deflated residuals to the median of left, above and their plane (evaluation/report/volumes.py).
+  // A line of a stack is a slice, a WebP picture without loss (evaluation/report/volumes.py).
   async function unpack(id, [height, width], slices) {
-    const bytes = Uint8Array.from(atob($(`#stack-${id}`).textContent), (c) => c.charCodeAt(0));
-    const stream = new Blob([bytes]).stream().pipeThrough(new DecompressionStream("deflate"));
-    const out = new Uint8Array(await new Response(stream).arrayBuffer());
-    let i = 0;
-    for (let s = 0; s < slices; s++) {
-      for (let y = 0; y < height; y++) {
-        for (let x = 0; x < width; x++, i++) {
-          const left = x ? out[i - 1] : 0;
-          const above = y ? out[i - width] : 0;
-          const plane = left + above - (x && y ? out[i - width - 1] : 0);
-          const low = left < above ? left : above;
-          const high = left < above ? above : left;
-          out[i] += plane < low ? low : plane > high ? high : plane;
-        }
-      }
-    }
+    const out = new Uint8Array(height * width * slices);
+    const lines = $(`#stack-${id}`).textContent.split("\n");
+    await Promise.all(lines.map(async (line, s) => {
+      const picture = new Image();
+      picture.src = `data:image/webp;base64,${line}`;
+      await picture.decode();
+      const canvas = document.createElement("canvas");
+      [canvas.width, canvas.height] = [width, height];
+      const context = canvas.getContext("2d", { willReadFrequently: true });
+      context.drawImage(picture, 0, 0);
+      const { data } = context.getImageData(0, 0, width, height);
+      for (let i = 0; i < height * width; i++) out[s * height * width + i] = data[4 * i];
+    }));
     return out;
   }
 

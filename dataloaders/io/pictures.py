@@ -1,0 +1,77 @@
+"""Pictures for the eye: grey values, label colours, tiles side by side, as files or inside of a page."""
+
+from __future__ import annotations
+
+import base64
+import io
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from matplotlib import colormaps
+from numpy.typing import NDArray
+from PIL import Image
+
+from dataloaders.io.files import atomic_path
+
+GAP = 2  # pixels between tiles
+
+
+def label_colors(num_labels: int) -> NDArray[np.uint8]:
+    """(N, 3) distinct colours, black for label 0; neighbours in id are far apart in hue."""
+    hues = (np.arange(num_labels) * 0.618034) % 1.0  # golden ratio steps never repeat a hue
+    colors = (colormaps["turbo"](0.06 + 0.88 * hues)[:, :3] * 255).round().astype(np.uint8)
+    colors[0] = 0
+    return colors
+
+
+def hex_color(rgb: Sequence[int] | NDArray) -> str:
+    """``#rrggbb``."""
+    return "#" + bytes(int(part) for part in rgb).hex()
+
+
+def to_grey(image: NDArray, low: float, high: float) -> NDArray[np.uint8]:
+    """(H, W) -> (H, W, 3), black at `low` and below, white at `high` and above."""
+    grey = (np.clip((image - low) / (high - low), 0, 1) * 255).round().astype(np.uint8)
+    return np.repeat(grey[..., None], 3, axis=-1)
+
+
+def resized(pixels: NDArray, height: float, width: float, smooth: bool) -> NDArray:
+    """At least one pixel high and wide; not `smooth`: values stay as they are, as labels must."""
+    how = Image.Resampling.BILINEAR if smooth else Image.Resampling.NEAREST
+    return np.asarray(Image.fromarray(pixels).resize((max(1, round(width)), max(1, round(height))), how))
+
+
+def tile_grid(rows: Sequence[Sequence[NDArray[np.uint8]]], background: int = 0) -> NDArray[np.uint8]:
+    """RGB tiles side by side and below each other, each in the middle of its place, with gaps between them."""
+    heights = [max(tile.shape[0] for tile in row) for row in rows]
+    widths = [max(tile.shape[1] for tile in column) for column in zip(*rows, strict=True)]
+    shape = (sum(heights) + GAP * (len(heights) - 1), sum(widths) + GAP * (len(widths) - 1), 3)
+    grid = np.full(shape, background, np.uint8)
+    top = 0
+    for row, height in zip(rows, heights, strict=True):
+        left = 0
+        for tile, width in zip(row, widths, strict=True):
+            y, x = top + (height - tile.shape[0]) // 2, left + (width - tile.shape[1]) // 2
+            grid[y : y + tile.shape[0], x : x + tile.shape[1]] = tile
+            left += width + GAP
+        top += height + GAP
+    return grid
+
+
+def save_picture(path: Path, pixels: NDArray[np.uint8]) -> None:
+    """As a PNG file."""
+    with atomic_path(path) as temporary:
+        Image.fromarray(pixels).save(temporary, format="PNG")
+
+
+def webp(pixels: NDArray[np.uint8], exact: bool) -> bytes:
+    """A grey or RGB picture as WebP, without loss if `exact`."""
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, format="WEBP", lossless=exact, quality=75 if exact else 90, method=2)
+    return buffer.getvalue()
+
+
+def data_url(data: bytes, kind: str = "webp") -> str:
+    """An address that holds the picture itself; kind: webp, png or svg+xml."""
+    return f"data:image/{kind};base64,{base64.b64encode(data).decode()}"
