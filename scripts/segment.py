@@ -1,28 +1,102 @@
-"""Segment scans: ``python scripts/segment.py --input FILE… | DIR | BIDS_DIR --output DIR --checkpoint checkpoints/exp``."""
+"""Segment scans: ``python scripts/segment.py --input FILE… | DIR | BIDS_DIR --output DIR --checkpoint checkpoints/exp``.
+
+The .json file beside a segmentation says whose it is: a claim before the first output, and a record, once all are whole.
+"""
 
 from __future__ import annotations
 
+import os
 import sys
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from itertools import zip_longest
 from pathlib import Path
+from types import MappingProxyType
+from typing import Annotated, Any
 
+import numpy as np
 import torch
 import tyro
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import config as options
-from dataloaders.io.nifti import file_sha256
-from dataloaders.io.spec import DataSpec
-from dataloaders.segment_options import SegmentOptions, check_options
+from dataloaders.io.files import csv_text, read_json, write_text
+from dataloaders.io.geometry import back_to_source, regrid, resample, spacing
+from dataloaders.io.intensity import shown
+from dataloaders.io.ledger import Ledger, WorkReport
+from dataloaders.io.nifti import NIFTI_SUFFIXES, VolumeError, file_sha256, write_volume
+from dataloaders.io.progress import say, tracked
+from dataloaders.io.schema import decode
+from dataloaders.io.spec import DataSpec, Label
+from dataloaders.io.workers import parse_shard
+from dataloaders.labelmaps.classes import ras_spacing
+from dataloaders.labelmaps.generated_files import describe_bids
+from dataloaders.labelmaps.labels import id_type
+from dataloaders.scans import MAX_GRID, ReadScan, Scan, find_scans, read_scan
+from dataloaders.segmentation_task import SHOWN
 from engine import device
 from engine.checkpoint import load_weights, weights_path
 from engine.command import exit_code
-from engine.segment import Expected, segment
-from engine.segmentation import Predictor
+from engine.preview import save_overlay
+from engine.segmentation import Predictor, most_probable
 from models.segmenter.method import Segmenter
+
+NO_FOLDERS = (".mgz", ".mgh", ".txt", ".csv")  # what SynthSeg would take as files, and no folder is called
+FEW_ML = 10.0  # of a class, which may be absent from some scans
+Expected = Mapping[str, Sequence[float]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class SegmentOptions:
+    """Segment scans with a trained network. The same command again goes on where it stopped."""
+
+    input: Annotated[tuple[Path, ...], tyro.conf.arg(aliases=("--i",))]
+    """Scans: files (.nii, .nii.gz, .mgz), a folder, a BIDS folder, or a .txt list."""
+    output: Annotated[Path, tyro.conf.arg(aliases=("--o",))]
+    """Folder to write; for one scan also the name of a .nii.gz file."""
+    checkpoint: Path = Path("checkpoints/segmenter")
+    """Run folder of train.py --model segmenter, or one of its weight files."""
+    ckpt_iter: str = "best"
+    """Weights of a run folder: best, latest, or a number of images seen."""
+    suffix: tuple[str, ...] = ()
+    """BIDS: only images whose names end so, such as T1w; by default all of anat/."""
+    posteriors: Annotated[Path | None, tyro.conf.arg(aliases=("--post",))] = None
+    """Folder, or for one scan a .nii.gz file, for the probabilities of all classes along a fourth axis."""
+    vol: Path | None = None
+    """CSV file of volumes in mm³, one row for each scan."""
+    resample: Path | None = None
+    """Folder, or for one scan a .nii.gz file, for the image as the network sees it: on its grid, in [0, 1]."""
+    qc: Path | None = None
+    """CSV file with the mean probability of each class where it was found, and what is implausible, scan by scan."""
+    pictures: bool = True
+    """Write a picture of each segmentation (--no-qc does the same as --no-pictures)."""
+    ct: bool = False
+    """The scan is CT: clip it to 0 to 80 HU, as SynthSeg does."""
+    crop: tuple[int, ...] = ()
+    """Only look at a box of so many voxels of the network's grid, one number or three, in the scan's centre."""
+    device: str = "auto"
+    """auto for GPU 0 where there is one, cpu, or a GPU number."""
+    cpu: bool = False
+    """The same as --device cpu."""
+    threads: int = 0
+    """Threads of the CPU; 0 for as many as there are cores."""
+    overlap: float | None = None
+    """Overlap of neighbouring windows as a share of the window; by default that of the training."""
+    shard: str = "0/1"
+    """Only every n-th scan, from the i-th on, of shard i/n; shards may run at the same time."""
+    overwrite: bool = False
+    """Segment again what was segmented with other weights or of another scan."""
+
+    @property
+    def gpu_ids(self) -> str:
+        """The device in the words of train.py; ValueError for others."""
+        if self.cpu or self.device == "cpu":
+            return "-1"
+        name = self.device.removeprefix("cuda:").removeprefix("cuda") or "0"
+        if name != "auto" and not name.isdigit():
+            raise ValueError(f"--device {self.device}: must be auto, cpu, or a GPU number")
+        return name
 
 
 def parse(arguments: Sequence[str] | None = None) -> SegmentOptions:
@@ -34,6 +108,28 @@ def parse(arguments: Sequence[str] | None = None) -> SegmentOptions:
     o = tyro.cli(SegmentOptions, args=words, description=SegmentOptions.__doc__)
     check_options(o)
     return o
+
+
+def check_options(o: SegmentOptions) -> None:
+    """Raise ValueError naming the flag, the value and what is allowed."""
+    if not o.input:
+        raise ValueError("--input: name at least one scan or folder")
+    if o.threads < 0:
+        raise ValueError(f"--threads {o.threads}: must be at least 0")
+    if o.overlap is not None and not 0 <= o.overlap < 1:
+        raise ValueError(f"--overlap {o.overlap}: must be in [0, 1)")
+    if o.ckpt_iter not in ("best", "latest") and not o.ckpt_iter.isdigit():
+        raise ValueError(f"--ckpt_iter {o.ckpt_iter}: must be best, latest or a number of images seen")
+    for flag, path in {"--output": o.output, "--posteriors": o.posteriors, "--resample": o.resample}.items():
+        if path is not None and path.suffix in NO_FOLDERS:
+            raise ValueError(f"{flag} {path}: name a folder, or for one scan a file ending in .nii.gz")
+    for flag, path in {"--vol": o.vol, "--qc": o.qc}.items():
+        if path is not None and path.suffix != ".csv":
+            raise ValueError(f"{flag} {path}: must end in .csv")
+    if len(o.crop) not in (0, 1, 3) or any(n < 1 for n in o.crop):
+        raise ValueError(f"--crop {' '.join(map(str, o.crop))}: must be one or three numbers of voxels, at least 1")
+    parse_shard(o.shard)
+    assert o.gpu_ids
 
 
 def load(o: SegmentOptions) -> tuple[Predictor, dict[str, str], Expected]:
@@ -64,13 +160,251 @@ def load(o: SegmentOptions) -> tuple[Predictor, dict[str, str], Expected]:
     return Predictor(method, config, target, o.crop), model, weights.expected
 
 
+class ScanLedger(Ledger):
+    """Claims and records beside the segmentations, as BIDS has its .json files."""
+
+    def load(self, path: Path) -> Any:
+        """Damaged ones count as none."""
+        data = decode(dict[str, Any], read_json(path), str(path))
+        for key in ("Volumes", "Probability"):
+            decode(dict[str, float], data.get(key, {}), key)
+        decode(str, data.get("Implausible", ""), "Implausible")
+        return data
+
+
+@dataclass(frozen=True)
+class Segmentation:
+    """What all scans share. model: name and SHA-256 of the weights. expected: of the training, see
+    `engine.checkpoint.Weights`. links: BIDS data sets and their names in DatasetLinks.
+    """
+
+    options: SegmentOptions
+    predictor: Predictor
+    model: dict[str, Any]
+    expected: Expected
+    links: Mapping[Path, str] = field(default_factory=dict)
+
+    @property
+    def labels(self) -> tuple[Label, ...]:
+        """Classes of the network."""
+        return self.predictor.method.spec.labels
+
+    @property
+    def single(self) -> Path | None:
+        """The one output file, where it was named."""
+        return self.options.output if _is_file(self.options.output) else None
+
+    @property
+    def ledger(self) -> ScanLedger:
+        """Of all scans."""
+        where = self.options.output if self.single is None else self.single.parent
+        return ScanLedger(where, "medsis-scan/1", records="", sources="made_from", renew=self.options.overwrite)
+
+    def key(self, scan: Scan) -> str:
+        """Of the scan's record."""
+        return scan.name("dseg") if self.single is None else _without_suffix(self.single.name)
+
+    def volumes(self, scan: Scan) -> dict[str, Path]:
+        """Images that are written of a scan, by the flag that asks for them."""
+        o = self.options
+        asides = (("--output", o.output, "dseg"), ("--posteriors", o.posteriors, "probseg"))
+        asides += (("--resample", o.resample, "resampled"),)  # type: ignore[assignment]
+        return {
+            flag: where if _is_file(where) else where / f"{scan.name(ending)}.nii.gz"
+            for flag, where, ending in asides
+            if where is not None
+        }
+
+    def picture(self, scan: Scan) -> Path:
+        """File of the picture."""
+        name = scan.name("qc") if self.single is None else f"{_without_suffix(self.single.name)}_qc"
+        return self.ledger.folder / f"{name}.png"
+
+
+def _is_file(path: Path) -> bool:
+    return path.name.endswith(NIFTI_SUFFIXES)
+
+
+def _without_suffix(name: str) -> str:
+    return name.removesuffix(".gz").removesuffix(".nii")
+
+
+def segment(
+    o: SegmentOptions, predictor: Predictor, model: dict[str, Any], expected: Expected = MappingProxyType({})
+) -> WorkReport:
+    """Segment all scans of the options' shard that are not segmented yet. ValueError where options and scans do not fit."""
+    scans, bids = find_scans(o.input, o.suffix, [channel.name for channel in predictor.method.spec.channels])
+    for flag, path in {"--output": o.output, "--posteriors": o.posteriors, "--resample": o.resample}.items():
+        if path is not None and _is_file(path) and len(scans) > 1:
+            raise ValueError(f"{flag} {path}: one file for {len(scans)} scans; name a folder")
+    work = Segmentation(o, predictor, model, expected)
+    if work.single is None:
+        if o.output.is_file():
+            raise ValueError(f"--output {o.output}: is a file; name a folder, or a file ending in .nii.gz")
+        work = replace(work, links=_links(o.output, list(dict.fromkeys(scan.root for scan in scans if scan.root))))
+    _refuse_inputs(work, scans)
+    if bids and work.single is None:
+        links = {name: _relative(root, o.output) for root, name in work.links.items()}
+        describe_bids(o.output, "Segmentations", ("*_qc.png", "*_resampled.nii.gz", "*.csv"), links)
+        rows = "".join(f"{label.id}\t{label.name}\n" for label in work.labels)
+        write_text(o.output / "dseg.tsv", f"index\tname\n{rows}")
+    report = WorkReport()
+    start, step = parse_shard(o.shard)
+    for scan in tracked(scans[start::step], "segment"):
+        with report.piece(scan.files[0]):
+            _segment_or_keep(work, scan, report)
+    if o.vol is not None:
+        write_text(o.vol, volumes_csv(work, scans))
+    if o.qc is not None:
+        write_text(o.qc, quality_csv(work, scans))
+    return report
+
+
+def _relative(root: Path, output: Path) -> str:
+    return Path(os.path.relpath(root, output)).as_posix()
+
+
+def _links(output: Path, roots: Sequence[Path]) -> dict[Path, str]:
+    """Names of BIDS data sets: those that the output folder knows already, and new ones for others."""
+    path = output / "dataset_description.json"
+    old = read_json(path).get("DatasetLinks", {}) if path.is_file() else {}
+    names = {where: name for name, where in old.items()}
+    found = {}
+    for root in roots:
+        free = next(name for i in range(len(old) + len(roots)) if (name := f"raw{i or ''}") not in names.values())
+        found[root] = names.setdefault(_relative(root, output), free)
+    return found
+
+
+def _refuse_inputs(work: Segmentation, scans: Sequence[Scan]) -> None:
+    """ValueError where an output would replace a scan."""
+    given = {path.resolve() for scan in scans for path in scan.files}
+    for scan in scans:
+        for flag, path in work.volumes(scan).items():
+            if path.resolve() in given:
+                raise ValueError(f"{flag} {path}: is a scan of --input, which would be replaced")
+
+
+def _segment_or_keep(work: Segmentation, scan: Scan, report: WorkReport) -> None:
+    if scan.fault:
+        raise VolumeError(scan.fault)
+    inputs = {}
+    for path in scan.files:
+        if not path.is_file():
+            raise VolumeError(f"{path}: no such file")
+        inputs[path.name] = file_sha256(path)
+    o, ledger, key = work.options, work.ledger, work.key(scan)
+    made_from = {"model": work.model, "inputs": inputs, "overlap": work.predictor.o.overlap}
+    made_from |= {"ct": True} if o.ct else {}
+    made_from |= {"crop": list(o.crop)} if o.crop else {}
+    if ledger.done(key, made_from, [*work.volumes(scan).values(), *[work.picture(scan)] * o.pictures]) is not None:
+        report.kept += 1
+        return
+    read = read_scan(scan, o.ct)  # before the claim: a scan that cannot be read leaves nothing
+    ledger.start(key)
+    ledger.record(key, made_from, **_segment_one(work, scan, read))
+    report.made += 1
+
+
+def _segment_one(work: Segmentation, scan: Scan, read: ReadScan) -> dict[str, Any]:
+    """Write all outputs of one scan; returns what its record says."""
+    o, labels, paths = work.options, work.labels, work.volumes(scan)
+    mm = ras_spacing(work.predictor.method.spec)
+    shape, grid = regrid(read.image.shape[1:], read.affine, mm)
+    if np.prod([float(n) for n in shape]) > MAX_GRID:
+        raise ValueError(f"{scan.files[0]}: {shape} voxels of {mm} mm are more than the limit of {MAX_GRID}")
+    keep = o.posteriors is not None
+    label, probability, posteriors = most_probable(work.predictor, read.image, read.affine, mm, keep=keep)
+    to_file = (read.affine, read.shape, read.source_affine)
+    native = back_to_source(label.astype(id_type(len(labels))), *to_file, labels=True)
+    write_volume(paths["--output"], native, read.source_affine, codes=read.codes)
+    if posteriors is not None:
+        moved = np.stack([back_to_source(one, *to_file, labels=False) for one in posteriors], -1)
+        write_volume(paths["--posteriors"], moved, read.source_affine, np.float32, read.codes)
+    if o.resample is not None:
+        seen = resample(read.image[0], read.affine, shape, grid)
+        write_volume(paths["--resample"], seen, grid, np.float32, read.codes)
+    if o.pictures:
+        save_overlay(work.picture(scan), read.image[0], label, spacing(read.affine).tolist(), len(labels))
+    voxel = float(abs(np.linalg.det(read.affine[:3, :3])))
+    volumes = {item.name: float((label == item.id).sum() * voxel) for item in labels if item.id}
+    sure = {item.name: float(probability[label == item.id].mean()) for item in labels if (label == item.id).any()}
+    expected = {} if o.crop else work.expected  # a box has less than a scan
+    strange = implausible(volumes | {SHOWN: float(shown(read.image).sum() * voxel)}, expected)
+    if strange:
+        say(f"warning: {scan.files[0]}: {strange}")
+    return {
+        "Sources": [_source(work, scan, path) for path in scan.files],
+        "SpatialReference": "orig",
+        "LabelMap": {label.name: label.id for label in labels},
+        "Volumes": volumes,
+        "Probability": sure,
+        "Implausible": strange,
+    }
+
+
+def implausible(volumes: Mapping[str, float], expected: Expected) -> str:
+    """What is far from the training scans, as a question; "" for nothing. volumes: mm³ by name; expected: ml.
+
+    Far is more than half as much again of all that is shown, or less than half of it; of a class more than double, or
+    less than half, and more than FEW_ML away: people differ, and so do labels.
+    """
+    found = []
+    for name, (low, high) in expected.items():
+        ml = volumes[name] / 1000
+        most, least = (1.5 * high, low / 2) if name == SHOWN else (2 * high + FEW_ML, low / 2 - FEW_ML)
+        if not least <= ml <= most:
+            found.append(f"{name} {ml:,.0f} ml (in training {low:,.0f} to {high:,.0f})")
+    if not found:
+        return ""
+    return (
+        f"{'; '.join(found)}: is it the body part, contrast and preparation (skull stripped or not) that the network was "
+        "trained for?"
+    )
+
+
+def _source(work: Segmentation, scan: Scan, path: Path) -> str:
+    """BIDS URI of a file of a data set in DatasetLinks, else its name."""
+    link = work.links.get(scan.root) if scan.root else None
+    return f"bids:{link}:{path.relative_to(scan.root).as_posix()}" if link and scan.root else path.name
+
+
+def volumes_csv(work: Segmentation, scans: Sequence[Scan]) -> str:
+    """One row for each scan that is segmented, of all shards: volumes in mm³ by class."""
+    names = [label.name for label in work.labels if label.id]
+
+    def row(record: Mapping[str, Any]) -> list[str]:
+        volumes = [record.get("Volumes", {}).get(name, 0.0) for name in names]
+        return [*(f"{v:.1f}" for v in volumes), f"{sum(volumes):.1f}"]
+
+    return _csv(work, scans, [*names, "total"], row)
+
+
+def quality_csv(work: Segmentation, scans: Sequence[Scan]) -> str:
+    """Likewise the mean probability of each class where it was found, empty where it was not, and what is implausible."""
+    names = [label.name for label in work.labels]
+
+    def row(record: Mapping[str, Any]) -> list[str]:
+        sure = record.get("Probability", {})
+        return [*(f"{sure[name]:.4f}" if name in sure else "" for name in names), record.get("Implausible", "")]
+
+    return _csv(work, scans, [*names, "implausible"], row)
+
+
+def _csv(
+    work: Segmentation, scans: Sequence[Scan], head: Sequence[str], row: Callable[[Mapping[str, Any]], list[str]]
+) -> str:
+    found = ((scan.name("dseg"), work.ledger.read(work.key(scan)) or {}) for scan in scans)
+    return csv_text(["scan", *head], ([name, *row(record)] for name, record in found if "made_from" in record))
+
+
 def main() -> int:
     """Exit codes: 0 fine, 1 some scans could not be segmented, 2 bad options."""
     o = parse()
     if o.threads:
         torch.set_num_threads(o.threads)
     report = segment(o, *load(o))
-    print(f"{o.output}: {report.made} segmented, {report.kept} kept, {len(report.faults)} failed")
+    print(f"{o.output}: {report.line('segmented')}")
     return 1 if report.faults else 0
 
 

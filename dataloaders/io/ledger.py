@@ -9,15 +9,17 @@ from __future__ import annotations
 import hashlib
 import json
 import time
+import traceback
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Self
 
-from dataloaders.io.files import read_json, write_json
+from dataloaders.io.files import read_json, with_path, write_json
 from dataloaders.io.find import files_below
 from dataloaders.io.locks import FolderLock, lock_folder
+from dataloaders.io.progress import say
 from dataloaders.io.schema import check_path, decode
 
 SETTINGS = "settings.json"
@@ -180,15 +182,19 @@ class Ledger:
         if record is None:
             there = [path for path in (self.path(key), *wanted) if path.exists()] if self.settings is None else []
             if there and not self.renew:
-                raise ValueError(f"{there[0]}: no record is beside it; move it away, or give --overwrite")
+                raise ValueError(
+                    f"{there[0]}: no record of this command is beside it; move it away, or give --overwrite"
+                )
             return None
         if self.sources not in record or record.get("settings", self.digest) not in (self.digest, self.settings):
             return None
         files = [*wanted, *(self.folder / file for file in self._files(record))]
-        if record[self.sources] != _plain(sources):
+        if changed := differences({"sources": record[self.sources]}, {"sources": _plain(sources)}):
             if not self.renew:
-                first = next(iter(files), self.path(key))
-                raise ValueError(f"{first}: was made of other sources or with other settings; give --overwrite")
+                what = ", ".join(
+                    line.partition(":")[0].removeprefix("--sources.").removeprefix("--") for line in changed
+                )
+                raise ValueError(f"{next(iter(files), self.path(key))}: was made with other {what}; give --overwrite")
             return None
         return record if all(path.is_file() for path in files) else None
 
@@ -216,6 +222,41 @@ class Ledger:
         self.path(key).unlink(missing_ok=True)
         for file in self._files(record or {}):
             (self.folder / file).unlink(missing_ok=True)
+
+
+@dataclass
+class WorkReport:
+    """What a call did: how many pieces it made, how many were there, and one line for each that failed.
+
+    shown: as many of these are printed when they occur.
+    """
+
+    made: int = 0
+    kept: int = 0
+    faults: list[str] = field(default_factory=list)
+    shown: int = 20
+
+    @contextmanager
+    def piece(self, source: Path) -> Iterator[None]:
+        """A piece of work, of this file, whose failing does not stop the others; a full disk does.
+
+        A defect of ours leaves its traceback.
+        """
+        try:
+            yield
+        except Exception as error:
+            if isinstance(error, OSError) and error.filename is None:
+                raise
+            if not isinstance(error, (ValueError, MemoryError, OSError)):
+                traceback.print_exc()
+            self.faults.append(with_path(source, error))
+            if len(self.faults) <= self.shown:
+                say(f"error: {self.faults[-1]}")
+
+    def line(self, made: str = "made") -> str:
+        """``12 made, 3 kept, 1 failed``; and of how many the lines were shown."""
+        listed = f", of which the first {self.shown} are listed" * (len(self.faults) > self.shown)
+        return f"{self.made} {made}, {self.kept} kept, {len(self.faults)} failed{listed}"
 
 
 def differences(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = "") -> list[str]:

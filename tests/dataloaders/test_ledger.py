@@ -96,8 +96,11 @@ def test_a_record_of_a_shard_with_other_settings_counts_as_none(tmp_path: Path) 
 
 def test_other_sources_are_refused_or_made_again(tmp_path: Path) -> None:
     make(claim(tmp_path), "a", "first")
-    with pytest.raises(ValueError, match=r"a\.txt: was made of other sources or with other settings; give --overwrite"):
+    with pytest.raises(ValueError, match=r"a\.txt: was made with other sources; give --overwrite"):
         claim(tmp_path).done("a", "second")
+    make(claim(tmp_path), "b", {"map": {"file": "x", "sha256": "1"}})
+    with pytest.raises(ValueError, match=r"b\.txt: was made with other map\.sha256; give"):
+        claim(tmp_path).done("b", {"map": {"file": "x", "sha256": "2"}})
     for how in ({"overwrite": True}, {"renew": True}):
         assert claim(tmp_path, **how).done("a", "second") is None
 
@@ -142,7 +145,7 @@ def test_without_settings_every_piece_is_claimed_alone(tmp_path: Path) -> None:
     ledger = Ledger(tmp_path, "s/1", records="")
     for there in ("a.json", "a.txt"):
         (tmp_path / there).write_text("{}")
-        with pytest.raises(ValueError, match=rf"{there}: no record is beside it; move it away, or give --overwrite"):
+        with pytest.raises(ValueError, match=rf"{there}: no record of this command is beside it; move it away"):
             ledger.done("a", "map", ["a.txt"])
         assert Ledger(tmp_path, "s/1", records="", renew=True).done("a", "map", ["a.txt"]) is None
         (tmp_path / there).unlink()

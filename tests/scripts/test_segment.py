@@ -17,12 +17,10 @@ from torch import Tensor
 from config import Config, segmenter_preset
 from dataloaders.io.intensity import robust_unit, shown
 from dataloaders.io.spec import DataSpec
-from dataloaders.segment_options import SegmentOptions
 from dataloaders.segmentation_task import SHOWN
-from engine.segment import implausible, segment
 from engine.segmentation import Predictor, box_of, most_probable
 from models.segmenter.options import SegmenterConfig
-from scripts.segment import parse
+from scripts.segment import SegmentOptions, implausible, parse, segment
 from tests.toy import phantom, save_nifti, toy_spec
 
 LIMITS = torch.tensor([0.1, 0.35, 0.55, 0.85])  # intensities between the phantom's labels
@@ -254,7 +252,7 @@ def test_a_segmentation_made_by_hand_is_not_replaced(tmp_path: Path, monkeypatch
         own.write_bytes(b'{"by": "hand"}')
         report = segment(o, predictor(), {})
         (fault,) = report.faults
-        assert fault.endswith(f" {own}: no record of segment.py is beside it; move it away, or give --overwrite")
+        assert fault.endswith(f" {own}: no record of this command is beside it; move it away, or give --overwrite")
         assert own.read_bytes() == b'{"by": "hand"}'
         assert [path.name for path in (tmp_path / "out").iterdir()] == [name]
         own.unlink()
@@ -263,7 +261,7 @@ def test_a_segmentation_made_by_hand_is_not_replaced(tmp_path: Path, monkeypatch
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr("engine.segment.save_overlay", killed)
+        patch.setattr("scripts.segment.save_overlay", killed)
         with pytest.raises(KeyboardInterrupt):
             segment(o, predictor(), {})
     assert (tmp_path / "out" / "a_dseg.nii.gz").is_file()
