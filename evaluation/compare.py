@@ -14,6 +14,7 @@ from dataloaders.io.files import read_json
 from dataloaders.io.manifest import FILE_NAME, SYNTHESIS, Case, Manifest, Slice
 from dataloaders.io.png import read_png
 from dataloaders.io.spec import DataSpec
+from dataloaders.overview import counted
 from evaluation.records import check_metrics, check_provenance
 from evaluation.results import SCHEMA, evaluate_results, paired_slices
 from evaluation.statistics import PairedDifference, paired_difference
@@ -35,6 +36,16 @@ class Entrant:
     def spec(self) -> DataSpec:
         """Labels, channels and size of the data."""
         return self.manifest.spec
+
+    @property
+    def provenance(self) -> dict[str, Any]:
+        """What the results folder says of how it was made."""
+        return self.manifest.provenance
+
+    def part(self, name: str) -> dict[str, Any]:
+        """A group of the provenance, empty where there is none."""
+        found: dict[str, Any] | None = self.provenance.get(name)
+        return found or {}
 
     @cached_property
     def slices(self) -> dict[tuple[str, int], tuple[Case, Slice]]:
@@ -118,7 +129,7 @@ def _refuse_different(a: Entrant, b: Entrant) -> None:
         missing = sorted(one.slices.keys() - other.slices.keys())
         if missing:
             listed = ", ".join(f"{case} z{index}" for case, index in missing[:5]) + (", …" if len(missing) > 5 else "")
-            raise ValueError(f"{pair}: {other.folder} lacks {count(len(missing), 'slice')} of the other ({listed})")
+            raise ValueError(f"{pair}: {other.folder} lacks {counted(len(missing), 'slice')} of the other ({listed})")
     for key, (case, item) in a.slices.items():
         other_case, other_item = b.slices[key]
         where = f"{pair}: {case.id} z{item.index}"
@@ -232,8 +243,3 @@ def _paired_difference(key: str, best: Entrant, other: Entrant) -> PairedDiffere
     ours, theirs = best.metrics["per_patient"], other.metrics["per_patient"]
     found = paired_difference([ours[p].get(key) for p in ours], [theirs.get(p, {}).get(key) for p in ours])
     return found if found.interval is not None else None
-
-
-def count(n: int, noun: str) -> str:
-    """``1 slice``, ``2 slices``."""
-    return f"{n} {noun}" + ("" if n == 1 else "s")

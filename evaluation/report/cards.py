@@ -46,60 +46,55 @@ GMM = (
 )
 MATTER = {"oasis": GAN, "spade": GAN, "gmm": GMM}
 OFF: tuple[Any, ...] = (0, 0.0, False, "none", None, "", [], [0.0], [0])
-MOST_DIFFERENCES = 12
 
 
 @dataclass(frozen=True)
 class Card:
-    """facts: what a reader asks first. only: settings that no other method has so; more: how many are left out of it."""
+    """facts: what a reader asks first. only: settings that no other method has so."""
 
     name: str
     color: str
     kind: str
     facts: dict[str, str]
     only: list[tuple[str, str]]
-    more: int
 
 
 def cards(entrants: Sequence[Entrant]) -> list[Card]:
     """One card a method."""
-    settings = [flat_settings(entrant.manifest.provenance) for entrant in entrants]
+    settings = [flat_settings(entrant) for entrant in entrants]
     found = []
     for i, entrant in enumerate(entrants):
-        provenance, only = entrant.manifest.provenance, _different(settings, i)
-        method = str(provenance.get("method") or "unknown method")
-        facts = {name: value for name, value in _facts(provenance).items() if value} or {"nothing known": ""}
-        more = max(0, len(only) - MOST_DIFFERENCES)
-        found.append(Card(entrant.name, color_of(i), KINDS.get(method, method), facts, only[:MOST_DIFFERENCES], more))
+        method = str(entrant.provenance.get("method") or "unknown method")
+        facts = {name: value for name, value in _facts(entrant).items() if value} or {"nothing known": ""}
+        found.append(Card(entrant.name, color_of(i), KINDS.get(method, method), facts, _different(settings, i)))
     return found
 
 
-def _facts(provenance: dict[str, Any]) -> dict[str, str]:
+def _facts(entrant: Entrant) -> dict[str, str]:
     """What a reader asks first."""
-    config: dict[str, Any] = provenance.get("config") or {}
-    made, data = provenance.get("made_from") or {}, provenance.get("data_provenance") or {}
+    config, made, data = (entrant.part(name) for name in ("config", "made_from", "data_provenance"))
     source = data.get("options") or {}
-    seconds, seen = provenance.get("seconds_per_slice"), provenance.get("images_seen")
-    device = (provenance.get("environment") or {}).get("device")
+    seconds, seen = entrant.provenance.get("seconds_per_slice"), entrant.provenance.get("images_seen")
+    device = entrant.part("environment").get("device")
     device = f" on {device}" if device else ""
     seeds = [f"training {config['seed']}"] if "seed" in config else []
     seeds += [f"synthesis {made['seed']}, noise by {made.get('noise', 'case')}"] if "seed" in made else []
-    data_facts = [str(source[key]) for key in ("format",) if source.get(key)]
+    data_facts = [str(source["format"])] if source.get("format") else []
     data_facts += [f"split by {data['split']}"] if data.get("split") else []
     data_facts += [f"labels by {source['tissue']}"] if source.get("tissue", "none") != "none" else []
     return {
-        "weights": str(provenance.get("checkpoint") or ""),
+        "weights": str(entrant.provenance.get("checkpoint") or ""),
         "images seen": f"{seen:,}" if seen else "",
         "time": f"{seconds:.2g} s a slice{device}" if seconds else "",
         "seeds": "; ".join(seeds),
         "data": ", ".join(data_facts),
-        "parameters": _parameters(provenance),
+        "parameters": _parameters(entrant),
     }
 
 
-def _parameters(provenance: dict[str, Any]) -> str:
+def _parameters(entrant: Entrant) -> str:
     """Options that shape the method: the listed ones that are on; of an unknown method, all that are."""
-    method, config = str(provenance.get("method")), provenance.get("config") or {}
+    method, config = str(entrant.provenance.get("method")), entrant.part("config")
     own: dict[str, Any] = config.get(method) or {}
     shown = {name: config[name] for name in TRAINED if name in config and method not in FITTED}
     shown |= {name: own[name] for name in MATTER.get(method, tuple(own)) if name in own and own[name] not in OFF}
@@ -133,7 +128,7 @@ def _different(settings: Sequence[dict[str, str]], i: int) -> list[tuple[str, st
 
 def settings_table(entrants: Sequence[Entrant], shared: bool | None = None) -> Table:
     """A setting a line. shared: those that are the same for all, in one column, or those that are not; None: both."""
-    settings = [flat_settings(entrant.manifest.provenance) for entrant in entrants]
+    settings = [flat_settings(entrant) for entrant in entrants]
     keys = list(dict.fromkeys(key for one in settings for key in one))
     names = [entrant.name for entrant in entrants]
     if shared is not None:
@@ -146,20 +141,17 @@ def settings_table(entrants: Sequence[Entrant], shared: bool | None = None) -> T
     return Table(["setting", *names], rows, kind="settings")
 
 
-def flat_settings(provenance: dict[str, Any]) -> dict[str, str]:
+def flat_settings(entrant: Entrant) -> dict[str, str]:
     """Settings worth a row; of the nested method options only those of the method that ran."""
-    method = provenance.get("method")
+    method, made, data = entrant.provenance.get("method"), entrant.part("made_from"), entrant.part("data_provenance")
     known = ("method", "checkpoint", "images_seen", "seconds_per_slice")
-    flat = {str(key): str(provenance[key]) for key in known if key in provenance}
-    for key, value in (provenance.get("config") or {}).items():
-        if isinstance(value, dict):
-            if key == method:
-                flat |= {f"{key}.{name}": str(item) for name, item in value.items()}
-        elif not key.startswith("freq_"):
-            flat[key] = str(value)
-    made = provenance.get("made_from") or {}
-    flat |= {f"test {key}": str(made[key]) for key in ("seed", "noise", "resample", "draw") if key in made}
-    data = provenance.get("data_provenance") or {}
-    flat |= {"data split": str(data["split"])} if data.get("split") else {}
-    flat |= {f"data {key}": str(value) for key, value in (data.get("options") or {}).items() if key != "source"}
-    return flat | {key: str(value) for key, value in (provenance.get("environment") or {}).items()}
+    flat = {key: entrant.provenance[key] for key in known if key in entrant.provenance}
+    for key, value in entrant.part("config").items():
+        if key == method and isinstance(value, dict):
+            flat |= {f"{key}.{name}": item for name, item in value.items()}
+        elif not isinstance(value, dict) and not key.startswith("freq_"):
+            flat[key] = value
+    flat |= {f"test {key}": made[key] for key in ("seed", "noise", "resample", "draw") if key in made}
+    flat |= {"data split": data["split"]} if data.get("split") else {}
+    flat |= {f"data {key}": value for key, value in (data.get("options") or {}).items() if key != "source"}
+    return {key: str(value) for key, value in (flat | entrant.part("environment")).items()}

@@ -17,9 +17,7 @@ def to_json(entrants: Sequence[Entrant], rows: Sequence[Row], files: Sequence[st
     """compare.json: methods, numbers, verdict, and the files beside it. The schema is in docs/report.md."""
     return {
         "schema": SCHEMA,
-        "methods": [
-            {"name": e.name, "provenance": _public(e.manifest.provenance), "n": e.metrics["n"]} for e in entrants
-        ],
+        "methods": [{"name": e.name, "provenance": _public(e.provenance), "n": e.metrics["n"]} for e in entrants],
         "metrics": {row.key: _row_json(row, [entrant.name for entrant in entrants]) for row in rows},
         "verdict": verdict(entrants, rows),
         "limits": limits(entrants, rows),

@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from dataloaders.io.pictures import hex_color, label_colors
-from evaluation.compare import Entrant, Row, count, metric_rows
+from dataloaders.overview import counted
+from evaluation.compare import Entrant, Row, metric_rows
 from evaluation.report import ranked, tables
 from evaluation.report.cards import cards, settings_table
 from evaluation.report.gather import gather
@@ -80,7 +81,7 @@ def render_page(content: Content) -> str:
     return render(
         "compare.html",
         title=" vs ".join(names) if len(names) <= 3 else f"{len(names)} methods compared",
-        about=f"{count(n['slices'], 'slice')}, {count(n['cases'], 'case')}, {count(n['patients'], 'patient')} · "
+        about=f"{counted(n['slices'], 'slice')}, {counted(n['cases'], 'case')}, {counted(n['patients'], 'patient')} · "
         f"{', '.join(channel.name for channel in spec.channels)} · {spec.size[0]}×{spec.size[1]} pixels of "
         f"{spec.spacing[0]:.3g}×{spec.spacing[1]:.3g} mm",
         verdict=" ".join(verdict(entrants, rows)),

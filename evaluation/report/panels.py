@@ -11,8 +11,7 @@ from functools import cached_property, partial
 from typing import Any
 
 from matplotlib import rc_context
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure, SubFigure
+from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
@@ -20,11 +19,10 @@ from matplotlib.patches import Patch
 from dataloaders.io.runlog import read_log
 from evaluation.compare import Entrant, Row
 from evaluation.report import plots
-from evaluation.report.gather import Distributions, Gathered, Spectra
+from evaluation.report.gather import Distributions, Gathered
 from evaluation.report.kit import INK, REAL_COLOR, color_of
 from evaluation.report.names import group_of, is_distribution, name_of, short_name
 
-Canvas = Figure | SubFigure
 ARROWS = {"higher": " ↑", "lower": " ↓"}
 MAX_CURVES = 12
 MOST_COLUMNS = 5  # of a sheet
@@ -39,7 +37,7 @@ class Panel:
     """One plot: its title, and what draws it."""
 
     title: str
-    draw: Callable[[Canvas], None]
+    draw: Callable[[plots.Canvas], None]
 
 
 @dataclass(frozen=True)
@@ -84,7 +82,8 @@ def panel_sets(entrants: Sequence[Entrant], rows: Sequence[Row], gathered: Seque
             PanelSet("intensities", f"intensities_{stem}", name, tuple(labels), (2.0, 1.9), COLUMN, real=True),
         ]
         if found.spectra is not None:
-            spectra.append(_spectrum_panel(channel.name, found.spectra, channel.unit))
+            draw = partial(plots.spectrum, found=found.spectra, unit=channel.unit)
+            spectra.append(Panel(channel.name, draw))
     sets.append(PanelSet("spectrum", "spectrum", "", tuple(spectra), (5.2, 3.6), PLOT, real=True))
     sets.append(PanelSet("training", "training", "", tuple(_curve_panels(entrants)), (3.1, 1.75), PLOT))
     return [one for one in sets if one.panels]
@@ -101,7 +100,7 @@ def _floor_sets(channel: str, rows: Sequence[Row]) -> list[PanelSet]:
     for row in rows:
         if is_distribution(row.metric):
             title = short_name(row) + ARROWS.get(row.better or "", "")
-            panel = Panel(title, _on_axes(partial(plots.floor_panel, row=row)))
+            panel = Panel(title, partial(plots.floor_panel, row=row))
             by_group.setdefault(group_of(row.metric).partition(": ")[2], []).append(panel)
     return [
         PanelSet(
@@ -123,7 +122,7 @@ def _patient_panels(rows: Sequence[Row], entrants: Sequence[Entrant]) -> tuple[P
         values = [[p.get(row.key) for p in e.metrics["per_patient"].values()] for e in entrants]
         if any(sum(value is not None for value in of_method) > 1 for of_method in values):
             title = name_of(row.metric) + ARROWS.get(row.better or "", "")
-            panels.append(Panel(title, _on_axes(partial(plots.patient_panel, row=row, entrants=entrants))))
+            panels.append(Panel(title, partial(plots.patient_panel, row=row, entrants=entrants)))
     return tuple(panels)
 
 
@@ -131,21 +130,8 @@ def _violin_panels(found: Distributions, names: Sequence[str], unit: str) -> lis
     labels = plots.shown_labels(found)
     titles = {label: names[label].replace("_", " ") for label in labels} or {0: "whole image"}
     return [
-        Panel(title, _on_axes(partial(plots.violins, found=found, label=label, unit=unit)))
-        for label, title in titles.items()
+        Panel(title, partial(plots.violins, found=found, label=label, unit=unit)) for label, title in titles.items()
     ]
-
-
-def _spectrum_panel(channel: str, found: Spectra, unit: str) -> Panel:
-    def draw(canvas: Canvas) -> None:
-        upper, lower = canvas.subplots(2, 1, sharex=True, height_ratios=(3, 2))
-        plots.spectrum(upper, lower, found, unit)
-
-    return Panel(channel, draw)
-
-
-def _on_axes(draw: Callable[[Axes], None]) -> Callable[[Canvas], None]:
-    return lambda canvas: draw(canvas.add_subplot())
 
 
 # -- training -----------------------------------------------------------------------------------------------------
@@ -155,14 +141,15 @@ def _curve_panels(entrants: Sequence[Entrant]) -> list[Panel]:
     """The validation distance of all methods together, then each method's losses."""
     logs = [_log_series(entrant) for entrant in entrants]
     found: list[Panel] = []
-    curves = [log.get("validation", ([], [])) for log in logs]
-    if any(len(x) > 1 for x, _ in curves):
-        found.append(Panel("validation: label Wasserstein", _on_axes(partial(plots.validation, curves=curves))))
+    curves = [*enumerate(log.get("validation", ([], [])) for log in logs)]
+    if any(len(x) > 1 for _, (x, _) in curves):
+        draw = partial(plots.training, curves=curves, marker="o")
+        found.append(Panel("validation: label Wasserstein", draw))
     for i, (log, entrant) in enumerate(zip(logs, entrants, strict=True)):
         for name, curve in log.items():
             if name != "validation" and len(curve[0]) > 1:
                 title = f"{entrant.name}: {name.replace('/', ' ')}"
-                found.append(Panel(title, _on_axes(partial(plots.losses, curve=curve, i=i))))
+                found.append(Panel(title, partial(plots.training, curves=[(i, curve)])))
     return found[:MAX_CURVES]
 
 

@@ -1,4 +1,4 @@
-"""Plots of the report, each drawn on given axes, so that the page and the figure files show the same."""
+"""Plots of the report, each drawn on a figure or a part of one, so that the page and the figure files show the same."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.figure import Figure, SubFigure
 from matplotlib.ticker import FuncFormatter
 from numpy.typing import NDArray
 from scipy.ndimage import gaussian_filter1d
@@ -15,13 +16,14 @@ from evaluation.report.gather import Distributions, Spectra
 from evaluation.report.kit import INK, LINE, REAL_COLOR, REAL_INK, SOFT, color_of
 from evaluation.report.names import decimals, number, raised
 
+Canvas = Figure | SubFigure
 MAX_LABELS = 12
 MOST_PATIENTS = 200  # with a dot each: more cannot be told apart, and each takes room in the page and memory
 TAIL = 0.005  # of the pixels of a violin are cut off at each end
 
 
-def plain(axes: Axes) -> None:
-    """Thin grey axes without a frame, small figures.
+def plain(axes: Axes, without: str = "") -> Axes:
+    """Thin grey axes without a frame, small figures; `without` the spine and the ticks of one side.
 
     Tick labels are plain text of few letters: matplotlib's own powers of ten take most of the time of a small plot.
     """
@@ -30,6 +32,10 @@ def plain(axes: Axes) -> None:
     axes.tick_params(labelsize=8, colors=SOFT, length=3, width=0.6)
     axes.spines[["top", "right"]].set_visible(False)
     axes.spines[["left", "bottom"]].set_color(LINE)
+    if without:
+        axes.spines[without].set_visible(False)
+        axes.set(**{"xticks" if without == "bottom" else "yticks": []})
+    return axes
 
 
 def tick(value: float, _: object = None) -> str:
@@ -52,11 +58,12 @@ def shown_labels(found: Distributions) -> list[int]:
     return sorted(largest[:MAX_LABELS])
 
 
-def violins(axes: Axes, found: Distributions, label: int, unit: str) -> None:
+def violins(canvas: Canvas, found: Distributions, label: int, unit: str) -> None:
     """One label: a violin of the real intensities and of each method's, with median (line) and quartiles (bar)."""
     sets = [found.real[label], *(fake[label] for fake in found.generated)]
     ends = [_quantiles(counts, found.values, (TAIL, 0.25, 0.5, 0.75, 1 - TAIL)) for counts in sets]
     step = (found.high - found.low) / len(found.values)
+    axes = plain(canvas.add_subplot(), without="bottom")
     for place, (counts, quantiles) in enumerate(zip(sets, ends, strict=True)):
         if quantiles is None:
             continue
@@ -74,10 +81,7 @@ def violins(axes: Axes, found: Distributions, label: int, unit: str) -> None:
         low, high = min(q[0] for q in known), max(q[4] for q in known)
         room = 0.06 * max(high - low, step)
         axes.set_ylim(low - room, high + room)
-    plain(axes)
     axes.set_xlim(-0.6, len(sets) - 0.4)
-    axes.set_xticks([])
-    axes.spines["bottom"].set_visible(False)
     axes.set_ylabel(unit, fontsize=8, color=SOFT)
     axes.locator_params(axis="y", nbins=5)
 
@@ -108,8 +112,9 @@ def _density(counts: NDArray, values: NDArray, low: float, high: float) -> tuple
 # -- spectrum -----------------------------------------------------------------------------------------------------
 
 
-def spectrum(axes: Axes, ratio: Axes, found: Spectra, unit: str) -> None:
+def spectrum(canvas: Canvas, found: Spectra, unit: str) -> None:
     """Power by frequency (geometric mean over cases, the real ones' range shaded), and each method over real in dB."""
+    axes, ratio = canvas.subplots(2, 1, sharex=True, height_ratios=(3, 2))
     x = found.frequencies
     real = _logarithm(found.real)
     if len(real) > 1:
@@ -144,11 +149,12 @@ def _logarithm(power: NDArray) -> NDArray[np.float64]:
 # -- numbers ------------------------------------------------------------------------------------------------------
 
 
-def floor_panel(axes: Axes, row: Row) -> None:
+def floor_panel(canvas: Canvas, row: Row) -> None:
     """One distribution metric: a dot per method, and the floor (real against real) as a dashed line."""
     values = [(i, value) for i, value in enumerate(row.values) if value is not None]
     floors = sorted(row.references("floor"))
     places = decimals([value for _, value in values] + floors, 3)
+    axes = plain(canvas.add_subplot(), without="left")
     for floor in floors:
         axes.axvline(floor, color=REAL_INK, linewidth=1.2, linestyle=(0, (4, 2)))
     for i, value in values:
@@ -162,13 +168,10 @@ def floor_panel(axes: Axes, row: Row) -> None:
     room = 0.12 * ((high - low) or 1.0)
     axes.set_xlim(low - room, high + room)
     axes.set_ylim(-0.6, len(row.values) - 0.2)
-    axes.set_yticks([])
-    plain(axes)
-    axes.spines["left"].set_visible(False)
     axes.locator_params(axis="x", nbins=3)
 
 
-def patient_panel(axes: Axes, row: Row, entrants: Sequence[Entrant]) -> None:
+def patient_panel(canvas: Canvas, row: Row, entrants: Sequence[Entrant]) -> None:
     """One metric patient by patient: a dot per patient and method, lines join the dots of a patient.
 
     Of very many patients `MOST_PATIENTS`, evenly spaced; the mean is over all.
@@ -178,6 +181,7 @@ def patient_panel(axes: Axes, row: Row, entrants: Sequence[Entrant]) -> None:
         [[entrant.metrics["per_patient"].get(p, {}).get(row.key) for entrant in entrants] for p in patients], float
     )
     drawn = table[np.linspace(0, len(table) - 1, min(len(table), MOST_PATIENTS)).round().astype(int)]
+    axes = plain(canvas.add_subplot(), without="bottom")
     spread = np.linspace(-0.12, 0.12, len(drawn)) if len(drawn) > 1 else np.zeros(1)
     for shift, values in zip(spread, drawn, strict=True):
         axes.plot(np.arange(len(values)) + shift, values, color=LINE, linewidth=0.6, zorder=1)
@@ -187,9 +191,6 @@ def patient_panel(axes: Axes, row: Row, entrants: Sequence[Entrant]) -> None:
             mean = float(np.nanmean(table[:, i]))
             axes.plot([i - 0.25, i + 0.25], [mean, mean], color=INK, linewidth=1.4, zorder=3)
     axes.set_xlim(-0.6, len(entrants) - 0.4)
-    axes.set_xticks([])
-    plain(axes)
-    axes.spines["bottom"].set_visible(False)
     axes.set_ylabel(row.unit, fontsize=8, color=SOFT)
     axes.locator_params(axis="y", nbins=5)
 
@@ -199,24 +200,15 @@ def patient_panel(axes: Axes, row: Row, entrants: Sequence[Entrant]) -> None:
 Curve = tuple[list[float], list[float]]
 
 
-def validation(axes: Axes, curves: Sequence[Curve]) -> None:
-    """The distance on the validation split of all methods; a method that is fitted at once is a dashed line."""
-    for i, (x, y) in enumerate(curves):
-        if len(x) == 1:  # fitted, not trained: one value for the whole width
+def training(canvas: Canvas, curves: Sequence[tuple[int, Curve]], marker: str = "") -> None:
+    """(method, curve); a method that is fitted at once, so has one value, is a dashed line."""
+    axes = plain(canvas.add_subplot())
+    for i, (x, y) in curves:
+        if len(x) == 1:
             axes.axhline(y[0], color=color_of(i), linewidth=1.4, linestyle="--")
         elif x:
-            axes.plot(x, y, color=color_of(i), linewidth=1.4, marker="o", markersize=3)
-    axes.set_ylim(bottom=0)
-    _of_images_seen(axes)
-
-
-def losses(axes: Axes, curve: Curve, i: int) -> None:
-    """One loss of method i."""
-    axes.plot(*curve, color=color_of(i), linewidth=1.4)
-    _of_images_seen(axes)
-
-
-def _of_images_seen(axes: Axes) -> None:
-    plain(axes)
+            axes.plot(x, y, color=color_of(i), linewidth=1.4, marker=marker, markersize=3)
+    if marker:
+        axes.set_ylim(bottom=0)
     axes.locator_params(axis="x", nbins=5)
     axes.set_xlabel("images seen", fontsize=8, color=SOFT)

@@ -11,7 +11,8 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from dataloaders.io.manifest import Case, Slice
-from evaluation.compare import Entrant, count
+from dataloaders.overview import counted
+from evaluation.compare import Entrant
 from evaluation.report.names import decimals, name_of, number
 from evaluation.report.pictures import Strip, Tile, body_pixels, one_window, strip, tile_sheet
 
@@ -102,7 +103,7 @@ def _caption(metric: str, what: str, cases: int) -> str:
     how = (
         "Cases are ranked by the mean over their slices; shown is the slice nearest to that mean."
         if what == "cases"
-        else f"With {count(cases, 'case')}, single slices are ranked, those shown at least {APART} slices apart."
+        else f"With {counted(cases, 'case')}, single slices are ranked, those shown at least {APART} slices apart."
     )
     return (
         f"By {name_of(metric)} ({metric}). {how} Slices with less than {LEAST_BODY:.0%} of the median body are left out. "

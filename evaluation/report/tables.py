@@ -7,7 +7,8 @@ from dataclasses import replace
 from typing import Any
 
 from dataloaders.io.files import csv_text
-from evaluation.compare import Entrant, Row, count
+from dataloaders.overview import counted
+from evaluation.compare import Entrant, Row
 from evaluation.report.cards import settings_table
 from evaluation.report.kit import Cell, Head, Table, color_of
 from evaluation.report.names import (
@@ -103,7 +104,7 @@ def _n(row: Row) -> str:
     of_slices = is_distribution(row.metric) and "n_patients" not in present[0]
     noun = "slice" if of_slices else "patient"
     if len(known) < 2:
-        return "".join(count(n, noun) for n in known)
+        return "".join(counted(n, noun) for n in known)
     return f"{min(known)} to {max(known)} {noun}s"
 
 
@@ -288,9 +289,9 @@ def _latex_cell(cell: Cell) -> str:
 
 def _caption(entrants: Sequence[Entrant], rows: Sequence[Row], channel: str) -> str:
     n = entrants[0].metrics["n"]
-    split = entrants[0].manifest.provenance.get("split") or ""
+    split = entrants[0].provenance.get("split") or ""
     parts = [
-        f"Metrics of {channel}, {count(n['slices'], f'{split} slice'.strip())} of {count(n['patients'], 'patient')}."
+        f"Metrics of {channel}, {counted(n['slices'], f'{split} slice'.strip())} of {counted(n['patients'], 'patient')}."
     ]
     if n["patients"] >= MIN_PATIENTS:
         parts.append("Brackets: 95 % bootstrap intervals over patients.")

@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 
 from dataloaders.io.intensity import Window
 from dataloaders.io.manifest import Case, Slice
@@ -175,13 +176,9 @@ def _add_case(
 
 
 def _reduced(image: NDArray, step: int, shape: tuple[int, ...]) -> NDArray:
-    """Means of blocks of `step` pixels; the last ones are filled up with copies of the border."""
-    if step == 1:
-        return image
-    height, width = ((-(-n // step)) * step for n in image.shape)
-    filled = np.pad(image, ((0, height - image.shape[0]), (0, width - image.shape[1])), mode="edge")
-    blocks = filled.reshape(height // step, step, width // step, step).mean(axis=(1, 3))
-    return blocks[: shape[0], : shape[1]]
+    """Means of blocks of `step` pixels; the last ones may be smaller."""
+    small = np.asarray(Image.fromarray(image.astype(np.float32)).reduce(step))
+    return small[: shape[0], : shape[1]]
 
 
 def knots_of(entrant: Entrant, channel: int, window: Window) -> list[list[float]]:

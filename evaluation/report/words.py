@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from typing import Any
+from collections.abc import Iterable, Iterator, Sequence
 
-from evaluation.compare import Entrant, Row, count
+from dataloaders.overview import counted
+from evaluation.compare import Entrant, Row
 from evaluation.report.cards import FITTED
 from evaluation.report.names import GROUPS, OTHER, group_of, is_distribution, joined, metric_name, name_of
 from evaluation.statistics import MIN_PATIENTS
@@ -24,8 +24,8 @@ SUMMED_UP = {  # groups of metrics that the verdict speaks of even when nothing 
 def verdict(entrants: Sequence[Entrant], rows: Sequence[Row]) -> list[str]:
     """Sentences on who is better on what, and on how much that means."""
     n = entrants[0].metrics["n"]
-    split = str(entrants[0].manifest.provenance.get("split") or "given")
-    sentences = [f"{count(n['slices'], f'{split} slice')} of {count(n['patients'], 'patient')}."]
+    split = str(entrants[0].provenance.get("split") or "given")
+    sentences = [f"{counted(n['slices'], f'{split} slice')} of {counted(n['patients'], 'patient')}."]
     if len(entrants) < 2:
         return sentences
     titles = [
@@ -49,17 +49,19 @@ def _group_sentence(entrants: Sequence[Entrant], group: Sequence[Row], title: st
     won = {entrant.name: [row for row in judged if row.best == i] for i, entrant in enumerate(entrants)}
     parts = [(name, of_method) for name, of_method in won.items() if of_method]
     if len(parts) == 1:
-        return f"{title}: {parts[0][0]} is best on {'all ' if len(judged) > 1 else ''}{count(len(judged), 'measure')}."
+        return (
+            f"{title}: {parts[0][0]} is best on {'all ' if len(judged) > 1 else ''}{counted(len(judged), 'measure')}."
+        )
     parts.sort(key=lambda part: -len(part[1]))
     told = "; ".join(f"{name} on {', '.join(metric_name(row) for row in of_method)}" for name, of_method in parts[1:])
-    return f"{title}: {parts[0][0]} is best on {len(parts[0][1])} of {count(len(judged), 'measure')}; {told}."
+    return f"{title}: {parts[0][0]} is best on {len(parts[0][1])} of {counted(len(judged), 'measure')}; {told}."
 
 
 def _certainty(rows: Sequence[Row], patients: int) -> str:
     """What the number of patients allows to say."""
     if patients < MIN_PATIENTS:
         return (
-            f"With {count(patients, 'patient')} no interval over patients can be given: "
+            f"With {counted(patients, 'patient')} no interval over patients can be given: "
             "the numbers describe these slices and prove nothing about other patients."
         )
     judged = [row for row in rows if row.difference is not None]
@@ -85,76 +87,74 @@ def _certainty(rows: Sequence[Row], patients: int) -> str:
 
 def limits(entrants: Sequence[Entrant], rows: Sequence[Row]) -> list[str]:
     """What the report does not show: from the patients, the split, the training, the metrics that are missing."""
-    lines = [*_of_patients(entrants), *_of_tests(entrants, rows), *_of_training(entrants)]
-    lines += [*_of_missing(entrants, rows), *_of_distribution(entrants, rows), *_of_images(entrants)]
-    return [*lines, *_of_purpose(rows)]
+    return [
+        *_of_patients(entrants),
+        *_of_tests(entrants, rows),
+        *_of_training(entrants),
+        *_of_missing(entrants, rows),
+        *_of_distribution(entrants, rows),
+        *_of_images(entrants),
+        *_of_purpose(rows),
+    ]
 
 
-def _of_patients(entrants: Sequence[Entrant]) -> list[str]:
+def _of_patients(entrants: Sequence[Entrant]) -> Iterator[str]:
     """Who the numbers are about."""
-    n, provenance = entrants[0].metrics["n"], entrants[0].manifest.provenance
-    data = provenance.get("data_provenance") or {}
-    lines = []
+    patients, data = counted(entrants[0].metrics["n"]["patients"], "patient"), entrants[0].part("data_provenance")
     if "slices" in str(data.get("split", "")):
-        lines.append(
+        yield (
             "Training and test slices come from the same scan (held-out blocks with guard slices between). "
             "That tests interpolation within one anatomy, not generalisation to new patients."
         )
-    split = provenance.get("split")
+    split = entrants[0].provenance.get("split")
     if split in ("train", "val"):
         seen = "trained" if split == "train" else "chosen"
-        lines.append(f"These are {split} slices, on which methods were {seen}: new patients will look worse.")
-    if n["patients"] < MIN_PATIENTS:
-        lines.append(f"{count(n['patients'], 'patient')}: too few for intervals or for any claim about a population.")
+        yield f"These are {split} slices, on which methods were {seen}: new patients will look worse."
+    if entrants[0].metrics["n"]["patients"] < MIN_PATIENTS:
+        yield f"{patients}: too few for intervals or for any claim about a population."
     else:
-        lines.append(
-            f"{count(n['patients'], 'patient')} from the sources of this data set: other scanners, sequences, ages and "
-            "diseases were not tested."
+        yield (
+            f"{patients} from the sources of this data set: other scanners, sequences, ages and diseases were not tested."
         )
-    if (data.get("options") or {}).get("tissue", "none") != "none":
-        lines.append(
-            f"The label maps were made from the real images ({data['options']['tissue']}), not drawn by a reader: what "
-            "that classifier gets wrong is asked of every method and counted as right."
+    tissue = (data.get("options") or {}).get("tissue", "none")
+    if tissue != "none":
+        yield (
+            f"The label maps were made from the real images ({tissue}), not drawn by a reader: what that classifier gets "
+            "wrong is asked of every method and counted as right."
         )
-    return lines
 
 
-def _of_tests(entrants: Sequence[Entrant], rows: Sequence[Row]) -> list[str]:
+def _of_tests(entrants: Sequence[Entrant], rows: Sequence[Row]) -> Iterator[str]:
     """What intervals and p-values leave open."""
-    tested = [row for row in rows if row.difference is not None and row.difference.p_value is not None]
-    lines = []
+    tested = [row.difference for row in rows if row.difference is not None and row.difference.p_value is not None]
     if tested:
-        patients = min(row.difference.patients for row in tested if row.difference is not None)
-        least = 2.0 ** (1 - patients)
+        patients = min(difference.patients for difference in tested)
         by_chance = f"about {max(1, round(0.05 * len(tested)))} would fall below 0.05 by chance alone"
-        lines.append(f"{count(len(tested), 'test')} without correction for their number; {by_chance}.")
-        if least > 0.01:
-            lines.append(f"With {count(patients, 'patient')} the sign-flip test cannot give a p below {least:.2g}.")
+        yield f"{counted(len(tested), 'test')} without correction for their number; {by_chance}."
+        if 2.0 ** (1 - patients) > 0.01:
+            least = f"{2.0 ** (1 - patients):.2g}"
+            yield f"With {counted(patients, 'patient')} the sign-flip test cannot give a p below {least}."
     apart = [f"{metric_name(row)} ({row.incomparable.partition(': ')[2]})" for row in rows if row.incomparable]
     if apart and len(entrants) > 1:
-        lines.append(f"Computed in different ways for the methods, so nobody is called best: {joined(apart)}.")
-    return lines
+        yield f"Computed in different ways for the methods, so nobody is called best: {joined(apart)}."
 
 
-def _of_training(entrants: Sequence[Entrant]) -> list[str]:
+def _of_training(entrants: Sequence[Entrant]) -> Iterator[str]:
     """Whether the methods had the same chances."""
-    lines = []
-    trained = [e for e in entrants if e.manifest.provenance.get("images_seen")]
-    seeds = {(e.manifest.provenance.get("config") or {}).get("seed") for e in trained}
-    if trained and len(seeds) <= 1:
+    trained = [e for e in entrants if e.provenance.get("images_seen")]
+    if trained and len({e.part("config").get("seed") for e in trained}) <= 1:
         each = "The method was" if len(entrants) == 1 else "Each method was"
-        lines.append(
+        yield (
             f"{each} trained once, with one seed: how far two trainings of the same settings lie apart is not known, and "
             "intervals over patients do not contain it."
         )
-    learned = [e for e in trained if e.manifest.provenance.get("method") not in FITTED]
-    images = {e.name: int(e.manifest.provenance["images_seen"]) for e in learned}
+    learned = [e for e in trained if e.provenance.get("method") not in FITTED]
+    images = {e.name: int(e.provenance["images_seen"]) for e in learned}
     if len(set(images.values())) > 1:
-        told = joined([f"{name} {seen:,}" for name, seen in images.items()])
-        lines.append(f"Methods saw different numbers of images ({told}): longer training may change their order.")
-    if len({str((e.manifest.provenance.get("environment") or {}).get("device")) for e in entrants}) > 1:
-        lines.append("Seconds per slice were measured on different devices and say nothing about the methods.")
-    return lines
+        each = joined([f"{name} {seen:,}" for name, seen in images.items()])
+        yield f"Methods saw different numbers of images ({each}): longer training may change their order."
+    if len({str(e.part("environment").get("device")) for e in entrants}) > 1:
+        yield "Seconds per slice were measured on different devices and say nothing about the methods."
 
 
 def by_reason(found: Iterable[tuple[str, str]]) -> dict[str, list[str]]:
@@ -165,67 +165,56 @@ def by_reason(found: Iterable[tuple[str, str]]) -> dict[str, list[str]]:
     return {reason: [*names] for reason, names in grouped.items()}
 
 
-def _of_missing(entrants: Sequence[Entrant], rows: Sequence[Row]) -> list[str]:
+def _of_missing(entrants: Sequence[Entrant], rows: Sequence[Row]) -> Iterator[str]:
     """Metrics without a value, with the reason."""
-    lacking = [
-        (entrant, row, row.reason(i)) for row in rows for i, entrant in enumerate(entrants) if row.values[i] is None
-    ]
+    lacking = [(e, row, row.reason(i)) for row in rows for i, e in enumerate(entrants) if row.values[i] is None]
     nowhere = by_reason((reason, name_of(row.metric)) for _, row, reason in lacking if not row.measured)
+    if nowhere:
+        yield f"Not computed here: {'; '.join(f'{joined(names)} ({reason})' for reason, names in nowhere.items())}."
     partly = by_reason((f"{e.name}: {reason}", metric_name(row)) for e, row, reason in lacking if row.measured)
-    told = "; ".join(f"{joined(names)} ({reason})" for reason, names in nowhere.items())
-    lines = [f"Not computed here: {told}."] if nowhere else []
-    return lines + [f"Missing for some: {joined(names)} ({reason})." for reason, names in partly.items()]
+    for reason, names in partly.items():
+        yield f"Missing for some: {joined(names)} ({reason})."
 
 
-def _of_distribution(entrants: Sequence[Entrant], rows: Sequence[Row]) -> list[str]:
+def _of_distribution(entrants: Sequence[Entrant], rows: Sequence[Row]) -> Iterator[str]:
     """Floors and numbers of slices of the metrics that compare sets."""
     n = entrants[0].metrics["n"]
     sets = [row for row in rows if is_distribution(row.metric) and row.measured]
-    if not sets:
-        return []
-    lines = []
-    if not any(row.references("floor") for row in sets):
+    if sets and not any(row.references("floor") for row in sets):
         why = "one patient's slices cannot be halved by patient" if n["patients"] < 2 else "none was computed"
-        lines.append(
+        yield (
             f"Distribution metrics have no floor ({why}): how large they are between two sets of real images is unknown."
         )
-    if n["slices"] < ENOUGH_FOR_FID:
-        lines.append(
+    if sets and n["slices"] < ENOUGH_FOR_FID:
+        yield (
             f"Fréchet distances (FID) depend on the number of slices; with {n['slices']} they compare methods on these "
             "slices at best, and never with other papers."
         )
-    return lines
 
 
-def _of_images(entrants: Sequence[Entrant]) -> list[str]:
+def _of_images(entrants: Sequence[Entrant]) -> Iterator[str]:
     """Faults of the images that no mean shows."""
-    lines = []
     for entrant in entrants:
-        counts: dict[str, Any] = entrant.metrics.get("counts") or {}
-        if counts.get("constant_images"):
-            lines.append(
-                f"{count(counts['constant_images'], 'generated image')} of {entrant.name} have a single value."
+        counts = entrant.metrics.get("counts") or {}
+        if constant := counts.get("constant_images"):
+            yield f"{counted(constant, 'generated image')} of {entrant.name} have a single value."
+        if identical := counts.get("psnr_identical"):
+            yield (
+                f"{counted(identical, 'image')} of {entrant.name} equal the real one and are left out of the mean PSNR."
             )
-        if counts.get("psnr_identical"):
-            lines.append(
-                f"{count(counts['psnr_identical'], 'image')} of {entrant.name} equal the real one and are left out of "
-                "the mean PSNR."
-            )
-    return lines
 
 
-def _of_purpose(rows: Sequence[Row]) -> list[str]:
+def _of_purpose(rows: Sequence[Row]) -> Iterator[str]:
     """Questions that these metrics do not ask."""
-    measured = {group_of(row.metric) for row in rows if row.measured}
-    lines = [
+    yield (
         "Pixelwise metrics (MAE, RMSE, PSNR, SSIM) ask for the one real image; several images may fit a label map, so "
         "they reward blur."
-    ]
-    open_ = []
-    if "Label faithfulness" not in measured:
-        open_.append("whether a segmenter finds the labels again in the generated images")
-    if "Variety of draws" not in measured:
-        open_.append("how much several draws from one label map differ")
+    )
+    measured = {group_of(row.metric) for row in rows if row.measured}
+    answers = {
+        "Label faithfulness": "whether a segmenter finds the labels again in the generated images",
+        "Variety of draws": "how much several draws from one label map differ",
+    }
+    open_ = [question for group, question in answers.items() if group not in measured]
     open_ += ["whether the images help to train a segmenter", "whether a radiologist would take them for real"]
-    lines.append(f"Not measured: {joined(open_)}.")
-    return lines
+    yield f"Not measured: {joined(open_)}."

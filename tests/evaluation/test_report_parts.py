@@ -215,7 +215,7 @@ def test_a_single_value_and_an_absent_label_can_be_drawn() -> None:
     found = gather.Distributions(0.0, 1000.0, real, (np.zeros_like(real),))
     assert plots.shown_labels(found) == [1]
     figure = Figure()
-    plots.violins(figure.add_subplot(), found, 1, "a.u.")
+    plots.violins(figure, found, 1, "a.u.")
     figure.draw_without_rendering()
 
 
@@ -234,10 +234,10 @@ def test_plots_of_numbers_can_be_drawn(entrants: list[Entrant]) -> None:
     """Floors and patients of every metric, whatever its values."""
     for row in metric_rows(entrants):
         if row.measured:
-            figure = Figure()
-            plots.patient_panel(figure.add_subplot(), row, entrants)
-            plots.floor_panel(figure.add_subplot(), row)
-            figure.draw_without_rendering()
+            upper, lower = Figure().subfigures(2, 1)
+            plots.patient_panel(upper, row, entrants)
+            plots.floor_panel(lower, row)
+            upper.figure.draw_without_rendering()
 
 
 def test_ticks() -> None:
@@ -290,14 +290,15 @@ def test_a_page_of_thousands_of_patients_is_bounded(entrants: list[Entrant]) -> 
         for e in entrants
     ]
     row = next(row for row in metric_rows(entrants) if row.key == key)
-    axes = Figure().add_subplot()
-    plots.patient_panel(axes, row, many)
+    figure = Figure()
+    plots.patient_panel(figure, row, many)
+    (axes,) = figure.axes
     assert len(axes.lines) == plots.MOST_PATIENTS + 2 * len(many)
     bars = [
         float(line.get_ydata()[0]) for line in axes.lines if len(line.get_xdata()) == 2 and line.get_linewidth() == 1.4
     ]  # type: ignore[index]
     assert bars == pytest.approx([2499.5] * len(many), abs=0.1)
-    panel = panels.Panel("", lambda canvas: plots.patient_panel(canvas.add_subplot(), row, many))
+    panel = panels.Panel("", lambda canvas: plots.patient_panel(canvas, row, many))
     one = panels.PanelSet("patients", "p", "", (panel,), (2.0, 1.8), (0.66, 0.05, 0.1, 0.08))
     assert len(one.svgs[0]) < 200_000
     assert volumes.budget_beside(0, 1_500_000) == volumes.budget_beside(0) == 10_000_000
