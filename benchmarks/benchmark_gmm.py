@@ -30,7 +30,7 @@ import torch.nn.functional as F
 import tyro
 from torch import Tensor
 
-from dataloaders.labelmaps.maps import LabelMaps, index_of
+from dataloaders.labelmaps.maps import LabelMaps, as_indices
 from dataloaders.labelmaps.schemes import scheme_of
 from engine.device import keep_freed_memory, peak_memory_gb
 from models.base import seeded_generator
@@ -84,7 +84,7 @@ def load(options: Options) -> tuple[Tensor, LabelScheme]:
         return index, LabelScheme.from_values(range(54))
     maps = LabelMaps(options.labels)
     scheme = scheme_of(maps[0].values.unique().tolist())
-    index = index_of(maps[0], scheme)
+    index = as_indices(maps[0], scheme).values
     inside = (index > 0).nonzero()
     middle = (inside.amin(0) + inside.amax(0)) // 2
     start = [

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -12,6 +11,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from dataloaders.io.cache import Cache
 from dataloaders.io.files import read_json
 from dataloaders.io.geometry import regrid, resample, stack_slices, to_ras
 from dataloaders.io.intensity import LEVELS, robust_unit
@@ -38,6 +38,10 @@ class CaseVolume:
     label: NDArray
     affine: NDArray[np.float64]
 
+    def nbytes(self) -> int:
+        """Memory of image and label."""
+        return self.image.nbytes + self.label.nbytes
+
 
 @dataclass(frozen=True)
 class CaseFile:
@@ -52,22 +56,14 @@ class CaseFiles:
     """Scans by number; the last few stay in memory, up to `cache_gb`."""
 
     def __init__(self, files: Sequence[CaseFile], cache_gb: float) -> None:
-        self.files, self.cache_bytes = list(files), int(cache_gb * 2**30)
-        self._cache: OrderedDict[int, CaseVolume] = OrderedDict()
+        self.files = list(files)
+        self._cache: Cache[CaseVolume] = Cache(cache_gb, CaseVolume.nbytes)
 
     def __len__(self) -> int:
         return len(self.files)
 
     def __getitem__(self, index: int) -> CaseVolume:
-        if index not in self._cache:
-            self._cache[index] = self.files[index].read()
-        self._cache.move_to_end(index)
-        while len(self._cache) > 1 and self._size() > self.cache_bytes:
-            self._cache.popitem(last=False)
-        return self._cache[index]
-
-    def _size(self) -> int:
-        return sum(volume.image.nbytes + volume.label.nbytes for volume in self._cache.values())
+        return self._cache.get(index, self.files[index].read)
 
 
 def channel_numbers(spec: DataSpec, inputs: Sequence[str], count: int, flag: str) -> tuple[int, ...]:

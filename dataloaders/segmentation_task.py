@@ -33,7 +33,8 @@ from dataloaders.labelmaps.classes import (
     ras_spacing,
     read_classes,
 )
-from dataloaders.labelmaps.image_generator import ImageGenerator, list_scheme
+from dataloaders.labelmaps.image_generator import ImageGenerator
+from dataloaders.labelmaps.lab2im import list_scheme
 from dataloaders.labelmaps.labels import common_names, named_labels
 from dataloaders.labelmaps.maps import LabelMaps
 from dataloaders.labelmaps.schemes import named_scheme, output_labels, read_scheme

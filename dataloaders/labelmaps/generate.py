@@ -33,7 +33,7 @@ from dataloaders.labelmaps.generated_files import (
 )
 from dataloaders.labelmaps.image_generator import ImageGenerator
 from dataloaders.labelmaps.lesion_maps import find_masks, match_lesions
-from dataloaders.labelmaps.maps import LabelMaps, index_of, read_label_map_file
+from dataloaders.labelmaps.maps import LabelMaps, as_indices, read_label_map_file
 from dataloaders.labelmaps.schemes import output_labels, read_scheme
 from dataloaders.labelmaps.seed_maps import SeedMaps, seeded
 from dataloaders.labelmaps.seeds import INDEX, draw_subclasses, record_file
@@ -268,7 +268,7 @@ def _known_values(item: MapFile, scheme: LabelScheme) -> MapFile:
     if item.fault or set(item.values) <= set(scheme.values):
         return item
     try:
-        index_of(read_label_map_file(item.path), scheme)
+        as_indices(read_label_map_file(item.path), scheme)
     except ValueError as error:
         return replace(item, fault=str(error))
     return item

@@ -27,7 +27,7 @@ from dataloaders.io.manifest import Case, Geometry, Manifest, Slice, affine_rows
 from dataloaders.io.nifti import write_volume
 from dataloaders.io.schema import decode
 from dataloaders.io.spec import DataSpec
-from dataloaders.labelmaps.image_generator import Sample
+from dataloaders.labelmaps.image_generator import SyntheticImage
 from dataloaders.labelmaps.labels import LabelTable, id_type
 from dataloaders.slice_files import Frame, write_slice
 from models.gmm.params import Params
@@ -261,7 +261,9 @@ def bids_place(path: Path, name: str) -> tuple[str, str] | None:
     return "/".join([*parts, "anat"]), "_".join([*parts, *kept])
 
 
-def write_volumes(out: Path, sample: Sample, case: str, folder: str | None, files: dict[str, list[str]]) -> None:
+def write_volumes(
+    out: Path, sample: SyntheticImage, case: str, folder: str | None, files: dict[str, list[str]]
+) -> None:
     """NIfTI files in the axes of the map; names go to `files` before their files are written."""
     channels, label = sample.volumes()
     for c, channel in enumerate(channels):
@@ -273,7 +275,7 @@ def write_volumes(out: Path, sample: Sample, case: str, folder: str | None, file
 
 
 def write_slices(
-    out: Path, spec: DataSpec, sample: Sample, case: str, sha256: str, files: dict[str, list[str]]
+    out: Path, spec: DataSpec, sample: SyntheticImage, case: str, sha256: str, files: dict[str, list[str]]
 ) -> Case:
     """Slices with any foreground, as displayed, in the middle of the spec's size; names go to `files` first.
 

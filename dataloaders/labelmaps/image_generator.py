@@ -19,8 +19,7 @@ from numpy.typing import NDArray
 
 from dataloaders.io.files import read_json, with_path
 from dataloaders.io.nifti import write_volume
-from dataloaders.io.spec import BACKGROUND
-from dataloaders.labelmaps.lab2im import TheirNames
+from dataloaders.labelmaps.lab2im import Lab2imAttributes, kept_outputs, list_scheme, loaded, whole_list
 from dataloaders.labelmaps.lesion_maps import LesionMaps, Lesions, lesion_scheme
 from dataloaders.labelmaps.maps import LabelMap, LabelMaps, Source
 from dataloaders.labelmaps.schemes import read_scheme, scheme_of
@@ -38,7 +37,7 @@ MAX_GROWTH, MAX_VOXELS = 4, 2**30  # of an image: times its map's size per axis,
 
 
 @dataclass(frozen=True)
-class Sample:
+class SyntheticImage:
     """A synthetic image and its labels; unpacks to the two: ``image, labels = sample``.
 
     image: (*S), or (*S, C) for several channels, float32 in [0, 1] (unclipped for the quantile range); labels: (*S) int32
@@ -89,7 +88,7 @@ class Sample:
         return [np.expand_dims(channel, flat) for channel in channels], np.expand_dims(self.labels, flat)
 
 
-class ImageGenerator(TheirNames):
+class ImageGenerator(Lab2imAttributes):
     """An endless source of synthetic images; sample k of seed s is always the same. `next` gives what `generate_image` does.
 
     Positions, names and attributes of arguments are lab2im's (`BrainGenerator`: SynthSeg's); lists may be .npy files.
@@ -140,51 +139,34 @@ class ImageGenerator(TheirNames):
         seed: int | None = None,
         device: str | torch.device = "cpu",
         cache_gb: float = 1.0,
-        **theirs: Any,
+        **keywords: Any,
     ) -> None:
+        _check_together(seeds, lesions, priors, n_channels, batchsize)
         self.maps = LabelMaps(labels_dir, cache_gb, spacing)
-        batchsize = theirs.pop("batch_size", batchsize)  # lab2im's first name of it
-        if theirs.pop("blur_background", None) is not None:
-            warnings.warn("blur_background: has no effect; see the option background", stacklevel=2)
-        theirs |= {
+        keywords |= {
             "target_res": target_res,
             "output_shape": output_shape,
             "output_div_by_n": output_div_by_n,
             "prior_distributions": prior_distributions,
             "use_specific_stats_for_channel": use_specific_stats_for_channel,
         }
-        theirs = {name: _loaded(name, value) for name, value in theirs.items()}
-        typed = {"prior_means": _loaded("prior_means", prior_means), "prior_stds": _loaded("prior_stds", prior_stds)}
-        self.given = theirs | typed | {"subjects_prob": _loaded("subjects_prob", subjects_prob)}
-        named = ("max_res_iso", "max_res_aniso")  # None says something
-        theirs = {name: value for name, value in theirs.items() if value is not None or name in named}
-        if options is not None and theirs:
-            raise ValueError(f"options and {', '.join(theirs)} cannot both be given")
-        for name, value in {"n_channels": n_channels, "batchsize": batchsize}.items():
-            if value < 1:
-                raise ValueError(f"{name} {value}: must be at least 1")
-        if seeds is not None and lesions is not None:
-            raise ValueError("seeds and lesions cannot both be given")
-        if seeds is not None and isinstance(priors, (str, Path, FittedPrior)):
-            raise ValueError(
-                "priors and seeds cannot both be given: priors are of the labels, intensities are of the seeds' clusters"
-            )
-        self.options = options or gmm_options(preset, **theirs)
+        tables = {"prior_means": prior_means, "prior_stds": prior_stds, "subjects_prob": subjects_prob}
+        self.batch_size = keywords.pop("batch_size", batchsize)  # lab2im's first name of it
+        self.given = {name: loaded(name, value) for name, value in (keywords | tables).items()}
+        self.options = _options(preset, options, {name: self.given[name] for name in keywords})
+        lists = (generation_labels, generation_classes, output_labels, n_neutral_labels)
         if isinstance(scheme, str):
             scheme = read_scheme(scheme, self.maps.values(), self.options.preset, "scheme")
-        self.scheme = scheme or self._find_scheme(
-            generation_labels, generation_classes, output_labels, n_neutral_labels
-        )
+        self.scheme = self.base_scheme = scheme or self._find_scheme(*lists)
         warn_unmirrored(self.options, self.scheme)
-        self.base_scheme = self.scheme
         self.maps.use(self.scheme)
         if lesions is not None:
             self.maps = LesionMaps(labels_dir, lesions, self.scheme, cache_gb)
             self.scheme = lesion_scheme(self.scheme)
         if seeds is not None:
             self.maps = seeded = SeedMaps(labels_dir, seeds, self.scheme, subclasses, cache_gb)
-            self.scheme = seeded.pair_scheme()
-        self.channels, self.batch_size = n_channels, batchsize
+            self.scheme = seeded.pair_scheme
+        self.channels = n_channels
         self.seed = secrets.randbits(62) if seed is None else seed
         self.device = torch.device(device)
         self.priors = self._find_priors(self.given["prior_means"], self.given["prior_stds"], priors)
@@ -192,28 +174,27 @@ class ImageGenerator(TheirNames):
         self.made = 0
         self.written: tuple[NDArray[np.float64], tuple[int, ...]] | None = None  # affine and shape of the last image
 
-    def __iter__(self) -> Iterator[Sample]:
+    def __iter__(self) -> Iterator[SyntheticImage]:
         return self
 
-    def __next__(self) -> Sample:
+    def __next__(self) -> SyntheticImage:
         return self.generate_image()
 
     def _find_scheme(self, labels: Any, classes: Any, outputs: Any, neutral: int | None) -> LabelScheme:
-        if labels is None:
-            given = {"generation_classes": classes, "n_neutral_labels": neutral}
-            alone = [name for name, value in given.items() if value is not None]
-            if alone:
-                raise ValueError(f"{', '.join(alone)} need generation_labels, whose order they follow")
-            found = scheme_of(self.maps.values(), self.options.preset)
-            if outputs is None:
-                return found
-            kept = _kept(found.values, _whole("output_labels", outputs))
-            if kept is None:
-                raise ValueError(
-                    "output_labels need generation_labels, whose order they follow, or must be among the labels"
-                )
-            return replace(found, outputs=tuple(kept))
-        return list_scheme(labels, classes, outputs, neutral)
+        if labels is not None:
+            return list_scheme(labels, classes, outputs, neutral)
+        given = {"generation_classes": classes, "n_neutral_labels": neutral}
+        if alone := [name for name, value in given.items() if value is not None]:
+            raise ValueError(f"{', '.join(alone)} need generation_labels, whose order they follow")
+        found = scheme_of(self.maps.values(), self.options.preset)
+        if outputs is None:
+            return found
+        kept = kept_outputs(found.values, whole_list("output_labels", outputs))
+        if kept is None:
+            raise ValueError(
+                "output_labels need generation_labels, whose order they follow, or must be among the labels"
+            )
+        return replace(found, outputs=tuple(kept))
 
     def _find_priors(self, means: Any, stds: Any, priors: Path | str | Priors | None) -> Priors | None:
         if priors is not None and (means is not None or stds is not None):
@@ -225,8 +206,8 @@ class ImageGenerator(TheirNames):
         K, kind = self.scheme.num_classes, self.options.prior_distributions
         default = default_priors(self.options, K)
         return GivenPriors(
-            default.means if means is None else parse_prior(as_array(means), kind, K, name="prior_means"),
-            default.stds if stds is None else parse_prior(as_array(stds), kind, K, name="prior_stds"),
+            default.means if means is None else parse_prior(means, kind, K, name="prior_means"),
+            default.stds if stds is None else parse_prior(stds, kind, K, name="prior_stds"),
         )
 
     def map_index(self, number: int) -> int:
@@ -242,8 +223,8 @@ class ImageGenerator(TheirNames):
         label_map = self.maps.draw(self._choose(generator), generator)
         try:
             return label_map, self.draw(label_map.values, label_map.spacing, generator, fixed, 0 in label_map.plane)
-        except ImageTooLarge as error:
-            raise ValueError(f"{label_map.path or label_map.name}: {error}") from None
+        except ValueError as error:
+            raise ValueError(with_path(label_map.path or label_map.name, error)) from None
 
     def draw(
         self,
@@ -269,16 +250,18 @@ class ImageGenerator(TheirNames):
         return params
 
     def tensors(self, number: int, fixed: Mapping[str, Any] | None = None) -> tuple[torch.Tensor, torch.Tensor]:
-        """Sample `number` in RAS axes on the device: image (C, *S) float32 and labels (*S) int32 output values."""
+        """SyntheticImage `number` in RAS axes on the device: image (C, *S) float32 and labels (*S) int32 output values."""
         label_map, params = self.params(number, fixed)
         return render_pair(self.maps.ready(label_map).values.to(self.device), params, self.scheme)
 
-    def sample(self, number: int, fixed: Mapping[str, Any] | None = None) -> Sample:
-        """Sample `number` of the sequence. fixed: fields of `Params` to give instead of drawing them."""
+    def sample(self, number: int, fixed: Mapping[str, Any] | None = None) -> SyntheticImage:
+        """SyntheticImage `number` of the sequence. fixed: fields of `Params` to give instead of drawing them."""
         label_map, params = self.params(number, fixed)
         return self.replay(label_map, params, number)
 
-    def replay(self, label_map: LabelMap, params: Params, number: int = -1, subclasses: Sequence[int] = ()) -> Sample:
+    def replay(
+        self, label_map: LabelMap, params: Params, number: int = -1, subclasses: Sequence[int] = ()
+    ) -> SyntheticImage:
         """The image of given parameters, e.g. of a file.
 
         label_map: a sample's `source`, or read from its file. subclasses: of the sample's record or `source`, for a map
@@ -293,9 +276,9 @@ class ImageGenerator(TheirNames):
         if len(params.shape) == 2:
             axes = _flat_axes(label_map) if arrays[1].ndim == 3 else ()
             squeezed, arrays[1] = np.squeeze(squeezed, axes), np.squeeze(arrays[1], axes)
-        return Sample(squeezed, arrays[1], affine, params, number, label_map)
+        return SyntheticImage(squeezed, arrays[1], affine, params, number, label_map)
 
-    def generate_image(self) -> Sample:
+    def generate_image(self) -> SyntheticImage:
         """The next sample, or a batch of the next `batchsize`, stacked along a new first axis.
 
         A batch's affine, params, number and source are those of its first element. Raises ValueError where the elements of
@@ -311,9 +294,25 @@ class ImageGenerator(TheirNames):
             raise ValueError(f"a batch of shapes {' and '.join(map(str, shapes))}: give output_shape, or batchsize 1")
         first = samples[0]
         images, labels = (np.stack(arrays) for arrays in zip(*samples, strict=True))
-        return Sample(images, labels, first.affine, first.params, first.number, first.source)
+        return SyntheticImage(images, labels, first.affine, first.params, first.number, first.source)
 
     generate_brain = generate_image  # SynthSeg's name
+
+    @property
+    def model_output_shape(self) -> list[int]:
+        """Size of an image of the first map that is drawn, in RAS axes, and its channels."""
+        return [*self.params(0)[1].out_shape, self.channels]
+
+    @property
+    def image_generator(self) -> Iterator[tuple[NDArray[np.float32], NDArray[np.int32]]]:
+        """Endless batches in RAS axes: images (B, *S, C), labels (B, *S, 1)."""
+        while True:
+            pairs = [self.tensors(self.made + i) for i in range(self.batch_size)]
+            self.made += self.batch_size
+            images = np.stack([image.movedim(0, -1).cpu().numpy() for image, _ in pairs])
+            yield images, np.stack([label[..., None].cpu().numpy() for _, label in pairs])
+
+    brain_generator = image_generator
 
 
 def warn_unmirrored(options: GmmConfig, scheme: LabelScheme) -> None:
@@ -326,12 +325,8 @@ def warn_unmirrored(options: GmmConfig, scheme: LabelScheme) -> None:
         )
 
 
-class ImageTooLarge(ValueError):  # noqa: N818 (a fault of options and map)
-    """Options ask for an image that no memory holds."""
-
-
 def _check_size(params: Params, options: GmmConfig) -> None:
-    """ImageTooLarge for more than 2^30 voxels where an axis is also more than 4 times as long as the map's."""
+    """ValueError for more than 2^30 voxels where an axis is also more than 4 times as long as the map's."""
     for shape in (params.out_shape, params.crop_shape):
         long = any(size > MAX_GROWTH * old for size, old in zip(shape, params.shape, strict=True))
         if long and math.prod(shape) > MAX_VOXELS:
@@ -339,7 +334,7 @@ def _check_size(params: Params, options: GmmConfig) -> None:
             flags = " and ".join(
                 f"{name} {' '.join(f'{x:g}' for x in value)}" for name, value in given.items() if value
             )
-            raise ImageTooLarge(
+            raise ValueError(
                 f"{flags or 'output_div_by_n'}: asks for {' x '.join(map(str, shape))} voxels of a map of "
                 f"{' x '.join(map(str, params.shape))}; at most {MAX_GROWTH} times as many per axis, or 2^30 in all"
             )
@@ -362,100 +357,38 @@ def _flat_axes(label_map: LabelMap) -> tuple[int, ...]:
 class BrainGenerator(ImageGenerator):
     """`ImageGenerator` with SynthSeg's positions and preset: ``BrainGenerator(maps).generate_brain()``."""
 
-    def __init__(
-        self,
-        labels_dir: Source,
-        generation_labels: Any = None,
-        n_neutral_labels: int | None = None,
-        output_labels: Any = None,
-        subjects_prob: Any = None,
-        batchsize: int = 1,
-        n_channels: int = 1,
-        target_res: Any = None,
-        output_shape: Any = None,
-        output_div_by_n: Any = None,
-        prior_distributions: str | None = None,
-        generation_classes: Any = None,
-        prior_means: Any = None,
-        prior_stds: Any = None,
-        use_specific_stats_for_channel: bool | None = None,
-        mix_prior_and_random: bool | None = None,
-        flipping: bool | None = None,
-        **keywords: Any,
-    ) -> None:
-        super().__init__(
-            labels_dir,
-            generation_labels,
-            output_labels,
-            batchsize,
-            n_channels,
-            target_res,
-            output_shape,
-            output_div_by_n,
-            generation_classes,
-            prior_distributions,
-            prior_means,
-            prior_stds,
-            use_specific_stats_for_channel,
-            n_neutral_labels=n_neutral_labels,
-            subjects_prob=subjects_prob,
-            mix_prior_and_random=mix_prior_and_random,
-            flipping=flipping,
-            **{"preset": "synthseg"} | keywords,
+    POSITIONS = (
+        *("generation_labels", "n_neutral_labels", "output_labels", "subjects_prob", "batchsize", "n_channels"),
+        *("target_res", "output_shape", "output_div_by_n", "prior_distributions", "generation_classes"),
+        *("prior_means", "prior_stds", "use_specific_stats_for_channel", "mix_prior_and_random", "flipping"),
+    )
+
+    def __init__(self, labels_dir: Source, *values: Any, **keywords: Any) -> None:
+        named = dict(zip(self.POSITIONS[: len(values)], values, strict=True))
+        super().__init__(labels_dir, **{"preset": "synthseg"} | named | keywords)
+
+
+def _check_together(seeds: Any, lesions: Any, priors: Any, n_channels: int, batchsize: int) -> None:
+    for name, value in {"n_channels": n_channels, "batchsize": batchsize}.items():
+        if value < 1:
+            raise ValueError(f"{name} {value}: must be at least 1")
+    if seeds is not None and lesions is not None:
+        raise ValueError("seeds and lesions cannot both be given")
+    if seeds is not None and isinstance(priors, (str, Path, FittedPrior)):
+        raise ValueError(
+            "priors and seeds cannot both be given: priors are of the labels, intensities are of the seeds' clusters"
         )
 
 
-def _loaded(name: str, value: Any) -> Any:
-    """The value, or the content of the .npy file that it names."""
-    if not isinstance(value, (str, Path)) or not str(value).endswith(".npy"):
-        return value
-    try:
-        return as_array(value)
-    except ValueError as error:
-        raise ValueError(f"{name} {error}") from None
-
-
-def as_array(value: Any) -> Any:
-    """A list or array, or the content of a .npy file; None for None, ValueError for other paths."""
-    if not isinstance(value, (str, Path)):
-        return np.asarray(value) if value is not None else None
-    path = Path(value)
-    if path.suffix != ".npy" or not path.is_file():
-        raise ValueError(f"{path}: must be an existing .npy file")
-    array = np.load(path, allow_pickle=False)
-    if array.dtype.kind not in "biuf":
-        raise ValueError(f"{path}: must hold numbers, found {array.dtype}")
-    return array
-
-
-def _whole(name: str, item: Any) -> Any:
-    """A list of whole numbers; ValueError naming the argument."""
-    if item is None:
-        return None
-    try:
-        array = as_array(item)
-    except ValueError as error:
-        raise ValueError(f"{name} {error}") from None
-    if array.dtype.kind not in "biuf" or not np.array_equal(array, np.round(array)):
-        where = f"{item} " if isinstance(item, (str, Path)) else ""
-        raise ValueError(f"{name} {where}must hold whole numbers, found {array.dtype} {array.ravel()[:3].tolist()}")
-    return array.astype(np.int64).tolist()
-
-
-def list_scheme(labels: Any, classes: Any, outputs: Any, neutral: int | None) -> LabelScheme:
-    """The scheme of lab2im's lists: numbers or .npy files of them; ValueError naming the list.
-
-    outputs of another length than labels, and all among them, are those to keep, as in lab2im; others become 0.
-    """
-    values, kept = _whole("generation_labels", labels), _whole("output_labels", outputs)
-    if kept is not None and len(kept) != len(values):
-        kept = _kept(values, kept) or kept
-    return LabelScheme.from_lists(values, _whole("generation_classes", classes), kept, neutral)
-
-
-def _kept(values: Sequence[int], outputs: Sequence[int]) -> list[int] | None:
-    """Output of each value where only those of `outputs` are kept; None where some of these are no values."""
-    return [value if value in outputs else BACKGROUND for value in values] if set(outputs) <= set(values) else None
+def _options(preset: str, options: GmmConfig | None, keywords: dict[str, Any]) -> GmmConfig:
+    """The options as they are, or those of the preset with lab2im's or SynthSeg's keywords."""
+    if keywords.pop("blur_background", None) is not None:
+        warnings.warn("blur_background: has no effect; see the option background", stacklevel=3)
+    named = ("max_res_iso", "max_res_aniso")  # None says something
+    given = {name: value for name, value in keywords.items() if value is not None or name in named}
+    if options is not None and given:
+        raise ValueError(f"options and {', '.join(given)} cannot both be given")
+    return options or gmm_options(preset, **given)
 
 
 def _weights(given: Any, count: int) -> torch.Tensor:

@@ -5,138 +5,163 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import nibabel as nib
 import numpy as np
-import torch
 from numpy.typing import DTypeLike, NDArray
 
 from dataloaders.io.nifti import write_volume
-from dataloaders.labelmaps.maps import LabelMap, LabelMaps
-from models.gmm.lab2im_options import THEIRS
+from dataloaders.io.spec import BACKGROUND
+from dataloaders.labelmaps.maps import LabelMaps
+from models.gmm.lab2im_options import LAB2IM_NAMES
 from models.gmm.labels import LabelScheme
 from models.gmm.options import GmmConfig
-from models.gmm.params import Params
 
 
-class _Generator(Protocol):
+class Lab2imAttributes:
+    """Attributes of lab2im's and SynthSeg's generators. Options have the values that they were given."""
+
     maps: LabelMaps
     options: GmmConfig
     base_scheme: LabelScheme
     channels: int
     batch_size: int
-    made: int
     given: dict[str, Any]
     written: tuple[NDArray[np.float64], tuple[int, ...]] | None
 
-    def tensors(self, number: int) -> tuple[torch.Tensor, torch.Tensor]: ...
-    def params(self, number: int) -> tuple[LabelMap, Params]: ...
-
-
-class TheirNames:
-    """Attributes of lab2im's and SynthSeg's generators. Options have the values that they were given."""
-
     @property
-    def labels_paths(self: _Generator) -> list[str]:
+    def labels_paths(self) -> list[str]:
         """Files of the label maps, or names of arrays."""
         return [str(s) if isinstance(s, Path) else self.maps.name(i) for i, s in enumerate(self.maps.sources)]
 
     @property
     def aff(self) -> NDArray[np.float64]:
         """Affine (4, 4) of what was generated last, crop and voxel size included; before that of the first label map."""
-        return _geometry(self)[0]
+        return self._geometry()[0]
 
     @property
     def header(self) -> nib.Nifti1Header:
         """A header that goes with `aff`: float32, mm; nothing of the source's own text."""
-        affine, shape = _geometry(self)
+        affine, shape = self._geometry()
         header = nib.Nifti1Image(np.zeros(shape, np.float32), affine).header
         header.set_xyzt_units("mm")
         return header
 
+    def _geometry(self) -> tuple[NDArray[np.float64], tuple[int, ...]]:
+        """Affine and shape of what was generated last, else of the first map, in its own axes."""
+        if self.written is not None:
+            return self.written
+        first = self.maps[0]
+        n = first.values.ndim
+        arrays, affine = first.to_source_axes([first.values.numpy()], [0] * n, [1] * n)
+        return affine, arrays[0].shape
+
     @property
-    def labels_shape(self: _Generator) -> list[int]:
+    def labels_shape(self) -> list[int]:
         """Size of the first label map in RAS axes."""
         return list(self.maps[0].values.shape)
 
     @property
-    def n_dims(self: _Generator) -> int:
+    def n_dims(self) -> int:
         """2 or 3."""
         return self.maps[0].values.ndim
 
     @property
-    def atlas_res(self: _Generator) -> NDArray[np.float64]:
+    def atlas_res(self) -> NDArray[np.float64]:
         """mm per RAS axis of the first label map."""
         return np.array(self.maps[0].spacing)
 
     @property
-    def n_channels(self: _Generator) -> int:
+    def n_channels(self) -> int:
         """Channels of an image."""
         return self.channels
 
     @property
-    def batchsize(self: _Generator) -> int:
+    def batchsize(self) -> int:
         """Images that are generated at once."""
         return self.batch_size
 
     @property
-    def generation_labels(self: _Generator) -> NDArray[np.int64]:
+    def generation_labels(self) -> NDArray[np.int64]:
         """(N,)."""
         return np.array(self.base_scheme.values)
 
     @property
-    def generation_classes(self: _Generator) -> NDArray[np.int64]:
+    def generation_classes(self) -> NDArray[np.int64]:
         """(N,), 0..K-1."""
         return np.array(self.base_scheme.classes)
 
     @property
-    def output_labels(self: _Generator) -> NDArray[np.int64]:
+    def output_labels(self) -> NDArray[np.int64]:
         """(N,): value of each of generation_labels in the label maps that come out."""
         return np.array(self.base_scheme.outputs)
 
     @property
-    def n_neutral_labels(self: _Generator) -> int:
+    def n_neutral_labels(self) -> int:
         """Labels without a side; all of them where sides are unknown."""
         partners = self.base_scheme.partners
         return self.base_scheme.num_labels if partners is None else sum(i == other for i, other in enumerate(partners))
-
-    @property
-    def model_output_shape(self: _Generator) -> list[int]:
-        """Size of an image of the first map that is drawn, in RAS axes, and its channels."""
-        return [*self.params(0)[1].out_shape, self.channels]
-
-    @property
-    def image_generator(self: _Generator) -> Iterator[tuple[NDArray[np.float32], NDArray[np.int32]]]:
-        """Endless batches in RAS axes: images (B, *S, C), labels (B, *S, 1)."""
-        while True:
-            pairs = [self.tensors(self.made + i) for i in range(self.batch_size)]
-            self.made += self.batch_size
-            images = np.stack([image.movedim(0, -1).cpu().numpy() for image, _ in pairs])
-            yield images, np.stack([label[..., None].cpu().numpy() for _, label in pairs])
-
-    brain_generator = image_generator
 
     def __getattr__(self, name: str) -> Any:
         """Options, by their names or ours."""
         given = self.__dict__.get("given", {})
         if name in given:
             return given[name]
-        if name.startswith("_") or "options" not in self.__dict__ or not hasattr(GmmConfig, THEIRS.get(name, name)):
+        if (
+            name.startswith("_")
+            or "options" not in self.__dict__
+            or not hasattr(GmmConfig, LAB2IM_NAMES.get(name, name))
+        ):
             raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
-        return getattr(self.__dict__["options"], THEIRS.get(name, name))
+        return getattr(self.__dict__["options"], LAB2IM_NAMES.get(name, name))
 
 
-def _geometry(generator: Any) -> tuple[NDArray[np.float64], tuple[int, ...]]:
-    """Affine and shape of what was generated last, else of the first map, in its own axes."""
-    if generator.written is not None:
-        return generator.written
-    first: LabelMap = generator.maps[0]
-    n = first.values.ndim
-    arrays, affine = first.to_source_axes([first.values.numpy()], [0] * n, [1] * n)
-    return affine, arrays[0].shape
+def as_array(value: Any, name: str = "") -> Any:
+    """A list or array, or the content of a .npy file, as an array; None for None. ValueError with `name` for other paths."""
+    if not isinstance(value, (str, Path)):
+        return np.asarray(value) if value is not None else None
+    path = Path(value)
+    if path.suffix != ".npy" or not path.is_file():
+        raise ValueError(f"{name} {path}: must be an existing .npy file")
+    array = np.load(path, allow_pickle=False)
+    if array.dtype.kind not in "biuf":
+        raise ValueError(f"{name} {path}: must hold numbers, found {array.dtype}")
+    return array
+
+
+def loaded(name: str, value: Any) -> Any:
+    """The value, or the content of the .npy file that it names."""
+    return as_array(value, name) if isinstance(value, (str, Path)) and str(value).endswith(".npy") else value
+
+
+def whole_list(name: str, item: Any) -> Any:
+    """A list of whole numbers, None for None; ValueError naming the argument."""
+    array = as_array(item, name)
+    if array is None:
+        return None
+    if array.dtype.kind not in "biuf" or not np.array_equal(array, np.round(array)):
+        where = f"{item} " if isinstance(item, (str, Path)) else ""
+        raise ValueError(f"{name} {where}must hold whole numbers, found {array.dtype} {array.ravel()[:3].tolist()}")
+    return array.astype(np.int64).tolist()
+
+
+def list_scheme(labels: Any, classes: Any, outputs: Any, neutral: int | None) -> LabelScheme:
+    """The scheme of lab2im's lists: numbers or .npy files of them; ValueError naming the list.
+
+    outputs of another length than labels, and all among them, are those to keep, as in lab2im; others become 0.
+    """
+    values, kept = whole_list("generation_labels", labels), whole_list("output_labels", outputs)
+    if kept is not None and len(kept) != len(values):
+        kept = kept_outputs(values, kept) or kept
+    return LabelScheme.from_lists(values, whole_list("generation_classes", classes), kept, neutral)
+
+
+def kept_outputs(values: Sequence[int], outputs: Sequence[int]) -> list[int] | None:
+    """Output of each value where only those of `outputs` are kept; None where some of these are no values."""
+    return [value if value in outputs else BACKGROUND for value in values] if set(outputs) <= set(values) else None
 
 
 def mkdir(path: Path | str) -> None:

@@ -44,19 +44,10 @@ class LesionMaps(LabelMaps):
         assert self.scheme is not None
         found = as_indices(label_map, self.base)
         values = found.values.to(self.scheme.index_dtype)
-        path = self._mask(label_map)
+        path = self.masks.get(self.sources[self.find(label_map)])
         if path is not None:
             values = torch.where(read_mask(path, label_map), self.base.num_labels, values).to(values.dtype)
         return replace(found, values=values)
-
-    def _mask(self, label_map: LabelMap) -> Path | None:
-        """Mask of the map's file, or else of the only one of its name."""
-        path = None if label_map.path is None else label_map.path.resolve()
-        same = [source for source in self.sources if source.resolve() == path]
-        same = same or [source for source in self.sources if stem(source) == label_map.name]
-        if len(same) != 1:
-            raise ValueError(f"{label_map.path or label_map.name}: {len(same)} of the label maps have this name")
-        return self.masks.get(same[0])
 
 
 def lesion_scheme(base: LabelScheme) -> LabelScheme:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -14,6 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from dataloaders.io.cache import Cache
 from dataloaders.io.find import case_names, files_below, read_list, warn_of_unread, without_twins
 from dataloaders.io.geometry import spacing, to_ras
 from dataloaders.io.nifti import SUFFIXES, VolumeError, read_volume, stem, whole_numbers
@@ -53,6 +53,10 @@ class LabelMap:
         mm = spacing(self.affine)
         return tuple(float(mm[axis]) for axis in self.plane)
 
+    def nbytes(self) -> int:
+        """Memory of the values."""
+        return self.values.nbytes
+
     def to_source_axes(
         self, arrays: Sequence[NDArray], start: Sequence[int], factor: Sequence[float]
     ) -> tuple[list[NDArray], NDArray[np.float64]]:
@@ -91,10 +95,9 @@ class LabelMaps:
         self._names = (
             case_names(files) if len(files) == len(self.sources) else [stem(Path(str(s))) for s in self.sources]
         )
-        self.cache_bytes = int(cache_gb * 2**30)
         self.array_spacing = array_spacing
         self.scheme: LabelScheme | None = None
-        self._cache: OrderedDict[int, LabelMap] = OrderedDict()
+        self._cache: Cache[LabelMap] = Cache(cache_gb, LabelMap.nbytes)
 
     def __len__(self) -> int:
         return len(self.sources)
@@ -103,13 +106,10 @@ class LabelMaps:
         return (self[i] for i in range(len(self)))
 
     def __getitem__(self, index: int) -> LabelMap:
-        if index not in self._cache:
-            found = self._read(index)
-            self._cache[index] = found if self.scheme is None else as_indices(found, self.scheme)
-        self._cache.move_to_end(index)
-        while len(self._cache) > 1 and sum(m.values.nbytes for m in self._cache.values()) > self.cache_bytes:
-            self._cache.popitem(last=False)
-        return self._cache[index]
+        return self._cache.get(index, lambda: self._indexed(self._read(index)))
+
+    def _indexed(self, label_map: LabelMap) -> LabelMap:
+        return label_map if self.scheme is None else as_indices(label_map, self.scheme)
 
     def draw(self, index: int, generator: torch.Generator) -> LabelMap:
         """Map `index` as one sample sees it; here always the same."""
@@ -124,9 +124,6 @@ class LabelMaps:
         assert self.scheme is not None
         return as_indices(label_map, self.scheme)
 
-    def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_cache": OrderedDict()}
-
     def use(self, scheme: LabelScheme) -> None:
         """From now on give maps as indices of the scheme, which take a quarter of the memory."""
         self.scheme = scheme
@@ -136,6 +133,15 @@ class LabelMaps:
         """File name without suffix (with one folder a patient see `case_names`), or ``map0``, ``map1``, … for arrays."""
         source = self.sources[index]
         return self._names[index] if isinstance(source, Path) else f"map{index}"
+
+    def find(self, label_map: LabelMap) -> int:
+        """Place of the map's file, or else of the only one of its name; ValueError where there is none, or several."""
+        path = None if label_map.path is None else label_map.path.resolve()
+        same = [i for i, source in enumerate(self.sources) if source.resolve() == path]
+        same = same or [i for i in range(len(self)) if self.name(i) == label_map.name]
+        if len(same) != 1:
+            raise ValueError(f"{label_map.path or label_map.name}: {len(same)} of the label maps have this name")
+        return same[0]
 
     def values(self) -> tuple[int, ...]:
         """Every label value of any map, ascending. Reads every file."""
@@ -209,8 +215,3 @@ def as_indices(label_map: LabelMap, scheme: LabelScheme) -> LabelMap:
         return replace(label_map, values=scheme.to_index(label_map.values), indexed=True)
     except ValueError as error:
         raise ValueError(f"{label_map.path or label_map.name}: {error}") from None
-
-
-def index_of(label_map: LabelMap, scheme: LabelScheme) -> Tensor:
-    """The map as label indices, (*S); see `as_indices`."""
-    return as_indices(label_map, scheme).values

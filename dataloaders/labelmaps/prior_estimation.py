@@ -27,7 +27,7 @@ from dataloaders.io.geometry import off_grid, to_ras
 from dataloaders.io.nifti import SUFFIXES, file_sha256, read_volume, stem, whole_numbers
 from dataloaders.io.progress import tracked
 from dataloaders.io.workers import in_order
-from dataloaders.labelmaps.image_generator import as_array
+from dataloaders.labelmaps.lab2im import as_array
 from dataloaders.labelmaps.schemes import read_scheme
 from dataloaders.prepare.sources import CaseSource, find_pairs
 from models.gmm.intensity import FULL_SCALE
@@ -306,7 +306,9 @@ def _scheme(o: PriorOptions, cases: Sequence[CaseSource]) -> LabelScheme:
     if o.generation_labels is not None:
         if o.scheme != "auto":
             raise ValueError(f"--generation_labels and --scheme {o.scheme} cannot both be given")
-        return LabelScheme.from_lists(as_array(o.generation_labels), as_array(o.generation_classes))
+        return LabelScheme.from_lists(
+            as_array(o.generation_labels, "--generation_labels"), as_array(o.generation_classes, "--generation_classes")
+        )
     if o.generation_classes is not None:
         raise ValueError("--generation_classes needs --generation_labels, whose order it follows")
     values: set[int] = set()

@@ -6,16 +6,15 @@ labels. Here each voxel's generation label is the pair of its label and its seed
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from dataloaders.io.cache import Cache
 from dataloaders.io.geometry import to_ras
 from dataloaders.io.nifti import read_volume, stem
 from dataloaders.io.spec import BACKGROUND
@@ -24,37 +23,28 @@ from dataloaders.labelmaps.seeds import SeedCase, draw_subclasses, load_seeds
 from models.gmm.labels import LabelScheme
 
 
-@dataclass(frozen=True)
-class SeedCodes:
-    """All codes that a folder of seeds can hold, 0 first, and what they belong to."""
+def seed_codes(cases: Sequence[SeedCase]) -> tuple[int, ...]:
+    """All codes that the seeds of the cases can hold, 0 first."""
+    found = {10 * meta.id + c for case in cases for meta in case.metas for c in range(max(meta.clusters))}
+    return (BACKGROUND, *sorted(found))
 
-    codes: tuple[int, ...]
 
-    @classmethod
-    def of(cls, cases: list[SeedCase]) -> SeedCodes:
-        """Union over cases."""
-        found = {10 * meta.id + c for case in cases for meta in case.metas for c in range(max(meta.clusters))}
-        return cls((BACKGROUND, *sorted(found)))
+def pair_scheme(base: LabelScheme, codes: Sequence[int]) -> LabelScheme:
+    """One generation label per (label of `base`, code); index = label index · number of codes + code index.
 
-    def scheme(self, base: LabelScheme) -> LabelScheme:
-        """One generation label per (label of `base`, code); index = label index · number of codes + code index.
-
-        Classes and ties are the codes' (`LabelScheme.seeds`), output, name and side are the label's.
-        """
-        seeds = LabelScheme.seeds(self.codes)
-        many = len(self.codes)
-        pairs = [(i, j) for i in range(base.num_labels) for j in range(many)]
-        partners = None
-        if base.partners is not None:
-            partners = tuple(base.partners[i] * many + j for i, j in pairs)
-        return LabelScheme(
-            values=tuple(range(len(pairs))),
-            names=tuple(base.names[i] for i, _ in pairs),
-            classes=tuple(seeds.classes[j] for _, j in pairs),
-            outputs=tuple(base.outputs[i] for i, _ in pairs),
-            partners=partners,
-            ties=seeds.ties,
-        )
+    Classes and ties are the codes' (`LabelScheme.seeds`), output, name and side are the label's.
+    """
+    seeds = LabelScheme.seeds(codes)
+    many = len(codes)
+    pairs = [(i, j) for i in range(base.num_labels) for j in range(many)]
+    return LabelScheme(
+        values=tuple(range(len(pairs))),
+        names=tuple(base.names[i] for i, _ in pairs),
+        classes=tuple(seeds.classes[j] for _, j in pairs),
+        outputs=tuple(base.outputs[i] for i, _ in pairs),
+        partners=None if base.partners is None else tuple(base.partners[i] * many + j for i, j in pairs),
+        ties=seeds.ties,
+    )
 
 
 class SeedMaps(LabelMaps):
@@ -76,13 +66,10 @@ class SeedMaps(LabelMaps):
         self.base, self.subclasses = base, subclasses
         known = seeded(self.sources, folder)
         self.sources, self.cases = list(known), list(known.values())
-        self.codes = SeedCodes.of(self.cases)
+        self.codes = seed_codes(self.cases)
+        self.pair_scheme = pair_scheme(base, self.codes)  # of the maps that `draw` gives
         self.use(base)
-        self._volumes: OrderedDict[tuple[int, int, int], NDArray[np.uint8]] = OrderedDict()
-
-    def pair_scheme(self) -> LabelScheme:
-        """The scheme of the maps that `draw` gives."""
-        return self.codes.scheme(self.base)
+        self._volumes: Cache[NDArray[np.uint8]] = Cache(cache_gb / 2, np.size, least=4)
 
     def draw(self, index: int, generator: torch.Generator) -> LabelMap:
         """Map `index` with freshly drawn seeds, as indices of `pair_scheme`. ValueError where grids differ."""
@@ -97,21 +84,12 @@ class SeedMaps(LabelMaps):
             return label_map
         if not counts:
             raise ValueError(f"{name}: without seeds, but this generator has seeds; give subclasses of the record")
-        index = self._find(label_map)
+        index = self.find(label_map)
         metas = self.cases[index].metas
         if len(counts) != len(metas) or not all(1 <= n <= len(m.clusters) for n, m in zip(counts, metas, strict=True)):
             most = ", ".join(f"1 to {len(meta.clusters)}" for meta in metas)
             raise ValueError(f"{name}: subclasses {counts}: must be {len(metas)} numbers, {most}")
         return self._pairs(index, label_map, counts)
-
-    def _find(self, label_map: LabelMap) -> int:
-        """Place of the map's file, or else of the only one of its name."""
-        path = None if label_map.path is None else label_map.path.resolve()
-        same = [i for i, source in enumerate(self.sources) if source.resolve() == path]
-        same = same or [i for i in range(len(self)) if self.name(i) == label_map.name]
-        if len(same) != 1:
-            raise ValueError(f"{label_map.path or label_map.name}: {len(same)} of the maps with seeds have this name")
-        return same[0]
 
     def _pairs(self, index: int, label_map: LabelMap, counts: Sequence[int]) -> LabelMap:
         case, label_map = self.cases[index], as_indices(label_map, self.base)
@@ -120,24 +98,18 @@ class SeedMaps(LabelMaps):
         if seeds.shape != tuple(label_map.values.shape):
             raise ValueError(f"{label_map.path}: shape {tuple(label_map.values.shape)}, its seeds have {seeds.shape}")
         table = torch.zeros(256, dtype=torch.int32)
-        table[list(self.codes.codes)] = torch.arange(len(self.codes.codes), dtype=torch.int32)
+        table[list(self.codes)] = torch.arange(len(self.codes), dtype=torch.int32)
         code = table[torch.from_numpy(seeds).long()]
-        pairs = label_map.values.int() * len(self.codes.codes) + code
-        values = pairs.to(self.pair_scheme().index_dtype)
+        pairs = label_map.values.int() * len(self.codes) + code
+        values = pairs.to(self.pair_scheme.index_dtype)
         return replace(label_map, values=values, subclasses=tuple(counts))
 
-    def __getstate__(self) -> dict[str, Any]:
-        return {**super().__getstate__(), "_volumes": OrderedDict()}
-
     def _volume(self, index: int, n: int, meta: int) -> NDArray[np.uint8]:
-        key = (index, n, meta)
-        if key not in self._volumes:
+        def read() -> NDArray[np.uint8]:
             volume = read_volume(self.cases[index].file(n, meta))
-            self._volumes[key] = np.ascontiguousarray(to_ras(volume.data, volume.affine)[0])
-        self._volumes.move_to_end(key)
-        while len(self._volumes) > 4 and sum(v.nbytes for v in self._volumes.values()) > self.cache_bytes:
-            self._volumes.popitem(last=False)
-        return self._volumes[key]
+            return np.ascontiguousarray(to_ras(volume.data, volume.affine)[0])
+
+        return self._volumes.get((index, n, meta), read)
 
 
 def seeded(paths: Sequence[Source], folder: Path | str) -> dict[Path, SeedCase]:

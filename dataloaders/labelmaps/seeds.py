@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import re
 import warnings
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -20,7 +19,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dataloaders.io.files import check_name, read_json, read_toml
-from dataloaders.io.nifti import read_volume
 from dataloaders.labelmaps.labels import READERS, id_list, table_rows
 
 if TYPE_CHECKING:
@@ -200,18 +198,6 @@ def _mixture(
     return component, [re.sub(r"\s+", " ", str(warning.message)) for warning in caught]
 
 
-def seed_map(parts: Sequence[NDArray[np.integer]]) -> NDArray[np.uint8]:
-    """Sum of the meta-labels' seed files, (I, J, K) each. ValueError where they overlap or differ in shape."""
-    total = np.zeros_like(parts[0], np.uint8)
-    for part in parts:
-        if part.shape != total.shape:
-            raise ValueError(f"seeds of shape {part.shape} and {total.shape} cannot be added")
-        if ((part != 0) & (total != 0)).any():
-            raise ValueError(f"seeds of two meta-labels overlap in {int(((part != 0) & (total != 0)).sum())} voxels")
-        total += part.astype(np.uint8)
-    return total
-
-
 @dataclass(frozen=True)
 class SeedMeta:
     """A meta-label of one subject. clusters[n - 1]: how many clusters the split into n really has."""
@@ -232,23 +218,6 @@ class SeedCase:
     def file(self, n: int, meta: int) -> Path:
         """Seeds of meta-label `meta` split into `n`."""
         return seed_file(self.folder, self.key, n, meta)
-
-
-@dataclass(frozen=True)
-class SeedDraw:
-    """A label map to generate from.
-
-    seeds (I, J, K) uint8, affine (4, 4). labels: its codes, 0 first. classes: for each code its meta-label, code // 10,
-    whose mean the generator may share among the clusters. names: class id -> name. subclasses: what was drawn, by
-    meta-label.
-    """
-
-    seeds: NDArray[np.uint8]
-    affine: NDArray[np.float64]
-    labels: tuple[int, ...]
-    classes: tuple[int, ...]
-    names: dict[int, str]
-    subclasses: tuple[int, ...]
 
 
 def seed_file(folder: Path, key: str, n: int, meta: int) -> Path:
@@ -279,30 +248,14 @@ def load_seeds(folder: Path | str) -> tuple[SeedCase, ...]:
     return tuple(cases)
 
 
-def draw_seed_map(case: SeedCase, generator: torch.Generator, minimum: int = 1, maximum: int | None = None) -> SeedDraw:
-    """Draw the number of sub-clusters of each meta-label, uniform in [minimum, maximum], and add up their files.
-
-    maximum: all that the folder has by default. Only `generator` (on the CPU) decides: one draw per meta-label, whatever
-    the subject. Raises ValueError for a range that the folder does not have, VolumeError for damaged files.
-    """
-    drawn = draw_subclasses(case, generator, minimum, maximum)
-    volumes = [read_volume(case.file(n, meta.id)) for n, meta in zip(drawn, case.metas, strict=True)]
-    codes = [10 * meta.id + c for n, meta in zip(drawn, case.metas, strict=True) for c in range(meta.clusters[n - 1])]
-    labels = (0, *codes)
-    return SeedDraw(
-        seed_map([volume.data for volume in volumes]),
-        volumes[0].affine,
-        labels,
-        tuple(code // 10 for code in labels),
-        {0: "background", **{meta.id: meta.name for meta in case.metas}},
-        tuple(drawn),
-    )
-
-
 def draw_subclasses(
     case: SeedCase, generator: torch.Generator, minimum: int = 1, maximum: int | None = None
 ) -> list[int]:
-    """Number of sub-clusters of each meta-label, uniform in [minimum, maximum]; see `draw_seed_map`."""
+    """Number of sub-clusters of each meta-label, uniform in [minimum, maximum], by default all that the folder has.
+
+    Only `generator` (on the CPU) decides: one draw per meta-label, whatever the subject. ValueError for a range that the
+    folder does not have.
+    """
     import torch  # here, so that making seeds starts without it
 
     available = min(len(meta.clusters) for meta in case.metas)

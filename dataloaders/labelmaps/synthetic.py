@@ -18,44 +18,31 @@ PASSES = 2**16  # that are told apart after one set_epoch
 ENDLESS = 2**40  # numbers from one pass of an endless data set to the next
 
 
-class _Samples:
-    """Samples of an `ImageGenerator` as dictionaries."""
+class _Pairs:
+    """What both data sets have: samples of an `ImageGenerator`, as dictionaries.
+
+    generator: makes the images; `generator.sample(number)` also has affine and parameters.
+    """
 
     def __init__(self, labels_dir: Source, contiguous: bool, keywords: dict[str, Any]) -> None:
         if keywords.get("batchsize", 1) != 1:
             raise ValueError(f"batchsize {keywords['batchsize']}: the DataLoader makes the batches")
-        seed = keywords.pop("seed", None)
-        self.generator = ImageGenerator(labels_dir, seed=secrets.randbits(62) if seed is None else seed, **keywords)
+        self.generator = ImageGenerator(labels_dir, **keywords)
         self.contiguous = contiguous
 
     @property
     def output_values(self) -> tuple[int, ...]:
-        """Values of the generator's label maps, ascending, 0 first; with `contiguous` their places in this list."""
+        """Values of the label maps, ascending, 0 first; with `contiguous`, label i stands for the i-th of them."""
         return tuple(sorted({BACKGROUND, *self.generator.scheme.outputs}))
 
-    def __getitem__(self, number: int) -> dict[str, Any]:
+    def pair(self, number: int) -> dict[str, Any]:
+        """Sample `number` of the generator's sequence."""
         image, label = self.generator.tensors(number)
         if self.contiguous:
             table = torch.zeros(max(self.output_values) + 1, dtype=torch.int64, device=label.device)
             table[list(self.output_values)] = torch.arange(len(self.output_values), device=label.device)
             label = table[label.long()]
         return {"image": image, "label": label.long()[None], "number": number}
-
-
-class _Pairs:
-    """What both data sets tell of their source."""
-
-    source: _Samples
-
-    @property
-    def output_values(self) -> tuple[int, ...]:
-        """Values of the label maps, ascending; with `contiguous`, label i stands for the i-th of them."""
-        return self.source.output_values
-
-    @property
-    def generator(self) -> ImageGenerator:
-        """What makes the images; `generator.sample(number)` also has affine and parameters."""
-        return self.source.generator
 
 
 class SyntheticPairs(_Pairs, IterableDataset[dict[str, Any]]):
@@ -86,7 +73,7 @@ class SyntheticPairs(_Pairs, IterableDataset[dict[str, Any]]):
             raise ValueError(f"samples {samples}: must be at least 1, or None for endless")
         if not 0 <= rank < world_size:
             raise ValueError(f"rank {rank}: must be in 0..{world_size - 1}, world_size {world_size} less one")
-        self.source = _Samples(labels_dir, contiguous, keywords)
+        _Pairs.__init__(self, labels_dir, contiguous, keywords)
         self.samples, self.start, self.rank, self.world_size = samples, start, rank, world_size
         self.repeat = repeat
         self._epoch = torch.zeros((), dtype=torch.int64).share_memory_()  # so that running workers see it change
@@ -120,7 +107,7 @@ class SyntheticPairs(_Pairs, IterableDataset[dict[str, Any]]):
         key = secrets.randbits(62) if info is None else info.seed - info.id + self._begun
         epoch = int(self._epoch) + (0 if self.repeat else self._place(key or 1))
         numbers = self.numbers(info.id, info.num_workers, epoch) if info else self.numbers(epoch=epoch)
-        return (self.source[number] for number in numbers)
+        return (self.pair(number) for number in numbers)
 
     def _place(self, key: int) -> int:
         """Which pass since set_epoch has this key: the one that claimed it, else the next."""
@@ -152,7 +139,7 @@ class SyntheticDataset(_Pairs, Dataset[dict[str, Any]]):
     ) -> None:
         if samples < 1:
             raise ValueError(f"samples {samples}: must be at least 1")
-        self.source = _Samples(labels_dir, contiguous, keywords)
+        _Pairs.__init__(self, labels_dir, contiguous, keywords)
         self.samples, self.start, self.repeat = samples, start, repeat
         self._epochs = torch.zeros(samples, dtype=torch.int32).share_memory_()  # of each item, the next one
 
@@ -170,7 +157,7 @@ class SyntheticDataset(_Pairs, Dataset[dict[str, Any]]):
         epoch = int(self._epochs[place])
         if not self.repeat:
             self._epochs[place] += 1
-        return self.source[self.start + place + epoch * self.samples]
+        return self.pair(self.start + place + epoch * self.samples)
 
 
 def one_hot(label: Tensor, classes: int) -> Tensor:

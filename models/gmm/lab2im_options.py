@@ -10,7 +10,7 @@ import torch
 
 from models.gmm.options import GMM_PRESETS, GmmConfig, check_gmm
 
-THEIRS = {
+LAB2IM_NAMES = {
     "use_specific_stats_for_channel": "specific_channels",
     "nonlin_shape_factor": "nonlin_scale",
     "bias_shape_factor": "bias_scale",
@@ -42,7 +42,7 @@ def gmm_options(preset: str = "synthseg", **values: Any) -> GmmConfig:
     known = {f.name for f in fields(GmmConfig)}
     given: dict[str, Any] = {}
     for name, value in values.items():
-        name = THEIRS.get(name, name)
+        name = LAB2IM_NAMES.get(name, name)
         if name not in known:
             raise ValueError(f"{name}: no option of the generator; there are {', '.join(sorted(known))}")
         if value is not None:

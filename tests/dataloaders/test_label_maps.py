@@ -11,7 +11,7 @@ import torch
 from nibabel.orientations import axcodes2ornt, inv_ornt_aff
 from numpy.typing import NDArray
 
-from dataloaders.labelmaps.maps import LabelMaps, index_of, read_label_map_file
+from dataloaders.labelmaps.maps import LabelMaps, as_indices, read_label_map_file
 from models.gmm.labels import LabelScheme
 from tests.toy import save_nifti
 
@@ -187,10 +187,10 @@ def test_unknown_labels_are_listed_with_their_map(tmp_path: Path) -> None:
     path = save_nifti(tmp_path / "odd.nii.gz", data)
     scheme = LabelScheme.from_lists(range(6))
     with pytest.raises(ValueError, match=r"odd\.nii\.gz: .*99 \(3 voxels\)"):
-        index_of(LabelMaps(path)[0], scheme)
+        as_indices(LabelMaps(path)[0], scheme)
     with pytest.raises(ValueError, match=r"map0: .*99 \(3 voxels\)"):
-        index_of(LabelMaps(data)[0], scheme)
-    index = index_of(LabelMaps(volume() * 10)[0], LabelScheme.from_lists(range(0, 60, 10)))
+        as_indices(LabelMaps(data)[0], scheme)
+    index = as_indices(LabelMaps(volume() * 10)[0], LabelScheme.from_lists(range(0, 60, 10))).values
     assert np.array_equal(index.numpy(), volume())
 
 

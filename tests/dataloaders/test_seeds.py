@@ -16,16 +16,14 @@ import pytest
 import torch
 
 from dataloaders.io import workers
-from dataloaders.io.nifti import Volume, read_volume
-from dataloaders.labelmaps import seed_making, seeds
+from dataloaders.io.nifti import read_volume
+from dataloaders.labelmaps import seed_making
 from dataloaders.labelmaps.seed_making import SeedOptions, SeedReport, find_sources, make_seeds
 from dataloaders.labelmaps.seeds import (
-    SeedCase,
     SeedScheme,
-    draw_seed_map,
+    draw_subclasses,
     find_scheme,
     load_seeds,
-    seed_map,
     subcluster,
 )
 from tests.test_end_to_end import ENVIRONMENT, ROOT, call, command
@@ -266,15 +264,6 @@ def test_awkward_distributions_never_stop_it() -> None:
         assert list(part.means) == sorted(part.means)
 
 
-def test_maps_are_sums() -> None:
-    parts = [np.array([10, 0, 0]), np.array([0, 25, 0])]
-    assert seed_map(parts).tolist() == [10, 25, 0]
-    with pytest.raises(ValueError, match="overlap in 1 voxels"):
-        seed_map([np.array([10, 0]), np.array([20, 0])])
-    with pytest.raises(ValueError, match="cannot be added"):
-        seed_map([np.array([10, 0]), np.array([20])])
-
-
 # The tree
 
 
@@ -306,7 +295,7 @@ def test_every_voxel_of_a_meta_label_has_a_seed(bids: Path, made: Path) -> None:
     assert set(np.unique(metas)) == {0, 1, 2, 3, 4}
     for case in load_seeds(made)[:1]:
         for n in (1, 3):
-            codes = seed_map([read_volume(case.file(n, meta.id)).data for meta in case.metas])
+            codes = np.sum([read_volume(case.file(n, meta.id)).data for meta in case.metas], axis=0)
             assert (codes // 10 == metas).all()
 
 
@@ -458,47 +447,24 @@ def test_a_subject_that_fails_does_not_stop_the_others(tmp_path: Path) -> None:
 # Drawing
 
 
-def test_drawing_is_uniform_independent_and_repeatable(made: Path) -> None:
+def test_drawing_is_uniform_independent_and_repeatable(made: Path, tmp_path: Path) -> None:
     case = load_seeds(made)[0]
-    empty = Volume(np.zeros(1, np.uint8), np.eye(4))
-    with mock.patch.object(seeds, "read_volume", return_value=empty):
-        generator = torch.Generator().manual_seed(0)
-        drawn = np.array([draw_seed_map(case, generator).subclasses for _ in range(3000)])
-        again = [draw_seed_map(case, torch.Generator().manual_seed(5)).subclasses for _ in range(3)]
-        narrow = {draw_seed_map(case, generator, 2, 2).subclasses for _ in range(5)}
-    assert len(set(again)) == 1
-    assert narrow == {(2, 2, 2, 2)}
+    generator = torch.Generator().manual_seed(0)
+    drawn = np.array([draw_subclasses(case, generator) for _ in range(3000)])
+    again = {tuple(draw_subclasses(case, torch.Generator().manual_seed(5))) for _ in range(3)}
+    assert len(again) == 1
+    assert draw_subclasses(case, generator, 2, 2) == [2, 2, 2, 2]
     for meta in range(4):
         assert np.bincount(drawn[:, meta], minlength=4)[1:] == pytest.approx([1000] * 3, abs=110)  # 4 sigma
     assert np.abs(np.corrcoef(drawn.T) - np.eye(4)).max() < 0.08
-
-
-def test_a_drawn_map_and_its_classes(made: Path) -> None:
-    case = load_seeds(made)[1]
-    draw = draw_seed_map(case, torch.Generator().manual_seed(3))
-    assert set(np.unique(draw.seeds).tolist()) <= set(draw.labels)
-    assert draw.labels[0] == 0
-    assert draw.classes == tuple(code // 10 for code in draw.labels)
-    assert draw.names == {0: "background", 1: "csf", 2: "grey_matter", 3: "white_matter", 4: "non_brain"}
-    for n, meta in zip(draw.subclasses, case.metas, strict=True):
-        own = read_volume(case.file(n, meta.id)).data
-        assert (draw.seeds[own > 0] == own[own > 0]).all()
-    assert np.allclose(draw.affine, AFFINE)
-
-
-def test_drawing_refuses_what_is_not_there(made: Path, tmp_path: Path) -> None:
-    case = load_seeds(made)[0]
     for low, high in ((0, 2), (3, 2), (1, 4)):
         with pytest.raises(ValueError, match="has 1 to 3"):
-            draw_seed_map(case, torch.Generator(), low, high)
+            draw_subclasses(case, torch.Generator(), low, high)
     with pytest.raises(ValueError, match=r"make_seeds\.py"):
         load_seeds(tmp_path)
     (tmp_path / "seeds.json").write_text('{"cases": ["../../outside"]}')
     with pytest.raises(ValueError, match="is not allowed"):
         load_seeds(tmp_path)
-    missing = SeedCase(tmp_path, case.key, case.metas)
-    with pytest.raises(ValueError, match="no such file"):
-        draw_seed_map(missing, torch.Generator())
 
 
 def test_fetal_atlas(shared_data: Path, tmp_path: Path) -> None:
@@ -509,17 +475,13 @@ def test_fetal_atlas(shared_data: Path, tmp_path: Path) -> None:
     (case,) = load_seeds(tmp_path / "out")
     assert all(meta.clusters == (1, 2) for meta in case.metas)
     image = read_volume(shared_data / "fetal" / f"{case.key}.nii.gz")
-    draw = draw_seed_map(case, torch.Generator().manual_seed(0), 2, 2)
-    assert draw.labels == (0, 10, 11, 20, 21, 30, 31, 40, 41)
-    assert draw.seeds.shape == image.data.shape
-    assert np.array_equal(draw.affine, image.affine)
-    codes = draw.seeds.ravel()
-    means = np.bincount(codes, weights=image.data.ravel()) / np.maximum(1, np.bincount(codes))
+    two, one = (np.sum([read_volume(case.file(n, m.id)).data for m in case.metas], axis=0).ravel() for n in (2, 1))
+    assert np.unique(two).tolist() == [0, 10, 11, 20, 21, 30, 31, 40, 41]
+    means = np.bincount(two, weights=image.data.ravel()) / np.maximum(1, np.bincount(two))
     assert all(means[10 * m + 1] > means[10 * m] + 200 for m in (1, 2, 3, 4))
     # Fluid is the brightest tissue of T2w, and at 21 weeks the unmyelinated white matter is brighter than grey matter.
     # Which way a tissue's single peak is cut is chance; the means of whole tissues are not.
-    whole = draw_seed_map(case, torch.Generator(), 1, 1).seeds.ravel()
-    _, csf, grey, white, rim = (image.data.ravel()[whole == 10 * m].mean() for m in range(5))
+    _, csf, grey, white, rim = (image.data.ravel()[one == 10 * m].mean() for m in range(5))
     assert csf > white > grey > rim
 
 
