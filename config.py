@@ -1,35 +1,43 @@
-"""Every option of train.py and test.py, once: name, default, range and one line of help.
+"""Every option of train.py and test.py, once: name, default, range and one line of help; and the methods there are.
 
-The options of each method are in method_options/.
-
-tyro turns the dataclasses into the command line; the comment string under a field is its ``--help`` line.
+The options of each method are in models/<family>/options.py. tyro turns the dataclasses into the command line; the
+comment string under a field is its ``--help`` line.
 Periods and progress are counted in images seen, so they do not depend on batch size or number of devices.
 """
 
 from __future__ import annotations
 
+import argparse
 import re
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
-from functools import partial
+from dataclasses import asdict, dataclass, field, fields, is_dataclass, make_dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, TypeVar, cast, get_args, get_type_hints
 
 import tyro
 
 from dataloaders.io.schema import decode
-from models.gan.options import OasisConfig, SpadeConfig, check_gan, check_oasis
-from models.gmm.options import GMM_PRESETS, GmmConfig, check_gmm, idle_gmm_flags, stripped_brain
-from models.lesion.options import LESION_PRESETS, LesionConfig, check_lesion
-from models.ranges import check_at_least, check_fraction, check_positive, words
-from models.segmenter.options import SEGMENTER_PRESETS, SegmenterConfig, check_segmenter
+from models import MethodOptions
+from models.gan.options import OASIS, SPADE, OasisConfig, SpadeConfig
+from models.gmm.options import GMM, GMM_PRESETS, GmmConfig
+from models.lesion.options import LESION, LesionConfig
+from models.ranges import check_at_least, check_fraction, check_positive
+from models.segmenter.options import SEGMENTER, SegmenterConfig
 
 Precision = Literal["auto", "fp32", "bf16"]
+# --model -> what there is to know of it. A --preset without --model means the first method that has it.
+METHODS: dict[str, MethodOptions] = {
+    "oasis": OASIS,
+    "spade": SPADE,
+    "lesion": LESION,
+    "segmenter": SEGMENTER,
+    "gmm": GMM,
+}
 
 
 @dataclass(frozen=True, kw_only=True)
-class Config:
+class CommonConfig:
     """Train a label-to-image method. The same command again resumes the run."""
 
     name: str
@@ -38,11 +46,9 @@ class Config:
     """Folder written by scripts/prepare_data.py, or one with {train,val,test}/{images,labels}/X.png, or label maps."""
     patient_regex: str | None = None
     """Plain PNG folders: regular expression whose first group is the patient within a file name."""
-    model: Literal["oasis", "spade", "gmm", "lesion", "segmenter"] = "oasis"
-    """Method."""
-    preset: Literal["oasis", "spade", "salem2019", "lesion", "small", "demo", "brain", "synthseg", "fetalsynthseg"] = (
-        "oasis"
-    )
+    model: str = "oasis"
+    """Method; its own options follow below, and --help with another --model shows those of that."""
+    preset: str = "oasis"
     """Starting values: as published, small for a modest GPU (segmenter: a CPU), demo for minutes on two cores."""
     checkpoints_dir: Path = Path("checkpoints")
     """Folder of all runs."""
@@ -100,6 +106,11 @@ class Config:
     stop_patience: int = 50000
     """Stop with advice when the discriminator has won for so many images (accuracy above 0.99 in every report); 0 never."""
 
+
+@dataclass(frozen=True, kw_only=True)
+class Config(CommonConfig):
+    """Options of a training: those of all methods, of which it reads its own and leaves the others at their defaults."""
+
     oasis: OasisConfig = field(default_factory=OasisConfig)
     spade: SpadeConfig = field(default_factory=SpadeConfig)
     gmm: GmmConfig = field(default_factory=GmmConfig)
@@ -107,21 +118,14 @@ class Config:
     lesion: LesionConfig = field(default_factory=LesionConfig)
 
     @property
-    def gan(self) -> OasisConfig | SpadeConfig | None:
-        """Options of the adversarial method that is trained, None for the others."""
-        if self.model == "oasis":
-            return self.oasis
-        return self.spade if self.model == "spade" else None
+    def method(self) -> MethodOptions:
+        """What there is to know of the method that is trained."""
+        return METHODS[self.model]
 
     @property
-    def unpaired(self) -> bool:
-        """Whether labels and images are trained on that do not belong together."""
-        return self.model == "oasis" and self.oasis.unpaired
-
-    @property
-    def paints_labels(self) -> bool:
-        """Whether the method makes images of label maps alone."""
-        return self.model in ("oasis", "spade", "gmm")
+    def own(self) -> Any:
+        """Options of that method alone."""
+        return getattr(self, self.method.groups[0])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -194,191 +198,104 @@ RUNTIME_OPTIONS = frozenset(
         "metrics",
     }
     | {"continue_train", "which_iter", "weights", "eval_slices", "tuned", "compile", "stop_patience"}
-    | {"oasis.images_from", "segmenter.label_maps", "segmenter.seeds", "segmenter.lesions", "segmenter.results"}
-    | {"segmenter.patience", "segmenter.overlap", "segmenter.epoch_samples"}
+    | {name for method in METHODS.values() for name in method.runtime}
     | {"freq_print", "freq_preview", "freq_fid", "freq_save_latest", "freq_save_ckpt"}
 )
 
 
-def oasis_preset() -> Config:
-    """The published setting."""
-    return Config(name=tyro.MISSING, dataroot=tyro.MISSING)
+_Any = TypeVar("_Any")
 
 
-def spade_preset() -> Config:
-    """SPADE as published: two time-scale rates around 2e-4 and its own beta2."""
-    return replace(oasis_preset(), model="spade", preset="spade", beta2=0.9)
+def starting_values(model: str | None = None, preset: str | None = None, gmm: str | None = None) -> Config:
+    """Options of a method and a preset, without name and data; by default those as published, and the preset's method.
+
+    gmm: preset of the generator instead of its own. ValueError that lists the pairs where there is no such pair.
+    """
+    fitting = [
+        n for n, method in METHODS.items() if model in (None, n) and (preset is None or preset in method.presets)
+    ]
+    if not fitting:
+        pairs = "; ".join(f"--model {name} has {', '.join(method.presets)}" for name, method in METHODS.items())
+        asked = [f"--{flag} {value}" for flag, value in (("model", model), ("preset", preset)) if value is not None]
+        raise ValueError(f"{' '.join(asked)}: there is no such pair; {pairs}")
+    model = fitting[0]
+    presets = METHODS[model].presets
+    preset = preset or next(iter(presets))
+    values: dict[str, Any] = {"model": model, "preset": preset} | dict(presets[preset])
+    if gmm in GMM_PRESETS:  # tyro refuses others
+        values["gmm"] = GMM_PRESETS[gmm]()
+    return Config(name=tyro.MISSING, dataroot=tyro.MISSING, **values)
 
 
-def small_preset() -> Config:
-    """A quarter of the published width: 128² in hours on a modest GPU, overnight on a CPU."""
-    return replace(
-        oasis_preset(),
-        preset="small",
-        oasis=OasisConfig(channels_G=24, channels_D=48, channels_W=32, spade_hidden=48, z_dim=32, spectral_gain=1.0),
-        spade=SpadeConfig(channels_G=24, channels_D=32, spade_hidden=48, spectral_gain=1.0),
-    )
-
-
-def demo_preset() -> Config:
-    """Minutes on two CPU cores; momentum, two images a step and the mask loss reach a picture sooner than published."""
-    return replace(
-        oasis_preset(),
-        preset="demo",
-        batch_size=2,
-        num_epochs=26,
-        lr_g=4e-4,
-        lr_d=1e-3,
-        beta1=0.5,
-        freq_print=200,
-        freq_preview=1200,
-        freq_fid=1200,
-        freq_save_latest=1200,
-        eval_slices=16,
-        oasis=OasisConfig(
-            channels_G=16,
-            channels_D=16,
-            channels_W=16,
-            spade_hidden=16,
-            z_dim=8,
-            param_free_norm="instance",
-            spectral_gain=1.0,
-            lambda_mask=1.0,
-            ema_decay=0.99,
-        ),
-        spade=SpadeConfig(
-            channels_G=16,
-            channels_D=16,
-            spade_hidden=16,
-            param_free_norm="instance",
-            spectral_gain=1.0,
-            ema_decay=0.99,
-        ),
-    )
-
-
-SEGMENTER_RUNS: dict[str, tuple[int, int, Callable[[], GmmConfig]]] = {  # preset -> batch size, epochs, generator
-    "small": (8, 10, GMM_PRESETS["synthseg"]),
-    "brain": (8, 30, stripped_brain),
-    "synthseg": (1, 50, GMM_PRESETS["synthseg"]),
-    "fetalsynthseg": (1, 1000, GMM_PRESETS["fetal"]),
-}
-
-
-def segmenter_preset(name: str) -> Config:
-    """A segmenter of that name with the generator of its family; one patch is an image, one epoch `epoch_samples`."""
-    batch_size, num_epochs, generator = SEGMENTER_RUNS[name]
-    return replace(
-        oasis_preset(),
-        model="segmenter",
-        preset=cast(Any, name),
-        batch_size=batch_size,
-        beta1=0.9,
-        num_epochs=num_epochs,
-        freq_print=200,
-        freq_preview=2000,
-        freq_fid=2000,
-        freq_save_latest=1000,
-        segmenter=SEGMENTER_PRESETS[name](),
-        gmm=generator(),
-    )
-
-
-def lesion_preset() -> Config:
-    """The lesion generator: composite in feathered lesions, patches around lesions; rates and memory as published."""
-    return replace(oasis_preset(), model="lesion", preset="lesion", lr_g=1e-3, beta1=0.9, num_epochs=70)
-
-
-def salem2019_preset() -> Config:
-    """The lesion generator as published: 32 patches a step (8 slices with 4 each), 70 epochs."""
-    return replace(lesion_preset(), preset="salem2019", lesion=LESION_PRESETS["salem2019"]())
-
-
-PRESETS: dict[str, Callable[[], Config]] = {
-    "oasis": oasis_preset,
-    "spade": spade_preset,
-    "salem2019": salem2019_preset,
-    "lesion": lesion_preset,
-    "small": small_preset,
-    "demo": demo_preset,
-    **{name: partial(segmenter_preset, name) for name in ("brain", "synthseg", "fetalsynthseg")},
-}
-
-_AnyConfig = TypeVar("_AnyConfig", Config, TestConfig)
+def _chosen(arguments: Sequence[str]) -> Config:
+    """The starting values that a command line asks for: what sets the defaults of all other options is read first."""
+    first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    for flag in ("--model", "--preset", "--gmm.preset"):
+        first.add_argument(flag, nargs="?")  # without a value: tyro says so
+    return starting_values(*vars(first.parse_known_args(arguments)[0]).values())
 
 
 def parse_train(arguments: Sequence[str] | None = None) -> Config:
     """Command line -> checked Config; a bad value ends with one line on stderr and exit code 2."""
     arguments = list(sys.argv[1:] if arguments is None else arguments)
-    config = tyro.cli(Config, args=arguments, default=_defaults(arguments), description=Config.__doc__)
-    unused = {"oasis", "spade", "gmm", "lesion", "segmenter"} - {config.model}
-    for other in unused - {"gmm"} if config.model == "segmenter" else unused:  # it paints with the generator
-        for argument in arguments:
-            if argument.startswith(f"--{other}."):
-                print(f"warning: {argument} has no effect with --model {config.model}", file=sys.stderr)
-    if config.model == "gmm":
-        for argument, why in idle_gmm_flags(arguments, config.gmm):
-            print(f"warning: {argument} has no effect: {why}", file=sys.stderr)
-    return _checked(config, check_train, arguments)
+    start = _refused_in_one_line(lambda: _chosen(arguments))
+    method, choice = start.method, {"model": Literal[tuple(METHODS)], "preset": Literal[tuple(start.method.presets)]}
+    kinds: dict[str, Any] = choice | {group: type(getattr(start, group)) for group in method.groups}
+    own = [(name, kind, field(default=getattr(start, name))) for name, kind in kinds.items()]
+    shown: Any = make_dataclass("Config", own, bases=(CommonConfig,), frozen=True, kw_only=True)
+    default = shown(**{f.name: getattr(start, f.name) for f in fields(shown)})
+    given = tyro.cli(shown, args=_without_foreign(arguments, start), default=default, description=CommonConfig.__doc__)
+    config = replace(start, **{f.name: getattr(given, f.name) for f in fields(shown)})
+    _refused_in_one_line(lambda: check_train(config), arguments)
+    for argument, why in method.idle(arguments, config):
+        print(f"warning: {argument} has no effect: {why}", file=sys.stderr)
+    return config
 
 
-def _defaults(arguments: list[str]) -> Config:
-    """The preset's values, with the optimiser's memory that the model was published with."""
-    preset, model = _peek(arguments, "--preset"), _peek(arguments, "--model")
-    if preset not in PRESETS:  # an unknown preset is refused by tyro, which lists the allowed ones
-        preset = model if model in ("spade", "lesion") else "oasis"
-    if model == "segmenter":
-        config = segmenter_preset(preset if preset in SEGMENTER_PRESETS else "small")
-    else:
-        config = PRESETS[preset]()
-    gmm = _peek(arguments, "--gmm.preset")
-    if gmm in GMM_PRESETS:
-        config = replace(config, gmm=GMM_PRESETS[gmm]())
-    if model == "lesion":
-        lesion = LESION_PRESETS.get(preset, LesionConfig)()
-        rates = lesion_preset()
-        config = replace(config, model="lesion", lr_g=rates.lr_g, beta1=rates.beta1, beta2=rates.beta2, lesion=lesion)
-        return replace(config, batch_size=4, num_epochs=30) if preset == "demo" else config
-    if model in ("oasis", "gmm"):
-        return replace(config, model=cast(Any, model), beta2=oasis_preset().beta2)
-    return replace(config, model="spade", beta2=spade_preset().beta2) if model == "spade" else config
+def _without_foreign(arguments: Sequence[str], start: Config) -> list[str]:
+    """The arguments without options of other methods, which have no effect, so that only a warning is due."""
+    foreign = {group for method in METHODS.values() for group in method.groups} - set(start.method.groups)
+    kept: list[str] = []
+    dropping = False
+    for argument in arguments:
+        if argument.startswith("--"):
+            dropping = argument[2:].partition(".")[0] in foreign
+        if not dropping:
+            kept.append(argument)
+        elif argument.startswith("--"):
+            print(f"warning: {argument} has no effect with --model {start.model}", file=sys.stderr)
+    return kept
 
 
 def parse_test(arguments: Sequence[str] | None = None) -> TestConfig:
     """Command line -> checked TestConfig; a bad value ends with one line on stderr and exit code 2."""
-    return _checked(tyro.cli(TestConfig, args=arguments, description=TestConfig.__doc__), check_test)
-
-
-def _peek(arguments: list[str], flag: str) -> str:
-    """Value of a flag, "" without one: what sets the defaults that the other options override is needed before parsing."""
-    for position, argument in enumerate(arguments):
-        if argument.startswith(f"{flag}="):
-            return argument.partition("=")[2]
-        if argument == flag and position + 1 < len(arguments):
-            return arguments[position + 1]
-    return ""
+    config = tyro.cli(TestConfig, args=arguments, description=TestConfig.__doc__)
+    _refused_in_one_line(lambda: check_test(config))
+    return config
 
 
 def set_by_preset(message: str, arguments: Sequence[str]) -> str:
     """`` (set by --preset demo)`` where a message begins with an option that the user has not given but a preset sets."""
-    preset, found = _peek(list(arguments), "--preset"), re.match(r"--([a-zA-Z_.]+)", message)
-    if preset not in PRESETS or found is None:
+    given = {argument.partition("=")[0].replace("-", "_") for argument in arguments}
+    found = re.match(r"--([a-zA-Z_.]+)", message)
+    if found is None or "__preset" not in given or f"__{found[1]}" in given:
         return ""
-    if any(argument.partition("=")[0].replace("-", "_") == f"__{found[1]}" for argument in arguments):
+    try:
+        start = _chosen(arguments)
+    except ValueError:
         return ""
-    values: list[Any] = [PRESETS[preset](), oasis_preset()]
+    values: list[Any] = [start, starting_values()]
     for name in found[1].split("."):
         values = [getattr(value, name, None) for value in values]
-    return f" (set by --preset {preset})" if values[0] != values[1] else ""
+    return f" (set by --preset {start.preset})" if values[0] != values[1] else ""
 
 
-def _checked(config: _AnyConfig, check: Callable[[Any], None], arguments: Sequence[str] = ()) -> _AnyConfig:
+def _refused_in_one_line(check: Callable[[], _Any], arguments: Sequence[str] = ()) -> _Any:
     try:
-        check(config)
+        return check()
     except ValueError as error:
         print(f"error: {error}{set_by_preset(str(error), arguments)}", file=sys.stderr)
         raise SystemExit(2) from None
-    return config
 
 
 def check_train(config: Config) -> None:
@@ -398,19 +315,7 @@ def check_train(config: Config) -> None:
         check_positive(flag, value)
     for flag, value in {"beta1": config.beta1, "beta2": config.beta2}.items():
         check_fraction(flag, value)
-    check_gan("oasis", config.oasis)
-    check_gan("spade", config.spade)
-    check_oasis(config.oasis)
-    check_gmm(config.gmm, "gmm.")
-    check_segmenter(config.segmenter)
-    if config.model == "segmenter" and config.gmm.priors == "fit":
-        raise ValueError("--gmm.priors fit: a segmenter has nothing to fit them to; give random, or a file of priors")
-    check_lesion(config.lesion)
-    if config.model == "gmm" and config.gmm.target_res:
-        raise ValueError(
-            f"--gmm.target_res {words(config.gmm.target_res)}: images must keep the size of their label maps"
-        )
-    check_at_least("spade.num_D", config.spade.num_D, 1)
+    config.method.check(config)
     from_dict(to_dict(config))  # what could not be read back from a checkpoint (infinity) is refused now
     if config.which_iter != "latest" and not config.which_iter.isdigit():
         raise ValueError(f"--which_iter {config.which_iter}: must be latest or a number of images seen")
@@ -482,7 +387,7 @@ def without_paths(options: Any) -> dict[str, Any]:
         if is_dataclass(value):
             kept[item.name] = without_paths(value)
         elif not _holds_path(hints[item.name]):
-            is_file = isinstance(value, str) and ("/" in value or "\\" in value)
+            is_file = isinstance(value, str) and not value.startswith("{") and ("/" in value or "\\" in value)
             kept[item.name] = re.split(r"[/\\]", value)[-1] if is_file else _plain(value)
     return kept
 
@@ -492,29 +397,29 @@ def _holds_path(hint: Any) -> bool:
 
 
 def from_dict(data: dict[str, Any]) -> Config:
-    """Config of a checkpoint; options that this version does not know are refused, those it added get defaults."""
+    """Config of a checkpoint; options that this version does not know are refused, those it added get defaults.
+
+    Version 0.1 took pairs of method and preset that there were not: its preset is then the method's first.
+    """
     unknown = set(data) - {f.name for f in fields(Config)}
     if unknown:
         raise ValueError(f"the checkpoint has options that this version does not know: {sorted(map(repr, unknown))}")
-    return cast(Config, decode(Config, data, "options"))
-
-
-def segmenter_sources(config: Config) -> dict[str, Path]:
-    """Flag -> folder or file of what a segmenter learns from beside --dataroot; seeds go with their label maps."""
-    if config.model != "segmenter":
-        return {}
-    o = config.segmenter
-    sources = {"--segmenter.label_maps": o.label_maps, "--segmenter.lesions": o.lesions}
-    for path in o.results:  # results/a/best and results/b/best are two
-        flag = f"--segmenter.results {path.name}"
-        sources[f"{flag} ({len(sources) - 1})" if flag in sources else flag] = path
-    return {flag: path for flag, path in sources.items() if path is not None}
+    config = cast(Config, decode(Config, data, "options"))
+    if config.model not in METHODS:
+        raise ValueError(f"options.model: found {config.model!r}, must be one of {', '.join(METHODS)}")
+    presets = config.method.presets
+    return config if config.preset in presets else replace(config, preset=next(iter(presets)))
 
 
 def differences(old: dict[str, Any], new: dict[str, Any], prefix: str = "") -> list[str]:
-    """Lines ``--flag: was X, now Y`` for every option that shapes the model or its training and is not equal."""
+    """Lines ``--flag: was X, now Y`` for every option that shapes the model or its training and is not equal.
+
+    Of the methods' options those of the method in `new` count; presets of version 0.1 changed others too.
+    """
     lines: list[str] = []
-    for key in sorted(set(old) | set(new)):
+    method = METHODS.get(new.get("model", ""))
+    foreign = {group for other in METHODS.values() for group in other.groups} - set(method.groups) if method else set()
+    for key in sorted((set(old) | set(new)) - foreign):
         before, after = old.get(key), new.get(key)
         if f"{prefix}{key}" in RUNTIME_OPTIONS:
             continue

@@ -21,6 +21,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from config import METHODS
 from dataloaders.io.files import atomic_path
 from dataloaders.io.weights import load_state as read_pickle
 
@@ -165,8 +166,9 @@ def load_weights(folder: Path, which: str) -> Weights:
         raise CheckpointError(f"{path}: schema {found!r}, this version reads {WEIGHTS_SCHEMA!r}")
     if header["schema"] == WEIGHTS_SCHEMA and header.pop("sha256", "") != _digest(header, tensors):
         raise CheckpointError(f"{path}: damaged weight file (wrong checksum)")
-    trained = header["config"].get("model") != "gmm"  # priors of a generator are NaN where they are random
-    if broken := [name for name, tensor in tensors.items() if trained and not bool(tensor.isfinite().all())]:
+    method = METHODS.get(header["config"].get("model"))
+    fitted = method is not None and method.fitted  # priors of a generator are NaN where they are random
+    if broken := [name for name, tensor in tensors.items() if not fitted and not bool(tensor.isfinite().all())]:
         raise CheckpointError(
             f"{path}: {len(broken)} of {len(tensors)} tensors hold NaN or infinity ({broken[0]}): the training went astray; "
             "take other weights (--ckpt_iter)"

@@ -14,20 +14,12 @@ from dataloaders.io.files import check_name, write_text
 from dataloaders.io.locks import lock_place
 from dataloaders.io.runlog import JSONL, read_log
 from dataloaders.io.spec import DataSpec
-from engine.checkpoint import Weights, load_weights, save_weights, weights_path
-from engine.run import weights_folder
+from engine.checkpoint import Weights, save_weights, weights_path
+from engine.methods.base import workflow_of
+from engine.trained import TrainedRun
 
 CARD = "README.md"
 _SHA256 = "SHA-256 of the file"
-LIMITS_OF_IMAGES = (
-    "Images are synthetic and not for diagnosis. They follow the scanners, protocols and patients of the training",
-    "data, and may repeat features of single training images: whoever releases them must judge whether that is",
-    "allowed. What a label does not say (texture within an organ, small findings) is invented.",
-)
-LIMITS_OF_LABELS = (
-    "Not for diagnosis. Scanners, protocols, ages and diseases that the training data do not show were not tested; the",
-    "scores above are of the training data's own validation split.",
-)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,17 +52,16 @@ def export(o: ExportOptions) -> Path:
     The file holds tensors, options and facts of the data, and nothing that could be executed. ValueError where the run
     or the weights are missing, or the folder holds something else.
     """
-    run = weights_folder(o.checkpoints_dir, o.name)
-    weights = load_weights(run, o.ckpt_iter)
-    trained = shareable(options.from_dict(weights.config), check_name(o.as_name or o.name, "--as_name"))
+    run = TrainedRun.load(o.checkpoints_dir, o.name, o.ckpt_iter)
+    trained = shareable(run.config, check_name(o.as_name or o.name, "--as_name"))
     folder = o.out / trained.name
     if folder.is_dir() and any(folder.iterdir()) and not (o.overwrite and _is_export(folder)):
         raise ValueError(f"{folder} is not empty; choose another --out or --as_name, or --overwrite an earlier export")
-    released = replace(weights, config=options.to_dict(trained))
+    released = replace(run.weights, config=options.to_dict(trained))
     path = weights_path(folder, "best")
     with lock_place(folder):
         save_weights(path, released)
-        write_text(folder / CARD, model_card(o, run, released, trained, path))
+        write_text(folder / CARD, model_card(o, run.folder, released, trained, path))
     return folder
 
 
@@ -82,27 +73,17 @@ def _is_export(folder: Path) -> bool:
 
 
 def shareable(config: Config, name: str) -> Config:
-    """The options without paths, which may name people and projects. Files in place of words are in the weights, or done."""
-    given = config.gmm.priors not in ("fit", "random")
-    priors = "random" if config.model == "segmenter" else "fit"
-    kept = options.without_paths(
-        replace(
-            config,
-            name=name,
-            gmm=replace(config.gmm, priors=priors) if given else config.gmm,
-            segmenter=replace(config.segmenter, scheme="auto"),
-        )
-    )
-    return options.from_dict({"dataroot": "data", **kept})
+    """The options without paths, which may name people and projects, for a run called `name`."""
+    return options.from_dict({"dataroot": "data", **options.without_paths(replace(config, name=name))})
 
 
 def model_card(o: ExportOptions, run: Path, weights: Weights, trained: Config, path: Path) -> str:
     """What a stranger must know before using the weights, in Markdown."""
-    spec = DataSpec.from_dict(weights.spec)
+    spec, workflow = DataSpec.from_dict(weights.spec), workflow_of(trained)
     parameters = sum(tensor.numel() for tensor in weights.tensors.values())
     facts = {
         "Method": f"`{trained.model}`, preset `{trained.preset}` (medsis)",
-        **_purpose(trained, spec),
+        **workflow.purpose(spec),
         "Numbers in the file": f"{parameters:,}",
         "Images seen in training": f"{weights.images:,}",
         "Training data": o.data,
@@ -110,8 +91,10 @@ def model_card(o: ExportOptions, run: Path, weights: Weights, trained: Config, p
         "Contact": o.contact,
         _SHA256: f"`{hashlib.sha256(path.read_bytes()).hexdigest()}`",
     }
-    segments = trained.model == "segmenter"
-    changed = options.differences(_preset(trained), options.to_dict(trained))
+    start = replace(
+        options.starting_values(trained.model, trained.preset, trained.gmm.preset), name="", dataroot=Path()
+    )
+    changed = options.differences(options.to_dict(start), options.to_dict(trained))
     return "\n".join(
         [
             f"# {trained.name}",
@@ -122,12 +105,7 @@ def model_card(o: ExportOptions, run: Path, weights: Weights, trained: Config, p
             "",
             "```bash",
             f"python test.py --name {trained.name} --checkpoints_dir <the folder that holds this one> --dataroot <data>",
-            *(
-                [f"python test.py --name {trained.name} --checkpoints_dir <…> --labels <maps> --out <volumes>"]
-                if trained.paints_labels
-                else []
-            ),
-            *(["python scripts/segment.py --checkpoint <this folder> --i <scans> --o <labels>"] if segments else []),
+            *([workflow.usage.format(name=trained.name)] if workflow.usage else []),
             "```",
             "",
             "`<data>` is a folder of `scripts/prepare_data.py` with exactly these labels, channels and slice size. The file",
@@ -150,31 +128,10 @@ def model_card(o: ExportOptions, run: Path, weights: Weights, trained: Config, p
             "",
             "## Limits",
             "",
-            *(LIMITS_OF_LABELS if segments else LIMITS_OF_IMAGES),
+            *workflow.limits,
             "",
         ]
     )
-
-
-def _purpose(trained: Config, spec: DataSpec) -> dict[str, str]:
-    """What goes in, what comes out, and on which grid."""
-    images = " and ".join(f"{channel.name} ({channel.unit})" for channel in spec.channels)
-    if trained.model == "segmenter":
-        o = trained.segmenter
-        patch = " x ".join(map(str, o.spatial_patch))
-        return {"Makes": f"label maps from {images}", "Patches": f"{o.dims}-D, {patch} voxels"}
-    source = "scans without lesions and lesion masks" if trained.model == "lesion" else "label maps"
-    size = f"{spec.size[0]} x {spec.size[1]} pixels of {spec.spacing[0]:g} x {spec.spacing[1]:g} mm"
-    return {
-        "Makes": f"{images} from {source}",
-        "Slices": f"{spec.axis or 'any direction'}, {size}, {spec.slice_spacing:g} mm apart",
-    }
-
-
-def _preset(trained: Config) -> dict[str, Any]:
-    words = ["--preset", trained.preset, "--model", trained.model]
-    words += ["--gmm.preset", trained.gmm.preset] if trained.model == "gmm" else []
-    return options.to_dict(options.parse_train([*words, "--name", "x", "--dataroot", "x"]))
 
 
 def _table(head: Sequence[str], rows: Any) -> list[str]:

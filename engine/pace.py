@@ -11,43 +11,24 @@ from collections.abc import Callable
 
 import torch
 
-from config import Config
 from dataloaders.io.progress import due, duration
-from dataloaders.overview import counted
-from engine.device import machine_memory_gb, peak_memory_gb
+from engine.device import peak_memory_gb
+from engine.methods.base import Workflow
 
-PUBLISHED_WIDTH = 64  # channels_G
-# Of docs/benchmarks.md, for 256² at published width on a CPU: seconds of one core per image, and GB per image and apart.
-CORE_SECONDS, PLAIN_CORE_SECONDS = 11.0, 27.0
-IMAGE_GB, FIXED_GB = 2.9, 2.4
 STEPS, SECONDS = 5, 20.0  # the time is told after so many steps, or after the first that ends so late
 PATIENCE = 45.0  # seconds until a word on a first step that has not ended
 
 
-def expectation(config: Config, size: tuple[int, int], length: int, device: torch.device) -> list[str]:
-    """Lines on what is to come, for slices of `size` and epochs of `length` images."""
-    lines = []
-    if config.model != "gmm":
+def expectation(workflow: Workflow, length: int, device: torch.device) -> list[str]:
+    """Lines on what is to come, for epochs of `length` images."""
+    lines, config = [], workflow.config
+    if not config.method.fitted:
         total = config.num_epochs * length
         lines.append(f"{total:,} images: {config.num_epochs} epochs of {length:,}, {config.batch_size} a step")
-        lines += advice(config, size, total, device)
+        lines += workflow.advice(total, device)
     if config.metrics == "none":
         lines.append("validation: none (--metrics none), so the best weights are the newest")
     return lines
-
-
-def advice(config: Config, size: tuple[int, int], total: int, device: torch.device) -> list[str]:
-    """What to expect of networks of published width on a CPU, and what is for such machines; nothing for others."""
-    if device.type != "cpu" or config.gan is None or config.gan.channels_G < PUBLISHED_WIDTH:
-        return []
-    threads, share = torch.get_num_threads(), size[0] * size[1] / 256**2
-    seconds = (CORE_SECONDS if config.tuned else PLAIN_CORE_SECONDS) * share / threads
-    memory = FIXED_GB + IMAGE_GB * share * config.batch_size
-    return [
-        f"networks of published width are for GPUs: on this CPU ({counted(threads, 'thread')}) expect roughly "
-        f"{rate_words(1 / seconds, total)}, and {memory:.0f} GB of memory (of {machine_memory_gb():.0f} GB here)",
-        "for such machines: --preset demo (minutes on two cores), or small (a night)",
-    ]
 
 
 def rate_words(images_per_second: float, images: int) -> str:

@@ -17,19 +17,14 @@ import torch
 from torch import Tensor
 
 import config as options
-from config import Config
 from dataloaders.folder import unwritten
 from dataloaders.io import ranks
-from dataloaders.io.files import check_name, read_json, with_path, write_json, write_text
-from dataloaders.io.intensity import Window
+from dataloaders.io.files import read_json, with_path, write_json, write_text
 from dataloaders.io.locks import LOCK, FolderLock, lock_folder
-from dataloaders.io.manifest import Manifest
 from dataloaders.io.progress import tracked
 from dataloaders.io.ranks import all_gather, rank, world_size
 from dataloaders.io.runlog import RunLog, SilentLog
 from dataloaders.io.schema import decode
-from dataloaders.io.spec import DataSpec
-from dataloaders.io.weights import load_state, locate, resolve
 from dataloaders.io.workers import WorkerLost
 from dataloaders.overview import counted
 from dataloaders.patches import PatchLoader
@@ -38,10 +33,9 @@ from dataloaders.unpaired import typical_windows
 from engine import checkpoint, device
 from engine.checkpoint import Weights
 from engine.command import DEFECT, code_of, message_of, on_rank_zero
-from engine.judge import Judge
+from engine.methods.base import Judge, Workflow
 from engine.pace import Pace, expectation
 from engine.signals import EXIT_DIVERGED, EXIT_STALLED, Stopped, StopRequest
-from evaluation import check_metrics
 from models.base import Batch, Method, Player
 
 WON = 0.99  # accuracy of a discriminator above which the generator gets no useful gradient
@@ -134,13 +128,14 @@ def match_parameters(optimizer: torch.optim.Optimizer, fused: bool) -> None:
 
 
 class Run:
-    """The run called `config.name`. ValueError where its folder belongs to something else.
+    """The run called `config.name` of a workflow that has read its data. ValueError where its folder is another's.
 
     Where several processes train together, rank 0 alone writes, looks and judges; the others wait for it meanwhile.
     """
 
-    def __init__(self, config: Config, data: Manifest) -> None:
-        self.config, self.data = config, data
+    def __init__(self, workflow: Workflow) -> None:
+        self.workflow, self.config, self.data = workflow, workflow.config, workflow.data
+        config = self.config
         here = ranks.place(os.environ)
         self.device = device.select_device(config.gpu_ids, here.local_rank if here else 0)
         ranks.join(here, self.device)
@@ -177,9 +172,7 @@ class Run:
 
     def _claim_folder(self) -> None:
         new = {"config": options.to_dict(self.config), "data": fingerprint(self.config.dataroot)}
-        if self.config.unpaired and self.config.oasis.images_from is not None:
-            new["images"] = fingerprint(self.config.oasis.images_from)
-        for flag, folder in options.segmenter_sources(self.config).items():
+        for flag, folder in self.workflow.sources().items():
             try:
                 new[flag] = fingerprint(folder)
             except ValueError as error:
@@ -207,10 +200,8 @@ class Run:
         changed = options.differences(old["config"], new["config"])
         if old["data"] != new["data"]:
             changed.append(f"--dataroot {self.config.dataroot}: its manifest is not that of the data trained on so far")
-        if old.get("images") != new.get("images"):
-            changed.append("--oasis.images_from: its manifest is not that of the images trained on so far")
-        for flag in options.segmenter_sources(self.config):
-            if old.get(flag) != new[flag]:
+        for flag in sorted(name for name in {**old, **new} if name.startswith("--")):
+            if old.get(flag) != new.get(flag):
                 changed.append(f"{flag}: its files are not those of the training so far")
         if changed:
             presets = [config["config"]["preset"] for config in (old, new)]
@@ -276,7 +267,7 @@ class Run:
 
     def introduce(self, found: Iterable[str], length: int) -> None:
         """Say what was found, how much there is to do in epochs of `length` images, and what to expect of it."""
-        for line in [*found, *expectation(self.config, self.data.spec.size, length, self.device)]:
+        for line in [*found, *expectation(self.workflow, length, self.device)]:
             self.log.say(line)
 
     def begin(self) -> None:
@@ -306,16 +297,6 @@ class Run:
             if all(player.optimizer is not other for other in found.values()):
                 found[name] = player.optimizer
         return found
-
-    def give_needed_files(self, method: Method) -> None:
-        """Hand over the weights and files that the method needs; MissingWeights or ValueError where there are none."""
-        for key in method.wanted_weights():
-            method.take_weights(key, load_state(resolve(key, self.config.weights)))
-        for key, path in method.wanted_files().items():
-            try:
-                method.take_file(key, read_json(path))
-            except ValueError as error:
-                raise ValueError(with_path(path, error)) from None
 
     def speed_up(self) -> None:
         """Memory layout and compilation, as the options and the device have it."""
@@ -626,7 +607,7 @@ class Run:
             options.to_dict(self.config),
             self.data.spec.to_dict(),
             self.state.images_seen,
-            [(window.low, window.high) for window in typical_windows(self.data)] if self.config.paints_labels else (),
+            [(w.low, w.high) for w in typical_windows(self.data)] if self.workflow.paints_labels else (),
             self.data.provenance.get("expected", {}),
         )
         checkpoint.save_weights(checkpoint.weights_path(self.folder, which), weights)
@@ -674,47 +655,6 @@ def _broken_images(batch: Batch) -> list[str]:
     return [name for name, image in zip(_names(batch), batch.image, strict=True) if not image.isfinite().all()]
 
 
-def check_start(config: Config, weights: list[str]) -> None:
-    """What can be refused at once, before any data are read: the name, metrics, pretrained weights that are not there.
-
-    weights: keys of those that the method needs. ValueError or MissingWeights.
-    """
-    check_name(config.name, "--name")
-    by_pairs = config.model != "segmenter" and not (config.unpaired and config.metrics == "auto")
-    if by_pairs and config.metrics != "none":  # a segmenter is judged by its Dice, and nothing without pairs
-        check_metrics(config.metrics, config.weights)
-    for key in weights:
-        locate(key, config.weights)
-
-
-def weights_folder(checkpoints_dir: Path, name: str) -> Path:
-    """The run folder to read weights from; ValueError where there is no such run."""
-    folder = checkpoints_dir / check_name(name, "--name")
-    if not folder.is_dir():
-        raise ValueError(f"--name {name}: no such run in {checkpoints_dir}")
-    return folder
-
-
-def run_windows(weights: Weights, trained: Config) -> tuple[Window, ...]:
-    """Typical windows of the run's images, one per channel, for label maps that have no scan of their own.
-
-    Weights of earlier versions do not hold them; the training data do, where they are still there and unchanged.
-    ValueError where they are not.
-    """
-    if weights.windows:
-        return tuple(Window(*window) for window in weights.windows)
-    try:
-        data = Manifest.load(trained.dataroot, histograms=False)
-        if data.spec == DataSpec.from_dict(weights.spec):
-            return typical_windows(data)
-    except (ValueError, OSError):  # moved, or prepared anew
-        pass
-    raise ValueError(
-        f"the weights of {trained.name!r}, of an earlier version, do not say which units its images had, and its training "
-        f"data {trained.dataroot} are not there as they were; train a little further, which writes the weights anew"
-    )
-
-
 def _read_start(path: Path) -> dict[str, Any]:
     """config.json of a run: its options and what it was trained on."""
     try:
@@ -724,4 +664,6 @@ def _read_start(path: Path) -> dict[str, Any]:
         decode(str, config.get("preset"), "config.preset")
     except ValueError as error:
         raise ValueError(with_path(path, error)) from None
+    if "images" in found:  # of version 0.1
+        found["--oasis.images_from"] = found.pop("images")
     return found

@@ -2,33 +2,45 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from importlib import import_module
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from config import Config
     from dataloaders.io.spec import DataSpec
     from models.base import Method
 
-METHODS = {  # --model -> where its class is; imported when it is built
-    "oasis": "models.gan.oasis:Oasis",
-    "spade": "models.gan.spade:SpadeGan",
-    "gmm": "models.gmm.method:Gmm",
-    "lesion": "models.lesion.method:LesionUnet",
-    "segmenter": "models.segmenter.method:Segmenter",
-}
+
+@dataclass(frozen=True, kw_only=True)
+class MethodOptions:
+    """What the command line and a run's files know of a method; stands beside its options, config.py lists all.
+
+    network, workflow: ``module:class``, imported when it is needed; of its `Method`, and of its data, judge and test.
+    groups: fields of Config with the options that it reads, its own first. presets: --preset -> values of Config that
+    differ from the defaults; the first one is the default. check: raises ValueError for options that do not go together.
+    runtime: its options that may differ when a run is resumed. idle: options of a command line that do nothing, with the
+    reason. fitted: in one pass over the data, without steps.
+    """
+
+    network: str
+    workflow: str
+    groups: tuple[str, ...]
+    presets: Mapping[str, Mapping[str, Any]]
+    check: Callable[[Config], None]
+    runtime: tuple[str, ...] = ()
+    idle: Callable[[Sequence[str], Config], list[tuple[str, str]]] = lambda arguments, config: []
+    fitted: bool = False
 
 
-def wanted_weights(config: Config) -> list[str]:
-    """Keys of the pretrained weight files that training will need, from the options alone."""
-    if config.gan is None or config.gan.lambda_vgg <= 0:
-        return []
-    from models.gan.adversarial import VGG
-
-    return [VGG]
+def load_class(where: str) -> Any:
+    """The class called ``module:class``."""
+    module, _, name = where.partition(":")
+    return getattr(import_module(module), name)
 
 
 def build_method(config: Config, spec: DataSpec) -> Method:
     """The method named by `config.model`, with fresh weights."""
-    module, _, name = METHODS[config.model].partition(":")
-    return getattr(import_module(module), name)(config, spec)
+    built: Method = load_class(config.method.network)(config, spec)
+    return built

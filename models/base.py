@@ -8,7 +8,6 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import Any, Protocol
 
 import torch
@@ -154,22 +153,6 @@ class Method(nn.Module):
 
     def fit(self, batches: Iterable[Batch]) -> None:
         """One pass over the training slices, for methods without players."""
-        raise NotImplementedError
-
-    def wanted_weights(self) -> list[str]:
-        """Keys of pretrained weight files that training needs."""
-        return []
-
-    def take_weights(self, key: str, tensors: dict[str, Tensor]) -> None:
-        """Receive one of them, as a state dict."""
-        raise NotImplementedError
-
-    def wanted_files(self) -> dict[str, Path]:
-        """JSON files that training needs, by key."""
-        return {}
-
-    def take_file(self, key: str, data: Any) -> None:
-        """Receive the content of one of them; ValueError where it does not fit."""
         raise NotImplementedError
 
     def calibrate(self, batches: Iterable[Batch]) -> str:

@@ -9,34 +9,30 @@ import tyro
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-import config as options
-from dataloaders.io.spec import LESION, DataSpec
+from dataloaders.io.spec import LESION
 from dataloaders.lesions.adding import Painting
 from dataloaders.lesions.options import AddLesionsOptions, check_options
-from engine import device
-from engine.checkpoint import load_weights
 from engine.command import exit_code
 from engine.lesion_command import add_to_scan
-from engine.run import weights_folder
-from models import build_method
+from engine.methods.base import workflow_of
+from engine.trained import TrainedRun
 from models.base import Method
 from models.lesion.method import LesionUnet
 
 
 def painter(o: AddLesionsOptions) -> tuple[Method, Painting]:
     """The method of the run with its weights, and how it paints. ValueError for runs that cannot paint lesions."""
-    weights = load_weights(weights_folder(o.checkpoints_dir, o.name), o.ckpt_iter)
-    trained, spec = options.from_dict(weights.config), DataSpec.from_dict(weights.spec)
-    if all(label.name != LESION for label in spec.labels):
+    run = TrainedRun.load(o.checkpoints_dir, o.name, o.ckpt_iter)
+    workflow = workflow_of(run.config)
+    if all(label.name != LESION for label in run.spec.labels):
         raise ValueError(f"--name {o.name}: the run was trained without a class named {LESION!r}")
-    if trained.gan and trained.gan.neighbours:
-        raise ValueError(f"--name {o.name}: 2.5-D runs (neighbours {trained.gan.neighbours}) cannot paint lesions")
-    method = build_method(trained, spec).to(device.select_device(o.gpu_ids)).eval()
-    method.load_release(weights.tensors)
+    if neighbours := getattr(workflow, "neighbours", 0):
+        raise ValueError(f"--name {o.name}: 2.5-D runs (neighbours {neighbours}) cannot paint lesions")
+    method, _ = run.method(o.gpu_ids)
     if not isinstance(method, LesionUnet):
-        return method, Painting(any_size=trained.model == "gmm")
+        return method, Painting(any_size=run.config.method.fitted)
     method.composite = False  # blended in three dimensions, in the scan's own units
-    u = trained.lesion
+    u = run.config.lesion
     return method, Painting(u.everywhere, True, u.dims == 3, u.levels == "bands", u.reach, u.feather)
 
 

@@ -20,7 +20,6 @@ import tyro
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-import config as options
 from dataloaders.io.files import csv_text, read_json, write_text
 from dataloaders.io.geometry import back_to_source, regrid, resample, spacing
 from dataloaders.io.intensity import shown
@@ -28,18 +27,17 @@ from dataloaders.io.ledger import Ledger, WorkReport
 from dataloaders.io.nifti import NIFTI_SUFFIXES, VolumeError, file_sha256, write_volume
 from dataloaders.io.progress import say, tracked
 from dataloaders.io.schema import decode
-from dataloaders.io.spec import DataSpec, Label
+from dataloaders.io.spec import Label
 from dataloaders.io.workers import parse_shard
 from dataloaders.labelmaps.classes import ras_spacing
 from dataloaders.labelmaps.generated_files import describe_bids
 from dataloaders.labelmaps.labels import id_type
 from dataloaders.scans import MAX_GRID, ReadScan, Scan, find_scans, read_scan
 from dataloaders.segmentation_task import SHOWN
-from engine import device
-from engine.checkpoint import load_weights, weights_path
 from engine.command import exit_code
 from engine.preview import save_overlay
 from engine.segmentation import Predictor, most_probable
+from engine.trained import TrainedRun
 from models.segmenter.method import Segmenter
 
 NO_FOLDERS = (".mgz", ".mgh", ".txt", ".csv")  # what SynthSeg would take as files, and no folder is called
@@ -145,19 +143,15 @@ def load(o: SegmentOptions) -> tuple[Predictor, dict[str, str], Expected]:
             f"--checkpoint {o.checkpoint}: no such run folder; train.py --model segmenter --name NAME makes one in "
             "checkpoints/NAME"
         )
-    weights = load_weights(folder, which)
-    config, spec = options.from_dict(weights.config), DataSpec.from_dict(weights.spec)
-    if config.model != "segmenter":
-        raise ValueError(f"--checkpoint {o.checkpoint}: was trained with --model {config.model}, not segmenter")
+    run = TrainedRun.of(folder, which)
+    method, target = run.method(o.gpu_ids, flag="--device")
+    if not isinstance(method, Segmenter):
+        raise ValueError(f"--checkpoint {o.checkpoint}: was trained with --model {run.config.model}, not segmenter")
+    config = run.config
     if o.overlap is not None:
         config = replace(config, segmenter=replace(config.segmenter, overlap=o.overlap))
-    target = device.select_device(o.gpu_ids, flag="--device")
-    if target.type == "cpu":
-        device.keep_freed_memory()
-    method = Segmenter(config, spec).to(target).eval()
-    method.load_release(weights.tensors)
-    model = {"name": config.name, "weights_sha256": file_sha256(weights_path(folder, which))}
-    return Predictor(method, config, target, o.crop), model, weights.expected
+    model = {"name": config.name, "weights_sha256": run.sha256}
+    return Predictor(method, config, target, o.crop), model, run.weights.expected
 
 
 class ScanLedger(Ledger):

@@ -2,58 +2,41 @@ from __future__ import annotations
 
 import ast
 import itertools
+import operator
 import re
 from dataclasses import fields, replace
 from pathlib import Path
-from typing import get_args, get_type_hints
 
 import pytest
 
 import config
-from models import METHODS
+from engine.methods.base import workflow_of
 
 ROOT = Path(__file__).resolve().parents[1]
 BASE = ["--name", "exp", "--dataroot", "data"]
 
 
+def parse(*flags: str) -> config.Config:
+    return config.parse_train([*BASE, *flags])
+
+
+def refused(capsys: pytest.CaptureFixture[str], *flags: str) -> str:
+    """The line on stderr."""
+    with pytest.raises(SystemExit) as exit_info:
+        parse(*flags)
+    assert exit_info.value.code == 2
+    error = capsys.readouterr().err.strip()
+    assert "\n" not in error
+    return error
+
+
 def test_flags_of_the_predecessors_keep_their_names() -> None:
-    flags = [
-        "--batch_size",
-        "3",
-        "--num_epochs",
-        "7",
-        "--lr_g",
-        "0.1",
-        "--lr_d",
-        "0.2",
-        "--beta1",
-        "0.5",
-        "--beta2",
-        "0.9",
-    ]
-    flags += [
-        "--continue_train",
-        "--which_iter",
-        "latest",
-        "--freq_print",
-        "1",
-        "--freq_fid",
-        "2",
-        "--freq_save_ckpt",
-        "3",
-    ]
-    flags += ["--freq_save_latest", "4", "--seed", "5", "--gpu_ids", "-1", "--checkpoints_dir", "ck"]
-    parsed = config.parse_train(BASE + flags)
+    flags = "--batch_size 3 --num_epochs 7 --lr_g 0.1 --lr_d 0.2 --beta1 0.5 --beta2 0.9 --continue_train"
+    flags += " --which_iter latest --freq_print 1 --freq_fid 2 --freq_save_ckpt 3 --freq_save_latest 4 --seed 5"
+    parsed = parse(*flags.split(), "--gpu_ids", "-1", "--checkpoints_dir", "ck")
     assert (parsed.batch_size, parsed.num_epochs, parsed.lr_g, parsed.gpu_ids) == (3, 7, 0.1, "-1")
     tested = config.parse_test([*BASE, "--ckpt_iter", "latest", "--results_dir", "out"])
     assert tested.ckpt_iter == "latest"
-
-
-def test_a_preset_gives_defaults_that_flags_override() -> None:
-    parsed = config.parse_train([*BASE, "--preset", "demo", "--oasis.channels_G", "9"])
-    assert parsed.oasis.channels_G == 9
-    assert parsed.oasis.channels_D == config.demo_preset().oasis.channels_D
-    assert parsed.lr_g == config.demo_preset().lr_g
 
 
 @pytest.mark.parametrize(
@@ -79,12 +62,9 @@ def test_a_preset_gives_defaults_that_flags_override() -> None:
     ],
 )
 def test_a_value_out_of_range_is_one_line(flag: str, value: str, capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit) as exit_info:
-        config.parse_train([*BASE, flag, value])
-    assert exit_info.value.code == 2
-    *warnings, message = capsys.readouterr().err.strip().splitlines()
-    assert message.startswith(f"error: {flag} ")
-    assert all("has no effect with --model" in line for line in warnings)
+    group = flag.strip("-").partition(".")[0]
+    model = group if group in config.METHODS else "oasis"
+    assert refused(capsys, "--model", model, flag, value).startswith(f"error: {flag} ")
 
 
 @pytest.mark.parametrize(
@@ -94,75 +74,142 @@ def test_a_value_out_of_range_is_one_line(flag: str, value: str, capsys: pytest.
         ("--oasis.images_from b", "--oasis.images_from b: only with --oasis.unpaired"),
         ("--oasis.lambda_feature 1", "--oasis.lambda_feature 1.0: needs --oasis.critic wavelet"),
         ("--oasis.generator wavelet --oasis.channels_G 12", "--oasis.channels_G 12: must be a multiple of 8"),
+        (
+            "--model oasis --preset brain",
+            "--model oasis --preset brain: there is no such pair; --model oasis has oasis,",
+        ),
+        ("--model spade --preset lesion", "--model spade --preset lesion: there is no such pair"),
+        ("--model segmenter --preset demo", "--model segmenter --preset demo: there is no such pair"),
+        ("--model=x", "--model x: there is no such pair; --model oasis has oasis, small, demo; --model spade has"),
+        ("--preset x", "--preset x: there is no such pair"),
     ],
 )
 def test_options_that_do_not_go_together_are_one_line(
     flags: str, message: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    with pytest.raises(SystemExit) as exit_info:
-        config.parse_train([*BASE, *flags.split()])
-    assert exit_info.value.code == 2
-    error = capsys.readouterr().err.strip()
-    assert error.startswith(f"error: {message}")
-    assert "\n" not in error
+    assert refused(capsys, *flags.split()).startswith(f"error: {message}")
 
 
-def test_the_model_chooses_its_published_preset() -> None:
-    assert config.parse_train([*BASE, "--model", "spade"]).beta2 == 0.9
-    demo = config.parse_train([*BASE, "--model", "spade", "--preset", "demo"])
-    assert (demo.spade.channels_G, demo.beta2) == (16, 0.9)
-    assert config.parse_train([*BASE, "--model", "oasis", "--preset", "spade"]).beta2 == 0.999
-    assert config.parse_train([*BASE, "--preset", "spade"]).model == "spade"
-    assert config.parse_train(BASE).beta2 == 0.999
+DEMO = {"num_epochs": 26, "lr_g": 4e-4, "lr_d": 1e-3, "beta1": 0.5, "eval_slices": 16, "freq_fid": 1200}
+LESION = {"lr_g": 1e-3, "beta1": 0.9, "beta2": 0.999}
+PAIRS: dict[str, dict[str, object]] = {  # what they were in version 0.1, so that its runs go on
+    "oasis oasis": {"batch_size": 8, "beta1": 0.0, "beta2": 0.999, "lr_d": 4e-4, "oasis.channels_G": 64},
+    "oasis small": {"batch_size": 8, "oasis.channels_G": 24, "oasis.channels_D": 48, "oasis.z_dim": 32},
+    "oasis demo": DEMO | {"batch_size": 2, "oasis.z_dim": 8, "oasis.lambda_mask": 1.0, "oasis.channels_W": 16},
+    "spade spade": {"beta2": 0.9, "spade.channels_G": 64, "spade.lambda_vgg": 10.0},
+    "spade small": {"beta2": 0.9, "spade.channels_G": 24, "spade.channels_D": 32},
+    "spade demo": DEMO | {"beta2": 0.9, "spade.channels_G": 16, "spade.ema_decay": 0.99},
+    "lesion lesion": LESION | {"num_epochs": 70, "lesion.levels": "soft", "lesion.composite": True},
+    "lesion salem2019": LESION
+    | {"num_epochs": 70, "batch_size": 8, "lesion.patches": 4, "lesion.levels": "bands", "lesion.composite": False},
+    "lesion demo": DEMO | LESION | {"batch_size": 4, "num_epochs": 30, "lesion.width": 16, "lesion.branches": "fused"},
+    "segmenter small": {"beta1": 0.9, "num_epochs": 10, "freq_save_latest": 1000, "gmm.preset": "synthseg"},
+    "segmenter brain": {"num_epochs": 30, "gmm.tie_std": 8, "gmm.skull_strip_prob": 1, "segmenter.contrasts": "mr"},
+    "segmenter synthseg": {"batch_size": 1, "num_epochs": 50, "segmenter.dims": 3, "gmm.preset": "synthseg"},
+    "segmenter fetalsynthseg": {"batch_size": 1, "num_epochs": 1000, "gmm.preset": "fetal"},
+    **{f"gmm {name}": {"gmm.preset": name, "beta1": 0.0, "batch_size": 8} for name in config.GMM_PRESETS},
+}
 
 
-def test_lesion_presets() -> None:
-    plain = config.parse_train([*BASE, "--model", "lesion"])
-    assert (plain.lr_g, plain.beta1, plain.beta2, plain.num_epochs) == (1e-3, 0.9, 0.999, 70)
-    assert (plain.lesion.levels, plain.lesion.composite) == ("soft", True)
-    published = config.parse_train([*BASE, "--preset", "salem2019"])
-    assert (published.model, published.lesion.levels, published.lesion.composite) == ("lesion", "bands", False)
-    assert published.batch_size * published.lesion.patches == 32
-    assert (published.lesion.patch, published.lesion.stride, published.lesion.window_stride) == (64, 32, 16)
-    demo = config.parse_train([*BASE, "--model", "lesion", "--preset", "demo", "--lesion.width", "8"])
-    assert (demo.lesion.width, demo.lesion.branches) == (8, "fused")
-    assert config.from_dict(config.to_dict(published)) == published
+@pytest.mark.parametrize("pair", [f"{m} {p}" for m, method in config.METHODS.items() for p in method.presets])
+def test_every_pair_of_method_and_preset_is_what_it_was(pair: str) -> None:
+    model, preset = pair.split()
+    parsed = parse("--model", model, "--preset", preset)
+    assert (parsed.model, parsed.preset) == (model, preset)
+    for name, value in PAIRS[pair].items():
+        assert operator.attrgetter(name)(parsed) == value, name
+    assert config.from_dict(config.to_dict(parsed)) == parsed
+
+
+@pytest.mark.parametrize(
+    ("flags", "pair"),
+    [
+        ("", "oasis oasis"),
+        ("--model spade", "spade spade"),
+        ("--model=lesion", "lesion lesion"),
+        ("--model segmenter", "segmenter small"),
+        ("--model gmm", "gmm fitted"),
+        ("--preset demo", "oasis demo"),
+        ("--preset spade", "spade spade"),
+        ("--preset salem2019", "lesion salem2019"),
+        ("--preset synthseg", "segmenter synthseg"),
+    ],
+)
+def test_one_of_the_pair_is_enough(flags: str, pair: str) -> None:
+    parsed = parse(*flags.split())
+    assert f"{parsed.model} {parsed.preset}" == pair
+
+
+def test_a_preset_gives_defaults_that_flags_override() -> None:
+    parsed = parse("--preset", "demo", "--oasis.channels_G", "9")
+    assert (parsed.oasis.channels_G, parsed.oasis.channels_D, parsed.lr_g) == (9, 16, 4e-4)
+    given = parse(*"--model segmenter --preset brain --segmenter.contrasts any --gmm.gamma_std 0.4".split())
+    assert (given.segmenter.contrasts, given.gmm.gamma_std, given.gmm.tie_std) == ("any", 0.4, 8)
+    assert parse(*"--model segmenter --gmm.preset fetal".split()).gmm == config.GMM_PRESETS["fetal"]()
+
+
+def test_options_of_other_methods_are_warned_of_and_left_out(capsys: pytest.CaptureFixture[str]) -> None:
+    flags = "--oasis.z_dim 3 --gmm.blur 0.1 0.2 --segmenter.features=4 --oasis.no-balance_classes --model gmm --seed 1"
+    parsed = parse(*flags.split())
+    assert (parsed.seed, parsed.gmm.blur, parsed.oasis) == (1, (0.1, 0.2), parse().oasis)
+    lines = capsys.readouterr().err.strip().splitlines()
+    assert [line.split()[1] for line in lines] == [
+        "--oasis.z_dim",
+        "--segmenter.features=4",
+        "--oasis.no-balance_classes",
+    ]
+    assert lines[0] == "warning: --oasis.z_dim has no effect with --model gmm"
+
+
+@pytest.mark.parametrize("model", config.METHODS)
+def test_help_shows_the_options_of_one_method(model: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        config.parse_train(["--model", model, "--help"])
+    shown = set(re.findall(r"--(\w+)\.\w", capsys.readouterr().out))
+    assert shown == set(config.METHODS[model].groups)
 
 
 def test_every_option_is_explained_in_one_line() -> None:
     trees = [ast.parse(path.read_text()) for path in (ROOT / "config.py", *ROOT.glob("models/*/options.py"))]
     classes = [node for tree in trees for node in tree.body if isinstance(node, ast.ClassDef)]
-    assert {"Config", "OasisConfig", "GmmConfig"} <= {cls.name for cls in classes}
+    classes = [cls for cls in classes if cls.name.endswith("Config") and cls.name != "Config"]
+    assert {"CommonConfig", "OasisConfig", "GmmConfig"} <= {cls.name for cls in classes}
     for cls in classes:
         for field, text in itertools.pairwise([*cls.body, None]):
-            if isinstance(field, ast.AnnAssign) and not ast.unparse(field.annotation).endswith("Config"):
+            if isinstance(field, ast.AnnAssign):
                 assert isinstance(text, ast.Expr), f"{cls.name}.{ast.unparse(field.target)} has no help"
                 assert "\n" not in text.value.value, ast.unparse(field.target)
 
 
 def test_the_config_survives_a_checkpoint() -> None:
-    flags = ["--preset", "small", "--weights", "w", "--oasis.unpaired", "--oasis.images_from", "b"]
-    parsed = config.parse_train([*BASE, *flags])
-    assert config.from_dict(config.to_dict(parsed)) == parsed
+    parsed = parse("--preset", "small", "--weights", "w", "--oasis.unpaired", "--oasis.images_from", "b")
+    recorded = config.to_dict(parsed)
+    assert config.from_dict(recorded) == parsed
     with pytest.raises(ValueError, match="does not know"):
-        config.from_dict(config.to_dict(parsed) | {"lambda_new": 1})
+        config.from_dict(recorded | {"lambda_new": 1})
+    with pytest.raises(ValueError, match="model: found 'x', must be one of oasis, spade"):
+        config.from_dict(recorded | {"model": "x"})
+
+
+def test_pairs_that_version_0_1_took_are_read_and_go_on() -> None:
+    """Its presets set options of all methods, of which only those of the method count."""
+    new = config.to_dict(parse("--model", "segmenter"))
+    old = new | {"preset": "demo", "oasis": new["oasis"] | {"channels_G": 16}}
+    assert config.from_dict(old).preset == "small"
+    assert config.differences(old, new) == []
 
 
 def test_differences_name_flags_and_leave_runtime_options_out() -> None:
-    old = config.parse_train(BASE)
+    old = parse()
     new = replace(old, batch_size=3, num_epochs=999, oasis=replace(old.oasis, z_dim=7))
     lines = config.differences(config.to_dict(old), config.to_dict(new))
     assert lines == ["--batch_size: was 8, now 3", "--oasis.z_dim: was 64, now 7"]
 
 
 def test_runtime_options_exist() -> None:
-    names = {f.name for f in fields(config.Config)} | {f"oasis.{f.name}" for f in fields(config.OasisConfig)}
-    names |= {f"segmenter.{f.name}" for f in fields(config.SegmenterConfig)}
+    names = {f.name for f in fields(config.Config)}
+    names |= {f"{group}.{f.name}" for group in ("oasis", "segmenter") for f in fields(getattr(parse(), group))}
     assert names >= config.RUNTIME_OPTIONS
-
-
-def test_model_names_agree() -> None:
-    assert set(get_args(get_type_hints(config.Config)["model"])) == set(METHODS)
 
 
 def test_every_option_has_a_reader() -> None:
@@ -182,17 +229,7 @@ def test_every_option_has_a_reader() -> None:
 
 
 def test_results_folders_of_one_name_are_two_sources() -> None:
-    made = config.parse_train([*BASE, "--model", "segmenter", "--segmenter.real_fraction", "0"])
+    made = parse("--model", "segmenter", "--segmenter.real_fraction", "0")
     folders = (Path("a/best"), Path("b/best"))
-    sources = config.segmenter_sources(replace(made, segmenter=replace(made.segmenter, results=folders)))
+    sources = workflow_of(replace(made, segmenter=replace(made.segmenter, results=folders))).sources()
     assert sorted(sources.values()) == list(folders)
-
-
-def test_the_brain_preset_needs_label_maps_only() -> None:
-    """What docs/segmenter.md measured; each value can still be changed by its flag."""
-    flags = ["--name", "x", "--dataroot", "maps", "--model", "segmenter", "--preset", "brain"]
-    given = config.parse_train([*flags, "--segmenter.contrasts", "any", "--gmm.gamma_std", "0.4"])
-    assert (given.segmenter.real_fraction, given.segmenter.classes, given.segmenter.spacing) == (0, "tissue", (1.0,))
-    assert (given.gmm.skull_strip_prob, given.gmm.background, given.gmm.tie_std) == (1, "zero", 8)
-    assert (given.segmenter.contrasts, given.gmm.gamma_std, given.num_epochs) == ("any", 0.4, 30)
-    assert config.parse_train(flags).segmenter.contrasts == "mr"

@@ -11,16 +11,19 @@ import pytest
 from matplotlib.figure import Figure
 from matplotlib.patches import Circle
 
+from config import Config
 from dataloaders.io.manifest import Manifest
 from dataloaders.labelmaps.generated_files import claim, read_record
 from dataloaders.prepare.prepare import PrepareOptions, prepare
+from engine.checkpoint import Weights
 from engine.export import CARD, ExportOptions, export
 from engine.run import _read_start
+from engine.trained import TrainedRun
 from evaluation.report import refuse_foreign
 from evaluation.report.panels import svg
 from models.gmm.priors import FittedPrior
 from test import refuse_other_results
-from tests.toy import phantom, prepared_folder, save_nifti
+from tests.toy import phantom, prepared_folder, save_nifti, toy_spec
 from tests.toy_results import noisy, write_results
 
 
@@ -83,10 +86,8 @@ def test_an_export_replaces_exports_alone(weights: bool, tmp_path: Path, monkeyp
     (folder / CARD).write_text("mine")
     if weights:  # a run with notes
         (folder / "weights-best.safetensors").write_text("mine")
-    monkeypatch.setattr("engine.export.weights_folder", lambda *_: tmp_path)
-    monkeypatch.setattr(
-        "engine.export.load_weights", lambda *_: type("W", (), {"config": {"name": "x", "dataroot": ""}})
-    )
+    run = TrainedRun(tmp_path, "best", Weights({}, {}, {}, 0), Config(name="x", dataroot=tmp_path), toy_spec())
+    monkeypatch.setattr("engine.export.TrainedRun.load", lambda *_: run)
     with pytest.raises(ValueError, match="is not empty"):
         export(ExportOptions(name="exp", out=tmp_path / "out", overwrite=True))
     assert (folder / CARD).read_text() == "mine"

@@ -23,8 +23,6 @@ from models.gan.options import GanConfig
 from models.gan.perceptual import VggFeatures, load_vgg, perceptual_loss
 from models.gan.wavelet_generator import WaveletGenerator
 
-VGG = "vgg19"
-
 
 def build_generator(
     options: GanConfig, spec: DataSpec, z_dim: int, tuned: bool = True, middle_block: bool = False
@@ -65,13 +63,8 @@ class Gan(Method):
 
     # -- preparation ----------------------------------------------------------------------------------------------
 
-    def wanted_weights(self) -> list[str]:
-        """Pretrained weights that the losses need."""
-        return [VGG] if self.options.lambda_vgg > 0 else []
-
-    def take_weights(self, key: str, tensors: dict[str, Tensor]) -> None:
-        """Receive one of them, as a state dict."""
-        assert key == VGG, key
+    def load_pretrained(self, tensors: dict[str, Tensor]) -> None:
+        """VGG19 for the perceptual loss, as a state dict."""
         self._vgg = [load_vgg(tensors).to(self.mask_threshold.device)]
 
     def calibrate(self, batches: Iterable[Batch]) -> str:

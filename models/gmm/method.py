@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import replace
 from itertools import groupby
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -71,11 +70,7 @@ class Gmm(Method):
         spreads = torch.stack([spread * half for _, spread in moments])
         self._keep(pool_subjects(centers, spreads, self.scheme.names, what="training slice"))
 
-    def wanted_files(self) -> dict[str, Path]:
-        """A file of priors that is given instead of fitting."""
-        return {} if self.config.priors in ("fit", "random") else {"priors": Path(self.config.priors)}
-
-    def take_file(self, key: str, data: Any) -> None:
+    def load_priors(self, data: Any) -> None:
         """Priors of scripts/estimate_priors.py, matched to the labels by name; ValueError where they do not fit.
 
         HU have a fixed window, which the priors must have too; images in arbitrary units have percentiles of their own.

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, replace
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
+from models import MethodOptions
 from models.ranges import is_range, words
+
+if TYPE_CHECKING:
+    from config import Config
 
 GmmPreset = Literal["fitted", "lab2im", "synthseg", "fetal", "cornucopia"]
 
@@ -323,7 +327,7 @@ def check_gmm(gmm: GmmConfig, prefix: str = "") -> None:
         raise ValueError(f"--{prefix}thickness {words(gmm.thickness)}: only with --{prefix}data_res")
 
 
-def idle_gmm_flags(arguments: Sequence[str], gmm: GmmConfig) -> list[tuple[str, str]]:
+def _idle(arguments: Sequence[str], config: Config) -> list[tuple[str, str]]:
     """Options of the generator that do nothing in train.py and test.py as they are given, each with the reason."""
     moving = ["flipping", "spatial_unit", "integrate", "output_shape", "output_div_by_n"]
     moving += [
@@ -337,7 +341,7 @@ def idle_gmm_flags(arguments: Sequence[str], gmm: GmmConfig) -> list[tuple[str, 
     random = ("prior_distributions", "prior_means", "prior_stds", "specific_channels", "mix_prior_and_random")
     reasons = dict.fromkeys(moving, "label maps stay as they are, so that image and label are a pair")
     reasons |= {"motion_prob": "motion between slices is of volumes"}
-    if gmm.priors != "random":
+    if config.gmm.priors != "random":
         reasons |= dict.fromkeys(random, "the priors are fitted or from a file; give --gmm.priors random")
     found = []
     for argument in arguments:
@@ -345,3 +349,22 @@ def idle_gmm_flags(arguments: Sequence[str], gmm: GmmConfig) -> list[tuple[str, 
         if argument.startswith("--gmm.") and name in reasons:
             found.append((argument, reasons[name]))
     return found
+
+
+def _check(config: Config) -> None:
+    check_gmm(config.gmm, "gmm.")
+    if config.gmm.target_res:
+        raise ValueError(
+            f"--gmm.target_res {words(config.gmm.target_res)}: images must keep the size of their label maps"
+        )
+
+
+GMM = MethodOptions(
+    network="models.gmm.method:Gmm",
+    workflow="engine.methods.gmm:GmmWorkflow",
+    groups=("gmm",),
+    presets={name: {"gmm": values()} for name, values in GMM_PRESETS.items()},
+    check=_check,
+    idle=_idle,
+    fitted=True,
+)

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
+from typing import TYPE_CHECKING, Any, Literal
 
+from models import MethodOptions
 from models.ranges import check_at_least, check_fraction, check_positive, words
+
+if TYPE_CHECKING:
+    from config import Config
 
 PUBLISHED_ALPHAS = (0.5, 0.8, 1.1, 1.4, 1.7, 2.1, 2.4, 2.7)  # the step from 1.7 to 2.1 is the paper's
 PATCH_STEP = 8  # the encoder halves three times
@@ -62,28 +65,6 @@ class LesionConfig:
     """Windows: distance of neighbouring patches; published 16."""
 
 
-def salem2019() -> LesionConfig:
-    """As published; filling and levels of the whole scan, so the data need prepare_data.py --fill salem2019."""
-    return LesionConfig(
-        levels="bands",
-        everywhere=True,
-        residual=False,
-        sampling="grid",
-        lesion_weight=0.0,
-        ema_decay=0.0,
-        composite=False,
-        windows=True,
-    )
-
-
-def small_lesion() -> LesionConfig:
-    """Half the width, only the fused branch: ten minutes on a CPU."""
-    return LesionConfig(width=16, branches="fused")
-
-
-LESION_PRESETS: dict[str, Callable[[], LesionConfig]] = {"salem2019": salem2019, "demo": small_lesion}
-
-
 def check_lesion(lesion: LesionConfig) -> None:
     """Raise ValueError naming flag, value and allowed range for the first option out of range."""
     for name in ("width", "patches", "stride", "window_stride"):
@@ -111,3 +92,46 @@ def check_lesion(lesion: LesionConfig) -> None:
         raise ValueError("--lesion.sampling grid: is the published one of slices; use lesions with --lesion.dims 3")
     if lesion.everywhere and lesion.levels != "bands":
         raise ValueError("--lesion.everywhere: only with --lesion.levels bands")
+
+
+def _check(config: Config) -> None:
+    check_lesion(config.lesion)
+
+
+PUBLISHED: dict[str, Any] = {"lr_g": 1e-3, "beta1": 0.9, "num_epochs": 70}
+
+LESION = MethodOptions(
+    network="models.lesion.method:LesionUnet",
+    workflow="engine.methods.lesion:LesionWorkflow",
+    groups=("lesion",),
+    presets={
+        "lesion": PUBLISHED,  # composite in feathered lesions, patches around lesions; rates and memory as published
+        # As published, with 32 patches a step; filling and levels of the whole scan, for data of --fill salem2019.
+        "salem2019": {
+            **PUBLISHED,
+            "lesion": LesionConfig(
+                levels="bands",
+                everywhere=True,
+                residual=False,
+                sampling="grid",
+                lesion_weight=0.0,
+                ema_decay=0.0,
+                composite=False,
+                windows=True,
+            ),
+        },
+        "demo": {  # ten minutes on a CPU: half the width, only the fused branch
+            **PUBLISHED,
+            "batch_size": 4,
+            "num_epochs": 30,
+            "lr_d": 1e-3,  # of no effect; what runs of version 0.1 say, so that they can be resumed
+            "freq_print": 200,
+            "freq_preview": 1200,
+            "freq_fid": 1200,
+            "freq_save_latest": 1200,
+            "eval_slices": 16,
+            "lesion": LesionConfig(width=16, branches="fused"),
+        },
+    },
+    check=_check,
+)

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Any, Literal
 
+from models import MethodOptions
+from models.gmm.options import GMM_PRESETS, GmmConfig, check_gmm, stripped_brain
 from models.ranges import check_at_least, check_fraction, check_positive, words
+
+if TYPE_CHECKING:
+    from config import Config
 
 Network = Literal["unet", "basic", "dynunet"]
 BASIC_LEVELS = 5  # MONAI's BasicUNet has no other number
@@ -116,68 +120,6 @@ class SegmenterConfig:
         return self.real_fraction < 1
 
 
-def small_segmenter() -> SegmenterConfig:
-    """2.5-D; nnU-Net's U-Net, narrow: the cortex needs convolutions at full size after the skip connection.
-
-    MONAI's UNet, which strides first, is twice as fast a patch, but draws even crisp images coarsely.
-    """
-    return SegmenterConfig()
-
-
-def brain_segmenter() -> SegmenterConfig:
-    """CSF, grey and white matter of stripped adult heads on T1w, T2w or FLAIR, from label maps alone."""
-    return SegmenterConfig(
-        spacing=(1.0,), classes="tissue", real_fraction=0.0, tie_classes=True, contrasts="mr", val_samples=24
-    )
-
-
-def synthseg_segmenter() -> SegmenterConfig:
-    """SynthSeg (Billot et al., Med. Image Anal. 2023): five levels, 24 features doubled, ELU, batch norm, 160³ at 1 mm."""
-    return SegmenterConfig(
-        dims=3,
-        network="basic",
-        features=(24, 48, 96, 192, 384),
-        norm="batch",
-        activation="elu",
-        spacing=(1.0,),
-        patch=(160,),
-        real_fraction=0.0,
-        foreground=0.0,
-        lr=1e-4,
-        schedule="constant",
-        epoch_samples=5000,
-    )
-
-
-def fetalsynthseg_segmenter() -> SegmenterConfig:
-    """FetalSynthSeg (Zalevskyi et al., MICCAI 2024): its U-Net, optimiser and 0.5 mm; 8 classes are those of the maps.
-
-    Its patches are whole volumes of 256³; 128³ with a sliding window need an eighth of the memory.
-    """
-    return SegmenterConfig(
-        dims=3,
-        network="unet",
-        features=(32, 64, 128, 256, 512),
-        dropout=0.1,
-        spacing=(0.5,),
-        patch=(128,),
-        real_fraction=0.0,
-        lr=1e-4,
-        schedule="plateau",
-        lr_patience=500,
-        batch_dice=False,
-        epoch_samples=500,
-    )
-
-
-SEGMENTER_PRESETS: dict[str, Callable[[], SegmenterConfig]] = {
-    "small": small_segmenter,
-    "brain": brain_segmenter,
-    "synthseg": synthseg_segmenter,
-    "fetalsynthseg": fetalsynthseg_segmenter,
-}
-
-
 def check_segmenter(o: SegmenterConfig) -> None:
     """Raise ValueError naming flag, value and allowed range for the first option of the segmenter out of range."""
     at_least = {"neighbours": 0, "depth": 1, "slices_per_volume": 1, "epoch_samples": 1, "lr_patience": 1}
@@ -221,3 +163,89 @@ def check_segmenter(o: SegmenterConfig) -> None:
         raise ValueError("--segmenter.prior_means_file or prior_stds_file and --segmenter.seeds cannot both be given")
     if o.seeds and o.lesions:
         raise ValueError("--segmenter.seeds and --segmenter.lesions cannot both be given")
+
+
+def _check(config: Config) -> None:
+    check_gmm(config.gmm, "gmm.")
+    check_segmenter(config.segmenter)
+    if config.gmm.priors == "fit":
+        raise ValueError("--gmm.priors fit: a segmenter has nothing to fit them to; give random, or a file of priors")
+
+
+def _preset(batch_size: int, num_epochs: int, gmm: GmmConfig, segmenter: SegmenterConfig) -> dict[str, Any]:
+    """With the generator of its family; one patch is an image, one epoch `epoch_samples`."""
+    periods = {"freq_print": 200, "freq_preview": 2000, "freq_fid": 2000, "freq_save_latest": 1000}
+    own = {"batch_size": batch_size, "num_epochs": num_epochs, "gmm": gmm, "segmenter": segmenter}
+    return {"beta1": 0.9, **periods, **own}
+
+
+SEGMENTER = MethodOptions(
+    network="models.segmenter.method:Segmenter",
+    workflow="engine.methods.segmenter:SegmenterWorkflow",
+    groups=("segmenter", "gmm"),  # it trains on what the generator paints
+    presets={
+        # 2.5-D; nnU-Net's U-Net, narrow: the cortex needs convolutions at full size after the skip connection. MONAI's
+        # UNet, which strides first, is twice as fast a patch, but draws even crisp images coarsely.
+        "small": _preset(8, 10, GMM_PRESETS["synthseg"](), SegmenterConfig()),
+        # CSF, grey and white matter of stripped adult heads on T1w, T2w or FLAIR, from label maps alone.
+        "brain": _preset(
+            8,
+            30,
+            stripped_brain(),
+            SegmenterConfig(
+                spacing=(1.0,), classes="tissue", real_fraction=0.0, tie_classes=True, contrasts="mr", val_samples=24
+            ),
+        ),
+        # SynthSeg (Billot et al., Med. Image Anal. 2023): five levels, 24 features doubled, ELU, batch norm, 160³ at 1 mm.
+        "synthseg": _preset(
+            1,
+            50,
+            GMM_PRESETS["synthseg"](),
+            SegmenterConfig(
+                dims=3,
+                network="basic",
+                features=(24, 48, 96, 192, 384),
+                norm="batch",
+                activation="elu",
+                spacing=(1.0,),
+                patch=(160,),
+                real_fraction=0.0,
+                foreground=0.0,
+                lr=1e-4,
+                schedule="constant",
+                epoch_samples=5000,
+            ),
+        ),
+        # FetalSynthSeg (Zalevskyi et al., MICCAI 2024): its U-Net, optimiser and 0.5 mm; 8 classes are those of the maps.
+        # Its patches are whole volumes of 256³; 128³ with a sliding window need an eighth of the memory.
+        "fetalsynthseg": _preset(
+            1,
+            1000,
+            GMM_PRESETS["fetal"](),
+            SegmenterConfig(
+                dims=3,
+                network="unet",
+                features=(32, 64, 128, 256, 512),
+                dropout=0.1,
+                spacing=(0.5,),
+                patch=(128,),
+                real_fraction=0.0,
+                lr=1e-4,
+                schedule="plateau",
+                lr_patience=500,
+                batch_dice=False,
+                epoch_samples=500,
+            ),
+        ),
+    },
+    check=_check,
+    runtime=(
+        "segmenter.label_maps",
+        "segmenter.seeds",
+        "segmenter.lesions",
+        "segmenter.results",
+        "segmenter.patience",
+        "segmenter.overlap",
+        "segmenter.epoch_samples",
+    ),
+)

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from config import Config, segmenter_preset
+from config import Config, starting_values
 from dataloaders.case_volumes import CaseVolume, on_grid, read_case
 from dataloaders.io.geometry import back_to_source, stitch, to_ras
 from dataloaders.io.manifest import Manifest
@@ -36,7 +36,7 @@ SMALL = SegmenterConfig(features=(4, 4, 4, 4, 4), patch=(32,), depth=8, epoch_sa
 
 def config(root: Path, batch_size: int = 3, workers: int = 0, **values: object) -> Config:
     return replace(
-        segmenter_preset("small"),
+        starting_values("segmenter"),
         name="x",
         dataroot=root,
         batch_size=batch_size,

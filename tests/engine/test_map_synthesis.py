@@ -21,7 +21,7 @@ from dataloaders.labelmaps.map_slices import slice_map
 from dataloaders.labelmaps.maps import read_label_map_file
 from engine.checkpoint import Weights, load_weights, save_weights, weights_path
 from engine.map_synthesis import find_maps
-from engine.run import run_windows
+from engine.trained import TrainedRun
 from models import build_method
 from tests.launch import left_by_the_dead
 from tests.test_end_to_end import LAS, call
@@ -46,7 +46,7 @@ def make_run(runs: Path, model: str, spec: DataSpec, windows: list[list[float]],
     tiny = replace(
         options.OasisConfig(), channels_G=4, channels_D=4, spade_hidden=4, z_dim=4, spectral_gain=1.0, **changes
     )
-    config = replace(options.oasis_preset(), name="run", dataroot=Path("data"), model=model, oasis=tiny)
+    config = replace(options.starting_values(), name="run", dataroot=Path("data"), model=model, oasis=tiny)
     config = replace(config, gmm=replace(config.gmm, priors="random"))
     torch.manual_seed(1)
     method = build_method(config, spec).eval()
@@ -404,7 +404,7 @@ def test_labels_that_are_none(home: Path, tmp_path: Path, content: str, message:
     ("model", "advice"), [("segmenter", "scripts/segment.py"), ("lesion", "scripts/add_lesions.py")]
 )
 def test_runs_that_make_no_images_of_labels_say_what_does(home: Path, tmp_path: Path, model: str, advice: str) -> None:
-    config = replace(options.oasis_preset(), name="run", dataroot=Path("data"), model=model)
+    config = replace(options.starting_values(), name="run", dataroot=Path("data"), model=model)
     save_weights(
         weights_path(tmp_path / "runs" / "run", "best"), Weights({}, options.to_dict(config), SPEC.to_dict(), 1)
     )
@@ -435,11 +435,11 @@ def test_training_keeps_the_typical_window_in_its_weights(home: Path, tmp_path: 
 
 
 def test_weights_without_windows_take_them_from_their_training_data_or_say_so(home: Path) -> None:
-    weights = load_weights(home / "gmms" / "run", "best")
-    old, trained = replace(weights, windows=()), options.from_dict(weights.config)
-    assert run_windows(old, replace(trained, dataroot=home / "data")) == (Window(0.0, 255.0),)
+    run = TrainedRun.of(home / "gmms" / "run", "best")
+    old = replace(run, weights=replace(run.weights, windows=()))
+    assert replace(old, config=replace(run.config, dataroot=home / "data")).windows() == (Window(0.0, 255.0),)
     with pytest.raises(ValueError, match="of an earlier version, do not say which units"):
-        run_windows(old, trained)
+        old.windows()
 
 
 def test_compare_says_why_such_a_folder_cannot_be_compared(home: Path, maps: Path, tmp_path: Path) -> None:

@@ -10,14 +10,15 @@ from pathlib import Path
 
 import pytest
 
-import config as options
 from config import Config
 from dataloaders.io import files, locks
 from dataloaders.io.files import atomic_path, whole_folder, write_text
 from dataloaders.io.locks import lock_place
 from engine.checkpoint import Weights
+from engine.trained import TrainedRun
 from tests.launch import ROOT
 from tests.test_end_to_end import call
+from tests.toy import toy_spec
 
 HALF = """
 import os, signal, sys
@@ -135,9 +136,8 @@ def test_a_folder_that_another_command_writes_is_refused(
         "export_model": ["--name", "x", "--out", tmp_path, "--as_name", "out", "--checkpoints_dir", tmp_path],
         "lesion_study": ["--name", "x", "--bids", tmp_path, "--train", "a", "--test", "b", "--out", folder],
     }
-    weights = Weights({}, options.to_dict(Config(name="x", dataroot=Path("d"))), {}, 0)
-    monkeypatch.setattr("engine.export.load_weights", lambda *_: weights)
-    monkeypatch.setattr("engine.export.weights_folder", lambda *_: tmp_path)
+    run = TrainedRun(tmp_path, "best", Weights({}, {}, {}, 0), Config(name="x", dataroot=Path("d")), toy_spec())
+    monkeypatch.setattr("engine.export.TrainedRun.load", lambda *_: run)
     with lock_place(folder):
         done = call(f"{script}.py", *arguments[script.partition("/")[2]], code=2)
     assert f"{folder} is in use by process {os.getpid()}" in done.stderr

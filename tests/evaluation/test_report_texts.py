@@ -87,7 +87,7 @@ def test_options_that_are_given_away_hold_no_path(tmp_path: Path) -> None:
     assert not {"label_maps", "generation_labels", "prior_means_file", "results"} & kept["segmenter"].keys()
     released = shareable(trained, "y")
     assert "smith" not in str(released)
-    assert (released.name, released.gmm.priors, str(released.dataroot)) == ("y", "fit", "data")
+    assert (released.name, released.gmm.priors, str(released.dataroot)) == ("y", "priors.json", "data")
 
 
 def test_tensorboard_files_do_not_name_the_machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,10 +13,12 @@ import torchvision
 from torch import nn
 
 import config
+from config import METHODS
 from dataloaders.io.manifest import Manifest
 from dataloaders.slices import SliceDataset, SliceLoader
+from engine.methods.base import workflow_of
 from engine.run import only_trains
-from models import METHODS, build_method
+from models import build_method
 from models.base import Batch, Method, SampleRandom, seeded_generator
 from models.gan.adversarial import Gan
 from models.gan.norms import Clade, InstanceNorm, Spade
@@ -285,10 +287,10 @@ def test_mask_threshold_is_found_in_the_data_and_kept(folder: Path) -> None:
 def test_perceptual_loss_needs_its_weights_and_leaves_them_out_of_the_state(folder: Path) -> None:
     flags = ["--oasis.lambda_vgg", "2"]
     method = build_method(options(*flags), Manifest.load(folder).spec)
-    assert method.wanted_weights() == ["vgg19"]
-    assert build_method(options(), Manifest.load(folder).spec).wanted_weights() == []
+    assert workflow_of(options(*flags)).pretrained() == ["vgg19"]
+    assert workflow_of(options()).pretrained() == []
     torch.manual_seed(0)
-    method.take_weights("vgg19", torchvision.models.vgg19(weights=None).features.state_dict(prefix="features."))
+    method.load_pretrained(torchvision.models.vgg19(weights=None).features.state_dict(prefix="features."))
     before = set(method.state_dict())
     losses = method.players()["generator"].losses(training_batch(folder))
     assert losses["vgg"] > 0
@@ -343,7 +345,7 @@ def test_gmm_fits_and_gives_back_known_gaussians() -> None:
     image = means[label] + stds[label] * torch.from_numpy(rng.normal(size=(4, 64, 64))).float()
     batch = Batch(label, image[:, None], ["a"] * 4, ["p"] * 4, [0, 1, 2, 3])
     for robust in ("--gmm.robust", "--gmm.no-robust"):
-        method = Gmm(options("--gmm.blur", "0", robust), spec)
+        method = Gmm(options("--model", "gmm", "--gmm.blur", "0", robust), spec)
         method.fit([batch])
         assert (method.mean_center[0] / 127.5 - 1).tolist() == pytest.approx(means.tolist(), abs=5e-3)
         assert (method.std_center[0] / 127.5).tolist() == pytest.approx(stds.tolist(), rel=0.05, abs=1e-3)
@@ -356,7 +358,7 @@ def test_gmm_fits_and_gives_back_known_gaussians() -> None:
 
 def test_gmm_blur_keeps_the_standard_deviation_inside_a_label() -> None:
     """Smoothing noise without a gain leaves a fraction of its spread (cornucopia, table of defects, 14)."""
-    method = Gmm(options("--gmm.blur", "1.0", "--gmm.no-vary"), toy_spec(size=(128, 128), labels=2))
+    method = Gmm(options("--model", "gmm", "--gmm.blur", "1.0", "--gmm.no-vary"), toy_spec(size=(128, 128), labels=2))
     set_prior(method, mean=127.5, std=12.75, spread=0.0)
     batch = Batch(torch.ones(1, 128, 128, dtype=torch.long), None, ["a"], ["p"], [0])
     assert method.synthesize(batch, [SampleRandom.of(0, "a", 0)]).std().item() == pytest.approx(0.1, rel=0.05)
@@ -418,7 +420,7 @@ def test_gmm_prior_is_over_subjects() -> None:
 
 
 def test_gmm_style_is_shared_by_a_case_and_grain_is_not() -> None:
-    method = Gmm(options("--gmm.blur", "0"), toy_spec(labels=2))
+    method = Gmm(options("--model", "gmm", "--gmm.blur", "0"), toy_spec(labels=2))
     set_prior(method, mean=127.5, std=0.0, spread=25.0)
     batch = Batch(torch.ones(3, 32, 32, dtype=torch.long), None, ["a", "a", "b"], ["a", "a", "b"], [0, 1, 0])
     out = method.synthesize(batch, [SampleRandom.of(0, c, i) for c, i in (("a", 0), ("a", 1), ("b", 0))])
@@ -430,7 +432,7 @@ def test_gmm_style_is_shared_by_a_case_and_grain_is_not() -> None:
 
 
 def test_gmm_gives_unseen_labels_the_mean_of_the_others_and_says_so() -> None:
-    method = Gmm(options("--gmm.blur", "0"), toy_spec(labels=4))
+    method = Gmm(options("--model", "gmm", "--gmm.blur", "0"), toy_spec(labels=4))
     label = torch.zeros(1, 32, 32, dtype=torch.long)
     label[0, :8], label[0, 8:16] = 1, 2
     image = torch.where(label == 1, -0.2, torch.where(label == 2, 0.6, -1.0))[:, None]
@@ -464,7 +466,7 @@ def test_gmm_draws_tissues_together_where_the_covariance_is_asked_for() -> None:
     names = ["a", "b", "c", "d"]
     gaps = {}
     for flag in ("--gmm.covariance", "--gmm.no-covariance"):
-        method = Gmm(options("--gmm.blur", "0", flag), spec)
+        method = Gmm(options("--model", "gmm", "--gmm.blur", "0", flag), spec)
         method.fit([Batch(label, image, names, names, [0] * 4)])
         out = method.synthesize(Batch(label, None, names, names, [0] * 4), [SampleRandom.of(1, n, 0) for n in names])
         gaps[flag] = [(out[i, 0, 18, 5] - out[i, 0, 3, 5]).item() for i in range(4)]
@@ -473,7 +475,7 @@ def test_gmm_draws_tissues_together_where_the_covariance_is_asked_for() -> None:
 
 
 def test_gmm_with_random_priors_learns_nothing_and_still_paints_pairs() -> None:
-    method = Gmm(options("--gmm.preset", "synthseg"), toy_spec(labels=3, channels=2))
+    method = Gmm(options("--model", "gmm", "--gmm.preset", "synthseg"), toy_spec(labels=3, channels=2))
     method.fit(iter(()))
     label = torch.zeros(1, 32, 32, dtype=torch.long)
     label[0, 8:24, 8:24] = 1

@@ -9,18 +9,18 @@ import torch
 from monai.losses import DiceCELoss
 from torch import Tensor
 
-from config import Config, segmenter_preset
+from config import Config, starting_values
 from models.base import Batch, seeded_generator
 from models.segmenter.dropout import give_streams, with_image_dropout
 from models.segmenter.method import Segmenter, build_network
-from models.segmenter.options import SegmenterConfig, check_segmenter, fetalsynthseg_segmenter, synthseg_segmenter
+from models.segmenter.options import SegmenterConfig, check_segmenter
 from tests.toy import toy_spec
 
 TINY = SegmenterConfig(network="basic", features=(4, 4, 4, 4, 4), patch=(32,))
 
 
 def config(o: SegmenterConfig = TINY, **values: object) -> Config:
-    return replace(segmenter_preset("small"), name="x", dataroot=Path("x"), segmenter=o, **values)
+    return replace(starting_values("segmenter"), name="x", dataroot=Path("x"), segmenter=o, **values)
 
 
 def method(o: SegmenterConfig = TINY, labels: int = 3, **values: object) -> Segmenter:
@@ -89,17 +89,17 @@ def kernels(net: torch.nn.Module) -> list[tuple[int, int]]:
 
 
 def test_presets_are_the_published_networks() -> None:
-    fetal = build_network(fetalsynthseg_segmenter(), 1, 8)
+    fetal = build_network(starting_values("segmenter", "fetalsynthseg").segmenter, 1, 8)
     assert kernels(fetal)[0] == (1, 32)
     assert {out for _, out in kernels(fetal)} == {32, 64, 128, 256, 512, 8}
     assert sum(isinstance(m, torch.nn.modules.dropout._DropoutNd) and m.p == 0.1 for m in fetal.modules()) > 0
     assert any(isinstance(m, torch.nn.InstanceNorm3d) for m in fetal.modules())
-    synthseg = build_network(synthseg_segmenter(), 1, 4)
+    synthseg = build_network(starting_values("segmenter", "synthseg").segmenter, 1, 4)
     assert {24, 48, 96, 192, 384} <= {out for _, out in kernels(synthseg)}
     assert any(isinstance(m, torch.nn.ELU) for m in synthseg.modules())
     assert any(isinstance(m, torch.nn.BatchNorm3d) for m in synthseg.modules())
     for name in ("fetalsynthseg", "synthseg"):
-        preset = segmenter_preset(name)
+        preset = starting_values("segmenter", name)
         check_segmenter(preset.segmenter)
         assert (preset.batch_size, preset.segmenter.lr, preset.gmm.priors) == (1, 1e-4, "random")
 

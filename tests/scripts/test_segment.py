@@ -14,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from config import Config, segmenter_preset
+from config import Config, starting_values
 from dataloaders.io.intensity import robust_unit, shown
 from dataloaders.io.spec import DataSpec
 from dataloaders.segmentation_task import SHOWN
@@ -49,7 +49,7 @@ class Position:
 
 def config(**values: object) -> Config:
     o = replace(SegmenterConfig(features=(4, 4, 4, 4, 4), patch=(16,)), **values)  # type: ignore[arg-type]
-    return replace(segmenter_preset("small"), name="x", dataroot=Path("x"), segmenter=o)
+    return replace(starting_values("segmenter"), name="x", dataroot=Path("x"), segmenter=o)
 
 
 def spec(mm: tuple[float, float, float] = (1.0, 1.0, 1.0), axis: str = "axial") -> DataSpec:

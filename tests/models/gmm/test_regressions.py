@@ -112,10 +112,10 @@ def test_priors_on_another_scale_than_the_data_are_refused() -> None:
     hounsfield = replace(spec, channels=(replace(spec.channels[0], unit="HU"),))
     arbitrary = replace(spec, channels=(replace(spec.channels[0], unit="a.u."),))
     with pytest.raises(ValueError, match="estimate them with --window LOW HIGH"):
-        Gmm(config.parse_train(given), hounsfield).take_file("priors", data | {"scale": {"percentiles": [2, 98]}})
-    Gmm(config.parse_train(given), hounsfield).take_file("priors", data | {"scale": {"window": [-1024, 3071]}})
+        Gmm(config.parse_train(given), hounsfield).load_priors(data | {"scale": {"percentiles": [2, 98]}})
+    Gmm(config.parse_train(given), hounsfield).load_priors(data | {"scale": {"window": [-1024, 3071]}})
     with pytest.raises(ValueError, match="estimate them with percentiles"):
-        Gmm(config.parse_train(given), arbitrary).take_file("priors", data | {"scale": {"window": [0, 9]}})
+        Gmm(config.parse_train(given), arbitrary).load_priors(data | {"scale": {"window": [0, 9]}})
 
 
 def test_numpy_numbers_and_lists_are_as_good_as_pythons() -> None:

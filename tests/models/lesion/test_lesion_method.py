@@ -8,13 +8,13 @@ from typing import Any
 import pytest
 import torch
 
-from config import Config
+from config import Config, starting_values
 from dataloaders.io.spec import Channel, DataSpec, Label
 from models import build_method
 from models.base import Batch, SampleRandom, seeded_generator
 from models.lesion.conditions import dilated
 from models.lesion.method import LesionUnet
-from models.lesion.options import LesionConfig, salem2019
+from models.lesion.options import LesionConfig
 
 NAMES = ("background", "csf", "grey_matter", "white_matter", "lesion")
 LESION = 4
@@ -133,7 +133,8 @@ def test_it_learns_lesions(options: dict[str, Any]) -> None:
 
 
 def test_losses_are_the_published_ones_in_the_published_preset() -> None:
-    method = method_of(**{key: getattr(salem2019(), key) for key in ("levels", "everywhere", "residual", "sampling")})
+    published = starting_values("lesion", "salem2019").lesion
+    method = method_of(**{key: getattr(published, key) for key in ("levels", "everywhere", "residual", "sampling")})
     assert method.net.encoders[0].c1.wide.in_channels == 9  # filled image and eight bands, no mask
     assert set(method.losses(batch_of())) == {"fused", "alone", "variance"}
 

@@ -1,0 +1,153 @@
+"""What every method has beside its networks: data, a judge, a test, words on it. The loop and the commands know no other."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+import torch
+
+from config import Config, TestConfig
+from dataloaders.io.files import check_name
+from dataloaders.io.manifest import Manifest
+from dataloaders.io.spec import DataSpec
+from dataloaders.io.weights import locate
+from models import load_class
+from models.base import Method
+
+if TYPE_CHECKING:
+    from dataloaders.patches import PatchLoader
+    from dataloaders.slices import SliceLoader
+    from engine.trained import TrainedRun
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """Metrics of one validation, and the one that chooses the best weights: name, value, and whether higher is better."""
+
+    metrics: Mapping[str, float | None]
+    name: str
+    value: float
+    higher: bool = False
+
+    @property
+    def loss(self) -> float:
+        """The value as a number of which less is better."""
+        return -self.value if self.higher else self.value
+
+
+class Judge(Protocol):
+    """Chosen once for a run. patience: evaluations without a better one after which it stops, 0 for never."""
+
+    patience: int
+
+    def evaluate(self, images: int) -> Verdict | None:
+        """Validate the method as it is after so many images; None where there is nothing to validate on."""
+        ...
+
+    def preview(self, path: Path) -> None:
+        """Write one picture, if there is anything to show."""
+        ...
+
+
+class SplitTest(Protocol):
+    """A split of a data set and a trained run that goes with it. ValueError of its making where it does not.
+
+    folder: name of the results folder; made_from: what its content depends on beside weights, data and split.
+    """
+
+    data: Manifest
+    folder: str
+    made_from: dict[str, Any]
+
+    def write(self, out: Path, provenance: dict[str, Any]) -> None:
+        """Synthesise, or segment, the split into the results folder `out`, which is whole or absent."""
+        ...
+
+    def evaluate(self, out: Path) -> None:
+        """Metrics of the results folder, to files and to the console."""
+        ...
+
+
+class Workflow(ABC):
+    """Made of the options of a run, before anything is read. config: those options, completed by `read`.
+
+    data: what is trained on, after `read`. metrics_needed: whether --metrics name what the judge computes.
+    instead_of_labels: command that does with {name} what test.py --labels cannot, "" where it can.
+    usage, limits: lines of the model card.
+    """
+
+    data: Manifest
+    metrics_needed = True
+    instead_of_labels = ""
+    usage = ""
+    limits: tuple[str, ...] = ()
+
+    def __init__(self, config: Config) -> None:
+        self.config = config
+
+    @property
+    def paints_labels(self) -> bool:
+        """Whether the method makes images of label maps alone."""
+        return not self.instead_of_labels
+
+    def check_start(self) -> None:
+        """What can be refused at once, before any data are read: the name, metrics, pretrained weights not there.
+
+        ValueError or MissingWeights.
+        """
+        check_name(self.config.name, "--name")
+        if self.metrics_needed and self.config.metrics != "none":
+            from evaluation import check_metrics  # seconds to import
+
+            check_metrics(self.config.metrics, self.config.weights)
+        for key in self.pretrained():
+            locate(key, self.config.weights)
+
+    def pretrained(self) -> list[str]:
+        """Keys of the pretrained weight files that training needs."""
+        return []
+
+    def sources(self) -> dict[str, Path]:
+        """Flag -> folder or file beside --dataroot that the training depends on."""
+        return {}
+
+    @abstractmethod
+    def read(self) -> None:
+        """Find the data. ValueError naming the flag where folders and options do not fit."""
+
+    @abstractmethod
+    def overview(self) -> list[str]:
+        """What was found, in lines."""
+
+    def advice(self, images: int, device: torch.device) -> list[str]:
+        """Lines on what a training of so many images will cost, where there is anything to be said before it begins."""
+        return []
+
+    @abstractmethod
+    def loader(self) -> SliceLoader | PatchLoader:
+        """Batches of the training split."""
+
+    def equip(self, method: Method) -> None:  # noqa: B027 (most methods need nothing)
+        """Give a new method what it needs from disk beside its data. MissingWeights, or ValueError where it does not fit."""
+
+    @abstractmethod
+    def judge(self, method: Method, folder: Path, device: torch.device) -> Judge:
+        """After `loader`; folder: of the run."""
+
+    @abstractmethod
+    def test(self, config: TestConfig, run: TrainedRun) -> SplitTest:
+        """How test.py tests a run of this method."""
+
+    @abstractmethod
+    def purpose(self, spec: DataSpec) -> dict[str, str]:
+        """What goes in, what comes out, and on which grid; for the model card."""
+
+
+def workflow_of(config: Config) -> Workflow:
+    """The workflow of the method that the options name."""
+    made: Workflow = load_class(config.method.workflow)(config)
+    return made

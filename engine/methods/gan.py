@@ -1,0 +1,121 @@
+"""The adversarial methods: slices of pairs, or for OASIS labels and images of which none belong together."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+
+from dataloaders.folder import load_manifest
+from dataloaders.io.weights import load_state, resolve
+from dataloaders.overview import counted, grid
+from dataloaders.slices import SliceDataset, SliceLoader
+from dataloaders.unpaired import UnpairedLoader, other_scale, unpaired_manifest
+from engine.device import machine_memory_gb
+from engine.methods.synthesis import SynthesisWorkflow
+from engine.pace import rate_words
+from models.base import Method
+from models.gan.adversarial import Gan
+
+VGG = "vgg19"
+PUBLISHED_WIDTH = 64  # channels_G
+# Of docs/benchmarks.md, for 256² at published width on a CPU: seconds of one core per image, and GB per image and apart.
+CORE_SECONDS, PLAIN_CORE_SECONDS = 11.0, 27.0
+IMAGE_GB, FIXED_GB = 2.9, 2.4
+
+
+class GanWorkflow(SynthesisWorkflow):
+    """SPADE, and what OASIS shares with it."""
+
+    @property
+    def neighbours(self) -> int:  # type: ignore[override]
+        """Label slices on each side that the generator sees too."""
+        found: int = self.config.own.neighbours
+        return found
+
+    def pretrained(self) -> list[str]:
+        """VGG19 for the perceptual loss."""
+        return [VGG] if self.config.own.lambda_vgg > 0 else []
+
+    def equip(self, method: Method) -> None:
+        """Pretrained weights."""
+        assert isinstance(method, Gan)
+        for key in self.pretrained():
+            method.load_pretrained(load_state(resolve(key, self.config.weights)))
+
+    def advice(self, images: int, device: torch.device) -> list[str]:
+        """What to expect of networks of published width on a CPU, and what is for such machines; nothing for others."""
+        if device.type != "cpu" or self.config.own.channels_G < PUBLISHED_WIDTH:
+            return []
+        height, width = self.data.spec.size
+        threads, share = torch.get_num_threads(), height * width / 256**2
+        seconds = (CORE_SECONDS if self.config.tuned else PLAIN_CORE_SECONDS) * share / threads
+        memory = FIXED_GB + IMAGE_GB * share * self.config.batch_size
+        return [
+            f"networks of published width are for GPUs: on this CPU ({counted(threads, 'thread')}) expect roughly "
+            f"{rate_words(1 / seconds, images)}, and {memory:.0f} GB of memory (of {machine_memory_gb():.0f} GB here)",
+            "for such machines: --preset demo (minutes on two cores), or small (a night)",
+        ]
+
+    def loader(self) -> SliceLoader:
+        """The training slices; ValueError where a 2.5-D generator has none with neighbours."""
+        if self.neighbours and all(len(case.slices) == 1 for case in self.data.split("train")):
+            raise ValueError(
+                f"--{self.config.model}.neighbours {self.neighbours}: no training case in {self.config.dataroot} has "
+                "more than one slice"
+            )
+        return super().loader()
+
+
+class OasisWorkflow(GanWorkflow):
+    """Unpaired, --dataroot gives the label maps and --oasis.images_from the images."""
+
+    @property
+    def unpaired(self) -> bool:  # type: ignore[override]
+        """Whether labels and images do not belong together."""
+        return self.config.oasis.unpaired
+
+    @property
+    def metrics_needed(self) -> bool:  # type: ignore[override]
+        """Nothing is compared without pairs, but names are checked."""
+        return not (self.unpaired and self.config.metrics == "auto")
+
+    def sources(self) -> dict[str, Path]:
+        """The folder of the images."""
+        given = self.config.oasis.images_from if self.unpaired else None
+        return {"--oasis.images_from": given} if given is not None else {}
+
+    @property
+    def images_from(self) -> Path:
+        """Folder whose training images are imitated."""
+        return self.config.oasis.images_from or self.config.dataroot
+
+    def read(self) -> None:
+        """Pairs, or label maps and images."""
+        if not self.unpaired:
+            return super().read()
+        labels = self.read_labels()
+        try:
+            self.images = load_manifest(self.images_from, histograms=False)
+        except (ValueError, OSError) as error:
+            raise ValueError(str(error).replace("--dataroot", "--oasis.images_from")) from None
+        self.images.refuse_bare(self.images_from, "train", "image")
+        self.data = unpaired_manifest(labels, self.images)
+        return None
+
+    def overview(self) -> list[str]:
+        """What was found, in lines."""
+        lines = super().overview()
+        if self.unpaired:
+            slices = sum(len(case.slices) for case in self.images.split("train"))
+            what = f"images to imitate, unpaired: {slices:,} training slices of {self.images_from}"
+            lines += [f"{what}; {grid(self.images.spec)}", *other_scale(self.data.spec, self.images.spec)]
+        return lines
+
+    def training_loader(self) -> SliceLoader:
+        """Pairs, or label maps with images in an order of their own."""
+        if not self.unpaired:
+            return super().training_loader()
+        c = self.config
+        images = SliceDataset(self.images_from, self.images, "train", c.flip, c.seed, c.cache_gb, read="images")
+        return UnpairedLoader(self.training_slices("labels"), images, c.batch_size, c.seed, c.num_workers)

@@ -1,0 +1,30 @@
+"""The lesion generator: slices with their copies without lesions."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from config import TestConfig
+from dataloaders.io.manifest import Manifest
+from dataloaders.io.spec import DataSpec
+from dataloaders.lesions.loading import lesion_loaders, lesion_test_loader
+from dataloaders.slices import SliceLoader
+from engine.methods.synthesis import SynthesisWorkflow
+
+
+class LesionWorkflow(SynthesisWorkflow):
+    """Scans without lesions and lesion masks to scans with lesions."""
+
+    histograms = True  # they tell which slices show lesions
+    source = "scans without lesions and lesion masks"
+    usage = ""
+    instead_of_labels = "paints lesions into images: python scripts/add_lesions.py --name {name} --input SCANS …"
+
+    def loader(self) -> SliceLoader:
+        """Slices, or stacks of them, that show lesions."""
+        loader, self.val_loader = lesion_loaders(self.config, self.data)
+        return loader
+
+    def test_loader(self, root: Path, data: Manifest, config: TestConfig, spec: DataSpec) -> SliceLoader:
+        """All slices of a split, or whole cases for a network of volumes."""
+        return lesion_test_loader(self.config.lesion, root, data, config.phase, config.batch_size)

@@ -1,0 +1,156 @@
+"""Images to labels: what a segmenter is trained on, what judges it, and how test.py tests it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from config import Config, TestConfig
+from dataloaders.case_volumes import CaseVolume, channel_numbers
+from dataloaders.folder import load_manifest
+from dataloaders.io.files import check_name, whole_folder
+from dataloaders.io.manifest import Manifest
+from dataloaders.io.progress import tracked
+from dataloaders.io.spec import DataSpec
+from dataloaders.labelmaps.classes import ras_spacing
+from dataloaders.patches import ACROSS, PatchLoader
+from dataloaders.segmentation_task import SegmentationTask
+from engine.methods.base import Judge, SplitTest, Verdict, Workflow
+from engine.preview import save_label_preview
+from engine.segmentation import Predictor, predict_split
+from engine.trained import TrainedRun
+from evaluation.metrics.segmentation import dice, mean_over_cases
+from evaluation.segmentation_results import evaluate_segmentation, segmentation_table
+from models.base import Method
+from models.segmenter.method import Segmenter
+
+PREVIEW_ROWS = 6
+
+
+class SegmenterWorkflow(Workflow):
+    """Real scans, synthetic ones made on the fly, or both. config: with the classes written out, after `read`."""
+
+    metrics_needed = False  # it is judged by its Dice
+    instead_of_labels = (
+        "turns images into labels: python scripts/segment.py --checkpoint RUN --input SCANS --output DIR"
+    )
+    usage = "python scripts/segment.py --checkpoint <this folder> --i <scans> --o <labels>"
+    limits = (
+        "Not for diagnosis. Scanners, protocols, ages and diseases that the training data do not show were not tested; the",
+        "scores above are of the training data's own validation split.",
+    )
+
+    def sources(self) -> dict[str, Path]:
+        """What it learns from beside --dataroot; seeds go with their label maps."""
+        o = self.config.segmenter
+        sources = {"--segmenter.label_maps": o.label_maps, "--segmenter.lesions": o.lesions}
+        for path in o.results:  # results/a/best and results/b/best are two
+            flag = f"--segmenter.results {path.name}"
+            sources[f"{flag} ({len(sources) - 1})" if flag in sources else flag] = path
+        return {flag: path for flag, path in sources.items() if path is not None}
+
+    def read(self) -> None:
+        """See `SegmentationTask`."""
+        self.task = SegmentationTask(self.config)
+        self.config, self.data = self.task.config, self.task.data
+
+    def overview(self) -> list[str]:
+        """What was found, in lines."""
+        return self.task.overview()
+
+    def loader(self) -> PatchLoader:
+        """The training patches."""
+        return self.task.loader()
+
+    def judge(self, method: Method, folder: Path, device: torch.device) -> Judge:
+        """Its validation scans are read now."""
+        return SegmentationJudge(self.config, method, self.task.validation(), device)
+
+    def test(self, config: TestConfig, run: TrainedRun) -> SplitTest:
+        """See `SplitSegmentation`."""
+        return SplitSegmentation(config, run)
+
+    def purpose(self, spec: DataSpec) -> dict[str, str]:
+        """What goes in, what comes out, and on which grid."""
+        o = self.config.segmenter
+        images = " and ".join(f"{channel.name} ({channel.unit})" for channel in spec.channels)
+        patch = " x ".join(map(str, o.spatial_patch))
+        return {"Makes": f"label maps from {images}", "Patches": f"{o.dims}-D, {patch} voxels"}
+
+
+class SegmentationJudge:
+    """Images to labels: Dice of whole validation scans on the network's grid, best by its mean over labels."""
+
+    def __init__(self, config: Config, method: Any, scans: Sequence[CaseVolume], device: torch.device) -> None:
+        self.patience = config.segmenter.patience
+        self.spec, self.scans = method.spec, list(scans)
+        self.predictor = Predictor(method, config, device)
+
+    def evaluate(self, images: int) -> Verdict | None:
+        """Dice by label with nnU-Net's rules for absent labels (`evaluation.metrics.segmentation`), then their mean."""
+        del images
+        if not self.scans:
+            return None
+        names = {label.id: label.name for label in self.spec.labels if label.id}
+        scores = [dice(scan.label, self.predictor.label(scan.image), names) for scan in tracked(self.scans, "validate")]
+        found = mean_over_cases(scores)
+        values = {"dice": found.mean} | {f"dice/{names[i]}": value for i, value in found.per_label.items()}
+        metrics = {name: value if math.isfinite(value) else None for name, value in values.items()}
+        mean = found.mean if math.isfinite(found.mean) else 0.0
+        return Verdict(metrics, "dice", mean, higher=True)
+
+    def preview(self, path: Path) -> None:
+        """Rows of image | truth | prediction, the slice with most foreground of each of the first scans."""
+        rows = []
+        across = ACROSS[self.predictor.o.axis]
+        for scan in self.scans[:PREVIEW_ROWS]:
+            other = tuple(axis for axis in range(3) if axis != across)
+            index = int(np.count_nonzero(scan.label, axis=other).argmax())
+            predicted = self.predictor.label(scan.image)
+            planes = [np.take(volume, index, across) for volume in (scan.image[0], scan.label, predicted)]
+            rows.append(tuple(plane.T[::-1, ::-1] for plane in planes))  # as displayed
+        if rows:
+            save_label_preview(path, rows, self.spec.num_labels)
+
+
+class SplitSegmentation:
+    """The images of a split of --dataroot to label maps in the sources' geometry, with Dice, HD95 and volumes."""
+
+    def __init__(self, config: TestConfig, run: TrainedRun) -> None:
+        assert config.dataroot is not None
+        self.config, self.run, self.root = config, run, config.dataroot
+        self.data = load_manifest(self.root, patient_regex=config.patient_regex)
+        self.cases = [case for case in self.data.split(config.phase) if any(item.images for item in case.slices)]
+        if not self.cases:
+            raise ValueError(f"{self.root}: the split {config.phase!r} has no images to segment")
+        self.data.refuse_bare(self.root, config.phase, "label map")
+        inputs = config.inputs or tuple(channel.name for channel in run.spec.channels)
+        if not config.inputs and len(self.data.spec.channels) == run.spec.num_channels:
+            inputs = ()  # as many as there are: no names needed
+        self.channels = channel_numbers(self.data.spec, inputs, run.spec.num_channels, "--inputs")
+        names = [self.data.spec.channels[channel].name for channel in self.channels]
+        folder = config.ckpt_iter if not config.inputs else f"{config.ckpt_iter}-{'-'.join(names)}"
+        self.folder = check_name(folder, "results folder")
+        self.made_from: dict[str, Any] = {"inputs": names}
+
+    def write(self, out: Path, provenance: dict[str, Any]) -> None:
+        """Predicted and true label maps, and the manifest."""
+        method, device = self.run.method(self.config.gpu_ids)
+        assert isinstance(method, Segmenter)
+        predictor, spec = Predictor(method, self.run.config, device), self.run.spec
+        with whole_folder(out) as staging:
+            found, seconds = predict_split(
+                predictor, self.root, self.data, self.cases, self.channels, ras_spacing(spec), staging
+            )
+            facts = {**provenance, "kind": "segmentation", **self.made_from, "seconds_per_case": round(seconds, 3)}
+            Manifest(replace(self.data.spec, labels=spec.labels), tuple(found), facts).save(staging)
+
+    def evaluate(self, out: Path) -> None:
+        """Dice, HD95 and volumes."""
+        print(segmentation_table(evaluate_segmentation(out, progress=True)))

@@ -1,0 +1,92 @@
+"""A trained run as it is read again: to test it, to give it away, to use its method in other commands."""
+
+from __future__ import annotations
+
+import functools
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from config import Config, from_dict, without_paths
+from dataloaders.io.files import check_name
+from dataloaders.io.intensity import Window
+from dataloaders.io.manifest import Manifest
+from dataloaders.io.nifti import file_sha256
+from dataloaders.io.spec import DataSpec
+from engine import device
+from engine.checkpoint import Weights, load_weights, weights_path
+from models import build_method
+from models.base import Method
+
+
+@dataclass(frozen=True)
+class TrainedRun:
+    """Weights called `which` of a run folder, with the options and the spec that they were trained with."""
+
+    folder: Path
+    which: str
+    weights: Weights
+    config: Config
+    spec: DataSpec
+
+    @classmethod
+    def load(cls, checkpoints_dir: Path, name: str, which: str) -> TrainedRun:
+        """The run called `name`. ValueError where there is none, CheckpointError where there are no such weights."""
+        folder = checkpoints_dir / check_name(name, "--name")
+        if not folder.is_dir():
+            raise ValueError(f"--name {name}: no such run in {checkpoints_dir}")
+        return cls.of(folder, which)
+
+    @classmethod
+    def of(cls, folder: Path, which: str) -> TrainedRun:
+        """That of a folder."""
+        weights = load_weights(folder, which)
+        return cls(folder, which, weights, from_dict(weights.config), DataSpec.from_dict(weights.spec))
+
+    @functools.cached_property
+    def sha256(self) -> str:
+        """Of the weight file."""
+        return file_sha256(weights_path(self.folder, self.which))
+
+    def method(self, gpu_ids: str, flag: str = "--gpu_ids") -> tuple[Method, torch.device]:
+        """The method with its weights, on the device that `gpu_ids` names."""
+        target = device.select_device(gpu_ids, flag=flag)
+        if self.config.tuned and target.type == "cpu":
+            device.keep_freed_memory()
+        method = build_method(self.config, self.spec).to(target).eval()
+        method.load_release(self.weights.tensors)
+        return method, target
+
+    def windows(self) -> tuple[Window, ...]:
+        """Typical windows of the run's images, one per channel, for label maps that have no scan of their own.
+
+        Weights of earlier versions do not hold them; the training data do, where they are still there and unchanged.
+        ValueError where they are not.
+        """
+        if self.weights.windows:
+            return tuple(Window(*window) for window in self.weights.windows)
+        from dataloaders.unpaired import typical_windows
+
+        try:
+            data = Manifest.load(self.config.dataroot, histograms=False)
+            if data.spec == self.spec:
+                return typical_windows(data)
+        except (ValueError, OSError):  # moved, or prepared anew
+            pass
+        raise ValueError(
+            f"the weights of {self.config.name!r}, of an earlier version, do not say which units its images had, and its "
+            f"training data {self.config.dataroot} are not there as they were; train a little further, which writes the "
+            "weights anew"
+        )
+
+    def about(self) -> dict[str, Any]:
+        """What results and volumes say of the run that made them, without paths."""
+        return {
+            "name": self.folder.name,
+            "method": self.config.model,
+            "checkpoint": self.which,
+            "images_seen": self.weights.images,
+            "config": without_paths(self.config),
+        }
