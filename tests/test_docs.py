@@ -1,0 +1,69 @@
+"""What README and docs name is there: paths, and the flags of every command that they show."""
+
+from __future__ import annotations
+
+import re
+from functools import cache
+from pathlib import Path
+
+import pytest
+
+from tests.launch import ROOT
+from tests.test_end_to_end import call
+
+PAGES = [ROOT / "README.md", *sorted(ROOT.glob("docs/*.md")), *[p for p in [ROOT / "CONTRIBUTING.md"] if p.exists()]]
+COMMAND = re.compile(r"(?:python |sbatch .*?|batch_array\.sh )((?:scripts/|benchmarks/)?\w+\.py)(.*)")
+METHODS = ("oasis", "spade", "gmm", "lesion", "segmenter")
+
+
+def commands(page: Path) -> list[tuple[str, str]]:
+    """(script, what follows) of each command in the page's code blocks."""
+    found = []
+    for block in re.findall(r"```\w*\n(.*?)```", page.read_text(encoding="utf-8"), re.DOTALL):
+        for line in block.replace("\\\n", " ").splitlines():
+            if match := COMMAND.search(line.partition(" #")[0]):
+                found.append((match[1], match[2]))
+    return found
+
+
+@cache
+def flags(script: str, model: str = "") -> set[str]:
+    """Flags that the command's --help lists, with underscores."""
+    words = ["--model", model] if model else ["run"] if script == "scripts/pipeline.py" else []
+    text = call(script, *words, "--help").stdout
+    return {flag.replace("-", "_").replace("__", "--", 1) for flag in re.findall(r"--[a-z][\w.-]*", text)}
+
+
+def known(script: str, words: str) -> set[str]:
+    if script != "train.py":
+        return flags(script)
+    model = re.search(r"--model[ =](\w+)", words)
+    return flags(script, model[1] if model else "oasis") | {"--no_" + f[2:] for f in flags(script)}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_flags_of_commands_exist(page: Path) -> None:
+    unknown = []
+    for script, rest in commands(page):
+        assert (ROOT / script).is_file(), f"{page.name}: {script}"
+        own, _, training = rest.partition(" -- ")
+        for command, words in ((script, own), ("train.py", training)):
+            given = {
+                flag.replace("-", "_").replace("__", "--", 1) for flag in re.findall(r"(?<!\S)--[a-z][\w.-]*", words)
+            }
+            unknown += [f"{command} {flag}" for flag in given - known(command, words)] if given else []
+    assert not unknown, f"{page.name}: {', '.join(sorted(unknown))}"
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_paths_exist(page: Path) -> None:
+    text = page.read_text(encoding="utf-8")
+    named = set(re.findall(r"`((?:[\w.-]+/)+[\w.-]+\.(?:py|md|sh|toml|tsv))`", text))
+    named |= set(re.findall(r"\]\(([^)#:\s]+)\)", text))
+    ours = {
+        path
+        for path in named
+        if path.partition("/")[0] in {p.name for p in ROOT.iterdir()} or path.startswith("images")
+    }
+    lacking = [path for path in ours if not (ROOT / path).exists() and not (page.parent / path).exists()]
+    assert not lacking, f"{page.name}: {', '.join(sorted(lacking))}"
