@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -118,3 +119,9 @@ def _write_log(path: Path) -> None:
         records.append({"kind": "train", "images": 100 * step, "step": step, "losses": losses})
         records.append({"kind": "eval", "images": 100 * step, "metrics": {"wasserstein": 0.1 / step}})
     path.write_text("".join(json.dumps(record) + "\n" for record in records), encoding="utf-8")
+
+
+def good_and_bad(root: Path, **options: Any) -> list[Path]:
+    """Results of a better and a worse method on the same slices, in the folders that test.py would choose."""
+    good = write_results(root / "good" / "best", noisy(0.02), name="good", log=True, **options)
+    return [good, write_results(root / "bad" / "best", noisy(0.2), name="bad", method="gmm", **options)]

@@ -3,110 +3,40 @@
 from __future__ import annotations
 
 import json
+import shutil
 import sys
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from dataloaders.io.manifest import Manifest
-from evaluation.compare import find_results, load_entrants, metric_rows
+from dataloaders.io.manifest import Case, Manifest
+from evaluation.compare import Row, find_results, load_entrants, metric_rows
 from evaluation.report.numbers import to_json
 from evaluation.report.words import verdict
-from tests.toy_results import identity, noisy, write_results
+from tests.toy_results import good_and_bad, identity, noisy, write_results
+
+pytestmark = pytest.mark.usefixtures("no_weights")
 
 
-@pytest.fixture(autouse=True)
-def _no_weights(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "empty"))
-    monkeypatch.delenv("MEDSIS_WEIGHTS", raising=False)
+@pytest.fixture(scope="module")
+def scored(no_weights: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two patients, two methods; not to be changed."""
+    root = tmp_path_factory.mktemp("scored")
+    load_entrants(good_and_bad(root))
+    return root
 
 
-def pair(root: Path, patients: int = 2, **options: object) -> list[Path]:
-    """Results of a better and a worse method on the same slices, in the folders that test.py would choose."""
-    good = write_results(root / "good" / "best", noisy(0.02), name="good", patients=patients, log=True, **options)  # type: ignore[arg-type]
-    bad = write_results(root / "bad" / "best", noisy(0.2), name="bad", method="gmm", patients=patients, **options)  # type: ignore[arg-type]
-    return [good, bad]
+@pytest.fixture
+def folders(scored: Path, tmp_path: Path) -> list[Path]:
+    """A copy of it."""
+    return [Path(shutil.copytree(scored / name, tmp_path / name)) / "best" for name in ("good", "bad")]
 
 
-def test_the_newest_results_inside_are_found(tmp_path: Path) -> None:
-    good, _ = pair(tmp_path)
-    assert find_results(good) == good
-    assert find_results(tmp_path / "good") == good
-    with pytest.raises(ValueError, match="no results here"):
-        find_results(tmp_path / "nowhere")
-
-
-def test_metrics_are_computed_where_missing(tmp_path: Path) -> None:
-    entrants = load_entrants(pair(tmp_path))
-    assert [entrant.name for entrant in entrants] == ["good", "bad"]
-    assert (tmp_path / "good" / "best" / "metrics.json").is_file()
-
-
-def test_the_better_method_is_marked_on_every_metric_with_a_direction(tmp_path: Path) -> None:
-    entrants = load_entrants(pair(tmp_path))
-    rows = metric_rows(entrants)
-    compared = [row for row in rows if row.better and row.entries[0]["value"] is not None]
-    tied = [row for row in compared if row.entries[0]["value"] == row.entries[1]["value"]]
-    assert {row.best for row in compared if row not in tied} == {0}
-    shares = ("precision", "recall", "density", "coverage")  # of few slices, so often 0 or 1 for both
-    assert all(row.metric.endswith(shares) for row in tied)
-    assert all(row.best is None for row in rows if row.entries[0]["value"] is None)
-    text = " ".join(verdict(entrants, rows))
-    assert "2 patients" in text
-    assert "no interval" in text
-
-
-def test_ties_have_no_best(tmp_path: Path) -> None:
-    same = [write_results(tmp_path / name, identity, name=name) for name in ("a", "b")]
-    assert all(row.best is None for row in metric_rows(load_entrants(same)))
-
-
-def test_without_a_direction_nobody_is_best(tmp_path: Path) -> None:
-    """A high slice jump ratio is flicker and a low one blur along z: shown, but never marked, counted or tested."""
-    entrants = load_entrants(pair(tmp_path, patients=6, slices=3))
-    rows = metric_rows(entrants)
-    (row,) = (row for row in rows if row.key == "slice_jump_ratio/CT")
-    good, bad = (entry["value"] for entry in row.entries if entry is not None)
-    assert 1 < good < bad
-    assert (row.better, row.best, row.runner_up, row.difference, row.clear) == (None, None, None, None, False)
-    assert to_json(entrants, rows)["metrics"]["slice_jump_ratio/CT"]["best"] is None
-    text = " ".join(verdict(entrants, rows))
-    assert (
-        "Texture, borders and continuity: good is best on all 4 measures." in text
-    )  # two channels, error and spectrum
-    assert "Slice jump relative to real" not in text
-
-
-def test_clear_differences_over_patients_are_called_so(tmp_path: Path) -> None:
-    entrants = load_entrants(pair(tmp_path, patients=6, slices=2))
-    rows = metric_rows(entrants)
-    assert any(row.clear for row in rows)
-    text = " ".join(verdict(entrants, rows))
-    assert "intervals" in text
-    assert "sign-flip test over patients gives p < 0.05 for" in text
-    difference = to_json(entrants, rows)["metrics"]["mae/CT"]["difference"]
-    assert difference["patients"] == 6
-    assert difference["p"] == 2 / 2**6  # better for all six: only the all-or-none flips are as extreme
-    assert difference["ci95"][1] < 0
-
-
-def test_different_slices_are_refused_with_the_difference(tmp_path: Path) -> None:
-    good, bad = pair(tmp_path)
-    manifest = Manifest.load(bad)
-    first, *others = manifest.cases
-    replace(manifest, cases=(replace(first, slices=first.slices[1:]), *others)).save(bad)
-    with pytest.raises(ValueError, match=r"bad.* lacks 1 slices? .*sub-00 z0"):
-        load_entrants([good, bad])
-
-
-def test_other_real_images_or_windows_are_refused(tmp_path: Path) -> None:
-    good, bad = pair(tmp_path)
-    manifest = Manifest.load(bad)
-    windows = tuple(replace(window, high=window.high + 1) for window in manifest.cases[0].windows)
-    replace(manifest, cases=(replace(manifest.cases[0], windows=windows), *manifest.cases[1:])).save(bad)
-    with pytest.raises(ValueError, match="window"):
-        load_entrants([good, bad])
+def _rows(folders: list[Path]) -> dict[str, Row]:
+    return {row.key: row for row in metric_rows(load_entrants(folders))}
 
 
 def _change(folder: Path, key: str, **fields: object) -> None:
@@ -117,13 +47,107 @@ def _change(folder: Path, key: str, **fields: object) -> None:
     path.write_text(json.dumps(metrics))
 
 
-def test_values_of_other_networks_or_numbers_are_not_ranked(tmp_path: Path) -> None:
+# -- which results ------------------------------------------------------------------------------------------------
+
+
+def test_the_newest_results_inside_are_found_and_scored(scored: Path) -> None:
+    assert find_results(scored / "good" / "best") == find_results(scored / "good") == scored / "good" / "best"
+    assert (scored / "good" / "best" / "metrics.json").is_file()
+    assert [entrant.name for entrant in load_entrants([scored / "good", scored / "bad"])] == ["good", "bad"]
+
+
+def _without_first_slice(case: Case) -> Case:
+    return replace(case, slices=case.slices[1:])
+
+
+def _with_other_window(case: Case) -> Case:
+    return replace(case, windows=tuple(replace(window, high=window.high + 1) for window in case.windows))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [(_without_first_slice, r"bad.* lacks 1 slices? .*sub-00 z0"), (_with_other_window, "intensity window")],
+)
+def test_other_slices_are_refused_with_the_difference(
+    folders: list[Path], change: Callable[[Case], Case], message: str
+) -> None:
+    manifest = Manifest.load(folders[1])
+    first, *others = manifest.cases
+    replace(manifest, cases=(change(first), *others)).save(folders[1])
+    with pytest.raises(ValueError, match=message):
+        load_entrants(folders)
+
+
+@pytest.mark.parametrize(
+    ("files", "message"),
+    [
+        ({}, "no results here"),
+        ({"metrics.json": {}}, r"numbers of scripts/evaluate\.py about two folders, without the images"),
+    ],
+)
+def test_what_is_no_results_folder_is_refused(tmp_path: Path, files: dict[str, Any], message: str) -> None:
+    for name, content in files.items():
+        (tmp_path / name).write_text(json.dumps(content))
+    with pytest.raises(ValueError, match=message):
+        find_results(tmp_path)
+
+
+def test_an_older_schema_says_what_to_do(folders: list[Path]) -> None:
+    metrics = json.loads((folders[0] / "metrics.json").read_text())
+    (folders[0] / "metrics.json").write_text(json.dumps(metrics | {"schema": "medsis-metrics/0"}))
+    with pytest.raises(ValueError, match=r"evaluate\.py --results"):
+        load_entrants(folders)
+
+
+# -- who is better ------------------------------------------------------------------------------------------------
+
+
+def test_the_better_method_is_marked_on_every_metric_with_a_direction(scored: Path) -> None:
+    entrants = load_entrants([scored / "good", scored / "bad"])
+    rows = metric_rows(entrants)
+    compared = [row for row in rows if row.better and row.values[0] is not None]
+    tied = [row for row in compared if row.values[0] == row.values[1]]
+    assert {row.best for row in compared if row not in tied} == {0}
+    shares = ("precision", "recall", "density", "coverage")  # of few slices, so often 0 or 1 for both
+    assert all(row.metric.endswith(shares) for row in tied)
+    assert all(row.best is None for row in rows if row.values[0] is None)
+    text = " ".join(verdict(entrants, rows))
+    assert "2 patients" in text
+    assert "no interval" in text
+
+
+def test_ties_have_no_best(tmp_path: Path) -> None:
+    same = [write_results(tmp_path / name, identity, name=name) for name in ("a", "b")]
+    assert all(row.best is None for row in metric_rows(load_entrants(same)))
+
+
+def test_over_six_patients(tmp_path: Path) -> None:
+    """Clear differences are called so; a metric without a direction is shown, but never marked, counted or tested."""
+    entrants = load_entrants(good_and_bad(tmp_path, patients=6, slices=3))
+    rows = metric_rows(entrants)
+    assert any(row.clear for row in rows)
+    text = " ".join(verdict(entrants, rows))
+    assert "intervals" in text
+    assert "sign-flip test over patients gives p < 0.05 for" in text
+    assert "Texture, borders and continuity: good is best on all 4 measures." in text  # error and spectrum, 2 channels
+    assert "Slice jump relative to real" not in text
+    numbers = to_json(entrants, rows)["metrics"]
+    difference = numbers["mae/CT"]["difference"]
+    assert difference["patients"] == 6
+    assert difference["p"] == 2 / 2**6  # better for all six: only the all-or-none flips are as extreme
+    assert difference["ci95"][1] < 0
+    (row,) = (row for row in rows if row.key == "slice_jump_ratio/CT")
+    good, bad = (entry["value"] for entry in row.entries if entry is not None)
+    assert 1 < good < bad  # a high ratio is flicker, a low one blur along z
+    assert (row.better, row.best, row.runner_up, row.difference, row.clear) == (None, None, None, None, False)
+    assert numbers["slice_jump_ratio/CT"]["best"] is None
+
+
+def test_values_of_other_networks_or_numbers_are_not_ranked(folders: list[Path]) -> None:
     """Two extractors under one key, or another n: both values are shown, nobody is best, and it says why."""
-    folders = pair(tmp_path)
-    load_entrants(folders)
     _change(folders[1], "radiomics_kid/CT", extractor="another")
     _change(folders[1], "radiomics_frechet/CT", n=7)
-    rows = {row.key: row for row in metric_rows(load_entrants(folders))}
+    rows = _rows(folders)
     for key, why in (("radiomics_kid/CT", "another extractor"), ("radiomics_frechet/CT", "another n")):
         assert rows[key].best is None
         assert rows[key].incomparable == f"not compared: {why}"
@@ -132,14 +156,12 @@ def test_values_of_other_networks_or_numbers_are_not_ranked(tmp_path: Path) -> N
     assert not rows["radiomics_kid/T1w"].incomparable
 
 
-def test_metrics_that_one_method_lacks(tmp_path: Path) -> None:
-    folders = pair(tmp_path)
-    load_entrants(folders)
+def test_metrics_that_one_method_lacks(folders: list[Path]) -> None:
     _change(folders[0], "mae/CT", value=None, reason="lost")
     metrics = json.loads((folders[1] / "metrics.json").read_text())
     del metrics["metrics"]["ssim/CT"]
     (folders[1] / "metrics.json").write_text(json.dumps(metrics))
-    rows = {row.key: row for row in metric_rows(load_entrants(folders))}
+    rows = _rows(folders)
     assert rows["mae/CT"].values[0] is None
     assert rows["mae/CT"].reason(0) == "lost"
     assert rows["mae/CT"].best is None  # one value alone is no best
@@ -147,44 +169,27 @@ def test_metrics_that_one_method_lacks(tmp_path: Path) -> None:
 
 
 def test_the_best_is_compared_with_every_other(tmp_path: Path) -> None:
-    folders = [
-        write_results(tmp_path / name, noisy(amount), name=name, patients=5)
-        for name, amount in (("mid", 0.1), ("good", 0.02), ("bad", 0.3))
-    ]
+    amounts = {"mid": 0.1, "good": 0.02, "bad": 0.3}
+    folders = [write_results(tmp_path / name, noisy(of), name=name, patients=5) for name, of in amounts.items()]
     entrants = load_entrants(folders)
-    (row,) = (row for row in metric_rows(entrants) if row.key == "mae/CT")
+    row = _rows(folders)["mae/CT"]
     assert (row.best, row.runner_up) == (1, 0)
     assert row.differences[1] is None
     assert row.differences[2] is not None
-    per_patient = [entrant.metrics["per_patient"] for entrant in entrants]
-    by_hand = sum(per_patient[1][p]["mae/CT"] - per_patient[2][p]["mae/CT"] for p in per_patient[1]) / 5
-    assert row.differences[2].mean == pytest.approx(by_hand)
+    good, bad = (entrant.metrics["per_patient"] for entrant in entrants[1:])
+    assert row.differences[2].mean == pytest.approx(sum(good[p]["mae/CT"] - bad[p]["mae/CT"] for p in good) / 5)
     assert row.difference is row.differences[0]
 
 
-def test_an_older_schema_says_what_to_do(tmp_path: Path) -> None:
-    folders = pair(tmp_path)
-    load_entrants(folders)
-    metrics = json.loads((folders[0] / "metrics.json").read_text())
-    (folders[0] / "metrics.json").write_text(json.dumps(metrics | {"schema": "medsis-metrics/0"}))
-    with pytest.raises(ValueError, match=r"evaluate\.py --results"):
-        load_entrants(folders)
-
-
-def test_command_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_command_line(
+    scored: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     import scripts.compare as script
 
-    pair(tmp_path, patients=1, channels=("CT",))
-    arguments = [str(tmp_path / "good"), str(tmp_path / "bad"), "--out", str(tmp_path / "out")]
+    arguments = [str(scored / "good"), str(scored / "bad"), "--out", str(tmp_path / "out")]
     monkeypatch.setattr(sys, "argv", ["compare.py", *arguments])
     assert script.main() == 0
     assert "report.html" in capsys.readouterr().out
     monkeypatch.setattr(sys, "argv", ["compare.py", str(tmp_path / "nowhere")])
     assert script.main() == 2
     assert capsys.readouterr().err.startswith("error: ")
-
-
-def test_numbers_of_two_folders_are_refused_by_name(tmp_path: Path) -> None:
-    (tmp_path / "metrics.json").write_text("{}")
-    with pytest.raises(ValueError, match=r"numbers of scripts/evaluate\.py about two folders, without the images"):
-        find_results(tmp_path)

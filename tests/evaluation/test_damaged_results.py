@@ -6,7 +6,6 @@ import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
-from unittest import mock
 
 import pytest
 
@@ -24,12 +23,10 @@ OTHERS: tuple[Any, ...] = (None, -1, 1e300, 10**400, "x\n", "\ud800", [], {"a": 
 
 
 @pytest.fixture(scope="module")
-def results(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = write_results(
-        tmp_path_factory.mktemp("r") / "r", noisy(0.1), patients=2, slices=2, channels=("CT",), size=(24, 24), log=True
-    )
-    with mock.patch.dict("os.environ", {"TORCH_HOME": str(folder)}):
-        evaluate_results(folder, "auto")
+def results(no_weights: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("r") / "r"
+    write_results(folder, noisy(0.1), patients=2, slices=2, channels=("CT",), size=(24, 24), log=True)
+    evaluate_results(folder, "auto")
     return folder
 
 

@@ -38,20 +38,16 @@ Ask = Callable[..., dict[str, Any]]
 
 
 @pytest.fixture(scope="module")
-def results(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def results(no_weights: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Two methods on two cases of four slices and a report; the second method has no SSIM of CT."""
     chromium.find()  # before any work
     root = tmp_path_factory.mktemp("report")
-    for name, amount in (("good", 0.02), ("bad", 0.1)):
-        write_results(root / name, noisy(amount, 0.1), name=name, slices=4)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("TORCH_HOME", str(root / "empty"))
-        patch.delenv("MEDSIS_WEIGHTS", raising=False)
-        load_entrants([root / "good", root / "bad"])  # writes metrics.json
+    folders = [write_results(root / n, noisy(of, 0.1), name=n, slices=4) for n, of in (("good", 0.02), ("bad", 0.1))]
+    load_entrants(folders)  # writes metrics.json
     metrics = json.loads((root / "bad" / "metrics.json").read_text())
     metrics["metrics"]["ssim/CT"] |= {"value": None, "reason": "not this one"}
     (root / "bad" / "metrics.json").write_text(json.dumps(metrics))
-    write_text(root / "out" / "report.html", render_page(gather_content(load_entrants([root / "good", root / "bad"]))))
+    write_text(root / "out" / "report.html", render_page(gather_content(load_entrants(folders))))
     return root
 
 
@@ -61,44 +57,33 @@ def ask(results: Path) -> Ask:
     return lambda script, **size: chromium.ask(results / "out" / "report.html", script, **size)
 
 
-def test_headings_sort_the_methods(ask: Ask) -> None:
-    """Best first, worst first, one heading at a time, and what is missing stays last."""
+def test_headings_sort_the_rows(ask: Ask) -> None:
+    """Best first, worst first, one heading at a time, and what is missing stays last; the long table by name."""
     found = ask(
         """
         const table = [...document.querySelectorAll('table.sortable')].filter((t) => t.textContent.includes('SSIM'))[1];
         const button = (name) => [...table.querySelectorAll('thead button')].find((b) => b.textContent.startsWith(name));
-        const look = () => ({
-          rows: [...table.tBodies[0].rows].map((row) => row.cells[0].textContent),
-          sorted: [...table.querySelectorAll('th[aria-sort]')].map((th) => th.getAttribute('aria-sort')),
-        });
-        const seen = { before: look() };
-        for (const [name, heading] of [['up', 'MAE'], ['down', 'MAE'], ['psnr', 'PSNR'], ['missing', 'SSIM'],
-          ['still', 'SSIM'], ['name', 'method']]) { button(heading).click(); seen[name] = look(); }
+        const look = () => [[...table.tBodies[0].rows].map((row) => row.cells[0].textContent).join(' '),
+          [...table.querySelectorAll('th[aria-sort]')].map((h) => h.getAttribute('aria-sort')).filter((s) => s !== 'none')];
+        const seen = [look()];
+        for (const name of ['MAE', 'MAE', 'PSNR', 'SSIM', 'SSIM', 'method']) { button(name).click(); seen.push(look()); }
         button('MAE').focus();
-        seen.focused = document.activeElement === button('MAE');
-        return seen;
+        const long = document.querySelector('table.long');
+        long.querySelector('thead button').click();
+        return { seen, focused: document.activeElement === button('MAE'),
+          names: [...long.tBodies[0].rows].map((row) => row.cells[0].dataset.v) };
         """
     )
-    assert found["before"]["rows"] == ["good", "bad"]
-    assert set(found["before"]["sorted"]) == {"none"}
-    assert found["up"]["rows"] == ["good", "bad"]  # MAE: lower is better
-    assert found["down"]["rows"] == ["bad", "good"]
-    assert found["psnr"]["rows"] == ["good", "bad"]  # PSNR: the highest first
-    assert found["missing"]["rows"] == found["still"]["rows"] == ["good", "bad"]
-    assert found["name"]["rows"] == ["bad", "good"]
-    for step, way in (("up", "ascending"), ("down", "descending"), ("psnr", "descending"), ("name", "ascending")):
-        assert [s for s in found[step]["sorted"] if s != "none"] == [way]
+    assert found["seen"] == [
+        ["good bad", []],
+        ["good bad", ["ascending"]],  # MAE: lower is better
+        ["bad good", ["descending"]],
+        ["good bad", ["descending"]],  # PSNR: the highest first
+        ["good bad", ["descending"]],  # SSIM: bad has none
+        ["good bad", ["ascending"]],
+        ["bad good", ["ascending"]],  # by name
+    ]
     assert found["focused"]
-
-
-def test_the_long_table_sorts_by_name(ask: Ask) -> None:
-    found = ask(
-        """
-        const table = document.querySelector('table.long');
-        table.querySelector('thead button').click();
-        return { names: [...table.tBodies[0].rows].map((row) => row.cells[0].dataset.v) };
-        """
-    )
     assert len(found["names"]) > 20
     assert found["names"] == sorted(found["names"], key=str.lower)
 
@@ -211,27 +196,7 @@ def test_overlay_colours_the_body_only(ask: Ask, results: Path) -> None:
     assert found["same"]
 
 
-def test_browse_opens_the_ranked_slice(ask: Ask) -> None:
-    found = ask(
-        READY
-        + PIXELS
-        + """
-        const button = [...document.querySelectorAll('button.show')].at(-1);
-        const { case: id, slice, channel } = button.dataset;
-        button.click();
-        await wait(() => browser.querySelector('[data-what=high]').textContent.includes('HU'));
-        const select = browser.querySelector('[name=case]');
-        return { id, slice, channel, case: select.options[select.selectedIndex].text, position: position(),
-          shown: browser.querySelector('[name=channel]').value, focused: document.activeElement === viewer };
-        """
-    )
-    assert found["case"] == found["id"]
-    assert found["position"].startswith(f"slice {found['slice']} ")
-    assert found["shown"] == found["channel"] == "1"
-    assert found["focused"]
-
-
-def test_the_pointer_reads_values(ask: Ask) -> None:
+def test_browse_opens_the_ranked_slice_and_the_pointer_reads_values(ask: Ask) -> None:
     found = ask(
         READY
         + PIXELS
@@ -240,12 +205,23 @@ def test_the_pointer_reads_values(ask: Ask) -> None:
         const { left, top, width, height } = canvas.getBoundingClientRect();
         const at = { clientX: left + width / 2, clientY: top + height / 2, bubbles: true };
         canvas.dispatchEvent(new PointerEvent('pointermove', at));
-        return { text: browser.querySelector('.readout').textContent };
+        const text = browser.querySelector('.readout').textContent;
+        const button = [...document.querySelectorAll('button.show')].at(-1);
+        const { case: id, slice, channel } = button.dataset;
+        button.click();
+        await wait(() => browser.querySelector('[data-what=high]').textContent.includes('HU'));
+        const select = browser.querySelector('[name=case]');
+        return { text, id, slice, channel, case: select.options[select.selectedIndex].text, position: position(),
+          shown: browser.querySelector('[name=channel]').value, focused: document.activeElement === viewer };
         """
     )
     assert found["text"].startswith("csf: real 2")  # 250 a.u. in the middle
     assert "good" in found["text"]
     assert "bad" in found["text"]
+    assert found["case"] == found["id"]
+    assert found["position"].startswith(f"slice {found['slice']} ")
+    assert found["shown"] == found["channel"] == "1"
+    assert found["focused"]
 
 
 @pytest.mark.parametrize("width", [400, 1300])

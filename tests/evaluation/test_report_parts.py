@@ -1,4 +1,4 @@
-"""Parts of the report that compute: packed volumes, ranking, distributions, spectra, pictures."""
+"""Parts of the report that compute: stacks of the case browser, ranking, distributions, spectra, tiles."""
 
 from __future__ import annotations
 
@@ -20,42 +20,31 @@ from evaluation.report import gather, panels, pictures, plots, ranked, volumes
 from evaluation.report.gather import BINS
 from tests.toy_results import WINDOWS, identity, noisy, write_results
 
+pytestmark = pytest.mark.usefixtures("no_weights")
+
 
 @pytest.fixture(scope="module")
-def entrants(tmp_path_factory: pytest.TempPathFactory) -> list[Entrant]:
+def entrants(no_weights: None, tmp_path_factory: pytest.TempPathFactory) -> list[Entrant]:
     """Two methods on five cases of six slices: noise that grows with the slice, and the real images themselves."""
     root = tmp_path_factory.mktemp("parts")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("TORCH_HOME", str(root / "empty"))
-        patch.delenv("MEDSIS_WEIGHTS", raising=False)
-        made = [
-            write_results(root / name, fake, name=name, patients=5, slices=6, channels=("CT",))
-            for name, fake in (("noisy", noisy(0.05, 0.1)), ("same", identity))
-        ]
-        return load_entrants(made)
+    options = {"patients": 5, "slices": 6, "channels": ("CT",)}
+    fakes = {"noisy": noisy(0.05, 0.1), "same": identity}
+    return load_entrants([write_results(root / name, fake, name=name, **options) for name, fake in fakes.items()])  # type: ignore[arg-type]
 
 
-# -- volumes ------------------------------------------------------------------------------------------------------
+# -- stacks of the case browser -----------------------------------------------------------------------------------
 
 
-def decode(text: str, shape: tuple[int, ...]) -> np.ndarray:
+def decode(text: str) -> np.ndarray:
     """What page.js does."""
-    pictures = [np.asarray(Image.open(io.BytesIO(base64.b64decode(line))).convert("RGB")) for line in text.split("\n")]
-    return np.stack(pictures)[..., 0].reshape(shape)
+    lines = [Image.open(io.BytesIO(base64.b64decode(line))).convert("RGB") for line in text.split("\n")]
+    return np.stack([np.asarray(line)[..., 0] for line in lines])
 
 
-@pytest.mark.parametrize("kind", ["noise", "steps", "constant", "extremes"])
-def test_stacks_come_back_bit_for_bit(kind: str) -> None:
-    rng = np.random.default_rng(0)
-    stack = {
-        "noise": rng.integers(0, 256, (3, 17, 9)),
-        "steps": np.repeat(np.repeat(rng.integers(0, 256, (2, 4, 3)), 5, axis=1), 4, axis=2),
-        "constant": np.full((1, 8, 8), 255),
-        "extremes": rng.choice([0, 255], (2, 6, 7)),
-    }[kind].astype(np.uint8)
-    text = volumes.encode(stack)
-    assert text.isascii()
-    assert np.array_equal(decode(text, stack.shape), stack)
+@pytest.mark.parametrize("values", [np.arange(256), [255], [0, 255]])
+def test_stacks_come_back_bit_for_bit(values: np.ndarray) -> None:
+    stack = np.random.default_rng(0).choice(values, (3, 17, 9)).astype(np.uint8)
+    assert np.array_equal(decode(volumes.encode(stack)), stack)
 
 
 def test_codes_of_hu_are_fine_in_soft_tissue() -> None:
@@ -65,8 +54,7 @@ def test_codes_of_hu_are_fine_in_soft_tissue() -> None:
     codes, ends = zip(*knots, strict=True)
     back = np.interp(volumes.to_codes(values, knots), codes, ends)
     error = np.abs(back - np.clip(values, -1024, 3071))
-    soft = (values > -160) & (values < 240)
-    assert error[soft].max() <= 1.25 + 1e-6
+    assert error[(values > -160) & (values < 240)].max() <= 1.25 + 1e-6
     assert error[values < 1200].max() <= 10.5
     assert list(volumes.to_codes(np.array([-3000.0, 9000.0]), knots)) == [0, 255]
 
@@ -76,14 +64,14 @@ def test_everything_is_there_where_it_fits(entrants: list[Entrant]) -> None:
     assert found.note == ""
     assert [len(case["slices"]) for case in found.meta["cases"]] == [6] * 5
     case = found.meta["cases"][2]
-    shape = (6, *case["size"])
-    ids = decode(found.stacks["2-label"], shape)
+    ids = decode(found.stacks["2-label"])
+    assert list(ids.shape[1:]) == case["size"]
     expected = np.stack([read_png(entrants[0].folder / f"label/sub-02_z{z:04d}.png") for z in range(6)])
     cut = (slice(None), *pictures.body_box(list(expected)))
     assert np.array_equal(np.array(case["labels"])[ids], expected[cut])
-    real, same = (decode(found.stacks[f"2-0-{source}"], shape) for source in (0, 2))
+    real, noise, same = (decode(found.stacks[f"2-0-{source}"]) for source in (0, 1, 2))
     assert np.array_equal(real, same)  # the second method returns the real images
-    assert not np.array_equal(real, decode(found.stacks["2-0-1"], shape))
+    assert not np.array_equal(real, noise)
 
 
 def test_a_small_budget_is_kept_and_told(entrants: list[Entrant]) -> None:
@@ -91,38 +79,39 @@ def test_a_small_budget_is_kept_and_told(entrants: list[Entrant]) -> None:
     whole = sum(len(text) for text in volumes.pack(entrants, [(1.0, "HU")], []).stacks.values())
     wanted = [("sub-03", 5), ("sub-03", 0)]
     found = volumes.pack(entrants, [(1.0, "HU")], wanted, budget=whole // 3)
-    size = sum(len(text) for text in found.stacks.values())
-    assert size < 1.2 * whole / 3
+    assert sum(len(text) for text in found.stacks.values()) < 1.2 * whole / 3
     assert set(wanted) <= found.shown
     assert len(found.shown) >= 6
     assert found.note.startswith(f"{len(found.shown)} of 30 slices of ")
-    least = volumes.pack(entrants, [(1.0, "HU")], [], budget=1)
-    assert len(least.shown) == 1
+    assert len(volumes.pack(entrants, [(1.0, "HU")], [], budget=1).shown) == 1
 
 
-def test_pictures_and_volumes_share_the_page() -> None:
-    assert volumes.budget_beside(0) == 10_000_000
-    assert volumes.budget_beside(6_000_000) == 7_500_000
-    assert volumes.budget_beside(40_000_000) == 3_000_000  # a browser there always is
+@pytest.mark.parametrize(
+    ("pictures", "plots", "left"),
+    [
+        (0, 0, 10_000_000),
+        (6_000_000, 0, 7_500_000),
+        (40_000_000, 0, 3_000_000),  # a browser there always is
+        (0, 1_500_000, 10_000_000),
+        (6_000_000, 4_000_000, 5_000_000),
+    ],
+)
+def test_pictures_plots_and_volumes_share_the_page(pictures: int, plots: int, left: int) -> None:
+    assert volumes.budget_beside(pictures, plots) == left
 
 
-def test_large_slices_are_reduced(entrants: list[Entrant], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_large_slices_are_reduced_to_means(entrants: list[Entrant], monkeypatch: pytest.MonkeyPatch) -> None:
+    image = np.arange(35, dtype=float).reshape(5, 7)
+    small = volumes._reduced(image, 2, (3, 4))
+    assert (small[0, 0], small[2, 3]) == (image[:2, :2].mean(), image[4, 6])
     monkeypatch.setattr(volumes, "LARGEST_SIDE", 20)
     found = volumes.pack(entrants, [(1.0, "HU")], [])
     for number, case in enumerate(found.meta["cases"]):
         assert case["reduced"] == 3
         assert max(case["size"]) <= 20
-        shape = (6, *case["size"])
-        codes = decode(found.stacks[f"{number}-0-0"], shape)
-        ids = np.array(case["labels"])[decode(found.stacks[f"{number}-label"], shape)]
-        assert codes[ids == 0].mean() < codes[ids == 2].mean()  # labels and images still lie on each other
-
-
-def test_means_of_blocks() -> None:
-    image = np.arange(35, dtype=float).reshape(5, 7)
-    small = volumes._reduced(image, 2, (3, 4))
-    assert small[0, 0] == image[:2, :2].mean()
-    assert small[2, 3] == image[4, 6]
+        codes, ids = (decode(found.stacks[f"{number}-{what}"]) for what in ("0-0", "label"))
+        labels = np.array(case["labels"])[ids]
+        assert codes[labels == 0].mean() < codes[labels == 2].mean()  # labels and images still lie on each other
 
 
 # -- worst and best -----------------------------------------------------------------------------------------------
@@ -133,16 +122,14 @@ def test_cases_are_ranked_by_their_mean(entrants: list[Entrant]) -> None:
     assert (found.metric, found.what, found.unit) == ("mae_body", "cases", "HU")
     per_patient = entrants[0].metrics["per_patient"]
     order = sorted(per_patient, key=lambda p: -per_patient[p]["mae_body/CT"])
-    of_noisy = [one for one in found.found if one.method == 0]
-    assert [one.case.id for one in of_noisy if one.worst] == order[:2]
-    assert [one.case.id for one in of_noisy if not one.worst] == order[::-1][:2]
-    for one in of_noisy:
+    assert [(one.case.id, one.worst) for one in found.of_method(0)] == [
+        *((case, True) for case in order[:2]),
+        *((case, False) for case in order[::-1][:2]),
+    ]
+    for one in found.of_method(0):
         assert one.value == pytest.approx(per_patient[one.case.id]["mae_body/CT"])
-
-
-def test_higher_may_be_better(entrants: list[Entrant]) -> None:
-    values = [one.value for one in ranked.rank(entrants, 0, "ssim").found if one.method == 0]
-    assert max(values[:2]) < min(values[2:])  # worst first
+    values = [one.value for one in ranked.rank(entrants, 0, "ssim").of_method(0)]
+    assert max(values[:2]) < min(values[2:])  # higher is better, worst first
 
 
 def test_slices_of_few_cases_are_apart(tmp_path: Path) -> None:
@@ -157,15 +144,17 @@ def test_slices_of_few_cases_are_apart(tmp_path: Path) -> None:
 
 
 def test_windows_of_their_own_make_it_relative(tmp_path: Path) -> None:
-    """A case whose scanner counts ten times as high is not ten times as wrong."""
+    """A case whose scanner counts ten times as high is not ten times as wrong; MR is shown in its case's window."""
     folder = write_results(tmp_path / "a", noisy(0.1), name="a", patients=4, channels=("T1w",))
     manifest = json.loads((folder / "manifest.json").read_text())
     manifest["cases"][1]["windows"] = [{"low": 0.0, "high": 10 * WINDOWS["T1w"].high}]
     (folder / "manifest.json").write_text(json.dumps(manifest))
-    found = ranked.rank(load_entrants([folder]), 0)
+    (entrant,) = load_entrants([folder])
+    found = ranked.rank([entrant], 0)
     assert found.unit == "% of window"
     values = [one.value for one in found.found]
     assert max(values) < 1.2 * min(values)
+    assert pictures.display_window(entrant, 0, entrant.manifest.cases[1]) == Window(0.0, 10000.0)
 
 
 def test_no_values_is_said(entrants: list[Entrant]) -> None:
@@ -179,33 +168,27 @@ def test_no_values_is_said(entrants: list[Entrant]) -> None:
 
 def test_histograms_count_every_pixel(entrants: list[Entrant]) -> None:
     (found,) = gather.gather(entrants)
-    cases = entrants[0].manifest.cases
-    sizes = np.zeros(5, int)
-    for case in cases:
-        for item in case.slices:
-            for label, n in item.histogram.items():
-                sizes[label] += n
-    assert np.array_equal(found.distributions.real.sum(axis=1), sizes)
-    assert np.array_equal(found.distributions.real, found.distributions.generated[1])  # the identity
+    items = [item for case in entrants[0].manifest.cases for item in case.slices]
+    sizes = [sum(item.histogram.get(label, 0) for item in items) for label in range(5)]
+    real = found.distributions.real
+    assert real.sum(axis=1).tolist() == sizes
+    assert np.array_equal(real, found.distributions.generated[1])  # the identity
     pixels = [
         WINDOWS["CT"].decode(read_png(entrants[0].folder / item.images[0]))[
             read_png(entrants[0].folder / item.label) == 2
         ]
-        for case in cases
-        for item in case.slices
+        for item in items
     ]
-    mean = float(np.average(found.distributions.values, weights=found.distributions.real[2]))
+    mean = float(np.average(found.distributions.values, weights=real[2]))
     assert mean == pytest.approx(float(np.concatenate(pixels).mean()), abs=4095 / BINS)
 
 
 def test_quantiles_and_densities_of_a_known_distribution() -> None:
     values = np.linspace(-500, 500, BINS)
     counts = np.round(1e6 * np.exp(-0.5 * (values / 50) ** 2)).astype(np.int64)
-    quartiles = plots._quantiles(counts, values, (0.25, 0.5, 0.75))
-    assert quartiles == pytest.approx([-33.7, 0, 33.7], abs=1)
+    assert plots._quantiles(counts, values, (0.25, 0.5, 0.75)) == pytest.approx([-33.7, 0, 33.7], abs=1)
     x, density = plots._density(counts, values, -200, 200)
-    peak = density / density.max()
-    assert peak[np.argmin(np.abs(x - 50))] == pytest.approx(np.exp(-0.5), abs=0.03)
+    assert density[np.argmin(np.abs(x - 50))] / density.max() == pytest.approx(np.exp(-0.5), abs=0.03)
     assert plots._quantiles(np.zeros(BINS, int), values, (0.5,)) is None
 
 
@@ -230,32 +213,24 @@ def test_spectra_agree_with_the_metric(entrants: list[Entrant]) -> None:
     assert distance == pytest.approx(entrants[0].metrics["metrics"]["spectrum_distance/CT"]["value"], rel=1e-6)
 
 
+# -- plots of numbers and pictures --------------------------------------------------------------------------------
+
+
 def test_plots_of_numbers_can_be_drawn(entrants: list[Entrant]) -> None:
     """Floors and patients of every metric, whatever its values."""
     for row in metric_rows(entrants):
         if row.measured:
-            upper, lower = Figure().subfigures(2, 1)
+            figure = Figure()
+            upper, lower = figure.subfigures(2, 1)
             plots.patient_panel(upper, row, entrants)
             plots.floor_panel(lower, row)
-            upper.figure.draw_without_rendering()
+            figure.draw_without_rendering()
 
 
 def test_ticks() -> None:
-    shown = {
-        0: "0",
-        -1000: "−1000",
-        10000: "10000",
-        0.1 + 0.2: "0.3",
-        0.25: "0.25",
-        1e6: "10⁶",
-        1.5e6: "1.5×10⁶",
-        2e-4: "2×10⁻⁴",
-        -3e7: "−3×10⁷",
-    }
+    shown = {0: "0", -1000: "−1000", 10000: "10000", 0.1 + 0.2: "0.3", 0.25: "0.25"}
+    shown |= {1e6: "10⁶", 1.5e6: "1.5×10⁶", 2e-4: "2×10⁻⁴", -3e7: "−3×10⁷"}
     assert {value: plots.tick(value) for value in shown} == shown
-
-
-# -- pictures -----------------------------------------------------------------------------------------------------
 
 
 def test_tiles_are_decoded_windows(entrants: list[Entrant]) -> None:
@@ -267,22 +242,15 @@ def test_tiles_are_decoded_windows(entrants: list[Entrant]) -> None:
     box = pictures.body_box([read_png(entrants[0].folder / one.label) for _, one in chosen])
     values = WINDOWS["CT"].decode(read_png(entrants[0].folder / item.images[0]))[box]
     assert np.abs(row.real.pixels[..., 0] - np.clip((values + 160) / 400, 0, 1) * 255).max() <= 0.5 + 1e-3
-    assert row.where.startswith(case.id)
+    assert row.where == f"{case.id}, slice {item.index}"
     assert np.array_equal(row.generated[1].pixels, row.real.pixels)
-    white = row.differences[1].pixels.reshape(-1, 3)
-    assert np.array_equal(np.unique(white, axis=0), white[:1])
+    assert len(np.unique(row.differences[1].pixels.reshape(-1, 3), axis=0)) == 1  # white
     red = row.differences[0].pixels[..., 0].astype(int) - row.differences[0].pixels[..., 2]
     assert red.mean() > 0  # too bright
 
 
-def test_mr_is_shown_in_the_cases_window(tmp_path: Path) -> None:
-    folder = write_results(tmp_path / "a", identity, name="a", channels=("T1w",))
-    (entrant,) = load_entrants([folder])
-    assert pictures.display_window(entrant, 0, entrant.manifest.cases[0]) == Window(0.0, 1000.0)
-
-
-def test_a_page_of_thousands_of_patients_is_bounded(entrants: list[Entrant]) -> None:
-    """Dots and lines of some of them, a bar over all; and what plots take is not given to the case browser too."""
+def test_a_plot_of_thousands_of_patients_is_bounded(entrants: list[Entrant]) -> None:
+    """Dots and lines of some of them, a bar over all."""
     key = "mae/CT"
     rng = np.random.default_rng(0)
     many = [
@@ -294,12 +262,7 @@ def test_a_page_of_thousands_of_patients_is_bounded(entrants: list[Entrant]) -> 
     plots.patient_panel(figure, row, many)
     (axes,) = figure.axes
     assert len(axes.lines) == plots.MOST_PATIENTS + 2 * len(many)
-    bars = [
-        float(line.get_ydata()[0]) for line in axes.lines if len(line.get_xdata()) == 2 and line.get_linewidth() == 1.4
-    ]  # type: ignore[index]
+    bars = [line.get_ydata()[0] for line in axes.lines if line.get_linewidth() == 1.4]  # type: ignore[index]
     assert bars == pytest.approx([2499.5] * len(many), abs=0.1)
     panel = panels.Panel("", lambda canvas: plots.patient_panel(canvas, row, many))
-    one = panels.PanelSet("patients", "p", "", (panel,), (2.0, 1.8), (0.66, 0.05, 0.1, 0.08))
-    assert len(one.svgs[0]) < 200_000
-    assert volumes.budget_beside(0, 1_500_000) == volumes.budget_beside(0) == 10_000_000
-    assert volumes.budget_beside(6_000_000, 4_000_000) == 5_000_000
+    assert len(panels.PanelSet("patients", "p", "", (panel,), (2.0, 1.8), panels.COLUMN).svgs[0]) < 200_000
