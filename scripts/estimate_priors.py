@@ -1,17 +1,339 @@
-"""Intensity priors from real images: ``python scripts/estimate_priors.py --images DIR --labels DIR --out priors.json``."""
+"""Intensity priors from real images: ``python scripts/estimate_priors.py --images DIR --labels DIR --out priors.json``.
+
+As lab2im's `build_intensity_stats`: each image is rescaled to 0-255 between its 2nd and 98th percentile, each class has a
+median and 1.4826·MAD in it (or mean and standard deviation), and the prior is their mean and spread over subjects. The
+percentiles count all voxels: where a head is small in its image, the upper one lies within the brain and cuts it off, so
+that they can be chosen here.
+"""
 
 from __future__ import annotations
 
+import re
 import sys
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+import numpy as np
+import torch
 import tyro
+from torch import Tensor
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from dataloaders.io.files import listed
-from dataloaders.labelmaps.prior_estimation import PriorOptions, SourceFaults, estimate_priors
+from dataloaders.io.files import atomic_path, listed, with_path, write_json
+from dataloaders.io.find import anatomical, files_below, find_files, without_twins
+from dataloaders.io.geometry import off_grid, to_ras
+from dataloaders.io.nifti import SUFFIXES, file_sha256, read_volume, stem
+from dataloaders.io.progress import tracked
+from dataloaders.io.workers import in_order
+from dataloaders.labelmaps.lab2im import list_scheme
+from dataloaders.labelmaps.maps import read_label_map_file
+from dataloaders.labelmaps.schemes import read_scheme
+from dataloaders.prepare.sources import CaseSource, find_pairs
 from engine.command import exit_code
+from models.gmm.intensity import FULL_SCALE
+from models.gmm.labels import LabelScheme, find_values
+from models.gmm.priors import FittedPrior, pool_subjects, subject_statistics
+
+SCHEMA = "medsis-priors/1"
+
+
+class SourceFaults(ValueError):  # noqa: N818 (several faults, one error)
+    """What is wrong with the subjects, one line each."""
+
+    def __init__(self, faults: list[str]) -> None:
+        super().__init__("; ".join(faults))
+        self.faults = faults
+
+
+@dataclass(frozen=True, kw_only=True)
+class PriorOptions:
+    """Priors of a contrast, for the GMM generator, from images of that contrast and their label maps."""
+
+    images: str
+    """Folder, file or quoted glob of images (.nii, .nii.gz, .mgz); names ending in _0000, _0001, ... are channels."""
+    labels: str
+    """Folder, file or quoted glob of their label maps, paired by file name."""
+    out: Path
+    """File to write; generate.py --priors and train.py --model gmm --gmm.priors read it."""
+    channel: tuple[str, ...] = ()
+    """Names of the channels, in order, e.g. T1w FLAIR; by default image, or channel_0, channel_1, ..."""
+    scheme: str = "auto"
+    """What the labels are: auto, seeds, a table by name or file as --label_map of prepare_data.py, or a prepared folder."""
+    generation_labels: Path | None = None
+    """.npy file of every label that occurs, in SynthSeg's order, instead of --scheme."""
+    generation_classes: Path | None = None
+    """.npy file: intensity class of each of generation_labels; by default each its own."""
+    robust: bool = True
+    """Median and 1.4826 x MAD of each class instead of mean and standard deviation."""
+    percentiles: tuple[float, float] = (2.0, 98.0)
+    """Percentiles of each whole image that become 0 and 255; 0 99.9 where the head is small in the image."""
+    window: tuple[float, float] | None = None
+    """Intensities that become 0 and 255 in every image, instead of percentiles; for CT, such as -1000 1000."""
+    arrays: Path | None = None
+    """Also write <arrays>_means.npy and <arrays>_stds.npy, as lab2im and SynthSeg read them (normal priors)."""
+    case_regex: str | None = None
+    """Regular expression whose first group is the subject within a file's stem, where names do not agree by themselves."""
+    num_workers: int = 0
+    """Processes; 0 works in this one. Does not change the result."""
+
+
+@dataclass(frozen=True)
+class Subject:
+    """One subject: centre and spread of every class on 0-255, (C, K), NaN where unseen, and where they come from."""
+
+    id: str
+    centers: Tensor
+    spreads: Tensor
+    sources: dict[str, dict[str, str]]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values for JSON, null for unseen classes."""
+
+        def table(values: Tensor) -> list[list[float | None]]:
+            return [[None if np.isnan(value) else value for value in row] for row in values.tolist()]
+
+        tables = {"means": table(self.centers), "stds": table(self.spreads)}
+        return {"id": self.id, "sources": self.sources, **tables}
+
+
+@dataclass(frozen=True)
+class EstimatedPriors:
+    """The prior, and all that it was made from; notes: what to know about it, one line each."""
+
+    prior: FittedPrior
+    channels: tuple[str, ...]
+    scheme: LabelScheme
+    subjects: tuple[Subject, ...]
+    notes: tuple[str, ...]
+
+    def to_dict(self, o: PriorOptions) -> dict[str, Any]:
+        """Plain values for JSON: those of `FittedPrior.to_dict` and the tables of the subjects."""
+        scale = {"percentiles": list(o.percentiles)} if o.window is None else {"window": list(o.window)}
+        return {
+            "schema": SCHEMA,
+            **self.prior.to_dict(self.channels, self.scheme.class_names),
+            "robust": o.robust,
+            "scale": scale,
+            "scheme": self.scheme.to_dict(),
+            "subjects": [subject.to_dict() for subject in self.subjects],
+        }
+
+    def table(self) -> str:
+        """For the console: mean ± spread over subjects of the means and of the standard deviations, by channel, class."""
+        names, p = self.scheme.class_names, self.prior
+        width = max(len(name) for name in names)
+        lines = []
+        for c, channel in enumerate(self.channels):
+            lines.append(f"{channel}, 0-255, {len(self.subjects)} subjects")
+            lines.append(f"  {'class':<{width}}  {'mean':>15}  {'std':>15}  seen in")
+            for k, name in enumerate(names):
+                mean = f"{p.mean_center[c, k]:6.1f} ± {p.mean_spread[c, k]:6.1f}"
+                std = f"{p.std_center[c, k]:6.1f} ± {p.std_spread[c, k]:6.1f}"
+                seen = sum(not bool(subject.centers[c, k].isnan()) for subject in self.subjects)
+                lines.append(f"  {name:<{width}}  {mean:>15}  {std:>15}  {seen}")
+        return "\n".join(lines)
+
+
+def estimate_priors(o: PriorOptions) -> EstimatedPriors:
+    """Measure all subjects, pool them, write the files.
+
+    SourceFaults lists every subject without a partner, on different grids, or with labels that the scheme lacks;
+    ValueError for options that do not fit.
+    """
+    _check(o)
+    cases, channels, skipped = find_subjects(o)
+    scheme = _scheme(o, cases)
+    found = list(in_order(_measure_or_fault, [(case, channels, scheme, o) for case in cases], o.num_workers, "measure"))
+    if faults := [item for item in found if isinstance(item, str)]:
+        raise SourceFaults(faults)
+    subjects = [item for item in found if isinstance(item, Subject)]
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        centers, spreads = torch.stack([s.centers for s in subjects]), torch.stack([s.spreads for s in subjects])
+        prior = pool_subjects(centers, spreads, scheme.class_names)
+    notes = [*skipped, *(str(warning.message) for warning in caught)]
+    if len(subjects) == 1:
+        notes.append("one subject says nothing about how subjects differ: the spreads over subjects are 0")
+    notes += _cut_off(prior, channels, scheme, o)
+    result = EstimatedPriors(prior, channels, scheme, tuple(subjects), tuple(notes))
+    write_json(o.out, result.to_dict(o))
+    if o.arrays is not None:
+        for name, array in zip(("means", "stds"), prior.to_arrays(), strict=True):
+            with atomic_path(o.arrays.with_name(f"{o.arrays.name}_{name}.npy")) as temporary:
+                np.save(temporary, array)
+    return result
+
+
+def _check(o: PriorOptions) -> None:
+    if o.num_workers < 0:
+        raise ValueError(f"--num_workers {o.num_workers}: must be at least 0")
+    if o.out.suffix != ".json":
+        raise ValueError(f"--out {o.out}: must end in .json")
+    if not 0 <= o.percentiles[0] < o.percentiles[1] <= 100:
+        raise ValueError(f"--percentiles {o.percentiles[0]:g} {o.percentiles[1]:g}: must be low and high, in 0..100")
+    if o.window is not None and not o.window[0] < o.window[1]:
+        raise ValueError(f"--window {o.window[0]:g} {o.window[1]:g}: must be low and high")
+
+
+def _cut_off(prior: FittedPrior, channels: Sequence[str], scheme: LabelScheme, o: PriorOptions) -> list[str]:
+    """A line for each channel of which whole classes lie at the upper limit in all subjects."""
+    if o.window is not None:
+        limit, remedy = f"--window's {o.window[1]:g}", "a wider window keeps them"
+    elif o.percentiles[1] < 100:
+        limit = f"the {o.percentiles[1]:g} % percentile"
+        remedy = "a higher one, such as --percentiles 0 99.9, keeps them"
+    else:
+        return []
+    notes = []
+    for channel, centers, stds in zip(channels, prior.mean_center, prior.std_center, strict=True):
+        if lost := ((centers > FULL_SCALE - 0.1) & (stds < 0.2)).nonzero().flatten().tolist():
+            names = ", ".join(scheme.class_names[k] for k in lost)
+            notes.append(f"{channel}: above {limit} in all subjects, so of no contrast: {names}; {remedy}")
+    return notes
+
+
+def find_subjects(o: PriorOptions) -> tuple[list[CaseSource], tuple[str, ...], list[str]]:
+    """Images and label maps in pairs, the names of the channels, and a line for each file that is left out.
+
+    SourceFaults where files lack a partner, but for those of BIDS data sets, which are left out.
+    """
+    images, labels = _files(o.images, "--images"), _files(o.labels, "--labels")
+    suffixes = [re.fullmatch(r".+_(\d{4})", stem(path)) for path in images]
+    numbers = sorted({match[1] for match in suffixes if match})
+    if not numbers or not all(suffixes):
+        channels = o.channel or ("image",)
+        _check_channels(channels, 1, o.images)
+        if len(images) == len(labels) == 1:  # whatever their names
+            return [CaseSource(stem(images[0]), stem(images[0]), (images[0],), labels[0])], channels, []
+        if o.case_regex is None and (found := _bids_pairs(images, labels)) is not None:
+            return found[0], channels, found[1]
+        return _faultless(o, channels[0], o.images, o.case_regex), channels, []
+    channels = o.channel or tuple(f"channel_{int(number)}" for number in numbers)
+    _check_channels(channels, len(numbers), o.images)
+    folder = Path(o.images) if Path(o.images).is_dir() else Path(o.images).parent
+    regex = o.case_regex or r"^(.+?)(?:_\d{4})?$"
+    by_channel = [
+        _faultless(o, name, str(folder / f"*_{number}.nii*"), regex)
+        for name, number in zip(channels, numbers, strict=True)
+    ]
+    cases = []
+    for together in zip(*by_channel, strict=True):  # every label map has every channel, so the lists agree
+        cases.append(
+            CaseSource(together[0].id, together[0].id, tuple(c.images[0] for c in together), together[0].label)
+        )
+    return cases, channels, []
+
+
+def _bids_pairs(images: Sequence[Path], labels: Sequence[Path]) -> tuple[list[CaseSource], list[str]] | None:
+    """Pairs by make_seeds' rule: ``<name>_T2w`` belongs to ``<name>_T2w_dseg``, or else to ``<name>_dseg``.
+
+    Returns the pairs and a line for each file without a partner; None where the label maps have other names.
+    SourceFaults for a label map with several images, and where there is no pair.
+    """
+    maps = [path for path in labels if re.fullmatch(r"sub-[A-Za-z0-9]+_(.+_)?dseg", stem(path))]
+    if not maps or not {*labels} - {*maps} <= {*images}:
+        return None
+    pictures = {stem(path): path for path in images if not re.search(r"_(dseg|mask|probseg)$", stem(path))}
+    names = {stem(path).removesuffix("_dseg"): path for path in maps}
+    partners: dict[str, list[str]] = {name: [] for name in names}
+    skipped = []
+    for image, path in pictures.items():
+        owner = next((name for name in (image, image.rpartition("_")[0]) if name in names), None)
+        if owner is None:
+            skipped.append(f"{path}: no label map {image}_dseg or {image.rpartition('_')[0]}_dseg, left out")
+        else:
+            partners[owner].append(image)
+    cases, faults = [], []
+    for name, same in partners.items():
+        if len(same) > 1:
+            faults.append(
+                f"{names[name]}: {len(same)} images belong to it, {', '.join(same)}; give --images 'DIR/*_T2w.nii*'"
+            )
+        elif same:
+            cases.append(CaseSource(same[0], same[0].partition("_")[0], (pictures[same[0]],), names[name]))
+        else:
+            skipped.append(f"{names[name]}: no image for this label map, left out")
+    if faults or not cases:
+        raise SourceFaults(faults or skipped)
+    return cases, skipped
+
+
+def _files(where: str, flag: str) -> list[Path]:
+    path = Path(where)
+    files = find_files(where)
+    if not files and path.is_dir():  # a BIDS data set
+        files = anatomical(files_below(path, SUFFIXES), path)
+    if not files:
+        raise ValueError(f"{flag} {where}: no {', '.join(SUFFIXES)} files")
+    return without_twins(files)
+
+
+def _check_channels(channels: Sequence[str], count: int, where: str) -> None:
+    if len(channels) != count:
+        raise ValueError(
+            f"--channel has {len(channels)} names ({' '.join(channels)}), --images {where} {count} channels"
+        )
+
+
+def _faultless(o: PriorOptions, channel: str, images: str, regex: str | None) -> list[CaseSource]:
+    found = find_pairs(images, o.labels, channel, regex)
+    if found.faults:
+        raise SourceFaults(found.faults)
+    return found.cases
+
+
+def _scheme(o: PriorOptions, cases: Sequence[CaseSource]) -> LabelScheme:
+    if o.generation_labels is not None:
+        if o.scheme != "auto":
+            raise ValueError(f"--generation_labels and --scheme {o.scheme} cannot both be given")
+        return list_scheme(o.generation_labels, o.generation_classes, None, None)
+    if o.generation_classes is not None:
+        raise ValueError("--generation_classes needs --generation_labels, whose order it follows")
+    values: set[int] = set()
+    if o.scheme != "feta" and not Path(o.scheme).is_dir() and Path(o.scheme).suffix != ".json":
+        for case in tracked(cases, "read label maps"):
+            assert case.label is not None
+            values |= set(find_values([read_label_map_file(case.label).values]))
+    return read_scheme(o.scheme, values)
+
+
+def _measure_or_fault(
+    case: CaseSource, channels: tuple[str, ...], scheme: LabelScheme, o: PriorOptions
+) -> Subject | str:
+    try:
+        return _measure(case, channels, scheme, o)
+    except (ValueError, OSError) as error:
+        named = any(str(path) in str(error) for path in case.files(channels).values())
+        return str(error) if named else with_path(case.id, error)
+
+
+def _measure(case: CaseSource, channels: tuple[str, ...], scheme: LabelScheme, o: PriorOptions) -> Subject:
+    """Statistics of one subject, its files brought to RAS axes.
+
+    ValueError where image and label map are not on one grid, naming shapes or the distance of the affines.
+    """
+    assert case.label is not None
+    label_map = read_label_map_file(case.label)
+    label = label_map.values.reshape(label_map.shape)
+    images = []
+    for path in case.images:
+        volume = read_volume(path)
+        image, affine = to_ras(volume.data, volume.affine)
+        if fault := off_grid(image.shape, affine, label_map.shape, label_map.affine, case.label):
+            raise ValueError(f"{path}: in RAS axes: {fault}; resample one to the other's grid")
+        if volume.missing is not None:
+            missing = to_ras(volume.missing, volume.affine)[0] & (label.numpy() > 0)
+            if missing.any():
+                raise ValueError(f"{path}: {int(missing.sum())} labelled voxels are NaN or infinite")
+        images.append(torch.from_numpy(np.ascontiguousarray(image, np.float32)))
+    index = scheme.to_index(label)
+    tables = subject_statistics(torch.stack(images), index, scheme, o.robust, o.percentiles, o.window)
+    sources = {role: {"file": path.name, "sha256": file_sha256(path)} for role, path in case.files(channels).items()}
+    return Subject(case.id, *tables, sources)
 
 
 def main() -> int:

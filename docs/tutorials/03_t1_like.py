@@ -14,8 +14,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 
-from dataloaders.labelmaps.prior_estimation import PriorOptions, estimate_priors
 from models.gmm import ImageGenerator
+from scripts.estimate_priors import PriorOptions, estimate_priors
 
 maps, picture, *given = sys.argv[1:]
 output = Path(picture)

@@ -148,22 +148,22 @@ class LabelScheme:
         strange = freesurfer.strangers(values)
         known = strange is not None
         table_names = [freesurfer.NAMES.get(value) if known or value == BACKGROUND else None for value in values]
-        told_names = (name or f"label {i}" for i, name in zip(values, table_names, strict=True))
-        shown = tuple(told_names if names is None else names)
+        default_names = (name or f"label {i}" for i, name in zip(values, table_names, strict=True))
+        shown = tuple(default_names if names is None else names)
         if strange and names is None:
             warnings.warn(
                 f"label maps: {_join(strange)} are no ids of FreeSurfer, as the others are; taken to have no side "
                 "(a table of names tells: scheme)",
                 stacklevel=2,
             )
-        told = _named_partners(names) if names is not None else _table_partners(values) if known else None
-        partners = told
+        known_partners = _named_partners(names) if names is not None else _table_partners(values) if known else None
+        partners = known_partners
         if n_neutral_labels is not None:
             partners = _halves(len(values), n_neutral_labels)
-            if told is not None and names is None and n_neutral_labels == len(values):
-                partners = told
-            elif told is not None or (known and names is None and freesurfer.CEREBRUM & {*values}):
-                _check_pairs(values, shown, partners, told, n_neutral_labels)
+            if known_partners is not None and names is None and n_neutral_labels == len(values):
+                partners = known_partners
+            elif known_partners is not None or (known and names is None and freesurfer.CEREBRUM & {*values}):
+                _check_pairs(values, shown, partners, known_partners, n_neutral_labels)
         return cls(
             values=values,
             names=shown,
@@ -359,17 +359,21 @@ def _halves(n: int, neutral: int) -> tuple[int, ...]:
 
 
 def _check_pairs(
-    values: Sequence[int], names: Sequence[str], partners: Sequence[int], told: Sequence[int] | None, neutral: int
+    values: Sequence[int],
+    names: Sequence[str],
+    partners: Sequence[int],
+    known_partners: Sequence[int] | None,
+    neutral: int,
 ) -> None:
     """ValueError naming the first label whose partner by the order of a list is not the one by its name or id.
 
-    told: all partners by names or ids; None where some are absent, and single ids tell.
+    known_partners: all partners by names or ids; None where some are absent, and single ids tell.
     """
     for i, other in enumerate(partners):
-        right = told[i] if told is not None else i
-        if told is None and (mirrored := freesurfer.PARTNERS.get(values[i])) in values:
+        right = known_partners[i] if known_partners is not None else i
+        if known_partners is None and (mirrored := freesurfer.PARTNERS.get(values[i])) in values:
             right = values.index(mirrored)
-        if other == right or (told is None and freesurfer.PARTNERS.get(values[i]) is None):
+        if other == right or (known_partners is None and freesurfer.PARTNERS.get(values[i]) is None):
             continue
         one, two, known = (f"{values[k]} ({names[k]})" for k in (i, other, right))
         found = f"leaves {one} without a side" if other == i else f"pairs {one} with {two}"

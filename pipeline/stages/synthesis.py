@@ -14,14 +14,12 @@ from dataloaders.io.files import write_json
 from dataloaders.io.intensity import Window
 from dataloaders.io.manifest import Case as ManifestCase
 from dataloaders.io.manifest import Manifest, Slice, slice_name
-from dataloaders.io.nifti import Volume, write_volume
+from dataloaders.io.nifti import Volume
 from dataloaders.io.png import write_png
 from dataloaders.io.spec import Channel, DataSpec
 from dataloaders.labelmaps.image_generator import ImageGenerator, read_priors
 from dataloaders.labelmaps.labels import count_labels
-from dataloaders.labelmaps.prior_estimation import Scale, measure
-from dataloaders.prepare.sources import CaseSource
-from models.gmm.priors import pool_subjects
+from models.gmm.priors import pool_subjects, subject_statistics
 from pipeline.context import Context, Excluded, Made
 from pipeline.generator import gmm_options
 from pipeline.slices import FLOOR, brain_frame, chosen_slices
@@ -37,21 +35,18 @@ def priors(context: Context) -> Made:
     used = [name for name in context.done(context.unit.gathers) if name.startswith("tissue/")]
     subjects = []
     for name in used:
-        case = name.rpartition("/")[2]
-        window = context.facts(name)["window"]
-        labels = context.folder / f"{case}.nii.gz"
-        found = _parts(context, f"harmonise/{case}", name)
-        write_volume(labels, found.data, found.affine)
-        source = CaseSource(case, case, (context.path(f"harmonise/{case}", "image"),), labels)
-        subjects.append(measure(source, ("T1w",), parts, robust=True, scale=Scale(window=(window[0], window[1]))))
-        labels.unlink()
+        scan = f"harmonise/{name.rpartition('/')[2]}"
+        low, high = context.facts(name)["window"]
+        image, found = context.volume(scan, "image").data, _parts(context, scan, name).data
+        index = parts.to_index(torch.from_numpy(np.ascontiguousarray(found)))
+        channel = torch.from_numpy(np.ascontiguousarray(image, np.float32))[None]
+        subjects.append(subject_statistics(channel, index, parts, window=(low, high)))
     if not subjects:
         raise Excluded("no training case has a usable tissue map")
-    prior = pool_subjects(
-        torch.stack([s.centers for s in subjects]), torch.stack([s.spreads for s in subjects]), parts.names
-    )
+    centers, spreads = (torch.stack(tables) for tables in zip(*subjects, strict=True))
+    prior = pool_subjects(centers, spreads, parts.names)
     write_json(context.folder / "priors.json", prior.to_dict(("T1w",), parts.class_names))
-    return Made({"priors": "priors.json"}, {"cases": [s.id for s in subjects]})
+    return Made({"priors": "priors.json"}, {"cases": [name.rpartition("/")[2] for name in used]})
 
 
 def _parts(context: Context, scan: str, tissue: str) -> Volume:

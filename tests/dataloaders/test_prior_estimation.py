@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import subprocess
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,7 @@ from dataloaders.io.manifest import Manifest
 from dataloaders.io.nifti import file_sha256
 from dataloaders.labelmaps.image_generator import ImageGenerator
 from models.gmm.priors import FittedPrior
-from tests.test_end_to_end import Done, call
+from tests.test_end_to_end import ENVIRONMENT, ROOT, Done, call, command
 from tests.toy import prepared_folder, save_nifti
 
 SHAPE = (10, 11, 12)
@@ -70,7 +71,10 @@ def test_closed_form(folder: Path, robust: str) -> None:
 def test_workers_do_not_change_it(folder: Path) -> None:
     run(folder)
     alone = (folder / "priors.json").read_bytes()
-    run(folder, "--num_workers", 2)
+    where = ["--images", folder / "images", "--labels", folder / "labels", "--out", folder / "priors.json"]
+    subprocess.run(
+        command("scripts/estimate_priors.py", *where, "--num_workers", 2), cwd=ROOT, env=ENVIRONMENT, check=True
+    )
     assert (folder / "priors.json").read_bytes() == alone
 
 
