@@ -70,7 +70,7 @@ def refuse_other_results(out: Path, made_from: dict[str, Any], overwrite: bool) 
 def test_labels(config: TestConfig) -> int:
     """Weights + label maps without images -> volumes in the maps' own geometry, in --out; how many maps failed."""
     from dataloaders.labelmaps.labels import read_label_map
-    from engine.map_synthesis import SHOWN, MapJob, synthesize_maps
+    from engine.map_synthesis import MapJob, synthesize_maps
     from engine.methods.synthesis import SynthesisWorkflow, drawing_method, label_ids
 
     assert config.labels is not None
@@ -97,8 +97,7 @@ def test_labels(config: TestConfig) -> int:
     report = synthesize_maps(job, config.labels, part)
     for line in report.lines(run.spec):
         print(f"note: {line}")
-    listed = f", of which the first {SHOWN} are listed" * (len(report.faults) > SHOWN)
-    print(f"{config.out}: {report.made} made, {report.kept} kept, {len(report.faults)} failed{listed}")
+    print(f"{config.out}: {report.line()}")
     return len(report.faults)
 
 

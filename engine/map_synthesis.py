@@ -6,31 +6,30 @@ written last, so it says that all volumes of that map are whole.
 
 from __future__ import annotations
 
-import json
 import os
 import re
-import shutil
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from config import TestConfig
-from dataloaders.io.files import read_json, with_path, write_json
+from dataloaders.io.files import read_json
 from dataloaders.io.find import files_below
 from dataloaders.io.intensity import Window, model_to_levels
+from dataloaders.io.ledger import Ledger, WorkReport
 from dataloaders.io.manifest import SYNTHESIS
 from dataloaders.io.nifti import SUFFIXES, file_sha256, stem
-from dataloaders.io.progress import say, tracked
-from dataloaders.io.schema import check_path, decode
+from dataloaders.io.progress import tracked
+from dataloaders.io.schema import decode
 from dataloaders.io.spec import DataSpec, Label
-from dataloaders.labelmaps.generated_files import bids_place, claimed, describe_bids
+from dataloaders.labelmaps.generated_files import bids_place, describe_bids
 from dataloaders.labelmaps.ids import Reading, read_ids
 from dataloaders.labelmaps.labels import count_labels
 from dataloaders.labelmaps.map_slices import slice_map
@@ -39,8 +38,6 @@ from engine.results import synthesize_split, write_volumes
 from models.base import Method
 
 SCHEMA = "medsis-synthesis/1"
-RECORDS = "records"
-SHOWN = 20  # faults that are printed
 
 
 @dataclass(frozen=True)
@@ -56,36 +53,26 @@ class MapFile:
 
 
 @dataclass(frozen=True)
-class MapRecord:
-    """How the volumes of a map were made. map: its file, case and SHA-256; images: paths below the output folder; voxels and
-    classes of each of its ids; read: how these were read; absent: classes of the run that it does not have.
+class MapLedger(Ledger):
+    """How the volumes of each map were made. map: its file, case and SHA-256; images: paths below the output folder; voxels
+    and classes of each of its ids; read: how these were read; absent: classes of the run that it does not have.
     """
 
-    schema: str
-    map: dict[str, str]
-    images: tuple[str, ...]
-    voxels: dict[int, int]
-    classes: dict[int, str]
-    read: str
-    absent: tuple[str, ...]
-    notes: tuple[str, ...]
-    slices: int
-    seconds: float
+    schema: str = SCHEMA
+    sources: str = "map"
+    outputs: tuple[str, ...] = ("images",)
 
-    def __post_init__(self) -> None:
-        if self.schema != SCHEMA:
-            raise ValueError(f"schema {self.schema!r}, this version reads {SCHEMA!r}")
-        for path in self.images:
-            check_path(path, "volume")
+    def load(self, path: Path) -> Any:
+        """Damaged ones count as none."""
+        data = decode(dict[str, Any], read_json(path), str(path))
+        decode(dict[int, int], data.get("voxels"), "voxels")
+        return data
 
 
 @dataclass
-class MapReport:
-    """What this call did; one line for each map that failed; what there is to know, with the number of maps it is about."""
+class MapReport(WorkReport):
+    """Also what there is to know, with the number of maps it is about."""
 
-    made: int = 0
-    kept: int = 0
-    faults: list[str] = field(default_factory=list)
     notes: Counter[str] = field(default_factory=Counter)
     lacking: Counter[str] = field(default_factory=Counter)  # classes of the run that maps do not have
 
@@ -186,19 +173,13 @@ def synthesize_maps(job: MapJob, labels: Path, part: tuple[int, int] = (0, 1)) -
             "cannot be sliced as they were; train on data of prepare_data.py, or give --dataroot with labels as PNG"
         )
     _refuse_inputs(job, labels, maps, bids)
-    _claim(job)
+    ledger = MapLedger.claim(job.out, job.settings, file=SYNTHESIS, about=job.about, overwrite=job.config.overwrite)
     if bids:
-        describe_bids(job.out, "Synthetic images", (f"{RECORDS}/", SYNTHESIS))
+        describe_bids(job.out, "Synthetic images", (f"{ledger.records}/", SYNTHESIS))
     report = MapReport()
     for item in tracked(maps[part[0] :: part[1]], "label maps"):
-        try:
-            _make_or_keep(job, item, bids, report)
-        except (ValueError, MemoryError, OSError) as error:
-            if isinstance(error, OSError) and error.filename is None:
-                raise  # a full disk, not a fault of the map
-            report.faults.append(with_path(item.path, error))
-            if len(report.faults) <= SHOWN:
-                say(f"error: {report.faults[-1]}")
+        with report.piece(item.path):
+            _make_or_keep(job, ledger, item, bids, report)
     return report
 
 
@@ -220,56 +201,20 @@ def _refuse_inputs(job: MapJob, labels: Path, maps: Sequence[MapFile], bids: boo
         raise ValueError(f"--out {job.out}: the volumes would replace the label map {taken[0]}; choose another folder")
 
 
-def _claim(job: MapJob) -> None:
-    """Make the folder ours. Volumes of other weights or options are refused, or with --overwrite removed."""
-    path, settings = job.out / SYNTHESIS, json.loads(json.dumps(job.settings))
-    with claimed(job.out, SYNTHESIS):
-        old = read_json(path).get("settings", {}) if path.is_file() else settings
-        changed = sorted(key for key in old.keys() | settings.keys() if old.get(key) != settings.get(key))
-        if changed and not job.config.overwrite and files_below(job.out / RECORDS, (".json",)):
-            raise ValueError(
-                f"--out {job.out} holds volumes with other {', '.join(changed)}; choose another folder, or give "
-                "--overwrite to replace them"
-            )
-        if changed:
-            _remove(job.out)
-        if changed or not path.is_file():
-            write_json(path, {"schema": SCHEMA, "settings": settings, **job.about})
-
-
-def _remove(out: Path) -> None:
-    """Remove the volumes that have a record, and the records."""
-    for path in files_below(out / RECORDS, (".json",)):
-        for file in record.images if (record := _record(path)) else ():
-            (out / file).unlink(missing_ok=True)
-    shutil.rmtree(out / RECORDS, ignore_errors=True)
-
-
-def _record(path: Path) -> MapRecord | None:
-    """The record of a map; None where there is none of ours."""
-    try:
-        return cast(MapRecord, decode(MapRecord, read_json(path), str(path))) if path.is_file() else None
-    except ValueError:
-        return None
-
-
-def _make_or_keep(job: MapJob, item: MapFile, bids: bool, report: MapReport) -> None:
+def _make_or_keep(job: MapJob, ledger: MapLedger, item: MapFile, bids: bool, report: MapReport) -> None:
     if not item.path.is_file():
         raise ValueError(f"{item.path}: no such file")
     made_from = {"file": item.file, "case": item.case, "sha256": file_sha256(item.path)}
-    path, images = job.out / RECORDS / f"{item.place}.json", _paths(job, item, bids)
-    if record := _record(path):
-        same = record.map == made_from and _read(job, item, record.voxels)[1] == record.classes
-        if same and all((job.out / file).is_file() for file in images):
+    images = _paths(job, item, bids)
+    if (record := ledger.done(item.place, made_from, images)) is not None:
+        voxels = {int(i): n for i, n in record["voxels"].items()}
+        if {str(i): name for i, name in _read(job, item, voxels)[1].items()} == record["classes"]:
             report.kept += 1
             return
-        if not same and not job.config.overwrite:
-            raise ValueError(
-                f"{item.path}: its volumes in {job.out} were made of another map, or its ids were other classes; give "
-                "--overwrite"
-            )
-    path.unlink(missing_ok=True)  # first, so that no record ever outlives its files
-    write_json(path, asdict(_make(job, item, made_from, images, report)))
+        if not ledger.renew:
+            raise ValueError(f"{item.path}: its ids were other classes in {job.out}; give --overwrite")
+    ledger.start(item.place)
+    ledger.record(item.place, made_from, **_make(job, item, images, report))
     report.made += 1
 
 
@@ -281,7 +226,7 @@ def _read(job: MapJob, item: MapFile, voxels: Mapping[int, int]) -> tuple[Readin
     return reading, {i: names.get(i, job.spec.labels[0].name) for i in voxels}
 
 
-def _make(job: MapJob, item: MapFile, made_from: dict[str, str], images: Sequence[str], report: MapReport) -> MapRecord:
+def _make(job: MapJob, item: MapFile, images: Sequence[str], report: MapReport) -> dict[str, Any]:
     """Write the volumes of one map; returns what there is to say about it."""
     o, label_map = job.config, read_label_map_file(item.path)
     voxels = count_labels(label_map.values.numpy())
@@ -297,4 +242,13 @@ def _make(job: MapJob, item: MapFile, made_from: dict[str, str], images: Sequenc
     notes = sliced.notes + reading.notes
     report.notes.update([f"labels read {reading.how}", *(f"{item.file}: {note}" for note in notes)])
     report.lacking.update(absent)
-    return MapRecord(SCHEMA, made_from, tuple(images), voxels, classes, reading.how, absent, notes, total, seconds)
+    return {
+        "images": images,
+        "voxels": voxels,
+        "classes": classes,
+        "read": reading.how,
+        "absent": absent,
+        "notes": notes,
+        "slices": total,
+        "seconds": seconds,
+    }

@@ -1,21 +1,166 @@
-"""Synthetic images from label maps: ``python scripts/generate.py --labels DIR --out DIR --n 100 --preset synthseg``."""
+"""Synthetic images from label maps: ``python scripts/generate.py --labels DIR --out DIR --n 100 --preset synthseg``.
+
+Resumable, in shards, and the same for any number of workers.
+"""
 
 from __future__ import annotations
 
 import argparse
+import hashlib
+import os
+import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
+from typing import Any, Literal
 
+import numpy as np
+import torch
 import tyro
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from dataloaders.io.files import listed
-from dataloaders.labelmaps.generate import generate
-from dataloaders.labelmaps.generate_options import GenerateOptions
+from dataloaders.io.files import listed, with_path, write_json
+from dataloaders.io.geometry import plane_shape, plane_spacing, to_ras
+from dataloaders.io.intensity import Window
+from dataloaders.io.ledger import WorkReport
+from dataloaders.io.manifest import Case, Geometry, Manifest, Slice, affine_rows, case_from_dict, slice_name
+from dataloaders.io.nifti import file_sha256, write_volume
+from dataloaders.io.progress import tracked
+from dataloaders.io.spec import Axis, Channel, DataSpec
+from dataloaders.io.workers import as_ready, in_order, parse_shard
+from dataloaders.labelmaps.generated_files import INDEX, SCHEMA, SampleLedger, bids_place, describe_bids
+from dataloaders.labelmaps.image_generator import ImageGenerator, SyntheticImage
+from dataloaders.labelmaps.labels import LabelTable, id_type
+from dataloaders.labelmaps.lesion_maps import find_masks, match_lesions
+from dataloaders.labelmaps.maps import LabelMaps, as_indices, read_label_map_file
+from dataloaders.labelmaps.schemes import output_labels, read_scheme
+from dataloaders.labelmaps.seed_maps import SeedMaps, seeded
+from dataloaders.labelmaps.seeds import INDEX as SEED_INDEX
+from dataloaders.labelmaps.seeds import draw_subclasses, record_file
+from dataloaders.slice_files import Frame, write_slice
 from engine.command import exit_code
-from models.gmm.options import GMM_PRESETS
+from models.base import seeded_generator
+from models.gmm.labels import LabelScheme, find_values
+from models.gmm.options import GMM_PRESETS, GmmConfig, check_gmm, synthseg_preset
+from models.gmm.params import Params
+from models.gmm.priors import FittedPrior
+from models.gmm.sampling import Priors
+
+WINDOW = Window(0.0, 1.0)  # of slices: the generator's range
+SERIAL_SCAN = 16  # so many maps are read sooner than workers are started
+
+
+@dataclass(frozen=True, kw_only=True)
+class GenerateOptions:
+    """Synthetic images from label maps. The same command again goes on where it stopped."""
+
+    labels: Path
+    """Label maps: a folder (searched with its subfolders), one file (.nii, .nii.gz, .mgz), or a .txt list of files."""
+    out: Path
+    """Folder to write."""
+    n: int = 100
+    """Number of samples in all shards; raise it later to make more of the same."""
+    seed: int = 0
+    """Seed: sample k of a seed is always the same."""
+    size: tuple[int, ...] = ()
+    """Random crop to this many voxels, one number or one per axis; the same as --output_shape."""
+    slices: Literal["none", "axial", "coronal", "sagittal"] = "none"
+    """Write PNG slices and a manifest, as test.py does, instead of NIfTI volumes."""
+    channels: int = 1
+    """Images per sample: contrasts of one anatomy."""
+    shard: str = "0/1"
+    """Make only samples k with k % n == i of shard i/n, i from 0 to n-1; shards may run at the same time."""
+    num_workers: int = 0
+    """Processes, one sample each at a time; 0 works in this one. Does not change the images."""
+
+    scheme: str = "auto"
+    """What the labels are: auto, seeds, a table by name or file as --label_map of prepare_data.py, or a prepared folder."""
+    seeds: Path | None = None
+    """Folder of scripts/make_seeds.py: split the tissues by intensity, anew for each sample; maps without are left out."""
+    subclasses: tuple[int, int] | None = None
+    """With --seeds: least and most clusters of each tissue, drawn for each sample; by default 1 and what there is."""
+    lesions: Path | None = None
+    """Folder or file of lesion masks (0 and 1), one more label in the maps of the same name or subject."""
+    subjects_prob: tuple[str, ...] = ()
+    """How often each label map is drawn: a number for each in the order of their paths, or a .npy or .txt file of them."""
+    generation_labels: Path | None = None
+    """.npy file of every label that occurs, in SynthSeg's order: without side, left, right."""
+    generation_classes: Path | None = None
+    """.npy file: intensity class of each of generation_labels; by default each its own."""
+    output_labels: Path | None = None
+    """.npy file: value of each of generation_labels in the label maps that are written; 0 drops it."""
+    neutral_labels: int | None = None
+    """How many of generation_labels have no side; by default found in FreeSurfer's table."""
+    prior_means_file: Path | None = None
+    """.npy file of priors of the class means, (2, K) or (2R, K); see --prior_distributions."""
+    prior_stds_file: Path | None = None
+    """.npy file of priors of the class standard deviations."""
+    save_params: Literal["json", "safetensors"] = "json"
+    """Format of each sample's parameters, which make the image again."""
+    overwrite: bool = False
+    """Replace samples in the folder that were made with other settings or of other maps."""
+    gmm: GmmConfig = field(default_factory=synthseg_preset)
+
+    @property
+    def numbers(self) -> range:
+        """Samples of this shard."""
+        start, step = parse_shard(self.shard)
+        return range(start, self.n, step)
+
+
+def map_weights(given: tuple[str, ...], count: int) -> tuple[float, ...]:
+    """Numbers of --subjects_prob, () for none; ValueError where they do not fit so many label maps."""
+    if not given:
+        return ()
+    text = f"--subjects_prob {' '.join(given)}"
+    try:
+        if len(given) == 1 and given[0].endswith(".npy"):
+            numbers = np.load(given[0], allow_pickle=False).astype(float).ravel()
+        elif len(given) == 1 and given[0].endswith(".txt"):
+            numbers = np.loadtxt(given[0], ndmin=1).ravel()
+        else:
+            numbers = np.array([float(item) for item in given])
+    except (ValueError, OSError) as error:
+        raise ValueError(f"{text}: must be numbers, or a .npy or .txt file of them ({error})") from None
+    if len(numbers) != count or not np.isfinite(numbers).all() or (numbers < 0).any() or numbers.sum() <= 0:
+        raise ValueError(
+            f"{text}: {len(numbers)} values for {count} label maps; one for each, 0 or more, not all 0, is allowed"
+        )
+    return tuple(numbers.tolist())
+
+
+def check_options(o: GenerateOptions) -> None:
+    """Raise ValueError naming the flag, the value and what is allowed."""
+    for name, low in {"n": 1, "channels": 1, "num_workers": 0, "seed": 0}.items():
+        if getattr(o, name) < low:
+            raise ValueError(f"--{name} {getattr(o, name)}: must be at least {low}")
+    if parse_shard(o.shard)[1] > o.n:
+        raise ValueError(f"--shard {o.shard}: there are only --n {o.n} samples")
+    if o.subclasses is not None and o.seeds is None:
+        raise ValueError(f"--subclasses {o.subclasses[0]} {o.subclasses[1]} needs --seeds")
+    if o.seeds is not None and o.lesions is not None:
+        raise ValueError("--seeds and --lesions cannot both be given")
+    if o.seeds is not None and o.gmm.priors != "random":
+        raise ValueError(
+            f"--priors {o.gmm.priors} and --seeds cannot both be given: "
+            "priors are of the labels, intensities are of the seeds' clusters"
+        )
+    if o.size and o.gmm.output_shape:
+        raise ValueError("--size and --output_shape are the same; give one of them")
+    if any(size < 1 for size in o.size) or len(o.size) > 3:
+        raise ValueError(f"--size {' '.join(map(str, o.size))}: must be up to three numbers above 0")
+    check_gmm(o.gmm)
+    if o.gmm.priors == "fit":
+        raise ValueError(
+            "--preset fitted has no training images to fit priors from here; "
+            "give --priors FILE of scripts/estimate_priors.py, or --priors random"
+        )
+    if o.gmm.priors != "random" and (o.prior_means_file or o.prior_stds_file):
+        raise ValueError("--priors FILE and --prior_means_file or --prior_stds_file cannot both be given")
+    if o.labels.is_dir() and o.out.resolve().is_relative_to(o.labels.resolve()):
+        raise ValueError(f"--out {o.out} lies in --labels {o.labels}, where its maps would count as input next time")
 
 
 def parse(arguments: Sequence[str] | None = None) -> GenerateOptions:
@@ -31,6 +176,434 @@ def parse(arguments: Sequence[str] | None = None) -> GenerateOptions:
         description=GenerateOptions.__doc__,
         config=(tyro.conf.OmitArgPrefixes,),
     )
+
+
+# -- what to make -------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class InputMap:
+    """One label map as found: `file` is its place below the common folder. fault: why it cannot be used, or ""."""
+
+    path: Path
+    file: str
+    name: str
+    sha256: str = ""
+    values: tuple[int, ...] = ()
+    shape: tuple[int, ...] = ()
+    spacing: tuple[float, ...] = ()
+    plane: tuple[int, ...] = ()
+    fault: str = ""
+
+    @property
+    def sources(self) -> dict[str, str]:
+        """What the record of a sample says of its map."""
+        return {"file": self.file, "sha256": self.sha256}
+
+
+@dataclass(frozen=True)
+class SamplePlan:
+    """All that a worker needs. spec: of the slices; None writes volumes. bids: name files as BIDS derivatives. weights: of
+    the maps, () for equal ones.
+    """
+
+    options: GenerateOptions
+    maps: tuple[InputMap, ...]
+    scheme: LabelScheme
+    priors: Priors | None
+    bids: bool
+    spec: DataSpec | None
+    weights: tuple[float, ...] = ()
+
+    def generator(self, cache_gb: float = 1.0) -> ImageGenerator:
+        """The source of the samples."""
+        o = self.options
+        return ImageGenerator(
+            [item.path for item in self.maps],
+            scheme=self.scheme,
+            seeds=o.seeds,
+            subclasses=o.subclasses or (1, None),
+            lesions=o.lesions,
+            subjects_prob=self.weights or None,
+            options=o.gmm,
+            priors=self.priors,
+            n_channels=o.channels,
+            seed=o.seed,
+            cache_gb=cache_gb,
+        )
+
+    def case(self, item: InputMap, number: int) -> str:
+        """Name of a sample."""
+        if self.bids and (place := bids_place(item.path, item.name)):
+            return f"{place[1]}_desc-synth{number:05d}"
+        return f"{safe_name(item.name)}_s{number:05d}"
+
+
+def safe_name(name: str) -> str:
+    """The name as a part of a file name; numbers keep samples apart where two become equal."""
+    return re.sub(r"\.{2,}|[^A-Za-z0-9._-]", "_", name).lstrip("._-")[:80] or "map"
+
+
+def make_plan(o: GenerateOptions) -> SamplePlan:
+    """What to do. ValueError where the options do not fit the maps."""
+    o = replace(o, gmm=replace(o.gmm, output_shape=o.size)) if o.size else o
+    maps = find_input(LabelMaps(o.labels), o.num_workers)
+    weights = map_weights(o.subjects_prob, len(maps))
+    if o.seeds is not None:
+        names = seeded([item.path for item in maps], o.seeds)
+        weights = tuple(p for p, item in zip(weights, maps, strict=False) if item.path in names)
+        maps = tuple(item for item in maps if item.path in names)
+        if weights and sum(weights) <= 0:
+            raise ValueError(f"--subjects_prob {' '.join(o.subjects_prob)}: is 0 for all {len(maps)} maps with seeds")
+    good = _usable(maps)
+    scheme = None
+    if o.generation_labels is None:
+        scheme = read_scheme(o.scheme, {value for item in good for value in item.values}, o.gmm.preset)
+    elif o.scheme != "auto":
+        raise ValueError(f"--generation_labels and --scheme {o.scheme} cannot both be given")
+    if scheme is not None and (o.generation_classes or o.output_labels or o.neutral_labels is not None):
+        raise ValueError("--generation_classes, --output_labels and --neutral_labels need --generation_labels")
+    ready = _first_generator(o, good, scheme)
+    maps = tuple(_known_values(item, ready.base_scheme) for item in maps)
+    good = _usable(maps)
+    bids = o.slices == "none" and all(bids_place(item.path, item.name) is not None for item in maps)
+    _try_shapes(o, good, ready)
+    spec = None if o.slices == "none" else _spec(o.slices, good, ready)
+    return SamplePlan(o, maps, ready.base_scheme, ready.priors, bids, spec, weights)
+
+
+def find_input(maps: LabelMaps, workers: int = 0) -> tuple[InputMap, ...]:
+    """Read every map once; faults are kept with their maps."""
+    paths = [Path(source) for source in maps.sources]
+    common = Path(os.path.commonpath([path.parent for path in paths])) if len(paths) > 1 else paths[0].parent
+    items = [InputMap(path, path.relative_to(common).as_posix(), maps.name(i)) for i, path in enumerate(paths)]
+    workers = workers if len(items) > SERIAL_SCAN else 0
+    return tuple(in_order(_read_input, [(item,) for item in items], workers, "read label maps"))
+
+
+def _read_input(item: InputMap) -> InputMap:
+    try:
+        found = read_label_map_file(item.path)
+        return replace(
+            item,
+            sha256=file_sha256(item.path),
+            values=find_values([found.values]),
+            shape=tuple(found.values.shape),
+            spacing=found.spacing,
+            plane=found.plane,
+        )
+    except (ValueError, OSError) as error:
+        return replace(item, fault=with_path(item.path, error))
+
+
+def _known_values(item: InputMap, scheme: LabelScheme) -> InputMap:
+    """The map, with a fault where it has values that the scheme does not list."""
+    if item.fault or set(item.values) <= set(scheme.values):
+        return item
+    try:
+        as_indices(read_label_map_file(item.path), scheme)
+    except ValueError as error:
+        return replace(item, fault=str(error))
+    return item
+
+
+def _usable(maps: Sequence[InputMap]) -> list[InputMap]:
+    good = [item for item in maps if not item.fault]
+    if not good:
+        raise ValueError(maps[0].fault)
+    return good
+
+
+def _first_generator(o: GenerateOptions, good: list[InputMap], scheme: LabelScheme | None) -> ImageGenerator:
+    """Of the options as they were typed; it finds the scheme and the priors of the plan."""
+    try:
+        return ImageGenerator(
+            [item.path for item in good],
+            generation_labels=o.generation_labels,
+            generation_classes=o.generation_classes,
+            output_labels=o.output_labels,
+            n_neutral_labels=o.neutral_labels,
+            scheme=scheme,
+            seeds=o.seeds,
+            subclasses=o.subclasses or (1, None),
+            lesions=o.lesions,
+            prior_means=o.prior_means_file,
+            prior_stds=o.prior_stds_file,
+            priors=None if o.gmm.priors == "random" else Path(o.gmm.priors),
+            n_channels=o.channels,
+            options=o.gmm,
+            seed=o.seed,
+        )
+    except ValueError as error:
+        flags = ("generation_labels", "generation_classes", "output_labels", "neutral_labels", "lesions")
+        text = str(error).replace("n_neutral_labels", "neutral_labels")
+        raise ValueError(f"{'--' if text.startswith(tuple(f'{name} ' for name in flags)) else ''}{text}") from None
+
+
+def _try_shapes(o: GenerateOptions, maps: list[InputMap], generator: ImageGenerator) -> None:
+    """ValueError now, not a hundred times later, for options that do not fit the maps; names the flag and the map."""
+    for item in {(item.shape, item.spacing): item for item in maps}.values():
+        try:
+            _draw(item, generator)
+        except ValueError as error:
+            text = str(error).replace("output_shape", "--size" if o.size else "--output_shape")
+            text = text.replace("target_res ", "--target_res ")
+            raise ValueError(f"{item.path}: {text}" if "--" in text else text) from None
+    if isinstance(generator.maps, SeedMaps):
+        for case in generator.maps.cases:
+            draw_subclasses(case, seeded_generator(0), *generator.maps.subclasses)
+
+
+def _draw(item: InputMap, generator: ImageGenerator) -> Params:
+    return generator.draw(torch.empty(item.shape, device="meta"), item.spacing, seeded_generator(0))
+
+
+def _spec(axis: Axis, maps: list[InputMap], generator: ImageGenerator) -> DataSpec:
+    """Spec of the slices: as large as the largest plane, and with the first map's voxel size."""
+    sizes, spacings = [], []
+    for item in maps:
+        params = _draw(item, generator)
+        shape, mm = np.ones(3, int), np.ones(3)
+        shape[list(item.plane)], mm[list(item.plane)] = params.out_shape, params.out_spacing
+        count, *size = plane_shape(shape.tolist(), axis)
+        if len(item.plane) == 2 and count > 1:
+            flat = next(a for a in ("axial", "coronal", "sagittal") if plane_shape(shape.tolist(), a)[0] == 1)
+            raise ValueError(f"--slices {axis}: {item.path} is one {flat} slice; give --slices {flat}")
+        sizes.append(size)
+        spacings.append(plane_spacing(np.diag([*mm, 1.0]), axis))
+    if not np.allclose(spacings, spacings[0], rtol=1e-3):
+        print(
+            f"note: voxel sizes of the maps differ; the manifest says {spacings[0]} mm, that of {maps[0].file}; "
+            "--target_res makes all equal",
+            flush=True,
+        )
+    between, rows, columns = spacings[0]
+    names = ["synthetic"] if generator.channels == 1 else [f"synthetic_{c}" for c in range(generator.channels)]
+    height, width = (int(n) for n in np.max(sizes, axis=0))
+    labels = output_labels(generator.scheme)
+    return DataSpec(labels, tuple(map(Channel, names)), (height, width), (rows, columns), between, axis)
+
+
+# -- what the samples depend on -----------------------------------------------------------------------------------
+
+
+def settings_of(plan: SamplePlan) -> dict[str, Any]:
+    """Everything that shapes the samples but the content of their maps, under the names of the flags."""
+    o, paths = plan.options, [item.path for item in plan.maps]
+    settings = {
+        **{key: value for key, value in asdict(o.gmm).items() if key not in ("preset", "priors")},
+        "seed": o.seed,
+        "channels": o.channels,
+        "slices": None if plan.spec is None else plan.spec.axis,
+        "labels": [item.file for item in plan.maps],
+        "priors": _priors_digest(plan.priors),
+        "scheme": plan.scheme.to_dict(),
+        "seeds": None if o.seeds is None else _seeds_digest(o.seeds, paths),
+        "slice_spec": None if plan.spec is None else plan.spec.to_dict(),
+    }
+    if o.subclasses is not None:  # this and the next are listed where they are given: older folders go on
+        settings["subclasses"] = o.subclasses
+    if plan.weights:
+        settings["subjects_prob"] = plan.weights
+    if o.lesions is not None:
+        masks = match_lesions(paths, find_masks(o.lesions, paths))
+        settings["lesions"] = {item.file: file_sha256(masks[item.path]) for item in plan.maps if item.path in masks}
+    return settings
+
+
+def _seeds_digest(seeds: Path, maps: Sequence[Path]) -> str:
+    """Of the index and of the records of the maps' cases, which hold the hashes of all their files."""
+    digest = hashlib.sha256(file_sha256(seeds / SEED_INDEX).encode())
+    for case in seeded(maps, seeds).values():
+        digest.update(f"{case.key} {file_sha256(record_file(case.folder, case.key))}\n".encode())
+    return digest.hexdigest()
+
+
+def _priors_digest(priors: Priors | None) -> str:
+    if priors is None:
+        return "random"
+    if isinstance(priors, FittedPrior):
+        tables = [getattr(priors, f.name) for f in fields(priors)]
+    else:
+        tables = [priors.means.first, priors.means.second, priors.stds.first, priors.stds.second]
+    digest = hashlib.sha256()
+    for table in tables:
+        digest.update(repr(tuple(table.shape)).encode() + table.float().contiguous().numpy().tobytes())
+    return digest.hexdigest()
+
+
+# -- the work -----------------------------------------------------------------------------------------------------
+
+
+@dataclass
+class GenerateReport(WorkReport):
+    """Also how many samples are missing of this call's, and how many whole ones the folder has now."""
+
+    missing: int = 0
+    total: int = 0
+
+
+def generate(o: GenerateOptions) -> GenerateReport:
+    """Make the samples of the options' shard that are not there yet, and list all of the folder.
+
+    A map that cannot be used costs its own samples only, and is a fault of the report. ValueError for options that do
+    not fit, for folders that hold other samples, and where no map can be used.
+    """
+    check_options(o)
+    plan = make_plan(o)
+    ledger = SampleLedger.claim(o.out, settings_of(plan), overwrite=o.overwrite, ending=f".{o.save_params}")
+    if plan.bids:
+        describe_bids(o.out)
+    report = GenerateReport(faults=[item.fault for item in plan.maps if item.fault])
+    chooser = plan.generator()
+    wanted = []
+    for number in o.numbers:
+        item = plan.maps[chooser.map_index(number)]
+        if item.fault:
+            report.missing += 1
+        elif ledger.done(plan.case(item, number), item.sources) is not None:
+            report.kept += 1
+        else:
+            wanted.append(number)
+    try:
+        for fault in tracked(_make_all(plan, ledger, wanted), "generate", len(wanted)):
+            report.made += not fault
+            report.missing += bool(fault)
+            if fault and fault not in report.faults:
+                report.faults.append(fault)
+    finally:
+        report.total = write_index(plan, ledger)
+    return report
+
+
+_worker: tuple[SamplePlan, SampleLedger, ImageGenerator] | None = None  # of a worker process
+
+
+def _make_all(plan: SamplePlan, ledger: SampleLedger, numbers: list[int]) -> Iterator[str]:
+    """One line for each sample, in any order: "" or why it could not be made."""
+    count = min(plan.options.num_workers, len(numbers))
+    if count < 1:
+        generator = plan.generator()
+        for number in numbers:
+            yield _make_or_fault(plan, ledger, generator, number)
+        return
+    yield from as_ready(_work, ((number,) for number in numbers), count, _start_worker, (plan, ledger, 1.0 / count))
+
+
+def _start_worker(plan: SamplePlan, ledger: SampleLedger, cache_gb: float) -> None:
+    global _worker
+    torch.set_num_threads(1)
+    _worker = (plan, ledger, plan.generator(cache_gb))
+
+
+def _work(number: int) -> str:
+    assert _worker is not None
+    return _make_or_fault(*_worker, number)
+
+
+def _make_or_fault(plan: SamplePlan, ledger: SampleLedger, generator: ImageGenerator, number: int) -> str:
+    """A fault of one map must not stop the others; a full disk must."""
+    try:
+        make_sample(plan, ledger, generator, number)
+    except ValueError as error:
+        return with_path(plan.maps[generator.map_index(number)].path, error)
+    return ""
+
+
+def make_sample(plan: SamplePlan, ledger: SampleLedger, generator: ImageGenerator, number: int) -> None:
+    """Make one sample and write its files, its record last; where that fails, nothing of it stays."""
+    index = generator.map_index(number)
+    source = plan.maps[index]
+    case = plan.case(source, number)
+    sample = generator.sample(number)
+    about: dict[str, Any] = {"number": number, "case": case}
+    if sample.source.subclasses:
+        assert isinstance(generator.maps, SeedMaps)
+        seeds = generator.maps.cases[index]
+        about["subclasses"] = list(sample.source.subclasses)
+        about["seeds"] = {"case": seeds.key, "sha256": file_sha256(record_file(seeds.folder, seeds.key))}
+    files: dict[str, list[str]] = {"images": [], "labels": []}
+    ledger.forget(case)
+    try:
+        if plan.spec is None:
+            place = bids_place(source.path, source.name) if plan.bids else None
+            write_volumes(ledger.folder, sample, case, place[0] if place else None, files)
+        else:
+            about["slices"] = asdict(write_slices(ledger.folder, plan.spec, sample, case, source.sha256, files))
+        ledger.record(case, source.sources, **about, **files, params=sample.params)
+    except BaseException:
+        for file in files["images"] + files["labels"]:
+            (ledger.folder / file).unlink(missing_ok=True)
+        raise
+
+
+def write_volumes(
+    out: Path, sample: SyntheticImage, case: str, folder: str | None, files: dict[str, list[str]]
+) -> None:
+    """NIfTI files in the axes of the map; names go to `files` before their files are written."""
+    channels, label = sample.volumes()
+    for c, channel in enumerate(channels):
+        numbered = f"ch{c}image" if len(channels) > 1 else "image"
+        files["images"].append(f"{folder}/{case}_{numbered}.nii.gz" if folder else f"images/{case}_{c:04d}.nii.gz")
+        write_volume(out / files["images"][-1], channel, sample.affine, np.float32, sample.codes)
+    files["labels"].append(f"{folder}/{case}_dseg.nii.gz" if folder else f"labels/{case}.nii.gz")
+    write_volume(out / files["labels"][0], label, sample.affine, np.int32, sample.codes)
+
+
+def write_slices(
+    out: Path, spec: DataSpec, sample: SyntheticImage, case: str, sha256: str, files: dict[str, list[str]]
+) -> Case:
+    """Slices with any foreground, as displayed, in the middle of the spec's size; names go to `files` first.
+
+    sha256: of the sample's map.
+    """
+    assert spec.axis is not None
+    assert sample.source.path is not None
+    channels, label = sample.volumes()
+    ids, grid = to_ras(LabelTable(spec.labels).apply(label).astype(id_type(spec.num_labels)), sample.affine)
+    images = [to_ras(channel, sample.affine)[0] for channel in channels]
+    count, *full = plane_shape(ids.shape, spec.axis)
+    crop = ((full[0] - spec.size[0]) // 2, (full[1] - spec.size[1]) // 2)  # negative: the plane is padded
+    frame, windows = Frame(spec.axis, crop, spec.size), (WINDOW,) * len(images)
+    slices = []
+    for index in range(count):
+        if not frame.cut(ids, index).any():
+            continue
+        generated = tuple(f"generated/{slice_name(case, index, c)}" for c in range(len(images)))
+        item = Slice(index, f"label/{slice_name(case, index)}", (), generated)
+        files["labels"].append(item.label)
+        files["images"] += generated
+        slices.append(write_slice(out, item, ids, images, windows, frame))
+    geometry = Geometry(affine_rows(sample.affine), label.shape, affine_rows(grid), ids.shape, crop, sample.codes)
+    name = sample.source.name
+    patient = re.match(r"sub-[A-Za-z0-9]+", name)
+    origin = {"label": {"file": sample.source.path.name, "sha256": sha256}}
+    return Case(case, patient.group() if patient else safe_name(name), "test", windows, tuple(slices), geometry, origin)
+
+
+def write_index(plan: SamplePlan, ledger: SampleLedger) -> int:
+    """List every whole sample of the folder; returns their number. Of several shards the last lists all."""
+    with ledger.held():
+        whole = sorted(ledger.all(), key=lambda item: item[1]["number"])
+        listing = ("number", "case", "map", "images", "labels")
+        samples = [
+            {name: record[name] for name in listing} | {"params": f"{ledger.records}/{ledger.path(key).name}"}
+            for key, record in whole
+        ]
+        write_json(ledger.folder / INDEX, {"schema": SCHEMA, "settings": ledger.digest, "samples": samples})
+        if plan.spec is not None:
+            gmm = {key: value for key, value in asdict(plan.options.gmm).items() if key != "priors"}
+            provenance = {
+                "kind": "results",
+                "name": ledger.folder.name,
+                "method": "gmm",
+                "split": "test",
+                "made_from": {"settings": ledger.digest},
+                "config": {"seed": plan.options.seed, "gmm": gmm},
+            }
+            cases = tuple(case_from_dict(r["slices"]) for _, r in whole if r["slices"]["slices"])
+            Manifest(plan.spec, cases, provenance).save(ledger.folder)
+    return len(whole)
 
 
 def main() -> int:

@@ -13,7 +13,7 @@ from matplotlib.patches import Circle
 
 from config import Config
 from dataloaders.io.manifest import Manifest
-from dataloaders.labelmaps.generated_files import claim, read_record
+from dataloaders.labelmaps.generated_files import read_record
 from dataloaders.prepare.prepare import PrepareOptions, prepare
 from engine.checkpoint import Weights
 from engine.export import CARD, ExportOptions, export
@@ -47,14 +47,6 @@ def test_a_report_replaces_reports_alone(tmp_path: Path) -> None:
     (tmp_path / "compare.json").write_text("[1]")
     with pytest.raises(ValueError, match=r"compare\.json: was not written by this command"):
         refuse_foreign(tmp_path)
-
-
-@pytest.mark.parametrize("content", ["{}", "[]", "5", '{"settings": 5, "schema": ""}', '{"settings": {"editor": 1}}'])
-def test_a_settings_file_of_another_program_is_refused(content: str, tmp_path: Path) -> None:
-    (tmp_path / "settings.json").write_text(content)
-    with pytest.raises(ValueError, match=r"settings\.json: was not written by this command"):
-        claim(tmp_path, {"a": 1}, "d", {}, overwrite=True)
-    assert (tmp_path / "settings.json").read_text() == content
 
 
 def test_a_failed_preparation_leaves_what_it_did_not_write(tmp_path: Path) -> None:

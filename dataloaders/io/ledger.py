@@ -91,7 +91,7 @@ class Ledger:
         if path.is_file():  # others have a settings.json too
             found = read_json(path)
             found = found if isinstance(found, dict) else {}
-            settings = found.get("settings", None if self.schema else found or None)
+            settings = self.settings_in(found)
             if found.get("schema", "") != self.schema or not isinstance(settings, dict):
                 raise ValueError(f"{path}: was not written by this command, or is damaged; choose another {flag}")
             return settings
@@ -100,6 +100,10 @@ class Ledger:
                 f"{flag} {self.folder} is not empty and was not written by this command; choose another folder"
             )
         return None
+
+    def settings_in(self, found: dict[str, Any]) -> Any:
+        """The settings within the content of their file."""
+        return found.get("settings")
 
     def _take(self, file: str, about: Mapping[str, Any], flag: str, overwrite: bool) -> None:
         old = self._settings_there(file, flag)
@@ -149,6 +153,16 @@ class Ledger:
         found = files_below(root, (self.ending,))
         return [path.relative_to(root).as_posix().removesuffix(self.ending) for path in found]
 
+    def all(self) -> Iterator[tuple[str, dict[str, Any]]]:
+        """Keys and records of all pieces that were made with these settings, whether or not their files are there."""
+        for key in self.keys():
+            record = self.read(key)
+            if record is not None and self._is_made(record):
+                yield key, record
+
+    def _is_made(self, record: Mapping[str, Any]) -> bool:
+        return self.sources in record and record.get("settings", self.digest) in (self.digest, self.settings)
+
     def load(self, path: Path) -> Any:
         """Content of a record's file; ValueError or FileNotFoundError where there is none. Here JSON."""
         return read_json(path)
@@ -186,7 +200,7 @@ class Ledger:
                     f"{there[0]}: no record of this command is beside it; move it away, or give --overwrite"
                 )
             return None
-        if self.sources not in record or record.get("settings", self.digest) not in (self.digest, self.settings):
+        if not self._is_made(record):
             return None
         files = [*wanted, *(self.folder / file for file in self._files(record))]
         if changed := differences({"sources": record[self.sources]}, {"sources": _plain(sources)}):
@@ -205,7 +219,7 @@ class Ledger:
         else:
             self.path(key).unlink(missing_ok=True)
 
-    def record(self, key: str, sources: Any = None, **facts: Any) -> dict[str, Any]:
+    def record(self, key: str, sources: Any = None, /, **facts: Any) -> dict[str, Any]:
         """A piece is whole: write its record, the last of its files, and return it.
 
         facts: what else it says, with the `outputs` as paths below the folder.

@@ -43,10 +43,13 @@ def as_ready(
     start: Callable[..., None] | None = None,
     start_arguments: tuple[Any, ...] = (),
 ) -> Iterator[_T]:
-    """Results of `work` for the arguments in `jobs`, in any order, by `count` processes.
+    """Results of `work` for the arguments in `jobs`, in any order, by `count` processes; 0 is this one.
 
     start: what every process does first.
     """
+    if count == 0:
+        yield from (work(*job) for job in jobs)
+        return
     with _pool(count, start, start_arguments) as pool:
         with held(_KEYBOARD):
             futures = [pool.submit(work, *job) for job in jobs]

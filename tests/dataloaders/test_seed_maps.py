@@ -16,10 +16,10 @@ from dataloaders.io.nifti import file_sha256, read_volume
 from dataloaders.labelmaps.generated_files import read_params, read_record
 from dataloaders.labelmaps.image_generator import ImageGenerator
 from dataloaders.labelmaps.maps import read_label_map_file
-from dataloaders.labelmaps.seed_making import SeedOptions, make_seeds
 from dataloaders.labelmaps.seed_maps import SeedMaps
 from dataloaders.labelmaps.synthetic import SyntheticDataset
 from models.gmm.labels import LabelScheme
+from scripts.make_seeds import SeedOptions, make_seeds
 from tests.test_end_to_end import call
 from tests.toy import save_nifti
 

@@ -16,8 +16,6 @@ from dataloaders.io.geometry import back_to_source, stitch, to_ras
 from dataloaders.io.manifest import Manifest
 from dataloaders.io.png import read_png, write_png
 from dataloaders.labelmaps.classes import read_classes, tissue_classes
-from dataloaders.labelmaps.generate import generate
-from dataloaders.labelmaps.generate_options import GenerateOptions
 from dataloaders.labelmaps.schemes import read_scheme
 from dataloaders.patches import ACROSS, STREAMS, Drawn, MixedVolumes, PatchDataset, neighbour_stack
 from dataloaders.prepare.options import PrepareOptions
@@ -28,6 +26,7 @@ from models.gmm.labels import LabelScheme
 from models.gmm.options import synthseg_preset
 from models.gmm.sampling import draw_intensities
 from models.segmenter.options import SegmenterConfig, check_segmenter
+from scripts.generate import GenerateOptions, generate
 from tests.toy import phantom, save_nifti
 
 LAS = np.array([[-1.5, 0, 0, 30], [0, 1, 0, -20], [0, 0, 2, 5], [0, 0, 0, 1.0]])

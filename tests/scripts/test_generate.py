@@ -12,18 +12,14 @@ import numpy as np
 import pytest
 
 from dataloaders.io.geometry import stitch
-from dataloaders.io.locks import lock_folder
 from dataloaders.io.manifest import Manifest
 from dataloaders.io.png import read_png
-from dataloaders.labelmaps import generate as module
-from dataloaders.labelmaps import generated_files
-from dataloaders.labelmaps.generate import generate
-from dataloaders.labelmaps.generate_options import GenerateOptions
-from dataloaders.labelmaps.generated_files import read_params, read_record
+from dataloaders.labelmaps.generated_files import SampleLedger, read_params, read_record
 from dataloaders.labelmaps.image_generator import ImageGenerator
 from dataloaders.labelmaps.maps import read_label_map_file
 from dataloaders.labelmaps.schemes import output_labels, read_scheme
 from models.gmm.labels import LabelScheme
+from scripts.generate import GenerateOptions, generate
 from tests.dataloaders.test_workers import running, wait_for
 from tests.launch import ROOT, left_by_the_dead
 from tests.test_end_to_end import ENVIRONMENT, Done, call, command
@@ -121,16 +117,10 @@ def test_a_changed_map_is_noticed(maps: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     run(maps, out)
     save_nifti(maps / "m0.nii.gz", phantom(5, SHAPE)[0].astype(np.uint8))
-    assert "was made of another m0.nii.gz" in run(maps, out, code=2).stderr
+    assert ".nii.gz: was made with other sha256; give --overwrite" in run(maps, out, code=2).stderr
     assert "0 missing; 4 whole" in run(maps, out, "--overwrite").stdout
     run(maps, tmp_path / "fresh")
     assert content(out) == content(tmp_path / "fresh")
-
-
-def test_a_foreign_folder_is_refused(maps: Path, tmp_path: Path) -> None:
-    (tmp_path / "out" / "images").mkdir(parents=True)
-    assert "was not written by this command" in run(maps, tmp_path / "out", code=2).stderr
-    assert "lies in --labels" in run(maps, maps / "out", code=2).stderr
 
 
 @pytest.mark.parametrize("mode", ["none", "axial"])
@@ -139,7 +129,7 @@ def test_a_stopped_run_leaves_no_half_sample(
     maps: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mode: str, stop: BaseException
 ) -> None:
     out = tmp_path / "out"
-    write, count = module.write_record, []
+    write, count = SampleLedger.save, []
 
     def failing(*arguments: object) -> None:
         count.append(1)
@@ -147,7 +137,7 @@ def test_a_stopped_run_leaves_no_half_sample(
             raise stop
         write(*arguments)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(module, "write_record", failing)
+    monkeypatch.setattr(SampleLedger, "save", failing)
     done = run(maps, out, "--slices", mode, code=130 if stop is KeyboardInterrupt else 2)
     assert done.stderr.startswith("interrupted" if stop is KeyboardInterrupt else "error: [Errno 28] No space")
     samples = json.loads((out / "samples.json").read_text())["samples"]
@@ -467,26 +457,6 @@ def test_chances_of_maps_from_a_file(maps: Path, tmp_path: Path, name: str) -> N
     run(maps, tmp_path / "out", "--subjects_prob", tmp_path / name)
     samples = json.loads((tmp_path / "out" / "samples.json").read_text())["samples"]
     assert [sample["map"]["file"] for sample in samples] == ["m0.nii.gz"] * 4
-
-
-def test_a_folder_is_claimed_by_one_shard_at_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    out, seen = tmp_path / "out", []
-    inner = generated_files._claim_locked
-
-    def claim_locked(*given: object) -> object:
-        with pytest.raises(ValueError, match="in use"):
-            lock_folder(out)
-        seen.append(given)
-        return inner(*given)  # type: ignore[arg-type]
-
-    monkeypatch.setattr(generated_files, "_claim_locked", claim_locked)
-    assert generated_files.claim(out, {"a": 1}, "d", {}, False) == {}
-    (tmp_path / "foreign").mkdir()
-    (tmp_path / "foreign" / "x").write_text("")
-    with pytest.raises(ValueError, match="was not written by this command"):
-        generated_files.claim(tmp_path / "foreign", {"a": 1}, "d", {}, False)
-    assert [path.name for path in (tmp_path / "foreign").iterdir()] == ["x"]
-    assert len(seen) == 1
 
 
 def test_generate_ends_with_all_its_workers_and_leaves_nothing_half(tmp_path: Path) -> None:
