@@ -20,7 +20,7 @@ from dataloaders.io.intensity import LEVELS, Window
 from dataloaders.io.manifest import FILE_NAME, SPLITS, Case, Manifest, Slice, Split
 from dataloaders.io.notices import warn_once
 from dataloaders.io.png import MIN_RANGE, NoGrey, Palettes, read_colours, read_png
-from dataloaders.io.schema import check_name
+from dataloaders.io.schema import NAME
 from dataloaders.io.spec import Channel, DataSpec, Label
 from dataloaders.prepare.check import split_faults
 from dataloaders.prepare.class_look import ClassLook
@@ -274,7 +274,7 @@ def _read_slice(
     assert path is not None
     try:
         image = None if image_path is None else read_png(image_path, image_only=True)
-        check_name(path.stem, "file name")
+        NAME.of(path.stem, "file name")
         label = None if label_path is None else read_label(label_path)
     except NoGrey as error:
         (found.faults if str(error).startswith(str(image_path)) else found.colours).append(str(error))

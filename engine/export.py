@@ -10,9 +10,10 @@ from typing import Any
 
 import config as options
 from config import Config
-from dataloaders.io.files import check_name, write_text
+from dataloaders.io.files import write_text
 from dataloaders.io.locks import lock_place
 from dataloaders.io.runlog import JSONL, read_log
+from dataloaders.io.schema import NAME
 from dataloaders.io.spec import DataSpec
 from engine.checkpoint import Weights, save_weights, weights_path
 from engine.methods.base import workflow_of
@@ -53,7 +54,7 @@ def export(o: ExportOptions) -> Path:
     or the weights are missing, or the folder holds something else.
     """
     run = TrainedRun.load(o.checkpoints_dir, o.name, o.ckpt_iter)
-    trained = shareable(run.config, check_name(o.as_name or o.name, "--as_name"))
+    trained = shareable(run.config, NAME.of(o.as_name or o.name, "--as_name"))
     folder = o.out / trained.name
     if folder.is_dir() and any(folder.iterdir()) and not (o.overwrite and _is_export(folder)):
         raise ValueError(f"{folder} is not empty; choose another --out or --as_name, or --overwrite an earlier export")

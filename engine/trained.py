@@ -10,10 +10,10 @@ from typing import Any
 import torch
 
 from config import Config, from_dict, without_paths
-from dataloaders.io.files import check_name
 from dataloaders.io.intensity import Window
 from dataloaders.io.manifest import Manifest
 from dataloaders.io.nifti import file_sha256
+from dataloaders.io.schema import NAME
 from dataloaders.io.spec import DataSpec
 from engine import device
 from engine.checkpoint import Weights, load_weights, weights_path
@@ -34,7 +34,7 @@ class TrainedRun:
     @classmethod
     def load(cls, checkpoints_dir: Path, name: str, which: str) -> TrainedRun:
         """The run called `name`. ValueError where there is none, CheckpointError where there are no such weights."""
-        folder = checkpoints_dir / check_name(name, "--name")
+        folder = checkpoints_dir / NAME.of(name, "--name")
         if not folder.is_dir():
             raise ValueError(f"--name {name}: no such run in {checkpoints_dir}")
         return cls.of(folder, which)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Literal
 
-from dataloaders.io.schema import check_text, decode
+from dataloaders.io.schema import TEXT, decode
 
 Number = float | None
 Cell = str | bool | int | float | None
@@ -59,7 +59,7 @@ def check_provenance(provenance: Object) -> None:
     _known({method: Object | None}, config, "provenance.config")
     _known({"options": Object | None}, provenance.get("data_provenance") or {}, "provenance.data_provenance")
     for key in ("name", "split", "method"):
-        check_text(str(provenance.get(key)), f"provenance.{key}")
+        TEXT.of(str(provenance.get(key)), f"provenance.{key}")
 
 
 def check_metrics(data: Any) -> None:
@@ -68,14 +68,14 @@ def check_metrics(data: Any) -> None:
     _known(METRICS, data, "metrics.json", ("n", "metrics", "per_patient"))
     _known(COUNTS, data["n"], "n", tuple(COUNTS))
     for key, entry in data["metrics"].items():
-        _known(ENTRY, entry, f"metrics.{check_text(key, 'metric')}", ("value",))
+        _known(ENTRY, entry, f"metrics.{TEXT.of(key, 'metric')}", ("value",))
         floor = entry.get("floor")
         if isinstance(floor, dict):
             _known({"value": Number}, floor, f"metrics.{key}.floor")
         for text in ("unit", "channel", "reason", "note", "extractor"):
-            check_text(str(entry.get(text)), f"metrics.{key}.{text}")
+            TEXT.of(str(entry.get(text)), f"metrics.{key}.{text}")
     for patient in data["per_patient"]:
-        check_text(patient, "patient")
+        TEXT.of(patient, "patient")
 
 
 def _known(hints: Mapping[str, Any], value: Object, where: str, required: tuple[str, ...] = ()) -> None:

@@ -5,9 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from dataloaders.io.files import check_name, listed
+from dataloaders.io.files import listed
 from dataloaders.io.manifest import Split
 from dataloaders.io.notices import warn_once
+from dataloaders.io.schema import NAME
 from dataloaders.prepare.sources import find_bids
 from pipeline.study import InputOptions, StudyOptions
 
@@ -41,8 +42,8 @@ def find_cases(study: StudyOptions) -> list[Case]:
         for key, path in {"t1": entry.t1, "brain": entry.brain, "reference": entry.reference}.items():
             if path is not None and not path.is_file():
                 raise ValueError(f"case {entry.id}: {key} = {path}: no such file")
-        name = check_name(entry.id, "case id")
-        patient = check_name(entry.patient or name, "patient")
+        name = NAME.of(entry.id, "case id")
+        patient = NAME.of(entry.patient or name, "patient")
         cases.append(Case(name, patient, entry.t1, entry.stripped, entry.brain, entry.reference))
     ids = [case.id for case in cases]
     twice = sorted({i for i in ids if ids.count(i) > 1})

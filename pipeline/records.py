@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 from dataloaders.io.files import read_json, write_json
 from dataloaders.io.nifti import file_sha256
-from dataloaders.io.schema import check_path, decode
+from dataloaders.io.schema import PathBelow, decode
 
 SCHEMA = "medsis-unit/1"
 RECORD = "record.json"
@@ -81,7 +81,7 @@ def load_record(folder: Path) -> Record | None:
             return None
         record: Record = decode(Record, data, str(path))
         for item in record.outputs.values():
-            check_path(decode(str, item["file"], "file"))
+            decode(PathBelow, item["file"], "file")
             decode(int, item["bytes"], "bytes")
             decode(str, item["sha256"], "sha256")
         return record

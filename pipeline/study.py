@@ -6,7 +6,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from dataloaders.io.files import check_name, read_toml
+from dataloaders.io.files import read_toml
+from dataloaders.io.schema import NAME
 from pipeline.options import read_options
 
 Contrast = Literal["t1", "random"]
@@ -278,7 +279,7 @@ def read_study(path: Path) -> StudyOptions:
 
 def check_study(study: StudyOptions, path: Path) -> None:
     """ValueError for the first value out of range."""
-    check_name(study.name, f"{path}: name")
+    NAME.of(study.name, f"{path}: name")
 
     def refuse(key: str, value: object, allowed: str) -> None:
         shown = list(value) if isinstance(value, tuple) else value

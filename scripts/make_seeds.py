@@ -20,7 +20,7 @@ from dataloaders.io.geometry import off_grid, onto_axes
 from dataloaders.io.ledger import Ledger
 from dataloaders.io.nifti import SUFFIXES, file_sha256, read_volume, stem, whole_numbers, write_volume
 from dataloaders.io.progress import say, tracked
-from dataloaders.io.schema import check_name
+from dataloaders.io.schema import NAME
 from dataloaders.io.workers import as_ready, cores
 from dataloaders.labelmaps.seeds import (
     FIT_VOXELS,
@@ -125,8 +125,8 @@ def check_options(o: SeedOptions) -> SeedScheme:
         raise ValueError(
             f"--out_path {o.out_path} is the source folder; a usual place is {o.bids_path / 'derivatives/seeds'}"
         )
-    check_name(o.image_suffix, "--image_suffix")
-    check_name(o.label_suffix, "--label_suffix")
+    NAME.of(o.image_suffix, "--image_suffix")
+    NAME.of(o.label_suffix, "--label_suffix")
     return find_scheme(o.annotation)
 
 
@@ -212,7 +212,7 @@ def work(o: SeedOptions, scheme: SeedScheme, ledger: SeedLedger, source: SeedSou
     key = source.key
     try:
         for part in key.split("/"):
-            check_name(part, "file or folder name")
+            NAME.of(part, "file or folder name")
         hashes = {"image": file_sha256(source.image), "label": file_sha256(source.label)}
         record = None if o.overwrite else ledger.done(key, hashes)
         if record is not None and ledger.intact(key, record):

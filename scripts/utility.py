@@ -24,7 +24,7 @@ from dataloaders.folder import load_manifest
 from dataloaders.io.files import csv_text, read_json, write_json, write_text
 from dataloaders.io.ledger import Ledger
 from dataloaders.io.manifest import FILE_NAME, Manifest
-from dataloaders.io.schema import check_name
+from dataloaders.io.schema import NAME
 from dataloaders.io.workers import parse_shard
 from dataloaders.slices import fingerprint
 from engine.command import exit_code
@@ -130,7 +130,7 @@ def _source(text: str) -> tuple[str, Path | None]:
     name, _, folder = text.partition("=")
     if not folder:
         raise ValueError(f"--generators {text}: must be gmm or NAME=FOLDER")
-    return check_name(name, "--generators"), Path(folder)
+    return NAME.of(name, "--generators"), Path(folder)
 
 
 def refuse_leaks(o: UtilityOptions, data: Manifest) -> None:

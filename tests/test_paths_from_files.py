@@ -30,7 +30,7 @@ def test_a_channel_name_is_one_part_of_a_path(tmp_path: Path, name: str) -> None
     """It becomes part of the names of volumes: `volumes/<case>_<channel>.nii.gz`."""
     root = prepared_folder(tmp_path / "data", patients=1, slices=1)
     changed(root, lambda data: data["spec"]["channels"][0].update(name=name))
-    with pytest.raises(ValueError, match=r"manifest.json: damaged manifest: channel name .* is not allowed"):
+    with pytest.raises(ValueError, match=r"manifest.json: damaged manifest: .* channel name .* is not allowed"):
         Manifest.load(root)
     stored = toy_spec().to_dict()  # as in a checkpoint
     stored["channels"][0]["name"] = name
@@ -41,11 +41,11 @@ def test_a_channel_name_is_one_part_of_a_path(tmp_path: Path, name: str) -> None
 @pytest.mark.parametrize("text", ["a\nb", "a\x1b[31mb", "a\u2028b", "a\ud800", "a\x00"])
 def test_texts_are_one_line(tmp_path: Path, text: str) -> None:
     for make in (lambda: Label(1, text), lambda: Channel("CT", text)):
-        with pytest.raises(ValueError, match="is not allowed: it holds a line break or another control character"):
+        with pytest.raises(ValueError, match="is not allowed: must be one line without control characters"):
             make()
     root = prepared_folder(tmp_path / "data", patients=1, slices=1)
     changed(root, lambda data: data["cases"][0].update(patient=text))
-    with pytest.raises(ValueError, match=r"case 'sub-00': patient|surrogates not allowed"):
+    with pytest.raises(ValueError, match=r"case 'sub-00'\.patient: found|lone surrogates"):
         Manifest.load(root)
     assert Label(1, "weiße Substanz (links) \u00a0").name.startswith("weiße")
 

@@ -18,7 +18,6 @@ from pathlib import Path
 from typing import Any
 
 from dataloaders.io.locks import lock_place, runs
-from dataloaders.io.schema import check_name as check_name
 
 TEMPORARY = ".tmp-"
 

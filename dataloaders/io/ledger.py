@@ -20,7 +20,7 @@ from dataloaders.io.files import read_json, with_path, write_json
 from dataloaders.io.find import files_below
 from dataloaders.io.locks import FolderLock, lock_folder
 from dataloaders.io.progress import say
-from dataloaders.io.schema import check_path, decode
+from dataloaders.io.schema import PathBelow, decode
 
 SETTINGS = "settings.json"
 LOCK_WAIT = 60.0  # seconds in which the shards that start together have claimed their folder
@@ -178,7 +178,7 @@ class Ledger:
             if record.get("schema", "") != self.schema:
                 return None
             for file in self._files(record):
-                check_path(decode(str, file, "output"))
+                decode(PathBelow, file, "output")
         except (ValueError, TypeError, FileNotFoundError, NotADirectoryError):
             return None
         return dict(record)

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal, cast
 
 from numpy.typing import NDArray
 
 from dataloaders.io.files import json_text, read_json, with_path, write_text
 from dataloaders.io.intensity import Window
-from dataloaders.io.schema import check_name, check_path, check_text, decode
+from dataloaders.io.schema import BELOW, AtLeast0, Must, Name, PathBelow, Text, decode
 from dataloaders.io.spec import DataSpec
 
 SCHEMA = "medsis-manifest/1"
@@ -55,12 +56,12 @@ class Slice:
     there is nothing to fill). histogram: pixels per label id.
     """
 
-    index: int
-    label: str
-    images: tuple[str, ...] = ()
-    generated: tuple[str, ...] = ()
-    histogram: dict[int, int] = field(default_factory=dict)
-    filled: tuple[str, ...] = ()
+    index: AtLeast0
+    label: Annotated[str, Must("empty, or a path below the folder", lambda path: not path or BELOW.test(path))]
+    images: tuple[PathBelow, ...] = ()
+    generated: tuple[PathBelow, ...] = ()
+    histogram: dict[int, AtLeast0] = field(default_factory=dict)
+    filled: tuple[PathBelow, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -71,8 +72,8 @@ class Case:
     grey: mean and standard deviation of grey matter on the channel that tells lesion levels, in [-1, 1] (--fill).
     """
 
-    id: str
-    patient: str
+    id: Name
+    patient: Text
     split: Split
     windows: tuple[Window, ...]
     slices: tuple[Slice, ...]
@@ -157,7 +158,7 @@ class Manifest:
             provenance = decode(dict[str, Any], data.get("provenance"), "provenance")
             if not isinstance(data.get("cases"), list):
                 raise ValueError("cases missing")
-            cases = tuple(case_from_dict(case) for case in data["cases"])
+            cases = tuple(case if isinstance(case, Case) else case_from_dict(case) for case in data["cases"])
             manifest = cls(DataSpec.from_dict(data.get("spec", {})), cases, provenance, reader.sums())
             manifest.check()
             if "inferred" not in provenance:  # whoever lays out a plain folder may do so by links
@@ -208,20 +209,19 @@ def _refuse_links_out(root: Path, cases: Sequence[Case]) -> None:
 
 def case_from_dict(data: Any) -> Case:
     """Inverse of `dataclasses.asdict` for one case; ValueError where something is missing, unknown or of another type."""
-    if not isinstance(data, dict) or not isinstance(data.get("slices"), (list, tuple)):
-        raise ValueError("a case without slices")
-    where = f"case {data.get('id')!r}"
-    case: Case = decode(Case, {"grey": None, **data, "slices": ()}, where, complete=True)
-    check_name(case.id, "case id")
-    check_text(case.patient, f"{where}: patient")
-    return replace(case, slices=tuple(item if isinstance(item, Slice) else _slice(item) for item in data["slices"]))
-
-
-SLICE_FIELDS = frozenset({"index", "label", "images", "generated", "histogram"})
+    if isinstance(data, dict):  # what files of the first version lack
+        data.setdefault("grey", None)
+        slices = data.get("slices")
+        for item in slices if isinstance(slices, list) else ():
+            if isinstance(item, dict):
+                item.setdefault("filled", [])
+    return cast(
+        Case, decode(Case, data, f"case {data.get('id')!r}" if isinstance(data, dict) else "a case", complete=True)
+    )
 
 
 class _Reader:
-    """While JSON is being read: an object that is a slice at once as such, which takes a fifth of the memory.
+    """While JSON is being read: each case at once as such, which takes a fifth of the memory.
 
     Histograms that are left out are summed; a case's own fields are read after its slices.
     """
@@ -232,42 +232,20 @@ class _Reader:
         self._of_split: dict[str, Counter[str]] = {}
 
     def __call__(self, found: dict[str, Any]) -> Any:
-        if found.keys() - {"filled"} == SLICE_FIELDS:
-            try:
-                for key, count in found["histogram"].items() if not self.histograms else ():
-                    self._of_case[key] = self._of_case.get(key, 0) + count
-            except (AttributeError, TypeError):
-                _slice(found)  # says what is wrong
-            return _slice(found, self.histograms)
-        if "slices" in found:
-            self._of_split.setdefault(str(found.get("split")), Counter()).update(self._of_case)
-            self._of_case = {}
-        return found
+        if not self.histograms and "histogram" in found:
+            with contextlib.suppress(AttributeError, TypeError):  # decode says what is wrong
+                for label, count in found["histogram"].items():
+                    self._of_case[label] = self._of_case.get(label, 0) + count
+                found["histogram"] = {}
+        if "slices" not in found:
+            return found
+        self._of_split.setdefault(str(found.get("split")), Counter()).update(self._of_case)
+        self._of_case = {}
+        return case_from_dict(found)
 
     def sums(self) -> dict[str, dict[int, int]]:
         """Pixels per split and label id."""
         return {split: {int(i): n for i, n in counts.items()} for split, counts in self._of_split.items() if counts}
-
-
-def _slice(data: Any, histograms: bool = True) -> Slice:
-    """As `decode`, which takes too long for the hundred thousand slices of a large data set; it says what is wrong."""
-    where = f"slice {data.get('label')!r}" if isinstance(data, dict) else "a slice"
-    try:
-        index, label, images, generated = data["index"], data["label"], data["images"], data["generated"]
-        histogram = {int(key): value for key, value in data["histogram"].items()} if histograms else {}
-        filled = data.get("filled", ())
-        paths = [*([label] if label != "" else []), *images, *generated, *filled]  # a slice may have no label map
-        lists = all(isinstance(files, (list, tuple)) for files in (images, generated, filled))
-        numbers = all(type(n) is int and 0 <= n < 2**63 for n in (index, *histogram.values()))
-        fits = len(data) == 5 + ("filled" in data) and lists and numbers and all(type(path) is str for path in paths)
-    except (KeyError, TypeError, AttributeError, ValueError):
-        fits = False
-    if not fits:
-        decode(Slice, {"filled": (), **decode(dict[str, Any], data, where)}, where, complete=True)
-        raise ValueError(f"{where}: index and numbers of pixels must be whole and not negative, and its fields known")
-    for path in paths:
-        check_path(path, "manifest path")
-    return Slice(index, label, tuple(images), tuple(generated), histogram, tuple(filled))
 
 
 def affine_rows(affine: Sequence[Sequence[float]] | NDArray) -> tuple[tuple[float, ...], ...]:

@@ -1,157 +1,250 @@
-"""Plain values, as JSON gives them, to frozen dataclasses: strictly by their type hints. Imports nothing of ours.
+"""What values may be: types with ranges, the one way from plain values to frozen dataclasses, and from there to flags.
 
-Names, texts and paths that come out of files are checked here, and nowhere else.
+A range stands in the type of an option, as ``n: AtLeast1``; what options must fulfil together is their method `check`.
+Imports nothing of ours.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import functools
+import json
 import re
-import sys
 import types
 import unicodedata
-from pathlib import Path
-from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+from collections.abc import Callable, Hashable, Sequence
+from dataclasses import dataclass
+from typing import Annotated, Any, Union, get_args, get_origin, get_type_hints
+
+from pydantic import ConfigDict, Field, GetCoreSchemaHandler, TypeAdapter, ValidationError
+from pydantic_core import CoreSchema, PydanticCustomError, SchemaValidator, core_schema
 
 
 class Mismatch(ValueError):  # noqa: N818 (reads as what it is in `except Mismatch`)
-    """A value that is not what the type hint asks for; the message says where, what was found and what is allowed."""
+    """A value that is not what it must be. path: keys and indices to it; value: what was found; allowed: in words."""
+
+    def __init__(self, message: str, path: tuple[str | int, ...] = (), value: Any = None, allowed: str = "") -> None:
+        super().__init__(message)
+        self.path, self.value, self.allowed = path, value, allowed
+
+
+@dataclass(frozen=True)
+class Must:
+    """A range in a type: ``Annotated[int, Must("odd", lambda n: n % 2 == 1)]``. words: as after "must be"."""
+
+    words: str
+    test: Callable[[Any], bool]
+
+    def of(self, value: Any, what: str) -> Any:
+        """Return `value` if it may be so; ValueError naming `what` otherwise."""
+        if not self.test(value):
+            raise ValueError(f"{what} {value!r} is not allowed: must be {self.words}")
+        return value
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        def tested(value: Any) -> Any:
+            if not self.test(value):
+                raise PydanticCustomError("must", "{words}", {"words": self.words})
+            return value
+
+        return core_schema.no_info_after_validator_function(tested, handler(source))
+
+
+def at_least(low: float) -> Must:
+    """`low` or more."""
+    return Must(f"at least {low}", lambda value: value >= low)
+
+
+def _is_range(values: Sequence[float]) -> bool:
+    return len(values) in (1, 2) and values[0] <= values[-1]
+
+
+def _is_one_line(text: str) -> bool:
+    return text.isprintable() or not any(unicodedata.category(c) in ("Cc", "Cs", "Zl", "Zp") for c in text)
+
+
+def _stays_below(path: str) -> bool:
+    goes_up = ".." in path and ".." in path.split("/")
+    return path[:1] not in ("", "/") and not goes_up and _is_one_line(path)
 
 
 _SAFE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 
+# Case ids, channels and run names become folders and files: separators, ``..`` and leading dots could leave the folder.
+NAME = Must(
+    "1-100 letters, digits, '.', '_' or '-', starting with a letter or digit, without '..'",
+    lambda name: bool(_SAFE_NAME.fullmatch(name)) and ".." not in name,
+)
+TEXT = Must("one line without control characters", _is_one_line)
+BELOW = Must("a path below the folder, in one line", _stays_below)
+ITERATION = Must("best, latest or a number of images seen", lambda text: text in ("best", "latest") or text.isdigit())
 
-def check_name(name: str, what: str = "name") -> str:
-    """Return `name` if it can safely be one path component; raise ValueError otherwise.
+Name = Annotated[str, NAME]
+Text = Annotated[str, TEXT]
+PathBelow = Annotated[str, BELOW]
+Iteration = Annotated[str, ITERATION]
+AtLeast0 = Annotated[int, Field(ge=0)]  # checked by pydantic itself: a manifest holds millions of them
+AtLeast1 = Annotated[int, at_least(1)]
+NotNegative = Annotated[float, at_least(0)]
+Positive = Annotated[float, Must("above 0", lambda value: value > 0)]
+Share = Annotated[float, Must("in [0, 1]", lambda value: 0 <= value <= 1)]
+BelowOne = Annotated[float, Must("in [0, 1)", lambda value: 0 <= value < 1)]
+LowHigh = Annotated[tuple[float, float], Must("low and high", lambda pair: pair[0] < pair[1])]
+Spread = Annotated[
+    tuple[float, ...], Must("one value of 0 or more, or low and high", lambda v: _is_range(v) and min(v) >= 0)
+]
+PositiveSpread = Annotated[
+    tuple[float, ...], Must("one value above 0, or low and high", lambda v: _is_range(v) and min(v) > 0)
+]
+Spacing = Annotated[
+    tuple[float, ...],
+    Must("one or three lengths in mm, above 0", lambda v: len(v) in (0, 1, 3) and all(0 < mm < 100 for mm in v)),
+]
 
-    Case ids, channels and run names become folders and files: separators, ``..`` and leading dots could leave the folder.
+
+def decode(kind: Any, value: Any, where: str, complete: bool = False, context: Any = None) -> Any:
+    """`value`, as JSON or TOML give it, as `kind`: a dataclass or any other type that pydantic knows.
+
+    Strict as JSON is: a list stands for a tuple, a text for a path, and nothing else is converted; numbers are finite. A
+    dataclass takes a dict of its fields: unknown ones are refused, absent ones only allowed where there is a default, and
+    with `complete` not at all. where: how messages call the value, "" for the file itself. context: for validators.
+    Raises Mismatch for the first value that does not fit.
     """
-    if not _SAFE_NAME.fullmatch(name) or ".." in name:
-        raise ValueError(
-            f"{what} {name!r} is not allowed: use 1-100 letters, digits, '.', '_' or '-', "
-            "starting with a letter or digit, without '..'"
-        )
-    return name
+    try:
+        (found,) = _validator(kind, complete).validate_json(json.dumps([value], default=str), context=context)
+    except ValidationError as error:
+        errors = [{**one, "loc": one["loc"][1:]} for one in error.errors(include_url=False)]
+        raise _mismatch(kind, value, where, errors) from None
+    return found
 
 
-def check_text(text: str, what: str) -> str:
-    """Return `text` if it is one line that every file and terminal can show; ValueError otherwise."""
-    if not text.isprintable() and any(unicodedata.category(letter) in ("Cc", "Cs", "Zl", "Zp") for letter in text):
-        raise ValueError(f"{what} {text!r} is not allowed: it holds a line break or another control character")
-    return text
+def check(options: Any, prefix: str = "") -> None:
+    """ValueError ``--flag value: must be ...`` for the first option out of range, and for what does not go together.
 
-
-def check_path(path: str, what: str = "path") -> str:
-    """Return `path` if it names something below a folder, as it is spelled; ValueError otherwise."""
-    if path.startswith("/") or ".." in path.split("/") or "\0" in path or not path:
-        raise ValueError(f"{what} {path!r} leaves the folder")
-    return check_text(path, what)
-
-
-def decode(kind: Any, value: Any, where: str, complete: bool = False) -> Any:
-    """`value` as `kind`: a dataclass, bool, int, float, str, Path, None, Literal, tuple, list, dict or a union of them.
-
-    Lists stand for tuples and whole floats of JSON for ints; nothing else is converted. Numbers are finite. A dataclass
-    takes a dict of its fields: unknown ones are refused, absent ones only allowed where there is a default, and with
-    `complete` not at all. where: how messages call the value. Raises Mismatch, or ValueError of the dataclass's own checks.
+    The dataclass may have a method `check` for the latter, whose messages name flags without `prefix`.
     """
-    if dataclasses.is_dataclass(kind):
-        return _record(kind, value, where, complete)
-    origin, inner = get_origin(kind), get_args(kind)
-    if origin is Literal:
-        if any(value == allowed and type(value) is type(allowed) for allowed in inner):
-            return value
-        raise _wrong(value, where, "one of " + ", ".join(map(str, inner)))
-    if origin in (Union, types.UnionType):
-        return _either(inner, value, where, complete)
-    if origin is list:
-        return list(_row((*inner, Ellipsis), value, where, complete))
-    if origin is tuple:
-        return _row(inner, value, where, complete)
-    if origin is dict:
-        if not isinstance(value, dict):
-            raise _wrong(value, where, "an object")
-        return {
-            _key(inner[0], k, where): decode(inner[1], v, f"{where}.{_shown(k)}", complete) for k, v in value.items()
-        }
-    return value if kind is Any else _scalar(kind, value, where)
+    nested = {name: value for name, value in _values(options).items() if dataclasses.is_dataclass(value)}
+    for name, value in nested.items():
+        check(value, f"{prefix}{name}.")
+    try:
+        decode(type(options), dataclasses.asdict(options), "")
+        getattr(options, "check", lambda: None)()
+    except Mismatch as error:
+        name = str(error.path[0])
+        raise ValueError(f"--{prefix}{name} {_words(getattr(options, name))}: must be {error.allowed}") from None
+    except ValueError as error:
+        raise ValueError(re.sub(r"--(?=\w)", f"--{prefix}", str(error))) from None
+
+
+def _values(options: Any) -> dict[str, Any]:
+    return {item.name: getattr(options, item.name) for item in dataclasses.fields(options)}
+
+
+def _words(value: Any) -> str:
+    """As it stands on a command line."""
+    if isinstance(value, tuple):
+        return " ".join(f"{item:g}" if isinstance(item, float) else str(item) for item in value)
+    return str(value)
 
 
 @functools.cache
-def _hints(kind: Any) -> dict[str, Any]:
+def _validator(kind: Any, complete: bool) -> SchemaValidator:
+    # A tuple, since a dataclass by itself would take no configuration from here.
+    config = ConfigDict(strict=True, extra="forbid", allow_inf_nan=False)
+    schema = TypeAdapter(tuple[kind], config=config).core_schema
+    return SchemaValidator(_without_defaults(schema) if complete else schema)
+
+
+def _without_defaults(schema: Any) -> Any:
+    if isinstance(schema, list):
+        return [_without_defaults(item) for item in schema]
+    if not isinstance(schema, dict):
+        return schema
+    if schema.get("type") == "default":
+        return _without_defaults(schema["schema"])
+    return {key: _without_defaults(item) for key, item in schema.items()}
+
+
+@functools.cache
+def _hints(kind: Hashable) -> dict[str, Any]:
     return get_type_hints(kind)
 
 
-def _record(kind: Any, value: Any, where: str, complete: bool) -> Any:
-    if not isinstance(value, dict):
-        raise _wrong(value, where, "an object")
-    fields = {field.name: field for field in dataclasses.fields(kind) if field.init}
-    unknown = sorted(repr(key)[:60] for key in value if key not in fields)
-    if unknown:
-        raise Mismatch(f"{where}: unknown {', '.join(unknown)}")
-    absent = [name for name, field in fields.items() if name not in value and (complete or not _has_default(field))]
-    if absent:
-        raise Mismatch(f"{where}: {', '.join(absent)} missing")
-    return kind(**{name: decode(_hints(kind)[name], item, f"{where}.{name}", complete) for name, item in value.items()})
+_ALLOWED = {
+    "int": "a whole number",
+    "float": "a finite number",
+    "finite": "a finite number",
+    "string": "text",
+    "bool": "true or false",
+    "path": "a path",
+    "none": "null",
+    "dict": "an object",
+    "dataclass": "an object",
+    "tuple": "a list",
+    "list": "a list",
+    "json": "free of half characters (lone surrogates)",
+}
 
 
-def _has_default(field: Any) -> bool:
-    return field.default is not dataclasses.MISSING or field.default_factory is not dataclasses.MISSING
+def _mismatch(kind: Any, value: Any, where: str, errors: Sequence[Any]) -> Mismatch:
+    """The first of pydantic's errors in our words; those of a union's other members add what they allow."""
+    first, path = errors[0], _path(value, errors[0]["loc"])
+    alike = [error for error in errors if _path(value, error["loc"]) == path]
+    place, found = where, value
+    for step in path:
+        found = found[step] if _holds(found, step) else found
+        place += f"[{step}]" if isinstance(step, int) else f".{step}" if place else step
+    if first["type"] == "unexpected_keyword_argument":
+        unknown = sorted(repr(error["loc"][-1])[:60] for error in errors if error["type"] == first["type"])
+        known = ", ".join(_hints(_kind_at(kind, path[:-1])))
+        text = f"unknown {', '.join(unknown)}; there are {known}"
+        parent = place.rpartition(".")[0]
+        return Mismatch(f"{parent}: {text}" if parent else text, path)
+    if first["type"] == "missing" and isinstance(first["loc"][-1], str):
+        missing = [str(e["loc"][-1]) for e in errors if e["type"] == "missing" and e["loc"][:-1] == first["loc"][:-1]]
+        text = f"{', '.join(missing)} missing"
+        return Mismatch(f"{place}: {text}" if place else text, path)
+    if first["type"] == "value_error":  # of the dataclass's own __post_init__
+        text = str(first["ctx"]["error"])
+        return Mismatch(f"{place}: {text}" if place else text, path, found, text)
+    allowed = " or ".join(dict.fromkeys(_allowed(error, errors) for error in alike))
+    shown = repr(found)
+    shown = shown if len(shown) < 60 else shown[:57] + "..."
+    return Mismatch(f"{place}: found {shown}, must be {allowed}".removeprefix(": "), path, found, allowed)
 
 
-def _either(kinds: tuple[Any, ...], value: Any, where: str, complete: bool) -> Any:
-    for kind in kinds:
-        try:
-            return decode(kind, value, where, complete)
-        except Mismatch as error:
-            last = error
-    raise last
+def _holds(value: Any, step: str | int) -> bool:
+    return step in value if isinstance(value, dict) else isinstance(value, (list, tuple)) and step in range(len(value))
 
 
-def _row(kinds: tuple[Any, ...], value: Any, where: str, complete: bool) -> tuple[Any, ...]:
-    if not isinstance(value, (list, tuple)):
-        raise _wrong(value, where, "a list")
-    if len(kinds) == 2 and kinds[1] is Ellipsis:
-        kinds = (kinds[0],) * len(value)
-    if len(kinds) != len(value):
-        raise _wrong(value, where, f"a list of {len(kinds)}")
-    return tuple(
-        decode(kind, item, f"{where}[{i}]", complete) for i, (kind, item) in enumerate(zip(kinds, value, strict=True))
-    )
+def _path(value: Any, location: tuple[str | int, ...]) -> tuple[str | int, ...]:
+    """pydantic's location without the names of a union's members, which are no keys."""
+    path: list[str | int] = []
+    for step in location:
+        step = int(step) if isinstance(value, dict) and str(step).isdigit() and step not in value else step
+        if _holds(value, step):
+            path.append(step)
+            value = value[step]
+    return tuple(path)
 
 
-def _shown(key: Any) -> str:
-    return key if isinstance(key, str) and key.isidentifier() else repr(key)
+def _kind_at(kind: Any, path: Sequence[str | int]) -> Any:
+    for step in path:
+        is_record = isinstance(kind, type) and dataclasses.is_dataclass(kind)
+        kind = _hints(kind)[str(step)] if is_record else get_args(kind)[get_origin(kind) is dict]
+        if get_origin(kind) in (Union, types.UnionType):
+            kind = next(part for part in get_args(kind) if dataclasses.is_dataclass(part))
+    return kind
 
 
-def _key(kind: Any, key: Any, where: str) -> Any:
-    if kind is int and isinstance(key, str) and key.isascii() and key.isdigit():
-        return int(key)  # JSON's keys are strings
-    return _scalar(kind, key, where)
-
-
-def _scalar(kind: Any, value: Any, where: str) -> Any:
-    if kind in (None, type(None)):
-        if value is None:
-            return None
-    elif kind is float:
-        if isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) <= sys.float_info.max:
-            return float(value)
-    elif kind is int:
-        if isinstance(value, float) and value.is_integer():
-            value = int(value)
-        if isinstance(value, int) and not isinstance(value, bool):
-            return value
-    elif kind is Path:
-        if isinstance(value, (str, Path)) and "\0" not in str(value):
-            return Path(value)
-    elif isinstance(value, kind):
-        return value
-    names = {None: "null", type(None): "null", float: "a finite number", int: "a whole number", Path: "a path"}
-    raise _wrong(value, where, names.get(kind) or f"a {kind.__name__}")
-
-
-def _wrong(value: Any, where: str, allowed: str) -> Mismatch:
-    shown = repr(value)
-    return Mismatch(f"{where}: found {shown if len(shown) < 60 else shown[:57] + '...'}, must be {allowed}")
+def _allowed(error: Any, errors: Sequence[Any]) -> str:
+    kind = error["type"]
+    if kind == "literal_error":
+        return "one of " + error["ctx"]["expected"].replace("'", "").replace(" or ", ", ")
+    if kind == "missing":  # of a tuple
+        return f"a list of {max(e['loc'][-1] for e in errors if e['loc'][:-1] == error['loc'][:-1]) + 1}"
+    if kind == "greater_than_equal":
+        return f"at least {error['ctx']['ge']}"
+    if kind == "too_long":
+        return f"a list of {error['ctx']['max_length']}"
+    return _ALLOWED.get(kind.partition("_")[0], error["msg"])

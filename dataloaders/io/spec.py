@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal, cast
 
-from dataloaders.io.schema import check_name, check_text, decode
+from dataloaders.io.schema import NAME, TEXT, decode
 
 Axis = Literal["axial", "coronal", "sagittal"]
 
@@ -30,7 +30,7 @@ class Label:
     source: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
-        check_text(self.name, "label name")
+        TEXT.of(self.name, "label name")
 
 
 @dataclass(frozen=True)
@@ -44,8 +44,8 @@ class Channel:
     unit: str = "a.u."
 
     def __post_init__(self) -> None:
-        check_name(self.name, "channel name")
-        check_text(self.unit, "unit")
+        NAME.of(self.name, "channel name")
+        TEXT.of(self.unit, "unit")
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from dataloaders.io.files import check_name, read_json, read_toml
+from dataloaders.io.files import read_json, read_toml
+from dataloaders.io.schema import NAME
 from dataloaders.labelmaps.labels import READERS, id_list, table_rows
 
 if TYPE_CHECKING:
@@ -52,7 +53,7 @@ class SeedScheme:
         if 0 in owner:
             raise ValueError(f"{self.name}: 0 is background anyway; list it in a meta-label or not at all")
         for name, labels in self.metas:
-            check_name(name, f"{self.name}: meta-label")
+            NAME.of(name, f"{self.name}: meta-label")
             if not labels:
                 raise ValueError(f"{self.name}: meta-label {name!r} has no labels")
             for label in labels:
@@ -238,7 +239,7 @@ def load_seeds(folder: Path | str) -> tuple[SeedCase, ...]:
     cases = []
     for key in read_json(folder / INDEX)["cases"]:
         for part in key.split("/"):
-            check_name(part, f"{folder / INDEX}: case")
+            NAME.of(part, f"{folder / INDEX}: case")
         record = read_json(record_file(folder, key))
         metas = tuple(
             SeedMeta(meta["id"], meta["name"], tuple(len(split["means"]) for split in meta["splits"]))

@@ -13,10 +13,10 @@ import numpy as np
 
 from dataloaders.io import geometry
 from dataloaders.io.file_names import first_group
-from dataloaders.io.files import check_name, listed, read_json, write_json
+from dataloaders.io.files import listed, read_json, write_json
 from dataloaders.io.locks import LOCK, lock_folder
 from dataloaders.io.manifest import FILE_NAME, Case, Manifest, Split, case_from_dict
-from dataloaders.io.schema import decode
+from dataloaders.io.schema import NAME, decode
 from dataloaders.io.spec import LESION, Channel, DataSpec, Label
 from dataloaders.io.workers import cores, in_order, parse_shard
 from dataloaders.labelmaps.labels import LabelTable, found_labels, read_dataset_json, read_label_map, table_rows
@@ -175,7 +175,7 @@ def _conclude(o: PrepareOptions, plan: Plan, cases: list[CaseSource], identity: 
 def check_channels(channels: tuple[str, ...]) -> None:
     """ValueError for channel names that repeat, are no safe part of a file name, or mean something else."""
     for name in channels:
-        check_name(name, "channel name")
+        NAME.of(name, "channel name")
         if name in ("label", "lesion", "brain", "body"):
             raise ValueError(f"channel name {name!r} is reserved for masks; rename it")
         if channels.count(name) > 1:

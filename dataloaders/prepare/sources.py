@@ -11,7 +11,6 @@ from typing import TypeVar
 import numpy as np
 
 from dataloaders.io.file_names import first_group
-from dataloaders.io.files import check_name
 from dataloaders.io.find import (
     NO_IMAGES,
     anatomical,
@@ -25,6 +24,7 @@ from dataloaders.io.find import (
     suffix,
 )
 from dataloaders.io.nifti import SUFFIXES, Volume, stem
+from dataloaders.io.schema import NAME
 from dataloaders.labelmaps.labels import read_dataset_json
 from dataloaders.prepare.options import Half
 
@@ -76,7 +76,7 @@ def _by_id(paths: Sequence[Path], regex: str | None, faults: list[str], where: s
     ids: dict[str, Path] = {}
     for path, name in zip(paths, case_names(paths, where), strict=True):
         try:
-            case = check_name(first_group(regex, name, "--case_regex"), f"case id of {path}")
+            case = NAME.of(first_group(regex, name, "--case_regex"), f"case id of {path}")
         except ValueError as error:
             faults.append(str(error))
             continue
@@ -91,7 +91,7 @@ def _safe_only(cases: dict[str, T], first: Callable[[T], Path], faults: list[str
     kept = {}
     for name, files in cases.items():
         try:
-            kept[check_name(name, f"case id of {first(files)}")] = files
+            kept[NAME.of(name, f"case id of {first(files)}")] = files
         except ValueError as error:
             faults.append(str(error))
     return kept

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any, Protocol
 import torch
 
 from config import Config, TestConfig
-from dataloaders.io.files import check_name
 from dataloaders.io.manifest import Manifest
+from dataloaders.io.schema import NAME
 from dataloaders.io.spec import DataSpec
 from dataloaders.io.weights import locate
 from models import load_class
@@ -99,7 +99,7 @@ class Workflow(ABC):
 
         ValueError or MissingWeights.
         """
-        check_name(self.config.name, "--name")
+        NAME.of(self.config.name, "--name")
         if self.metrics_needed and self.config.metrics != "none":
             from evaluation import check_metrics  # seconds to import
 

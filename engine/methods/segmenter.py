@@ -14,9 +14,10 @@ import torch
 from config import Config, TestConfig
 from dataloaders.case_volumes import CaseVolume, channel_numbers
 from dataloaders.folder import load_manifest
-from dataloaders.io.files import check_name, whole_folder
+from dataloaders.io.files import whole_folder
 from dataloaders.io.manifest import Manifest
 from dataloaders.io.progress import tracked
+from dataloaders.io.schema import NAME
 from dataloaders.io.spec import DataSpec
 from dataloaders.labelmaps.classes import ras_spacing
 from dataloaders.patches import ACROSS, PatchLoader
@@ -136,7 +137,7 @@ class SplitSegmentation:
         self.channels = channel_numbers(self.data.spec, inputs, run.spec.num_channels, "--inputs")
         names = [self.data.spec.channels[channel].name for channel in self.channels]
         folder = config.ckpt_iter if not config.inputs else f"{config.ckpt_iter}-{'-'.join(names)}"
-        self.folder = check_name(folder, "results folder")
+        self.folder = NAME.of(folder, "results folder")
         self.made_from: dict[str, Any] = {"inputs": names}
 
     def write(self, out: Path, provenance: dict[str, Any]) -> None:

@@ -10,9 +10,10 @@ import numpy as np
 import pytest
 import torch
 
-from dataloaders.io.files import atomic_path, check_name, read_json, write_json
+from dataloaders.io.files import atomic_path, read_json, write_json
 from dataloaders.io.pictures import label_colors
 from dataloaders.io.runlog import RunLog, read_log
+from dataloaders.io.schema import NAME
 from dataloaders.labelmaps.labels import read_label_map
 from dataloaders.labelmaps.maps import LabelMaps
 from dataloaders.scans import find_scans
@@ -69,7 +70,7 @@ def test_json_has_no_nan(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", ["../x", "a/b", "", ".hidden", "a..b", "x" * 101, "a\nb", "/abs", "sub 1"])
 def test_names_that_leave_the_folder_are_refused(name: str) -> None:
     with pytest.raises(ValueError, match="not allowed"):
-        check_name(name)
+        NAME.of(name, "name")
 
 
 def test_states_are_kept_in_order_and_pruned(tmp_path: Path) -> None:

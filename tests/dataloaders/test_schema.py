@@ -25,7 +25,7 @@ class Outer:
 
 
 def test_what_fits_is_taken() -> None:
-    data = {"inner": {"x": 1}, "many": [{"x": 2.5, "kind": "b"}], "pair": [3, 4.0], "counts": {"7": 1}, "where": "a/b"}
+    data = {"inner": {"x": 1}, "many": [{"x": 2.5, "kind": "b"}], "pair": [3, 4], "counts": {"7": 1}, "where": "a/b"}
     assert decode(Outer, data, "o") == Outer(Inner(1.0), (Inner(2.5, "b"),), (3, 4), {7: 1}, Path("a/b"))
     assert decode(Outer, {"inner": {"x": 1}}, "o") == Outer(Inner(1.0))
 
@@ -37,14 +37,15 @@ def test_what_fits_is_taken() -> None:
         ({"inner": {"x": float("nan")}}, r"o\.inner\.x: found nan"),
         ({"inner": {"x": True}}, r"o\.inner\.x: found True"),
         ({"inner": {"x": 1, "kind": "c"}}, r"must be one of a, b"),
+        ({"kind": 1}, r"o: unknown 'kind'; there are inner, many, pair, counts, where"),
         ({"inner": {}}, r"o\.inner: x missing"),
-        ({"inner": {"x": 1, "y": 2}}, r"o\.inner: unknown 'y'"),
+        ({"inner": {"x": 1, "y": 2}}, r"o\.inner: unknown 'y'; there are x, kind"),
         ({"inner": [1]}, r"o\.inner: found \[1\], must be an object"),
         ({"pair": [1]}, r"o\.pair: found \[1\], must be a list of 2"),
         ({"pair": [1, 2.5]}, r"o\.pair\[1\]: found 2\.5, must be a whole number"),
         ({"many": "ab"}, r"o\.many: found 'ab', must be a list"),
         ({"many": [{"x": 1}, 3]}, r"o\.many\[1\]: found 3"),
-        ({"counts": {"-1": 1}}, r"o\.counts"),
+        ({"counts": {"a": 1}}, r"o\.counts\.a: found 1, must be a whole number"),
     ],
 )
 def test_what_does_not_fit_is_named(change: dict[str, Any], message: str) -> None:
