@@ -25,12 +25,10 @@ from benchmarks.lesion_study import StudyOptions, head_of
 from dataloaders.io.files import atomic_path, write_json
 from dataloaders.io.geometry import plane
 from dataloaders.lesions.adding import Painting, add_lesions, without_own_lesions
-from dataloaders.lesions.options import AddLesionsOptions
 from dataloaders.lesions.placing import Placed, Variation, allowed_zone, place
 from dataloaders.lesions.scans import Head
 from dataloaders.registration import Scan, register
 from engine.command import exit_code
-from engine.lesion_command import profile_level
 from evaluation.metrics.lesion_regions import (
     RANGE_PERCENTILE,
     border_distance,
@@ -41,7 +39,7 @@ from evaluation.metrics.lesion_regions import (
 )
 from models.base import Method
 from models.lesion.method import LesionUnet
-from scripts.add_lesions import painter
+from scripts.add_lesions import AddLesionsOptions, painter, profile_level
 
 TILE, GAP, TITLE = 192, 4, 16
 ROWS = 3

@@ -31,16 +31,14 @@ from dataloaders.io.geometry import resample, to_ras
 from dataloaders.io.locks import lock_place
 from dataloaders.io.nifti import stem, write_volume
 from dataloaders.lesions.adding import Painting, add_lesions
-from dataloaders.lesions.options import AddLesionsOptions
 from dataloaders.lesions.placing import Variation, allowed_zone, place
 from dataloaders.lesions.scans import Head, find_patient, load_head, read_channels, read_mask
 from engine.command import exit_code
-from engine.lesion_command import profile_level
 from evaluation.metrics.lesions import match_lesions
 from evaluation.statistics import student_half_width
 from models.base import Method, seeded_generator
 from models.lesion.method import LesionUnet
-from scripts.add_lesions import painter
+from scripts.add_lesions import AddLesionsOptions, painter, profile_level
 
 ARMS = ("real", "real + synthetic", "synthetic")
 FEATURES = (16, 16, 32, 64, 128, 16)

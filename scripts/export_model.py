@@ -1,16 +1,163 @@
-"""A trained run to give away: ``python scripts/export_model.py --name exp --out released --license CC-BY-4.0``."""
+"""A trained run to give away: ``python scripts/export_model.py --name exp --out released --license CC-BY-4.0``.
+
+Weights without anybody's paths, and a model card that says what they are.
+"""
 
 from __future__ import annotations
 
+import hashlib
 import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import tyro
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+import config as options
+from config import Config
+from dataloaders.io.files import write_text
+from dataloaders.io.locks import lock_place
+from dataloaders.io.runlog import JSONL, read_log
+from dataloaders.io.schema import NAME
+from dataloaders.io.spec import DataSpec
+from engine.checkpoint import Weights, save_weights, weights_path
 from engine.command import exit_code
-from engine.export import ExportOptions, export
+from engine.methods.base import workflow_of
+from engine.trained import TrainedRun
+
+CARD = "README.md"
+_SHA256 = "SHA-256 of the file"
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExportOptions:
+    """Write the weights of a run and a model card to a folder that test.py reads as a run."""
+
+    name: str
+    """Name of the run."""
+    out: Path
+    """Folder of released models; this one goes to <out>/<as_name>."""
+    as_name: str = ""
+    """Name of the released model; that of the run unless given."""
+    checkpoints_dir: Path = Path("checkpoints")
+    """Folder of all runs."""
+    ckpt_iter: str = "best"
+    """Weights to release: best, latest, or a number of images seen."""
+    license: str = "not stated"
+    """Licence of the weights, which follows from that of the data."""
+    data: str = "not stated"
+    """What the model was trained on, in a sentence: source, number of patients, who may use it."""
+    contact: str = "not stated"
+    """Whom to ask."""
+    overwrite: bool = False
+    """Replace an earlier export."""
+
+
+def export(o: ExportOptions) -> Path:
+    """Write `<out>/<name>/weights-best.safetensors` and a model card beside it; returns the folder.
+
+    The file holds tensors, options and facts of the data, and nothing that could be executed. ValueError where the run
+    or the weights are missing, or the folder holds something else.
+    """
+    run = TrainedRun.load(o.checkpoints_dir, o.name, o.ckpt_iter)
+    trained = shareable(run.config, NAME.of(o.as_name or o.name, "--as_name"))
+    folder = o.out / trained.name
+    if folder.is_dir() and any(folder.iterdir()) and not (o.overwrite and _is_export(folder)):
+        raise ValueError(f"{folder} is not empty; choose another --out or --as_name, or --overwrite an earlier export")
+    released = replace(run.weights, config=options.to_dict(trained))
+    path = weights_path(folder, "best")
+    with lock_place(folder):
+        save_weights(path, released)
+        write_text(folder / CARD, model_card(o, run.folder, released, trained, path))
+    return folder
+
+
+def _is_export(folder: Path) -> bool:
+    """Whether an export wrote the folder; others have a README.md too, and runs weights of that name."""
+    card = folder / CARD
+    ours = card.is_file() and _SHA256 in card.read_text(encoding="utf-8", errors="replace")
+    return ours and weights_path(folder, "best").is_file()
+
+
+def shareable(config: Config, name: str) -> Config:
+    """The options without paths, which may name people and projects, for a run called `name`."""
+    return options.from_dict({"dataroot": "data", **options.without_paths(replace(config, name=name))})
+
+
+def model_card(o: ExportOptions, run: Path, weights: Weights, trained: Config, path: Path) -> str:
+    """What a stranger must know before using the weights, in Markdown."""
+    spec, workflow = DataSpec.from_dict(weights.spec), workflow_of(trained)
+    parameters = sum(tensor.numel() for tensor in weights.tensors.values())
+    facts = {
+        "Method": f"`{trained.model}`, preset `{trained.preset}` (medsis)",
+        **workflow.purpose(spec),
+        "Numbers in the file": f"{parameters:,}",
+        "Images seen in training": f"{weights.images:,}",
+        "Training data": o.data,
+        "Licence of the weights": o.license,
+        "Contact": o.contact,
+        _SHA256: f"`{hashlib.sha256(path.read_bytes()).hexdigest()}`",
+    }
+    start = replace(
+        options.starting_values(trained.model, trained.preset, trained.gmm.preset), name="", dataroot=Path()
+    )
+    changed = options.differences(options.to_dict(start), options.to_dict(trained))
+    return "\n".join(
+        [
+            f"# {trained.name}",
+            "",
+            *_table(("", ""), facts.items()),
+            "",
+            "## Use",
+            "",
+            "```bash",
+            f"python test.py --name {trained.name} --checkpoints_dir <the folder that holds this one> --dataroot <data>",
+            *([workflow.usage.format(name=trained.name)] if workflow.usage else []),
+            "```",
+            "",
+            "`<data>` is a folder of `scripts/prepare_data.py` with exactly these labels, channels and slice size. The file",
+            "is safetensors: it holds tensors and, in its header, options and facts of the data; loading runs no code.",
+            "",
+            "## Labels",
+            "",
+            *_table(
+                ("id", "name", "ids in the source"),
+                ((i.id, i.name, " ".join(map(str, i.source)) or "made") for i in spec.labels),
+            ),
+            "",
+            "## Validation",
+            "",
+            *_scores(run, weights.images),
+            "",
+            "## Options that differ from the preset",
+            "",
+            *([f"- `{line}`" for line in changed] or ["None."]),
+            "",
+            "## Limits",
+            "",
+            *workflow.limits,
+            "",
+        ]
+    )
+
+
+def _table(head: Sequence[str], rows: Any) -> list[str]:
+    lines = [f"| {' | '.join(head)} |", "|" + "---|" * len(head)]
+    return lines + [f"| {' | '.join(str(cell).replace('|', '/') for cell in row)} |" for row in rows]
+
+
+def _scores(run: Path, images: int) -> list[str]:
+    """The evaluation of exactly these weights, where the run's log has one."""
+    records = read_log(run / JSONL) if (run / JSONL).is_file() else []
+    found = [r for r in records if r["kind"] == "eval" and r["images"] == images]
+    if not found:
+        return ["Not evaluated on a validation split."]
+    scores = {name: f"{value:.4g}" for name, value in found[-1]["metrics"].items() if value is not None}
+    said = "On the validation split of the training data; docs/metrics.md says what each means."
+    return [said, "", *_table(("metric", "value"), scores.items())]
 
 
 def main() -> int:

@@ -16,12 +16,12 @@ from dataloaders.io.manifest import Manifest
 from dataloaders.labelmaps.generated_files import read_record
 from dataloaders.prepare.prepare import PrepareOptions, prepare
 from engine.checkpoint import Weights
-from engine.export import CARD, ExportOptions, export
 from engine.run import _read_start
 from engine.trained import TrainedRun
 from evaluation.report import refuse_foreign
 from evaluation.report.panels import svg
 from models.gmm.priors import FittedPrior
+from scripts.export_model import CARD, ExportOptions, export
 from test import refuse_other_results
 from tests.toy import phantom, prepared_folder, save_nifti, toy_spec
 from tests.toy_results import noisy, write_results
@@ -79,7 +79,7 @@ def test_an_export_replaces_exports_alone(weights: bool, tmp_path: Path, monkeyp
     if weights:  # a run with notes
         (folder / "weights-best.safetensors").write_text("mine")
     run = TrainedRun(tmp_path, "best", Weights({}, {}, {}, 0), Config(name="x", dataroot=tmp_path), toy_spec())
-    monkeypatch.setattr("engine.export.TrainedRun.load", lambda *_: run)
+    monkeypatch.setattr("engine.trained.TrainedRun.load", lambda *_: run)
     with pytest.raises(ValueError, match="is not empty"):
         export(ExportOptions(name="exp", out=tmp_path / "out", overwrite=True))
     assert (folder / CARD).read_text() == "mine"

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from engine.lesion_command import profile_level
+from scripts.add_lesions import profile_level
 from tests.test_end_to_end import PERIODS, call, strip_name
 from tests.toy import save_nifti
 from tests.toy_lesions import LAS, bids, patient

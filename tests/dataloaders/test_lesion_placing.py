@@ -7,9 +7,9 @@ import pytest
 from scipy import ndimage
 
 from dataloaders.io.spec import Label
-from dataloaders.lesions.options import parse_load
 from dataloaders.lesions.placing import Variation, allowed_zone, blend_zone, place
 from dataloaders.lesions.preparing import Tissue
+from scripts.add_lesions import parse_load
 from tests.toy_lesions import patient
 
 LABELS = tuple(Label(i, n) for i, n in enumerate(("background", "csf", "grey_matter", "white_matter")))

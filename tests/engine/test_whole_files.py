@@ -137,7 +137,7 @@ def test_a_folder_that_another_command_writes_is_refused(
         "lesion_study": ["--name", "x", "--bids", tmp_path, "--train", "a", "--test", "b", "--out", folder],
     }
     run = TrainedRun(tmp_path, "best", Weights({}, {}, {}, 0), Config(name="x", dataroot=Path("d")), toy_spec())
-    monkeypatch.setattr("engine.export.TrainedRun.load", lambda *_: run)
+    monkeypatch.setattr("engine.trained.TrainedRun.load", lambda *_: run)
     with lock_place(folder):
         done = call(f"{script}.py", *arguments[script.partition("/")[2]], code=2)
     assert f"{folder} is in use by process {os.getpid()}" in done.stderr

@@ -13,7 +13,7 @@ import config as options
 from config import parse_train
 from dataloaders.io.files import csv_text, write_json
 from dataloaders.io.runlog import RunLog
-from engine.export import shareable
+from scripts.export_model import shareable
 
 
 def test_a_spreadsheet_runs_no_cell() -> None:
