@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import torch
+import numpy as np
 
 from dataloaders.io.files import write_json, write_text
 from dataloaders.io.weights import MissingWeights
-from evaluation.catalog import SCHEMA, SETTINGS
-from evaluation.metrics.feature_sets import INCEPTION, RADIOMICS, names
+from evaluation.metrics.feature_sets import INCEPTION, of_extractor
 from evaluation.pairs import Pairs
 from evaluation.reference import load_reference, reference_entries, refuse_other_reading, usable
-from evaluation.request import Request, about_extractor, load_networks, refuse_own_windows
+from evaluation.request import Request, plan, refuse_own_windows
 from evaluation.results import refuse_unwritable
-from evaluation.scoring import Work, generated_features
-from evaluation.summary import environment, settings_of
+from evaluation.scoring import merged, score
+from evaluation.summary import about
 from evaluation.tables import summary_csv
 
 
@@ -28,43 +28,32 @@ def evaluate_generated(pairs: Pairs, reference_file: Path, out: Path, request: R
     """
     refuse_unwritable(out, request)
     reference = load_reference(reference_file)
-    found = load_networks(request, pairs=False)
-    networks = found.extractors
-    wanted = [INCEPTION] if reference.moments is not None else usable(reference, networks)
-    if (reference.moments is not None and INCEPTION not in networks) or not wanted:
-        reason = next(iter(found.reasons.values()), "Inception was not asked for")
+    planned = plan(request, pairs, real=False)
+    wanted = [INCEPTION] if reference.moments is not None else usable(reference, planned.extractors)
+    if (reference.moments is not None and INCEPTION not in planned.extractors) or not wanted:
+        reason = next(iter(planned.reasons.values()), "Inception was not asked for")
         raise MissingWeights(f"--reference {reference_file}: needs Inception; {reason}", reason)
     refuse_own_windows("reference", reference_file, pairs)
     if reference.moments is None:
         refuse_other_reading(reference, pairs)
-    work = Work(
-        wanted=frozenset(names(RADIOMICS)) if RADIOMICS in wanted else frozenset(),
-        extractors={key: network for key, network in networks.items() if key in wanted},
-        device=torch.device(request.device),
-        cache=request.cache,
-        progress=request.progress,
-        real=False,
+    of_wanted = {metric.key for key in wanted for metric in of_extractor(key).values()}
+    planned = replace(
+        planned,
+        chosen={key: metric for key, metric in planned.chosen.items() if key in of_wanted},
+        extractors={key: network for key, network in planned.extractors.items() if key in wanted},
     )
-    sets, n, constant = generated_features(pairs, work)
+    scores = merged(score(pairs, planned))
     metrics: dict[str, dict[str, Any]] = {}
-    for (key, channel), fake in sets.items():
+    for (key, channel), rows in scores.sets.items():
         name = pairs.spec.channels[channel].name
-        entries = reference_entries(reference, key, name, fake)
-        for metric, entry in entries.items():
-            if request.wanted is None or metric in request.wanted:
-                about = about_extractor(key, found, metric) if key in networks else {}
-                metrics[f"{metric}/{name}"] = entry | about | {"channel": name}
+        entries = reference_entries(reference, key, name, np.stack([fake for _, _, fake in rows]))
+        for metric in of_extractor(key).values():
+            if metric.key in planned.chosen and metric.key in entries:
+                entry = entries[metric.key] | planned.about_network(metric, key)
+                metrics[f"{metric.key}/{name}"] = entry | {"channel": name}
     if not metrics:
         raise ValueError(f"--reference {reference_file}: it has nothing that could be compared by {request.metrics}")
-    result = {
-        "schema": SCHEMA,
-        "n": n,
-        "metrics": metrics,
-        "counts": {"constant_images": constant},
-        "reference": reference_file.name,
-        "settings": SETTINGS | settings_of(pairs),
-        "environment": environment(),
-    }
+    result = about(pairs, scores, planned, metrics) | {"reference": reference_file.name}
     write_json(out / "metrics.json", result)
     write_text(out / "summary.csv", summary_csv(result))
     return result

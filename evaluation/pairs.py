@@ -37,7 +37,8 @@ class Item:
     label: ids (H, W). real, fake: 16-bit levels (H, W) within the channel's window. values: real and generated in physical
     units where they are more exact than the levels (NIfTI). scored: False for a slice of nothing but air, which counts
     only where a volume is measured as a whole. view: the part that the scan covers and that was synthesised: padding,
-    which is equal in both images and easy to hit, would raise every mean.
+    which is equal in both images and easy to hit, would raise every mean. draws: all draws of the label map in physical
+    units, the generated image first, where there are others.
     """
 
     case: Case
@@ -49,13 +50,20 @@ class Item:
     values: tuple[NDArray, NDArray] | None = None
     scored: bool = True
     view: View = EVERYTHING
+    draws: tuple[NDArray, ...] = ()
 
     @functools.cached_property
     def seen(self) -> Item:
         """The same slice cut to `view`: what every metric of a pair is computed on."""
         values = None if self.values is None else (self.values[0][self.view], self.values[1][self.view])
         label, real, fake = (image[self.view] for image in (self.label, self.real, self.fake))
-        return replace(self, label=label, real=real, fake=fake, values=values, view=EVERYTHING)
+        draws = tuple(draw[self.view] for draw in self.draws)
+        return replace(self, label=label, real=real, fake=fake, values=values, view=EVERYTHING, draws=draws)
+
+    @functools.cached_property
+    def body(self) -> NDArray[np.bool_]:
+        """Pixels with a label other than 0."""
+        return np.asarray(self.label > 0)
 
     @property
     def window(self) -> Window:
@@ -67,7 +75,7 @@ class Item:
         """Real and generated image in physical units."""
         return self.values or (self.window.decode(self.real), self.window.decode(self.fake))
 
-    @functools.cached_property
+    @property
     def unit(self) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         """Real and generated image as shares of the window, in [0, 1], for networks."""
         real, fake = (levels.astype(np.float32) / np.float32(LEVELS) for levels in (self.real, self.fake))

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from dataloaders.io.files import atomic_path
 from dataloaders.io.intensity import LEVELS
 from evaluation.metrics.extractors import Extractor
-from evaluation.metrics.feature_sets import INCEPTION, RADIOMICS, FeatureSets, metric_entries
+from evaluation.metrics.feature_sets import INCEPTION, RADIOMICS, Sets, of_extractor, set_entries
 from evaluation.metrics.frechet import frechet_of_moments
 from evaluation.pairs import Pairs
 
@@ -38,11 +38,11 @@ class Reference:
     images: dict[str, Any] = field(default_factory=dict)
 
 
-def save_reference(path: Path, features: FeatureSets, extractors: dict[str, Extractor], pairs: Pairs) -> None:
+def save_reference(path: Path, features: Sets, extractors: Mapping[str, Extractor], pairs: Pairs) -> None:
     """Write the real images' features to a .npz file, atomically, with how the images were read."""
     arrays: dict[str, NDArray] = {}
     sets: list[dict[str, Any]] = []
-    for (extractor, channel), rows in features.sets.items():
+    for (extractor, channel), rows in features.items():
         name = f"set{len(sets)}"
         arrays[name] = np.stack([real for _, real, _ in rows])
         patients = [patient for patient, _, _ in rows]
@@ -127,4 +127,5 @@ def reference_entries(reference: Reference, extractor: str, channel: str, fake: 
     if name not in there:
         raise ValueError(f"the reference has no channel {channel!r}; there are {', '.join(sorted(there))}")
     key = (extractor, name)
-    return metric_entries(extractor, reference.features[key], fake, reference.patients[key], None)
+    every = {metric.key for metric in of_extractor(extractor).values()}
+    return set_entries(extractor, reference.features[key], fake, reference.patients[key], every)

@@ -3,34 +3,22 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from dataloaders.io.notices import warn_once
 from dataloaders.io.weights import MissingWeights, resolve, sha256
-from evaluation.catalog import (
-    ALWAYS,
-    DIVERSITY,
-    FAITHFULNESS,
-    LABEL_SPREAD,
-    LESION_CHANGE,
-    LESION_VOLUMES,
-    LESIONS,
-    LPIPS,
-    NETWORK,
-    OASIS_FID,
-    PROTOCOLS,
-    SYNTHRAD,
-    parse_metrics,
-)
-from evaluation.metrics import networks
-from evaluation.metrics.extractors import Extractor, extractor, inception_extractor
-from evaluation.metrics.feature_sets import INCEPTION, OASIS, RADIOMICS, names
+from evaluation.catalog import METRICS, PROTOCOLS, named
+from evaluation.metrics import extractors, perceptual
+from evaluation.metrics.extractors import Extractor
+from evaluation.metrics.feature_sets import INCEPTION, OASIS, RADIOMICS, of_extractor
+from evaluation.metrics.metric import Level, Metric
 from evaluation.pairs import PER_VOLUME, Pairs
-from evaluation.scoring import Work
 
 
 @dataclass(frozen=True)
@@ -44,7 +32,7 @@ class Request:
     lesion: name or id of the lesion label. save_reference: file for the features of the real images.
     """
 
-    metrics: str | Sequence[str] = "auto"
+    metrics: str = "auto"
     weights: Path | None = None
     device: str = "cpu"
     progress: bool = False
@@ -69,84 +57,87 @@ class Request:
         if self.segmented_real is not None and self.segmented is None:
             raise ValueError(f"--segmented_real {self.segmented_real}: only with --segmented")
 
-    @property
+    @cached_property
     def extractor_keys(self) -> dict[str, str]:
-        """Key in the results -> what the user named, for the further extractors; ValueError for two of one key."""
+        """Key in the results -> what the user named, for the further extractors; ValueError for two of one key.
+
+        ``resnet50:FILE`` -> ``resnet50``; ``torchscript:FILE`` -> ``torchscript_<name of the file>``.
+        """
         keys: dict[str, str] = {}
         for text in self.extractors:
-            key = extractor_key(text)
+            kind, _, file = text.partition(":")
+            stem = re.sub(r"[^A-Za-z0-9]+", "_", Path(file).stem)
+            key = f"{kind}_{stem}" if kind == "torchscript" else kind
             if key == INCEPTION:
                 raise ValueError(f"--extractors {text}: Inception is always measured; name its file by --weights")
-            if key in (*keys, INCEPTION, RADIOMICS, OASIS):
+            if key in (*keys, RADIOMICS, OASIS):
                 raise ValueError(f"--extractors {text}: the results already have {key!r}; rename the file")
             keys[key] = text
         return keys
 
-    @property
-    def allowed(self) -> tuple[str, ...]:
-        """Every metric that this request could compute."""
-        extra = [name for protocol in self.protocols for name in PROTOCOLS[protocol]]
-        extra += [name for key in self.extractor_keys for name in names(key)]
-        extra += [*DIVERSITY, LABEL_SPREAD] if self.draws else []
-        extra += FAITHFULNESS if self.segmented else []
-        extra += [LESION_CHANGE] if self.lesion else []
-        extra += [*LESIONS, LESION_VOLUMES] if self.lesion and self.segmented else []
-        return (*ALWAYS, *extra)
-
-    @property
-    def wanted(self) -> tuple[str, ...] | None:
-        """Metrics by name, None for all that can be computed; ValueError lists what there is."""
-        return parse_metrics(self.metrics, self.allowed)
-
-    def wants(self, *metrics: str) -> bool:
-        """Whether any of these is to be computed."""
-        wanted = self.wanted
-        return any(name in self.allowed and (wanted is None or name in wanted) for name in metrics)
+    @cached_property
+    def chosen(self) -> dict[str, Metric]:
+        """The metrics to compute, by key; ValueError for a name that is not among what was given options for."""
+        given = {flag for flag in ("draws", "segmented", "lesion") if getattr(self, flag)} | {*self.protocols}
+        allowed = {key: metric for key, metric in METRICS.items() if given.issuperset(metric.asked)}
+        allowed |= {metric.key: metric for key in self.extractor_keys for metric in of_extractor(key).values()}
+        return named(self.metrics, allowed)
 
 
 @dataclass(frozen=True)
-class Networks:
-    """Networks that were found, and of every network metric its weight file or the reason why it is missing."""
+class Plan:
+    """What is to be measured, and with what.
 
-    extractors: dict[str, Extractor]
-    lpips: torch.nn.Module | None
-    files: dict[str, Path]
-    reasons: dict[str, str]
+    chosen: metrics by key. files, reasons: of every metric with pretrained weights its file, or why there is none.
+    extractors: key of the results -> network; lpips: its network. lesion: label id. real: whether there are real images;
+    without, features of the generated ones are all that is gathered.
+    """
+
+    request: Request
+    chosen: Mapping[str, Metric]
+    files: Mapping[str, Path] = field(default_factory=dict)
+    reasons: Mapping[str, str] = field(default_factory=dict)
+    extractors: Mapping[str, Extractor] = field(default_factory=dict)
+    lpips: torch.nn.Module | None = None
+    lesion: int | None = None
+    real: bool = True
+
+    @property
+    def device(self) -> torch.device:
+        """Where the networks are."""
+        return torch.device(self.request.device)
+
+    def of(self, *levels: Level) -> list[Metric]:
+        """The chosen metrics of these levels."""
+        return [metric for metric in self.chosen.values() if metric.level in levels]
+
+    def about_network(self, metric: Metric, extractor: str = "") -> dict[str, Any]:
+        """Name and hash of the network that a metric was computed with; nothing where it takes none."""
+        if (network := self.extractors.get(extractor)) is not None:
+            return {"extractor": network.name, "weights_sha256": network.sha256, "preparation": network.preparation}
+        file = self.files.get(metric.key)
+        return {"extractor": file.name, "weights_sha256": sha256(file)} if file else {}
 
 
-def extractor_key(text: str) -> str:
-    """``resnet50:FILE`` -> ``resnet50``; ``torchscript:FILE`` -> ``torchscript_<name of the file>``."""
-    kind, _, file = text.partition(":")
-    stem = re.sub(r"[^A-Za-z0-9]+", "_", Path(file).stem)
-    return f"{kind}_{stem}" if kind == "torchscript" else kind
+def find_weights(request: Request, chosen: Mapping[str, Metric]) -> tuple[dict[str, Path], dict[str, str]]:
+    """(metric -> weight file, metric -> reason why there is none) of the chosen metrics.
 
-
-def find_weights(request: Request, pairs: bool = True) -> tuple[dict[str, Path], dict[str, str]]:
-    """(metric -> weight file, metric -> reason why there is none). MissingWeights if a metric was asked for by name.
-
-    pairs: whether there are pairs of images, which LPIPS needs.
+    MissingWeights where a metric was asked for by name or by its protocol.
     """
     files: dict[str, Path] = {}
     reasons: dict[str, str] = {}
-    oasis = request.wants(OASIS_FID)
-    needs = NETWORK | ({OASIS_FID: "inception"} if oasis else {}) | {"diversity_lpips": "alexnet"}
-    for key in dict.fromkeys(needs.values()):
-        of_key = [name for name, weights in needs.items() if weights == key and request.wants(name)]
-        if not of_key or (key == "alexnet" and not pairs):
-            continue
+    for key in dict.fromkeys(metric.weights for metric in chosen.values() if metric.weights):
+        metrics = [metric for metric in chosen.values() if metric.weights == key]
+        names = [metric.key for metric in metrics]
         try:
-            files |= dict.fromkeys(of_key, resolve(key, request.weights))
+            files |= dict.fromkeys(names, resolve(key, request.weights))
         except MissingWeights as error:
-            if request.wanted is not None or (oasis and OASIS_FID in of_key):
+            if request.metrics != "auto" or any({*metric.asked} & {*PROTOCOLS} for metric in metrics):
                 raise
-            warn_once(f"{', '.join(of_key)} left out: {error}")
-            reasons |= dict.fromkeys(of_key, error.reason)
+            warn_once(f"{', '.join(names)} left out: {error}")
+            reasons |= dict.fromkeys(names, error.reason)
     for text in request.extractor_keys.values():
-        kind, _, name = text.partition(":")
-        if not kind or not name:
-            raise ValueError(f"--extractors {text}: use torchscript:FILE or a torchvision model as NAME:FILE")
-        if not Path(name).is_file():
-            raise MissingWeights(f"--extractors {text}: no such file", f"weights missing: {Path(name).name}")
+        extractors.named(text)
     return files, reasons
 
 
@@ -161,25 +152,16 @@ def device_named(text: str) -> torch.device:
     return device
 
 
-def load_networks(request: Request, pairs: bool = True) -> Networks:
-    """The networks that the request needs; what is missing raises as in `find_weights`."""
-    files, reasons = find_weights(request, pairs)
+def plan(request: Request, pairs: Pairs, real: bool = True) -> Plan:
+    """Load the networks that the request needs. Raises as `find_weights`; ValueError where the images lack what it names.
+
+    real: whether there are real images; without, distributions are all that can be measured.
+    """
+    chosen = {key: metric for key, metric in request.chosen.items() if real or metric.level == "set"}
+    files, reasons = find_weights(request, chosen)
     device = device_named(request.device)
-    found: dict[str, Extractor] = {}
-    for key in (INCEPTION, OASIS):
-        if path := next((files[name] for name in names(key) if name in files), None):
-            found[key] = found.get(INCEPTION) or inception_extractor(device, path)
-    for key, text in request.extractor_keys.items():
-        if request.wants(*names(key)):
-            found[key] = extractor(text, device, request.weights)
-    path = files.get(LPIPS) or files.get("diversity_lpips")
-    return Networks(found, networks.lpips_alex(path).to(device) if path else None, files, reasons)
-
-
-def plan(request: Request, found: Networks, pairs: Pairs) -> Work:
-    """What the stream over the images has to gather. ValueError where the images lack what the request names."""
     units = dict.fromkeys(channel.unit for channel in pairs.spec.channels)
-    if request.wants(*SYNTHRAD) and set(units) != {"HU"}:
+    if "synthrad2023" in request.protocols and set(units) != {"HU"}:
         raise ValueError(
             f"--protocol synthrad2023: for CT in HU, the images are in {', '.join(units)}; give --unit HU if they are"
         )
@@ -188,18 +170,23 @@ def plan(request: Request, found: Networks, pairs: Pairs) -> Work:
             raise ValueError(f"--{flag} {value}: needs label maps to compare with; give --labels DIR")
     if request.save_reference is not None:
         refuse_own_windows("save_reference", request.save_reference, pairs)
-    lpips = found.lpips if request.wants(LPIPS, "diversity_lpips") else None
-    return Work(
-        wanted=frozenset(name for name in request.allowed if request.wants(name)),
-        extractors=found.extractors,
-        lpips=lpips,
-        device=torch.device(request.device),
-        cache=request.cache,
-        draws=request.draws,
-        segmented=request.segmented,
-        segmented_real=request.segmented_real,
+    found: dict[str, Extractor] = {}
+    for key in (INCEPTION, OASIS):
+        if path := next((files[metric.key] for metric in of_extractor(key).values() if metric.key in files), None):
+            found[key] = found.get(INCEPTION) or extractors.inception_extractor(device, path)
+    for key, text in request.extractor_keys.items():
+        if any(metric.key in chosen for metric in of_extractor(key).values()):
+            found[key] = extractors.extractor(text, device)
+    alexnet = next((files[key] for key in files if METRICS[key].weights == "alexnet"), None)
+    return Plan(
+        request=request,
+        chosen=chosen,
+        files=files,
+        reasons=reasons,
+        extractors=found,
+        lpips=perceptual.lpips_alex(alexnet).to(device) if alexnet else None,
         lesion=pairs.label_named(request.lesion) if request.lesion else None,
-        progress=request.progress,
+        real=real,
     )
 
 
@@ -207,12 +194,3 @@ def refuse_own_windows(flag: str, file: Path, pairs: Pairs) -> None:
     """ValueError where every volume has a window of its own, so that features of two folders say nothing."""
     if pairs.windows.get("image") == PER_VOLUME:
         raise ValueError(f"--{flag} {file}: NIfTI volumes need a common --window LOW HIGH for it")
-
-
-def about_extractor(key: str, found: Networks, metric: str) -> dict[str, str]:
-    """Name and hash of what a network metric was computed with."""
-    if key in found.extractors:
-        network = found.extractors[key]
-        return {"extractor": network.name, "weights_sha256": network.sha256, "preparation": network.preparation}
-    file = found.files[metric]
-    return {"extractor": file.name, "weights_sha256": sha256(file)}

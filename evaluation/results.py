@@ -3,48 +3,35 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from dataloaders.io.files import write_json, write_text
 from dataloaders.io.manifest import Manifest
-from evaluation.catalog import BY_LABEL, LPIPS, PAIRED, SCHEMA
-from evaluation.pairs import ManifestPairs, Pairs, paired_slices, read_items
+from evaluation.catalog import SCHEMA
+from evaluation.pairs import ManifestPairs, Pairs, paired_slices
 from evaluation.reference import save_reference
-from evaluation.request import Networks, Request, find_weights, load_networks, plan
+from evaluation.request import Plan, Request, find_weights, plan
 from evaluation.scoring import Scores, merged, score
 from evaluation.shards import key_of, load_parts, remove_parts, save_part
 from evaluation.summary import Summary
 from evaluation.tables import format_table, slices_csv, summary_csv
 
-__all__ = [
-    "BY_LABEL",
-    "LPIPS",
-    "PAIRED",
-    "SCHEMA",
-    "check_metrics",
-    "evaluate_pairs",
-    "evaluate_results",
-    "evaluate_shard",
-]
-__all__ += ["format_table", "headline", "paired_slices", "read_items"]
+__all__ = ["SCHEMA", "check_metrics", "evaluate_pairs", "evaluate_results", "evaluate_shard"]
+__all__ += ["format_table", "headline", "paired_slices"]
 
 
-def check_metrics(metrics: str | Sequence[str], weights: Path | None = None) -> None:
+def check_metrics(metrics: str, weights: Path | None = None) -> None:
     """Raise what `evaluate_results` would raise for these names: ValueError for unknown ones, MissingWeights.
 
     For the first second of a long command, before it has anything to evaluate.
     """
-    find_weights(Request(metrics, weights))
+    request = Request(metrics, weights)
+    find_weights(request, request.chosen)
 
 
 def evaluate_results(
-    folder: Path,
-    metrics: str | Sequence[str] = "auto",
-    weights: Path | None = None,
-    device: str = "cpu",
-    progress: bool = False,
+    folder: Path, metrics: str = "auto", weights: Path | None = None, device: str = "cpu", progress: bool = False
 ) -> dict[str, Any]:
     """Score `folder` (written by test.py) and write metrics.json and its tables there; returns the former.
 
@@ -52,9 +39,8 @@ def evaluate_results(
     weights, ValueError for folders without real images or with damaged files.
     """
     pairs = ManifestPairs(folder, Manifest.load(folder))
-    request = Request(metrics, weights, device, progress)
-    found = load_networks(request)
-    return _write(pairs, folder, request, found, merged(score(pairs, plan(request, found, pairs))))
+    planned = plan(Request(metrics, weights, device, progress), pairs)
+    return _write(pairs, folder, planned, merged(score(pairs, planned)))
 
 
 def evaluate_pairs(pairs: Pairs, out: Path, request: Request) -> dict[str, Any]:
@@ -63,9 +49,8 @@ def evaluate_pairs(pairs: Pairs, out: Path, request: Request) -> dict[str, Any]:
     ValueError, with nothing written, where none of the named metrics can be computed.
     """
     refuse_unwritable(out, request)
-    found = load_networks(request)  # first of all, because it may fail
-    scored = score(pairs, plan(request, found, pairs))
-    return _write(pairs, out, request, found, merged(scored), strict=True)
+    planned = plan(request, pairs)  # first of all, because it may fail
+    return _write(pairs, out, planned, merged(score(pairs, planned)), strict=True)
 
 
 def evaluate_shard(pairs: Pairs, out: Path, request: Request, shard: tuple[int, int]) -> dict[str, Any] | None:
@@ -75,14 +60,14 @@ def evaluate_shard(pairs: Pairs, out: Path, request: Request, shard: tuple[int, 
     """
     number, shards = shard
     refuse_unwritable(out, request)
-    found = load_networks(request)
+    planned = plan(request, pairs)
     groups = range(number, len(pairs.groups()), shards)
     key = key_of(pairs, request)
-    save_part(out, shard, key, score(pairs, plan(request, found, pairs), groups))
+    save_part(out, shard, key, score(pairs, planned, groups))
     scored = load_parts(out, shards, key)
     if scored is None:
         return None
-    result = _write(pairs, out, request, found, merged(scored), strict=True)
+    result = _write(pairs, out, planned, merged(scored), strict=True)
     remove_parts(out)
     return result
 
@@ -103,28 +88,21 @@ def refuse_unwritable(out: Path, request: Request) -> None:
             raise ValueError(f"--{flag} {path}: {there} cannot be written to")
 
 
-def _write(
-    pairs: Pairs, out: Path, request: Request, found: Networks, scores: Scores, strict: bool = False
-) -> dict[str, Any]:
+def _write(pairs: Pairs, out: Path, planned: Plan, scores: Scores, strict: bool = False) -> dict[str, Any]:
     """strict: whether an evaluation without any of the metrics that were named is an error."""
     if not scores.rows:
         raise ValueError(f"{out}: no slice has both a real and a generated image, so there is nothing to compare")
-    result = Summary(pairs, scores, request, found).result()
-    if strict:
-        _refuse_nothing(result["metrics"], request)
+    result = Summary(pairs, scores, planned).result()
+    named = {key: entry for key, entry in result["metrics"].items() if key.partition("/")[0] in planned.chosen}
+    if strict and all(entry["value"] is None for entry in named.values()):
+        reasons = "; ".join(f"{key}: {entry['reason']}" for key, entry in named.items())
+        raise ValueError(f"nothing could be computed: {reasons}")
     write_json(out / "metrics.json", result)
     write_text(out / "metrics.csv", slices_csv(scores.rows))
     write_text(out / "summary.csv", summary_csv(result))
-    if request.save_reference is not None:
-        save_reference(request.save_reference, scores.features, found.extractors, pairs)
+    if planned.request.save_reference is not None:
+        save_reference(planned.request.save_reference, scores.sets, planned.extractors, pairs)
     return result
-
-
-def _refuse_nothing(metrics: dict[str, dict[str, Any]], request: Request) -> None:
-    named = {key: entry for key, entry in metrics.items() if request.wants(key.partition("/")[0])}
-    if not any(entry["value"] is not None for entry in named.values()):
-        reasons = "; ".join(f"{key}: {entry['reason']}" for key, entry in named.items())
-        raise ValueError(f"nothing could be computed: {reasons}")
 
 
 def headline(result: dict[str, Any]) -> dict[str, float]:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
 import shutil
 from collections.abc import Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 from zipfile import BadZipFile
@@ -16,12 +16,11 @@ from numpy.typing import NDArray
 
 from dataloaders.io.files import atomic_path
 from dataloaders.io.find import files_in
-from evaluation.metrics.lesions import Lesions
 from evaluation.pairs import Pairs, file_states
 from evaluation.request import Request
-from evaluation.scoring import Scores
+from evaluation.scoring import TABLES, Scores
 
-SCHEMA = "medsis-scores/2"
+SCHEMA = "medsis-scores/3"
 FOLDER = "shards"
 Scored = list[tuple[int, Scores]]
 
@@ -33,7 +32,8 @@ def part_path(out: Path, shard: tuple[int, int]) -> Path:
 
 def key_of(pairs: Pairs, request: Request) -> str:
     """Changes with every image and with what is asked for, so that parts of another evaluation are not merged."""
-    asked = {name: str(value) for name, value in vars(request).items() if name not in ("progress", "device", "cache")}
+    fields = {field.name for field in dataclasses.fields(request)} - {"progress", "device", "cache"}
+    asked = {name: str(getattr(request, name)) for name in sorted(fields)}
     named = [request.weights, *(Path(text.partition(":")[2]) for text in request.extractors)]
     folders = [*request.draws, request.segmented, request.segmented_real]
     named += [path for folder in folders if folder is not None for path in files_in(folder, "")]
@@ -47,13 +47,12 @@ def save_part(out: Path, shard: tuple[int, int], key: str, scored: Scored) -> No
     groups = []
     for number, scores in scored:
         sets = []
-        for (extractor, channel), rows in scores.features.sets.items():
+        for (extractor, channel), rows in scores.sets.items():
             name = f"set{len(arrays) // 2}"
             arrays[f"{name}_real"], arrays[f"{name}_fake"] = (np.stack([row[side] for row in rows]) for side in (1, 2))
             sets.append({"array": name, "extractor": extractor, "channel": channel, "patients": [r[0] for r in rows]})
-        tables = {name: getattr(scores, name) for name in ("rows", "labels", "cases", "overlap")}
-        lesions = [row | {"counts": asdict(row["counts"])} for row in scores.lesions]
-        groups.append({"number": number, "sets": sets, "lesions": lesions, "counts": scores.counts} | tables)
+        tables = {name: getattr(scores, name) for name in TABLES}
+        groups.append({"number": number, "sets": sets, "counts": scores.counts} | tables)
     about = json.dumps({"schema": SCHEMA, "key": key, "groups": groups})
     path = part_path(out, shard)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -89,10 +88,9 @@ def _load(path: Path, key: str) -> Scored | None:
 
 
 def _scores(group: dict[str, Any], file: Any) -> Scores:
-    scores = Scores(**{name: group[name] for name in ("rows", "labels", "cases", "overlap", "counts")})
-    scores.lesions = [row | {"counts": Lesions(**row["counts"])} for row in group["lesions"]]
+    scores = Scores(**{name: group[name] for name in (*TABLES, "counts")})
     for one in group["sets"]:
         real, fake = (file[f"{one['array']}_{side}"] for side in ("real", "fake"))
         rows: Sequence[tuple[str, NDArray, NDArray]] = list(zip(one["patients"], real, fake, strict=True))
-        scores.features.sets[one["extractor"], one["channel"]] = list(rows)
+        scores.sets[one["extractor"], one["channel"]] = list(rows)
     return scores

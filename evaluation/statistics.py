@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -49,10 +50,28 @@ def student_half_width(values: NDArray) -> float:
     return float(stdtrit(n - 1, 0.975)) * float(np.std(values, ddof=1)) / math.sqrt(n)
 
 
-def nan_mean(values: list[float]) -> float:
+def nan_mean(values: Iterable[float]) -> float:
     """Mean of the values that are numbers; NaN where there are none. Infinite values count as missing."""
-    finite = [value for value in values if np.isfinite(value)]
-    return float(np.mean(finite)) if finite else float("nan")
+    known = [value for value in values if math.isfinite(value)]
+    return float(np.mean(known)) if known else math.nan
+
+
+def finite(value: float) -> float | None:
+    """For JSON, which has no NaN and no infinity: None for either."""
+    return float(value) if math.isfinite(value) else None
+
+
+def finite_rows(rows: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Rows for JSON, whose numbers are `finite`."""
+    return [{key: finite(value) if isinstance(value, float) else value for key, value in row.items()} for row in rows]
+
+
+def over_patients(values: Iterable[float]) -> dict[str, Any]:
+    """``value``, its interval ``ci95`` and ``n_patients`` from the values of patients, as far as they are finite."""
+    known = np.array([value for value in values if math.isfinite(value)])
+    interval = bootstrap_interval(known)
+    value = finite(float(known.mean())) if len(known) else None
+    return {"value": value, "ci95": list(interval) if interval else None, "n_patients": len(known)}
 
 
 def paired_difference(

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import hashlib
 import warnings
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import numpy as np
 import torch
@@ -21,15 +22,10 @@ from torch.nn import functional
 from torch.nn.modules.utils import consume_prefix_in_state_dict_if_present
 
 from dataloaders.io.files import atomic_path
-from dataloaders.io.weights import KNOWN, MissingWeights, load_state, resolve, sha256
-from evaluation.metrics import networks
+from dataloaders.io.weights import KNOWN, MissingWeights, load_state, sha256
 
 BATCH = 16
-NORMALISATIONS: dict[str, tuple[tuple[float, ...], tuple[float, ...]]] = {  # mean, standard deviation
-    "unit": ((0.0, 0.0, 0.0), (1.0, 1.0, 1.0)),  # [0, 1]
-    "symmetric": ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5)),  # [-1, 1]
-    "imagenet": ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
-}
+SIDE = 224  # pixels that images are resized to, as torchvision's classifiers were trained
 _HEADS = ("fc", "classifier", "head", "heads")  # torchvision's names of the layers after the features
 
 
@@ -55,90 +51,73 @@ class Extractor:
     def features(self, images: NDArray) -> NDArray[np.float32]:
         """Features (n, dim) of images (n, H, W) in [0, 1], in batches; the grey channel is repeated three times.
 
-        ValueError for other images, and for a network that gives another shape or numbers that are not finite.
+        ValueError for a network that gives another shape or numbers that are not finite.
         """
         x = np.asarray(images, np.float32)
-        if x.ndim != 3:
-            raise ValueError(f"{self.name}: images must be (n, H, W), got {x.shape}")
-        if x.size and not (x.min() >= 0 and x.max() <= 1):  # NaN fails both
-            raise ValueError(f"{self.name}: images must be in [0, 1], got {x.min():g} to {x.max():g}")
-        features = np.empty((len(x), self.dim), np.float32)
-        for start in range(0, len(x), BATCH):
-            part = x[start : start + BATCH]
-            result = self.run(part)
-            if result.shape != (len(part), self.dim):
-                raise ValueError(f"{self.name} gave {result.shape} for {len(part)} images, not {(len(part), self.dim)}")
-            if not np.isfinite(result).all():
-                raise ValueError(f"{self.name} gave features that are not finite")
-            features[start : start + BATCH] = result
+        features = np.concatenate([self.run(x[start : start + BATCH]) for start in range(0, len(x), BATCH)])
+        if features.shape != (len(x), self.dim):
+            raise ValueError(f"{self.name} gave {features.shape} for {len(x)} images, not {(len(x), self.dim)}")
+        if not np.isfinite(features).all():
+            raise ValueError(f"{self.name} gave features that are not finite")
         return features
 
 
-def extractor(
-    text: str,
-    device: torch.device,
-    weights: Path | None = None,
-    *,
-    size: int | None = None,
-    normalisation: str | None = None,
-) -> Extractor:
-    """The extractor a user names: ``inception``, ``inception:FILE``, ``torchscript:FILE`` or ``resnet50:FILE``.
+def extractor(text: str, device: torch.device) -> Extractor:
+    """The extractor that a user names: ``torchscript:FILE``, or a torchvision model as ``resnet50:FILE``.
 
-    weights: file or folder where Inception's weights may lie if none is named. size, normalisation: instead of what the
-    extractor does by default; Inception's are its own. ValueError for another text, MissingWeights for a file that is
-    not there.
+    ValueError for another text, MissingWeights for a file that is not there.
     """
+    kind, path = named(text)
+    return torchscript_extractor(path, device) if kind == "torchscript" else torchvision_extractor(kind, path, device)
+
+
+def named(text: str) -> tuple[str, Path]:
+    """Kind and file of what `extractor` takes; raises as it does."""
     kind, _, file = text.partition(":")
-    options: dict[str, Any] = {"size": size, "normalisation": normalisation}
-    options = {name: value for name, value in options.items() if value is not None}
-    if kind == "inception":
-        if options:
-            raise ValueError(f"extractor {text!r} prepares images by itself: {' and '.join(options)} cannot be set")
-        return inception_extractor(device, Path(file) if file else weights)
     if not kind or not file:
-        wanted = "'inception', 'torchscript:FILE' or a torchvision model as 'NAME:FILE'"
-        raise ValueError(f"extractor {text!r}: use {wanted}")
-    if kind == "torchscript":
-        return torchscript_extractor(Path(file), device, **options)
-    return torchvision_extractor(kind, Path(file), device, **options)
+        raise ValueError(f"--extractors {text}: use torchscript:FILE or a torchvision model as NAME:FILE")
+    if not Path(file).is_file():
+        raise MissingWeights(f"--extractors {text}: no such file", f"weights missing: {Path(file).name}")
+    return kind, Path(file)
 
 
-def inception_extractor(device: torch.device, weights: Path | None = None) -> Extractor:
-    """pytorch-fid's Inception (2048 features), which alone may be called FID; its file is verified by its hash."""
-    path = resolve("inception", weights)
-    net = networks.inception(path).to(device)
+def inception_extractor(device: torch.device, path: Path) -> Extractor:
+    """pytorch-fid's Inception (2048 features), which alone may be called FID, from its published weight file.
+
+    Its constructor fetches the file by URL; for the time of construction that one function is replaced by one that
+    returns the verified local file, so the network itself is pytorch-fid's, untouched.
+    """
+    from pytorch_fid import inception
+
+    with mock.patch.object(inception, "load_state_dict_from_url", return_value=load_state(path)):
+        net = inception.InceptionV3([inception.InceptionV3.BLOCK_INDEX_BY_DIM[2048]])
+    net = net.eval().to(device)
+
+    @torch.no_grad()
+    def run(images: NDArray[np.float32]) -> NDArray[np.float32]:
+        batch = torch.from_numpy(images).unsqueeze(1).expand(-1, 3, -1, -1).to(device)
+        return net(batch)[0].flatten(1).cpu().numpy()
+
     preparation = "three equal channels, bilinear to 299x299, [-1, 1] by the network"
-    return Extractor(
-        Path(KNOWN["inception"].filename).stem,
-        sha256(path),
-        2048,
-        preparation,
-        lambda images: networks.inception_features(net, images, device),
-    )
+    return Extractor(Path(KNOWN["inception"].filename).stem, sha256(path), 2048, preparation, run)
 
 
-def torchscript_extractor(
-    path: Path, device: torch.device, *, size: int | None = 224, normalisation: str = "unit"
-) -> Extractor:
-    """Any network saved by TorchScript: (n, 3, size, size) in, one tensor with n rows out, which is flattened.
+def torchscript_extractor(path: Path, device: torch.device) -> Extractor:
+    """Any network saved by TorchScript: (n, 3, 224, 224) in [0, 1] in, one tensor with n rows out, which is flattened.
 
     A TorchScript file is a program: loading one runs what its author wrote. It is only ever loaded from the path a user
-    gives; do not name a file that you do not trust. size: images are resized to it, or left as they are (None).
-    normalisation: one of NORMALISATIONS; the file does not say what its network was trained with, so its user must.
+    gives; do not name a file that you do not trust.
     """
-    _check_file(path)
     try:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", "`torch.jit.load` is deprecated", FutureWarning)
             net = torch.jit.load(str(path), map_location=device).eval()
     except (RuntimeError, ValueError) as error:
         raise ValueError(f"{path} is not a TorchScript file: {_gist(error)}") from None
-    return _build(f"torchscript:{path.stem}", path, net, device, size, normalisation)
+    return _build(f"torchscript:{path.stem}", path, net, device, "unit", (0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
 
 
-def torchvision_extractor(
-    model: str, path: Path, device: torch.device, *, size: int | None = 224, normalisation: str = "imagenet"
-) -> Extractor:
+def torchvision_extractor(model: str, path: Path, device: torch.device) -> Extractor:
     """A classifier of torchvision with the weights of a state dict, without its last linear layer.
 
     The head's weights in the file are not used and may be missing or of another number of classes; all others must
@@ -150,7 +129,6 @@ def torchvision_extractor(
     known = torchvision.models.list_models(module=torchvision.models)
     if model not in known:
         raise ValueError(f"{model!r} is no classifier of torchvision; there are {', '.join(known)}")
-    _check_file(path)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "The default weight initialization", FutureWarning)
         net = torchvision.models.get_model(model, weights=None)
@@ -163,15 +141,11 @@ def torchvision_extractor(
     except RuntimeError as error:
         message = str(error).partition("\n")[2].strip()
         raise ValueError(f"{path} does not hold the weights of {model}: {message[:300]}") from None
-    return _build(f"torchvision:{model}", path, net.eval().to(device), device, size, normalisation)
+    scale = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+    return _build(f"torchvision:{model}", path, net.eval().to(device), device, "imagenet", *scale)
 
 
 # -- building -----------------------------------------------------------------------------------------------------
-
-
-def _check_file(path: Path) -> None:
-    if not path.is_file():
-        raise MissingWeights(f"{path}: no such weight file", f"weights missing: {path.name}")
 
 
 def _state(path: Path) -> dict[str, Any]:
@@ -203,22 +177,27 @@ def _remove_head(net: nn.Module, model: str) -> str:
 
 
 def _build(
-    name: str, path: Path, net: nn.Module, device: torch.device, size: int | None, normalisation: str
+    name: str,
+    path: Path,
+    net: nn.Module,
+    device: torch.device,
+    normalisation: str,
+    mean: tuple[float, ...],
+    std: tuple[float, ...],
 ) -> Extractor:
-    """Try the network on two images to learn its number of features, and wrap it."""
-    if normalisation not in NORMALISATIONS:
-        raise ValueError(f"normalisation {normalisation!r}: use one of {', '.join(NORMALISATIONS)}")
-    if size is not None and size < 1:
-        raise ValueError(f"size must be at least 1 or None, got {size}")
-    mean, std = (torch.tensor(part, device=device).view(1, 3, 1, 1) for part in NORMALISATIONS[normalisation])
+    """Try the network on two images to learn its number of features, and wrap it.
+
+    normalisation: name of mean and standard deviation (3,) that the network was trained with.
+    """
+    shift, scale = (torch.tensor(part, device=device).view(1, 3, 1, 1) for part in (mean, std))
 
     @torch.no_grad()
     def run(images: NDArray[np.float32]) -> NDArray[np.float32]:
         x = torch.from_numpy(np.ascontiguousarray(images)).to(device).unsqueeze(1)
-        if size is not None and x.shape[2:] != (size, size):
-            x = functional.interpolate(x, (size, size), mode="bilinear", antialias=True)
+        if x.shape[2:] != (SIDE, SIDE):
+            x = functional.interpolate(x, (SIDE, SIDE), mode="bilinear", antialias=True)
         try:
-            result = net((x.expand(-1, 3, -1, -1) - mean) / std)
+            result = net((x.expand(-1, 3, -1, -1) - shift) / scale)
         except RuntimeError as error:
             raise ValueError(f"{name} does not take images {tuple(x.shape)}: {_gist(error)}") from None
         if not isinstance(result, Tensor) or result.ndim < 2 or len(result) != len(images):
@@ -226,10 +205,9 @@ def _build(
             raise ValueError(f"{name} gave {given} for {len(images)} images; one row for each is needed")
         return result.flatten(1).float().cpu().numpy()
 
-    side = size or 224
-    dim = run(np.zeros((2, side, side), np.float32)).shape[1]
-    resized = f"bilinear with antialiasing to {size}x{size}" if size is not None else "not resized"
-    return Extractor(name, sha256(path), dim, f"three equal channels, {resized}, {normalisation}", run)
+    dim = run(np.zeros((2, SIDE, SIDE), np.float32)).shape[1]
+    prepared = f"three equal channels, bilinear with antialiasing to {SIDE}x{SIDE}, {normalisation}"
+    return Extractor(name, sha256(path), dim, prepared, run)
 
 
 def _gist(error: Exception) -> str:
@@ -247,45 +225,23 @@ def image_sha256(image: NDArray) -> str:
     return hashlib.sha256(f"{x.dtype.str} {x.shape} ".encode() + x.tobytes()).hexdigest()
 
 
-def cached_features(
-    extractor: Extractor, images: Iterable[tuple[str, Callable[[], NDArray]]], folder: Path
-) -> NDArray[np.float32]:
-    """Features (n, dim) of images given as (SHA-256, how to load it as (H, W) in [0, 1]), kept in a folder.
+def cached_features(extractor: Extractor, images: Sequence[NDArray], folder: Path | None) -> NDArray[np.float32]:
+    """Features (n, dim) of images (H, W) in [0, 1] of one size, kept in a folder by the content of the images.
 
-    The hash is that of all that determines the pixels: `image_sha256`, or that of the file. An image whose features are
-    in the folder is not loaded and the network not run. One file for each extractor and image, written atomically, so
-    several processes may share the folder; a damaged file is computed again. Memory holds one batch of images.
+    The network is not run for images whose features are in the folder. One file for each extractor and image, written
+    atomically, so several processes may share the folder; a damaged file is computed again. None: nothing is kept.
     """
-    found: dict[str, NDArray[np.float32]] = {}
-    order: list[str] = []
-    waiting: dict[str, NDArray] = {}
-
-    def compute() -> None:
-        for digest, row in zip(waiting, extractor.features(np.stack(list(waiting.values()))), strict=True):
-            found[digest] = row
-            with atomic_path(_cache_file(folder, extractor, digest)) as temporary, open(temporary, "wb") as handle:
+    if folder is None:
+        return extractor.features(np.stack(images))
+    keys = [image_sha256(image) for image in images]
+    found = {key: _read_cached(_cache_file(folder, extractor, key), extractor.dim) for key in keys}
+    missing = {key: image for key, image in zip(keys, images, strict=True) if found[key] is None}
+    if missing:
+        for key, row in zip(missing, extractor.features(np.stack([*missing.values()])), strict=True):
+            found[key] = row
+            with atomic_path(_cache_file(folder, extractor, key)) as temporary, open(temporary, "wb") as handle:
                 np.save(handle, row, allow_pickle=False)
-        waiting.clear()
-
-    for digest, load in images:
-        if len(digest) != 64 or set(digest) - set("0123456789abcdef"):
-            raise ValueError(f"{digest!r} is not a SHA-256 in lower-case hex digits")
-        order.append(digest)
-        if digest in found or digest in waiting:
-            continue
-        kept = _read_cached(_cache_file(folder, extractor, digest), extractor.dim)
-        if kept is not None:
-            found[digest] = kept
-            continue
-        image = load()
-        if waiting and next(iter(waiting.values())).shape != image.shape:
-            compute()
-        waiting[digest] = image
-        if len(waiting) == BATCH:
-            compute()
-    if waiting:
-        compute()
-    return np.stack([found[digest] for digest in order]) if order else np.empty((0, extractor.dim), np.float32)
+    return np.stack([row for key in keys if (row := found[key]) is not None])
 
 
 def _cache_file(folder: Path, extractor: Extractor, digest: str) -> Path:

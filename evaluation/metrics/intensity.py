@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dataloaders.io.intensity import LEVELS, Window
+from evaluation.metrics.metric import INTENSITIES, CaseSlices, Metric, Row
 
 
 class LabelHistograms:
@@ -68,9 +69,45 @@ def wasserstein(real: NDArray, fake: NDArray, window: Window) -> float:
     return float(np.abs(cdf_real - cdf_fake).sum() * window.width / LEVELS)
 
 
-def coarse(counts: NDArray, window: Window, bins: int = 128) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Density for plots: bin centres in physical units, and shares that sum to 1."""
-    edges = np.linspace(0, LEVELS + 1, bins + 1).astype(int)
-    shares = np.add.reduceat(counts, edges[:-1]) / max(1, counts.sum())
-    centers = window.low + (edges[:-1] + edges[1:]) / 2 * (window.width / LEVELS)
-    return centers, shares
+def label_rows(case: CaseSlices) -> list[Row]:
+    """One row a label: real and generated mean and standard deviation, their errors, and the distance.
+
+    Means and standard deviations are of the values as they are stored, the distance of the window's levels.
+    """
+    window = case.items[0].window
+    histograms, exact = (LabelHistograms(), LabelHistograms()), (LabelMoments(), LabelMoments())
+    for item in case.scored:
+        for side, levels in enumerate((item.real, item.fake)):
+            histograms[side].add(item.label, levels)
+            if item.values is not None:
+                exact[side].add(item.label, item.values[side])
+    rows = []
+    for label in sorted(histograms[0].counts):
+        (real_mean, real_std), (fake_mean, fake_std) = (
+            moments.moments(label) if label in moments.sums else of_levels.moments(label, window)
+            for moments, of_levels in zip(exact, histograms, strict=True)
+        )
+        real, fake = (of_levels.counts[label] for of_levels in histograms)
+        distance = wasserstein(real, fake, window)
+        rows.append(
+            {
+                "label": label,
+                "pixels": int(real.sum()),
+                "real_mean": real_mean,
+                "real_std": real_std,
+                "generated_mean": fake_mean,
+                "generated_std": fake_std,
+                "label_mean_error": abs(fake_mean - real_mean),
+                "label_std_error": abs(fake_std - real_std),
+                "wasserstein": distance,
+                "wasserstein_relative": distance / window.width,
+            }
+        )
+    return rows
+
+
+METRICS = (
+    Metric("label_mean_error", "Label mean error", INTENSITIES, "label", "lower"),
+    Metric("label_std_error", "Label spread error", INTENSITIES, "label", "lower"),
+    Metric("wasserstein", "Label Wasserstein", INTENSITIES, "label", "lower", windowed=True),
+)

@@ -9,25 +9,23 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
-from scipy.optimize import linear_sum_assignment
+
+from evaluation.metrics.metric import LESIONS, CaseSlices, Metric, Row
+
+MARGIN = 2  # voxels around a lesion that may change
 
 
 @dataclass(frozen=True)
 class Lesions:
-    """Numbers of lesions; they add up over cases, so that a case with many lesions weighs more.
+    """Numbers of lesions.
 
     truth, pred: lesions in either mask. found: true lesions with a match. right: predicted lesions with a match.
     """
 
-    truth: int = 0
-    pred: int = 0
-    found: int = 0
-    right: int = 0
-
-    def __add__(self, other: Lesions) -> Lesions:
-        return Lesions(
-            self.truth + other.truth, self.pred + other.pred, self.found + other.found, self.right + other.right
-        )
+    truth: int
+    pred: int
+    found: int
+    right: int
 
     @property
     def recall(self) -> float:
@@ -49,68 +47,112 @@ class Lesions:
         return 2 * self.precision * self.recall / (self.precision + self.recall)
 
 
-def match_lesions(truth: NDArray[np.bool_], pred: NDArray[np.bool_], min_iou: float | None = None) -> Lesions:
+def match_lesions(truth: NDArray[np.bool_], pred: NDArray[np.bool_]) -> Lesions:
     """`Lesions` of two masks (volumes or slices) of one shape. A lesion is a component connected by faces, edges, corners.
 
-    min_iou None: lesions match where they share a voxel, so one may match several. Otherwise in (0, 1]: pairs with at
-    least this intersection over union, each lesion in at most one pair, as many pairs as possible.
+    Lesions match where they share a voxel, so one may match several.
     """
-    if np.shape(truth) != np.shape(pred):
-        raise ValueError(f"lesion masks have shapes {np.shape(truth)} and {np.shape(pred)}")
-    if min_iou is not None and not 0 < min_iou <= 1:
-        raise ValueError(f"min_iou has to be in (0, 1] or None, got {min_iou}")
     structure = ndimage.generate_binary_structure(np.ndim(truth), np.ndim(truth))
-    (ids_truth, n), (ids_pred, m) = (ndimage.label(np.asarray(mask) > 0, structure) for mask in (truth, pred))
-    both = (ids_truth > 0) & (ids_pred > 0)
-    pairs = (ids_truth[both].astype(np.int64) - 1) * m + ids_pred[both] - 1
-    shared = np.bincount(pairs, minlength=n * m).reshape(n, m)  # voxels in common
-    if min_iou is None:
-        return Lesions(n, m, found=int(shared.any(axis=1).sum()), right=int(shared.any(axis=0).sum()))
-    sizes = [np.bincount(ids.ravel(), minlength=k + 1)[1:] for ids, k in ((ids_truth, n), (ids_pred, m))]
-    fits = shared >= min_iou * (sizes[0][:, None] + sizes[1] - shared) - 1e-9  # a threshold is met by equality
-    matched = int(fits[linear_sum_assignment(fits.astype(np.int8), maximize=True)].sum())
-    return Lesions(n, m, found=matched, right=matched)
+    (ids_truth, n), (ids_pred, m) = (ndimage.label(mask, structure) for mask in (truth, pred))
+    both = truth & pred
+    return Lesions(n, m, found=len(np.unique(ids_truth[both])), right=len(np.unique(ids_pred[both])))
 
 
-def lesion_volume(mask: NDArray[np.bool_], spacing: Sequence[float]) -> float:
-    """Volume of a mask in ml; spacing in mm per voxel along the three axes."""
-    if len(spacing) != np.ndim(mask) or len(spacing) != 3:
-        raise ValueError(f"a volume needs a mask (D, H, W) and three spacings, got {np.shape(mask)}, {tuple(spacing)}")
-    return int((np.asarray(mask) > 0).sum()) * math.prod(spacing) / 1000
+def lesion_row(
+    condition: NDArray[np.bool_], segmented: NDArray[np.bool_], spacing: tuple[float, float, float] | None
+) -> Row:
+    """Lesions of the label map and those segmented in the generated image: counts, and volumes in ml.
+
+    spacing: mm along the axes; volumes are in pixels where it is not known.
+    """
+    counts = match_lesions(condition, segmented)
+    pixels = int(condition.sum()), int(segmented.sum())
+    unit, volumes = ("ml", [n * math.prod(spacing) / 1000 for n in pixels]) if spacing else ("pixels", [*pixels])
+    return {
+        **{f"volume_{unit}": volumes[0], f"segmented_volume_{unit}": volumes[1]},
+        **{"lesions": counts.truth, "segmented": counts.pred, "found": counts.found, "right": counts.right},
+    }
 
 
-def volume_correlation(truth: Sequence[float], pred: Sequence[float]) -> float:
+def pooled(rows: Sequence[Row]) -> Lesions:
+    """Counts of several cases together, so that a case with many lesions weighs more."""
+    return Lesions(*(sum(row[key] for row in rows) for key in ("lesions", "segmented", "found", "right")))
+
+
+def volume_correlation(rows: Sequence[Row]) -> float:
     """Pearson's correlation of the lesion volumes of cases, -1..1, higher is better.
 
-    Cases without a number on either side are left out. NaN for fewer than three, since two points always lie on a
-    line, and where all volumes of a side are equal. Blind to a common factor: all volumes halved still give 1.
+    NaN for fewer than three, since two points always lie on a line, and where all volumes of a side are equal. Blind to a
+    common factor: all volumes halved still give 1.
     """
-    a, b = np.asarray(truth, np.float64), np.asarray(pred, np.float64)
-    if a.shape != b.shape or a.ndim != 1:
-        raise ValueError(f"volumes of the same cases are needed, got {a.shape} and {b.shape}")
-    known = np.isfinite(a) & np.isfinite(b)
-    a, b = a[known], b[known]
+    unit = "ml" if rows and "volume_ml" in rows[0] else "pixels"
+    a, b = (np.array([row[key] for row in rows], np.float64) for key in (f"volume_{unit}", f"segmented_volume_{unit}"))
     if len(a) < 3 or np.ptp(a) == 0 or np.ptp(b) == 0:
         return math.nan
     return float(np.clip(np.corrcoef(a, b)[0, 1], -1, 1))
 
 
-def change_outside(before: NDArray, after: NDArray, lesion: NDArray[np.bool_], margin: int = 2) -> float:
-    """Mean |after - before| in the images' unit at all voxels more than `margin` voxels away from the lesion; ~0 is right.
+def change_outside(before: NDArray, after: NDArray, lesion: NDArray[np.bool_]) -> float:
+    """Mean |after - before| in the images' unit at all voxels more than 2 voxels away from the lesion; ~0 is right.
 
     Volumes or slices of one shape; distance in steps to any of the neighbours, diagonal ones included. NaN where the
     lesion and its margin fill the image.
     """
-    if not np.shape(before) == np.shape(after) == np.shape(lesion):
-        raise ValueError(
-            f"images {np.shape(before)}, {np.shape(after)} and lesion mask {np.shape(lesion)} differ in shape"
-        )
-    if margin < 0:
-        raise ValueError(f"margin has to be 0 or more voxels, got {margin}")
-    near = np.asarray(lesion) > 0
-    if margin:
-        near = ndimage.maximum_filter(near.astype(np.uint8), 2 * margin + 1, mode="constant") > 0
-    outside = ~near
+    outside = ~near(lesion, MARGIN)
     if not outside.any():
         return math.nan
     return float(np.abs(np.asarray(after, np.float64)[outside] - np.asarray(before, np.float64)[outside]).mean())
+
+
+def near(lesion: NDArray[np.bool_], steps: int) -> NDArray[np.bool_]:
+    """The lesion and all that is up to so many steps away from it, diagonal ones included."""
+    return ndimage.maximum_filter(lesion.astype(np.uint8), 2 * steps + 1, mode="constant") > 0
+
+
+def _change_of_case(case: CaseSlices) -> dict[str, float]:
+    total, slices = 0.0, 0
+    for item in case.items:
+        change = change_outside(*item.physical, item.label == case.lesion)
+        if not math.isnan(change):
+            total, slices = total + change, slices + 1
+    return {"lesion_change_outside": total / slices if slices else math.nan}
+
+
+def _found(key: str, setting: str = "") -> Metric:
+    def more(rows: Sequence[Row]) -> Row:
+        every = pooled(rows)
+        value = getattr(every, key)
+        counts = {"condition": every.truth, "segmented": every.pred}
+        return {"pooled": value if math.isfinite(value) else None, "lesions": counts}
+
+    return Metric(
+        *(f"lesion_{key}", f"Lesion-wise {key.replace('f1', 'F1')}", LESIONS, "lesions", "higher", ""),
+        asked=("segmented", "lesion"),
+        reason="no lesion in any map",
+        setting=setting,
+        patient=lambda rows: float(getattr(pooled(rows), key)),
+        more=more,
+    )
+
+
+METRICS = (
+    Metric(
+        *("lesion_change_outside", "Change outside lesions", LESIONS, "case", "lower", None, ("lesion",)),
+        reason="no case with pixels outside of lesions",
+        setting="mean |generated - real| more than 2 pixels away from the lesion label",
+        of=_change_of_case,
+    ),
+    _found(
+        "f1",
+        "components (faces, edges, corners) of the lesion label against those segmented in the generated image; a shared "
+        "voxel is a match; counts pooled over a patient's cases",
+    ),
+    _found("precision"),
+    _found("recall"),
+    Metric(
+        *("lesion_volume_correlation", "Lesion volume correlation", LESIONS, "lesions", "higher", ""),
+        asked=("segmented", "lesion"),
+        reason="needs three cases with volumes that differ",
+        every=volume_correlation,
+    ),
+)

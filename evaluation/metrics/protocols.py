@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import math
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
+
+from evaluation.metrics.metric import CaseSlices, Metric, stacked
 
 SYNTHRAD_LOW, SYNTHRAD_HIGH = -1024.0, 3000.0  # HU
 _PAD = 3  # half of scikit-image's default window of 7
@@ -21,15 +24,8 @@ def synthrad2023(real: NDArray, fake: NDArray, mask: NDArray) -> dict[str, float
     are. PSNR and SSIM: clipped to [-1024, 3000] HU, range 4024. PSNR: over the mask. SSIM: scikit-image's default
     settings in 3-D (uniform window of 7, sample covariance) with -1024 HU outside of the mask and all values
     moved up by 1024; mean of the map over the mask without the outermost 3 voxels of the volume.
-    NaN for an empty mask; PSNR is inf for identical volumes. ValueError for a side below 7 or shapes that differ.
+    NaN for an empty mask; PSNR is inf for identical volumes. From 7×7×7 voxels on.
     """
-    if not np.ndim(real) == 3 or not np.shape(real) == np.shape(fake) == np.shape(mask):
-        raise ValueError(
-            f"synthrad2023 needs volumes (D, H, W) of one shape, got {np.shape(real)}, {np.shape(fake)} and "
-            f"mask {np.shape(mask)}"
-        )
-    if min(np.shape(real)) < SMALLEST:
-        raise ValueError(f"synthrad2023 needs volumes of at least 7×7×7 voxels, got {np.shape(real)}")
     body = np.asarray(mask) > 0
     if not body.any():
         return {"mae": math.nan, "psnr": math.nan, "ssim": math.nan}
@@ -68,3 +64,28 @@ def _synthrad_ssim(real: NDArray, fake: NDArray, body: NDArray[np.bool_]) -> flo
         chosen = ssim_map[inside][body[part][inside]]
         total, count = total + float(chosen.sum()), count + chosen.size
     return total / count
+
+
+def _of_case(case: CaseSlices) -> dict[str, float]:
+    """Of the slices as one volume. None across a gap: what lies there would be made up."""
+    run = case.runs[0]
+    if len(case.runs) > 1 or min(len(run), *run[0].real.shape) < SMALLEST:
+        return {}
+    return {f"synthrad2023_{key}": value for key, value in synthrad2023(*stacked(run)).items()}
+
+
+def _metric(key: str, better: Literal["higher", "lower"], unit: str | None, reason: str) -> Metric:
+    return Metric(
+        *(f"synthrad2023_{key}", f"SynthRAD2023 {key.upper()}", "Protocol synthrad2023", "case", better, unit),
+        asked=("synthrad2023",),
+        reason=reason,
+        setting="SynthRAD2023: body mask, [-1024, 3000] HU; all slices of a case as one volume",
+        of=_of_case,
+    )
+
+
+METRICS = (
+    _metric("mae", "lower", None, "needs 7 slices or more without a gap, and a body mask"),
+    _metric("psnr", "higher", "dB", "identical volumes everywhere, or no body mask, or gaps between the slices"),
+    _metric("ssim", "higher", "", "needs 7 slices or more without a gap, and a body mask"),
+)

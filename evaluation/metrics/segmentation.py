@@ -11,6 +11,8 @@ from numpy.typing import NDArray
 from scipy import ndimage
 from scipy.spatial import cKDTree
 
+from evaluation.statistics import nan_mean
+
 PERCENTILE = 95
 _DENSE = 2**16  # ids up to which counting by id is cheaper than sorting
 
@@ -86,32 +88,17 @@ def _hd95(a: NDArray[np.bool_], b: NDArray[np.bool_], spacing: Sequence[float]) 
 
 @dataclass(frozen=True)
 class ClassMeans:
-    """Means over cases of each label, then over labels.
-
-    per_label: mean of the finite values; NaN where there is none. mean: over the labels that have one; NaN if none has.
-    cases: how many finite values each label had. missed: how many infinite ones (HD95 of a label that is in one of two
-    maps only), which no mean can hold; where it is not 0, the mean flatters.
-    """
+    """Means over cases of each label, NaN where no case has a finite value, and their mean over the labels with one."""
 
     per_label: dict[int, float]
     mean: float
-    cases: dict[int, int]
-    missed: dict[int, int]
 
 
 def mean_over_cases(scores: Sequence[Mapping[int, float]]) -> ClassMeans:
     """`ClassMeans` of the `dice` or `hd95` of several cases: a rare label weighs as much as one that all cases have."""
     labels = sorted({label for case in scores for label in case})
-    values = {i: np.array([case.get(i, math.nan) for case in scores], np.float64) for i in labels}
-    finite = {i: of[np.isfinite(of)] for i, of in values.items()}
-    per_label = {i: float(of.mean()) if of.size else math.nan for i, of in finite.items()}
-    known = [value for value in per_label.values() if math.isfinite(value)]
-    return ClassMeans(
-        per_label=per_label,
-        mean=float(np.mean(known)) if known else math.nan,
-        cases={i: int(of.size) for i, of in finite.items()},
-        missed={i: int(np.isinf(of).sum()) for i, of in values.items()},
-    )
+    per_label = {label: nan_mean([case.get(label, math.nan) for case in scores]) for label in labels}
+    return ClassMeans(per_label, nan_mean([*per_label.values()]))
 
 
 def _check(truth: NDArray, pred: NDArray) -> None:

@@ -10,6 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import fft
 
+from evaluation.metrics.metric import TEXTURE, CaseSlices, Metric
+
 BINS = 64
 SMALLEST_SIDE = 8  # pixels; below, a window of Hann leaves nothing to transform
 FLOOR = 1e-12  # of the largest power: less is rounding, and a constant image has none at all
@@ -19,61 +21,39 @@ class CaseSpectrum:
     """Radial power spectra of the real and generated slices of one case and channel, averaged slice by slice.
 
     spacing: mm per pixel along rows and columns, (between rows, between columns). Frequencies are in cycles/mm up to
-    the Nyquist frequency of the coarser axis, in `bins` bins of equal width. Slices may differ in size.
+    the Nyquist frequency of the coarser axis, in 64 bins of equal width. Slices may differ in size.
     """
 
-    def __init__(self, spacing: tuple[float, float], bins: int = BINS) -> None:
-        if not all(math.isfinite(size) and size > 0 for size in spacing):
-            raise ValueError(f"pixel spacing has to be positive, in mm, got {spacing}")
-        if bins < 1:
-            raise ValueError(f"spectra need at least 1 bin, got {bins}")
+    def __init__(self, spacing: tuple[float, float]) -> None:
         self.spacing = (float(spacing[0]), float(spacing[1]))
-        self.bins = bins
-        self.slices = 0
-        self._sums = np.zeros((2, bins))
-        self._counts = np.zeros(bins)
-
-    @property
-    def nyquist(self) -> float:
-        """Highest frequency that both axes resolve, in cycles/mm."""
-        return 0.5 / max(self.spacing)
+        self._sums = np.zeros((2, BINS))
+        self._counts = np.zeros(BINS)
 
     @property
     def frequencies(self) -> NDArray[np.float64]:
         """Centres of the bins in cycles/mm."""
-        return np.asarray((np.arange(self.bins) + 0.5) * (self.nyquist / self.bins), np.float64)
+        return np.asarray((np.arange(BINS) + 0.5) * (0.5 / max(self.spacing) / BINS), np.float64)
 
     def add(self, real: NDArray, fake: NDArray) -> None:
-        """One slice (H, W) of each in physical units. ValueError for shapes that differ or a side below 8 pixels."""
-        if np.shape(real) != np.shape(fake) or min(np.shape(real)) < SMALLEST_SIDE:
-            raise ValueError(
-                f"spectra need two slices of one shape, at least {SMALLEST_SIDE} pixels wide, got {np.shape(real)} and "
-                f"{np.shape(fake)}"
-            )
-        plan = _plan(tuple(np.shape(real)), self.spacing, self.bins)
+        """One slice (H, W) of each in physical units, from 8 pixels a side on."""
+        plan = _plan(tuple(np.shape(real)), self.spacing)
         for i, image in enumerate((real, fake)):
             self._sums[i] += plan.sums(image)
         self._counts += plan.counts
-        self.slices += 1
 
     @property
-    def real(self) -> NDArray[np.float64]:
-        """Power spectral density of the real slices per bin, in (unit of the images)²·mm²; NaN for empty bins."""
-        return self._curve(0)
+    def curves(self) -> NDArray[np.float64]:
+        """(2, bins) power spectral density of the real and of the generated slices, in (unit of the images)²·mm²."""
+        return self._sums / np.where(self._counts > 0, self._counts, np.nan)  # NaN for empty bins
 
-    @property
-    def fake(self) -> NDArray[np.float64]:
-        """As `real`, of the generated slices."""
-        return self._curve(1)
 
-    def _curve(self, which: int) -> NDArray[np.float64]:
-        counts = np.where(self._counts > 0, self._counts, np.nan)
-        return self._sums[which] / counts
-
-    @property
-    def distance(self) -> float:
-        """`spectrum_distance` of the two curves; NaN without a slice."""
-        return spectrum_distance(self.real, self.fake)
+def distance(case: CaseSlices) -> dict[str, float]:
+    """`spectrum_distance` of the slices of a case; NaN without one that is large enough."""
+    spectrum = CaseSpectrum(case.spacing[1:])
+    for item in case.scored:
+        if min(item.real.shape) >= SMALLEST_SIDE:
+            spectrum.add(*item.physical)
+    return {"spectrum_distance": spectrum_distance(*spectrum.curves)}
 
 
 def spectrum_distance(real: NDArray, fake: NDArray) -> float:
@@ -111,27 +91,36 @@ class _Plan:
         values = (values - (self.window * values).sum()) * self.window
         transform = fft.rfft2(values).ravel()
         power = (transform.real**2 + transform.imag**2) * self.weight
-        bins = len(self.counts)
-        return np.asarray(np.bincount(self.index, power, minlength=bins + 1)[:bins] * self.scale, np.float64)
+        return np.asarray(np.bincount(self.index, power, minlength=BINS + 1)[:BINS] * self.scale, np.float64)
 
 
 @functools.lru_cache(maxsize=16)
-def _plan(shape: tuple[int, int], spacing: tuple[float, float], bins: int) -> _Plan:
+def _plan(shape: tuple[int, int], spacing: tuple[float, float]) -> _Plan:
     H, W = shape
     # Hann windows over the pixels' centres, so symmetric.
     window = np.outer(*(np.sin(np.pi * (np.arange(n) + 0.5) / n) ** 2 for n in shape))
     window /= window.sum()
     radius = np.hypot(fft.fftfreq(H, spacing[0])[:, None], fft.rfftfreq(W, spacing[1]))  # (H, W // 2 + 1) cycles/mm
     nyquist = 0.5 / max(spacing)
-    position = radius / nyquist * bins
+    position = radius / nyquist * BINS
     index = np.floor(position * (1 - 1e-12)).astype(np.intp)  # upper ends belong to a bin, so Nyquist to the last
-    index[position > bins * (1 + 1e-9)] = bins
-    index = np.minimum(index, bins).ravel()
+    index[position > BINS * (1 + 1e-9)] = BINS
+    index = np.minimum(index, BINS).ravel()
     weight = np.full(radius.shape, 2.0)
     weight[:, 0] = 1
     if W % 2 == 0:
         weight[:, -1] = 1
     weight[0, 0] = 0  # the mean is no texture
-    counts = np.bincount(index, weight.ravel(), minlength=bins + 1)[:bins].astype(np.float64)
+    counts = np.bincount(index, weight.ravel(), minlength=BINS + 1)[:BINS].astype(np.float64)
     scale = spacing[0] * spacing[1] / float((window**2).sum())
     return _Plan(window, index, weight.ravel(), counts, scale)
+
+
+METRICS = (
+    Metric(
+        *("spectrum_distance", "Spectrum distance", TEXTURE, "case", "lower", ""),
+        reason="slices need sides of at least 8 pixels",
+        setting="radial power of slices under a Hann window, mean |log10 ratio| over 64 bins to Nyquist, by case",
+        of=distance,
+    ),
+)

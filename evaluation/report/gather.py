@@ -121,9 +121,9 @@ class _Channel:
         if not self.cases:
             return Gathered(found, None)
         of_cases = [*self.cases.values()]
-        real = np.stack([spectra[0].real for spectra in of_cases])
+        real = np.stack([spectra[0].curves[0] for spectra in of_cases])
         methods = range(len(of_cases[0]))
-        generated = tuple(np.stack([spectra[i].fake for spectra in of_cases]) for i in methods)
+        generated = tuple(np.stack([spectra[i].curves[1] for spectra in of_cases]) for i in methods)
         return Gathered(found, Spectra(of_cases[0][0].frequencies, real, generated))
 
 

@@ -15,7 +15,7 @@ from PIL import Image
 
 from dataloaders.io.png import write_png
 from evaluation import request, results, scoring
-from evaluation.metrics import extractors
+from evaluation.metrics import extractors, sharpness, similarity
 from tests.evaluation.test_extractors import save_script
 from tests.toy_results import noisy, write_results
 
@@ -134,7 +134,7 @@ def test_lpips_of_tiny_images_has_a_reason(tmp_path: Path, monkeypatch: pytest.M
         net(torch.zeros(1, 3, 30, 30), torch.zeros(1, 3, 30, 30))
     (tmp_path / "w").write_bytes(b"x")
     monkeypatch.setattr(request, "resolve", lambda key, explicit: tmp_path / "w")
-    monkeypatch.setattr(request.networks, "lpips_alex", lambda path: net)
+    monkeypatch.setattr(request.perceptual, "lpips_alex", lambda path: net)
     for size, there in ((30, False), (31, True)):
         folder = tmp_path / str(size)
         assert run(monkeypatch, *images(folder, size), "--out", folder, "--metrics", "mae,lpips") == 0
@@ -266,8 +266,8 @@ def test_without_labels_radiomics_are_of_the_whole_image(tmp_path: Path, monkeyp
 
 
 def test_only_what_is_asked_for_is_computed(toy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("similarities", "slice_features", "label_edges"):
-        monkeypatch.setattr(scoring, name, lambda *_: pytest.fail("was not asked for"))
+    for module, name in ((similarity, "similarity"), (scoring, "slice_features"), (sharpness, "gradient_sum")):
+        monkeypatch.setattr(module, name, lambda *_: pytest.fail("was not asked for"))
     assert run(monkeypatch, "--results", toy, "--metrics", "mae", "--out", tmp_path / "o") == 0
     result = json.loads((tmp_path / "o" / "metrics.json").read_text())
     assert set(result["metrics"]) == {"mae/CT", "wasserstein"}

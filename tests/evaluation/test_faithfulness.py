@@ -10,13 +10,14 @@ import numpy as np
 import pytest
 
 from dataloaders.io.geometry import to_ras
-from dataloaders.io.manifest import Geometry, Manifest, affine_rows
+from dataloaders.io.manifest import Case, Geometry, Manifest, affine_rows
 from dataloaders.io.nifti import write_volume
 from dataloaders.io.png import read_png
-from evaluation.metrics.faithfulness import CaseMaps, labels_of, mean_of_patient
+from evaluation.metrics.faithfulness import METRICS, overlap_rows
 from evaluation.pairs import ManifestPairs
 from evaluation.request import Request
 from evaluation.results import evaluate_pairs
+from evaluation.scoring import volume_of
 from tests.toy_results import noisy, write_results
 
 
@@ -28,38 +29,22 @@ def square(at: int, label: int = 1) -> np.ndarray:
 
 def test_a_gap_between_slices_stays_a_gap() -> None:
     """The nearest voxel of the other map is ten slices of 2 mm away, though the files are next to each other."""
-    maps = CaseMaps("p", "c", (2.0, 1.0, 1.0))
-    empty = np.zeros((12, 12), np.uint8)
-    maps.add(5, square(4), {"generated": empty})
-    maps.add(15, empty, {"generated": square(4)})
-    rows = maps.overlap()
-    assert [(row["label"], row["dice"], row["hd95"]) for row in rows] == [(1, 0, 20)]
+    case, empty = Case("c", "p", "test", (), ()), np.zeros((12, 12), np.uint8)
+    condition, seen = (volume_of(case, [5, 15], slices) for slices in ([square(4), empty], [empty, square(4)]))
+    assert overlap_rows(condition, seen, (2.0, 1.0, 1.0)) == [{"label": 1, "dice": 0, "hd95": 20}]
+    with pytest.raises(ValueError, match="case c: slices of different sizes"):
+        volume_of(case, [0, 1], [empty, empty[1:]])
 
 
-def test_labels_of_both_maps_and_of_each_kind() -> None:
-    assert labels_of([square(0, 3), square(5, 250)]) == [3, 250]
-    maps = CaseMaps("p", "c", (1.0, 1.0, 1.0))
-    maps.add(0, square(4, 1), {"generated": square(4, 2), "real": square(4, 1)})
-    found = {(row["of"], row["label"]): row["dice"] for row in maps.overlap()}
-    assert found == {("generated", 1): 0, ("generated", 2): 0, ("real", 1): 1}
-
-
-def test_volumes_in_pixels_where_millimetres_are_unknown() -> None:
-    for known, expected in ((True, {"volume_ml": 0.048}), (False, {"volume_pixels": 16})):
-        maps = CaseMaps("p", "c", (3.0, 1.0, 1.0), known)
-        maps.add(0, square(4), {"generated": square(4)})
-        row = maps.lesions(1)
-        assert {key: value for key, value in row.items() if key in ("volume_ml", "volume_pixels")} == expected
+def test_labels_are_those_of_both_maps() -> None:
+    found = overlap_rows(square(4, 3)[None], square(4, 250)[None], (1.0, 1.0, 1.0))
+    assert [(row["label"], row["dice"]) for row in found] == [(3, 0), (250, 0)]
 
 
 def test_mean_over_cases_then_labels() -> None:
-    rows = [
-        {"case": "a", "label": 1, "dice": 1.0},
-        {"case": "b", "label": 1, "dice": 0.5},
-        {"case": "a", "label": 2, "dice": 0.25},
-    ]
-    assert mean_of_patient(rows, "dice") == pytest.approx((0.75 + 0.25) / 2)
-    assert math.isnan(mean_of_patient([], "dice"))
+    rows = [{"label": 1, "dice": 1.0}, {"label": 1, "dice": 0.5}, {"label": 2, "dice": 0.25}]
+    assert METRICS[0].of_patient(rows) == pytest.approx((0.75 + 0.25) / 2)
+    assert math.isnan(METRICS[0].of_patient([]))
 
 
 def as_volumes(folder: Path, out: Path, names: dict[str, str]) -> None:

@@ -6,28 +6,26 @@ import numpy as np
 import pytest
 
 from evaluation.metrics.distribution import distribution_metrics, split_by_patient
-from evaluation.metrics.feature_sets import INCEPTION, RADIOMICS, FeatureSets, names
+from evaluation.metrics.feature_sets import INCEPTION, RADIOMICS, of_extractor, set_entries
 from evaluation.metrics.radiomics import FEATURE_NAMES, standardise
 
 
-def filled(n: int, patients: int, d: int, extractor: str) -> tuple[FeatureSets, np.ndarray, np.ndarray, list[str]]:
+def filled(n: int, patients: int, d: int) -> tuple[np.ndarray, np.ndarray, list[str]]:
     rng = np.random.default_rng(0)
-    real, fake = rng.normal(size=(n, d)), rng.normal(2.0, 1.2, size=(n, d))
-    of = [f"p{i % patients}" for i in range(n)]
-    sets = FeatureSets()
-    for patient, x, y in zip(of, real, fake, strict=True):
-        sets.add(extractor, 0, patient, x, y)
-        sets.add(extractor, 1, patient, x, x)
-    return sets, real, fake, of
+    return rng.normal(size=(n, d)), rng.normal(2.0, 1.2, size=(n, d)), [f"p{i % patients}" for i in range(n)]
+
+
+def every(extractor: str) -> set[str]:
+    return {metric.key for metric in of_extractor(extractor).values()}
 
 
 def test_inceptions_metrics_have_the_fields_names_and_values() -> None:
-    sets, real, fake, of = filled(40, 4, 8, INCEPTION)
-    entries = sets.metrics(INCEPTION, 0, None)
+    real, fake, of = filled(40, 4, 8)
+    entries = set_entries(INCEPTION, real, fake, of, every(INCEPTION))
     expected = distribution_metrics(real=real, fake=fake)
     assert set(entries) == {"fid", "kid", "precision", "recall", "density", "coverage"}
     assert {key: entry["value"] for key, entry in entries.items()} == {
-        key: expected[metric] for key, metric in names(INCEPTION).items()
+        metric.key: expected[kind] for kind, metric in of_extractor(INCEPTION).items()
     }
     assert entries["kid"]["sd_over_subsets"] == expected["kid_std"]
     split = split_by_patient(of)
@@ -39,17 +37,16 @@ def test_inceptions_metrics_have_the_fields_names_and_values() -> None:
     assert "below 2048 trust KID more" in entries["fid"]["note"]
 
 
-def test_channels_are_apart_and_only_wanted_metrics_are_computed() -> None:
-    sets, *_ = filled(20, 2, 8, INCEPTION)
-    assert list(sets.metrics(INCEPTION, 1, ("mae", "fid"))) == ["fid"]
-    assert sets.metrics(INCEPTION, 1, None)["fid"]["value"] == pytest.approx(0, abs=1e-9)
-    assert sets.metrics(INCEPTION, 2, None) == {}
-    assert sets.metrics(RADIOMICS, 0, None) == {}
+def test_only_wanted_metrics_are_computed() -> None:
+    real, _, of = filled(20, 2, 8)
+    entries = set_entries(INCEPTION, real, real, of, {"mae", "fid"})
+    assert {key: entry["value"] for key, entry in entries.items()} == {"fid": pytest.approx(0, abs=1e-9)}
+    assert set_entries(RADIOMICS, real, real, of, {"mae", "fid"}) == {}
 
 
 def test_radiomics_are_standardised_by_the_real_set_and_never_called_fid() -> None:
-    sets, real, fake, _ = filled(30, 3, len(FEATURE_NAMES), RADIOMICS)
-    entries = sets.metrics(RADIOMICS, 0, None)
+    real, fake, of = filled(30, 3, len(FEATURE_NAMES))
+    entries = set_entries(RADIOMICS, real, fake, of, every(RADIOMICS))
     assert all(key.startswith("radiomics_") for key in entries)
     x, y, _ = standardise(real=real, fake=fake)
     assert entries["radiomics_frechet"]["value"] == distribution_metrics(real=x, fake=y)["frechet"]
@@ -57,11 +54,9 @@ def test_radiomics_are_standardised_by_the_real_set_and_never_called_fid() -> No
 
 
 def test_too_few_slices_and_one_patient_are_said() -> None:
-    sets, *_ = filled(1, 1, len(FEATURE_NAMES), RADIOMICS)
-    entry = sets.metrics(RADIOMICS, 0, None)["radiomics_frechet"]
+    entry = set_entries(RADIOMICS, *filled(1, 1, len(FEATURE_NAMES)), every(RADIOMICS))["radiomics_frechet"]
     assert entry["value"] is None
     assert entry["reason"] == "1 slice(s) are too few"
-    sets, *_ = filled(12, 1, 8, INCEPTION)
-    entry = sets.metrics(INCEPTION, 0, None)["kid"]
+    entry = set_entries(INCEPTION, *filled(12, 1, 8), every(INCEPTION))["kid"]
     assert entry["floor"] is None
     assert "cannot be split by patient" in entry["note"]

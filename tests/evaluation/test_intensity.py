@@ -7,8 +7,7 @@ import pytest
 from scipy.stats import wasserstein_distance
 
 from dataloaders.io.intensity import Window
-from evaluation.metrics.intensity import LabelHistograms, LabelMoments, coarse, wasserstein
-from evaluation.statistics import bootstrap_interval, nan_mean
+from evaluation.metrics.intensity import LabelHistograms, LabelMoments, wasserstein
 
 WINDOW = Window(-1024.0, 3071.0)
 
@@ -50,28 +49,6 @@ def test_a_label_missing_in_one_slice_is_only_counted_where_it_is() -> None:
     assert set(both.counts) == {0, 1}
     assert both.counts[1].sum() == 1
     assert both.counts[0].sum() == 3
-
-
-def test_coarse_density_keeps_all_pixels() -> None:
-    counts = np.random.default_rng(0).integers(0, 5, 65536)
-    centers, shares = coarse(counts, WINDOW)
-    assert shares.sum() == pytest.approx(1)
-    assert WINDOW.low < centers.min() < centers.max() < WINDOW.high + 1
-
-
-def test_interval_needs_five_patients_and_repeats() -> None:
-    values = np.array([1.0, 2.0, 3.0, 4.0, 5.0])
-    assert bootstrap_interval(values[:4]) is None
-    interval = bootstrap_interval(values)
-    assert interval is not None
-    low, high = interval
-    assert 1 < low < 3 < high < 5
-    assert bootstrap_interval(values) == (low, high)
-
-
-def test_means_leave_out_what_is_not_a_number() -> None:
-    assert nan_mean([1.0, float("nan"), 3.0, float("inf")]) == 2
-    assert np.isnan(nan_mean([float("nan")]))
 
 
 def test_moments_of_values_know_no_window() -> None:

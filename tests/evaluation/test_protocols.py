@@ -9,7 +9,8 @@ import pytest
 from numpy.typing import NDArray
 from skimage.metrics import structural_similarity
 
-from evaluation.metrics.protocols import synthrad2023
+from evaluation.metrics.protocols import METRICS, synthrad2023
+from tests.toy_cases import case_of
 
 
 def scan(shape: tuple[int, int, int] = (12, 15, 14)) -> tuple[NDArray, NDArray, NDArray]:
@@ -99,11 +100,12 @@ def test_nothing_to_measure() -> None:
     assert found["mae"] > 0
 
 
-def test_refusals() -> None:
+def test_of_a_case_only_as_one_whole_volume() -> None:
+    """Across a gap, or of too few slices, there is no value: what lies there would be made up."""
     real, fake, mask = scan()
-    with pytest.raises(ValueError, match="of one shape"):
-        synthrad2023(real, fake, mask[1:])
-    with pytest.raises(ValueError, match="of one shape"):
-        synthrad2023(real[0], fake[0], mask[0])
-    with pytest.raises(ValueError, match="7×7×7"):
-        synthrad2023(real[:6], fake[:6], mask[:6])
+    of = {metric.key: metric.of for metric in METRICS}["synthrad2023_mae"]
+    assert of is not None
+    expected = {f"synthrad2023_{key}": value for key, value in synthrad2023(real, fake, mask).items()}
+    assert of(case_of(real, fake, mask)) == expected
+    assert of(case_of(real, fake, mask, [*range(6), *range(7, 13)])) == {}
+    assert of(case_of(real[:6], fake[:6], mask[:6])) == of(case_of(real[:, :6], fake[:, :6], mask[:, :6])) == {}

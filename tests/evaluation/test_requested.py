@@ -23,8 +23,7 @@ from evaluation.metrics.frechet import frechet_distance, frechet_of_moments
 from evaluation.pairs import ManifestPairs
 from evaluation.request import Request
 from evaluation.results import evaluate_pairs
-from tests.evaluation.test_extractors import save_script
-from tests.evaluation.test_networks import _build_without_weights, random_state
+from tests.evaluation.test_extractors import build_without_weights, random_state, save_script
 from tests.toy_results import noisy, write_results
 
 
@@ -95,7 +94,7 @@ def inception_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from pytorch_fid.inception import fid_inception_v3
 
     path = tmp_path_factory.mktemp("weights") / "inception.pth"
-    torch.save(random_state(_build_without_weights(fid_inception_v3).state_dict()), path)
+    torch.save(random_state(build_without_weights(fid_inception_v3).state_dict()), path)
     return path
 
 
@@ -111,8 +110,7 @@ def test_oasis_is_what_pytorch_fid_prints(
     from pytorch_fid.inception import InceptionV3
 
     folder = write_results(tmp_path / "r", noisy(0.1), patients=3, channels=("CT",))
-    for module in (request, extractors):
-        monkeypatch.setattr(module, "resolve", lambda key, explicit=None: inception_file)
+    monkeypatch.setattr(request, "resolve", lambda key, explicit=None: inception_file)
     result = evaluate(folder, metrics="oasis_fid,fid", protocols=("oasis",))
     state = torch.load(inception_file, weights_only=True)
     with mock.patch("pytorch_fid.inception.load_state_dict_from_url", return_value=state):
@@ -171,7 +169,7 @@ def test_lpips_between_draws(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
 
     (tmp_path / "w").write_bytes(b"x")
     monkeypatch.setattr(request, "resolve", lambda key, explicit: tmp_path / "w")
-    monkeypatch.setattr(request.networks, "lpips_alex", lambda path: Distance())
+    monkeypatch.setattr(request.perceptual, "lpips_alex", lambda path: Distance())
     folder = write_results(tmp_path / "r", lambda real, label, rng: 500.0 * (label > 0), channels=("T1w",))
     draw = shifted(folder, tmp_path / "d", 2000)
     for batch in (32, 2):
@@ -328,8 +326,7 @@ def test_pytorch_fids_statistics(tmp_path: Path, inception_file: Path, monkeypat
     assert frechet_of_moments(*moments, few) == pytest.approx(expected, rel=1e-3)
 
     folder = write_results(tmp_path / "r", noisy(0.1), patients=2, channels=("CT",))
-    for module in (request, extractors):
-        monkeypatch.setattr(module, "resolve", lambda key, explicit=None: inception_file)
+    monkeypatch.setattr(request, "resolve", lambda key, explicit=None: inception_file)
     np.savez(tmp_path / "fid.npz", mu=np.zeros(2048), sigma=np.eye(2048))
     out = ("--reference", tmp_path / "fid.npz", "--out", tmp_path / "o")
     assert run(monkeypatch, "--generated", folder / "generated", *out) == 0

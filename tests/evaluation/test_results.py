@@ -7,7 +7,7 @@ import json
 import math
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 from unittest import mock
 
 import numpy as np
@@ -18,8 +18,8 @@ from dataloaders.io.manifest import Manifest
 from dataloaders.io.png import read_png, write_png
 from dataloaders.io.weights import MissingWeights
 from evaluation import evaluate_results, format_table, headline, request, scoring
-from evaluation.metrics import extractors, networks
-from evaluation.results import LPIPS
+from evaluation.metrics import extractors, perceptual
+from evaluation.metrics.perceptual import LPIPS
 from tests.toy_results import identity, noisy, write_results
 
 NO_WEIGHTS = (
@@ -214,14 +214,21 @@ class _Mean(torch.nn.Module):
         return [torch.stack([x.mean((1, 2, 3)), x.std((1, 2, 3))], 1).repeat(1, 1024)[:, :, None, None]]
 
 
+class _Inception(_Mean):
+    BLOCK_INDEX_BY_DIM: ClassVar = {2048: 3}
+
+    def __init__(self, blocks: list[int]) -> None:
+        super().__init__()
+
+
 def test_network_metrics_do_not_depend_on_batches(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = write_results(tmp_path / "r", noisy(0.05), patients=3)
     weights = tmp_path / "w.pth"
     weights.write_bytes(b"x")
-    for module in (request, extractors):
-        monkeypatch.setattr(module, "resolve", lambda key, explicit: weights)
-    monkeypatch.setattr(networks, "inception", lambda path: _Mean())
-    monkeypatch.setattr(networks, "lpips_alex", lambda path: _Mean())
+    monkeypatch.setattr(request, "resolve", lambda key, explicit: weights)
+    monkeypatch.setattr("pytorch_fid.inception.InceptionV3", _Inception)
+    monkeypatch.setattr(extractors, "load_state", lambda path: {})
+    monkeypatch.setattr(perceptual, "lpips_alex", lambda path: _Mean())
     found = []
     for batch in (32, 4, 1):
         with mock.patch.object(scoring, "BATCH", batch):

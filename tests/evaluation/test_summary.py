@@ -8,7 +8,7 @@ from typing import Any
 
 from dataloaders.io.manifest import Manifest
 from evaluation.pairs import ManifestPairs
-from evaluation.request import Request, load_networks, plan
+from evaluation.request import Request, plan
 from evaluation.scoring import merged, score
 from evaluation.summary import Summary
 from tests.toy_results import noisy, write_results
@@ -26,11 +26,11 @@ def passes(folder: Path, patients: int) -> list[int]:
     write_results(folder, noisy(0.05), patients=patients, slices=2, channels=("CT",))
     pairs = ManifestPairs(folder, Manifest.load(folder))
     request = Request("mae,label_mean_error,edge_sharpness_ratio,faithfulness_dice", segmented=folder / "label")
-    found = load_networks(request)
-    scores = merged(score(pairs, plan(request, found, pairs)))
+    planned = plan(request, pairs)
+    scores = merged(score(pairs, planned))
     for name in ("rows", "labels", "cases", "overlap", "lesions"):
         setattr(scores, name, Counted(getattr(scores, name)))
-    Summary(pairs, scores, request, found).result()
+    Summary(pairs, scores, planned).result()
     return [getattr(scores, name).passes for name in ("rows", "labels", "cases", "overlap", "lesions")]
 
 
