@@ -2,27 +2,22 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
-from pathlib import Path
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 from dataloaders.io.files import listed
 from dataloaders.io.manifest import Split
 from dataloaders.io.notices import warn_once
 from dataloaders.io.schema import NAME
 from dataloaders.prepare.sources import find_bids
-from pipeline.study import InputOptions, StudyOptions
+from pipeline.study import CaseOptions, InputOptions, StudyOptions
 
 
-@dataclass(frozen=True)
-class Case:
-    """One scan. brain, reference: files, or None; stripped: it shows the brain alone."""
+@dataclass(frozen=True, kw_only=True)
+class StudyCase(CaseOptions):
+    """One scan, with its split."""
 
-    id: str
-    patient: str
-    t1: Path
-    stripped: bool = False
-    brain: Path | None = None
-    reference: Path | None = None
     split: Split = "train"
 
     @property
@@ -31,7 +26,7 @@ class Case:
         return self.stripped or self.brain is not None
 
 
-def find_cases(study: StudyOptions) -> list[Case]:
+def find_cases(study: StudyOptions) -> list[StudyCase]:
     """All cases in order of their ids, each with its split.
 
     ValueError naming the folder or key where nothing is found, where files are missing, where an id occurs twice, and
@@ -42,18 +37,18 @@ def find_cases(study: StudyOptions) -> list[Case]:
         for key, path in {"t1": entry.t1, "brain": entry.brain, "reference": entry.reference}.items():
             if path is not None and not path.is_file():
                 raise ValueError(f"case {entry.id}: {key} = {path}: no such file")
-        name = NAME.of(entry.id, "case id")
-        patient = NAME.of(entry.patient or name, "patient")
-        cases.append(Case(name, patient, entry.t1, entry.stripped, entry.brain, entry.reference))
-    ids = [case.id for case in cases]
-    twice = sorted({i for i in ids if ids.count(i) > 1})
+        NAME.of(entry.id, "case id")
+        patient = NAME.of(entry.patient or entry.id, "patient")
+        cases.append(StudyCase(**{**vars(entry), "patient": patient}))
+    twice = sorted(name for name, count in Counter(case.id for case in cases).items() if count > 1)
     if twice:
         raise ValueError(f"cases {', '.join(twice)} occur more than once; exclude them from one input")
     splits = _splits(study, sorted({case.patient for case in cases}))
-    return sorted((replace(case, split=splits[case.patient]) for case in cases), key=lambda case: case.id)
+    made = (StudyCase(**{**vars(case), "split": splits[case.patient]}) for case in cases)
+    return sorted(made, key=lambda case: case.id)
 
 
-def _bids_cases(o: InputOptions) -> list[Case]:
+def _bids_cases(o: InputOptions) -> list[StudyCase]:
     if not o.source.is_dir():
         raise ValueError(f"input.source = {o.source}: no such folder")
     found = find_bids(o.source, [o.modality], o.brain_masks, exclude=o.exclude, wanted=o.filter)
@@ -63,13 +58,10 @@ def _bids_cases(o: InputOptions) -> list[Case]:
         if "--bids_filter" in note or note.startswith("exclude "):
             warn_once(note.replace("--bids_filter", "input.filter"))
     patients = sorted({case.patient for case in found.cases})
-    unknown = sorted(set(o.subjects) - set(patients))
-    if unknown:
-        raise ValueError(f"input.subjects: {', '.join(unknown)} not in {o.source}, which has {', '.join(patients)}")
-    wanted = [p for p in patients if p in o.subjects or not o.subjects]
-    wanted = wanted[: o.limit or None]
+    _refuse_unknown("input.subjects", o.subjects, patients)
+    wanted = [p for p in patients if p in o.subjects or not o.subjects][: o.limit or None]
     cases = [
-        Case(case.id, case.patient, case.images[0], o.stripped, case.brain)
+        StudyCase(id=case.id, patient=case.patient, t1=case.images[0], stripped=o.stripped, brain=case.brain)
         for case in found.cases
         if case.patient in wanted
     ]
@@ -78,25 +70,26 @@ def _bids_cases(o: InputOptions) -> list[Case]:
     return cases
 
 
-def _splits(study: StudyOptions, patients: list[str]) -> dict[str, Split]:
-    named = (*study.split.test, *study.split.val)
-    unknown = sorted(set(named) - set(patients))
+def _refuse_unknown(key: str, names: Sequence[str], patients: Sequence[str]) -> None:
+    unknown = sorted(set(names) - set(patients))
     if unknown:
-        raise ValueError(f"split: {', '.join(unknown)} not among the patients {', '.join(patients)}")
-    both = sorted(set(study.split.val) & set(study.split.test))
+        raise ValueError(f"{key}: {', '.join(unknown)} not among the patients {', '.join(patients)}")
+
+
+def _splits(study: StudyOptions, patients: list[str]) -> dict[str, Split]:
+    """Patient -> split."""
+    o = study.split
+    _refuse_unknown("split", (*o.test, *o.val), patients)
+    both = sorted(set(o.val) & set(o.test))
     if both:
         raise ValueError(f"split: {', '.join(both)} in both val and test")
-    if study.split.val and not study.split.test:
-        raise ValueError(f"split.val = {list(study.split.val)}: name the patients of split.test too")
+    if o.val and not o.test:
+        raise ValueError(f"split.val = {list(o.val)}: name the patients of split.test too")
     if len(patients) < 2:
         raise ValueError(f"a study needs two patients at least, one to train and one to test on; found {patients}")
-    if named:
-        test, val = study.split.test, study.split.val
-        splits: dict[str, Split] = {p: "test" if p in test else "val" if p in val else "train" for p in patients}
-    else:
-        from dataloaders.prepare.splits import split_patients  # imports torch, which most units do without
+    from dataloaders.prepare.splits import split_patients  # imports torch, which most units do without
 
-        splits = split_patients(patients, study.split.fractions, study.seed)
+    splits = split_patients(patients, o.fractions, study.seed, o.val, o.test)
     for name in ("train", "test"):
         if name not in splits.values():
             raise ValueError(f"split: no patient is left for {name}; the patients are {', '.join(patients)}")

@@ -1,4 +1,4 @@
-"""What a stage gets and what it gives back."""
+"""What a rule gets and what it gives back."""
 
 from __future__ import annotations
 
@@ -8,9 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from dataloaders.io.nifti import Volume, read_volume
-from pipeline.cases import Case
+from pipeline.cases import StudyCase
 from pipeline.records import Record, Unit
 from pipeline.study import StudyOptions
+
+LOG = "log.txt"  # in a unit's folder: what its program printed
 
 
 @dataclass(frozen=True)
@@ -33,26 +35,26 @@ class Excluded(Exception):  # noqa: N818 (no error: a result that must not be us
 
 @dataclass(frozen=True)
 class Context:
-    """Of one unit. folder: written by the stage, renamed when it is done. records: of all units that it names."""
+    """Of one unit. folder: written by the rule, renamed when it is done. records: of all units that it names."""
 
     study: StudyOptions
-    cases: Mapping[str, Case]
+    cases: Mapping[str, StudyCase]
     unit: Unit
     folder: Path
     records: Mapping[str, Record]
 
     @property
-    def case(self) -> Case:
+    def case(self) -> StudyCase:
         """The unit's."""
         return self.cases[self.unit.case]
-
-    def path(self, unit: str, output: str) -> Path:
-        """A file of another unit."""
-        return self.study.work / unit / self.records[unit].outputs[output]["file"]
 
     def home(self, unit: str) -> Path:
         """The folder of another unit."""
         return self.study.work / unit
+
+    def path(self, unit: str, output: str) -> Path:
+        """A file of another unit."""
+        return self.home(unit) / self.records[unit].outputs[output].file
 
     def volume(self, unit: str, output: str) -> Volume:
         """A volume of another unit."""
@@ -69,3 +71,7 @@ class Context:
     def done(self, names: Iterable[str]) -> list[str]:
         """Those that are done."""
         return [name for name in names if name in self.records and self.records[name].state == "done"]
+
+    def gathered(self, stage: str) -> list[str]:
+        """Units of a stage that this one gathers and that are done."""
+        return [name for name in self.done(self.unit.gathers) if name.split("/")[0] == stage]

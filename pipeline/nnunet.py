@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import json
+import copy
 import os
-import re
 import shutil
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from dataloaders.io.files import read_json, write_json
+from dataloaders.io.files import write_json
 from dataloaders.io.workers import cores
 from pipeline.commands import ToolMissing, find_program
 from pipeline.study import NnunetOptions
@@ -30,7 +29,7 @@ _WORKER_GB = 2.0  # memory that an augmentation process may want
 
 
 @dataclass(frozen=True)
-class Sample:
+class TrainingSlice:
     """A slice of the training set: its name in nnU-Net's data set, its patient, split, and files."""
 
     name: str
@@ -68,12 +67,14 @@ def link(source: Path, target: Path) -> None:
         shutil.copyfile(source, target)
 
 
-def write_dataset(folder: Path, samples: Iterable[Sample]) -> dict[str, Any]:
-    """imagesTr/<name>_0000.png, labelsTr/<name>.png (ids 0..3), dataset.json. Returns the content of dataset.json."""
-    samples = list(samples)
+def write_dataset(folder: Path, samples: Sequence[TrainingSlice]) -> list[str]:
+    """imagesTr/<name>_0000.png, labelsTr/<name>.png (ids 0..3), dataset.json; the files in the folder."""
+    files = ["dataset.json"]
     for sample in samples:
-        link(sample.image, folder / "imagesTr" / f"{sample.name}_0000.png")
-        link(sample.label, folder / "labelsTr" / f"{sample.name}.png")
+        pair = {f"imagesTr/{sample.name}_0000.png": sample.image, f"labelsTr/{sample.name}.png": sample.label}
+        for file, source in pair.items():
+            link(source, folder / file)
+        files += pair
     data = {
         "channel_names": {"0": "MRI"},
         "labels": {label.name: label.id for label in LABELS},
@@ -82,16 +83,15 @@ def write_dataset(folder: Path, samples: Iterable[Sample]) -> dict[str, Any]:
         "overwrite_image_reader_writer": "NaturalImage2DIO",
     }
     write_json(folder / "dataset.json", data)
-    return data
+    return files
 
 
-def group_splits(samples: Iterable[Sample]) -> list[dict[str, list[str]]]:
+def group_splits(samples: Sequence[TrainingSlice]) -> list[dict[str, list[str]]]:
     """splits_final.json: folds in which no patient is on both sides.
 
     Where validation patients are named, they are the validation of the one fold. Otherwise patients are dealt to five
     folds, or to as many as there are patients. A single patient cannot be divided: ValueError.
     """
-    samples = sorted(samples, key=lambda sample: sample.name)
     named = sorted({sample.patient for sample in samples if sample.split == "val"})
     patients = sorted({sample.patient for sample in samples if sample.split != "val"})
     if named and not patients:
@@ -114,12 +114,10 @@ def group_splits(samples: Iterable[Sample]) -> list[dict[str, list[str]]]:
 
 def small_plans(plans: Mapping[str, Any], o: NnunetOptions) -> dict[str, Any]:
     """nnU-Net's own 2-D plan with a smaller network, patch and batch; the preprocessed data stay as they are."""
-    changed: dict[str, Any] = json.loads(json.dumps(plans))
-    changed["plans_name"] = SMALL_PLANS
+    changed: dict[str, Any] = copy.deepcopy(dict(plans))
     configuration = changed["configurations"]["2d"]
-    kinds = configuration["architecture"]["arch_kwargs"]
     stages = len(o.features)
-    kinds |= {
+    configuration["architecture"]["arch_kwargs"] |= {
         "n_stages": stages,
         "features_per_stage": list(o.features),
         "kernel_sizes": [[3, 3]] * stages,
@@ -128,13 +126,7 @@ def small_plans(plans: Mapping[str, Any], o: NnunetOptions) -> dict[str, Any]:
         "n_conv_per_stage_decoder": [2] * (stages - 1),
     }
     configuration |= {"patch_size": [o.patch, o.patch], "batch_size": o.batch}
-    changed["configurations"] = {"2d": configuration}
-    return changed
-
-
-def write_small_plans(preprocessed: Path, o: NnunetOptions) -> None:
-    """The small plan beside nnU-Net's own."""
-    write_json(preprocessed / f"{SMALL_PLANS}.json", small_plans(read_json(preprocessed / f"{PLANS}.json"), o))
+    return changed | {"plans_name": SMALL_PLANS, "configurations": {"2d": configuration}}
 
 
 def trainer(o: NnunetOptions) -> str:
@@ -145,12 +137,6 @@ def trainer(o: NnunetOptions) -> str:
 def plans_name(o: NnunetOptions) -> str:
     """The plan to train and predict with."""
     return SMALL_PLANS if o.plan == "small" else PLANS
-
-
-def losses(log: Path) -> list[float]:
-    """The training loss of each epoch, as nnU-Net's log says it (Dice and cross-entropy: below 0 is good)."""
-    text = log.read_text(encoding="utf-8", errors="replace")
-    return [float(value) for value in re.findall(r"train_loss (\S+)", text)]
 
 
 def free_gb() -> float:
@@ -170,21 +156,20 @@ def workers(o: NnunetOptions) -> int:
     return max(0, min(spare, 12, int(free_gb() / _WORKER_GB)))
 
 
-def environment(
-    raw: Path, preprocessed: Path, results: Path, o: NnunetOptions, threads: int, planning: bool = False
-) -> dict[str, str]:
-    """Variables that nnU-Net reads. A command that plans stops with 0 augmentation processes (2.8.1), so it gets one."""
-    return {
-        "nnUNet_raw": str(raw),
-        "nnUNet_preprocessed": str(preprocessed),
-        "nnUNet_results": str(results),
-        "nnUNet_extTrainer": str(TRAINERS),
-        "nnUNet_n_proc_DA": str(max(1, workers(o)) if planning else workers(o)),
-        "nnUNet_def_n_proc": str(max(1, threads)),
-        **({"nnUNet_compile": "f"} if o.device == "cpu" else {}),
-        **({"MEDSIS_THREADS": str(threads)} if o.device == "cpu" else {}),
-        "MEDSIS_EPOCHS": str(o.epochs),
-        "MEDSIS_ITERATIONS": str(o.iterations),
-        "MEDSIS_VAL_ITERATIONS": str(o.val_iterations),
-        "OMP_NUM_THREADS": str(max(1, threads)),
+def environment(folders: Mapping[str, Path], o: NnunetOptions, threads: int, planning: bool = False) -> dict[str, str]:
+    """Variables that nnU-Net reads. folders: raw, preprocessed, results.
+
+    A command that plans stops with 0 augmentation processes (2.8.1), so it gets one.
+    """
+    variables = {
+        "nnUNet_n_proc_DA": max(1, workers(o)) if planning else workers(o),
+        "nnUNet_def_n_proc": max(1, threads),
+        "OMP_NUM_THREADS": max(1, threads),
+        "MEDSIS_EPOCHS": o.epochs,
+        "MEDSIS_ITERATIONS": o.iterations,
+        "MEDSIS_VAL_ITERATIONS": o.val_iterations,
+        **({"nnUNet_compile": "f", "MEDSIS_THREADS": threads} if o.device == "cpu" else {}),
+        **{f"nnUNet_{name}": folder for name, folder in folders.items()},
+        "nnUNet_extTrainer": TRAINERS,
     }
+    return {name: str(value) for name, value in variables.items()}

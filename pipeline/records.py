@@ -1,12 +1,11 @@
-"""What is known about a unit of work: its identity, its key, and the record that it leaves on disk."""
+"""What is known about a unit of work: its identity, and the record that it leaves on disk."""
 
 from __future__ import annotations
 
-import hashlib
-import json
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from dataloaders.io.files import read_json, write_json
 from dataloaders.io.nifti import file_sha256
@@ -14,11 +13,10 @@ from dataloaders.io.schema import PathBelow, decode
 
 SCHEMA = "medsis-unit/1"
 RECORD = "record.json"
-BLOCKED = "blocked.json"  # beside the record of an earlier result, which counts again when the way is free
 # done: outputs are there. excluded: run, and not to be used. failed: a tool failed. missing: a tool is not installed.
-# blocked: what it needs is not done.
+# blocked: what it needs is none of these but done; never on disk, as it follows from the other records.
 State = Literal["done", "excluded", "failed", "missing", "blocked"]
-STATES: tuple[State, ...] = ("done", "excluded", "failed", "missing", "blocked")
+STATES: tuple[State, ...] = get_args(State)
 
 
 @dataclass(frozen=True)
@@ -30,8 +28,8 @@ class Unit:
     """
 
     stage: str
-    name: str
-    case: str
+    name: str = ""
+    case: str = ""
     needs: tuple[str, ...] = ()
     gathers: tuple[str, ...] = ()
     settings: dict[str, Any] = field(default_factory=dict)
@@ -42,10 +40,29 @@ class Unit:
         """``stage/name/case``, without the parts that are empty; also the folder below the study's."""
         return "/".join(part for part in (self.stage, self.name, self.case) if part)
 
+    @property
+    def upstream(self) -> tuple[str, ...]:
+        """All units that have to be over before."""
+        return (*self.needs, *self.gathers)
+
+
+@dataclass(frozen=True)
+class Output:
+    """A file of a unit, in its folder."""
+
+    file: PathBelow
+    sha256: str
+    bytes: int
+
+    @classmethod
+    def of(cls, folder: Path, file: str) -> Output:
+        """As it is now."""
+        return cls(file, file_sha256(folder / file), (folder / file).stat().st_size)
+
 
 @dataclass(frozen=True)
 class Record:
-    """What became of a unit. outputs: name -> file in the unit's folder, with SHA-256 and bytes.
+    """What became of a unit. key: hash of everything that the result depends on; see `Project.key`.
 
     seconds: from begin to end; cpu_seconds: of all cores, with those of the programs that it ran.
     """
@@ -54,72 +71,39 @@ class Record:
     key: str
     state: State
     reason: str = ""
-    outputs: dict[str, dict[str, Any]] = field(default_factory=dict)
+    outputs: dict[str, Output] = field(default_factory=dict)
     facts: dict[str, Any] = field(default_factory=dict)
     tool: dict[str, str] = field(default_factory=dict)
     seconds: float = 0.0
     cpu_seconds: float = 0.0
 
     def save(self, folder: Path) -> None:
-        """Write record.json, the last file of a unit; of a blocked one blocked.json."""
-        write_json(folder / (BLOCKED if self.state == "blocked" else RECORD), {"schema": SCHEMA, **asdict(self)})
+        """Write record.json, the last file of a unit."""
+        write_json(folder / RECORD, {"schema": SCHEMA, **asdict(self)})
+
+    @classmethod
+    def load(cls, folder: Path) -> Record | None:
+        """The record of a folder; None where there is none, or one that nobody can read."""
+        with suppress(OSError, ValueError, TypeError):
+            data = dict(read_json(folder / RECORD))
+            if data.pop("schema", None) == SCHEMA:
+                return decode(cls, data, RECORD)
+        return None
+
+    def intact(self, folder: Path) -> bool:
+        """Whether all files are there with their size; one that was cut or removed makes the unit run again."""
+        places = [(folder / output.file, output.bytes) for output in self.outputs.values()]
+        return all(path.is_file() and path.stat().st_size == size for path, size in places)
+
+    def line(self) -> str:
+        """For whoever watches."""
+        took = f" ({self.seconds:.0f} s)" if self.seconds >= 1 else ""
+        return f"{self.unit}: {self.state}{took}{': ' + self.reason if self.reason else ''}"
 
     def digest(self) -> dict[str, Any]:
         """What the units that come after depend on."""
-        sums = {name: item["sha256"] for name, item in self.outputs.items()}
+        sums = {name: output.sha256 for name, output in self.outputs.items()}
         return {"state": self.state, "outputs": sums, "facts": self.facts}
-
-
-def load_record(folder: Path) -> Record | None:
-    """The record of a folder; None where there is none, or one that nobody can read."""
-    path = folder / (BLOCKED if (folder / BLOCKED).is_file() else RECORD)
-    if not path.is_file():
-        return None
-    try:
-        data = dict(read_json(path))
-        if data.pop("schema", None) != SCHEMA:
-            return None
-        record: Record = decode(Record, data, str(path))
-        for item in record.outputs.values():
-            decode(PathBelow, item["file"], "file")
-            decode(int, item["bytes"], "bytes")
-            decode(str, item["sha256"], "sha256")
-        return record
-    except (ValueError, TypeError, KeyError):
-        return None
-
-
-def outputs_intact(folder: Path, record: Record) -> bool:
-    """Whether all files of a record are there with their size; one that was cut or removed makes the unit run again."""
-    for item in record.outputs.values():
-        path = folder / item["file"]
-        if not path.is_file() or path.stat().st_size != item["bytes"]:
-            return False
-    return True
-
-
-def describe_outputs(folder: Path, names: dict[str, str]) -> dict[str, dict[str, Any]]:
-    """name -> file, as `Record.outputs` has them."""
-    described = {}
-    for name, file in names.items():
-        path = folder / file
-        described[name] = {"file": file, "sha256": file_sha256(path), "bytes": path.stat().st_size}
-    return described
-
-
-def key_of(unit: Unit, version: int, upstream: dict[str, Record], hashes: dict[str, str]) -> str:
-    """SHA-256 of everything that the result depends on.
-
-    version: of the stage's code. upstream: records of needs and gathers. hashes: of the unit's source files.
-    """
-    parts = {
-        "stage": unit.stage,
-        "version": version,
-        "settings": unit.settings,
-        "upstream": {name: record.digest() for name, record in sorted(upstream.items())},
-        "files": hashes,
-    }
-    return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()
 
 
 class FileHashes:
@@ -128,11 +112,8 @@ class FileHashes:
     def __init__(self, memory: Path) -> None:
         self.memory = memory
         self.known: dict[str, list[Any]] = {}
-        if memory.is_file():
-            try:
-                self.known = dict(read_json(memory))
-            except (ValueError, TypeError):
-                self.known = {}
+        with suppress(OSError, ValueError, TypeError):
+            self.known = dict(read_json(memory))
 
     def of(self, path: Path) -> str:
         """SHA-256; OSError where the file is not there."""

@@ -10,9 +10,9 @@ from typing import Any
 from dataloaders.io.files import read_json, write_json, write_text
 from evaluation.report.kit import Cell, Table, measured, missing, render
 from pipeline.context import Context
-from pipeline.plan import ORDER
 from pipeline.records import Record
 from pipeline.report_pictures import KEYS, case_pictures, predictions, samples
+from pipeline.rules import RULES
 from pipeline.tissue import TISSUES
 
 COLUMNS = (*TISSUES, "mean")
@@ -68,7 +68,7 @@ def _without_folders(text: str, context: Context) -> str:
 def _times(records: Mapping[str, Record]) -> dict[str, dict[str, Any]]:
     """Units, minutes from begin to end, minutes of processor, by stage in the order of the work."""
     found: dict[str, dict[str, Any]] = {}
-    for stage in (stage for group in ORDER for stage in group):
+    for stage in RULES:
         own = [record for name, record in records.items() if name.split("/")[0] == stage and record.state != "blocked"]
         if own:
             sums = {key: round(sum(getattr(r, f"{key}seconds") for r in own) / 60, 2) for key in ("", "cpu_")}

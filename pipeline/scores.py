@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 from itertools import combinations
 from typing import Any
 
@@ -14,30 +14,35 @@ from evaluation.metrics.segmentation import dice, hd95
 from evaluation.statistics import bootstrap_interval
 from pipeline.tissue import TISSUES
 
-Scores = dict[str, float | None]  # GM, WM, CSF, mean
+TissueScores = dict[str, float | None]  # GM, WM, CSF, mean
+Score = Callable[[NDArray, NDArray], TissueScores]
 
 
-def tissue_dice(truth: NDArray, found: NDArray) -> Scores:
+def tissue_dice(truth: NDArray, found: NDArray) -> TissueScores:
     """Dice of GM, WM, CSF, and their mean; None for a tissue that is in neither."""
     return _named(dice(truth, found, TISSUES.values()))
 
 
-def tissue_hd95(truth: NDArray, found: NDArray, spacing: Sequence[float]) -> Scores:
+def tissue_hd95(truth: NDArray, found: NDArray, spacing: Sequence[float]) -> TissueScores:
     """95 % Hausdorff distance in mm; None for a tissue that is missing on one side or both."""
     return _named(hd95(truth, found, TISSUES.values(), spacing))
 
 
-def _named(values: Mapping[int, float]) -> Scores:
-    named: Scores = {name: _plain(values[i]) for name, i in TISSUES.items()}
-    known = [value for value in named.values() if value is not None]
-    return {**named, "mean": float(np.mean(known)) if known else None}
+def mask_dice(a: NDArray, b: NDArray) -> TissueScores:
+    """Dice of two brain masks, as dice."""
+    return {"dice": _plain(dice((a > 0).astype(np.uint8), (b > 0).astype(np.uint8), [1])[1])}
+
+
+def _named(values: Mapping[int, float]) -> TissueScores:
+    named = {name: _plain(values[i]) for name, i in TISSUES.items()}
+    return {**named, "mean": _mean(named.values())}
 
 
 def _plain(value: float) -> float | None:
     return float(value) if math.isfinite(value) else None
 
 
-def pooled(cases: Mapping[str, Scores], patient_of: Mapping[str, str]) -> dict[str, Any]:
+def pooled(cases: Mapping[str, TissueScores], patient_of: Mapping[str, str]) -> dict[str, Any]:
     """Mean over patients (each the mean of its scans) of each tissue, then over tissues; 95 % interval from five on."""
     patients = sorted({patient_of[case] for case in cases})
     table: dict[str, Any] = {}
@@ -46,12 +51,11 @@ def pooled(cases: Mapping[str, Scores], patient_of: Mapping[str, str]) -> dict[s
         known = np.array([value for value in values if value is not None])
         interval = bootstrap_interval(known)
         table[name] = {
-            "value": float(known.mean()) if len(known) else None,
+            "value": _mean(values),
             "ci95": None if interval is None else list(interval),
             "patients": len(known),
         }
-    known_means = [table[name]["value"] for name in TISSUES if table[name]["value"] is not None]
-    table["mean"] = {"value": float(np.mean(known_means)) if known_means else None}
+    table["mean"] = {"value": _mean(table[name]["value"] for name in TISSUES)}
     table["cases"] = dict(cases)
     return table
 
@@ -61,11 +65,11 @@ def _mean(values: Iterable[float | None]) -> float | None:
     return float(np.mean(known)) if known else None
 
 
-def confusion(truth: NDArray, found: NDArray) -> list[list[int]]:
+def confusion(truth: NDArray, found: NDArray) -> NDArray[np.int64]:
     """Voxels of each true label (rows: background, GM, WM, CSF) that were found as each label (columns)."""
     size = len(TISSUES) + 1
     counts = np.bincount(truth.astype(np.int64).ravel() * size + found.astype(np.int64).ravel(), minlength=size * size)
-    return counts.reshape(size, size).tolist()
+    return counts.reshape(size, size)
 
 
 def consensus(maps: Sequence[NDArray[np.uint8]], image: NDArray | None = None) -> NDArray[np.uint8]:
@@ -103,18 +107,12 @@ def _unlikely(image: NDArray, where: NDArray[np.bool_], sample: NDArray[np.bool_
 
 
 def agreement(
-    names: Sequence[str], cases: Mapping[str, Sequence[str]], read: Callable[[str, str], NDArray]
+    cases: Mapping[str, Set[str]], score: Callable[[str, str, str], TissueScores], columns: Sequence[str]
 ) -> list[dict[str, Any]]:
-    """Dice of every pair of maps over the cases that both have. cases: name -> cases. read: (name, case) -> map."""
+    """Mean scores of every pair of names over the cases that both have. cases: of each name. score: (a, b, case)."""
     rows = []
-    for a, b in combinations(names, 2):
-        shared = sorted(set(cases[a]) & set(cases[b]))
-        scores = [tissue_dice(read(a, case), read(b, case)) for case in shared]
-        means = {name: _mean(s[name] for s in scores) for name in (*TISSUES, "mean")}
-        rows.append({"a": a, "b": b, "cases": len(shared), **means})
+    for a, b in combinations(sorted(cases), 2):
+        shared = sorted(cases[a] & cases[b])
+        found = [score(a, b, case) for case in shared]
+        rows.append({"a": a, "b": b, "cases": len(shared), **{c: _mean(each[c] for each in found) for c in columns}})
     return rows
-
-
-def mask_dice(a: NDArray, b: NDArray) -> float | None:
-    """Dice of two brain masks."""
-    return _plain(dice((a > 0).astype(np.uint8), (b > 0).astype(np.uint8), [1])[1])

@@ -7,14 +7,15 @@ import shlex
 import subprocess
 import sys
 from collections.abc import Sequence
-from fnmatch import fnmatch
+from itertools import groupby
 from pathlib import Path
 
 from dataloaders.io.files import write_text
 from pipeline.commands import ToolFailed, ToolMissing, find_program
-from pipeline.plan import ORDER
+from pipeline.project import Project
 from pipeline.records import Unit
-from pipeline.runner import ROOT, Project
+from pipeline.rules import RULES
+from pipeline.tools.base import ROOT
 
 FOLDER = ".slurm"
 
@@ -37,16 +38,15 @@ def submit(project: Project, only: Sequence[str] = (), write_only: bool = False)
         raise ToolMissing("sbatch is not on PATH: submit from a login node of a cluster, or give --write_only")
     lines: list[str] = []
     previous, changed = "", False
-    for group in ORDER:
-        units = [u for u in project.units.values() if u.stage in group and _chosen(u, only)]
-        changed = changed or any(not project.current(unit) for unit in units)
+    for _, stages in groupby(RULES, lambda stage: RULES[stage].rank):
+        units = {stage: [unit for unit in project.chosen(only) if unit.stage == stage] for stage in stages}
+        changed = changed or any(not project.current(unit) for some in units.values() for unit in some)
         jobs = []
-        for stage in group if changed else ():
-            chosen = [unit for unit in units if unit.stage == stage]
-            if not chosen:
+        for stage, some in units.items() if changed else ():
+            if not some:
                 continue
-            script = _write(project, stage, chosen)
-            what = f"{stage}: {len(chosen)} tasks"
+            script = _write(project, stage, some)
+            what = f"{stage}: {len(some)} tasks"
             if write_only or sbatch is None:
                 lines.append(f"{what}, {script}")
                 continue
@@ -55,10 +55,6 @@ def submit(project: Project, only: Sequence[str] = (), write_only: bool = False)
         previous = ":".join(jobs) or previous
     project.hashes.save()
     return lines or ["nothing to do"]
-
-
-def _chosen(unit: Unit, patterns: Sequence[str]) -> bool:
-    return not patterns or any(fnmatch(unit.id, pattern) for pattern in patterns)
 
 
 def _write(project: Project, stage: str, units: Sequence[Unit]) -> Path:
@@ -73,23 +69,17 @@ def _write(project: Project, stage: str, units: Sequence[Unit]) -> Path:
         *o.options,
         *o.stages.get(stage, ()),
     ]
-    text = SCRIPT.format(
-        options="\n".join(f"#SBATCH {option}" for option in options),
-        root=shlex.quote(str(ROOT)),
-        python=shlex.quote(sys.executable),
-        study=shlex.quote(str(project.file.resolve())),
-        units=shlex.quote(str(listed)),
-    )
-    write_text(script, text)
+    paths = {"root": ROOT, "python": sys.executable, "study": project.file.resolve(), "units": listed}
+    quoted = {name: shlex.quote(str(path)) for name, path in paths.items()}
+    write_text(script, SCRIPT.format(options="\n".join(f"#SBATCH {option}" for option in options), **quoted))
     return script
 
 
 def _sbatch(sbatch: Path, script: Path, previous: str) -> str:
     """The number of the job."""
-    command = [str(sbatch), "--parsable"]
     # afterany: a failed case must not stop the others; each unit checks what it needs.
-    command += [f"--dependency=afterany:{previous}"] if previous else []
-    done = subprocess.run([*command, str(script)], capture_output=True, text=True, check=False)
+    after = [f"--dependency=afterany:{previous}"] if previous else []
+    done = subprocess.run([sbatch, "--parsable", *after, script], capture_output=True, text=True, check=False)
     number = re.match(r"\d+", done.stdout.strip())
     if done.returncode != 0 or number is None:
         raise ToolFailed(f"sbatch refused {script}: {(done.stderr or done.stdout).strip() or done.returncode}")

@@ -15,6 +15,7 @@ from dataloaders.labelmaps.labels import tissue_rows
 from dataloaders.prepare.cleaning import largest_component
 from pipeline.study import QualityOptions
 
+HIGH_PERCENTILE = 99.9  # of the brain's intensities: the white end of a case's window
 TISSUES = {"GM": 1, "WM": 2, "CSF": 3}
 LABELS = (Label(0, "background"), Label(1, "GM"), Label(2, "WM"), Label(3, "CSF"))
 

@@ -61,22 +61,29 @@ def _sweep(folder: Path) -> None:
 
 
 @contextmanager
-def whole_folder(folder: Path) -> Iterator[Path]:
+def whole_folder(folder: Path, mark: str = "") -> Iterator[Path]:
     """Yield an empty folder beside `folder` that takes its place in the end: it is whole, or as it was before.
 
-    ValueError where another process is about to replace the same one.
+    mark: of work that can go on; what an interrupted one with the same mark left is still in the folder. ValueError where
+    another process is about to replace the same one.
     """
     staging, old = folder.with_name(f"{TEMPORARY}{folder.name}"), folder.with_name(f".old-{folder.name}")
     with lock_place(folder):
         if old.is_dir() and not folder.exists():  # killed between two moves
             old.rename(folder)
-        shutil.rmtree(staging, ignore_errors=True)
-        staging.mkdir(parents=True)
+        kept = staging / ".mark"
+        if not (mark and kept.is_file() and kept.read_text(encoding="utf-8") == mark):
+            shutil.rmtree(staging, ignore_errors=True)
+            staging.mkdir(parents=True)
+            if mark:
+                kept.write_text(mark, encoding="utf-8")
         try:
             yield staging
         except BaseException:
-            shutil.rmtree(staging, ignore_errors=True)
+            if not mark:
+                shutil.rmtree(staging, ignore_errors=True)
             raise
+        kept.unlink(missing_ok=True)
         shutil.rmtree(old, ignore_errors=True)
         if folder.exists():
             folder.rename(old)

@@ -237,7 +237,7 @@ class _Reader:
                 for label, count in found["histogram"].items():
                     self._of_case[label] = self._of_case.get(label, 0) + count
                 found["histogram"] = {}
-        if "slices" not in found:
+        if not isinstance(found.get("slices"), list):  # settings in the provenance may have a key of this name too
             return found
         self._of_split.setdefault(str(found.get("split")), Counter()).update(self._of_case)
         self._of_case = {}

@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-import torch
-
 from dataloaders.io.files import read_json
 from dataloaders.io.manifest import SPLITS, Split
 
@@ -39,6 +37,8 @@ def split_patients(
             f"one patient ({patients[0]}) cannot be split by patient; use --split_by slices (held-out blocks of slices), "
             "or --split 1 0 0 to train on all of it, or --split 0 0 1 to test on all of it"
         )
+    import torch  # slow to import, and only drawing needs it
+
     order = [patients[i] for i in torch.randperm(len(patients), generator=torch.Generator().manual_seed(seed)).tolist()]
     counts = _counts(len(patients), fractions)
     names: list[Split] = [split for split in SPLITS for _ in range(counts[split])]

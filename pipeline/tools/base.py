@@ -1,25 +1,28 @@
-"""What all tools have in common: find -> version -> command -> outputs."""
+"""What all tools have in common: find -> version -> command -> output."""
 
 from __future__ import annotations
 
 import os
 import re
-from abc import abstractmethod
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Any, Literal
 
 from dataloaders.io.nifti import VolumeError, read_volume
 from pipeline.commands import ToolFailed, ToolMissing, answer, find_program, run_command
 
 Kind = Literal["harmonise", "strip", "segment"]
+ROOT = Path(__file__).resolve().parents[2]
+PYTHON = str(Path(sys.executable).absolute())
+_THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "ITK_GLOBAL_DEFAULT_NUMBER_OF_THREADS")
 
 
 @dataclass(frozen=True)
-class Job:
-    """One call: image (.nii.gz) -> files in folder. settings: the tool's, complete. limit: seconds."""
+class ToolCall:
+    """image (.nii.gz) -> files in folder. settings: the tool's, complete. limit: seconds."""
 
     image: Path
     folder: Path
@@ -33,132 +36,119 @@ class Job:
         return self.folder / "log.txt"
 
 
-@dataclass(frozen=True)
-class Outcome:
-    """What a tool left: `output` is the image, mask or label map that it was called for."""
-
-    output: Path
-    version: str
-    program: str
-    seconds: float
-
-
+@dataclass(frozen=True, kw_only=True)
 class Tool:
-    """A stripper, segmenter or harmoniser.
+    """A stripper, segmenter or harmoniser: a program of others, or one that comes with medsis (a subclass).
 
-    wants: the whole head or the stripped and cropped brain. table: file of pipeline/tables that says what its labels
-    are. settings: names and defaults; `check` refuses others.
+    wants: the whole head or the stripped and cropped brain. table: file of the label tables that says what its labels are.
+    settings: names and defaults. limits: of a setting, as (above, below) or as the words that are allowed.
+    programs: names that it may have. home: variable that says where its suite is installed; stamp: file there that holds the
+    version, of suites whose programs (in home/bin) need that variable. package: Python package that knows the version.
+    weights: setting that names the file or folder without which it is nothing.
+    command: arguments with {image}, {folder}, {threads}, {root} (of medsis) and {settings} in them; on, off: more of
+    them for settings that are true, or not. output: the file of the folder that it was called for.
     """
 
-    name: ClassVar[str]
-    kind: ClassVar[Kind]
-    wants: ClassVar[Literal["head", "brain"]] = "head"
-    table: ClassVar[str] = ""
-    licence: ClassVar[str]
-    citation: ClassVar[str]
-    get: ClassVar[str]
-    settings: ClassVar[dict[str, Any]] = {}
+    name: str
+    kind: Kind
+    licence: str
+    citation: str
+    get: str
+    wants: Literal["head", "brain"] = "head"
+    table: str = ""
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    limits: Mapping[str, tuple[Any, ...]] = field(default_factory=dict)
+    programs: tuple[str, ...] = ()
+    home: str = ""
+    stamp: str = ""
+    package: str = ""
+    weights: str = ""
+    command: str = ""
+    on: Mapping[str, str] = field(default_factory=dict)
+    off: Mapping[str, str] = field(default_factory=dict)
+    output: str = "labels.nii.gz"
 
     def gets(self, settings: Mapping[str, Any]) -> str:
         """``head`` or ``brain``; a network may have been trained on either, so its settings can say so."""
         return str(settings.get("input", self.wants))
 
-    @abstractmethod
-    def find(self, settings: Mapping[str, Any]) -> Path | str | None:
-        """The program, or the package that is built in; None where it is missing."""
-
-    @abstractmethod
-    def version(self, found: Path | str) -> str:
-        """As the tool says itself; ``unknown`` where it does not."""
-
-    @abstractmethod
-    def run(self, job: Job) -> Outcome:
-        """Do it. ToolMissing, ToolFailed."""
-
     def complete(self, given: Mapping[str, Any], where: str) -> dict[str, Any]:
-        """Defaults with the given settings on top; ValueError naming those that do not exist or have another type."""
+        """Defaults with the given settings on top; ValueError naming those that do not exist, and wrong values."""
         for key, value in given.items():
             if key not in self.settings:
                 known = ", ".join(self.settings) or "none"
                 raise ValueError(f"{where} {key}: no such setting of {self.name}; there are {known}")
-            default = self.settings[key]
+            default, allowed = self.settings[key], self.limits.get(key, ())
             kinds = (int, float) if isinstance(default, float) else type(default)
             if not isinstance(value, kinds) or isinstance(value, bool) != isinstance(default, bool):
                 raise ValueError(f"{where} {key} = {value!r}: must be of the kind of {default!r}")
-        values = {**self.settings, **given}
-        self.check(values, where)
-        return values
+            if isinstance(value, str) and allowed and value not in allowed:
+                raise ValueError(f"{where} {key} = {value!r}: must be {' or '.join(allowed)}")
+            if not isinstance(value, str) and allowed and not allowed[0] < value < allowed[1]:
+                raise ValueError(f"{where} {key} = {value}: must lie between {allowed[0]} and {allowed[1]}")
+        return {**self.settings, **given}
 
-    def check(self, settings: Mapping[str, Any], where: str) -> None:
-        """ValueError for values out of range."""
+    def find(self, settings: Mapping[str, Any]) -> Path | str | None:
+        """The program on PATH, beside this Python, or below its home; None where it, or what it needs, is missing."""
+        if self.weights and not (settings.get(self.weights) and Path(settings[self.weights]).exists()):
+            return None
+        home = os.environ.get(self.home) if self.home else None
+        return find_program(self.programs, [Path(home, "bin"), Path(home)] if home else [])
 
     def located(self, settings: Mapping[str, Any]) -> Path | str:
         """`find`, or ToolMissing with one line that says how to get it."""
         found = self.find(settings)
+        if found is None and settings.get(self.weights):
+            what = f"{self.weights} = {settings[self.weights]}: no such file or folder"
+            raise ToolMissing(f"{self.name}: {what}; {self.get}")
         if found is None:
             raise ToolMissing(f"{self.name} is not installed: {self.get}")
         return found
 
-
-class ExternalTool(Tool):
-    """A program of others. programs: names that it may have. homes: variables whose bin folders may hold it."""
-
-    programs: ClassVar[tuple[str, ...]]
-    homes: ClassVar[tuple[str, ...]] = ()
-    version_arguments: ClassVar[tuple[str, ...]] = ("--version",)
-
-    def find(self, settings: Mapping[str, Any]) -> Path | None:
-        """On PATH, beside this Python, or below the tool's home folder."""
-        homes = [Path(os.environ[name]) for name in self.homes if os.environ.get(name)]
-        return find_program(self.programs, [place for home in homes for place in (home / "bin", home)])
-
     def version(self, found: Path | str) -> str:
-        """The first thing that looks like a version in the program's answer."""
-        match = re.search(r"\d+\.\d+(\.\d+)?[\w.+-]*", answer([found, *self.version_arguments]))
+        """Of its package, of its suite, or the first thing that looks like one in its answer; ``unknown`` without."""
+        if self.package:
+            return package_version(self.package) or "unknown"
+        if self.stamp:
+            stamp = self._home(found) / self.stamp
+            return stamp.read_text(encoding="utf-8").strip() if stamp.is_file() else "unknown"
+        match = re.search(r"\d+\.\d+(\.\d+)?[\w.+-]*", answer([found, "--version"]))
         return match[0] if match else "unknown"
 
-    @abstractmethod
-    def command(self, found: Path, job: Job) -> list[str | Path]:
-        """The command line."""
+    def _home(self, found: Path | str) -> Path:
+        return Path(os.environ.get(self.home) or Path(found).parent.parent)
 
-    @abstractmethod
-    def output(self, job: Job) -> Path:
-        """The file that the tool was called for."""
+    def about(self, found: Path | str) -> dict[str, str]:
+        """For records and reports."""
+        known = {"name": self.name, "version": self.version(found), "program": str(found)}
+        return {**known, "licence": self.licence, "citation": self.citation}
 
-    def environment(self, found: Path, job: Job) -> dict[str, str]:
-        """Variables to set; threads are limited for all."""
-        names = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "ITK_GLOBAL_DEFAULT_NUMBER_OF_THREADS")
-        return dict.fromkeys(names, str(job.threads))
+    def arguments(self, call: ToolCall) -> list[str]:
+        """The command line without the program; a value is one word, whatever is in it."""
+        values = {**call.settings, "image": call.image, "folder": call.folder, "threads": call.threads, "root": ROOT}
+        words = self.command.split()
+        for texts, wanted in ((self.on, True), (self.off, False)):
+            words += [word for key, text in texts.items() if bool(values[key]) is wanted for word in text.split()]
+        return [word.format(**values) for word in words]
 
-    def run(self, job: Job) -> Outcome:
-        """Find, call, and judge what was left: a tool that fails may well end with 0."""
-        found = Path(self.located(job.settings))
-        seconds = run_command(self.command(found, job), job.folder, job.log, job.limit, self.environment(found, job))
-        output = self.output(job)
+    def run(self, call: ToolCall) -> tuple[Path, dict[str, str]]:
+        """Call it: the output, and `about`. ToolMissing, ToolFailed.
+
+        What it left is judged, not its exit code alone: a tool that fails may well end with 0.
+        """
+        found = Path(self.located(call.settings))
+        variables = {**dict.fromkeys(_THREADS, str(call.threads)), "FSLOUTPUTTYPE": "NIFTI_GZ"}
+        variables |= {self.home: str(self._home(found))} if self.stamp else {}
+        variables |= {"PYTHONPATH": str(ROOT)} if str(found) == PYTHON else {}
+        run_command([found, *self.arguments(call)], call.folder, call.log, call.limit, variables)
+        output = call.folder / self.output
         if not output.is_file():
-            raise ToolFailed(f"{found.name} ended without an error but left no {output.name}; see {job.log}")
+            raise ToolFailed(f"{found.name} ended without an error but left no {output.name}; see {call.log}")
         try:
             read_volume(output)
         except VolumeError as error:
             raise ToolFailed(f"{found.name} left a damaged file: {error}") from None
-        return Outcome(output, self.version(found), str(found), seconds)
-
-
-class FreeSurferTool(ExternalTool):
-    """Programs of FreeSurfer, which need FREESURFER_HOME."""
-
-    homes = ("FREESURFER_HOME",)
-    get = "install FreeSurfer 7.4 or newer (https://surfer.nmr.mgh.harvard.edu) and source SetUpFreeSurfer.sh"
-
-    def version(self, found: Path | str) -> str:
-        """Of FreeSurfer, from its build stamp."""
-        stamp = Path(os.environ.get("FREESURFER_HOME", Path(found).parent.parent)) / "build-stamp.txt"
-        return stamp.read_text(encoding="utf-8").strip() if stamp.is_file() else "unknown"
-
-    def environment(self, found: Path, job: Job) -> dict[str, str]:
-        """FREESURFER_HOME is that of the program where it is not set."""
-        home = {} if os.environ.get("FREESURFER_HOME") else {"FREESURFER_HOME": str(found.parent.parent)}
-        return {**super().environment(found, job), **home}
+        return output, self.about(found)
 
 
 def package_version(name: str) -> str | None:

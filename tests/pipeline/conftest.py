@@ -1,4 +1,4 @@
-"""Fake tools on PATH."""
+"""Fake tools on PATH, and a finished toy study."""
 
 from __future__ import annotations
 
@@ -6,10 +6,15 @@ import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
-from pipeline.runner import Project, RunOptions, run
+from pipeline import runner
+from pipeline.execute import execute
+from pipeline.project import Project
+from pipeline.records import Unit
 from tests.pipeline import fakes
 from tests.pipeline.heads import study
 
@@ -30,6 +35,24 @@ class Fakes:
         self.monkeypatch.setenv(f"FAKE_{tool.replace('-', '_').replace('.sh', '').upper()}", mode)
 
 
+def in_process(patch: pytest.MonkeyPatch) -> None:
+    """Units run in this process, which is faster."""
+
+    def start(project: Project, unit: Unit) -> Any:
+        execute(project, unit)
+        return SimpleNamespace(poll=lambda: 0, returncode=0)
+
+    patch.setattr("pipeline.runner.start", start)
+
+
+def go(path: Path, **options: Any) -> tuple[Project, list[str]]:
+    """Run a study; the project, and the units that were really run."""
+    lines: list[str] = []
+    project = Project.load(path)
+    runner.run(project, say=lines.append, **options)
+    return project, [line.partition(":")[0] for line in lines if not line.endswith("…")]
+
+
 @pytest.fixture
 def bare(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """A machine on which nothing is installed: neither on PATH nor beside this Python."""
@@ -41,26 +64,30 @@ def bare(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 
 @pytest.fixture
 def tools(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, bare: None) -> Fakes:
-    """All fake tools, and nothing else."""
+    """All fake tools, and nothing else; units run in this process."""
     folder = fakes.install(tmp_path / "bin")
     monkeypatch.setenv("PATH", f"{folder}:/usr/bin:/bin")
+    in_process(monkeypatch)
     return Fakes(tmp_path, monkeypatch)
 
 
-@pytest.fixture(scope="session")
-def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of a toy study that was run from beginning to end. Not to be changed."""
-    root = tmp_path_factory.mktemp("finished")
+def finish(root: Path, extra: str = "") -> Path:
+    """A toy study that is run from beginning to end; its file."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PATH", f"{fakes.install(root / 'bin')}:/usr/bin:/bin")
         patch.setenv("FAKE_CALLS", str(root / "calls.txt"))
         patch.setattr("pipeline.commands.BESIDE", root)
-        done: list[str] = []
-        project = Project.load(study(root))
-        run(project, RunOptions(own_process=False), done.append)
-        assert len(done) == len(project.units)
+        in_process(patch)
+        project, done = go(study(root, extra))
+        assert sorted(done) == sorted(project.units)
         assert {record.state for record in project.records.values()} == {"done"}
-    return root
+    return project.file
+
+
+@pytest.fixture(scope="session")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a finished toy study. Not to be changed."""
+    return finish(tmp_path_factory.mktemp("finished")).parent
 
 
 @pytest.fixture
@@ -80,7 +107,7 @@ def copied(finished: Path, tmp_path: Path) -> Callable[..., Path]:
 @pytest.fixture
 def with_gan(copied: Callable[..., Path], tools: Fakes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The study file of a copy that is to paint with a GAN too, which a fake one does."""
-    monkeypatch.setattr("pipeline.stages.gan.ROOT", fakes.install_gan(tmp_path / "root"))
+    monkeypatch.setattr("pipeline.rules.gan.ROOT", fakes.install_gan(tmp_path / "root"))
     path = copied()
     path.write_text(path.read_text().replace("train = 8", 'train = 8\nmethods = ["gmm", "gan"]'))
     return path

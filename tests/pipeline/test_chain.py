@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from pipeline.commands import find_program
-from pipeline.runner import Project, RunOptions, run
+from tests.pipeline.conftest import go, in_process
 from tests.pipeline.heads import STUDY, bids
 
 needs_extra = pytest.mark.skipif(
@@ -26,7 +26,7 @@ CHANGES = {
 
 
 @needs_extra
-def test_from_heads_to_dice(tmp_path: Path) -> None:
+def test_from_heads_to_dice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Two brains to train on, a head to test on. Sixty steps make a Dice of 0.4; an untrained network has below 0.2."""
     bids(tmp_path / "brains", 2, skull=False)
     bids(tmp_path / "heads", 3, first=2)
@@ -36,8 +36,8 @@ def test_from_heads_to_dice(tmp_path: Path) -> None:
         text = text.replace(old, new, 1)
     path = tmp_path / "study.toml"
     path.write_text(text)
-    project = Project.load(path)
-    run(project, RunOptions(own_process=False), lambda line: None)
+    in_process(monkeypatch)
+    project, _ = go(path)
     assert {name: r.reason for name, r in project.records.items() if r.state != "done"} == {}
     assert project.records["strip/bet/sub-03"].tool["name"] == "bet"
     assert project.records["strip/bet/sub-01"].tool["name"] == "given"
@@ -50,4 +50,4 @@ def test_from_heads_to_dice(tmp_path: Path) -> None:
     assert scores["synthetic"]["hmrf_bet"]["hmrf_bet"]["mean"]["value"] > 0.3
     page = (tmp_path / "work" / "report" / "report.html").read_text()
     assert f"{real['mean']['value']:.3f}" in page
-    assert run(Project.load(path), RunOptions(own_process=False), pytest.fail)["done"] == len(project.units)
+    assert go(path)[1] == []

@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 from pipeline.commands import ToolFailed, ToolMissing
-from pipeline.runner import Project, RunOptions, run
+from pipeline.project import Project
 from pipeline.slurm import submit
-from tests.pipeline.conftest import Fakes
+from tests.pipeline.conftest import Fakes, go
 from tests.pipeline.heads import study
 
 # Behaves like sbatch --parsable: numbers jobs, refuses dependencies on jobs that it does not know, keeps what it got.
@@ -46,44 +46,35 @@ def test_one_array_for_each_stage_each_after_the_one_before(tmp_path: Path, sbat
     project = Project.load(study(tmp_path, extra))
     lines = submit(project)
     stages = list(dict.fromkeys(unit.stage for unit in project.units.values()))
-    assert [line.split(":")[0] for line in lines] == stages
-    assert [path.stem for path in jobs(sbatch)] == stages
-    assert lines[1].endswith("after 71")
-    script = (tmp_path / "work" / ".slurm" / "train.sh").read_text()
-    assert "#SBATCH --array=0-0%7" in script
-    assert "#SBATCH --account=brain" in script
-    assert "#SBATCH --gres=gpu:1" in script
-    assert "--gres" not in (tmp_path / "work" / ".slurm" / "strip.sh").read_text()
-    assert "#SBATCH --array=0-2%7" in (tmp_path / "work" / ".slurm" / "harmonise.sh").read_text()
-    group = [line for line in lines if line.startswith(("crop", "slices"))]  # side by side, both after strip
-    assert [line.rpartition(" ")[2] for line in group] == ["72", "72"]
-    after = next(line for line in lines if line.startswith("segment"))
-    assert after.endswith("after 73:74")
+    assert [line.split(":")[0] for line in lines] == stages == [path.stem for path in jobs(sbatch)]
+    scripts = {stage: (tmp_path / "work" / ".slurm" / f"{stage}.sh").read_text() for stage in stages}
+    for option in ("--array=0-0%7", "--account=brain", "--gres=gpu:1"):
+        assert f"#SBATCH {option}\n" in scripts["train"]
+    assert "--gres" not in scripts["strip"]
+    assert "#SBATCH --array=0-2%7" in scripts["harmonise"]
+    after = {line.split(":")[0]: line.rpartition(" ")[2] for line in lines}
+    assert [after[stage] for stage in ("strip", "crop", "slices", "segment")] == ["71", "72", "72", "73:74"]
 
 
 def test_the_tasks_do_the_study(tmp_path: Path, sbatch: Fakes) -> None:
     """Run the scripts as Slurm would, in order, task by task; a run afterwards has nothing left to do for these stages."""
-    path = study(tmp_path, patients=2)
-    submit(Project.load(path), only=("harmonise/*", "strip/*", "crop/*"))
+    path, only = study(tmp_path, patients=2), ("harmonise/*", "strip/*", "crop/*")
+    submit(Project.load(path), only)
     for script in jobs(sbatch):
-        for task in range(2):
-            environment = {**os.environ, "SLURM_ARRAY_TASK_ID": str(task)}
-            done = subprocess.run(
-                ["/bin/bash", str(script)], env=environment, capture_output=True, text=True, check=False
-            )
+        for task in ("0", "1"):
+            environment = {**os.environ, "SLURM_ARRAY_TASK_ID": task}
+            command = ["/bin/bash", str(script)]
+            done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
             assert done.returncode == 0, done.stderr
             assert ": done" in done.stdout
-    project = Project.load(path)
-    lines: list[str] = []
-    run(project, RunOptions(own_process=False, only=("harmonise/*", "strip/*", "crop/*")), lines.append)
-    assert lines == []
-    assert submit(project, only=("harmonise/*", "strip/*", "crop/*")) == ["nothing to do"]
+    project, done_here = go(path, only=only)
+    assert done_here == []
+    assert submit(project, only) == ["nothing to do"]
 
 
 def test_write_only_and_refusals(tmp_path: Path, sbatch: Fakes, monkeypatch: pytest.MonkeyPatch) -> None:
     project = Project.load(study(tmp_path))
-    lines = submit(project, write_only=True)
-    assert lines[0].endswith("harmonise.sh")
+    assert submit(project, write_only=True)[0].endswith("harmonise.sh")
     assert not Path(f"{sbatch.log}.sbatch").exists()
     (tmp_path / "bin" / "sbatch").write_text("#!/bin/bash\necho 'sbatch: error: Invalid account' >&2\nexit 1\n")
     with pytest.raises(ToolFailed, match=r"sbatch refused .*harmonise\.sh: sbatch: error: Invalid account"):

@@ -8,7 +8,7 @@ import pytest
 from dataloaders.io.files import read_json
 from dataloaders.io.manifest import Manifest
 from dataloaders.io.png import read_png
-from pipeline.slices import FLOOR, stripped
+from pipeline.rules.slices import FLOOR, stripped
 from pipeline.subclasses import divide, scheme
 
 MM = np.array([1.0, 1.0, 3.0])

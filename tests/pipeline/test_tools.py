@@ -12,9 +12,10 @@ import pytest
 from dataloaders.io.nifti import Volume, read_volume
 from evaluation.metrics.segmentation import dice
 from pipeline.commands import ToolFailed, ToolMissing, last_line, run_command
-from pipeline.tools import TOOLS, Job
-from pipeline.tools.atlas import mixture
+from pipeline.tools import TOOLS
+from pipeline.tools.base import ToolCall
 from pipeline.tools.bet import padded_grid, trim
+from pipeline.tools.builtin import mixture
 from pipeline.volumes import on_grid, read_labels
 from tests.pipeline.conftest import Fakes
 from tests.pipeline.heads import MM, SHAPE, affine, head
@@ -33,24 +34,24 @@ PROGRAMS = {
 }
 
 
-def job(tmp_path: Path, name: str, limit: float = 30.0, **settings: Any) -> Job:
+def job(tmp_path: Path, name: str, limit: float = 30.0, **settings: Any) -> ToolCall:
     """A call on a toy head, or its brain where the tool wants that."""
     tool = TOOLS[name]
     folder = tmp_path / "unit"
     folder.mkdir(exist_ok=True)
     image, _ = head(0, skull=tool.wants == "head")
     path = save_nifti(tmp_path / "image.nii.gz", image, affine())
-    return Job(path, folder, tool.complete(settings, "tools:"), limit=limit)
+    return ToolCall(path, folder, tool.complete(settings, "tools:"), limit=limit)
 
 
 @pytest.mark.parametrize("name", EXTERNAL)
 def test_a_tool_is_called_as_it_wants_and_its_output_found(name: str, tmp_path: Path, tools: Fakes) -> None:
     """The fakes refuse unknown or missing arguments, as the tools do."""
-    outcome = TOOLS[name].run(job(tmp_path, name))
+    output, about = TOOLS[name].run(job(tmp_path, name))
     assert [call[0] for call in tools.calls] == [PROGRAMS[name]]
-    assert read_volume(outcome.output).data.any()
+    assert read_volume(output).data.any()
     assert (tmp_path / "unit" / "log.txt").read_text().startswith("$ ")
-    assert Path(outcome.program).name == PROGRAMS[name]
+    assert Path(about["program"]).name == PROGRAMS[name]
 
 
 @pytest.mark.parametrize("name", EXTERNAL)
@@ -87,9 +88,9 @@ def test_a_missing_tool_is_one_line_that_says_how_to_get_it(name: str, tmp_path:
 def test_a_tool_that_hangs_is_stopped_with_its_children(tmp_path: Path, tools: Fakes) -> None:
     tools.mode("fast", "hang")
     start = time.monotonic()
-    with pytest.raises(ToolFailed, match="fast ran longer than 1 s and was stopped"):
-        TOOLS["fast"].run(job(tmp_path, "fast", limit=1.0))
-    assert time.monotonic() - start < 15
+    with pytest.raises(ToolFailed, match="fast ran longer than 6 s and was stopped"):
+        TOOLS["fast"].run(job(tmp_path, "fast", limit=6.0))
+    assert time.monotonic() - start < 30
     pid = int(Path(f"{tools.log}.pid").read_text())
     with pytest.raises(ProcessLookupError):
         os.kill(pid, 0)
@@ -130,8 +131,8 @@ def test_settings_are_checked(tmp_path: Path) -> None:
 
 def test_bet_gets_cubes_with_air_around_and_its_mask_comes_back(tmp_path: Path, tools: Fakes) -> None:
     """The fake stops on other voxels and on a head at the image's edge, where brainextractor crashes."""
-    outcome = TOOLS["bet"].run(job(tmp_path, "bet", trim=False))
-    mask = read_volume(outcome.output)
+    output, _ = TOOLS["bet"].run(job(tmp_path, "bet", trim=False))
+    mask = read_volume(output)
     _, tissue = head(0)
     assert mask.data.shape == tissue.shape
     np.testing.assert_allclose(mask.affine, affine())
@@ -160,9 +161,9 @@ def test_trim_takes_scalp_off_and_leaves_brain() -> None:
 
 def test_a_whole_head_goes_to_fastsurfer(tmp_path: Path, tools: Fakes) -> None:
     """Its authors ask for one; the fake refuses a stripped brain."""
-    outcome = TOOLS["fastsurfer"].run(job(tmp_path, "fastsurfer"))
+    output, _ = TOOLS["fastsurfer"].run(job(tmp_path, "fastsurfer"))
     image, tissue = head(0)
-    labels = read_labels(outcome.output, Volume(image, affine()))
+    labels = read_labels(output, Volume(image, affine()))
     assert TOOLS["fastsurfer"].wants == "head"
     assert (np.isin(labels, [41]) == (tissue == 3)).mean() > 0.97  # conformed to LIA, and back on the scan's grid
 
@@ -200,8 +201,8 @@ def test_hmrf_finds_the_tissues(tmp_path: Path) -> None:
     image, tissue = head(0, skull=False)
     brain = np.where(tissue > 0, np.maximum(image, 1), 0)
     path = save_nifti(tmp_path / "brain.nii.gz", brain.astype(np.float32), affine())
-    outcome = TOOLS["hmrf"].run(Job(path, folder))
-    scores = dice(tissue, read_volume(outcome.output).data, [1, 2, 3])
+    output, _ = TOOLS["hmrf"].run(ToolCall(path, folder))
+    scores = dice(tissue, read_volume(output).data, [1, 2, 3])
     assert min(scores.values()) > 0.97
 
 
@@ -212,7 +213,7 @@ def test_built_in_segmenters_refuse_what_has_no_tissues(name: str, tmp_path: Pat
     _, tissue = head(0)
     path = save_nifti(tmp_path / "flat.nii.gz", (tissue > 0).astype(np.float32), affine())
     with pytest.raises(ToolFailed):
-        TOOLS[name].run(Job(path, folder))
+        TOOLS[name].run(ToolCall(path, folder))
 
 
 def test_mixture_follows_intensities_and_places() -> None:
@@ -246,7 +247,7 @@ def test_atlas_finds_the_tissues_of_a_brain_that_lies_elsewhere(tmp_path: Path) 
     truth = on_grid(volumes["label"].data, moved, grid, labels=True)
     path = save_nifti(tmp_path / "brain.nii.gz", np.where(truth > 0, image + 1, 0).astype(np.float32), place)
     (tmp_path / "unit").mkdir()
-    labels = read_volume(TOOLS["atlas"].run(Job(path, tmp_path / "unit")).output).data
+    labels = read_volume(TOOLS["atlas"].run(ToolCall(path, tmp_path / "unit"))[0]).data
     scores = dice(truth.astype(np.uint8), labels, [1, 2, 3])
     assert scores[2] > 0.8
     assert scores[3] > 0.8
@@ -271,23 +272,24 @@ nib.Nifti1Image(ids.astype(np.uint8), image.affine).to_filename(o.output)
 def test_our_own_segmenter_is_called_by_its_command(
     tmp_path: Path, tools: Fakes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    script = tmp_path / "segment.py"
+    script = tmp_path / "scripts" / "segment.py"
+    script.parent.mkdir()
     script.write_text(FAKE_SEGMENT)
-    monkeypatch.setattr("pipeline.tools.own.SCRIPT", script)
+    monkeypatch.setattr("pipeline.tools.base.ROOT", tmp_path)
     run_folder = tmp_path / "checkpoints" / "exp"
-    with pytest.raises(ToolMissing, match=r"own: checkpoint = .*exp: no such run or weight file"):
+    with pytest.raises(ToolMissing, match=r"own: checkpoint = .*exp: no such file or folder"):
         TOOLS["own"].run(job(tmp_path, "own", checkpoint=str(run_folder)))
     with pytest.raises(ToolMissing, match="own is not installed: train one"):
         TOOLS["own"].run(job(tmp_path, "own"))
     run_folder.mkdir(parents=True)
-    outcome = TOOLS["own"].run(job(tmp_path, "own", checkpoint=str(run_folder)))
-    assert set(np.unique(read_volume(outcome.output).data)) == {0, 1, 2, 3}
+    output, _ = TOOLS["own"].run(job(tmp_path, "own", checkpoint=str(run_folder)))
+    assert set(np.unique(read_volume(output).data)) == {0, 1, 2, 3}
     with pytest.raises(ValueError, match="input = 'skull': must be brain or head"):
         TOOLS["own"].complete({"input": "skull"}, "tools.own:")
 
 
 def test_torch_synthseg_never_downloads(tmp_path: Path, tools: Fakes) -> None:
-    with pytest.raises(ToolMissing, match=r"no such file; fetch dipy's synthseg weights"):
+    with pytest.raises(ToolMissing, match=r"no such file or folder; fetch dipy's synthseg weights"):
         TOOLS["synthseg-torch"].run(job(tmp_path, "synthseg-torch", weights=str(tmp_path / "none.pth")))
     with pytest.raises(ToolMissing, match="synthseg-torch is not installed: fetch"):
         TOOLS["synthseg-torch"].run(job(tmp_path, "synthseg-torch"))

@@ -1,9 +1,9 @@
-"""Tissues by intensity and place: a Gaussian mixture whose weights come from the MNI152 tissue maps, laid over the scan."""
+"""Segmenters that come with medsis: dipy's hidden Markov random field, and intensities with the MNI152 tissue maps."""
 
 from __future__ import annotations
 
-import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +13,9 @@ from scipy import ndimage
 
 from dataloaders.io.geometry import spacing
 from dataloaders.io.nifti import Volume, read_volume, write_volume
+from dataloaders.prepare.tissue import TissueError, hmrf_tissue
 from pipeline.commands import ToolFailed
-from pipeline.tools.base import Job, Outcome, Tool, package_version
+from pipeline.tools.base import Tool, ToolCall, package_version
 
 TEMPLATE_MM = 2
 BLUR_MM = 4.0  # of the maps: an affine registration does not match gyri
@@ -23,45 +24,45 @@ ITERATIONS, TOLERANCE = 50, 1e-4
 PERCENTILES = (0.5, 99.5)
 
 
-class Atlas(Tool):
-    """Affine registration (SimpleITK) of the template in nilearn, then expectation maximisation.
+@dataclass(frozen=True, kw_only=True)
+class BuiltIn(Tool):
+    """labels: (brain, threads) -> CSF 1, grey 2, white matter 3, where voxels that are not 0 are brain; ToolFailed."""
+
+    labels: Callable[[Volume, int], NDArray[np.uint8]]
+
+    def find(self, settings: Mapping[str, Any]) -> str | None:
+        """The package."""
+        return self.package if package_version(self.package) else None
+
+    def run(self, call: ToolCall) -> tuple[Path, dict[str, str]]:
+        """In this process."""
+        brain = read_volume(call.image)
+        labels = self.labels(brain, call.threads)
+        write_volume(call.folder / self.output, labels, brain.affine)
+        return call.folder / self.output, self.about(self.located(call.settings))
+
+
+def hmrf_labels(brain: Volume, threads: int) -> NDArray[np.uint8]:
+    """FSL FAST's algorithm, beta 0.1, on intensities clipped at the 0.5th and 99.5th percentile."""
+    try:
+        return hmrf_tissue(brain.data, brain.data > 0)
+    except TissueError as error:
+        raise ToolFailed(str(error)) from None
+
+
+def atlas_labels(brain: Volume, threads: int) -> NDArray[np.uint8]:
+    """A Gaussian mixture whose weights come from the MNI152 tissue maps, laid over the scan by an affine registration.
 
     Other errors than the HMRF's: the maps keep deep grey matter grey, and a poorly registered scan shows at its edges.
     """
-
-    name = "atlas"
-    kind = "segment"
-    wants = "brain"
-    table = "ascending.toml"
-    licence = "Apache-2.0 (SimpleITK), BSD-3-Clause (nilearn); template: ICBM"
-    citation = (
-        "Ashburner & Friston, NeuroImage 2005, doi 10.1016/j.neuroimage.2005.02.018; Fonov et al., NeuroImage 2011"
-    )
-    get = "comes with medsis"
-
-    def find(self, settings: Mapping[str, Any]) -> Path | str | None:
-        """Built in."""
-        return "SimpleITK" if package_version("simpleitk") and package_version("nilearn") else None
-
-    def version(self, found: Path | str) -> str:
-        """Of the library that registers."""
-        return package_version("simpleitk") or "unknown"
-
-    def run(self, job: Job) -> Outcome:
-        """Voxels that are not 0 are brain. ToolFailed where registration or the mixture breaks down."""
-        start = time.monotonic()
-        brain = read_volume(job.image)
-        inside = brain.data > 0
-        values = brain.data[inside].astype(np.float64)
-        if len(np.unique(values)) < 3:
-            raise ToolFailed(f"{job.image.name}: fewer than three intensities, so no three tissues")
-        values = np.clip(values, *np.percentile(values, PERCENTILES))
-        shares = tissue_priors(brain, job.threads)[:, inside]
-        labels = np.zeros(brain.data.shape, np.uint8)
-        labels[inside] = mixture(values, shares).argmax(0) + 1
-        path = job.folder / "labels.nii.gz"
-        write_volume(path, labels, brain.affine)
-        return Outcome(path, self.version(""), "SimpleITK", time.monotonic() - start)
+    inside = brain.data > 0
+    values = brain.data[inside].astype(np.float64)
+    if len(np.unique(values)) < 3:
+        raise ToolFailed("fewer than three intensities, so no three tissues")
+    values = np.clip(values, *np.percentile(values, PERCENTILES))
+    labels = np.zeros(brain.data.shape, np.uint8)
+    labels[inside] = mixture(values, tissue_priors(brain, threads)[:, inside]).argmax(0) + 1
+    return labels
 
 
 def mixture(values: NDArray[np.float64], shares: NDArray[np.float64]) -> NDArray[np.float64]:

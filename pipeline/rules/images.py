@@ -12,13 +12,12 @@ from numpy.typing import NDArray
 from dataloaders.io import geometry
 from dataloaders.io.manifest import affine_rows
 from dataloaders.io.nifti import Volume, read_volume, whole_numbers, write_volume
-from dataloaders.labelmaps.labels import TABLES
 from dataloaders.prepare.tissue import TissueError, brain_mask
-from pipeline.context import Context, Excluded, Made
+from pipeline.context import LOG, Context, Excluded, Made
 from pipeline.interleave import even_slices
-from pipeline.tissue import TissueTable, bounding_box, gate, read_table, tissue_facts
-from pipeline.tools import TOOLS, Job
-from pipeline.tools.base import Tool, package_version
+from pipeline.tissue import HIGH_PERCENTILE, bounding_box, gate, read_table, tissue_facts
+from pipeline.tools import TOOLS
+from pipeline.tools.base import ToolCall, package_version
 from pipeline.volumes import on_grid, read_labels
 
 N4 = {
@@ -28,7 +27,6 @@ N4 = {
 }
 N4_MM = 4.0  # of the grid that the bias field is estimated on
 N4_ITERATIONS = (50, 50, 50)
-HIGH_PERCENTILE = 99.9  # of the brain's intensities: the white end of a case's window
 
 
 def harmonise(context: Context) -> Made:
@@ -46,29 +44,25 @@ def harmonise(context: Context) -> Made:
             f"its axes go to {', '.join(nib.orientations.aff2axcodes(source.affine))}, else the affine too"
         )
     data, affine = geometry.to_ras(source.data.astype(np.float32), source.affine)
-    if o["even_slices"] and o["method"] != "none":
-        data = even_slices(data, geometry.spacing(affine))
-    if o["n4"] and o["method"] != "none":
-        data = n4(data, geometry.spacing(affine))
     spacing = geometry.spacing(affine)
+    corrected = o["method"] != "none"
+    if o["even_slices"] and corrected:
+        data = even_slices(data, spacing)
+    if o["n4"] and corrected:
+        data = n4(data, spacing)
     wanted = [mm or own for mm, own in zip(o["spacing"], spacing, strict=True)]
     shape, target = geometry.regrid(data.shape, affine, wanted)
-    image = geometry.resample(data, affine, shape, target)
-    grid = Volume(image, target)
-    write_volume(context.folder / "image.nii.gz", image, target, np.float32)
-    outputs = {"image": "image.nii.gz"}
-    outputs |= _given_maps(context, source, grid)
-    tool = {"name": "n4", **N4} if o["n4"] and o["method"] != "none" else {}
+    grid = Volume(geometry.resample(data, affine, shape, target), target)
+    write_volume(context.folder / "image.nii.gz", grid.data, target, np.float32)
+    outputs = {"image": "image.nii.gz"} | _given_maps(context, source, grid)
+    tool = {"name": "n4", **N4} if o["n4"] and corrected else {}
     if o["method"] == "synthsr":
         outputs["synthsr"], tool = _synthsr(context, grid)
     facts = {
-        "source": {
-            "file": context.case.t1.name,
-            "shape": list(source.data.shape),
-            "affine": affine_rows(source.affine),
-        },
-        "grid": {"shape": list(image.shape), "affine": affine_rows(target)},
+        key: {"shape": list(volume.data.shape), "affine": affine_rows(volume.affine)}
+        for key, volume in (("source", source), ("grid", grid))
     }
+    facts["source"]["file"] = context.case.t1.name
     return Made(outputs, facts, tool)
 
 
@@ -109,22 +103,19 @@ def _given_maps(context: Context, source: Volume, grid: Volume) -> dict[str, str
 
 
 def _synthsr(context: Context, grid: Volume) -> tuple[str, dict[str, str]]:
-    made = _run(context, TOOLS["synthsr"], context.folder / "image.nii.gz", context.unit.settings["tool"])
+    made = _run(context, "synthsr", context.folder / "image.nii.gz", context.unit.settings["tool"])
     found = read_volume(context.folder / made.outputs["output"])
     image = on_grid(found.data.astype(np.float32), found.affine, grid, labels=False)
     write_volume(context.folder / "harmonised.nii.gz", image, grid.affine, np.float32)
     return "harmonised.nii.gz", made.tool
 
 
-def _run(context: Context, tool: Tool, image: Path, settings: dict[str, Any]) -> Made:
+def _run(context: Context, tool: str, image: Path, settings: dict[str, Any]) -> Made:
     """Call a tool; its log and its output stay in the unit's folder."""
-    study = context.study
-    outcome = tool.run(Job(image, context.folder, settings, study.threads, study.time_limit))
-    outputs = {"output": str(outcome.output.relative_to(context.folder))}
-    if (context.folder / "log.txt").is_file():
-        outputs["log"] = "log.txt"
-    about = {"name": tool.name, "version": outcome.version, "program": outcome.program}
-    return Made(outputs, {}, {**about, "licence": tool.licence, "citation": tool.citation})
+    call = ToolCall(image, context.folder, settings, context.study.threads, context.study.time_limit)
+    output, about = TOOLS[tool].run(call)
+    log = {"log": LOG} if call.log.is_file() else {}
+    return Made({"output": str(output.relative_to(context.folder)), **log}, tool=about)
 
 
 def _working_image(context: Context) -> Path:
@@ -137,20 +128,18 @@ def strip(context: Context) -> Made:
     """Brain mask on the grid: given, or by a stripper. Excluded where it is empty."""
     harmonised = context.needed("harmonise")
     image = context.volume(harmonised, "image")
-    if context.case.given_brain:
-        made = Made({}, {}, {"name": "given"})
-        if "brain" in context.records[harmonised].outputs:
-            mask = context.volume(harmonised, "brain").data > 0
-        else:
-            try:
-                mask = brain_mask(image.data, geometry.spacing(image.affine))
-            except TissueError as error:
-                raise Excluded(f"said to be stripped, but {error}") from None
-    else:
-        made = _run(
-            context, TOOLS[context.unit.settings["tool"]], _working_image(context), context.unit.settings["options"]
-        )
+    made = Made({}, tool={"name": "given"})
+    if not context.case.given_brain:
+        o = context.unit.settings
+        made = _run(context, o["tool"], _working_image(context), o["options"])
         mask = read_labels(context.folder / made.outputs["output"], image) > 0
+    elif "brain" in context.records[harmonised].outputs:
+        mask = context.volume(harmonised, "brain").data > 0
+    else:
+        try:
+            mask = brain_mask(image.data, geometry.spacing(image.affine))
+        except TissueError as error:
+            raise Excluded(f"said to be stripped, but {error}") from None
     write_volume(context.folder / "brain_mask.nii.gz", mask.astype(np.uint8), image.affine)
     litres = float(mask.sum() * np.prod(geometry.spacing(image.affine)) / 1e6)
     made = Made({**made.outputs, "mask": "brain_mask.nii.gz"}, {"litres": litres}, made.tool)
@@ -179,10 +168,9 @@ def crop(context: Context) -> Made:
 def segment(context: Context) -> Made:
     """Labels of a segmenter as it writes them, in its own ids and on its own grid."""
     o = context.unit.settings
-    tool = TOOLS[o["tool"]]
     image = context.path(context.needed("crop"), "brain") if o["wants"] == "brain" else _working_image(context)
-    made = _run(context, tool, image, o["options"])
-    return Made({**made.outputs, "labels": made.outputs["output"]}, made.facts, made.tool)
+    made = _run(context, o["tool"], image, o["options"])
+    return Made({**made.outputs, "labels": made.outputs["output"]}, tool=made.tool)
 
 
 def tissue(context: Context) -> Made:
@@ -190,23 +178,17 @@ def tissue(context: Context) -> Made:
     image = context.volume(context.needed("harmonise"), "image")
     mask = context.volume(context.needed("strip"), "mask").data > 0
     labels = read_labels(context.path(context.needed("segment"), "labels"), image)
-    table = _table(context)
-    tissues, unknown = table.apply(labels)
+    (table,) = context.unit.files
+    tissues, unknown = read_table(table).apply(labels)
     tissues[~mask] = 0
     voxel_ml = float(np.prod(geometry.spacing(image.affine)) / 1000)
     write_volume(context.folder / "tissue.nii.gz", tissues, image.affine)
     facts = tissue_facts(tissues, image.data, voxel_ml)
     facts["unknown_ml"] = {str(i): n * voxel_ml for i, n in unknown.items()}
     facts["outside_ml"] = float((mask & (tissues == 0)).sum()) * voxel_ml
-    window = np.percentile(image.data[mask], HIGH_PERCENTILE)
-    facts["window"] = [0.0, float(window)]
-    made = Made({"tissue": "tissue.nii.gz"}, facts, {"table": table.file})
+    facts["window"] = [0.0, float(np.percentile(image.data[mask], HIGH_PERCENTILE))]
+    made = Made({"tissue": "tissue.nii.gz"}, facts, {"table": table.name})
     faults = gate(facts, context.study.quality)
     if faults:
         raise Excluded("; ".join(faults), made)
     return made
-
-
-def _table(context: Context) -> TissueTable:
-    path = context.unit.files[0] if context.unit.files else TABLES / context.unit.settings["table"]
-    return read_table(path)
