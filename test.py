@@ -71,7 +71,8 @@ def test_labels(config: TestConfig) -> int:
     """Weights + label maps without images -> volumes in the maps' own geometry, in --out; how many maps failed."""
     from dataloaders.labelmaps.labels import read_label_map
     from engine.map_synthesis import MapJob, synthesize_maps
-    from engine.methods.synthesis import SynthesisWorkflow, drawing_method, label_ids
+    from engine.methods.synthesis import SynthesisWorkflow
+    from engine.split_synthesis import drawing_method, label_ids
 
     assert config.labels is not None
     assert config.out is not None

@@ -11,7 +11,7 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import asdict, dataclass, field
 from datetime import timedelta
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -27,7 +27,6 @@ from dataloaders.io.runlog import RunLog, SilentLog
 from dataloaders.io.schema import decode
 from dataloaders.io.workers import WorkerLost
 from dataloaders.overview import counted
-from dataloaders.patches import PatchLoader
 from dataloaders.slices import Part, SliceLoader, fingerprint
 from dataloaders.unpaired import typical_windows
 from engine import checkpoint, device
@@ -37,6 +36,9 @@ from engine.methods.base import Judge, Workflow
 from engine.pace import Pace, expectation
 from engine.signals import EXIT_DIVERGED, EXIT_STALLED, Stopped, StopRequest
 from models.base import Batch, Method, Player
+
+if TYPE_CHECKING:
+    from dataloaders.patches import PatchLoader
 
 WON = 0.99  # accuracy of a discriminator above which the generator gets no useful gradient
 ADVICE = (

@@ -15,6 +15,7 @@ from dataloaders.io.manifest import Manifest
 from dataloaders.io.nifti import file_sha256
 from dataloaders.io.schema import NAME
 from dataloaders.io.spec import DataSpec
+from dataloaders.unpaired import typical_windows
 from engine import device
 from engine.checkpoint import Weights, load_weights, weights_path
 from models import build_method
@@ -67,8 +68,6 @@ class TrainedRun:
         """
         if self.weights.windows:
             return tuple(Window(*window) for window in self.weights.windows)
-        from dataloaders.unpaired import typical_windows
-
         try:
             data = Manifest.load(self.config.dataroot, histograms=False)
             if data.spec == self.spec:

@@ -1,4 +1,4 @@
-"""What every method shares: batches, randomness, players and the Synthesizer interface.
+"""What every method shares: batches, randomness, players and their optimiser, the interface.
 
 Legend: B batch, C image channels, H W pixels, N labels.
 """
@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field, replace
-from typing import Any, Protocol
+from dataclasses import dataclass, field, fields, replace
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from config import Config
 from dataloaders.io.spec import DataSpec
 
 
@@ -82,37 +83,15 @@ class Batch:
 
     def pin_memory(self) -> Batch:
         """The batch in page-locked memory, from where it moves to a GPU while the CPU goes on; for DataLoader."""
-
-        def pinned(tensor: Tensor | None) -> Tensor | None:
-            return None if tensor is None else tensor.pin_memory()
-
-        return replace(
-            self,
-            label=self.label.pin_memory(),
-            image=pinned(self.image),
-            neighbours=pinned(self.neighbours),
-            position=pinned(self.position),
-            source=pinned(self.source),
-            level=pinned(self.level),
-            grey=pinned(self.grey),
-        )
+        return self._with(Tensor.pin_memory)
 
     def to(self, device: torch.device) -> Batch:
         """The batch on another device."""
+        return self._with(lambda tensor: tensor.to(device, non_blocking=True))
 
-        def moved(tensor: Tensor | None) -> Tensor | None:
-            return None if tensor is None else tensor.to(device, non_blocking=True)
-
-        return replace(
-            self,
-            label=self.label.to(device, non_blocking=True),
-            image=moved(self.image),
-            neighbours=moved(self.neighbours),
-            position=moved(self.position),
-            source=moved(self.source),
-            level=moved(self.level),
-            grey=moved(self.grey),
-        )
+    def _with(self, move: Callable[[Tensor], Tensor]) -> Batch:
+        own = {f.name: getattr(self, f.name) for f in fields(self)}
+        return replace(self, **{name: move(value) for name, value in own.items() if isinstance(value, Tensor)})  # type: ignore[arg-type]
 
 
 @dataclass
@@ -129,18 +108,20 @@ class Player:
     every: int = 1
 
 
-class Synthesizer(Protocol):
-    """A method that turns label maps into images."""
+def adam(net: nn.Module, lr: float, config: Config, lazy: int = 0) -> torch.optim.Adam:
+    """A player's Adam with the run's betas, in its fused form where `tuned`.
 
-    spec: DataSpec
-
-    def synthesize(self, batch: Batch, randoms: list[SampleRandom]) -> Tensor:
-        """Labels (B, H, W) -> images (B, C, H, W) float32 in [-1, 1]; sample i depends on label i and randoms[i] only."""
-        ...
+    lazy: a penalty joins every so many steps as a step of its own. Rate and memory are then scaled by
+    c = lazy / (lazy + 1), so that a period of lazy + 1 steps moves as far as one of `lazy` without the extra step
+    (StyleGAN2; Karras et al., CVPR 2020, appendix B). 0 for none.
+    """
+    c = lazy / (lazy + 1) if lazy else 1.0
+    betas = (config.beta1**c, config.beta2**c)
+    return torch.optim.Adam(net.parameters(), lr=lr * c, betas=betas, fused=config.tuned)
 
 
 class Method(nn.Module):
-    """Base of all methods: a Synthesizer that can be trained (players) or fitted, and saved.
+    """Base of all methods: can be trained (players) or fitted, saved, and asked for images.
 
     `state_dict()` is everything a resumed run needs; `release()` only what `synthesize` needs.
     """
@@ -186,7 +167,7 @@ class Method(nn.Module):
         raise NotImplementedError
 
     def synthesize(self, batch: Batch, randoms: list[SampleRandom]) -> Tensor:
-        """See `Synthesizer`."""
+        """Labels (B, H, W) -> images (B, C, H, W) float32 in [-1, 1]; sample i depends on label i and randoms[i] only."""
         raise NotImplementedError
 
     def networks(self) -> dict[str, Any]:

@@ -212,20 +212,24 @@ def test_runtime_options_exist() -> None:
     assert names >= config.RUNTIME_OPTIONS
 
 
-def test_every_option_has_a_reader() -> None:
-    text = "".join(p.read_text() for p in ROOT.glob("**/*.py") if not {"tests", ".venv"} & set(p.parts))
-    for cls in (
-        config.Config,
-        config.TestConfig,
-        config.OasisConfig,
-        config.SpadeConfig,
-        config.GmmConfig,
-        config.LesionConfig,
-    ):
-        for f in fields(cls):
-            if f.name == "preset":
-                continue  # read before parsing, by _peek_preset
-            assert re.search(rf"\.{f.name}\b", text), f"nobody reads {cls.__name__}.{f.name}"
+READERS = {  # options -> where they are read, beside the checks of their ranges
+    config.CommonConfig: ("train.py", "engine", "models", "dataloaders"),
+    config.TestConfig: ("test.py", "engine"),
+    config.OasisConfig: ("models/gan", "engine/methods"),
+    config.SpadeConfig: ("models/gan", "engine/methods"),
+    config.GmmConfig: ("models/gmm", "dataloaders"),
+    config.LesionConfig: ("models/lesion", "dataloaders/lesions"),
+    config.SegmenterConfig: ("models/segmenter", "dataloaders", "engine"),
+}
+
+
+@pytest.mark.parametrize("options", READERS, ids=lambda options: options.__name__)
+def test_every_option_has_a_reader(options: type) -> None:
+    files = [f for place in READERS[options] for f in [ROOT / place, *(ROOT / place).rglob("*.py")] if f.is_file()]
+    text = "".join(file.read_text() for file in files if file.name != "options.py")
+    holders = "config|c|o|options|oasis|own|gmm|segmenter|self"
+    for f in fields(options):
+        assert re.search(rf"\b({holders})\.{f.name}\b", text), f"nobody reads {options.__name__}.{f.name}"
 
 
 def test_results_folders_of_one_name_are_two_sources() -> None:

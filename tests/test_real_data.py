@@ -18,7 +18,7 @@ from dataloaders.prepare.check import check_folder
 from dataloaders.prepare.options import PrepareOptions
 from dataloaders.prepare.prepare import DataFaults, prepare
 from dataloaders.slices import SliceDataset, SliceLoader
-from models.gan.body import mask_loss, outline_error, paired_threshold
+from models.gan.body import agreement, mask_loss, paired_threshold
 from tests.test_end_to_end import ENVIRONMENT, ROOT, TINY, call
 from tests.toy import save_nifti
 
@@ -288,6 +288,6 @@ def test_body_thresholds_of_real_data(ms: Path, ct: Path) -> None:
     for root in (ms, ct):
         batch = next(SliceLoader(SliceDataset(root, Manifest.load(root), "train"), 32).endless())
         threshold = paired_threshold(batch.real, batch.label)
-        assert outline_error(batch.real, batch.label, threshold) < 0.03
-        assert outline_error(batch.real.roll(4, -1), batch.label, threshold) > 0.05
+        assert agreement(batch.real, batch.label, threshold) > 0.985
+        assert agreement(batch.real.roll(4, -1), batch.label, threshold) < 0.975
         assert mask_loss(batch.real, batch.label, threshold) < mask_loss(batch.real.roll(4, -1), batch.label, threshold)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -12,6 +14,7 @@ from engine.checkpoint import load_weights
 from tests.toy import prepared_folder
 from train import train
 
+ROOT = Path(__file__).resolve().parents[1]
 TINY = "--oasis.channels_G 4 --oasis.channels_D 4 --oasis.spade_hidden 4 --oasis.z_dim 4 --batch_size 4".split()
 
 
@@ -66,3 +69,17 @@ def test_methods_without_networks_say_so_without_empty_clauses(data: Path, capsy
     line = next(line for line in capsys.readouterr().out.splitlines() if "new run" in line)
     assert line.startswith("exp: new run of gmm, on cpu, ")
     assert line.endswith(("threads", "thread"))
+
+
+def test_training_imports_what_its_method_needs(data: Path) -> None:
+    """Files of ours that are loaded by the end of a training without validation."""
+    script = "import sys; from pathlib import Path; from config import parse_train; from train import train\n"
+    script += "assert train(parse_train(sys.argv[1:])) == 0\n"
+    script += "files = {Path(m.__file__) for m in list(sys.modules.values()) if getattr(m, '__file__', None)}\n"
+    script += "print(*sorted(str(f.relative_to(Path.cwd())) for f in files if f.is_relative_to(Path.cwd())), sep='\\n')"
+    words = arguments(data, *TINY, "--num_epochs", "1", "--metrics", "none")
+    done = subprocess.run([sys.executable, "-c", script, *words], cwd=ROOT, capture_output=True, text=True, check=True)
+    loaded = [line for line in done.stdout.splitlines() if line.endswith(".py") and not line.startswith(".venv")]
+    assert "models/gan/oasis.py" in loaded
+    assert not [name for name in loaded if name.startswith(("evaluation/", "models/gmm/r"))]
+    assert len(loaded) <= 75, "\n".join(loaded)

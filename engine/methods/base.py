@@ -75,7 +75,7 @@ class SplitTest(Protocol):
 class Workflow(ABC):
     """Made of the options of a run, before anything is read. config: those options, completed by `read`.
 
-    data: what is trained on, after `read`. metrics_needed: whether --metrics name what the judge computes.
+    data: what is trained on, after `read`. metrics_needed: whether --metrics says what the judge computes.
     instead_of_labels: command that does with {name} what test.py --labels cannot, "" where it can.
     usage, limits: lines of the model card.
     """
@@ -100,7 +100,7 @@ class Workflow(ABC):
         ValueError or MissingWeights.
         """
         NAME.of(self.config.name, "--name")
-        if self.metrics_needed and self.config.metrics != "none":
+        if self.metrics_needed and self.config.metrics not in ("none", "auto"):
             from evaluation import check_metrics  # seconds to import
 
             check_metrics(self.config.metrics, self.config.weights)

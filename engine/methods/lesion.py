@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
+from numpy.typing import NDArray
+
 from config import TestConfig
 from dataloaders.io.manifest import Manifest
-from dataloaders.io.spec import DataSpec
 from dataloaders.lesions.loading import lesion_loaders, lesion_test_loader
 from dataloaders.slices import SliceLoader
 from engine.methods.synthesis import SynthesisWorkflow
@@ -25,6 +27,8 @@ class LesionWorkflow(SynthesisWorkflow):
         loader, self.val_loader = lesion_loaders(self.config, self.data)
         return loader
 
-    def test_loader(self, root: Path, data: Manifest, config: TestConfig, spec: DataSpec) -> SliceLoader:
+    def test_loader(
+        self, root: Path, data: Manifest, config: TestConfig, classes: NDArray[np.int64] | None
+    ) -> SliceLoader:
         """All slices of a split, or whole cases for a network of volumes."""
         return lesion_test_loader(self.config.lesion, root, data, config.phase, config.batch_size)

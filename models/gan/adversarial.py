@@ -6,6 +6,7 @@ Legend: B batch, C channels, N labels, Z noise length, H W pixels.
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
@@ -13,15 +14,15 @@ from torch import Tensor, nn
 from config import Config
 from dataloaders.io import ranks
 from dataloaders.io.spec import DataSpec
-from models import losses
 from models.base import Batch, Method, SampleRandom, seeded_generator
 from models.ema import ema_copy, ema_update, recalibrate_batchnorm
-from models.gan import body
-from models.gan.generator import Generator, ImageGenerator
+from models.gan import body, losses
+from models.gan.generator import Generator, SpadeGenerator
 from models.gan.norms import NormOptions
 from models.gan.options import GanConfig
-from models.gan.perceptual import VggFeatures, load_vgg, perceptual_loss
-from models.gan.wavelet_generator import WaveletGenerator
+
+if TYPE_CHECKING:
+    from models.gan.perceptual import VggFeatures
 
 
 def build_generator(
@@ -40,7 +41,9 @@ def build_generator(
     )
     common = (norms, spec.num_channels, spec.size, options.channels_G, options.spectral_gain)
     if options.generator == "image":
-        return ImageGenerator(*common, middle_block=middle_block)
+        return SpadeGenerator(*common, middle_block=middle_block)
+    from models.gan.wavelet_generator import WaveletGenerator
+
     return WaveletGenerator(*common, idea=options.generator)
 
 
@@ -65,6 +68,8 @@ class Gan(Method):
 
     def load_pretrained(self, tensors: dict[str, Tensor]) -> None:
         """VGG19 for the perceptual loss, as a state dict."""
+        from models.gan.perceptual import load_vgg
+
         self._vgg = [load_vgg(tensors).to(self.mask_threshold.device)]
 
     def calibrate(self, batches: Iterable[Batch]) -> str:
@@ -190,6 +195,8 @@ class Gan(Method):
         if o.lambda_edge > 0:
             result["edge"] = o.lambda_edge * losses.edge(fake, batch.real)
         if o.lambda_vgg > 0:
+            from models.gan.perceptual import perceptual_loss
+
             result["vgg"] = o.lambda_vgg * perceptual_loss(self._vgg[0], fake, batch.real)
         return result
 

@@ -102,9 +102,3 @@ def unpaired_threshold(images: Tensor) -> float:
     peak_end = float(threshold_triangle(brightest))
     above = brightest[brightest > peak_end]
     return peak_end + 0.25 * (float(np.quantile(above, 0.25)) - peak_end) if above.size else peak_end
-
-
-def outline_error(image: Tensor, label: Tensor, threshold: Tensor | float) -> Tensor:
-    """Pixels where generated and label's body differ, as share of the label's: (B, C, H, W), (B, H, W) -> ()."""
-    body, target = filled(image.float().amax(1) > threshold), filled(label > 0)
-    return (body ^ target).sum() / target.sum().clamp(min=1)

@@ -66,7 +66,7 @@ class Generator(nn.Module):
         return Condition(label, self.norms.num_labels, noise if self.z_dim else None, patterns)
 
 
-class ImageGenerator(Generator):
+class SpadeGenerator(Generator):
     """SPADE generator with 3-D noise (Schönfeld et al., ICLR 2021, sec. 3.3).
 
     The noise vector is joined to the one-hot labels at every pixel; the result conditions the first convolution and

@@ -7,13 +7,10 @@ from torch import Tensor
 
 from config import Config
 from dataloaders.io.spec import DataSpec
-from models import losses
-from models.base import Batch, Player
-from models.gan import adversarial_losses
+from models.base import Batch, Player, adam
+from models.gan import losses
 from models.gan.adversarial import Gan
 from models.gan.discriminator import OasisDiscriminator
-from models.gan.wavelet_discriminator import WaveletDiscriminator
-from models.optimizers import adam
 
 
 class Oasis(Gan):
@@ -30,8 +27,11 @@ class Oasis(Gan):
         self.discriminator = OasisDiscriminator(
             spec.num_labels, spec.num_channels, spec.size, o.channels_D, o.spectral_gain, config.tuned
         )
-        has_critic = o.unpaired or o.critic == "wavelet"
-        self.critic = WaveletDiscriminator(spec.num_channels, spec.size, o.channels_W) if has_critic else None
+        self.critic = None
+        if o.unpaired or o.critic == "wavelet":
+            from models.gan.wavelet_discriminator import WaveletDiscriminator
+
+            self.critic = WaveletDiscriminator(spec.num_channels, spec.size, o.channels_W)
 
     @property
     def paired(self) -> bool:
@@ -65,11 +65,11 @@ class Oasis(Gan):
         result = {"segmentation": self.oasis.lambda_segment * segmentation}
         if self.critic is not None:
             scores, features = self.critic(fake, features=True)
-            result["critic"] = self.oasis.lambda_critic * adversarial_losses.logistic_generator(scores)
+            result["critic"] = self.oasis.lambda_critic * losses.logistic_generator(scores)
             if self.oasis.lambda_feature > 0:
                 with torch.no_grad():
                     _, wanted = self.critic(batch.real, features=True)
-                matching = adversarial_losses.feature_matching([[*wanted, scores]], [[*features, scores]])
+                matching = losses.feature_matching([[*wanted, scores]], [[*features, scores]])
                 result["feature"] = self.oasis.lambda_feature * matching
         return result | self.image_losses(fake, batch)
 
@@ -103,7 +103,7 @@ class Oasis(Gan):
         real, fake = self.critic(batch.real), self.critic(self.fake_for_discriminators(batch))
         with torch.no_grad():
             batch.measures["critic/accuracy"] = ((real > 0).float().mean() + (fake < 0).float().mean()) / 2
-        return {"logistic": adversarial_losses.logistic_discriminator(real, fake)}
+        return {"logistic": losses.logistic_discriminator(real, fake)}
 
     def penalty_losses(self, batch: Batch) -> dict[str, Tensor]:
         """R1 on real images, as many times stronger as it is rarer; in full precision."""
@@ -112,7 +112,7 @@ class Oasis(Gan):
             images = batch.real.detach().requires_grad_()
             scores = self.critic.forward(images)  # not __call__: torch.compile has no double backward
             assert isinstance(scores, Tensor)
-            penalty = adversarial_losses.r1_penalty(scores, images)
+            penalty = losses.r1_penalty(scores, images)
         return {"r1": self.oasis.r1_gamma * self.oasis.r1_every * penalty}
 
     def weights(self, batch: Batch) -> Tensor | None:

@@ -7,11 +7,10 @@ from torch import Tensor
 
 from config import Config
 from dataloaders.io.spec import DataSpec
-from models.base import Batch, Player
-from models.gan import adversarial_losses
+from models.base import Batch, Player, adam
+from models.gan import losses
 from models.gan.adversarial import Gan
 from models.gan.patch_discriminator import MultiscalePatchDiscriminator
-from models.optimizers import adam
 
 SMALLEST_SCALE = 4  # pixels per side that the coarsest patch discriminator needs
 
@@ -45,9 +44,9 @@ class SpadeGan(Gan):
         """Hinge loss of all scales, feature matching, and the losses of the image itself."""
         fake = self.generate(batch)
         real_features, fake_features = self.judge(batch.real, fake, batch.label)
-        result = {"hinge": adversarial_losses.hinge_generator([scale[-1] for scale in fake_features])}
+        result = {"hinge": losses.hinge_generator([scale[-1] for scale in fake_features])}
         if self.options.lambda_feature > 0:
-            matching = adversarial_losses.feature_matching(real_features, fake_features)
+            matching = losses.feature_matching(real_features, fake_features)
             result["feature"] = self.options.lambda_feature * matching
         return result | self.image_losses(fake, batch)
 
@@ -59,7 +58,7 @@ class SpadeGan(Gan):
             right = [(logits > 0).float().mean() for logits in real_logits]
             right += [(logits < 0).float().mean() for logits in fake_logits]
             batch.measures["discriminator/accuracy"] = torch.stack(right).mean()
-        return {"hinge": adversarial_losses.hinge_discriminator(real_logits, fake_logits)}
+        return {"hinge": losses.hinge_discriminator(real_logits, fake_logits)}
 
     def judge(self, real: Tensor, fake: Tensor, label: Tensor) -> tuple[list[list[Tensor]], list[list[Tensor]]]:
         """Feature maps by scale of real and of generated images, from one pass over both (as published)."""

@@ -20,8 +20,9 @@ from models.gan.blocks import INIT_GAIN, ResidualBlock, init_weights, leaky_relu
 from models.gan.condition import Condition
 from models.gan.generator import Generator, check_size, halvings, num_upsamplings, stage_widths
 from models.gan.haar import haar, inverse_haar
-from models.gan.norms import MakeNorm, NormOptions
+from models.gan.norms import ConditionedNorm, MakeNorm, NormOptions
 
+BANDS = 4
 Upsampling = Literal["nearest", "multilevel", "pixel", "reductive", "residual"]
 
 
@@ -70,6 +71,22 @@ def upsample_in_pixels(x: Tensor, mode: str = "nearest") -> Tensor:
     return haar(F.interpolate(inverse_haar(x), scale_factor=2, mode=mode))
 
 
+class PixelDomain(ConditionedNorm):
+    """A conditioned norm of wavelet coefficients, applied to the image they stand for: inverse Haar, norm, Haar."""
+
+    def __init__(self, inner: ConditionedNorm) -> None:
+        super().__init__()
+        self.inner = inner
+
+    def forward(self, x: Tensor, condition: Condition, normalised: Tensor | None = None) -> Tensor:
+        """x (B, C, H, W) coefficients -> (B, C, H, W)."""
+        return haar(self.inner(inverse_haar(x), condition, normalised))
+
+    def normalise(self, x: Tensor) -> Tensor:
+        """The image (B, C/4, 2H, 2W) of the coefficients with mean 0 and variance 1."""
+        return self.inner.normalise(inverse_haar(x))
+
+
 class WaveletGenerator(Generator):
     """Conditioned residual blocks on Haar coefficients; ends in a 1×1 convolution, the inverse transform and tanh.
 
@@ -95,7 +112,11 @@ class WaveletGenerator(Generator):
         doublings = min(num_upsamplings(size), halvings(size[0]) - 1, halvings(size[1]) - 1)
         self.start = (size[0] >> doublings + 1, size[1] >> doublings + 1)
         widths = [channels * multiplier for multiplier in stage_widths(doublings)]
-        make_norm: MakeNorm = norms.make_in_pixels if self.idea.pixel_norm else norms.make
+
+        def make_in_pixels(channels: int, own_statistics: bool = True) -> ConditionedNorm:
+            return PixelDomain(norms.make(channels // BANDS, own_statistics))
+
+        make_norm: MakeNorm = make_in_pixels if self.idea.pixel_norm else norms.make
         self.stem = nn.Conv2d(norms.condition_channels, widths[0], 3, padding=1)
         blocks = []
         for i, (fin, fout) in enumerate(itertools.pairwise(widths)):

@@ -47,12 +47,6 @@ def _average(fine: Tensor, shape: Shape) -> Tensor:
     return fine
 
 
-def mixture_of_fractions(fractions: Tensor, means: Tensor, stds: Tensor, grain: Tensor) -> Tensor:
-    """Mixture for soft labels: fractions (B, N, *S) that sum to one; else as `mixture`."""
-    mean = torch.einsum("bcn,bn...->bc...", means, fractions)
-    return torch.addcmul(mean, torch.einsum("bcn,bn...->bc...", stds, fractions), grain)
-
-
 def textured_grain(grain: Tensor, labels: Tensor, fwhm: Tensor) -> Tensor:
     """Grain with a texture of its own in each label, of unit variance whatever its width.
 
@@ -82,13 +76,8 @@ def _smooth_grain(grain: Tensor, sigma: float) -> Tensor:
     return grain
 
 
-def bias_field(nodes: Sequence[Tensor], shape: Shape, order: int = 1) -> Tensor:
-    """Multiplicative field exp(upsampled nodes): one (C, *g) grid of log-factors per sample -> (B, C, *shape), all > 0."""
-    return torch.stack([upsample(grid, shape, order) for grid in nodes]).exp_()
-
-
 def apply_bias(image: Tensor, nodes: Sequence[Tensor], order: int = 1) -> Tensor:
-    """image (B, C, *S) times its `bias_field`, without ever holding the field: slab by slab."""
+    """image (B, C, *S) times exp(upsampled nodes), one (C, *g) grid of log-factors per sample; slab by slab."""
     shape = tuple(image.shape[2:])
     out = torch.empty_like(image)
     for b, grid in enumerate(nodes):

@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from models.gmm.resampling import Shape, interpolate_axis, linear_taps, sample_positions, slabs, upsample, upsample_axis
+from models.gmm.resampling import Shape, interpolate_axis, linear_taps, sample_positions, slabs, upsample
 
 NODE_STEP = 4  # voxels between the nodes whose trajectories are followed
 
@@ -163,19 +163,3 @@ def window_taps(nodes: int, full: int, start: int, size: int, count: int) -> tup
     position = voxel * ((nodes - 1) / max(full - 1, 1))
     low = position.floor().clamp(0, max(nodes - 2, 0))
     return low.long(), (low.long() + 1).clamp(max=nodes - 1), (position - low).float()
-
-
-def dense_coordinates(coordinates: Tensor, shape: Shape) -> Tensor:
-    """Coordinates of every voxel, (n, *S), from those of the nodes; for images beside the labels, and for tests."""
-    for axis in range(len(shape), 0, -1):
-        coordinates = upsample_axis(coordinates, axis, shape[axis - 1])
-    return coordinates
-
-
-def warp_image(image: Tensor, coordinates: Tensor, *, mode: str = "bilinear") -> Tensor:
-    """Move an image (C, *S) with the same deformation as the labels, linearly; 0 outside the map."""
-    shape = tuple(image.shape[1:])
-    dense = dense_coordinates(coordinates, shape)
-    unit = torch.tensor([2 / max(size - 1, 1) for size in shape], dtype=dense.dtype, device=dense.device)
-    where = (dense * unit.view(-1, *[1] * len(shape)) - 1).flip(0).movedim(0, -1)
-    return F.grid_sample(image[None], where[None].to(image), mode=mode, align_corners=True, padding_mode="zeros")[0]

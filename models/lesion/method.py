@@ -13,14 +13,13 @@ from torch import Tensor, nn
 
 from config import Config
 from dataloaders.io.spec import LESION, DataSpec
-from models.base import Batch, Method, Player, SampleRandom, seeded_generator
+from models.base import Batch, Method, Player, SampleRandom, adam, seeded_generator
 from models.ema import ema_copy, ema_update
 from models.lesion.conditions import ZERO, band_masks, blend_weights, blurred, soft_maps, z_scores
 from models.lesion.losses import error_weights, latent_variance, weighted_mae
 from models.lesion.network import LesionNetwork
 from models.lesion.profile import DEPTHS, LevelProfile, measure_profile
 from models.lesion.windows import average_windows, cut, grid_corners, random_corners
-from models.optimizers import adam
 
 
 class LesionUnet(Method):

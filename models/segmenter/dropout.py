@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from models.base import seeded_generator
-from models.replacing import replace_modules
+from models.batch_norm import replace_modules
 
 
 class ImageDropout(nn.Module):

@@ -12,15 +12,15 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from config import Config
+from dataloaders.io.ranks import summed
 from dataloaders.io.spec import DataSpec
-from models.base import Batch, Method, Player
-from models.gan.norms import with_synced_norms
-from models.losses import soft_dice_loss
-from models.optimizers import adam
+from models.base import Batch, Method, Player, adam
+from models.batch_norm import with_synced_norms
 from models.segmenter.dropout import give_streams, with_image_dropout
 from models.segmenter.options import SegmenterConfig
 
 PLATEAU_FACTOR = 0.1
+DICE_SMOOTH = 1e-5
 
 
 def build_network(o: SegmenterConfig, inputs: int, classes: int) -> nn.Module:
@@ -67,6 +67,19 @@ def build_network(o: SegmenterConfig, inputs: int, classes: int) -> nn.Module:
         norm_name=norm,
         dropout=o.dropout or None,
     )
+
+
+def soft_dice_loss(logits: Tensor, label: Tensor, together: bool) -> Tensor:
+    """1 - mean over classes 1..N-1 of (2·sum(p·y) + e) / (sum(p) + sum(y) + e), e = 1e-5 (MONAI's DiceLoss).
+
+    together: sums are over the whole batch, that of all ranks where they share it; else over each sample, and the loss is
+    also the mean over samples. logits: (B, N, *S). label: (B, *S) int64 in 0..N-1. Returns ().
+    """
+    p = logits.float().softmax(1)
+    y = torch.zeros_like(p).scatter_(1, label[:, None], 1.0)
+    sums = torch.stack([(p * y).flatten(2).sum(2), p.flatten(2).sum(2), y.flatten(2).sum(2)])[..., 1:]  # (3, B, N-1)
+    overlap, predicted, true = summed(sums.sum(1)) if together else sums
+    return 1 - ((2 * overlap + DICE_SMOOTH) / (predicted + true + DICE_SMOOTH)).mean()
 
 
 class Segmenter(Method):

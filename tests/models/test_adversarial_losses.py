@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 
-from models.gan import adversarial_losses as losses
+from models.gan import losses
 
 
 def test_hinge_of_the_discriminator_by_hand() -> None:

@@ -7,7 +7,7 @@ import torch
 from scipy import ndimage
 
 from models.gan import body
-from models.gan.generator import ImageGenerator
+from models.gan.generator import SpadeGenerator
 from models.gan.norms import NormOptions
 
 AIR, TISSUE, LUNG = -1.0, 0.2, -0.95
@@ -88,14 +88,14 @@ def test_thresholds_separate_body_from_air() -> None:
     assert AIR + 0.05 < body.paired_threshold(images, LABEL) < TISSUE
     alone = body.unpaired_threshold(images)
     assert AIR + 0.05 < alone < TISSUE
-    assert body.outline_error(images, LABEL, alone).item() < 0.01
+    assert body.agreement(images, LABEL, alone) > 0.995
     # Right beside the peak of the air the sigmoid would be a step: no slope where the body is too large.
     large = (images.roll(3, -1) * 0.5 - 0.3).requires_grad_()
     body.mask_loss(large, LABEL, alone).backward()
     wrong = (large.detach()[:, 0] > alone) & (LABEL == 0)
     assert large.grad[:, 0][wrong].min() > 1e-6
-    assert body.outline_error(images, LABEL, body.paired_threshold(images, LABEL)).item() < 0.01
-    assert body.outline_error(images.roll(3, -1), LABEL, THRESHOLD).item() > 0.2
+    assert body.agreement(images, LABEL, body.paired_threshold(images, LABEL)) > 0.995
+    assert body.agreement(images.roll(3, -1), LABEL, THRESHOLD) < 0.9
 
 
 @pytest.mark.parametrize("form", ["dice", "bce"])
@@ -105,7 +105,7 @@ def test_training_with_it_lowers_the_outline_error_of_misaligned_data(form: str)
     target = torch.stack([scan(ellipse(12, 10, shift=2)), scan(ellipse(8, 13, shift=2))])[:, None]
     for weight in (0.0, 3.0):
         torch.manual_seed(0)
-        net = ImageGenerator(NormOptions(2, 0, hidden=8, beneath="instance"), 1, (32, 32), 8, spectral_gain=1.0)
+        net = SpadeGenerator(NormOptions(2, 0, hidden=8, beneath="instance"), 1, (32, 32), 8, spectral_gain=1.0)
         optimizer = torch.optim.Adam(net.parameters(), lr=5e-3)
         for _ in range(60):
             image = net(LABEL)
@@ -113,6 +113,6 @@ def test_training_with_it_lowers_the_outline_error_of_misaligned_data(form: str)
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
-        errors[weight] = body.outline_error(net(LABEL).detach(), LABEL, THRESHOLD).item()
-    assert errors[0.0] > 0.1
+        errors[weight] = 1 - body.agreement(net(LABEL).detach(), LABEL, THRESHOLD)
+    assert errors[0.0] > 0.05
     assert errors[3.0] < 0.5 * errors[0.0]

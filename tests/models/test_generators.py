@@ -12,7 +12,7 @@ from torch import nn
 
 from models.gan.adversarial import build_generator
 from models.gan.discriminator import OasisDiscriminator
-from models.gan.generator import Generator, ImageGenerator
+from models.gan.generator import Generator, SpadeGenerator
 from models.gan.norms import NormOptions
 from models.gan.options import GeneratorName, OasisConfig
 from models.gan.patterns import Patterns
@@ -43,7 +43,7 @@ PUBLISHED = {
 def make(name: str, norms: NormOptions, size: tuple[int, int] = (64, 96), channels: int = 8) -> Generator:
     torch.manual_seed(0)
     if name == "image":
-        net: Generator = ImageGenerator(norms, 2, size, channels, spectral_gain=1.0)
+        net: Generator = SpadeGenerator(norms, 2, size, channels, spectral_gain=1.0)
     else:
         net = WaveletGenerator(norms, 2, size, channels, spectral_gain=1.0, idea=name)
     # Published initial weights hardly react to the label; these do.

@@ -7,8 +7,8 @@ import math
 import pytest
 import torch
 
-from models import losses
 from models.base import seeded_generator
+from models.gan import losses
 
 N = 4
 

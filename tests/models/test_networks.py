@@ -10,7 +10,7 @@ from models.ema import ema_copy, ema_update, recalibrate_batchnorm
 from models.gan.blocks import ResidualBlock
 from models.gan.condition import Condition
 from models.gan.discriminator import OasisDiscriminator
-from models.gan.generator import ImageGenerator, num_upsamplings, stage_widths
+from models.gan.generator import SpadeGenerator, num_upsamplings, stage_widths
 from models.gan.norms import NormOptions, Spade
 
 
@@ -18,14 +18,14 @@ def parameters(net: nn.Module) -> int:
     return sum(p.numel() for p in net.parameters())
 
 
-def small(size: tuple[int, int] = (32, 64), labels: int = 5, channels: int = 2, **options: object) -> ImageGenerator:
+def small(size: tuple[int, int] = (32, 64), labels: int = 5, channels: int = 2, **options: object) -> SpadeGenerator:
     norms = NormOptions(labels, z_dim=3, hidden=4, **options)  # type: ignore[arg-type]
-    return ImageGenerator(norms, channels, size, channels=4)
+    return SpadeGenerator(norms, channels, size, channels=4)
 
 
-def published(num_labels: int, z_dim: int = 64, middle_block: bool = False) -> ImageGenerator:
+def published(num_labels: int, z_dim: int = 64, middle_block: bool = False) -> SpadeGenerator:
     with torch.device("meta"):
-        return ImageGenerator(NormOptions(num_labels, z_dim), 3, (256, 256), middle_block=middle_block)
+        return SpadeGenerator(NormOptions(num_labels, z_dim), 3, (256, 256), middle_block=middle_block)
 
 
 @pytest.mark.parametrize(

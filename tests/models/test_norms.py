@@ -11,7 +11,8 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 from torch import nn
 
-from models.gan.norms import InstanceNorm, SyncedBatchNorm2d, SyncedBatchNorm3d, param_free_norm, with_synced_norms
+from models.batch_norm import SyncedBatchNorm2d, SyncedBatchNorm3d, with_synced_norms
+from models.gan.norms import InstanceNorm, param_free_norm
 
 
 def test_instance_norm_equals_torchs() -> None:

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from models.gan.adversarial_losses import hinge_discriminator
+from models.gan.losses import hinge_discriminator
 from models.gan.patch_discriminator import MultiscalePatchDiscriminator
 
 

@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import nn
 
-from models.gan.adversarial_losses import logistic_discriminator, r1_penalty
 from models.gan.haar import haar
+from models.gan.losses import logistic_discriminator, r1_penalty
 from models.gan.wavelet_discriminator import (
     Blur,
     EqualConv,

@@ -49,13 +49,11 @@ class BlurCortex:
         generator: torch.Generator,
         shape: tuple[int, ...],
         spacing: tuple[float, ...],
-        blobs: tuple[int, int] = BLOBS,
-        frontal: bool = False,
     ) -> BlurCortex:
         """Draw one. generator: on the CPU. Widths are in voxels, published for 0.5 mm; `spacing` is not used."""
-        count = integer(generator, *blobs)
+        count = integer(generator, *BLOBS)
         blur_sigma = tuple(gamma_draws(generator, BLUR_SHAPE, (len(shape),)).tolist())
-        return cls(count, blur_sigma, frontal, draw_seed(generator))
+        return cls(count, blur_sigma, False, draw_seed(generator))
 
     @torch.no_grad()
     def __call__(self, image: Tensor, masks: Masks) -> Tensor:

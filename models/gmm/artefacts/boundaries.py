@@ -58,15 +58,10 @@ class SimulatedBoundaries:
         generator: torch.Generator,
         shape: tuple[int, ...],
         spacing: tuple[float, ...],
-        nothing: float = NOTHING,
-        halo: float = HALO,
-        halo_radius: tuple[int, int] = HALO_RADIUS,
-        fuzzy: float = FUZZY,
-        rounds: tuple[int, int] = FUZZY_ROUNDS,
     ) -> SimulatedBoundaries:
-        """Draw one. generator: on the CPU. nothing, halo, fuzzy: probabilities. Radii in voxels, published for 0.5 mm."""
-        masked, with_halo, with_fuzzy = not coin(generator, nothing), coin(generator, halo), coin(generator, fuzzy)
-        radius, count = integer(generator, *halo_radius), integer(generator, *rounds)
+        """Draw one. generator: on the CPU. Radii are in voxels, published for 0.5 mm."""
+        masked, with_halo, with_fuzzy = not coin(generator, NOTHING), coin(generator, HALO), coin(generator, FUZZY)
+        radius, count = integer(generator, *HALO_RADIUS), integer(generator, *FUZZY_ROUNDS)
         return cls(
             masked=masked,
             halo=radius if with_halo else 0,

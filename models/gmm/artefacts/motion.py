@@ -127,7 +127,7 @@ class SimulatedMotion(SmoothWeight):
     trajectory and everything per slice or voxel. The weight's fields are those of `SmoothWeight`.
 
     The trajectory is simulated: velocity and position are random walks with memory, and now and then the head jumps to
-    another pose. A recorded one can be passed to `__call__`.
+    another pose.
     """
 
     spacing: tuple[float, ...]
@@ -157,34 +157,27 @@ class SimulatedMotion(SmoothWeight):
         generator: torch.Generator,
         shape: tuple[int, ...],
         spacing: tuple[float, ...],
-        stacks: tuple[int, int] = STACKS,
-        resolution: tuple[float, float] = RESOLUTION,
-        thickness: tuple[float, float] = THICKNESS,
-        slice_spacing: tuple[float, float] = SLICE_SPACING,
-        rotation: tuple[float, float] = ROTATION,
-        translation: tuple[float, float] = TRANSLATION,
-        noise: tuple[float, float] = NOISE,
     ) -> SimulatedMotion:
         """Draw one. generator: on the CPU. shape, spacing: of the image, voxels and mm. ValueError unless 3-D."""
         if len(shape) != 3:
             raise ValueError(
                 f"motion between slices needs a volume, but the image has {len(shape)} dimensions: {shape}"
             )
-        count = integer(generator, *stacks)
+        count = integer(generator, *STACKS)
         wrong_stack = integer(generator, 0, count - 1) if coin(generator, MISREGISTERED_STACK) else -1
-        in_plane = min(uniform(generator, *resolution) * min(spacing), MAX_RESOLUTION)
+        in_plane = min(uniform(generator, *RESOLUTION) * min(spacing), MAX_RESOLUTION)
         return cls(
             **sample_weight(generator),
             spacing=tuple(spacing),
             stacks=count,
             resolution=in_plane,
-            thickness=uniform(generator, *thickness),
-            slice_spacing=uniform(generator, *slice_spacing),
+            thickness=uniform(generator, *THICKNESS),
+            slice_spacing=uniform(generator, *SLICE_SPACING),
             repetition_time=uniform(generator, *REPETITION_TIME),
             interleave=integer(generator, *INTERLEAVE),
-            rotation=uniform(generator, *rotation),
-            translation=uniform(generator, *translation),
-            noise=uniform(generator, *noise),
+            rotation=uniform(generator, *ROTATION),
+            translation=uniform(generator, *TRANSLATION),
+            noise=uniform(generator, *NOISE),
             gamma=coin(generator, GAMMA),
             void_probability=VOID,
             misregistered=uniform(generator, *MISREGISTERED_SHARE) if coin(generator, MISREGISTERED_SLICES) else 0.0,
@@ -195,12 +188,10 @@ class SimulatedMotion(SmoothWeight):
         )
 
     @torch.no_grad()
-    def __call__(self, image: Tensor, masks: Masks, trajectory: Tensor | None = None) -> Tensor:
+    def __call__(self, image: Tensor, masks: Masks) -> Tensor:
         """Image (C, X, Y, Z) in [0, 1] -> the same shape; the image itself where there is no brain.
 
-        trajectory: (T, 7), a recorded one instead of the simulated: time in s, rotation vector in degrees about the brain's
-        centre, translation in mm; linear in between, repeated when it ends. A slice removed or a gap between slices leaves
-        voxels that no slice saw: these keep the image.
+        A slice removed or a gap between slices leaves voxels that no slice saw: these keep the image.
         """
         if not masks.brain.any():
             return image
@@ -208,22 +199,20 @@ class SimulatedMotion(SmoothWeight):
         inside = masks.cropped(box)
         clean = image[(slice(None), *box)]
         generator = generator_for(self.seed)
-        reconstruction, seen = self.reconstruct(clean, inside.brain, generator, trajectory)
+        reconstruction, seen = self.reconstruct(clean, inside.brain, generator)
         weight = self.weight_map(inside, generator) * seen * self._taper(inside.brain)
         output = image.clone()
         output[(slice(None), *box)] = torch.lerp(clean, reconstruction, weight)
         return output
 
-    def reconstruct(
-        self, image: Tensor, brain: Tensor, generator: torch.Generator, trajectory: Tensor | None = None
-    ) -> tuple[Tensor, Tensor]:
+    def reconstruct(self, image: Tensor, brain: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         """Acquire all stacks and put them together again: (C, X, Y, Z), (X, Y, Z) bool -> the same and what was seen, bool.
 
         The sum over slices of profile weight times slice value at the voxel's place in the slice, over the sum of the
         weights: the adjoint of acquisition, normalised, with linear interpolation in plane.
         """
         noise_generator = generator_for(self.seed + 1, image.device)
-        stacks = self._plan(brain, generator, trajectory)
+        stacks = self._plan(brain, generator)
         in_plane = 0.5 * self.resolution  # mm, standard deviation; FWHM 1.2 pixels (Kuklisova-Murgasova et al., 2012)
         smooth = blur(image, [in_plane / s for s in self.spacing])
         sums = [
@@ -244,7 +233,7 @@ class SimulatedMotion(SmoothWeight):
             mean = F.avg_pool3d(mean, 3, stride=1, padding=1, count_include_pad=False)
         return mean, seen
 
-    def _plan(self, brain: Tensor, generator: torch.Generator, trajectory: Tensor | None) -> list[Stack]:
+    def _plan(self, brain: Tensor, generator: torch.Generator) -> list[Stack]:
         """Where every slice lies, was and is believed to have been. All on the CPU in float64."""
         points = _brain_points(brain) * torch.tensor(self.spacing, dtype=torch.float64)  # (M, 3) mm
         center = points.mean(0)
@@ -254,7 +243,7 @@ class SimulatedMotion(SmoothWeight):
         for index in range(1, self.stacks):
             if sum(len(nominal[i].origin) for i in kept) + len(nominal[index].origin) <= MAX_SLICES:
                 kept.append(index)
-        poses = self._poses([len(nominal[i].origin) for i in kept], generator, trajectory)
+        poses = self._poses([len(nominal[i].origin) for i in kept], generator)
         stacks = []
         for index, pose in zip(kept, poses, strict=True):
             stack = nominal[index].moved(pose, center)
@@ -277,13 +266,10 @@ class SimulatedMotion(SmoothWeight):
         repeated = axes.expand(count, 3, 3)
         return Stack(origin, repeated, origin, repeated, pixel, (size[0], size[1]))
 
-    def _poses(self, counts: list[int], generator: torch.Generator, trajectory: Tensor | None) -> list[Tensor]:
+    def _poses(self, counts: list[int], generator: torch.Generator) -> list[Tensor]:
         """Pose of the head at each slice, (K, 6) per stack in the order of the slices: degrees and mm."""
-        total = sum(counts)
         scale = torch.tensor([self.rotation] * 3 + [self.translation] * 3, dtype=torch.float64)
-        timeline = scale * random_walk(total, self.repetition_time, generator)
-        if trajectory is not None:  # the walk is drawn all the same, so that what is drawn after it does not change
-            timeline = at_times(trajectory, torch.arange(total) * self.repetition_time)
+        timeline = scale * random_walk(sum(counts), self.repetition_time, generator)
         poses = []
         for acquired, count in zip(timeline.split(counts), counts, strict=True):
             order = torch.cat([torch.arange(first, count, self.interleave) for first in range(self.interleave)])
@@ -438,21 +424,6 @@ def random_walk(steps: int, interval: float, generator: torch.Generator) -> Tens
     smooth = (smooth - smooth.mean(0)) / smooth.std(0, correction=0).clamp(min=1e-6)
     jumps = torch.stack(offsets)
     return smooth + jumps - jumps.mean(0)
-
-
-def at_times(trajectory: Tensor, times: Tensor) -> Tensor:
-    """Linear interpolation of a trajectory (T, 7), time first, at times (n,) s; repeated when it ends -> (n, 6) float64."""
-    if trajectory.ndim != 2 or trajectory.shape[1] != 7 or len(trajectory) < 2:
-        raise ValueError(
-            f"trajectory: (T, 7) with T > 1 needed, time and six parameters, but it is {tuple(trajectory.shape)}"
-        )
-    known, poses = trajectory[:, 0].double().cpu(), trajectory[:, 1:].double().cpu()
-    if not (known.diff() > 0).all():
-        raise ValueError("trajectory: its first column, the time in s, must increase")
-    wrapped = known[0] + times.double() % (known[-1] - known[0])
-    after = torch.searchsorted(known, wrapped, right=True).clamp(1, len(known) - 1)
-    share = ((wrapped - known[after - 1]) / (known[after] - known[after - 1]))[:, None]
-    return torch.lerp(poses[after - 1], poses[after], share)
 
 
 def signal_voids(stack: Stack, probability: float, generator: torch.Generator) -> Tensor:

@@ -45,14 +45,12 @@ class StructuredNoise(SmoothWeight):
         generator: torch.Generator,
         shape: tuple[int, ...],
         spacing: tuple[float, ...],
-        stages: tuple[int, int] = STAGES,
-        strength: tuple[float, float] = STRENGTH,
     ) -> StructuredNoise:
         """Draw one. generator: on the CPU. Scales are relative to the volume or in voxels; `spacing` is not used."""
         return cls(
             **sample_weight(generator),
-            stages=integer(generator, *stages),
-            strength=uniform(generator, *strength),
+            stages=integer(generator, *STAGES),
+            strength=uniform(generator, *STRENGTH),
             seed=draw_seed(generator),
         )
 

@@ -8,16 +8,15 @@ import numpy as np
 import pytest
 import torch
 from scipy import ndimage
+from torch import Tensor
 
 from models.gmm.acquisition import acquire
 from models.gmm.intensity import (
     add_noise,
     apply_bias,
-    bias_field,
     final_range,
     gradient_magnitude,
     mixture,
-    mixture_of_fractions,
     textured_grain,
     tone,
 )
@@ -71,19 +70,6 @@ def test_whole_voxels_are_the_same_with_and_without_partial_volume() -> None:
     for axis in (1, 2, 3):
         fine = fine.repeat_interleave(2, axis)
     assert torch.allclose(mixture(fine, means, stds, grain), mixture(labels, means, stds, grain), atol=1e-4)
-
-
-def test_fractions_of_one_label_are_that_label() -> None:
-    labels = torch.randint(0, 3, (2, 6, 7), generator=generator())
-    means, stds, grain = torch.rand(2, 2, 3) * 200, torch.rand(2, 2, 3) * 20, noise(2, 2, 6, 7)
-    hard = torch.nn.functional.one_hot(labels, 3).movedim(-1, 1).float()
-    expected = mixture(labels, means, stds, grain)
-    assert torch.allclose(mixture_of_fractions(hard, means, stds, grain), expected, atol=1e-4)
-    half = torch.full((1, 2, 1, 1), 0.5)
-    mixed = mixture_of_fractions(
-        half, torch.tensor([[[10.0, 30.0]]]), torch.tensor([[[2.0, 4.0]]]), torch.ones(1, 1, 1, 1)
-    )
-    assert float(mixed) == pytest.approx(23.0)
 
 
 # Texture
@@ -143,15 +129,19 @@ def test_grain_gain_undoes_the_blur(sigma: float) -> None:
 # Bias field
 
 
+def bias_field(grid: Tensor, shape: tuple[int, ...], order: int = 1) -> Tensor:
+    return apply_bias(torch.ones(1, 1, *shape), [grid], order)[0, 0]
+
+
 @pytest.mark.parametrize("order", [1, 3])
 @pytest.mark.parametrize("shape", [(40, 33, 28), (61, 50)])
 def test_bias_field_has_no_constant_band_and_treats_both_ends_alike(shape: tuple[int, ...], order: int) -> None:
     """Predecessors: the last 24 % of each axis were constant."""
     grid = noise(1, *[5] * len(shape))
-    field = bias_field([grid], shape, order)[0, 0]
+    field = bias_field(grid, shape, order)
     assert (field > 0).all()
     n = len(shape)
-    mirrored = bias_field([grid.flip(list(range(1, n + 1)))], shape, order)[0, 0].flip(list(range(n)))
+    mirrored = bias_field(grid.flip(list(range(1, n + 1))), shape, order).flip(list(range(n)))
     assert torch.allclose(field, mirrored, rtol=1e-4)
     for axis in range(n):
         step = field.log().diff(dim=axis).abs().movedim(axis, 0)
@@ -171,22 +161,18 @@ def test_control_nodes_are_reached_at_both_ends() -> None:
 
 
 def test_bias_field_of_zero_is_one_and_its_log_has_the_nodes_std() -> None:
-    assert torch.equal(bias_field([torch.zeros(2, 3, 3)], (9, 8)), torch.ones(1, 2, 9, 8))
-    logs = torch.stack([bias_field([0.7 * noise(1, 4, 4, seed=s)], (4, 4)).log() for s in range(200)])
+    assert torch.equal(bias_field(torch.zeros(1, 3, 3), (9, 8)), torch.ones(9, 8))
+    logs = torch.stack([bias_field(0.7 * noise(1, 4, 4, seed=s), (4, 4)).log() for s in range(200)])
     assert float(logs.std()) == pytest.approx(0.7, rel=0.05)
 
 
 @pytest.mark.parametrize("order", [1, 3])
 @pytest.mark.parametrize("shape", [(90, 80, 70), (40, 33), (600, 500), (1, 9)])
-def test_apply_bias_is_the_product_with_the_field(shape: tuple[int, ...], order: int) -> None:
-    """Slab by slab, in more than one slab for the large shapes."""
+def test_samples_are_multiplied_by_fields_of_their_own(shape: tuple[int, ...], order: int) -> None:
+    """Slab by slab, in more than one slab for the large shapes; control grids may differ in size."""
     image, grids = noise(2, 2, *shape), [noise(2, *[4] * len(shape)), noise(2, *[2] * len(shape))]
-    expected = image * bias_field(grids, shape, order)
+    expected = image * torch.stack([upsample(grid, shape, order) for grid in grids]).exp()
     assert torch.allclose(apply_bias(image, grids, order), expected, rtol=1e-5)
-
-
-def test_samples_may_have_control_grids_of_different_size() -> None:
-    assert bias_field([noise(1, 3, 4), noise(1, 2, 7)], (20, 21)).shape == (2, 1, 20, 21)
 
 
 # Range and gamma

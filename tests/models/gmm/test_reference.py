@@ -21,8 +21,9 @@ from models.gmm.params import Params
 from models.gmm.render import backward_coordinates, deform, paint, render
 from models.gmm.resampling import gaussian_matrix, linear_matrix, nodes, upsample
 from models.gmm.sampling import sample_params
-from models.gmm.spatial import dense_coordinates, integrate_velocity
+from models.gmm.spatial import integrate_velocity
 from tests.models.gmm import reference
+from tests.models.gmm.test_spatial import dense_coordinates
 
 SHAPES = [(40, 37, 30), (47, 44)]
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import replace
 
 import numpy as np
@@ -13,16 +12,14 @@ from scipy.ndimage import map_coordinates
 from models.gmm.labels import LabelScheme
 from models.gmm.options import GmmConfig, synthseg_preset
 from models.gmm.params import Params
-from models.gmm.render import backward_coordinates, deform
-from models.gmm.resampling import nodes, upsample
+from models.gmm.render import deform
+from models.gmm.resampling import nodes, upsample, upsample_axis
 from models.gmm.sampling import sample_params
 from models.gmm.spatial import (
     affine_matrix,
-    dense_coordinates,
     integrate_velocity,
     look_up,
     source_coordinates,
-    warp_image,
 )
 from tests.models.gmm import reference
 
@@ -31,6 +28,13 @@ STILL: dict[int, tuple] = {
     2: ((0.0,), (1.0,) * 2, (0.0,) * 2, (0.0,) * 2),
     3: ((0.0,) * 3, (1.0,) * 3, (0.0,) * 6, (0.0,) * 3),
 }
+
+
+def dense_coordinates(coordinates: torch.Tensor, shape: tuple[int, ...]) -> torch.Tensor:
+    """Coordinates of every voxel, (n, *S), from those of the nodes."""
+    for axis in range(len(shape), 0, -1):
+        coordinates = upsample_axis(coordinates, axis, shape[axis - 1])
+    return coordinates
 
 
 def random_labels(shape: tuple[int, ...], seed: int = 0) -> torch.Tensor:
@@ -301,34 +305,6 @@ def test_left_labels_remain_on_the_left(shape: tuple[int, ...]) -> None:
         assert (out == 4).any() != params.flip, seed
         assert (out == 5).any() == params.flip, seed
     assert seen == {True, False}
-
-
-# Images that move with the labels
-
-
-@pytest.mark.parametrize("shape", [(36, 33, 30), (48, 41)])
-def test_warp_image_moves_as_the_labels_do(shape: tuple[int, ...]) -> None:
-    grid = np.meshgrid(*(np.linspace(-1, 1, n) for n in shape), indexing="ij")
-    labels = torch.from_numpy((sum((g - 0.15) ** 2 for g in grid) < 0.3).astype(np.uint8))
-    labels[tuple(slice(4, 12) for _ in shape)] = 1
-    for seed in range(3):
-        params = moving_params(shape, seed)
-        target = deform(labels, params).double().numpy()
-        image = warp_image(labels[None].float(), backward_coordinates(params))[0].double().numpy()
-        assert image.shape == shape
-        assert np.corrcoef(image.ravel(), target.ravel())[0, 1] > 0.93
-        still = labels.double().numpy()
-        assert np.corrcoef(still.ravel(), target.ravel())[0, 1] < 0.9  # else nothing moved
-        assert ((image > 0.5) != (target > 0.5)).mean() < 0.01
-
-
-def test_warp_image_by_whole_voxels() -> None:
-    image = torch.rand(2, 12, 10, 9, generator=torch.Generator().manual_seed(0))
-    where = source_coordinates(affine_matrix(*STILL[3][:3], (2.0, 0.0, -1.0)), None, (12, 10, 9))
-    found = warp_image(image, where)
-    assert torch.allclose(found[:, :-2, :, 1:], image[:, 2:, :, :-1], atol=1e-4)
-    assert float(found[:, -1].abs().max()) < 1e-4
-    assert math.isclose(float(found[:, :, :, 0].abs().max()), 0, abs_tol=1e-4)
 
 
 def test_spatial_off_leaves_the_map_alone() -> None:

@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import torch
 from scipy.ndimage import distance_transform_edt
 
@@ -7,8 +9,8 @@ from models.gmm.artefacts.fields import blur
 SHAPE, SPACING = (48, 48, 48), (0.5, 0.5, 0.5)
 
 
-def samples(count, **options):
-    return [BlurCortex.sample(torch.Generator().manual_seed(s), SHAPE, SPACING, **options) for s in range(count)]
+def samples(count):
+    return [BlurCortex.sample(torch.Generator().manual_seed(s), SHAPE, SPACING) for s in range(count)]
 
 
 def only_cortex(cortex):
@@ -53,7 +55,7 @@ def test_mixes_image_and_blurred_copy():
 
 def test_frontal_option_prefers_both_frontal_corners():
     cortex = torch.ones(SHAPE, dtype=torch.bool)
-    maps = torch.stack([a.weight_map(cortex) for a in samples(4, frontal=True)]).mean(
+    maps = torch.stack([replace(a, frontal=True).weight_map(cortex) for a in samples(4)]).mean(
         0
     )  # axes: right, anterior, superior
     assert maps[:, 32:].mean() > 3 * maps[:, :16].mean()

@@ -6,7 +6,7 @@ from scipy.ndimage import distance_transform_edt
 
 from models.gmm.artefacts import Masks, SimulatedMotion
 from models.gmm.artefacts.fields import blur
-from models.gmm.artefacts.motion import MAX_SLICES, at_times, random_walk, rotation_matrices
+from models.gmm.artefacts.motion import MAX_SLICES, random_walk, rotation_matrices
 
 SHAPE, SPACING = (48, 44, 52), (0.8, 0.8, 0.8)
 
@@ -128,29 +128,9 @@ def test_number_of_slices_is_limited():
     masks = Masks(*(torch.ones(200, 200, 200, dtype=torch.bool),) * 3)
     for seed in range(3):
         artefact = replace(still(seed), stacks=6, spacing=(0.5, 0.5, 0.5))
-        stacks = artefact._plan(masks.brain, seeded(seed), None)
+        stacks = artefact._plan(masks.brain, seeded(seed))
         assert len(stacks) >= 1
         assert sum(len(stack.origin) for stack in stacks) <= MAX_SLICES
-
-
-def test_trajectory_is_followed_and_checked():
-    image, masks = phantom()
-    artefact = still(0, misregistered_stack=-1)
-    rest = torch.tensor([[0.0] * 7, [10.0] + [0.0] * 6])
-    assert torch.equal(artefact(image, masks, rest), artefact(image, masks))
-    moving = rest.clone()
-    moving[1, 1:] = 5.0
-    assert not torch.equal(artefact(image, masks, moving), artefact(image, masks))
-    with pytest.raises(ValueError, match=r"\(T, 7\)"):
-        artefact(image, masks, torch.zeros(5, 6))
-    with pytest.raises(ValueError, match="increase"):
-        artefact(image, masks, torch.zeros(5, 7))
-
-
-def test_trajectory_is_linear_in_between_and_repeats():
-    trajectory = torch.tensor([[2.0] + [0.0] * 6, [4.0] + [1.0] * 6, [6.0] + [0.0] * 6])
-    values = at_times(trajectory, torch.tensor([0.0, 1.0, 2.0, 3.5, 4.5]))[:, 0]
-    torch.testing.assert_close(values, torch.tensor([0.0, 0.5, 1.0, 0.25, 0.25], dtype=torch.float64))
 
 
 def test_random_walk_has_its_amplitude_and_is_smooth():

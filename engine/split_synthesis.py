@@ -1,0 +1,116 @@
+"""How test.py tests methods that make images of label maps: a split of a prepared folder to a results folder, scored."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from config import TestConfig
+from dataloaders.folder import load_manifest
+from dataloaders.io.files import write_text
+from dataloaders.io.runlog import JSONL
+from dataloaders.io.spec import DataSpec
+from dataloaders.unpaired import as_label_source
+from engine.methods.synthesis import SynthesisWorkflow
+from engine.results import ResultsWriter, synthesize_split
+from engine.trained import TrainedRun
+from evaluation import check_metrics, evaluate_results, format_table
+from evaluation.metrics.lesion_regions import evaluate_lesion_regions, format_regions
+from models.base import Method
+from models.gmm.labels import plain_name
+
+
+class SplitSynthesis:
+    """A split of --dataroot to images, where its labels, channels and size fit the run."""
+
+    def __init__(self, workflow: SynthesisWorkflow, config: TestConfig, run: TrainedRun) -> None:
+        assert config.dataroot is not None
+        self.workflow, self.config, self.run, self.root = workflow, config, run, config.dataroot
+        data = load_manifest(self.root, patient_regex=config.patient_regex)
+        data.refuse_bare(self.root, config.phase, "label map")
+        if workflow.unpaired or not data.spec.channels:
+            data = as_label_source(data, run.spec, run.windows())
+        self.data = data
+        self.scored = any(item.images for case in data.split(config.phase) for item in case.slices)
+        if self.scored and config.metrics != "none":
+            check_metrics(config.metrics, config.weights)  # before any work
+        check_same_spec(run.spec, data.spec, config)
+        self.resampled = label_ids(config.resample, run.spec)
+        self.method, self.device = drawing_method(config, run)
+        self.folder = config.ckpt_iter
+        self.made_from = {key: getattr(config, key) for key in ("seed", "noise", "volumes", "resample")}
+        self.made_from["draw"] = config.draw if config.resample else 0
+
+    def write(self, out: Path, provenance: dict[str, Any]) -> None:
+        """Slices, volumes, manifest and the training's log, so that the results folder can be reported on alone."""
+        c = self.config
+        classes = run_classes(self.run.spec, self.data.spec)
+        loader = self.workflow.test_loader(self.root, self.data, c, classes)
+        writer = ResultsWriter(out, self.root, self.data, c.volumes)
+        draws = (c.seed, c.noise, self.resampled, c.draw)
+        seconds = synthesize_split(self.method, loader.once(), writer, self.device, *draws, total=len(loader))
+        log = self.run.folder / JSONL
+        if log.is_file():
+            write_text(writer.staging / "training_log.jsonl", log.read_text(encoding="utf-8"))
+        writer.close({**provenance, "seconds_per_slice": round(seconds, 5)})
+
+    def evaluate(self, out: Path) -> None:
+        """Every metric that was asked for, and of lesions by region."""
+        if not self.scored:
+            phase = self.config.phase
+            print(f"the {phase} split has no real images, so there is nothing to evaluate against: no metrics")
+            return
+        c = self.config
+        print(format_table(evaluate_results(out, c.metrics, c.weights, str(self.device), progress=True)))
+        lesions = evaluate_lesion_regions(out)
+        if lesions is not None:
+            print(format_regions(lesions))
+
+
+def drawing_method(config: TestConfig, run: TrainedRun) -> tuple[Method, torch.device]:
+    """The trained method and its device. ValueError where --resample has nothing to draw."""
+    method, device = run.method(config.gpu_ids)
+    if config.resample and not method.resamples:
+        raise ValueError(
+            f"--resample {config.resample}: the run {config.name!r} was trained without noise to draw anew"
+        )
+    return method, device
+
+
+def label_ids(names: str, spec: DataSpec) -> list[int]:
+    """Ids of comma-separated label names or ids; ValueError lists what there is."""
+    known = {label.name: label.id for label in spec.labels} | {str(label.id): label.id for label in spec.labels}
+    wanted = [name.strip() for name in names.split(",") if name.strip()]
+    unknown = [name for name in wanted if name not in known]
+    if unknown:
+        there = ", ".join(f"{label.id} {label.name}" for label in spec.labels)
+        raise ValueError(f"--resample {','.join(unknown)}: no such label; there are {there}")
+    return [known[name] for name in wanted]
+
+
+def check_same_spec(trained: DataSpec, given: DataSpec, config: TestConfig) -> None:
+    """Refuse data with labels that the run does not know, or other channels or size, listing what differs."""
+    facts = {
+        "channels": ([channel.name for channel in trained.channels], [channel.name for channel in given.channels]),
+        "size": (trained.size, given.size),
+    }
+    wrong = [f"  {name}: trained on {old}, found {new}" for name, (old, new) in facts.items() if old != new]
+    if trained.size != given.size:
+        wrong[-1] += f"; prepare_data.py --size {' '.join(map(str, trained.size))} makes such slices"
+    names = [label.name for label in trained.labels]
+    known = {plain_name(name) for name in names}
+    if unknown := [label.name for label in given.labels if plain_name(label.name) not in known]:
+        wrong.append(f"  labels: {', '.join(unknown)} are none of the run's; it knows {', '.join(names)}")
+    if wrong:
+        raise ValueError(f"--dataroot {config.dataroot} does not fit the run {config.name!r}:\n" + "\n".join(wrong))
+
+
+def run_classes(trained: DataSpec, given: DataSpec) -> NDArray[np.int64] | None:
+    """The run's class of each label of the data, by name; None where they are the same. For specs that were checked."""
+    names = [plain_name(label.name) for label in trained.labels]
+    wanted = [plain_name(label.name) for label in given.labels]
+    return None if names == wanted else np.array([names.index(name) for name in wanted], np.int64)
