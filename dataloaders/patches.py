@@ -40,14 +40,18 @@ STREAMS = 16  # volumes that 2-D patches are taken from in turn
 
 @dataclass(frozen=True)
 class Drawn:
-    """A cut-out as a network's training sees it, RAS axes: image (C, *S) float32 in [0, 1], label (*S) whole class ids."""
+    """A cut-out as a network's training sees it, RAS axes: image (C, *S) float32 in [0, 1], label (*S) whole class ids.
+
+    number: of a training patch, whose 2-D image has the slices beside as channels.
+    """
 
     image: NDArray[np.float32]
     label: NDArray
     source: str
+    number: int = -1
 
 
-class Volumes(Protocol):
+class PatchSource(Protocol):
     """An endless source of cut-outs by number."""
 
     def draw(self, number: int) -> Drawn:
@@ -72,7 +76,7 @@ class GeneratedVolumes:
         self._spots: OrderedDict[tuple[int, int], Tensor] = OrderedDict()
 
     def draw(self, number: int) -> Drawn:
-        """See `Volumes`."""
+        """See `PatchSource`."""
         weights = torch.tensor([float(len(generator.maps)) for generator in self.generators])
         chosen = int(torch.multinomial(weights, 1, generator=seeded_generator(self.seed, "map", number)))
         generator = self.generators[chosen]
@@ -100,7 +104,7 @@ class CaseVolumes:
         self._spots: dict[int, Tensor] = {}
 
     def draw(self, number: int) -> Drawn:
-        """See `Volumes`."""
+        """See `PatchSource`."""
         generator = seeded_generator(self.seed, "case", number)
         index = int(torch.randint(len(self.cases), (), generator=generator))
         case = self.cases[index]
@@ -129,11 +133,11 @@ class CaseVolumes:
 class MixedVolumes:
     """`share` of the numbers from one source, the others from another."""
 
-    def __init__(self, first: Volumes, other: Volumes, share: float, seed: int) -> None:
+    def __init__(self, first: PatchSource, other: PatchSource, share: float, seed: int) -> None:
         self.first, self.other, self.share, self.seed = first, other, share, seed
 
     def draw(self, number: int) -> Drawn:
-        """See `Volumes`."""
+        """See `PatchSource`."""
         toss = float(torch.rand((), generator=seeded_generator(self.seed, "mix", number)))
         return (self.first if toss < self.share else self.other).draw(number)
 
@@ -169,35 +173,24 @@ def aim(params: Params, spots: Tensor, foreground: float, generator: torch.Gener
     return replace(params, crop_start=tuple(start))
 
 
-@dataclass(frozen=True)
-class Patch:
-    """One training patch: image (C', *S), label (*S), where it is from, and its number."""
-
-    image: NDArray[np.float32]
-    label: NDArray[np.int64]
-    source: str
-    number: int
-
-
-class PatchDataset(Dataset[Patch]):
+class PatchDataset(Dataset[Drawn]):
     """Patches by number.
 
     2-D: several slices are cut from each drawn volume, and neighbouring numbers from different volumes: a batch of one
     volume has one anatomy and one contrast, and learns far less.
     """
 
-    def __init__(self, volumes: Volumes, o: SegmenterConfig, seed: int) -> None:
+    def __init__(self, volumes: PatchSource, o: SegmenterConfig, seed: int) -> None:
         self.volumes, self.o, self.seed = volumes, o, seed
         self._kept: dict[int, tuple[int, Drawn]] = {}
 
-    def __getitem__(self, number: int) -> Patch:
+    def __getitem__(self, number: int) -> Drawn:
         if self.o.dims == 3:
-            found = self.volumes.draw(number)
-            return Patch(found.image, found.label, found.source, number)
+            return replace(self.volumes.draw(number), number=number)
         found = self._volume_of(number)
         index = self._choose(found.label, seeded_generator(self.seed, "slice", number))
         image, label = stacked_slice(found.image, found.label, index, self.o)
-        return Patch(image, label, f"{found.source}_z{index}", number)
+        return Drawn(image, label, f"{found.source}_z{index}", number)
 
     def _volume_of(self, number: int) -> Drawn:
         """The volume of a 2-D patch: streams in turn, whose volumes change one after the other, not all at once."""
@@ -269,7 +262,7 @@ class PatchLoader:
         return load(self.dataset, numbers, batch_size or self.batch_size, self.num_workers, collate_patches)
 
 
-def collate_patches(patches: Sequence[Patch]) -> Batch:
+def collate_patches(patches: Sequence[Drawn]) -> Batch:
     """Patches -> Batch."""
     return Batch(
         label=torch.from_numpy(np.stack([patch.label for patch in patches])),

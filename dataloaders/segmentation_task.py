@@ -47,7 +47,7 @@ from dataloaders.patches import (
     MixedVolumes,
     PatchDataset,
     PatchLoader,
-    Volumes,
+    PatchSource,
     window_shape,
 )
 from models.gmm import freesurfer
@@ -205,7 +205,7 @@ class SegmentationTask:
         dataset = PatchDataset(volumes, self.o, self.config.seed)
         return PatchLoader(dataset, self.config.batch_size, self.config.seed, self.config.num_workers)
 
-    def _volumes(self, seed: int) -> Volumes:
+    def _volumes(self, seed: int) -> PatchSource:
         real = self._real("train") if self.o.real_fraction > 0 else []
         if self.o.real_fraction > 0 and not real:
             raise ValueError(f"{self.config.dataroot}: the split 'train' has no images")
@@ -250,7 +250,7 @@ class SegmentationTask:
         """Whether --dataroot itself holds synthetic images."""
         return self.prepared is not None and self.prepared.provenance.get("kind") == "results"
 
-    def _synthetic(self, seed: int) -> Volumes:
+    def _synthetic(self, seed: int) -> PatchSource:
         if results := self._results():
             held = self._from_results and not self.prepared_split("val")
             return self._case_volumes([c for i, c in enumerate(results) if not (held and i % HELD_OUT == 0)], seed)

@@ -14,8 +14,9 @@ from dataloaders.io.nifti import SUFFIXES
 from dataloaders.io.notices import warn_once
 from dataloaders.io.png import MIN_RANGE, Palettes, read_png
 from dataloaders.io.spec import Axis, Channel, DataSpec
+from dataloaders.labelmaps.labels import count_labels
 from evaluation.pairs import FOLDERS, ManifestPairs, Pairs
-from evaluation.source_ids import SourceIds, occurring
+from evaluation.source_ids import SourceIds
 from evaluation.volume_pairs import Files, VolumePairs, volume_files
 
 MOST_LISTED = 20
@@ -163,7 +164,7 @@ def folders_manifest(
     ]
     refuse_unpaired(_lacking(real, generated, files["real"].keys(), files["generated"].keys(), ".png") + lacking)
     palettes = Palettes()
-    ids = SourceIds(i for path in set(files.get("labels", {}).values()) for i in occurring(palettes.read(path)))
+    ids = SourceIds(i for path in set(files.get("labels", {}).values()) for i in count_labels(palettes.read(path)))
     if labels:
         _warn_of_empty_labels(labels, ids)
     series: dict[str, list[Slice]] = {}

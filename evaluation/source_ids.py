@@ -12,13 +12,6 @@ from dataloaders.io.spec import Label
 _COUNTED = 2**20  # ids up to which counting is cheaper than sorting
 
 
-def occurring(ids: NDArray) -> list[int]:
-    """The ids of a map, without a table of all that could be."""
-    if ids.size and ids.max() < _COUNTED:
-        return [int(i) for i in np.flatnonzero(np.bincount(ids.ravel()))]
-    return [int(i) for i in np.unique(ids)]
-
-
 class SourceIds:
     """The ids that occur in label files, in order, as 0..N-1; 0 is background and always there."""
 

@@ -18,8 +18,9 @@ from dataloaders.io.manifest import FILE_NAME, Case, Manifest, Slice
 from dataloaders.io.nifti import SUFFIXES, read_volume, stem, whole_numbers
 from dataloaders.io.notices import warn_once
 from dataloaders.io.spec import Axis, Channel, DataSpec
+from dataloaders.labelmaps.labels import count_labels
 from evaluation.pairs import FOLDERS, PER_VOLUME, Item, Pairs, file_states
-from evaluation.source_ids import SourceIds, occurring
+from evaluation.source_ids import SourceIds
 
 
 @dataclass(frozen=True)
@@ -60,7 +61,7 @@ class VolumePairs(Pairs):
         slices = 0
         for path in (files.label for files in cases if files.label is not None):
             label, _ = _read(path, labels=True)
-            found.update(occurring(label))
+            found.update(count_labels(label))
             slices += label.shape[SLICED[axis]]
         self._known: dict[str, tuple[NDArray[np.bool_], ...]] = {}  # case -> `synthesised`
         missing, every = self._tell_missing()

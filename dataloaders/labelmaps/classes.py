@@ -53,14 +53,14 @@ class Classes:
     def of_labels(self, labels: Sequence[Label]) -> NDArray[np.uint16]:
         """Table label id -> class id, for a manifest's labels: by name, else by the source values if these agree."""
         table = np.zeros(max(label.id for label in labels) + 1, np.uint16)
-        values, unknown = self._values(), set()
+        values, names, unknown = self._values(), self._names(), set()
         if self.tissue and freesurfer.strangers(value for label in labels for value in label.source) is None:
             values = {}
         for label in labels:
             of_sources = {values.get(value, -1) for value in label.source}
             if label.id == BACKGROUND:
                 continue
-            if (found := self._names().get(plain_name(label.name))) is not None:
+            if (found := names.get(plain_name(label.name))) is not None:
                 table[label.id] = found
             elif len(of_sources) == 1 and -1 not in of_sources:
                 table[label.id] = of_sources.pop()

@@ -48,7 +48,7 @@ class LabelTable:
         known = {i for label in self.labels for i in label.source}
         return {i: n for i, n in counts.items() if i not in known and i != 0}
 
-    def apply(self, source: NDArray[np.int32]) -> NDArray[np.uint16]:
+    def apply(self, source: NDArray[np.integer]) -> NDArray[np.uint16]:
         """Map source ids to class ids. Ids that no class lists become 0."""
         beyond = max(max(label.source, default=0) for label in self.labels) + 1
         table = np.zeros(beyond + 1, np.uint16)

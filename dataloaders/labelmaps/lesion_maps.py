@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import torch
 
-from dataloaders.io.find import files_below, warn_of_unread, without_twins
+from dataloaders.io.find import files_below, subject_session, warn_of_unread, without_twins
 from dataloaders.io.geometry import off_grid
 from dataloaders.io.nifti import SUFFIXES, stem
 from dataloaders.labelmaps.maps import LabelMap, LabelMaps, Source, as_indices, read_label_map_file
@@ -109,20 +108,10 @@ def match_lesions(maps: Sequence[Path], masks: Sequence[Path]) -> dict[Path, Pat
 
 
 def _owners(mask: Path, maps: Sequence[Path]) -> list[Path]:
-    name, subject = stem(mask), _subject(mask)
+    name, subject = stem(mask), subject_session(mask)
     same = [path for path in maps if stem(path) == name]
-    near = [path for path in maps if _subject(path) == subject]
-    begins = {path: max((len(key) for key in _keys(path) if name.startswith(f"{key}_")), default=0) for path in near}
+    near = [path for path in maps if subject_session(path) == subject]
+    names = {path: (stem(path), stem(path).removesuffix("_dseg")) for path in near}
+    begins = {path: max((len(n) for n in names[path] if name.startswith(f"{n}_")), default=0) for path in near}
     longest = [path for path in near if begins[path] == max(begins.values()) > 0]
     return same or longest or (near if subject else [])
-
-
-def _keys(path: Path) -> tuple[str, str]:
-    name = stem(path)
-    return name, name.removesuffix("_dseg")
-
-
-def _subject(path: Path) -> str:
-    """``sub-01`` or ``sub-01_ses-a`` of a BIDS name, "" of others."""
-    match = re.match(r"(sub-[A-Za-z0-9]+(?:_ses-[A-Za-z0-9]+)?)(?:_|$)", stem(path))
-    return match[1] if match else ""

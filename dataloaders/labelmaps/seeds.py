@@ -20,7 +20,8 @@ from numpy.typing import NDArray
 
 from dataloaders.io.files import read_json, read_toml
 from dataloaders.io.schema import NAME
-from dataloaders.labelmaps.labels import READERS, id_list, table_rows
+from dataloaders.io.spec import Label
+from dataloaders.labelmaps.labels import READERS, LabelTable, count_labels, id_list, table_rows
 
 if TYPE_CHECKING:
     import torch
@@ -73,27 +74,17 @@ class SeedScheme:
 
         Raises ValueError that lists the labels of no meta-label with their voxel counts.
         """
-        meta_of = {0: 0, **dict.fromkeys(self.background, 0)}
-        meta_of |= {label: i for i, (_, ids) in enumerate(self.metas, 1) for label in ids if label != 0}
-        top = max(meta_of) + 1
-        clipped = np.minimum(labels, top)  # everything above stands at `top`, however large
-        present = np.flatnonzero(np.bincount(clipped.ravel(order="K"), minlength=top + 1))
-        if not set(present.tolist()) <= meta_of.keys():
-            ids, counts = np.unique(labels[~np.isin(labels, list(meta_of))], return_counts=True)
-            listing = ", ".join(f"{i} ({n} voxels)" for i, n in zip(ids, counts, strict=True))
+        metas = [Label(i, name, tuple(j for j in ids if j)) for i, (name, ids) in enumerate(self.metas, 1)]
+        table = LabelTable((Label(0, "background", (0, *self.background)), *metas))
+        if unknown := table.unknown(count_labels(labels)):
+            listing = ", ".join(f"{i} ({n} voxels)" for i, n in unknown.items())
             raise ValueError(f"labels that the annotation {self.name!r} does not list: {listing}")
-        table = np.zeros(top + 1, np.uint8)
-        table[list(meta_of)] = list(meta_of.values())
-        metas = table[clipped]
-        outside = self.outside()
-        if outside:
-            metas[(metas == 0) & (image != 0)] = outside
-        metas[~np.isfinite(image)] = 0
-        return metas
-
-    def outside(self) -> int:
-        """Id of the meta-label that collects what has no label, 0 where there is none."""
-        return next((i for i, (_, labels) in enumerate(self.metas, 1) if 0 in labels), 0)
+        found = table.apply(labels).astype(np.uint8)
+        # what has no label where the image is not 0
+        if outside := next((i for i, (_, ids) in enumerate(self.metas, 1) if 0 in ids), 0):
+            found[(found == 0) & (image != 0)] = outside
+        found[~np.isfinite(image)] = 0
+        return found
 
 
 def find_scheme(annotation: str) -> SeedScheme:

@@ -7,14 +7,14 @@ from collections.abc import Sequence
 
 from numpy.typing import NDArray
 
+from dataloaders.labelmaps.labels import count_labels
 from evaluation.metrics.metric import FAITHFULNESS, Metric, Row
 from evaluation.metrics.segmentation import dice, hd95
-from evaluation.source_ids import occurring
 
 
 def overlap_rows(condition: NDArray, segmented: NDArray, spacing: tuple[float, float, float]) -> list[Row]:
     """One row a label in either volume, background left out: Dice and HD95 (mm) of the segmentation and the condition."""
-    labels = sorted({*occurring(condition), *occurring(segmented)} - {0})
+    labels = sorted({*count_labels(condition), *count_labels(segmented)} - {0})
     overlaps, distances = dice(condition, segmented, labels), hd95(condition, segmented, labels, spacing)
     return [{"label": label, "dice": overlaps[label], "hd95": distances[label]} for label in labels]
 
