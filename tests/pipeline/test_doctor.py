@@ -74,4 +74,4 @@ def test_the_command(tmp_path: Path) -> None:
         check=False,
     )
     assert done.returncode == 2
-    assert done.stderr.strip() == f"error: {path}: slurm.array = 0: must be at least 1"
+    assert done.stderr.strip() == f"error: {path}: slurm.array: found 0, must be at least 1"
