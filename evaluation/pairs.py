@@ -99,11 +99,6 @@ class Pairs(ABC):
     region: str
     ids: SourceIds | None = None
 
-    @property
-    @abstractmethod
-    def total(self) -> int | None:
-        """Number of items; None where only reading would tell."""
-
     @abstractmethod
     def groups(self) -> list[list[str]]:
         """Ids of cases that share batches of the networks and a shard, in order; the same in every process."""
@@ -113,8 +108,8 @@ class Pairs(ABC):
         """What the images are and how they are read, as plain values that change with any of it."""
 
     @abstractmethod
-    def items(self, cases: Sequence[str] | None = None) -> Iterator[Item]:
-        """Case by case (all, or those named), slices by index, then channels.
+    def items(self, cases: Sequence[str]) -> Iterator[Item]:
+        """The named cases one after the other, slices by index, then channels; what lacks an image is left out.
 
         ValueError naming the file where something does not fit.
         """
@@ -136,6 +131,10 @@ class Pairs(ABC):
         """How the images are read: what numbers of another evaluation have to share to be comparable."""
         units = {channel.name: channel.unit for channel in self.spec.channels}
         return {"windows": self.windows, "units": units, "axis": self.spec.axis, "labels": self.labelled}
+
+    def _ids(self, map_: NDArray) -> NDArray:
+        """Ids of a label file as the spec's."""
+        return map_ if self.ids is None else self.ids.apply(map_)
 
     def source_of(self, label: int) -> int:
         """Id in the label files."""
@@ -176,11 +175,6 @@ class ManifestPairs(Pairs):
         self.region = _region(manifest)
         self._maps: dict[Path, tuple[str, NDArray]] = {}  # folder -> (case, volume on the case's grid)
 
-    @property
-    def total(self) -> int:
-        """Number of items."""
-        return sum(len(item.images) for case in self.manifest.cases for item in paired_slices(case))
-
     def groups(self) -> list[list[str]]:
         """Cases in order, put together until there are `GROUP` slices."""
         groups: list[list[str]] = []
@@ -201,13 +195,37 @@ class ManifestPairs(Pairs):
         about = {"spec": asdict(self.spec), "cases": cases, "provenance": self.provenance}
         return about | {"files": file_states(self.folder / path for path in sorted(files))}
 
-    def items(self, cases: Sequence[str] | None = None) -> Iterator[Item]:
-        """See `read_items`."""
-        if cases is None:
-            return read_items(self.folder, self.manifest, self.ids)
-        wanted = set(cases)
-        chosen = tuple(case for case in self.manifest.cases if case.id in wanted)
-        return read_items(self.folder, replace(self.manifest, cases=chosen), self.ids)
+    def items(self, cases: Sequence[str]) -> Iterator[Item]:
+        """See `Pairs.items`."""
+        for case in self.manifest.cases:
+            # By index, because neighbours are found by looking at the slice before.
+            for place in sorted(paired_slices(case), key=lambda item: item.index) if case.id in cases else ():
+                label = self._label(place)
+                for channel, paths in enumerate(zip(place.images, place.generated, strict=True)):
+                    real, fake = self._images(*(self.folder / path for path in paths))
+                    there = np.zeros(real.shape, np.uint8) if label is None else label
+                    if real.shape != fake.shape or there.shape != real.shape:
+                        file = self.folder / paths[1]
+                        raise ValueError(f"{file}: {fake.shape}, real {real.shape}, label {there.shape}")
+                    view = view_of(self.manifest, case, there.shape)
+                    yield Item(case, place, channel, there, real, fake, view=view)
+
+    def _label(self, place: Slice) -> NDArray | None:
+        if not place.label:
+            return None
+        ids = self._ids(read_png(self.folder / place.label))
+        check_label(self.folder / place.label, ids, self.spec)
+        return ids
+
+    def _images(self, *paths: Path) -> list[NDArray[np.uint16]]:
+        stored = [read_png(path, image_only=True) for path in paths]
+        if stored[0].dtype != stored[1].dtype:
+            told = (
+                f"{path.parent} holds {8 * image.dtype.itemsize}-bit PNG files"
+                for path, image in zip(paths, stored, strict=True)
+            )
+            warn_once(", ".join(told))
+        return [as_16_bit(image, self.manifest.provenance.get("levels")) for image in stored]
 
     def companion(self, folder: Path, item: Item, labels: bool) -> NDArray:
         """From the equally named PNG file, or for label maps from a volume ``<case>*.nii.gz`` in source geometry."""
@@ -221,7 +239,7 @@ class ManifestPairs(Pairs):
         if image.shape != item.real.shape:
             raise ValueError(f"{path}: {image.shape}, the generated image has {item.real.shape}")
         if labels:
-            return image if self.ids is None else self.ids.apply(image)
+            return self._ids(image)
         return item.window.decode(as_16_bit(image, self.manifest.provenance.get("levels")))
 
     def _from_volume(self, folder: Path, item: Item, wanted: Path) -> NDArray:
@@ -241,34 +259,6 @@ class ManifestPairs(Pairs):
             self._maps[folder] = (item.case.id, grid)
         full = plane(self._maps[folder][1], axis, item.slice.index)
         return window_plane(full, geometry.crop, item.real.shape, fill=0)
-
-
-def read_items(folder: Path, manifest: Manifest, ids: SourceIds | None = None) -> Iterator[Item]:
-    """Cases in manifest order, their slices by index, then channels; no slice that lacks a real or a generated image.
-
-    ids: what the ids of the label files become, where they are not the spec's. ValueError naming the file where sizes
-    differ or a label map has ids that the manifest does not know.
-    """
-    for case in manifest.cases:
-        # By index, because neighbours are found by looking at the slice before.
-        for item in sorted(paired_slices(case), key=lambda item: item.index):
-            label: NDArray | None = read_png(folder / item.label) if item.label else None
-            if label is not None and ids is not None:
-                label = ids.apply(label)
-            if label is not None:
-                check_label(folder / item.label, label, manifest.spec)
-            for channel, (real, fake) in enumerate(zip(item.images, item.generated, strict=True)):
-                stored = [read_png(folder / path, image_only=True) for path in (real, fake)]
-                if stored[0].dtype != stored[1].dtype:
-                    bits = [8 * image.dtype.itemsize for image in stored]
-                    where = [(folder / path).parent for path in (real, fake)]
-                    warn_once(f"{where[0]} holds {bits[0]}-bit PNG files, {where[1]} {bits[1]}-bit ones")
-                images = [as_16_bit(image, manifest.provenance.get("levels")) for image in stored]
-                there = np.zeros(images[0].shape, np.uint8) if label is None else label
-                if images[0].shape != images[1].shape or there.shape != images[0].shape:
-                    raise ValueError(f"{folder / fake}: {images[1].shape}, real {images[0].shape}, label {there.shape}")
-                view = view_of(manifest, case, there.shape)
-                yield Item(case, item, channel, there, images[0], images[1], view=view)
 
 
 def check_label(path: Path, label: NDArray, spec: DataSpec) -> None:

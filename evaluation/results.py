@@ -15,7 +15,7 @@ from evaluation.request import Plan, Request, find_weights, plan
 from evaluation.scoring import Scores, merged, score
 from evaluation.shards import key_of, load_parts, remove_parts, save_part
 from evaluation.summary import Summary
-from evaluation.tables import format_table, slices_csv, summary_csv
+from evaluation.tables import format_table, rows_csv, summary_csv
 
 __all__ = ["SCHEMA", "check_metrics", "evaluate_pairs", "evaluate_results", "evaluate_shard"]
 __all__ += ["format_table", "headline", "paired_slices"]
@@ -98,7 +98,7 @@ def _write(pairs: Pairs, out: Path, planned: Plan, scores: Scores, strict: bool 
         reasons = "; ".join(f"{key}: {entry['reason']}" for key, entry in named.items())
         raise ValueError(f"nothing could be computed: {reasons}")
     write_json(out / "metrics.json", result)
-    write_text(out / "metrics.csv", slices_csv(scores.rows))
+    write_text(out / "metrics.csv", rows_csv(scores.rows))
     write_text(out / "summary.csv", summary_csv(result))
     if planned.request.save_reference is not None:
         save_reference(planned.request.save_reference, scores.sets, planned.extractors, pairs)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -62,16 +62,16 @@ def score(pairs: Pairs, plan: Plan, groups: Sequence[int] | None = None) -> list
     """
     all_groups = pairs.groups()
     chosen = range(len(all_groups)) if groups is None else groups
-    total = pairs.total if groups is None else None
     scored = []
-    with Progress("evaluate", total, "slice", plan.request.progress) as bar:
+    with Progress("evaluate", sum(len(all_groups[n]) for n in chosen), "case", plan.request.progress) as bar:
         for number in chosen:
             group = Group(pairs, plan)
             items = pairs.items(all_groups[number])
             for case, of_case in itertools.groupby(items, key=lambda item: item.case):
-                group.add(case, _counted(of_case, bar))
+                group.add(case, of_case)
             group.run_networks()
             scored.append((number, group.scores))
+            bar.update(len(all_groups[number]))
     return scored
 
 
@@ -81,12 +81,6 @@ def merged(scored: Iterable[tuple[int, Scores]]) -> Scores:
     for _, scores in sorted(scored, key=lambda pair: pair[0]):
         total += scores
     return total
-
-
-def _counted(items: Iterable[Item], bar: Progress) -> Iterator[Item]:
-    for item in items:
-        yield item
-        bar.update()
 
 
 class Group:

@@ -7,24 +7,30 @@ means as in nnU-Net (see `metrics.segmentation`); labels that one of two maps la
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from dataloaders.io.files import csv_text, write_json, write_text
+from dataloaders.io.files import write_json, write_text
 from dataloaders.io.geometry import spacing
 from dataloaders.io.manifest import Case, Manifest
 from dataloaders.io.nifti import read_volume, whole_numbers
 from dataloaders.io.progress import tracked
 from dataloaders.io.spec import Label
 from evaluation.metrics.segmentation import dice, hd95
-from evaluation.statistics import MIN_PATIENTS, bootstrap_interval
+from evaluation.statistics import MIN_PATIENTS, finite, finite_rows, over_patients
+from evaluation.tables import rows_csv
 
 SCHEMA = "medsis-segmentation/1"
 PREDICTED, TRUE = "predictions", "groundtruth"
 COLUMNS = ("patient", "case", "label", "dice", "hd95_mm", "volume_ml", "true_volume_ml")
+METRICS: dict[str, tuple[Callable[[Mapping[str, Any]], float], str, str]] = {  # of a row -> value, direction, unit
+    "dice": (lambda row: row["dice"], "higher", ""),
+    "hd95_mm": (lambda row: row["hd95_mm"], "lower", "mm"),
+    "volume_error_ml": (lambda row: abs(row["volume_ml"] - row["true_volume_ml"]), "lower", "ml"),
+}
 SETTINGS = {
     "levels": "case, mean over a patient's cases, mean over patients; the mean of all labels without background is last",
     "dice": "2 |A and B| / (|A| + |B|) of whole volumes on the grid of the source; no value where both lack the label",
@@ -47,7 +53,7 @@ def evaluate_segmentation(folder: Path, progress: bool = False) -> dict[str, Any
         rows += _case_rows(folder, case, labels)
     result = summarise(rows, [label.name for label in labels], manifest.provenance)
     write_json(folder / "metrics.json", result)
-    write_text(folder / "metrics.csv", _csv(rows))
+    write_text(folder / "metrics.csv", rows_csv(rows))
     return result
 
 
@@ -82,24 +88,21 @@ def summarise(
     patients = sorted({row["patient"] for row in rows})
     metrics: dict[str, dict[str, Any]] = {}
     per_patient: dict[str, dict[str, float | None]] = {patient: {} for patient in patients}
-    for name, better, unit in (("dice", "higher", ""), ("hd95_mm", "lower", "mm"), ("volume_error_ml", "lower", "ml")):
-        means = []
+    for name, (of, better, unit) in METRICS.items():
+        values: dict[str, dict[str, float]] = {patient: {} for patient in patients}
         for label in labels:
-            of_label = [row for row in rows if row["label"] == label]
-            values = []
+            found = [(row["patient"], of(row)) for row in rows if row["label"] == label]
             for patient in patients:
-                of_patient = [_value(row, name) for row in of_label if row["patient"] == patient]
-                values.append(_mean(of_patient))
-                per_patient[patient][f"{name}/{label}"] = _finite(values[-1])
-            missed = sum(math.isinf(_value(row, name)) for row in of_label)
-            metrics[f"{name}/{label}"] = _entry(values, better, unit) | {"missed": missed}
-            means.append(_mean(values))
-        for patient in patients:
-            known = [value for label in labels if (value := per_patient[patient][f"{name}/{label}"]) is not None]
-            per_patient[patient][name] = _finite(_mean(known))
-        metrics[name] = _entry([_number(per_patient[p][name]) for p in patients], better, unit) | {
-            "value": _finite(_mean(means))
-        }
+                values[patient][label] = _mean(value for owner, value in found if owner == patient)
+            key, missed = f"{name}/{label}", sum(math.isinf(value) for _, value in found)
+            metrics[key] = _entry([values[p][label] for p in patients], better, unit) | {"missed": missed}
+            for patient in patients:
+                per_patient[patient][key] = finite(values[patient][label])
+        by_label = [_mean(values[patient][label] for patient in patients) for label in labels]
+        means = {patient: _mean(values[patient].values()) for patient in patients}
+        metrics[name] = _entry([*means.values()], better, unit) | {"value": finite(_mean(by_label))}
+        for patient, mean in means.items():
+            per_patient[patient][name] = finite(mean)
     kept = ("name", "method", "checkpoint", "images_seen", "split", "inputs")
     return {
         "schema": SCHEMA,
@@ -107,50 +110,22 @@ def summarise(
         "labels": list(labels),
         "metrics": metrics,
         "per_patient": per_patient,
-        "per_case": [{key: _plain(row[key]) for key in COLUMNS} for row in rows],
+        "per_case": [
+            {key: "inf" if row[key] == math.inf else value for key, value in plain.items()}
+            for row, plain in zip(rows, finite_rows(rows), strict=True)
+        ],
         "settings": SETTINGS,
         "provenance": {key: provenance.get(key) for key in kept},
     }
 
 
-def _value(row: Mapping[str, Any], name: str) -> float:
-    return abs(row["volume_ml"] - row["true_volume_ml"]) if name == "volume_error_ml" else float(row[name])
-
-
-def _mean(values: Sequence[float]) -> float:
-    finite = [value for value in values if math.isfinite(value)]
-    return math.fsum(finite) / len(finite) if finite else math.nan
+def _mean(values: Iterable[float]) -> float:
+    known = [value for value in values if math.isfinite(value)]
+    return math.fsum(known) / len(known) if known else math.nan
 
 
 def _entry(values: Sequence[float], better: str, unit: str) -> dict[str, Any]:
-    known = np.array([value for value in values if math.isfinite(value)])
-    interval = bootstrap_interval(known)
-    return {
-        "value": _finite(_mean(values)),
-        "ci95": list(interval) if interval else None,
-        "unit": unit,
-        "better": better,
-        "n_patients": len(known),
-    }
-
-
-def _finite(value: float) -> float | None:
-    return value if math.isfinite(value) else None
-
-
-def _number(value: float | None) -> float:
-    return math.nan if value is None else value
-
-
-def _plain(value: Any) -> Any:
-    """For JSON: infinite as text, NaN as nothing."""
-    if isinstance(value, float) and not math.isfinite(value):
-        return "inf" if math.isinf(value) else None
-    return value
-
-
-def _csv(rows: Sequence[Mapping[str, Any]]) -> str:
-    return csv_text(COLUMNS, ([None if row[c] != row[c] else row[c] for c in COLUMNS] for row in rows))
+    return over_patients(values) | {"value": finite(_mean(values)), "unit": unit, "better": better}
 
 
 def segmentation_table(result: Mapping[str, Any]) -> str:

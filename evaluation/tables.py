@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from dataloaders.io.files import csv_text
@@ -14,35 +14,34 @@ SUMMARY_FIELDS = (
 )
 
 
-def slices_csv(rows: Sequence[dict[str, Any]]) -> str:
-    """One row a slice and channel. An empty cell where nothing could be measured; PSNR of identical images is ``inf``."""
-    fields = list(dict.fromkeys(key for row in rows for key in row))
-    return _csv(fields, [{key: "" if value != value else value for key, value in row.items()} for row in rows])
+def rows_csv(rows: Sequence[Mapping[str, Any]], fields: Sequence[str] = ()) -> str:
+    """One line a row; fields: all of them in the order in which they appear, else. Empty where there is no number.
+
+    PSNR of identical images is ``inf``.
+    """
+    fields = fields or list(dict.fromkeys(key for row in rows for key in row))
+    found = ([row.get(field) for field in fields] for row in rows)
+    return csv_text(fields, ([None if value != value else value for value in cells] for cells in found))
 
 
 def summary_csv(result: dict[str, Any]) -> str:
     """One row a metric: value, interval, n, floor, or the reason why it is missing."""
-    return _csv(SUMMARY_FIELDS, [_summary_row(key, entry) for key, entry in result["metrics"].items()])
+    return rows_csv([_summary_row(key, entry) for key, entry in result["metrics"].items()], SUMMARY_FIELDS)
 
 
 def _summary_row(key: str, entry: dict[str, Any]) -> dict[str, Any]:
-    low, high = entry.get("ci95") or ("", "")
+    low, high = entry.get("ci95") or (None, None)
     floor = entry.get("floor") or {}
     row = {
         "metric": key.partition("/")[0],
-        "channel": entry.get("channel") or "",
+        "channel": entry.get("channel"),
         "ci95_low": low,
         "ci95_high": high,
         "n": entry.get("n", entry.get("n_patients")),
         "floor": floor.get("value"),
         "floor_n": min(floor["n"]) if floor else None,
     }
-    row |= {field: entry.get(field) for field in SUMMARY_FIELDS if field not in row}
-    return {field: "" if value is None else value for field, value in row.items()}
-
-
-def _csv(fields: Sequence[str], rows: Sequence[dict[str, Any]]) -> str:
-    return csv_text(fields, ([row.get(field) for field in fields] for row in rows))
+    return entry | row
 
 
 def format_table(result: dict[str, Any]) -> str:

@@ -34,11 +34,6 @@ class Files:
     label: Path | None
 
 
-def volume_files(folder: Path, flag: str) -> dict[str, Path]:
-    """Name without ending -> NIfTI file, sorted; ValueError for a name that is there twice, and without a folder."""
-    return {stem(path): path for path in without_twins(files_in(folder, SUFFIXES, f"--{flag}"))}
-
-
 SLICED: dict[Axis, int] = {"axial": 2, "coronal": 1, "sagittal": 0}  # array axis of a RAS volume
 
 
@@ -58,14 +53,10 @@ class VolumePairs(Pairs):
         self.spacing_known = True
         self.windows = {"image": PER_VOLUME if window is None else [window.low, window.high]}
         found: set[int] = set()
-        slices = 0
         for path in (files.label for files in cases if files.label is not None):
-            label, _ = _read(path, labels=True)
-            found.update(count_labels(label))
-            slices += label.shape[SLICED[axis]]
+            found.update(count_labels(_read(path, labels=True)[0]))
         self._known: dict[str, tuple[NDArray[np.bool_], ...]] = {}  # case -> `synthesised`
         missing, every = self._tell_missing()
-        self._slices = slices - missing if self.labelled else None
         left_out = f"what was synthesised ({every - missing} of {every} slices, inside their window)"
         self.region = left_out if self._known else "whole volumes"
         self.ids = SourceIds(found)
@@ -94,11 +85,6 @@ class VolumePairs(Pairs):
                 )
         return missing, every
 
-    @property
-    def total(self) -> int | None:
-        """Number of slices, known where there are labels."""
-        return self._slices
-
     def spacing(self, case: Case) -> tuple[float, float, float]:
         """(between slices, rows, columns) in mm of a case that `items` has reached."""
         return plane_spacing(self._grids[case.id][1], self.axis)
@@ -114,10 +100,10 @@ class VolumePairs(Pairs):
         patients = [(files.id, files.patient, files.label is not None) for files in self.cases]
         return {"spec": asdict(self.spec), "window": window, "patients": patients, "files": file_states(paths)}
 
-    def items(self, cases: Sequence[str] | None = None) -> Iterator[Item]:
+    def items(self, cases: Sequence[str]) -> Iterator[Item]:
         """One case in memory at a time."""
         for files in self.cases:
-            if cases is None or files.id in cases:
+            if files.id in cases:
                 yield from self._items(files)
 
     def _items(self, files: Files) -> Iterator[Item]:
@@ -165,7 +151,8 @@ class VolumePairs(Pairs):
     def companion(self, folder: Path, item: Item, labels: bool) -> NDArray:
         """The slice of the equally named volume."""
         if self._others.get(folder, ("",))[0] != item.case.id:
-            found = volume_files(folder, "segmented" if labels else "draws")
+            flag = "--segmented" if labels else "--draws"
+            found = {stem(path): path for path in without_twins(files_in(folder, SUFFIXES, flag))}
             names = [stem(Path(path)) for path in (item.slice.generated[0], item.slice.label) if path]
             path = next((found[name] for name in names if name in found), None)
             if path is None:
@@ -173,9 +160,6 @@ class VolumePairs(Pairs):
             volume = _on_grid(path, self._grids[item.case.id], Path(item.slice.images[0]), labels)
             self._others[folder] = (item.case.id, self._ids(volume) if labels else volume)
         return plane(self._others[folder][1], self.axis, item.slice.index)
-
-    def _ids(self, volume: NDArray) -> NDArray:
-        return volume if self.ids is None else self.ids.apply(volume)
 
 
 def synthesised(path: Path) -> tuple[NDArray[np.bool_], ...] | None:

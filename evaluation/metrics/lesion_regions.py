@@ -18,11 +18,14 @@ from numpy.typing import NDArray
 from scipy import ndimage
 from skimage.metrics import structural_similarity
 
-from dataloaders.io.files import csv_text, write_json, write_text
+from dataloaders.io.files import write_json, write_text
 from dataloaders.io.manifest import Case, Manifest
 from dataloaders.io.png import as_16_bit, read_png
 from dataloaders.io.spec import LESION
+from evaluation.metrics.lesions import near
 from evaluation.pairs import view_of
+from evaluation.statistics import finite_rows
+from evaluation.tables import rows_csv
 
 JSON_NAME, CSV_NAME = "lesion_regions.json", "lesion_regions.csv"
 RIM = 3  # voxels around the lesions
@@ -43,10 +46,8 @@ class Scores:
 
 def regions(lesion: NDArray[np.bool_], body: NDArray[np.bool_], rim: int = RIM) -> dict[str, NDArray[np.bool_]]:
     """Masks of lesion, rim (up to `rim` steps around, inside the body) and outside (the rest of the body)."""
-    near = lesion
-    if rim:
-        near = ndimage.maximum_filter(lesion.astype(np.uint8), 2 * rim + 1, mode="constant") > 0
-    return {"lesion": lesion, "rim": near & ~lesion & body, "outside": body & ~near}
+    around = near(lesion, rim)
+    return {"lesion": lesion, "rim": around & ~lesion & body, "outside": body & ~around}
 
 
 def score_regions(
@@ -151,8 +152,9 @@ def evaluate_lesion_regions(folder: Path) -> dict[str, Any] | None:
     if not rows:
         return None
     result = {"rim": RIM, "range_percentile": RANGE_PERCENTILE, "rows": rows}
-    write_json(folder / JSON_NAME, _without_nan(result))
-    _write_csv(folder / CSV_NAME, rows)
+    write_json(folder / JSON_NAME, result | {"rows": finite_rows(rows)})
+    columns = ["case", "channel", "images", *(f"{key}_{name}" for name in NAMES for key in ("mse", "psnr", "ssim"))]
+    write_text(folder / CSV_NAME, rows_csv(rows, [*columns, "contrast"]))
     return result
 
 
@@ -203,21 +205,6 @@ def _case_rows(folder: Path, manifest: Manifest, case: Case) -> list[dict[str, A
                 row["profile"] = {str(k): v for k, v in radial_profile(volumes[c], lesion, white, distance).items()}
             rows.append(row)
     return rows
-
-
-def _without_nan(value: Any) -> Any:
-    """JSON has no NaN and no infinity: both become null."""
-    if isinstance(value, dict):
-        return {key: _without_nan(item) for key, item in value.items()}
-    if isinstance(value, list):
-        return [_without_nan(item) for item in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
-
-
-def _write_csv(path: Path, rows: Sequence[dict[str, Any]]) -> None:
-    columns = ["case", "channel", "images"]
-    columns += [f"{key}_{name}" for name in NAMES for key in ("mse", "psnr", "ssim")] + ["contrast"]
-    write_text(path, csv_text(columns, ([row.get(column) for column in columns] for row in rows)))
 
 
 def format_regions(result: dict[str, Any]) -> str:

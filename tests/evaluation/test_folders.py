@@ -12,8 +12,7 @@ import pytest
 from PIL import Image
 
 from dataloaders.io.png import read_png, write_png
-from evaluation.folders import folders_manifest
-from evaluation.pairs import ManifestPairs
+from evaluation.folders import Folders
 from evaluation.request import Request
 from evaluation.results import evaluate_pairs
 from tests.toy_results import noisy, write_results
@@ -74,8 +73,8 @@ def test_without_labels_only_whole_image_metrics(
 def test_eight_bit_images_count_in_their_own_levels(tmp_path: Path) -> None:
     for name, level in (("real", 10), ("generated", 13)):
         write_png(tmp_path / name / "a.png", np.full((16, 16), level, np.uint8))
-    manifest = folders_manifest(tmp_path / "real", tmp_path / "generated", None, None, None)
-    result = evaluate_pairs(ManifestPairs(tmp_path, manifest), tmp_path / "out", Request("mae"))
+    pairs = Folders(tmp_path / "real", tmp_path / "generated").pairs()
+    result = evaluate_pairs(pairs, tmp_path / "out", Request("mae"))
     assert result["metrics"]["mae/image"]["value"] == pytest.approx(3, abs=1e-4)
 
 
@@ -95,9 +94,10 @@ def test_neighbours_are_told_by_the_slice_number(tmp_path: Path, names: tuple[st
         for i, name in enumerate(names):
             write_png(tmp_path / folder / f"{name}.png", np.full((16, 16), 1 if folder == "label" else i, np.uint8))
     folders = [tmp_path / folder for folder in ("real", "generated", "label")]
-    manifest = folders_manifest(*folders, None, "(p)")
     result = evaluate_pairs(
-        ManifestPairs(tmp_path, manifest), tmp_path / "out", Request("mae,slice_difference_mae,slice_jump_ratio")
+        Folders(*folders, patient_regex="(p)").pairs(),
+        tmp_path / "out",
+        Request("mae,slice_difference_mae,slice_jump_ratio"),
     )
     assert result["n"]["slices"] == len(names)
     assert result["n"]["patients"] == 1
@@ -172,4 +172,4 @@ def test_label_palettes_must_agree(folders: tuple[Path, Path, Path]) -> None:
         image.putpalette([(channel * (i + 1) * k) % 256 for k in range(256) for channel in (1, 3, 7)])
         image.save(path)
     with pytest.raises(ValueError, match="its palette is not that of"):
-        folders_manifest(real, generated, label, None, None)
+        Folders(real, generated, label).pairs()
