@@ -13,18 +13,32 @@ import sys
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, fields, is_dataclass, make_dataclass, replace
 from pathlib import Path
-from typing import Any, Literal, TypeVar, cast, get_args, get_type_hints
+from typing import Annotated, Any, Literal, TypeVar, cast, get_args, get_type_hints
 
 import tyro
 
-from dataloaders.io.schema import decode
+from dataloaders.io.schema import (
+    AtLeast0,
+    AtLeast1,
+    BelowOne,
+    GpuIds,
+    Iteration,
+    Must,
+    NotNegative,
+    Positive,
+    Shard,
+    check,
+    decode,
+)
 from models import MethodOptions
 from models.gan.options import OASIS, SPADE, OasisConfig, SpadeConfig
 from models.gmm.options import GMM, GMM_PRESETS, GmmConfig
 from models.lesion.options import LESION, LesionConfig
-from models.ranges import check_at_least, check_fraction, check_positive
 from models.segmenter.options import SEGMENTER, SegmenterConfig
 
+StateIteration = Annotated[
+    str, Must("latest or a number of images seen", lambda text: text == "latest" or text.isdigit())
+]
 Precision = Literal["auto", "fp32", "bf16"]
 # --model -> what there is to know of it. A --preset without --model means the first method that has it.
 METHODS: dict[str, MethodOptions] = {
@@ -54,11 +68,11 @@ class CommonConfig:
     """Folder of all runs."""
     seed: int = 42
     """Seed of weights, order, augmentation and noise."""
-    gpu_ids: str = "auto"
+    gpu_ids: GpuIds = "auto"
     """GPU to use: a number, -1 for the CPU, auto for GPU 0 where there is one."""
-    num_workers: int = 0
+    num_workers: AtLeast0 = 0
     """Loader processes; 0 loads in the main process, which is best while the data fit in memory (see cache_gb)."""
-    cache_gb: float = 2.0
+    cache_gb: NotNegative = 2.0
     """Keep decoded slices in memory up to this size."""
     precision: Precision = "auto"
     """Arithmetic: auto is bf16 on GPUs that have it, fp32 elsewhere. Losses are always fp32."""
@@ -67,43 +81,43 @@ class CommonConfig:
     compile: bool = False
     """Compile the networks with torch.compile; minutes at the start, worth it for long runs on a GPU."""
 
-    batch_size: int = 8
+    batch_size: AtLeast1 = 8
     """Images per step."""
-    num_epochs: int = 200
+    num_epochs: AtLeast1 = 200
     """Passes over the training slices; published 200 (COCO 100)."""
-    lr_g: float = 1e-4
+    lr_g: Positive = 1e-4
     """Learning rate of the generator."""
-    lr_d: float = 4e-4
+    lr_d: Positive = 4e-4
     """Learning rate of the discriminator."""
-    beta1: float = 0.0
+    beta1: BelowOne = 0.0
     """Adam's beta1."""
-    beta2: float = 0.999
+    beta2: BelowOne = 0.999
     """Adam's beta2."""
     flip: bool = True
     """Mirror training slices left-right half of the time, swapping labels named left and right; axial and coronal only."""
 
     continue_train: bool = True
     """Resume where the run stands; with --no-continue_train an existing run folder is an error."""
-    which_iter: str = "latest"
+    which_iter: StateIteration = "latest"
     """State to resume from: latest, or a number of images seen of which a state file is kept."""
-    freq_print: int = 1000
+    freq_print: AtLeast1 = 1000
     """Images between log lines."""
-    freq_preview: int = 10000
+    freq_preview: AtLeast1 = 10000
     """Images between preview pictures."""
-    freq_fid: int = 10000
+    freq_fid: AtLeast1 = 10000
     """Images between evaluations of the moving-average generator on the validation split (all metrics, not only FID)."""
-    freq_save_latest: int = 10000
+    freq_save_latest: AtLeast1 = 10000
     """Images between saved states (the newest three are kept)."""
-    freq_save_ckpt: int = 100000
+    freq_save_ckpt: AtLeast1 = 100000
     """Images between weight files that are kept for good."""
-    eval_slices: int = 512
+    eval_slices: AtLeast0 = 512
     """At most this many validation slices per evaluation, evenly spaced; 0 for all."""
     metrics: str = "auto"
     """Metrics of the evaluation: auto for all that can be computed here, a comma-separated list, or none (best = newest)."""
     weights: Path | None = None
     """Folder or file with pretrained weights for FID and LPIPS; else $MEDSIS_WEIGHTS, else torch's cache."""
 
-    stop_patience: int = 50000
+    stop_patience: AtLeast0 = 50000
     """Stop with advice when the discriminator has won for so many images (accuracy above 0.99 in every report); 0 never."""
 
 
@@ -127,6 +141,10 @@ class Config(CommonConfig):
         """Options of that method alone."""
         return getattr(self, self.method.groups[0])
 
+    def check_together(self) -> None:
+        """ValueError for options that the method cannot be trained with."""
+        self.method.check(self)
+
 
 @dataclass(frozen=True, kw_only=True)
 class TestConfig:
@@ -148,27 +166,27 @@ class TestConfig:
     """With --labels: ids of a table beside the maps (dseg.tsv), else (or source) of training; class: the run's 0 to N-1."""
     unknown_labels: Literal["refuse", "background"] = "refuse"
     """With --labels: what to do with ids that are no class of the run."""
-    shard: str = "0/1"
+    shard: Shard = "0/1"
     """With --labels: only every n-th map from the i-th on, as i/n; shards may run at the same time."""
     checkpoints_dir: Path = Path("checkpoints")
     """Folder of all runs."""
     results_dir: Path = Path("results")
     """Results go to <results_dir>/<name>/<ckpt_iter>."""
-    ckpt_iter: str = "best"
+    ckpt_iter: Iteration = "best"
     """Weights to use: best, latest, or a number of images seen."""
     phase: Literal["test", "val", "train"] = "test"
     """Split to synthesise."""
-    batch_size: int = 8
+    batch_size: AtLeast1 = 8
     """Images per forward pass; does not change the images."""
     seed: int = 0
     """Seed of the noise."""
     resample: str = ""
     """Labels whose noise is drawn anew while all others keep theirs: names or ids, comma-separated; see --draw."""
-    draw: int = 1
+    draw: AtLeast1 = 1
     """Which of the endless other draws --resample takes."""
     noise: Literal["case", "slice"] = "case"
     """Draw the style noise once per case, so that stacked slices match, or anew for each slice."""
-    gpu_ids: str = "auto"
+    gpu_ids: GpuIds = "auto"
     """GPU to use: a number, -1 for the CPU, auto for GPU 0 where there is one."""
     volumes: bool = True
     """Also stack the slices to NIfTI volumes in source geometry and units."""
@@ -180,6 +198,26 @@ class TestConfig:
     """Segmenter: channels of --dataroot to give the network instead of those it was trained on."""
     overwrite: bool = False
     """Replace results that were made with other weights, data or options."""
+
+    def check_together(self) -> None:
+        """ValueError unless there is a prepared folder or label maps, and only options of that."""
+        if (self.dataroot is None) == (self.labels is None):
+            both = "and" if self.labels else "or"
+            raise ValueError(
+                f"--dataroot {both} --labels: give one of them, a prepared folder or label maps (NIfTI) without images"
+            )
+        if self.labels is not None and self.out is None:
+            raise ValueError("--labels: give --out, the folder for the volumes")
+        if self.label_map is not None and self.label_ids != "auto":
+            raise ValueError("--label_map and --label_ids: a table says by name what ids mean; give one of them")
+        foreign, other = ["out", "label_map", "label_ids", "unknown_labels", "shard"], "--labels"
+        if self.labels is not None:
+            foreign = ["patient_regex", "phase", "inputs", "volumes", "metrics", "weights", "results_dir"]
+            other = "--dataroot"
+        for option in fields(self):
+            given = getattr(self, option.name)
+            if option.name in foreign and given != option.default and (option.name, given) != ("metrics", "none"):
+                raise ValueError(f"--{'no-' * (given is False)}{option.name}: goes with {other}")
 
 
 # Options that may differ when a run is resumed: they change neither the model nor what it learns from. Folders may move;
@@ -246,7 +284,7 @@ def parse_train(arguments: Sequence[str] | None = None) -> Config:
     default = shown(**{f.name: getattr(start, f.name) for f in fields(shown)})
     given = tyro.cli(shown, args=_without_foreign(arguments, start), default=default, description=CommonConfig.__doc__)
     config = replace(start, **{f.name: getattr(given, f.name) for f in fields(shown)})
-    _refused_in_one_line(lambda: check_train(config), arguments)
+    _refused_in_one_line(lambda: check(config), arguments)
     for argument, why in method.idle(arguments, config):
         print(f"warning: {argument} has no effect: {why}", file=sys.stderr)
     return config
@@ -270,7 +308,7 @@ def _without_foreign(arguments: Sequence[str], start: Config) -> list[str]:
 def parse_test(arguments: Sequence[str] | None = None) -> TestConfig:
     """Command line -> checked TestConfig; a bad value ends with one line on stderr and exit code 2."""
     config = tyro.cli(TestConfig, args=arguments, description=TestConfig.__doc__)
-    _refused_in_one_line(lambda: check_test(config))
+    _refused_in_one_line(lambda: check(config))
     return config
 
 
@@ -296,70 +334,6 @@ def _refused_in_one_line(check: Callable[[], _Any], arguments: Sequence[str] = (
     except ValueError as error:
         print(f"error: {error}{set_by_preset(str(error), arguments)}", file=sys.stderr)
         raise SystemExit(2) from None
-
-
-def check_train(config: Config) -> None:
-    """Raise ValueError naming flag, value and allowed range for the first option out of range."""
-    at_least = {
-        "batch_size": (config.batch_size, 1),
-        "num_epochs": (config.num_epochs, 1),
-        "num_workers": (config.num_workers, 0),
-        "eval_slices": (config.eval_slices, 0),
-        "cache_gb": (config.cache_gb, 0),
-        "stop_patience": (config.stop_patience, 0),
-    }
-    at_least |= {f.name: (getattr(config, f.name), 1) for f in fields(config) if f.name.startswith("freq_")}
-    for flag, (value, low) in at_least.items():
-        check_at_least(flag, value, low)
-    for flag, value in {"lr_g": config.lr_g, "lr_d": config.lr_d}.items():
-        check_positive(flag, value)
-    for flag, value in {"beta1": config.beta1, "beta2": config.beta2}.items():
-        check_fraction(flag, value)
-    config.method.check(config)
-    from_dict(to_dict(config))  # what could not be read back from a checkpoint (infinity) is refused now
-    if config.which_iter != "latest" and not config.which_iter.isdigit():
-        raise ValueError(f"--which_iter {config.which_iter}: must be latest or a number of images seen")
-    _check_gpu_ids(config.gpu_ids)
-
-
-def check_test(config: TestConfig) -> None:
-    """Raise ValueError naming flag, value and allowed range for the first option out of range."""
-    _check_source(config)
-    if config.batch_size < 1:
-        raise ValueError(f"--batch_size {config.batch_size}: must be at least 1")
-    if config.draw < 1:
-        raise ValueError(f"--draw {config.draw}: must be at least 1")
-    if config.ckpt_iter not in ("best", "latest") and not config.ckpt_iter.isdigit():
-        raise ValueError(f"--ckpt_iter {config.ckpt_iter}: must be best, latest or a number of images seen")
-    _check_gpu_ids(config.gpu_ids)
-
-
-def _check_source(config: TestConfig) -> None:
-    """A prepared folder or label maps, and the options of that alone."""
-    if (config.dataroot is None) == (config.labels is None):
-        both = "and" if config.labels else "or"
-        raise ValueError(
-            f"--dataroot {both} --labels: give one of them, a prepared folder or label maps (NIfTI) without images"
-        )
-    if config.labels is not None and config.out is None:
-        raise ValueError("--labels: give --out, the folder for the volumes")
-    if config.label_map is not None and config.label_ids != "auto":
-        raise ValueError("--label_map and --label_ids: a table says by name what ids mean; give one of them")
-    foreign, other = ["out", "label_map", "label_ids", "unknown_labels", "shard"], "--labels"
-    if config.labels is not None:
-        foreign, other = (
-            ["patient_regex", "phase", "inputs", "volumes", "metrics", "weights", "results_dir"],
-            "--dataroot",
-        )
-    for option in fields(config):
-        given = getattr(config, option.name)
-        if option.name in foreign and given != option.default and (option.name, given) != ("metrics", "none"):
-            raise ValueError(f"--{'no-' * (given is False)}{option.name}: goes with {other}")
-
-
-def _check_gpu_ids(gpu_ids: str) -> None:
-    if gpu_ids != "auto" and not gpu_ids.lstrip("-").isdigit():
-        raise ValueError(f"--gpu_ids {gpu_ids}: must be auto, -1 for the CPU, or one GPU number")
 
 
 def to_dict(config: Config | TestConfig) -> dict[str, Any]:

@@ -28,7 +28,7 @@ class MethodOptions:
     workflow: str
     groups: tuple[str, ...]
     presets: Mapping[str, Mapping[str, Any]]
-    check: Callable[[Config], None]
+    check: Callable[[Config], None] = lambda config: None
     runtime: tuple[str, ...] = ()
     idle: Callable[[Sequence[str], Config], list[tuple[str, str]]] = lambda arguments, config: []
     fitted: bool = False

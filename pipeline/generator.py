@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from dataloaders.io.schema import decode
-from models.gmm.options import GMM_PRESETS, GmmConfig, check_gmm
+from dataloaders.io.schema import check, decode
+from models.gmm.options import GMM_PRESETS, GmmConfig
 
 
 def gmm_options(contrast: str, changes: dict[str, Any]) -> GmmConfig:
@@ -20,16 +20,8 @@ def gmm_options(contrast: str, changes: dict[str, Any]) -> GmmConfig:
     # Measured means are on the scan's window, so slices keep it: none is stretched by what it happens to show.
     measured = replace(common, vary=True, covariance=True, gamma_std=0.1, normalise="window")
     options = measured if contrast == "t1" else common
-    known = set(options.__dataclass_fields__) - {"preset", "priors"}
-    unknown = sorted(set(changes) - known)
-    if unknown:
-        raise ValueError(
-            f"synthesise.gmm {unknown[0]}: no such option of the generator; there are {', '.join(sorted(known))}"
-        )
-    try:
-        options = decode(GmmConfig, {**vars(options), **changes}, "synthesise.gmm")
-        check_gmm(options, "synthesise.gmm.")
-    except (TypeError, ValueError) as error:
-        text = str(error).removeprefix("--")
-        raise ValueError(text if text.startswith("synthesise.gmm") else f"synthesise.gmm: {text}") from None
-    return options
+    if fixed := {"preset", "priors"} & changes.keys():
+        raise ValueError(f"synthesise.gmm {', '.join(sorted(fixed))}: follows from synthesise.contrast")
+    made: GmmConfig = decode(GmmConfig, {**vars(options), **changes}, "synthesise.gmm")
+    check(made, "synthesise.gmm.")
+    return made

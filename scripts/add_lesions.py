@@ -8,7 +8,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import tyro
@@ -20,6 +20,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from dataloaders.io.files import write_json
 from dataloaders.io.geometry import resample, to_ras
 from dataloaders.io.nifti import stem
+from dataloaders.io.schema import AtLeast0, GpuIds, Iteration, Must, Share, check
 from dataloaders.io.spec import LESION
 from dataloaders.lesions.adding import Painting, add_lesions, back_to_file, mask_to_file
 from dataloaders.lesions.placing import Placed, Variation, allowed_zone, place
@@ -36,6 +37,13 @@ PROVENANCE = "provenance.json"
 LEVEL_SIGMA = 1.2  # voxels; brightness changes slowly within a lesion, its grain is the network's to paint
 MASK_NAME = "lesion_mask.nii.gz"
 Profile = tuple[Sequence[float], float, float]  # brightness by depth, spread between lesions, spread within
+
+
+Factors = Annotated[
+    tuple[float, float], Must("two factors in (0, 10], the lower one first", lambda v: 0 < v[0] <= v[1] <= 10)
+]
+Load = Annotated[str, Must("a volume above 0 such as 5ml", lambda text: not text or (millilitres(text) or 0) > 0)]
+Millimetres = Annotated[float, Must("in [0, 50] mm", lambda mm: 0 <= mm <= 50)]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,26 +74,26 @@ class AddLesionsOptions:
     registration: Literal["auto", "none", "affine", "deformable"] = "auto"
     """Patient to input: auto is deformable, and none where both already lie in one space."""
 
-    load: str = ""
+    load: Load = ""
     """Volume of the new lesions, e.g. 5ml; by default that of the lesions that are there."""
     vary: bool = False
     """Change the lesions by usual amounts: scale 0.8 to 1.2, mirror half of them, elastic 1 mm, shift 4 mm."""
-    scale: tuple[float, float] | None = None
+    scale: Factors | None = None
     """Size of each lesion, drawn between two factors."""
-    mirror: float | None = None
+    mirror: Share | None = None
     """Probability that a lesion changes sides."""
-    elastic: float | None = None
+    elastic: Millimetres | None = None
     """Standard deviation of a lesion's smooth deformation in mm."""
-    shift: float | None = None
+    shift: Millimetres | None = None
     """Standard deviation of a lesion's displacement along each axis in mm."""
-    seed: int = 0
+    seed: AtLeast0 = 0
     """Seed of all of that, of filling and of the method's noise."""
 
     checkpoints_dir: Path = Path("checkpoints")
     """Folder of all runs."""
-    ckpt_iter: str = "best"
+    ckpt_iter: Iteration = "best"
     """Weights to use: best, latest, or a number of images seen."""
-    gpu_ids: str = "auto"
+    gpu_ids: GpuIds = "auto"
     """GPU to use: a number, -1 for the CPU, auto for GPU 0 where there is one."""
     overwrite: bool = False
     """Replace what is in --output."""
@@ -93,10 +101,10 @@ class AddLesionsOptions:
     """Only place the lesions and say what would be written."""
 
     def variation(self) -> Variation:
-        """How lesions are changed; ValueError for values out of range."""
+        """How lesions are changed."""
         usual = Variation(scale=(0.8, 1.2), mirror=0.5, elastic=1.0, shift=4.0) if self.vary else Variation()
         return Variation(
-            load_ml=parse_load(self.load) if self.load else None,
+            load_ml=millilitres(self.load),
             scale=usual.scale if self.scale is None else self.scale,
             mirror=usual.mirror if self.mirror is None else self.mirror,
             elastic=usual.elastic if self.elastic is None else self.elastic,
@@ -104,33 +112,29 @@ class AddLesionsOptions:
             seed=self.seed,
         )
 
+    def check_together(self) -> None:
+        """ValueError for options that do not go together."""
+        if self.mask is None and self.from_patient is None:
+            raise ValueError("give --mask FILE or --from_patient DIR: where the lesions come from")
+        if self.from_patient is None:
+            for flag in ("patient_tissue", "patient_brain_mask"):
+                if getattr(self, flag) is not None:
+                    raise ValueError(f"--{flag} {getattr(self, flag)}: only with --from_patient")
+        stems = [path.name for path in self.input]
+        twice = sorted({name for name in stems if stems.count(name) > 1})
+        if twice:
+            raise ValueError(f"--input: two files are named {twice[0]}, and outputs have the names of inputs")
+        for path in self.input:
+            if path.resolve().parent == self.output.resolve():
+                raise ValueError(
+                    f"--output {self.output}: is the folder of the input {path.name}, which would be replaced"
+                )
 
-def parse_load(text: str) -> float:
-    """``5ml``, ``5 ml`` or ``5`` -> 5.0; ValueError for anything else."""
+
+def millilitres(text: str) -> float | None:
+    """``5ml``, ``5 ml`` or ``5`` -> 5.0; None for anything else."""
     match = re.fullmatch(r"([0-9]*\.?[0-9]+)\s*(ml)?", text.strip())
-    if match is None:
-        raise ValueError(f"--load {text}: must be a volume such as 5ml")
-    return float(match[1])
-
-
-def check_options(o: AddLesionsOptions) -> None:
-    """Raise ValueError for options that do not go together."""
-    if o.mask is None and o.from_patient is None:
-        raise ValueError("give --mask FILE or --from_patient DIR: where the lesions come from")
-    if o.from_patient is None:
-        for flag in ("patient_tissue", "patient_brain_mask"):
-            if getattr(o, flag) is not None:
-                raise ValueError(f"--{flag} {getattr(o, flag)}: only with --from_patient")
-    if o.seed < 0:
-        raise ValueError(f"--seed {o.seed}: must be at least 0")
-    o.variation()
-    stems = [path.name for path in o.input]
-    twice = sorted({name for name in stems if stems.count(name) > 1})
-    if twice:
-        raise ValueError(f"--input: two files are named {twice[0]}, and outputs have the names of inputs")
-    for path in o.input:
-        if path.resolve().parent == o.output.resolve():
-            raise ValueError(f"--output {o.output}: is the folder of the input {path.name}, which would be replaced")
+    return None if match is None else float(match[1])
 
 
 def painter(o: AddLesionsOptions) -> tuple[Method, Painting]:
@@ -317,7 +321,7 @@ def _sha256(raw: NDArray) -> str:
 def main() -> int:
     """Exit codes: 0 fine, 2 bad options or scans that cannot be used."""
     o = tyro.cli(AddLesionsOptions, description=AddLesionsOptions.__doc__)
-    check_options(o)
+    check(o)
     method, how = painter(o)
     profile = method.level_profile if isinstance(method, LesionUnet) else None
     print(add_to_scan(o, method, how, None if profile is None else (profile.mean, profile.between, profile.within)))

@@ -14,7 +14,7 @@ import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import torch
@@ -28,6 +28,7 @@ from dataloaders.io.find import anatomical, files_below, find_files, without_twi
 from dataloaders.io.geometry import off_grid, to_ras
 from dataloaders.io.nifti import SUFFIXES, file_sha256, read_volume, stem
 from dataloaders.io.progress import tracked
+from dataloaders.io.schema import AtLeast0, LowHigh, Must, check
 from dataloaders.io.workers import in_order
 from dataloaders.labelmaps.lab2im import list_scheme
 from dataloaders.labelmaps.maps import read_label_map_file
@@ -49,6 +50,9 @@ class SourceFaults(ValueError):  # noqa: N818 (several faults, one error)
         self.faults = faults
 
 
+Percentiles = Annotated[tuple[float, float], Must("low and high, in 0..100", lambda v: 0 <= v[0] < v[1] <= 100)]
+
+
 @dataclass(frozen=True, kw_only=True)
 class PriorOptions:
     """Priors of a contrast, for the GMM generator, from images of that contrast and their label maps."""
@@ -57,7 +61,7 @@ class PriorOptions:
     """Folder, file or quoted glob of images (.nii, .nii.gz, .mgz); names ending in _0000, _0001, ... are channels."""
     labels: str
     """Folder, file or quoted glob of their label maps, paired by file name."""
-    out: Path
+    out: Annotated[Path, Must("a file ending in .json", lambda path: path.suffix == ".json")]
     """File to write; generate.py --priors and train.py --model gmm --gmm.priors read it."""
     channel: tuple[str, ...] = ()
     """Names of the channels, in order, e.g. T1w FLAIR; by default image, or channel_0, channel_1, ..."""
@@ -69,15 +73,15 @@ class PriorOptions:
     """.npy file: intensity class of each of generation_labels; by default each its own."""
     robust: bool = True
     """Median and 1.4826 x MAD of each class instead of mean and standard deviation."""
-    percentiles: tuple[float, float] = (2.0, 98.0)
+    percentiles: Percentiles = (2.0, 98.0)
     """Percentiles of each whole image that become 0 and 255; 0 99.9 where the head is small in the image."""
-    window: tuple[float, float] | None = None
+    window: LowHigh | None = None
     """Intensities that become 0 and 255 in every image, instead of percentiles; for CT, such as -1000 1000."""
     arrays: Path | None = None
     """Also write <arrays>_means.npy and <arrays>_stds.npy, as lab2im and SynthSeg read them (normal priors)."""
     case_regex: str | None = None
     """Regular expression whose first group is the subject within a file's stem, where names do not agree by themselves."""
-    num_workers: int = 0
+    num_workers: AtLeast0 = 0
     """Processes; 0 works in this one. Does not change the result."""
 
 
@@ -144,7 +148,7 @@ def estimate_priors(o: PriorOptions) -> EstimatedPriors:
     SourceFaults lists every subject without a partner, on different grids, or with labels that the scheme lacks;
     ValueError for options that do not fit.
     """
-    _check(o)
+    check(o)
     cases, channels, skipped = find_subjects(o)
     scheme = _scheme(o, cases)
     found = list(in_order(_measure_or_fault, [(case, channels, scheme, o) for case in cases], o.num_workers, "measure"))
@@ -166,17 +170,6 @@ def estimate_priors(o: PriorOptions) -> EstimatedPriors:
             with atomic_path(o.arrays.with_name(f"{o.arrays.name}_{name}.npy")) as temporary:
                 np.save(temporary, array)
     return result
-
-
-def _check(o: PriorOptions) -> None:
-    if o.num_workers < 0:
-        raise ValueError(f"--num_workers {o.num_workers}: must be at least 0")
-    if o.out.suffix != ".json":
-        raise ValueError(f"--out {o.out}: must end in .json")
-    if not 0 <= o.percentiles[0] < o.percentiles[1] <= 100:
-        raise ValueError(f"--percentiles {o.percentiles[0]:g} {o.percentiles[1]:g}: must be low and high, in 0..100")
-    if o.window is not None and not o.window[0] < o.window[1]:
-        raise ValueError(f"--window {o.window[0]:g} {o.window[1]:g}: must be low and high")
 
 
 def _cut_off(prior: FittedPrior, channels: Sequence[str], scheme: LabelScheme, o: PriorOptions) -> list[str]:

@@ -13,6 +13,7 @@ import tyro
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from dataloaders.io.manifest import Manifest
+from dataloaders.io.schema import LowHigh, Shard, check
 from dataloaders.io.spec import Axis
 from dataloaders.io.workers import parse_shard
 from engine.command import exit_code
@@ -36,7 +37,7 @@ class EvaluateOptions:
     """Folder of generated images with the same file names."""
     labels: Path | None = None
     """Folder of label maps with the same file names (with or without the channel ending)."""
-    window: tuple[float, float] | None = None
+    window: LowHigh | None = None
     """Physical values of the lowest and highest level, e.g. -1024 3071; default: PNG levels, each real volume's range."""
     levels: int | None = None
     """Highest level that the PNG files can hold, e.g. 4095 for 12-bit images in 16 bits; default: 255, 65535, or where
@@ -71,7 +72,7 @@ class EvaluateOptions:
     """Folder or file with pretrained weights; else $MEDSIS_WEIGHTS, else torch's cache."""
     device: str = "cpu"
     """Device of the networks, e.g. cuda."""
-    shard: str = "0/1"
+    shard: Shard = "0/1"
     """Score only part i of n of the cases, e.g. in a job array; the last part to finish merges all (same --out)."""
     out: Path | None = None
     """Folder of metrics.json and the tables; default: the results folder, else results/evaluate."""
@@ -81,6 +82,7 @@ class EvaluateOptions:
 
 def evaluate(options: EvaluateOptions) -> dict[str, Any] | None:
     """Metrics of whatever the options name; None for a shard while others are missing."""
+    check(options)
     mode = mode_of(options)
     request = Request(
         metrics=options.metrics,

@@ -28,6 +28,7 @@ from dataloaders.io.ledger import WorkReport
 from dataloaders.io.manifest import Case, Geometry, Manifest, Slice, affine_rows, case_from_dict, slice_name
 from dataloaders.io.nifti import file_sha256, write_volume
 from dataloaders.io.progress import tracked
+from dataloaders.io.schema import AtLeast0, AtLeast1, Shape, Shard, check
 from dataloaders.io.spec import Axis, Channel, DataSpec
 from dataloaders.io.workers import as_ready, in_order, parse_shard
 from dataloaders.labelmaps.generated_files import INDEX, SCHEMA, SampleLedger, bids_place, describe_bids
@@ -43,7 +44,7 @@ from dataloaders.slice_files import Frame, write_slice
 from engine.command import exit_code
 from models.base import seeded_generator
 from models.gmm.labels import LabelScheme, find_values
-from models.gmm.options import GMM_PRESETS, GmmConfig, check_gmm, synthseg_preset
+from models.gmm.options import GMM_PRESETS, GmmConfig, synthseg_preset
 from models.gmm.params import Params
 from models.gmm.priors import FittedPrior
 from models.gmm.sampling import Priors
@@ -60,19 +61,19 @@ class GenerateOptions:
     """Label maps: a folder (searched with its subfolders), one file (.nii, .nii.gz, .mgz), or a .txt list of files."""
     out: Path
     """Folder to write."""
-    n: int = 100
+    n: AtLeast1 = 100
     """Number of samples in all shards; raise it later to make more of the same."""
-    seed: int = 0
+    seed: AtLeast0 = 0
     """Seed: sample k of a seed is always the same."""
-    size: tuple[int, ...] = ()
+    size: Shape = ()
     """Random crop to this many voxels, one number or one per axis; the same as --output_shape."""
     slices: Literal["none", "axial", "coronal", "sagittal"] = "none"
     """Write PNG slices and a manifest, as test.py does, instead of NIfTI volumes."""
-    channels: int = 1
+    channels: AtLeast1 = 1
     """Images per sample: contrasts of one anatomy."""
-    shard: str = "0/1"
+    shard: Shard = "0/1"
     """Make only samples k with k % n == i of shard i/n, i from 0 to n-1; shards may run at the same time."""
-    num_workers: int = 0
+    num_workers: AtLeast0 = 0
     """Processes, one sample each at a time; 0 works in this one. Does not change the images."""
 
     scheme: str = "auto"
@@ -109,6 +110,33 @@ class GenerateOptions:
         start, step = parse_shard(self.shard)
         return range(start, self.n, step)
 
+    def check_together(self) -> None:
+        """ValueError for options that do not go together."""
+        if parse_shard(self.shard)[1] > self.n:
+            raise ValueError(f"--shard {self.shard}: there are only --n {self.n} samples")
+        if self.subclasses is not None and self.seeds is None:
+            raise ValueError(f"--subclasses {self.subclasses[0]} {self.subclasses[1]} needs --seeds")
+        if self.seeds is not None and self.lesions is not None:
+            raise ValueError("--seeds and --lesions cannot both be given")
+        if self.seeds is not None and self.gmm.priors != "random":
+            raise ValueError(
+                f"--priors {self.gmm.priors} and --seeds cannot both be given: "
+                "priors are of the labels, intensities are of the seeds' clusters"
+            )
+        if self.size and self.gmm.output_shape:
+            raise ValueError("--size and --output_shape are the same; give one of them")
+        if self.gmm.priors == "fit":
+            raise ValueError(
+                "--preset fitted has no training images to fit priors from here; "
+                "give --priors FILE of scripts/estimate_priors.py, or --priors random"
+            )
+        if self.gmm.priors != "random" and (self.prior_means_file or self.prior_stds_file):
+            raise ValueError("--priors FILE and --prior_means_file or --prior_stds_file cannot both be given")
+        if self.labels.is_dir() and self.out.resolve().is_relative_to(self.labels.resolve()):
+            raise ValueError(
+                f"--out {self.out} lies in --labels {self.labels}, where its maps would count as input next time"
+            )
+
 
 def map_weights(given: tuple[str, ...], count: int) -> tuple[float, ...]:
     """Numbers of --subjects_prob, () for none; ValueError where they do not fit so many label maps."""
@@ -129,38 +157,6 @@ def map_weights(given: tuple[str, ...], count: int) -> tuple[float, ...]:
             f"{text}: {len(numbers)} values for {count} label maps; one for each, 0 or more, not all 0, is allowed"
         )
     return tuple(numbers.tolist())
-
-
-def check_options(o: GenerateOptions) -> None:
-    """Raise ValueError naming the flag, the value and what is allowed."""
-    for name, low in {"n": 1, "channels": 1, "num_workers": 0, "seed": 0}.items():
-        if getattr(o, name) < low:
-            raise ValueError(f"--{name} {getattr(o, name)}: must be at least {low}")
-    if parse_shard(o.shard)[1] > o.n:
-        raise ValueError(f"--shard {o.shard}: there are only --n {o.n} samples")
-    if o.subclasses is not None and o.seeds is None:
-        raise ValueError(f"--subclasses {o.subclasses[0]} {o.subclasses[1]} needs --seeds")
-    if o.seeds is not None and o.lesions is not None:
-        raise ValueError("--seeds and --lesions cannot both be given")
-    if o.seeds is not None and o.gmm.priors != "random":
-        raise ValueError(
-            f"--priors {o.gmm.priors} and --seeds cannot both be given: "
-            "priors are of the labels, intensities are of the seeds' clusters"
-        )
-    if o.size and o.gmm.output_shape:
-        raise ValueError("--size and --output_shape are the same; give one of them")
-    if any(size < 1 for size in o.size) or len(o.size) > 3:
-        raise ValueError(f"--size {' '.join(map(str, o.size))}: must be up to three numbers above 0")
-    check_gmm(o.gmm)
-    if o.gmm.priors == "fit":
-        raise ValueError(
-            "--preset fitted has no training images to fit priors from here; "
-            "give --priors FILE of scripts/estimate_priors.py, or --priors random"
-        )
-    if o.gmm.priors != "random" and (o.prior_means_file or o.prior_stds_file):
-        raise ValueError("--priors FILE and --prior_means_file or --prior_stds_file cannot both be given")
-    if o.labels.is_dir() and o.out.resolve().is_relative_to(o.labels.resolve()):
-        raise ValueError(f"--out {o.out} lies in --labels {o.labels}, where its maps would count as input next time")
 
 
 def parse(arguments: Sequence[str] | None = None) -> GenerateOptions:
@@ -449,7 +445,8 @@ def generate(o: GenerateOptions) -> GenerateReport:
     A map that cannot be used costs its own samples only, and is a fault of the report. ValueError for options that do
     not fit, for folders that hold other samples, and where no map can be used.
     """
-    check_options(o)
+    check(o.gmm)  # its flags have no prefix here
+    check(o)
     plan = make_plan(o)
     ledger = SampleLedger.claim(o.out, settings_of(plan), overwrite=o.overwrite, ending=f".{o.save_params}")
     if plan.bids:

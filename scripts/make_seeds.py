@@ -8,7 +8,7 @@ from __future__ import annotations
 import sys
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import tyro
 
@@ -20,7 +20,7 @@ from dataloaders.io.geometry import off_grid, onto_axes
 from dataloaders.io.ledger import Ledger
 from dataloaders.io.nifti import SUFFIXES, file_sha256, read_volume, stem, whole_numbers, write_volume
 from dataloaders.io.progress import say, tracked
-from dataloaders.io.schema import NAME
+from dataloaders.io.schema import NAME, AtLeast0, Must, Name, check
 from dataloaders.io.workers import as_ready, cores
 from dataloaders.labelmaps.seeds import (
     FIT_VOXELS,
@@ -40,6 +40,8 @@ DESCRIPTION = {
     "GeneratedBy": [{"Name": "medsis", "Description": "scripts/make_seeds.py"}],
 }
 
+Subclasses = Annotated[int, Must(f"1 to {MAX_SUBCLASSES}", lambda count: 1 <= count <= MAX_SUBCLASSES)]
+
 
 @dataclass(frozen=True, kw_only=True)
 class SeedOptions:
@@ -49,20 +51,26 @@ class SeedOptions:
     """BIDS folder: sub-*/[ses-*/]anat/ with images and label maps beside them."""
     out_path: Path
     """Folder to write; the same command goes on with what was interrupted there."""
-    max_subclasses: int = 6
+    max_subclasses: Subclasses = 6
     """Split each meta-label into 1, 2, … up to so many sub-clusters (at most 10)."""
     annotation: str = "feta"
     """feta, dhcp, tissue, gm-wm-csf, freesurfer, or a table of meta-labels (.json, .csv, .tsv)."""
-    image_suffix: str = "T2w"
+    image_suffix: Name = "T2w"
     """Ending of the images' names."""
-    label_suffix: str = "dseg"
+    label_suffix: Name = "dseg"
     """Ending of the label maps' names: <image>_dseg, or _dseg in the place of the image's suffix."""
-    seed: int = 0
+    seed: Annotated[int, Must("0 to 2**32 - 1", lambda seed: 0 <= seed < 2**32)] = 0
     """Seed of the mixtures."""
-    num_workers: int = 0
+    num_workers: AtLeast0 = 0
     """Subjects worked on at the same time; 0 for one per core."""
     overwrite: bool = False
     """Make everything again, also where it was made with other settings."""
+
+    def check_together(self) -> None:
+        """ValueError where the output would mix with the source."""
+        if self.out_path.resolve() == self.bids_path.resolve():
+            usual = self.bids_path / "derivatives/seeds"
+            raise ValueError(f"--out_path {self.out_path} is the source folder; a usual place is {usual}")
 
 
 @dataclass(frozen=True)
@@ -113,23 +121,6 @@ def find_sources(bids: Path, image_suffix: str, label_suffix: str) -> tuple[list
     return sources, skipped
 
 
-def check_options(o: SeedOptions) -> SeedScheme:
-    """The scheme. ValueError naming the flag, the value and what is allowed."""
-    if not 1 <= o.max_subclasses <= MAX_SUBCLASSES:
-        raise ValueError(f"--max_subclasses {o.max_subclasses}: 1 to {MAX_SUBCLASSES} are allowed")
-    if o.num_workers < 0:
-        raise ValueError(f"--num_workers {o.num_workers}: 0 (one per core) or more")
-    if not 0 <= o.seed < 2**32:
-        raise ValueError(f"--seed {o.seed}: 0 to 2**32 - 1 are allowed")
-    if o.out_path.resolve() == o.bids_path.resolve():
-        raise ValueError(
-            f"--out_path {o.out_path} is the source folder; a usual place is {o.bids_path / 'derivatives/seeds'}"
-        )
-    NAME.of(o.image_suffix, "--image_suffix")
-    NAME.of(o.label_suffix, "--label_suffix")
-    return find_scheme(o.annotation)
-
-
 @dataclass(frozen=True)
 class SeedLedger(Ledger):
     """Records beside the folders of the seeds, with the SHA-256 of the sources and of every file."""
@@ -163,7 +154,8 @@ def make_seeds(o: SeedOptions) -> SeedReport:
     A subject that fails becomes a line of the report, the others go on. Raises ValueError for bad options and for a
     folder that holds seeds of other settings (unless o.overwrite).
     """
-    scheme = check_options(o)
+    check(o)
+    scheme = find_scheme(o.annotation)
     sources, skipped = find_sources(o.bids_path, o.image_suffix, o.label_suffix)
     settings = {
         "annotation": asdict(scheme),

@@ -26,7 +26,7 @@ from dataloaders.io.intensity import shown
 from dataloaders.io.ledger import Ledger, WorkReport
 from dataloaders.io.nifti import NIFTI_SUFFIXES, VolumeError, file_sha256, write_volume
 from dataloaders.io.progress import say, tracked
-from dataloaders.io.schema import decode
+from dataloaders.io.schema import AtLeast0, BelowOne, Iteration, Must, Shard, check, decode
 from dataloaders.io.spec import Label
 from dataloaders.io.workers import parse_shard
 from dataloaders.labelmaps.classes import ras_spacing
@@ -44,6 +44,12 @@ NO_FOLDERS = (".mgz", ".mgh", ".txt", ".csv")  # what SynthSeg would take as fil
 FEW_ML = 10.0  # of a class, which may be absent from some scans
 Expected = Mapping[str, Sequence[float]]
 
+CsvPath = Annotated[Path, Must("a file ending in .csv", lambda path: path.suffix == ".csv")]
+
+
+def _is_box(sizes: tuple[int, ...]) -> bool:
+    return len(sizes) in (0, 1, 3) and all(size >= 1 for size in sizes)
+
 
 @dataclass(frozen=True, kw_only=True)
 class SegmentOptions:
@@ -55,33 +61,33 @@ class SegmentOptions:
     """Folder to write; for one scan also the name of a .nii.gz file."""
     checkpoint: Path = Path("checkpoints/segmenter")
     """Run folder of train.py --model segmenter, or one of its weight files."""
-    ckpt_iter: str = "best"
+    ckpt_iter: Iteration = "best"
     """Weights of a run folder: best, latest, or a number of images seen."""
     suffix: tuple[str, ...] = ()
     """BIDS: only images whose names end so, such as T1w; by default all of anat/."""
     posteriors: Annotated[Path | None, tyro.conf.arg(aliases=("--post",))] = None
     """Folder, or for one scan a .nii.gz file, for the probabilities of all classes along a fourth axis."""
-    vol: Path | None = None
+    vol: CsvPath | None = None
     """CSV file of volumes in mm³, one row for each scan."""
     resample: Path | None = None
     """Folder, or for one scan a .nii.gz file, for the image as the network sees it: on its grid, in [0, 1]."""
-    qc: Path | None = None
+    qc: CsvPath | None = None
     """CSV file with the mean probability of each class where it was found, and what is implausible, scan by scan."""
     pictures: bool = True
     """Write a picture of each segmentation (--no-qc does the same as --no-pictures)."""
     ct: bool = False
     """The scan is CT: clip it to 0 to 80 HU, as SynthSeg does."""
-    crop: tuple[int, ...] = ()
+    crop: Annotated[tuple[int, ...], Must("one or three numbers of voxels, at least 1", _is_box)] = ()
     """Only look at a box of so many voxels of the network's grid, one number or three, in the scan's centre."""
     device: str = "auto"
     """auto for GPU 0 where there is one, cpu, or a GPU number."""
     cpu: bool = False
     """The same as --device cpu."""
-    threads: int = 0
+    threads: AtLeast0 = 0
     """Threads of the CPU; 0 for as many as there are cores."""
-    overlap: float | None = None
+    overlap: BelowOne | None = None
     """Overlap of neighbouring windows as a share of the window; by default that of the training."""
-    shard: str = "0/1"
+    shard: Shard = "0/1"
     """Only every n-th scan, from the i-th on, of shard i/n; shards may run at the same time."""
     overwrite: bool = False
     """Segment again what was segmented with other weights or of another scan."""
@@ -96,6 +102,16 @@ class SegmentOptions:
             raise ValueError(f"--device {self.device}: must be auto, cpu, or a GPU number")
         return name
 
+    def check_together(self) -> None:
+        """ValueError for options that do not go together."""
+        if not self.input:
+            raise ValueError("--input: name at least one scan or folder")
+        for flag in ("output", "posteriors", "resample"):
+            path = getattr(self, flag)
+            if path is not None and path.suffix in NO_FOLDERS:
+                raise ValueError(f"--{flag} {path}: name a folder, or for one scan a file ending in .nii.gz")
+        assert self.gpu_ids
+
 
 def parse(arguments: Sequence[str] | None = None) -> SegmentOptions:
     """Command line -> checked options. --no-qc, and --qc without a file, are about pictures, as they used to be."""
@@ -104,30 +120,8 @@ def parse(arguments: Sequence[str] | None = None) -> SegmentOptions:
     bare = [word == "--qc" and (after is None or after[:1] == "-") for word, after in zip_longest(words, words[1:])]
     words = ["--pictures" if alone else word for word, alone in zip(words, bare, strict=True)]
     o = tyro.cli(SegmentOptions, args=words, description=SegmentOptions.__doc__)
-    check_options(o)
+    check(o)
     return o
-
-
-def check_options(o: SegmentOptions) -> None:
-    """Raise ValueError naming the flag, the value and what is allowed."""
-    if not o.input:
-        raise ValueError("--input: name at least one scan or folder")
-    if o.threads < 0:
-        raise ValueError(f"--threads {o.threads}: must be at least 0")
-    if o.overlap is not None and not 0 <= o.overlap < 1:
-        raise ValueError(f"--overlap {o.overlap}: must be in [0, 1)")
-    if o.ckpt_iter not in ("best", "latest") and not o.ckpt_iter.isdigit():
-        raise ValueError(f"--ckpt_iter {o.ckpt_iter}: must be best, latest or a number of images seen")
-    for flag, path in {"--output": o.output, "--posteriors": o.posteriors, "--resample": o.resample}.items():
-        if path is not None and path.suffix in NO_FOLDERS:
-            raise ValueError(f"{flag} {path}: name a folder, or for one scan a file ending in .nii.gz")
-    for flag, path in {"--vol": o.vol, "--qc": o.qc}.items():
-        if path is not None and path.suffix != ".csv":
-            raise ValueError(f"{flag} {path}: must end in .csv")
-    if len(o.crop) not in (0, 1, 3) or any(n < 1 for n in o.crop):
-        raise ValueError(f"--crop {' '.join(map(str, o.crop))}: must be one or three numbers of voxels, at least 1")
-    parse_shard(o.shard)
-    assert o.gpu_ids
 
 
 def load(o: SegmentOptions) -> tuple[Predictor, dict[str, str], Expected]:

@@ -11,7 +11,7 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import tyro
@@ -24,7 +24,7 @@ from dataloaders.folder import load_manifest
 from dataloaders.io.files import csv_text, read_json, write_json, write_text
 from dataloaders.io.ledger import Ledger
 from dataloaders.io.manifest import FILE_NAME, Manifest
-from dataloaders.io.schema import NAME
+from dataloaders.io.schema import NAME, AtLeast0, AtLeast1, Must, Shard, check
 from dataloaders.io.workers import parse_shard
 from dataloaders.slices import fingerprint
 from engine.command import exit_code
@@ -34,7 +34,10 @@ from evaluation.statistics import PairedDifference, bootstrap_interval, paired_d
 from test import test
 from train import train
 
-REAL, SYNTHETIC, BOTH = "real", "synthetic", "both"
+Arm = Literal["real", "synthetic", "both"]
+REAL: Arm = "real"
+SYNTHETIC: Arm = "synthetic"
+BOTH: Arm = "both"
 GMM = "gmm"
 STOPPED = (EXIT_TIME_LIMIT, EXIT_INTERRUPTED, EXIT_TERMINATED)  # exit codes of runs that were asked to stop
 MIN_SEEDS = 3
@@ -54,20 +57,29 @@ class UtilityOptions:
     """Folder to write; the same command goes on where it stopped."""
     generators: tuple[str, ...] = (GMM,)
     """Sources of synthetic images: gmm for the generator on the training labels, or NAME=FOLDER of test.py --phase train."""
-    arms: tuple[str, ...] = (REAL, SYNTHETIC, BOTH)
+    arms: tuple[Arm, ...] = (REAL, SYNTHETIC, BOTH)
     """What to train on: real, synthetic, both; the first is what the others are compared with."""
-    mix: float = 0.5
+    mix: Annotated[float, Must("above 0 and below 1", lambda share: 0 < share < 1)] = 0.5
     """Share of real images in both."""
-    seeds: int = 3
+    seeds: AtLeast1 = 3
     """Trainings of each arm; at least three for an interval."""
-    shard: str = "0/1"
+    shard: Shard = "0/1"
     """Only trainings k with k % n == i of shard i/n."""
-    only: int | None = None
+    only: AtLeast0 | None = None
     """Only training k, from 0 on: a job array's task number."""
     table: bool = False
     """Train nothing, only make the table of what is there."""
     dry_run: bool = False
     """Only list the trainings."""
+
+    def check_together(self) -> None:
+        """ValueError where there is nothing to do, or a generator's folder is missing."""
+        for text in self.generators:
+            _, folder = _source(text)
+            if folder is not None and not folder.is_dir():
+                raise ValueError(f"--generators {text}: no such folder; test.py --phase train makes one")
+        if not self.arms or not self.generators:
+            raise ValueError("--arms and --generators: name at least one each")
 
 
 @dataclass(frozen=True)
@@ -89,23 +101,6 @@ def parse(arguments: Sequence[str] | None = None) -> tuple[UtilityOptions, list[
     given = list(sys.argv[1:] if arguments is None else arguments)
     place = given.index("--") if "--" in given else len(given)
     return tyro.cli(UtilityOptions, args=given[:place], description=UtilityOptions.__doc__), given[place + 1 :]
-
-
-def check_utility(o: UtilityOptions) -> None:
-    """Raise ValueError naming the flag, the value and what is allowed."""
-    if o.seeds < 1:
-        raise ValueError(f"--seeds {o.seeds}: must be at least 1")
-    if not 0 < o.mix < 1:
-        raise ValueError(f"--mix {o.mix}: must be above 0 and below 1")
-    if wrong := [arm for arm in o.arms if arm not in (REAL, SYNTHETIC, BOTH)]:
-        raise ValueError(f"--arms {' '.join(wrong)}: must be real, synthetic or both")
-    for text in o.generators:
-        _, folder = _source(text)
-        if folder is not None and not folder.is_dir():
-            raise ValueError(f"--generators {text}: no such folder; test.py --phase train makes one")
-    if not o.arms or not o.generators:
-        raise ValueError("--arms and --generators: name at least one each")
-    parse_shard(o.shard)
 
 
 def all_tasks(o: UtilityOptions) -> list[Task]:
@@ -160,7 +155,7 @@ def run_study(o: UtilityOptions, options: Sequence[str], run: Command) -> tuple[
 
     SystemExit with its code where a training was asked to stop (85 by Slurm's time limit): the same command goes on.
     """
-    check_utility(o)
+    check(o)
     data = load_manifest(o.dataroot)
     if not any(item.images for case in data.split("test") for item in case.slices):
         raise ValueError(f"--dataroot {o.dataroot}: the split 'test' has no images to test on")
@@ -388,7 +383,7 @@ def main() -> int:
     """Exit codes: 0 fine, 1 some trainings failed, 2 bad options, 85 stopped by the time limit."""
     o, options = parse()
     if o.dry_run:
-        check_utility(o)
+        check(o)
         for number, task in enumerate(all_tasks(o)):
             print(number, task.name, *task.flags)
         return 0

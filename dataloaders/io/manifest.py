@@ -21,6 +21,7 @@ SCHEMA = "medsis-manifest/1"
 FILE_NAME = "manifest.json"
 SYNTHESIS = "synthesis.json"  # of folders of test.py --labels, which have no manifest
 Split = Literal["train", "val", "test"]
+PathOrNone = Annotated[str, Must("empty, or a path below the folder", lambda path: not path or BELOW.test(path))]
 SPLITS: tuple[Split, ...] = ("train", "val", "test")
 _ALONE = {
     "label map": "images alone are for unpaired training, as --oasis.images_from (scripts/segment.py labels scans)",
@@ -57,7 +58,7 @@ class Slice:
     """
 
     index: AtLeast0
-    label: Annotated[str, Must("empty, or a path below the folder", lambda path: not path or BELOW.test(path))]
+    label: PathOrNone
     images: tuple[PathBelow, ...] = ()
     generated: tuple[PathBelow, ...] = ()
     histogram: dict[int, AtLeast0] = field(default_factory=dict)

@@ -1,6 +1,7 @@
 """What values may be: types with ranges, the one way from plain values to frozen dataclasses, and from there to flags.
 
-A range stands in the type of an option, as ``n: AtLeast1``; what options must fulfil together is their method `check`.
+A range stands in the type of an option, as ``n: AtLeast1``; what options must fulfil together is their method
+`check_together`.
 Imports nothing of ours.
 """
 
@@ -55,7 +56,8 @@ def at_least(low: float) -> Must:
     return Must(f"at least {low}", lambda value: value >= low)
 
 
-def _is_range(values: Sequence[float]) -> bool:
+def is_range(values: Sequence[float]) -> bool:
+    """One value, or low and high in this order."""
     return len(values) in (1, 2) and values[0] <= values[-1]
 
 
@@ -68,6 +70,11 @@ def _stays_below(path: str) -> bool:
     return path[:1] not in ("", "/") and not goes_up and _is_one_line(path)
 
 
+def _is_shard(text: str) -> bool:
+    match = re.fullmatch(r"(\d{1,9})/(\d{1,9})", text)
+    return match is not None and int(match[1]) < int(match[2])
+
+
 _SAFE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 
 # Case ids, channels and run names become folders and files: separators, ``..`` and leading dots could leave the folder.
@@ -77,12 +84,19 @@ NAME = Must(
 )
 TEXT = Must("one line without control characters", _is_one_line)
 BELOW = Must("a path below the folder, in one line", _stays_below)
-ITERATION = Must("best, latest or a number of images seen", lambda text: text in ("best", "latest") or text.isdigit())
+SHARD = Must("i/n with i from 0 to n-1, such as 0/4", _is_shard)
 
 Name = Annotated[str, NAME]
 Text = Annotated[str, TEXT]
 PathBelow = Annotated[str, BELOW]
-Iteration = Annotated[str, ITERATION]
+Iteration = Annotated[
+    str,
+    Must("best, latest or a number of images seen", lambda text: text in ("best", "latest") or text.isdigit()),
+]
+GpuIds = Annotated[
+    str, Must("auto, -1 for the CPU, or one GPU number", lambda text: text == "auto" or text.lstrip("-").isdigit())
+]
+Shard = Annotated[str, SHARD]
 AtLeast0 = Annotated[int, Field(ge=0)]  # checked by pydantic itself: a manifest holds millions of them
 AtLeast1 = Annotated[int, at_least(1)]
 NotNegative = Annotated[float, at_least(0)]
@@ -90,11 +104,12 @@ Positive = Annotated[float, Must("above 0", lambda value: value > 0)]
 Share = Annotated[float, Must("in [0, 1]", lambda value: 0 <= value <= 1)]
 BelowOne = Annotated[float, Must("in [0, 1)", lambda value: 0 <= value < 1)]
 LowHigh = Annotated[tuple[float, float], Must("low and high", lambda pair: pair[0] < pair[1])]
-Spread = Annotated[
-    tuple[float, ...], Must("one value of 0 or more, or low and high", lambda v: _is_range(v) and min(v) >= 0)
-]
+SPREAD = Must("one value of 0 or more, or low and high", lambda values: is_range(values) and values[0] >= 0)
+Spread = Annotated[tuple[float, ...], SPREAD]
+UP_TO_THREE = Must("above 0, one value or one per axis", lambda v: len(v) <= 3 and all(x > 0 for x in v))
+Shape = Annotated[tuple[int, ...], UP_TO_THREE]
 PositiveSpread = Annotated[
-    tuple[float, ...], Must("one value above 0, or low and high", lambda v: _is_range(v) and min(v) > 0)
+    tuple[float, ...], Must("one value above 0, or low and high", lambda v: is_range(v) and min(v) > 0)
 ]
 Spacing = Annotated[
     tuple[float, ...],
@@ -121,17 +136,17 @@ def decode(kind: Any, value: Any, where: str, complete: bool = False, context: A
 def check(options: Any, prefix: str = "") -> None:
     """ValueError ``--flag value: must be ...`` for the first option out of range, and for what does not go together.
 
-    The dataclass may have a method `check` for the latter, whose messages name flags without `prefix`.
+    The dataclass may have a method `check_together` for the latter, whose messages name flags without `prefix`.
     """
     nested = {name: value for name, value in _values(options).items() if dataclasses.is_dataclass(value)}
     for name, value in nested.items():
         check(value, f"{prefix}{name}.")
     try:
         decode(type(options), dataclasses.asdict(options), "")
-        getattr(options, "check", lambda: None)()
+        getattr(options, "check_together", lambda: None)()
     except Mismatch as error:
         name = str(error.path[0])
-        raise ValueError(f"--{prefix}{name} {_words(getattr(options, name))}: must be {error.allowed}") from None
+        raise ValueError(f"--{prefix}{name} {spelled(getattr(options, name))}: must be {error.allowed}") from None
     except ValueError as error:
         raise ValueError(re.sub(r"--(?=\w)", f"--{prefix}", str(error))) from None
 
@@ -140,7 +155,7 @@ def _values(options: Any) -> dict[str, Any]:
     return {item.name: getattr(options, item.name) for item in dataclasses.fields(options)}
 
 
-def _words(value: Any) -> str:
+def spelled(value: Any) -> str:
     """As it stands on a command line."""
     if isinstance(value, tuple):
         return " ".join(f"{item:g}" if isinstance(item, float) else str(item) for item in value)

@@ -39,19 +39,6 @@ class Variation:
     shift: float = 0.0
     seed: int = 0
 
-    def __post_init__(self) -> None:
-        if self.load_ml is not None and not self.load_ml > 0:
-            raise ValueError(f"--load {self.load_ml:g}ml: must be above 0")
-        if not 0 < self.scale[0] <= self.scale[1] <= 10:
-            raise ValueError(
-                f"--scale {self.scale[0]:g} {self.scale[1]:g}: two factors in (0, 10], the lower one first"
-            )
-        if not 0 <= self.mirror <= 1:
-            raise ValueError(f"--mirror {self.mirror:g}: must be in [0, 1]")
-        for name in ("elastic", "shift"):
-            if not 0 <= getattr(self, name) <= 50:
-                raise ValueError(f"--{name} {getattr(self, name):g}: must be in [0, 50] mm")
-
     @property
     def changes(self) -> bool:
         """Whether lesions do not just stay as they are."""

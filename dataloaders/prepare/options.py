@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 from dataloaders.io.file_names import check_regex
 from dataloaders.io.intensity import Window
+from dataloaders.io.schema import AtLeast0, Must, Shard, Share, Spacing
 from dataloaders.io.spec import Axis
-from dataloaders.io.workers import parse_shard
 
 SIZE_STEP = 32  # the networks halve a slice up to five times
 Format = Literal["pairs", "nnunet", "synthrad2023", "bids", "mni152", "png"]
@@ -29,6 +29,10 @@ NEEDS_IMAGES = (
     "split_background",
 )
 NEEDS_LABELS = ("brain_masks", "label_channel", "fill", "tissue", "split_background", "label_map", "unknown_labels")
+
+
+def _are_sizes(sizes: tuple[int, ...]) -> bool:
+    return len(sizes) <= 2 and all(size > 0 and size % SIZE_STEP == 0 for size in sizes)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,10 +87,10 @@ class PrepareOptions:
 
     axis: Axis = "axial"
     """Slicing direction."""
-    size: tuple[int, ...] = ()
+    size: Annotated[tuple[int, ...], Must(f"one or two multiples of {SIZE_STEP}", _are_sizes)] = ()
     """Slice size in pixels, one number or height and width, multiples of 32, to which slices are padded or cropped; by
     default the smallest that holds the labels of every case (the whole plane where label maps are still to be made)."""
-    spacing: tuple[float, ...] = ()
+    spacing: Spacing = ()
     """Resample to this voxel size in mm: one number, or three for right-left, front-back, head-foot."""
     window: tuple[str, ...] = ("auto",)
     """Window per channel (or one for all): ct, mr, wm (0 to 2.5 times white matter), auto (wm with --fill), or LOW,HIGH.
@@ -102,16 +106,19 @@ class PrepareOptions:
     """Table of source ids and names (.json, .csv, .tsv as BIDS' dseg.tsv), or its name: freesurfer, totalsegmentator, …"""
     unknown_labels: Literal["refuse", "background"] = "refuse"
     """What to do with ids that the table does not list."""
-    min_foreground: float = 0.01
+    min_foreground: Share = 0.01
     """Keep slices of which at least this fraction of pixels is labelled, or of images alone in the body."""
     affine: Literal["refuse", "warn"] = "refuse"
     """What to do when a label map has the image's shape and axes but lies elsewhere; warn: the image's place counts."""
 
-    split: tuple[float, float, float] = (0.8, 0.1, 0.1)
+    split: Annotated[
+        tuple[float, float, float],
+        Must("three fractions, not negative, not all 0", lambda v: min(v) >= 0 and sum(v) > 0),
+    ] = (0.8, 0.1, 0.1)
     """Fractions of patients for training, validation and test."""
     split_by: Literal["patient", "slices"] | None = None
     """patient, or slices: held-out blocks of slices within each case, for a single patient (default of mni152)."""
-    guard: int = 3
+    guard: AtLeast0 = 3
     """With --split_by slices: drop this many slices around held-out blocks."""
     val_patients: tuple[str, ...] = ()
     """Patients to validate on, instead of fractions."""
@@ -119,11 +126,11 @@ class PrepareOptions:
     """Patients to test on, instead of fractions."""
     split_file: Path | None = None
     """JSON file {"train": [...], "val": [...], "test": [...]} of patients, instead of fractions."""
-    seed: int = 42
+    seed: AtLeast0 = 42
     """Seed of the split."""
-    workers: int = 0
+    workers: AtLeast0 = 0
     """Processes; 0 for one per core. Does not change the result."""
-    shard: str = "0/1"
+    shard: Shard = "0/1"
     """Do the cases of part i of n, i from 0 to n-1, as for a Slurm array; the last part to end writes the manifest."""
 
     @property
@@ -155,49 +162,39 @@ class PrepareOptions:
         """Whether blocks of slices are split rather than patients."""
         return (self.split_by or ("slices" if self.format == "mni152" else "patient")) == "slices"
 
+    def check_together(self) -> None:
+        """ValueError for options that do not go together, and for names that stand for nothing."""
+        if self.format is None or (self.out is None and not self.dry_run):
+            raise ValueError("give --format and --out (or --check DIR to check a prepared folder)")
+        if self.format == "pairs" and (self.images if self.half == "images" else self.labels or self.images) is None:
+            needed = "--images" if self.half == "images" else "--images and --labels, or one of them"
+            raise ValueError(f"--format pairs needs {needed}" + ("; it does not read --source" if self.source else ""))
+        self._check_half()
+        if self.format in ("nnunet", "synthrad2023", "bids", "png"):
+            if self.source is None:
+                raise ValueError(f"--format {self.format} needs --source")
+            if not self.source.is_dir():
+                raise ValueError(f"--source {self.source}: no such folder")
+        check_regex(self.case_regex, "--case_regex", "case")
+        check_regex(self.patient_regex, "--patient_regex", "patient")
+        for text in self.window:
+            parse_window(text)
 
-def check_options(o: PrepareOptions) -> None:
-    """Raise ValueError naming the flag, the value and what is allowed."""
-    if o.format is None or (o.out is None and not o.dry_run):
-        raise ValueError("give --format and --out (or --check DIR to check a prepared folder)")
-    if o.format == "pairs" and (o.images if o.half == "images" else o.labels or o.images) is None:
-        needed = "--images" if o.half == "images" else "--images and --labels, or one of them"
-        raise ValueError(f"--format pairs needs {needed}" + ("; it does not read --source" if o.source else ""))
-    _check_half(o)
-    if o.format in ("nnunet", "synthrad2023", "bids", "png"):
-        if o.source is None:
-            raise ValueError(f"--format {o.format} needs --source")
-        if not o.source.is_dir():
-            raise ValueError(f"--source {o.source}: no such folder")
-    if len(o.size) > 2 or any(n < SIZE_STEP or n % SIZE_STEP for n in o.size):
-        raise ValueError(f"--size {' '.join(map(str, o.size))}: one or two multiples of {SIZE_STEP}")
-    if len(o.spacing) not in (0, 1, 3) or any(not 0 < mm < 100 for mm in o.spacing):
-        raise ValueError(f"--spacing {' '.join(map(str, o.spacing))}: one or three lengths in mm, above 0")
-    if min(o.split) < 0 or sum(o.split) <= 0:
-        raise ValueError(f"--split {o.split}: three fractions, not negative, not all 0")
-    if not 0 <= o.min_foreground <= 1:
-        raise ValueError(f"--min_foreground {o.min_foreground}: must be in [0, 1]")
-    check_regex(o.case_regex, "--case_regex", "case")
-    check_regex(o.patient_regex, "--patient_regex", "patient")
-    parse_shard(o.shard)
-    for text in o.window:
-        parse_window(text)
-
-
-def _check_half(o: PrepareOptions) -> None:
-    """ValueError where one half alone is to be prepared, by options that need the other."""
-    if o.only is not None and (o.format in ("mni152", "png") or (o.only, o.format) == ("labels", "synthrad2023")):
-        other = "" if o.format in ("mni152", "png") else "; --format pairs --labels DIR reads a folder of label maps"
-        raise ValueError(f"--only {o.only}: not with --format {o.format}{other}")
-    if o.half is None:
-        return
-    plain = PrepareOptions()
-    idle = NEEDS_IMAGES if o.half == "labels" else NEEDS_LABELS
-    given = [f"--{name}" for name in idle if getattr(o, name) != getattr(plain, name)]
-    given += ["--window wm"] if o.half == "images" and "wm" in o.window else []
-    if given:
-        needed, there = ("images", "label maps") if o.half == "labels" else ("label maps", "images")
-        raise ValueError(f"{', '.join(given)}: needs {needed}, but {there} alone are to be prepared; leave it out")
+    def _check_half(self) -> None:
+        """ValueError where one half alone is to be prepared, by options that need the other."""
+        whole = self.format in ("mni152", "png")
+        if self.only is not None and (whole or (self.only, self.format) == ("labels", "synthrad2023")):
+            other = "" if whole else "; --format pairs --labels DIR reads a folder of label maps"
+            raise ValueError(f"--only {self.only}: not with --format {self.format}{other}")
+        if self.half is None:
+            return
+        plain = PrepareOptions()
+        idle = NEEDS_IMAGES if self.half == "labels" else NEEDS_LABELS
+        given = [f"--{name}" for name in idle if getattr(self, name) != getattr(plain, name)]
+        given += ["--window wm"] if self.half == "images" and "wm" in self.window else []
+        if given:
+            needed, there = ("images", "label maps") if self.half == "labels" else ("label maps", "images")
+            raise ValueError(f"{', '.join(given)}: needs {needed}, but {there} alone are to be prepared; leave it out")
 
 
 def parse_window(text: str) -> Window | str:

@@ -16,7 +16,7 @@ from dataloaders.io.file_names import first_group
 from dataloaders.io.files import listed, read_json, write_json
 from dataloaders.io.locks import LOCK, lock_folder
 from dataloaders.io.manifest import FILE_NAME, Case, Manifest, Split, case_from_dict
-from dataloaders.io.schema import NAME, decode
+from dataloaders.io.schema import NAME, check, decode
 from dataloaders.io.spec import LESION, Channel, DataSpec, Label
 from dataloaders.io.workers import cores, in_order, parse_shard
 from dataloaders.labelmaps.labels import LabelTable, found_labels, read_dataset_json, read_label_map, table_rows
@@ -25,7 +25,7 @@ from dataloaders.prepare.check import split_faults
 from dataloaders.prepare.conversion import convert_folder
 from dataloaders.prepare.inspection import DataFaults, Facts, inspect_case
 from dataloaders.prepare.notes import CaseNotes, note_lines
-from dataloaders.prepare.options import SIZE_STEP, PrepareOptions, check_options
+from dataloaders.prepare.options import SIZE_STEP, PrepareOptions
 from dataloaders.prepare.slicing import Plan, process_case
 from dataloaders.prepare.sources import (
     CaseSource,
@@ -73,7 +73,7 @@ def prepare(o: PrepareOptions) -> Manifest | None:
 
     Raises DataFaults with all faults of all files before anything is written, and ValueError for bad options.
     """
-    check_options(o)
+    check(o)
     if o.format == "png":
         return convert_folder(o)
     found = find(o)

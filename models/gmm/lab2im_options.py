@@ -8,7 +8,8 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 import numpy as np
 import torch
 
-from models.gmm.options import GMM_PRESETS, GmmConfig, check_gmm
+from dataloaders.io.schema import check
+from models.gmm.options import GMM_PRESETS, GmmConfig
 
 LAB2IM_NAMES = {
     "use_specific_stats_for_channel": "specific_channels",
@@ -48,7 +49,7 @@ def gmm_options(preset: str = "synthseg", **values: Any) -> GmmConfig:
         if value is not None:
             given[name] = _form(name, value)
     options = replace(options, **given)
-    check_gmm(options)
+    check(options)
     return options
 
 

@@ -3,16 +3,56 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, fields, replace
-from typing import TYPE_CHECKING, Literal
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Annotated, Literal
 
+from dataloaders.io.schema import (
+    SPREAD,
+    UP_TO_THREE,
+    Must,
+    NotNegative,
+    Positive,
+    PositiveSpread,
+    Shape,
+    Share,
+    Spread,
+    at_least,
+    is_range,
+    spelled,
+)
 from models import MethodOptions
-from models.ranges import is_range, words
 
 if TYPE_CHECKING:
     from config import Config
 
 GmmPreset = Literal["fitted", "lab2im", "synthseg", "fetal", "cornucopia"]
+
+
+def _are_multiples(values: int | tuple[int, ...]) -> bool:
+    values = values if isinstance(values, tuple) else (values,)
+    return 1 <= len(values) <= 3 and min(values) >= 1
+
+
+def _are_bounds(values: Sequence[float]) -> bool:
+    return values[0] >= 0 if len(values) == 1 else len(values) > 2 or is_range(values)
+
+
+def _keep_sides(scales: Sequence[float]) -> bool:
+    return scales[0] < 1 if len(scales) == 1 else min(scales) > 0
+
+
+def _are_shares(values: Sequence[float]) -> bool:
+    return min(values) >= 0 and abs(sum(values) - 1) < 1e-6
+
+
+PriorRange = Annotated[
+    tuple[float, ...],
+    Must("one half-range, or low and high, not all below 0", lambda values: is_range(values) and values[-1] >= 0),
+]
+Bounds = Annotated[tuple[float, ...], Must("a number of 0 or more, or lows and highs", _are_bounds)]
+Shares = Annotated[tuple[float, float, float, float], Must("four probabilities with sum 1", _are_shares)]
+PartOfOne = Annotated[tuple[float, float], Must("low and high in [0, 1]", lambda v: 0 <= v[0] <= v[1] <= 1)]
+KEEPS_SIDES = Must("below 1, or lows and highs above 0; anything else would mirror the anatomy", _keep_sides)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,9 +71,9 @@ class GmmConfig:
     """Draw all labels of a fitted prior together, with the covariance seen over subjects, so that T1-like stays T1-like."""
     prior_distributions: Literal["uniform", "normal"] = "uniform"
     """Random priors: uniform, or normal with the moments of the uniform range."""
-    prior_means: tuple[float, ...] = (0.0, 250.0)
+    prior_means: PriorRange = (0.0, 250.0)
     """Random priors of the labels' means, on 0-255: low and high, or the half-range about 125."""
-    prior_stds: tuple[float, ...] = (0.0, 30.0)
+    prior_stds: PriorRange = (0.0, 30.0)
     """Random priors of the labels' standard deviations, on 0-255: low and high, or the half-range about 15."""
     specific_channels: bool = False
     """Priors of several modalities: give channel c the c-th pair of rows, instead of a random pair."""
@@ -41,26 +81,28 @@ class GmmConfig:
     """Replace the given means by prior_means half of the time, the given spreads by prior_stds likewise."""
     background: Literal["class", "zero", "half", "synthseg"] = "class"
     """Background: a class like any other, always 0, 0 half of the time, or mostly dark (SynthSeg)."""
-    skull_strip_prob: float = 0.0
+    skull_strip_prob: Share = 0.0
     """Probability that everything that is not kept in the output labels looks like background, as after skull stripping."""
-    lesion_contrast: tuple[Literal["random", "hyper", "hypo"], ...] = ("random",)
+    lesion_contrast: Annotated[
+        tuple[Literal["random", "hyper", "hypo"], ...], Must("one word, or one per channel", bool)
+    ] = ("random",)
     """Lesions beside white matter, one for all channels or one each: hyper as on FLAIR and T2w, hypo as on T1w."""
-    tie_std: float = 25.0
+    tie_std: NotNegative = 25.0
     """Sub-clusters of one tissue (seeds): standard deviation of their means about the tissue's own, on 0-255."""
 
     flipping: bool = False
     """Mirror left-right half of the time, exchanging left and right labels; maps whose sides are unknown never."""
-    scaling_bounds: tuple[float, ...] = (0.0,)
+    scaling_bounds: Annotated[Bounds, KEEPS_SIDES] = (0.0,)
     """Zoom about 1."""
-    rotation_bounds: tuple[float, ...] = (0.0,)
+    rotation_bounds: Bounds = (0.0,)
     """Rotation about 0, degrees."""
-    shearing_bounds: tuple[float, ...] = (0.0,)
+    shearing_bounds: Bounds = (0.0,)
     """Shear about 0."""
-    translation_bounds: tuple[float, ...] = (0.0,)
+    translation_bounds: Bounds = (0.0,)
     """Shift about 0, in spatial_unit."""
-    nonlin_std: tuple[float, ...] = (0.0,)
+    nonlin_std: Spread = (0.0,)
     """Elastic velocity: its standard deviation is drawn from 0..x or low..high, in spatial_unit."""
-    nonlin_scale: tuple[float, ...] = (0.04,)
+    nonlin_scale: PositiveSpread = (0.04,)
     """Control grid of the velocity: fraction of the map's size, or number of nodes from 1 up; two values: drawn between."""
     spatial_unit: Literal["voxel", "fov"] = "voxel"
     """Unit of shifts and velocities: voxels of the map, or fractions of its size."""
@@ -68,69 +110,79 @@ class GmmConfig:
     """Integrate the velocity to a deformation that does not fold; otherwise it is the displacement itself."""
     spline: Literal[1, 3] = 1
     """Interpolation of control grids: linear or cubic B-spline."""
-    output_shape: tuple[int, ...] = ()
+    output_shape: Shape = ()
     """Random crop to this many voxels, one number or one per axis; maps that are smaller are padded with background."""
-    output_div_by_n: int | tuple[int, ...] = 1
+    output_div_by_n: Annotated[int | tuple[int, ...], Must("1 or more, one number or one per axis", _are_multiples)] = 1
     """Round the output shape down to multiples of this, one number or one per axis."""
-    target_res: tuple[float, ...] = ()
+    target_res: Annotated[tuple[float, ...], UP_TO_THREE] = ()
     """Voxel size of the output in mm; by default the map's."""
 
-    texture_fwhm: tuple[float, ...] = (0.0,)
+    texture_fwhm: Spread = (0.0,)
     """Width of each label's texture in voxels, drawn from 0..x or low..high; the label's spread is kept."""
     partial_volume: bool = False
     """Mix labels at their borders, from 2 samples per voxel and axis."""
-    bias_field_std: tuple[float, ...] = (0.0,)
+    bias_field_std: Spread = (0.0,)
     """Bias field: standard deviation of its logarithm, drawn from 0..x or low..high."""
-    bias_scale: tuple[float, ...] = (0.025,)
+    bias_scale: PositiveSpread = (0.025,)
     """Control grid of the bias field, as nonlin_scale."""
     bias_form: Literal["exp", "linear"] = "exp"
     """Nodes of the bias field: exponentials of normal values, or 1 plus uniform ones."""
-    bias_prob: float = 0.95
+    bias_prob: Share = 0.95
     """Probability of a bias field."""
-    gamma_std: float = 0.0
+    gamma_std: NotNegative = 0.0
     """Standard deviation of the logarithm of the gamma exponent."""
     normalise: Literal["minmax", "window", "max", "quantile"] = "window"
     """Range: each image's minimum and maximum, the fixed window 0-255, the maximum alone, or the 1 and 99 % quantiles."""
 
-    blur: tuple[float, ...] = (0.5,)
+    blur: Spread = (0.5,)
     """Standard deviation in voxels of the blur along axes of unchanged resolution: always x, or drawn from low..high."""
-    blur_width: float = 0.75
+    blur_width: NotNegative = 0.75
     """Standard deviation of the blur along coarser axes, in slice widths."""
-    blur_range: float = 1.0
+    blur_range: Annotated[float, at_least(1)] = 1.0
     """Multiply every blur by a factor drawn from 1/x..x."""
     keep_std: bool = True
     """Make the grain so much stronger that labels have their standard deviation after the blur at unchanged resolution."""
-    resolution_mix: tuple[float, float, float, float] = (1.0, 0.0, 0.0, 0.0)
+    resolution_mix: Shares = (
+        1.0,
+        0.0,
+        0.0,
+        0.0,
+    )
     """Probabilities of unchanged resolution, one coarser on all axes alike, on one axis, on each axis by itself."""
-    max_res_iso: float = 4.0
+    max_res_iso: Positive = 4.0
     """Coarsest resolution where all axes or each axis is drawn, in resolution_unit."""
-    max_res_aniso: float = 8.0
+    max_res_aniso: Positive = 8.0
     """Coarsest resolution where one axis is drawn, in resolution_unit."""
     resolution_unit: Literal["mm", "voxel"] = "mm"
     """Unit of the two above."""
-    thickness_range: tuple[float, float] = (0.0, 1.0)
+    thickness_range: PartOfOne = (0.0, 1.0)
     """Slice thickness between the voxel size and the drawn resolution: fractions of that way."""
-    data_res: tuple[float, ...] = ()
+    data_res: Annotated[tuple[float, ...], Must("above 0", lambda mm: min(mm, default=1) > 0)] = ()
     """Fixed resolution in mm instead of a drawn one: one value, one per axis, or one row per channel."""
-    thickness: tuple[float, ...] = ()
+    thickness: Annotated[tuple[float, ...], Must("above 0", lambda mm: min(mm, default=1) > 0)] = ()
     """Slice thickness in mm that goes with data_res; by default the same."""
-    noise_std: tuple[float, ...] = (0.0,)
+    noise_std: Spread = (0.0,)
     """Noise at the acquired resolution, in parts of the range 0-1: drawn from 0..x or low..high."""
-    noise_prob: float = 0.95
+    noise_prob: Share = 0.95
     """Probability of that noise."""
-    noise_coils: tuple[int, ...] = (0,)
+    noise_coils: Annotated[tuple[int, ...], SPREAD] = (0,)
     """Coils whose noise is summed: 0 Gaussian, 1 Rician, more chi; two values: drawn between."""
     return_gradients: bool = False
     """Return the magnitude of the image gradient instead of the image."""
 
-    blur_cortex_prob: float = 0.0
+    blur_cortex_prob: Share = 0.0
     """Fetal artefact: probability of patches of blurred cortex."""
-    structured_noise_prob: float = 0.0
+    structured_noise_prob: Share = 0.0
     """Fetal artefact: probability of structured noise inside the brain."""
-    motion_prob: float = 0.0
+    motion_prob: Share = 0.0
     """Fetal artefact: probability of motion between slices of stacks and their reconstruction; 3-D only."""
-    boundaries_prob: float = 0.0
+    boundaries_prob: Share = 0.0
     """Fetal artefact: probability of masked, halo or fuzzy boundaries."""
+
+    def check_together(self) -> None:
+        """ValueError for options that do not go together."""
+        if self.thickness and not self.data_res:
+            raise ValueError(f"--thickness {spelled(self.thickness)}: only with --data_res")
 
 
 def lab2im_preset() -> GmmConfig:
@@ -269,64 +321,6 @@ GMM_PRESETS: dict[str, Callable[[], GmmConfig]] = {
 }
 
 
-def check_gmm(gmm: GmmConfig, prefix: str = "") -> None:
-    """Raise ValueError naming flag, value and allowed range for the first option of the generator out of range."""
-
-    def refuse(name: str, allowed: str) -> None:
-        value = getattr(gmm, name)
-        shown = words(value) if isinstance(value, tuple) else value
-        raise ValueError(f"--{prefix}{name} {shown}: must be {allowed}")
-
-    for f in fields(gmm):
-        value = getattr(gmm, f.name)
-        numbers = [x for x in (value if isinstance(value, tuple) else (value,)) if isinstance(x, (int, float))]
-        if any(not abs(x) < float("inf") for x in numbers):
-            refuse(f.name, "finite")
-        if f.name.endswith("_prob") and not 0 <= value <= 1:
-            refuse(f.name, "in [0, 1]")
-    for name in ("tie_std", "gamma_std", "blur_width"):
-        if getattr(gmm, name) < 0:
-            refuse(name, "0 or more")
-    if gmm.blur_range < 1:
-        refuse("blur_range", "1 or more")
-    multiples = gmm.output_div_by_n if isinstance(gmm.output_div_by_n, tuple) else (gmm.output_div_by_n,)
-    if not 1 <= len(multiples) <= 3 or min(multiples) < 1:
-        refuse("output_div_by_n", "1 or more, one number or one per axis")
-    for name in ("nonlin_std", "texture_fwhm", "bias_field_std", "noise_std", "noise_coils", "blur"):
-        if not is_range(getattr(gmm, name)) or min(getattr(gmm, name)) < 0:
-            refuse(name, "one value of 0 or more, or low and high")
-    for name in ("nonlin_scale", "bias_scale"):
-        if not is_range(getattr(gmm, name)) or min(getattr(gmm, name)) <= 0:
-            refuse(name, "one value above 0, or low and high")
-    for name in ("prior_means", "prior_stds"):
-        if not is_range(getattr(gmm, name)) or getattr(gmm, name)[-1] < 0:
-            refuse(name, "one half-range, or low and high, not all below 0")
-    for name in ("output_shape", "target_res", "data_res", "thickness", "max_res_iso", "max_res_aniso"):
-        value = getattr(gmm, name)
-        if any(x <= 0 for x in (value if isinstance(value, tuple) else (value,))):
-            refuse(name, "above 0")
-    for name in ("output_shape", "target_res"):
-        if len(getattr(gmm, name)) > 3:
-            refuse(name, "one value, or one per axis")
-    for name in ("scaling_bounds", "rotation_bounds", "shearing_bounds", "translation_bounds"):
-        values = getattr(gmm, name)
-        if not values or (len(values) == 1 and values[0] < 0) or (len(values) == 2 and values[0] > values[1]):
-            refuse(name, "a number of 0 or more, or lows and highs")
-    scaling = gmm.scaling_bounds
-    if (len(scaling) == 1 and scaling[0] >= 1) or (len(scaling) > 1 and min(scaling) <= 0):
-        refuse("scaling_bounds", "below 1, or lows and highs above 0; anything else would mirror the anatomy")
-    if not gmm.lesion_contrast:
-        refuse("lesion_contrast", "one word, or one per channel")
-    mix = gmm.resolution_mix
-    if len(mix) != 4 or min(mix) < 0 or not abs(sum(mix) - 1) < 1e-6:
-        refuse("resolution_mix", "four probabilities with sum 1")
-    share = gmm.thickness_range
-    if len(share) != 2 or not 0 <= share[0] <= share[1] <= 1:
-        refuse("thickness_range", "low and high in [0, 1]")
-    if gmm.thickness and not gmm.data_res:
-        raise ValueError(f"--{prefix}thickness {words(gmm.thickness)}: only with --{prefix}data_res")
-
-
 def _idle(arguments: Sequence[str], config: Config) -> list[tuple[str, str]]:
     """Options of the generator that do nothing in train.py and test.py as they are given, each with the reason."""
     moving = ["flipping", "spatial_unit", "integrate", "output_shape", "output_div_by_n"]
@@ -352,10 +346,9 @@ def _idle(arguments: Sequence[str], config: Config) -> list[tuple[str, str]]:
 
 
 def _check(config: Config) -> None:
-    check_gmm(config.gmm, "gmm.")
     if config.gmm.target_res:
         raise ValueError(
-            f"--gmm.target_res {words(config.gmm.target_res)}: images must keep the size of their label maps"
+            f"--gmm.target_res {spelled(config.gmm.target_res)}: images must keep the size of their label maps"
         )
 
 

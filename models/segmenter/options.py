@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from dataloaders.io.schema import AtLeast0, AtLeast1, BelowOne, NotNegative, Positive, Share, Spacing, spelled
 from models import MethodOptions
-from models.gmm.options import GMM_PRESETS, GmmConfig, check_gmm, stripped_brain
-from models.ranges import check_at_least, check_fraction, check_positive, words
+from models.gmm.options import GMM_PRESETS, GmmConfig, stripped_brain
 
 if TYPE_CHECKING:
     from config import Config
@@ -23,7 +23,7 @@ class SegmenterConfig:
 
     dims: Literal[2, 3] = 2
     """Dimensions of the network: volumes in patches, or slices."""
-    neighbours: int = 1
+    neighbours: AtLeast0 = 1
     """2.5-D: image slices before and after that the network also sees; 0 for plain 2-D; of no effect in 3-D."""
     axis: Literal["axial", "coronal", "sagittal"] = "axial"
     """Slices of a 2-D network; of prepared data that of the folder."""
@@ -35,9 +35,9 @@ class SegmenterConfig:
     """Normalisation of features."""
     activation: Literal["leakyrelu", "elu"] = "leakyrelu"
     """Activation; DynUNet always leaky ReLU."""
-    dropout: float = 0.0
+    dropout: BelowOne = 0.0
     """Dropout."""
-    spacing: tuple[float, ...] = ()
+    spacing: Spacing = ()
     """Voxel size in mm that images are brought to: one number, or right-left, front-back, head-foot; default the data's."""
     patch: tuple[int, ...] = (96,)
     """Voxels of a training patch and of the sliding window: one number, or one per axis of the network, in RAS order."""
@@ -46,7 +46,7 @@ class SegmenterConfig:
     inputs: tuple[str, ...] = ()
     """Channels of --dataroot that the network sees, all at once; by default all of them."""
 
-    real_fraction: float = 1.0
+    real_fraction: Share = 1.0
     """Share of the training patches that is cut from real images; the others are synthetic."""
     label_maps: Path | None = None
     """Label maps to synthesise from while training; by default those of --dataroot's training split."""
@@ -76,32 +76,32 @@ class SegmenterConfig:
     """Folders of test.py or scripts/generate.py whose images are the synthetic share, instead of label_maps."""
     augment: bool = True
     """Deform, bias, blur and darken images from disk as the generator does its own (--gmm.*)."""
-    foreground: float = 0.7
+    foreground: Share = 0.7
     """Share of the patches that are laid over a voxel of a class; the others lie anywhere."""
-    depth: int = 24
+    depth: AtLeast1 = 24
     """2-D: slices of a synthesised volume; intensities are scaled over all of them."""
-    slices_per_volume: int = 16
+    slices_per_volume: AtLeast1 = 16
     """2-D: slices that are cut from one drawn volume; patches come from 16 volumes in turn."""
-    epoch_samples: int = 1000
+    epoch_samples: AtLeast1 = 1000
     """Patches that --num_epochs counts as one pass."""
 
-    lambda_dice: float = 1.0
+    lambda_dice: NotNegative = 1.0
     """Weight of the soft Dice loss, without background."""
-    lambda_ce: float = 1.0
+    lambda_ce: NotNegative = 1.0
     """Weight of the cross-entropy."""
     batch_dice: bool = True
     """Soft Dice over all patches of a step together, or of each by itself."""
-    lr: float = 1e-3
+    lr: Positive = 1e-3
     """Learning rate of Adam."""
     schedule: Literal["constant", "cosine", "plateau"] = "cosine"
     """Learning rate: constant, to 0 along half a cosine over --num_epochs, or a tenth after lr_patience evaluations."""
-    lr_patience: int = 500
+    lr_patience: AtLeast1 = 500
     """With plateau: evaluations without a better one after which the learning rate falls to a tenth."""
-    patience: int = 0
+    patience: AtLeast0 = 0
     """Stop after so many evaluations without a better one; 0 never."""
-    overlap: float = 0.25
+    overlap: BelowOne = 0.25
     """Overlap of neighbouring windows, as a share of the window."""
-    val_samples: int = 8
+    val_samples: AtLeast0 = 8
     """Synthetic patches to validate on where --dataroot has no images to validate on; 0 for none."""
 
     @property
@@ -119,55 +119,43 @@ class SegmenterConfig:
         """Whether any patches are synthetic."""
         return self.real_fraction < 1
 
+    def check_together(self) -> None:
+        """ValueError for options that do not go together."""
+        self._check_network()
+        if self.results and (self.label_maps or self.seeds or self.lesions):
+            raise ValueError("--results and --label_maps, seeds or lesions cannot both be given")
+        if not self.synthetic and (
+            given := next((n for n in ("results", "label_maps", "seeds") if getattr(self, n)), "")
+        ):
+            raise ValueError(f"--{given}: of no use with --real_fraction 1, which has no synthetic share")
+        lists = [name for name in ("generation_classes", "output_labels") if getattr(self, name)]
+        lists += ["neutral_labels"] if self.neutral_labels is not None else []
+        if lists and self.generation_labels is None:
+            raise ValueError(f"--{lists[0]} needs --generation_labels, whose order it follows")
+        if self.generation_labels and self.scheme != "auto":
+            raise ValueError(f"--generation_labels and --scheme {self.scheme} cannot both be given")
+        if (self.prior_means_file or self.prior_stds_file) and self.seeds:
+            raise ValueError("--prior_means_file or prior_stds_file and --seeds cannot both be given")
+        if self.seeds and self.lesions:
+            raise ValueError("--seeds and --lesions cannot both be given")
 
-def check_segmenter(o: SegmenterConfig) -> None:
-    """Raise ValueError naming flag, value and allowed range for the first option of the segmenter out of range."""
-    at_least = {"neighbours": 0, "depth": 1, "slices_per_volume": 1, "epoch_samples": 1, "lr_patience": 1}
-    at_least |= {"patience": 0, "val_samples": 0, "lambda_dice": 0, "lambda_ce": 0}
-    for name, low in at_least.items():
-        check_at_least(f"segmenter.{name}", getattr(o, name), low)
-    check_positive("segmenter.lr", o.lr)
-    check_fraction("segmenter.dropout", o.dropout)
-    check_fraction("segmenter.overlap", o.overlap)
-    for name in ("real_fraction", "foreground"):
-        if not 0 <= getattr(o, name) <= 1:
-            raise ValueError(f"--segmenter.{name} {getattr(o, name)}: must be in [0, 1]")
-    if o.lambda_dice == o.lambda_ce == 0:
-        raise ValueError("--segmenter.lambda_dice 0 and --segmenter.lambda_ce 0: nothing would be learned")
-    least = 3 if o.network == "dynunet" else 2  # MONAI's DynUNet wants three levels
-    if len(o.features) < least or min(o.features) < 1 or (o.network == "basic" and len(o.features) != BASIC_LEVELS):
-        allowed = {"basic": "five numbers for basic", "dynunet": "three or more numbers above 0 for dynunet"}.get(
-            o.network, "two or more numbers above 0"
-        )
-        raise ValueError(f"--segmenter.features {words(o.features)}: must be {allowed}")
-    if len(o.spacing) not in (0, 1, 3) or any(not 0 < mm < 100 for mm in o.spacing):
-        raise ValueError(f"--segmenter.spacing {words(o.spacing)}: must be one or three lengths in mm, above 0")
-    step = 2 ** (len(o.features) - 1)
-    if len(o.patch) not in (1, o.dims) or any(n < step or n % step for n in o.patch):
-        raise ValueError(
-            f"--segmenter.patch {words(o.patch)}: must be one or {o.dims} multiples of {step} for {len(o.features)} levels"
-        )
-    if o.results and (o.label_maps or o.seeds or o.lesions):
-        raise ValueError("--segmenter.results and --segmenter.label_maps, seeds or lesions cannot both be given")
-    if not o.synthetic and (given := next((n for n in ("results", "label_maps", "seeds") if getattr(o, n)), "")):
-        raise ValueError(
-            f"--segmenter.{given}: of no use with --segmenter.real_fraction 1, which has no synthetic share"
-        )
-    lists = [name for name in ("generation_classes", "output_labels") if getattr(o, name)]
-    lists += ["neutral_labels"] if o.neutral_labels is not None else []
-    if lists and o.generation_labels is None:
-        raise ValueError(f"--segmenter.{lists[0]} needs --segmenter.generation_labels, whose order it follows")
-    if o.generation_labels and o.scheme != "auto":
-        raise ValueError(f"--segmenter.generation_labels and --segmenter.scheme {o.scheme} cannot both be given")
-    if (o.prior_means_file or o.prior_stds_file) and o.seeds:
-        raise ValueError("--segmenter.prior_means_file or prior_stds_file and --segmenter.seeds cannot both be given")
-    if o.seeds and o.lesions:
-        raise ValueError("--segmenter.seeds and --segmenter.lesions cannot both be given")
+    def _check_network(self) -> None:
+        if self.lambda_dice == self.lambda_ce == 0:
+            raise ValueError("--lambda_dice 0 and --lambda_ce 0: nothing would be learned")
+        allowed, fits = {
+            "unet": ("two or more numbers above 0", len(self.features) >= 2),
+            "basic": ("five numbers for basic", len(self.features) == BASIC_LEVELS),
+            "dynunet": ("three or more numbers above 0 for dynunet", len(self.features) >= 3),  # MONAI wants them
+        }[self.network]
+        if not fits or min(self.features) < 1:
+            raise ValueError(f"--features {spelled(self.features)}: must be {allowed}")
+        step = 2 ** (len(self.features) - 1)
+        if len(self.patch) not in (1, self.dims) or any(n < step or n % step for n in self.patch):
+            multiples = f"one or {self.dims} multiples of {step} for {len(self.features)} levels"
+            raise ValueError(f"--patch {spelled(self.patch)}: must be {multiples}")
 
 
 def _check(config: Config) -> None:
-    check_gmm(config.gmm, "gmm.")
-    check_segmenter(config.segmenter)
     if config.gmm.priors == "fit":
         raise ValueError("--gmm.priors fit: a segmenter has nothing to fit them to; give random, or a file of priors")
 

@@ -158,7 +158,7 @@ def test_a_class_that_nobody_shows_is_a_warning(folder: Path) -> None:
     [
         ("--scheme nonsense", 2, "--scheme nonsense: must be"),
         ("--images missing", 2, "--images missing: no .nii"),
-        ("--out priors.txt", 2, "--out priors.txt: must end in .json"),
+        ("--out priors.txt", 2, "--out priors.txt: must be a file ending in .json"),
         ("--scheme seeds", 2, "seed codes are"),
     ],
 )

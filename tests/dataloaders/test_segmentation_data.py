@@ -15,6 +15,7 @@ from dataloaders.case_volumes import CaseVolume, on_grid, read_case
 from dataloaders.io.geometry import back_to_source, stitch, to_ras
 from dataloaders.io.manifest import Manifest
 from dataloaders.io.png import read_png, write_png
+from dataloaders.io.schema import check
 from dataloaders.labelmaps.classes import read_classes, tissue_classes
 from dataloaders.labelmaps.schemes import read_scheme
 from dataloaders.patches import ACROSS, STREAMS, Drawn, MixedVolumes, PatchDataset, neighbour_stack
@@ -25,7 +26,7 @@ from models.base import seeded_generator
 from models.gmm.labels import LabelScheme
 from models.gmm.options import synthseg_preset
 from models.gmm.sampling import draw_intensities
-from models.segmenter.options import SegmenterConfig, check_segmenter
+from models.segmenter.options import SegmenterConfig
 from scripts.generate import GenerateOptions, generate
 from tests.toy import phantom, save_nifti
 
@@ -329,7 +330,7 @@ def test_the_segmenter_takes_the_files_of_generate(tmp_path: Path) -> None:
         ({"prior_stds_file": files["prior_stds_file"], "seeds": tmp_path, "real_fraction": 0.0}, "seeds cannot both"),
     ):
         with pytest.raises(ValueError, match=message):
-            check_segmenter(replace(SMALL, **wrong))  # type: ignore[arg-type]
+            check(replace(SMALL, **wrong), "segmenter.")  # type: ignore[arg-type]
 
 
 def test_validation_is_whole_real_scans_on_the_grid(home: Path) -> None:

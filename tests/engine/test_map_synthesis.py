@@ -375,7 +375,6 @@ def test_classes_made_from_images_are_said_to_be_absent(tmp_path: Path) -> None:
             ["--labels", "m", "--out", "o", "--label_map", "t.csv", "--label_ids", "class"],
             "--label_map and --label_ids",
         ),
-        (["--labels", "m", "--out", "o", "--shard", "2/2"], "--shard 2/2: must be i/n"),
     ],
 )
 def test_options_that_do_not_go_together(arguments: list[str], message: str) -> None:

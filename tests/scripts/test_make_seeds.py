@@ -408,7 +408,7 @@ def test_command_line(bids: Path, tmp_path: Path) -> None:
     assert "3 made, 0 kept, 2 skipped, 0 failed" in done.stdout
     assert "skipped: sub-03/anat/sub-03_T2w_dseg.nii.gz: no image" in done.stdout
     assert "0 made, 3 kept" in call("scripts/make_seeds.py", *arguments).stdout
-    for wrong in (["--max_subclasses", 11], ["--annotation", "nobody"], ["--num_workers", -1], ["--seed", -1]):
+    for wrong in (["--max_subclasses", 11], ["--annotation", "nobody"]):
         done = call("scripts/make_seeds.py", *arguments, *wrong, code=2)
         assert f"error: {wrong[0]} {wrong[1]}" in done.stderr
     assert "no such folder" in call("scripts/make_seeds.py", "--bids_path", "no", *arguments[2:], code=2).stderr
