@@ -11,10 +11,10 @@ from numpy.typing import NDArray
 from scipy import ndimage
 from scipy.spatial import cKDTree
 
+from dataloaders.labelmaps.labels import count_labels
 from evaluation.statistics import nan_mean
 
 PERCENTILE = 95
-_DENSE = 2**16  # ids up to which counting by id is cheaper than sorting
 
 
 def dice(truth: NDArray, pred: NDArray, labels: Iterable[int]) -> dict[int, float]:
@@ -24,23 +24,13 @@ def dice(truth: NDArray, pred: NDArray, labels: Iterable[int]) -> dict[int, floa
     """
     _check(truth, pred)
     wanted = list(labels)
-    of_truth, of_pred = _counts(truth), _counts(pred)
-    of_both = _counts(truth[truth == pred])
+    of_truth, of_pred = count_labels(truth), count_labels(pred)
+    of_both = count_labels(truth[truth == pred])
     scores = {}
     for label in wanted:
         size = of_truth.get(label, 0) + of_pred.get(label, 0)
         scores[label] = 2 * of_both.get(label, 0) / size if size else math.nan
     return scores
-
-
-def _counts(ids: NDArray) -> dict[int, int]:
-    """Voxels of each id."""
-    if ids.size and ids.max() < _DENSE and ids.min() >= 0:
-        counts = np.bincount(ids.ravel())
-        there = np.flatnonzero(counts)
-        return dict(zip(there.tolist(), counts[there].tolist(), strict=True))
-    values, counts = np.unique(ids, return_counts=True)
-    return {int(value): int(count) for value, count in zip(values, counts, strict=True)}
 
 
 def hd95(truth: NDArray, pred: NDArray, labels: Iterable[int], spacing: Sequence[float]) -> dict[int, float]:

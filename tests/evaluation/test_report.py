@@ -310,7 +310,7 @@ def test_limits_follow_the_provenance(tmp_path: Path) -> None:
         ("faithfulness_dice", "Label Dice seen by a segmenter", "Label faithfulness"),
         ("lesion_precision", "Lesion-wise precision", "Lesions"),
         ("oasis_fid", "FID of 8-bit files", "Protocol oasis"),
-        ("diversity_dice", "Diversity Dice", "Variety of draws"),
+        ("diversity_dice", "Diversity dice", "Other"),
         ("synthrad2023_psnr", "SynthRAD2023 PSNR", "Protocol synthrad2023"),
         ("kid", "KID", "Distribution: Inception features"),
         ("radiomics_kid", "Radiomics kernel distance", "Distribution: radiomics features"),
