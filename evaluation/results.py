@@ -13,7 +13,7 @@ from evaluation.pairs import ManifestPairs, Pairs, paired_slices
 from evaluation.reference import save_reference
 from evaluation.request import Plan, Request, find_weights, plan
 from evaluation.scoring import Scores, merged, score
-from evaluation.shards import key_of, load_parts, remove_parts, save_part
+from evaluation.shards import Parts, key_of
 from evaluation.summary import Summary
 from evaluation.tables import format_table, rows_csv, summary_csv
 
@@ -62,13 +62,13 @@ def evaluate_shard(pairs: Pairs, out: Path, request: Request, shard: tuple[int, 
     refuse_unwritable(out, request)
     planned = plan(request, pairs)
     groups = range(number, len(pairs.groups()), shards)
-    key = key_of(pairs, request)
-    save_part(out, shard, key, score(pairs, planned, groups))
-    scored = load_parts(out, shards, key)
+    key, parts = key_of(pairs, request), Parts.of(out)
+    parts.save_part(shard, key, score(pairs, planned, groups))
+    scored = parts.load_all(shards, key)
     if scored is None:
         return None
     result = _write(pairs, out, planned, merged(scored), strict=True)
-    remove_parts(out)
+    parts.remove()
     return result
 
 
