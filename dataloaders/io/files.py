@@ -27,10 +27,14 @@ def atomic_path(path: Path | str) -> Iterator[Path]:
     """Yield a temporary path beside `path`; on success it is synced to disk and replaces `path`, on error removed.
 
     The temporary name keeps the suffixes of `path`, because writers such as nibabel choose their format by them. What
-    killed processes of this machine left in the folder is removed when a process first writes there.
+    killed processes of this machine left in the folder is removed when a process first writes there. Within a folder that
+    `whole_folder` moves to its place at once, files are written as they are: nobody sees them before.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
+    if any(part.startswith(TEMPORARY) for part in path.parent.parts):
+        yield path
+        return
     _sweep(path.parent)
     temporary = path.with_name(f"{TEMPORARY}{_machine()}-{os.getpid()}-{path.name}")
     try:
