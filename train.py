@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 
 from config import Config, parse_train
-from dataloaders.io.progress import tracked
+from dataloaders.io.console import tracked
 from dataloaders.io.ranks import rank
 from engine.command import exit_code
 from engine.methods.base import workflow_of

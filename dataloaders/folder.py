@@ -13,12 +13,12 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from dataloaders.io.console import warn_once
 from dataloaders.io.file_names import PatientRule, place_of, shows_channels
 from dataloaders.io.files import listed
 from dataloaders.io.find import find_files
 from dataloaders.io.intensity import LEVELS, Window
 from dataloaders.io.manifest import FILE_NAME, SPLITS, Case, Manifest, Slice, Split
-from dataloaders.io.notices import warn_once
 from dataloaders.io.png import MIN_RANGE, NoGrey, Palettes, read_colours, read_png
 from dataloaders.io.schema import NAME
 from dataloaders.io.spec import Channel, DataSpec, Label

@@ -20,13 +20,13 @@ import torch
 from numpy.typing import NDArray
 
 from config import TestConfig
+from dataloaders.io.console import tracked
 from dataloaders.io.files import read_json
 from dataloaders.io.find import files_below
 from dataloaders.io.intensity import Window, model_to_levels
 from dataloaders.io.ledger import Ledger, WorkReport
 from dataloaders.io.manifest import SYNTHESIS
 from dataloaders.io.nifti import SUFFIXES, file_sha256, stem
-from dataloaders.io.progress import tracked
 from dataloaders.io.schema import decode
 from dataloaders.io.spec import DataSpec, Label
 from dataloaders.labelmaps.generated_files import bids_place, describe_bids

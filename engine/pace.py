@@ -11,7 +11,7 @@ from collections.abc import Callable
 
 import torch
 
-from dataloaders.io.progress import due, duration
+from dataloaders.io.console import due, duration
 from engine.device import peak_memory_gb
 from engine.methods.base import Workflow
 

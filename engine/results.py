@@ -13,13 +13,13 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from dataloaders.io.console import tracked
 from dataloaders.io.files import whole_folder
 from dataloaders.io.geometry import stitch
 from dataloaders.io.intensity import model_to_levels
 from dataloaders.io.manifest import Case, Manifest, Slice, slice_name
 from dataloaders.io.nifti import write_volume
 from dataloaders.io.png import write_png
-from dataloaders.io.progress import tracked
 from dataloaders.io.spec import DataSpec
 from models.base import Batch, Method, SampleRandom, seeded_generator
 

@@ -19,9 +19,9 @@ from torch import Tensor
 import config as options
 from dataloaders.folder import unwritten
 from dataloaders.io import ranks
+from dataloaders.io.console import tracked
 from dataloaders.io.files import read_json, with_path, write_json, write_text
 from dataloaders.io.locks import LOCK, FolderLock, lock_folder
-from dataloaders.io.progress import tracked
 from dataloaders.io.ranks import all_gather, rank, world_size
 from dataloaders.io.runlog import RunLog, SilentLog
 from dataloaders.io.schema import decode

@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from types import FrameType
 from typing import Any
 
-from dataloaders.io.progress import say
+from dataloaders.io.console import say
 
 EXIT_USAGE = 2
 EXIT_WEIGHTS_MISSING = 3

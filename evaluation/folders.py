@@ -6,13 +6,13 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from dataloaders.io.console import warn_once
 from dataloaders.io.file_names import PatientRule, label_of, place_of, shows_channels
 from dataloaders.io.files import listed
 from dataloaders.io.find import files_in, warn_of_unread, without_twins
 from dataloaders.io.intensity import LEVELS, Window
 from dataloaders.io.manifest import FILE_NAME, Case, Geometry, Manifest, Slice
 from dataloaders.io.nifti import SUFFIXES, stem
-from dataloaders.io.notices import warn_once
 from dataloaders.io.png import MIN_RANGE, Palettes, read_png
 from dataloaders.io.spec import Axis, Channel, DataSpec
 from dataloaders.labelmaps.labels import count_labels

@@ -13,11 +13,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from dataloaders.io.console import warn_once
 from dataloaders.io.geometry import field_of_view, plane, resample, to_ras, window_plane
 from dataloaders.io.intensity import LEVELS, Window
 from dataloaders.io.manifest import Case, Manifest, Slice
 from dataloaders.io.nifti import SUFFIXES, read_volume, stem, whole_numbers
-from dataloaders.io.notices import warn_once
 from dataloaders.io.png import as_16_bit, read_png
 from dataloaders.io.spec import DataSpec
 from evaluation.source_ids import SourceIds

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from dataloaders.io.notices import warn_once
+from dataloaders.io.console import warn_once
 from dataloaders.io.weights import MissingWeights, resolve, sha256
 from evaluation.catalog import METRICS, PROTOCOLS, named
 from evaluation.metrics import extractors, perceptual

@@ -9,10 +9,9 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 from numpy.typing import NDArray
 
+from dataloaders.io.console import Progress, warn_once
 from dataloaders.io.intensity import LEVELS
 from dataloaders.io.manifest import Case
-from dataloaders.io.notices import warn_once
-from dataloaders.io.progress import Progress
 from evaluation.metrics import perceptual
 from evaluation.metrics.extractors import cached_features
 from evaluation.metrics.faithfulness import overlap_rows

@@ -13,11 +13,11 @@ from typing import Any
 
 import numpy as np
 
+from dataloaders.io.console import tracked
 from dataloaders.io.files import write_json, write_text
 from dataloaders.io.geometry import spacing
 from dataloaders.io.manifest import Case, Manifest
 from dataloaders.io.nifti import read_volume, whole_numbers
-from dataloaders.io.progress import tracked
 from dataloaders.io.spec import Label
 from evaluation.metrics.segmentation import dice, hd95
 from evaluation.statistics import MIN_PATIENTS, finite, finite_rows, over_patients

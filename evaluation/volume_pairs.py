@@ -11,12 +11,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from dataloaders.io.console import warn_once
 from dataloaders.io.find import files_in, without_twins
 from dataloaders.io.geometry import off_grid, plane, plane_shape, plane_spacing, stitch, to_ras
 from dataloaders.io.intensity import Window
 from dataloaders.io.manifest import FILE_NAME, Case, Manifest, Slice
 from dataloaders.io.nifti import SUFFIXES, read_volume, stem, whole_numbers
-from dataloaders.io.notices import warn_once
 from dataloaders.io.spec import Axis, Channel, DataSpec
 from dataloaders.labelmaps.labels import count_labels
 from evaluation.pairs import FOLDERS, PER_VOLUME, Item, Pairs, file_states

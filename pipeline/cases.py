@@ -6,9 +6,9 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from dataloaders.io.console import warn_once
 from dataloaders.io.files import listed
 from dataloaders.io.manifest import Split
-from dataloaders.io.notices import warn_once
 from dataloaders.io.schema import NAME
 from dataloaders.prepare.sources import find_bids
 from pipeline.study import CaseOptions, InputOptions, StudyOptions

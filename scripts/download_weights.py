@@ -13,8 +13,8 @@ import tyro
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from dataloaders.io.console import Progress
 from dataloaders.io.files import atomic_path
-from dataloaders.io.progress import Progress
 from dataloaders.io.weights import KNOWN, MissingWeights, WeightFile, download_folder, resolve, sha256
 
 _CHUNK = 1 << 20

@@ -11,8 +11,8 @@ import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
+from dataloaders.io.console import warn_once
 from dataloaders.io.nifti import SUFFIXES, stem
-from dataloaders.io.notices import warn_once
 
 # What people call pictures and volumes; files of other kinds lie beside data for good reasons.
 _IMAGES = ".png .jpg .jpeg .bmp .gif .tif .tiff .npy .npz .nii .nii.gz .img .hdr .mgz .mgh .mha .nrrd .dcm".split()

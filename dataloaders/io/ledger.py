@@ -16,10 +16,10 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Self
 
+from dataloaders.io.console import say
 from dataloaders.io.files import read_json, with_path, write_json
 from dataloaders.io.find import files_below
 from dataloaders.io.locks import FolderLock, lock_folder
-from dataloaders.io.progress import say
 from dataloaders.io.schema import PathBelow, decode
 
 SETTINGS = "settings.json"

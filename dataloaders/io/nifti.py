@@ -18,9 +18,9 @@ from nibabel.freesurfer.mghformat import MGHHeader
 from nibabel.volumeutils import apply_read_scaling
 from numpy.typing import DTypeLike, NDArray
 
+from dataloaders.io.console import warn_once
 from dataloaders.io.files import atomic_path
 from dataloaders.io.intensity import AIR_BELOW
-from dataloaders.io.notices import warn_once
 
 MAX_VOXELS = 2**30  # 1024³; more is a damaged header or a bomb
 NIFTI_SUFFIXES = (".nii.gz", ".nii")  # of files that are written

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from multiprocessing import get_context, parent_process, resource_tracker
 from typing import Any, TypeVar
 
-from dataloaders.io.progress import tracked
+from dataloaders.io.console import tracked
 
 _T = TypeVar("_T")
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+from dataloaders.io.console import tracked
 from dataloaders.io.manifest import SPLITS, Case, Manifest, Slice
 from dataloaders.io.png import read_png
-from dataloaders.io.progress import tracked
 from dataloaders.labelmaps.labels import count_labels
 
 

@@ -8,11 +8,11 @@ from pathlib import Path
 import numpy as np
 
 from dataloaders.folder import MAX_LABELS, PlainFolder, cases_of, scan
+from dataloaders.io.console import tracked
 from dataloaders.io.files import whole_folder
 from dataloaders.io.intensity import Window
 from dataloaders.io.manifest import Manifest, Slice
 from dataloaders.io.png import read_colours, read_png, write_png
-from dataloaders.io.progress import tracked
 from dataloaders.io.spec import Channel, DataSpec
 from dataloaders.labelmaps.labels import LabelTable, count_labels, found_labels, id_type, read_label_map
 from dataloaders.prepare.inspection import DataFaults

@@ -10,10 +10,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dataloaders.io import geometry
+from dataloaders.io.console import collected
 from dataloaders.io.intensity import Window, in_hu
 from dataloaders.io.manifest import Case, Geometry, Slice, Split, affine_rows, slice_name
 from dataloaders.io.nifti import Volume, read_ids, read_volume
-from dataloaders.io.notices import collected
 from dataloaders.io.spec import LESION, level_channel
 from dataloaders.labelmaps.labels import LabelTable, id_type
 from dataloaders.lesions.preparing import (

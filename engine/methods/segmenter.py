@@ -14,9 +14,9 @@ import torch
 from config import Config, TestConfig
 from dataloaders.case_volumes import CaseVolume, channel_numbers
 from dataloaders.folder import load_manifest
+from dataloaders.io.console import tracked
 from dataloaders.io.files import whole_folder
 from dataloaders.io.manifest import Manifest
-from dataloaders.io.progress import tracked
 from dataloaders.io.schema import NAME
 from dataloaders.io.spec import DataSpec
 from dataloaders.labelmaps.classes import ras_spacing

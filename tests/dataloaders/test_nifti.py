@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from dataloaders.io.console import collected
 from dataloaders.io.nifti import VolumeError, read_volume, whole_numbers, write_volume
-from dataloaders.io.notices import collected
 from dataloaders.labelmaps.labels import names_with
 from tests.toy import save_nifti
 

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from dataloaders.io import progress
-from dataloaders.io.progress import Progress, tracked
+from dataloaders.io import console
+from dataloaders.io.console import Progress, tracked
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -19,7 +19,7 @@ ROOT = Path(__file__).resolve().parents[2]
 def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     """A clock that stands still until its one entry is changed."""
     now = [1000.0]
-    monkeypatch.setattr(progress.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(console.time, "monotonic", lambda: now[0])
     return now
 
 
@@ -87,7 +87,7 @@ def test_a_line_that_cannot_be_written_does_not_end_the_work(
 def test_there_is_one_kind_of_progress() -> None:
     """Nothing else uses tqdm, which is silent in a log."""
     for file in [*ROOT.glob("*.py"), *ROOT.glob("[a-z]*/**/*.py")]:
-        if "tests" in file.parts or file.name == "progress.py":
+        if "tests" in file.parts or file.name == "console.py":
             continue
         for node in ast.walk(ast.parse(file.read_text())):
             names = [node.module] if isinstance(node, ast.ImportFrom) else []

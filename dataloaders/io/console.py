@@ -1,11 +1,13 @@
-"""How far a long command is: a bar in a terminal, elsewhere a plain line now and then, so that a log shows it lives."""
+"""What commands say on stderr: warnings, one line each, and how far they are: a bar in a terminal, elsewhere a plain line
+now and then, so that a log shows that they live.
+"""
 
 from __future__ import annotations
 
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Sized
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from datetime import timedelta
 from typing import TypeVar
 
@@ -14,17 +16,19 @@ from tqdm import tqdm
 EVERY = 30.0  # seconds between lines; later a twentieth of the time gone, so that logs of days stay short
 
 _T = TypeVar("_T")
+_warned: set[str] = set()
+_collecting: list[list[str]] = []
 
 
-def due(now: float, start: float, said: float, every: float = EVERY) -> bool:
+def due(now: float, start: float, last: float) -> bool:
     """Whether another line is due, all in seconds: now, the start, the line before (or the start)."""
-    return now - said >= max(every, (now - start) / 20)
+    return now - last >= max(EVERY, (now - start) / 20)
 
 
 class Progress:
     """Counts what is done, on stderr.
 
-    what: the work's name. total: how much there is, None where nobody knows. unit: ``B`` is told in kB, MB, ... shown: False
+    what: the work's name. total: how much there is, None where nobody knows. unit: ``B`` is shown in kB, MB, … shown: False
     for nothing at all. Lines that cannot be written are lost; they never end the work.
     """
 
@@ -96,3 +100,24 @@ def tracked(
 def duration(seconds: float) -> str:
     """``0:01:27``, from two days on ``3 days, 4:00:00``."""
     return str(timedelta(seconds=round(seconds)))
+
+
+def warn_once(text: str, kind: str = "") -> None:
+    """The same warning is worth one line, however often an evaluation or a folder is looked at; of a kind, the first is."""
+    if _collecting:
+        _collecting[-1].append(text)
+    elif (kind or text) not in _warned:
+        _warned.add(kind or text)
+        more = "; others like it are not named" if kind else ""
+        say(f"warning: {text}{more}")
+
+
+@contextmanager
+def collected() -> Iterator[list[str]]:
+    """Warnings go into this list, each time they occur, instead of being printed."""
+    lines: list[str] = []
+    _collecting.append(lines)
+    try:
+        yield lines
+    finally:
+        _collecting.pop()
