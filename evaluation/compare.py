@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from config import METHODS
 from dataloaders.io.files import read_json
 from dataloaders.io.manifest import FILE_NAME, SYNTHESIS, Case, Manifest, Slice
 from dataloaders.io.png import read_png
@@ -41,6 +42,16 @@ class Entrant:
     def provenance(self) -> dict[str, Any]:
         """What the results folder says of how it was made."""
         return self.manifest.provenance
+
+    @property
+    def method(self) -> str:
+        """What --model was called, empty where nothing is known."""
+        return str(self.provenance.get("method") or "")
+
+    @property
+    def fitted(self) -> bool:
+        """In one pass over the data, without steps."""
+        return self.method in METHODS and METHODS[self.method].fitted
 
     def part(self, name: str) -> dict[str, Any]:
         """A group of the provenance, empty where there is none."""

@@ -21,9 +21,11 @@ class MethodOptions:
     groups: fields of Config with the options that it reads, its own first. presets: --preset -> values of Config that
     differ from the defaults; the first one is the default. check: raises ValueError for options that do not go together.
     runtime: its options that may differ when a run is resumed. idle: options of a command line that do nothing, with the
-    reason. fitted: in one pass over the data, without steps.
+    reason. fitted: in one pass over the data, without steps. title: what it is, for reports. telling: those of its options
+    that a report names where they are on, all where there are none.
     """
 
+    title: str
     network: str
     workflow: str
     groups: tuple[str, ...]
@@ -32,6 +34,7 @@ class MethodOptions:
     runtime: tuple[str, ...] = ()
     idle: Callable[[Sequence[str], Config], list[tuple[str, str]]] = lambda arguments, config: []
     fitted: bool = False
+    telling: tuple[str, ...] = ()
 
 
 def load_class(where: str) -> Any:

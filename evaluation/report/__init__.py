@@ -64,9 +64,6 @@ def _figures(content: Content) -> list[tuple[str, Figure]]:
 
 
 def _write_figure(out: Path, stem: str, figure: Figure) -> list[str]:
-    # The layout is computed for good, so that it is not done again for each file.
-    figure.draw_without_rendering()
-    figure.set_layout_engine("none")
     names = []
     for suffix, data in (("png", png(figure)), ("svg", svg(figure))):
         names.append(f"figures/{stem}.{suffix}")

@@ -6,45 +6,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from config import METHODS, RUNTIME_OPTIONS
 from evaluation.compare import Entrant
 from evaluation.report.kit import Cell, Table, color_of
 
-KINDS = {
-    "oasis": "OASIS: adversarial, 3-D noise, segmentation discriminator",
-    "spade": "SPADE: adversarial, patch discriminator",
-    "gmm": "Gaussian mixture by label",
-    "lesion": "lesion U-Net",
-    "segmenter": "segmentation network",
-}
-TRAINED = (
-    "batch_size",
-    "num_epochs",
-    "lr_g",
-    "lr_d",
-)  # options of the run that mean nothing to a method that is fitted
-FITTED = ("gmm",)
-NOT_FITTED = (*TRAINED, "preset", "beta1", "beta2", "flip", "stop_patience")
-PLUMBING = (
-    "name",
-    "model",
-    "gpu_ids",
-    "num_workers",
-    "cache_gb",
-    "eval_slices",
-    "metrics",
-    "continue_train",
-    "which_iter",
-)
-GAN = (
-    *("generator", "norm", "param_free_norm", "channels_G", "channels_D", "z_dim", "neighbours", "slice_position"),
-    *("critic", "unpaired", "lambda_segment", "lambda_labelmix", "lambda_l1", "lambda_edge", "lambda_vgg"),
-    *("lambda_feature", "lambda_mask", "ema_decay"),
-)
-GMM = (
-    *("preset", "priors", "robust", "vary", "covariance", "background", "texture_fwhm", "partial_volume"),
-    *("blur", "noise_std", "bias_field_std", "gamma_std"),
-)
-MATTER = {"oasis": GAN, "spade": GAN, "gmm": GMM}
+TRAINED = ("batch_size", "num_epochs", "lr_g", "lr_d")  # mean nothing to a method that is fitted
+NOT_FITTED = {*TRAINED, "preset", "beta1", "beta2", "flip", "stop_patience"}
+PLUMBING = {*RUNTIME_OPTIONS, "model"} - {"preset", "num_epochs", "tuned", "compile"}
 OFF: tuple[Any, ...] = (0, 0.0, False, "none", None, "", [], [0.0], [0])
 
 
@@ -64,9 +32,10 @@ def cards(entrants: Sequence[Entrant]) -> list[Card]:
     settings = [flat_settings(entrant) for entrant in entrants]
     found = []
     for i, entrant in enumerate(entrants):
-        method = str(entrant.provenance.get("method") or "unknown method")
+        method = entrant.method
         facts = {name: value for name, value in _facts(entrant).items() if value} or {"nothing known": ""}
-        found.append(Card(entrant.name, color_of(i), KINDS.get(method, method), facts, _different(settings, i)))
+        kind = METHODS[method].title if method in METHODS else method or "unknown method"
+        found.append(Card(entrant.name, color_of(i), kind, facts, _different(entrants, settings, i)))
     return found
 
 
@@ -94,10 +63,11 @@ def _facts(entrant: Entrant) -> dict[str, str]:
 
 def _parameters(entrant: Entrant) -> str:
     """Options that shape the method: the listed ones that are on; of an unknown method, all that are."""
-    method, config = str(entrant.provenance.get("method")), entrant.part("config")
-    own: dict[str, Any] = config.get(method) or {}
-    shown = {name: config[name] for name in TRAINED if name in config and method not in FITTED}
-    shown |= {name: own[name] for name in MATTER.get(method, tuple(own)) if name in own and own[name] not in OFF}
+    config = entrant.part("config")
+    own: dict[str, Any] = config.get(entrant.method) or {}
+    telling = METHODS[entrant.method].telling if entrant.method in METHODS else ()
+    shown = {name: config[name] for name in TRAINED if name in config and not entrant.fitted}
+    shown |= {name: own[name] for name in telling or own if name in own and own[name] not in OFF}
     return ", ".join(f"{name} {_short(value)}" for name, value in shown.items())
 
 
@@ -107,18 +77,17 @@ def _short(value: Any) -> str:
     return {True: "on", False: "off"}[value] if isinstance(value, bool) else str(value)
 
 
-def _different(settings: Sequence[dict[str, str]], i: int) -> list[tuple[str, str]]:
+def _different(entrants: Sequence[Entrant], settings: Sequence[dict[str, str]], i: int) -> list[tuple[str, str]]:
     """Settings that no other method has so; those that the card shows anyway only against methods of the same kind."""
-    mine = settings[i]
     others = [one for j, one in enumerate(settings) if j != i]
     idle = {"seconds_per_slice", "images_seen", "method", *PLUMBING}
-    if mine.get("method") in FITTED:
-        idle |= set(NOT_FITTED)
-    elif all(one.get("method") != mine.get("method") for one in others):
-        idle |= set(TRAINED)
+    if entrants[i].fitted:
+        idle |= NOT_FITTED
+    elif sum(entrant.method == entrants[i].method for entrant in entrants) == 1:
+        idle |= {*TRAINED}
     return [
         (name, value)
-        for name, value in mine.items()
+        for name, value in settings[i].items()
         if name not in idle and any(name in one for one in others) and all(one.get(name) != value for one in others)
     ]
 
@@ -143,11 +112,11 @@ def settings_table(entrants: Sequence[Entrant], shared: bool | None = None) -> T
 
 def flat_settings(entrant: Entrant) -> dict[str, str]:
     """Settings worth a row; of the nested method options only those of the method that ran."""
-    method, made, data = entrant.provenance.get("method"), entrant.part("made_from"), entrant.part("data_provenance")
+    made, data = entrant.part("made_from"), entrant.part("data_provenance")
     known = ("method", "checkpoint", "images_seen", "seconds_per_slice")
     flat = {key: entrant.provenance[key] for key in known if key in entrant.provenance}
     for key, value in entrant.part("config").items():
-        if key == method and isinstance(value, dict):
+        if key == entrant.method and isinstance(value, dict):
             flat |= {f"{key}.{name}": item for name, item in value.items()}
         elif not isinstance(value, dict) and not key.startswith("freq_"):
             flat[key] = value

@@ -12,7 +12,6 @@ from typing import Any
 
 from matplotlib import rc_context
 from matplotlib.figure import Figure
-from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
@@ -25,7 +24,8 @@ from evaluation.report.names import group_of, is_distribution, name_of, short_na
 
 ARROWS = {"higher": " ↑", "lower": " ↓"}
 MAX_CURVES = 12
-MOST_COLUMNS = 5  # of a sheet
+MOST_COLUMNS, KEYS_ABREAST = 5, 5  # of a sheet
+TITLE = 0.25  # inches above a panel of a sheet
 # Margins of small plots, inches: dots in rows, columns over names, curves.
 ROW, COLUMN, PLOT = (0.1, 0.1, 0.24, 0.06), (0.66, 0.05, 0.1, 0.08), (0.66, 0.12, 0.42, 0.06)
 HEADLINE = ("mae_body", "ssim", "wasserstein", "lpips_alex_v0.1", "faithfulness_dice", "lesion_f1")
@@ -60,8 +60,11 @@ class PanelSet:
 
     @cached_property
     def svgs(self) -> list[bytes]:
-        """The panels as the page shows them."""
-        return [panel_svg(panel, self.size, self.margins) for panel in self.panels]
+        """The panels as the page shows them, without titles, which it writes itself."""
+        figures = [Figure(figsize=self.size) for _ in self.panels]
+        for panel, figure in zip(self.panels, figures, strict=True):
+            _draw(panel, figure, self)
+        return [svg(figure) for figure in figures]
 
 
 def panel_sets(entrants: Sequence[Entrant], rows: Sequence[Row], gathered: Sequence[Gathered]) -> list[PanelSet]:
@@ -171,30 +174,29 @@ def _log_series(entrant: Entrant) -> dict[str, plots.Curve]:
 # -- files --------------------------------------------------------------------------------------------------------
 
 
-def panel_svg(panel: Panel, size: tuple[float, float], margins: tuple[float, float, float, float]) -> bytes:
-    """One panel without its title, which the page writes itself. Fixed margins: a computed layout doubles the time."""
-    figure = Figure(figsize=size)
-    (width, height), (left, right, bottom, top) = size, margins
-    figure.subplots_adjust(left / width, bottom / height, 1 - right / width, 1 - top / height, hspace=0.08)
-    panel.draw(figure)
-    return svg(figure)
+def _draw(panel: Panel, canvas: plots.Canvas, one: PanelSet, above: float = 0.0) -> None:
+    """With the set's margins and room for a title `above`: a computed layout takes long and differs from run to run."""
+    (width, height), (left, right, bottom, top) = one.size, one.margins
+    total = height + above
+    canvas.subplots_adjust(left / width, bottom / total, 1 - right / width, 1 - (top + above) / total, hspace=0.08)
+    panel.draw(canvas)
 
 
 def sheet(one: PanelSet, names: Sequence[str]) -> Figure:
     """All panels of a set with titles and a key, at most five side by side."""
     columns = min(MOST_COLUMNS, len(one.panels))
     lines = math.ceil(len(one.panels) / columns)
-    width = max(columns * one.size[0], 3.6)
-    layout = ConstrainedLayoutEngine(w_pad=0.07, h_pad=0.05)
-    figure = Figure(figsize=(width, lines * (one.size[1] + 0.25) + 0.4), layout=layout)
-    cells = figure.subfigures(lines, columns, squeeze=False)
-    for cell, panel in zip(cells.ravel(), one.panels, strict=False):
-        if panel.title:
-            cell.suptitle(panel.title, fontsize=9, color=INK)
-        panel.draw(cell)
     handles: list[Any] = [Patch(color=REAL_COLOR, label="real")] if one.real else []
     handles += [Line2D([], [], color=color_of(i), linewidth=4, label=name) for i, name in enumerate(names)]
-    figure.legend(handles=handles, loc="outside lower center", ncols=min(len(handles), 5), fontsize=8, frameon=False)
+    key = 0.2 + 0.2 * math.ceil(len(handles) / KEYS_ABREAST)
+    heights = [*[one.size[1] + TITLE] * lines, key]
+    figure = Figure(figsize=(max(columns * one.size[0], 3.6), sum(heights)))
+    grid = figure.add_gridspec(lines + 1, columns, height_ratios=heights, wspace=0, hspace=0)
+    for place, panel in enumerate(one.panels):
+        cell = figure.add_subfigure(grid[place // columns, place % columns])
+        cell.suptitle(panel.title, fontsize=9, color=INK)
+        _draw(panel, cell, one, TITLE)
+    figure.legend(handles=handles, loc="lower center", ncols=min(len(handles), KEYS_ABREAST), fontsize=8, frameon=False)
     return figure
 
 
@@ -205,9 +207,8 @@ def svg(figure: Figure) -> bytes:
     with rc_context({"svg.fonttype": "none", "svg.hashsalt": "medsis"}):
         figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})
     text = buffer.getvalue().replace(b"'DejaVu Sans'", FONTS.encode())
-    for n, name in enumerate(
-        re.findall(rb'<clipPath id="(\w+)"', text)
-    ):  # of some, matplotlib takes them from addresses
+    # Of some clip paths, matplotlib takes the ids from addresses.
+    for n, name in enumerate(re.findall(rb'<clipPath id="(\w+)"', text)):
         text = text.replace(b'"' + name + b'"', b'"clip%d"' % n).replace(b"#" + name + b")", b"#clip%d)" % n)
     return text
 

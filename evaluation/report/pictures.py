@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from textwrap import fill
 
 import numpy as np
 from matplotlib import colormaps
 from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
-from matplotlib.layout_engine import ConstrainedLayoutEngine
 from numpy.typing import NDArray
 from PIL import Image
 
@@ -171,18 +171,24 @@ def diverging_stops(n: int = 11) -> list[str]:
 def tile_sheet(rows: Sequence[tuple[str, Iterable[tuple[str, Tile | None]]]], aspect: float, below: str) -> Figure:
     """A figure of rows, each with a word on its left and tiles with a title or none; None leaves a place empty."""
     grid = [(name, list(tiles)) for name, tiles in rows]
-    titled = sum(any(title for title, _ in tiles) for _, tiles in grid)
-    layout = ConstrainedLayoutEngine(w_pad=0.02, h_pad=0.02, wspace=0, hspace=0)
-    height = (TILE / aspect + 0.06) * len(grid) + 0.3 * titled + 0.45
-    figure = Figure(figsize=(TILE * len(grid[0][1]), height), layout=layout)
-    axes = figure.subplots(len(grid), len(grid[0][1]), squeeze=False)
-    for line, (name, tiles) in zip(axes, grid, strict=True):
-        line[0].set_ylabel(name, fontsize=7, color=SOFT)
-        for one, (title, tile) in zip(line, tiles, strict=True):
-            one.set(xticks=[], yticks=[])
-            one.spines[:].set_visible(False)
+    left, tall = (0.4 if any(name for name, _ in grid) else 0.05), TILE / aspect
+    heads = [0.06 + 0.13 * max(len(title.splitlines()) for title, _ in tiles) for _, tiles in grid]
+    width = left + (TILE + 0.03) * len(grid[0][1])
+    below = fill(below, int(width * 15))
+    height = len(grid) * tall + sum(heads) + 0.15 * len(below.splitlines()) + 0.1
+    figure = Figure(figsize=(width, height))
+    y = height
+    for head, (name, tiles) in zip(heads, grid, strict=True):
+        y -= head + tall
+        figure.text(
+            0.2 / width, (y + tall / 2) / height, name, fontsize=7, color=SOFT, rotation=90, ha="center", va="center"
+        )
+        for i, (title, tile) in enumerate(tiles):
             if tile is not None:
-                one.imshow(tile.pixels, aspect="auto", interpolation="nearest")
-                one.set_title(title, fontsize=7, color=INK, loc="left")
-    figure.supxlabel(below, fontsize=8, color=SOFT)
+                x = left + (TILE + 0.03) * i
+                axes = figure.add_axes((x / width, y / height, TILE / width, tall / height))
+                axes.imshow(tile.pixels, aspect="auto", interpolation="nearest")
+                axes.set_title(title, fontsize=7, color=INK, loc="left", pad=2)
+                axes.set_axis_off()
+    figure.text(0.5, 0.06 / height, below, fontsize=8, color=SOFT, ha="center", va="bottom")
     return figure

@@ -6,7 +6,6 @@ from collections.abc import Iterable, Iterator, Sequence
 
 from dataloaders.overview import counted
 from evaluation.compare import Entrant, Row
-from evaluation.report.cards import FITTED
 from evaluation.report.names import GROUPS, OTHER, group_of, is_distribution, joined, metric_name, name_of
 from evaluation.statistics import MIN_PATIENTS
 
@@ -148,7 +147,7 @@ def _of_training(entrants: Sequence[Entrant]) -> Iterator[str]:
             f"{each} trained once, with one seed: how far two trainings of the same settings lie apart is not known, and "
             "intervals over patients do not contain it."
         )
-    learned = [e for e in trained if e.provenance.get("method") not in FITTED]
+    learned = [e for e in trained if not e.fitted]
     images = {e.name: int(e.provenance["images_seen"]) for e in learned}
     if len(set(images.values())) > 1:
         each = joined([f"{name} {seen:,}" for name, seen in images.items()])

@@ -159,7 +159,14 @@ DEMO_NETWORKS: dict[str, Any] = {
     "ema_decay": 0.99,
 }
 
+TELLING = (
+    *("generator", "norm", "param_free_norm", "channels_G", "channels_D", "z_dim", "neighbours", "slice_position"),
+    *("critic", "unpaired", "lambda_segment", "lambda_labelmix", "lambda_l1", "lambda_edge", "lambda_vgg"),
+    *("lambda_feature", "lambda_mask", "ema_decay"),
+)
+
 OASIS = MethodOptions(
+    title="OASIS: adversarial, 3-D noise, segmentation discriminator",
     network="models.gan.oasis:Oasis",
     workflow="engine.methods.gan:OasisWorkflow",
     groups=("oasis",),
@@ -173,10 +180,12 @@ OASIS = MethodOptions(
         },
         "demo": DEMO | {"oasis": OasisConfig(channels_W=16, z_dim=8, lambda_mask=1.0, **DEMO_NETWORKS)},
     },
+    telling=TELLING,
     runtime=("oasis.images_from",),
 )
 # Published with two time-scale rates around 2e-4 and its own beta2.
 SPADE = MethodOptions(
+    title="SPADE: adversarial, patch discriminator",
     network="models.gan.spade:SpadeGan",
     workflow="engine.methods.gan:GanWorkflow",
     groups=("spade",),
@@ -188,4 +197,5 @@ SPADE = MethodOptions(
         },
         "demo": DEMO | {"beta2": 0.9, "spade": SpadeConfig(**DEMO_NETWORKS)},
     },
+    telling=TELLING,
 )

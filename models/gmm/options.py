@@ -353,6 +353,7 @@ def _check(config: Config) -> None:
 
 
 GMM = MethodOptions(
+    title="Gaussian mixture by label",
     network="models.gmm.method:Gmm",
     workflow="engine.methods.gmm:GmmWorkflow",
     groups=("gmm",),
@@ -360,4 +361,8 @@ GMM = MethodOptions(
     check=_check,
     idle=_idle,
     fitted=True,
+    telling=(
+        *("preset", "priors", "robust", "vary", "covariance", "background", "texture_fwhm", "partial_volume"),
+        *("blur", "noise_std", "bias_field_std", "gamma_std"),
+    ),
 )

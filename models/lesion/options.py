@@ -85,6 +85,7 @@ class LesionConfig:
 PUBLISHED: dict[str, Any] = {"lr_g": 1e-3, "beta1": 0.9, "num_epochs": 70}
 
 LESION = MethodOptions(
+    title="lesion U-Net",
     network="models.lesion.method:LesionUnet",
     workflow="engine.methods.lesion:LesionWorkflow",
     groups=("lesion",),

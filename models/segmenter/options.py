@@ -168,6 +168,7 @@ def _preset(batch_size: int, num_epochs: int, gmm: GmmConfig, segmenter: Segment
 
 
 SEGMENTER = MethodOptions(
+    title="segmentation network",
     network="models.segmenter.method:Segmenter",
     workflow="engine.methods.segmenter:SegmenterWorkflow",
     groups=("segmenter", "gmm"),  # it trains on what the generator paints
