@@ -15,7 +15,7 @@ from dataloaders.io.console import due, duration
 from engine.device import peak_memory_gb
 from engine.methods.base import Workflow
 
-STEPS, SECONDS = 5, 20.0  # the time is told after so many steps, or after the first that ends so late
+STEPS, SECONDS = 5, 20.0  # the time is known after so many steps, or after the first that ends so late
 PATIENCE = 45.0  # seconds until a word on a first step that has not ended
 
 
@@ -44,11 +44,11 @@ class Pace:
 
     def __init__(self, say: Callable[[str], None], total: int, seen: int, device: torch.device) -> None:
         self.say, self.total, self.to_come, self.device = say, total, total - seen, device
-        self.steps, self.told = 0, False
+        self.steps, self.known = 0, False
         self.start = self.said = self.since = time.monotonic()
         self.first = seen
         self._timer = threading.Timer(
-            PATIENCE, say, (f"still in the first step after {PATIENCE:.0f} s (the time it takes is told when it ends)",)
+            PATIENCE, say, (f"still in the first step after {PATIENCE:.0f} s (the time it takes is said when it ends)",)
         )
         self._timer.daemon = True
         self._timer.start()
@@ -65,11 +65,11 @@ class Pace:
         speed = (images - self.first) / max(now - self.since, 1e-9)
         if self.steps == 1:  # it warms up, so it counts only while nothing better is known
             self.since, self.first = now, images
-        if not self.told and (self.steps >= STEPS or now - self.start > SECONDS):
-            self.told, self.said = True, now
+        if not self.known and (self.steps >= STEPS or now - self.start > SECONDS):
+            self.known, self.said = True, now
             memory = peak_memory_gb(self.device)
             self.say(f"time: about {rate_words(speed, self.to_come)}; {memory:.1f} GB of memory so far")
-        elif self.told and due(now, self.start, self.said):
+        elif self.known and due(now, self.start, self.said):
             self.said = now
             left = duration((self.total - images) / speed)
             self.say(f"{images:>10,}/{self.total:,} images  {speed:.3g}/s  {left} left")

@@ -187,6 +187,4 @@ class NormOptions:
         beneath = self.beneath if own_statistics else "none"
         if self.kind == "clade":
             return Clade(channels, self.num_labels, self.slices, self.z_dim, beneath)
-        if self.kind == "spade":
-            return Spade(channels, self.condition_channels, self.hidden, self.kernel, beneath, self.tuned)
-        raise ValueError(f"unknown conditioned norm {self.kind!r}: spade or clade")
+        return Spade(channels, self.condition_channels, self.hidden, self.kernel, beneath, self.tuned)

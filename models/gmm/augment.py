@@ -8,11 +8,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from models.gmm.acquisition import acquire
 from models.gmm.intensity import FULL_SCALE, apply_bias, final_range, gradient_magnitude, tone
 from models.gmm.labels import LabelScheme
 from models.gmm.params import Params
-from models.gmm.render import backward_coordinates, deform, output_labels
+from models.gmm.render import acquire_channels, backward_coordinates, deform, output_labels
 from models.gmm.resampling import interpolate_axis
 from models.gmm.spatial import window_taps
 
@@ -27,20 +26,8 @@ def repaint(image: Tensor, labels: Tensor, params: Params, scheme: LabelScheme) 
     moved = deform_image(image, params)[None] * FULL_SCALE
     if params.bias is not None:
         moved = apply_bias(moved, [params.bias.to(image.device)], params.spline)
-    moved = tone(moved, None if params.gamma is None else params.gamma[None], params.normalise)[0]
-    channels = [
-        acquire(
-            channel,
-            params.low_shape[c],
-            params.sigma[c],
-            params.out_shape,
-            noise=params.noise[c],
-            coils=params.coils[c],
-            generator=random,
-        )
-        for c, channel in enumerate(moved)
-    ]
-    out = final_range(torch.stack(channels)[None], params.normalise)
+    moved = tone(moved, None if params.gamma is None else params.gamma[None], params.normalise)
+    out = final_range(acquire_channels(moved, params, random), params.normalise)
     out = gradient_magnitude(out) if params.gradients else out
     return out[0], output_labels(deform(labels, params, params.out_shape), scheme)
 

@@ -72,7 +72,7 @@ def paint(deformed: Tensor, params: Params) -> Tensor:
     if params.bias is not None:
         image = apply_bias(image, [params.bias.to(device)], params.spline)
     image = tone(image, None if params.gamma is None else params.gamma[None], params.normalise)
-    image = _acquire(image, params, random)
+    image = acquire_channels(image, params, random)
     image = final_range(image, params.normalise)[0]
     if params.artefacts:
         masks = _masks(nearest_labels(voxels, params.out_shape), params)
@@ -82,21 +82,14 @@ def paint(deformed: Tensor, params: Params) -> Tensor:
     return gradient_magnitude(image[None])[0] if params.gradients else image
 
 
-def _acquire(image: Tensor, params: Params, random: torch.Generator) -> Tensor:
+def acquire_channels(image: Tensor, params: Params, random: torch.Generator) -> Tensor:
     """Every channel through its own acquisition: (1, C, *crop) -> (1, C, *out)."""
+    own = zip(image[0], params.low_shape, params.sigma, params.noise, params.coils, strict=True)
     channels = [
-        acquire(
-            image[0, c],
-            params.low_shape[c],
-            params.sigma[c],
-            params.out_shape,
-            noise=params.noise[c],
-            coils=params.coils[c],
-            generator=random,
-        )
-        for c in range(image.shape[1])
+        acquire(channel, low, sigma, params.out_shape, noise=noise, coils=coils, generator=random)
+        for channel, low, sigma, noise, coils in own
     ]
-    return torch.stack(channels)[None] if len(channels) > 1 else channels[0][None, None]
+    return torch.stack(channels)[None]
 
 
 def _masks(labels: Tensor, params: Params) -> Masks:

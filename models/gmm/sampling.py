@@ -7,9 +7,9 @@ of all others as they were. All draws are on the CPU, so they do not depend on t
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any, Literal
 
 import torch
@@ -20,7 +20,7 @@ from models.gmm.acquisition import low_shape
 from models.gmm.artefacts import ARTEFACTS
 from models.gmm.draws import integer, uniform
 from models.gmm.labels import LabelScheme, Role
-from models.gmm.options import GmmConfig, synthseg_preset
+from models.gmm.options import GmmConfig
 from models.gmm.params import Params
 from models.gmm.priors import FittedPrior, Prior, draw_statistics, parse_prior, to_labels
 from models.gmm.resampling import Shape, grain_gain, nodes
@@ -41,21 +41,14 @@ class GivenPriors:
 Priors = GivenPriors | FittedPrior
 
 
-class _Streams:
-    """One generator per stage."""
-
-    def __init__(self, seed: int) -> None:
-        self.seed = seed
-
-    def __call__(self, stage: str) -> torch.Generator:
-        return seeded_generator(self.seed, stage)
+Stream = Callable[[str], torch.Generator]  # of each stage its own
 
 
 def sample_params(
     labels: Tensor,
     generator: torch.Generator,
     *,
-    options: GmmConfig | None = None,
+    options: GmmConfig,
     scheme: LabelScheme | None = None,
     priors: Priors | None = None,
     channels: int = 1,
@@ -66,34 +59,19 @@ def sample_params(
 ) -> Params:
     """Draw everything that makes one image of a label map.
 
-    labels: (*S) label indices in 2-D or 3-D, RAS axes; only their shape is used, and their maximum where there is no scheme
-    (then every index is a class of its own, 0 is background, and sides are unknown). options: default the SynthSeg preset.
-    priors: given or fitted; default random within the options' ranges. spacing: mm per axis, default 1.
-    fixed: fields of `Params` that are given instead of drawn; the draws of the other fields stay the same.
-    spatial: False leaves the map where it is, whatever the options (no deformation, flip or crop). sided: whether the first
-    axis is left-right; False for sagittal slices, which are never mirrored.
-    Raises ValueError for options that do not fit the number of dimensions, and where a scheme without background meets a
-    deformation or padding, which show what is outside the map.
+    labels: (*S) label indices in 2-D or 3-D, RAS axes; only their shape is used, without a scheme also their maximum.
+    priors: given or fitted; default random within the options' ranges. spacing: mm per axis, default 1. fixed: fields of
+    `Params` that are given instead of drawn; the draws of the other fields stay the same. spatial: False leaves the map as
+    it is, whatever the options say. sided: whether the first axis is left-right; sagittal slices are never mirrored.
+    ValueError for options that do not fit the dimensions, and where a scheme without background shows what is outside.
     """
-    options = synthseg_preset() if options is None else options
     scheme = _plain_scheme(labels) if scheme is None else scheme
     seed = int(torch.randint(2**62, (), generator=generator))
-    stream = _Streams(seed)
-    shape, n = tuple(labels.shape), labels.ndim
-    if n not in (2, 3):
-        raise ValueError(f"label map of shape {shape}: must have two or three dimensions")
-    mm = tuple(float(s) for s in spacing) if spacing is not None else (1.0,) * n
-    start, crop, out = _window(shape, mm, options, stream("crop"), spatial)
+    stream = partial(seeded_generator, seed)
+    shape = tuple(labels.shape)
+    mm = tuple(float(s) for s in spacing) if spacing is not None else (1.0,) * len(shape)
+    start, crop, out, out_mm = _window(shape, mm, options, stream("crop"), spatial)
     means, stds = draw_intensities(options, scheme, priors, channels, stream("intensities"))
-    low, sigma = _acquisition(options, channels, crop, mm, out, stream("acquisition"))
-    native = [options.keep_std and coarse == crop for coarse in low]
-    noise, coils = _noise(options, channels, stream("noise"))
-    affine = _affine(options, shape, stream("affine")) if spatial else None
-    velocity = _velocity(options, shape, stream("velocity")) if spatial else None
-    padded = any(part > size for part, size in zip(crop, shape, strict=True))
-    if scheme.background is None and (affine is not None or velocity is not None or padded):
-        raise ValueError("generation_labels has no background (value 0), but what is outside the map is seen: list it")
-    mirror = spatial and sided and options.flipping and scheme.partners is not None
     params = Params(
         seed=seed,
         shape=shape,
@@ -101,34 +79,25 @@ def sample_params(
         crop_start=start,
         crop_shape=crop,
         out_shape=out,
-        affine=affine,
-        velocity=velocity,
-        integrate=options.integrate,
-        spline=options.spline,
-        flip=mirror and _coin(stream("flip"), 0.5),
-        partners=scheme.partners,
-        fill=scheme.background if scheme.background is not None else 0,
+        **_deformation(options, scheme, shape, crop, stream, spatial, spatial and sided),
         means=means,
         stds=stds,
-        gain=tuple(grain_gain(crop, s) if keep else 1.0 for keep, s in zip(native, sigma, strict=True)),
         fwhm=_texture(options, scheme.num_labels, stream("texture")),
         partial_volume=options.partial_volume,
         bias=_bias(options, channels, crop, stream("bias")),
         gamma=_gamma(options, channels, stream("gamma")),
         normalise=options.normalise,
-        low_shape=low,
-        sigma=sigma,
-        noise=noise,
-        coils=coils,
+        **_acquisition(options, channels, crop, mm, out_mm, stream),
         gradients=options.return_gradients,
-        artefacts=_artefacts(options, out, tuple(m * c / o for m, c, o in zip(mm, crop, out, strict=True)), stream),
-    )
-    if params.artefacts or (fixed is not None and "artefacts" in fixed):
+        artefacts=_artefacts(options, out, out_mm, stream),
+    ).fixed(fixed or {})
+    if params.artefacts and not params.roles:
         params.roles = {role: scheme.role(role) for role in ROLES}
-    return params if fixed is None else params.fixed(fixed)
+    return params
 
 
 def _plain_scheme(labels: Tensor) -> LabelScheme:
+    """Every index a class of its own, 0 background, sides unknown."""
     count = int(labels.max()) + 1
     values = tuple(range(count))
     return LabelScheme(values, tuple(f"label_{v}" for v in values), values, values, None)
@@ -164,6 +133,27 @@ def draw_bounds(
             f"{name} has {len(values)} values: must be 1, 2, or a multiple of {2 * count} (lows, then highs)"
         )
     return (low + (high - low) * torch.rand(count, generator=generator, dtype=torch.float64)).tolist()
+
+
+def _deformation(
+    options: GmmConfig, scheme: LabelScheme, shape: Shape, crop: Shape, stream: Stream, moves: bool, mirrors: bool
+) -> dict[str, Any]:
+    """The fields of `Params` on where voxels come from. ValueError where what is outside the map is seen but not known."""
+    affine = _affine(options, shape, stream("affine")) if moves else None
+    velocity = _velocity(options, shape, stream("velocity")) if moves else None
+    padded = any(part > size for part, size in zip(crop, shape, strict=True))
+    if scheme.background is None and (affine is not None or velocity is not None or padded):
+        raise ValueError("generation_labels has no background (value 0), but what is outside the map is seen: list it")
+    mirrors = mirrors and options.flipping and scheme.partners is not None
+    return {
+        "affine": affine,
+        "velocity": velocity,
+        "integrate": options.integrate,
+        "spline": options.spline,
+        "flip": mirrors and _coin(stream("flip"), 0.5),
+        "partners": scheme.partners,
+        "fill": scheme.background if scheme.background is not None else 0,
+    }
 
 
 def _affine(options: GmmConfig, shape: Shape, generator: torch.Generator) -> Tensor | None:
@@ -203,9 +193,11 @@ def _velocity(options: GmmConfig, shape: Shape, generator: torch.Generator) -> T
 
 def _window(
     shape: Shape, mm: tuple[float, ...], options: GmmConfig, generator: torch.Generator, spatial: bool
-) -> tuple[Shape, Shape, Shape]:
-    """Start and shape of the rendered window in map voxels, and the shape of the image made of it."""
+) -> tuple[Shape, Shape, Shape, tuple[float, ...]]:
+    """Start and shape of the rendered window in map voxels; shape and voxel size in mm of the image made of it."""
     n = len(shape)
+    if n not in (2, 3):
+        raise ValueError(f"label map of shape {shape}: must have two or three dimensions")
     target = per_axis(options.target_res, n, "target_res") if options.target_res else mm
     factor = [m / t for m, t in zip(mm, target, strict=True)]
     wanted = per_axis(options.output_shape, n, "output_shape") if options.output_shape and spatial else None
@@ -223,7 +215,7 @@ def _window(
         room = size - part
         # a map smaller than the window lies in its middle
         start.append(int(torch.randint(room + 1, (), generator=generator)) if room > 0 else -(-room // 2))
-    return tuple(start), tuple(crop), tuple(out)
+    return tuple(start), tuple(crop), tuple(out), tuple(m * c / o for m, c, o in zip(mm, crop, out, strict=True))
 
 
 def per_axis(values: Sequence[float], n: int, name: str) -> tuple[float, ...]:
@@ -332,23 +324,26 @@ def _gamma(options: GmmConfig, channels: int, generator: torch.Generator) -> Ten
 
 
 def _acquisition(
-    options: GmmConfig, channels: int, crop: Shape, mm: tuple[float, ...], out: Shape, generator: torch.Generator
-) -> tuple[tuple[Shape, ...], tuple[tuple[float, ...], ...]]:
-    """Shape of the coarse grid and blur in voxels, per channel and axis."""
-    n = len(crop)
-    target = tuple(m * c / o for m, c, o in zip(mm, crop, out, strict=True))
+    options: GmmConfig, channels: int, crop: Shape, mm: tuple[float, ...], out_mm: tuple[float, ...], stream: Stream
+) -> dict[str, Any]:
+    """The fields of `Params` on the acquisition: coarse grid, blur in voxels and the grain's gain, noise, by channel."""
+    generator = stream("acquisition")
     low, sigma = [], []
     for c in range(channels):
-        resolution, thickness = _resolution(options, c, channels, target, generator)
+        resolution, thickness = _resolution(options, c, channels, out_mm, generator)
         native = options.blur[0] if len(options.blur) == 1 else uniform(generator, *options.blur)
         widths = []
-        for axis in range(n):
-            unchanged = min(resolution[axis], thickness[axis]) <= mm[axis] * (1 + 1e-6)
-            width = native if unchanged else options.blur_width * min(resolution[axis], thickness[axis]) / mm[axis]
+        for axis, voxel in enumerate(mm):
+            unchanged = min(resolution[axis], thickness[axis]) <= voxel * (1 + 1e-6)
+            width = native if unchanged else options.blur_width * min(resolution[axis], thickness[axis]) / voxel
             widths.append(width * options.blur_range ** uniform(generator, -1.0, 1.0))
         low.append(low_shape(crop, mm, resolution))
         sigma.append(tuple(widths))
-    return tuple(low), tuple(sigma)
+    gain = [
+        grain_gain(crop, s) if options.keep_std and grid == crop else 1.0 for grid, s in zip(low, sigma, strict=True)
+    ]
+    noise, coils = _noise(options, channels, stream("noise"))
+    return {"low_shape": tuple(low), "sigma": tuple(sigma), "gain": tuple(gain), "noise": noise, "coils": coils}
 
 
 def _resolution(
@@ -398,7 +393,7 @@ def _noise(options: GmmConfig, channels: int, generator: torch.Generator) -> tup
     return tuple(std), tuple(coils)
 
 
-def _artefacts(options: GmmConfig, shape: Shape, mm: tuple[float, ...], stream: _Streams) -> tuple[Any, ...]:
+def _artefacts(options: GmmConfig, shape: Shape, mm: tuple[float, ...], stream: Stream) -> tuple[Any, ...]:
     probability = {
         "blur_cortex": options.blur_cortex_prob,
         "structured_noise": options.structured_noise_prob,

@@ -14,14 +14,13 @@ from typing import Any
 
 from models.gmm.artefacts.blur_cortex import BlurCortex
 from models.gmm.artefacts.boundaries import SimulatedBoundaries
+from models.gmm.artefacts.fields import Artefact
 from models.gmm.artefacts.masks import Masks
 from models.gmm.artefacts.motion import SimulatedMotion
 from models.gmm.artefacts.structured_noise import StructuredNoise
 
-Artefact = BlurCortex | StructuredNoise | SimulatedMotion | SimulatedBoundaries
-
 # In the order in which they are applied.
-ARTEFACTS: dict[str, type[BlurCortex] | type[StructuredNoise] | type[SimulatedMotion] | type[SimulatedBoundaries]] = {
+ARTEFACTS: dict[str, type[Artefact]] = {
     "blur_cortex": BlurCortex,
     "structured_noise": StructuredNoise,
     "motion": SimulatedMotion,

@@ -8,12 +8,12 @@ import torch
 from torch import Tensor
 
 from models.gmm.artefacts.fields import (
+    Artefact,
     blur,
     draw_seed,
     gamma_draws,
     gaussian_mixture,
     generator_for,
-    listed_as_tuples,
     random_voxels,
 )
 from models.gmm.artefacts.masks import Masks
@@ -27,7 +27,7 @@ PRIOR_WIDTH = 0.3  # of the cortex's extent: standard deviation of the frontal p
 
 
 @dataclass(frozen=True)
-class BlurCortex:
+class BlurCortex(Artefact):
     """Inside Gaussian blobs centred on cortex voxels the image gives way to a blurred copy.
 
     blobs: their number. blur_sigma: of the copy, voxels per axis. frontal: centres favour the two frontal corners; this
@@ -40,16 +40,8 @@ class BlurCortex:
     frontal: bool
     seed: int
 
-    def __post_init__(self) -> None:
-        listed_as_tuples(self)
-
     @classmethod
-    def sample(
-        cls,
-        generator: torch.Generator,
-        shape: tuple[int, ...],
-        spacing: tuple[float, ...],
-    ) -> BlurCortex:
+    def sample(cls, generator: torch.Generator, shape: tuple[int, ...], spacing: tuple[float, ...]) -> BlurCortex:
         """Draw one. generator: on the CPU. Widths are in voxels, published for 0.5 mm; `spacing` is not used."""
         count = integer(generator, *BLOBS)
         blur_sigma = tuple(gamma_draws(generator, BLUR_SHAPE, (len(shape),)).tolist())

@@ -9,12 +9,12 @@ import torch
 from torch import Tensor
 
 from models.gmm.artefacts.fields import (
+    Artefact,
     bounding_box,
     coin,
     draw_seed,
     gaussian_mixture,
     generator_for,
-    listed_as_tuples,
     noise_on_grid,
     random_voxels,
 )
@@ -34,7 +34,7 @@ GRAIN = 3  # voxels: grid of the noise that makes the edge ragged
 
 
 @dataclass(frozen=True)
-class SimulatedBoundaries:
+class SimulatedBoundaries(Artefact):
     """Background set to 0 outside the brain, after a halo and ragged growth of the mask.
 
     masked: False leaves the image alone. halo: radius in voxels of the ball that the mask is dilated by, 0 for none. rounds:
@@ -49,15 +49,9 @@ class SimulatedBoundaries:
     bumps: int
     seed: int
 
-    def __post_init__(self) -> None:
-        listed_as_tuples(self)
-
     @classmethod
     def sample(
-        cls,
-        generator: torch.Generator,
-        shape: tuple[int, ...],
-        spacing: tuple[float, ...],
+        cls, generator: torch.Generator, shape: tuple[int, ...], spacing: tuple[float, ...]
     ) -> SimulatedBoundaries:
         """Draw one. generator: on the CPU. Radii are in voxels, published for 0.5 mm."""
         masked, with_halo, with_fuzzy = not coin(generator, NOTHING), coin(generator, HALO), coin(generator, FUZZY)

@@ -8,6 +8,7 @@ Small draws come from a CPU generator, so that they do not depend on the device;
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from typing import Any
@@ -55,12 +56,25 @@ def gamma_draws(generator: torch.Generator, shape: int, size: Sequence[int]) -> 
     return torch.empty(shape, *size).exponential_(generator=generator).sum(0)
 
 
-def listed_as_tuples(artefact: Any) -> None:
-    """Fields that JSON returned as lists become tuples again; for `__post_init__` of frozen dataclasses."""
-    for field in fields(artefact):
-        value = getattr(artefact, field.name)
-        if isinstance(value, list):
-            object.__setattr__(artefact, field.name, tuple(value))
+@dataclass(frozen=True)
+class Artefact(ABC):
+    """The random decisions of one artefact, all of them plain JSON."""
+
+    def __post_init__(self) -> None:
+        """Fields that JSON returned as lists become tuples again."""
+        for field in fields(self):
+            value = getattr(self, field.name)
+            if isinstance(value, list):
+                object.__setattr__(self, field.name, tuple(value))
+
+    @classmethod
+    @abstractmethod
+    def sample(cls, generator: torch.Generator, shape: tuple[int, ...], spacing: tuple[float, ...]) -> Artefact:
+        """Draw one. generator: on the CPU. shape, spacing: of the image, voxels and mm."""
+
+    @abstractmethod
+    def __call__(self, image: Tensor, masks: Masks) -> Tensor:
+        """Image (C, *S) in [0, 1] -> (C, *S); the image itself where the region that it acts in is empty."""
 
 
 def blur(image: Tensor, sigma: Sequence[float]) -> Tensor:
@@ -141,7 +155,7 @@ def _perlin_matrices(size: int, cells: int, device: torch.device) -> tuple[Tenso
 
 
 @dataclass(frozen=True)
-class SmoothWeight:
+class SmoothWeight(Artefact):
     """A weight in [0, 1] that varies slowly over the volume: the fields that artefacts with such a weight share.
 
     weight: "perlin" or "gaussians". periods, octaves: of the Perlin noise. gaussians: their number; centred in white matter

@@ -23,7 +23,6 @@ from models.gmm.artefacts.fields import (
     coin,
     draw_seed,
     generator_for,
-    listed_as_tuples,
     sample_weight,
 )
 from models.gmm.artefacts.masks import Masks
@@ -70,7 +69,7 @@ CHUNK = 2_000_000  # points sampled at a time: 24 MB of coordinates
 
 
 @dataclass(frozen=True)
-class Stack:
+class SliceStack:
     """K slices of H·W pixels: where they were and where the reconstruction believes they were. float64 on the CPU.
 
     origin, believed_origin: (K, 3) mm, centres of the slices. axes, believed_axes: (K, 3, 3), as rows the unit vectors along
@@ -84,7 +83,7 @@ class Stack:
     pixel: float
     size: tuple[int, int]
 
-    def moved(self, pose: Tensor, center: Tensor) -> Stack:
+    def moved(self, pose: Tensor, center: Tensor) -> SliceStack:
         """The same slices of a head in these poses (K, 6), degrees and mm about center (3,) mm; the reconstruction knows."""
         rotation = rotation_matrices(pose[:, :3])
         # A head turned by R and shifted by t: what a slice sees at x is the anatomy at R^T (x - t).
@@ -92,12 +91,12 @@ class Stack:
         axes = self.axes @ rotation  # rows e -> R^T e
         return replace(self, origin=origin, axes=axes, believed_origin=origin, believed_axes=axes)
 
-    def misplaced(self, error: Tensor, center: Tensor) -> Stack:
+    def misplaced(self, error: Tensor, center: Tensor) -> SliceStack:
         """The same slices, believed to lie elsewhere by error (K, 6), degrees and mm about center (3,) mm."""
         wrong = self.moved(error, center)
         return replace(self, believed_origin=wrong.origin, believed_axes=wrong.axes)
 
-    def only(self, kept: Tensor) -> Stack:
+    def only(self, kept: Tensor) -> SliceStack:
         """The slices that are kept, (K,) bool."""
         return replace(
             self,
@@ -148,16 +147,8 @@ class SimulatedMotion(SmoothWeight):
     smooth: bool
     seed: int
 
-    def __post_init__(self) -> None:
-        listed_as_tuples(self)
-
     @classmethod
-    def sample(
-        cls,
-        generator: torch.Generator,
-        shape: tuple[int, ...],
-        spacing: tuple[float, ...],
-    ) -> SimulatedMotion:
+    def sample(cls, generator: torch.Generator, shape: tuple[int, ...], spacing: tuple[float, ...]) -> SimulatedMotion:
         """Draw one. generator: on the CPU. shape, spacing: of the image, voxels and mm. ValueError unless 3-D."""
         if len(shape) != 3:
             raise ValueError(
@@ -233,7 +224,7 @@ class SimulatedMotion(SmoothWeight):
             mean = F.avg_pool3d(mean, 3, stride=1, padding=1, count_include_pad=False)
         return mean, seen
 
-    def _plan(self, brain: Tensor, generator: torch.Generator) -> list[Stack]:
+    def _plan(self, brain: Tensor, generator: torch.Generator) -> list[SliceStack]:
         """Where every slice lies, was and is believed to have been. All on the CPU in float64."""
         points = _brain_points(brain) * torch.tensor(self.spacing, dtype=torch.float64)  # (M, 3) mm
         center = points.mean(0)
@@ -252,7 +243,7 @@ class SimulatedMotion(SmoothWeight):
             stacks.append(stack.only(remaining))
         return [stack for stack in stacks if len(stack.origin)]
 
-    def _place(self, axes: Tensor, points: Tensor, generator: torch.Generator) -> Stack:
+    def _place(self, axes: Tensor, points: Tensor, generator: torch.Generator) -> SliceStack:
         """A stack that covers the points (M, 3) mm, before any motion. axes (3, 3): rows, columns, normal as rows."""
         projected = points @ axes.T
         low, high = projected.amin(0) - MARGIN, projected.amax(0) + MARGIN
@@ -264,7 +255,7 @@ class SimulatedMotion(SmoothWeight):
         pixel = max(self.resolution, FINEST * min(self.spacing))
         size = tuple(math.ceil(float(extent) / pixel) for extent in (high - low)[:2])
         repeated = axes.expand(count, 3, 3)
-        return Stack(origin, repeated, origin, repeated, pixel, (size[0], size[1]))
+        return SliceStack(origin, repeated, origin, repeated, pixel, (size[0], size[1]))
 
     def _poses(self, counts: list[int], generator: torch.Generator) -> list[Tensor]:
         """Pose of the head at each slice, (K, 6) per stack in the order of the slices: degrees and mm."""
@@ -284,7 +275,7 @@ class SimulatedMotion(SmoothWeight):
         wrong = torch.rand(count, 1, generator=generator) < self.misregistered
         return errors[:-1] * wrong + errors[-1] * whole_stack
 
-    def _acquire(self, image: Tensor, stack: Stack, in_plane: float) -> Tensor:
+    def _acquire(self, image: Tensor, stack: SliceStack, in_plane: float) -> Tensor:
         """Slices (K, C, H, W) of the image (C, X, Y, Z), which is already blurred by `in_plane` mm in all directions."""
         width = math.sqrt(max((self.thickness / FWHM) ** 2 - in_plane**2, 1e-4))
         offsets = torch.linspace(-REACH, REACH, POINTS, dtype=torch.float64)
@@ -306,7 +297,7 @@ class SimulatedMotion(SmoothWeight):
         return torch.cat(slices)
 
     def _corrupt(
-        self, slices: Tensor, stack: Stack, generator: torch.Generator, noise_generator: torch.Generator
+        self, slices: Tensor, stack: SliceStack, generator: torch.Generator, noise_generator: torch.Generator
     ) -> Tensor:
         """Contrast, signal voids and noise of each slice. (K, C, H, W) -> the same."""
         K = len(slices)
@@ -321,7 +312,7 @@ class SimulatedMotion(SmoothWeight):
         )
         return torch.where(slices > NOISE_FLOOR, torch.hypot(slices + real, imaginary), slices)
 
-    def _scatter(self, slices: Tensor, stack: Stack, sums: list[Tensor]) -> None:
+    def _scatter(self, slices: Tensor, stack: SliceStack, sums: list[Tensor]) -> None:
         """Add every slice to the sum over the axis that its normal is nearest to, in place. slices (K, C, H, W).
 
         A slice takes its voxels column by column along that axis: only a few of each lie within its profile, so they form a
@@ -426,7 +417,7 @@ def random_walk(steps: int, interval: float, generator: torch.Generator) -> Tens
     return smooth + jumps - jumps.mean(0)
 
 
-def signal_voids(stack: Stack, probability: float, generator: torch.Generator) -> Tensor:
+def signal_voids(stack: SliceStack, probability: float, generator: torch.Generator) -> Tensor:
     """Factor in [0, 1] for each pixel: with this probability a slice has one dip, a rotated Gaussian. (K, H, W) float32."""
     K, (H, W) = len(stack.origin), stack.size
     share = torch.rand(K, 7, generator=generator)

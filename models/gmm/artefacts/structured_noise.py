@@ -13,7 +13,6 @@ from models.gmm.artefacts.fields import (
     bounding_box,
     draw_seed,
     generator_for,
-    listed_as_tuples,
     sample_weight,
     upsample,
 )
@@ -36,16 +35,8 @@ class StructuredNoise(SmoothWeight):
     strength: float
     seed: int
 
-    def __post_init__(self) -> None:
-        listed_as_tuples(self)
-
     @classmethod
-    def sample(
-        cls,
-        generator: torch.Generator,
-        shape: tuple[int, ...],
-        spacing: tuple[float, ...],
-    ) -> StructuredNoise:
+    def sample(cls, generator: torch.Generator, shape: tuple[int, ...], spacing: tuple[float, ...]) -> StructuredNoise:
         """Draw one. generator: on the CPU. Scales are relative to the volume or in voxels; `spacing` is not used."""
         return cls(
             **sample_weight(generator),

@@ -372,7 +372,7 @@ def test_never_a_flip_where_sides_are_unknown() -> None:
     unknown = LabelScheme.from_lists([0, 1, 2, 3])
     assert unknown.partners is None
     assert not any(draw(synthseg_preset(), seed, scheme=unknown).flip for seed in range(60))
-    assert not any(sample_params(LABELS, generator(seed)).flip for seed in range(60))
+    assert not any(sample_params(LABELS, generator(seed), options=synthseg_preset()).flip for seed in range(60))
     flips = sum(draw(synthseg_preset(), seed).flip for seed in range(400))
     assert 160 < flips < 240
     assert not any(draw(replace(synthseg_preset(), flipping=False), seed).flip for seed in range(60))
@@ -418,7 +418,7 @@ def test_shapes_of_other_lengths_are_refused() -> None:
         draw(replace(PLAIN, target_res=(1.0, 2.0)))
     assert per_axis((3.0,), 2, "x") == (3.0, 3.0)
     with pytest.raises(ValueError, match="must have two or three dimensions"):
-        sample_params(torch.zeros(4, 4, 4, 4, dtype=torch.uint8), generator())
+        sample_params(torch.zeros(4, 4, 4, 4, dtype=torch.uint8), generator(), options=synthseg_preset())
 
 
 @pytest.mark.parametrize("target", [1.5, 1.3, 0.7])
