@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from dataloaders.folder import load_manifest
 from dataloaders.io.manifest import Manifest
 from dataloaders.io.png import write_png
 from dataloaders.io.spec import Channel, DataSpec, Label
-from pipeline.records import Record, load_record
+from pipeline.records import Output, Record
 from tests.toy import prepared_folder, toy_spec
 
 
@@ -89,9 +90,9 @@ def test_links_that_people_make_are_followed(tmp_path: Path) -> None:
 @pytest.mark.parametrize("file", ["/etc/passwd", "../../other", 3, ""])
 def test_a_record_of_a_study_names_files_of_its_own_folder(tmp_path: Path, file: Any) -> None:
     """One that does not is as good as none: the unit runs again."""
-    output = {"file": "map.nii.gz", "sha256": "0" * 64, "bytes": 1}
+    output = Output("map.nii.gz", "0" * 64, 1)
     record = Record("segment/a", "key", "done", outputs={"map": output})
     record.save(tmp_path)
-    assert load_record(tmp_path) == record
-    Record("segment/a", "key", "done", outputs={"map": output | {"file": file}}).save(tmp_path)
-    assert load_record(tmp_path) is None
+    assert Record.load(tmp_path) == record
+    Record("segment/a", "key", "done", outputs={"map": replace(output, file=file)}).save(tmp_path)
+    assert Record.load(tmp_path) is None

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
-from dataclasses import fields, is_dataclass, replace
+from dataclasses import asdict, fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any, get_args, get_type_hints
 
@@ -13,7 +14,7 @@ from pydantic.fields import FieldInfo
 from config import TestConfig, starting_values
 from dataloaders.io.schema import Mismatch, Must, check, decode, spelled
 from dataloaders.prepare.options import PrepareOptions
-from pipeline.study import StudyOptions
+from pipeline.study import CaseOptions, StudyOptions
 from scripts.add_lesions import AddLesionsOptions
 from scripts.estimate_priors import PriorOptions
 from scripts.evaluate import EvaluateOptions
@@ -34,7 +35,7 @@ OPTIONS = [
     AddLesionsOptions(name="a", input=(A,), output=B),
     PrepareOptions(),
     EvaluateOptions(),
-    StudyOptions(name="a"),
+    StudyOptions(name="a", case=(CaseOptions(id="a", t1=A),)),
 ]
 WRONG: list[Any] = [
     -1,
@@ -67,7 +68,7 @@ WRONG += [
     ("x", "x"),
     ("a\nb",),
 ]
-WRONG += [("gmm", "gmm")]
+WRONG += [("gmm", "gmm"), {"a": ["a\nb"]}]
 
 
 def ranges(hint: Any) -> Iterator[Must | FieldInfo]:
@@ -88,31 +89,33 @@ def limited(options: Any, where: str = "") -> Iterator[tuple[Any, str, str]]:
             yield options, item.name, where
 
 
-def fits(limit: Must | FieldInfo, value: Any) -> bool:
-    return value is None or (limit.test(value) if isinstance(limit, Must) else value >= 0)
-
-
 CASES = [case for options in OPTIONS for case in limited(options)]
 
 
 @pytest.mark.parametrize(("options", "name", "where"), CASES, ids=[f"{type(o).__name__}-{w}{n}" for o, n, w in CASES])
 def test_a_value_outside_is_refused_by_flag_value_and_range(options: Any, name: str, where: str) -> None:
     kind = type(options)
-    plain, limits = get_type_hints(kind)[name], list(ranges(get_type_hints(kind, include_extras=True)[name]))
-    typed = []
-    for value in WRONG:
-        try:
-            typed.append(decode(plain, value, ""))
-        except Mismatch:
-            continue
-    refused = [value for value in typed if not all(fits(limit, value) for limit in limits)]
-    assert refused, f"no value tried here is out of the range of {name}: {limits}"
+    plain, limited = (get_type_hints(kind, include_extras=extras)[name] for extras in (False, True))
+    refused = [value for value in WRONG if taken(plain, value) and not taken(limited, value)]
+    words = [limit.words if isinstance(limit, Must) else "at least 0" for limit in ranges(limited)]
+    assert refused, f"no value tried here is out of the range of {name}: {words}"
     for value in refused:
-        with pytest.raises(ValueError, match="must be") as caught:
-            check(replace(options, **{name: value}), where)
-        start, _, allowed = str(caught.value).partition(": must be ")
-        assert start == f"--{where}{name} {spelled(value)}"
-        assert allowed in [limit.words if isinstance(limit, Must) else "at least 0" for limit in limits]
+        with pytest.raises(Mismatch) as caught:
+            decode(kind, asdict(options) | {name: value}, "")
+        assert caught.value.path[0] == name
+        assert caught.value.allowed in words
+        if kind.__module__ != StudyOptions.__module__:  # which has no flags
+            with pytest.raises(ValueError, match="must be") as of_flag:
+                check(replace(options, **{name: value}), where)
+            assert str(of_flag.value) == f"--{where}{name} {spelled(value)}: must be {caught.value.allowed}"
+
+
+def taken(hint: Any, value: Any) -> bool:
+    try:
+        decode(hint, json.loads(json.dumps(value, default=str)), "")
+    except Mismatch:
+        return False
+    return True
 
 
 def test_there_are_many() -> None:

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from typing import Annotated, Any, Union, get_args, get_origin, get_type_hints
 
 from pydantic import ConfigDict, Field, GetCoreSchemaHandler, TypeAdapter, ValidationError
-from pydantic_core import CoreSchema, PydanticCustomError, SchemaValidator, core_schema
+from pydantic_core import CoreConfig, CoreSchema, PydanticCustomError, SchemaValidator, core_schema
 
 
 class Mismatch(ValueError):  # noqa: N818 (reads as what it is in `except Mismatch`)
@@ -164,10 +164,12 @@ def spelled(value: Any) -> str:
 
 @functools.cache
 def _validator(kind: Any, complete: bool) -> SchemaValidator:
-    # A tuple, since a dataclass by itself would take no configuration from here.
+    # A tuple, since a dataclass by itself would take no configuration from here. Dataclasses keep the first of the two.
     config = ConfigDict(strict=True, extra="forbid", allow_inf_nan=False)
     schema = TypeAdapter(tuple[kind], config=config).core_schema
-    return SchemaValidator(_without_defaults(schema) if complete else schema)
+    return SchemaValidator(
+        _without_defaults(schema) if complete else schema, CoreConfig(strict=True, allow_inf_nan=False)
+    )
 
 
 def _without_defaults(schema: Any) -> Any:
