@@ -9,10 +9,10 @@ from pathlib import Path
 
 from dataloaders.io.files import read_json
 from dataloaders.io.manifest import FILE_NAME, Manifest
-from dataloaders.io.spec import BACKGROUND, Channel, DataSpec, Label
+from dataloaders.io.spec import BACKGROUND, Label
 from dataloaders.labelmaps.labels import FREESURFER, found_labels, read_label_map, table_names
 from models.gmm import freesurfer
-from models.gmm.labels import LabelScheme, mirrored_name, plain_name
+from models.gmm.labels import LabelScheme, mirrored_name, named_partners, plain_name
 
 _FIELDS = {f.name for f in fields(LabelScheme)} | {"n_neutral_labels"}
 
@@ -49,10 +49,10 @@ def read_scheme(text: str, values: Iterable[int], preset: str = "", flag: str = 
         return LabelScheme.from_values(found)
     path = Path(text)
     if (path / FILE_NAME).is_file():
-        spec = Manifest.load(path).spec
-        if not spec.labels:
+        labels = Manifest.load(path).spec.labels
+        if not labels:
             raise ValueError(f"{flag} {text}: holds images without label maps; give a folder with label maps")
-        return _scheme_of_spec(spec)
+        return _scheme_of_labels(labels)
     if text in table_names() or (path.is_file() and path.suffix in (".csv", ".tsv", ".toml")):
         return _scheme_of_names(text, found, flag)
     if path.suffix == ".json" and path.is_file():
@@ -94,17 +94,9 @@ def named_scheme(labels: Sequence[Label], found: Sequence[int]) -> LabelScheme:
         i for label in labels if mirrored_name(label.name) in seen - {plain_name(label.name)} for i in label.source
     }
     wanted = {*found, BACKGROUND} | others
-    spec = DataSpec(
-        tuple(
-            Label(i, label.name, tuple(sorted(wanted & {*label.source})))
-            for i, label in enumerate(label for label in labels if wanted & {*label.source})
-        ),
-        (Channel("image"),),
-        (1, 1),
-    )
-    scheme = _scheme_of_spec(spec)
-    outputs = {label.id: label.source[0] for label in spec.labels}
-    return replace(scheme, outputs=tuple(outputs[output] for output in scheme.outputs))
+    kept = [(label.name, tuple(sorted(wanted & {*label.source}))) for label in labels if wanted & {*label.source}]
+    scheme = _scheme_of_labels([Label(i, *entry) for i, entry in enumerate(kept)])
+    return replace(scheme, outputs=tuple(kept[output][1][0] for output in scheme.outputs))
 
 
 def _is_scheme(data: object) -> bool:
@@ -126,16 +118,14 @@ def _scheme_of_table(path: Path, flag: str) -> LabelScheme:
         raise ValueError(f"{flag} {path}: {error}") from None
 
 
-def _scheme_of_spec(spec: DataSpec) -> LabelScheme:
-    """Values are the ids of the source maps; intensity classes and outputs are the prepared labels."""
-    rows = [(value, label) for label in spec.labels for value in label.source or (label.id,)]
-    values, ids = [value for value, _ in rows], [label.id for _, label in rows]
-    whole = LabelScheme.from_spec(spec)
-    one_each = len(rows) == spec.num_labels
-    partners = whole.partners if one_each else None
-    if not one_each and whole.partners == tuple(range(spec.num_labels)):  # no label has a side, so no value has
-        partners = tuple(range(len(rows)))
-    return LabelScheme(tuple(values), tuple(label.name for _, label in rows), tuple(ids), tuple(ids), partners)
+def _scheme_of_labels(labels: Sequence[Label]) -> LabelScheme:
+    """Of prepared data's labels: values are the ids of the source maps, intensity classes and outputs are the labels."""
+    rows = [(value, label) for label in labels for value in label.source or (label.id,)]
+    ids = tuple(label.id for _, label in rows)
+    partners = named_partners([label.name for label in labels])
+    if len(rows) != len(labels):  # where no label has a side, no value has
+        partners = tuple(range(len(rows))) if partners == tuple(range(len(labels))) else None
+    return LabelScheme(tuple(value for value, _ in rows), tuple(label.name for _, label in rows), ids, ids, partners)
 
 
 def output_labels(scheme: LabelScheme) -> tuple[Label, ...]:

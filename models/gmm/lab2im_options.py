@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import fields, replace
-from typing import Any, Literal, get_args, get_origin, get_type_hints
+from typing import Any, get_type_hints
 
 import numpy as np
 import torch
 
-from dataloaders.io.schema import check
+from dataloaders.io.schema import Mismatch, check, decode
 from models.gmm.options import GMM_PRESETS, GmmConfig
 
 LAB2IM_NAMES = {
@@ -17,7 +17,7 @@ LAB2IM_NAMES = {
     "bias_shape_factor": "bias_scale",
 }
 _RANDOM_RESOLUTION = (0.05, 0.095, 0.855, 0.0)  # SynthSeg's randomise_res
-_DEFAULTS = GmmConfig()
+_DEFAULTS, _TYPES = GmmConfig(), get_type_hints(GmmConfig, include_extras=True)
 
 
 def gmm_options(preset: str = "synthseg", **values: Any) -> GmmConfig:
@@ -55,37 +55,14 @@ def gmm_options(preset: str = "synthseg", **values: Any) -> GmmConfig:
 
 def _form(name: str, value: Any) -> Any:
     """The value in the type of our option of that name; ValueError naming option, value and what is allowed."""
-    default, words = getattr(_DEFAULTS, name), _words(name)
-    if isinstance(default, bool):
-        if not isinstance(value, (bool, np.bool_)):
-            raise ValueError(f"{name} {value!r}: must be True or False")
-        return bool(value)
-    if words:
-        items = tuple(value) if isinstance(value, (list, tuple)) else (value,)
-        if wrong := [item for item in items if item not in words]:
-            raise ValueError(f"{name} {wrong[0]!r}: must be one of {', '.join(map(str, words))}")
-        items = tuple(words[words.index(item)] for item in items)  # numpy's 3 becomes 3
-        return items if isinstance(default, tuple) else items[0]
-    if isinstance(default, str):
-        return str(value)
+    default = getattr(_DEFAULTS, name)
     try:
-        array = value.cpu().numpy() if isinstance(value, torch.Tensor) else np.asarray(value)
-        numbers = [] if array.dtype.kind in "US" else array.astype(np.float64).ravel().tolist()
-    except (TypeError, ValueError):
-        numbers = []
-    if not numbers and np.size(value):
-        raise ValueError(f"{name} {value!r}: must be numbers")
-    if name == "output_div_by_n" and len(numbers) > 1:
-        return tuple(round(x) for x in numbers)
-    if not isinstance(default, tuple):
-        if len(numbers) != 1:
-            raise ValueError(f"{name} {value!r}: must be one number")
-        return type(default)(numbers[0])
-    return tuple(round(x) for x in numbers) if name in ("output_shape", "noise_coils") else tuple(numbers)
-
-
-def _words(name: str) -> tuple[Any, ...]:
-    """The values that an option of words (or of 1 and 3) allows, () for numbers."""
-    hint = get_type_hints(GmmConfig)[name]
-    hint = next((part for part in get_args(hint) if get_origin(part) is Literal), hint)
-    return get_args(hint) if get_origin(hint) is Literal else ()
+        items = np.asarray(value.cpu() if isinstance(value, torch.Tensor) else value).ravel().tolist()
+    except ValueError:  # a ragged list
+        items = [value]
+    if not isinstance(default, bool):  # False is 0, and 160.0 voxels are 160
+        items = [int(item) if isinstance(item, (bool, float)) and item == item // 1 else item for item in items]
+    try:
+        return decode(_TYPES[name], items if isinstance(default, tuple) or len(items) != 1 else items[0], name)
+    except Mismatch as error:
+        raise ValueError(f"{name} {value!r}: must be {error.allowed}") from None

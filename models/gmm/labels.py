@@ -156,7 +156,7 @@ class LabelScheme:
                 "(a table of names tells: scheme)",
                 stacklevel=2,
             )
-        known_partners = _named_partners(names) if names is not None else _table_partners(values) if known else None
+        known_partners = named_partners(names) if names is not None else _table_partners(values) if known else None
         partners = known_partners
         if n_neutral_labels is not None:
             partners = _halves(len(values), n_neutral_labels)
@@ -198,7 +198,7 @@ class LabelScheme:
         """
         names = [label.name for label in spec.labels]
         ids = tuple(label.id for label in spec.labels)
-        return cls(ids, tuple(names), tuple(range(len(ids))), ids, _named_partners(names))
+        return cls(ids, tuple(names), tuple(range(len(ids))), ids, named_partners(names))
 
     @classmethod
     def feta(cls) -> LabelScheme:
@@ -394,7 +394,7 @@ def _table_partners(values: tuple[int, ...]) -> tuple[int, ...] | None:
     return tuple(range(len(values))) if not present and 2 in values else None
 
 
-def _named_partners(names: Sequence[str]) -> tuple[int, ...] | None:
+def named_partners(names: Sequence[str]) -> tuple[int, ...] | None:
     """Partners by the words left and right; None where a name is only a number or its mirror image is absent."""
     plain = [plain_name(name) for name in names]
     if len(set(plain)) < len(plain) or any(re.fullmatch(r"((label|class) ?)?\d*", name) for name in plain):
