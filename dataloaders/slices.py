@@ -21,7 +21,6 @@ from dataloaders.io.nifti import file_sha256
 from dataloaders.io.png import as_16_bit, read_png
 from dataloaders.io.ranks import rank, world_size
 from dataloaders.io.spec import DataSpec
-from dataloaders.labelmaps.maps import LabelMaps
 from dataloaders.loading import load
 from dataloaders.slice_table import SliceTable
 from models.base import Batch, seeded_generator
@@ -359,6 +358,8 @@ def fingerprint(root: Path) -> str:
             return hashlib.sha256((root / name).read_bytes()).hexdigest()
     if (inferred := unwritten(root)) is not None:
         return hashlib.sha256(inferred.text().encode()).hexdigest()
+    from dataloaders.labelmaps.maps import LabelMaps  # with the generator's tables, which slices do without
+
     digest = hashlib.sha256()
     for path in LabelMaps(root).sources:
         digest.update(f"{path.name} {file_sha256(path)}\n".encode())
