@@ -89,7 +89,7 @@ def register(fixed: Scan, moving: Scan, method: Method = "deformable") -> Transf
         return identity(fixed)
     still, loose = (Scan(*to_ras(scan.data, scan.affine)) for scan in (fixed, moving))
     with _one_thread(), itk_in_one_line("registration"):
-        affine = _affine(_image(still), _image(loose))
+        affine = _affine(itk_image(still), itk_image(loose))
     mapping = _syn(still, loose, affine) if method == "deformable" else None
     return Transform(affine, fixed.data.shape, fixed.affine, mapping)
 
@@ -146,7 +146,7 @@ def as_matrix(transform: sitk.Transform) -> NDArray[np.float64]:
     return matrix
 
 
-def _image(scan: Scan) -> sitk.Image:
+def itk_image(scan: Scan) -> sitk.Image:
     """A RAS volume as SimpleITK's image, in LPS."""
     size = spacing(scan.affine)
     directions = (LPS @ scan.affine)[:3, :3] / size

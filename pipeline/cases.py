@@ -11,7 +11,7 @@ from dataloaders.io.files import listed
 from dataloaders.io.manifest import Split
 from dataloaders.io.schema import NAME
 from dataloaders.prepare.sources import find_bids
-from pipeline.study import CaseOptions, InputOptions, StudyOptions
+from pipeline.study import CaseOptions, InputOptions, Study
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,7 +26,7 @@ class StudyCase(CaseOptions):
         return self.stripped or self.brain is not None
 
 
-def find_cases(study: StudyOptions) -> list[StudyCase]:
+def find_cases(study: Study) -> list[StudyCase]:
     """All cases in order of their ids, each with its split.
 
     ValueError naming the folder or key where nothing is found, where files are missing, where an id occurs twice, and
@@ -76,7 +76,7 @@ def _refuse_unknown(key: str, names: Sequence[str], patients: Sequence[str]) -> 
         raise ValueError(f"{key}: {', '.join(unknown)} not among the patients {', '.join(patients)}")
 
 
-def _splits(study: StudyOptions, patients: list[str]) -> dict[str, Split]:
+def _splits(study: Study, patients: list[str]) -> dict[str, Split]:
     """Patient -> split."""
     o = study.split
     _refuse_unknown("split", (*o.test, *o.val), patients)

@@ -10,7 +10,7 @@ from typing import Any
 from dataloaders.io.nifti import Volume, read_volume
 from pipeline.cases import StudyCase
 from pipeline.records import Record, Unit
-from pipeline.study import StudyOptions
+from pipeline.study import Study
 
 LOG = "log.txt"  # in a unit's folder: what its program printed
 
@@ -37,7 +37,7 @@ class Excluded(Exception):  # noqa: N818 (no error: a result that must not be us
 class Context:
     """Of one unit. folder: written by the rule, renamed when it is done. records: of all units that it names."""
 
-    study: StudyOptions
+    study: Study
     cases: Mapping[str, StudyCase]
     unit: Unit
     folder: Path

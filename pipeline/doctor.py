@@ -10,7 +10,7 @@ from dataloaders.io.workers import cores
 from pipeline import nnunet
 from pipeline.commands import ToolMissing, answer, find_program
 from pipeline.plan import find_tools
-from pipeline.study import StudyOptions, read_study
+from pipeline.study import Study, read_study
 from pipeline.tools import TOOLS
 from pipeline.tools.base import Tool, package_version
 
@@ -64,7 +64,7 @@ def _nnunet_line() -> tuple[str, bool]:
     return f"{label} {about['version']}, {found}{broken}; {about['licence']}; cite {about['citation']}", True
 
 
-def _machine(study: StudyOptions | None) -> list[str]:
+def _machine(study: Study | None) -> list[str]:
     lines = [f"{cores()} cores, {nnunet.free_gb():.1f} GB of memory free"]
     shared = Path("/dev/shm")
     if shared.is_dir():

@@ -13,7 +13,7 @@ from pipeline.cases import StudyCase
 from pipeline.generator import gmm_options
 from pipeline.records import Unit
 from pipeline.rules import RULES
-from pipeline.study import PATH_SETTINGS, StudyOptions
+from pipeline.study import PATH_SETTINGS, Study
 from pipeline.tissue import read_table
 from pipeline.tools import Tool, configured
 
@@ -34,7 +34,7 @@ class StudyTools:
         return {**self.strippers, **self.segmenters, **self.harmonisers}
 
 
-def find_tools(study: StudyOptions) -> StudyTools:
+def find_tools(study: Study) -> StudyTools:
     """The tools of a study with their settings; ValueError for what does not fit, and for settings that nobody uses."""
     for name in (*study.strip.tools, *study.segment.tools, *study.tools):
         if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9-]{0,39}", name):
@@ -53,7 +53,7 @@ def find_tools(study: StudyOptions) -> StudyTools:
     return tools
 
 
-def make_plan(study: StudyOptions, cases: Sequence[StudyCase]) -> list[Unit]:
+def make_plan(study: Study, cases: Sequence[StudyCase]) -> list[Unit]:
     """All units in an order in which each comes after those that it names; the same for every run of a study."""
     tools = find_tools(study)
     gmm_options(study.synthesise.contrast, study.synthesise.gmm)  # refuses what does not fit
@@ -74,7 +74,7 @@ def make_plan(study: StudyOptions, cases: Sequence[StudyCase]) -> list[Unit]:
 class _StudyPlan:
     """Collects units."""
 
-    def __init__(self, study: StudyOptions, tools: StudyTools, cases: Sequence[StudyCase], maps: Sequence[str]) -> None:
+    def __init__(self, study: Study, tools: StudyTools, cases: Sequence[StudyCase], maps: Sequence[str]) -> None:
         self.study, self.tools, self.cases, self.maps = study, tools, cases, maps
         self.learn = [case.id for case in cases if case.split != "test"]
         self.test = [case.id for case in cases if case.split == "test"]

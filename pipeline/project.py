@@ -14,7 +14,7 @@ from pipeline.cases import StudyCase, find_cases
 from pipeline.plan import make_plan
 from pipeline.records import RECORD, FileHashes, Record, Unit
 from pipeline.rules import RULES
-from pipeline.study import StudyOptions, read_study
+from pipeline.study import Study, read_study
 
 KEY = ".key"  # every unit's folder begins with it
 _MARKS = (KEY, RECORD, "blocked.json")  # the last of version 0.1
@@ -25,7 +25,7 @@ class Project:
     """records: of the units that are over."""
 
     file: Path
-    study: StudyOptions
+    study: Study
     cases: dict[str, StudyCase]
     units: dict[str, Unit]
     hashes: FileHashes

@@ -132,7 +132,7 @@ class CropOptions:
 
 
 @dataclass(frozen=True, kw_only=True)
-class SegmentOptions:
+class SegmenterOptions:
     """Segmentation."""
 
     tools: ToolNames = ("hmrf",)
@@ -235,7 +235,7 @@ class NnunetOptions:
 
 
 @dataclass(frozen=True, kw_only=True)
-class EvaluateOptions:
+class ReferenceOptions:
     """Test on real held-out slices."""
 
     reference: str = "consensus"
@@ -257,7 +257,7 @@ class SlurmOptions:
 
 
 @dataclass(frozen=True, kw_only=True)
-class StudyOptions:
+class Study:
     """What a study file holds."""
 
     name: Name
@@ -282,7 +282,7 @@ class StudyOptions:
     """Stage 2."""
     crop: CropOptions = field(default_factory=CropOptions)
     """Stage 3."""
-    segment: SegmentOptions = field(default_factory=SegmentOptions)
+    segment: SegmenterOptions = field(default_factory=SegmenterOptions)
     """Stage 4."""
     tissue: TissueOptions = field(default_factory=TissueOptions)
     """Stage 5."""
@@ -294,7 +294,7 @@ class StudyOptions:
     """Stage 6."""
     nnunet: NnunetOptions = field(default_factory=NnunetOptions)
     """Stage 7."""
-    evaluate: EvaluateOptions = field(default_factory=EvaluateOptions)
+    evaluate: ReferenceOptions = field(default_factory=ReferenceOptions)
     """Stage 8."""
     tools: dict[str, dict[str, Any]] = field(default_factory=dict)
     """Settings of tools, and variants of them: [tools.bet-wide] tool = "bet", fraction = 0.5."""
@@ -307,7 +307,7 @@ class StudyOptions:
         TEXT.of(str(self.work), "work")  # a line of job scripts, too
 
 
-def read_study(path: Path) -> StudyOptions:
+def read_study(path: Path) -> Study:
     """The study of a file. ValueError naming the file, the key, the value and what is allowed."""
     data = read_toml(path, "study file")
     for key in ("input", "case"):  # one table where there is one source
@@ -316,7 +316,7 @@ def read_study(path: Path) -> StudyOptions:
     data.setdefault("work", "work")
     base = path.resolve().parent
     try:
-        study: StudyOptions = decode(StudyOptions, data, "", context=base)
+        study: Study = decode(Study, data, "", context=base)
     except Mismatch as error:
         raise ValueError(f"{path}: {error}") from None
     for settings in study.tools.values():

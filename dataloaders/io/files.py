@@ -20,6 +20,7 @@ from typing import Any
 from dataloaders.io.locks import lock_place, runs
 
 TEMPORARY = ".tmp-"
+RESUMABLE = ".part-"
 
 
 @contextmanager
@@ -68,10 +69,11 @@ def _sweep(folder: Path) -> None:
 def whole_folder(folder: Path, mark: str = "") -> Iterator[Path]:
     """Yield an empty folder beside `folder` that takes its place in the end: it is whole, or as it was before.
 
-    mark: of work that can go on; what an interrupted one with the same mark left is still in the folder. ValueError where
-    another process is about to replace the same one.
+    mark: of work that can go on; what an interrupted one with the same mark left is still in the folder, whose files are
+    therefore written atomically. ValueError where another process is about to replace the same one.
     """
-    staging, old = folder.with_name(f"{TEMPORARY}{folder.name}"), folder.with_name(f".old-{folder.name}")
+    staging = folder.with_name(f"{RESUMABLE if mark else TEMPORARY}{folder.name}")
+    old = folder.with_name(f".old-{folder.name}")
     with lock_place(folder):
         if old.is_dir() and not folder.exists():  # killed between two moves
             old.rename(folder)

@@ -38,13 +38,14 @@ class ToolCall:
 
 @dataclass(frozen=True, kw_only=True)
 class Tool:
-    """A stripper, segmenter or harmoniser: a program of others, or one that comes with medsis (a subclass).
+    """A stripper, segmenter or harmoniser, as a table of tools.toml says it.
 
     wants: the whole head or the stripped and cropped brain. table: file of the label tables that says what its labels are.
     settings: names and defaults. limits: of a setting, as (above, below) or as the words that are allowed.
-    programs: names that it may have. home: variable that says where its suite is installed; stamp: file there that holds the
-    version, of suites whose programs (in home/bin) need that variable. package: Python package that knows the version.
-    weights: setting that names the file or folder without which it is nothing.
+    programs: names that it may have; this Python where there are none. home: variable that says where its suite is
+    installed. stamp: file there that holds the version, of suites whose programs (in home/bin) need that variable.
+    package: Python package that knows the version. weights: setting that names the file or folder without which it is
+    nothing.
     command: arguments with {image}, {folder}, {threads}, {root} (of medsis) and {settings} in them; on, off: more of
     them for settings that are true, or not. output: the file of the folder that it was called for.
     """
@@ -56,16 +57,16 @@ class Tool:
     get: str
     wants: Literal["head", "brain"] = "head"
     table: str = ""
-    settings: Mapping[str, Any] = field(default_factory=dict)
-    limits: Mapping[str, tuple[Any, ...]] = field(default_factory=dict)
+    settings: dict[str, Any] = field(default_factory=dict)
+    limits: dict[str, tuple[Any, ...]] = field(default_factory=dict)
     programs: tuple[str, ...] = ()
     home: str = ""
     stamp: str = ""
     package: str = ""
     weights: str = ""
     command: str = ""
-    on: Mapping[str, str] = field(default_factory=dict)
-    off: Mapping[str, str] = field(default_factory=dict)
+    on: dict[str, str] = field(default_factory=dict)
+    off: dict[str, str] = field(default_factory=dict)
     output: str = "labels.nii.gz"
 
     def gets(self, settings: Mapping[str, Any]) -> str:
@@ -93,7 +94,7 @@ class Tool:
         if self.weights and not (settings.get(self.weights) and Path(settings[self.weights]).exists()):
             return None
         home = os.environ.get(self.home) if self.home else None
-        return find_program(self.programs, [Path(home, "bin"), Path(home)] if home else [])
+        return find_program(self.programs or [PYTHON], [Path(home, "bin"), Path(home)] if home else [])
 
     def located(self, settings: Mapping[str, Any]) -> Path | str:
         """`find`, or ToolMissing with one line that says how to get it."""

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from abc import abstractmethod
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,6 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from dataloaders.io.geometry import spacing
 from dataloaders.io.nifti import Volume, read_volume, write_volume
 from dataloaders.prepare.tissue import TissueError, hmrf_tissue
 from pipeline.commands import ToolFailed
@@ -24,11 +23,12 @@ ITERATIONS, TOLERANCE = 50, 1e-4
 PERCENTILES = (0.5, 99.5)
 
 
-@dataclass(frozen=True, kw_only=True)
 class BuiltIn(Tool):
-    """labels: (brain, threads) -> CSF 1, grey 2, white matter 3, where voxels that are not 0 are brain; ToolFailed."""
+    """A segmenter that needs no program."""
 
-    labels: Callable[[Volume, int], NDArray[np.uint8]]
+    @abstractmethod
+    def labels(self, brain: Volume, threads: int) -> NDArray[np.uint8]:
+        """CSF 1, grey 2, white matter 3, where voxels that are not 0 are brain. ToolFailed."""
 
     def find(self, settings: Mapping[str, Any]) -> str | None:
         """The package."""
@@ -42,27 +42,33 @@ class BuiltIn(Tool):
         return call.folder / self.output, self.about(self.located(call.settings))
 
 
-def hmrf_labels(brain: Volume, threads: int) -> NDArray[np.uint8]:
+class Hmrf(BuiltIn):
     """FSL FAST's algorithm, beta 0.1, on intensities clipped at the 0.5th and 99.5th percentile."""
-    try:
-        return hmrf_tissue(brain.data, brain.data > 0)
-    except TissueError as error:
-        raise ToolFailed(str(error)) from None
+
+    def labels(self, brain: Volume, threads: int) -> NDArray[np.uint8]:
+        """By dipy."""
+        try:
+            return hmrf_tissue(brain.data, brain.data > 0)
+        except TissueError as error:
+            raise ToolFailed(str(error)) from None
 
 
-def atlas_labels(brain: Volume, threads: int) -> NDArray[np.uint8]:
+class Atlas(BuiltIn):
     """A Gaussian mixture whose weights come from the MNI152 tissue maps, laid over the scan by an affine registration.
 
     Other errors than the HMRF's: the maps keep deep grey matter grey, and a poorly registered scan shows at its edges.
     """
-    inside = brain.data > 0
-    values = brain.data[inside].astype(np.float64)
-    if len(np.unique(values)) < 3:
-        raise ToolFailed("fewer than three intensities, so no three tissues")
-    values = np.clip(values, *np.percentile(values, PERCENTILES))
-    labels = np.zeros(brain.data.shape, np.uint8)
-    labels[inside] = mixture(values, tissue_priors(brain, threads)[:, inside]).argmax(0) + 1
-    return labels
+
+    def labels(self, brain: Volume, threads: int) -> NDArray[np.uint8]:
+        """Registration and expectation maximisation."""
+        inside = brain.data > 0
+        values = brain.data[inside].astype(np.float64)
+        if len(np.unique(values)) < 3:
+            raise ToolFailed("fewer than three intensities, so no three tissues")
+        values = np.clip(values, *np.percentile(values, PERCENTILES))
+        labels = np.zeros(brain.data.shape, np.uint8)
+        labels[inside] = mixture(values, tissue_priors(brain, threads)[:, inside]).argmax(0) + 1
+        return labels
 
 
 def mixture(values: NDArray[np.float64], shares: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -92,7 +98,7 @@ def tissue_priors(brain: Volume, threads: int) -> NDArray[np.float64]:
     import SimpleITK as sitk  # noqa: N813 (its usual name; slow to import)
     from nilearn import datasets  # slow to import
 
-    from dataloaders.registration import itk_in_one_line
+    from dataloaders.registration import Scan, itk_image, itk_in_one_line
 
     sitk.ProcessObject.SetGlobalDefaultNumberOfThreads(threads)
     template = datasets.load_mni152_template(resolution=TEMPLATE_MM)
@@ -100,29 +106,16 @@ def tissue_priors(brain: Volume, threads: int) -> NDArray[np.float64]:
         load(resolution=TEMPLATE_MM) for load in (datasets.load_mni152_gm_template, datasets.load_mni152_wm_template)
     ]
     grey, white = (np.clip(image.get_fdata(), 0, 1) for image in maps)
-    fixed = _image(brain.data, brain.affine)
+    fixed = itk_image(Scan(brain.data, brain.affine))
     with itk_in_one_line("registration to MNI152"):
-        transform = register(fixed, _image(template.get_fdata(), template.affine))
+        transform = register(fixed, itk_image(Scan(template.get_fdata(), template.affine)))
     moved = []
     for share in (grey, white):
         blurred = ndimage.gaussian_filter(share, BLUR_MM / 2.355 / TEMPLATE_MM)
-        out = sitk.Resample(_image(blurred, template.affine), fixed, transform, sitk.sitkLinear, 0.0)
+        out = sitk.Resample(itk_image(Scan(blurred, template.affine)), fixed, transform, sitk.sitkLinear, 0.0)
         moved.append(np.asarray(sitk.GetArrayFromImage(out), np.float64).transpose(2, 1, 0))
     shares = np.stack([np.clip(1 - moved[0] - moved[1], 0, 1), *moved]) + FLOOR
     return shares / shares.sum(0)
-
-
-def _image(data: NDArray, affine: NDArray) -> Any:
-    """A SimpleITK image: LPS, so the first two axes of scanner coordinates change sign."""
-    import SimpleITK as sitk  # noqa: N813
-
-    image = sitk.GetImageFromArray(np.ascontiguousarray(np.asarray(data, np.float32).transpose(2, 1, 0)))
-    lps = np.diag([-1.0, -1.0, 1.0, 1.0]) @ affine
-    mm = spacing(affine)
-    image.SetSpacing([float(x) for x in mm])
-    image.SetOrigin(lps[:3, 3].tolist())
-    image.SetDirection((lps[:3, :3] / mm).ravel().tolist())
-    return image
 
 
 def register(fixed: Any, moving: Any) -> Any:

@@ -7,7 +7,6 @@ from types import SimpleNamespace
 import nibabel as nib
 import numpy as np
 import pytest
-from PIL import Image
 
 from dataloaders.io.files import read_json
 from dataloaders.io.manifest import Manifest
@@ -69,12 +68,8 @@ def test_given_masks_and_drawn_references(tmp_path: Path, tools: Fakes) -> None:
     assert project.records["reference/c2"].facts["from"] == ["labels"]
     page = (tmp_path / "work" / "report" / "report.html").read_text()
     assert "Reference: labels that were given with the cases." in page
-    assert (
-        read_json(tmp_path / "work" / "evaluate" / "scores.json")["real"]["hmrf_bet"]["dice"]["reference"]["mean"][
-            "value"
-        ]
-        > 0.8
-    )
+    real = read_json(tmp_path / "work" / "evaluate" / "scores.json")["real"]["hmrf_bet"]
+    assert real["dice"]["reference"]["mean"]["value"] > 0.8
 
 
 def test_the_report_shows_what_was_predicted_with_what_and_how_long_it_took(finished: Path) -> None:
@@ -156,20 +151,15 @@ def test_images_are_shared_out_evenly(total: int, count: int) -> None:
     assert max(shares) - min(shares) <= 1
 
 
-def test_consensus_is_the_vote() -> None:
+def test_consensus_is_the_vote_and_where_two_maps_differ_the_intensity_decides() -> None:
+    """Neither tool is the reference: the order of the maps changes nothing but the edge of the brain."""
     maps = [np.array(row, np.uint8) for row in ([1, 1, 0, 3, 2], [1, 2, 0, 2, 2], [2, 2, 0, 1, 3])]
     np.testing.assert_array_equal(scores.consensus(maps), [1, 2, 0, 3, 2])  # of three different ones, the first map's
     np.testing.assert_array_equal(scores.consensus(maps[:1]), maps[0])
-
-
-def test_where_two_maps_differ_the_intensity_decides() -> None:
-    """Neither tool is the reference: the order of the maps changes nothing but the edge of the brain."""
     rng = np.random.default_rng(0)
-    means = np.array([0.0, 100.0, 150.0, 40.0])
     truth = rng.integers(1, 4, (20, 20, 20)).astype(np.uint8)
-    image = means[truth] + rng.normal(0, 5, truth.shape)
-    a, b = truth.copy(), truth.copy()
-    wrong = rng.random(truth.shape)
+    image = np.array([0.0, 100.0, 150.0, 40.0])[truth] + rng.normal(0, 5, truth.shape)
+    a, b, wrong = truth.copy(), truth.copy(), rng.random(truth.shape)
     a[wrong < 0.1] = 1 + a[wrong < 0.1] % 3
     b[wrong > 0.9] = 1 + b[wrong > 0.9] % 3
     assert (a != b).mean() > 0.15
@@ -178,8 +168,7 @@ def test_where_two_maps_differ_the_intensity_decides() -> None:
     a[0, 0, 0] = 0
     assert scores.consensus([a, b], image)[0, 0, 0] == 0
     assert scores.consensus([b, a], image)[0, 0, 0] == b[0, 0, 0]
-    same = scores.consensus([a, a], image)
-    np.testing.assert_array_equal(same, a)
+    np.testing.assert_array_equal(scores.consensus([a, a], image), a)
 
 
 def test_means_are_over_patients_then_tissues() -> None:
@@ -203,41 +192,26 @@ def test_means_are_over_patients_then_tissues() -> None:
     }
 
 
-def test_nnunets_form_on_disk(tmp_path: Path) -> None:
-    samples = []
-    for i in range(3):
-        image, label = tmp_path / f"i{i}.png", tmp_path / f"l{i}.png"
-        Image.fromarray(np.full((8, 8), 40000, np.uint16)).save(image)
-        Image.fromarray(np.full((8, 8), i, np.uint8)).save(label)
-        samples.append(nnunet.TrainingSlice(f"case_{i:05d}", f"p{i}", "train", image, label))
-    folder = tmp_path / "raw" / nnunet.dataset_name(7, "hmrf_bet")
-    nnunet.write_dataset(folder, samples)
-    assert folder.name == "Dataset007_hmrf_bet"
+def test_nnunets_form_on_disk(finished: Path) -> None:
+    folder = finished / "work" / "dataset" / "hmrf_bet" / "raw" / "Dataset101_hmrf_bet"
     assert read_json(folder / "dataset.json") == {
         "channel_names": {"0": "MRI"},
         "labels": {"background": 0, "GM": 1, "WM": 2, "CSF": 3},
-        "numTraining": 3,
+        "numTraining": 8,
         "file_ending": ".png",
         "overwrite_image_reader_writer": "NaturalImage2DIO",
     }
-    assert sorted(p.name for p in (folder / "imagesTr").iterdir()) == [f"case_{i:05d}_0000.png" for i in range(3)]
-    assert read_png(folder / "labelsTr" / "case_00002.png").max() == 2
+    names = [f"sub-0{i}_{k:05d}" for i in (1, 2) for k in range(4)]
+    assert sorted(path.name for path in (folder / "imagesTr").iterdir()) == [f"{name}_0000.png" for name in names]
+    assert sorted(path.name for path in (folder / "labelsTr").iterdir()) == [f"{name}.png" for name in names]
+    assert read_png(folder / "labelsTr" / f"{names[0]}.png").max() == 3
 
 
 def test_the_small_plan_fits_together() -> None:
-    plans = {
-        "plans_name": "nnUNetPlans",
-        "configurations": {
-            "2d": {
-                "data_identifier": "nnUNetPlans_2d",
-                "batch_size": 30,
-                "patch_size": [256, 256],
-                "architecture": {"arch_kwargs": {"n_stages": 7, "conv_bias": True}},
-            }
-        },
-    }
-    o = NnunetOptions(features=(8, 16, 32), patch=64, batch=4)
-    small = nnunet.small_plans(plans, o)
+    own = {"data_identifier": "nnUNetPlans_2d", "batch_size": 30, "patch_size": [256, 256]}
+    own["architecture"] = {"arch_kwargs": {"n_stages": 7, "conv_bias": True}}
+    plans = {"plans_name": "nnUNetPlans", "configurations": {"2d": own}}
+    small = nnunet.small_plans(plans, NnunetOptions(features=(8, 16, 32), patch=64, batch=4))
     kinds = small["configurations"]["2d"]["architecture"]["arch_kwargs"]
     assert small["plans_name"] == "medsisPlans"
     assert small["configurations"]["2d"]["data_identifier"] == "nnUNetPlans_2d"  # no new preprocessing
@@ -245,7 +219,7 @@ def test_the_small_plan_fits_together() -> None:
     for key in ("features_per_stage", "kernel_sizes", "strides", "n_conv_per_stage"):
         assert len(kinds[key]) == kinds["n_stages"] == 3
     assert len(kinds["n_conv_per_stage_decoder"]) == 2
-    assert plans["plans_name"] == "nnUNetPlans"  # nnU-Net's own stays
+    assert (plans["plans_name"], own["batch_size"]) == ("nnUNetPlans", 30)  # nnU-Net's own stays
 
 
 def test_planning_never_gets_zero_processes() -> None:
@@ -254,15 +228,14 @@ def test_planning_never_gets_zero_processes() -> None:
     assert nnunet.environment({}, o, 1, planning=True)["nnUNet_n_proc_DA"] == "1"
 
 
-def test_a_training_that_diverged_is_a_failure(copied: Copied, tools: Fakes) -> None:
-    tools.mode("nnUNetv2_train", "diverge")
-    project, _ = go(copied("train"))
-    assert project.records["train/hmrf_bet"].state == "failed"
-    assert project.records["train/hmrf_bet"].reason.startswith("training diverged: its last loss is nan")
-
-
-def test_slices_that_nnunet_leaves_out_are_a_failure(copied: Copied, tools: Fakes) -> None:
-    tools.mode("nnUNetv2_predict", "partial")
-    project, _ = go(copied("predict"))
-    assert project.records["predict/hmrf_bet"].state == "failed"
-    assert "nnUNetv2_predict left no labels/000_" in project.records["predict/hmrf_bet"].reason
+@pytest.mark.parametrize(
+    ("stage", "mode", "reason"),
+    [
+        ("train", "diverge", "training diverged: its last loss is nan"),
+        ("predict", "partial", "nnUNetv2_predict left no labels/000_"),
+    ],
+)
+def test_what_nnunet_does_not_do_is_a_failure(stage: str, mode: str, reason: str, copied: Copied, tools: Fakes) -> None:
+    tools.mode(f"nnUNetv2_{stage}", mode)
+    record = go(copied(stage))[0].records[f"{stage}/hmrf_bet"]
+    assert (record.state, record.reason.startswith(reason)) == ("failed", True), record.reason
