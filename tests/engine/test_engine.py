@@ -20,7 +20,7 @@ from dataloaders.scans import find_scans
 from engine import checkpoint
 from engine.command import exit_code
 from engine.device import channels_last
-from engine.run import relay
+from engine.run import match_parameters
 from pipeline.study import read_study
 from pipeline.tissue import read_table
 from tests.toy import save_nifti
@@ -181,11 +181,11 @@ def test_optimiser_states_take_the_layout_of_their_parameters() -> None:
     with torch.no_grad():
         q.copy_(p)
     resumed.load_state_dict(deepcopy(optimizer.state_dict()))
-    relay(resumed, fused=True)
+    match_parameters(resumed, fused=True)
     step(p, optimizer, gradients[1])
     step(q, resumed, gradients[1])
     torch.testing.assert_close(p, q)
-    relay(resumed, fused=False)
+    match_parameters(resumed, fused=False)
     assert not resumed.param_groups[0]["fused"]
 
 
