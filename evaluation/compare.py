@@ -14,9 +14,10 @@ from config import METHODS
 from dataloaders.io.files import read_json
 from dataloaders.io.manifest import FILE_NAME, SYNTHESIS, Case, Manifest, Slice
 from dataloaders.io.png import read_png
+from dataloaders.io.schema import decode
 from dataloaders.io.spec import DataSpec
 from dataloaders.overview import counted
-from evaluation.records import check_metrics, check_provenance
+from evaluation.records import Metrics, check_provenance
 from evaluation.results import SCHEMA, evaluate_results, paired_slices
 from evaluation.statistics import PairedDifference, paired_difference
 
@@ -104,7 +105,7 @@ def load_entrants(paths: list[Path], weights: Path | None = None) -> list[Entran
                 f"scripts/evaluate.py --results {folder}"
             )
         _check(folder / FILE_NAME, check_provenance, manifest.provenance)
-        _check(file, check_metrics, metrics)
+        _check(file, lambda data: decode(Metrics, data, "metrics.json"), metrics)
         if not any(paired_slices(case) for case in manifest.cases):
             raise ValueError(f"{folder / FILE_NAME}: no slice has both a real and a generated image")
         name = str(manifest.provenance.get("name") or folder.name)

@@ -97,7 +97,7 @@ GpuIds = Annotated[
     str, Must("auto, -1 for the CPU, or one GPU number", lambda text: text == "auto" or text.lstrip("-").isdigit())
 ]
 Shard = Annotated[str, SHARD]
-AtLeast0 = Annotated[int, Field(ge=0)]  # checked by pydantic itself: a manifest holds millions of them
+AtLeast0 = Annotated[int, Field(ge=0, lt=2**63)]  # checked by pydantic itself: a manifest holds millions of them
 AtLeast1 = Annotated[int, at_least(1)]
 NotNegative = Annotated[float, at_least(0)]
 Positive = Annotated[float, Must("above 0", lambda value: value > 0)]
@@ -260,8 +260,8 @@ def _allowed(error: Any, errors: Sequence[Any]) -> str:
         return "one of " + error["ctx"]["expected"].replace("'", "").replace(" or ", ", ")
     if kind == "missing":  # of a tuple
         return f"a list of {max(e['loc'][-1] for e in errors if e['loc'][:-1] == error['loc'][:-1]) + 1}"
-    if kind == "greater_than_equal":
-        return f"at least {error['ctx']['ge']}"
+    if kind in ("greater_than_equal", "less_than"):
+        return "at least 0" if "ge" in error["ctx"] else f"below {error['ctx']['lt']}"
     if kind == "too_long":
         return f"a list of {error['ctx']['max_length']}"
     return _ALLOWED.get(kind.partition("_")[0], error["msg"])
