@@ -92,6 +92,10 @@ class Table:
     note: str = ""
     kind: str = ""
 
+    def holds_text(self, column: int) -> bool:
+        """Whether cells of a column are words, which stand on the left."""
+        return any(isinstance(row[column], str) or row[column].kind.startswith("text") for row in self.rows)
+
     def transposed(self, corner: Head, feet: int) -> Table:
         """Rows as columns; the last `feet` columns become the foot."""
         lines = [[head, *cells] for head, *cells in zip(self.columns, *self.rows, strict=True)][1:]
