@@ -1,4 +1,4 @@
-"""Options of the slices' generator: the house's GMM with what the original study got wrong set right."""
+"""Options of the slices' generator: this repository's GMM with what the original study got wrong set right."""
 
 from __future__ import annotations
 
