@@ -54,7 +54,7 @@ class Key:
 
 
 @dataclass(frozen=True)
-class Head:
+class Heading:
     """Of a column or row. better: which way is. color: of the square before it. sort: as ``number``, ``text`` or not."""
 
     text: str
@@ -85,7 +85,7 @@ class Cell:
 class Table:
     """columns: the first is that of the rows' heads. rows, foot: a head and its cells; plain text is a cell or head too."""
 
-    columns: Sequence[Head | str]
+    columns: Sequence[Heading | str]
     rows: Sequence[Sequence[Any]]
     foot: Sequence[Sequence[Any]] = ()
     caption: str = ""
@@ -96,7 +96,7 @@ class Table:
         """Whether cells of a column are words, which stand on the left."""
         return any(isinstance(row[column], str) or row[column].kind.startswith("text") for row in self.rows)
 
-    def transposed(self, corner: Head, feet: int) -> Table:
+    def transposed(self, corner: Heading, feet: int) -> Table:
         """Rows as columns; the last `feet` columns become the foot."""
         lines = [[head, *cells] for head, *cells in zip(self.columns, *self.rows, strict=True)][1:]
         body = len(lines) - feet
@@ -110,8 +110,8 @@ class Table:
         return csv_text([_text(head) for head in self.columns], lines)
 
 
-def _text(head: Head | str) -> str:
-    return head.text if isinstance(head, Head) else head
+def _text(head: Heading | str) -> str:
+    return head.text if isinstance(head, Heading) else head
 
 
 def measured(

@@ -10,7 +10,7 @@ from dataloaders.io.files import csv_text
 from dataloaders.overview import counted
 from evaluation.compare import Entrant, Row
 from evaluation.report.cards import settings_table
-from evaluation.report.kit import Cell, Head, Table, color_of
+from evaluation.report.kit import Cell, Heading, Table, color_of
 from evaluation.report.names import (
     RATIO_NOTE,
     group_of,
@@ -58,7 +58,7 @@ def _group_table(entrants: Sequence[Entrant], rows: Sequence[Row], title: str, n
     """Methods down, the metrics of one group across; below: n, floor, difference of the best to the next."""
     table = metric_table(entrants, rows, notes)
     feet = len(table.columns) - 1 - len(entrants)
-    return replace(table.transposed(Head("method", sort="text"), feet), caption=title, kind="metrics sortable")
+    return replace(table.transposed(Heading("method", sort="text"), feet), caption=title, kind="metrics sortable")
 
 
 def metric_table(entrants: Sequence[Entrant], rows: Sequence[Row], notes: list[str]) -> Table:
@@ -66,12 +66,12 @@ def metric_table(entrants: Sequence[Entrant], rows: Sequence[Row], notes: list[s
     body: list[list[Any]] = []
     for row in rows:
         places = row_decimals(row)
-        head = Head(short_name(row), row.unit, row.better, sort="number")
+        head = Heading(short_name(row), row.unit, row.better, sort="number")
         cells = [_cell(row, i, places, notes) for i in range(len(entrants))]
         more = [Cell(_n(row)), Cell(_reference(row, "floor", places)), Cell(_reference(row, "ceiling", places))]
         body.append([head, *cells, *more, _difference(row, places)])
-    methods = [Head(entrant.name, color=color_of(i)) for i, entrant in enumerate(entrants)]
-    columns: list[Head | str] = ["metric", *methods, "n", "floor (real)", "ceiling (real)", "best − next"]
+    methods = [Heading(entrant.name, color=color_of(i)) for i, entrant in enumerate(entrants)]
+    columns: list[Heading | str] = ["metric", *methods, "n", "floor (real)", "ceiling (real)", "best − next"]
     kept = [i for i, name in enumerate(columns) if i <= len(methods) + 1 or any(line[i].text for line in body)]
     return Table([columns[i] for i in kept], [[line[i] for i in kept] for line in body])
 
@@ -132,12 +132,12 @@ def long_table(entrants: Sequence[Entrant], rows: Sequence[Row]) -> Table:
             for i, v in enumerate(row.values)
         ]
         best = "" if row.best is None else entrants[row.best].name
-        head = Head(name_of(row.metric), row.unit, row.better)
+        head = Heading(name_of(row.metric), row.unit, row.better)
         p_cell = Cell(p_text(p)[2:].lstrip("= "), p)
         lines.append([head, row.channel or "all", group_of(row.metric), *values, best, p_cell])
-    own = [Head(name, sort="text") for name in ("metric", "channel", "group", "best")]
+    own = [Heading(name, sort="text") for name in ("metric", "channel", "group", "best")]
     methods = [entrant.name for entrant in entrants]
-    return Table([*own[:3], *methods, own[3], Head("p", sort="number")], lines, kind="metrics sortable long")
+    return Table([*own[:3], *methods, own[3], Heading("p", sort="number")], lines, kind="metrics sortable long")
 
 
 def legend(rows: Sequence[Row]) -> str:
@@ -277,7 +277,7 @@ def _latex_table(entrants: Sequence[Entrant], rows: Sequence[Row], channel: str)
     )
 
 
-def _latex_head(head: Head) -> str:
+def _latex_head(head: Heading) -> str:
     arrow = {"higher": r" $\uparrow$", "lower": r" $\downarrow$"}.get(head.better or "", "")
     return latex(head.text) + (f" ({latex(head.unit)})" if head.unit else "") + arrow
 

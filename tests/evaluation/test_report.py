@@ -19,7 +19,7 @@ from PIL import Image
 from evaluation import evaluate_results
 from evaluation.compare import Entrant, load_entrants, metric_rows
 from evaluation.report import gather_content, render_page, write_report
-from evaluation.report.kit import Head
+from evaluation.report.kit import Heading
 from evaluation.report.names import decimals, group_of, grouped, joined, name_of, number, p_text
 from evaluation.report.numbers import to_json
 from evaluation.report.tables import csv_tables, latex, latex_tables, legend, metric_table
@@ -111,7 +111,7 @@ def test_best_values_are_marked_and_ratios_never(written: tuple[list[Entrant], P
     assert lines["MAE"][0].clear
     assert [cell.kind for cell in lines["Slice jump relative to real"][:2]] == ["", ""]
     assert "1 is as in the real images" in legend(rows)
-    across = table.transposed(Head("method"), feet=len(table.columns) - 3)
+    across = table.transposed(Heading("method"), feet=len(table.columns) - 3)
     assert across.columns[1:] == [row[0] for row in table.rows]
     assert [row[0].text for row in across.rows] == ["good", "bad"]
     assert [row[0] for row in across.foot] == ["n", "floor (real)", "best − next"]
