@@ -101,13 +101,6 @@ def test_one_line_and_nothing_written(
     assert sorted(tmp_path.rglob("*")) == before
 
 
-def test_a_missing_extractor_file_is_missing_weights(
-    toy: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    assert run(monkeypatch, *pair(toy), "--metrics", "mae", "--extractors", "resnet50:nowhere.pth") == 3
-    assert "resnet50:nowhere.pth: no such file" in capsys.readouterr().err
-
-
 # -- images that are not as usual ---------------------------------------------------------------------------------
 
 

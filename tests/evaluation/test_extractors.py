@@ -352,16 +352,6 @@ def test_a_damaged_file_is_computed_again(tmp_path: Path, images: np.ndarray) ->
     assert not list(tmp_path.rglob(".tmp*"))
 
 
-def test_a_failed_write_leaves_no_file(tmp_path: Path, images: np.ndarray, monkeypatch: pytest.MonkeyPatch) -> None:
-    def fail(*_: object, **__: object) -> None:
-        raise OSError("disk full")
-
-    monkeypatch.setattr(np, "save", fail)
-    with pytest.raises(OSError, match="disk full"):
-        cached_features(Counting().extractor(), images, tmp_path)
-    assert not [path for path in tmp_path.rglob("*") if path.is_file()]
-
-
 def test_the_hash_of_an_image_is_of_type_shape_and_pixels() -> None:
     image = np.zeros((4, 6), np.float32)
     hashes = {image_sha256(x) for x in (image, image.reshape(6, 4), image.astype(np.uint8), image + 1)}

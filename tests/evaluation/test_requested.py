@@ -250,11 +250,6 @@ def test_lesions_found_in_the_generated_images(tmp_path: Path) -> None:
         evaluate(folder, lesion="tumour")
 
 
-def test_change_outside_of_lesions_is_seen(tmp_path: Path) -> None:
-    folder = write_results(tmp_path / "r", lambda real, label, rng: real + 100 * (label == 2), channels=("CT",))
-    assert evaluate(folder, lesion="4")["metrics"]["lesion_change_outside/CT"]["value"] > 10
-
-
 # -- references ---------------------------------------------------------------------------------------------------
 
 

@@ -104,16 +104,6 @@ def test_order_of_cases_and_slices_does_not_matter(tmp_path: Path) -> None:
         assert values(after)[key] == pytest.approx(value, rel=1e-12), key
 
 
-def test_interval_from_five_patients_on(tmp_path: Path) -> None:
-    few = evaluate_results(write_results(tmp_path / "few", noisy(0.05), patients=1), NO_WEIGHTS)["metrics"]["mae/CT"]
-    assert few["ci95"] is None
-    assert "1 patient" in few["ci_note"]
-    assert few["slice_sd"] > 0
-    many = evaluate_results(write_results(tmp_path / "many", noisy(0.05), patients=5), NO_WEIGHTS)["metrics"]["mae/CT"]
-    low, high = many["ci95"]
-    assert low < many["value"] < high
-
-
 def test_labels_weigh_the_same_when_one_is_missing_in_a_case(tmp_path: Path) -> None:
     """A patient with two scans, one without lesion: mean over scans first, then over labels."""
     folder = write_results(tmp_path / "r", noisy(0.0, 0.05), patients=2, slices=2, channels=("T1w",))
