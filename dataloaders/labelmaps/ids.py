@@ -46,15 +46,7 @@ def read_ids(
     of the training's label maps; with ``class`` the ids are the run's own. ValueError naming ids that are no class, unless
     `lenient`, and where none is one.
     """
-    names: Names = {}
-    if given is not None:
-        names, how = names_of(given), "by name, with --label_map"
-    elif label_ids == "auto" and (own := names_with(path)) is not None:
-        names, how = own[0], f"by name, with {own[1]}"
-    elif label_ids == "class":
-        how = "as the run's class ids"
-    else:
-        how = "as ids of the training's label maps"
+    names, how = _meaning(path, given, label_ids)
     labels = spec.labels
     if names:
         labels, unnamed = _by_name(names, spec)
@@ -63,7 +55,7 @@ def read_ids(
         labels = tuple(replace(label, source=(label.id,)) for label in labels)
     table = LabelTable(labels, lenient)
     unknown, notes = table.unknown(counts), []
-    # Not told, ids may as well be the run's own
+    # Where nobody says, they may as well be the run's own
     either = not names and label_ids != "class" and max(counts) < spec.num_labels
     if unknown:
         if not lenient or not counts.keys() - unknown.keys() - {BACKGROUND}:
@@ -89,6 +81,15 @@ def read_ids(
         taken = [f"{i} {label.name}" for label in labels[1:] for i in label.source if i in counts]
         how += ": " + ", ".join(taken[:_SHOWN]) + (f", … ({len(taken)} in all)" if len(taken) > _SHOWN else "")
     return Reading(how, table, tuple(notes))
+
+
+def _meaning(path: Path, given: Sequence[Label] | None, label_ids: LabelIds) -> tuple[Names, str]:
+    """Names of the map's ids, {} where the numbers count; and how its ids are read, in words."""
+    if given is not None:
+        return names_of(given), "by name, with --label_map"
+    if label_ids == "auto" and (own := names_with(path)) is not None:
+        return own[0], f"by name, with {own[1]}"
+    return {}, "as the run's class ids" if label_ids == "class" else "as ids of the training's label maps"
 
 
 def _by_name(names: Names, spec: DataSpec) -> tuple[tuple[Label, ...], set[int]]:

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from dataloaders.io.files import read_json, with_path
 from dataloaders.io.nifti import write_volume
 from dataloaders.labelmaps.lab2im import Lab2imAttributes, kept_outputs, list_scheme, loaded, whole_list
-from dataloaders.labelmaps.lesion_maps import LesionMaps, Lesions, lesion_scheme
+from dataloaders.labelmaps.lesion_maps import LesionMaps, Lesions
 from dataloaders.labelmaps.maps import LabelMap, LabelMaps, Source
 from dataloaders.labelmaps.schemes import read_scheme, scheme_of
 from dataloaders.labelmaps.seed_maps import SeedMaps
@@ -97,7 +97,7 @@ class ImageGenerator(Lab2imAttributes):
     generation_labels, generation_classes, output_labels: lists, arrays or .npy files, as lab2im's; by default every value
     that occurs in a map is a label and a class of its own, which needs a look at every file; output_labels may also be the
     values to keep, others become 0. n_neutral_labels: how many of generation_labels have no side; by default sides are taken
-    from FreeSurfer's table. scheme: all of these at once, or a text for `label_schemes.read_scheme`.
+    from FreeSurfer's table. scheme: all of these at once, or a text for `schemes.read_scheme`.
     prior_means, prior_stds: None, number, [a, b], (2, K), (2R, K), or .npy files of them; priors: a file of
     scripts/estimate_priors.py instead. n_channels, batchsize, subjects_prob as in lab2im.
     seeds: folder of scripts/make_seeds.py; the tissues of each sample are split by intensity, into subclasses (least, most)
@@ -143,36 +143,27 @@ class ImageGenerator(Lab2imAttributes):
     ) -> None:
         _check_together(seeds, lesions, priors, n_channels, batchsize)
         self.maps = LabelMaps(labels_dir, cache_gb, spacing)
-        keywords |= {
-            "target_res": target_res,
-            "output_shape": output_shape,
-            "output_div_by_n": output_div_by_n,
-            "prior_distributions": prior_distributions,
-            "use_specific_stats_for_channel": use_specific_stats_for_channel,
-        }
+        keywords |= {"target_res": target_res, "output_shape": output_shape, "output_div_by_n": output_div_by_n}
+        keywords |= {"prior_distributions": prior_distributions}
+        keywords |= {"use_specific_stats_for_channel": use_specific_stats_for_channel}
         tables = {"prior_means": prior_means, "prior_stds": prior_stds, "subjects_prob": subjects_prob}
         self.batch_size = keywords.pop("batch_size", batchsize)  # lab2im's first name of it
         self.given = {name: loaded(name, value) for name, value in (keywords | tables).items()}
         self.options = _options(preset, options, {name: self.given[name] for name in keywords})
         lists = (generation_labels, generation_classes, output_labels, n_neutral_labels)
-        if isinstance(scheme, str):
-            scheme = read_scheme(scheme, self.maps.values(), self.options.preset, "scheme")
-        self.scheme = self.base_scheme = scheme or self._find_scheme(*lists)
+        self.scheme = self.base_scheme = self._find_scheme(scheme, *lists)
         warn_unmirrored(self.options, self.scheme)
         self.maps.use(self.scheme)
         if lesions is not None:
-            self.maps = LesionMaps(labels_dir, lesions, self.scheme, cache_gb)
-            self.scheme = lesion_scheme(self.scheme)
+            self.maps = LesionMaps(labels_dir, lesions, self.base_scheme, cache_gb)
         if seeds is not None:
-            self.maps = seeded = SeedMaps(labels_dir, seeds, self.scheme, subclasses, cache_gb)
-            self.scheme = seeded.pair_scheme
+            self.maps = SeedMaps(labels_dir, seeds, self.base_scheme, subclasses, cache_gb)
+        self.scheme = self.maps.drawn_scheme()
         self.channels = n_channels
         self.seed = secrets.randbits(62) if seed is None else seed
         self.device = torch.device(device)
         self.priors = self._find_priors(self.given["prior_means"], self.given["prior_stds"], priors)
         self.weights = _weights(self.given["subjects_prob"], len(self.maps))
-        self.made = 0
-        self.written: tuple[NDArray[np.float64], tuple[int, ...]] | None = None  # affine and shape of the last image
 
     def __iter__(self) -> Iterator[SyntheticImage]:
         return self
@@ -180,7 +171,13 @@ class ImageGenerator(Lab2imAttributes):
     def __next__(self) -> SyntheticImage:
         return self.generate_image()
 
-    def _find_scheme(self, labels: Any, classes: Any, outputs: Any, neutral: int | None) -> LabelScheme:
+    def _find_scheme(
+        self, scheme: LabelScheme | str | None, labels: Any, classes: Any, outputs: Any, neutral: int | None
+    ) -> LabelScheme:
+        if isinstance(scheme, str):
+            return read_scheme(scheme, self.maps.values(), self.options.preset, "scheme")
+        if scheme is not None:
+            return scheme
         if labels is not None:
             return list_scheme(labels, classes, outputs, neutral)
         given = {"generation_classes": classes, "n_neutral_labels": neutral}

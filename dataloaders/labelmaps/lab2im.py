@@ -30,7 +30,8 @@ class Lab2imAttributes:
     channels: int
     batch_size: int
     given: dict[str, Any]
-    written: tuple[NDArray[np.float64], tuple[int, ...]] | None
+    made = 0  # images so far
+    written: tuple[NDArray[np.float64], tuple[int, ...]] | None = None  # affine and shape of the last image
 
     @property
     def labels_paths(self) -> list[str]:

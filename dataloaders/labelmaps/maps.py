@@ -129,6 +129,11 @@ class LabelMaps:
         self.scheme = scheme
         self._cache.clear()
 
+    def drawn_scheme(self) -> LabelScheme:
+        """The scheme of the maps that `draw` gives."""
+        assert self.scheme is not None
+        return self.scheme
+
     def name(self, index: int) -> str:
         """File name without suffix (with one folder a patient see `case_names`), or ``map0``, ``map1``, … for arrays."""
         source = self.sources[index]

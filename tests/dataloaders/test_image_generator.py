@@ -84,23 +84,6 @@ def test_crops_keep_their_place_in_the_world(lia_file: Path, size: tuple[int, ..
         assert np.array_equal(labels, padded[window])
 
 
-def test_marked_voxel_after_a_crop(tmp_path: Path) -> None:
-    data = np.zeros((20, 22, 18), np.int16)
-    data[7, 12, 9] = 4
-    data[0, 0, :4] = 1, 2, 3, 4
-    path = save_nifti(tmp_path / "mark.nii.gz", data, lia((20, 22, 18), (0.8, 1.5, 1.1)))
-    world = nib.load(path).affine @ [7, 12, 9, 1]
-    found = 0
-    for seed in range(10):
-        sample = ImageGenerator(
-            path, **{**EXACT, "options": replace(STILL, output_shape=(14,))}, seed=seed
-        ).generate_image()
-        for place in np.argwhere(sample.labels == 4):
-            where = sample.affine @ [*place, 1]
-            found += bool(np.allclose(where, world, atol=1e-5))
-    assert found >= 3
-
-
 @pytest.mark.parametrize("target", [2.0, 1.5, 0.5])
 def test_target_resolution_keeps_the_place_to_half_a_voxel(tmp_path: Path, target: float) -> None:
     data = np.zeros((24, 32, 20), np.int16)
@@ -159,17 +142,6 @@ def test_sources_of_all_kinds(tmp_path: Path, lia_file: Path) -> None:
         image, labels = ImageGenerator(source, **EXACT).generate_image()
         assert np.array_equal(labels, array)
         assert np.array_equal(labels_of(image), array)
-
-
-def test_default_is_lab2im_in_two_lines(lia_file: Path) -> None:
-    generator = ImageGenerator(lia_file)
-    assert generator.options.preset == "lab2im"
-    image, labels = generator.generate_image()
-    assert image.shape == labels.shape == (24, 28, 20)
-    assert 0 <= image.min() < image.max() <= 1
-    assert set(np.unique(labels)) <= set(range(5))
-    brain, _ = ImageGenerator(lia_file, preset="synthseg").generate_brain()
-    assert brain.shape == (24, 28, 20)
 
 
 def test_maps_of_any_shape_spacing_and_orientation_in_one_folder(tmp_path: Path) -> None:
@@ -262,12 +234,6 @@ def test_priors_in_their_forms(tmp_path: Path) -> None:
     assert ImageGenerator(head(), prior_means=tmp_path / "means.npy").params(0)[1].means.tolist() == [
         LEVELS[0].tolist()
     ]
-
-
-def test_normal_priors_of_none_do_not_collapse() -> None:
-    generator = ImageGenerator(head(), prior_distributions="normal", seed=0)
-    drawn = torch.stack([generator.params(i)[1].means for i in range(100)])
-    assert float((drawn == 0).float().mean()) < 0.1
 
 
 @pytest.mark.parametrize(
@@ -513,19 +479,6 @@ def test_real_label_map_back_voxel_for_voxel(shared_data: Path) -> None:
     table[values] = outputs
     assert np.array_equal(sample.labels, table[np.asarray(source.dataobj).astype(int)])
     assert np.allclose(sample.affine, source.affine, atol=1e-4)
-
-
-def test_real_maps_of_different_shape_make_one_batch(shared_data: Path) -> None:
-    batch = ImageGenerator(
-        [shared_data / name for name in REAL[1:4]], preset="synthseg", output_shape=32, target_res=2, batchsize=3
-    ).generate_image()
-    assert batch.image.shape == (3, 32, 32, 32)
-
-
-def test_scheme_as_an_argument() -> None:
-    scheme = LabelScheme.from_lists(range(5), output_labels=[0, 0, 1, 1, 2], n_neutral_labels=5)
-    _, labels = ImageGenerator(head(), **{**EXACT, "scheme": scheme}).generate_image()
-    assert np.array_equal(labels, np.array([0, 0, 1, 1, 2])[head()])
 
 
 def test_sizes_that_no_memory_holds_are_refused(tmp_path: Path) -> None:

@@ -60,6 +60,7 @@ def save(generator: ImageGenerator, im: np.ndarray, lab: np.ndarray, folder: Pat
 def test_lab2im_simple_example(maps: Path, tmp_path: Path) -> None:
     path = str(maps / "seg_0.nii.gz")
     brain_generator = ImageGenerator(path)
+    assert brain_generator.options.preset == "lab2im"
     assert np.allclose(brain_generator.aff, AFFINE)
     im, lab = brain_generator.generate_image()
     assert im.shape == lab.shape == nib.load(path).shape

@@ -31,13 +31,6 @@ def oriented(codes: str, shape: tuple[int, int, int], mm: tuple[float, ...] = (1
     return ras @ np.linalg.inv(inv_ornt_aff(ornt, shape))
 
 
-def test_toy_affine_has_the_axes_it_says() -> None:
-    affine = oriented("LIA", (9, 7, 5), (1.0, 2.0, 3.0))
-    assert nib.aff2axcodes(affine) == ("L", "I", "A")
-    corners = [affine @ [i, j, k, 1] for i in (0, 8) for j in (0, 6) for k in (0, 4)]
-    assert np.min(corners, 0)[:3] == pytest.approx([-10, 20, 30])
-
-
 @pytest.mark.parametrize("codes", ["RAS", "LIA", "PSR", "LPS", "SAR"])
 def test_file_in_ras_axes(codes: str, tmp_path: Path) -> None:
     data = volume()
@@ -132,10 +125,6 @@ def test_bids_folders_give_their_segmentations(tmp_path: Path) -> None:
     save_nifti(tmp_path / "sub-1" / "anat" / "sub-1_T2w.nii.gz", volume(1))
     save_nifti(tmp_path / "sub-1" / "anat" / "sub-1_dseg.nii.gz", volume(2))
     assert [label_map.name for label_map in LabelMaps(tmp_path)] == ["sub-1_dseg"]
-
-
-def test_values_of_all_maps() -> None:
-    assert LabelMaps([np.array([[0, 5], [5, 2]]), np.array([[7, 0], [0, 0]])]).values() == (0, 2, 5, 7)
 
 
 def test_cache_keeps_what_fits(tmp_path: Path) -> None:

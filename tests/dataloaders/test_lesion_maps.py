@@ -140,10 +140,3 @@ def test_what_does_not_fit_is_named(folder: Path) -> None:
     save_nifti(path, mask(), 2 * LPS)
     with pytest.raises(ValueError, match="the affine differs from that of its label map"):
         ImageGenerator(maps, lesions=path).sample(0)
-
-
-def test_header_noise_is_no_other_grid(folder: Path) -> None:
-    path = folder / "masks/m1_label-lesion_mask.nii.gz"
-    save_nifti(path, mask(), LPS + 1e-3 * np.diag([1, 1, 1, 0]))  # .013 voxels at the far corner
-    sample = ImageGenerator(folder / "maps/m1.nii.gz", lesions=path).sample(0)
-    assert 5 in sample.labels

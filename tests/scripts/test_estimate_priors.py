@@ -238,14 +238,6 @@ def test_bids_names(tmp_path: Path, label_name: str) -> None:
     assert f"{label_name.format('sub-03')}.nii.gz: no image for this label map, left out" in done.stderr
 
 
-def test_header_noise_is_no_other_grid(folder: Path) -> None:
-    run(folder)
-    before = json.loads((folder / "priors.json").read_text())
-    save_nifti(folder / "images" / "s0.nii.gz", steps(label_map(0), -10.0), LPS + 1e-3 * np.diag([1, 1, 1, 0]))
-    run(folder)
-    assert json.loads((folder / "priors.json").read_text())["mean_center"] == before["mean_center"]
-
-
 def test_labelled_voxels_without_a_number_are_refused(folder: Path) -> None:
     label = label_map(0)
     save_nifti(folder / "images" / "s0.nii.gz", np.where(label == 0, np.nan, steps(label, 0)), LPS)
