@@ -37,11 +37,12 @@ def flags(options: type, prefix: str = "") -> set[str]:
 def test_what_training_can_say_names_real_options() -> None:
     """``--mask_threshold`` is no option of train.py; ``--oasis.mask_threshold`` is."""
     known = flags(Config) | flags(TestConfig) | flags(PrepareOptions)
+    in_groups = known | {name.rpartition(".")[2] for name in known}  # of options.py, whose messages get their prefix
     for file in [ROOT / "train.py", *(ROOT / "models").rglob("*.py"), *ROOT.glob("engine/methods/*.py")]:
         tree = ast.parse(file.read_text())
         texts = [ast.unparse(node) for node in ast.walk(tree) if isinstance(node, ast.Raise)]
         for flag in (flag for text in texts for flag in re.findall(r"--([a-z][\w.-]*\w)(?![\w.]*\{)", text)):
-            assert flag in known, f"{file.name}: --{flag}"
+            assert flag in (in_groups if file.name == "options.py" else known), f"{file.name}: --{flag}"
 
 
 @pytest.mark.parametrize("model", ["oasis", "spade"])

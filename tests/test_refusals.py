@@ -14,7 +14,7 @@ from pydantic.fields import FieldInfo
 from config import TestConfig, starting_values
 from dataloaders.io.schema import Mismatch, Must, check, decode, spelled
 from dataloaders.prepare.options import PrepareOptions
-from pipeline.study import CaseOptions, StudyOptions
+from pipeline.study import CaseOptions, Study
 from scripts.add_lesions import AddLesionsOptions
 from scripts.estimate_priors import PriorOptions
 from scripts.evaluate import EvaluateOptions
@@ -35,7 +35,7 @@ OPTIONS = [
     AddLesionsOptions(name="a", input=(A,), output=B),
     PrepareOptions(),
     EvaluateOptions(),
-    StudyOptions(name="a", case=(CaseOptions(id="a", t1=A),)),
+    Study(name="a", case=(CaseOptions(id="a", t1=A),)),
 ]
 WRONG: list[Any] = [
     -1,
@@ -104,7 +104,7 @@ def test_a_value_outside_is_refused_by_flag_value_and_range(options: Any, name: 
             decode(kind, asdict(options) | {name: value}, "")
         assert caught.value.path[0] == name
         assert caught.value.allowed in words
-        if kind.__module__ != StudyOptions.__module__:  # which has no flags
+        if kind.__module__ != Study.__module__:  # which has no flags
             with pytest.raises(ValueError, match="must be") as of_flag:
                 check(replace(options, **{name: value}), where)
             assert str(of_flag.value) == f"--{where}{name} {spelled(value)}: must be {caught.value.allowed}"

@@ -145,6 +145,8 @@ def check(options: Any, prefix: str = "") -> None:
         decode(type(options), dataclasses.asdict(options), "")
         getattr(options, "check_together", lambda: None)()
     except Mismatch as error:
+        if not error.path:  # letters that no file can hold
+            raise
         name = str(error.path[0])
         raise ValueError(f"--{prefix}{name} {spelled(getattr(options, name))}: must be {error.allowed}") from None
     except ValueError as error:
@@ -206,28 +208,33 @@ _ALLOWED = {
 def _mismatch(kind: Any, value: Any, where: str, errors: Sequence[Any]) -> Mismatch:
     """The first of pydantic's errors in our words; those of a union's other members add what they allow."""
     first, path = errors[0], _path(value, errors[0]["loc"])
-    alike = [error for error in errors if _path(value, error["loc"]) == path]
-    place, found = where, value
+    names = [str(error["loc"][-1]) for error in errors if error["loc"] and error["type"] == first["type"]]
+    found = value
     for step in path:
-        found = found[step] if _holds(found, step) else found
-        place += f"[{step}]" if isinstance(step, int) else f".{step}" if place else step
+        found = found[step]
     if first["type"] == "unexpected_keyword_argument":
-        unknown = sorted(repr(error["loc"][-1])[:60] for error in errors if error["type"] == first["type"])
-        known = ", ".join(_hints(_kind_at(kind, path[:-1])))
-        text = f"unknown {', '.join(unknown)}; there are {known}"
-        parent = place.rpartition(".")[0]
-        return Mismatch(f"{parent}: {text}" if parent else text, path)
-    if first["type"] == "missing" and isinstance(first["loc"][-1], str):
-        missing = [str(e["loc"][-1]) for e in errors if e["type"] == "missing" and e["loc"][:-1] == first["loc"][:-1]]
-        text = f"{', '.join(missing)} missing"
-        return Mismatch(f"{place}: {text}" if place else text, path)
-    if first["type"] == "value_error":  # of the dataclass's own __post_init__
+        path = path[:-1]
+        text = f"unknown {', '.join(sorted(repr(name)[:60] for name in names))}"
+        text += f"; there are {', '.join(_hints(_kind_at(kind, path)))}"
+    elif first["type"] == "missing" and isinstance(first["loc"][-1], str):
+        text = f"{', '.join(names)} missing"
+    elif first["type"] == "value_error":  # of the dataclass's own __post_init__
         text = str(first["ctx"]["error"])
-        return Mismatch(f"{place}: {text}" if place else text, path, found, text)
-    allowed = " or ".join(dict.fromkeys(_allowed(error, errors) for error in alike))
-    shown = repr(found)
-    shown = shown if len(shown) < 60 else shown[:57] + "..."
-    return Mismatch(f"{place}: found {shown}, must be {allowed}".removeprefix(": "), path, found, allowed)
+    else:
+        if first["loc"][-1:] == ("[key]",):
+            found, path = path[-1], path[:-1]
+        alike = [error for error in errors if _path(value, error["loc"]) == _path(value, first["loc"])]
+        allowed = " or ".join(dict.fromkeys(_allowed(error, errors) for error in alike))
+        shown = repr(found)
+        text = f"found {shown if len(shown) < 60 else shown[:57] + '...'}, must be {allowed}"
+        return Mismatch(_named(where, path, text), path, found, allowed)
+    return Mismatch(_named(where, path, text), path)
+
+
+def _named(where: str, path: Sequence[str | int], text: str) -> str:
+    for step in path:
+        where += f"[{step}]" if isinstance(step, int) else f".{step}" if where else step
+    return f"{where}: {text}" if where else text
 
 
 def _holds(value: Any, step: str | int) -> bool:

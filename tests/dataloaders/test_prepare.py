@@ -787,7 +787,7 @@ def test_fractional_hounsfield_units_are_ct_without_being_named_so(tmp_path: Pat
         ('{"labels": {"a": 1.5}}', r"dataset\.json: labels\.a: found 1\.5, must be "),
         ('{"labels": {"a": "one"}}', r"dataset\.json: labels\.a: found 'one', must be an id"),
         ('{"labels": {"a": {}}}', r"dataset\.json: labels\.a: found \{\}, must be "),
-        ('{"channel_names": {"first": "CT"}}', r"dataset\.json: channel_names\.first: found 'CT', must be a whole"),
+        ('{"channel_names": {"first": "CT"}}', r"dataset\.json: channel_names: found 'first', must be a whole"),
         ('{"channel_names": ["CT"]}', r"dataset\.json: channel_names: found \['CT'\], must be an object"),
         ('{"modality": {"0": 1}}', r"dataset\.json: modality\.0: found 1, must be text"),
         ('{"labels": ', r"dataset\.json: not a JSON file"),
