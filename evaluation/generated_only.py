@@ -53,7 +53,8 @@ def evaluate_generated(pairs: Pairs, reference_file: Path, out: Path, request: R
                 metrics[f"{metric.key}/{name}"] = entry | {"channel": name}
     if not metrics:
         raise ValueError(f"--reference {reference_file}: it has nothing that could be compared by {request.metrics}")
-    result = about(pairs, scores, planned, metrics) | {"reference": reference_file.name}
+    counts = {"constant_images": scores.counts["constant_images"]}  # the others are of pairs
+    result = about(pairs, scores, planned, metrics) | {"counts": counts, "reference": reference_file.name}
     write_json(out / "metrics.json", result)
     write_text(out / "summary.csv", summary_csv(result))
     return result
