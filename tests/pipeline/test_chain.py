@@ -17,6 +17,7 @@ needs_extra = pytest.mark.skipif(
     reason="nnU-Net and brainextractor are not installed: see docs/pipeline.md",
 )
 CHANGES = {
+    "time_limit = 60": "time_limit = 600",
     "train = 8": "train = 30",
     "iterations = 2\n": "iterations = 60\n",
     'plan = "small"': 'plan = "small"\nbatch = 4',
