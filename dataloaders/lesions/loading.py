@@ -53,7 +53,7 @@ def check_filled(data: Manifest, everywhere: bool, root: Path) -> None:
         raise ValueError(f"--dataroot {root}: has no copies without lesions; prepare the data with --fill lesion")
     wanted = "salem2019" if everywhere else "lesion"
     if fill != wanted:
-        flag = "--lesion.everywhere" if everywhere else "--no-lesion.everywhere"
+        flag = "--lesion.everywhere" if everywhere else "--lesion.no-everywhere"
         raise ValueError(
             f"--dataroot {root}: was prepared with --fill {fill}; {flag} needs --fill {wanted}, "
             "or what is filled and what the masks show would differ"

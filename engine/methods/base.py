@@ -100,7 +100,7 @@ class Workflow(ABC):
         ValueError or MissingWeights.
         """
         NAME.of(self.config.name, "--name")
-        if self.metrics_needed and self.config.metrics not in ("none", "auto"):
+        if self.metrics_needed and self.config.metrics != "none":
             from evaluation import check_metrics  # seconds to import
 
             check_metrics(self.config.metrics, self.config.weights)

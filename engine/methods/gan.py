@@ -75,6 +75,11 @@ class OasisWorkflow(GanWorkflow):
         """Whether labels and images do not belong together."""
         return self.config.oasis.unpaired
 
+    @property
+    def metrics_needed(self) -> bool:  # type: ignore[override]
+        """Nothing is compared without pairs, but names that are given are checked."""
+        return not (self.unpaired and self.config.metrics == "auto")
+
     def sources(self) -> dict[str, Path]:
         """The folder of the images."""
         given = self.config.oasis.images_from if self.unpaired else None
