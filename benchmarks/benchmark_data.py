@@ -130,10 +130,10 @@ def memory(root: Path, o: BenchmarkOptions, workers: int) -> dict[str, Any]:
 def resuming(root: Path, o: BenchmarkOptions, workers: int) -> dict[str, Any]:
     """Seconds from a loader to its first batch in the middle of the third epoch, and the files opened for it."""
     data = dataset(root)
-    opened: list[Path] = []
+    opened: list[str] = []
     plane: Callable[..., Any] = data._plane
 
-    def counting(path: Path, image_only: bool = False) -> Any:
+    def counting(path: str, image_only: bool = False) -> Any:
         opened.append(path)
         return plane(path, image_only)
 

@@ -94,11 +94,10 @@ class SliceDataset(Dataset[Sample]):
         self.neighbours = np.array(neighbour_entries(cases, neighbours)) if neighbours else None
         self.positions = np.array(slice_positions(cases))
         plane = len(self.entries) * self.spec.size[0] * self.spec.size[1] * 2
-        labels, images = plane * (read != "images"), plane * self.spec.num_channels * (read != "labels")
-        self._label_cache: dict[int, NDArray] | None = {} if labels <= cache_gb * 2**30 else None
-        images *= 1 + filled
-        self._image_cache: dict[int, NDArray | None] | None = {} if labels + images <= cache_gb * 2**30 else None
-        self._source_cache: dict[int, NDArray] | None = {} if self._image_cache is not None else None
+        labels = plane * (read != "images")
+        images = plane * self.spec.num_channels * (read != "labels") * (1 + filled)
+        self.keeps = {"labels": labels <= cache_gb * 2**30, "images": labels + images <= cache_gb * 2**30}
+        self._kept: dict[str | tuple[str, ...], NDArray] = {}
 
     def __len__(self) -> int:
         return len(self.entries)
@@ -106,12 +105,16 @@ class SliceDataset(Dataset[Sample]):
     def __getitem__(self, key: int | tuple[int, int]) -> Sample:
         index, position = key if isinstance(key, tuple) else (key, None)
         case, item = self.entries[index]
-        label = self._label(index)
-        neighbours = None if self.neighbours is None else self._neighbours(index, label)
-        image = None if self.read == "labels" else self.image(index)
-        source = self._source(index) if self.filled else None
-        place = float(self.positions[index])
-        sample = Sample(label.astype(np.int64), image, case, item, neighbours, place, source)
+        label = self._label(item.label)
+        sample = Sample(
+            label.astype(np.int64),
+            None if self.read == "labels" else self._image(item.images),
+            case,
+            item,
+            None if self.neighbours is None else self._neighbours(index, label),
+            float(self.positions[index]),
+            self._image(item.filled) if self.filled else None,
+        )
         if position is not None and self.flip_ids is not None and coin(self.seed, "flip", position):
             sample = mirrored(sample, self.flip_ids)
         return sample
@@ -119,59 +122,39 @@ class SliceDataset(Dataset[Sample]):
     def image(self, index: int) -> NDArray[np.float32] | None:
         """The image of one slice alone, unchanged: (C, H, W) in [-1, 1], None where there is none."""
         assert self.read != "labels", "images are not to be opened"
-        levels = self._levels(index)
-        return None if levels is None else levels_to_model(levels)
+        return self._image(self.entries[index][1].images)
 
     def _neighbours(self, index: int, label: NDArray) -> NDArray[np.int64]:
         assert self.neighbours is not None
-        known = {index: label}  # at the ends of a case one slice stands in several times
         others = self.neighbours[index].tolist()
-        for other in others:
-            if other not in known:
-                known[other] = self._label(other)
+        known = {other: self._label(self.entries[other][1].label) for other in {*others} - {index}} | {index: label}
         return np.stack([known[other] for other in others]).astype(np.int64)
 
-    def _label(self, index: int) -> NDArray:
+    def _label(self, name: str) -> NDArray:
         assert self.read != "images", "labels are not to be opened"
-        if self._label_cache is not None and index in self._label_cache:
-            return self._label_cache[index]
-        path = self.root / self.entries[index][1].label
-        label = self._plane(path)
+        if (label := self._kept.get(name)) is not None:
+            return label
+        label = self._plane(name)
         if label.max() >= self.spec.num_labels:
-            raise ValueError(f"{path}: label id {label.max()}, allowed are 0..{self.spec.num_labels - 1}")
-        if self.classes is not None:
-            label = self.classes[label]
-        if self._label_cache is not None:
-            self._label_cache[index] = label
+            raise ValueError(f"{self.root / name}: label id {label.max()}, allowed are 0..{self.spec.num_labels - 1}")
+        label = label if self.classes is None else self.classes[label]
+        if self.keeps["labels"]:
+            self._kept[name] = label
         return label
 
-    def _levels(self, index: int) -> NDArray | None:
-        if self._image_cache is not None and index in self._image_cache:
-            return self._image_cache[index]
-        planes = [as_16_bit(self._plane(self.root / path, image_only=True)) for path in self.entries[index][1].images]
-        levels = np.stack(planes) if planes else None
-        if self._image_cache is not None:
-            self._image_cache[index] = levels
-        return levels
-
-    def _source(self, index: int) -> NDArray[np.float32]:
-        """The image of one slice without its lesions: (C, H, W) in [-1, 1]."""
-        item = self.entries[index][1]
-        if item.filled == item.images:
-            image = self.image(index)
-            assert image is not None
-            return image
-        if self._source_cache is not None and index in self._source_cache:
-            return levels_to_model(self._source_cache[index])
-        levels = np.stack([as_16_bit(self._plane(self.root / path, image_only=True)) for path in item.filled])
-        if self._source_cache is not None:
-            self._source_cache[index] = levels
+    def _image(self, names: tuple[str, ...]) -> NDArray[np.float32] | None:
+        if not names:
+            return None
+        if (levels := self._kept.get(names)) is None:
+            levels = np.stack([as_16_bit(self._plane(name, image_only=True)) for name in names])
+            if self.keeps["images"]:
+                self._kept[names] = levels
         return levels_to_model(levels)
 
-    def _plane(self, path: Path, image_only: bool = False) -> NDArray:
-        plane = read_png(path, image_only=image_only)
+    def _plane(self, name: str, image_only: bool = False) -> NDArray:
+        plane = read_png(self.root / name, image_only=image_only)
         if plane.shape != tuple(self.spec.size):
-            raise ValueError(f"{path}: is {plane.shape}, the manifest says {tuple(self.spec.size)}")
+            raise ValueError(f"{self.root / name}: is {plane.shape}, the manifest says {tuple(self.spec.size)}")
         return plane
 
 

@@ -10,7 +10,7 @@ import zlib
 from dataclasses import dataclass, replace
 from io import BytesIO
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import nibabel as nib
 import numpy as np
@@ -89,22 +89,40 @@ def read_unscaled(path: Path, max_voxels: int = MAX_VOXELS) -> tuple[Volume, flo
         raise VolumeError(f"{path}: no such file")
     if not path.name.endswith(SUFFIXES):
         raise VolumeError(f"{path}: volumes end in {', '.join(SUFFIXES)}")
-    header_class, start = _read_start(path)
+    zipped = path.name.endswith((".gz", ".mgz"))
+    with open(path, "rb") as file:
+        if zipped and file.read(2) != b"\x1f\x8b":
+            raise VolumeError(f"{path}: named .{path.name.rpartition('.')[2]} but not compressed with gzip")
+        file.seek(0)
+        try:
+            return _read(path, gzip.GzipFile(fileobj=file) if zipped else file, max_voxels)
+        except (EOFError, gzip.BadGzipFile, zlib.error) as error:
+            raise VolumeError(f"{path}: truncated or damaged gzip file ({error})") from None
+
+
+def _read(path: Path, file: IO[bytes], max_voxels: int) -> tuple[Volume, float, float]:
+    """The file to its end, which verifies gzip's checksum, but never much more than its header announces."""
+    content = bytearray(file.read(_HEADER_BYTES))
     try:
-        if header_class is MGHHeader:
-            header = header_class.from_fileobj(BytesIO(start))
-        else:
-            header = header_class(start[: header_class.sizeof_hdr], check=True)
+        header = _header(path, bytes(content))
         shape = tuple(int(n) for n in header.get_data_shape())
         dtype = header.get_data_dtype()
         slope, inter = header.get_slope_inter()
         offset = _offset(header)
         affine = np.asarray(header.get_best_affine(), np.float64)
-        codes = _codes(header, start, affine)
+        codes = _codes(header, content, affine)
+    except VolumeError:
+        raise
     except Exception as error:  # nibabel raises whatever the bytes lead it to
         raise VolumeError(f"{path}: damaged header ({str(error) or type(error).__name__})") from None
     count = _voxels(path, shape, dtype, max_voxels)
-    content = _read_bytes(path, offset + count * dtype.itemsize)
+    expected = offset + count * dtype.itemsize
+    while chunk := file.read(_CHUNK):
+        content += chunk
+        if len(content) > expected + _CHUNK:
+            raise VolumeError(f"{path}: holds more data than its header announces ({expected} bytes)")
+    if len(content) < expected:
+        raise VolumeError(f"{path}: truncated, {len(content)} of {expected} bytes")
     if dtype.kind not in "iufb":
         raise VolumeError(f"{path}: voxels of type {dtype} are not numbers of one channel")
     if not np.isfinite(affine).all() or abs(np.linalg.det(affine[:3, :3])) < 1e-9:
@@ -113,31 +131,16 @@ def read_unscaled(path: Path, max_voxels: int = MAX_VOXELS) -> tuple[Volume, flo
     return Volume(data, affine, codes), 1.0 if slope is None else float(slope), float(inter or 0.0)
 
 
-def _open(path: Path) -> Any:
-    return gzip.open(path, "rb") if path.name.endswith((".gz", ".mgz")) else open(path, "rb")
-
-
-def _read_start(path: Path) -> tuple[Any, bytes]:
-    """Class of the header, and the file's first bytes."""
-    if path.name.endswith((".gz", ".mgz")):
-        with open(path, "rb") as file:
-            if file.read(2) != b"\x1f\x8b":
-                ending = path.name.rpartition(".")[2]
-                raise VolumeError(f"{path}: named .{ending} but not compressed with gzip")
-    try:
-        with _open(path) as file:
-            start = file.read(_HEADER_BYTES)
-    except (EOFError, gzip.BadGzipFile, zlib.error, OSError) as error:
-        raise VolumeError(f"{path}: damaged gzip file ({error})") from None
+def _header(path: Path, start: bytes) -> Any:
+    """nibabel's, of the file's first bytes."""
     if path.name.endswith((".mgz", ".mgh")):
-        found: Any = MGHHeader
         if len(start) < _MGH_OFFSET or int.from_bytes(start[:4], "big") != 1:
             raise VolumeError(f"{path}: not an MGH file")
-        return found, start
-    for found in (nib.Nifti1Header, nib.Nifti2Header):
-        sizes = [found.sizeof_hdr.to_bytes(4, order) for order in ("little", "big")]
-        if len(start) >= found.sizeof_hdr and start[:4] in sizes:
-            return found, start
+        return MGHHeader.from_fileobj(BytesIO(start))
+    for kind in (nib.Nifti1Header, nib.Nifti2Header):
+        sizes = [kind.sizeof_hdr.to_bytes(4, order) for order in ("little", "big")]
+        if len(start) >= kind.sizeof_hdr and start[:4] in sizes:
+            return kind(start[: kind.sizeof_hdr], check=True)
     raise VolumeError(f"{path}: not a NIfTI file")
 
 
@@ -151,7 +154,7 @@ def _offset(header: Any) -> int:
     return max(int(given), header.single_vox_offset)
 
 
-def _codes(header: Any, start: bytes, affine: NDArray) -> tuple[int, int] | None:
+def _codes(header: Any, start: bytearray, affine: NDArray) -> tuple[int, int] | None:
     """qform and sform codes that stand for `affine`: a qform that says something else is not kept. MGH has none."""
     if "sform_code" not in header:
         return None if int.from_bytes(start[28:30], "big") else (0, 0)  # goodRASFlag
@@ -171,22 +174,6 @@ def _voxels(path: Path, shape: tuple[int, ...], dtype: np.dtype, max_voxels: int
         size = voxels * dtype.itemsize / 1e9
         raise VolumeError(f"{path}: the header asks for {size:.0f} GB ({shape}); the limit is {max_voxels} voxels")
     return voxels
-
-
-def _read_bytes(path: Path, expected: int) -> bytearray:
-    """The whole decompressed file; reading to the end verifies gzip's checksum."""
-    content = bytearray()
-    try:
-        with _open(path) as file:
-            while chunk := file.read(_CHUNK):
-                content += chunk
-                if len(content) > expected + _CHUNK:
-                    raise VolumeError(f"{path}: holds more data than its header announces ({expected} bytes)")
-    except (EOFError, gzip.BadGzipFile, zlib.error) as error:
-        raise VolumeError(f"{path}: truncated or damaged gzip file ({error})") from None
-    if len(content) < expected:
-        raise VolumeError(f"{path}: truncated, {len(content)} of {expected} bytes")
-    return content
 
 
 def _without_missing(path: Path, volume: Volume) -> Volume:
@@ -240,27 +227,26 @@ def write_volume(
     affine: NDArray,
     dtype: DTypeLike | None = None,
     codes: tuple[int, int] | None = None,
+    scale: tuple[float, float] | None = None,
 ) -> None:
-    """Write a compressed NIfTI-1 file atomically, with a fresh header: affine and voxel size, nothing of the source's
-    free-text fields, which may carry names. data (I, J, K); dtype of the file defaults to that of the data. codes: qform
-    and sform of the volume whose geometry this is.
+    """Write a NIfTI-1 file atomically, with a fresh header: affine and voxel size, nothing of the source's free-text fields,
+    which may carry names. data (I, J, K); dtype of the file defaults to that of the data. codes: qform and sform of the
+    volume whose geometry this is, kept unless its place could not be read back then. scale: slope and intercept.
     """
-    image = nib.Nifti1Image(np.asarray(data, dtype or data.dtype), affine)
-    keep_codes(image, codes)
+    dtype = np.dtype(dtype or data.dtype)
+    image = nib.Nifti1Image(np.asarray(data, dtype), affine, dtype=dtype)
+    if codes is not None:
+        image.header.set_qform(image.affine, codes[0])
+        image.header.set_sform(image.affine, codes[1])
+        if not np.allclose(
+            image.header.get_best_affine(), image.affine, atol=1e-3
+        ):  # as with codes of 0 on another grid
+            image.header.set_sform(image.affine, 2)
     image.header.set_xyzt_units("mm")
+    if scale is not None:
+        image.header.set_slope_inter(*scale)
     with atomic_path(path) as temporary:
         image.to_filename(temporary)
-
-
-def keep_codes(image: nib.Nifti1Image, codes: tuple[int, int] | None) -> None:
-    """Give an image the qform and sform codes of its source, unless its place could not be read back then."""
-    if codes is None:
-        return
-    affine = image.affine
-    image.header.set_qform(affine, codes[0])
-    image.header.set_sform(affine, codes[1])
-    if not np.allclose(image.header.get_best_affine(), affine, atol=1e-3):  # as with codes of 0 on another grid
-        image.header.set_sform(affine, 2)
 
 
 def file_sha256(path: Path | str) -> str:

@@ -7,23 +7,21 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
-import nibabel as nib
 import numpy as np
 from numpy.typing import NDArray
 
 from dataloaders.io import geometry
-from dataloaders.io.files import atomic_path
 from dataloaders.io.find import files_below
 from dataloaders.io.intensity import Window
 from dataloaders.io.nifti import (
     NIFTI_SUFFIXES,
     SUFFIXES,
     VolumeError,
-    keep_codes,
     read_ids,
     read_unscaled,
     read_volume,
     stem,
+    write_volume,
 )
 from dataloaders.io.spec import Label, level_channel
 from dataloaders.lesions.preparing import Tissue, grey_statistics, white_window
@@ -73,12 +71,7 @@ class Stored:
 
     def write(self, path: Path, raw: NDArray) -> None:
         """Write raw values with this file's type, scale and affine, under a fresh header, atomically."""
-        image = nib.Nifti1Image(raw, self.affine, dtype=raw.dtype)
-        keep_codes(image, self.codes)
-        image.header.set_xyzt_units("mm")
-        image.header.set_slope_inter(self.slope, self.inter)
-        with atomic_path(path) as temporary:
-            image.to_filename(temporary)
+        write_volume(path, raw, self.affine, codes=self.codes, scale=(self.slope, self.inter))
 
 
 def read_stored(path: Path | str) -> Stored:
