@@ -133,9 +133,9 @@ def resuming(root: Path, o: BenchmarkOptions, workers: int) -> dict[str, Any]:
     opened: list[str] = []
     plane: Callable[..., Any] = data._plane
 
-    def counting(path: str, image_only: bool = False) -> Any:
-        opened.append(path)
-        return plane(path, image_only)
+    def counting(name: str, image_only: bool = False) -> Any:
+        opened.append(name)
+        return plane(name, image_only)
 
     data._plane = counting  # type: ignore[method-assign]
     start = time.perf_counter()

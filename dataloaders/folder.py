@@ -23,7 +23,7 @@ from dataloaders.io.png import MIN_RANGE, NoGrey, Palettes, read_colours, read_p
 from dataloaders.io.schema import NAME
 from dataloaders.io.spec import Channel, DataSpec, Label
 from dataloaders.prepare.check import split_faults
-from dataloaders.prepare.class_look import ClassLook
+from dataloaders.prepare.id_check import IdCheck
 
 MAX_LABELS = 512  # more ids than that means intensities were given as labels
 _unwritten: dict[Path, Manifest] = {}  # inferred from folders that cannot be written
@@ -78,19 +78,23 @@ def is_plain(dataroot: Path) -> bool:
 
 @dataclass
 class PlainFolder:
-    """What one pass over the files found.
+    """What one pass over the files below `root` found.
 
-    slices: split, file stem and slice of every file or pair. sizes: (H, W) -> a file. look: at all label maps. colours: why
-    label files are no ids. levels: values that occur in images of so many bits. bits: of each image file.
+    slices: split, file stem and slice of every file or pair. sizes: (H, W) -> a file. ids: of all label maps. colours: why
+    label files are no ids. levels: values that occur in images of so many bits. bits: of each image file. twins: hash of the
+    pixels -> a file of each split that has them.
     """
+
+    root: Path
 
     slices: list[tuple[Split, str, Slice]] = field(default_factory=list)
     faults: list[str] = field(default_factory=list)
     sizes: dict[tuple[int, ...], Path] = field(default_factory=dict)
-    look: ClassLook = field(default_factory=ClassLook)
+    ids: IdCheck = field(default_factory=IdCheck)
     colours: list[str] = field(default_factory=list)
     levels: dict[int, NDArray[np.bool_]] = field(default_factory=dict)
     bits: dict[str, int] = field(default_factory=dict)
+    twins: dict[bytes, dict[Split, str]] = field(default_factory=dict)
 
     @property
     def image_values(self) -> int:
@@ -101,11 +105,46 @@ class PlainFolder:
         """Highest value in images of so many bits, 0 where there are none."""
         return int(np.flatnonzero(self.levels[bits])[-1]) if bits in self.levels else 0
 
-    def refuse(self, dataroot: Path) -> None:
+    def refuse(self) -> None:
         """ValueError that lists the faults, if there are any."""
         if self.faults:
             plural = "s" if len(self.faults) > 1 else ""
-            raise ValueError(f"{len(self.faults)} fault{plural} in {dataroot}:\n  " + "\n  ".join(listed(self.faults)))
+            raise ValueError(f"{len(self.faults)} fault{plural} in {self.root}:\n  " + "\n  ".join(listed(self.faults)))
+
+    def add(
+        self, split: Split, image_path: Path | None, label_path: Path | None, read: Callable[[Path], NDArray]
+    ) -> None:
+        """Look at one slice, its label map by `read`."""
+        path = image_path or label_path
+        assert path is not None
+        try:
+            image = None if image_path is None else read_png(image_path, image_only=True)
+            NAME.of(path.stem, "file name")
+            label = None if label_path is None else read(label_path)
+        except NoGrey as error:
+            (self.faults if str(error).startswith(str(image_path)) else self.colours).append(str(error))
+            return
+        except ValueError as error:
+            self.faults.append(str(error))
+            return
+        if image is not None and label is not None and image.shape != label.shape:
+            self.faults.append(f"{image_path}: image is {image.shape}, its label {label.shape}")
+            return
+        item = Slice(0, "")
+        if label_path is not None and label is not None:
+            self.sizes.setdefault(label.shape, path)
+            item = replace(item, label=str(label_path.relative_to(self.root)), histogram=self.ids.add(label))
+        if image_path is not None and image is not None:
+            self.sizes.setdefault(image.shape, path)
+            name, bits = str(image_path.relative_to(self.root)), 8 * image.dtype.itemsize
+            item = replace(item, images=(name,))
+            self.bits[name] = bits
+            self.levels.setdefault(bits, np.zeros(2**bits, bool))[image.ravel()] = True
+        shown = image if image is not None else label
+        if shown is not None and shown.min() < shown.max():
+            there = self.twins.setdefault(hashlib.sha256(shown.tobytes()).digest(), {})
+            there.setdefault(split, str(path.relative_to(self.root)))
+        self.slices.append((split, path.stem, item))
 
 
 def scan(dataroot: Path, colours: bool = False) -> PlainFolder:
@@ -113,21 +152,18 @@ def scan(dataroot: Path, colours: bool = False) -> PlainFolder:
 
     colours: label maps are read as colours, r·65536 + g·256 + b.
     """
-    found = PlainFolder()
-    palettes = Palettes()
-    twins: dict[bytes, dict[Split, str]] = {}
+    found = PlainFolder(dataroot)
+    read = read_colours if colours else Palettes().read
     for split in SPLITS:
-        for image_path, label_path in _pairs(dataroot / split, found.faults):
-            _read_slice(
-                dataroot, split, image_path, label_path, found, read_colours if colours else palettes.read, twins
-            )
+        for image, label in _pairs(dataroot / split, found.faults):
+            found.add(split, image, label, read)
     if len(found.sizes) > 1:
         found.faults.append(
             "slices differ in size: " + ", ".join(f"{s[0]}x{s[1]} ({p})" for s, p in found.sizes.items())
         )
     if not found.slices and not found.faults and not found.colours:
         found.faults.append(f"{dataroot}: no PNG files in {{train,val,test}}/{{images,labels}}")
-    _tell_twins(twins)
+    _warn_of_twins(found.twins)
     return found
 
 
@@ -143,15 +179,15 @@ def infer_manifest(dataroot: Path, patient_regex: str | None = None) -> Manifest
         found.faults.append(
             f"{len(found.colours)} label maps are no greyscale PNGs of ids, the first: {found.colours[0]}"
         )
-    highest = max(found.look.counts, default=0)
-    if fault := found.look.fault(found.image_values):
+    highest = max(found.ids.counts, default=0)
+    if fault := found.ids.fault(found.image_values):
         found.faults.append(f"{dataroot}/*/labels: {fault}")
     elif highest >= MAX_LABELS:
         found.faults.append(
             f"label ids reach {highest}: labels must be small class ids 0..N-1, not intensities; {command}"
         )
-    elif found.look.counts and (fault := found.look.gaps()):
-        found.faults.append(f"{fault}; {command} makes them 0..{len(found.look.counts) - 1}")
+    elif found.ids.counts and (fault := found.ids.gaps()):
+        found.faults.append(f"{fault}; {command} makes them 0..{len(found.ids.counts) - 1}")
     found.faults += _empty(found)
     brightest = found.highest(16)
     if 0 < brightest < MIN_RANGE:
@@ -159,9 +195,9 @@ def infer_manifest(dataroot: Path, patient_regex: str | None = None) -> Manifest
             f"16-bit images whose highest value is {brightest}, of {LEVELS} that would count: training and metrics "
             f"would see next to black images; {command} finds the range (or --window LOW,HIGH gives it)"
         )
-    found.refuse(dataroot)
+    found.refuse()
     size = next(iter(found.sizes))
-    ids = range(max(highest, 1) + 1) if found.look.counts else ()
+    ids = range(max(highest, 1) + 1) if found.ids.counts else ()
     spec = DataSpec(
         labels=tuple(Label(i, "background" if i == 0 else f"label_{i}", (i,)) for i in ids),
         channels=(Channel("image"),) if found.bits else (),
@@ -196,7 +232,7 @@ def cases_of(
     for (split, case), slices in series.items():
         stem = next(iter(slices.values()))[0]
         patient = rule.patient(stem)
-        told = patient_regex is not None or patient != stem or stem.startswith("sub-")
+        named = patient_regex is not None or patient != stem or stem.startswith("sub-")
         items = tuple(item for _, item in slices.values())
         own = [windows[path] for item in items for path in item.images]
         window = max(own, key=lambda window: window.high, default=widest)
@@ -204,7 +240,7 @@ def cases_of(
         cases.append(
             Case(
                 f"{split}_{case}",
-                patient if told else f"{split}_{patient}",
+                patient if named else f"{split}_{patient}",
                 split,
                 () if window is None else (window,),
                 items,
@@ -217,9 +253,9 @@ def _is_of(manifest: Manifest, dataroot: Path) -> bool:
     """Whether the folder's files are those that the manifest was inferred from; ValueError where some cannot be used."""
     found = scan(dataroot)
     found.faults += found.colours
-    found.refuse(dataroot)
-    told = [(case.split, item) for case in manifest.cases for item in case.slices]
-    return _content((split, item) for split, _, item in found.slices) == _content(told)
+    found.refuse()
+    known = [(case.split, item) for case in manifest.cases for item in case.slices]
+    return _content((split, item) for split, _, item in found.slices) == _content(known)
 
 
 def _content(slices: Iterable[tuple[str, Slice]]) -> list[tuple[str, str, tuple[str, ...], dict[int, int]]]:
@@ -238,7 +274,7 @@ def _empty(found: PlainFolder) -> list[str]:
     return faults
 
 
-def _tell_twins(twins: dict[bytes, dict[Split, str]]) -> None:
+def _warn_of_twins(twins: dict[bytes, dict[Split, str]]) -> None:
     """Say which slices lie in several splits."""
     for split in ("val", "test"):
         same = [files for files in twins.values() if split in files and len(files) > 1]
@@ -259,43 +295,3 @@ def _pairs(folder: Path, faults: list[str]) -> list[tuple[Path | None, Path | No
     faults += [f"{images[stem]}: no label of the same name" for stem in sorted(images.keys() - labels.keys())]
     faults += [f"{labels[stem]}: no image of the same name" for stem in sorted(labels.keys() - images.keys())]
     return [(images[stem], labels[stem]) for stem in sorted(images.keys() & labels.keys())]
-
-
-def _read_slice(
-    root: Path,
-    split: Split,
-    image_path: Path | None,
-    label_path: Path | None,
-    found: PlainFolder,
-    read_label: Callable[[Path], NDArray],
-    twins: dict[bytes, dict[Split, str]],
-) -> None:
-    path = image_path or label_path
-    assert path is not None
-    try:
-        image = None if image_path is None else read_png(image_path, image_only=True)
-        NAME.of(path.stem, "file name")
-        label = None if label_path is None else read_label(label_path)
-    except NoGrey as error:
-        (found.faults if str(error).startswith(str(image_path)) else found.colours).append(str(error))
-        return
-    except ValueError as error:
-        found.faults.append(str(error))
-        return
-    if image is not None and label is not None and image.shape != label.shape:
-        found.faults.append(f"{image_path}: image is {image.shape}, its label {label.shape}")
-        return
-    item = Slice(0, "")
-    if label_path is not None and label is not None:
-        found.sizes.setdefault(label.shape, path)
-        item = replace(item, label=str(label_path.relative_to(root)), histogram=found.look.add(label))
-    if image_path is not None and image is not None:
-        found.sizes.setdefault(image.shape, path)
-        name, bits = str(image_path.relative_to(root)), 8 * image.dtype.itemsize
-        item = replace(item, images=(name,))
-        found.bits[name] = bits
-        found.levels.setdefault(bits, np.zeros(2**bits, bool))[image.ravel()] = True
-    shown = image if image is not None else label
-    if shown is not None and shown.min() < shown.max():
-        twins.setdefault(hashlib.sha256(shown.tobytes()).digest(), {}).setdefault(split, str(path.relative_to(root)))
-    found.slices.append((split, path.stem, item))

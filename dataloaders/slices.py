@@ -285,7 +285,7 @@ class SliceLoader:
     def endless(self, start: int = 0, part: Part | None = None) -> Iterator[Batch]:
         """Training batches from image number `start` on; batch k carries the random stream of its first image.
 
-        part: which share of each batch; that of this rank unless told.
+        part: which share of each batch; by default that of this rank.
         """
         part = Part.own() if part is None else part
         for step, batch in enumerate(self._shuffled(start, part)):

@@ -46,7 +46,7 @@ def off_grid(shape: Sequence[int], affine: NDArray, other: Sequence[int], target
 
 def same_axes(affine: NDArray, target: NDArray) -> bool:
     """Whether the voxels of two grids are stored in one order: first axis to the left, second to the front, …"""
-    return bool(np.array_equal(nib.orientations.io_orientation(affine), nib.orientations.io_orientation(target)))
+    return nib.aff2axcodes(affine) == nib.aff2axcodes(target)
 
 
 def onto_axes(
@@ -62,7 +62,7 @@ def onto_axes(
 
 def spacing(affine: NDArray) -> NDArray[np.float64]:
     """Voxel size in mm along each array axis, (3,)."""
-    return np.sqrt((affine[:3, :3] ** 2).sum(axis=0))
+    return nib.affines.voxel_sizes(affine)
 
 
 def regrid(shape: Sequence[int], affine: NDArray, new_spacing: Sequence[float]) -> tuple[tuple[int, ...], NDArray]:
@@ -185,15 +185,23 @@ def stack_slices(
 
 
 def back_to_source(
-    volume: NDArray, affine: NDArray, shape: Sequence[int], target: NDArray, labels: bool = False, fill: float = 0.0
+    volume: NDArray,
+    affine: NDArray,
+    shape: Sequence[int],
+    target: NDArray,
+    labels: bool = False,
+    fill: float = 0.0,
+    mode: str = "grid-constant",
 ) -> NDArray:
-    """A RAS volume on the grid of its source (`shape`, `target`): moved exactly where that only turns it, else resampled."""
-    matrix = np.linalg.inv(affine) @ target
+    """A RAS volume on the grid of its source (`shape`, `target`): moved exactly where that only turns it, else resampled.
+
+    mode: of `ndimage.affine_transform`, beyond the volume.
+    """
+    matrix = np.linalg.inv(affine) @ target  # source voxel -> voxel of the volume
     if _moves_only(matrix) and _covers(matrix, shape, volume.shape):
-        return _move(volume, matrix, (shape[0], shape[1], shape[2]))
-    order = 0 if labels else 1
+        return _move(volume, matrix, shape)
     return ndimage.affine_transform(
-        volume, matrix, output_shape=tuple(shape), order=order, mode="grid-constant", cval=fill
+        volume, matrix, output_shape=tuple(shape), order=0 if labels else 1, mode=mode, cval=fill
     )
 
 
@@ -219,13 +227,10 @@ def stitch(
         full = plane(grid, axis, index)  # a view: assignments reach the grid
         source, target = _overlap(full.shape, geometry.crop, image.shape)
         full[source] = image[target]
-    matrix = np.linalg.inv(grid_affine) @ source_affine  # source voxel -> grid voxel
-    if _moves_only(matrix):
-        return _move(grid, matrix, geometry.source_shape), source_affine
-    order = 0 if labels else 1
     # Both grids cover the same field of view, at whose ends constant padding would fade the outermost planes.
-    volume = ndimage.affine_transform(grid, matrix, output_shape=geometry.source_shape, order=order, mode="nearest")
-    return volume, source_affine
+    return back_to_source(
+        grid, grid_affine, geometry.source_shape, source_affine, labels, mode="nearest"
+    ), source_affine
 
 
 def _moves_only(matrix: NDArray) -> bool:
@@ -234,7 +239,7 @@ def _moves_only(matrix: NDArray) -> bool:
     return bool(np.allclose(matrix, rounded, atol=1e-4) and (np.abs(rounded[:3, :3]).sum(axis=0) == 1).all())
 
 
-def _move(grid: NDArray, matrix: NDArray, shape: tuple[int, int, int]) -> NDArray:
+def _move(grid: NDArray, matrix: NDArray, shape: Sequence[int]) -> NDArray:
     """grid[matrix @ source voxel] for a signed permutation matrix."""
     rotation = np.rint(matrix[:3, :3]).astype(int)
     axes = np.abs(rotation).argmax(axis=0)  # grid axis of each source axis

@@ -10,7 +10,7 @@ import zlib
 from dataclasses import dataclass, replace
 from io import BytesIO
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import nibabel as nib
 import numpy as np
@@ -62,8 +62,8 @@ def read_volume(path: Path | str, max_voxels: int = MAX_VOXELS) -> Volume:
     """Read a NIfTI (.nii, .nii.gz) or FreeSurfer (.mgz, .mgh) file whole.
 
     The header is judged before the data are touched, and decompression stops at the size that it announces; header
-    extensions are not looked at. Voxels that are NaN or infinite count as 0, in HU as the lowest value; they, and a
-    header without orientation, are told once. Raises VolumeError for: missing file, neither format, not gzip or truncated
+    extensions are not looked at. Voxels that are NaN or infinite count as 0, in HU as the lowest value, with a warning, as
+    for a header without orientation. Raises VolumeError for: missing file, neither format, not gzip or truncated
     gzip, impossible header fields and sizes, more than three dimensions (a fourth of length 1 is dropped), no finite
     voxel, singular affine.
     """
@@ -100,7 +100,7 @@ def read_unscaled(path: Path, max_voxels: int = MAX_VOXELS) -> tuple[Volume, flo
             raise VolumeError(f"{path}: truncated or damaged gzip file ({error})") from None
 
 
-def _read(path: Path, file: IO[bytes], max_voxels: int) -> tuple[Volume, float, float]:
+def _read(path: Path, file: Any, max_voxels: int) -> tuple[Volume, float, float]:
     """The file to its end, which verifies gzip's checksum, but never much more than its header announces."""
     content = bytearray(file.read(_HEADER_BYTES))
     try:
@@ -191,7 +191,7 @@ def _without_missing(path: Path, volume: Volume) -> Volume:
 
 
 def whole_numbers(path: Path | str, data: NDArray) -> NDArray[np.int32]:
-    """Label ids as int32. Values within WHOLE_TOLERANCE of whole numbers are rounded, which is told once.
+    """Label ids as int32. Values within WHOLE_TOLERANCE of whole numbers are rounded, with a warning.
 
     VolumeError where values are negative or not whole (interpolated or a probability map).
     """

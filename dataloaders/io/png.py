@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,7 +16,6 @@ from dataloaders.io.files import atomic_path
 MAX_PIXELS = 2**26  # 8192²; more is a damaged header or a bomb
 MIN_RANGE = 2**14  # 16-bit images that stay below are those of scanners of 12 or 14 bits
 Image.MAX_IMAGE_PIXELS = MAX_PIXELS // 2  # Pillow warns there and refuses at twice that
-_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _GREY_MODES = {"1", "L", "I;16", "I;16B", "I"}
 _DEPTH = "bit depth"  # key in Pillow's info
 CONVERSION = "scripts/prepare_data.py --format png turns colours into ids"
@@ -108,35 +106,18 @@ def _opened(path: Path | str) -> Iterator[Image.Image]:
     """The checked image, its bit depth under `_DEPTH`; ValueError for what is no whole PNG."""
     try:
         content = Path(path).read_bytes()
-        _check_sums(content)
         with Image.open(io.BytesIO(content)) as image:
             if image.format != "PNG":
                 raise ValueError(f"{path}: expected a PNG file, found {image.format}")
+            image.verify()  # the checksums of all chunks, of which loading leaves some out
+        with Image.open(io.BytesIO(content)) as image:
             image.load()
             image.info[_DEPTH] = content[24]
             yield image
     except Image.DecompressionBombError:
         raise ValueError(f"{path}: {_announced(path)} pixels; a slice has {MAX_PIXELS} at most") from None
-    except (OSError, SyntaxError) as error:
+    except (OSError, SyntaxError, IndexError) as error:  # the last: no pixels in it
         raise ValueError(f"{path}: unreadable PNG ({error})") from None
-
-
-def _check_sums(content: bytes) -> None:
-    """OSError where a chunk of the PNG is cut or its checksum is wrong, which Pillow does not look at in all of them."""
-    position = len(_SIGNATURE)
-    if not content.startswith(_SIGNATURE):
-        return  # some other file, about which Pillow knows better
-    while position < len(content):
-        size, kind = int.from_bytes(content[position : position + 4]), content[position + 4 : position + 8]
-        end = position + 8 + size
-        if len(content) < end + 4:
-            break
-        if zlib.crc32(memoryview(content)[position + 4 : end]) != int.from_bytes(content[end : end + 4]):
-            raise OSError(f"wrong checksum at byte {end}")
-        if kind == b"IEND":
-            return
-        position = end + 4
-    raise OSError("truncated")
 
 
 def _announced(path: Path | str) -> str:

@@ -17,6 +17,7 @@ from dataloaders.io.spec import Channel, DataSpec
 from dataloaders.labelmaps.labels import LabelTable, count_labels, found_labels, id_type, read_label_map
 from dataloaders.prepare.inspection import DataFaults
 from dataloaders.prepare.options import PrepareOptions, parse_window
+from dataloaders.prepare.planning import unlisted_ids
 
 
 def convert_folder(o: PrepareOptions) -> Manifest | None:
@@ -33,7 +34,7 @@ def convert_folder(o: PrepareOptions) -> Manifest | None:
     coded = bool(found.colours)
     if coded:
         found = scan(o.source, colours=True)
-    if o.label_map is None and (fault := found.look.fault(found.image_values)):
+    if o.label_map is None and (fault := found.ids.fault(found.image_values)):
         found.faults.append(f"{o.source}/*/labels: {fault}")
     table = _table(o, found, coded)
     window = _window(o, found)
@@ -51,7 +52,7 @@ def convert_folder(o: PrepareOptions) -> Manifest | None:
             done.append(replace(case, slices=slices))
         size = next(iter(found.sizes))
         channels = (Channel(o.channel),) if found.bits else ()
-        labels = table.labels if found.look.counts else ()
+        labels = table.labels if found.ids.counts else ()
         about = {"kind": "data", "split": "the source folder", "patients": rule.text}
         manifest = Manifest(DataSpec(labels, channels, (size[0], size[1])), tuple(done), about)
         manifest.save(folder)
@@ -59,19 +60,14 @@ def convert_folder(o: PrepareOptions) -> Manifest | None:
 
 
 def _table(o: PrepareOptions, found: PlainFolder, coded: bool) -> LabelTable:
-    names = {i: f"colour_{i:06x}" for i in found.look.counts} if coded else {}
-    counts = found.look.counts
+    names = {i: f"colour_{i:06x}" for i in found.ids.counts} if coded else {}
+    counts = found.ids.counts
     labels = found_labels(counts, names) if o.label_map is None else read_label_map(o.label_map, counts)
     table = LabelTable(labels, o.unknown_labels == "background")
-    if unknown := table.unknown(counts):
-        listing = ", ".join(f"{names.get(i, i)} ({n} pixels)" for i, n in sorted(unknown.items())[:20])
-        if table.lenient:
-            print(f"ids dropped to background: {listing}", flush=True)
-        else:
-            found.faults.append(
-                f"--label_map {o.label_map} does not list {len(unknown)} ids: {listing}; --unknown_labels background "
-                "drops them"
-            )
+    unlisted, dropped = unlisted_ids(o, table, counts, "pixels", names)
+    found.faults += unlisted
+    for note in dropped:
+        print(note, flush=True)
     if len(labels) < 2 and counts:
         found.faults.append(f"{o.source}: all label maps are empty, every pixel is 0")
     if len(labels) > MAX_LABELS:

@@ -15,7 +15,7 @@ from dataloaders.io.intensity import AIR_BELOW, SCALE_SAMPLES, in_hu
 from dataloaders.io.nifti import Volume, VolumeError, file_sha256, read_ids, read_volume
 from dataloaders.labelmaps.labels import names_with
 from dataloaders.prepare import tissue
-from dataloaders.prepare.class_look import ClassLook
+from dataloaders.prepare.id_check import IdCheck
 from dataloaders.prepare.options import PrepareOptions
 from dataloaders.prepare.sources import CaseSource, embedded_volumes
 
@@ -36,7 +36,7 @@ class DataFaults(ValueError):  # noqa: N818 (several faults, one error)
 
 @dataclass
 class Facts:
-    """What inspecting one case found. looks_ct, no_hu: of each channel, the latter why its values would be no HU.
+    """What inspecting one case found. is_ct, no_hu: of each channel, the latter why its values would be no HU.
 
     extent: pixels (H, W) that a slice needs; see `_extent`.
     names: of label ids, as they stand beside the label map or in its header.
@@ -46,7 +46,7 @@ class Facts:
     notes: list[str] = field(default_factory=list)
     hashes: dict[str, str] = field(default_factory=dict)
     label_counts: dict[int, int] = field(default_factory=dict)
-    looks_ct: list[bool] = field(default_factory=list)
+    is_ct: list[bool] = field(default_factory=list)
     no_hu: list[str] = field(default_factory=list)
     extent: tuple[int, int] | None = None
     names: dict[int, str] = field(default_factory=dict)
@@ -54,17 +54,16 @@ class Facts:
 
 def inspect_case(source: CaseSource, channels: tuple[str, ...], o: PrepareOptions) -> Facts:
     """Read every file of a case once; all faults are collected."""
-    with collected() as told:
+    with collected() as warnings:
         facts = _inspect(source, channels, o)
-    facts.notes += [f"warning: {line}" for line in told]
+    facts.notes += [f"warning: {line}" for line in warnings]
     return facts
 
 
-def _inspect(source: CaseSource, channels: tuple[str, ...], o: PrepareOptions) -> Facts:
-    facts = Facts()
+def _read(source: CaseSource, channels: tuple[str, ...], facts: Facts) -> dict[str, Volume]:
+    """Role -> volume of every file that can be read; the others become faults."""
     volumes: dict[str, Volume] = {}
-    paths = source.files(channels)
-    for role, path in paths.items():
+    for role, path in source.files(channels).items():
         try:
             volumes[role] = (read_volume if role in channels else read_ids)(path)
             facts.hashes[role] = file_sha256(path)
@@ -72,10 +71,14 @@ def _inspect(source: CaseSource, channels: tuple[str, ...], o: PrepareOptions) -
                 raise VolumeError(f"{path}: constant image, every voxel is {volumes[role].data.flat[0]:g}")
         except VolumeError as error:
             facts.faults.append(str(error))
+    return embedded_volumes(channels) if source.builtin else volumes
+
+
+def _inspect(source: CaseSource, channels: tuple[str, ...], o: PrepareOptions) -> Facts:
+    facts = Facts()
+    volumes, paths = _read(source, channels, facts), source.files(channels)
     if facts.faults:
         return facts
-    if source.builtin:
-        volumes = embedded_volumes(channels)
     reference = volumes[channels[0] if channels else "label"]
     for role, volume in volumes.items():
         own_grid_allowed = role in channels and o.format == "bids"
@@ -86,13 +89,13 @@ def _inspect(source: CaseSource, channels: tuple[str, ...], o: PrepareOptions) -
             _compare_grids(paths.get(role, Path(role)), volume, reference, o.affine, facts)
     facts.notes += [_missing(paths[name], volumes[name], volumes.get("label")) for name in channels if name in paths]
     facts.notes = [note for note in facts.notes if note]
-    facts.looks_ct = [_looks_ct(name, volumes[name].data) for name in channels]
+    facts.is_ct = [_is_ct(name, volumes[name].data) for name in channels]
     facts.no_hu = [_no_hu(paths.get(name, Path(name)), volumes[name].data) for name in channels]
     if "label" in volumes:
-        look = ClassLook()
-        facts.label_counts = look.add(volumes["label"].data)
+        ids = IdCheck()
+        facts.label_counts = ids.add(volumes["label"].data)
         shown = reference.data.ravel()[:: max(1, reference.data.size // SCALE_SAMPLES)]
-        if fault := look.fault(len(np.unique(shown))):
+        if fault := ids.fault(len(np.unique(shown))):
             facts.faults.append(f"{source.label}: {fault}")
         if "label" in paths and o.label_map is None:
             named = names_with(paths["label"])
@@ -140,7 +143,7 @@ def _missing(path: Path, image: Volume, label: Volume | None) -> str:
     return f"warning: {path}: {within} of the NaN or infinite voxels are labelled" if within else ""
 
 
-def _looks_ct(channel: str, data: NDArray) -> bool:
+def _is_ct(channel: str, data: NDArray) -> bool:
     """Named so, or with values that only air has: in whole numbers any, in others as much as MR is never below."""
     if channel.upper() == "CT":
         return True

@@ -12,8 +12,8 @@ from dataloaders.io.intensity import Window
 from dataloaders.overview import counted, percent
 from dataloaders.prepare.options import PrepareOptions
 
-CUT = 0.001  # of the labelled voxels lost to a crop: more is told case by case
-CASES = 20  # that are told one by one
+CUT = 0.001  # of the labelled voxels lost to a crop: more is a line for each case
+CASES = 20  # of which there are such lines
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
+from collections.abc import Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, cast
@@ -13,19 +14,20 @@ import numpy as np
 
 from dataloaders.io import geometry
 from dataloaders.io.file_names import first_group
-from dataloaders.io.files import listed, read_json, write_json
-from dataloaders.io.locks import LOCK, lock_folder
+from dataloaders.io.files import listed, read_json
+from dataloaders.io.ledger import SETTINGS, Ledger, differences
+from dataloaders.io.locks import lock_folder
 from dataloaders.io.manifest import FILE_NAME, Case, Manifest, Split, case_from_dict
 from dataloaders.io.schema import NAME, check, decode
-from dataloaders.io.spec import LESION, Channel, DataSpec, Label
+from dataloaders.io.spec import Channel, DataSpec
 from dataloaders.io.workers import cores, in_order, parse_shard
-from dataloaders.labelmaps.labels import LabelTable, found_labels, read_dataset_json, read_label_map, table_rows
-from dataloaders.prepare import tissue
+from dataloaders.labelmaps.labels import LabelTable
 from dataloaders.prepare.check import split_faults
 from dataloaders.prepare.conversion import convert_folder
 from dataloaders.prepare.inspection import DataFaults, Facts, inspect_case
 from dataloaders.prepare.notes import CaseNotes, note_lines
 from dataloaders.prepare.options import SIZE_STEP, PrepareOptions
+from dataloaders.prepare.planning import make_plan
 from dataloaders.prepare.slicing import Plan, process_case
 from dataloaders.prepare.sources import (
     CaseSource,
@@ -38,19 +40,10 @@ from dataloaders.prepare.sources import (
 )
 from dataloaders.prepare.splits import read_split_file, split_patients
 
-RESUME_FOLDER = ".work"
-ALONE = {
-    "labels": "label maps without images: for test.py and for training with --oasis.unpaired --oasis.images_from DIR",
-    "images": "images without label maps: for unpaired training, as its --oasis.images_from",
-}
-# Ids of TotalSegmentator 2 in a CT without names: of its first version there are none above 104, and no other common set
-# of organs or vertebrae has as many.
-OWN, OWN_COUNT, OWN_LOW, OWN_HIGH = "totalsegmentator", 20, 105, 117
-NOTES = "notes"  # in the resume folder: what was done to each case
-INSPECTED = "inspected"  # in the resume folder: what other shards found in their cases
+RESUME_FOLDER = ".work"  # below --out until the manifest is written
 
 
-def find(o: PrepareOptions) -> Found:
+def _find(o: PrepareOptions) -> Found:
     """Cases of the source named by the options."""
     if o.format == "pairs":
         images, labels = (
@@ -76,7 +69,7 @@ def prepare(o: PrepareOptions) -> Manifest | None:
     check(o)
     if o.format == "png":
         return convert_folder(o)
-    found = find(o)
+    found = _find(o)
     regex, flag = o.patient_regex, "--patient_regex"
     found.cases = [replace(case, patient=first_group(regex, case.patient, flag)) for case in found.cases]
     for note in listed(found.notes):
@@ -84,10 +77,9 @@ def prepare(o: PrepareOptions) -> Manifest | None:
     if not found.cases and not found.faults:
         found.faults.append(f"{o.source or o.images or o.labels}: no {o.half or 'cases'} found")
     check_channels(found.channels)
-    part = parse_shard(o.shard)
-    all_facts = _inspect(o, found, part)
+    all_facts = _inspect(o, found)
     o, sized = _with_size(o, all_facts)
-    plan, notes = _plan(o, found, all_facts)
+    plan, notes = make_plan(o, found, all_facts)
     for note in listed(notes + sized):
         print(note, flush=True)
     if o.dry_run:
@@ -95,74 +87,82 @@ def prepare(o: PrepareOptions) -> Manifest | None:
         return None
     assert o.out is not None
     splits = _splits(o, found.cases)
-    identity = _identity(o, found, all_facts, splits, plan.table)
-    mine = o.out.is_dir() and any(path.name != RESUME_FOLDER for path in o.out.iterdir())
-    done = _claim_out(o.out, identity)
-    if done is not None:
+    hashes = {case.id: facts.hashes for case, facts in zip(found.cases, all_facts, strict=True)}
+    identity = _identity(o, hashes, splits, plan.table)
+    if (done := _prepared_before(o.out, identity)) is not None:
         print(f"{o.out}: already prepared with these options", flush=True)
         return done
-    ours = {"identity.json", INSPECTED, LOCK}
-    fresh = part[1] == 1 and not mine and not any(path.name not in ours for path in (o.out / RESUME_FOLDER).iterdir())
-    work = [(c, splits.get(c.patient), f.hashes, plan) for c, f in zip(found.cases, all_facts, strict=True)]
+    settings = identity["options"] | {"sources": _digest([hashes, splits, asdict(plan.table)])[:12]}
+    ledger = Ledger.claim(o.out / RESUME_FOLDER, settings, records="cases")
+    number, parts = parse_shard(o.shard)
+    fresh = parts == 1 and not ledger.keys() and all(path.name == RESUME_FOLDER for path in o.out.iterdir())
+    jobs = [(case, splits.get(case.patient), hashes[case.id], plan, ledger) for case in found.cases]
     try:
-        in_order(_process_or_resume, work[part[0] :: part[1]], o.workers or cores(), "prepare")
-        return _conclude(o, plan, found.cases, identity)
+        in_order(_process_once, jobs[number::parts], o.workers or cores(), "prepare")
+        return _conclude(o, plan, hashes, ledger, identity)
     except ValueError:
         if fresh:  # the remedy will be other options or files, for which nothing here could be used
             shutil.rmtree(o.out)
         raise
 
 
-def _inspect(o: PrepareOptions, found: Found, part: tuple[int, int]) -> list[Facts]:
+def _inspect(o: PrepareOptions, found: Found) -> list[Facts]:
     """What is in every case. A shard looks at its own first, then at those that no other has looked at meanwhile."""
-    if part[1] == 1 or o.out is None:
-        jobs = [(case, found.channels, o) for case in found.cases]
-        return in_order(inspect_case, jobs, o.workers or cores(), "inspect")
-    own_first = [case for k in range(part[1]) for case in found.cases[(part[0] + k) % part[1] :: part[1]]]
-    shared = [(case, found.channels, o) for case in own_first]
-    looked = in_order(_inspect_once, shared, o.workers or cores(), "inspect")
-    facts = dict(zip([c.id for c in own_first], looked, strict=True))
+    number, parts = parse_shard(o.shard)
+    own_first = [case for k in range(parts) for case in found.cases[(number + k) % parts :: parts]]
+    work = inspect_case if parts == 1 or o.out is None else _inspect_once
+    looked = in_order(work, [(case, found.channels, o) for case in own_first], o.workers or cores(), "inspect")
+    facts = dict(zip([case.id for case in own_first], looked, strict=True))
     return [facts[case.id] for case in found.cases]
 
 
 def _inspect_once(source: CaseSource, channels: tuple[str, ...], o: PrepareOptions) -> Facts:
     """What this or another shard has found in the case, unless its files have changed since."""
     assert o.out is not None
-    kept = o.out / RESUME_FOLDER / INSPECTED / f"{source.id}.json"
+    looked = Ledger(o.out / RESUME_FOLDER, settings={}, records=".inspected", renew=True)
     there = [path.stat() for path in source.files(channels).values() if path.is_file()]
     stamp = [_options(o), list(channels), *([stat.st_size, stat.st_mtime_ns] for stat in there)]
-    if kept.is_file() and (old := read_json(kept))["stamp"] == stamp:
-        return cast(Facts, decode(Facts, old["facts"], str(kept)))
+    if (old := looked.done(source.id, stamp)) is not None:
+        return cast(Facts, decode(Facts, old["facts"], source.id))
     facts = inspect_case(source, channels, o)
     if not (o.out / FILE_NAME).is_file():  # prepared before: nothing is to be left there
-        write_json(kept, {"stamp": stamp, "facts": asdict(facts)})
+        looked.record(source.id, stamp, facts=asdict(facts))
     return facts
 
 
-def _conclude(o: PrepareOptions, plan: Plan, cases: list[CaseSource], identity: dict[str, Any]) -> Manifest | None:
+def _process_once(source: CaseSource, split: Split | None, hashes: dict[str, str], plan: Plan, ledger: Ledger) -> None:
+    """Process the case and write its record last, unless an interrupted run finished it."""
+    if ledger.done(source.id, hashes) is not None:
+        return
+    try:
+        cases, notes = process_case(source, split, hashes, plan)
+    except ValueError as error:
+        raise DataFaults([f"case {source.id}: {error}"]) from None
+    ledger.record(source.id, hashes, cases=cases, notes=asdict(notes))
+
+
+def _conclude(
+    o: PrepareOptions, plan: Plan, hashes: Mapping[str, dict[str, str]], ledger: Ledger, identity: dict[str, Any]
+) -> Manifest | None:
     """The manifest, once every case has its record; of several shards the last one writes it."""
     assert o.out is not None
-    work = o.out / RESUME_FOLDER
-    records = [work / f"{case.id}.json" for case in cases]
+    records = [record for case in hashes if (record := ledger.done(case, hashes[case])) is not None]
     try:
-        missing = sum(not record.is_file() for record in records)
-        if missing:
-            print(f"shard {o.shard} is done; {missing} of {len(cases)} cases are those of other shards", flush=True)
+        if missing := 0 if (o.out / FILE_NAME).is_file() else len(hashes) - len(records):
+            print(f"shard {o.shard} is done; {missing} of {len(hashes)} cases are those of other shards", flush=True)
             return None
         try:
-            lock = lock_folder(work)
+            lock = lock_folder(ledger.folder)
         except ValueError:
             print(f"shard {o.shard} is done; another one is writing the manifest", flush=True)
             return None
         with lock:
-            found = [case_from_dict(case) for record in records for case in read_json(record)]
-            manifest = _manifest(o, plan, found, identity)
-            noted = [work / NOTES / record.name for record in records]
-            notes = [decode(CaseNotes, read_json(path), str(path)) for path in noted if path.is_file()]
-            for line in note_lines(notes, plan.channels, plan.ct, plan.options) if notes else ():
+            manifest = _manifest(o, plan, [case_from_dict(c) for record in records for c in record["cases"]], identity)
+            notes = [decode(CaseNotes, record["notes"], "notes") for record in records]
+            for line in note_lines(notes, plan.channels, plan.ct, plan.options):
                 print(line, flush=True)
             manifest.save(o.out)
-            shutil.rmtree(work)
+            shutil.rmtree(ledger.folder)
             for line in split_faults(manifest):
                 print(f"warning: {line}", flush=True)
     except OSError:
@@ -188,8 +188,7 @@ def _with_size(o: PrepareOptions, all_facts: list[Facts]) -> tuple[PrepareOption
     """Where no --size is given: that of the folder which is there already, else the smallest that holds every case."""
     if o.size:
         return o, []
-    kept = _options_there(o.out).get("size") if o.out is not None else None
-    if kept:
+    if o.out is not None and (kept := _options_there(o.out).get("size")):
         return replace(o, size=tuple(int(n) for n in kept)), []
     needed = [facts.extent for facts in all_facts if facts.extent is not None] or [(SIZE_STEP, SIZE_STEP)]
     most = [max(of_axis) for of_axis in zip(*needed, strict=True)]
@@ -207,106 +206,9 @@ def _options_there(out: Path) -> dict[str, Any]:
     if (out / FILE_NAME).is_file():
         options = Manifest.load(out).provenance.get("options")
     else:
-        marker = out / RESUME_FOLDER / "identity.json"
-        options = read_json(marker)["options"] if marker.is_file() else None
+        marker = out / RESUME_FOLDER / SETTINGS
+        options = read_json(marker).get("settings") if marker.is_file() else None
     return options if isinstance(options, dict) else {}
-
-
-def _plan(o: PrepareOptions, found: Found, all_facts: list[Facts]) -> tuple[Plan, list[str]]:
-    faults = found.faults + [fault for facts in all_facts for fault in facts.faults]
-    notes = [note for facts in all_facts for note in facts.notes] + ([ALONE[o.half]] if o.half else [])
-    ct = tuple(any(flags) for flags in zip(*(facts.looks_ct for facts in all_facts if facts.looks_ct), strict=True))
-    if o.hu_offset is None:
-        faults += [line for facts in all_facts for line, is_ct in zip(facts.no_hu, ct, strict=False) if is_ct and line]
-    if not faults:
-        faults = _tissue_faults(o, found, all_facts, ct)
-    if faults:
-        raise DataFaults(faults)
-    counts: dict[int, int] = {}
-    for facts in all_facts:
-        for i, n in facts.label_counts.items():
-            counts[i] = counts.get(i, 0) + n
-    names, source = _names(o, found, all_facts, counts, any(ct))
-    notes += [source] if source else []
-    table = _table(o, found, counts, names)
-    if o.label_map is None and (
-        ignored := sum(counts.get(i, 0) for label in table.labels[:1] for i in label.source if i)
-    ):
-        notes.append(f"{ignored} voxels of the label 'ignore' count as background")
-    unknown = table.unknown(counts)
-    if unknown:
-        listing = ", ".join(f"{i} ({n} voxels)" for i, n in sorted(unknown.items()))
-        if not table.lenient:
-            raise DataFaults(
-                [f"--label_map {o.label_map} does not list the ids {listing}; --unknown_labels background drops them"]
-            )
-        notes.append(f"ids dropped to background: {listing}")
-    if len(o.window) not in (1, len(found.channels)):
-        raise ValueError(f"--window: {len(o.window)} windows for {len(found.channels)} channels ({found.channels})")
-    return Plan(o, found.channels, ct, table, o.out or Path(".")), notes
-
-
-def _tissue_faults(o: PrepareOptions, found: Found, all_facts: list[Facts], ct: tuple[bool, ...]) -> list[str]:
-    """Made label maps must not be mixed with given ones, nor made from the wrong kind of image."""
-    if o.half == "images":
-        return []
-    without = [case.id for case, facts in zip(found.cases, all_facts, strict=True) if not facts.label_counts]
-    if not without:
-        return []
-    if len(without) < len(found.cases):
-        return [
-            f"{len(without)} of {len(found.cases)} cases have no label map ({', '.join(without[:5])}): give all or none"
-        ]
-    if o.tissue == "hu" and not any(ct):
-        return [f"--tissue hu needs a CT channel, the channels are {', '.join(found.channels)}"]
-    if o.tissue == "hmrf" and ct[0]:
-        return [f"--tissue hmrf needs T1w as the first channel, found CT ({found.channels[0]})"]
-    return []
-
-
-def _names(
-    o: PrepareOptions, found: Found, all_facts: list[Facts], counts: dict[int, int], ct: bool
-) -> tuple[dict[int, str], str]:
-    """Names of label ids where no table is given, and a line that says where they are from."""
-    if o.label_map is not None or not counts:
-        return {}, ""
-    if found.label_names and (names := read_dataset_json(found.label_names)[1]):
-        return names, ""
-    names = {}
-    for facts in all_facts:
-        for i, name in facts.names.items():
-            if names.setdefault(i, name) != name:
-                return {}, (
-                    f"warning: id {i} is {names[i]!r} in one label map's header or table and {name!r} in another's, so "
-                    "labels have no names; --label_map gives them"
-                )
-    if names:
-        return names, "label names: those beside the label maps or in their headers; --label_map FILE gives others"
-    if ct and len(counts) > OWN_COUNT and OWN_LOW <= max(counts) <= OWN_HIGH:
-        return dict(table_rows(OWN)), (
-            f"label names: {OWN}'s, whose ids these are by their number and range in a CT; --label_map FILE gives others"
-        )
-    return {}, ""
-
-
-def _table(o: PrepareOptions, found: Found, counts: dict[int, int], names: dict[int, str]) -> LabelTable:
-    if o.half == "images":
-        return LabelTable(())
-    if any(case.builtin for case in found.cases):
-        labels = found_labels(counts, tissue.BRAIN_TISSUE)
-    elif not counts:
-        made = tissue.BRAIN_TISSUE if o.tissue == "hmrf" else tissue.CT_TISSUE
-        labels = found_labels(made, made)
-    elif o.label_map is not None:
-        labels = read_label_map(o.label_map, counts)
-    else:
-        labels = found_labels(counts, names)
-    extra = ["body_unlabelled"] if o.split_background else []
-    masks = o.lesions and any(case.lesion for case in found.cases)
-    drawn = any(label.name == LESION for label in labels)  # already a class of the label maps
-    extra += [LESION] if (masks or o.fill != "none") and not drawn else []
-    labels += tuple(Label(len(labels) + i, name) for i, name in enumerate(extra))
-    return LabelTable(labels, o.unknown_labels == "background")
 
 
 def _splits(o: PrepareOptions, cases: list[CaseSource]) -> dict[str, Split]:
@@ -320,13 +222,15 @@ def _splits(o: PrepareOptions, cases: list[CaseSource]) -> dict[str, Split]:
 
 
 def _identity(
-    o: PrepareOptions, found: Found, all_facts: list[Facts], splits: dict[str, Split], table: LabelTable
+    o: PrepareOptions, sources: dict[str, dict[str, str]], splits: dict[str, Split], table: LabelTable
 ) -> dict[str, Any]:
     """What the output depends on: options without paths and workers, hashes of all sources, splits and label table."""
     options = _options(o)
-    sources = {case.id: facts.hashes for case, facts in zip(found.cases, all_facts, strict=True)}
-    digest = hashlib.sha256(json.dumps([options, sources, splits, asdict(table)], sort_keys=True).encode()).hexdigest()
-    return {"options": options, "digest": digest}
+    return {"options": options, "digest": _digest([options, sources, splits, asdict(table)])}
+
+
+def _digest(content: Any) -> str:
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
 def _options(o: PrepareOptions) -> dict[str, Any]:
@@ -341,46 +245,21 @@ def _options(o: PrepareOptions) -> dict[str, Any]:
     return plain
 
 
-def _claim_out(out: Path, identity: dict[str, Any]) -> Manifest | None:
-    """Make the folder ours: a manifest of the same identity is returned, anything else that is there is refused."""
+def _prepared_before(out: Path, identity: dict[str, Any]) -> Manifest | None:
+    """The manifest of the same identity that is there; ValueError for one of another, and for anything that is not ours."""
     if (out / FILE_NAME).is_file():
         manifest = Manifest.load(out)
         if manifest.provenance.get("digest") == identity["digest"]:
             return manifest
-        _refuse(out, manifest.provenance.get("options", {}), identity["options"])
-    marker = out / RESUME_FOLDER / "identity.json"
-    if marker.is_file():
-        old = read_json(marker)
-        if old["digest"] != identity["digest"]:
-            _refuse(out, old["options"], identity["options"])
-    elif out.is_dir() and any(path.name != RESUME_FOLDER for path in out.iterdir()):
+        changed = differences(manifest.provenance.get("options", {}), identity["options"])
+        raise ValueError(
+            f"--out {out} holds data prepared with other options or sources; choose another folder or delete it:\n  "
+            + "\n  ".join(changed or ["the source files, or the names of their labels, are not the same"])
+        )
+    begun = (out / RESUME_FOLDER / SETTINGS).is_file()
+    if not begun and out.is_dir() and any(path.name != RESUME_FOLDER for path in out.iterdir()):
         raise ValueError(f"--out {out} is not empty and was not written by this command; choose another folder")
-    write_json(marker, identity)
     return None
-
-
-def _refuse(out: Path, old: dict[str, Any], new: dict[str, Any]) -> None:
-    changed = [f"--{key}: was {old.get(key)}, now {new.get(key)}" for key in new if old.get(key) != new[key]]
-    raise ValueError(
-        f"--out {out} holds data prepared with other options or sources; choose another folder or delete it:\n  "
-        + "\n  ".join(changed or ["the source files, or the names of their labels, are not the same"])
-    )
-
-
-def _process_or_resume(
-    source: CaseSource, split: Split | None, hashes: dict[str, str], plan: Plan
-) -> list[dict[str, Any]]:
-    """The case's record if an interrupted run finished it, else process it and write the record last."""
-    record = plan.out / RESUME_FOLDER / f"{source.id}.json"
-    if record.is_file():
-        return read_json(record)
-    try:
-        cases, notes = process_case(source, split, hashes, plan)
-    except ValueError as error:
-        raise DataFaults([f"case {source.id}: {error}"]) from None
-    write_json(record.parent / NOTES / record.name, asdict(notes))
-    write_json(record, cases)
-    return cases
 
 
 def _manifest(o: PrepareOptions, plan: Plan, cases: list[Case], identity: dict[str, Any]) -> Manifest:

@@ -52,7 +52,7 @@ def process_case(
 ) -> tuple[list[dict[str, Any]], CaseNotes]:
     """Write the slices of one case; returns manifest cases as plain dicts (several when slices are split), and notes."""
     o = plan.options
-    with collected():  # told when the files were inspected
+    with collected():  # said when the files were inspected
         images, roles, first, affine = _load(source, plan)
     label, values = _labels(source, images, roles, affine, plan), value_ranges(images)
     images, label, body = _clean(images, label, roles, affine, plan)

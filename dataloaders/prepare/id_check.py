@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -15,7 +16,7 @@ LARGEST = 16  # ids up to which gaps between them are no sign of anything
 
 
 @dataclass
-class ClassLook:
+class IdCheck:
     """Ids of one or several label maps.
 
     counts: pixels of each id. seen, lone: pixels of each that were looked at, and those of them that are alone between
@@ -23,14 +24,14 @@ class ClassLook:
     (those of a small organ within one other thing do not).
     """
 
-    counts: dict[int, int] = field(default_factory=dict)
-    seen: dict[int, int] = field(default_factory=dict)
-    lone: dict[int, int] = field(default_factory=dict)
+    counts: Counter[int] = field(default_factory=Counter)
+    seen: Counter[int] = field(default_factory=Counter)
+    lone: Counter[int] = field(default_factory=Counter)
 
     def add(self, ids: NDArray) -> dict[int, int]:
         """One map, (H, W) or (H, W, planes); returns its pixels per id."""
         counts = count_labels(ids)
-        _sum(self.counts, counts)
+        self.counts.update(counts)
         planes = ids if ids.ndim == 3 else ids[..., None]
         planes = planes[..., :: -(-planes.size // SAMPLE)]
         equal = np.zeros(planes.shape, np.uint8)
@@ -43,14 +44,14 @@ class ClassLook:
             last = planes.shape[axis] - 1
             before, after = (np.clip(np.arange(last + 1) + step, 0, last) for step in (-1, 1))
             lone &= planes.take(before, axis) != planes.take(after, axis)
-        _sum(self.seen, counts if planes.size == ids.size else count_labels(planes))
-        _sum(self.lone, count_labels(planes[lone]))
+        self.seen.update(counts if planes.size == ids.size else count_labels(planes))
+        self.lone.update(count_labels(planes[lone]))
         return counts
 
     def fault(self, levels: int) -> str:
         """Why these are no classes, '' where they can be. levels: how many values the images have, 0 for no images."""
         ids = [i for i in self.seen if i]
-        rims = sum(2 * self.lone.get(i, 0) > self.seen[i] for i in ids)
+        rims = sum(2 * self.lone[i] > self.seen[i] for i in ids)
         if len(ids) < FEWEST or (2 * rims <= len(ids) and not 0 < 4 * levels < len(ids)):
             return ""
         if 0 < 4 * levels < len(ids):
@@ -67,8 +68,3 @@ class ClassLook:
             return ""
         shown = ", ".join(map(str, found[:8])) + (", …" if len(found) > 8 else "")
         return f"only {len(found)} of the label ids 0..{highest} occur ({shown}), each of which would become a class"
-
-
-def _sum(total: dict[int, int], counts: dict[int, int]) -> None:
-    for i, n in counts.items():
-        total[i] = total.get(i, 0) + n

@@ -1,0 +1,128 @@
+"""Between the two passes: what all cases together become, above all their classes."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from pathlib import Path
+
+from dataloaders.io.spec import LESION, Label
+from dataloaders.labelmaps.labels import LabelTable, found_labels, read_dataset_json, read_label_map, table_rows
+from dataloaders.prepare import tissue
+from dataloaders.prepare.inspection import DataFaults, Facts
+from dataloaders.prepare.options import PrepareOptions
+from dataloaders.prepare.slicing import Plan
+from dataloaders.prepare.sources import Found
+
+ALONE = {
+    "labels": "label maps without images: for test.py and for training with --oasis.unpaired --oasis.images_from DIR",
+    "images": "images without label maps: for unpaired training, as its --oasis.images_from",
+}
+# Ids of TotalSegmentator 2 in a CT without names: of its first version there are none above 104, and no other common set
+# of organs or vertebrae has as many.
+OWN, OWN_COUNT, OWN_LOW, OWN_HIGH = "totalsegmentator", 20, 105, 117
+
+
+def make_plan(o: PrepareOptions, found: Found, all_facts: list[Facts]) -> tuple[Plan, list[str]]:
+    """What becomes of every case, and lines worth knowing. DataFaults with all that was found to be wrong."""
+    faults = found.faults + [fault for facts in all_facts for fault in facts.faults]
+    notes = [note for facts in all_facts for note in facts.notes] + ([ALONE[o.half]] if o.half else [])
+    ct = tuple(any(flags) for flags in zip(*(facts.is_ct for facts in all_facts if facts.is_ct), strict=True))
+    if o.hu_offset is None:
+        faults += [line for facts in all_facts for line, is_ct in zip(facts.no_hu, ct, strict=False) if is_ct and line]
+    if not faults:
+        faults = _tissue_faults(o, found, all_facts, ct)
+    if faults:
+        raise DataFaults(faults)
+    counts = dict(sum((Counter(facts.label_counts) for facts in all_facts), Counter()))
+    names, source = _names(o, found, all_facts, counts, any(ct))
+    notes += [source] if source else []
+    table = _table(o, found, counts, names)
+    if o.label_map is None and (
+        ignored := sum(counts.get(i, 0) for label in table.labels[:1] for i in label.source if i)
+    ):
+        notes.append(f"{ignored} voxels of the label 'ignore' count as background")
+    unlisted, dropped = unlisted_ids(o, table, counts, "voxels")
+    if unlisted:
+        raise DataFaults(unlisted)
+    notes += dropped
+    if len(o.window) not in (1, len(found.channels)):
+        raise ValueError(f"--window: {len(o.window)} windows for {len(found.channels)} channels ({found.channels})")
+    return Plan(o, found.channels, ct, table, o.out or Path(".")), notes
+
+
+def _tissue_faults(o: PrepareOptions, found: Found, all_facts: list[Facts], ct: tuple[bool, ...]) -> list[str]:
+    """Made label maps must not be mixed with given ones, nor made from the wrong kind of image."""
+    if o.half == "images":
+        return []
+    without = [case.id for case, facts in zip(found.cases, all_facts, strict=True) if not facts.label_counts]
+    if not without:
+        return []
+    if len(without) < len(found.cases):
+        return [
+            f"{len(without)} of {len(found.cases)} cases have no label map ({', '.join(without[:5])}): give all or none"
+        ]
+    if o.tissue == "hu" and not any(ct):
+        return [f"--tissue hu needs a CT channel, the channels are {', '.join(found.channels)}"]
+    if o.tissue == "hmrf" and ct[0]:
+        return [f"--tissue hmrf needs T1w as the first channel, found CT ({found.channels[0]})"]
+    return []
+
+
+def _names(
+    o: PrepareOptions, found: Found, all_facts: list[Facts], counts: dict[int, int], ct: bool
+) -> tuple[dict[int, str], str]:
+    """Names of label ids where no table is given, and a line that says where they are from."""
+    if o.label_map is not None or not counts:
+        return {}, ""
+    if found.label_names and (names := read_dataset_json(found.label_names)[1]):
+        return names, ""
+    names = {}
+    for facts in all_facts:
+        for i, name in facts.names.items():
+            if names.setdefault(i, name) != name:
+                return {}, (
+                    f"warning: id {i} is {names[i]!r} in one label map's header or table and {name!r} in another's, so "
+                    "labels have no names; --label_map gives them"
+                )
+    if names:
+        return names, "label names: those beside the label maps or in their headers; --label_map FILE gives others"
+    if ct and len(counts) > OWN_COUNT and OWN_LOW <= max(counts) <= OWN_HIGH:
+        return dict(table_rows(OWN)), (
+            f"label names: {OWN}'s, whose ids these are by their number and range in a CT; --label_map FILE gives others"
+        )
+    return {}, ""
+
+
+def _table(o: PrepareOptions, found: Found, counts: dict[int, int], names: dict[int, str]) -> LabelTable:
+    if o.half == "images":
+        return LabelTable(())
+    if any(case.builtin for case in found.cases):
+        labels = found_labels(counts, tissue.BRAIN_TISSUE)
+    elif not counts:
+        made = tissue.BRAIN_TISSUE if o.tissue == "hmrf" else tissue.CT_TISSUE
+        labels = found_labels(made, made)
+    elif o.label_map is not None:
+        labels = read_label_map(o.label_map, counts)
+    else:
+        labels = found_labels(counts, names)
+    extra = ["body_unlabelled"] if o.split_background else []
+    masks = o.lesions and any(case.lesion for case in found.cases)
+    drawn = any(label.name == LESION for label in labels)  # already a class of the label maps
+    extra += [LESION] if (masks or o.fill != "none") and not drawn else []
+    labels += tuple(Label(len(labels) + i, name) for i, name in enumerate(extra))
+    return LabelTable(labels, o.unknown_labels == "background")
+
+
+def unlisted_ids(
+    o: PrepareOptions, table: LabelTable, counts: Mapping[int, int], what: str, names: Mapping[int, str] = {}
+) -> tuple[list[str], list[str]]:
+    """Faults and notes of source ids that no class lists. what: is counted. names: of ids, for people."""
+    unknown = table.unknown(dict(counts))
+    listing = ", ".join(f"{names.get(i, i)} ({n} {what})" for i, n in sorted(unknown.items())[:20])
+    if not unknown or table.lenient:
+        return [], [f"ids dropped to background: {listing}"] if unknown else []
+    fault = (
+        f"--label_map {o.label_map} does not list {len(unknown)} ids: {listing}; --unknown_labels background drops them"
+    )
+    return [fault], []
