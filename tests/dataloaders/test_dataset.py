@@ -22,8 +22,6 @@ from dataloaders.slices import (
     SliceDataset,
     SliceLoader,
     flip_table,
-    mirrored,
-    neighbour_entries,
     slice_positions,
 )
 from tests.toy import prepared_folder
@@ -35,11 +33,15 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def loader(folder: Path, split: str = "train", workers: int = 0, flip: bool = True, cache: float = 0.0) -> SliceLoader:
-    return SliceLoader(SliceDataset(folder, Manifest.load(folder), split, flip, 3, cache), 4, 3, workers)
+    return SliceLoader(SliceDataset(folder, Manifest.load(folder), split, flip, 3, cache, neighbours=1), 4, 3, workers)
 
 
 def take(iterator, n: int) -> list[torch.Tensor]:  # type: ignore[no-untyped-def]
-    return [torch.cat([batch.image.flatten(), batch.label.flatten().float()]) for batch in islice(iterator, n)]
+    """Everything in a batch, and what its random stream gives."""
+    return [
+        torch.cat([b.image.flatten(), b.label.flatten(), b.neighbours.flatten(), torch.rand(4, generator=b.rng)])
+        for b in islice(iterator, n)
+    ]
 
 
 def test_levels_and_model_range_are_inverse() -> None:
@@ -63,20 +65,13 @@ def test_order_is_a_permutation_each_epoch_and_resumes_anywhere() -> None:
 
 def test_batches_do_not_depend_on_workers_cache_or_where_one_starts(folder: Path) -> None:
     reference = take(loader(folder).endless(), 6)
+    assert not torch.equal(reference[0][-4:], reference[1][-4:])
     for other in (
         take(loader(folder, workers=2).endless(), 6),
         take(loader(folder, cache=1.0).endless(), 6),
         reference[:2] + take(loader(folder).endless(start=8), 4),
     ):
         assert all(torch.equal(a, b) for a, b in zip(reference, other, strict=True))
-
-
-def test_training_streams_follow_the_position(folder: Path) -> None:
-    batches = list(islice(loader(folder).endless(), 3))
-    again = next(loader(folder).endless(start=8))
-    draws = [torch.rand(4, generator=batch.rng) for batch in batches]
-    assert not torch.equal(draws[0], draws[1])
-    assert torch.equal(draws[2], torch.rand(4, generator=again.rng))
 
 
 def test_about_half_of_the_slices_are_mirrored_and_labels_with_them(folder: Path) -> None:
@@ -106,14 +101,6 @@ def test_mirroring_swaps_sides_and_never_turns_patients_over() -> None:
     assert flip_table(spec("sagittal")) is None
 
 
-def test_mirrored_is_its_own_inverse(folder: Path) -> None:
-    sample = loader(folder).dataset[0]
-    table = np.array([0, 2, 1, 3, 4])
-    twice = mirrored(mirrored(sample, table), table)
-    assert np.array_equal(twice.label, sample.label)
-    assert np.array_equal(twice.image, sample.image)
-
-
 def test_splits_are_what_they_are_called(folder: Path) -> None:
     """The predecessor's test phase read the validation split."""
     cases = {split: {c for b in loader(folder, split).once() for c in b.cases} for split in ("train", "val", "test")}
@@ -126,14 +113,6 @@ def test_once_is_in_order_and_unchanged(folder: Path) -> None:
     assert sum(len(b) for b in loader(folder).once(limit=5)) == 5
     levels = read_png(folder / "train/images/sub-00_z0002_0001.png")
     assert np.array_equal(model_to_levels(batches[0].image[0, 1].numpy()), levels)
-
-
-def test_a_label_out_of_range_names_the_file(tmp_path: Path) -> None:
-    root = prepared_folder(tmp_path, patients=3)
-    victim = root / "train/labels/sub-00_z0003.png"
-    write_png(victim, np.full((32, 32), 200, np.uint8))
-    with pytest.raises(ValueError, match=r"sub-00_z0003.png: label id 200, allowed are 0..4"):
-        list(loader(root).once())
 
 
 def plain_folder(root: Path) -> Path:
@@ -275,40 +254,34 @@ def marks(dataset: SliceDataset) -> list[list[int]]:
     return [[int(s.label[1, 0]), *(int(n[1, 0]) for n in s.neighbours)] for s in samples]
 
 
-def test_neighbours_at_ends_and_gaps_are_the_nearest_towards_the_centre(tmp_path: Path) -> None:
-    data = labelled_folder(tmp_path, (case_of("a", [1, 2, 3, 6]), case_of("b", [1, 2]), case_of("c", [4])))
-    assert marks(SliceDataset(tmp_path, data, "train", neighbours=2)) == [
-        [1, 1, 1, 2, 3],
-        [2, 1, 1, 3, 3],
-        [3, 1, 2, 3, 3],
-        [6, 6, 6, 6, 6],
-        [11, 11, 11, 12, 12],
-        [12, 11, 11, 12, 12],
-        [24, 24, 24, 24, 24],
-    ]
-
-
-def test_a_neighbour_beyond_a_gap_is_taken_where_it_exists(tmp_path: Path) -> None:
-    """Slice 2 is missing: for slice 1 the slice itself stands in for it, but slice 3 is two away and there."""
-    data = labelled_folder(tmp_path, (case_of("a", [3, 1]),))
-    assert marks(SliceDataset(tmp_path, data, "train", neighbours=2)) == [[3, 1, 3, 3, 3], [1, 1, 1, 1, 3]]
-
-
-def test_neighbours_never_come_from_another_split(tmp_path: Path) -> None:
-    """One scan split by blocks of slices: the slices next door may be those of the test split."""
-    blocks = (case_of("a_train", [1, 2, 5, 6]), case_of("a_test", [3, 4], "test"))
-    data = labelled_folder(tmp_path, blocks)
-    assert marks(SliceDataset(tmp_path, data, "train", neighbours=1)) == [[1, 1, 2], [2, 1, 2], [5, 5, 6], [6, 5, 6]]
-    assert marks(SliceDataset(tmp_path, data, "test", neighbours=1)) == [[13, 13, 14], [14, 13, 14]]
+@pytest.mark.parametrize(
+    ("cases", "neighbours", "expected"),
+    [
+        (
+            (case_of("a", [1, 2, 3, 6]), case_of("b", [1])),
+            2,
+            [[1, 1, 1, 2, 3], [2, 1, 1, 3, 3], [3, 1, 2, 3, 3], [6, 6, 6, 6, 6], [11, 11, 11, 11, 11]],
+        ),
+        # slice 2 is missing: for slice 1 the slice itself stands in for it, but slice 3 is two away and there
+        ((case_of("a", [3, 1]),), 2, [[3, 1, 3, 3, 3], [1, 1, 1, 1, 3]]),
+        # one scan split by blocks of slices: the slices next door may be those of the test split
+        (
+            (case_of("a", [1, 2, 5, 6]), case_of("b", [3, 4], "test")),
+            1,
+            [[1, 1, 2], [2, 1, 2], [5, 5, 6], [6, 5, 6]],
+        ),
+    ],
+)
+def test_neighbours_at_ends_and_gaps_are_the_nearest_towards_the_centre(
+    tmp_path: Path, cases: tuple[Case, ...], neighbours: int, expected: list[list[int]]
+) -> None:
+    data = labelled_folder(tmp_path, cases)
+    assert marks(SliceDataset(tmp_path, data, "train", neighbours=neighbours)) == expected
 
 
 def test_position_runs_from_first_to_last_slice_of_the_case() -> None:
     assert slice_positions([case_of("a", [2, 3, 4, 10]), case_of("b", [7])]) == [-1, -0.75, -0.5, 1, 0]
     assert slice_positions([case_of("a", [5, 3, 4])]) == [1, -1, 0]
-
-
-def test_neighbour_table_counts_through_all_cases() -> None:
-    assert neighbour_entries([case_of("a", [2, 3]), case_of("b", [2, 3])], 1) == [[0, 1], [0, 1], [2, 3], [2, 3]]
 
 
 def test_mirroring_takes_the_neighbours_along(tmp_path: Path) -> None:
@@ -339,21 +312,7 @@ def test_batches_carry_neighbours_and_position(folder: Path) -> None:
     assert batch.position is not None
     assert batch.position.dtype == torch.float32
     assert torch.allclose(batch.position, torch.linspace(-1, 1, 6))
-    plain = next(loader(folder).once())
-    assert plain.neighbours is None
-    assert torch.equal(plain.position, batch.position[:4])
-    assert torch.equal(plain.label, batch.label[:4])
-
-
-def test_neighbours_do_not_depend_on_workers_cache_or_where_one_starts(folder: Path) -> None:
-    def batches(start: int = 0, workers: int = 0, cache: float = 0.0) -> list[torch.Tensor]:
-        dataset = SliceDataset(folder, Manifest.load(folder), "train", True, 3, cache, neighbours=1)
-        found = islice(SliceLoader(dataset, 4, 3, workers).endless(start), 6 - start // 4)
-        return [torch.cat([b.label.flatten(), b.neighbours.flatten()]) for b in found]
-
-    reference = batches()
-    for other in (batches(workers=2), batches(cache=1.0), reference[:2] + batches(start=8)):
-        assert all(torch.equal(a, b) for a, b in zip(reference, other, strict=True))
+    assert next(SliceLoader(SliceDataset(folder, data, "train"), 4).once()).neighbours is None
 
 
 def test_neighbours_are_read_once_and_without_their_images(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,7 +8,7 @@ import pytest
 
 from dataloaders.io.find import files_below, files_in, find_files, not_read
 from dataloaders.labelmaps.maps import LabelMaps
-from dataloaders.prepare.sources import find_bids, find_pairs
+from dataloaders.prepare.sources import find_bids, find_nnunet, find_pairs
 from dataloaders.scans import find_scans
 
 
@@ -170,6 +170,7 @@ def test_what_is_excluded_is_not_looked_at(tmp_path: Path) -> None:
     assert find_bids(root, [], None).faults
     found = find_bids(root, [], None, exclude=["sub-03 copy", "sub-04", "sub-02_ses-1"])
     assert [case.id for case in found.cases] == ["sub-01_ses-1", "sub-01_ses-2", "sub-02_ses-2"]
+    assert [case.patient for case in found.cases] == ["sub-01", "sub-01", "sub-02"]
     assert not found.faults + [note for note in found.notes if note.startswith("exclude ")]
     found = find_bids(root, [], None, exclude=["sub-03 copy", "sub-04", "sub-2", "sub-01_ses-1"])
     assert "exclude sub-2: no such subject or case" in found.notes
@@ -198,3 +199,37 @@ def test_masks_of_single_classes_are_told(tmp_path: Path) -> None:
     found = find_pairs(str(tmp_path / "*/ct.nii.gz"), str(tmp_path / "*/segmentations/*.nii.gz"), "CT", None)
     (fault,) = found.faults
     assert "4 files for 2 images, one mask a class as it seems" in fault
+
+
+@pytest.mark.parametrize(
+    ("names", "fault"),
+    [
+        (("a_ct", "b_ct", "a_seg"), "b_ct.nii.gz: no label for case 'b'"),
+        (("a_ct", "a_seg", "b_seg"), "b_seg.nii.gz: no image for case 'b'"),
+        (("-a_ct", "-a_seg"), "is not allowed"),
+        (("a\udcff_ct", "a\udcff_seg"), "is not allowed"),
+        (("a_ct", "xa_seg"), "for unpaired training prepare --images and --labels each by itself"),
+        (("sub/a_ct", "a_ct", "a_seg"), "no label for case"),
+        ((), "no .nii.gz, .nii, .mgz, .mgh files"),
+    ],
+)
+def test_what_is_wrong_with_pairs(tmp_path: Path, names: tuple[str, ...], fault: str) -> None:
+    touch(tmp_path, *(f"{name}.nii.gz" for name in names))
+    found = find_pairs(str(tmp_path / "**/*_ct.nii.gz"), str(tmp_path / "*_seg.nii.gz"), "CT", None)
+    assert fault in "\n".join(found.faults)
+    assert str(found.faults).encode("utf-8", "backslashreplace")
+
+
+def test_case_ids_that_are_alike_or_no_names_are_all_listed(tmp_path: Path) -> None:
+    touch(tmp_path, "imagesTr/p0_0000.nii", "imagesTr/a b_0000.nii", "imagesTr/b..c_0000.nii", "imagesTr/x.nii")
+    faults = "\n".join(find_nnunet(tmp_path, (), None).faults)
+    for words in (
+        "a b_0000.nii",
+        "b..c_0000.nii",
+        "x.nii: the name does not end in a channel",
+        "no label for case 'p0'",
+    ):
+        assert words in faults
+    touch(tmp_path, "case0_ct.nii", "case1_ct.nii")
+    (fault,) = find_pairs(str(tmp_path / "*_ct.nii"), None, "CT", "(case)").faults
+    assert "the case id 'case' is already that of" in fault
