@@ -27,7 +27,7 @@ from dataloaders.io.geometry import plane
 from dataloaders.lesions.adding import Painting, add_lesions, without_own_lesions
 from dataloaders.lesions.placing import Placed, Variation, allowed_zone, place
 from dataloaders.lesions.scans import Head
-from dataloaders.registration import Scan, register
+from dataloaders.registration import BrainScan, register
 from engine.command import exit_code
 from evaluation.metrics.lesion_regions import (
     RANGE_PERCENTILE,
@@ -78,8 +78,8 @@ def painted(
     mask, level = head.lesion, head.level
     if donor is not None:
         anatomy = head.channels.index("T1w") if "T1w" in head.channels else 0
-        fixed = Scan(np.where(head.brain, head.images[anatomy], 0), head.grid)
-        moving = Scan(np.where(donor.brain, donor.images[anatomy], 0), donor.grid)
+        fixed = BrainScan(np.where(head.brain, head.images[anatomy], 0), head.grid)
+        moving = BrainScan(np.where(donor.brain, donor.images[anatomy], 0), donor.grid)
         transform = register(fixed, moving)
         mask = transform.carry(donor.lesion.astype(np.float32), donor.grid) > 0.5
         level = transform.carry(donor.level + 1, donor.grid) - 1

@@ -26,7 +26,7 @@ Images = Literal["images", "generated"]
 
 
 @dataclass(frozen=True)
-class CaseVolume:
+class LabelledScan:
     """One scan in RAS axes. image (C, X, Y, Z) float32 in [0, 1] (`robust_unit`); label (X, Y, Z) class ids, uint8 or 16.
 
     affine (4, 4): of the grid. Slices that a prepared folder leaves out are 0.
@@ -49,7 +49,7 @@ class CaseFile:
 
     case: str
     patient: str
-    read: partial[CaseVolume]
+    read: partial[LabelledScan]
 
 
 class CaseFiles:
@@ -57,12 +57,12 @@ class CaseFiles:
 
     def __init__(self, files: Sequence[CaseFile], cache_gb: float) -> None:
         self.files = list(files)
-        self._cache: Cache[CaseVolume] = Cache(cache_gb, CaseVolume.nbytes)
+        self._cache: Cache[LabelledScan] = Cache(cache_gb, LabelledScan.nbytes)
 
     def __len__(self) -> int:
         return len(self.files)
 
-    def __getitem__(self, index: int) -> CaseVolume:
+    def __getitem__(self, index: int) -> LabelledScan:
         return self._cache.get(index, self.files[index].read)
 
 
@@ -110,7 +110,7 @@ def read_case(
     channels: Sequence[int],
     spacing: Sequence[float],
     use: Images = "images",
-) -> CaseVolume:
+) -> LabelledScan:
     """One case of a manifest; see `manifest_cases`. table: class of each label id."""
     label, affine = case_labels(root, case, spec)
     planes = {item.index: item for item in case.slices if getattr(item, use)}
@@ -123,7 +123,7 @@ def read_case(
             slices[index] = np.zeros(spec.size, np.uint16)
         stacked, _ = stack_slices(case.geometry, spec.axis or "axial", slices, ras_spacing(spec))
         image[c] = robust_unit(stacked.astype(np.float32) / LEVELS)
-    return on_grid(CaseVolume(case.id, case.patient, image, table[label], affine), spacing)
+    return on_grid(LabelledScan(case.id, case.patient, image, table[label], affine), spacing)
 
 
 def case_labels(root: Path, case: Case, spec: DataSpec) -> tuple[NDArray, NDArray[np.float64]]:
@@ -139,7 +139,7 @@ def case_labels(root: Path, case: Case, spec: DataSpec) -> tuple[NDArray, NDArra
     return stack_slices(case.geometry, spec.axis or "axial", slices, ras_spacing(spec))
 
 
-def on_grid(volume: CaseVolume, spacing: Sequence[float]) -> CaseVolume:
+def on_grid(volume: LabelledScan, spacing: Sequence[float]) -> LabelledScan:
     """The scan on a grid of `spacing` mm: images linearly, labels nearest; unchanged for an empty spacing."""
     if not spacing:
         return volume
@@ -179,7 +179,7 @@ def folder_cases(
     return found
 
 
-def _read_sample(root: Path, item: dict, classes: Classes, spacing: tuple[float, ...]) -> CaseVolume:
+def _read_sample(root: Path, item: dict, classes: Classes, spacing: tuple[float, ...]) -> LabelledScan:
     """A volume of scripts/generate.py."""
     path = root / item["labels"][0]
     volume = read_volume(path)
@@ -189,4 +189,4 @@ def _read_sample(root: Path, item: dict, classes: Classes, spacing: tuple[float,
         raise ValueError(str(error) if str(path) in str(error) else f"{path}: {error}") from None
     images = [to_ras(read_volume(root / file).data, volume.affine)[0] for file in item["images"]]
     image = np.stack([robust_unit(channel) for channel in images])
-    return on_grid(CaseVolume(item["case"], item["case"], image, ids, affine), spacing)
+    return on_grid(LabelledScan(item["case"], item["case"], image, ids, affine), spacing)

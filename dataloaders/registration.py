@@ -30,7 +30,7 @@ SAME_SPACE_DICE = 0.85  # two brains in MNI space overlap by about .89, unregist
 
 
 @dataclass(frozen=True)
-class Scan:
+class BrainScan:
     """A brain-extracted volume (I, J, K) with its affine (4, 4), voxel -> mm RAS+."""
 
     data: NDArray
@@ -68,26 +68,21 @@ class Transform:
         return np.rint(moved).astype(data.dtype) if labels else moved.astype(np.float32)
 
 
-def same_space(fixed: Scan, moving: Scan) -> bool:
+def same_space(fixed: BrainScan, moving: BrainScan) -> bool:
     """Whether both lie on one grid and their brains (voxels above 0) already overlap: nothing to register."""
     if off_grid(moving.data.shape, moving.affine, fixed.data.shape, fixed.affine, ""):
         return False
     return dice(_head(fixed.data), _head(moving.data)) >= SAME_SPACE_DICE
 
 
-def identity(fixed: Scan) -> Transform:
-    """The transform of scans that are in one space."""
-    return Transform(np.eye(4), fixed.data.shape, fixed.affine)
-
-
-def register(fixed: Scan, moving: Scan, method: Method = "deformable") -> Transform:
+def register(fixed: BrainScan, moving: BrainScan, method: Method = "deformable") -> Transform:
     """Find `moving` in `fixed`; both brain-extracted and of one contrast (T1w). ValueError for empty or sheared scans.
 
     One thread and a regular sample of the voxels, so the same scans always give the same transform.
     """
     if method == "none":
-        return identity(fixed)
-    still, loose = (Scan(*to_ras(scan.data, scan.affine)) for scan in (fixed, moving))
+        return Transform(np.eye(4), fixed.data.shape, fixed.affine)
+    still, loose = (BrainScan(*to_ras(scan.data, scan.affine)) for scan in (fixed, moving))
     with _one_thread(), itk_in_one_line("registration"):
         affine = _affine(itk_image(still), itk_image(loose))
     mapping = _syn(still, loose, affine) if method == "deformable" else None
@@ -146,7 +141,7 @@ def as_matrix(transform: sitk.Transform) -> NDArray[np.float64]:
     return matrix
 
 
-def itk_image(scan: Scan) -> sitk.Image:
+def itk_image(scan: BrainScan) -> sitk.Image:
     """A RAS volume as SimpleITK's image, in LPS."""
     size = spacing(scan.affine)
     directions = (LPS @ scan.affine)[:3, :3] / size
@@ -198,7 +193,7 @@ def _optimise(fixed: sitk.Image, moving: sitk.Image, start: sitk.Transform) -> s
     return method.Execute(fixed, moving)
 
 
-def _syn(fixed: Scan, moving: Scan, affine: NDArray) -> Any:
+def _syn(fixed: BrainScan, moving: BrainScan, affine: NDArray) -> Any:
     """dipy's symmetric diffeomorphic registration by local cross-correlation, started at the affine."""
     from dipy.align.imwarp import SymmetricDiffeomorphicRegistration  # slow to import
     from dipy.align.metrics import CCMetric

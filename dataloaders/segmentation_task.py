@@ -14,7 +14,7 @@ from config import Config
 from dataloaders.case_volumes import (
     CaseFile,
     CaseFiles,
-    CaseVolume,
+    LabelledScan,
     case_labels,
     channel_numbers,
     folder_cases,
@@ -332,7 +332,7 @@ class SegmentationTask:
 
     # -- validation -----------------------------------------------------------------------------------------------
 
-    def validation(self) -> list[CaseVolume]:
+    def validation(self) -> list[LabelledScan]:
         """Real scans of the validation split; without one held-out results, or synthetic scans that training never sees."""
         if self.prepared_split("val"):
             return [file.read() for file in self._real("val")]
@@ -346,7 +346,7 @@ class SegmentationTask:
         for number in range(-self.o.val_samples, 0):  # training counts from 0
             drawn = source.draw(number)
             grid = np.diag([*self.spacing, 1.0])
-            found.append(CaseVolume(f"{drawn.source}_{-number}", drawn.source, drawn.image, drawn.label, grid))
+            found.append(LabelledScan(f"{drawn.source}_{-number}", drawn.source, drawn.image, drawn.label, grid))
         return found
 
 

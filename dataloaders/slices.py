@@ -31,7 +31,7 @@ SAMPLES = "samples.json"  # the index of scripts/generate.py
 
 
 @dataclass(frozen=True)
-class Sample:
+class SliceSample:
     """One slice as arrays.
 
     label: (H, W) int64. image: (C, H, W) float32 in [-1, 1] or None. neighbours: (2k, H, W) int64, labels of the k
@@ -48,7 +48,7 @@ class Sample:
     source: NDArray[np.float32] | None = None
 
 
-class SliceDataset(Dataset[Sample]):
+class SliceDataset(Dataset[SliceSample]):
     """The slices of one split, in case and slice order.
 
     Items are read by `[i]`, unchanged, or by `[(i, position)]` for training, where `position` (the running number of
@@ -102,11 +102,11 @@ class SliceDataset(Dataset[Sample]):
     def __len__(self) -> int:
         return len(self.entries)
 
-    def __getitem__(self, key: int | tuple[int, int]) -> Sample:
+    def __getitem__(self, key: int | tuple[int, int]) -> SliceSample:
         index, position = key if isinstance(key, tuple) else (key, None)
         case, item = self.entries[index]
         label = self._label(item.label)
-        sample = Sample(
+        sample = SliceSample(
             label.astype(np.int64),
             None if self.read == "labels" else self._image(item.images),
             case,
@@ -194,7 +194,7 @@ def coin(*key: object) -> bool:
     return bool(torch.randint(0, 2, (), generator=seeded_generator(*key)))
 
 
-def mirrored(sample: Sample, flip_ids: NDArray[np.int64]) -> Sample:
+def mirrored(sample: SliceSample, flip_ids: NDArray[np.int64]) -> SliceSample:
     """The sample mirrored along its columns, left and right labels exchanged."""
     return replace(
         sample,
@@ -310,11 +310,11 @@ class SliceLoader:
         order = EndlessSampler(len(self.dataset), self.seed, start, batch_size=self.batch_size, part=part)
         return self._loader(self.dataset, order, self.batch_size // part.ranks)
 
-    def _loader(self, dataset: Dataset[Sample], keys: Iterable, batch_size: int = 0) -> Iterator[Batch]:
+    def _loader(self, dataset: Dataset[SliceSample], keys: Iterable, batch_size: int = 0) -> Iterator[Batch]:
         return load(dataset, keys, batch_size or self.batch_size, self.num_workers, collate)
 
 
-def collate(samples: Sequence[Sample]) -> Batch:
+def collate(samples: Sequence[SliceSample]) -> Batch:
     """Samples -> Batch; images, and likewise neighbours, are None when any sample has none."""
     return Batch(
         label=torch.from_numpy(np.stack([sample.label for sample in samples])),

@@ -12,7 +12,7 @@ from torch.utils.data import Dataset
 from dataloaders.io.intensity import Window
 from dataloaders.io.manifest import Case, Manifest
 from dataloaders.io.spec import DataSpec
-from dataloaders.slices import EndlessSampler, Part, Sample, SliceDataset, SliceLoader, coin
+from dataloaders.slices import EndlessSampler, Part, SliceDataset, SliceLoader, SliceSample, coin
 from models.base import Batch
 
 SAME_SCALE = 1.25  # of pixel sizes; people differ by as much
@@ -83,7 +83,7 @@ def as_label_source(labels: Manifest, spec: DataSpec, windows: tuple[Window, ...
     )
 
 
-class UnpairedDataset(Dataset[Sample]):
+class UnpairedDataset(Dataset[SliceSample]):
     """Items `[((i, position), (j, position))]`: label, neighbours, case ... of slice i of one data set, image j of another.
 
     The image is mirrored by a coin of its own, where its data set may be mirrored at all.
@@ -92,7 +92,7 @@ class UnpairedDataset(Dataset[Sample]):
     def __init__(self, labels: SliceDataset, images: SliceDataset, seed: int) -> None:
         self.labels, self.images, self.seed = labels, images, seed
 
-    def __getitem__(self, key: tuple[tuple[int, int], tuple[int, int]]) -> Sample:
+    def __getitem__(self, key: tuple[tuple[int, int], tuple[int, int]]) -> SliceSample:
         chosen, (index, position) = key
         image = self.images.image(index)
         assert image is not None  # SliceDataset has seen to it

@@ -25,7 +25,7 @@ from dataloaders.io.spec import LESION
 from dataloaders.lesions.adding import Painting, add_lesions, back_to_file, mask_to_file
 from dataloaders.lesions.placing import Placed, Variation, allowed_zone, place
 from dataloaders.lesions.scans import Head, Stored, find_patient, load_head, read_channels, read_like, read_mask
-from dataloaders.registration import Scan, identity, register, same_space
+from dataloaders.registration import BrainScan, register, same_space
 from engine import device
 from engine.command import exit_code
 from engine.methods.base import workflow_of
@@ -239,12 +239,12 @@ def _from_patient(o: AddLesionsOptions, host: Head, how: Painting) -> Carried:
     files = (o.patient_tissue, o.patient_brain_mask)
     patient = load_head(scans, host.channels, mask, *files, flag="--patient_tissue")
     anatomy = host.channels.index("T1w") if "T1w" in host.channels else 0
-    fixed = Scan(np.where(host.brain, host.images[anatomy], 0), host.grid)
-    moving = Scan(np.where(patient.brain, patient.images[anatomy], 0), patient.grid)
+    fixed = BrainScan(np.where(host.brain, host.images[anatomy], 0), host.grid)
+    moving = BrainScan(np.where(patient.brain, patient.images[anatomy], 0), patient.grid)
     way = o.registration
     if way == "auto":
         way = "none" if same_space(fixed, moving) else "deformable"
-    transform = identity(fixed) if way == "none" else register(fixed, moving, way)
+    transform = register(fixed, moving, way)
     on_grid = transform.carry(patient.lesion.astype(np.float32), patient.grid) > 0.5
     level = _host_level(patient.level, patient, host, how)
     level = transform.carry(level + 1, patient.grid) - 1  # 0 is what lies outside a carried scan

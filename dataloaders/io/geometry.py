@@ -132,6 +132,13 @@ def window_plane(image: NDArray, crop: tuple[int, int], size: tuple[int, int], f
     return out
 
 
+def put_plane(volume: NDArray, axis: Axis, index: int, image: NDArray, crop: tuple[int, int]) -> None:
+    """Write what `window_plane` cut back into its slice of a RAS volume."""
+    full = plane(volume, axis, index)  # a view: assignments reach the volume
+    source, target = _overlap(full.shape, crop, image.shape)
+    full[source] = image[target]
+
+
 def _overlap(
     shape: Sequence[int], crop: tuple[int, int], size: tuple[int, int]
 ) -> tuple[tuple[slice, slice], tuple[slice, slice]]:
@@ -224,9 +231,7 @@ def stitch(
     first = next(iter(slices.values()))
     grid = np.full(geometry.grid_shape, fill, first.dtype)
     for index, image in slices.items():
-        full = plane(grid, axis, index)  # a view: assignments reach the grid
-        source, target = _overlap(full.shape, geometry.crop, image.shape)
-        full[source] = image[target]
+        put_plane(grid, axis, index, image, geometry.crop)
     # Both grids cover the same field of view, at whose ends constant padding would fade the outermost planes.
     return back_to_source(
         grid, grid_affine, geometry.source_shape, source_affine, labels, mode="nearest"

@@ -17,7 +17,7 @@ from dataloaders.labelmaps.labels import LabelTable, id_type
 from dataloaders.labelmaps.maps import LabelMap
 from dataloaders.scans import MAX_GRID
 from dataloaders.slice_files import Frame, choose_slices
-from dataloaders.slices import Sample, collate, neighbour_entries, slice_positions
+from dataloaders.slices import SliceSample, collate, neighbour_entries, slice_positions
 from models.base import Batch
 
 
@@ -39,9 +39,9 @@ class MapSlices:
         others = neighbour_entries([self.case], neighbours)
         positions = slice_positions([self.case])
 
-        def sample(i: int) -> Sample:
+        def sample(i: int) -> SliceSample:
             around = np.stack([self._plane(j) for j in others[i]]) if neighbours else None
-            return Sample(self._plane(i), None, self.case, self.case.slices[i], around, positions[i])
+            return SliceSample(self._plane(i), None, self.case, self.case.slices[i], around, positions[i])
 
         numbers = range(len(self.case.slices))
         for start in numbers[::batch_size]:

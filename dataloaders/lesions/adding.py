@@ -12,11 +12,11 @@ import torch
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from dataloaders.io.geometry import plane, plane_shape, resample
+from dataloaders.io.geometry import plane, plane_shape, put_plane, resample
 from dataloaders.io.spec import LESION, Axis, level_channel
-from dataloaders.lesions.filling import fill_slices, fill_volume
+from dataloaders.lesions.filling import fill_slices
 from dataloaders.lesions.placing import Placed, blend_zone
-from dataloaders.lesions.preparing import fill_zone, hyperintense
+from dataloaders.lesions.preparing import hyperintense, without_lesions
 from dataloaders.lesions.scans import TISSUE_LABELS, Head, Stored
 from dataloaders.slice_files import Frame
 from models.base import Batch, Method, SampleRandom
@@ -43,9 +43,8 @@ def without_own_lesions(host: Head, seed: int) -> list[NDArray[np.float32]]:
     """The host's images with its own lesions filled."""
     if not host.lesion.any():
         return host.images
-    zone = fill_zone(host.lesion, host.tissue)
-    bright = hyperintense(host.images[level_channel(host.channels)], host.tissue.grey)
-    return [fill_volume(image, zone, host.tissue.white, bright, seed) for image in host.images]
+    level = level_channel(host.channels)
+    return without_lesions(host.images, host.lesion, host.tissue, level, "lesion", seed)
 
 
 def add_lesions(
@@ -113,7 +112,7 @@ def _generate(
         images = method.synthesize(batch.to(device), randoms).float().cpu().numpy()
         for i, image in zip(part, images, strict=True):
             for volume, painted in zip(out, image, strict=True):
-                _put(plane(volume, axis, i), painted, frame.crop)
+                put_plane(volume, axis, i, painted, frame.crop)
     return out
 
 
@@ -149,15 +148,6 @@ def _frame(
     if not inside.all():
         raise ValueError(f"lesions lie outside the {size[0]} x {size[1]} pixels that the run was trained on")
     return Frame(axis, crop, size)
-
-
-def _put(target: NDArray, image: NDArray, crop: tuple[int, int]) -> None:
-    """Write a slice image into the full plane (a view of the volume), where they overlap."""
-    start = [max(c, 0) for c in crop]
-    stop = [min(c + n, full) for c, n, full in zip(crop, image.shape, target.shape, strict=True)]
-    part = tuple(slice(a, b) for a, b in zip(start, stop, strict=True))
-    own = tuple(slice(a - c, b - c) for a, b, c in zip(start, stop, crop, strict=True))
-    target[part] = image[own]
 
 
 def back_to_file(scan: Stored, host: Head, before: NDArray, after: NDArray) -> NDArray:

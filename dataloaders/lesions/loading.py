@@ -14,7 +14,7 @@ from config import Config
 from dataloaders.io.manifest import Manifest
 from dataloaders.io.spec import LESION
 from dataloaders.loading import load
-from dataloaders.slices import EndlessSampler, Part, Sample, SliceDataset, SliceLoader, collate
+from dataloaders.slices import EndlessSampler, Part, SliceDataset, SliceLoader, SliceSample, collate
 from models.base import Batch, seeded_generator
 from models.lesion.options import LesionConfig
 
@@ -93,7 +93,7 @@ class CaseLoader(SliceLoader):
             yield collate([self.dataset[index] for index in indices])
 
 
-class StackDataset(Dataset[list[Sample]]):
+class StackDataset(Dataset[list[SliceSample]]):
     """Stacks of neighbouring slices of one case, around each slice that shows lesions (all, where none does)."""
 
     def __init__(self, slices: SliceDataset, depth: int) -> None:
@@ -114,7 +114,7 @@ class StackDataset(Dataset[list[Sample]]):
     def __len__(self) -> int:
         return len(self.centres)
 
-    def __getitem__(self, key: tuple[int, int]) -> list[Sample]:
+    def __getitem__(self, key: tuple[int, int]) -> list[SliceSample]:
         index, position = key
         centre = self.centres[index]
         first, stop = self.runs[self.slices.entries[centre][0].id]
@@ -140,7 +140,7 @@ class StackLoader(SliceLoader):
         return load(self.stacks, order, self.batch_size // part.ranks, self.num_workers, collate_stacks)
 
 
-def collate_stacks(stacks: Sequence[Sequence[Sample]]) -> Batch:
+def collate_stacks(stacks: Sequence[Sequence[SliceSample]]) -> Batch:
     """Stacks of D slices -> one Batch, the depth behind the channels; case and index are those of the first slices."""
     batches = [collate(stack) for stack in stacks]
     images, sources = (

@@ -11,7 +11,7 @@ from dataloaders.labelmaps.labels import LabelTable, found_labels, read_dataset_
 from dataloaders.prepare import tissue
 from dataloaders.prepare.inspection import DataFaults, Facts
 from dataloaders.prepare.options import PrepareOptions
-from dataloaders.prepare.slicing import Plan
+from dataloaders.prepare.slicing import PreparePlan
 from dataloaders.prepare.sources import Found
 
 ALONE = {
@@ -23,7 +23,7 @@ ALONE = {
 OWN, OWN_COUNT, OWN_LOW, OWN_HIGH = "totalsegmentator", 20, 105, 117
 
 
-def make_plan(o: PrepareOptions, found: Found, all_facts: list[Facts]) -> tuple[Plan, list[str]]:
+def make_plan(o: PrepareOptions, found: Found, all_facts: list[Facts]) -> tuple[PreparePlan, list[str]]:
     """What becomes of every case, and lines worth knowing. DataFaults with all that was found to be wrong."""
     faults = found.faults + [fault for facts in all_facts for fault in facts.faults]
     notes = [note for facts in all_facts for note in facts.notes] + ([ALONE[o.half]] if o.half else [])
@@ -48,7 +48,7 @@ def make_plan(o: PrepareOptions, found: Found, all_facts: list[Facts]) -> tuple[
     notes += dropped
     if len(o.window) not in (1, len(found.channels)):
         raise ValueError(f"--window: {len(o.window)} windows for {len(found.channels)} channels ({found.channels})")
-    return Plan(o, found.channels, ct, table, o.out or Path(".")), notes
+    return PreparePlan(o, found.channels, ct, table, o.out or Path(".")), notes
 
 
 def _tissue_faults(o: PrepareOptions, found: Found, all_facts: list[Facts], ct: tuple[bool, ...]) -> list[str]:

@@ -28,7 +28,7 @@ from dataloaders.prepare.inspection import DataFaults, Facts, inspect_case
 from dataloaders.prepare.notes import CaseNotes, note_lines
 from dataloaders.prepare.options import SIZE_STEP, PrepareOptions
 from dataloaders.prepare.planning import make_plan
-from dataloaders.prepare.slicing import Plan, process_case
+from dataloaders.prepare.slicing import PreparePlan, process_case
 from dataloaders.prepare.sources import (
     CaseSource,
     Found,
@@ -130,7 +130,9 @@ def _inspect_once(source: CaseSource, channels: tuple[str, ...], o: PrepareOptio
     return facts
 
 
-def _process_once(source: CaseSource, split: Split | None, hashes: dict[str, str], plan: Plan, ledger: Ledger) -> None:
+def _process_once(
+    source: CaseSource, split: Split | None, hashes: dict[str, str], plan: PreparePlan, ledger: Ledger
+) -> None:
     """Process the case and write its record last, unless an interrupted run finished it."""
     if ledger.done(source.id, hashes) is not None:
         return
@@ -142,7 +144,7 @@ def _process_once(source: CaseSource, split: Split | None, hashes: dict[str, str
 
 
 def _conclude(
-    o: PrepareOptions, plan: Plan, hashes: Mapping[str, dict[str, str]], ledger: Ledger, identity: dict[str, Any]
+    o: PrepareOptions, plan: PreparePlan, hashes: Mapping[str, dict[str, str]], ledger: Ledger, identity: dict[str, Any]
 ) -> Manifest | None:
     """The manifest, once every case has its record; of several shards the last one writes it."""
     assert o.out is not None
@@ -262,7 +264,7 @@ def _prepared_before(out: Path, identity: dict[str, Any]) -> Manifest | None:
     return None
 
 
-def _manifest(o: PrepareOptions, plan: Plan, cases: list[Case], identity: dict[str, Any]) -> Manifest:
+def _manifest(o: PrepareOptions, plan: PreparePlan, cases: list[Case], identity: dict[str, Any]) -> Manifest:
     kept = tuple(sorted((case for case in cases if case.slices), key=lambda case: case.id))
     for case in cases:
         if not case.slices:

@@ -37,7 +37,7 @@ AIR_HU = -1024.0
 
 
 @dataclass(frozen=True)
-class Plan:
+class PreparePlan:
     """Everything a worker needs to know besides its case."""
 
     options: PrepareOptions
@@ -48,7 +48,7 @@ class Plan:
 
 
 def process_case(
-    source: CaseSource, split: Split | None, hashes: dict[str, str], plan: Plan
+    source: CaseSource, split: Split | None, hashes: dict[str, str], plan: PreparePlan
 ) -> tuple[list[dict[str, Any]], CaseNotes]:
     """Write the slices of one case; returns manifest cases as plain dicts (several when slices are split), and notes."""
     o = plan.options
@@ -84,7 +84,7 @@ def process_case(
     return [asdict(case) for case in cases], notes
 
 
-def _load(source: CaseSource, plan: Plan) -> tuple[list[NDArray], dict[str, NDArray], Volume, NDArray]:
+def _load(source: CaseSource, plan: PreparePlan) -> tuple[list[NDArray], dict[str, NDArray], Volume, NDArray]:
     """Images (float32) and integer maps on the case's final RAS grid; also the first channel and the final affine."""
     o = plan.options
     if source.builtin:
@@ -116,7 +116,7 @@ def _load(source: CaseSource, plan: Plan) -> tuple[list[NDArray], dict[str, NDAr
 
 
 def _labels(
-    source: CaseSource, images: list[NDArray], maps: dict[str, NDArray], affine: NDArray, plan: Plan
+    source: CaseSource, images: list[NDArray], maps: dict[str, NDArray], affine: NDArray, plan: PreparePlan
 ) -> NDArray:
     """Class ids (I, J, K) uint16: the mapped label map, or tissue made from the images; lesions on top.
 
@@ -142,7 +142,7 @@ def _labels(
 
 
 def _clean(
-    images: list[NDArray], label: NDArray, maps: dict[str, NDArray], affine: NDArray, plan: Plan
+    images: list[NDArray], label: NDArray, maps: dict[str, NDArray], affine: NDArray, plan: PreparePlan
 ) -> tuple[list[NDArray], NDArray, NDArray[np.bool_] | None]:
     """Air outside the body in images that are cleaned; class `body_unlabelled` inside it where asked for.
 
@@ -168,7 +168,7 @@ def _clean(
 
 
 def _without_lesions(
-    images: list[NDArray], label: NDArray, plan: Plan
+    images: list[NDArray], label: NDArray, plan: PreparePlan
 ) -> tuple[NDArray, tuple[Window, ...], list[NDArray[np.float32]] | None, tuple[float, float] | None]:
     """Label map with lesions (found here where it has none), windows, and with --fill the images without lesions and
     mean and deviation of grey matter in [-1, 1].
@@ -192,7 +192,7 @@ def _without_lesions(
     return label, windows, filled, (2 * (mean - window.low) / window.width - 1, 2 * deviation / window.width)
 
 
-def _window(channel: int, image: NDArray, plan: Plan, tissue_of: Tissue | None) -> Window:
+def _window(channel: int, image: NDArray, plan: PreparePlan, tissue_of: Tissue | None) -> Window:
     texts = plan.options.window
     chosen = parse_window(texts[channel] if len(texts) > 1 else texts[0])
     if isinstance(chosen, Window):
@@ -220,7 +220,7 @@ def _blocks(kept: list[int], o: PrepareOptions) -> dict[Split, list[int]]:
     return parts
 
 
-def _slice(case: str, split: Split, index: int, plan: Plan) -> Slice:
+def _slice(case: str, split: Split, index: int, plan: PreparePlan) -> Slice:
     """A slice with the names of its files."""
     images = tuple(f"{split}/images/{slice_name(case, index, c)}" for c in range(len(plan.channels)))
     return Slice(index, f"{split}/labels/{slice_name(case, index)}" if plan.table.labels else "", images)

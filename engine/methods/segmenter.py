@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from config import Config, TestConfig
-from dataloaders.case_volumes import CaseVolume, channel_numbers
+from dataloaders.case_volumes import LabelledScan, channel_numbers
 from dataloaders.folder import load_manifest
 from dataloaders.io.console import tracked
 from dataloaders.io.files import whole_folder
@@ -88,7 +88,7 @@ class SegmenterWorkflow(Workflow):
 class SegmentationJudge:
     """Images to labels: Dice of whole validation scans on the network's grid, best by its mean over labels."""
 
-    def __init__(self, config: Config, method: Any, scans: Sequence[CaseVolume], device: torch.device) -> None:
+    def __init__(self, config: Config, method: Any, scans: Sequence[LabelledScan], device: torch.device) -> None:
         self.patience = config.segmenter.patience
         self.spec, self.scans = method.spec, list(scans)
         self.predictor = Predictor(method, config, device)

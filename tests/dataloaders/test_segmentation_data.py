@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from config import Config, starting_values
-from dataloaders.case_volumes import CaseVolume, on_grid, read_case
+from dataloaders.case_volumes import LabelledScan, on_grid, read_case
 from dataloaders.io.geometry import back_to_source, stitch, to_ras
 from dataloaders.io.manifest import Manifest
 from dataloaders.io.png import read_png, write_png
@@ -176,7 +176,7 @@ def test_a_turned_volume_goes_back_exactly_and_a_smaller_one_is_padded() -> None
 
 def test_another_grid_keeps_everything_in_its_place() -> None:
     label, image = phantom(0)
-    volume = CaseVolume("a", "a", image[None] / 255, label.astype(np.uint8), LAS)
+    volume = LabelledScan("a", "a", image[None] / 255, label.astype(np.uint8), LAS)
     moved = on_grid(volume, (2.0, 2.5, 3.0))
     assert np.allclose(np.sqrt((moved.affine[:3, :3] ** 2).sum(0)), (2.0, 2.5, 3.0))
     centres = []
