@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -11,7 +10,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from dataloaders.io.find import NO_IMAGES, anatomical, find_files, is_bids, suffix
+from dataloaders.io.find import NO_IMAGES, anatomical, entities, find_files, is_bids, suffix
 from dataloaders.io.geometry import resample, to_ras
 from dataloaders.io.intensity import robust_unit
 from dataloaders.io.nifti import Volume, VolumeError, read_volume, stem
@@ -92,11 +91,9 @@ def _scan(root: Path, files: tuple[Path, ...], bids: bool) -> Scan:
     if not bids:
         return Scan(files, prefix + name)
     # the suffix goes to desc-, so that contrasts of one session do not overwrite each other
-    entities, _, ending = name.rpartition("_")
-    described = re.search(r"_desc-([A-Za-z0-9]+)", entities)
-    entities = re.sub(r"_desc-[A-Za-z0-9]+", "", entities)
-    endings = "".join(suffix(file) for file in files) if len(files) > 1 else ending
-    return Scan(files, prefix + entities, f"_desc-{described[1] if described else ''}{endings}", root)
+    kept = [part for part in name.split("_")[:-1] if not part.startswith("desc-")]
+    desc = entities(files[0]).get("desc", "") + "".join(suffix(file) for file in files)
+    return Scan(files, prefix + "_".join(kept), f"_desc-{desc}", root)
 
 
 def _grouped(found: Sequence[tuple[Path, Path]], channels: Sequence[str], bids: bool) -> list[Scan]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TypeVar
@@ -67,10 +67,6 @@ class Found:
     label_names: Path | None = None  # a dataset.json with label names
 
 
-def _volumes(where: str | Path, notes: list[str] | None = None) -> list[Path]:
-    return find_files(where, notes=[] if notes is None else notes)
-
-
 def _by_id(paths: Sequence[Path], regex: str | None, faults: list[str], where: str = "") -> dict[str, Path]:
     """Case id -> file; duplicates and unsafe names become faults. where: the pattern that found them."""
     ids: dict[str, Path] = {}
@@ -86,12 +82,12 @@ def _by_id(paths: Sequence[Path], regex: str | None, faults: list[str], where: s
     return ids
 
 
-def _safe_only(cases: dict[str, T], first: Callable[[T], Path], faults: list[str]) -> dict[str, T]:
-    """Those whose name can be a case id; the others become faults that name a file."""
+def _safe_only(cases: dict[str, T], folder: Path, faults: list[str]) -> dict[str, T]:
+    """Those whose name can be a case id; the others become faults."""
     kept = {}
     for name, files in cases.items():
         try:
-            kept[NAME.of(name, f"case id of {first(files)}")] = files
+            kept[NAME.of(name, f"{folder}: case id")] = files
         except ValueError as error:
             faults.append(str(error))
     return kept
@@ -99,15 +95,14 @@ def _safe_only(cases: dict[str, T], first: Callable[[T], Path], faults: list[str
 
 def _pair(found: Found, images: Mapping[str, tuple[Path, ...]] | None, labels: Mapping[str, Path] | None) -> None:
     """Cases of images and their label maps; those of one alone are faults, unless the other is None: not wanted."""
-    images_there, labels_there = images or {}, labels or {}
     if images is not None and labels is not None:
-        lone = sorted(images.keys() - labels.keys())
-        found.faults += [f"{images[i][0]}: no label for case {i!r}" for i in lone]
+        found.faults += [f"{images[i][0]}: no label for case {i!r}" for i in sorted(images.keys() - labels.keys())]
         found.faults += [f"{labels[i]}: no image for case {i!r}" for i in sorted(labels.keys() - images.keys())]
-        names = sorted(images.keys() & labels.keys())
-    else:
-        names = sorted(images_there.keys() | labels_there.keys())
-    found.cases += [CaseSource(i, i, images_there.get(i, ()), labels_there.get(i)) for i in names]
+        images = {i: files for i, files in images.items() if i in labels}
+        labels = {i: path for i, path in labels.items() if i in images}
+    images, labels = images or {}, labels or {}
+    names = images.keys() | labels.keys()
+    found.cases += [CaseSource(i, i, images.get(i, ()), labels.get(i)) for i in sorted(names)]
 
 
 def find_pairs(images: str | None, labels: str | None, channel: str, case_regex: str | None) -> Found:
@@ -118,7 +113,7 @@ def find_pairs(images: str | None, labels: str | None, channel: str, case_regex:
     """
     found = Found(channels=(channel,) if images else ())
     wanted = {flag: where for flag, where in (("images", images), ("labels", labels)) if where}
-    paths = {flag: _volumes(where, found.notes) for flag, where in wanted.items()}
+    paths = {flag: find_files(where, notes=found.notes) for flag, where in wanted.items()}
     if both := sorted(set.intersection(*map(set, paths.values()))) if len(paths) == 2 else []:
         raise ValueError(
             f"--images {images} and --labels {labels} name the same files ({both[0]}, …); give a quoted pattern for each, "
@@ -158,20 +153,20 @@ def find_nnunet(
     folder = source / "imagesTr"
     labels: dict[str, Path] | None = None
     if label_channel is None and only != "images":
-        labels = _by_id(_volumes(source / "labelsTr", found.notes), None, found.faults)
+        labels = _by_id(find_files(source / "labelsTr", notes=found.notes), None, found.faults)
         if only == "labels":
             _pair(found, None, labels)
             return found
     if not folder.is_dir():
         raise ValueError(f"--source {source}: no imagesTr folder; is it an nnU-Net raw data set?")
     by_case: dict[str, dict[int, Path]] = {}
-    for path in _volumes(folder, found.notes):
+    for path in find_files(folder, notes=found.notes):
         match = re.fullmatch(r"(.+)_(\d{4})", stem(path))
         if match is None:
             found.faults.append(f"{path}: the name does not end in a channel such as _0000")
         else:
             by_case.setdefault(match[1], {})[int(match[2])] = path
-    by_case = _safe_only(by_case, lambda files: next(iter(files.values())), found.faults)
+    by_case = _safe_only(by_case, folder, found.faults)
     if not by_case:
         found.faults.append(f"{folder}: no files <case>_0000.nii.gz")
         return found
@@ -212,10 +207,12 @@ def find_synthrad(source: Path, image: str, labels: Path | None) -> Found:
         if missing := [name for name in (*wanted, "mask") if name not in files]:
             found.faults.append(f"{folder}: no {', '.join(missing)}")
             continue
-        for case in _safe_only({folder.name: folder}, lambda own: own, found.faults):
+        for case in _safe_only({folder.name: files}, folder.parent, found.faults):
             label = None
             if labels is not None:
-                there = [p for s in SUFFIXES if (p := labels / f"{case}{s}").is_file()] or _volumes(labels / case)
+                there = [p for s in SUFFIXES if (p := labels / f"{case}{s}").is_file()] or find_files(
+                    labels / case, notes=[]
+                )
                 if len(there) != 1:
                     found.faults.append(f"{labels}: {len(there)} label files for case {case!r}, one is needed")
                     continue
@@ -246,7 +243,7 @@ def find_bids(
     others = [path for path in files if path not in is_image and only != "images"]
     others += _of_subjects(brain_masks, files_below(brain_masks, SUFFIXES)) if brain_masks else []
     pictures, masks = (
-        _safe_only(_by_session(paths, exclude, filters), lambda own: own[0], faults)
+        _safe_only(_by_session(paths, exclude, filters), source, faults)
         for paths, faults in (([path for path in files if path in is_image], found.faults), (others, []))
     )
     known = {name for path in (*files, *others) for name in _names_of(path)}

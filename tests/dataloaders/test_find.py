@@ -224,8 +224,8 @@ def test_case_ids_that_are_alike_or_no_names_are_all_listed(tmp_path: Path) -> N
     touch(tmp_path, "imagesTr/p0_0000.nii", "imagesTr/a b_0000.nii", "imagesTr/b..c_0000.nii", "imagesTr/x.nii")
     faults = "\n".join(find_nnunet(tmp_path, (), None).faults)
     for words in (
-        "a b_0000.nii",
-        "b..c_0000.nii",
+        "'a b' is not allowed",
+        "'b..c' is not allowed",
         "x.nii: the name does not end in a channel",
         "no label for case 'p0'",
     ):

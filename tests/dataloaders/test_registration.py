@@ -129,13 +129,6 @@ def test_nothing_to_register_in_one_space() -> None:
     assert np.array_equal(transform.affine, np.eye(4))
 
 
-def test_dice_of_masks() -> None:
-    a = np.array([True, True, False])
-    assert dice(a, ~a) == 0
-    assert dice(a, a) == 1
-    assert dice(a & ~a, a & ~a) == 1
-
-
 def test_what_itk_refuses_is_one_line() -> None:
     """Two heads a metre apart, and nothing that would bring them together first."""
     head = lopsided()
