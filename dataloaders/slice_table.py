@@ -34,8 +34,12 @@ class SliceTable(Sequence[tuple[Case, Slice]]):
         images, filled = (
             tuple(path.decode() for path in paths[i].tolist() if path) for paths in (self._images, self._filled)
         )
-        item = Slice(int(self._index[i]), self._label[i].decode(), images, filled=filled)
+        item = Slice(int(self._index[i]), self.label(i), images, filled=filled)
         return self.cases[self._case[i]], item
+
+    def label(self, i: int) -> str:
+        """The label file alone of a slice."""
+        return self._label[i].decode()
 
     def __iter__(self) -> Iterator[tuple[Case, Slice]]:
         return (self[i] for i in range(len(self)))

@@ -106,12 +106,13 @@ class SliceDataset(Dataset[SliceSample]):
         index, position = key if isinstance(key, tuple) else (key, None)
         case, item = self.entries[index]
         label = self._label(item.label)
+        neighbours = None if self.neighbours is None else self._neighbours(index, label)
         sample = SliceSample(
             label.astype(np.int64),
             None if self.read == "labels" else self._image(item.images),
             case,
             item,
-            None if self.neighbours is None else self._neighbours(index, label),
+            neighbours,
             float(self.positions[index]),
             self._image(item.filled) if self.filled else None,
         )
@@ -127,7 +128,7 @@ class SliceDataset(Dataset[SliceSample]):
     def _neighbours(self, index: int, label: NDArray) -> NDArray[np.int64]:
         assert self.neighbours is not None
         others = self.neighbours[index].tolist()
-        known = {other: self._label(self.entries[other][1].label) for other in {*others} - {index}} | {index: label}
+        known = {other: self._label(self.entries.label(other)) for other in {*others} - {index}} | {index: label}
         return np.stack([known[other] for other in others]).astype(np.int64)
 
     def _label(self, name: str) -> NDArray:

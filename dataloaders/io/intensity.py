@@ -51,7 +51,9 @@ def in_hu(ct: NDArray) -> bool:
 
 def levels_to_model(levels: NDArray) -> NDArray[np.float32]:
     """16-bit levels 0..65535 -> [-1, 1], the range every model works in."""
-    return (np.asarray(levels, np.float64) * (2.0 / LEVELS) - 1.0).astype(np.float32)
+    values = np.multiply(levels, 2.0 / LEVELS, dtype=np.float64)
+    values -= 1.0  # in place: a third of the memory
+    return values.astype(np.float32)
 
 
 def model_to_levels(values: NDArray) -> NDArray[np.uint16]:
