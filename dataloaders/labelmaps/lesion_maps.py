@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 
-from dataloaders.io.find import files_below, subject_session, warn_of_unread, without_twins
+from dataloaders.io.find import find_files, subject_session, without_twins
 from dataloaders.io.geometry import off_grid
 from dataloaders.io.nifti import SUFFIXES, stem
 from dataloaders.labelmaps.maps import LabelMap, LabelMaps, Source, as_indices, read_label_map_file
@@ -77,8 +77,7 @@ def find_masks(lesions: Lesions, maps: Sequence[Path]) -> list[Path]:
             raise ValueError(f"lesions {folder}: must be a folder, or a file ending in {', '.join(SUFFIXES)}")
         return [folder]
     known = {path.resolve() for path in maps}
-    warn_of_unread(folder, SUFFIXES, below=True)
-    files = [path for path in files_below(folder, SUFFIXES) if path.resolve() not in known]
+    files = [path for path in find_files(folder, below=True) if path.resolve() not in known]
     files = [path for path in files if "lesion" in path.name.lower()] or files
     if not files:
         raise ValueError(f"lesions {folder}: no {', '.join(SUFFIXES)} files beside the label maps")

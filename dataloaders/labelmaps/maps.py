@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from dataloaders.io.cache import Cache
-from dataloaders.io.find import case_names, files_below, read_list, warn_of_unread, without_twins
+from dataloaders.io.find import case_names, find_files, read_list, without_twins
 from dataloaders.io.geometry import spacing, to_ras
 from dataloaders.io.nifti import SUFFIXES, VolumeError, read_volume, stem, whole_numbers
 from models.gmm.labels import LabelScheme, find_values
@@ -192,8 +192,7 @@ def _expand(sources: Source) -> list[Source]:
 
 def _expand_path(path: Path) -> list[Source]:
     if path.is_dir():
-        files = files_below(path, SUFFIXES)
-        warn_of_unread(path, SUFFIXES, below=True)
+        files = find_files(path, below=True)
         labels = [file for file in files if stem(file).endswith("_dseg")]
         if not files:
             raise ValueError(f"{path}: no {', '.join(SUFFIXES)} files")
