@@ -98,7 +98,7 @@ def tissue_priors(brain: Volume, threads: int) -> NDArray[np.float64]:
     import SimpleITK as sitk  # noqa: N813 (its usual name; slow to import)
     from nilearn import datasets  # slow to import
 
-    from dataloaders.registration import Scan, itk_image, itk_in_one_line
+    from dataloaders.registration import BrainScan, itk_image, itk_in_one_line
 
     sitk.ProcessObject.SetGlobalDefaultNumberOfThreads(threads)
     template = datasets.load_mni152_template(resolution=TEMPLATE_MM)
@@ -106,13 +106,13 @@ def tissue_priors(brain: Volume, threads: int) -> NDArray[np.float64]:
         load(resolution=TEMPLATE_MM) for load in (datasets.load_mni152_gm_template, datasets.load_mni152_wm_template)
     ]
     grey, white = (np.clip(image.get_fdata(), 0, 1) for image in maps)
-    fixed = itk_image(Scan(brain.data, brain.affine))
+    fixed = itk_image(BrainScan(brain.data, brain.affine))
     with itk_in_one_line("registration to MNI152"):
-        transform = register(fixed, itk_image(Scan(template.get_fdata(), template.affine)))
+        transform = register(fixed, itk_image(BrainScan(template.get_fdata(), template.affine)))
     moved = []
     for share in (grey, white):
         blurred = ndimage.gaussian_filter(share, BLUR_MM / 2.355 / TEMPLATE_MM)
-        out = sitk.Resample(itk_image(Scan(blurred, template.affine)), fixed, transform, sitk.sitkLinear, 0.0)
+        out = sitk.Resample(itk_image(BrainScan(blurred, template.affine)), fixed, transform, sitk.sitkLinear, 0.0)
         moved.append(np.asarray(sitk.GetArrayFromImage(out), np.float64).transpose(2, 1, 0))
     shares = np.stack([np.clip(1 - moved[0] - moved[1], 0, 1), *moved]) + FLOOR
     return shares / shares.sum(0)

@@ -9,7 +9,7 @@ from scipy import ndimage
 
 from dataloaders.registration import (
     BrainScan,
-    _image,
+    itk_image,
     _optimise,
     as_matrix,
     dice,
@@ -61,7 +61,7 @@ def test_a_scan_keeps_its_place_in_simpleitk() -> None:
 
     scan = lopsided()
     ras = BrainScan(*to_ras(scan.data, scan.affine))
-    image = _image(ras)
+    image = itk_image(ras)
     for voxel in ((0, 0, 0), (5, 7, 9), (39, 3, 20)):
         world = ras.affine @ [*voxel, 1]
         assert image.TransformIndexToPhysicalPoint(voxel) == pytest.approx((-world[0], -world[1], world[2]))
@@ -69,9 +69,9 @@ def test_a_scan_keeps_its_place_in_simpleitk() -> None:
     sheared = ras.affine.copy()
     sheared[0, 1] = 0.5
     with pytest.raises(ValueError, match="right angles"):
-        _image(BrainScan(ras.data, sheared))
+        itk_image(BrainScan(ras.data, sheared))
     with pytest.raises(ValueError, match="empty"):
-        _image(BrainScan(np.zeros((8, 8, 8), np.float32), np.eye(4)))
+        itk_image(BrainScan(np.zeros((8, 8, 8), np.float32), np.eye(4)))
 
 
 def test_a_known_transform_is_found() -> None:
@@ -134,7 +134,7 @@ def test_what_itk_refuses_is_one_line() -> None:
     head = lopsided()
     away = BrainScan(head.data, head.affine.copy())
     away.affine[0, 3] -= 1000
-    still, moving = _image(head), _image(away)
+    still, moving = itk_image(head), itk_image(away)
     with pytest.raises(RuntimeError, match="\n"):  # as it comes: a line of C++, then the reason
         _optimise(still, moving, sitk.Euler3DTransform())
     with pytest.raises(ValueError, match=r"^registration failed: \S.*$") as caught, itk_in_one_line("registration"):
