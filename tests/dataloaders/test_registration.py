@@ -9,10 +9,10 @@ from scipy import ndimage
 
 from dataloaders.registration import (
     BrainScan,
-    itk_image,
     _optimise,
     as_matrix,
     dice,
+    itk_image,
     itk_in_one_line,
     lps_to_ras,
     register,
