@@ -90,17 +90,6 @@ def shareable(config: Config, name: str) -> Config:
 def model_card(o: ExportOptions, run: Path, weights: Weights, trained: Config, path: Path) -> str:
     """What a stranger must know before using the weights, in Markdown."""
     spec, workflow = DataSpec.from_dict(weights.spec), workflow_of(trained)
-    parameters = sum(tensor.numel() for tensor in weights.tensors.values())
-    facts = {
-        "Method": f"`{trained.model}`, preset `{trained.preset}` (medsis)",
-        **workflow.purpose(spec),
-        "Numbers in the file": f"{parameters:,}",
-        "Images seen in training": f"{weights.images:,}",
-        "Training data": o.data,
-        "Licence of the weights": o.license,
-        "Contact": o.contact,
-        _SHA256: f"`{hashlib.sha256(path.read_bytes()).hexdigest()}`",
-    }
     start = replace(
         options.starting_values(trained.model, trained.preset, trained.gmm.preset), name="", dataroot=Path()
     )
@@ -109,7 +98,7 @@ def model_card(o: ExportOptions, run: Path, weights: Weights, trained: Config, p
         [
             f"# {trained.name}",
             "",
-            *_table(("", ""), facts.items()),
+            *_table(("", ""), _facts(o, weights, trained, path).items()),
             "",
             "## Use",
             "",
@@ -142,6 +131,20 @@ def model_card(o: ExportOptions, run: Path, weights: Weights, trained: Config, p
             "",
         ]
     )
+
+
+def _facts(o: ExportOptions, weights: Weights, trained: Config, path: Path) -> dict[str, str]:
+    parameters = sum(tensor.numel() for tensor in weights.tensors.values())
+    return {
+        "Method": f"`{trained.model}`, preset `{trained.preset}` (medsis)",
+        **workflow_of(trained).purpose(DataSpec.from_dict(weights.spec)),
+        "Numbers in the file": f"{parameters:,}",
+        "Images seen in training": f"{weights.images:,}",
+        "Training data": o.data,
+        "Licence of the weights": o.license,
+        "Contact": o.contact,
+        _SHA256: f"`{hashlib.sha256(path.read_bytes()).hexdigest()}`",
+    }
 
 
 def _table(head: Sequence[str], rows: Any) -> list[str]:

@@ -17,7 +17,7 @@ ROOT = Path(__file__).resolve().parents[1]
 METHODS = ("gan", "gmm", "lesion", "segmenter")
 LAYERS = [
     ("dataloaders/io/*", "dataloaders/__init__.py"),
-    ("models/*/options.py", "models/ranges.py", "models/__init__.py", *(f"models/{m}/__init__.py" for m in METHODS)),
+    ("models/*/options.py", "models/__init__.py", *(f"models/{m}/__init__.py" for m in METHODS)),
     ("config.py",),
     ("models/*",),
     ("dataloaders/*",),
@@ -70,6 +70,69 @@ def test_imports_run_downward() -> None:
         name = file.relative_to(ROOT).as_posix()
         upward += [f"{name} imports {other}" for other in sorted(imported(file)) if layer(other) > layer(name)]
     assert not upward, "\n".join(upward)
+
+
+def of_the_product() -> dict[str, ast.Module]:
+    files = [path for path in product_files() if "benchmarks" not in path.parts]
+    return {path.relative_to(ROOT).as_posix(): ast.parse(path.read_text()) for path in files}
+
+
+def test_no_class_name_occurs_twice() -> None:
+    found: dict[str, list[str]] = {}
+    for name, tree in of_the_product().items():
+        for node in ast.walk(tree):
+            if isinstance(node, ast.ClassDef):
+                found.setdefault(node.name, []).append(name)
+    assert {name: files for name, files in found.items() if len(files) > 1} == {}
+
+
+def test_no_method_is_named_outside_the_registry() -> None:
+    """A comparison of --model with a method's name is a branch that belongs to that method."""
+    found = []
+    for name, tree in of_the_product().items():
+        for node in ast.walk(tree):
+            if isinstance(node, ast.Compare):
+                text = ast.unparse(node)
+                if re.search(r"[\"'](oasis|spade|gmm|lesion|segmenter)[\"']", text) and re.search(
+                    r"model|method", text
+                ):
+                    found.append(f"{name}:{node.lineno} {text}")
+    assert found == []
+
+
+def test_no_function_is_long() -> None:
+    """Fifty lines of code, docstring and signature apart."""
+    long = []
+    for name, tree in of_the_product().items():
+        for node in ast.walk(tree):
+            if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
+                first = node.body[1] if ast.get_docstring(node) and len(node.body) > 1 else node.body[0]
+                lines = (node.end_lineno or 0) - first.lineno + 1
+                long += [f"{name}: {node.name} has {lines}"] if lines > 50 else []
+    assert long == []
+
+
+def test_nothing_is_there_for_tests_alone() -> None:
+    """A public name of a file is used by the product, or promised in the documentation."""
+    texts = [path.read_text() for path in [*product_files(), *ROOT.glob("docs/**/*.py"), *ROOT.glob("docs/*.md")]]
+    words: dict[str, int] = {}
+    for word in re.findall(r"\w+", "\n".join(texts)):
+        words[word] = words.get(word, 0) + 1
+    unused = []
+    for name, tree in of_the_product().items():
+        for node in tree.body:
+            if isinstance(node, (ast.FunctionDef, ast.ClassDef)) and words[node.name] < 2:
+                unused.append(f"{name}: {node.name}")
+    assert unused == []
+
+
+def test_private_names_stay_in_their_file() -> None:
+    found = []
+    for name, tree in of_the_product().items():
+        for node in ast.walk(tree):
+            if isinstance(node, ast.ImportFrom):
+                found += [f"{name}: {alias.name}" for alias in node.names if alias.name.startswith("_")]
+    assert found == []
 
 
 def test_only_one_place_reads_pickles() -> None:

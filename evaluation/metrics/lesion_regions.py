@@ -1,6 +1,6 @@
 """Images with synthetic lesions against the real ones: inside the lesions, in a rim around them, and outside.
 
-Scores of the whole brain prove nothing here: a scan whose lesions were merely painted over already reaches an SSIM of
+RegionScores of the whole brain prove nothing here: a scan whose lesions were merely painted over already reaches an SSIM of
 0.925 to 0.995, because lesions are small. So every region is scored by itself, beside the scan with its lesions painted
 over, which is what doing nothing gives.
 """
@@ -36,7 +36,7 @@ NAMES = ("lesion", "rim", "outside")
 
 
 @dataclass(frozen=True)
-class Scores:
+class RegionScores:
     """MSE in squared units, PSNR in dB and SSIM (higher is better) of one region; NaN for an empty one."""
 
     mse: float
@@ -52,8 +52,8 @@ def regions(lesion: NDArray[np.bool_], body: NDArray[np.bool_], rim: int = RIM) 
 
 def score_regions(
     real: NDArray, fake: NDArray, masks: dict[str, NDArray[np.bool_]], data_range: float
-) -> dict[str, Scores]:
-    """Scores of each region of two volumes (or slices) of one shape; data_range: of the intensities.
+) -> dict[str, RegionScores]:
+    """RegionScores of each region of two volumes (or slices) of one shape; data_range: of the intensities.
 
     SSIM: mean over the region of scikit-image's map with its default window, 7 voxels wide along each axis, which is
     also what the baselines in docs/lesions.md were measured with. Sides below 7 voxels are mirrored up to it.
@@ -67,11 +67,11 @@ def score_regions(
     result = {}
     for name, mask in masks.items():
         if not mask.any():
-            result[name] = Scores(math.nan, math.nan, math.nan)
+            result[name] = RegionScores(math.nan, math.nan, math.nan)
             continue
         mse = float(error[mask].mean())
         psnr = math.inf if mse == 0 else 10 * math.log10(data_range**2 / mse)
-        result[name] = Scores(mse, psnr, float(full[inner][mask].mean()))
+        result[name] = RegionScores(mse, psnr, float(full[inner][mask].mean()))
     return result
 
 

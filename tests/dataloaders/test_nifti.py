@@ -131,8 +131,8 @@ def mgh(path: Path, data: NDArray | None = None, affine: NDArray | None = None) 
     ("content", "message"),
     [
         (b"", "named .mgz but not compressed"),
-        (gzip.compress(b""), "not an MGH file"),
-        (gzip.compress(b"\0\0\0\1" + bytes(300)), "damaged header .*non-zero"),
+        (gzip.compress(b"", mtime=0), "not an MGH file"),
+        (gzip.compress(b"\0\0\0\1" + bytes(300), mtime=0), "damaged header .*non-zero"),
         (None, "truncated or damaged"),
     ],
 )

@@ -1,4 +1,4 @@
-"""Scores by region, profiles and contrast, against closed forms and scikit-image."""
+"""RegionScores by region, profiles and contrast, against closed forms and scikit-image."""
 
 from __future__ import annotations
 
