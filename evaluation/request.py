@@ -85,7 +85,7 @@ class Request:
 
 
 @dataclass(frozen=True)
-class Plan:
+class ScoringPlan:
     """What is to be measured, and with what.
 
     chosen: metrics by key. files, reasons: of every metric with pretrained weights its file, or why there is none.
@@ -152,7 +152,7 @@ def device_named(text: str) -> torch.device:
     return device
 
 
-def plan(request: Request, pairs: Pairs, real: bool = True) -> Plan:
+def plan(request: Request, pairs: Pairs, real: bool = True) -> ScoringPlan:
     """Load the networks that the request needs. Raises as `find_weights`; ValueError where the images lack what it names.
 
     real: whether there are real images; without, distributions are all that can be measured.
@@ -178,7 +178,7 @@ def plan(request: Request, pairs: Pairs, real: bool = True) -> Plan:
         if any(metric.key in chosen for metric in of_extractor(key).values()):
             found[key] = extractors.extractor(text, device)
     alexnet = next((files[key] for key in files if METRICS[key].weights == "alexnet"), None)
-    return Plan(
+    return ScoringPlan(
         request=request,
         chosen=chosen,
         files=files,

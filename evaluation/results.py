@@ -11,7 +11,7 @@ from dataloaders.io.manifest import Manifest
 from evaluation.catalog import SCHEMA
 from evaluation.pairs import ManifestPairs, Pairs, paired_slices
 from evaluation.reference import save_reference
-from evaluation.request import Plan, Request, find_weights, plan
+from evaluation.request import Request, ScoringPlan, find_weights, plan
 from evaluation.scoring import Scores, merged, score
 from evaluation.shards import Parts, key_of
 from evaluation.summary import Summary
@@ -88,7 +88,7 @@ def refuse_unwritable(out: Path, request: Request) -> None:
             raise ValueError(f"--{flag} {path}: {there} cannot be written to")
 
 
-def _write(pairs: Pairs, out: Path, planned: Plan, scores: Scores, strict: bool = False) -> dict[str, Any]:
+def _write(pairs: Pairs, out: Path, planned: ScoringPlan, scores: Scores, strict: bool = False) -> dict[str, Any]:
     """strict: whether an evaluation without any of the metrics that were named is an error."""
     if not scores.rows:
         raise ValueError(f"{out}: no slice has both a real and a generated image, so there is nothing to compare")

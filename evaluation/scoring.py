@@ -21,7 +21,7 @@ from evaluation.metrics.lesions import lesion_row
 from evaluation.metrics.metric import CaseSlices, Row
 from evaluation.metrics.radiomics import slice_features
 from evaluation.pairs import Item, Pairs
-from evaluation.request import Plan
+from evaluation.request import ScoringPlan
 
 BATCH = 32
 COUNTS = ("constant_images", "psnr_identical", "clipped_real", "clipped_generated")
@@ -53,7 +53,7 @@ class Scores:
         return self
 
 
-def score(pairs: Pairs, plan: Plan, groups: Sequence[int] | None = None) -> list[tuple[int, Scores]]:
+def score(pairs: Pairs, plan: ScoringPlan, groups: Sequence[int] | None = None) -> list[tuple[int, Scores]]:
     """Everything that can be said of `pairs`, in one pass over the images; (number, scores) of each group of cases.
 
     groups: numbers of those to score, else all. A group's scores do not depend on which others are scored: cases share
@@ -85,7 +85,7 @@ def merged(scored: Iterable[tuple[int, Scores]]) -> Scores:
 class Group:
     """Scores cases one after the other; slices wait for the networks, which are faster in batches."""
 
-    def __init__(self, pairs: Pairs, plan: Plan) -> None:
+    def __init__(self, pairs: Pairs, plan: ScoringPlan) -> None:
         self.pairs, self.plan, self.scores = pairs, plan, Scores()
         self.waiting: list[tuple[Item, Row]] = []
         slice_metrics = [metric for metric in plan.of("slice") if not metric.weights]

@@ -14,7 +14,7 @@ from evaluation.catalog import METRICS, SCHEMA, SETTINGS
 from evaluation.metrics.feature_sets import RADIOMICS, of_extractor, set_entries
 from evaluation.metrics.metric import Level, Metric, Row, mean_over_labels
 from evaluation.pairs import PER_VOLUME, Pairs
-from evaluation.request import Plan
+from evaluation.request import ScoringPlan
 from evaluation.scoring import Scores
 from evaluation.statistics import MIN_PATIENTS, finite, finite_rows, nan_mean, over_patients
 
@@ -31,7 +31,7 @@ PROVENANCE = ("name", "method", "checkpoint", "images_seen", "split")
 class Summary:
     """Collects metrics in the order in which they are reported, with the values of every patient."""
 
-    def __init__(self, pairs: Pairs, scores: Scores, plan: Plan) -> None:
+    def __init__(self, pairs: Pairs, scores: Scores, plan: ScoringPlan) -> None:
         self.pairs, self.scores, self.plan = pairs, scores, plan
         own = [window for window in pairs.windows.values() if window == PER_VOLUME]
         self.note = f"no --window: {PER_VOLUME} stands for it" if own else ""
@@ -148,7 +148,7 @@ def _key(metric: Metric, channel: str | None) -> str:
     return f"{metric.key}/{channel}" if channel else metric.key
 
 
-def about(pairs: Pairs, scores: Scores, plan: Plan, metrics: dict[str, Row]) -> dict[str, Any]:
+def about(pairs: Pairs, scores: Scores, plan: ScoringPlan, metrics: dict[str, Row]) -> dict[str, Any]:
     """What metrics.json says whether or not there are real images: of how many, how they were read, by what."""
     rows, units = scores.rows, [channel.unit for channel in pairs.spec.channels]
     named = [
