@@ -203,4 +203,4 @@ def test_the_utility_study_from_its_command(home: Path, tmp_path: Path) -> None:
     assert [row["arm"] for row in table["rows"] if row["metric"] == "dice"] == ["real", "synthetic", "both"]
     assert all(row["mean"] is not None for row in table["rows"] if row["metric"] == "dice")
     failed = call(*arguments[:-2], "--seeds", 2, "--only", 3, "--", *short, "--segmenter.inputs", "FLAIR", code=2)
-    assert "holds a study with other options" in failed.stderr
+    assert "holds what was made with other settings" in failed.stderr

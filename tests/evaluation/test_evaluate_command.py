@@ -63,7 +63,7 @@ REFUSALS = {
     ),
     "reference and shard": ("--reference x.npz --generated TOY/generated --shard 0/2", "--shard: cannot be used"),
     "one folder": ("--real TOY/groundtruth", "give --results DIR, or --real DIR"),
-    "reversed window": ("PAIR --window 3071 -1024", "--window 3071 -1024: the lower value comes first"),
+    "reversed window": ("PAIR --window 3071 -1024", "--window 3071 -1024: must be low and high"),
     "missing folder": ("--real TOY/nowhere --generated TOY/generated", "--real TOY/nowhere: no such folder"),
     "missing labels": ("PAIR --labels TOY/nowhere", "--labels TOY/nowhere: no such folder"),
     "no group": ("PAIR --patient_regex sub", "put the patient into a group"),
