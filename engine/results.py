@@ -14,7 +14,6 @@ import torch
 from numpy.typing import NDArray
 
 from dataloaders.io.console import tracked
-from dataloaders.io.files import whole_folder
 from dataloaders.io.geometry import stitch
 from dataloaders.io.intensity import model_to_levels
 from dataloaders.io.manifest import Case, Manifest, Slice, slice_name
@@ -28,8 +27,7 @@ from models.base import Batch, Method, SampleRandom, seeded_generator
 class ResultsWriter:
     """Writes `{label,generated,groundtruth}/*.png`, optionally `volumes/*.nii.gz`, and at last the manifest.
 
-    Everything is written to a folder beside `folder` that takes its place at the end, so a results folder is whole
-    or absent.
+    folder: a new one, of `whole_folder`, so that results are whole or absent.
     """
 
     folder: Path
@@ -41,8 +39,6 @@ class ResultsWriter:
 
     def __post_init__(self) -> None:
         self.cases = {case.id: case for case in self.data.cases}
-        self._place = whole_folder(self.folder)
-        self.staging = self._place.__enter__()
 
     def add(self, case_id: str, index: int, generated: NDArray) -> None:
         """One slice: generated (C, H, W) in [-1, 1]. Slices of one case must follow each other."""
@@ -53,7 +49,7 @@ class ResultsWriter:
         levels = model_to_levels(generated)
         written = [f"generated/{slice_name(case_id, index, c)}" for c in range(len(levels))]
         for path, channel in zip(written, levels, strict=True):
-            write_png(self.staging / path, channel)
+            write_png(self.folder / path, channel)
         copied = replace(
             source,
             label=self._copy(source.label, "label", slice_name(case_id, index)),
@@ -75,7 +71,7 @@ class ResultsWriter:
         return tuple(self._copy(path, "filled", name) for path, name in zip(source.filled, names, strict=True))
 
     def _copy(self, source: str, folder: str, name: str) -> str:
-        target = self.staging / folder / name
+        target = self.folder / folder / name
         target.parent.mkdir(exist_ok=True)
         shutil.copyfile(self.data_root / source, target)
         return f"{folder}/{name}"
@@ -86,16 +82,15 @@ class ResultsWriter:
             return
         case = self.cases[list(self.slices)[-1]]
         names = [f"{case.id}_{channel.name}.nii.gz" for channel in self.data.spec.channels]
-        write_volumes(case, self.data.spec, self.stack, [self.staging / "volumes" / name for name in names])
+        write_volumes(case, self.data.spec, self.stack, [self.folder / "volumes" / name for name in names])
         self.stack = {}
 
     def close(self, provenance: dict[str, Any]) -> Manifest:
-        """Write the manifest and move the folder to its place."""
+        """Write the manifest, the last file."""
         self._finish_case()
         cases: list[Case] = [replace(self.cases[i], slices=tuple(slices)) for i, slices in self.slices.items()]
         manifest = Manifest(self.data.spec, tuple(cases), {"kind": "results", **provenance})
-        manifest.save(self.staging)
-        self._place.__exit__(None, None, None)
+        manifest.save(self.folder)
         return manifest
 
 

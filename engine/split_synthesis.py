@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from config import TestConfig
 from dataloaders.folder import load_manifest
-from dataloaders.io.files import write_text
+from dataloaders.io.files import whole_folder, write_text
 from dataloaders.io.runlog import JSONL
 from dataloaders.io.spec import DataSpec
 from dataloaders.unpaired import as_label_source
@@ -50,13 +50,14 @@ class SplitSynthesis:
         c = self.config
         classes = run_classes(self.run.spec, self.data.spec)
         loader = self.workflow.test_loader(self.root, self.data, c, classes)
-        writer = ResultsWriter(out, self.root, self.data, c.volumes)
         draws = (c.seed, c.noise, self.resampled, c.draw)
-        seconds = synthesize_split(self.method, loader.once(), writer, self.device, *draws, total=len(loader))
-        log = self.run.folder / JSONL
-        if log.is_file():
-            write_text(writer.staging / "training_log.jsonl", log.read_text(encoding="utf-8"))
-        writer.close({**provenance, "seconds_per_slice": round(seconds, 5)})
+        with whole_folder(out) as staging:
+            writer = ResultsWriter(staging, self.root, self.data, c.volumes)
+            seconds = synthesize_split(self.method, loader.once(), writer, self.device, *draws, total=len(loader))
+            log = self.run.folder / JSONL
+            if log.is_file():
+                write_text(staging / "training_log.jsonl", log.read_text(encoding="utf-8"))
+            writer.close({**provenance, "seconds_per_slice": round(seconds, 5)})
 
     def evaluate(self, out: Path) -> None:
         """Every metric that was asked for, and of lesions by region."""

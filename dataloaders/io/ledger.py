@@ -25,6 +25,7 @@ from dataloaders.io.schema import PathBelow, decode
 SETTINGS = "settings.json"
 LOCK_WAIT = 60.0  # seconds in which the shards that start together have claimed their folder
 LINE = 160  # letters of a difference that are shown
+SHOWN = 20  # faults that are printed when they occur
 
 Output = str | Path
 
@@ -240,15 +241,11 @@ class Ledger:
 
 @dataclass
 class WorkReport:
-    """What a call did: how many pieces it made, how many were there, and one line for each that failed.
-
-    shown: as many of these are printed when they occur.
-    """
+    """What a call did: how many pieces it made, how many were there, and one line for each that failed."""
 
     made: int = 0
     kept: int = 0
     faults: list[str] = field(default_factory=list)
-    shown: int = 20
 
     @contextmanager
     def piece(self, source: Path) -> Iterator[None]:
@@ -264,12 +261,12 @@ class WorkReport:
             if not isinstance(error, (ValueError, MemoryError, OSError)):
                 traceback.print_exc()
             self.faults.append(with_path(source, error))
-            if len(self.faults) <= self.shown:
+            if len(self.faults) <= SHOWN:
                 say(f"error: {self.faults[-1]}")
 
     def line(self, made: str = "made") -> str:
         """``12 made, 3 kept, 1 failed``; and of how many the lines were shown."""
-        listed = f", of which the first {self.shown} are listed" * (len(self.faults) > self.shown)
+        listed = f", of which the first {SHOWN} are listed" * (len(self.faults) > SHOWN)
         return f"{self.made} {made}, {self.kept} kept, {len(self.faults)} failed{listed}"
 
 

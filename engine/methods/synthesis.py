@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from config import Config, TestConfig
 from dataloaders.folder import load_manifest
+from dataloaders.io.files import whole_folder
 from dataloaders.io.manifest import Manifest
 from dataloaders.io.spec import DataSpec
 from dataloaders.overview import overview
@@ -151,11 +152,12 @@ class SynthesisJudge:
         from evaluation import evaluate_results, headline  # seconds to import
 
         folder = self.folder / "validation"
-        writer = ResultsWriter(folder, self.config.dataroot, self.data, volumes=False)
         limit, count = self.config.eval_slices, len(self.val_loader)
         batches, total = self.val_loader.once(limit=limit), min(limit, count) if limit else count
-        synthesize_split(self.method, batches, writer, self.device, self.config.seed, total=total)
-        writer.close({"name": self.config.name, "method": self.config.model, "images_seen": images})
+        with whole_folder(folder) as staging:
+            writer = ResultsWriter(staging, self.config.dataroot, self.data, volumes=False)
+            synthesize_split(self.method, batches, writer, self.device, self.config.seed, total=total)
+            writer.close({"name": self.config.name, "method": self.config.model, "images_seen": images})
         result = evaluate_results(folder, self.config.metrics, self.config.weights, str(self.device), progress=True)
         metrics = headline(result)
         return Verdict(metrics, BEST_METRIC, metrics[BEST_METRIC])

@@ -96,23 +96,6 @@ def test_the_second_call_writes_nothing_and_more_samples_are_added(maps: Path, t
     assert "2 made, 4 kept, 0 missing; 6 whole" in run(maps, out, "--n", 6).stdout
 
 
-def test_other_settings_are_refused_or_replace(maps: Path, tmp_path: Path) -> None:
-    out = tmp_path / "out"
-    run(maps, out)
-    before = content(out)
-    error = run(maps, out, "--seed", 1, "--gamma_std", 0.1, code=2).stderr
-    assert "--seed: was 0, now 1" in error
-    assert "--gamma_std: was 0.5, now 0.1" in error
-    assert error.count("\n") == 1
-    assert content(out) == before
-    (out / "images" / "mine.txt").write_text("not ours")
-    assert "4 made, 0 kept" in run(maps, out, "--seed", 1, "--overwrite").stdout
-    run(maps, tmp_path / "fresh", "--seed", 1)
-    replaced = content(out)
-    assert replaced.pop("images/mine.txt") == b"not ours"
-    assert replaced == content(tmp_path / "fresh")
-
-
 def test_a_changed_map_is_noticed(maps: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     run(maps, out)
@@ -149,18 +132,6 @@ def test_a_stopped_run_leaves_no_half_sample(
     assert "2 made, 2 kept" in run(maps, out, "--slices", mode).stdout
     run(maps, tmp_path / "fresh", "--slices", mode)
     assert content(out) == content(tmp_path / "fresh")
-
-
-def test_a_killed_run_is_made_whole(maps: Path, tmp_path: Path) -> None:
-    """After kill -9 there may be files without a record, or a damaged record: both are made again."""
-    run(maps, tmp_path / "whole")
-    out = tmp_path / "out"
-    run(maps, out, "--shard", "0/2")
-    params = sorted((out / "params").iterdir())
-    params[0].unlink()
-    params[1].write_text('{"schema"')
-    assert "4 made" in run(maps, out).stdout
-    assert content(out) == content(tmp_path / "whole")
 
 
 @pytest.mark.parametrize("mode", ["none", "coronal"])

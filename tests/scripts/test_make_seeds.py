@@ -8,7 +8,6 @@ import signal
 import subprocess
 import time
 from pathlib import Path
-from unittest import mock
 
 import nibabel as nib
 import numpy as np
@@ -24,7 +23,6 @@ from dataloaders.labelmaps.seeds import (
     load_seeds,
     subcluster,
 )
-from scripts import make_seeds as command_file
 from scripts.make_seeds import SeedOptions, SeedReport, find_sources, make_seeds
 from tests.test_end_to_end import ENVIRONMENT, ROOT, call, command
 from tests.toy import phantom, save_nifti
@@ -358,25 +356,6 @@ def test_folders_that_are_not_ours_are_refused(bids: Path, tmp_path: Path) -> No
     (tmp_path / "seeds.json").write_text("[]")
     with pytest.raises(ValueError, match="not written by this command"):
         make(bids, tmp_path)
-
-
-def test_an_interrupted_run_leaves_whole_files_and_goes_on(bids: Path, made: Path, tmp_path: Path) -> None:
-    out = tmp_path / "out"
-    write, calls = command_file.write_volume, []
-
-    def interrupted(*arguments: object, **codes: object) -> None:
-        calls.append(arguments)
-        if len(calls) == 17:  # within the second case
-            raise KeyboardInterrupt
-        write(*arguments, **codes)  # type: ignore[arg-type]
-
-    with mock.patch.object(command_file, "write_volume", interrupted), pytest.raises(KeyboardInterrupt):
-        make(bids, out)
-    assert load_seeds(out) == ()
-    assert len(list(out.rglob("*_mlabel_*"))) == 16
-    report = make(bids, out)
-    assert (report.made, report.kept) == (list(KEYS[1:]), [KEYS[0]])
-    assert contents(out) == contents(made)
 
 
 def test_a_killed_run_goes_on(bids: Path, made: Path, tmp_path: Path) -> None:
