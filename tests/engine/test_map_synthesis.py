@@ -208,25 +208,6 @@ def test_other_options_and_other_maps_are_not_mixed_in(home: Path, maps: Path, t
     _, err = synthesise(home, one, out, "--seed", 1, code=1)
     assert "was made with other sha256; give --overwrite" in err
     assert "1 made" in synthesise(home, one, out, "--seed", 1, "--overwrite")[0]
-    (tmp_path / "mine").mkdir()
-    (tmp_path / "mine" / "thesis.txt").write_text("precious")
-    _, err = synthesise(home, one, tmp_path / "mine", "--overwrite", code=2)
-    assert "is not empty and was not written by this command" in err
-    assert [path.name for path in (tmp_path / "mine").iterdir()] == ["thesis.txt"]
-
-
-def test_damaged_records_are_made_again_and_remove_nothing_elsewhere(home: Path, maps: Path, tmp_path: Path) -> None:
-    out, one = tmp_path / "out", maps / "a" / "seg.nii.gz"
-    synthesise(home, one, out)
-    path = out / "records" / "seg.json"
-    record = json.loads(path.read_text())
-    (tmp_path / "precious.nii.gz").write_bytes(b"mine")
-    for damage in ({"images": ["../precious.nii.gz"]}, {"voxels": {"x": 1}}, {"schema": "other"}):
-        path.write_text(json.dumps(record | damage))
-        assert "1 made, 0 kept" in synthesise(home, one, out)[0]
-    path.write_text(json.dumps(record | {"images": ["../precious.nii.gz"]}))
-    synthesise(home, one, out, "--seed", 1, "--overwrite")
-    assert (tmp_path / "precious.nii.gz").read_bytes() == b"mine"
 
 
 def test_another_reading_of_the_ids_makes_only_what_it_changes(home: Path, maps: Path, tmp_path: Path) -> None:
