@@ -252,7 +252,7 @@ def test_a_bad_map_costs_its_own_samples_only(maps: Path, tmp_path: Path) -> Non
     (maps / "m0.nii.gz").write_bytes(good[:100])
     done = run(maps, tmp_path / "out", code=1)
     assert done.stderr.count("\n") == 1
-    assert "m0.nii.gz: damaged gzip file" in done.stderr
+    assert "m0.nii.gz: truncated or damaged gzip file" in done.stderr
     samples = json.loads((tmp_path / "out" / "samples.json").read_text())["samples"]
     assert samples
     assert {sample["map"]["file"] for sample in samples} == {"m1.nii.gz"}
