@@ -4,7 +4,7 @@ VENV := .venv
 PY := $(VENV)/bin/python
 STAMP := $(VENV)/.medsis-installed
 
-.PHONY: demo test lint count clean
+.PHONY: demo test test-fast lint count clean
 
 $(STAMP): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "error: Python 3.11 or newer is needed, $$($(PYTHON) --version) found; set PYTHON=..." >&2; exit 2; }
@@ -20,6 +20,9 @@ demo: $(STAMP)  ## prepare, train, test and compare on embedded data; ends with 
 
 test: $(STAMP)  ## all tests, on as many cores as there are
 	@OMP_NUM_THREADS=1 $(PY) -m pytest -n auto --dist loadfile
+
+test-fast: $(STAMP)  ## the quick tests alone, for the inner loop
+	@OMP_NUM_THREADS=1 $(PY) -m pytest -n auto --dist loadfile -m "not slow"
 
 lint: $(STAMP)  ## style and types
 	@$(VENV)/bin/ruff check .

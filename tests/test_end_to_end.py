@@ -26,6 +26,8 @@ from engine import signals
 from engine.checkpoint import list_states
 from tests.toy import phantom, save_nifti
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).resolve().parents[1]
 LAS = np.diag([-1.0, 1.0, 2.0, 1.0])
 TINY = "--oasis.channels_G 4 --oasis.channels_D 4 --oasis.spade_hidden 4 --oasis.z_dim 4 --batch_size 4".split()

@@ -37,6 +37,8 @@ from tests.launch import ROOT
 from tests.test_end_to_end import ENVIRONMENT, call, command, strip_name
 from tests.toy import prepared_folder
 
+pytestmark = pytest.mark.slow
+
 TINY = """--gpu_ids -1 --batch_size 4 --num_epochs 2 --freq_print 4 --freq_fid 1000 --freq_preview 1000 --freq_save_latest 8
  --metrics mae_body --oasis.channels_G 4 --oasis.channels_D 4 --oasis.spade_hidden 4 --oasis.z_dim 4"""
 

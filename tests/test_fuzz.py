@@ -34,6 +34,8 @@ from engine import checkpoint
 from engine.checkpoint import CheckpointError
 from tests.toy import prepared_folder, save_nifti, toy_spec
 
+pytestmark = pytest.mark.slow
+
 LONG = os.environ.get("HYPOTHESIS_PROFILE") == "long"
 
 

@@ -21,6 +21,8 @@ from engine.checkpoint import list_states
 from tests.test_end_to_end import LAS, PERIODS, call, strip_name
 from tests.toy import phantom, save_nifti
 
+pytestmark = pytest.mark.slow
+
 TINY = "--oasis.channels_G 8 --oasis.channels_D 4 --oasis.channels_W 4 --oasis.spade_hidden 4 --oasis.z_dim 4".split()
 TINY += "--spade.channels_G 8 --spade.channels_D 4 --spade.spade_hidden 4 --spade.lambda_vgg 0 --batch_size 4".split()
 VARIANTS = {

@@ -9,8 +9,11 @@ from fnmatch import fnmatch
 from importlib import metadata
 from pathlib import Path
 
+import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
+
+pytestmark = pytest.mark.slow
 
 ROOT = Path(__file__).resolve().parents[1]
 # From the ground up: a file imports from its own layer and those before it. The first pattern that fits is a file's layer.

@@ -15,6 +15,8 @@ from tests.test_end_to_end import PERIODS, call, strip_name
 from tests.toy import save_nifti
 from tests.toy_lesions import LAS, bids, patient
 
+pytestmark = pytest.mark.slow
+
 TINY = "--model lesion --lesion.width 4 --lesion.patch 16 --batch_size 4 --lesion.branches fused".split()
 TINY += "--lr_g 0.004 --lesion.ema_decay 0.8 --metrics mae".split()
 

@@ -27,6 +27,7 @@ def phantom(seed: int) -> Example:
     return Example(as_tensor[0].permute(0, 3, 2, 1).contiguous(), *(x.permute(2, 1, 0) for x in as_tensor[1:]))
 
 
+@pytest.mark.slow
 def test_the_segmenter_finds_lesions_of_another_phantom() -> None:
     cpu = torch.device("cpu")
     net = train_segmenter(options(), [phantom(1)], ("real", 0), cpu)

@@ -75,6 +75,7 @@ def test_a_command_says_so(monkeypatch: pytest.MonkeyPatch, capsys: pytest.Captu
     assert capsys.readouterr().err.endswith("must be a multiple (set by --preset demo)\n")
 
 
+@pytest.mark.slow
 def test_a_forgotten_preset_is_named_first(tmp_path: Path) -> None:
     """The differences that follow are of options which nobody has given."""
     where = ["--name", "exp", "--dataroot", str(prepared_folder(tmp_path / "data"))]

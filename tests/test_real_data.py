@@ -22,6 +22,8 @@ from models.gan.body import agreement, mask_loss, paired_threshold
 from tests.test_end_to_end import ENVIRONMENT, ROOT, TINY, call
 from tests.toy import save_nifti
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def ct(shared_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:

@@ -23,6 +23,8 @@ from evaluation.metrics.lesion_regions import (
     score_regions,
 )
 
+pytestmark = pytest.mark.slow
+
 
 class Patient:
     """sub-07 with tissue of its own T1w scan."""

@@ -92,6 +92,7 @@ def limited(options: Any, where: str = "") -> Iterator[tuple[Any, str, str]]:
 CASES = [case for options in OPTIONS for case in limited(options)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("options", "name", "where"), CASES, ids=[f"{type(o).__name__}-{w}{n}" for o, n, w in CASES])
 def test_a_value_outside_is_refused_by_flag_value_and_range(options: Any, name: str, where: str) -> None:
     kind = type(options)

@@ -18,6 +18,8 @@ from engine.checkpoint import list_states
 from tests.test_end_to_end import ENVIRONMENT, ROOT, call, command, strip, strip_name, wait_for_state
 from tests.toy import phantom, save_nifti
 
+pytestmark = pytest.mark.slow
+
 LAS = np.diag([-1.0, 1.0, 2.0, 1.0])
 TINY = (
     "--model segmenter --segmenter.features 8 8 8 8 8 --segmenter.patch 32 --segmenter.depth 8 --batch_size 4".split()

@@ -15,6 +15,8 @@ from engine.checkpoint import load_weights
 from tests.toy import prepared_folder
 from train import train
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).resolve().parents[1]
 TINY = "--oasis.channels_G 4 --oasis.channels_D 4 --oasis.spade_hidden 4 --oasis.z_dim 4 --batch_size 4".split()
 

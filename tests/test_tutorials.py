@@ -27,6 +27,7 @@ def run(script: Path, *arguments: object) -> None:
         runpy.run_path(str(script), run_name="__main__")
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::RuntimeWarning")
 @pytest.mark.parametrize("script", TUTORIALS, ids=lambda path: path.stem)
 def test_tutorial(script: Path, map_file: Path, tmp_path: Path) -> None:

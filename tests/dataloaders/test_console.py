@@ -84,6 +84,7 @@ def test_a_line_that_cannot_be_written_does_not_end_the_work(
     assert done == 3
 
 
+@pytest.mark.slow
 def test_there_is_one_kind_of_progress() -> None:
     """Nothing else uses tqdm, which is silent in a log."""
     for file in [*ROOT.glob("*.py"), *ROOT.glob("[a-z]*/**/*.py")]:

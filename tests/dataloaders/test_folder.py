@@ -48,6 +48,7 @@ def convert(root: Path, out: Path, **more: object) -> Manifest:
     return manifest
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("factor", "ids"), [(255, "0, 255"), (85, "0, 85, 170, 255"), (17, "0, 17, 34, 51, 68")])
 def test_ids_spread_over_grey_values_are_refused_and_converted(tmp_path: Path, factor: int, ids: str) -> None:
     labels = np.minimum(LABEL[8:16], len(ids.split(",")) - 1) * factor
@@ -68,6 +69,7 @@ def test_ids_spread_over_grey_values_are_refused_and_converted(tmp_path: Path, f
     assert (loaded.spec, loaded.cases) == (manifest.spec, manifest.cases)
 
 
+@pytest.mark.slow
 def test_patients_of_file_names_by_expression(tmp_path: Path) -> None:
     """train.py and test.py take it; what was inferred stays with the folder until another expression is given."""
     root = plain(tmp_path / "in")
@@ -179,6 +181,7 @@ def test_twelve_bits_in_sixteen_are_refused_and_converted_to_the_whole_range(tmp
     assert (narrow.cases[0].windows[0].low, narrow.cases[0].windows[0].high) == (100, 2000)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "cases", "patients"),
     [("sub-02_slice{}", 8, {"sub-02"}), ("p{}", 8, {*(f"train_p{i}" for i in range(6)), "test_p6", "test_p7"}),
@@ -240,6 +243,7 @@ def test_a_manifest_of_an_earlier_version_stands(tmp_path: Path) -> None:
     assert {case.patient for case in load_manifest(root).cases} == {"train_sub-02_0"}
 
 
+@pytest.mark.slow
 def test_a_folder_that_cannot_be_written_trains_and_the_run_keeps_its_manifest(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

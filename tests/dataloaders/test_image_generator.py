@@ -442,6 +442,7 @@ def test_every_real_label_map_is_tried(shared_data: Path) -> None:
     assert set(REAL) <= there
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", REAL)
 def test_real_label_maps(shared_data: Path, name: str) -> None:
     preset = "fetal" if name.startswith("fetal") else "synthseg"
@@ -460,6 +461,7 @@ def test_real_label_maps(shared_data: Path, name: str) -> None:
         assert generator.scheme.partners is not None  # FreeSurfer's sides are known
 
 
+@pytest.mark.slow
 def test_real_label_map_back_voxel_for_voxel(shared_data: Path) -> None:
     """The lab2im sample with its own lists, nothing random: output labels in the file's own axes."""
     folder = shared_data / "labelmaps" / "lab2im"

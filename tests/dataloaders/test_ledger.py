@@ -170,6 +170,7 @@ for key in ("a", "b"):
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("before", [False, True])
 def test_a_kill_costs_the_piece_under_way(before: bool, tmp_path: Path) -> None:
     out = tmp_path / "out"

@@ -69,6 +69,7 @@ def test_hypo_and_hyper_by_channel(folder: Path) -> None:
         assert means[1, 5] > means[1, 1]
 
 
+@pytest.mark.slow
 def test_the_command_and_its_replay(folder: Path, tmp_path: Path) -> None:
     out, masks = tmp_path / "out", folder / "masks"
     flags = ("--labels", folder / "maps", "--lesions", masks, "--out", out, "--n", 4, "--subjects_prob", 0, 1)

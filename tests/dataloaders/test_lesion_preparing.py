@@ -147,6 +147,7 @@ def filled(root: Path) -> Path:
     return root / "filled"
 
 
+@pytest.mark.slow
 def test_prepared_copies_differ_in_lesions_only(filled: Path) -> None:
     assert check_folder(filled) == []
     manifest = Manifest.load(filled)
@@ -176,6 +177,7 @@ def test_prepared_copies_differ_in_lesions_only(filled: Path) -> None:
     assert np.median(white) == pytest.approx(-0.2, abs=0.02)
 
 
+@pytest.mark.slow
 def test_published_filling_paints_over_everything_bright(root: Path) -> None:
     manifest = prepared(root, root / "salem", fill="salem2019")
     dataset = SliceDataset(root / "salem", manifest, "train", filled=True)
@@ -194,6 +196,7 @@ def test_published_filling_paints_over_everything_bright(root: Path) -> None:
         SliceDataset(root, replace(manifest, cases=(replace(manifest.cases[0], slices=slices),)), "train", filled=True)
 
 
+@pytest.mark.slow
 def test_without_a_mask_lesions_are_found(root: Path) -> None:
     manifest = prepared(root, root / "found", fill="lesion", lesions=False)
     assert manifest.spec.labels[-1].name == "lesion"

@@ -20,6 +20,7 @@ def with_labels(*names: str, axis: str | None = "axial") -> DataSpec:
     return DataSpec(labels, (Channel("CT", "HU"),), (32, 64), (1.5, 1.25), 3.0, axis)  # type: ignore[arg-type]
 
 
+@pytest.mark.slow
 def test_what_was_found(tmp_path: Path) -> None:
     root = prepared_folder(tmp_path, channels=2)
     manifest = Manifest.load(root)
@@ -37,6 +38,7 @@ def test_what_was_found(tmp_path: Path) -> None:
     assert "slices: 32x32 pixels of 1 x 1 mm, 1 mm apart, axial" in lines
 
 
+@pytest.mark.slow
 def test_shares_are_known_without_the_histograms(tmp_path: Path) -> None:
     """Training leaves histograms out, which are most of a large manifest."""
     root = prepared_folder(tmp_path)

@@ -108,6 +108,7 @@ def test_labels_become_contiguous_and_keep_their_source_ids(source: Path, tmp_pa
     assert all(total.values())
 
 
+@pytest.mark.slow
 def test_the_result_does_not_depend_on_the_number_of_workers(source: Path, tmp_path: Path) -> None:
     prepare(options(source, tmp_path / "one", workers=1))
     prepare(options(source, tmp_path / "two", workers=2))
@@ -144,6 +145,7 @@ def test_an_interrupted_run_goes_on(
     assert tree(tmp_path / "whole") == tree(tmp_path / "out")
 
 
+@pytest.mark.slow
 def test_finished_data_are_kept_and_other_options_refused(source: Path, tmp_path: Path) -> None:
     prepare(options(source, tmp_path / "out"))
     before = tree(tmp_path / "out")
@@ -230,6 +232,7 @@ def test_unknown_labels_are_listed_with_their_voxels(source: Path, tmp_path: Pat
     ]
 
 
+@pytest.mark.slow
 def test_command_line(source: Path, tmp_path: Path) -> None:
     def run(*arguments: str) -> subprocess.CompletedProcess[str]:
         command = [sys.executable, "scripts/prepare_data.py", *arguments]
@@ -438,6 +441,7 @@ def test_images_alone_keep_the_slices_of_the_body(tmp_path: Path, capsys: pytest
     assert middle == pytest.approx([31.5, 31.5], abs=1)
 
 
+@pytest.mark.slow
 def test_halves_of_other_formats(tmp_path: Path) -> None:
     """What is left out is never opened: here it cannot be."""
     base = {"split": (1, 0, 0), "min_foreground": 0.0}
@@ -532,6 +536,7 @@ def test_shards_together_prepare_what_one_command_does(tmp_path: Path) -> None:
     assert tree(tmp_path / "shards") == tree(tmp_path / "whole")
 
 
+@pytest.mark.slow
 def test_shards_at_the_same_time(source: Path, tmp_path: Path) -> None:
     prepare(options(source, tmp_path / "whole"))
     words = ["--format", "pairs", "--images", f"{source}/*_ct.nii.gz", "--labels", f"{source}/*_seg.nii.gz"]
@@ -750,6 +755,7 @@ def reoriented(path: Path, codes: str) -> None:
     moved.to_filename(path)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("affine", ["refuse", "warn"])
 def test_labels_in_another_order_of_axes_lie_where_they_are(source: Path, tmp_path: Path, affine: str) -> None:
     prepare(options(source, tmp_path / "whole"))
@@ -773,6 +779,7 @@ def test_warn_is_no_remedy_where_axes_differ(source: Path, tmp_path: Path) -> No
         assert "--affine" not in str(error.value)
 
 
+@pytest.mark.slow
 def test_what_files_lack_is_told_and_handled(source: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """No orientation, labels off whole numbers, NaN outside the head and within a label; NaN in CT is air."""
     prepare(options(source, tmp_path / "whole", min_foreground=0.0))
@@ -817,6 +824,7 @@ def test_mgz_files_are_prepared_as_nifti_are(source: Path, tmp_path: Path) -> No
     assert one == two
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("place", ["", "derivatives/manual", "derivatives/manual/sub-0/anat"])
 def test_names_of_bids_come_from_its_table(tmp_path: Path, place: str) -> None:
     root = tmp_path / "bids"

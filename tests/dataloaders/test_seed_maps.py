@@ -120,6 +120,7 @@ def test_the_command_takes_seeds(tree: tuple[Path, Path], tmp_path: Path) -> Non
     assert record["map"]["file"].endswith("sub-01_T2w_dseg.nii.gz")
 
 
+@pytest.mark.slow
 def test_spawned_workers_make_the_same_samples(tree: tuple[Path, Path]) -> None:
     bids, seeds = tree
     pairs = SyntheticDataset(bids, 3, seeds=seeds, seed=3, repeat=True, **STILL)
@@ -175,6 +176,7 @@ def test_a_written_sample_is_replayed_to_the_bit(tree: tuple[Path, Path], tmp_pa
             ImageGenerator(bids).replay(source, params, subclasses=record["subclasses"])
 
 
+@pytest.mark.slow
 def test_seeds_made_again_with_other_intensities_are_noticed(tree: tuple[Path, Path], tmp_path: Path) -> None:
     bids, seeds = (Path(shutil.copytree(path, tmp_path / path.name)) for path in tree)
     flags = ("--labels", bids, "--seeds", seeds, "--out", tmp_path / "out", "--n", 2)

@@ -81,6 +81,7 @@ def same(a: list, b: list) -> bool:
     return all(x[0] == y[0] and torch.equal(x[1], y[1]) and torch.equal(x[2], y[2]) for x, y in zip(a, b, strict=True))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dims", [2, 3])
 @pytest.mark.parametrize("share", [0.0, 0.5, 1.0])
 def test_patches_depend_on_nothing_but_their_number(home: Path, dims: int, share: float) -> None:

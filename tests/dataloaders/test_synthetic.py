@@ -49,6 +49,7 @@ def test_items_are_the_generators(maps: Path) -> None:
         assert torch.equal(item["label"][0], label.long())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("batch_size", [1, 3])
 def test_the_samples_do_not_depend_on_the_workers(maps: Path, batch_size: int) -> None:
     pairs = SyntheticPairs(maps, samples=5, seed=1, repeat=True)
@@ -58,6 +59,7 @@ def test_the_samples_do_not_depend_on_the_workers(maps: Path, batch_size: int) -
     assert all(torch.equal(alone[number], together[number]) for number in alone)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("workers", "persistent"), [(0, False), (2, False), (2, True)])
 def test_every_pass_is_new_and_can_be_repeated(maps: Path, workers: int, persistent: bool) -> None:
     pairs = SyntheticPairs(maps, samples=4, start=10, seed=1)
@@ -121,6 +123,7 @@ def test_pickled_without_the_maps_in_memory(maps: Path) -> None:
     assert torch.equal(again[0]["image"], first)
 
 
+@pytest.mark.slow
 def test_by_index(maps: Path) -> None:
     data = SyntheticDataset(maps, 3, start=5, seed=1, preset="synthseg")
     assert len(data) == 3
@@ -139,6 +142,7 @@ def test_by_index(maps: Path) -> None:
     assert torch.equal(same[-1]["image"], first[7])
 
 
+@pytest.mark.slow
 def test_by_index_in_persistent_workers(maps: Path) -> None:
     data = SyntheticDataset(maps, 4, seed=1)
     loader = DataLoader(data, batch_size=2, shuffle=True, num_workers=2, persistent_workers=True)

@@ -72,6 +72,7 @@ def seen(batches: list[Batch], root: Path) -> list[tuple[int, bool]]:
 # -- no pairing -------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_labels_of_the_images_and_images_of_the_labels_do_not_matter(
     labels: Path, images: Path, tmp_path: Path
 ) -> None:
@@ -115,6 +116,7 @@ def test_labels_come_as_from_a_loader_of_their_own(labels: Path, images: Path) -
         assert torch.equal(torch.rand(3, generator=batch.rng), torch.rand(3, generator=own.rng))
 
 
+@pytest.mark.slow
 def test_one_folder_for_both_is_not_paired(labels: Path) -> None:
     """Otherwise an unpaired run on paired data would see pairs and prove nothing."""
     epochs = 20
@@ -138,6 +140,7 @@ def test_each_seed_has_an_order_of_its_own(labels: Path, images: Path) -> None:
 # -- resuming, order of work ------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_resuming_workers_and_cache_change_nothing(labels: Path, images: Path) -> None:
     reference = list(islice(loader(labels, images).endless(), 12))
 

@@ -14,6 +14,8 @@ import pytest
 from dataloaders.io.workers import WorkerLost, as_ready, in_order
 from tests.launch import ROOT
 
+pytestmark = pytest.mark.slow
+
 
 def wait_for(done: object, seconds: float = 60) -> None:
     end = time.monotonic() + seconds

@@ -86,6 +86,7 @@ def volume(path: Path) -> NDArray[np.float32]:
     return np.asarray(nib.load(path).dataobj)  # type: ignore[attr-defined]
 
 
+@pytest.mark.slow
 def test_a_map_becomes_what_test_py_makes_of_the_same_prepared_map(home: Path, tmp_path: Path) -> None:
     """The same noise, neighbours and positions; by file and by folder; the map's own shape, affine and type."""
     where = ["--checkpoints_dir", home / "runs", "--dataroot", home / "data", "--results_dir", tmp_path / "results"]

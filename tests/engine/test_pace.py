@@ -33,6 +33,7 @@ def expected(*flags: str, size: int = 256, device: torch.device = CPU) -> list[s
     return expectation(workflow, 300, device)
 
 
+@pytest.mark.slow
 def test_published_networks_on_a_cpu_say_what_they_cost_and_what_to_take(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
     images, cost, instead = expected()

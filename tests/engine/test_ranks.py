@@ -29,6 +29,8 @@ from models.base import Method
 from tests.launch import ROOT, finish, free_port, run_ranks, start_ranks
 from tests.toy import prepared_folder
 
+pytestmark = pytest.mark.slow
+
 TINY = """--gpu_ids -1 --batch_size 4 --num_epochs 1 --freq_print 4 --freq_fid 1000 --freq_save_latest 8 --metrics mae
  --lr_g 1e-4 --oasis.channels_G 8 --oasis.channels_D 4 --oasis.channels_W 4 --oasis.spade_hidden 4 --oasis.z_dim 4
  --oasis.spectral_gain 1 --spade.channels_G 8 --spade.channels_D 4 --spade.spade_hidden 4 --spade.lambda_vgg 0

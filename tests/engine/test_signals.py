@@ -53,6 +53,7 @@ def test_ctrl_c_is_acknowledged_in_the_middle_of_a_step_and_a_second_one_leaves(
         assert "left without saving" in process.stderr.read()
 
 
+@pytest.mark.slow
 def test_what_loader_processes_hear_is_no_second_ctrl_c() -> None:
     forked = "import os, time; child = os.fork(); time.sleep(0.5 if child == 0 else 0); " + (
         "os.kill(os.getpid(), 2) if child == 0 else None; time.sleep(60)"

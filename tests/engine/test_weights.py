@@ -174,6 +174,7 @@ def test_download_without_network_is_one_line(
     assert not list((tmp_path / "out").iterdir())
 
 
+@pytest.mark.slow
 def test_check_from_the_command_line(tmp_path: Path) -> None:
     environment = {**os.environ, "TORCH_HOME": str(tmp_path), "MEDSIS_WEIGHTS": ""}
     command = [sys.executable, "scripts/download_weights.py", "--check"]

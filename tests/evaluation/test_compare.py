@@ -18,7 +18,7 @@ from evaluation.report.numbers import to_json
 from evaluation.report.words import verdict
 from tests.toy_results import good_and_bad, identity, noisy, write_results
 
-pytestmark = pytest.mark.usefixtures("no_weights")
+pytestmark = [pytest.mark.usefixtures("no_weights"), pytest.mark.slow]
 
 
 @pytest.fixture(scope="module")

@@ -58,6 +58,7 @@ def with_other(data: Any, path: tuple[Any, ...], other: Any) -> Any:
     return changed
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["metrics.json", "manifest.json", "training_log.jsonl", "metrics.csv"])
 def test_one_value_changed(results: Path, name: str) -> None:
     file = results / name

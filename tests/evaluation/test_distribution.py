@@ -74,6 +74,7 @@ def test_kid_takes_the_mean_over_subsets_of_the_larger_set() -> None:
     assert kid(real=real, fake=fake, seed=1) != (mean, spread)
 
 
+@pytest.mark.slow
 def test_kid_of_shifted_gaussians_has_a_closed_form() -> None:
     """With d = 1 the kernel compares the first three moments: 3 (m1)² + 3 (m2)² + (m3)² of their differences."""
     s = 0.5

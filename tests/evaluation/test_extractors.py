@@ -138,6 +138,7 @@ def test_features_do_not_depend_on_the_batch(
     np.testing.assert_allclose(net.features(images[3:4]), together[3:4], rtol=1e-4, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_common_wrappings_and_another_head_are_understood(
     classifier: nn.Module, state_file: Path, images: np.ndarray, tmp_path: Path
 ) -> None:
@@ -171,6 +172,7 @@ def test_files_that_do_not_fit_are_refused(classifier: nn.Module, tmp_path: Path
         torchvision_extractor("squeezenet1_1", tmp_path / "short.pth", CPU)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("model", "dim"), [("mobilenet_v3_small", 1024), ("resnet18", 512), ("mnasnet0_5", 1280)])
 def test_heads_of_other_families_are_found(model: str, dim: int, tmp_path: Path) -> None:
     torch.save(torchvision.models.get_model(model, weights=None).state_dict(), tmp_path / "net.pth")
@@ -197,6 +199,7 @@ def squares() -> np.ndarray:
     return np.random.default_rng(0).uniform(0, 1, (4, 64, 64)).astype(np.float32)
 
 
+@pytest.mark.slow
 def test_inception_comes_from_the_file_and_ignores_batch_size(inception_file: Path, squares: np.ndarray) -> None:
     with mock.patch("urllib.request.urlopen", side_effect=AssertionError("network")):
         net = inception_extractor(CPU, inception_file)
@@ -277,6 +280,7 @@ def reference_lpips(alexnet_file: Path) -> torch.nn.Module:
         return lpips.LPIPS(net="alex", verbose=False).eval()
 
 
+@pytest.mark.slow
 def test_lpips_equals_lpips_with_the_same_backbone(alexnet_file: Path, squares: np.ndarray) -> None:
     distances = lpips_distances(lpips_alex(alexnet_file), squares[:2], squares[2:], CPU)
     real, fake = (torch.from_numpy(x)[:, None].repeat(1, 3, 1, 1) * 2 - 1 for x in (squares[:2], squares[2:]))
@@ -286,6 +290,7 @@ def test_lpips_equals_lpips_with_the_same_backbone(alexnet_file: Path, squares: 
     assert (distances > 0).all()
 
 
+@pytest.mark.slow
 def test_lpips_takes_minus_one_to_one(alexnet_file: Path, squares: np.ndarray) -> None:
     """Feeding [0, 1] as it is, the predecessors' mistake, gives other numbers."""
     net = lpips_alex(alexnet_file)
@@ -298,6 +303,7 @@ def test_lpips_takes_minus_one_to_one(alexnet_file: Path, squares: np.ndarray) -
     assert np.abs(distances / wrong - 1).min() > 0.01
 
 
+@pytest.mark.slow
 def test_lpips_identity_and_batch_size(alexnet_file: Path, squares: np.ndarray) -> None:
     net = lpips_alex(alexnet_file)
     assert np.abs(lpips_distances(net, squares, squares, CPU)).max() < 1e-9

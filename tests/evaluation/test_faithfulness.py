@@ -67,6 +67,7 @@ def as_volumes(folder: Path, out: Path, names: dict[str, str]) -> None:
     replace(manifest, cases=tuple(cases), spec=spec).save(folder)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("ending", ["", "_seg"])
 def test_segmentations_as_volumes_of_a_results_folder(tmp_path: Path, ending: str) -> None:
     """One volume a case, by its exact name, else by the name and an underscore: sub-1 is not sub-10."""

@@ -26,7 +26,7 @@ from evaluation.report.tables import csv_tables, latex, latex_tables, legend, me
 from evaluation.report.words import limits
 from tests.toy_results import good_and_bad, noisy, write_results
 
-pytestmark = pytest.mark.usefixtures("no_weights")
+pytestmark = [pytest.mark.usefixtures("no_weights"), pytest.mark.slow]
 
 
 @pytest.fixture(scope="module")

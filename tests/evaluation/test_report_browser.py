@@ -19,6 +19,8 @@ from evaluation.report.pictures import body_box
 from tests import chromium
 from tests.toy_results import WINDOWS, noisy, write_results
 
+pytestmark = pytest.mark.slow
+
 READY = "await wait(() => document.documentElement.dataset.ready); const browser = document.getElementById('browser');"
 PIXELS = """
 const pixels = (what) => {

@@ -76,6 +76,7 @@ def test_extractor_metrics_by_name_and_refusals(tmp_path: Path, script: Path) ->
         evaluate(folder, extractors=("resnet50:nowhere.pth",))
 
 
+@pytest.mark.slow
 def test_the_cache_saves_the_second_run_the_network(tmp_path: Path, script: Path) -> None:
     folder = write_results(tmp_path / "r", noisy(0.05), channels=("CT",))
     options = {"extractors": (f"torchscript:{script}",), "cache": tmp_path / "cache"}
@@ -98,6 +99,7 @@ def inception_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
+@pytest.mark.slow
 def test_oasis_is_what_pytorch_fid_prints(
     tmp_path: Path, inception_file: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -198,6 +200,7 @@ def segment(folder: Path, out: Path, change: Any = lambda label: label) -> Path:
     return out
 
 
+@pytest.mark.slow
 def test_faithfulness_against_its_ceiling(tmp_path: Path) -> None:
     folder = write_results(tmp_path / "r", noisy(0.02), patients=2, slices=4)
 
@@ -221,6 +224,7 @@ def test_faithfulness_against_its_ceiling(tmp_path: Path) -> None:
     assert "Infinity" not in (folder / "metrics.json").read_text()
 
 
+@pytest.mark.slow
 def test_lesions_found_in_the_generated_images(tmp_path: Path) -> None:
     """Three patients; the segmenter misses the lesions of one and draws one too many in another."""
     folder = write_results(tmp_path / "r", lambda real, label, rng: real + 5 * (label == 4), patients=3, slices=4)
@@ -308,6 +312,7 @@ def test_references_that_do_not_fit(tmp_path: Path, script: Path, monkeypatch: p
     assert not (tmp_path / "o").exists()
 
 
+@pytest.mark.slow
 def test_pytorch_fids_statistics(tmp_path: Path, inception_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from pytorch_fid.fid_score import calculate_frechet_distance
 
@@ -352,6 +357,7 @@ def test_the_summary_table_has_a_row_a_metric(tmp_path: Path) -> None:
 # -- shards -------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_shards_merge_to_the_same_bytes(
     tmp_path: Path, script: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -382,6 +388,7 @@ def test_parts_of_another_evaluation_are_not_merged(tmp_path: Path, monkeypatch:
     assert run(monkeypatch, *out, "--shard", "2/2") == 2
 
 
+@pytest.mark.slow
 def test_a_changed_image_or_window_is_another_evaluation(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Parts of the images as they were are not mixed with parts of what they are now."""
     folder = write_results(tmp_path / "r", noisy(0.05), patients=4, slices=12, channels=("CT",))

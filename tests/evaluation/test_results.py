@@ -93,6 +93,7 @@ def test_psnr_is_averaged_over_images_not_over_errors(tmp_path: Path) -> None:
     assert result["metrics"]["psnr/T1w"]["value"] == pytest.approx(np.mean(rows))
 
 
+@pytest.mark.slow
 def test_order_of_cases_and_slices_does_not_matter(tmp_path: Path) -> None:
     folder = write_results(tmp_path / "r", noisy(0.05), patients=3)
     before = evaluate_results(folder, NO_WEIGHTS)
@@ -152,6 +153,7 @@ def test_constant_images_are_counted_and_said(tmp_path: Path) -> None:
     assert "12 generated images are constant" in format_table(result)
 
 
+@pytest.mark.slow
 def test_missing_weights_give_null_and_a_reason(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folder = write_results(tmp_path / "r", noisy(0.05))
     result = evaluate_results(folder, "auto")
@@ -211,6 +213,7 @@ class _Inception(_Mean):
         super().__init__()
 
 
+@pytest.mark.slow
 def test_network_metrics_do_not_depend_on_batches(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = write_results(tmp_path / "r", noisy(0.05), patients=3)
     weights = tmp_path / "w.pth"
@@ -256,6 +259,7 @@ def test_windows_that_differ_between_cases_are_undone(tmp_path: Path) -> None:
     assert after["psnr/T1w"]["value"] == pytest.approx(before["psnr/T1w"]["value"] + 20 * math.log10(2), abs=0.05)
 
 
+@pytest.mark.slow
 def test_every_metric_prefers_the_better_image(tmp_path: Path) -> None:
     """Right contrast with noise beats an inverted contrast, except on the spread, which inversion keeps."""
     good = evaluate_results(write_results(tmp_path / "a", noisy(0.03)), NO_WEIGHTS)["metrics"]

@@ -82,6 +82,7 @@ def test_seeds() -> None:
     assert paired_difference(a, b, seed=3).interval != paired_difference(a, b, seed=4).interval
 
 
+@pytest.mark.slow
 def test_interval_covers_about_95_percent() -> None:
     rng = np.random.default_rng(0)
     hits = 0

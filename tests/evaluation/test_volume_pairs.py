@@ -73,6 +73,7 @@ def test_against_the_arrays(tmp_path: Path) -> None:
     assert result["metrics"]["ssim_3d/image"]["value"] is not None
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("code", ["LPS", "LAS", "SPL", "AIR"])
 def test_the_orientation_of_the_file_changes_nothing(tmp_path: Path, code: str) -> None:
     one = score(folders(write(tmp_path / "a")), tmp_path / "1")
@@ -158,6 +159,7 @@ def test_synthrad_is_only_for_hounsfield_units(tmp_path: Path, monkeypatch: pyte
     assert "synthrad2023_mae" in found["settings"]
 
 
+@pytest.mark.slow
 def test_draws_and_segmentations_as_volumes(tmp_path: Path) -> None:
     root = write(tmp_path / "a", ("p", "q"), code="LPS")
     for seed, name in enumerate("pq"):
@@ -316,6 +318,7 @@ def test_equal_draws_are_equal_beyond_the_window_too(tmp_path: Path) -> None:
     assert metrics["diversity_ssim/image"]["draws"] == 3
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("ids", [(3, 9), (7, 20_000_000)])
 def test_ids_of_any_size(tmp_path: Path, ids: tuple[int, int]) -> None:
     plain = write(tmp_path / "a", ("p",))

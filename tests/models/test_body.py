@@ -98,6 +98,7 @@ def test_thresholds_separate_body_from_air() -> None:
     assert body.agreement(images.roll(3, -1), LABEL, THRESHOLD) < 0.9
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("form", ["dice", "bce"])
 def test_training_with_it_lowers_the_outline_error_of_misaligned_data(form: str) -> None:
     """Real images lie two pixels beside their labels; L1 alone learns that outline, with the mask loss the label's wins."""

@@ -25,6 +25,8 @@ from models.gan.wavelet_generator import (
 )
 from tests.toy import toy_spec
 
+pytestmark = pytest.mark.slow
+
 NAMES = ("image", *WAVELET_IDEAS)
 # gan.md, section 1.2: 38 labels, noise of 64, three image channels, 256². The published residual wavelet generator
 # carries 1.58 M parameters of shortcut norms that it never uses; without them 55.80 M become 54.23 M.

@@ -82,6 +82,7 @@ def synthesize(
     return images
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["gmm", *VARIANTS])
 def test_images_do_not_depend_on_batch_size_or_order(name: str, folder: Path) -> None:
     method = make(*variant(name, folder)).eval()
@@ -103,6 +104,7 @@ def variant(name: str, folder: Path) -> tuple[str, Path, *tuple[str, ...]]:
     return ("spade" if name == "spade" else "oasis", folder, *flags)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["gmm", *VARIANTS])
 def test_release_holds_all_that_synthesis_needs(name: str, folder: Path) -> None:
     arguments = variant(name, folder)
@@ -124,6 +126,7 @@ PLAYERS = {"critic": ["generator", "discriminator", "critic", "penalty"]}
 PLAYERS["unpaired"] = PLAYERS["critic"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", VARIANTS)
 def test_a_player_moves_only_its_own_network(name: str, folder: Path) -> None:
     method = make(*variant(name, folder))
@@ -144,6 +147,7 @@ def test_a_player_moves_only_its_own_network(name: str, folder: Path) -> None:
     assert 0 <= batch.measures.popitem()[1] <= 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", VARIANTS)
 def test_every_parameter_of_every_player_is_trained(name: str, folder: Path) -> None:
     """Dead parameters (1.6 M in the predecessor's main generator) break distributed training."""
@@ -156,6 +160,7 @@ def test_every_parameter_of_every_player_is_trained(name: str, folder: Path) -> 
         assert not unused
 
 
+@pytest.mark.slow
 def test_terms_of_each_variant(folder: Path) -> None:
     terms = {}
     for name in ("all losses", "spade", "critic", "unpaired"):
@@ -183,6 +188,7 @@ def test_unpaired_losses_do_not_care_which_image_lies_beside_which_label(folder:
     assert values[0] == pytest.approx(values[1], rel=1e-4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", VARIANTS)
 def test_a_step_in_half_precision(name: str, folder: Path) -> None:
     """Losses and gradients stay float32 and finite under bf16 autocast."""
@@ -198,6 +204,7 @@ def test_a_step_in_half_precision(name: str, folder: Path) -> None:
         player.optimizer.step()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["oasis", "critic"])
 def test_a_compiled_step(name: str, folder: Path) -> None:
     """R1 needs a double backward, which torch.compile does not have: its pass runs uncompiled."""
@@ -222,6 +229,7 @@ def test_norm_options_build_what_they_name(folder: Path) -> None:
     assert list(critic.networks()) == ["generator", "discriminator", "critic"]
 
 
+@pytest.mark.slow
 def test_methods_say_whether_labels_can_be_resampled(folder: Path) -> None:
     spec = Manifest.load(folder).spec
     expected = {"": True, "--oasis.z_dim 0": False, "--model spade": False, "--model gmm": True}
@@ -259,6 +267,7 @@ def test_r1_is_scaled_by_its_interval(folder: Path) -> None:
     assert values[1] > 0
 
 
+@pytest.mark.slow
 def test_a_mask_threshold_that_separates_no_bodies_is_said(folder: Path) -> None:
     data = Manifest.load(folder)
     batches = list(SliceLoader(SliceDataset(folder, data, "train"), 4).once())
@@ -275,6 +284,7 @@ def test_a_mask_threshold_that_separates_no_bodies_is_said(folder: Path) -> None
     assert "--oasis.mask_threshold -0.5 separates" in said("--oasis.mask_threshold", "-0.5")
 
 
+@pytest.mark.slow
 def test_mask_threshold_is_found_in_the_data_and_kept(folder: Path) -> None:
     for flags in (["--oasis.lambda_mask", "1"], VARIANTS["unpaired"].split()):
         method = make("oasis", folder, *flags)
@@ -284,6 +294,7 @@ def test_mask_threshold_is_found_in_the_data_and_kept(folder: Path) -> None:
     assert given.mask_threshold.item() == -0.5
 
 
+@pytest.mark.slow
 def test_perceptual_loss_needs_its_weights_and_leaves_them_out_of_the_state(folder: Path) -> None:
     flags = ["--oasis.lambda_vgg", "2"]
     method = build_method(options(*flags), Manifest.load(folder).spec)
@@ -371,6 +382,7 @@ def set_prior(method: Gmm, mean: float, std: float, spread: float) -> None:
         getattr(method, name).fill_(value)
 
 
+@pytest.mark.slow
 def test_gmm_fit_of_many_small_slices_needs_little_memory() -> None:
     """Plain folders count each slice as a patient of its own; their whole histograms would be 330 MB."""
     spec, memory = toy_spec(1, (16, 16), labels=5), []

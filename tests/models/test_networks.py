@@ -28,6 +28,7 @@ def published(num_labels: int, z_dim: int = 64, middle_block: bool = False) -> S
         return SpadeGenerator(NormOptions(num_labels, z_dim), 3, (256, 256), middle_block=middle_block)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("num_labels", "z_dim", "expected"),
     [(38, 64, 71_190_467), (151, 64, 74_314_691), (183, 64, 75_199_427), (38, 0, 69_420_995), (183, 0, 73_429_955)],
@@ -37,11 +38,13 @@ def test_published_generator_parameters(num_labels: int, z_dim: int, expected: i
     assert parameters(published(num_labels, z_dim)) == expected
 
 
+@pytest.mark.slow
 def test_spade_has_one_block_more() -> None:
     """96.5 M for N = 151 (Park et al., supplement)."""
     assert parameters(published(151, 0, middle_block=True)) == 96_492_483
 
 
+@pytest.mark.slow
 def test_published_generator_parameters_by_stage() -> None:
     net = published(38)
     assert net.start == (8, 8)
@@ -50,6 +53,7 @@ def test_published_generator_parameters_by_stage() -> None:
     assert parameters(net.to_image) == 1731
 
 
+@pytest.mark.slow
 def test_published_discriminator_parameters() -> None:
     with torch.device("meta"):
         net = OasisDiscriminator(38, 3, (256, 256))
@@ -68,6 +72,7 @@ def test_spectral_norm_is_on_the_published_layers() -> None:
     assert plain == ["to_logits"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("size", [(64, 64), (128, 128), (256, 256), (96, 160), (32, 544), (224, 192)])
 def test_sizes(size: tuple[int, int]) -> None:
     label = torch.randint(0, 5, (2, *size))

@@ -70,6 +70,7 @@ def normalise_a_part(rank: int, ranks: int, folder: str) -> None:
     os._exit(0)  # gloo's threads abort the process now and then when the interpreter ends in the usual way
 
 
+@pytest.mark.slow
 def test_two_ranks_normalise_as_one(tmp_path: Path) -> None:
     """Outputs, gradients and running statistics of two processes equal those of one with both halves of the batch."""
     x = torch.randn(4, 3, 6, 5) * torch.tensor([1.0, 5.0, 0.2])[:, None, None] + 3

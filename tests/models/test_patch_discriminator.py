@@ -92,6 +92,7 @@ def test_the_label_matters_and_must_exist() -> None:
         net(image, label + 3)
 
 
+@pytest.mark.slow
 def test_it_learns_to_tell_matching_labels_from_others() -> None:
     net = small()
     adam = torch.optim.Adam(net.parameters(), lr=2e-3, betas=(0.0, 0.9))

@@ -114,6 +114,7 @@ def test_only_the_fake_gets_a_gradient(net: VggFeatures) -> None:
     assert not net.training
 
 
+@pytest.mark.slow
 def test_the_loss_can_be_descended(net: VggFeatures) -> None:
     fake, real = torch.zeros(1, 1, 32, 32, requires_grad=True), images(1, seed=2)
     adam = torch.optim.Adam([fake], lr=0.02)

@@ -133,6 +133,7 @@ def test_learning_rates() -> None:
     assert plateau.optimizer.param_groups[0]["lr"] == pytest.approx(0.01)
 
 
+@pytest.mark.slow
 def test_it_learns_and_its_release_predicts_the_same() -> None:
     o = replace(TINY, lr=0.02, schedule="constant", neighbours=0)
     net = method(o, num_epochs=1)

@@ -200,6 +200,7 @@ def test_r1_can_be_differentiated_by_the_weights() -> None:
         assert (above - below) / 2e-7 == pytest.approx((gradient * step).sum().item(), rel=1e-3, abs=1e-5), name
 
 
+@pytest.mark.slow
 def test_it_learns_to_tell_rough_from_smooth() -> None:
     net = small(channels=8)
     adam = torch.optim.Adam(net.parameters(), lr=2e-3, betas=(0.0, 0.99))

@@ -12,6 +12,8 @@ from pipeline.commands import find_program
 from tests.pipeline.conftest import go, in_process
 from tests.pipeline.heads import STUDY, bids
 
+pytestmark = pytest.mark.slow
+
 needs_extra = pytest.mark.skipif(
     find_program(["nnUNetv2_train"]) is None or find_program(["brainextractor"]) is None,
     reason="nnU-Net and brainextractor are not installed: see docs/pipeline.md",

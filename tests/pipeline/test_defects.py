@@ -24,6 +24,8 @@ from pipeline.tools import TOOLS
 from tests.pipeline.conftest import Fakes, finish, go
 from tests.pipeline.heads import head, study
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def two_tools(tmp_path_factory: pytest.TempPathFactory) -> Project:

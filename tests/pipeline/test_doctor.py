@@ -10,6 +10,8 @@ from pipeline.doctor import examine
 from tests.pipeline.conftest import Fakes
 from tests.pipeline.heads import study
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).resolve().parents[2]
 
 

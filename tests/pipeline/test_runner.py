@@ -23,7 +23,7 @@ from tests.toy import save_nifti
 
 ROOT = Path(__file__).resolve().parents[2]
 Copied = Callable[..., Path]
-pytestmark = pytest.mark.filterwarnings("ignore:This process:DeprecationWarning")
+pytestmark = [pytest.mark.filterwarnings("ignore:This process:DeprecationWarning"), pytest.mark.slow]
 
 
 def results(path: Path) -> dict[str, str]:

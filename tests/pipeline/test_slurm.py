@@ -56,6 +56,7 @@ def test_one_array_for_each_stage_each_after_the_one_before(tmp_path: Path, sbat
     assert [after[stage] for stage in ("strip", "crop", "slices", "segment")] == ["71", "72", "72", "73:74"]
 
 
+@pytest.mark.slow
 def test_the_tasks_do_the_study(tmp_path: Path, sbatch: Fakes) -> None:
     """Run the scripts as Slurm would, in order, task by task; a run afterwards has nothing left to do for these stages."""
     path, only = study(tmp_path, patients=2), ("harmonise/*", "strip/*", "crop/*")

@@ -23,6 +23,8 @@ from tests.pipeline.conftest import Fakes, go
 from tests.pipeline.heads import affine, head, study
 from tests.toy import save_nifti
 
+pytestmark = pytest.mark.slow
+
 Copied = Callable[..., Path]
 
 

@@ -26,6 +26,7 @@ def found(path: Path, text: str) -> list[StudyCase]:
     return find_cases(read_study(path))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("text", "message"),
     [

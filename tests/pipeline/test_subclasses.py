@@ -11,6 +11,8 @@ from dataloaders.io.png import read_png
 from pipeline.rules.slices import FLOOR, stripped
 from pipeline.subclasses import divide, scheme
 
+pytestmark = pytest.mark.slow
+
 MM = np.array([1.0, 1.0, 3.0])
 
 

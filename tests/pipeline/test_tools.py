@@ -39,6 +39,7 @@ def call(tmp_path: Path, name: str, image: Any = None, limit: float = 30.0, **se
     return ToolCall(path, tmp_path / "unit", tool.complete(settings, "tools:"), limit=limit)
 
 
+@pytest.mark.slow
 @each_tool
 def test_a_tool_is_called_as_it_wants_and_its_output_found(name: str, tmp_path: Path, tools: Fakes) -> None:
     """The fakes refuse unknown or missing arguments, as the tools do; FreeSurfer's also without FREESURFER_HOME."""
@@ -51,6 +52,7 @@ def test_a_tool_is_called_as_it_wants_and_its_output_found(name: str, tmp_path: 
     assert (Path(about["program"]).name, about["name"]) == (program, name)
 
 
+@pytest.mark.slow
 @each_tool
 @pytest.mark.parametrize("mode", MODES)
 def test_a_tool_that_fails_says_why(name: str, mode: str, tmp_path: Path, tools: Fakes) -> None:
@@ -73,6 +75,7 @@ def test_a_missing_tool_is_one_line_that_says_how_to_get_it(tmp_path: Path) -> N
                 tool.run(call(tmp_path, name, **{weights: str(tmp_path / "none")}))
 
 
+@pytest.mark.slow
 def test_a_tool_that_hangs_is_stopped_with_its_children(tmp_path: Path, tools: Fakes) -> None:
     tools.mode("fast", "hang")
     start = time.monotonic()
@@ -101,6 +104,7 @@ def test_the_last_line_is_not_a_progress_bar(tmp_path: Path) -> None:
     assert last_line(log) == "it printed nothing"
 
 
+@pytest.mark.slow
 def test_bet_gets_cubes_with_air_around_and_its_mask_comes_back(tmp_path: Path, tools: Fakes) -> None:
     """The fake stops on other voxels and on a head at the image's edge, where brainextractor crashes."""
     output, _ = TOOLS["bet"].run(call(tmp_path, "bet", trim=False))
@@ -126,6 +130,7 @@ def test_trim_takes_scalp_off_and_leaves_brain() -> None:
     assert (trimmed & brain)[tissue > 1].sum() > 0.99 * (tissue > 1).sum()  # the outermost CSF may go
 
 
+@pytest.mark.slow
 def test_labels_come_back_on_the_scans_grid_by_nearest_neighbour_only(tmp_path: Path, tools: Fakes) -> None:
     """FastSurfer's from LIA; linear interpolation would put 1 and 2 between 0 and 3."""
     output, _ = TOOLS["fastsurfer"].run(call(tmp_path, "fastsurfer"))
@@ -166,6 +171,7 @@ def test_mixture_follows_intensities_and_places() -> None:
         mixture(values, places[::-1])
 
 
+@pytest.mark.slow
 def test_atlas_finds_the_tissues_of_a_brain_that_lies_elsewhere(tmp_path: Path) -> None:
     """The template itself, turned by 8 degrees, 5 % larger, shifted, on a coarse grid: its own tissues come back."""
     volumes = embedded_volumes(("T1w",))

@@ -68,6 +68,7 @@ def test_closed_form(folder: Path, robust: str) -> None:
     assert "100.0 ±   10.0" in text
 
 
+@pytest.mark.slow
 def test_workers_do_not_change_it(folder: Path) -> None:
     run(folder)
     alone = (folder / "priors.json").read_bytes()
@@ -174,6 +175,7 @@ def test_unknown_labels_name_the_subject(folder: Path) -> None:
     assert error.startswith("error: s0: label map has values that generation_labels does not list: 3 (")
 
 
+@pytest.mark.slow
 def test_the_generator_paints_what_was_measured(folder: Path) -> None:
     run(folder)
     still = {"scaling_bounds": 0, "rotation_bounds": 0, "shearing_bounds": 0, "nonlin_std": 0, "vary": False}
@@ -193,6 +195,7 @@ def test_the_generator_paints_what_was_measured(folder: Path) -> None:
     assert len(list((out / "images").iterdir())) == 1
 
 
+@pytest.mark.slow
 def test_training_takes_the_file(tmp_path: Path) -> None:
     """The scheme of a prepared folder gives the classes its names."""
     data = prepared_folder(tmp_path / "data")

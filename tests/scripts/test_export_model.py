@@ -12,6 +12,8 @@ from tests.test_end_to_end import call
 from tests.test_faults import train
 from tests.toy import phantom, prepared_folder, save_nifti
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def home(tmp_path_factory: pytest.TempPathFactory) -> Path:

@@ -106,6 +106,7 @@ def test_a_changed_map_is_noticed(maps: Path, tmp_path: Path) -> None:
     assert content(out) == content(tmp_path / "fresh")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mode", ["none", "axial"])
 @pytest.mark.parametrize("stop", [KeyboardInterrupt, OSError(28, "No space left on device")])
 def test_a_stopped_run_leaves_no_half_sample(
@@ -134,6 +135,7 @@ def test_a_stopped_run_leaves_no_half_sample(
     assert content(out) == content(tmp_path / "fresh")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mode", ["none", "coronal"])
 def test_shards_and_workers_make_the_same(maps: Path, tmp_path: Path, mode: str) -> None:
     run(maps, tmp_path / "whole", "--slices", mode)
@@ -179,6 +181,7 @@ def test_bids_names(tmp_path: Path) -> None:
     assert len(list((tmp_path / "two").rglob("*_ch1image.nii.gz"))) == 4
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("axis", ["axial", "coronal", "sagittal"])
 def test_slices_are_a_results_folder(maps: Path, tmp_path: Path, axis: str) -> None:
     """Their stacks are the volumes of the other mode, in the maps' own axes."""
@@ -231,6 +234,7 @@ def test_slices_of_maps_of_different_shapes_share_a_size(tmp_path: Path) -> None
         assert (stack > 0).sum() == total  # nothing was cut off
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("flat", [0, 1, 2])
 def test_two_dimensional_maps(tmp_path: Path, flat: int) -> None:
     label = np.expand_dims(phantom(0, (16, 18, 9))[0].astype(np.uint8)[..., 5], flat)
@@ -271,6 +275,7 @@ def test_unknown_labels_are_one_line(maps: Path, tmp_path: Path) -> None:
     assert "m0.nii.gz: label map has values that generation_labels does not list: 4 (" in error
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
@@ -428,6 +433,7 @@ def test_chances_of_maps_from_a_file(maps: Path, tmp_path: Path, name: str) -> N
     assert [sample["map"]["file"] for sample in samples] == ["m0.nii.gz"] * 4
 
 
+@pytest.mark.slow
 def test_generate_ends_with_all_its_workers_and_leaves_nothing_half(tmp_path: Path) -> None:
     """The command killed in the midst of its samples; the same one makes them whole and clears what is left."""
     for i in range(2):

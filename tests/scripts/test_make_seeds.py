@@ -307,6 +307,7 @@ def test_pairs_and_what_has_no_partner(bids: Path) -> None:
         find_sources(bids, "FLAIR", "dseg")
 
 
+@pytest.mark.slow
 def test_workers_do_not_matter(bids: Path, made: Path, tmp_path: Path) -> None:
     assert make(bids, tmp_path / "out", num_workers=2).made == list(KEYS)
     assert contents(tmp_path / "out") == contents(made)
@@ -337,6 +338,7 @@ def test_only_what_is_damaged_or_changed_is_made_again(bids: Path, made: Path, t
     assert (report.made, report.kept) == ([KEYS[0]], list(KEYS[1:]))
 
 
+@pytest.mark.slow
 def test_other_settings_are_refused_and_overwritten_on_demand(bids: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     make(bids, out)
@@ -352,6 +354,7 @@ def test_seeds_are_not_written_among_their_sources(bids: Path) -> None:
         make(bids, bids)
 
 
+@pytest.mark.slow
 def test_a_killed_run_goes_on(bids: Path, made: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     arguments = ["--bids_path", bids, "--out_path", out, "--max_subclasses", 3, "--num_workers", 1]
@@ -437,6 +440,7 @@ def test_drawing_is_uniform_independent_and_repeatable(made: Path, tmp_path: Pat
         load_seeds(tmp_path)
 
 
+@pytest.mark.slow
 def test_fetal_atlas(shared_data: Path, tmp_path: Path) -> None:
     report = make(shared_data / "fetal", tmp_path / "out", max_subclasses=2)
     assert len(report.made) == 1

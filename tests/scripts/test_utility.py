@@ -57,6 +57,7 @@ def stand_in(log: list[str], code: Callable[[str], int] = lambda name: 0) -> Cal
     return run
 
 
+@pytest.mark.slow
 def test_arms_seeds_and_their_options(options: UtilityOptions) -> None:
     o = replace(options, generators=("gmm", "gan=results/gan"), seeds=2, mix=0.25)
     tasks = all_tasks(o)
@@ -75,6 +76,7 @@ def test_arms_seeds_and_their_options(options: UtilityOptions) -> None:
     assert len({c.name for c in configs}) == 10
 
 
+@pytest.mark.slow
 def test_a_stopped_study_goes_on_and_shards_share_it(options: UtilityOptions) -> None:
     log: list[str] = []
     with pytest.raises(SystemExit) as stop:
@@ -97,6 +99,7 @@ def test_a_stopped_study_goes_on_and_shards_share_it(options: UtilityOptions) ->
     assert log == []
 
 
+@pytest.mark.slow
 def test_a_failed_training_is_a_line_and_the_others_go_on(options: UtilityOptions) -> None:
     table, faults = run_study(options, [], stand_in([], lambda name: 4 if name == "real-s1" else 0))
     assert faults == ["real-s1: train.py ended with exit code 4"]
@@ -116,6 +119,7 @@ def test_synthetic_images_of_test_patients_are_refused(options: UtilityOptions, 
     assert not run_study(o, [], stand_in([]))[1]
 
 
+@pytest.mark.slow
 def test_another_study_in_the_folder_is_refused(options: UtilityOptions) -> None:
     run_study(replace(options, seeds=1), [], stand_in([]))
     with pytest.raises(ValueError, match=r"made with other settings: --options: was \[\], now"):
@@ -126,6 +130,7 @@ def test_another_study_in_the_folder_is_refused(options: UtilityOptions) -> None
     run_study(replace(options, seeds=2), [], stand_in([]))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("change", "message"),
     [

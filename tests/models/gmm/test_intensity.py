@@ -89,6 +89,7 @@ def test_texture_keeps_its_variance(fwhm: float, shape: tuple[int, ...]) -> None
     assert math.sqrt(np.mean(edges)) == pytest.approx(1, abs=0.25)  # few independent values at the edge
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("fwhm", [2.0, 5.0, 10.0])
 def test_texture_is_as_wide_as_asked_for(fwhm: float) -> None:
     """White noise after a Gaussian of sigma s has the correlation exp(-d² / 4s²)."""

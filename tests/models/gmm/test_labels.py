@@ -271,6 +271,7 @@ def test_faults_of_lists() -> None:
         replace(scheme, ties=(0,))
 
 
+@pytest.mark.slow
 def test_real_synthseg_and_lab2im_maps(shared_data: Path) -> None:
     folder = shared_data / "labelmaps"
     if not folder.is_dir():

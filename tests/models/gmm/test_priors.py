@@ -265,6 +265,7 @@ def correlated(S: int = 12, C: int = 2) -> tuple[Tensor, Tensor]:
     return 120 + 20 * brightness + 3 * noise, 15 + 2 * noise
 
 
+@pytest.mark.slow
 def test_covariance_of_draws_is_that_of_the_subjects() -> None:
     medians, spreads = correlated()
     fitted = pool_subjects(medians, spreads)

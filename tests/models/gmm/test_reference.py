@@ -258,6 +258,7 @@ CHAINS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", CHAINS)
 @pytest.mark.parametrize("shape", SHAPES)
 def test_image_of_the_same_deformed_labels(name: str, shape: tuple[int, ...]) -> None:
@@ -272,6 +273,7 @@ def test_image_of_the_same_deformed_labels(name: str, shape: tuple[int, ...]) ->
         assert np.abs(found - exact).max() < 5e-6, seed  # measured 6e-7
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("shape", SHAPES)
 def test_whole_chain_of_the_synthseg_preset(shape: tuple[int, ...]) -> None:
     """Same parameters, elastic field at full resolution: images differ where label borders moved by part of a voxel."""

@@ -32,6 +32,7 @@ def centre(weights: torch.Tensor) -> np.ndarray:
     return np.array([float((weights * axis).sum() / weights.sum()) for axis in axes])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("factor", [1.5, 2.0, 3.0, 4.0, 0.5])
 @pytest.mark.parametrize("moving", [True, False])
 def test_image_and_labels_share_their_place_at_every_target_resolution(factor: float, moving: bool) -> None:

@@ -48,6 +48,7 @@ def rich(preset: str, dimensions: int) -> GmmConfig:
     return options
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("preset", GMM_PRESETS)
 @pytest.mark.parametrize("shape", [(36, 40, 33), (41, 36)])
 def test_presets_run_as_they_are(preset: str, shape: tuple[int, ...]) -> None:
@@ -67,6 +68,7 @@ def test_presets_run_as_they_are(preset: str, shape: tuple[int, ...]) -> None:
         assert set(kept.unique().tolist()) <= set(range(6))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("preset", GMM_PRESETS)
 @pytest.mark.parametrize("shape", [(36, 40, 33), (41, 36)])
 def test_same_parameters_same_image(preset: str, shape: tuple[int, ...]) -> None:
@@ -82,6 +84,7 @@ def test_same_parameters_same_image(preset: str, shape: tuple[int, ...]) -> None
         assert not torch.equal(one, render(labels, replace(params, seed=params.seed + 1)))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("preset", GMM_PRESETS)
 def test_a_batch_equals_its_elements(preset: str) -> None:
     labels = torch.stack([head((32, 30, 28)), head((32, 30, 28)).flip(1), head((32, 30, 28)).flip(2)])
@@ -100,6 +103,7 @@ def threads() -> Iterator[None]:
     torch.set_num_threads(count)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("preset", GMM_PRESETS)
 @pytest.mark.parametrize("shape", [(40, 44, 37), (121, 97)])
 @pytest.mark.usefixtures("threads")

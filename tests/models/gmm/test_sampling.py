@@ -63,6 +63,7 @@ def resolution_only(**options: object) -> GmmConfig:
     return replace(PLAIN, blur_range=1.03, resolution_mix=(0.05, 0.095, 0.855, 0.0), **options)  # type: ignore[arg-type]
 
 
+@pytest.mark.slow
 def test_kinds_of_resolution_come_at_synthsegs_rates() -> None:
     assert synthseg_preset().resolution_mix == (0.05, 0.095, 0.855, 0.0)
     count: Counter[int] = Counter()

@@ -111,6 +111,7 @@ def test_data_without_filled_copies_are_refused() -> None:
         method_of().synthesize(batch, randoms(batch))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "options",
     [{}, {"levels": "bands", "branches": "fused", "residual": False}, {"width": 2, "composite": False}],

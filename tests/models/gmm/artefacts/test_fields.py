@@ -55,6 +55,7 @@ def perlin_at(point, gradients, cells, shape):
     return value
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("shape", [(20, 30), (12, 14, 16)])
 def test_perlin_agrees_with_its_definition(shape):
     noise = perlin(shape, 2, 1, seeded(), torch.device("cpu"))

@@ -73,6 +73,7 @@ def test_published_ranges():
     assert max(a.resolution for a in samples(50, spacing=(1.0, 1.0, 1.0))) == 1.5
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", [0, 1, 2, 3])
 def test_without_motion_nothing_moves(seed):
     image, masks = phantom()
@@ -105,6 +106,7 @@ def test_reconstruction_is_seen_in_the_image_within_the_weight():
     assert torch.equal(bare(image, masks), image)
 
 
+@pytest.mark.slow
 def test_misregistration_noise_and_voids_each_do_something():
     image, masks = phantom()
 
