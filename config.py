@@ -17,6 +17,7 @@ from typing import Annotated, Any, Literal, TypeVar, cast, get_args, get_type_hi
 
 import tyro
 
+from dataloaders.io import ledger
 from dataloaders.io.schema import (
     AtLeast0,
     AtLeast1,
@@ -385,20 +386,18 @@ def from_dict(data: dict[str, Any]) -> Config:
     return config if config.preset in presets else replace(config, preset=next(iter(presets)))
 
 
-def differences(old: dict[str, Any], new: dict[str, Any], prefix: str = "") -> list[str]:
+def differences(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
     """Lines ``--flag: was X, now Y`` for every option that shapes the model or its training and is not equal.
 
     Of the methods' options those of the method in `new` count; presets of version 0.1 changed others too.
     """
-    lines: list[str] = []
     method = METHODS.get(new.get("model", ""))
     foreign = {group for other in METHODS.values() for group in other.groups} - set(method.groups) if method else set()
-    for key in sorted((set(old) | set(new)) - foreign):
-        before, after = old.get(key), new.get(key)
-        if f"{prefix}{key}" in RUNTIME_OPTIONS:
-            continue
-        if isinstance(before, dict) and isinstance(after, dict):
-            lines += differences(before, after, f"{prefix}{key}.")
-        elif before != after:
-            lines.append(f"--{prefix}{key}: was {before}, now {after}")
-    return lines
+
+    def lasting(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+        kept = {key: value for key, value in values.items() if f"{prefix}{key}" not in foreign | RUNTIME_OPTIONS}
+        return {
+            key: lasting(value, f"{prefix}{key}.") if isinstance(value, dict) else value for key, value in kept.items()
+        }
+
+    return ledger.differences(lasting(old), lasting(new))
