@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
-from multiprocessing import active_children, connection
+from multiprocessing import Event, active_children, connection
 from multiprocessing.process import BaseProcess
 from typing import Any
 
@@ -54,6 +54,9 @@ def load(
     finally:
         for worker in workers:  # first, because torch waits for each, and one may hang
             worker.kill()
+        if workers:
+            # A process that was killed may have held the lock of torch's event for its farewell, which would wait for ever.
+            batches._workers_done_event = Event()  # type: ignore[attr-defined]
         del batches
 
 

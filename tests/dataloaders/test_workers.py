@@ -6,12 +6,16 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
 import pytest
+import torch
+from torch.utils.data import TensorDataset
 
 from dataloaders.io.workers import WorkerLost, as_ready, in_order
+from dataloaders.loading import load
 from tests.launch import ROOT
 
 pytestmark = pytest.mark.slow
@@ -81,3 +85,14 @@ def test_a_killed_worker_is_told(tmp_path: Path) -> None:
         in_order(die, [(0,), (1,)], 2, "die")
     with pytest.raises(WorkerLost, match="a worker process was killed"):
         list(as_ready(die, [(1,)], 1))
+
+
+def test_a_loader_process_that_dies_with_a_lock_does_not_hang_the_end() -> None:
+    """torch tells its processes by an event that they are done; one that is killed may hold the event's lock."""
+    batches = load(TensorDataset(torch.zeros(8)), range(8), 2, 1, lambda samples: samples)  # type: ignore[arg-type,return-value]
+    next(batches)
+    batches.gi_frame.f_locals["batches"]._workers_done_event._cond.acquire()  # type: ignore[attr-defined]
+    end = threading.Thread(target=batches.close, daemon=True)  # type: ignore[attr-defined]
+    end.start()
+    end.join(20)
+    assert not end.is_alive()
