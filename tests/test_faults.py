@@ -242,16 +242,16 @@ def test_a_missing_slice_that_a_save_needs_first_loses_nothing(data: Path, whole
 
 
 def test_nan_in_an_image_is_told_from_divergence(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    image = SliceDataset.image
+    image = SliceDataset._image
 
-    def broken(self: SliceDataset, index: int) -> np.ndarray | None:
-        pixels = image(self, index)
-        if pixels is not None and index == 7:
+    def broken(self: SliceDataset, names: tuple[str, ...]) -> np.ndarray | None:
+        pixels = image(self, names)
+        if pixels is not None and names == self.entries[7][1].images:
             pixels = pixels.copy()
             pixels[0, 3, 3] = np.nan
         return pixels
 
-    monkeypatch.setattr(SliceDataset, "image", broken)
+    monkeypatch.setattr(SliceDataset, "_image", broken)
     done = call(*train(data, tmp_path), code=4)
     case, item = SliceDataset(data, Manifest.load(data), "train").entries[7]
     assert f"NaN or infinity in the image of {case.id} z{item.index}" in done.stdout
@@ -261,16 +261,16 @@ def test_nan_in_an_image_is_told_from_divergence(data: Path, tmp_path: Path, mon
 
 def in_a_worker(monkeypatch: pytest.MonkeyPatch, fault: Callable[[], object]) -> None:
     """Let a fault happen in the loader process that reads training image number 9, of the third batch."""
-    image, parent = SliceDataset.image, os.getpid()
+    image, parent = SliceDataset._image, os.getpid()
     index, _ = next(itertools.islice(EndlessSampler(12, seed=42), 9, None))
 
-    def faulty(self: SliceDataset, which: int) -> np.ndarray | None:
-        if which == index and os.getpid() != parent:
+    def faulty(self: SliceDataset, names: tuple[str, ...]) -> np.ndarray | None:
+        if names == self.entries[index][1].images and os.getpid() != parent:
             time.sleep(0.2)  # until the batches before have been delivered
             fault()
-        return image(self, which)
+        return image(self, names)
 
-    monkeypatch.setattr(SliceDataset, "image", faulty)
+    monkeypatch.setattr(SliceDataset, "_image", faulty)
 
 
 @pytest.mark.parametrize(
