@@ -19,10 +19,9 @@ def code_lines(text: str) -> int:
     """Lines that hold any code."""
     docstrings: set[int] = set()
     for node in ast.walk(ast.parse(text)):
-        for statement in getattr(node, "body", None) or [] if not isinstance(node, (ast.Lambda, ast.IfExp)) else []:
-            value = statement.value if isinstance(statement, ast.Expr) else None
-            if isinstance(value, ast.Constant) and isinstance(value.value, str):
-                docstrings.update(range(statement.lineno, (statement.end_lineno or statement.lineno) + 1))
+        value = node.value if isinstance(node, ast.Expr) else None
+        if isinstance(value, ast.Constant) and isinstance(value.value, str):
+            docstrings.update(range(value.lineno, (value.end_lineno or value.lineno) + 1))
     lines: set[int] = set()
     for token in tokenize.generate_tokens(io.StringIO(text).readline):
         if token.type not in NO_CODE:

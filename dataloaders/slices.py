@@ -15,9 +15,9 @@ from numpy.typing import NDArray
 from torch.utils.data import Dataset, Sampler
 
 from dataloaders.folder import unwritten
+from dataloaders.io.files import file_sha256
 from dataloaders.io.intensity import levels_to_model
 from dataloaders.io.manifest import FILE_NAME, SPLITS, Case, Manifest, Slice
-from dataloaders.io.nifti import file_sha256
 from dataloaders.io.png import as_16_bit, read_png
 from dataloaders.io.ranks import rank, world_size
 from dataloaders.io.spec import DataSpec

@@ -21,12 +21,12 @@ from numpy.typing import NDArray
 
 from config import TestConfig
 from dataloaders.io.console import tracked
-from dataloaders.io.files import read_json
+from dataloaders.io.files import file_sha256, read_json
 from dataloaders.io.find import files_below
 from dataloaders.io.intensity import Window, model_to_levels
 from dataloaders.io.ledger import Ledger, WorkReport
 from dataloaders.io.manifest import SYNTHESIS
-from dataloaders.io.nifti import SUFFIXES, file_sha256, stem
+from dataloaders.io.nifti import SUFFIXES, stem
 from dataloaders.io.schema import decode
 from dataloaders.io.spec import DataSpec, Label
 from dataloaders.labelmaps.generated_files import bids_place, describe_bids

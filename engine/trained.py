@@ -10,9 +10,9 @@ from typing import Any
 import torch
 
 from config import Config, from_dict, without_paths
+from dataloaders.io.files import file_sha256
 from dataloaders.io.intensity import Window
 from dataloaders.io.manifest import Manifest
-from dataloaders.io.nifti import file_sha256
 from dataloaders.io.schema import NAME
 from dataloaders.io.spec import DataSpec
 from dataloaders.unpaired import typical_windows

@@ -34,7 +34,7 @@ class Folders:
     which volumes are sliced. unit: of the intensities. levels: the highest level that
     PNG files can hold; without it 255 for 8-bit images, and for 16-bit images 65535 or, where real images and no window show
     that there are fewer bits, as much as these can hold.
-    ValueError for a folder that is not there and for a window or an expression that cannot be used.
+    ValueError for a folder that is not there and for an expression that cannot be used.
     """
 
     real: Path
@@ -48,8 +48,6 @@ class Folders:
 
     def __post_init__(self) -> None:
         PatientRule(self.patient_regex)
-        if self.window is not None and not self.window[0] < self.window[1]:
-            raise ValueError(f"--window {self.window[0]:g} {self.window[1]:g}: the lower value comes first")
         for flag in ("real", "generated", "labels"):
             if (folder := getattr(self, flag)) is not None:
                 files_in(folder, "", f"--{flag}")

@@ -7,8 +7,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from dataloaders.io.files import read_json, write_json
-from dataloaders.io.nifti import file_sha256
+from dataloaders.io.files import file_sha256, read_json, write_json
 from dataloaders.io.schema import PathBelow, decode
 
 SCHEMA = "medsis-unit/1"

@@ -24,10 +24,10 @@ from torch import Tensor
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from dataloaders.io.console import tracked
-from dataloaders.io.files import atomic_path, listed, with_path, write_json
+from dataloaders.io.files import atomic_path, file_sha256, listed, with_path, write_json
 from dataloaders.io.find import anatomical, files_below, find_files, without_twins
 from dataloaders.io.geometry import off_grid, to_ras
-from dataloaders.io.nifti import SUFFIXES, file_sha256, read_volume, stem
+from dataloaders.io.nifti import SUFFIXES, read_volume, stem
 from dataloaders.io.schema import AtLeast0, LowHigh, Must, check
 from dataloaders.io.workers import in_order
 from dataloaders.labelmaps.lab2im import list_scheme

@@ -22,12 +22,12 @@ import tyro
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from dataloaders.io.console import tracked
-from dataloaders.io.files import listed, with_path, write_json
+from dataloaders.io.files import file_sha256, listed, with_path, write_json
 from dataloaders.io.geometry import plane_shape, plane_spacing, to_ras
 from dataloaders.io.intensity import Window
 from dataloaders.io.ledger import WorkReport
 from dataloaders.io.manifest import Case, Geometry, Manifest, Slice, affine_rows, case_from_dict, slice_name
-from dataloaders.io.nifti import file_sha256, write_volume
+from dataloaders.io.nifti import write_volume
 from dataloaders.io.schema import AtLeast0, AtLeast1, Shape, Shard, check
 from dataloaders.io.spec import Axis, Channel, DataSpec
 from dataloaders.io.workers import as_ready, in_order, parse_shard

@@ -15,11 +15,11 @@ import tyro
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from dataloaders.io.console import say, tracked
-from dataloaders.io.files import read_json, write_json
+from dataloaders.io.files import file_sha256, read_json, write_json
 from dataloaders.io.find import files_in
 from dataloaders.io.geometry import off_grid, onto_axes
 from dataloaders.io.ledger import Ledger
-from dataloaders.io.nifti import SUFFIXES, file_sha256, read_volume, stem, whole_numbers, write_volume
+from dataloaders.io.nifti import SUFFIXES, read_volume, stem, whole_numbers, write_volume
 from dataloaders.io.schema import NAME, AtLeast0, Must, Name, check
 from dataloaders.io.workers import as_ready, cores
 from dataloaders.labelmaps.seeds import (

@@ -21,11 +21,11 @@ import tyro
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from dataloaders.io.console import say, tracked
-from dataloaders.io.files import csv_text, read_json, write_text
+from dataloaders.io.files import csv_text, file_sha256, read_json, write_text
 from dataloaders.io.geometry import back_to_source, regrid, resample, spacing
 from dataloaders.io.intensity import shown
 from dataloaders.io.ledger import Ledger, WorkReport
-from dataloaders.io.nifti import NIFTI_SUFFIXES, VolumeError, file_sha256, write_volume
+from dataloaders.io.nifti import NIFTI_SUFFIXES, VolumeError, write_volume
 from dataloaders.io.schema import AtLeast0, BelowOne, Iteration, Must, Shard, check, decode
 from dataloaders.io.spec import Label
 from dataloaders.io.workers import parse_shard

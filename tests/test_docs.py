@@ -13,7 +13,6 @@ from tests.test_end_to_end import call
 
 PAGES = [ROOT / "README.md", *sorted(ROOT.glob("docs/*.md")), *[p for p in [ROOT / "CONTRIBUTING.md"] if p.exists()]]
 COMMAND = re.compile(r"(?:python |sbatch .*?|batch_array\.sh )((?:scripts/|benchmarks/)?\w+\.py)(.*)")
-METHODS = ("oasis", "spade", "gmm", "lesion", "segmenter")
 
 
 def commands(page: Path) -> list[tuple[str, str]]:

@@ -5,7 +5,6 @@ per fault; a fault of a file is always a VolumeError.
 from __future__ import annotations
 
 import gzip
-import hashlib
 import zlib
 from dataclasses import dataclass, replace
 from io import BytesIO
@@ -247,9 +246,3 @@ def write_volume(
         image.header.set_slope_inter(*scale)
     with atomic_path(path) as temporary:
         image.to_filename(temporary)
-
-
-def file_sha256(path: Path | str) -> str:
-    """SHA-256 of a file's bytes."""
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

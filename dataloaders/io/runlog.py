@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -65,10 +66,10 @@ class RunLog:
     def plot(self) -> None:
         """Draw losses, accuracies, gradient norms and evaluation metrics to curves.png."""
         records = read_log(self.path) if self.path.is_file() else []
-        metrics = _series(records, "eval", "metrics")
+        metrics = log_curves(records, "metrics")
         shown = {name: xy for name, xy in metrics.items() if name.split("/")[0] in CURVES}
-        gradients = {f"gradient norm {name}": xy for name, xy in _series(records, "train", "gradient_norm").items()}
-        panels = _series(records, "train", "losses") | _series(records, "train", "measures") | gradients | shown
+        gradients = {f"gradient norm {name}": xy for name, xy in log_curves(records, "gradient_norm").items()}
+        panels = log_curves(records, "losses") | log_curves(records, "measures") | gradients | shown
         if panels:
             _draw(panels, self.folder / "curves.png")
 
@@ -142,18 +143,19 @@ def _finite(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def _series(records: list[dict[str, Any]], kind: str, group: str) -> dict[str, tuple[list[int], list[float]]]:
-    series: dict[str, tuple[list[int], list[float]]] = {}
+def log_curves(records: Iterable[dict[str, Any]], group: str) -> dict[str, tuple[list[float], list[float]]]:
+    """Images seen and values by name, of one group of numbers: losses, measures, gradient_norm or metrics."""
+    found: dict[str, tuple[list[float], list[float]]] = {}
     for record in records:
-        for name, value in record.get(group, {}).items() if record["kind"] == kind else ():
+        for name, value in record.get(group, {}).items():
             if value is not None:
-                xs, ys = series.setdefault(name, ([], []))
+                xs, ys = found.setdefault(name, ([], []))
                 xs.append(record["images"])
                 ys.append(value)
-    return series
+    return found
 
 
-def _draw(panels: dict[str, tuple[list[int], list[float]]], path: Path) -> None:
+def _draw(panels: dict[str, tuple[list[float], list[float]]], path: Path) -> None:
     from matplotlib.figure import Figure  # here, because it is slow to import and jobs may log without plotting
 
     columns = min(4, len(panels))

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import functools
-import hashlib
 import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
+
+from dataloaders.io.files import file_sha256
 
 ENVIRONMENT_VARIABLE = "MEDSIS_WEIGHTS"
 
@@ -132,8 +133,7 @@ def sha256(path: Path) -> str:
 
 @functools.cache
 def _sha256(path: Path, size: int, mtime: int) -> str:
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    return file_sha256(path)
 
 
 def load_state(path: Path) -> dict[str, Any]:

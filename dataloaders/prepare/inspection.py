@@ -10,9 +10,9 @@ from numpy.typing import NDArray
 
 from dataloaders.io import geometry
 from dataloaders.io.console import collected
-from dataloaders.io.files import listed
+from dataloaders.io.files import file_sha256, listed
 from dataloaders.io.intensity import AIR_BELOW, SCALE_SAMPLES, in_hu
-from dataloaders.io.nifti import Volume, VolumeError, file_sha256, read_ids, read_volume
+from dataloaders.io.nifti import Volume, VolumeError, read_ids, read_volume
 from dataloaders.labelmaps.labels import names_with
 from dataloaders.prepare import tissue
 from dataloaders.prepare.id_check import IdCheck

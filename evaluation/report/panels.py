@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
-from dataloaders.io.runlog import read_log
+from dataloaders.io.runlog import log_curves, read_log
 from evaluation.compare import Entrant, Row
 from evaluation.report import plots
 from evaluation.report.gather import Distributions, Gathered
@@ -159,16 +159,8 @@ def _curve_panels(entrants: Sequence[Entrant]) -> list[Panel]:
 def _log_series(entrant: Entrant) -> dict[str, plots.Curve]:
     """Losses by name, and the channel-free Wasserstein distance on the validation split as ``validation``."""
     path = entrant.folder / "training_log.jsonl"
-    series: dict[str, plots.Curve] = {}
-    for record in read_log(path) if path.is_file() else ():
-        values: dict[str, Any] = dict(record.get("losses", {}))
-        values["validation"] = record.get("metrics", {}).get("wasserstein")
-        for name, value in values.items():
-            if value is not None:
-                xs, ys = series.setdefault(name, ([], []))
-                xs.append(record["images"])
-                ys.append(value)
-    return series
+    records = read_log(path) if path.is_file() else []
+    return log_curves(records, "losses") | {"validation": log_curves(records, "metrics").get("wasserstein", ([], []))}
 
 
 # -- files --------------------------------------------------------------------------------------------------------

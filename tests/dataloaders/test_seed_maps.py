@@ -12,7 +12,8 @@ import pytest
 import torch
 from torch.utils.data import DataLoader
 
-from dataloaders.io.nifti import file_sha256, read_volume
+from dataloaders.io.files import file_sha256
+from dataloaders.io.nifti import read_volume
 from dataloaders.labelmaps.generated_files import read_params, read_record
 from dataloaders.labelmaps.image_generator import ImageGenerator
 from dataloaders.labelmaps.maps import read_label_map_file

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 import torch
 
+from dataloaders.io.files import file_sha256
 from dataloaders.io.manifest import Manifest
-from dataloaders.io.nifti import file_sha256
 from dataloaders.labelmaps.image_generator import ImageGenerator
 from models.gmm.priors import FittedPrior
 from tests.test_end_to_end import ENVIRONMENT, ROOT, Done, call, command
