@@ -53,7 +53,7 @@ def train(config: Config) -> int:
                         with run.autocast():
                             losses = player.losses(batch)  # named scalars, already weighted; keys are what gets logged
                         run.step(name, losses, batch)  # backward, finite check, optimiser
-            method.after_step()  # moving average
+            method.after_step(state.step)  # moving average
             state.advance(batch)
             run.report(batch)
             run.maybe_preview()

@@ -77,7 +77,7 @@ def step(method: Method, players: dict[str, Player], batch: Batch, exchange: boo
         if exchange:
             ranks.average_gradients(player.net.parameters())
         player.optimizer.step()
-    method.after_step()
+    method.after_step(0)
     if exchange:
         ranks.max_over_ranks(None)
 

@@ -214,7 +214,7 @@ def _train_step(method: Gan, config: Config, target: torch.device) -> Any:
                 player.optimizer.zero_grad(set_to_none=True)
                 torch.stack(list(losses.values())).sum().backward()
             player.optimizer.step()
-        method.after_step()
+        method.after_step(number)
 
     return step
 

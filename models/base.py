@@ -32,16 +32,19 @@ class SampleRandom:
 
     Style noise drawn from `case` keeps stacked slices alike; grain drawn from `slice` must differ between them.
     labels: style streams of single labels, which are resampled while all others keep theirs.
+    beside: copies of the slice streams of the slice before and the one after, for grain that goes on across slices.
     """
 
     case: torch.Generator
     slice: torch.Generator
     labels: dict[int, torch.Generator] = field(default_factory=dict)
+    beside: tuple[torch.Generator, ...] = ()
 
     @classmethod
     def of(cls, seed: int, case_id: str, index: int, draw: int = 0) -> SampleRandom:
         """Streams of one slice, the same for any batch size, worker count or order."""
-        return cls(seeded_generator(seed, case_id, "case", draw), seeded_generator(seed, case_id, index, draw))
+        before, own, after = (seeded_generator(seed, case_id, i, draw) for i in (index - 1, index, index + 1))
+        return cls(seeded_generator(seed, case_id, "case", draw), own, beside=(before, after))
 
 
 @dataclass
@@ -144,8 +147,8 @@ class Method(nn.Module):
         """Images by the weights in training rather than their average, for previews; None where there is no such thing."""
         return None
 
-    def after_step(self) -> None:
-        """Called once after all players moved (moving averages)."""
+    def after_step(self, step: int) -> None:
+        """Called once after all players moved (moving averages); step: how many steps there were before this one."""
 
     def after_evaluation(self, stale: int) -> None:
         """Called after each evaluation (learning rate); stale: evaluations since the best one."""

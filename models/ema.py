@@ -17,12 +17,17 @@ def ema_copy(net: nn.Module) -> nn.Module:
 
 
 @torch.no_grad()
-def ema_update(average: nn.Module, net: nn.Module, decay: float) -> None:
-    """Parameters: a <- decay·a + (1 - decay)·p. Buffers are copied.
+def ema_update(average: nn.Module, net: nn.Module, decay: float, step: int) -> None:
+    """Parameters: a <- d·a + (1 - d)·p with d = min(decay, (1 + step) / (10 + step)). Buffers are copied.
+
+    step: optimiser steps before this one. The warm-up keeps the window of the average at a tenth of the run until the
+    decay's own window, 1 / (1 - decay) steps, is shorter; without it a short run's average would still hold its random
+    start (as in TensorFlow's ExponentialMovingAverage with num_updates).
 
     Averaging the spectral norm's u and v or integer counters would leave vectors that are no longer unit length and
     belong to no weight; that is why buffers are copied.
     """
+    decay = min(decay, (1 + step) / (10 + step))
     torch._foreach_lerp_(list(average.parameters()), list(net.parameters()), 1 - decay)
     for copy, original in zip(average.buffers(), net.buffers(), strict=True):
         copy.copy_(original)

@@ -566,7 +566,7 @@ def test_an_error_in_the_midst_of_a_step_keeps_the_state_before(
 ) -> None:
     steps = iter(range(100))
 
-    def short_of_memory(self: Oasis) -> None:
+    def short_of_memory(self: Oasis, step: int) -> None:
         if next(steps) == 3:
             raise MemoryError("no more")
 
@@ -581,8 +581,8 @@ def test_an_error_in_the_midst_of_a_step_keeps_the_state_before(
 def test_weights_that_are_no_numbers_are_not_saved(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     after_step, steps = Oasis.after_step, iter(range(100))
 
-    def overflow(self: Oasis) -> None:
-        after_step(self)
+    def overflow(self: Oasis, step: int) -> None:
+        after_step(self, step)
         if next(steps) == 1:
             next(self.parameters()).data.fill_(torch.inf)
 

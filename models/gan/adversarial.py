@@ -17,7 +17,7 @@ from dataloaders.io.spec import DataSpec
 from models.base import Batch, Method, SampleRandom, seeded_generator
 from models.ema import ema_copy, ema_update, recalibrate_batchnorm
 from models.gan import body, losses
-from models.gan.generator import Generator, SpadeGenerator
+from models.gan.generator import GRAIN_LEVELS, Generator, SpadeGenerator
 from models.gan.norms import NormOptions
 from models.gan.options import GanConfig
 
@@ -41,7 +41,7 @@ def build_generator(
     )
     common = (norms, spec.num_channels, spec.size, options.channels_G, options.spectral_gain)
     if options.generator == "image":
-        return SpadeGenerator(*common, middle_block=middle_block)
+        return SpadeGenerator(*common, middle_block=middle_block, grain=options.grain)
     from models.gan.wavelet_generator import WaveletGenerator
 
     return WaveletGenerator(*common, idea=options.generator)
@@ -123,9 +123,33 @@ class Gan(Method):
         if z:  # drawn for the whole batch, so that an image's noise does not depend on the number of ranks
             whole = torch.randn(len(batch) * ranks.world_size(), z, generator=batch.rng)
             noise = ranks.own_part(whole).to(batch.label.device)
-        fake = self.generator(self.label_stack(batch), self.with_position(noise, batch))
+        fake = self.generator(self.label_stack(batch), self.with_position(noise, batch), self._training_grain(batch))
         batch.fake = fake.detach()
         return fake
+
+    def _training_grain(self, batch: Batch) -> Tensor | None:
+        """(B, L, H, W), drawn on the device, since there are many; for the whole batch of all ranks."""
+        if not self.options.grain:
+            return None
+        device = batch.label.device
+        seed = int(torch.randint(2**62, (), generator=batch.rng))
+        shape = (len(batch) * ranks.world_size(), GRAIN_LEVELS, *batch.label.shape[1:])
+        stream = torch.Generator(device).manual_seed(seed)
+        return ranks.own_part(torch.randn(shape, generator=stream, device=device))
+
+    def grain(self, batch: Batch, randoms: list[SampleRandom]) -> Tensor | None:
+        """(B, L, H, W) noise for single pixels by slice; what neighbouring slices have in common (0.67) goes on in both."""
+        if not self.options.grain:
+            return None
+        shape = (GRAIN_LEVELS, *batch.label.shape[1:])
+
+        def drawn(random: SampleRandom) -> Tensor:
+            total = 2 * torch.randn(shape, generator=random.slice)
+            for stream in random.beside:
+                total += torch.randn(shape, generator=stream)
+            return total / (4 + len(random.beside)) ** 0.5
+
+        return torch.stack([drawn(random) for random in randoms]).to(batch.label.device)
 
     def fake_for_discriminators(self, batch: Batch) -> Tensor:
         """The generator's own images of this step, or new ones where reuse is off; no gradients."""
@@ -172,7 +196,7 @@ class Gan(Method):
 
     def _by_average(self, batch: Batch, randoms: list[SampleRandom]) -> Tensor:
         noise = self.with_position(self.noise(batch, randoms), batch)
-        return self.average(self.label_stack(batch), noise).float()
+        return self.average(self.label_stack(batch), noise, self.grain(batch, randoms)).float()
 
     @torch.no_grad()
     def current(self, batch: Batch) -> Tensor:
@@ -202,9 +226,9 @@ class Gan(Method):
 
     # -- life -----------------------------------------------------------------------------------------------------
 
-    def after_step(self) -> None:
+    def after_step(self, step: int) -> None:
         """Move the average towards the generator."""
-        ema_update(self.average, self.generator, self.options.ema_decay)
+        ema_update(self.average, self.generator, self.options.ema_decay, step)
 
     @torch.no_grad()
     def before_synthesis(self, batches: Iterable[Batch]) -> None:

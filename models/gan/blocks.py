@@ -30,13 +30,18 @@ class ResidualBlock(nn.Module):
     """Residual block of conditioned norms (Park et al., CVPR 2019, fig. 4); the shortcut is learned where the width changes.
 
     plain_shortcut: the learned shortcut is a 1×1 convolution of x as it is, without a norm before it.
+    grain: noise for every pixel is added between the convolutions, by channel as strongly as learned, from zero on
+    (StyleGAN; Karras et al., CVPR 2019, sec. 3.2). The conditioned norm behind it scales it by label.
     """
 
-    def __init__(self, fin: int, fout: int, make_norm: MakeNorm, plain_shortcut: bool = False) -> None:
+    def __init__(
+        self, fin: int, fout: int, make_norm: MakeNorm, plain_shortcut: bool = False, grain: bool = False
+    ) -> None:
         super().__init__()
         middle = min(fin, fout)
         self.norm_0 = make_norm(fin)
         self.conv_0 = normalised_conv(fin, middle, 3)
+        self.grain = nn.Parameter(torch.zeros(middle, 1, 1)) if grain else None
         self.norm_1 = make_norm(middle)
         self.conv_1 = normalised_conv(middle, fout, 3)
         self.norm_s: ConditionedNorm | None = None
@@ -64,6 +69,8 @@ class ResidualBlock(nn.Module):
             shortcut = self.conv_s(self.norm_s(x, condition, normalised))
             delta = self.norm_0(x, condition, normalised)
         delta = self.conv_0(leaky_relu(delta))
+        if self.grain is not None:
+            delta = delta + self.grain * condition.pixel_grain((delta.shape[2], delta.shape[3]))
         return shortcut, self.conv_1(leaky_relu(self.norm_1(delta, condition)))
 
 

@@ -47,14 +47,15 @@ def body_logits(image: Tensor, threshold: Tensor | float) -> tuple[Tensor, Tenso
     return logits, holes
 
 
-def mask_loss(image: Tensor, label: Tensor, threshold: Tensor | float, form: str = "dice") -> Tensor:
+def mask_loss(image: Tensor, label: Tensor, threshold: Tensor | float, form: str = "bce") -> Tensor:
     """How far the generated body is from the label's: image (B, C, H, W), label (B, H, W) -> ().
 
     With logits l of the pixels and y = filled(label > 0):
     dice: mean over images of 1 - 2·Σmy / (Σm + Σy), m = sigmoid(l) (Milletari et al., 3DV 2016, without squares); images
     without body are left out, since there is nothing to overlap with.
     bce: softness · mean over pixels of -y·log m - (1 - y)·log(1 - m). The factor gives every wrong pixel the slope 1 in
-    intensity, however wrong it is; Dice has no slope left where a pixel is clearly wrong.
+    intensity, however wrong it is; Dice has no slope left where pixels are clearly
+    wrong: 1e-7 of it for the mid-grey image with which a generator starts.
     Dark holes inside the generated body count as body and get no gradient; everything else does.
     """
     logits, holes = body_logits(image, threshold)

@@ -20,11 +20,21 @@ class Condition:
 
     label: (B, K, H, W) int64, the slice itself first, then its neighbours in slice order.
     noise: None, (B, Z) for the whole image, (B, N, Z) by class of the slice, or (B, Z, H, W) by pixel.
+    grain: None, or noise for single pixels (B, L, H, W) of the finest size, of which the k-th channel is for the k-th
+    halving of it.
     patterns: whether convolutions of the condition may be computed once per distinct window of labels.
     """
 
-    def __init__(self, label: Tensor, num_labels: int, noise: Tensor | None, patterns: bool = False) -> None:
+    def __init__(
+        self,
+        label: Tensor,
+        num_labels: int,
+        noise: Tensor | None,
+        patterns: bool = False,
+        grain: Tensor | None = None,
+    ) -> None:
         assert label.ndim == 4, label.shape
+        self.grain = grain
         self.label, self.num_labels, self.noise, self.allow_patterns = label, num_labels, noise, patterns
         self.levels: dict[tuple[int, int], Condition] = {self.size: self}  # shared by all resolutions
         self._dense: Tensor | None = None
@@ -40,7 +50,9 @@ class Condition:
         """The condition at another size, nearest pixel, remembered."""
         size = (int(size[0]), int(size[1]))
         if size not in self.levels:
-            level = Condition(self._resized(self.label, size), self.num_labels, self.noise, self.allow_patterns)
+            level = Condition(
+                self._resized(self.label, size), self.num_labels, self.noise, self.allow_patterns, self.grain
+            )
             if self.noise is not None and self.noise.ndim == 4:
                 level.noise = F.interpolate(self.noise, size=size)
             level.levels = self.levels
@@ -74,6 +86,13 @@ class Condition:
             batch = torch.arange(len(self.label), device=self.label.device)[:, None, None]
             return self.noise[batch, self.label[:, 0]].permute(0, 3, 1, 2)
         return self.noise[:, :, None, None].expand(-1, -1, *self.size)
+
+    def pixel_grain(self, size: tuple[int, int]) -> Tensor:
+        """The grain (B, 1, H', W') of a size that is the finest one halved less than L times."""
+        assert self.grain is not None
+        factor = self.grain.shape[2] // size[0]
+        level = factor.bit_length() - 1
+        return self.grain[:, level : level + 1, : size[0], : size[1]]
 
     def patterns(self, kernel: int) -> Patterns | None:
         """Distinct label windows for convolutions of this size, None where a plain convolution is to be used."""

@@ -16,6 +16,7 @@ from models.gan.condition import Condition
 from models.gan.norms import NormOptions
 
 MIN_SIDE = 32  # sizes must be multiples of it
+GRAIN_LEVELS = 3  # finest stages that noise for every pixel is added to
 START_SIDE = 8  # the coarsest feature map is about this long on its shorter side
 
 
@@ -44,9 +45,9 @@ def stage_widths(upsamplings: int) -> list[int]:
 class Generator(nn.Module):
     """What all generators share: how labels, noise and neighbours become a condition."""
 
-    def __init__(self, norms: NormOptions) -> None:
+    def __init__(self, norms: NormOptions, grain: bool = False) -> None:
         super().__init__()
-        self.norms = norms
+        self.norms, self.grain = norms, grain
         self.tuned = norms.tuned
 
     @property
@@ -54,16 +55,18 @@ class Generator(nn.Module):
         """Length of the noise vector, slice position included."""
         return self.norms.z_dim
 
-    def condition(self, label: Tensor, noise: Tensor | None) -> Condition:
-        """label (B, H, W) or, with neighbours, (B, K, H, W); noise as `Condition` takes it, None for zeros."""
+    def condition(self, label: Tensor, noise: Tensor | None, grain: Tensor | None = None) -> Condition:
+        """label (B, H, W) or, with neighbours, (B, K, H, W); noise and grain as `Condition` takes them, None for zeros."""
         label = label if label.ndim == 4 else label[:, None]
         assert label.shape[1] == self.norms.slices, (label.shape, self.norms.slices)
         if noise is None and self.z_dim:
             noise = torch.zeros(len(label), self.z_dim, device=label.device)
+        if grain is None and self.grain:
+            grain = torch.zeros(len(label), GRAIN_LEVELS, *label.shape[2:], device=label.device)
         # Windows are looked up in full precision; in half precision a plain convolution is faster than the look-up.
         full = not torch.is_autocast_enabled("cpu") and not torch.compiler.is_compiling()
         patterns = self.tuned and label.device.type == "cpu" and full
-        return Condition(label, self.norms.num_labels, noise if self.z_dim else None, patterns)
+        return Condition(label, self.norms.num_labels, noise if self.z_dim else None, patterns, grain)
 
 
 class SpadeGenerator(Generator):
@@ -72,6 +75,7 @@ class SpadeGenerator(Generator):
     The noise vector is joined to the one-hot labels at every pixel; the result conditions the first convolution and
     all norms. Output in [-1, 1] by tanh.
     middle_block: a further block at the second resolution, as in SPADE's own generator (Park et al., CVPR 2019).
+    grain: noise for every pixel in the finest stages, see `ResidualBlock`.
     """
 
     def __init__(
@@ -82,24 +86,29 @@ class SpadeGenerator(Generator):
         channels: int = 64,
         spectral_gain: float = INIT_GAIN,
         middle_block: bool = False,
+        grain: bool = False,
     ) -> None:
-        super().__init__(norms)
+        super().__init__(norms, grain)
         check_size(size)
         doublings = num_upsamplings(size)
         self.start = (size[0] >> doublings, size[1] >> doublings)
         widths = [channels * multiplier for multiplier in stage_widths(doublings)]
         self.stem = nn.Conv2d(norms.condition_channels, widths[0], 3, padding=1)
-        self.blocks = nn.ModuleList(ResidualBlock(fin, fout, norms.make) for fin, fout in itertools.pairwise(widths))
+        self.blocks = nn.ModuleList(
+            ResidualBlock(fin, fout, norms.make, grain=grain and i > doublings - GRAIN_LEVELS)
+            for i, (fin, fout) in enumerate(itertools.pairwise(widths))
+        )
         self.middle = ResidualBlock(widths[1], widths[1], norms.make) if middle_block else None
         self.to_image = nn.Conv2d(widths[-1], out_channels, 3, padding=1)
         init_weights(self, spectral_gain)
 
-    def forward(self, label: Tensor, noise: Tensor | None = None) -> Tensor:
+    def forward(self, label: Tensor, noise: Tensor | None = None, grain: Tensor | None = None) -> Tensor:
         """label (B, H, W) or (B, K, H, W) int64, noise (B, Z), (B, N, Z) or (B, Z, H, W) -> (B, C, H, W) in [-1, 1].
 
-        noise by class or by pixel allows resampling one region while keeping the rest; None means zeros.
+        noise by class or by pixel allows resampling one region while keeping the rest. grain: (B, L, H, W), see
+        `Condition`. None means zeros.
         """
-        condition = self.condition(label, noise)
+        condition = self.condition(label, noise, grain)
         x = self.stem(condition.at(self.start).dense())
         for i, block in enumerate(self.blocks):
             if i > 0:

@@ -45,6 +45,8 @@ class GanConfig:
     """Kernel size of the SPADE convolutions; odd."""
     spectral_gain: Positive = 0.02
     """Initial gain of the spectrally normalised convolutions; published 0.02. 1 is steadier at small batches."""
+    grain: bool = False
+    """Noise for every pixel in the three finest stages (StyleGAN), so that tissue has a texture of its own."""
     neighbours: AtLeast0 = 0
     """2.5-D: label slices before and after that are also given to the generator; 0 for plain 2-D."""
     slice_position: bool = False
@@ -59,8 +61,8 @@ class GanConfig:
     """Weight of feature matching in the patch or wavelet discriminator; SPADE uses 10; needs pairs."""
     lambda_mask: NotNegative = 0.0
     """Weight of the mask loss: how far the generated body is from the label's; 0 turns it off, 1 is a start."""
-    mask_loss: Literal["dice", "bce"] = "dice"
-    """Form of the mask loss: soft Dice or binary cross-entropy."""
+    mask_loss: Literal["dice", "bce"] = "bce"
+    """Form of the mask loss: binary cross-entropy, which has a slope wherever a pixel is wrong, or soft Dice."""
     mask_threshold: Annotated[float, Must("between -1 and 1", lambda level: -1 < level < 1)] | None = None
     """Intensity in [-1, 1] above which a pixel is body for the mask loss; by default found in the training images."""
     ema_decay: BelowOne = 0.999
@@ -70,6 +72,8 @@ class GanConfig:
 
     def check_together(self) -> None:
         """ValueError where the generator's width does not fit its kind."""
+        if self.generator != "image" and self.grain:
+            raise ValueError(f"--grain: only with --generator image, not {self.generator}")
         if self.generator != "image" and self.channels_G % 8:
             raise ValueError(
                 f"--channels_G {self.channels_G}: must be a multiple of 8 for --generator {self.generator}"
@@ -160,7 +164,17 @@ DEMO_NETWORKS: dict[str, Any] = {
 }
 
 TELLING = (
-    *("generator", "norm", "param_free_norm", "channels_G", "channels_D", "z_dim", "neighbours", "slice_position"),
+    *(
+        "generator",
+        "norm",
+        "param_free_norm",
+        "channels_G",
+        "channels_D",
+        "z_dim",
+        "grain",
+        "neighbours",
+        "slice_position",
+    ),
     *("critic", "unpaired", "lambda_segment", "lambda_labelmix", "lambda_l1", "lambda_edge", "lambda_vgg"),
     *("lambda_feature", "lambda_mask", "ema_decay"),
 )

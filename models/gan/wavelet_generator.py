@@ -126,9 +126,9 @@ class WaveletGenerator(Generator):
         self.to_coefficients = nn.Conv2d(widths[-1], 4 * out_channels, 1)
         init_weights(self, spectral_gain)
 
-    def forward(self, label: Tensor, noise: Tensor | None = None) -> Tensor:
+    def forward(self, label: Tensor, noise: Tensor | None = None, grain: Tensor | None = None) -> Tensor:
         """label (B, H, W) or (B, K, H, W) int64, noise (B, Z), (B, N, Z) or (B, Z, H, W) -> (B, C, H, W) in [-1, 1]."""
-        condition = self.condition(label, noise)
+        condition = self.condition(label, noise, grain)
         x = self.stem(condition.at(self.start).dense())
         x = self._residual(x, condition) if self.idea.upsampling == "residual" else self._plain(x, condition)
         return torch.tanh(inverse_haar(self.to_coefficients(leaky_relu(x)).float()))

@@ -172,9 +172,9 @@ class LesionUnet(Method):
 
     # -- life -----------------------------------------------------------------------------------------------------
 
-    def after_step(self) -> None:
+    def after_step(self, step: int) -> None:
         """Move the average towards the network."""
-        ema_update(self.average, self.net, self.options.ema_decay)
+        ema_update(self.average, self.net, self.options.ema_decay, step)
 
     def release(self) -> dict[str, Tensor]:
         """The moving average's tensors and the brightness of the training lesions."""

@@ -127,7 +127,7 @@ class Segmenter(Method):
         self.net.eval()
         return self.net(image).float()
 
-    def after_step(self) -> None:
+    def after_step(self, step: int) -> None:
         """The learning rate of the next step."""
         self.steps.add_(1)
         if self.config.schedule == "cosine":

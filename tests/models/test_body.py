@@ -9,6 +9,7 @@ from scipy import ndimage
 from models.gan import body
 from models.gan.generator import SpadeGenerator
 from models.gan.norms import NormOptions
+from models.gan.options import GanConfig
 
 AIR, TISSUE, LUNG = -1.0, 0.2, -0.95
 
@@ -117,3 +118,14 @@ def test_training_with_it_lowers_the_outline_error_of_misaligned_data(form: str)
         errors[weight] = 1 - body.agreement(net(LABEL).detach(), LABEL, THRESHOLD)
     assert errors[0.0] > 0.05
     assert errors[3.0] < 0.5 * errors[0.0]
+
+
+def test_default_form_has_a_slope_everywhere_at_the_first_output_of_a_generator() -> None:
+    """An untrained generator paints mid-grey everywhere; soft Dice has a slope of 1e-7 there, and the air stays grey."""
+    torch.manual_seed(0)
+    net = SpadeGenerator(NormOptions(2, 0, hidden=8, beneath="instance"), 1, (32, 32), 8, spectral_gain=1.0)
+    image = net(LABEL).detach().requires_grad_()
+    assert image.abs().max() < 0.2
+    body.mask_loss(image, LABEL, THRESHOLD, GanConfig().mask_loss).backward()
+    air = image.grad[:, 0][LABEL == 0]
+    assert air.min() > 0.5 / image.numel()  # at least half of the slope of a pixel's share in the mean

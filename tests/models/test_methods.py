@@ -35,6 +35,7 @@ VARIANTS = {
     "clade": "--oasis.norm clade",
     "wavelet": "--oasis.generator wavelet_residual",
     "critic": "--oasis.critic wavelet --oasis.lambda_feature 1",
+    "grain": "--oasis.grain",
     "25d": "--oasis.neighbours 1 --oasis.slice_position",
     "25d-clade": "--oasis.neighbours 2 --oasis.norm clade --oasis.z_dim 0 --oasis.slice_position",
     "unpaired": "--oasis.unpaired --oasis.lambda_mask 1",
@@ -498,3 +499,26 @@ def test_gmm_with_random_priors_learns_nothing_and_still_paints_pairs() -> None:
     assert not torch.allclose(inside.mean((1, 2)), outside.mean((1, 2)), atol=1e-3)  # on the label's place, not moved
     other = method.synthesize(batch, [SampleRandom.of(1, "a", 0)])
     assert not torch.equal(out, other)
+
+
+def test_grain_changes_from_pixel_to_pixel_and_goes_on_in_the_next_slice(folder: Path) -> None:
+    method = make("oasis", folder, "--oasis.grain")
+    assert isinstance(method, Gan)
+    batch = next(iter(SliceLoader(SliceDataset(folder, Manifest.load(folder), "val"), 2).once(limit=2)))
+    maps = method.grain(batch, [SampleRandom.of(0, "a", 5), SampleRandom.of(0, "a", 6)])
+    far = method.grain(batch, [SampleRandom.of(0, "a", 8), SampleRandom.of(0, "b", 6)])
+    assert maps is not None
+    assert far is not None
+    assert maps.std().item() == pytest.approx(1, abs=0.05)
+    alike = [
+        torch.corrcoef(torch.stack([maps[1].flatten(), other.flatten()]))[0, 1].item() for other in (maps[0], *far)
+    ]
+    assert alike == pytest.approx([4 / 6, 1 / 6, 0], abs=0.05)
+    with torch.no_grad():
+        label, noise = batch.label, torch.zeros(2, method.noise_length)
+        flat = method.average(label, noise)
+        for block in method.average.blocks[-3:]:
+            assert block.grain.abs().max() == 0  # without effect before the first step
+            block.grain.fill_(1.0)
+        grainy = method.average(label, noise, maps)
+    assert (grainy - flat).abs().mean() > 1e-4

@@ -135,11 +135,23 @@ def test_ema_lerps_parameters_and_copies_buffers() -> None:
     with torch.no_grad():
         for p in net.parameters():
             p.add_(1.0)
-    ema_update(average, net, 0.9)
+    ema_update(average, net, 0.9, step=1000)
     for (name, a), p in zip(average.named_parameters(), net.parameters(), strict=True):
         assert torch.allclose(a, 0.9 * before[name] + 0.1 * p, atol=1e-6), name
     for (name, a), b in zip(average.named_buffers(), net.buffers(), strict=True):
         assert torch.equal(a, b), name
+
+
+@pytest.mark.parametrize("decay", [0.0, 0.99, 0.999, 0.9999])
+def test_average_of_a_short_run_has_forgotten_its_random_start(decay: float) -> None:
+    """260 steps, as a demo has in its first minute; without a warm-up .9999 would keep 97 % of the first weights."""
+    net = torch.nn.Linear(1, 1, bias=False)
+    torch.nn.init.constant_(net.weight, 1.0)
+    average = ema_copy(net)
+    torch.nn.init.constant_(net.weight, 0.0)
+    for step in range(260):
+        ema_update(average, net, decay, step)
+    assert abs(average.weight.item()) < 1e-6
 
 
 def test_averaging_keeps_spectral_vectors_unit_length() -> None:
@@ -148,7 +160,7 @@ def test_averaging_keeps_spectral_vectors_unit_length() -> None:
     average = ema_copy(net)
     for _ in range(5):
         net(torch.randint(0, 5, (2, 32, 32)), torch.randn(2, 3))
-        ema_update(average, net, 0.99)
+        ema_update(average, net, 0.99, step=0)
     vectors = [b for n, b in average.named_buffers() if n.endswith(("_u", "_v"))]
     assert vectors
     for vector in vectors:

@@ -122,9 +122,9 @@ def test_dropout_repeats_with_the_step_and_leaves_the_global_stream_alone() -> N
 def test_learning_rates() -> None:
     cosine = method(replace(TINY, lr=1.0, epoch_samples=8), num_epochs=2, batch_size=2)  # 8 steps
     rates = []
-    for _ in range(8):
+    for step in range(8):
         rates.append(cosine.optimizer.param_groups[0]["lr"])
-        cosine.after_step()
+        cosine.after_step(step)
     assert rates[4] == pytest.approx(0.5)
     assert rates == pytest.approx([0.5 * (1 + math.cos(math.pi * k / 8)) for k in range(8)])
     plateau = method(replace(TINY, lr=1.0, schedule="plateau", lr_patience=3))
@@ -145,7 +145,7 @@ def test_it_learns_and_its_release_predicts_the_same() -> None:
         player.optimizer.zero_grad()
         total.backward()
         player.optimizer.step()
-        net.after_step()
+        net.after_step(step)
         first, last = first or total.item(), total.item()
     assert last < 0.5 * first
     other = method(o)

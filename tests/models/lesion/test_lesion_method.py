@@ -125,7 +125,7 @@ def test_it_learns_lesions(options: dict[str, Any]) -> None:
         player.optimizer.zero_grad()
         torch.stack(list(player.losses(batch).values())).sum().backward()
         player.optimizer.step()
-        method.after_step()
+        method.after_step(step)
     batch = batch_of(seed=0)
     image, mask = method.synthesize(batch, randoms(batch)), (batch.label == LESION)[:, None].expand_as(batch.real)
     before = (batch.source - batch.real)[mask].abs().mean()  # type: ignore[operator]
