@@ -218,6 +218,8 @@ class Gan(Method):
             result["l1"] = o.lambda_l1 * losses.l1(fake, batch.real)
         if o.lambda_edge > 0:
             result["edge"] = o.lambda_edge * losses.edge(fake, batch.real)
+        if o.lambda_spectrum > 0:
+            result["spectrum"] = o.lambda_spectrum * losses.spectrum(fake, batch.real)
         if o.lambda_vgg > 0:
             from models.gan.perceptual import perceptual_loss
 

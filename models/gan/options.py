@@ -55,6 +55,8 @@ class GanConfig:
     """Weight of the L1 distance to the real image; needs pairs."""
     lambda_edge: NotNegative = 0.0
     """Weight of the L1 distance between the image gradients of generated and real; needs pairs."""
+    lambda_spectrum: NotNegative = 0.0
+    """Weight of the L1 distance between the log power spectra of generated and real, for texture; needs pairs."""
     lambda_vgg: NotNegative = 0.0
     """Weight of the VGG19 perceptual loss; SPADE uses 10; needs pairs and the published weights (see --weights)."""
     lambda_feature: NotNegative = 0.0
@@ -116,7 +118,9 @@ class OasisConfig(GanConfig):
     def check_together(self) -> None:
         """ValueError also where a loss needs pairs or a critic that are not there."""
         super().check_together()
-        for name in ("lambda_l1", "lambda_edge", "lambda_vgg", "lambda_feature") if self.unpaired else ():
+        for name in (
+            ("lambda_l1", "lambda_edge", "lambda_spectrum", "lambda_vgg", "lambda_feature") if self.unpaired else ()
+        ):
             if getattr(self, name) > 0:
                 raise ValueError(f"--{name} {getattr(self, name)}: needs pairs, so must be 0 with --unpaired")
         if self.images_from is not None and not self.unpaired:
@@ -175,7 +179,16 @@ TELLING = (
         "neighbours",
         "slice_position",
     ),
-    *("critic", "unpaired", "lambda_segment", "lambda_labelmix", "lambda_l1", "lambda_edge", "lambda_vgg"),
+    *(
+        "critic",
+        "unpaired",
+        "lambda_segment",
+        "lambda_labelmix",
+        "lambda_l1",
+        "lambda_edge",
+        "lambda_spectrum",
+        "lambda_vgg",
+    ),
     *("lambda_feature", "lambda_mask", "ema_decay"),
 )
 

@@ -131,3 +131,18 @@ def test_edge_loss_sees_shifts_and_signs_but_no_offset() -> None:
     assert losses.edge(image + 0.4, image).item() == pytest.approx(0, abs=1e-6)
     assert losses.edge(-image, image).item() == pytest.approx(2 * losses.image_gradient(image).abs().mean().item())
     assert losses.edge(image.roll(1, -1), image).item() > 0.1
+
+
+def test_spectrum_sees_texture_and_not_its_place() -> None:
+    torch.manual_seed(0)
+    image = torch.nn.functional.avg_pool2d(torch.randn(2, 1, 66, 98), 3, 1)  # (2, 1, 64, 96)
+    other = torch.nn.functional.avg_pool2d(torch.randn(2, 1, 66, 98), 3, 1)
+    blurred = torch.nn.functional.avg_pool2d(image, 3, 1, 1)
+    assert losses.spectrum(image, image).item() == pytest.approx(0, abs=1e-6)
+    assert losses.spectrum(2 * image, image).item() == pytest.approx(math.log(4.01 / 1.01), rel=1e-3)
+    assert losses.spectrum(other, image).item() < 0.5  # another draw of the same texture
+    assert losses.spectrum(blurred, image).item() > 1  # although nearer pixel by pixel
+    assert (blurred - image).abs().mean() < (other - image).abs().mean()
+    flat = torch.zeros(2, 1, 64, 96, requires_grad=True)
+    losses.spectrum(flat + 1e-6 * other, image).backward()
+    assert flat.grad.isfinite().all()
