@@ -46,7 +46,7 @@ def train(config: Config) -> int:
         for batch in run.timed(train_loader.endless(start=state.images_seen)):
             if run.done:
                 break  # enough images, or Slurm asked us to stop
-            batch = run.entered(batch)
+            batch = method.augmented(run.entered(batch))
             for name, player in players.items():
                 if state.step % player.every == 0:
                     with only_trains(player, players):

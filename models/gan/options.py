@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from dataloaders.io.schema import AtLeast0, AtLeast1, BelowOne, Must, NotNegative, Positive, at_least
+from dataloaders.io.schema import AtLeast0, AtLeast1, BelowOne, Must, NotNegative, Positive, Share, at_least
 from models import MethodOptions
 
 if TYPE_CHECKING:
@@ -69,6 +69,10 @@ class GanConfig:
     """Intensity in [-1, 1] above which a pixel is body for the mask loss; by default found in the training images."""
     ema_decay: BelowOne = 0.999
     """Decay of the generator's moving average per step; OASIS uses 0.9999 at batch 32; 0 for none."""
+    augment_geometry: Share = 0.0
+    """Share of the training pairs that are deformed, label and image alike: rotated, scaled, sheared, shifted, bent."""
+    augment_intensity: Share = 0.0
+    """Share of the training images given a gamma, contrast and bias field of their own; air stays."""
     reuse_fake: bool = True
     """Train the discriminators on the images of the generator's own step instead of drawing new ones: a seventh faster."""
 
@@ -168,28 +172,10 @@ DEMO_NETWORKS: dict[str, Any] = {
 }
 
 TELLING = (
-    *(
-        "generator",
-        "norm",
-        "param_free_norm",
-        "channels_G",
-        "channels_D",
-        "z_dim",
-        "grain",
-        "neighbours",
-        "slice_position",
-    ),
-    *(
-        "critic",
-        "unpaired",
-        "lambda_segment",
-        "lambda_labelmix",
-        "lambda_l1",
-        "lambda_edge",
-        "lambda_spectrum",
-        "lambda_vgg",
-    ),
-    *("lambda_feature", "lambda_mask", "ema_decay"),
+    *("generator", "norm", "param_free_norm", "channels_G", "channels_D", "z_dim", "grain", "neighbours"),
+    *("slice_position", "critic", "unpaired", "lambda_segment", "lambda_labelmix", "lambda_l1", "lambda_edge"),
+    *("lambda_spectrum", "lambda_vgg", "lambda_feature", "lambda_mask", "ema_decay"),
+    *("augment_geometry", "augment_intensity"),
 )
 
 OASIS = MethodOptions(
