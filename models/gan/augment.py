@@ -69,9 +69,7 @@ def deformed(batch: Batch, share: float) -> Batch:
     )
 
 
-def _coordinates(
-    count: int, size: tuple[int, ...], share: float, rng: torch.Generator | None
-) -> tuple[Tensor, Tensor]:
+def _coordinates(count: int, size: tuple[int, ...], share: float, rng: torch.Generator | None) -> tuple[Tensor, Tensor]:
     """Which of this rank's images are moved, (B,) bool, and where their pixels read, (B, 2, *m) in -1..1 at coarse nodes.
 
     On the CPU, where the few nodes cost less than as many small kernels on a GPU.
@@ -83,7 +81,9 @@ def _coordinates(
     maps = []
     for draw, velocity in zip(draws, waves, strict=True):
         rotation, scaling, shearing = draw[:1] * ROTATION, 1 + draw[1:3] * SCALING, draw[3:5] * SHEARING
-        affine = affine_matrix(rotation.tolist(), scaling.tolist(), shearing.tolist(), (draw[5:] * SHIFT * side).tolist())
+        affine = affine_matrix(
+            rotation.tolist(), scaling.tolist(), shearing.tolist(), (draw[5:] * SHIFT * side).tolist()
+        )
         maps.append(source_coordinates(affine, integrate_velocity(velocity, size, order=3), size))
     return chosen, torch.stack(maps) * (2 / (side - 1)).view(2, 1, 1) - 1
 
