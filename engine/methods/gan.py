@@ -17,7 +17,6 @@ from engine.pace import rate_words
 from models.base import Method
 from models.gan.adversarial import Gan
 
-VGG = "vgg19"
 PUBLISHED_WIDTH = 64  # channels_G
 # Of docs/benchmarks.md, for 256² at published width on a CPU: seconds of one core per image, and GB per image and apart.
 CORE_SECONDS, PLAIN_CORE_SECONDS = 11.0, 27.0
@@ -34,14 +33,15 @@ class GanWorkflow(SynthesisWorkflow):
         return found
 
     def pretrained(self) -> list[str]:
-        """VGG19 for the perceptual loss."""
-        return [VGG] if self.config.own.lambda_vgg > 0 else []
+        """The networks of the perceptual losses."""
+        weights = {"vgg19": self.config.own.lambda_vgg, "efficientnet_lite1": self.config.own.lambda_lite}
+        return [key for key, weight in weights.items() if weight > 0]
 
     def equip(self, method: Method) -> None:
         """Pretrained weights."""
         assert isinstance(method, Gan)
         for key in self.pretrained():
-            method.load_pretrained(load_state(resolve(key, self.config.weights)))
+            method.load_pretrained(key, load_state(resolve(key, self.config.weights)))
 
     def advice(self, images: int, device: torch.device) -> list[str]:
         """What to expect of networks of published width on a CPU, and what is for such machines; nothing for others."""

@@ -22,7 +22,7 @@ from models.gan.norms import NormOptions
 from models.gan.options import GanConfig
 
 if TYPE_CHECKING:
-    from models.gan.perceptual import VggFeatures
+    from models.gan.perceptual import LiteFeatures, VggFeatures
 
 
 def build_generator(
@@ -48,9 +48,14 @@ def build_generator(
 
 
 class Gan(Method):
-    """Base of OASIS and SPADE. mask_threshold: buffer, intensity in [-1, 1] above which a pixel is body."""
+    """Base of OASIS and SPADE.
+
+    mask_threshold: buffer, intensity in [-1, 1] above which a pixel is body. feature_spread: buffer, only with
+    `lambda_lite`, deviation of each channel of EfficientNet's maps over training slices.
+    """
 
     mask_threshold: Tensor
+    feature_spread: Tensor
     generator: Generator
     average: nn.Module
 
@@ -62,18 +67,37 @@ class Gan(Method):
         self.generator = build_generator(options, spec, z_dim, config.tuned, middle_block)
         self.average = ema_copy(self.generator)
         self.register_buffer("mask_threshold", torch.zeros(()))
-        self._vgg: list[VggFeatures] = []  # in a list, so that it is neither saved nor trained with the method
+        # In lists, so that they are neither saved nor trained with the method.
+        self._vgg: list[VggFeatures] = []
+        self._lite: list[LiteFeatures] = []
+        if options.lambda_lite > 0:
+            from models.efficientnet import WIDTHS
+
+            self.register_buffer("feature_spread", torch.ones(sum(WIDTHS)))
 
     # -- preparation ----------------------------------------------------------------------------------------------
 
-    def load_pretrained(self, tensors: dict[str, Tensor]) -> None:
-        """VGG19 for the perceptual loss, as a state dict."""
-        from models.gan.perceptual import load_vgg
+    def load_pretrained(self, key: str, tensors: dict[str, Tensor]) -> None:
+        """A network of the perceptual losses, as a state dict. key: vgg19 or efficientnet_lite1."""
+        from models.gan.perceptual import LiteFeatures, load_vgg
 
-        self._vgg = [load_vgg(tensors).to(self.mask_threshold.device)]
+        device = self.mask_threshold.device
+        if key == "vgg19":
+            self._vgg = [load_vgg(tensors).to(device)]
+        else:
+            self._lite = [LiteFeatures(tensors).to(device)]
 
     def calibrate(self, batches: Iterable[Batch]) -> str:
-        """Find the body threshold of the mask loss in some training batches; says where it does not separate bodies."""
+        """Find what some training batches tell: the spread of perceptual features, the mask loss's body threshold.
+
+        Says where that threshold does not separate bodies.
+        """
+        if self.options.lambda_lite > 0:
+            batches = list(batches)
+            self.feature_spread.copy_(self._lite[0].spread(batch.real for batch in batches))
+        return self._calibrate_mask(batches)
+
+    def _calibrate_mask(self, batches: Iterable[Batch]) -> str:
         given = self.options.mask_threshold
         if given is not None:
             self.mask_threshold.fill_(given)
@@ -233,6 +257,8 @@ class Gan(Method):
             from models.gan.perceptual import perceptual_loss
 
             result["vgg"] = o.lambda_vgg * perceptual_loss(self._vgg[0], fake, batch.real)
+        if o.lambda_lite > 0:
+            result["lite"] = o.lambda_lite * self._lite[0].loss(fake, batch.real, self.feature_spread)
         return result
 
     # -- life -----------------------------------------------------------------------------------------------------

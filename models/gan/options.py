@@ -59,6 +59,8 @@ class GanConfig:
     """Weight of the L1 distance between the log power spectra of generated and real, for texture; needs pairs."""
     lambda_vgg: NotNegative = 0.0
     """Weight of the VGG19 perceptual loss; SPADE uses 10; needs pairs and the published weights (see --weights)."""
+    lambda_lite: NotNegative = 0.0
+    """Weight of the perceptual loss of EfficientNet-Lite1, whose weights come with the installation; 5 is a start; pairs."""
     lambda_feature: NotNegative = 0.0
     """Weight of feature matching in the patch or wavelet discriminator; SPADE uses 10; needs pairs."""
     lambda_mask: NotNegative = 0.0
@@ -123,7 +125,9 @@ class OasisConfig(GanConfig):
         """ValueError also where a loss needs pairs or a critic that are not there."""
         super().check_together()
         for name in (
-            ("lambda_l1", "lambda_edge", "lambda_spectrum", "lambda_vgg", "lambda_feature") if self.unpaired else ()
+            ("lambda_l1", "lambda_edge", "lambda_spectrum", "lambda_vgg", "lambda_lite", "lambda_feature")
+            if self.unpaired
+            else ()
         ):
             if getattr(self, name) > 0:
                 raise ValueError(f"--{name} {getattr(self, name)}: needs pairs, so must be 0 with --unpaired")
@@ -174,7 +178,7 @@ DEMO_NETWORKS: dict[str, Any] = {
 TELLING = (
     *("generator", "norm", "param_free_norm", "channels_G", "channels_D", "z_dim", "grain", "neighbours"),
     *("slice_position", "critic", "unpaired", "lambda_segment", "lambda_labelmix", "lambda_l1", "lambda_edge"),
-    *("lambda_spectrum", "lambda_vgg", "lambda_feature", "lambda_mask", "ema_decay"),
+    *("lambda_spectrum", "lambda_vgg", "lambda_lite", "lambda_feature", "lambda_mask", "ema_decay"),
     *("augment_geometry", "augment_intensity"),
 )
 

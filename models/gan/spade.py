@@ -30,7 +30,9 @@ class SpadeGan(Gan):
                 f"have at least {SMALLEST_SCALE} pixels"
             )
         super().__init__(config, o, spec, z_dim=0, middle_block=o.generator == "image")
-        self.discriminator = MultiscalePatchDiscriminator(spec.num_labels, spec.num_channels, o.channels_D, o.num_D)
+        self.discriminator = MultiscalePatchDiscriminator(
+            spec.num_labels, spec.num_channels, o.channels_D, o.num_D, spectral_gain=o.spectral_gain
+        )
 
     def players(self) -> dict[str, Player]:
         """Generator, then discriminator."""

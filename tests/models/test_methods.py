@@ -302,11 +302,29 @@ def test_perceptual_loss_needs_its_weights_and_leaves_them_out_of_the_state(fold
     assert workflow_of(options(*flags)).pretrained() == ["vgg19"]
     assert workflow_of(options()).pretrained() == []
     torch.manual_seed(0)
-    method.load_pretrained(torchvision.models.vgg19(weights=None).features.state_dict(prefix="features."))
+    method.load_pretrained("vgg19", torchvision.models.vgg19(weights=None).features.state_dict(prefix="features."))
     before = set(method.state_dict())
     losses = method.players()["generator"].losses(training_batch(folder))
     assert losses["vgg"] > 0
     assert set(method.state_dict()) == before == set(build_method(options(), method.spec).state_dict())
+
+
+@pytest.mark.parametrize("name", ["oasis", "spade"])
+def test_the_spectral_gain_scales_the_first_weights_of_both_players(name: str, folder: Path) -> None:
+    """Of every convolution behind a spectral norm; SPADE's discriminator once kept the published 0.02 whatever was asked."""
+
+    def first_weights(gain: float) -> dict[str, torch.Tensor]:
+        torch.manual_seed(0)
+        method = build_method(
+            options("--model", name, f"--{name}.spectral_gain", str(gain)), Manifest.load(folder).spec
+        )
+        state = method.state_dict()
+        return {key: value for key, value in state.items() if key.endswith("parametrizations.weight.original")}
+
+    published, asked = first_weights(0.02), first_weights(1.0)
+    assert {key.split(".")[0] for key in asked} >= {"generator", "discriminator"}
+    for key, weight in asked.items():
+        torch.testing.assert_close(weight, published[key] * 50)
 
 
 @pytest.mark.parametrize("name", ["oasis", "wavelet", "clade", "gmm"])
