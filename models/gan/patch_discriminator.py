@@ -5,7 +5,6 @@ Legend: B batch, N labels, C image channels, H W pixels, K feature channels.
 
 from __future__ import annotations
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils.parametrizations import spectral_norm
@@ -38,19 +37,21 @@ class MultiscalePatchDiscriminator(nn.Module):
         init_weights(self, spectral_gain)
 
     def forward(self, image: Tensor, label: Tensor) -> list[list[Tensor]]:
-        """image (B, C, H, W) in [-1, 1], label (B, H, W) int64 in 0..N-1 -> feature maps by scale, finest first.
+        """image (M·B, C, H, W) in [-1, 1], label (B, H, W) int64 in 0..N-1 -> feature maps by scale, finest first.
 
-        Each scale's list holds its layers' outputs, (B, K, h, w), and as the last one the logits (B, 1, h, w), for the
+        With M > 1 the labels are those of each B images in turn, as of real and generated ones.
+        Each scale's list holds its layers' outputs, (M·B, K, h, w), and as the last one the logits (M·B, 1, h, w), for the
         hinge loss: above 1 is real, below -1 is generated.
         """
-        one_hot = F.one_hot(label, self.num_labels).permute(0, 3, 1, 2).to(image.dtype)
-        x = torch.cat([image, one_hot], dim=1)  # (B, C + N, H, W)
+        one_hot = F.one_hot(label, self.num_labels).permute(0, 3, 1, 2).to(image.dtype)  # (B, N, H, W)
         result = []
         for i, net in enumerate(self.nets):
             if i > 0:
                 # Padded pixels are not counted, or the border would fade towards zero.
-                x = F.avg_pool2d(x, 3, stride=2, padding=1, count_include_pad=False)
-            result.append(net(x))
+                image, one_hot = (
+                    F.avg_pool2d(x, 3, stride=2, padding=1, count_include_pad=False) for x in (image, one_hot)
+                )
+            result.append(net(image, one_hot))
         return result
 
 
@@ -76,9 +77,15 @@ class PatchDiscriminator(nn.Module):
         self.norms = nn.ModuleList(nn.InstanceNorm2d(width) for width in widths[1:])
         self.to_logits = nn.Conv2d(widths[-1], 1, KERNEL, padding=PADDING)
 
-    def forward(self, x: Tensor) -> list[Tensor]:
-        """(B, C + N, H, W) -> the outputs of all layers, logits (B, 1, h, w) last."""
-        maps = [leaky_relu(self.first(x))]
+    def forward(self, image: Tensor, one_hot: Tensor) -> list[Tensor]:
+        """image (M·B, C, H, W), one_hot (B, N, H, W) -> the outputs of all layers, logits (M·B, 1, h, w) last.
+
+        The first convolution reads both side by side; its sum over the labels, most of its channels, is computed once.
+        """
+        C, first = image.shape[1], self.first
+        of_label = F.conv2d(one_hot, first.weight[:, C:], first.bias, first.stride, first.padding)
+        of_image = F.conv2d(image, first.weight[:, :C], None, first.stride, first.padding)
+        maps = [leaky_relu(of_image + of_label.repeat(len(image) // len(one_hot), 1, 1, 1))]
         for conv, norm in zip(self.convs, self.norms, strict=True):
             maps.append(leaky_relu(norm(conv(maps[-1]))))
         return [*maps, self.to_logits(maps[-1])]

@@ -64,6 +64,6 @@ class SpadeGan(Gan):
 
     def judge(self, real: Tensor, fake: Tensor, label: Tensor) -> tuple[list[list[Tensor]], list[list[Tensor]]]:
         """Feature maps by scale of real and of generated images, from one pass over both (as published)."""
-        scales = self.discriminator(torch.cat([real, fake.to(real.dtype)]), torch.cat([label, label]))
+        scales = self.discriminator(torch.cat([real, fake.to(real.dtype)]), label)
         halves = [[feature.chunk(2) for feature in scale] for scale in scales]
         return [[pair[0] for pair in scale] for scale in halves], [[pair[1] for pair in scale] for scale in halves]

@@ -72,10 +72,23 @@ def test_samples_do_not_depend_on_each_other() -> None:
         torch.testing.assert_close(a[-1][1:2], b[-1], rtol=1e-4, atol=1e-6)
 
 
+def test_labels_serve_real_and_generated_images_alike() -> None:
+    """As published, images and labels side by side in one convolution; the labels' sum is computed once for both."""
+    net = small().eval()
+    image, label = pair(4)
+    both = net(image, label[:2])
+    for maps, alone in zip(both, zip(net(image[:2], label[:2]), net(image[2:], label[:2]), strict=True), strict=True):
+        for found, parts in zip(maps, zip(*alone, strict=True), strict=True):
+            torch.testing.assert_close(found, torch.cat(parts), rtol=1e-4, atol=1e-5)
+    first = net.nets[0].first
+    wanted = first(torch.cat([image[:2], nn.functional.one_hot(label[:2], 3).permute(0, 3, 1, 2).float()], dim=1))
+    torch.testing.assert_close(both[0][0][:2], nn.functional.leaky_relu(wanted, 0.2), rtol=1e-4, atol=1e-5)
+
+
 def test_the_next_scale_reads_the_average_of_three_by_three() -> None:
     net = small().eval()
     seen: list[torch.Tensor] = []
-    net.nets[1].register_forward_hook(lambda _, inputs, __: seen.append(inputs[0]))
+    net.nets[1].register_forward_hook(lambda _, inputs, __: seen.append(torch.cat(inputs, dim=1)))
     image, label = pair(1)
     net(image, label)
     assert seen[0].shape == (1, 5, 32, 32)
