@@ -70,8 +70,7 @@ class Condition:
     def dense(self) -> Tensor:
         """Noise and one-hot labels (B, Z + K·N, H, W) float32, channels last in memory."""
         if self._dense is None:
-            one_hot = F.one_hot(self.label, self.num_labels).float()  # (B, K, H, W, N)
-            parts = list(one_hot.unbind(1))
+            parts = list(one_hot(self.label, self.num_labels).unbind(1))  # K of (B, H, W, N)
             if self.noise is not None:
                 parts.insert(0, self.pixel_noise().permute(0, 2, 3, 1))
             self._dense = torch.cat(parts, dim=-1).permute(0, 3, 1, 2)
@@ -111,6 +110,11 @@ class Condition:
         if self._offsets is None:
             self._offsets = class_offsets(self.label[:, 0], self.num_labels)
         return self._offsets
+
+
+def one_hot(label: Tensor, num_labels: int) -> Tensor:
+    """(B, …) int64 in 0..N-1 -> (B, …, N) float32; torch's own goes by way of 64-bit integers. RuntimeError beyond N."""
+    return torch.zeros(*label.shape, num_labels, device=label.device).scatter_(-1, label.unsqueeze(-1), 1.0)
 
 
 def class_offsets(label: Tensor, num_labels: int) -> Tensor:

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn.utils.parametrizations import spectral_norm
 
 from models.gan.blocks import INIT_GAIN, init_weights, leaky_relu
+from models.gan.condition import one_hot
 
 KERNEL, PADDING = 4, 2  # as published: with a padding of 2 each map is one pixel longer than its share
 
@@ -43,15 +44,15 @@ class MultiscalePatchDiscriminator(nn.Module):
         Each scale's list holds its layers' outputs, (M·B, K, h, w), and as the last one the logits (M·B, 1, h, w), for the
         hinge loss: above 1 is real, below -1 is generated.
         """
-        one_hot = F.one_hot(label, self.num_labels).permute(0, 3, 1, 2).to(image.dtype)  # (B, N, H, W)
+        labels = one_hot(label, self.num_labels).permute(0, 3, 1, 2).to(image.dtype)  # (B, N, H, W)
         result = []
         for i, net in enumerate(self.nets):
             if i > 0:
                 # Padded pixels are not counted, or the border would fade towards zero.
-                image, one_hot = (
-                    F.avg_pool2d(x, 3, stride=2, padding=1, count_include_pad=False) for x in (image, one_hot)
+                image, labels = (
+                    F.avg_pool2d(x, 3, stride=2, padding=1, count_include_pad=False) for x in (image, labels)
                 )
-            result.append(net(image, one_hot))
+            result.append(net(image, labels))
         return result
 
 
@@ -77,15 +78,15 @@ class PatchDiscriminator(nn.Module):
         self.norms = nn.ModuleList(nn.InstanceNorm2d(width) for width in widths[1:])
         self.to_logits = nn.Conv2d(widths[-1], 1, KERNEL, padding=PADDING)
 
-    def forward(self, image: Tensor, one_hot: Tensor) -> list[Tensor]:
-        """image (M·B, C, H, W), one_hot (B, N, H, W) -> the outputs of all layers, logits (M·B, 1, h, w) last.
+    def forward(self, image: Tensor, labels: Tensor) -> list[Tensor]:
+        """image (M·B, C, H, W), labels (B, N, H, W) -> the outputs of all layers, logits (M·B, 1, h, w) last.
 
         The first convolution reads both side by side; its sum over the labels, most of its channels, is computed once.
         """
         C, first = image.shape[1], self.first
-        of_label = F.conv2d(one_hot, first.weight[:, C:], first.bias, first.stride, first.padding)
+        of_label = F.conv2d(labels, first.weight[:, C:], first.bias, first.stride, first.padding)
         of_image = F.conv2d(image, first.weight[:, :C], None, first.stride, first.padding)
-        maps = [leaky_relu(of_image + of_label.repeat(len(image) // len(one_hot), 1, 1, 1))]
+        maps = [leaky_relu(of_image + of_label.repeat(len(image) // len(labels), 1, 1, 1))]
         for conv, norm in zip(self.convs, self.norms, strict=True):
             maps.append(leaky_relu(norm(conv(maps[-1]))))
         return [*maps, self.to_logits(maps[-1])]

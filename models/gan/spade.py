@@ -45,25 +45,22 @@ class SpadeGan(Gan):
     def generator_losses(self, batch: Batch) -> dict[str, Tensor]:
         """Hinge loss of all scales, feature matching, and the losses of the image itself."""
         fake = self.generate(batch)
-        real_features, fake_features = self.judge(batch.real, fake, batch.label)
+        fake_features = self.discriminator(fake, batch.label)
         result = {"hinge": losses.hinge_generator([scale[-1] for scale in fake_features])}
         if self.options.lambda_feature > 0:
+            with torch.no_grad():  # in a pass of their own, which needs no gradients
+                real_features = self.discriminator(batch.real, batch.label)
             matching = losses.feature_matching(real_features, fake_features)
             result["feature"] = self.options.lambda_feature * matching
         return result | self.image_losses(fake, batch)
 
     def discriminator_losses(self, batch: Batch) -> dict[str, Tensor]:
         """Hinge loss of all scales."""
-        real, fake = self.judge(batch.real, self.fake_for_discriminators(batch), batch.label)
-        real_logits, fake_logits = [scale[-1] for scale in real], [scale[-1] for scale in fake]
+        real, fake = batch.real, self.fake_for_discriminators(batch)
+        scales = self.discriminator(torch.cat([real, fake.to(real.dtype)]), batch.label)
+        real_logits, fake_logits = zip(*(scale[-1].chunk(2) for scale in scales), strict=True)
         with torch.no_grad():
             right = [(logits > 0).float().mean() for logits in real_logits]
             right += [(logits < 0).float().mean() for logits in fake_logits]
             batch.measures["discriminator/accuracy"] = torch.stack(right).mean()
         return {"hinge": losses.hinge_discriminator(real_logits, fake_logits)}
-
-    def judge(self, real: Tensor, fake: Tensor, label: Tensor) -> tuple[list[list[Tensor]], list[list[Tensor]]]:
-        """Feature maps by scale of real and of generated images, from one pass over both (as published)."""
-        scales = self.discriminator(torch.cat([real, fake.to(real.dtype)]), label)
-        halves = [[feature.chunk(2) for feature in scale] for scale in scales]
-        return [[pair[0] for pair in scale] for scale in halves], [[pair[1] for pair in scale] for scale in halves]
