@@ -7,7 +7,7 @@ import itertools
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal, TypeVar
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 import torch
@@ -27,6 +27,8 @@ from models.base import Batch, seeded_generator
 
 Read = Literal["both", "labels", "images"]
 T = TypeVar("T", bound=np.generic)
+Place = tuple[Any, slice, slice]  # index of rows and columns, after any other axes
+MIRROR: Place = (..., slice(None), slice(None, None, -1))
 SAMPLES = "samples.json"  # the index of scripts/generate.py
 
 
@@ -57,8 +59,10 @@ class SliceDataset(Dataset[SliceSample]):
     cache_gb: memory up to which slices are kept once read: all of them, else the labels alone, else nothing.
     neighbours: slices k before and after whose labels a sample carries. read: which files may be opened; with
     ``labels`` samples have no image, with ``images`` there are no samples but only `image`. filled: samples carry the
-    image without its lesions too. classes: of a run that sees the labels, by their ids here.
-    ValueError where the split has no slices, or slices without what is read: images with ``images``, else label maps.
+    image without its lesions too. classes: of a run that sees the labels, by their ids here. crop: size (H, W) of the
+    windows that training sees, each at a place drawn from seed and position.
+    ValueError where the split has no slices, slices without what is read (images with ``images``, else label maps), or
+    slices smaller than the window.
     """
 
     def __init__(
@@ -73,9 +77,13 @@ class SliceDataset(Dataset[SliceSample]):
         read: Read = "both",
         filled: bool = False,
         classes: NDArray[np.int64] | None = None,
+        crop: tuple[int, int] | None = None,
     ) -> None:
         assert neighbours >= 0, neighbours
-        self.root, self.spec, self.seed, self.read = root, manifest.spec, seed, read
+        self.root, self.spec, self.seed, self.read, self.crop = root, manifest.spec, seed, read, crop
+        if crop is not None and any(side > whole for side, whole in zip(crop, self.spec.size, strict=True)):
+            (h, w), (own_h, own_w) = crop, self.spec.size
+            raise ValueError(f"{root}: slices of {own_h}x{own_w} are smaller than the windows of {h}x{w} (--crop)")
         cases = manifest.split(split)
         self.entries = SliceTable(cases)
         if not self.entries:
@@ -118,6 +126,8 @@ class SliceDataset(Dataset[SliceSample]):
         )
         if position is not None and self.flip_ids is not None and coin(self.seed, "flip", position):
             sample = mirrored(sample, self.flip_ids)
+        if position is not None and self.crop is not None:
+            sample = read_at(sample, window(self.spec.size, self.crop, self.seed, "crop", position))
         return sample
 
     def image(self, index: int) -> NDArray[np.float32] | None:
@@ -197,17 +207,32 @@ def coin(*key: object) -> bool:
 
 def mirrored(sample: SliceSample, flip_ids: NDArray[np.int64]) -> SliceSample:
     """The sample mirrored along its columns, left and right labels exchanged."""
+    sample = read_at(sample, MIRROR)
+    neighbours = None if sample.neighbours is None else flip_ids[sample.neighbours]
+    return replace(sample, label=flip_ids[sample.label], neighbours=neighbours)
+
+
+def window(size: tuple[int, int], crop: tuple[int, int], *key: object) -> Place:
+    """A window of size `crop` at a place of slices of `size` that `key` alone decides, every one as likely."""
+    rng = seeded_generator(*key)
+    starts = [int(torch.randint(whole - part + 1, (), generator=rng)) for whole, part in zip(size, crop, strict=True)]
+    rows, columns = (slice(start, start + part) for start, part in zip(starts, crop, strict=True))
+    return ..., rows, columns
+
+
+def read_at(sample: SliceSample, place: Place) -> SliceSample:
+    """The sample with the same pixels of label, image, neighbours and source."""
+
+    def part(array: NDArray[T]) -> NDArray[T]:
+        return np.ascontiguousarray(array[place])
+
     return replace(
         sample,
-        label=flip_ids[_mirror(sample.label)],
-        image=None if sample.image is None else _mirror(sample.image),
-        neighbours=None if sample.neighbours is None else flip_ids[_mirror(sample.neighbours)],
-        source=None if sample.source is None else _mirror(sample.source),
+        label=part(sample.label),
+        image=None if sample.image is None else part(sample.image),
+        neighbours=None if sample.neighbours is None else part(sample.neighbours),
+        source=None if sample.source is None else part(sample.source),
     )
-
-
-def _mirror(array: NDArray[T]) -> NDArray[T]:
-    return np.ascontiguousarray(array[..., ::-1])
 
 
 def flip_table(spec: DataSpec) -> NDArray[np.int64] | None:

@@ -12,7 +12,7 @@ from torch.utils.data import Dataset
 from dataloaders.io.intensity import Window
 from dataloaders.io.manifest import Case, Manifest
 from dataloaders.io.spec import DataSpec
-from dataloaders.slices import EndlessSampler, Part, SliceDataset, SliceLoader, SliceSample, coin
+from dataloaders.slices import MIRROR, EndlessSampler, Part, SliceDataset, SliceLoader, SliceSample, coin, window
 from models.base import Batch
 
 SAME_SCALE = 1.25  # of pixel sizes; people differ by as much
@@ -86,7 +86,7 @@ def as_label_source(labels: Manifest, spec: DataSpec, windows: tuple[Window, ...
 class UnpairedDataset(Dataset[SliceSample]):
     """Items `[((i, position), (j, position))]`: label, neighbours, case ... of slice i of one data set, image j of another.
 
-    The image is mirrored by a coin of its own, where its data set may be mirrored at all.
+    The image is mirrored by a coin of its own, where its data set may be mirrored at all, and has a window of its own.
     """
 
     def __init__(self, labels: SliceDataset, images: SliceDataset, seed: int) -> None:
@@ -97,8 +97,10 @@ class UnpairedDataset(Dataset[SliceSample]):
         image = self.images.image(index)
         assert image is not None  # SliceDataset has seen to it
         if self.images.flip_ids is not None and coin(self.seed, "images", "flip", position):
-            image = np.ascontiguousarray(image[..., ::-1])
-        return replace(self.labels[chosen], image=image)
+            image = image[MIRROR]
+        if (crop := self.images.crop) is not None:
+            image = image[window(self.images.spec.size, crop, self.seed, "images", "crop", position)]
+        return replace(self.labels[chosen], image=np.ascontiguousarray(image))
 
 
 class UnpairedLoader(SliceLoader):

@@ -9,7 +9,7 @@ import torch
 from dataloaders.folder import load_manifest
 from dataloaders.io.weights import load_state, resolve
 from dataloaders.overview import counted, grid
-from dataloaders.slices import SliceDataset, SliceLoader
+from dataloaders.slices import SliceLoader
 from dataloaders.unpaired import UnpairedLoader, other_scale, unpaired_manifest
 from engine.device import machine_memory_gb
 from engine.methods.synthesis import SynthesisWorkflow
@@ -32,6 +32,12 @@ class GanWorkflow(SynthesisWorkflow):
         found: int = self.config.own.neighbours
         return found
 
+    @property
+    def crop(self) -> tuple[int, int] | None:  # type: ignore[override]
+        """Size of the windows that the networks see in training."""
+        found: tuple[int, int] | None = self.config.own.crop
+        return found
+
     def pretrained(self) -> list[str]:
         """The networks of the perceptual losses."""
         weights = {"vgg19": self.config.own.lambda_vgg, "efficientnet_lite1": self.config.own.lambda_lite}
@@ -47,7 +53,7 @@ class GanWorkflow(SynthesisWorkflow):
         """What to expect of networks of published width on a CPU, and what is for such machines; nothing for others."""
         if device.type != "cpu" or self.config.own.channels_G < PUBLISHED_WIDTH:
             return []
-        height, width = self.data.spec.size
+        height, width = self.crop or self.data.spec.size
         threads, share = torch.get_num_threads(), height * width / 256**2
         seconds = (CORE_SECONDS if self.config.tuned else PLAIN_CORE_SECONDS) * share / threads
         memory = FIXED_GB + IMAGE_GB * share * self.config.batch_size
@@ -117,5 +123,6 @@ class OasisWorkflow(GanWorkflow):
         if not self.unpaired:
             return super().training_loader()
         c = self.config
-        images = SliceDataset(self.images_from, self.images, "train", c.flip, c.seed, c.cache_gb, read="images")
-        return UnpairedLoader(self.training_slices("labels"), images, c.batch_size, c.seed, c.num_workers)
+        labels = self.training_slices(c.dataroot, self.data, "labels")
+        images = self.training_slices(self.images_from, self.images, "images")
+        return UnpairedLoader(labels, images, c.batch_size, c.seed, c.num_workers)

@@ -31,11 +31,13 @@ PREVIEW_ROWS = 6
 class SynthesisWorkflow(Workflow):
     """Label maps to images.
 
-    neighbours: label slices on each side that the method sees too. histograms: whether those of the manifest are read.
+    neighbours: label slices on each side that the method sees too. crop: (H, W) of the windows that training sees.
+    histograms: whether those of the manifest are read.
     unpaired: whether labels and images do not belong together. source: what images are made from, for the model card.
     """
 
     neighbours = 0
+    crop: tuple[int, int] | None = None
     histograms = False
     unpaired = False
     source = "label maps"
@@ -73,14 +75,13 @@ class SynthesisWorkflow(Workflow):
     def training_loader(self) -> SliceLoader:
         """Slices in an order drawn anew for each epoch."""
         c = self.config
-        return SliceLoader(self.training_slices(), c.batch_size, c.seed, c.num_workers)
+        return SliceLoader(self.training_slices(c.dataroot, self.data), c.batch_size, c.seed, c.num_workers)
 
-    def training_slices(self, read: Any = "both") -> SliceDataset:
-        """Slices of --dataroot with the augmentation of training. read: as that of `SliceDataset`."""
+    def training_slices(self, root: Path, data: Manifest, read: Any = "both") -> SliceDataset:
+        """Training slices of a folder, mirrored and cut as the options say. read: as that of `SliceDataset`."""
         c = self.config
-        return SliceDataset(
-            c.dataroot, self.data, "train", c.flip, c.seed, c.cache_gb, neighbours=self.neighbours, read=read
-        )
+        common = (root, data, "train", c.flip, c.seed, c.cache_gb, self.neighbours, read)
+        return SliceDataset(*common, crop=self.crop)
 
     def judge(self, method: Method, folder: Path, device: torch.device) -> Judge:
         """The validation split; without pairs there is no best by comparison, which would use a pairing not to be used."""

@@ -17,7 +17,7 @@ from dataloaders.io.spec import DataSpec
 from models.base import Batch, Method, SampleRandom, seeded_generator
 from models.ema import ema_copy, ema_update, recalibrate_batchnorm
 from models.gan import body, losses
-from models.gan.generator import GRAIN_LEVELS, Generator, SpadeGenerator
+from models.gan.generator import GRAIN_LEVELS, Generator, SpadeGenerator, check_size
 from models.gan.norms import NormOptions
 from models.gan.options import GanConfig
 
@@ -28,7 +28,10 @@ if TYPE_CHECKING:
 def build_generator(
     options: GanConfig, spec: DataSpec, z_dim: int, tuned: bool = True, middle_block: bool = False
 ) -> Generator:
-    """The generator that the options name. z_dim: noise length without the slice position, which is one more."""
+    """The generator that the options name. z_dim: noise length without the slice position, which is one more.
+
+    ValueError for slices whose size it cannot make.
+    """
     norms = NormOptions(
         spec.num_labels,
         z_dim + int(options.slice_position),
@@ -39,12 +42,22 @@ def build_generator(
         options.spade_ks,
         tuned,
     )
-    common = (norms, spec.num_channels, spec.size, options.channels_G, options.spectral_gain)
+    check_size(spec.size)
+    window = options.crop or spec.size
+    common = (norms, spec.num_channels, window, options.channels_G, options.spectral_gain)
+    made: Generator
     if options.generator == "image":
-        return SpadeGenerator(*common, middle_block=middle_block, grain=options.grain)
-    from models.gan.wavelet_generator import WaveletGenerator
+        made = SpadeGenerator(*common, middle_block=middle_block, grain=options.grain)
+    else:
+        from models.gan.wavelet_generator import WaveletGenerator
 
-    return WaveletGenerator(*common, idea=options.generator)
+        made = WaveletGenerator(*common, idea=options.generator)
+    if any(side % 2**made.halvings for side in spec.size):
+        raise ValueError(
+            f"slices of {spec.size[0]}x{spec.size[1]}: the generator of windows of {window[0]}x{window[1]} (--crop) makes "
+            f"sides that are multiples of {2**made.halvings}"
+        )
+    return made
 
 
 class Gan(Method):

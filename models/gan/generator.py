@@ -43,7 +43,13 @@ def stage_widths(upsamplings: int) -> list[int]:
 
 
 class Generator(nn.Module):
-    """What all generators share: how labels, noise and neighbours become a condition."""
+    """What all generators share: how labels, noise and neighbours become a condition.
+
+    halvings: how often the first feature map is halved against the label; labels of other sizes than the one that a
+    generator is built for must be multiples of 2 ** halvings.
+    """
+
+    halvings: int
 
     def __init__(self, norms: NormOptions, grain: bool = False) -> None:
         super().__init__()
@@ -68,6 +74,11 @@ class Generator(nn.Module):
         patterns = self.tuned and label.device.type == "cpu" and full
         return Condition(label, self.norms.num_labels, noise if self.z_dim else None, patterns, grain)
 
+    def coarsest(self, condition: Condition) -> Condition:
+        """The condition of the first feature map, whatever the label's size, which need not be that of training."""
+        height, width = condition.size
+        return condition.at((height >> self.halvings, width >> self.halvings))
+
 
 class SpadeGenerator(Generator):
     """SPADE generator with 3-D noise (Schönfeld et al., ICLR 2021, sec. 3.3).
@@ -91,7 +102,7 @@ class SpadeGenerator(Generator):
         super().__init__(norms, grain)
         check_size(size)
         doublings = num_upsamplings(size)
-        self.start = (size[0] >> doublings, size[1] >> doublings)
+        self.halvings = doublings
         widths = [channels * multiplier for multiplier in stage_widths(doublings)]
         self.stem = nn.Conv2d(norms.condition_channels, widths[0], 3, padding=1)
         self.blocks = nn.ModuleList(
@@ -109,7 +120,7 @@ class SpadeGenerator(Generator):
         `Condition`. None means zeros.
         """
         condition = self.condition(label, noise, grain)
-        x = self.stem(condition.at(self.start).dense())
+        x = self.stem(self.coarsest(condition).dense())
         for i, block in enumerate(self.blocks):
             if i > 0:
                 x = F.interpolate(x, scale_factor=2)

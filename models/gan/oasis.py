@@ -24,14 +24,15 @@ class Oasis(Gan):
         o = config.oasis
         super().__init__(config, o, spec, o.z_dim)
         self.oasis = o
+        size = o.crop or spec.size
         self.discriminator = OasisDiscriminator(
-            spec.num_labels, spec.num_channels, spec.size, o.channels_D, o.spectral_gain, config.tuned
+            spec.num_labels, spec.num_channels, size, o.channels_D, o.spectral_gain, config.tuned
         )
         self.critic = None
         if o.unpaired or o.critic == "wavelet":
             from models.gan.wavelet_discriminator import WaveletDiscriminator
 
-            self.critic = WaveletDiscriminator(spec.num_channels, spec.size, o.channels_W)
+            self.critic = WaveletDiscriminator(spec.num_channels, size, o.channels_W)
 
     @property
     def paired(self) -> bool:

@@ -24,6 +24,7 @@ GeneratorName = Literal[
     "wavelet_residual",
 ]
 
+WindowSize = Annotated[tuple[int, int], Must("multiples of 32", lambda size: all(x > 0 and x % 32 == 0 for x in size))]
 AtLeast2 = Annotated[int, at_least(2)]
 
 
@@ -71,6 +72,8 @@ class GanConfig:
     """Intensity in [-1, 1] above which a pixel is body for the mask loss; by default found in the training images."""
     ema_decay: BelowOne = 0.999
     """Decay of the generator's moving average per step; OASIS uses 0.9999 at batch 32; 0 for none."""
+    crop: WindowSize | None = None
+    """Train on windows H W at random places of the slices, whose images are still made whole; by default on whole slices."""
     augment_geometry: Share = 0.0
     """Share of the training pairs that are deformed, label and image alike: rotated, scaled, sheared, shifted, bent."""
     augment_intensity: Share = 0.0
@@ -79,7 +82,12 @@ class GanConfig:
     """Train the discriminators on the images of the generator's own step instead of drawing new ones: a seventh faster."""
 
     def check_together(self) -> None:
-        """ValueError where the generator's width does not fit its kind."""
+        """ValueError where the generator's width does not fit its kind, or the mask loss not what is trained on."""
+        if self.crop is not None and self.lambda_mask > 0:
+            raise ValueError(
+                f"--lambda_mask {self.lambda_mask:g}: must be 0 with --crop, which cuts dark holes of the body open, so "
+                "that they look like background"
+            )
         if self.generator != "image" and self.grain:
             raise ValueError(f"--grain: only with --generator image, not {self.generator}")
         if self.generator != "image" and self.channels_G % 8:
@@ -179,7 +187,7 @@ TELLING = (
     *("generator", "norm", "param_free_norm", "channels_G", "channels_D", "z_dim", "grain", "neighbours"),
     *("slice_position", "critic", "unpaired", "lambda_segment", "lambda_labelmix", "lambda_l1", "lambda_edge"),
     *("lambda_spectrum", "lambda_vgg", "lambda_lite", "lambda_feature", "lambda_mask", "ema_decay"),
-    *("augment_geometry", "augment_intensity"),
+    *("crop", "augment_geometry", "augment_intensity"),
 )
 
 OASIS = MethodOptions(

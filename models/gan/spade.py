@@ -24,9 +24,10 @@ class SpadeGan(Gan):
 
     def __init__(self, config: Config, spec: DataSpec) -> None:
         o = config.spade
-        if min(spec.size) >> (o.num_D - 1) < SMALLEST_SCALE:
+        size = o.crop or spec.size
+        if min(size) >> (o.num_D - 1) < SMALLEST_SCALE:
             raise ValueError(
-                f"--spade.num_D {o.num_D}: too many for slices of {spec.size[0]}x{spec.size[1]}; the coarsest scale must "
+                f"--spade.num_D {o.num_D}: too many for images of {size[0]}x{size[1]}; the coarsest scale must "
                 f"have at least {SMALLEST_SCALE} pixels"
             )
         super().__init__(config, o, spec, z_dim=0, middle_block=o.generator == "image")

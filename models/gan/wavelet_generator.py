@@ -110,7 +110,7 @@ class WaveletGenerator(Generator):
         self.idea = WAVELET_IDEAS[idea]
         # The first map has half the side of the image domain's, so the same number of doublings ends at half the size.
         doublings = min(num_upsamplings(size), halvings(size[0]) - 1, halvings(size[1]) - 1)
-        self.start = (size[0] >> doublings + 1, size[1] >> doublings + 1)
+        self.halvings = doublings + 1
         widths = [channels * multiplier for multiplier in stage_widths(doublings)]
 
         def make_in_pixels(channels: int, own_statistics: bool = True) -> ConditionedNorm:
@@ -129,7 +129,7 @@ class WaveletGenerator(Generator):
     def forward(self, label: Tensor, noise: Tensor | None = None, grain: Tensor | None = None) -> Tensor:
         """label (B, H, W) or (B, K, H, W) int64, noise (B, Z), (B, N, Z) or (B, Z, H, W) -> (B, C, H, W) in [-1, 1]."""
         condition = self.condition(label, noise, grain)
-        x = self.stem(condition.at(self.start).dense())
+        x = self.stem(self.coarsest(condition).dense())
         x = self._residual(x, condition) if self.idea.upsampling == "residual" else self._plain(x, condition)
         return torch.tanh(inverse_haar(self.to_coefficients(leaky_relu(x)).float()))
 

@@ -47,7 +47,7 @@ def test_spade_has_one_block_more() -> None:
 @pytest.mark.slow
 def test_published_generator_parameters_by_stage() -> None:
     net = published(38)
-    assert net.start == (8, 8)
+    assert net.halvings == 5
     assert [round(parameters(block) / 1e6, 1) for block in net.blocks] == [23.8, 23.8, 13.9, 5.2, 2.3, 1.2]
     assert parameters(net.stem) == 940_032 + 1024
     assert parameters(net.to_image) == 1731

@@ -1,0 +1,157 @@
+"""Training on windows of the slices: the same place of label, neighbours and image; images are made whole."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from config import parse_train
+from dataloaders.io.manifest import Manifest
+from dataloaders.slices import SliceDataset, SliceLoader
+from dataloaders.unpaired import UnpairedLoader
+from engine.methods.base import workflow_of
+from engine.run import only_trains
+from models import build_method
+from models.base import SampleRandom
+from tests.toy import prepared_folder
+
+NETWORKS = ["channels_G", "8", "channels_D", "4", "spade_hidden", "4", "lambda_mask", "0"]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return prepared_folder(tmp_path_factory.mktemp("data"), channels=2, size=64)
+
+
+def options(folder: Path, model: str = "oasis", *flags: str) -> list[str]:
+    networks = [f"--{model}.{word}" if i % 2 == 0 else word for i, word in enumerate(NETWORKS)]
+    start = ["--name", "t", "--dataroot", str(folder), "--model", model, "--preset", "demo", *networks]
+    return [*start, "--gpu_ids", "-1", "--metrics", "none", f"--{model}.crop", "32", "32", *flags]
+
+
+def places(whole: np.ndarray, part: np.ndarray) -> list[tuple[int, int]]:
+    """Where (C, h, w) lies within (C, H, W)."""
+    windows = np.lib.stride_tricks.sliding_window_view(whole, part.shape)[0]
+    return [(int(y), int(x)) for y, x in np.argwhere((windows == part).all((-1, -2, -3)))]
+
+
+def test_label_neighbours_and_image_are_of_one_place(folder: Path) -> None:
+    data = Manifest.load(folder)
+    whole = SliceDataset(folder, data, "train", neighbours=1)
+    cut = SliceDataset(folder, data, "train", neighbours=1, seed=3, crop=(32, 48))
+    seen = set()
+    for position in range(40):
+        index = position % len(whole)
+        full, sample = whole[index], cut[index, position]
+        assert sample.image is not None
+        assert full.image is not None
+        assert sample.neighbours is not None
+        assert full.neighbours is not None
+        (place,) = places(full.image, sample.image)
+        assert place in places(full.label[None], sample.label[None])
+        assert place in places(full.neighbours, sample.neighbours)
+        assert sample.label.shape == sample.image.shape[1:] == (32, 48)
+        seen.add(place)
+    ys, xs = np.array(sorted(seen)).T
+    assert ys.min() < 8
+    assert ys.max() > 24
+    assert ys.max() <= 32
+    assert xs.min() < 4
+    assert xs.max() > 12
+    assert xs.max() <= 16
+
+
+def test_windows_depend_on_seed_and_position_alone(folder: Path) -> None:
+    data = Manifest.load(folder)
+    loader = SliceLoader(SliceDataset(folder, data, "train", flip=True, seed=3, crop=(32, 32)), 2, seed=3)
+    through = list(islice(loader.endless(), 6))
+    resumed = list(islice(loader.endless(start=8), 2))
+    for before, after in zip(through[4:], resumed, strict=True):
+        assert torch.equal(before.real, after.real)
+        assert torch.equal(before.label, after.label)
+    assert not torch.equal(through[0].real, next(iter(replace_seed(loader, 4).endless())).real)
+
+
+def replace_seed(loader: SliceLoader, seed: int) -> SliceLoader:
+    """The same order with other windows."""
+    data = Manifest.load(loader.dataset.root)
+    other = SliceDataset(loader.dataset.root, data, "train", flip=True, seed=seed, crop=(32, 32))
+    return SliceLoader(other, loader.batch_size, loader.seed)
+
+
+def test_validation_calibration_and_fitting_see_whole_slices(folder: Path) -> None:
+    loader = SliceLoader(SliceDataset(folder, Manifest.load(folder), "train", crop=(32, 32)), 2)
+    assert next(loader.once()).label.shape == next(loader.share()).label.shape == (2, 64, 64)
+
+
+def test_unpaired_images_have_windows_of_their_own(folder: Path) -> None:
+    data = Manifest.load(folder)
+    labels = SliceDataset(folder, data, "train", read="labels", crop=(32, 32))
+    images = SliceDataset(folder, data, "train", read="images", crop=(32, 32))
+    batch = next(UnpairedLoader(labels, images, 4).endless())
+    assert batch.label.shape == (4, 32, 32)
+    assert batch.real.shape == (4, 2, 32, 32)
+    found = [
+        places(image, part)
+        for part in batch.real.numpy()
+        for image in (images.image(i) for i in range(len(images)))
+        if image is not None and places(image, part)
+    ]
+    assert len(found) == 4
+    assert len({place[0] for place in found}) > 1
+
+
+@pytest.mark.parametrize(
+    "variant",
+    ["oasis", "spade", "oasis --oasis.generator wavelet_residual", "oasis --oasis.critic wavelet --oasis.channels_W 4"],
+)
+def test_what_trains_on_windows_makes_whole_slices(folder: Path, variant: str) -> None:
+    model, *flags = variant.split()
+    if model == "spade":
+        flags = ["--spade.lambda_vgg", "0"]
+    workflow = workflow_of(parse_train(options(folder, model, *flags)))
+    workflow.read()
+    loader = workflow.loader()
+    method = build_method(workflow.config, workflow.data.spec)
+    method.calibrate(islice(loader.endless(), 1))  # type: ignore[arg-type]
+    batch = next(loader.endless())
+    assert batch.label.shape == (2, 32, 32)
+    players = method.players()
+    for player in players.values():
+        with only_trains(player, players):
+            assert torch.stack(list(player.losses(batch).values())).isfinite().all()
+    method.before_synthesis(islice(loader.endless(), 2))  # type: ignore[arg-type]
+    whole = next(loader.once())  # type: ignore[union-attr]
+    images = method.synthesize(whole, [SampleRandom.of(0, "a", i) for i in range(2)])
+    assert images.shape == whole.real.shape == (2, 2, 64, 64)
+
+
+def test_what_cannot_work_is_refused_in_one_line(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for flags, words in (
+        (["--oasis.crop", "32", "40"], "--oasis.crop 32 40: must be multiples of 32"),
+        (["--oasis.crop", "0", "32"], "must be multiples of 32"),
+        (["--oasis.lambda_mask", "1"], "--oasis.lambda_mask 1: must be 0 with --oasis.crop"),
+    ):
+        with pytest.raises(SystemExit):
+            parse_train(options(folder, "oasis", *flags))
+        assert words in capsys.readouterr().err
+    workflow = workflow_of(parse_train(options(folder, "oasis", "--oasis.crop", "128", "32")))
+    workflow.read()
+    with pytest.raises(ValueError, match=r"slices of 64x64 are smaller than the windows of 128x32 \(--crop\)$"):
+        workflow.loader()
+
+
+def test_slices_that_the_window_s_generator_cannot_make_are_refused(folder: Path) -> None:
+    spec = replace(Manifest.load(folder).spec, size=(288, 256))
+    config = parse_train(
+        options(folder, "oasis", "--oasis.generator", "wavelet_residual", "--oasis.crop", "256", "256")
+    )
+    with pytest.raises(
+        ValueError, match=r"^slices of 288x256: .* 256x256 \(--crop\) makes sides that are multiples of 64$"
+    ):
+        build_method(config, spec)
