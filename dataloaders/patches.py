@@ -250,9 +250,9 @@ class PatchLoader:
             batch.rng = seeded_generator(self.seed, "step", start + step * self.batch_size)
             yield batch
 
-    def once(self, limit: int = 0) -> Iterator[Batch]:
-        """The first patches of training, as many as an epoch or `limit`."""
-        yield from self._loader(range(min(limit, len(self)) if limit else len(self)))
+    def sample(self, limit: int) -> Iterator[Batch]:
+        """The first patches of training, up to `limit`."""
+        yield from self._loader(range(min(limit, len(self))))
 
     def share(self) -> Iterator[Batch]:
         """For methods that are fitted at once, which a segmenter is not."""

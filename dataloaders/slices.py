@@ -332,6 +332,14 @@ class SliceLoader:
         )
         yield from self._loader(self.dataset, list(chosen))
 
+    def sample(self, limit: int) -> Iterator[Batch]:
+        """Up to `limit` slices, unchanged, drawn from all cases alike: their batches vary as those of training do.
+
+        Neighbours in a batch would be alike, and statistics within batches too narrow.
+        """
+        order = torch.randperm(len(self.dataset), generator=seeded_generator(self.seed, "sample"))
+        yield from self._loader(self.dataset, order[:limit].tolist())
+
     def _shuffled(self, start: int, part: Part) -> Iterable[Batch]:
         order = EndlessSampler(len(self.dataset), self.seed, start, batch_size=self.batch_size, part=part)
         return self._loader(self.dataset, order, self.batch_size // part.ranks)

@@ -46,7 +46,7 @@ ADVICE = (
     "--oasis.spectral_gain 1 or more R1 may go on learning; --stop_patience 0 goes on with this one."
 )
 FIRST_SLICES = 64  # training slices that a method may look at before its first step
-CALIBRATION_SLICES = 256  # evenly spaced training slices that give the moving average its batch statistics
+CALIBRATION_SLICES = 256  # training slices that give the moving average its batch statistics
 
 
 @dataclass
@@ -253,11 +253,23 @@ class Run:
             optimizer.load_state_dict(state["optimizers"][name])
             match_parameters(optimizer, fused=self.config.tuned)
         self.state.step, self.state.images_seen, self.state.previous = state["step"], state["images"], state["images"]
-        self.best, self.finished, self.won_since = state["best"], state["finished"], state.get("won_since")
-        self.stale = state.get("stale", 0)
+        self.finished, self.won_since = state["finished"], state.get("won_since")
+        self._restore_best(state)
         self.meter = Meter(**state["meter"])
         self.log.rewind(self.state.images_seen)
         self.log.say(f"{self.config.name}: resumed at {self.state.images_seen:,} of {self.total:,} images")
+
+    def _restore_best(self, state: dict[str, Any]) -> None:
+        """The best so far, unless it was chosen by something else: two measures cannot be compared."""
+        # States up to 0.2 do not say by what: by Dice, which is kept with a minus, or by the label-wise Wasserstein.
+        measure = state.get("measure", "dice" if state["best"] <= 0 else "wasserstein")
+        if measure == self.judge.measure or not math.isfinite(state["best"]):
+            self.best, self.stale = state["best"], state.get("stale", 0)
+            return
+        self.log.say(
+            f"warning: the best weights so far were chosen by {measure}, those from here on by {self.judge.measure}; "
+            "the next evaluation replaces weights-best. Copy it first if you want to keep it"
+        )
 
     def _described(self) -> str:
         """Method, preset, device and size of the networks."""
@@ -309,9 +321,9 @@ class Run:
                 player.net.compile()
 
     def calibration_batches(self) -> Iterator[Batch]:
-        """Evenly spaced training batches, on the device."""
+        """Training batches drawn from all cases alike, on the device."""
         total = min(CALIBRATION_SLICES, len(self.train_loader))
-        batches = tracked(self.train_loader.once(limit=total), "batch statistics", total, count=len)
+        batches = tracked(self.train_loader.sample(total), "batch statistics", total, count=len)
         return (batch.to(self.device) for batch in batches)
 
     def first_batches(self) -> Iterator[Batch]:
@@ -569,6 +581,7 @@ class Run:
             "spec": self.data.spec.to_dict(),
             "step": self.state.step,
             "best": self.best,
+            "measure": self.judge.measure,
             "stale": self.stale,
             "finished": self.finished,  # all images seen, and the last evaluation and preview made
             "meter": asdict(self.meter),

@@ -14,7 +14,12 @@ from dataloaders.io.files import atomic_path, write_text
 from dataloaders.io.schema import Mismatch, decode
 
 JSONL = "metrics.jsonl"
-CURVES = ("wasserstein", "ssim", "mae_body")  # metrics worth a panel; all are in the log and in TensorBoard
+CURVES = (
+    "composite",
+    "wasserstein",
+    "ssim",
+    "mae_body",
+)  # metrics worth a panel; all are in the log and in TensorBoard
 
 
 class RunLog:

@@ -40,9 +40,13 @@ class Verdict:
 
 
 class Judge(Protocol):
-    """Chosen once for a run. patience: evaluations without a better one after which it stops, 0 for never."""
+    """Chosen once for a run. patience: evaluations without a better one after which it stops, 0 for never.
+
+    measure: name of what its verdicts choose the best weights by.
+    """
 
     patience: int
+    measure: str
 
     def evaluate(self, images: int) -> Verdict | None:
         """Validate the method as it is after so many images; None where there is nothing to validate on."""

@@ -88,6 +88,8 @@ class SegmenterWorkflow(Workflow):
 class SegmentationJudge:
     """Images to labels: Dice of whole validation scans on the network's grid, best by its mean over labels."""
 
+    measure = "dice"
+
     def __init__(self, config: Config, method: Any, scans: Sequence[LabelledScan], device: torch.device) -> None:
         self.patience = config.segmenter.patience
         self.spec, self.scans = method.spec, list(scans)
@@ -104,7 +106,7 @@ class SegmentationJudge:
         values = {"dice": found.mean} | {f"dice/{names[i]}": value for i, value in found.per_label.items()}
         metrics = {name: value if math.isfinite(value) else None for name, value in values.items()}
         mean = found.mean if math.isfinite(found.mean) else 0.0
-        return Verdict(metrics, "dice", mean, higher=True)
+        return Verdict(metrics, self.measure, mean, higher=True)
 
     def preview(self, path: Path) -> None:
         """Rows of image | truth | prediction, the slice with most foreground of each of the first scans."""

@@ -24,7 +24,6 @@ from models.base import Method, SampleRandom, seeded_generator
 if TYPE_CHECKING:
     from engine.trained import TrainedRun
 
-BEST_METRIC = "wasserstein"  # always computable, so the choice of the best weights does not depend on the machine
 PREVIEW_ROWS = 6
 
 
@@ -111,9 +110,10 @@ class SynthesisWorkflow(Workflow):
 
 
 class SynthesisJudge:
-    """Label maps to images: the validation split as test.py would synthesise it, best by `BEST_METRIC`."""
+    """Label maps to images: the validation split as test.py would synthesise it, best by `evaluation.composite`."""
 
     patience = 0
+    measure = "composite"
 
     def __init__(
         self,
@@ -151,6 +151,7 @@ class SynthesisJudge:
         if self.val_loader is None or not self.comparable:
             return None
         from evaluation import evaluate_results, headline  # seconds to import
+        from evaluation.composite import PARTS, composite
 
         folder = self.folder / "validation"
         limit, count = self.config.eval_slices, len(self.val_loader)
@@ -159,6 +160,8 @@ class SynthesisJudge:
             writer = ResultsWriter(staging, self.config.dataroot, self.data, volumes=False)
             synthesize_split(self.method, batches, writer, self.device, self.config.seed, total=total)
             writer.close({"name": self.config.name, "method": self.config.model, "images_seen": images})
-        result = evaluate_results(folder, self.config.metrics, self.config.weights, str(self.device), progress=True)
-        metrics = headline(result)
-        return Verdict(metrics, BEST_METRIC, metrics[BEST_METRIC])
+        asked = self.config.metrics
+        names = asked if asked == "auto" else ",".join(dict.fromkeys([*asked.split(","), *PARTS]))
+        metrics = headline(evaluate_results(folder, names, self.config.weights, str(self.device), progress=True))
+        value = composite(metrics)
+        return Verdict(metrics | {self.measure: value}, self.measure, value)
