@@ -10,6 +10,7 @@ from dataloaders.io.file_names import check_regex
 from dataloaders.io.intensity import Window
 from dataloaders.io.schema import AtLeast0, Must, Shard, Share, Spacing
 from dataloaders.io.spec import Axis
+from dataloaders.prepare.splits import FRACTIONS
 
 SIZE_STEP = 32  # the networks halve a slice up to five times
 Format = Literal["pairs", "nnunet", "synthrad2023", "bids", "mni152", "png"]
@@ -114,7 +115,7 @@ class PrepareOptions:
     split: Annotated[
         tuple[float, float, float],
         Must("three fractions, not negative, not all 0", lambda v: min(v) >= 0 and sum(v) > 0),
-    ] = (0.8, 0.1, 0.1)
+    ] = FRACTIONS
     """Fractions of patients for training, validation and test."""
     split_by: Literal["patient", "slices"] | None = None
     """patient, or slices: held-out blocks of slices within each case, for a single patient (default of mni152)."""

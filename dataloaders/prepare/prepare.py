@@ -38,7 +38,7 @@ from dataloaders.prepare.sources import (
     find_pairs,
     find_synthrad,
 )
-from dataloaders.prepare.splits import read_split_file, split_patients
+from dataloaders.prepare.splits import EmptySplit, read_split_file, refuse_empty, split_patients
 
 RESUME_FOLDER = ".work"  # below --out until the manifest is written
 
@@ -138,6 +138,8 @@ def _process_once(
         return
     try:
         cases, notes = process_case(source, split, hashes, plan)
+    except EmptySplit:
+        raise
     except ValueError as error:
         raise DataFaults([f"case {source.id}: {error}"]) from None
     ledger.record(source.id, hashes, cases=cases, notes=asdict(notes))
@@ -220,7 +222,11 @@ def _splits(o: PrepareOptions, cases: list[CaseSource]) -> dict[str, Split]:
     patients = [case.patient for case in cases]
     if o.split_file:
         return read_split_file(o.split_file, patients)
-    return split_patients(patients, o.split, o.seed, o.val_patients, o.test_patients)
+    splits = split_patients(patients, o.split, o.seed, o.val_patients, o.test_patients)
+    if not o.val_patients and not o.test_patients:
+        cause = f"{len(splits)} patients are too few; give 0 for a split that you do not need"
+        refuse_empty(splits.values(), o.split, cause)
+    return splits
 
 
 def _identity(

@@ -28,7 +28,7 @@ from dataloaders.prepare import cleaning, tissue
 from dataloaders.prepare.notes import CaseNotes, clipped, value_ranges
 from dataloaders.prepare.options import PrepareOptions, parse_window
 from dataloaders.prepare.sources import CaseSource, embedded_volumes
-from dataloaders.prepare.splits import split_slices
+from dataloaders.prepare.splits import refuse_empty, split_slices
 from dataloaders.slice_files import Frame, choose_slices, write_filled, write_slice
 
 CT_WINDOW = Window(-1024.0, 3071.0)  # 12 bits, the range of clinical scanners
@@ -214,6 +214,8 @@ def _window(channel: int, image: NDArray, plan: PreparePlan, tissue_of: Tissue |
 
 def _blocks(kept: list[int], o: PrepareOptions) -> dict[Split, list[int]]:
     split = split_slices(kept, o.split, o.guard)
+    cause = f"{len(kept)} slices, --guard {o.guard} around held-out blocks; hold out less or lower --guard"
+    refuse_empty(split.values(), o.split, cause)
     parts: dict[Split, list[int]] = {}
     for index, part in sorted(split.items()):
         parts.setdefault(part, []).append(index)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from dataloaders.io.files import read_json
 from dataloaders.io.manifest import SPLITS, Split
 
+FRACTIONS = (0.8, 0.1, 0.1)  # by default: training, validation, test
 BLOCK = 8  # slices of a held-out block, about
 
 
@@ -83,6 +84,25 @@ def split_slices(indices: Sequence[int], fractions: tuple[float, float, float], 
 def _too_near(index: int, name: Split, split: dict[int, Split], guard: int) -> bool:
     higher = SPLITS[SPLITS.index(name) + 1 :]
     return any(split.get(index + d) in higher for d in range(-guard, guard + 1))
+
+
+class EmptySplit(ValueError):  # noqa: N818 (reads as what it is)
+    """A split that was asked for and has nothing in it: the fault of the options, not of the data."""
+
+
+def refuse_empty(given: Iterable[Split], fractions: tuple[float, float, float], cause: str) -> None:
+    """`EmptySplit` where a split with a fraction above 0 is not among those that were `given` something.
+
+    Of the default fractions, which nobody asked for, training alone has to be there.
+    """
+    there = set(given)
+    asked = SPLITS if fractions != FRACTIONS else SPLITS[:1]
+    empty = [
+        name for name, part in zip(SPLITS, fractions, strict=True) if part > 0 and name in asked and name not in there
+    ]
+    if empty:
+        text = " ".join(f"{part:g}" for part in fractions)
+        raise EmptySplit(f"--split {text} leaves nothing for {' and '.join(empty)}: {cause}")
 
 
 def read_split_file(path: Path, patients: Sequence[str]) -> dict[str, Split]:

@@ -495,6 +495,20 @@ def test_patient_split_is_seeded_and_ignores_order() -> None:
         split_patients(patients, (1, 0, 0), 0, test=["nobody"])
 
 
+@pytest.mark.parametrize("by", ["patient", "slices"])
+def test_a_split_that_is_asked_for_is_never_empty(source: Path, tmp_path: Path, by: str) -> None:
+    """By slices every training slice may lie too near to a held-out one; by patients there may be too few."""
+    split = (0.4, 0.1, 0.5)
+    if by == "patient":
+        for kind in ("ct", "seg"):
+            (source / f"case2_{kind}.nii.gz").unlink()
+    what = "train" if by == "slices" else "val"
+    with pytest.raises(ValueError, match=rf"--split 0.4 0.1 0.5 leaves nothing for {what}") as error:
+        prepare(options(source, tmp_path / "out", split_by=by, split=split, min_foreground=0.0))
+    assert "\n" not in str(error.value)
+    assert not list(tmp_path.glob("out/**/*.png"))
+
+
 def test_slice_blocks_have_guards() -> None:
     split = split_slices(range(100), (0.75, 0.1, 0.15), guard=3)
     for index, name in split.items():
