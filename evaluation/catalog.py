@@ -7,6 +7,7 @@ from evaluation.metrics import (
     errors,
     faithfulness,
     intensity,
+    lattice,
     lesions,
     perceptual,
     protocols,
@@ -22,7 +23,7 @@ from evaluation.statistics import DRAWS, MIN_PATIENTS
 
 SCHEMA = "medsis-metrics/1"
 FILES = (
-    *(errors, similarity, perceptual, intensity, continuity, spectrum, sharpness, protocols, variety),
+    *(errors, similarity, perceptual, intensity, continuity, spectrum, lattice, sharpness, protocols, variety),
     *(faithfulness, lesions),
 )
 METRICS: dict[str, Metric] = {metric.key: metric for file in FILES for metric in file.METRICS}

