@@ -379,6 +379,12 @@ def from_dict(data: dict[str, Any]) -> Config:
     unknown = set(data) - {f.name for f in fields(Config)}
     if unknown:
         raise ValueError(f"the checkpoint has options that this version does not know: {sorted(map(repr, unknown))}")
+    for group in data.values():
+        if isinstance(group, dict) and str(group.get("generator")).startswith("wavelet"):
+            raise ValueError(
+                f"the weights are of --generator {group['generator']} of version 0.2, whose images show a grid: train anew "
+                "with --generator haar, or use version 0.2"
+            )
     config = cast(Config, decode(Config, data, "options"))
     if config.model not in METHODS:
         raise ValueError(f"options.model: found {config.model!r}, must be one of {', '.join(METHODS)}")

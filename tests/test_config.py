@@ -59,8 +59,8 @@ def test_a_value_out_of_range_is_one_line(flag: str, value: str, capsys: pytest.
     [
         ("--oasis.unpaired --oasis.lambda_l1 1", "--oasis.lambda_l1 1.0: needs pairs"),
         ("--oasis.images_from b", "--oasis.images_from b: only with --oasis.unpaired"),
-        ("--oasis.unpaired --oasis.lambda_feature 1", "--oasis.lambda_feature 1.0: needs pairs"),
-        ("--oasis.generator wavelet --oasis.channels_G 12", "--oasis.channels_G 12: must be a multiple of 8"),
+        ("--oasis.lambda_feature 1", "--oasis.lambda_feature 1.0: needs --oasis.critic wavelet"),
+        ("--oasis.generator haar --oasis.channels_G 10", "--oasis.channels_G 10: must be a multiple of 4"),
         (
             "--model oasis --preset brain",
             "--model oasis --preset brain: there is no such pair; --model oasis has oasis,",
@@ -174,6 +174,8 @@ def test_the_config_survives_a_checkpoint() -> None:
     assert config.from_dict(recorded) == parsed
     with pytest.raises(ValueError, match="does not know"):
         config.from_dict(recorded | {"lambda_new": 1})
+    with pytest.raises(ValueError, match="train anew with --generator haar"):
+        config.from_dict(recorded | {"oasis": {"generator": "wavelet_residual"}})
     with pytest.raises(ValueError, match="model: found 'x', must be one of oasis, spade"):
         config.from_dict(recorded | {"model": "x"})
 

@@ -17,7 +17,7 @@ from dataloaders.io.spec import DataSpec
 from models.base import Batch, Method, SampleRandom, seeded_generator
 from models.ema import ema_copy, ema_update, recalibrate_batchnorm
 from models.gan import body, losses
-from models.gan.generator import GRAIN_LEVELS, Generator, SpadeGenerator, check_size
+from models.gan.generator import GRAIN_LEVELS, SpadeGenerator, check_size
 from models.gan.norms import NormOptions
 from models.gan.options import GanConfig
 
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 def build_generator(
     options: GanConfig, spec: DataSpec, z_dim: int, tuned: bool = True, middle_block: bool = False
-) -> Generator:
+) -> SpadeGenerator:
     """The generator that the options name. z_dim: noise length without the slice position, which is one more.
 
     ValueError for slices whose size it cannot make.
@@ -44,14 +44,16 @@ def build_generator(
     )
     check_size(spec.size)
     window = options.crop or spec.size
-    common = (norms, spec.num_channels, window, options.channels_G, options.spectral_gain)
-    made: Generator
-    if options.generator == "image":
-        made = SpadeGenerator(*common, middle_block=middle_block, grain=options.grain)
-    else:
-        from models.gan.wavelet_generator import WaveletGenerator
-
-        made = WaveletGenerator(*common, idea=options.generator)
+    made = SpadeGenerator(
+        norms,
+        spec.num_channels,
+        window,
+        options.channels_G,
+        options.spectral_gain,
+        middle_block=middle_block,
+        grain=options.grain,
+        haar=options.generator == "haar",
+    )
     if any(side % 2**made.halvings for side in spec.size):
         raise ValueError(
             f"slices of {spec.size[0]}x{spec.size[1]}: the generator of windows of {window[0]}x{window[1]} (--crop) makes "
@@ -69,7 +71,7 @@ class Gan(Method):
 
     mask_threshold: Tensor
     feature_spread: Tensor
-    generator: Generator
+    generator: SpadeGenerator
     average: nn.Module
 
     def __init__(

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from functools import partial
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -9,7 +12,8 @@ from torch.nn.utils import parametrize
 from torch.nn.utils.parametrizations import spectral_norm
 
 from models.gan.condition import Condition
-from models.gan.norms import ConditionedNorm, MakeNorm
+from models.gan.haar import HaarConv
+from models.gan.norms import MakeNorm
 
 LEAK = 0.2
 
@@ -19,9 +23,9 @@ def leaky_relu(x: Tensor) -> Tensor:
     return F.leaky_relu(x, LEAK)
 
 
-def normalised_conv(fin: int, fout: int, kernel: int, bias: bool = True) -> nn.Conv2d:
+def normalised_conv(fin: int, fout: int, kernel: int, bias: bool = True, conv_type: Any = nn.Conv2d) -> nn.Conv2d:
     """A convolution that keeps the size, with spectral norm (Miyato et al., ICLR 2018; one power step per forward pass)."""
-    conv = nn.Conv2d(fin, fout, kernel, padding=kernel // 2, bias=bias)
+    conv: nn.Conv2d = conv_type(fin, fout, kernel, padding=kernel // 2, bias=bias)
     spectral_norm(conv)
     return conv
 
@@ -29,49 +33,34 @@ def normalised_conv(fin: int, fout: int, kernel: int, bias: bool = True) -> nn.C
 class ResidualBlock(nn.Module):
     """Residual block of conditioned norms (Park et al., CVPR 2019, fig. 4); the shortcut is learned where the width changes.
 
-    plain_shortcut: the learned shortcut is a 1×1 convolution of x as it is, without a norm before it.
+    haar: the 3×3 convolutions see Haar coefficients, see `HaarConv`.
     grain: noise for every pixel is added between the convolutions, by channel as strongly as learned, from zero on
     (StyleGAN; Karras et al., CVPR 2019, sec. 3.2). The conditioned norm behind it scales it by label.
     """
 
-    def __init__(
-        self, fin: int, fout: int, make_norm: MakeNorm, plain_shortcut: bool = False, grain: bool = False
-    ) -> None:
+    def __init__(self, fin: int, fout: int, make_norm: MakeNorm, haar: bool = False, grain: bool = False) -> None:
         super().__init__()
         middle = min(fin, fout)
+        first, second = (partial(HaarConv, shift=s) if haar else nn.Conv2d for s in (0, 1))
         self.norm_0 = make_norm(fin)
-        self.conv_0 = normalised_conv(fin, middle, 3)
+        self.conv_0 = normalised_conv(fin, middle, 3, conv_type=first)
         self.grain = nn.Parameter(torch.zeros(middle, 1, 1)) if grain else None
         self.norm_1 = make_norm(middle)
-        self.conv_1 = normalised_conv(middle, fout, 3)
-        self.norm_s: ConditionedNorm | None = None
-        self.conv_s: nn.Module | None = None
+        self.conv_1 = normalised_conv(middle, fout, 3, conv_type=second)
+        self.norm_s = self.conv_s = None
         if fin != fout:
-            self.conv_s = normalised_conv(fin, fout, 1, bias=False)
-            if not plain_shortcut:
-                self.norm_s = make_norm(fin, False)
+            self.norm_s, self.conv_s = make_norm(fin, False), normalised_conv(fin, fout, 1, bias=False)
 
     def forward(self, x: Tensor, condition: Condition) -> Tensor:
         """x (B, fin, H, W) -> (B, fout, H, W)."""
-        shortcut, delta = self.parts(x, condition)
-        return shortcut + delta
-
-    def parts(self, x: Tensor, condition: Condition) -> tuple[Tensor, Tensor]:
-        """Shortcut and residual of x (B, fin, H, W), each (B, fout, H, W)."""
-        delta, shortcut = x, x
-        if self.norm_s is None:
-            if self.conv_s is not None:
-                shortcut = self.conv_s(x)
-            delta = self.norm_0(x, condition)
-        else:
-            assert self.conv_s is not None
+        shortcut, normalised = x, None
+        if self.norm_s is not None and self.conv_s is not None:
             normalised = self.norm_0.normalise(x)  # both norms see the same x
             shortcut = self.conv_s(self.norm_s(x, condition, normalised))
-            delta = self.norm_0(x, condition, normalised)
-        delta = self.conv_0(leaky_relu(delta))
+        delta = self.conv_0(leaky_relu(self.norm_0(x, condition, normalised)))
         if self.grain is not None:
             delta = delta + self.grain * condition.pixel_grain((delta.shape[2], delta.shape[3]))
-        return shortcut, self.conv_1(leaky_relu(self.norm_1(delta, condition)))
+        return shortcut + self.conv_1(leaky_relu(self.norm_1(delta, condition)))
 
 
 class DownBlock(nn.Module):

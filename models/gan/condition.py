@@ -9,11 +9,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from models.gan.patterns import Patterns
-
-# Rows of windows cost a gather each; above this share of distinct windows a plain convolution is as fast.
-MAX_DISTINCT = 0.6
-
 
 class Condition:
     """Labels and noise at one resolution; `at` gives the same at another one.
@@ -22,7 +17,6 @@ class Condition:
     noise: None, (B, Z) for the whole image, (B, N, Z) by class of the slice, or (B, Z, H, W) by pixel.
     grain: None, or noise for single pixels (B, L, H, W) of the finest size, of which the k-th channel is for the k-th
     halving of it.
-    patterns: whether convolutions of the condition may be computed once per distinct window of labels.
     """
 
     def __init__(
@@ -30,15 +24,13 @@ class Condition:
         label: Tensor,
         num_labels: int,
         noise: Tensor | None,
-        patterns: bool = False,
         grain: Tensor | None = None,
     ) -> None:
         assert label.ndim == 4, label.shape
         self.grain = grain
-        self.label, self.num_labels, self.noise, self.allow_patterns = label, num_labels, noise, patterns
+        self.label, self.num_labels, self.noise = label, num_labels, noise
         self.levels: dict[tuple[int, int], Condition] = {self.size: self}  # shared by all resolutions
         self._dense: Tensor | None = None
-        self._patterns: dict[int, Patterns | None] = {}
         self._offsets: Tensor | None = None
 
     @property
@@ -50,9 +42,7 @@ class Condition:
         """The condition at another size, nearest pixel, remembered."""
         size = (int(size[0]), int(size[1]))
         if size not in self.levels:
-            level = Condition(
-                self._resized(self.label, size), self.num_labels, self.noise, self.allow_patterns, self.grain
-            )
+            level = Condition(self._resized(self.label, size), self.num_labels, self.noise, self.grain)
             if self.noise is not None and self.noise.ndim == 4:
                 level.noise = F.interpolate(self.noise, size=size)
             level.levels = self.levels
@@ -92,15 +82,6 @@ class Condition:
         factor = self.grain.shape[2] // size[0]
         level = factor.bit_length() - 1
         return self.grain[:, level : level + 1, : size[0], : size[1]]
-
-    def patterns(self, kernel: int) -> Patterns | None:
-        """Distinct label windows for convolutions of this size, None where a plain convolution is to be used."""
-        if not self.allow_patterns or kernel != 3 or (self.noise is not None and self.noise.ndim > 2):
-            return None
-        if kernel not in self._patterns:
-            found = Patterns.of(self.label, self.num_labels)
-            self._patterns[kernel] = found if found.distinct <= MAX_DISTINCT else None
-        return self._patterns[kernel]
 
     def offsets(self) -> Tensor:
         """Position of each pixel in its class: (B, 2, H, W), row and column distance to the class's centroid.

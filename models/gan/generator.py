@@ -42,19 +42,48 @@ def stage_widths(upsamplings: int) -> list[int]:
     return [min(2**i, 16) for i in range(upsamplings + 2)][::-1]
 
 
-class Generator(nn.Module):
-    """What all generators share: how labels, noise and neighbours become a condition.
+class SpadeGenerator(nn.Module):
+    """SPADE generator with 3-D noise (Schönfeld et al., ICLR 2021, sec. 3.3).
 
+    The noise vector is joined to the one-hot labels at every pixel; the result conditions the first convolution and
+    all norms. Output in [-1, 1] by tanh.
+    middle_block: a further block at the second resolution, as in SPADE's own generator (Park et al., CVPR 2019).
+    grain: noise for every pixel in the finest stages, see `ResidualBlock`.
+    haar: feature maps have a quarter of the channels, and the 3×3 convolutions of all stages but the finest, which writes
+    the pixels, see their Haar coefficients: as many channels again at half the size, a quarter of the arithmetic. Maps are
+    enlarged smoothly. After the wavelet generators of USIS (Eskandar et al., 2021-23) and SWAGAN (Gal et al., SIGGRAPH
+    2021). `channels` must then be a multiple of 4, ValueError otherwise.
     halvings: how often the first feature map is halved against the label; labels of other sizes than the one that a
     generator is built for must be multiples of 2 ** halvings.
     """
 
-    halvings: int
-
-    def __init__(self, norms: NormOptions, grain: bool = False) -> None:
+    def __init__(
+        self,
+        norms: NormOptions,
+        out_channels: int,
+        size: tuple[int, int],
+        channels: int = 64,
+        spectral_gain: float = INIT_GAIN,
+        middle_block: bool = False,
+        grain: bool = False,
+        haar: bool = False,
+    ) -> None:
         super().__init__()
-        self.norms, self.grain = norms, grain
-        self.tuned = norms.tuned
+        self.norms, self.grain, self.haar = norms, grain, haar
+        check_size(size)
+        doublings = num_upsamplings(size)
+        self.halvings = doublings
+        if haar and channels % 4:
+            raise ValueError(f"channels {channels}: must be a multiple of 4 for Haar coefficients")
+        widths = [channels * multiplier // (4 if haar else 1) for multiplier in stage_widths(doublings)]
+        self.stem = nn.Conv2d(norms.condition_channels, widths[0], 3, padding=1)
+        self.blocks = nn.ModuleList(
+            ResidualBlock(fin, fout, norms.make, haar and i < doublings, grain and i > doublings - GRAIN_LEVELS)
+            for i, (fin, fout) in enumerate(itertools.pairwise(widths))
+        )
+        self.middle = ResidualBlock(widths[1], widths[1], norms.make, haar) if middle_block else None
+        self.to_image = nn.Conv2d(widths[-1], out_channels, 3, padding=1)
+        init_weights(self, spectral_gain)
 
     @property
     def z_dim(self) -> int:
@@ -69,49 +98,12 @@ class Generator(nn.Module):
             noise = torch.zeros(len(label), self.z_dim, device=label.device)
         if grain is None and self.grain:
             grain = torch.zeros(len(label), GRAIN_LEVELS, *label.shape[2:], device=label.device)
-        # Windows are looked up in full precision; in half precision a plain convolution is faster than the look-up.
-        full = not torch.is_autocast_enabled("cpu") and not torch.compiler.is_compiling()
-        patterns = self.tuned and label.device.type == "cpu" and full
-        return Condition(label, self.norms.num_labels, noise if self.z_dim else None, patterns, grain)
+        return Condition(label, self.norms.num_labels, noise if self.z_dim else None, grain)
 
     def coarsest(self, condition: Condition) -> Condition:
         """The condition of the first feature map, whatever the label's size, which need not be that of training."""
         height, width = condition.size
         return condition.at((height >> self.halvings, width >> self.halvings))
-
-
-class SpadeGenerator(Generator):
-    """SPADE generator with 3-D noise (Schönfeld et al., ICLR 2021, sec. 3.3).
-
-    The noise vector is joined to the one-hot labels at every pixel; the result conditions the first convolution and
-    all norms. Output in [-1, 1] by tanh.
-    middle_block: a further block at the second resolution, as in SPADE's own generator (Park et al., CVPR 2019).
-    grain: noise for every pixel in the finest stages, see `ResidualBlock`.
-    """
-
-    def __init__(
-        self,
-        norms: NormOptions,
-        out_channels: int,
-        size: tuple[int, int],
-        channels: int = 64,
-        spectral_gain: float = INIT_GAIN,
-        middle_block: bool = False,
-        grain: bool = False,
-    ) -> None:
-        super().__init__(norms, grain)
-        check_size(size)
-        doublings = num_upsamplings(size)
-        self.halvings = doublings
-        widths = [channels * multiplier for multiplier in stage_widths(doublings)]
-        self.stem = nn.Conv2d(norms.condition_channels, widths[0], 3, padding=1)
-        self.blocks = nn.ModuleList(
-            ResidualBlock(fin, fout, norms.make, grain=grain and i > doublings - GRAIN_LEVELS)
-            for i, (fin, fout) in enumerate(itertools.pairwise(widths))
-        )
-        self.middle = ResidualBlock(widths[1], widths[1], norms.make) if middle_block else None
-        self.to_image = nn.Conv2d(widths[-1], out_channels, 3, padding=1)
-        init_weights(self, spectral_gain)
 
     def forward(self, label: Tensor, noise: Tensor | None = None, grain: Tensor | None = None) -> Tensor:
         """label (B, H, W) or (B, K, H, W) int64, noise (B, Z), (B, N, Z) or (B, Z, H, W) -> (B, C, H, W) in [-1, 1].
@@ -123,7 +115,7 @@ class SpadeGenerator(Generator):
         x = self.stem(self.coarsest(condition).dense())
         for i, block in enumerate(self.blocks):
             if i > 0:
-                x = F.interpolate(x, scale_factor=2)
+                x = F.interpolate(x, scale_factor=2, mode="bilinear" if self.haar else "nearest")
             if i == 1 and self.middle is not None:
                 x = self.middle(x, condition)
             x = block(x, condition)

@@ -16,6 +16,8 @@ from models.batch_norm import SyncedBatchNorm2d
 from models.gan.condition import Condition
 
 GROUPS = 32
+# Of CLADE's tables by class and of its map of the noise at the start: classes must differ by more than draws do.
+TABLE_STD, NOISE_STD = 0.3, 0.02
 
 
 class InstanceNorm(nn.Module):
@@ -65,7 +67,7 @@ class Spade(ConditionedNorm):
     """Spatially-adaptive normalisation (Park et al., CVPR 2019, sec. 3.1): norm(x) · (1 + gamma(c)) + beta(c).
 
     c is the condition (labels and noise) at the size of x; gamma and beta come from a two-layer convolution of c.
-    tuned: gamma and beta in one convolution, label windows computed once each; equal up to rounding.
+    tuned: gamma and beta in one convolution; equal up to rounding.
     """
 
     def __init__(
@@ -82,21 +84,13 @@ class Spade(ConditionedNorm):
         """See `ConditionedNorm`."""
         normalised = self.normalise(x) if normalised is None else normalised
         level = condition.at((x.shape[2], x.shape[3]))
+        hidden = F.relu(self.shared(level.dense()))
         if not self.tuned:
-            hidden = F.relu(self.shared(level.dense()))
             return normalised * (1 + self.gamma(hidden)) + self.beta(hidden)
-        return self._tuned(normalised, level)
-
-    def _tuned(self, normalised: Tensor, condition: Condition) -> Tensor:
         assert self.gamma.bias is not None
         assert self.beta.bias is not None
         weight = torch.cat([self.gamma.weight, self.beta.weight])
         bias = torch.cat([self.gamma.bias + 1, self.beta.bias])
-        patterns = condition.patterns(self.shared.kernel_size[0])
-        if patterns is not None:
-            hidden = patterns.first(self.shared.weight, self.shared.bias, condition.noise)
-            return patterns.modulate(normalised, patterns.second(hidden, weight, bias))
-        hidden = F.relu(self.shared(condition.dense()))
         scale, shift = F.conv2d(hidden, weight, bias, padding=self.gamma.padding).chunk(2, dim=1)
         return torch.addcmul(shift, normalised, scale)
 
@@ -115,9 +109,11 @@ class Clade(ConditionedNorm):
         self.num_labels = num_labels
         self.norm = param_free_norm(norm, channels)
         self.table = nn.Parameter(torch.zeros(slices, num_labels, 2 * channels))  # gamma, beta by class
-        nn.init.normal_(self.table, std=0.02)
+        nn.init.normal_(self.table, std=TABLE_STD)
         self.position = nn.Conv2d(2, 2, 1)  # row and column offset -> strength of gamma and of beta
         self.noise = nn.Linear(z_dim, 2 * channels, bias=False) if z_dim else None
+        if self.noise is not None:
+            nn.init.normal_(self.noise.weight, std=NOISE_STD)
 
     def forward(self, x: Tensor, condition: Condition, normalised: Tensor | None = None) -> Tensor:
         """See `ConditionedNorm`."""

@@ -39,6 +39,13 @@ class Oasis(Gan):
         """Whether image and label of a batch belong together."""
         return not self.oasis.unpaired
 
+    @property
+    def r1_gamma(self) -> float:
+        """Weight of R1; by default StyleGAN2-ADA's (Karras et al., NeurIPS 2020), which grows with the image."""
+        height, width = self.oasis.crop or self.spec.size
+        given = self.oasis.r1_gamma
+        return 0.0002 * height * width / self.config.batch_size if given is None else given
+
     def players(self) -> dict[str, Player]:
         """Generator first, then discriminator, as published; then the critic and, every r1_every steps, its penalty."""
         c = self.config
@@ -51,7 +58,7 @@ class Oasis(Gan):
             ),
         }
         if self.critic is not None:
-            every = self.oasis.r1_every if self.oasis.r1_gamma > 0 else 0
+            every = self.oasis.r1_every if self.r1_gamma > 0 else 0
             optimizer = adam(self.critic, self.oasis.lr_w, c, lazy=every)
             players["critic"] = Player(self.critic, optimizer, self.critic_losses)
             if every:
@@ -61,16 +68,17 @@ class Oasis(Gan):
     def generator_losses(self, batch: Batch) -> dict[str, Tensor]:
         """The generator wants every pixel of its image to be taken for a real pixel of its label (eq. 3)."""
         fake = self.generate(batch)
-        logits, features = self.discriminator(fake, features=True)
+        logits = self.discriminator(fake)
         segmentation = losses.real_cross_entropy(logits, batch.label, self.weights(batch))
         result = {"segmentation": self.oasis.lambda_segment * segmentation}
         if self.critic is not None:
             scores, features = self.critic(fake, features=True)
             result["critic"] = self.oasis.lambda_critic * losses.logistic_generator(scores)
-        if self.oasis.lambda_feature > 0:  # in the critic where there is one
-            with torch.no_grad():
-                _, wanted = (self.critic or self.discriminator)(batch.real, features=True)
-            result["feature"] = self.oasis.lambda_feature * losses.relative_matching(wanted, features)
+            if self.oasis.lambda_feature > 0:
+                with torch.no_grad():
+                    _, wanted = self.critic(batch.real, features=True)
+                matching = losses.feature_matching([[*wanted, scores]], [[*features, scores]])
+                result["feature"] = self.oasis.lambda_feature * matching
         return result | self.image_losses(fake, batch)
 
     def discriminator_losses(self, batch: Batch) -> dict[str, Tensor]:
@@ -113,7 +121,7 @@ class Oasis(Gan):
             scores = self.critic.forward(images)  # not __call__: torch.compile has no double backward
             assert isinstance(scores, Tensor)
             penalty = losses.r1_penalty(scores, images)
-        return {"r1": self.oasis.r1_gamma * self.oasis.r1_every * penalty}
+        return {"r1": self.r1_gamma * self.oasis.r1_every * penalty}
 
     def weights(self, batch: Batch) -> Tensor | None:
         """Class weights of the batch, None where balancing is off."""

@@ -13,16 +13,7 @@ if TYPE_CHECKING:
     pass
 
 ParamFreeNorm = Literal["batch", "instance", "group"]
-GeneratorName = Literal[
-    "image",
-    "wavelet",
-    "wavelet_multilevel",
-    "wavelet_pixelnorm",
-    "wavelet_reductive",
-    "wavelet_reductive_pixelnorm",
-    "wavelet_residual_coefficients",
-    "wavelet_residual",
-]
+GeneratorName = Literal["image", "haar"]
 
 WindowSize = Annotated[tuple[int, int], Must("multiples of 32", lambda size: all(x > 0 and x % 32 == 0 for x in size))]
 AtLeast2 = Annotated[int, at_least(2)]
@@ -33,7 +24,7 @@ class GanConfig:
     """What every adversarial method has: the generator, its condition, its losses beside the adversarial one."""
 
     generator: GeneratorName = "image"
-    """Generator: image domain, or one of the Haar wavelet family (docs/methods.md); wavelet_residual is its best known."""
+    """Generator: in the image domain, or on Haar coefficients at half the size: a quarter of the arithmetic."""
     norm: Literal["spade", "clade"] = "spade"
     """Conditioned norm: SPADE as published, or CLADE, which looks gamma and beta up by class and costs next to nothing."""
     param_free_norm: ParamFreeNorm = "batch"
@@ -63,7 +54,7 @@ class GanConfig:
     lambda_lite: NotNegative = 0.0
     """Weight of the perceptual loss of EfficientNet-Lite1, whose weights come with the installation; 5 is a start; pairs."""
     lambda_feature: NotNegative = 0.0
-    """Weight of feature matching in SPADE's patches, OASIS's wavelet critic or else its U-Net; 10 in SPADE; needs pairs."""
+    """Weight of feature matching in the patch or wavelet discriminator; SPADE uses 10; needs pairs."""
     lambda_mask: NotNegative = 0.0
     """Weight of the mask loss: how far the generated body is from the label's; 0 turns it off, 1 is a start."""
     mask_loss: Literal["dice", "bce"] = "bce"
@@ -88,11 +79,9 @@ class GanConfig:
                 f"--lambda_mask {self.lambda_mask:g}: must be 0 with --crop, which cuts dark holes of the body open, so "
                 "that they look like background"
             )
-        if self.generator != "image" and self.grain:
-            raise ValueError(f"--grain: only with --generator image, not {self.generator}")
-        if self.generator != "image" and self.channels_G % 8:
+        if self.generator != "image" and self.channels_G % 4:
             raise ValueError(
-                f"--channels_G {self.channels_G}: must be a multiple of 8 for --generator {self.generator}"
+                f"--channels_G {self.channels_G}: must be a multiple of 4 for --generator {self.generator}"
             )
 
 
@@ -120,8 +109,8 @@ class OasisConfig(GanConfig):
     """Weight of the generator's loss against the wavelet critic."""
     lr_w: Positive = 4e-4
     """Learning rate of the wavelet critic; above 5e-4 the predecessor's curves show collapses."""
-    r1_gamma: NotNegative = 10.0
-    """Weight of the critic's gradient penalty R1 (gamma / 2 · squared gradient); 0 turns it off."""
+    r1_gamma: NotNegative | None = None
+    """Weight of the critic's gradient penalty R1 (gamma / 2 · squared gradient); default 0.0002 · pixels / batch."""
     r1_every: AtLeast1 = 16
     """Apply R1 every so many steps, that many times as strongly (lazy regularisation)."""
     unpaired: bool = False
@@ -141,6 +130,8 @@ class OasisConfig(GanConfig):
                 raise ValueError(f"--{name} {getattr(self, name)}: needs pairs, so must be 0 with --unpaired")
         if self.images_from is not None and not self.unpaired:
             raise ValueError(f"--images_from {self.images_from}: only with --unpaired")
+        if self.lambda_feature > 0 and self.critic == "none":
+            raise ValueError(f"--lambda_feature {self.lambda_feature}: needs --critic wavelet")
 
 
 @dataclass(frozen=True, kw_only=True)
