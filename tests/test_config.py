@@ -59,7 +59,7 @@ def test_a_value_out_of_range_is_one_line(flag: str, value: str, capsys: pytest.
     [
         ("--oasis.unpaired --oasis.lambda_l1 1", "--oasis.lambda_l1 1.0: needs pairs"),
         ("--oasis.images_from b", "--oasis.images_from b: only with --oasis.unpaired"),
-        ("--oasis.lambda_feature 1", "--oasis.lambda_feature 1.0: needs --oasis.critic wavelet"),
+        ("--oasis.unpaired --oasis.lambda_feature 1", "--oasis.lambda_feature 1.0: needs pairs"),
         ("--oasis.generator haar --oasis.channels_G 10", "--oasis.channels_G 10: must be a multiple of 4"),
         (
             "--model oasis --preset brain",

@@ -202,11 +202,18 @@ def _window(channel: int, image: NDArray, plan: PreparePlan, tissue_of: Tissue |
     if chosen == "wm" or (chosen == "auto" and plan.options.fill != "none"):
         assert tissue_of is not None
         return white_window(image, tissue_of.white)
-    # The high end is taken from the foreground, so that the amount of air around the patient does not move it.
     if image.min() == image.max():
         raise ValueError(
             f"{plan.channels[channel]} is constant on the grid of {plan.channels[0]}; do the scans overlap?"
         )
+    return mr_window(image)
+
+
+def mr_window(image: NDArray) -> Window:
+    """The window of an MR volume that is not constant.
+
+    The high end is taken from the foreground, so that the amount of air around the patient does not move it.
+    """
     low = float(np.percentile(image, MR_PERCENTILES[0]))
     high = float(np.percentile(image[image > image.mean()], MR_PERCENTILES[1]))
     return Window(low, high)

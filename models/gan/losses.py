@@ -167,6 +167,19 @@ def feature_matching(real_features: Sequence[Sequence[Tensor]], fake_features: S
     return torch.stack(distances).sum() / len(real_features)
 
 
+def relative_matching(real_maps: Sequence[Tensor], fake_maps: Sequence[Tensor]) -> Tensor:
+    """Mean over maps of mean |D_i(x) - D_i(G)| / mean |D_i(x)|: feature matching where no norm keeps the maps' size.
+
+    Else the deepest, largest maps would lead, and ever more as the discriminator trains. maps: (B, K, H, W); real ones
+    are targets, without gradient. Returns ().
+    """
+    distances = [
+        F.l1_loss(fake.float(), real.detach().float()) / real.detach().float().abs().mean().clamp_min(1e-6)
+        for real, fake in zip(real_maps, fake_maps, strict=True)
+    ]
+    return torch.stack(distances).mean()
+
+
 def _scales(logits: Tensor | Sequence[Tensor]) -> list[Tensor]:
     """Logits by scale, float32; a single tensor is a single scale."""
     return [logits.float()] if isinstance(logits, Tensor) else [scale.float() for scale in logits]

@@ -68,17 +68,16 @@ class Oasis(Gan):
     def generator_losses(self, batch: Batch) -> dict[str, Tensor]:
         """The generator wants every pixel of its image to be taken for a real pixel of its label (eq. 3)."""
         fake = self.generate(batch)
-        logits = self.discriminator(fake)
+        logits, features = self.discriminator(fake, features=True)
         segmentation = losses.real_cross_entropy(logits, batch.label, self.weights(batch))
         result = {"segmentation": self.oasis.lambda_segment * segmentation}
         if self.critic is not None:
             scores, features = self.critic(fake, features=True)
             result["critic"] = self.oasis.lambda_critic * losses.logistic_generator(scores)
-            if self.oasis.lambda_feature > 0:
-                with torch.no_grad():
-                    _, wanted = self.critic(batch.real, features=True)
-                matching = losses.feature_matching([[*wanted, scores]], [[*features, scores]])
-                result["feature"] = self.oasis.lambda_feature * matching
+        if self.oasis.lambda_feature > 0:  # in the critic where there is one
+            with torch.no_grad():
+                _, wanted = (self.critic or self.discriminator)(batch.real, features=True)
+            result["feature"] = self.oasis.lambda_feature * losses.relative_matching(wanted, features)
         return result | self.image_losses(fake, batch)
 
     def discriminator_losses(self, batch: Batch) -> dict[str, Tensor]:

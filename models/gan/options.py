@@ -54,7 +54,7 @@ class GanConfig:
     lambda_lite: NotNegative = 0.0
     """Weight of the perceptual loss of EfficientNet-Lite1, whose weights come with the installation; 5 is a start; pairs."""
     lambda_feature: NotNegative = 0.0
-    """Weight of feature matching in the patch or wavelet discriminator; SPADE uses 10; needs pairs."""
+    """Weight of feature matching in SPADE's patches, OASIS's wavelet critic or else its U-Net; 10 in SPADE; needs pairs."""
     lambda_mask: NotNegative = 0.0
     """Weight of the mask loss: how far the generated body is from the label's; 0 turns it off, 1 is a start."""
     mask_loss: Literal["dice", "bce"] = "bce"
@@ -130,8 +130,6 @@ class OasisConfig(GanConfig):
                 raise ValueError(f"--{name} {getattr(self, name)}: needs pairs, so must be 0 with --unpaired")
         if self.images_from is not None and not self.unpaired:
             raise ValueError(f"--images_from {self.images_from}: only with --unpaired")
-        if self.lambda_feature > 0 and self.critic == "none":
-            raise ValueError(f"--lambda_feature {self.lambda_feature}: needs --critic wavelet")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -100,6 +100,20 @@ def test_feature_matching_by_hand() -> None:
             losses.feature_matching(real, other)
 
 
+def test_matching_relative_to_the_size_of_maps() -> None:
+    """A discriminator without norms that doubles its maps does not double the loss; the mean is over the maps."""
+    real, fake = [torch.full((1, 2, 4, 4), -2.0), torch.full((1, 3, 2, 2), 50.0)], [torch.zeros(1, 2, 4, 4)]
+    fake.append(torch.full((1, 3, 2, 2), 75.0))
+    assert losses.relative_matching(real, fake).item() == pytest.approx((1 + 0.5) / 2)
+    assert losses.relative_matching([2 * x for x in real], [2 * x for x in fake]).item() == pytest.approx(0.75)
+    assert losses.relative_matching([torch.zeros(1, 1, 2, 2)], [torch.zeros(1, 1, 2, 2)]).item() == 0.0
+    real[0].requires_grad_()
+    fake[0].requires_grad_()
+    losses.relative_matching(real, fake).backward()
+    assert real[0].grad is None
+    assert fake[0].grad is not None
+
+
 def test_feature_matching_moves_only_the_fake() -> None:
     real, fake = torch.zeros(1, 1, 2, 2, requires_grad=True), torch.ones(1, 1, 2, 2, requires_grad=True)
     losses.feature_matching([[real, real]], [[fake, fake]]).backward()

@@ -39,7 +39,7 @@ VARIANTS = {
     "25d": "--oasis.neighbours 1 --oasis.slice_position",
     "25d-clade": "--oasis.neighbours 2 --oasis.norm clade --oasis.z_dim 0 --oasis.slice_position",
     "unpaired": "--oasis.unpaired --oasis.lambda_mask 1",
-    "all losses": "--oasis.lambda_mask 1 --oasis.lambda_l1 1 --oasis.lambda_edge 1 --oasis.no-reuse_fake",
+    "all losses": "--oasis.lambda_mask 1 --oasis.lambda_l1 1 --oasis.lambda_feature 1 --oasis.no-reuse_fake",
     "spade": "--model spade",
     "plain": "--no-tuned",
 }
@@ -310,6 +310,30 @@ def test_perceptual_loss_needs_its_weights_and_leaves_them_out_of_the_state(fold
     losses = method.players()["generator"].losses(training_batch(folder))
     assert losses["vgg"] > 0
     assert set(method.state_dict()) == before == set(build_method(options(), method.spec).state_dict())
+
+
+@pytest.mark.parametrize("network", ["discriminator", "critic"])
+def test_features_are_matched_in_the_critic_or_else_in_the_unet(
+    network: str, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    flags = ["--oasis.critic", "wavelet"] if network == "critic" else []
+    method = make("oasis", folder, "--oasis.lambda_feature", "2", *flags).eval()  # spectral norms stand still
+    assert isinstance(method, Gan)
+    batch = training_batch(folder)
+
+    def feature_loss(fake: torch.Tensor) -> torch.Tensor:
+        monkeypatch.setattr(method, "generate", lambda batch: fake)
+        return method.players()["generator"].losses(batch)["feature"]
+
+    fake = (batch.real * 0.9).requires_grad_()
+    loss = feature_loss(fake)
+    pairs = [getattr(method, network)(image, features=True)[1] for image in (batch.real, fake)]
+    expected = [(y - x).abs().mean() / x.abs().mean() for x, y in zip(*pairs, strict=True)]
+    torch.testing.assert_close(loss, 2 * torch.stack(expected).mean())
+    loss.backward()
+    assert fake.grad is not None
+    assert fake.grad.abs().sum() > 0
+    assert feature_loss(batch.real) == 0
 
 
 @pytest.mark.parametrize("name", ["oasis", "spade"])

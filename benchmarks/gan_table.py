@@ -1,0 +1,320 @@
+"""Several runs on the same people, person by person, beside what a second real scan of the same head would get.
+
+python benchmarks/gan_table.py results/oasis/best results/gmm/latest --reference gmm --data data/t1w --bids data/manual \\
+    --repeat sub-1019=sub-1039 sub-1003=sub-1023 --out results/table
+
+Results folders of test.py in (`--no-volumes` is enough), `table.md`, `table.json` and `people.png` out. Means over people
+with 95 % intervals (bootstrap over people), differences of the same people from `--reference` with theirs.
+
+Floor: the repeat scan is laid onto the first one (SimpleITK, rigid then affine: nothing is bent), goes to the first scan's
+prepared grid in one interpolation, as prepare_data.py brings scans there, takes its own intensity window by the same rule,
+and is scored as if a generator had painted it from the first scan's label map.
+
+Distances of features are measured within a person, between the generated and the real slices of this one, so that they too
+have an interval over people; test.py and evaluate.py pool everybody's slices. Faithfulness: `--segmented DIR` holds what a
+segmenter that was trained on real scans alone sees, in DIR/<run> and in DIR/real (scripts/segment.py or test.py).
+"""
+
+from __future__ import annotations
+
+import shutil
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Annotated, Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+import numpy as np
+import tyro
+from numpy.typing import NDArray
+
+from dataloaders.io import geometry
+from dataloaders.io.files import write_json, write_text
+from dataloaders.io.intensity import LEVELS
+from dataloaders.io.manifest import Case, Manifest, Slice
+from dataloaders.io.nifti import read_volume
+from dataloaders.io.pictures import label_colors, save_picture, tile_grid, to_grey
+from dataloaders.io.png import read_png, write_png
+from dataloaders.prepare.slicing import mr_window
+from dataloaders.registration import BrainScan, register
+from engine.command import exit_code
+from evaluation.metrics.distribution import kid
+from evaluation.metrics.extractors import EFFICIENTNET
+from evaluation.metrics.feature_sets import RADIOMICS
+from evaluation.metrics.radiomics import standardise
+from evaluation.pairs import ManifestPairs, paired_slices
+from evaluation.request import Request, plan
+from evaluation.scoring import merged, score
+from evaluation.statistics import over_patients, paired_difference
+from evaluation.summary import Summary
+
+HEADINGS = {  # metric -> heading, best value
+    "ssim": ("SSIM", 1),
+    "mae_body": ("MAE in the body", 0),
+    "label_mean_error": ("label intensity error", 0),
+    "spectrum_distance": ("spectrum distance", 0),
+    "lattice_ratio": ("lattice ratio", 1),
+    "edge_sharpness_ratio": ("edge sharpness ratio", 1),
+    "slice_jump_ratio": ("slice jump ratio", 1),
+    "radiomics_kid": ("radiomics kernel distance", 0),
+    f"{EFFICIENTNET}_kid": ("EfficientNet-Lite0 kernel distance", 0),
+    "faithfulness_dice": ("faithfulness, Dice", 1),
+}
+REPEAT = "repeat"  # name of the second scans among the runs
+QUANTILES = (0.2, 0.35, 0.5, 0.65, 0.8)  # of a person's stack of slices
+
+
+@dataclass(frozen=True)
+class TableOptions:
+    """Table of several runs on the same people."""
+
+    results: Annotated[tuple[Path, ...], tyro.conf.Positional]
+    """Results folders of test.py, of one split and one prepared folder."""
+    data: Path
+    """The prepared folder."""
+    reference: str
+    """Name of the run that the others are compared with."""
+    out: Path = Path("results/table")
+    """Folder to write."""
+    bids: Path | None = None
+    """Folder of the scans, for --repeat."""
+    repeat: tuple[str, ...] = ()
+    """FIRST=SECOND: cases that are two scans of one head; the first is in the prepared folder, in any split."""
+    segmented: Path | None = None
+    """Folder with what a segmenter sees: a subfolder for each run, and `real`."""
+    device: str = "cpu"
+    """Device of the networks."""
+
+
+Values = dict[str, dict[str, float]]  # metric/channel -> person -> value
+
+
+def values_of(folder: Path, o: TableOptions, name: str) -> Values:
+    """Everything in the table of one results folder, by metric and person."""
+    pairs = ManifestPairs(folder, Manifest.load(folder))
+    keys = [key for key in HEADINGS if not key.startswith("faithfulness")]
+    folders: dict[str, Any] = {}
+    if o.segmented is not None and (o.segmented / name).is_dir():
+        folders = {"segmented": o.segmented / name, "segmented_real": o.segmented / "real"}
+        keys.append("faithfulness_dice")
+    request = Request(",".join(keys), device=o.device, extractors=(EFFICIENTNET,), cache=o.out / "features", **folders)
+    planned = plan(request, pairs)
+    scores = merged(score(pairs, planned))
+    result = Summary(pairs, scores, planned).result()
+    found: Values = {}
+    for person, of_person in result["per_patient"].items():
+        for key, value in of_person.items():
+            if key.partition("/")[0] in HEADINGS and value is not None:
+                found.setdefault(key, {})[person] = value
+    for (extractor, channel), rows in scores.sets.items():
+        key = f"{extractor}_kid/{pairs.spec.channels[channel].name}"
+        found[key] = distances_by_person(extractor, rows)
+    if folders:
+        ceiling = result["metrics"]["faithfulness_dice"]["ceiling"]
+        found["faithfulness_dice/ceiling"] = dict.fromkeys(found["faithfulness_dice"], ceiling)
+    return found
+
+
+def distances_by_person(extractor: str, rows: Sequence[tuple[str, NDArray, NDArray]]) -> dict[str, float]:
+    """Kernel distance between the real and the generated slices of each person."""
+    real, fake = (np.stack([row[side] for row in rows]) for side in (1, 2))
+    if extractor == RADIOMICS:
+        real, fake, _ = standardise(real=real, fake=fake)
+    people = np.array([row[0] for row in rows])
+    return {
+        person: kid(real=real[people == person], fake=fake[people == person])[0]
+        for person in sorted(set(people))
+        if (people == person).sum() >= 2
+    }
+
+
+# -- the floor ------------------------------------------------------------------------------------------------------
+
+
+def write_repeats(o: TableOptions, folder: Path) -> None:
+    """A results folder whose generated images are the second scans of --repeat on the first ones' prepared grids."""
+    data = Manifest.load(o.data)
+    cases = []
+    for pair in o.repeat:
+        first, _, second = pair.partition("=")
+        case = next((case for case in data.cases if case.id == first), None)
+        if case is None or case.geometry is None or not second or o.bids is None:
+            raise ValueError(f"--repeat {pair}: FIRST=SECOND with a first case of {o.data}, and --bids DIR")
+        volumes = [repeat_volume(case, channel.name, second, o.bids) for channel in data.spec.channels]
+        cases.append(write_repeat(case, volumes, data, o.data, folder))
+    Manifest(data.spec, tuple(cases), {"kind": "results", "name": "repeat"}).save(folder)
+
+
+def repeat_volume(case: Case, channel: str, second: str, bids: Path) -> NDArray:
+    """The second scan on the first one's prepared grid (I, J, K)."""
+    assert case.geometry is not None
+    name = case.sources[channel]["file"]
+    scans = []
+    for wanted in (name, name.replace(case.id, second, 1)):
+        path = next(iter(sorted(bids.rglob(wanted))), None)
+        if path is None:
+            raise ValueError(f"--repeat {case.id}={second}: {bids} has no {wanted}")
+        volume = read_volume(path)
+        scans.append(BrainScan(volume.data, volume.affine))
+    fixed, moving = scans
+    # mm of the first scan -> mm of the second; its inverse says where the second scan's voxels lie in the first head.
+    placed = np.linalg.inv(register(fixed, moving, "affine").affine) @ moving.affine
+    grid = np.array(case.geometry.grid_affine)
+    return geometry.resample(moving.data, placed, case.geometry.grid_shape, grid)
+
+
+def write_repeat(case: Case, volumes: Sequence[NDArray], data: Manifest, source: Path, folder: Path) -> Case:
+    """The files of one case of `write_repeats`; returns it with its generated images."""
+    assert case.geometry is not None
+    assert data.spec.axis is not None
+    windows = [mr_window(volume) for volume in volumes]
+    items: list[Slice] = []
+    for item in case.slices:
+        for path in (item.label, *item.images):
+            (folder / path).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(source / path, folder / path)
+        generated = tuple(f"generated/{Path(path).name}" for path in item.images)
+        for path, volume, window in zip(generated, volumes, windows, strict=True):
+            plane = geometry.plane(volume, data.spec.axis, item.index)
+            image = geometry.window_plane(plane, case.geometry.crop, data.spec.size, 0.0)
+            (folder / path).parent.mkdir(parents=True, exist_ok=True)
+            write_png(folder / path, window.encode(image))
+        items.append(replace(item, generated=generated, filled=()))
+    return replace(case, slices=tuple(items))
+
+
+# -- table ----------------------------------------------------------------------------------------------------------
+
+
+def table_of(found: Mapping[str, Values], floor: Values, reference: str) -> list[dict[str, Any]]:
+    """Rows for table.json: a metric and channel each, with every run's mean, interval, and difference from the reference.
+
+    difference: of the distances from the best value (1 of ratios and overlaps, else 0); below 0 is nearer than the
+    reference.
+    """
+    rows = []
+    for key in found[reference]:
+        metric = key.partition("/")[0]
+        if metric not in HEADINGS or key.endswith("/ceiling"):
+            continue
+        best = HEADINGS[metric][1]
+        people = sorted(found[reference][key])
+        row: dict[str, Any] = {"metric": key, "best": best, "floor": over_patients(floor.get(key, {}).values())}
+        if ceiling := found[reference].get(f"{metric}/ceiling"):
+            row["ceiling"] = over_patients(ceiling.values())["value"]
+        for name, values in found.items():
+            mine, theirs = (
+                [distance(one.get(key, {}).get(person), best) for person in people]
+                for one in (values, found[reference])
+            )
+            row[name] = over_patients(values.get(key, {}).values())
+            if name != reference:
+                row[name] |= {"difference": asdict(paired_difference(mine, theirs))}
+        rows.append(row)
+    return rows
+
+
+def distance(value: float | None, best: int) -> float | None:
+    """From the best value; unbiased estimates of a distance of 0 may be negative and stay so."""
+    return value if value is None or best == 0 else abs(value - best)
+
+
+def as_markdown(rows: Sequence[Mapping[str, Any]], names: Sequence[str]) -> str:
+    """table.md: mean [interval] (difference from the reference [interval]), bold where the latter excludes 0."""
+    lines = [f"| metric | {' | '.join(names)} | repeat scan |", "|---" * (len(names) + 2) + "|"]
+    for row in rows:
+        metric, _, channel = row["metric"].partition("/")
+        heading = HEADINGS[metric][0] + (f", {channel}" if channel else "")
+        heading += f" (ceiling {row['ceiling']:.3f})" if row.get("ceiling") is not None else ""
+        cells = [cell(row[name]) for name in names]
+        lines.append(f"| {heading} | {' | '.join(cells)} | {cell(row['floor'])} |")
+    return "\n".join(lines) + "\n"
+
+
+def cell(entry: Mapping[str, Any]) -> str:
+    """One value as it is printed."""
+    if entry["value"] is None:
+        return "–"
+    text = f"{entry['value']:.4g}" + (" [{:.4g}, {:.4g}]".format(*entry["ci95"]) if entry["ci95"] else "")
+    if (difference := entry.get("difference")) is None:
+        return text
+    told = f"{difference['mean']:+.3g}"
+    if (interval := difference["interval"]) is not None:
+        told += " [{:+.3g}, {:+.3g}]".format(*interval)
+        told = f"**{told}**" if interval[0] > 0 or interval[1] < 0 else told
+    return f"{text} ({told})"
+
+
+# -- picture --------------------------------------------------------------------------------------------------------
+
+
+def people_picture(folders: Mapping[str, Path], person: str, out: Path) -> list[str]:
+    """Slices of one person at QUANTILES of the stack, pixel by pixel as they are; returns what the columns show.
+
+    Columns: label, real, repeat scan (of another person, at the same place in the stack, where this one has none), runs.
+    """
+    runs = {name: Manifest.load(folder) for name, folder in folders.items()}
+    stacks = {name: {c.patient: paired_slices(c) for c in manifest.cases} for name, manifest in runs.items()}
+    first = next(name for name in folders if name != REPEAT)
+    there = stacks.get(REPEAT, {})
+    other = REPEAT if person in there else f"real, {next(one for one in [*stacks[first], ''] if one != person)}"
+    colours = label_colors(max(label.id for label in runs[first].spec.labels) + 1)
+    rows = []
+    for quantile in QUANTILES:
+        own = at(stacks[first][person], quantile)
+        ids = read_png(folders[first] / own.label)
+        columns = [colours[ids], grey(folders[first] / own.images[0])]
+        if person in there:
+            columns.append(grey(folders[REPEAT] / at(there[person], quantile).generated[0]))
+        elif other != "real, ":
+            columns.append(grey(folders[first] / at(stacks[first][other[6:]], quantile).images[0]))
+        for name in folders:
+            if name != REPEAT:
+                columns.append(grey(folders[name] / at(stacks[name][person], quantile).generated[0]))
+        rows.append(columns)
+    save_picture(out, tile_grid(rows))
+    return ["label", "real", *([other] if other != "real, " else []), *(name for name in folders if name != REPEAT)]
+
+
+def at(stack: Sequence[Slice], quantile: float) -> Slice:
+    """The slice at a quantile of a stack."""
+    return sorted(stack, key=lambda item: item.index)[round(quantile * (len(stack) - 1))]
+
+
+def grey(path: Path) -> NDArray[np.uint8]:
+    """A prepared image as RGB (H, W, 3), the whole window."""
+    return to_grey(read_png(path), 0, LEVELS)
+
+
+def median_person(values: Mapping[str, float]) -> str:
+    """Who has the median value, the lower one of an even number."""
+    return sorted(values, key=lambda person: (values[person], person))[(len(values) - 1) // 2]
+
+
+def run() -> int:
+    """The command."""
+    o = tyro.cli(TableOptions, description=__doc__)
+    folders = {str(Manifest.load(folder).provenance.get("name") or folder.name): folder for folder in o.results}
+    if o.reference not in folders or len(folders) < len(o.results):
+        raise ValueError(f"--reference {o.reference}: of runs with different names, there are {', '.join(folders)}")
+    found = {name: values_of(folder, o, name) for name, folder in folders.items()}
+    floor: Values = {}
+    if o.repeat:
+        write_repeats(o, o.out / REPEAT)
+        floor = values_of(o.out / REPEAT, o, REPEAT)
+        folders[REPEAT] = o.out / REPEAT
+    rows = table_of(found, floor, o.reference)
+    person = median_person(next(found[o.reference][key] for key in found[o.reference] if key.startswith("mae_body")))
+    columns = people_picture(folders, person, o.out / "people.png")
+    about = {"person": person, "columns": columns, "quantiles": QUANTILES, "reference": o.reference}
+    write_json(o.out / "table.json", about | {"rows": rows, "values": found, "floor": floor})
+    text = as_markdown(rows, [*found])
+    write_text(o.out / "table.md", text)
+    print(text + f"{o.out / 'people.png'}: {person}, the median in MAE of {o.reference}; {' | '.join(columns)}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(exit_code(run))

@@ -1,0 +1,96 @@
+"""The table of several runs: arithmetic by hand, the command on toy results, repeat scans that were moved."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from benchmarks import gan_table
+from benchmarks.gan_table import TableOptions, as_markdown, median_person, table_of, write_repeats
+from dataloaders.io.manifest import Manifest
+from dataloaders.io.nifti import write_volume
+from dataloaders.io.png import read_png
+from dataloaders.prepare.options import PrepareOptions
+from dataloaders.prepare.prepare import prepare
+from tests.dataloaders.test_registration import lopsided, moved, turn
+from tests.toy_results import good_and_bad
+
+PEOPLE = [f"p{i}" for i in range(6)]
+
+
+def values(*of_people: float) -> dict[str, float]:
+    return dict(zip(PEOPLE, of_people, strict=True))
+
+
+def test_differences_are_of_distances_from_the_best_value() -> None:
+    """A ratio of 0.9 is nearer to 1 than one of 1.2, though it is lower; of errors the lower one is better."""
+    found = {
+        "a": {"slice_jump_ratio/T1w": values(*[1.2] * 6), "mae_body/T1w": values(1, 2, 3, 4, 5, 6)},
+        "b": {"slice_jump_ratio/T1w": values(*[0.9] * 6), "mae_body/T1w": values(2, 3, 4, 5, 6, 7)},
+    }
+    jump, mae = table_of(found, {"mae_body/T1w": {"p0": 0.5}}, "a")
+    assert jump["b"]["difference"]["mean"] == pytest.approx(-0.1)
+    assert mae["b"]["difference"]["mean"] == pytest.approx(1)
+    assert mae["b"]["difference"]["interval"] == pytest.approx((1, 1))
+    assert mae["a"]["value"] == pytest.approx(3.5)
+    assert mae["floor"]["value"] == 0.5
+    text = as_markdown([jump, mae], ["a", "b"])
+    assert "| slice jump ratio, T1w | 1.2 [1.2, 1.2] | 0.9 [0.9, 0.9] (**-0.1 [-0.1, -0.1]**) | – |" in text
+
+
+def test_a_run_that_lacks_a_metric_has_none() -> None:
+    (row,) = table_of({"a": {"ssim": values(*[0.5] * 6)}, "b": {}}, {}, "a")
+    assert row["b"]["value"] is None
+    assert "–" in as_markdown([row], ["a", "b"])
+
+
+def test_the_person_in_the_middle() -> None:
+    assert median_person({"a": 3, "b": 1, "c": 2}) == "c"
+    assert median_person({"a": 3, "b": 1}) == "b"
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")
+def test_the_whole_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    folders = [str(path) for path in good_and_bad(tmp_path, size=(64, 72), channels=("T1w",), patients=3, slices=4)]
+    arguments = ["--reference", "bad", "--data", str(tmp_path), "--out", str(tmp_path / "table")]
+    monkeypatch.setattr(sys, "argv", ["gan_table.py", *folders, *arguments])
+    assert gan_table.run() == 0
+    found = json.loads((tmp_path / "table" / "table.json").read_text())
+    rows = {row["metric"].partition("/")[0]: row for row in found["rows"]}
+    assert set(rows) == {*gan_table.HEADINGS} - {"faithfulness_dice"}
+    for key in ("ssim", "mae_body", "efficientnet_lite0_kid", "radiomics_kid", "spectrum_distance"):
+        assert rows[key]["good"]["difference"]["mean"] < 0, key
+    other = "sub-01" if found["person"] == "sub-00" else "sub-00"
+    assert found["columns"] == ["label", "real", f"real, {other}", "good", "bad"]
+    with Image.open(tmp_path / "table" / "people.png") as image:
+        assert image.size == (5 * 72 + 4 * 2, 5 * 64 + 4 * 2)
+    assert "EfficientNet-Lite0 kernel distance" in capsys.readouterr().out
+
+
+def test_a_repeat_scan_comes_to_lie_on_the_first(tmp_path: Path) -> None:
+    """The second scan is turned, moved and twice as bright: registered and in its own window it is the first again."""
+    head = lopsided()
+    again = moved(head, turn(6, (3, -4, 2)))
+    for name, data in (("sub-1", head.data), ("sub-2", 2 * again.data)):
+        write_volume(tmp_path / "bids" / name / f"{name}_T1w.nii.gz", data.astype(np.float32), head.affine)
+    write_volume(tmp_path / "labels" / "sub-1_dseg.nii.gz", (head.data > 0).astype(np.uint8), head.affine)
+    prepare(
+        PrepareOptions(
+            images=str(tmp_path / "bids" / "sub-1" / "*_T1w.nii.gz"), labels=str(tmp_path / "labels" / "*_dseg.nii.gz"),
+            format="pairs", channel="T1w", clean="none", size=(64,), split=(0, 0, 1), out=tmp_path / "data", workers=1,
+        )
+    )  # fmt: skip
+    o = TableOptions((), tmp_path / "data", "a", bids=tmp_path / "bids", repeat=("sub-1=sub-2",))
+    write_repeats(o, tmp_path / "floor")
+    errors = []
+    for item in Manifest.load(tmp_path / "floor").cases[0].slices:
+        real, fake = (read_png(tmp_path / "floor" / path).astype(float) for path in (*item.images, *item.generated))
+        errors.append(np.abs(real - fake)[real > 0].mean() / real[real > 0].mean())
+    assert np.median(errors) < 0.12
+    with pytest.raises(ValueError, match=r"has no sub-9_T1w\.nii\.gz"):
+        write_repeats(TableOptions((), tmp_path / "data", "a", bids=tmp_path, repeat=("sub-1=sub-9",)), tmp_path / "f")
