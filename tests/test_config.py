@@ -67,7 +67,10 @@ def test_a_value_out_of_range_is_one_line(flag: str, value: str, capsys: pytest.
         ),
         ("--model spade --preset lesion", "--model spade --preset lesion: there is no such pair"),
         ("--model segmenter --preset demo", "--model segmenter --preset demo: there is no such pair"),
-        ("--model=x", "--model x: there is no such pair; --model oasis has oasis, small, demo; --model spade has"),
+        (
+            "--model=x",
+            "--model x: there is no such pair; --model oasis has oasis, small, demo, small_unpaired,",
+        ),
         ("--preset x", "--preset x: there is no such pair"),
     ],
 )
@@ -79,13 +82,15 @@ def test_options_that_do_not_go_together_are_one_line(
 
 DEMO = {"num_epochs": 26, "lr_g": 4e-4, "lr_d": 1e-3, "beta1": 0.5, "eval_slices": 16, "freq_fid": 1200}
 LESION = {"lr_g": 1e-3, "beta1": 0.9, "beta2": 0.999}
-PAIRS: dict[str, dict[str, object]] = {  # what they were in version 0.1, so that its runs go on
-    "oasis oasis": {"batch_size": 8, "beta1": 0.0, "beta2": 0.999, "lr_d": 4e-4, "oasis.channels_G": 64},
+PAIRS: dict[str, dict[str, object]] = {  # values that make them what they are
+    "oasis oasis": {"batch_size": 8, "lr_g": 4e-4, "beta1": 0.0, "beta2": 0.999, "lr_d": 4e-4, "oasis.channels_G": 64},
     "oasis small": {"batch_size": 8, "oasis.channels_G": 24, "oasis.channels_D": 48, "oasis.z_dim": 32},
+    "oasis small_unpaired": {"oasis.channels_G": 24, "oasis.unpaired": True, "oasis.lambda_l1": 0},
+    "oasis demo_unpaired": DEMO | {"oasis.z_dim": 8, "oasis.unpaired": True, "oasis.lambda_lite": 0},
     "oasis demo": DEMO | {"batch_size": 2, "oasis.z_dim": 8, "oasis.lambda_mask": 1.0, "oasis.channels_W": 16},
     "spade spade": {"beta2": 0.9, "spade.channels_G": 64, "spade.lambda_vgg": 10.0},
     "spade small": {"beta2": 0.9, "spade.channels_G": 24, "spade.channels_D": 32},
-    "spade demo": DEMO | {"beta2": 0.9, "spade.channels_G": 16, "spade.ema_decay": 0.99},
+    "spade demo": DEMO | {"beta2": 0.9, "spade.channels_G": 16, "spade.lambda_l1": 5, "spade.grain": True},
     "lesion lesion": LESION | {"num_epochs": 70, "lesion.levels": "soft", "lesion.composite": True},
     "lesion salem2019": LESION
     | {"num_epochs": 70, "batch_size": 8, "lesion.patches": 4, "lesion.levels": "bands", "lesion.composite": False},
@@ -117,6 +122,7 @@ def test_every_pair_of_method_and_preset_is_what_it_was(pair: str) -> None:
         ("--model segmenter", "segmenter small"),
         ("--model gmm", "gmm fitted"),
         ("--preset demo", "oasis demo"),
+        ("--preset demo_unpaired", "oasis demo_unpaired"),
         ("--preset spade", "spade spade"),
         ("--preset salem2019", "lesion salem2019"),
         ("--preset synthseg", "segmenter synthseg"),
@@ -169,7 +175,7 @@ def test_every_option_is_explained_in_one_line() -> None:
 
 
 def test_the_config_survives_a_checkpoint() -> None:
-    parsed = parse("--preset", "small", "--weights", "w", "--oasis.unpaired", "--oasis.images_from", "b")
+    parsed = parse("--preset", "small_unpaired", "--weights", "w", "--oasis.images_from", "b")
     recorded = config.to_dict(parsed)
     assert config.from_dict(recorded) == parsed
     with pytest.raises(ValueError, match="does not know"):

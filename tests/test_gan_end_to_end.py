@@ -26,7 +26,7 @@ pytestmark = pytest.mark.slow
 TINY = "--oasis.channels_G 8 --oasis.channels_D 4 --oasis.channels_W 4 --oasis.spade_hidden 4 --oasis.z_dim 4".split()
 TINY += "--spade.channels_G 8 --spade.channels_D 4 --spade.spade_hidden 4 --spade.lambda_vgg 0 --batch_size 4".split()
 VARIANTS = {
-    "wavelet": "--oasis.generator wavelet_residual --oasis.lambda_mask 1 --oasis.critic wavelet --oasis.r1_every 2",
+    "wavelet": "--oasis.generator haar --oasis.lambda_mask 1 --oasis.critic wavelet --oasis.r1_every 2",
     "25d": "--oasis.neighbours 1 --oasis.slice_position --oasis.norm clade",
     "spade": "--model spade --spade.lambda_l1 1 --spade.lambda_edge 1 --spade.lambda_lite 1",
     "unpaired": "--oasis.unpaired --oasis.lambda_mask 1",

@@ -229,7 +229,7 @@ def train_and_test(data: Path, home: Path, *flags: object) -> Path:
 
 
 def test_wavelet_generator_with_all_that_goes_with_it_on_ms_patients(ms: Path, tmp_path: Path) -> None:
-    flags = "--oasis.generator wavelet_residual --oasis.norm clade --oasis.critic wavelet --oasis.lambda_mask 1".split()
+    flags = "--oasis.generator haar --oasis.norm clade --oasis.critic wavelet --oasis.lambda_mask 1".split()
     flags += "--oasis.channels_W 4 --oasis.neighbours 1 --oasis.slice_position --oasis.lambda_feature 1".split()
     metrics = json.loads((train_and_test(ms, tmp_path, *flags) / "metrics.json").read_text())["metrics"]
     assert metrics["slice_jump_ratio/FLAIR"]["value"] > 0
@@ -271,7 +271,7 @@ def test_ct_labels_without_images_become_mr_of_images_without_labels(shared_data
         assert ": fine" in call("scripts/prepare_data.py", "--check", tmp_path / "data" / part).stdout
     where = ["--name", "mr", "--dataroot", tmp_path / "data/labels", "--checkpoints_dir", tmp_path, "--gpu_ids", -1]
     unpaired = ["--oasis.unpaired", "--oasis.images_from", tmp_path / "data/images", "--oasis.channels_W", 4]
-    call("train.py", *where, *TINY, "--num_epochs", 1, "--preset", "demo", *unpaired)
+    call("train.py", *where, *TINY, "--num_epochs", 1, "--preset", "demo_unpaired", *unpaired)
     done = call("test.py", *where, "--phase", "train", "--ckpt_iter", "latest", "--results_dir", tmp_path / "results")
     assert "no real images" in done.stdout
     folder = tmp_path / "results/mr/latest"

@@ -127,7 +127,9 @@ class OasisConfig(GanConfig):
             else ()
         ):
             if getattr(self, name) > 0:
-                raise ValueError(f"--{name} {getattr(self, name)}: needs pairs, so must be 0 with --unpaired")
+                raise ValueError(
+                    f"--{name} {getattr(self, name)}: needs pairs, so must be 0 with --unpaired (as in small_unpaired)"
+                )
         if self.images_from is not None and not self.unpaired:
             raise ValueError(f"--images_from {self.images_from}: only with --unpaired")
 
@@ -167,8 +169,19 @@ DEMO_NETWORKS: dict[str, Any] = {
     "spade_hidden": 16,
     "param_free_norm": "instance",
     "spectral_gain": 1.0,
-    "ema_decay": 0.99,
 }
+# For few patients (docs/methods.md): pairs say where things are, the discriminator, the spectrum and noise how they look.
+RECIPE: dict[str, Any] = {
+    "lambda_l1": 5.0,
+    "lambda_lite": 5.0,
+    "lambda_spectrum": 0.3,
+    "lambda_vgg": 0.0,
+    "grain": True,
+    "ema_decay": 0.999,
+}
+SMALL_OASIS: dict[str, Any] = {"channels_G": 24, "channels_D": 48, "channels_W": 32, "spade_hidden": 48, "z_dim": 32}
+SMALL_OASIS |= {"spectral_gain": 1.0}
+DEMO_OASIS: dict[str, Any] = DEMO_NETWORKS | {"channels_W": 16, "z_dim": 8, "lambda_mask": 1.0}
 
 TELLING = (
     *("generator", "norm", "param_free_norm", "channels_G", "channels_D", "z_dim", "grain", "neighbours"),
@@ -183,14 +196,13 @@ OASIS = MethodOptions(
     workflow="engine.methods.gan:OasisWorkflow",
     groups=("oasis",),
     presets={
-        "oasis": {},  # as published
+        "oasis": {"lr_g": 4e-4},  # as published for Cityscapes, but for its batch of 20
         # A quarter of the published width: 128² in hours on a modest GPU, overnight on a CPU.
-        "small": {
-            "oasis": OasisConfig(
-                channels_G=24, channels_D=48, channels_W=32, spade_hidden=48, z_dim=32, spectral_gain=1.0
-            )
-        },
-        "demo": DEMO | {"oasis": OasisConfig(channels_W=16, z_dim=8, lambda_mask=1.0, **DEMO_NETWORKS)},
+        "small": {"oasis": OasisConfig(**SMALL_OASIS, **RECIPE)},
+        "demo": DEMO | {"oasis": OasisConfig(**DEMO_OASIS, **RECIPE)},
+        # Without pairs, from which most of the recipe learns.
+        "small_unpaired": {"oasis": OasisConfig(unpaired=True, **SMALL_OASIS)},
+        "demo_unpaired": DEMO | {"oasis": OasisConfig(unpaired=True, **DEMO_OASIS)},
     },
     telling=TELLING,
     runtime=("oasis.images_from",),
@@ -205,9 +217,9 @@ SPADE = MethodOptions(
         "spade": {"beta2": 0.9},
         "small": {
             "beta2": 0.9,
-            "spade": SpadeConfig(channels_G=24, channels_D=32, spade_hidden=48, spectral_gain=1.0),
+            "spade": SpadeConfig(channels_G=24, channels_D=32, spade_hidden=48, spectral_gain=1.0, **RECIPE),
         },
-        "demo": DEMO | {"beta2": 0.9, "spade": SpadeConfig(**DEMO_NETWORKS)},
+        "demo": DEMO | {"beta2": 0.9, "spade": SpadeConfig(**DEMO_NETWORKS, **RECIPE)},
     },
     telling=TELLING,
 )

@@ -38,7 +38,7 @@ TINY = """--gpu_ids -1 --batch_size 4 --num_epochs 1 --freq_print 4 --freq_fid 1
 VARIANTS = {
     "oasis": "--model oasis",
     # A minibatch deviation over four images, two on each rank; the mask loss looks at the first slices.
-    "critic": "--oasis.generator wavelet_residual --oasis.critic wavelet --oasis.r1_every 2 --oasis.lambda_mask 1",
+    "critic": "--oasis.generator haar --oasis.critic wavelet --oasis.r1_every 2 --oasis.lambda_mask 1",
     "unpaired": "--oasis.unpaired --oasis.norm clade",
     "spade": """--model spade --spade.lambda_l1 1 --spade.no-reuse_fake --spade.augment_geometry 0.7
  --spade.augment_intensity 0.7""",

@@ -39,7 +39,8 @@ VARIANTS = {
     "25d": "--oasis.neighbours 1 --oasis.slice_position",
     "25d-clade": "--oasis.neighbours 2 --oasis.norm clade --oasis.z_dim 0 --oasis.slice_position",
     "unpaired": "--oasis.unpaired --oasis.lambda_mask 1",
-    "all losses": "--oasis.lambda_mask 1 --oasis.lambda_l1 1 --oasis.lambda_feature 1 --oasis.no-reuse_fake",
+    "all losses": "--oasis.lambda_mask 1 --oasis.lambda_l1 1 --oasis.lambda_edge 1 --oasis.lambda_feature 1"
+    " --oasis.no-reuse_fake",
     "spade": "--model spade",
     "plain": "--no-tuned",
 }
@@ -168,7 +169,7 @@ def test_terms_of_each_variant(folder: Path) -> None:
         method = make(*variant(name, folder))
         batch = training_batch(folder)
         terms[name] = {key: set(player.losses(batch)) for key, player in method.players().items()}
-    assert terms["all losses"]["generator"] == {"segmentation", "mask", "l1", "edge"}
+    assert terms["all losses"]["generator"] == {"segmentation", "mask", "l1", "edge", "feature"}
     assert terms["spade"] == {"generator": {"hinge", "feature"}, "discriminator": {"hinge"}}
     assert terms["critic"]["generator"] == {"segmentation", "critic", "feature"}
     assert terms["critic"]["penalty"] == {"r1"}
