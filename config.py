@@ -38,7 +38,7 @@ from models.lesion.options import LESION, LesionConfig
 from models.segmenter.options import SEGMENTER, SegmenterConfig
 
 StateIteration = Annotated[
-    str, Must("latest or a number of images seen", lambda text: text == "latest" or text.isdigit())
+    str, Must("latest, best or a number of images seen", lambda text: text in ("latest", "best") or text.isdigit())
 ]
 Precision = Literal["auto", "fp32", "bf16"]
 # --model -> what there is to know of it. A --preset without --model means the first method that has it.
@@ -90,6 +90,10 @@ class CommonConfig:
     """Learning rate of the generator."""
     lr_d: Positive = 4e-4
     """Learning rate of the discriminator."""
+    lr_decay: Literal["none", "linear", "cosine"] = "none"
+    """Let all learning rates fall to 0 towards the end of --num_epochs, along a line or half a cosine."""
+    lr_decay_from: BelowOne = 0.5
+    """With --lr_decay: share of the run after which they begin to fall; SPADE publishes 0.5 and linear."""
     beta1: BelowOne = 0.0
     """Adam's beta1."""
     beta2: BelowOne = 0.999
@@ -100,15 +104,15 @@ class CommonConfig:
     continue_train: bool = True
     """Resume where the run stands; with --no-continue_train an existing run folder is an error."""
     which_iter: StateIteration = "latest"
-    """State to resume from: latest, or a number of images seen of which a state file is kept."""
+    """State to resume from: latest, best (of the best evaluation), or a number of images of which a state is kept."""
     freq_print: AtLeast1 = 1000
     """Images between log lines."""
     freq_preview: AtLeast1 = 10000
     """Images between preview pictures."""
-    freq_fid: AtLeast1 = 10000
+    freq_fid: AtLeast1 = 50000
     """Images between evaluations of the moving-average generator on the validation split (all metrics, not only FID)."""
     freq_save_latest: AtLeast1 = 10000
-    """Images between saved states (the newest three are kept)."""
+    """Images between saved states; the newest three stay, of older ones fewer the older they are, and that of the best."""
     freq_save_ckpt: AtLeast1 = 100000
     """Images between weight files that are kept for good."""
     eval_slices: AtLeast0 = 512
@@ -221,6 +225,8 @@ class TestConfig:
                 raise ValueError(f"--{'no-' * (given is False)}{option.name}: goes with {other}")
 
 
+# Options of how fast a run learns from here on, which may differ when it is resumed.
+RATES = frozenset({"lr_g", "lr_d"} | {name for method in METHODS.values() for name in method.rates})
 # Options that may differ when a run is resumed: they change neither the model nor what it learns from. Folders may move;
 # the data themselves are compared by their fingerprints.
 RUNTIME_OPTIONS = frozenset(
@@ -238,6 +244,8 @@ RUNTIME_OPTIONS = frozenset(
     }
     | {"continue_train", "which_iter", "weights", "eval_slices", "tuned", "compile", "stop_patience"}
     | {name for method in METHODS.values() for name in method.runtime}
+    | RATES
+    | {"lr_decay", "lr_decay_from"}
     | {"freq_print", "freq_preview", "freq_fid", "freq_save_latest", "freq_save_ckpt"}
 )
 
@@ -397,13 +405,23 @@ def differences(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
 
     Of the methods' options those of the method in `new` count; presets of version 0.1 changed others too.
     """
-    method = METHODS.get(new.get("model", ""))
+    return ledger.differences(*(_own(values, new, lambda name: name not in RUNTIME_OPTIONS) for values in (old, new)))
+
+
+def changed_rates(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
+    """Such lines for `RATES`."""
+    return ledger.differences(*(_own(values, new, RATES.__contains__) for values in (old, new)))
+
+
+def _own(values: dict[str, Any], of: dict[str, Any], wanted: Callable[[str], bool]) -> dict[str, Any]:
+    """Those wanted of plain options, without other methods' than that of the options `of`."""
+    method = METHODS.get(of.get("model", ""))
     foreign = {group for other in METHODS.values() for group in other.groups} - set(method.groups) if method else set()
 
-    def lasting(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-        kept = {key: value for key, value in values.items() if f"{prefix}{key}" not in foreign | RUNTIME_OPTIONS}
-        return {
-            key: lasting(value, f"{prefix}{key}.") if isinstance(value, dict) else value for key, value in kept.items()
-        }
+    def chosen(part: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+        kept = {key: value for key, value in part.items() if f"{prefix}{key}" not in foreign}
+        deeper = {key: chosen(value, f"{prefix}{key}.") for key, value in kept.items() if isinstance(value, dict)}
+        flat = {key: value for key, value in kept.items() if not isinstance(value, dict) and wanted(f"{prefix}{key}")}
+        return flat | deeper
 
-    return ledger.differences(lasting(old), lasting(new))
+    return chosen(values)

@@ -1,6 +1,7 @@
 """State files for resuming and weight files for using a method.
 
-A run folder holds ``state-<images>.pt`` (everything a resumed run needs; the newest few) and
+A run folder holds ``state-<images>.pt`` (everything a resumed run needs; the newest few, and older ones the more sparsely
+the older they are), ``state-best-<images>.pt`` (the same at the best evaluation) and
 ``weights-{best,latest,<images>}.safetensors`` (what `synthesize` needs, with config and spec inside).
 """
 
@@ -45,13 +46,40 @@ def list_states(folder: Path) -> list[Path]:
     return sorted(path for path in folder.glob("state-*.pt") if re.fullmatch(r"state-\d{10}\.pt", path.name))
 
 
+def best_state(folder: Path) -> Path | None:
+    """The state of the best evaluation; None where none was kept."""
+    found = sorted(path for path in folder.glob("state-best-*.pt") if re.fullmatch(r"state-best-\d{10}\.pt", path.name))
+    return found[-1] if found else None
+
+
+def keep_as_best(state: Path) -> None:
+    """Keep that state file as the one of the best evaluation, in the place of the one before."""
+    before, kept = best_state(state.parent), state.with_name(state.name.replace("state-", "state-best-"))
+    with atomic_path(kept) as temporary:
+        shutil.copyfile(state, temporary)
+    if before is not None and before != kept:
+        before.unlink()
+
+
+def outdated(images: list[int], keep: int = KEEP_STATES) -> list[int]:
+    """Of states after so many images (ascending) those to drop: all but the newest `keep` and one for each power of two.
+
+    An older state is counted back from the newest: of those that lie 2^k to 2^(k+1) images back, the oldest stays. So
+    there are never more than `keep` + log2(images), and a way back exists to every scale of time.
+    """
+    older, stay = images[:-keep], {}
+    for number in reversed(older):
+        stay[(images[-1] - number).bit_length()] = number
+    return [number for number in older if number not in stay.values()]
+
+
 def has_work(folder: Path) -> bool:
     """Whether a run has saved anything there."""
     return any(folder.glob("state-*.pt")) or any(folder.glob("weights-*.safetensors"))
 
 
 def save_state(folder: Path, images: int, state: dict[str, Any], keep: int = KEEP_STATES) -> Path:
-    """Write a state atomically, then drop the oldest beyond `keep`. OSError where the disk has no room.
+    """Write a state atomically, then drop `outdated` ones. OSError where the disk has no room.
 
     Tensors and JSON-able values only, so that it can be read with `weights_only=True`.
     """
@@ -62,8 +90,8 @@ def save_state(folder: Path, images: int, state: dict[str, Any], keep: int = KEE
         raise OSError(f"{folder}: {free / 1e9:.1f} GB free, a state needs about {needed / 1e9:.1f} GB")
     path = state_path(folder, images)
     write(path, {"schema": STATE_SCHEMA, "images": images, **state})
-    for old in list_states(folder)[:-keep]:
-        old.unlink()
+    for old in outdated([int(state.stem.removeprefix("state-")) for state in list_states(folder)], keep):
+        state_path(folder, old).unlink()
     return path
 
 
@@ -78,8 +106,9 @@ def write(path: Path, content: dict[str, Any]) -> None:
 
 def set_aside_newer(folder: Path, images: int) -> None:
     """Rename states after `images` to ``abandoned-…``: a run that goes back must not be overtaken by its other future."""
-    for path in list_states(folder):
-        if path > state_path(folder, images):
+    best = best_state(folder)
+    for path in [*list_states(folder), *([best] if best else [])]:
+        if int(path.stem.rpartition("-")[2]) > images:
             path.rename(path.with_name(f"abandoned-{path.name}"))
 
 

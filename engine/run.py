@@ -29,7 +29,7 @@ from dataloaders.io.workers import WorkerLost
 from dataloaders.overview import counted
 from dataloaders.slices import Part, SliceLoader, fingerprint
 from dataloaders.unpaired import typical_windows
-from engine import checkpoint, device
+from engine import checkpoint, device, rates
 from engine.checkpoint import Weights
 from engine.command import DEFECT, code_of, message_of, on_rank_zero
 from engine.methods.base import Judge, Workflow
@@ -42,8 +42,9 @@ if TYPE_CHECKING:
 
 WON = 0.99  # accuracy of a discriminator above which the generator gets no useful gradient
 ADVICE = (
-    "Look at the newest preview and an older one. A new run with a lower --lr_d (or --oasis.lr_w), a larger batch, "
-    "--oasis.spectral_gain 1 or more R1 may go on learning; --stop_patience 0 goes on with this one."
+    "Look at the newest preview and an older one. --which_iter with an older state and a lower --lr_d (or --oasis.lr_w) "
+    "may go on learning, or a new run with a larger batch, --oasis.spectral_gain 1 or more R1; --stop_patience 0 goes on "
+    "with this one."
 )
 FIRST_SLICES = 64  # training slices that a method may look at before its first step
 CALIBRATION_SLICES = 256  # training slices that give the moving average its batch statistics
@@ -159,6 +160,7 @@ class Run:
         self.whole = True  # not in the midst of a step
         self.ready_at = -1
         self.won_since: int | None = None  # images seen when a discriminator began to win
+        self.warned = False  # that it has won for long
         self.clock = time.perf_counter()
         torch.manual_seed(config.seed)  # initial weights; everything later draws from seeded streams of its own
 
@@ -199,7 +201,8 @@ class Run:
         write_text(self.folder / "environment.txt", "\n".join(lines) + "\n")
 
     def _refuse_other_run(self, old: dict[str, Any], new: dict[str, Any]) -> None:
-        changed = options.differences(old["config"], new["config"])
+        before = options.to_dict(options.from_dict(old["config"]))  # with the defaults of options it did not know yet
+        changed = options.differences(before, new["config"])
         if old["data"] != new["data"]:
             changed.append(f"--dataroot {self.config.dataroot}: its manifest is not that of the data trained on so far")
         for flag in sorted(name for name in {**old, **new} if name.startswith("--")):
@@ -249,15 +252,22 @@ class Run:
         if state is None:  # on the other ranks
             state = checkpoint.load_state(checkpoint.state_path(self.folder, chosen))
         self.method.load_state_dict(state["method"])
+        changed = options.changed_rates(state["config"], options.to_dict(self.config))
         for name, optimizer in self._optimizers().items():
+            given = [group["lr"] for group in optimizer.param_groups]
             optimizer.load_state_dict(state["optimizers"][name])
             match_parameters(optimizer, fused=self.config.tuned)
+            for group, rate in zip(optimizer.param_groups, given, strict=True):
+                group["lr"] = rate if changed else group["lr"]  # a plateau may have lowered it
         self.state.step, self.state.images_seen, self.state.previous = state["step"], state["images"], state["images"]
         self.finished, self.won_since = state["finished"], state.get("won_since")
+        self.warned = state.get("warned", False)
         self._restore_best(state)
         self.meter = Meter(**state["meter"])
         self.log.rewind(self.state.images_seen)
         self.log.say(f"{self.config.name}: resumed at {self.state.images_seen:,} of {self.total:,} images")
+        for line in changed:
+            self.log.say(f"learning rate from here on: {line}")
 
     def _restore_best(self, state: dict[str, Any]) -> None:
         """The best so far, unless it was chosen by something else: two measures cannot be compared."""
@@ -292,9 +302,11 @@ class Run:
     def _read_state(self) -> dict[str, Any] | None:
         wanted, marker = self.config.which_iter, self.folder / "which_iter.json"
         # A requeued job repeats its command: the second time, --which_iter has been obeyed and the newest state counts.
-        if wanted != "latest" and not (marker.is_file() and read_json(marker) == wanted):
-            state = checkpoint.load_state(checkpoint.state_path(self.folder, int(wanted)))
-            checkpoint.set_aside_newer(self.folder, int(wanted))
+        if wanted == "latest":
+            marker.unlink(missing_ok=True)
+        elif not (marker.is_file() and read_json(marker) == wanted):
+            state = checkpoint.load_state(self._older_state(wanted))
+            checkpoint.set_aside_newer(self.folder, state["images"])
             write_json(marker, wanted)
             return state
         for path in reversed(checkpoint.list_states(self.folder)):
@@ -303,6 +315,20 @@ class Run:
             except checkpoint.CheckpointError as error:
                 self.log.say(f"warning: {error}; trying the one before")
         return None
+
+    def _older_state(self, wanted: str) -> Path:
+        if wanted != "best":
+            return checkpoint.state_path(self.folder, int(wanted))
+        best = checkpoint.best_state(self.folder)
+        if best is None:
+            there = ", ".join(
+                str(int(path.stem.removeprefix("state-"))) for path in checkpoint.list_states(self.folder)
+            )
+            raise ValueError(
+                f"--which_iter best: {self.folder} has no state of its best evaluation; it has states of "
+                f"{there or 'nothing yet'}"
+            )
+        return best
 
     def _optimizers(self) -> dict[str, torch.optim.Optimizer]:
         """Each optimiser once, by its first player."""
@@ -410,7 +436,8 @@ class Run:
         values = torch.cat([means, norm[None]]).tolist()  # one transfer
         if not all(math.isfinite(value) for value in values):
             self._diverged(name, dict(zip([*losses, "gradient norm"], values, strict=True)), batch)
-        player.optimizer.step()
+        with rates.scaled(player.optimizer, rates.decay(self.config, self.state.images_seen / self.total)):
+            player.optimizer.step()
         for loss_name, value in zip(losses, values, strict=False):
             self.meter.add(f"{name}/{loss_name}", value)
         # The largest since the last report: a mean would hide the spike that announces a collapse.
@@ -481,19 +508,31 @@ class Run:
         self._watch(measures)
 
     def _watch(self, measures: dict[str, float]) -> None:
-        """Stop the run, with its state and advice, when a discriminator has won for --stop_patience images."""
+        """Stop the run, with its state and advice, when a discriminator has won for --stop_patience images.
+
+        Where losses against the real image go on teaching the generator, that is told once, and it goes on.
+        """
         winners = [name for name, value in measures.items() if name.endswith("accuracy") and value > WON]
         if not winners:
-            self.won_since = None
+            self.won_since, self.warned = None, False
             return
         self.won_since = self.state.images_seen if self.won_since is None else self.won_since
         patience = self.config.stop_patience
         if not 0 < patience <= self.state.images_seen - self.won_since or self.state.images_seen >= self.total:
             return
+        what = f"{winners[0]} has been above {WON} for {patience:,} images"
+        if self.method.taught_by_pairs:
+            if not self.warned:
+                self.log.say(
+                    f"warning: {what}; the losses against the real image go on teaching the generator, the adversarial one "
+                    "no more. A lower --lr_d may bring it back; it can be changed when the run is resumed"
+                )
+            self.warned = True
+            return
         on_rank_zero(self.save)
         self.log.say(
-            f"error: stopped at {self.state.images_seen:,} images, state saved: {winners[0]} has been above {WON} for "
-            f"{patience:,} images, so the generator learns nothing any more. {ADVICE}"
+            f"error: stopped at {self.state.images_seen:,} images, state saved: {what}, so the generator learns nothing "
+            f"any more. {ADVICE}"
         )
         self.close()
         raise SystemExit(EXIT_STALLED)
@@ -587,6 +626,7 @@ class Run:
             "meter": asdict(self.meter),
             "method": self.method.state_dict(),
             "won_since": self.won_since,
+            "warned": self.warned,
             "optimizers": {name: optimizer.state_dict() for name, optimizer in self._optimizers().items()},
         }
 
@@ -596,7 +636,7 @@ class Run:
         self._ready()
         self._save_weights("latest")
 
-    def _save_state(self) -> None:
+    def _save_state(self) -> Path:
         if not self._is_finite():
             self.log.say(
                 f"error: diverged: weights are no numbers any more after {self.state.images_seen:,} images. They are not "
@@ -604,7 +644,7 @@ class Run:
             )
             self.close()
             raise SystemExit(EXIT_DIVERGED)
-        checkpoint.save_state(self.folder, self.state.images_seen, self._state())
+        return checkpoint.save_state(self.folder, self.state.images_seen, self._state())
 
     def _save_on_leaving(self) -> None:
         """Save; weights that would need data which cannot be read now stay as they were."""
@@ -647,6 +687,8 @@ class Run:
         if better:
             self.best = verdict.loss
             self._save_weights("best")
+            if self.players:
+                checkpoint.keep_as_best(self._save_state())
         self.log.say(
             f"{self.state.images_seen:>10,} images  validation {verdict.name} {verdict.value:.4f}"
             + (" (best so far)" if better else f" (best {-self.best if verdict.higher else self.best:.4f})")

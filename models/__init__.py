@@ -20,9 +20,9 @@ class MethodOptions:
     network, workflow: ``module:class``, imported when it is needed; of its `Method`, and of its data, judge and test.
     groups: fields of Config with the options that it reads, its own first. presets: --preset -> values of Config that
     differ from the defaults; the first one is the default. check: raises ValueError for options that do not go together.
-    runtime: its options that may differ when a run is resumed. idle: options of a command line that do nothing, with the
-    reason. fitted: in one pass over the data, without steps. title: what it is, for reports. telling: those of its options
-    that a report names where they are on, all where there are none.
+    runtime: its options that may differ when a run is resumed; rates: its learning rates, which may too. idle: options of a
+    command line that do nothing, with the reason. fitted: in one pass over the data, without steps. title: what it is, for
+    reports. telling: those of its options that a report names where they are on, all where there are none.
     """
 
     title: str
@@ -32,6 +32,7 @@ class MethodOptions:
     presets: Mapping[str, Mapping[str, Any]]
     check: Callable[[Config], None] = lambda config: None
     runtime: tuple[str, ...] = ()
+    rates: tuple[str, ...] = ()
     idle: Callable[[Sequence[str], Config], list[tuple[str, str]]] = lambda arguments, config: []
     fitted: bool = False
     telling: tuple[str, ...] = ()

@@ -154,6 +154,11 @@ class Method(nn.Module):
     def after_step(self, step: int) -> None:
         """Called once after all players moved (moving averages); step: how many steps there were before this one."""
 
+    @property
+    def taught_by_pairs(self) -> bool:
+        """Whether losses against the real image teach the generator also where a discriminator always wins."""
+        return False
+
     def after_evaluation(self, stale: int) -> None:
         """Called after each evaluation (learning rate); stale: evaluations since the best one."""
 

@@ -24,6 +24,9 @@ from models.gan.options import GanConfig
 if TYPE_CHECKING:
     from models.gan.perceptual import LiteFeatures, VggFeatures
 
+# Weights of losses that know the label alone, or that a discriminator gives.
+UNPAIRED_LOSSES = ("lambda_segment", "lambda_labelmix", "lambda_critic", "lambda_mask")
+
 
 def build_generator(
     options: GanConfig, spec: DataSpec, z_dim: int, tuned: bool = True, middle_block: bool = False
@@ -145,6 +148,12 @@ class Gan(Method):
     def paired(self) -> bool:
         """Whether image and label of a batch belong together."""
         return True
+
+    @property
+    def taught_by_pairs(self) -> bool:
+        """Whether any loss of generated against real images has a weight."""
+        weights = {name: weight for name, weight in vars(self.options).items() if name.startswith("lambda_")}
+        return self.paired and any(weight > 0 for name, weight in weights.items() if name not in UNPAIRED_LOSSES)
 
     # -- images ---------------------------------------------------------------------------------------------------
 

@@ -237,4 +237,5 @@ SEGMENTER = MethodOptions(
         "segmenter.overlap",
         "segmenter.epoch_samples",
     ),
+    rates=("segmenter.lr",),
 )

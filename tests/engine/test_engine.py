@@ -73,15 +73,32 @@ def test_names_that_leave_the_folder_are_refused(name: str) -> None:
         NAME.of(name, "name")
 
 
-def test_states_are_kept_in_order_and_pruned(tmp_path: Path) -> None:
-    for images in (5, 100, 20, 3000):
+def test_states_are_kept_in_order_and_thinned(tmp_path: Path) -> None:
+    for images in range(10, 1010, 10):
         checkpoint.save_state(tmp_path, images, {"x": torch.tensor(images)})
-    assert [p.name for p in checkpoint.list_states(tmp_path)] == [
-        "state-0000000020.pt",
-        "state-0000000100.pt",
-        "state-0000003000.pt",
-    ]
-    assert checkpoint.load_state(checkpoint.list_states(tmp_path)[-1])["x"] == 3000
+    kept = [int(p.stem.removeprefix("state-")) for p in checkpoint.list_states(tmp_path)]
+    assert kept[-3:] == [980, 990, 1000]
+    assert len(kept) <= 3 + 7  # of the powers of two from 16 to 1024
+    # At any time there was a state about a half, a quarter, an eighth of the way back.
+    for back in (32, 64, 128, 256, 512):
+        assert any(back / 2 <= 1000 - images <= 2 * back for images in kept), (back, kept)
+    assert checkpoint.load_state(checkpoint.list_states(tmp_path)[-1])["x"] == 1000
+
+
+def test_the_best_state_stays_and_is_one(tmp_path: Path) -> None:
+    for images in range(10, 210, 10):
+        path = checkpoint.save_state(tmp_path, images, {"x": torch.tensor(images)})
+        if images in (20, 50):
+            checkpoint.keep_as_best(path)
+    assert [p.name for p in tmp_path.glob("state-best-*")] == ["state-best-0000000050.pt"]
+    best = checkpoint.best_state(tmp_path)
+    assert best is not None
+    assert checkpoint.load_state(best)["images"] == 50
+    checkpoint.set_aside_newer(tmp_path, 60)
+    assert checkpoint.best_state(tmp_path) == best
+    assert all("00000000" in p.name and int(p.stem[-10:]) <= 60 for p in checkpoint.list_states(tmp_path))
+    checkpoint.set_aside_newer(tmp_path, 40)
+    assert checkpoint.best_state(tmp_path) is None
 
 
 def test_damaged_and_foreign_states_are_one_line(tmp_path: Path) -> None:
