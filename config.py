@@ -83,7 +83,9 @@ class CommonConfig:
     """Compile the networks with torch.compile; minutes at the start, worth it for long runs on a GPU."""
 
     batch_size: AtLeast1 = 8
-    """Images per step."""
+    """Images per step of the optimisers."""
+    accumulate: AtLeast1 = 1
+    """Go through each batch in so many parts, one after the other, and step once: less memory, equal gradients."""
     num_epochs: AtLeast1 = 200
     """Passes over the training slices; published 200 (COCO 100)."""
     lr_g: Positive = 1e-4
@@ -105,6 +107,8 @@ class CommonConfig:
     """Resume where the run stands; with --no-continue_train an existing run folder is an error."""
     which_iter: StateIteration = "latest"
     """State to resume from: latest, best (of the best evaluation), or a number of images of which a state is kept."""
+    init_from: str | None = None
+    """Begin a new run with another run's weights: FOLDER, FOLDER:best, :latest or :<images>, or a weights file."""
     freq_print: AtLeast1 = 1000
     """Images between log lines."""
     freq_preview: AtLeast1 = 10000
@@ -242,7 +246,7 @@ RUNTIME_OPTIONS = frozenset(
         "num_epochs",
         "metrics",
     }
-    | {"continue_train", "which_iter", "weights", "eval_slices", "tuned", "compile", "stop_patience"}
+    | {"continue_train", "which_iter", "weights", "eval_slices", "tuned", "compile", "stop_patience", "accumulate"}
     | {name for method in METHODS.values() for name in method.runtime}
     | RATES
     | {"lr_decay", "lr_decay_from"}
@@ -405,17 +409,17 @@ def differences(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
 
     Of the methods' options those of the method in `new` count; presets of version 0.1 changed others too.
     """
-    return ledger.differences(*(_own(values, new, lambda name: name not in RUNTIME_OPTIONS) for values in (old, new)))
+    return _compared(old, new, lambda name: name not in RUNTIME_OPTIONS)
 
 
 def changed_rates(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
     """Such lines for `RATES`."""
-    return ledger.differences(*(_own(values, new, RATES.__contains__) for values in (old, new)))
+    return _compared(old, new, RATES.__contains__)
 
 
-def _own(values: dict[str, Any], of: dict[str, Any], wanted: Callable[[str], bool]) -> dict[str, Any]:
-    """Those wanted of plain options, without other methods' than that of the options `of`."""
-    method = METHODS.get(of.get("model", ""))
+def _compared(old: dict[str, Any], new: dict[str, Any], wanted: Callable[[str], bool]) -> list[str]:
+    """Differences in the options wanted, without those of other methods than that of `new`."""
+    method = METHODS.get(new.get("model", ""))
     foreign = {group for other in METHODS.values() for group in other.groups} - set(method.groups) if method else set()
 
     def chosen(part: dict[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -424,4 +428,4 @@ def _own(values: dict[str, Any], of: dict[str, Any], wanted: Callable[[str], boo
         flat = {key: value for key, value in kept.items() if not isinstance(value, dict) and wanted(f"{prefix}{key}")}
         return flat | deeper
 
-    return chosen(values)
+    return ledger.differences(chosen(old), chosen(new))

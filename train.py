@@ -46,13 +46,18 @@ def train(config: Config) -> int:
         for batch in run.timed(train_loader.endless(start=state.images_seen)):
             if run.done:
                 break  # enough images, or Slurm asked us to stop
-            batch = method.augmented(run.entered(batch))
+            parts = method.augmented(run.entered(batch)).parts(config.accumulate)  # one, unless memory is short
             for name, player in players.items():
                 if state.step % player.every == 0:
                     with only_trains(player, players):
-                        with run.autocast():
-                            losses = player.losses(batch)  # named scalars, already weighted; keys are what gets logged
-                        run.step(name, losses, batch)  # backward, finite check, optimiser
+                        for part in run.turn(name, parts):
+                            with run.autocast():
+                                losses = player.losses(
+                                    part
+                                )  # named scalars, already weighted; keys are what gets logged
+                            run.backward(losses, part)
+                        run.step(name)
+            run.settle(batch, parts)  # losses to the log; the end, where they are no numbers
             method.after_step(state.step)  # moving average
             state.advance(batch)
             run.report(batch)

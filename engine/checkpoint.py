@@ -136,6 +136,7 @@ class Weights:
     windows: (low, high) by channel for images that no scan of their own lends its window; weights of earlier versions have
     them of unpaired training only.
     expected: name -> (low, high) in ml over the training scans, of a segmenter (`SegmentationTask.expected`).
+    origin: the run whose weights the training began with (`engine.origin`); empty where it began with none.
     """
 
     tensors: dict[str, Tensor]
@@ -144,6 +145,7 @@ class Weights:
     images: int
     windows: Sequence[Sequence[float]] = ()
     expected: Mapping[str, Sequence[float]] = field(default_factory=dict)
+    origin: Mapping[str, Any] = field(default_factory=dict)
 
 
 def weights_path(folder: Path, which: str) -> Path:
@@ -154,7 +156,7 @@ def weights_path(folder: Path, which: str) -> Path:
 def save_weights(path: Path, weights: Weights) -> None:
     """Write tensors with config and spec in the file's metadata, atomically."""
     header = {"schema": WEIGHTS_SCHEMA, "config": weights.config, "spec": weights.spec, "images": weights.images}
-    header |= {"windows": weights.windows, "expected": weights.expected}
+    header |= {"windows": weights.windows, "expected": weights.expected, "origin": weights.origin}
     header = json.loads(json.dumps(header))  # as it will be read
     tensors = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in weights.tensors.items()}
     with atomic_path(path) as temporary:
@@ -209,4 +211,5 @@ def load_weights(folder: Path, which: str) -> Weights:
         header["images"],
         header.get("windows", ()),
         header.get("expected", {}),
+        header.get("origin", {}),
     )

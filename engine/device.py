@@ -8,11 +8,13 @@ import platform
 import resource
 import subprocess
 import sys
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from importlib import metadata
 from pathlib import Path
 
 import torch
+from torch.nn.utils import parametrizations
 
 M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # of glibc's malloc.h
 PACKAGES = ("torch", "torchvision", "numpy", "scipy", "nibabel", "scikit-image", "pytorch-fid", "lpips", "tyro", "dipy")
@@ -59,6 +61,32 @@ def channels_last(module: torch.nn.Module) -> torch.memory_format:
     """Channels-last for networks of slices, its three-dimensional form for those of volumes, which refuse the other."""
     volumes = any(parameter.dim() == 5 for parameter in module.parameters())
     return torch.channels_last_3d if volumes else torch.channels_last
+
+
+@contextmanager
+def without_power_steps(module: torch.nn.Module | None) -> Iterator[None]:
+    """Within, spectral norms of the module use their vectors as they are; None for nothing."""
+    modules = [] if module is None else module.modules()
+    norms = [m for m in modules if isinstance(m, parametrizations._SpectralNorm) and m.training]  # not the average's
+    for norm in norms:
+        norm.eval()
+    try:
+        yield
+    finally:
+        for norm in norms:
+            norm.train()
+
+
+def step_if(wanted: torch.Tensor, optimizer: torch.optim.Optimizer) -> None:
+    """Step, or change nothing where `wanted`, a boolean on the device, is false; fused, without asking the GPU.
+
+    It is what gradient scaling does after an overflow: the fused kernel itself looks at the flag.
+    """
+    if optimizer.param_groups[0].get("fused"):
+        optimizer.found_inf = (~wanted).float()  # type: ignore[attr-defined]
+        optimizer.step()
+    elif wanted:
+        optimizer.step()
 
 
 def cpu_has_bf16() -> bool:

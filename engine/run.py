@@ -6,7 +6,7 @@ import itertools
 import math
 import os
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import asdict, dataclass, field
 from datetime import timedelta
@@ -89,14 +89,10 @@ class Meter:
         """Mean of each loss over the steps in which it was played."""
         return {name: self.sums[name] / self.counts[name] for name in self.sums}
 
-    def observe(self, batch: Batch) -> None:
-        """The numbers beside the losses of one finished step."""
-        self.images += len(batch) * world_size()
-        measures = list(batch.measures.values())
-        values = ranks.all_reduce_mean(torch.stack(measures)).tolist() if measures else []  # one transfer
-        for name, value in zip(batch.measures, values, strict=True):
-            total = self.measures.setdefault(name, [0.0, 0.0])
-            total[0], total[1] = total[0] + value, total[1] + 1
+    def observe(self, name: str, value: float) -> None:
+        """One more value of a measure."""
+        total = self.measures.setdefault(name, [0.0, 0.0])
+        total[0], total[1] = total[0] + value, total[1] + 1
 
     def measured(self) -> dict[str, float]:
         """Mean of each measure."""
@@ -161,6 +157,8 @@ class Run:
         self.ready_at = -1
         self.won_since: int | None = None  # images seen when a discriminator began to win
         self.warned = False  # that it has won for long
+        self.origin: dict[str, Any] = {}  # the run whose weights this one began with
+        self.played: dict[str, tuple[list[str], Tensor]] = {}  # of this step: names and values of each player's losses
         self.clock = time.perf_counter()
         torch.manual_seed(config.seed)  # initial weights; everything later draws from seeded streams of its own
 
@@ -235,9 +233,11 @@ class Run:
         self.method, self.players, self.state = method, players, state
         self.train_loader, self.judge = train_loader, judge
         self.total = self.config.num_epochs * len(train_loader) if players else len(train_loader)
-        if players and self.config.batch_size % self.world_size:
+        parts = self.world_size * self.config.accumulate
+        if players and self.config.batch_size % parts:
             raise ValueError(
-                f"--batch_size {self.config.batch_size}: is shared by {self.world_size} processes, so must be a multiple"
+                f"--batch_size {self.config.batch_size}: is shared by {self.world_size} processes and --accumulate "
+                f"{self.config.accumulate}, so must be a multiple of {parts}"
             )
 
     def load_latest(self) -> None:
@@ -247,12 +247,15 @@ class Run:
         if chosen is None:
             self.log.rewind(0)  # lines of a start that was killed before its first save
             self.log.say(f"{self.config.name}: new run of {self._described()}")
+            if self.config.init_from is not None:
+                on_rank_zero(self._begin_with_another)
             ranks.broadcast_module(self.method)
             return
         if state is None:  # on the other ranks
             state = checkpoint.load_state(checkpoint.state_path(self.folder, chosen))
         self.method.load_state_dict(state["method"])
-        changed = options.changed_rates(state["config"], options.to_dict(self.config))
+        before = options.to_dict(options.from_dict(state["config"]))
+        changed = options.changed_rates(before, options.to_dict(self.config))
         for name, optimizer in self._optimizers().items():
             given = [group["lr"] for group in optimizer.param_groups]
             optimizer.load_state_dict(state["optimizers"][name])
@@ -262,12 +265,21 @@ class Run:
         self.state.step, self.state.images_seen, self.state.previous = state["step"], state["images"], state["images"]
         self.finished, self.won_since = state["finished"], state.get("won_since")
         self.warned = state.get("warned", False)
+        self.origin = state.get("origin", {})
         self._restore_best(state)
         self.meter = Meter(**state["meter"])
         self.log.rewind(self.state.images_seen)
         self.log.say(f"{self.config.name}: resumed at {self.state.images_seen:,} of {self.total:,} images")
         for line in changed:
             self.log.say(f"learning rate from here on: {line}")
+
+    def _begin_with_another(self) -> None:
+        from engine.origin import begin_with, origin_line  # of no use to most runs
+
+        self.origin, taken = begin_with(self.method, self.config, self.data.spec)
+        besides = [name for name in list(self.players)[1:] if name not in taken and name in self.method.networks()]
+        new = f"; anew: {', '.join(besides)}" if besides else ""
+        self.log.say(f"begins with the weights of {origin_line(self.origin)}{new}")
 
     def _restore_best(self, state: dict[str, Any]) -> None:
         """The best so far, unless it was chosen by something else: two measures cannot be compared."""
@@ -342,6 +354,7 @@ class Run:
         """Memory layout and compilation, as the options and the device have it."""
         if self.config.tuned and self.device.type == "cuda":
             self.method.to(memory_format=device.channels_last(self.method))
+            torch.backends.cudnn.benchmark = True  # all batches are of one size
         if self.config.compile:
             for player in self.players.values():
                 player.net.compile()
@@ -424,24 +437,57 @@ class Run:
         """Precision of the forward passes."""
         return device.autocast(self.device, self.config.precision)
 
-    def step(self, name: str, losses: dict[str, Tensor], batch: Batch) -> None:
-        """Backward and optimiser step of one player; a loss or gradient that is not finite ends the run."""
+    def turn(self, name: str, parts: Sequence[Batch]) -> Iterator[Batch]:
+        """The parts of a batch, one after the other, for one player's losses; each draws what the whole batch would.
+
+        Spectral norms take their power step with the first part only, as they would with the whole batch.
+        """
+        self.players[name].optimizer.zero_grad(set_to_none=True)
+        self.losses: list[dict[str, Tensor]] = []
+        before = parts[0].rng.get_state() if parts[0].rng is not None else None
+        for part in parts:
+            if part.rng is not None and before is not None:
+                part.rng.set_state(before)
+            with device.without_power_steps(self.method if part.part[0] else None):
+                yield part
+
+    def backward(self, losses: dict[str, Tensor], part: Batch) -> None:
+        """Add the gradients of one part's losses, which are means over its images, to those of the batch."""
+        (torch.stack(list(losses.values())).sum() / part.part[1]).backward()
+        self.losses.append({name: loss.detach() for name, loss in losses.items()})
+
+    def step(self, name: str) -> None:
+        """Optimiser step of one player, which nothing moves where a loss or gradient is not finite; see `settle`."""
         player = self.players[name]
-        player.optimizer.zero_grad(set_to_none=True)
-        total = torch.stack(list(losses.values())).sum()
-        total.backward()
         ranks.average_gradients(player.net.parameters())
         norm = torch.nn.utils.get_total_norm([p.grad for p in player.net.parameters() if p.grad is not None])
-        means = ranks.all_reduce_mean(torch.stack([loss.detach() for loss in losses.values()]))
-        values = torch.cat([means, norm[None]]).tolist()  # one transfer
-        if not all(math.isfinite(value) for value in values):
-            self._diverged(name, dict(zip([*losses, "gradient norm"], values, strict=True)), batch)
+        means = torch.stack([torch.stack(list(losses.values())) for losses in self.losses]).mean(0)
+        values = torch.cat([ranks.all_reduce_mean(means), norm[None]])
+        self.played[name] = ([*self.losses[0], "gradient norm"], values)
         with rates.scaled(player.optimizer, rates.decay(self.config, self.state.images_seen / self.total)):
-            player.optimizer.step()
-        for loss_name, value in zip(losses, values, strict=False):
-            self.meter.add(f"{name}/{loss_name}", value)
-        # The largest since the last report: a mean would hide the spike that announces a collapse.
-        self.meter.gradient_norm[name] = max(values[-1], self.meter.gradient_norm.get(name, 0.0))
+            device.step_if(values.isfinite().all(), player.optimizer)
+
+    def settle(self, batch: Batch, parts: Sequence[Batch]) -> None:
+        """Fetch what all players' losses and measures were, at once; one that was not finite ends the run.
+
+        Each fetch makes the CPU wait for the GPU. A player that was not finite did not move, so its weights are those
+        before the step; nothing is averaged or counted yet.
+        """
+        measures = {key: torch.stack([part.measures[key] for part in parts]).mean() for key in parts[0].measures}
+        own = [ranks.all_reduce_mean(torch.stack(list(measures.values())))] if measures else []
+        numbers = iter(torch.cat([*(values for _, values in self.played.values()), *own]).tolist())
+        found = {name: {key: next(numbers) for key in keys} for name, (keys, _) in self.played.items()}
+        self.played = {}
+        for name, values in found.items():
+            if not all(map(math.isfinite, values.values())):
+                self._diverged(name, values, batch)
+            # The largest since the last report: a mean would hide the spike that announces a collapse.
+            largest = self.meter.gradient_norm
+            largest[name] = max(values.pop("gradient norm"), largest.get(name, 0.0))
+            for loss, value in values.items():
+                self.meter.add(f"{name}/{loss}", value)
+        for measure in measures:
+            self.meter.observe(measure, next(numbers))
 
     def _diverged(self, name: str, values: dict[str, float], batch: Batch) -> None:
         path = self.folder / f"crash-{self.state.images_seen:010d}.pt"
@@ -478,7 +524,7 @@ class Run:
     def report(self, batch: Batch) -> None:
         """Count the step; log line and record every --freq_print images."""
         self.whole = True
-        self.meter.observe(batch)
+        self.meter.images += len(batch) * world_size()
         if not self.state.crossed(self.config.freq_print) or not self.meter.sums:
             if self.pace is not None:
                 self.pace.after_step(self.state.images_seen)
@@ -627,6 +673,7 @@ class Run:
             "method": self.method.state_dict(),
             "won_since": self.won_since,
             "warned": self.warned,
+            "origin": self.origin,
             "optimizers": {name: optimizer.state_dict() for name, optimizer in self._optimizers().items()},
         }
 
@@ -664,6 +711,7 @@ class Run:
             self.state.images_seen,
             [(w.low, w.high) for w in typical_windows(self.data)] if self.workflow.paints_labels else (),
             self.data.provenance.get("expected", {}),
+            self.origin,
         )
         checkpoint.save_weights(checkpoint.weights_path(self.folder, which), weights)
 

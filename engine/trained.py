@@ -88,4 +88,5 @@ class TrainedRun:
             "checkpoint": self.which,
             "images_seen": self.weights.images,
             "config": without_paths(self.config),
+            **({"origin": dict(self.weights.origin)} if self.weights.origin else {}),
         }

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from config import Config
+from dataloaders.io import ranks
 from dataloaders.io.spec import DataSpec
 
 
@@ -59,6 +60,7 @@ class Batch:
     image; grey: (B, 2), mean and deviation of grey matter in the level's channel (lesion generator; None for others).
     fake: what one player leaves to the next, the images generated in this step. measures: numbers to log that are no
     losses, by name.
+    part: (i, n) where this is the i-th of n parts of the step's batch; whole_label: (n·B, H, W), that of all of them.
     """
 
     label: Tensor
@@ -74,6 +76,41 @@ class Batch:
     grey: Tensor | None = None
     fake: Tensor | None = None
     measures: dict[str, Tensor] = field(default_factory=dict)
+    part: tuple[int, int] = (0, 1)
+    whole_label: Tensor | None = None
+
+    def parts(self, count: int) -> list[Batch]:
+        """The batch in so many equal parts, in order, which share its stream. ValueError where it cannot be divided."""
+        if count == 1:
+            return [self]
+        if len(self) % count:
+            raise ValueError(f"--accumulate {count}: does not divide {len(self)} images; choose another --batch_size")
+
+        def own(value: Any, i: int) -> Any:
+            size = len(value) // count
+            return value[i * size : (i + 1) * size]
+
+        values = {f.name: getattr(self, f.name) for f in fields(self)}
+        whole: Any = {name: value for name, value in values.items() if isinstance(value, (Tensor, list))}
+        return [
+            replace(
+                self,
+                **{name: own(value, i) for name, value in whole.items()},
+                whole_label=self.label,
+                part=(i, count),
+                measures={},
+            )
+            for i in range(count)
+        ]
+
+    def own_draws(self, draw: Callable[[int], Tensor]) -> Tensor:
+        """Of what `draw` gives for so many images, this batch's (B, ...).
+
+        It is asked for all images of the step, on all ranks and in all parts, so an image's share depends on neither.
+        """
+        number, count = self.part
+        whole = draw(len(self) * count * ranks.world_size())
+        return ranks.own_part(whole).chunk(count)[number]
 
     @property
     def real(self) -> Tensor:
@@ -177,6 +214,14 @@ class Method(nn.Module):
     def load_release(self, tensors: dict[str, Tensor]) -> None:
         """Inverse of `release`."""
         raise NotImplementedError
+
+    def start_from(self, tensors: dict[str, Tensor], state: dict[str, Tensor]) -> list[str]:
+        """Begin with what another run's weight file holds, and of its `state_dict()` (or nothing) the other networks.
+
+        Returns the names of those. RuntimeError where the tensors are of another shape.
+        """
+        self.load_release(tensors)
+        return []
 
     def synthesize(self, batch: Batch, randoms: list[SampleRandom]) -> Tensor:
         """Labels (B, H, W) -> images (B, C, H, W) float32 in [-1, 1]; sample i depends on label i and randoms[i] only."""

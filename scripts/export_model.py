@@ -26,6 +26,7 @@ from dataloaders.io.spec import DataSpec
 from engine.checkpoint import Weights, save_weights, weights_path
 from engine.command import exit_code
 from engine.methods.base import workflow_of
+from engine.origin import origin_line
 from engine.trained import TrainedRun
 
 CARD = "README.md"
@@ -140,6 +141,7 @@ def _facts(o: ExportOptions, weights: Weights, trained: Config, path: Path) -> d
         **workflow_of(trained).purpose(DataSpec.from_dict(weights.spec)),
         "Numbers in the file": f"{parameters:,}",
         "Images seen in training": f"{weights.images:,}",
+        **({"Began with the weights of": origin_line(weights.origin)} if weights.origin else {}),
         "Training data": o.data,
         "Licence of the weights": o.license,
         "Contact": o.contact,

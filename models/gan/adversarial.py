@@ -12,7 +12,6 @@ import torch
 from torch import Tensor, nn
 
 from config import Config
-from dataloaders.io import ranks
 from dataloaders.io.spec import DataSpec
 from models.base import Batch, Method, SampleRandom, seeded_generator
 from models.ema import ema_copy, ema_update, recalibrate_batchnorm
@@ -171,8 +170,8 @@ class Gan(Method):
         z = self.noise_length
         noise = None
         if z:  # drawn for the whole batch, so that an image's noise does not depend on the number of ranks
-            whole = torch.randn(len(batch) * ranks.world_size(), z, generator=batch.rng)
-            noise = ranks.own_part(whole).to(batch.label.device)
+            noise = batch.own_draws(lambda count: torch.randn(count, z, generator=batch.rng))
+            noise = noise.to(batch.label.device, non_blocking=True)
         fake = self.generator(self.label_stack(batch), self.with_position(noise, batch), self._training_grain(batch))
         batch.fake = fake.detach()
         return fake
@@ -183,9 +182,8 @@ class Gan(Method):
             return None
         device = batch.label.device
         seed = int(torch.randint(2**62, (), generator=batch.rng))
-        shape = (len(batch) * ranks.world_size(), GRAIN_LEVELS, *batch.label.shape[1:])
-        stream = torch.Generator(device).manual_seed(seed)
-        return ranks.own_part(torch.randn(shape, generator=stream, device=device))
+        stream, shape = torch.Generator(device).manual_seed(seed), (GRAIN_LEVELS, *batch.label.shape[1:])
+        return batch.own_draws(lambda count: torch.randn((count, *shape), generator=stream, device=device))
 
     def grain(self, batch: Batch, randoms: list[SampleRandom]) -> Tensor | None:
         """(B, L, H, W) noise for single pixels by slice; what neighbouring slices have in common (0.67) goes on in both."""
@@ -301,6 +299,19 @@ class Gan(Method):
     def load_release(self, tensors: dict[str, Tensor]) -> None:
         """Load the moving average."""
         self.average.load_state_dict(tensors)
+
+    def start_from(self, tensors: dict[str, Tensor], state: dict[str, Tensor]) -> list[str]:
+        """Generator and average begin with the other run's average; discriminators of the same shape with its own."""
+        self.load_release(tensors)
+        self.generator.load_state_dict(tensors)
+        taken = []
+        for name, net in self.networks().items():
+            own = {key.removeprefix(f"{name}."): value for key, value in state.items() if key.startswith(f"{name}.")}
+            shapes = {key: value.shape for key, value in net.state_dict().items()}
+            if net is not self.generator and shapes == {key: value.shape for key, value in own.items()}:
+                net.load_state_dict(own)
+                taken.append(name)
+        return taken
 
 
 def _calibration_random(case: str, index: int) -> SampleRandom:

@@ -24,7 +24,8 @@ def class_weights(label: Tensor, num_labels: int, max_weight: float = 0.0) -> Te
     weight over pixels is 1. max_weight: upper limit, 0 for none. Returns (N,) float32.
     Where ranks share the batch, counts are those of the whole.
     """
-    count = summed(torch.bincount(label.flatten(), minlength=num_labels)).float()
+    # Not bincount, for which a GPU has to tell the CPU how many classes there are.
+    count = summed(torch.histc(label.float(), num_labels, -0.5, num_labels - 0.5))
     present = count > 0
     weight = torch.where(present, count.sum() / (present.sum() * count.clamp(min=1)), torch.zeros_like(count))
     return weight.clamp(max=max_weight) if max_weight > 0 else weight
@@ -51,7 +52,7 @@ def labelmix_mask(label: Tensor, num_labels: int, rng: torch.Generator | None) -
     The coins are drawn into a table and looked up; writing them into the label map class by class would re-toss
     class 0 together with class 1. label: (B, H, W) int64. Returns (B, 1, H, W) float32 in {0, 1}.
     """
-    coins = torch.randint(0, 2, (num_labels,), generator=rng).to(label.device)
+    coins = torch.randint(0, 2, (num_labels,), generator=rng).to(label.device, non_blocking=True)
     return coins[label].unsqueeze(1).float()
 
 

@@ -186,6 +186,12 @@ class LesionUnet(Method):
         self.profile.copy_(rest.pop("profile"))
         self.average.load_state_dict(rest)
 
+    def start_from(self, tensors: dict[str, Tensor], state: dict[str, Tensor]) -> list[str]:
+        """Network and average begin with the other run's average."""
+        self.load_release(tensors)
+        self.net.load_state_dict(self.average.state_dict())
+        return []
+
 
 def _runs(names: list[str]) -> Iterator[slice]:
     """Slices of equal neighbours."""

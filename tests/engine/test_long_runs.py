@@ -2,19 +2,30 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
+from torch import Tensor
 
 import engine.run
 from config import parse_train
+from dataloaders.io import ranks
+from dataloaders.io.manifest import Manifest
+from dataloaders.slices import SliceDataset, SliceLoader
 from engine import checkpoint
 from engine.methods.base import Verdict
 from engine.methods.synthesis import SynthesisJudge
 from engine.rates import decay
-from engine.signals import EXIT_STALLED
+from engine.run import Run
+from engine.signals import EXIT_DIVERGED, EXIT_STALLED
+from models import build_method
+from models.base import Batch
+from models.gan.adversarial import Gan
+from models.gan.oasis import Oasis
 from tests.toy import prepared_folder
 from train import train
 
@@ -185,3 +196,179 @@ def test_a_winning_discriminator_is_a_warning_where_pairs_teach_the_generator(
     with pytest.raises(SystemExit) as stopped:  # the mask loss knows the label alone
         run(data, tmp_path, "--num_epochs", 5, *options, "--oasis.lambda_mask", 1, name="alone")
     assert stopped.value.code == EXIT_STALLED
+
+
+# -- another run's weights --------------------------------------------------------------------------------------------
+
+
+def test_a_run_begins_with_another_runs_weights(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    judged(monkeypatch, {8: 1.0, 16: 2.0, 24: 3.0})
+    options = ["--freq_fid", 8, "--freq_save_latest", 8]
+    base = run(data, tmp_path, "--num_epochs", 2, *options, name="base")
+    few = prepared_folder(tmp_path / "few", patients=3, slices=4)
+    capsys.readouterr()
+    still = ["--lr_g", 1e-30, "--lr_d", 1e-30, "--metrics", "none", "--freq_save_latest", 4]
+    tuned = run(few, tmp_path, "--num_epochs", 1, *still, "--init_from", base, name="tuned")
+    assert "begins with the weights of `base`, best, after 8 images" in capsys.readouterr().out
+    there, here = of(base, 8)["method"], newest(tuned)["method"]
+    average = {key.removeprefix("average."): value for key, value in there.items() if key.startswith("average.")}
+    for key in (key for key in average if key.endswith(("bias", "original"))):  # the others move with each pass
+        torch.testing.assert_close(here[f"generator.{key}"], average[key])
+        torch.testing.assert_close(here[f"average.{key}"], average[key])
+    learned = [key for key in there if key.startswith("discriminator.") and key.endswith(("bias", "original"))]
+    assert learned
+    torch.testing.assert_close({key: there[key] for key in learned}, {key: here[key] for key in learned})
+    origin = checkpoint.load_weights(tuned, "latest").origin
+    assert (origin["run"], origin["weights"], origin["images"]) == ("base", "best", 8)
+    # A resumed run does not read it again, and still says where it began.
+    shutil.move(base, tmp_path / "moved")
+    run(few, tmp_path, "--num_epochs", 2, *still, "--init_from", base, name="tuned")
+    assert checkpoint.load_weights(tuned, "latest").origin == origin
+    # Without a state of that moment the discriminator is new.
+    capsys.readouterr()
+    (tmp_path / "moved" / "state-best-0000000008.pt").unlink()
+    (tmp_path / "moved" / "state-0000000008.pt").unlink()
+    file = tmp_path / "moved" / "weights-best.safetensors"
+    run(few, tmp_path, "--num_epochs", 1, *still, "--init_from", file, name="again")
+    assert "; anew: discriminator" in capsys.readouterr().out
+
+
+def test_another_runs_weights_must_fit(data: Path, tmp_path: Path) -> None:
+    base = run(data, tmp_path, "--num_epochs", 1, *QUICK, name="base")
+
+    def refused(*more: object, root: Path = data, match: str = r"^--init_from") -> str:
+        name = f"new{len(list(tmp_path.iterdir()))}"  # that of a start which failed is locked as long as this process lives
+        with pytest.raises(ValueError, match=match) as error:
+            run(root, tmp_path, "--num_epochs", 1, *QUICK, *more, name=name)
+        assert "\n" not in str(error.value)
+        return str(error.value)
+
+    assert "no such run folder" in refused("--init_from", tmp_path / "none")
+    assert "there are: best" in refused("--init_from", f"{base}:77", match="no weights called '77'")
+    assert "--oasis.z_dim: was 4, now 6" in refused("--init_from", base, "--oasis.z_dim", 6)
+    other = prepared_folder(tmp_path / "other", slices=4, channels=2)
+    assert "its channels are not those of --dataroot: MR1 only here" in refused("--init_from", base, root=other)
+    renamed = tmp_path / "renamed"
+    shutil.copytree(data, renamed)
+    text = (data / "manifest.json").read_text(encoding="utf-8")
+    (renamed / "manifest.json").write_text(text.replace('"csf"', '"fluid"'), encoding="utf-8")
+    why = "its labels are not those of --dataroot: csf only there and fluid only here"
+    assert why in refused("--init_from", base, root=renamed)
+
+
+# -- a batch in parts, and steps that are not finite --------------------------------------------------------------------
+
+
+def one_step(data: Path, model: str, parts: int, *more: str) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """Losses and gradients of each player for the same weights, batch and stream."""
+    width = [f"--{model}.{name}" for name in ("channels_G", "channels_D", "spade_hidden")]
+    given = ["--model", model, *[text for flag in width for text in (flag, "8")], *more]
+    config = parse_train(["--name", "x", "--dataroot", str(data), f"--{model}.param_free_norm", "instance", *given])
+    manifest = Manifest.load(data)
+    torch.manual_seed(0)
+    method = build_method(config, manifest.spec)
+    assert isinstance(method, Gan)
+    method.mask_threshold.fill_(-0.5)  # away from the first images, all of whose pixels are at the threshold of 0
+    players = method.players()
+    batch = next(SliceLoader(SliceDataset(data, manifest, "train"), 4, 1).endless())
+    training = SimpleNamespace(players=players, method=method)
+    cut, losses, gradients = batch.parts(parts), {}, {}
+    for name, player in players.items():
+        for part in Run.turn(training, name, cut):  # type: ignore[arg-type]
+            Run.backward(training, player.losses(part), part)  # type: ignore[arg-type]
+        for key in training.losses[0]:
+            losses[f"{name}/{key}"] = torch.stack([found[key] for found in training.losses]).mean()
+        gradients |= {f"{name}/{key}": p.grad.clone() for key, p in player.net.named_parameters() if p.grad is not None}
+        method.zero_grad()
+    return losses, gradients
+
+
+@pytest.mark.parametrize(
+    ("model", "more"),
+    [
+        ("oasis", "--oasis.z_dim 4 --oasis.lambda_l1 1 --oasis.lambda_mask 1 --oasis.grain"),
+        ("oasis", "--oasis.z_dim 4 --oasis.no-reuse_fake"),
+        ("spade", "--spade.lambda_vgg 0"),
+    ],
+)
+def test_parts_have_the_losses_and_gradients_of_the_whole_batch(model: str, more: str, data: Path) -> None:
+    """Noise, LabelMix coins, class weights and the power steps of spectral norm are those of the whole batch."""
+    losses, gradients = one_step(data, model, 1, *more.split())
+    for parts in (2, 4):
+        in_parts, own = one_step(data, model, parts, *more.split())
+        torch.testing.assert_close(in_parts, losses, rtol=1e-5, atol=1e-6)
+        assert own.keys() == gradients.keys()
+        largest = max(float(gradient.abs().max()) for gradient in gradients.values())
+        for key, gradient in gradients.items():  # some are zero but for rounding, such as those of biases before a norm
+            torch.testing.assert_close(own[key], gradient, rtol=1e-3, atol=1e-5 * largest)
+
+
+def test_parts_resume_exactly_with_a_critic_and_its_penalty(data: Path, tmp_path: Path) -> None:
+    options = ["--accumulate", 2, *QUICK, "--oasis.critic", "wavelet", "--oasis.channels_W", 4, "--oasis.r1_every", 2]
+    folder = run(data, tmp_path, "--num_epochs", 2, *options)
+    first = of(folder, 16)
+    run(data, tmp_path, "--num_epochs", 2, *options, "--which_iter", 8)
+    assert equal(first["method"], of(folder, 16)["method"])
+    with pytest.raises(ValueError, match="--batch_size 4: is shared by 1 processes and --accumulate 3"):
+        run(data, tmp_path, "--num_epochs", 3, *options, "--accumulate", 3)
+
+
+def test_a_parts_draws_are_those_of_the_whole_on_every_rank(monkeypatch: pytest.MonkeyPatch) -> None:
+    label = torch.zeros(4, 2, 2, dtype=torch.int64)
+    monkeypatch.setattr(ranks, "world_size", lambda: 2)
+    found = []
+    for rank in (0, 1):
+        monkeypatch.setattr(ranks, "rank", lambda rank=rank: rank)
+        batch = Batch(label, None, list("abcd"), list("abcd"), [0, 1, 2, 3])
+        found += [part.own_draws(torch.arange) for part in batch.parts(2)]
+        assert [part.cases for part in batch.parts(2)] == [["a", "b"], ["c", "d"]]
+    assert torch.equal(torch.cat(found), torch.arange(8))
+
+
+@pytest.mark.parametrize("tuned", ["--tuned", "--no-tuned"])
+def test_a_step_that_is_not_finite_moves_nothing(
+    tuned: str, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    original = Oasis.generator_losses
+    calls = []
+
+    def third_is_broken(self: Oasis, batch: Batch) -> dict[str, Tensor]:
+        calls.append(1)
+        found = original(self, batch)
+        return found | {"segmentation": found["segmentation"] * float("nan")} if len(calls) == 3 else found
+
+    monkeypatch.setattr(Oasis, "generator_losses", third_is_broken)
+    with pytest.raises(SystemExit) as stopped:
+        run(data, tmp_path, "--num_epochs", 4, *QUICK, tuned)
+    assert stopped.value.code == EXIT_DIVERGED
+    crash = torch.load(tmp_path / "exp" / "crash-0000000008.pt", weights_only=True)
+    before = of(tmp_path / "exp", 8)["method"]
+    weights = [key for key in before if key.startswith("generator.") and key.endswith(("bias", "original"))]
+    assert weights
+    assert all(torch.equal(before[key], crash["method"][key]) for key in weights)
+    assert crash["player"] == "generator"
+    assert len(crash["slices"]) == 4
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_a_step_waits_for_the_gpu_once(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """From a batch on the device to `settle` nothing is fetched, so the CPU runs ahead of the GPU."""
+    entered, settle = Run.entered, Run.settle
+
+    def enter(self: Run, batch: Batch) -> Batch:
+        moved = entered(self, batch)
+        torch.cuda.set_sync_debug_mode("error" if self.state.step > 2 else "default")
+        return moved
+
+    def look(self: Run, batch: Batch, parts: list[Batch]) -> None:
+        torch.cuda.set_sync_debug_mode("default")
+        settle(self, batch, parts)
+
+    monkeypatch.setattr(Run, "entered", enter)
+    monkeypatch.setattr(Run, "settle", look)
+    try:
+        run(data, tmp_path, "--num_epochs", 4, *QUICK, "--gpu_ids", "0", "--oasis.lambda_l1", 1)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")

@@ -1,0 +1,82 @@
+"""The other run that a new one begins with: fine-tuning."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import config as options
+from config import Config
+from dataloaders.io.spec import DataSpec
+from engine import checkpoint
+from engine.trained import TrainedRun
+from models.base import Method
+
+
+def begin_with(method: Method, config: Config, spec: DataSpec) -> tuple[dict[str, Any], list[str]]:
+    """Give a new method the weights that --init_from names. Returns what is recorded of them, and what else was taken.
+
+    ValueError in one line where there are none, or where method, labels, channels or networks are not those of this run.
+    """
+    assert config.init_from is not None
+    other = _named(config.init_from)
+    if config.method.fitted:
+        raise ValueError(
+            f"--init_from {config.init_from}: {config.model} is fitted to its data, it begins with nothing"
+        )
+    if faults := _differences(other, config, spec):
+        raise ValueError(f"--init_from {config.init_from}: {'; '.join(faults)}")
+    try:
+        taken = method.start_from(other.weights.tensors, _state_of(other))
+    except RuntimeError as error:  # torch's, of one line for each tensor
+        changed = options.differences(options.to_dict(other.config), options.to_dict(config))
+        sizes = [line for line in changed if line.startswith(tuple(f"--{group}." for group in config.method.groups))]
+        why = "; ".join(sizes) or str(error).splitlines()[1].strip()
+        raise ValueError(f"--init_from {config.init_from}: its networks are not of this run's shape: {why}") from None
+    facts = {"run": other.folder.name, "weights": other.which, "images": other.weights.images, "sha256": other.sha256}
+    return facts, taken
+
+
+def origin_line(origin: Mapping[str, Any]) -> str:
+    """What was recorded, in words."""
+    return f"`{origin['run']}`, {origin['weights']}, after {origin['images']:,} images (SHA-256 `{origin['sha256']}`)"
+
+
+def _named(text: str) -> TrainedRun:
+    path, which = Path(text), "best"
+    if path.is_file() and (found := re.fullmatch(r"weights-(.+)\.safetensors", path.name)):
+        path, which = path.parent, found[1]
+    elif not path.is_dir():
+        folder, _, which = text.rpartition(":")
+        path = Path(folder)
+        if not folder or not path.is_dir():
+            raise ValueError(f"--init_from {text}: no such run folder or weights file")
+    return TrainedRun.of(path, which)
+
+
+def _differences(other: TrainedRun, config: Config, spec: DataSpec) -> list[str]:
+    if other.config.model != config.model:
+        return [f"is a run of {other.config.model}, this is one of {config.model}"]
+    labels = _unlike("labels", [label.name for label in other.spec.labels], [label.name for label in spec.labels])
+    channels = _unlike("channels", [c.name for c in other.spec.channels], [c.name for c in spec.channels])
+    return labels + channels
+
+
+def _unlike(what: str, there: Sequence[str], here: Sequence[str]) -> list[str]:
+    if there == here:
+        return []
+    alone = [", ".join(name for name in one if name not in two) for one, two in ((there, here), (here, there))]
+    parts = [f"{names} only {place}" for names, place in zip(alone, ("there", "here"), strict=True) if names]
+    return [f"its {what} are not those of --dataroot: {' and '.join(parts) or 'they are in another order'}"]
+
+
+def _state_of(other: TrainedRun) -> dict[str, Any]:
+    """All networks of the other run after as many images; nothing where no state of that moment was kept."""
+    best = checkpoint.best_state(other.folder)
+    for path in (checkpoint.state_path(other.folder, other.weights.images), *([best] if best else [])):
+        if path.is_file() and int(path.stem.rpartition("-")[2]) == other.weights.images:
+            found: dict[str, Any] = checkpoint.load_state(path)["method"]
+            return found
+    return {}
