@@ -52,9 +52,7 @@ def train(config: Config) -> int:
                     with only_trains(player, players):
                         for part in run.turn(name, parts):
                             with run.autocast():
-                                losses = player.losses(
-                                    part
-                                )  # named scalars, already weighted; keys are what gets logged
+                                losses = player.losses(part)  # named scalars, already weighted; logged by name
                             run.backward(losses, part)
                         run.step(name)
             run.settle(batch, parts)  # losses to the log; the end, where they are no numbers
