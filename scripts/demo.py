@@ -1,6 +1,6 @@
 """The whole road on the embedded MNI152 template, on a CPU, in minutes: ``make demo``.
 
-Prepare -> train a small OASIS -> fit a GMM -> test both on held-out slices -> compare. Every stage is the command a user
+Prepare -> train a small SPADE -> fit a GMM -> test both on held-out slices -> compare. Every stage is the command a user
 would type; a stage that is done is not done again.
 """
 
@@ -45,15 +45,15 @@ def stages(options: DemoOptions) -> dict[str, list[str]]:
     data, runs, results = (str(options.out / name) for name in ("data", "checkpoints", "results"))
     precision = "bf16" if cpu_has_bf16() else "fp32"
     run = ["--dataroot", data, "--checkpoints_dir", runs]
-    oasis = ["--preset", "demo", "--precision", precision, "--num_epochs", str(options.num_epochs)]
+    spade = ["--model", "spade", "--preset", "demo", "--precision", precision, "--num_epochs", str(options.num_epochs)]
     prepare = ["--format", "mni152", "--size", "128", "--spacing", "1.5", "1.5", "1", "--split", "0.75", "0.1", "0.15"]
     return {
         "prepare": ["scripts/prepare_data.py", *prepare, "--out", data],
-        "train OASIS": ["train.py", "--name", "oasis", "--gpu_ids", "-1", *oasis, *run],
+        "train SPADE": ["train.py", "--name", "spade", "--gpu_ids", "-1", *spade, *run],
         "fit GMM": ["train.py", "--name", "gmm", "--model", "gmm", "--gpu_ids", "-1", *run],
-        "test OASIS": ["test.py", "--name", "oasis", "--gpu_ids", "-1", "--results_dir", results, *run],
+        "test SPADE": ["test.py", "--name", "spade", "--gpu_ids", "-1", "--results_dir", results, *run],
         "test GMM": ["test.py", "--name", "gmm", "--gpu_ids", "-1", "--results_dir", results, *run],
-        "compare": ["scripts/compare.py", f"{results}/oasis", f"{results}/gmm", "--out", str(options.out / "report")],
+        "compare": ["scripts/compare.py", f"{results}/spade", f"{results}/gmm", "--out", str(options.out / "report")],
     }
 
 
