@@ -29,6 +29,7 @@ from dataloaders.io.ranks import alone, rank, world_size
 from dataloaders.io.spec import Channel, DataSpec, Label
 from engine import device
 from engine.command import exit_code
+from engine.methods.base import workflow_of
 from engine.run import only_trains
 from models import build_method
 from models.base import Batch, Method, Player, seeded_generator
@@ -110,6 +111,7 @@ def measure(o: BenchmarkOptions) -> dict[str, Any]:
     config = options.parse_train(["--name", "x", "--dataroot", "x", "--preset", o.preset])
     torch.manual_seed(0)
     method = build_method(replace(config, batch_size=o.share * world_size()), spec).to(where)
+    workflow_of(config).equip(method)
     players, batch = method.players(), random_batch(o, spec, where)
     with alone():
         compute = seconds(lambda: step(method, players, batch, False), o.steps, where)

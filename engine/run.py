@@ -29,13 +29,13 @@ from dataloaders.io.workers import WorkerLost
 from dataloaders.overview import counted
 from dataloaders.slices import Part, SliceLoader, fingerprint
 from dataloaders.unpaired import typical_windows
-from engine import checkpoint, device, rates
+from engine import checkpoint, device
 from engine.checkpoint import Weights
 from engine.command import DEFECT, code_of, message_of, on_rank_zero
 from engine.methods.base import Judge, Workflow
 from engine.pace import Pace, expectation
 from engine.signals import EXIT_DIVERGED, EXIT_STALLED, Stopped, StopRequest
-from models.base import Batch, Method, Player
+from models.base import Batch, Method, Player, lr_factor, scaled_rates
 
 if TYPE_CHECKING:
     from dataloaders.patches import PatchLoader
@@ -464,7 +464,7 @@ class Run:
         means = torch.stack([torch.stack(list(losses.values())) for losses in self.losses]).mean(0)
         values = torch.cat([ranks.all_reduce_mean(means), norm[None]])
         self.played[name] = ([*self.losses[0], "gradient norm"], values)
-        with rates.scaled(player.optimizer, rates.decay(self.config, self.state.images_seen / self.total)):
+        with scaled_rates(player.optimizer, lr_factor(self.config, self.state.images_seen / self.total)):
             device.step_if(values.isfinite().all(), player.optimizer)
 
     def settle(self, batch: Batch, parts: Sequence[Batch]) -> None:

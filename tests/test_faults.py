@@ -432,8 +432,8 @@ def test_changed_data_and_options_are_all_listed(data: Path, tmp_path: Path) -> 
     other = shutil.copytree(data, tmp_path / "data")
     manifest = Manifest.load(other)
     Manifest(manifest.spec, manifest.cases[1:], manifest.provenance).save(other)
-    done = call(*train(other, tmp_path, extra="--lr_g 0.5 --seed 3"), code=2)
-    for text in ("--lr_g: was 0.0001, now 0.5", "--seed: was 42, now 3", "its manifest is not that of the data"):
+    done = call(*train(other, tmp_path, extra="--beta1 0.25 --seed 3"), code=2)
+    for text in ("--beta1: was 0.0, now 0.25", "--seed: was 42, now 3", "its manifest is not that of the data"):
         assert text in done.stderr
     assert "resumed at" in call(*train(data, tmp_path, extra="--freq_print 8")).stdout
 

@@ -68,7 +68,7 @@ WRONG += [
     ("x", "x"),
     ("a\nb",),
 ]
-WRONG += [("gmm", "gmm"), {"a": ["a\nb"]}]
+WRONG += [(33, 32), ("gmm", "gmm"), {"a": ["a\nb"]}]
 
 
 def ranges(hint: Any) -> Iterator[Must | FieldInfo]:

@@ -19,11 +19,10 @@ from dataloaders.slices import SliceDataset, SliceLoader
 from engine import checkpoint
 from engine.methods.base import Verdict
 from engine.methods.synthesis import SynthesisJudge
-from engine.rates import decay
 from engine.run import Run
 from engine.signals import EXIT_DIVERGED, EXIT_STALLED
 from models import build_method
-from models.base import Batch
+from models.base import Batch, lr_factor
 from models.gan.adversarial import Gan
 from models.gan.oasis import Oasis
 from tests.toy import prepared_folder
@@ -131,7 +130,7 @@ def test_a_learning_rate_that_changes_on_resuming_takes_effect(
     folder = run(data, tmp_path, "--num_epochs", 1, *QUICK)
     capsys.readouterr()
     run(data, tmp_path, "--num_epochs", 2, *QUICK, "--lr_g", 1e-30)
-    assert "learning rate from here on: --lr_g: was 0.0001, now 1e-30" in capsys.readouterr().out
+    assert "learning rate from here on: --lr_g: was 0.0004, now 1e-30" in capsys.readouterr().out
     before, after = of(folder, 8), of(folder, 16)
     weights = {key for key in before["method"] if key.startswith("generator.") and key.endswith(("bias", "original"))}
     assert weights
@@ -151,7 +150,7 @@ def test_an_unchanged_rate_stays_as_a_plateau_left_it(data: Path, tmp_path: Path
     assert newest(folder)["optimizers"]["generator"]["param_groups"][0]["lr"] == 1e-7
     run(data, tmp_path, "--num_epochs", 3, *QUICK, "--lr_d", 1e-5)
     groups = {name: optimizer["param_groups"][0]["lr"] for name, optimizer in newest(folder)["optimizers"].items()}
-    assert groups == {"generator": 1e-4, "discriminator": 1e-5}
+    assert groups == {"generator": 4e-4, "discriminator": 1e-5}
 
 
 @pytest.mark.parametrize("kind", ["linear", "cosine"])
@@ -159,7 +158,7 @@ def test_rates_decay_over_the_run_and_resume_exactly(kind: str, data: Path, tmp_
     options = ["--lr_decay", kind, "--lr_decay_from", 0.25, *QUICK]
     folder = run(data, tmp_path, "--num_epochs", 4, *options)
     first = of(folder, 32)["method"]
-    assert newest(folder)["optimizers"]["generator"]["param_groups"][0]["lr"] == 1e-4  # saved as it was given
+    assert newest(folder)["optimizers"]["generator"]["param_groups"][0]["lr"] == 4e-4  # saved as it was given
     plain = run(data, tmp_path, "--num_epochs", 4, *QUICK, name="plain")
     assert equal(of(folder, 16)["method"], of(plain, 16)["method"]) is False
     assert equal(of(folder, 8)["method"], of(plain, 8)["method"])
@@ -172,7 +171,7 @@ def test_rates_decay_over_the_run_and_resume_exactly(kind: str, data: Path, tmp_
 def test_the_decay_is_a_function_of_the_share_of_the_run() -> None:
     def at(kind: str, share: float, start: float = 0.5) -> float:
         given = ["--name", "x", "--dataroot", "d", "--lr_decay", kind, "--lr_decay_from", str(start)]
-        return decay(parse_train(given), share)
+        return lr_factor(parse_train(given), share)
 
     assert [at("none", share) for share in (0, 0.7, 1)] == [1, 1, 1]
     assert [at("linear", share) for share in (0, 0.5, 0.75, 1, 1.2)] == [1, 1, 0.5, 0, 0]

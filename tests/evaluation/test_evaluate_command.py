@@ -71,7 +71,10 @@ REFUSALS = {
     "optional group": ("PAIR --patient_regex sub(x)?", "does not match"),
     "device": ("PAIR --device foo", "--device foo: cannot be used here"),
     "no GPU": ("PAIR --device cuda", "--device cuda: cannot be used here"),
-    "junk extractor": ("PAIR --metrics mae --extractors junk", "--extractors junk: use torchscript:FILE"),
+    "junk extractor": (
+        "PAIR --metrics mae --extractors junk",
+        "--extractors junk: use efficientnet_lite0,",
+    ),
     "inception extractor": ("PAIR --extractors inception:FILE", "name its file by --weights"),
     "segmented alone": ("PAIR --segmented TOY/label", "--segmented TOY/label: needs label maps"),
     "lesion alone": ("PAIR --lesion 4", "--lesion 4: needs label maps"),

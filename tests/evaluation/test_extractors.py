@@ -189,7 +189,7 @@ def test_an_extractor_is_chosen_by_text(state_file: Path, tmp_path: Path) -> Non
     assert extractor(f"torchscript:{path}", CPU).name == "torchscript:corner"
     assert extractor(f"{MODEL}:{state_file}", CPU).name == f"torchvision:{MODEL}"
     for text in ("", "vgg", ":file", "torchscript:"):
-        with pytest.raises(ValueError, match="use torchscript:FILE or a torchvision model"):
+        with pytest.raises(ValueError, match="use efficientnet_lite0, torchscript:FILE or a torchvision model"):
             extractor(text, CPU)
     with pytest.raises(MissingWeights, match=r"resnet50:absent\.pt: no such file") as missing:
         extractor("resnet50:absent.pt", CPU)
