@@ -4,13 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import Annotated, Any, Literal
 
 from dataloaders.io.schema import AtLeast0, AtLeast1, BelowOne, Must, NotNegative, Positive, Share, at_least
 from models import MethodOptions
-
-if TYPE_CHECKING:
-    pass
 
 ParamFreeNorm = Literal["batch", "instance", "group"]
 GeneratorName = Literal["image", "haar"]
