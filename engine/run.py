@@ -115,7 +115,7 @@ def match_parameters(optimizer: torch.optim.Optimizer, fused: bool) -> None:
     """Give loaded optimiser states the memory layout of their parameters, and the run's own kind of step.
 
     A state keeps the layout of the machine it was saved on (channels-last on a GPU); fused steps walk through memory in
-    order and would mix up its entries silently.
+    order and would mix up its entries silently. ValueError where a state is of other parameters.
     """
     for group in optimizer.param_groups:
         if "fused" in group:
@@ -124,6 +124,11 @@ def match_parameters(optimizer: torch.optim.Optimizer, fused: bool) -> None:
         for key, value in values.items():
             if isinstance(value, Tensor) and value.shape == parameter.shape:
                 values[key] = torch.empty_like(parameter).copy_(value)
+            elif isinstance(value, Tensor) and value.ndim:
+                raise ValueError(
+                    f"the optimiser's state has {tuple(value.shape)} for a parameter of {tuple(parameter.shape)}: it is of "
+                    "networks of another version; begin a new run (--init_from takes the weights along)"
+                )
 
 
 class Run:

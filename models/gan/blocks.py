@@ -49,7 +49,9 @@ class ResidualBlock(nn.Module):
         self.conv_1 = normalised_conv(middle, fout, 3, conv_type=second)
         self.norm_s = self.conv_s = None
         if fin != fout:
-            self.norm_s, self.conv_s = make_norm(fin, False), normalised_conv(fin, fout, 1, bias=False)
+            # In this order: states of optimisers know parameters by their number.
+            self.conv_s = normalised_conv(fin, fout, 1, bias=False)
+            self.norm_s = make_norm(fin, False)
 
     def forward(self, x: Tensor, condition: Condition) -> Tensor:
         """x (B, fin, H, W) -> (B, fout, H, W)."""

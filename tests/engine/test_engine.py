@@ -204,6 +204,9 @@ def test_optimiser_states_take_the_layout_of_their_parameters() -> None:
     torch.testing.assert_close(p, q)
     match_parameters(resumed, fused=False)
     assert not resumed.param_groups[0]["fused"]
+    resumed.state[q]["exp_avg"] = torch.zeros(3)  # a fused step would read beyond it
+    with pytest.raises(ValueError, match=r"has \(3,\) for a parameter of .* of another version"):
+        match_parameters(resumed, fused=True)
 
 
 @pytest.mark.parametrize("convolution", [torch.nn.Conv2d, torch.nn.Conv3d])

@@ -126,6 +126,14 @@ def test_label_condition_reaches_every_pixel() -> None:
     assert change[20, 20] > 0
 
 
+def test_parameters_keep_their_order() -> None:
+    """States of optimisers know parameters by their number: another order gives each the memory of another one."""
+    block = ResidualBlock(8, 4, NormOptions(3, 3, hidden=4).make, grain=True)
+    assert [name for name, _ in block.named_children()] == ["norm_0", "conv_0", "norm_1", "conv_1", "conv_s", "norm_s"]
+    net = small((32, 32))
+    assert [name for name, _ in net.named_children()] == ["stem", "blocks", "to_image"]
+
+
 def test_ema_lerps_parameters_and_copies_buffers() -> None:
     net = small((32, 32))
     average = ema_copy(net)
