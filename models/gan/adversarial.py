@@ -18,13 +18,10 @@ from models.ema import ema_copy, ema_update, recalibrate_batchnorm
 from models.gan import body, losses
 from models.gan.generator import GRAIN_LEVELS, SpadeGenerator, check_size
 from models.gan.norms import NormOptions
-from models.gan.options import GanConfig
+from models.gan.options import PAIRED_LOSSES, GanConfig
 
 if TYPE_CHECKING:
     from models.gan.perceptual import LiteFeatures, VggFeatures
-
-# Weights of losses that know the label alone, or that a discriminator gives.
-UNPAIRED_LOSSES = ("lambda_segment", "lambda_labelmix", "lambda_critic", "lambda_mask")
 
 
 def build_generator(
@@ -151,8 +148,7 @@ class Gan(Method):
     @property
     def taught_by_pairs(self) -> bool:
         """Whether any loss of generated against real images has a weight."""
-        weights = {name: weight for name, weight in vars(self.options).items() if name.startswith("lambda_")}
-        return self.paired and any(weight > 0 for name, weight in weights.items() if name not in UNPAIRED_LOSSES)
+        return self.paired and any(getattr(self.options, name) > 0 for name in PAIRED_LOSSES)
 
     # -- images ---------------------------------------------------------------------------------------------------
 

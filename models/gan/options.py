@@ -12,6 +12,8 @@ from models import MethodOptions
 ParamFreeNorm = Literal["batch", "instance", "group"]
 GeneratorName = Literal["image", "haar"]
 
+# Weights of losses that compare a generated image with the real one of its label.
+PAIRED_LOSSES = ("lambda_l1", "lambda_edge", "lambda_spectrum", "lambda_vgg", "lambda_lite", "lambda_feature")
 WindowSize = Annotated[tuple[int, int], Must("multiples of 32", lambda size: all(x > 0 and x % 32 == 0 for x in size))]
 AtLeast2 = Annotated[int, at_least(2)]
 
@@ -118,11 +120,7 @@ class OasisConfig(GanConfig):
     def check_together(self) -> None:
         """ValueError also where a loss needs pairs or a critic that are not there."""
         super().check_together()
-        for name in (
-            ("lambda_l1", "lambda_edge", "lambda_spectrum", "lambda_vgg", "lambda_lite", "lambda_feature")
-            if self.unpaired
-            else ()
-        ):
+        for name in PAIRED_LOSSES if self.unpaired else ():
             if getattr(self, name) > 0:
                 raise ValueError(
                     f"--{name} {getattr(self, name)}: needs pairs, so must be 0 with --unpaired (as in small_unpaired)"
