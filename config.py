@@ -63,8 +63,8 @@ class CommonConfig:
     """Plain PNG folders: regular expression whose first group is the patient within a file name."""
     model: str = "oasis"
     """Method; its own options follow below, and --help with another --model shows those of that."""
-    preset: str = "oasis"
-    """Starting values: as published, small for a modest GPU (segmenter: a CPU), demo for minutes on two cores."""
+    preset: str = "small"
+    """Starting values: small for a dozen patients and a modest GPU or a CPU, demo for minutes, or as published."""
     checkpoints_dir: Path = Path("checkpoints")
     """Folder of all runs."""
     seed: int = 42
@@ -258,7 +258,7 @@ _Any = TypeVar("_Any")
 
 
 def starting_values(model: str | None = None, preset: str | None = None, gmm: str | None = None) -> Config:
-    """Options of a method and a preset, without name and data; by default those as published, and the preset's method.
+    """Options of a method and a preset, without name and data; by default the preset's method and its first preset.
 
     gmm: preset of the generator instead of its own. ValueError that lists the pairs where there is no such pair.
     """
@@ -329,13 +329,13 @@ def set_by_preset(message: str, arguments: Sequence[str]) -> str:
     """`` (set by --preset demo)`` where a message begins with an option that the user has not given but a preset sets."""
     given = {argument.partition("=")[0].replace("-", "_") for argument in arguments}
     found = re.match(r"--([a-zA-Z_.]+)", message)
-    if found is None or "__preset" not in given or f"__{found[1]}" in given:
+    if found is None or f"__{found[1]}" in given:
         return ""
     try:
         start = _chosen(arguments)
     except ValueError:
         return ""
-    values: list[Any] = [start, starting_values()]
+    values: list[Any] = [start, Config(name=start.name, dataroot=start.dataroot)]
     for name in found[1].split("."):
         values = [getattr(value, name, None) for value in values]
     return f" (set by --preset {start.preset})" if values[0] != values[1] else ""

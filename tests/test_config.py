@@ -59,17 +59,17 @@ def test_a_value_out_of_range_is_one_line(flag: str, value: str, capsys: pytest.
     [
         ("--oasis.unpaired --oasis.lambda_l1 1", "--oasis.lambda_l1 1.0: needs pairs"),
         ("--oasis.images_from b", "--oasis.images_from b: only with --oasis.unpaired"),
-        ("--oasis.unpaired --oasis.lambda_feature 1", "--oasis.lambda_feature 1.0: needs pairs"),
+        ("--preset small_unpaired --oasis.lambda_feature 1", "--oasis.lambda_feature 1.0: needs pairs"),
         ("--oasis.generator haar --oasis.channels_G 10", "--oasis.channels_G 10: must be a multiple of 4"),
         (
             "--model oasis --preset brain",
-            "--model oasis --preset brain: there is no such pair; --model oasis has oasis,",
+            "--model oasis --preset brain: there is no such pair; --model oasis has small,",
         ),
         ("--model spade --preset lesion", "--model spade --preset lesion: there is no such pair"),
         ("--model segmenter --preset demo", "--model segmenter --preset demo: there is no such pair"),
         (
             "--model=x",
-            "--model x: there is no such pair; --model oasis has oasis, small, demo, small_unpaired,",
+            "--model x: there is no such pair; --model oasis has small, demo, oasis, small_unpaired,",
         ),
         ("--preset x", "--preset x: there is no such pair"),
     ],
@@ -116,8 +116,8 @@ def test_every_pair_of_method_and_preset_is_what_it_was(pair: str) -> None:
 @pytest.mark.parametrize(
     ("flags", "pair"),
     [
-        ("", "oasis oasis"),
-        ("--model spade", "spade spade"),
+        ("", "oasis small"),
+        ("--model spade", "spade small"),
         ("--model=lesion", "lesion lesion"),
         ("--model segmenter", "segmenter small"),
         ("--model gmm", "gmm fitted"),
@@ -144,7 +144,7 @@ def test_a_preset_gives_defaults_that_flags_override() -> None:
 def test_options_of_other_methods_are_warned_of_and_left_out(capsys: pytest.CaptureFixture[str]) -> None:
     flags = "--oasis.z_dim 3 --gmm.blur 0.1 0.2 --segmenter.features=4 --oasis.no-balance_classes --model gmm --seed 1"
     parsed = parse(*flags.split())
-    assert (parsed.seed, parsed.gmm.blur, parsed.oasis) == (1, (0.1, 0.2), parse().oasis)
+    assert (parsed.seed, parsed.gmm.blur, parsed.oasis) == (1, (0.1, 0.2), config.OasisConfig())
     lines = capsys.readouterr().err.strip().splitlines()
     assert [line.split()[1] for line in lines] == [
         "--oasis.z_dim",
@@ -198,7 +198,7 @@ def test_differences_name_flags_and_leave_runtime_options_out() -> None:
     old = parse()
     new = replace(old, batch_size=3, num_epochs=999, oasis=replace(old.oasis, z_dim=7))
     lines = config.differences(config.to_dict(old), config.to_dict(new))
-    assert lines == ["--batch_size: was 8, now 3", "--oasis.z_dim: was 64, now 7"]
+    assert lines == ["--batch_size: was 8, now 3", "--oasis.z_dim: was 32, now 7"]
 
 
 def test_runtime_options_exist() -> None:

@@ -24,7 +24,7 @@ from dataloaders.io.png import write_png
 from dataloaders.io.runlog import read_log
 from engine import signals
 from engine.checkpoint import list_states
-from tests.toy import phantom, save_nifti
+from tests.toy import phantom, published, save_nifti
 
 pytestmark = pytest.mark.slow
 
@@ -87,7 +87,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def train(home: Path, name: str, *extra: object) -> list[str]:
     where = ["--name", name, "--dataroot", home / "data", "--checkpoints_dir", home / "runs"]
-    return command("train.py", *where, *TINY, *PERIODS, "--num_epochs", 8, *extra)[1:]
+    return command("train.py", *where, *TINY, *PERIODS, "--num_epochs", 8, *published(*extra))[1:]
 
 
 @pytest.fixture(scope="module")

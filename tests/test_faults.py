@@ -35,7 +35,7 @@ from engine.command import DEFECT, exit_code
 from models.gan.oasis import Oasis
 from tests.launch import ROOT
 from tests.test_end_to_end import ENVIRONMENT, call, command, strip_name
-from tests.toy import prepared_folder
+from tests.toy import prepared_folder, published
 
 pytestmark = pytest.mark.slow
 
@@ -50,7 +50,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def train(data: Path, runs: Path, name: str = "run", extra: str = "") -> list[object]:
     where = f"--name {name} --dataroot {data} --checkpoints_dir {runs}"
-    return ["train.py", *shlex.split(f"{where} {TINY} {extra}")]
+    return ["train.py", *published(*shlex.split(f"{where} {TINY} {extra}"))]
 
 
 def weights(runs: Path, name: str) -> bytes:

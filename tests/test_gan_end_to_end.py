@@ -19,7 +19,7 @@ from dataloaders.io.runlog import read_log
 from dataloaders.unpaired import typical_windows
 from engine.checkpoint import list_states
 from tests.test_end_to_end import LAS, PERIODS, call, strip_name
-from tests.toy import phantom, save_nifti
+from tests.toy import phantom, published, save_nifti
 
 pytestmark = pytest.mark.slow
 
@@ -56,7 +56,7 @@ def other(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def train(data: Path, runs: Path, name: str, *extra: object, epochs: int = 2) -> list[object]:
     where = ["train.py", "--name", name, "--dataroot", data, "--checkpoints_dir", runs]
-    return [*where, *TINY, *PERIODS, "--num_epochs", epochs, *extra]
+    return [*where, *TINY, *PERIODS, "--num_epochs", epochs, *published(*extra)]
 
 
 def weights(runs: Path, name: str) -> bytes:

@@ -92,7 +92,7 @@ def test_a_forgotten_preset_is_named_first(tmp_path: Path) -> None:
     where += ["--checkpoints_dir", str(tmp_path / "runs"), "--gpu_ids", "-1", "--metrics", "none", "--num_epochs", "1"]
     narrow = "--oasis.channels_G 4 --oasis.channels_D 4 --oasis.spade_hidden 4".split()
     assert train(parse_train([*where, *narrow, "--preset", "demo"])) == 0
-    with pytest.raises(ValueError, match="another --name:\n  --preset: was demo, now oasis, which sets many"):
+    with pytest.raises(ValueError, match="another --name:\n  --preset: was demo, now small, which sets many"):
         train(parse_train([*where, *narrow]))
 
 

@@ -20,7 +20,7 @@ from dataloaders.prepare.prepare import DataFaults, prepare
 from dataloaders.slices import SliceDataset, SliceLoader
 from models.gan.body import agreement, mask_loss, paired_threshold
 from tests.test_end_to_end import ENVIRONMENT, ROOT, TINY, call
-from tests.toy import save_nifti
+from tests.toy import published, save_nifti
 
 pytestmark = pytest.mark.slow
 
@@ -123,7 +123,7 @@ def test_ms_has_plausible_tissue_and_all_lesions(ms: Path, shared_data: Path) ->
 def test_train_and_test_on_real_slices(name: str, request: pytest.FixtureRequest, tmp_path: Path) -> None:
     data = request.getfixturevalue(name)
     where = ["--dataroot", str(data), "--checkpoints_dir", str(tmp_path / "runs"), "--name", "tiny", "--gpu_ids", "-1"]
-    train = [*where, *TINY, "--num_epochs", "1", "--freq_print", "8"]
+    train = [*where, *TINY, "--num_epochs", "1", "--freq_print", "8", *published()]
     test = [*where, "--results_dir", str(tmp_path / "results")]
     for script, arguments in (("train.py", train), ("test.py", test)):
         done = subprocess.run(
@@ -223,7 +223,7 @@ def body_mr(shared_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path
 
 def train_and_test(data: Path, home: Path, *flags: object) -> Path:
     where = ["--dataroot", data, "--checkpoints_dir", home / "runs", "--name", "tiny", "--gpu_ids", "-1"]
-    call("train.py", *where, *TINY, "--oasis.channels_G", 8, "--num_epochs", 1, "--freq_print", 8, *flags)
+    call("train.py", *where, *TINY, "--oasis.channels_G", 8, "--num_epochs", 1, "--freq_print", 8, *published(*flags))
     call("test.py", *where, "--results_dir", home / "results")
     return home / "results" / "tiny" / "best"
 

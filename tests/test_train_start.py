@@ -18,7 +18,8 @@ from train import train
 pytestmark = pytest.mark.slow
 
 ROOT = Path(__file__).resolve().parents[1]
-TINY = "--oasis.channels_G 4 --oasis.channels_D 4 --oasis.spade_hidden 4 --oasis.z_dim 4 --batch_size 4".split()
+TINY = "--preset oasis --oasis.channels_G 4 --oasis.channels_D 4 --oasis.spade_hidden 4 --oasis.z_dim 4".split()
+TINY += ["--batch_size", "4"]
 
 
 @pytest.fixture

@@ -47,6 +47,13 @@ def toy_spec(channels: int = 1, size: tuple[int, int] = (32, 32), labels: int = 
     )
 
 
+def published(*flags: object) -> list[str]:
+    """Flags of train.py with the preset as published of their --model, unless they have a preset."""
+    words = [str(flag) for flag in flags]
+    model = words[words.index("--model") + 1] if "--model" in words else "oasis"
+    return words if "--preset" in words or model not in {"oasis", "spade"} else ["--preset", model, *words]
+
+
 def prepared_folder(root: Path, patients: int = 4, slices: int = 6, channels: int = 1, size: int = 32) -> Path:
     """A prepared folder of phantoms: the last two patients are val and test, the others train."""
     cases = []

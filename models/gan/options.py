@@ -191,10 +191,10 @@ OASIS = MethodOptions(
     workflow="engine.methods.gan:OasisWorkflow",
     groups=("oasis",),
     presets={
-        "oasis": {"lr_g": 4e-4},  # as published for Cityscapes, but for its batch of 20
         # A quarter of the published width: 128² in hours on a modest GPU, overnight on a CPU.
         "small": {"freq_fid": 10000, "oasis": OasisConfig(**SMALL_OASIS, **RECIPE)},
         "demo": DEMO | {"oasis": OasisConfig(**DEMO_OASIS, **RECIPE)},
+        "oasis": {"lr_g": 4e-4},  # as published for Cityscapes, but for its batch of 20
         # Without pairs, from which most of the recipe learns.
         "small_unpaired": {"freq_fid": 10000, "oasis": OasisConfig(unpaired=True, **SMALL_OASIS)},
         "demo_unpaired": DEMO | {"oasis": OasisConfig(unpaired=True, **DEMO_OASIS)},
@@ -210,13 +210,13 @@ SPADE = MethodOptions(
     workflow="engine.methods.gan:GanWorkflow",
     groups=("spade",),
     presets={
-        "spade": {"beta2": 0.9},
         "small": {
             "beta2": 0.9,
             "freq_fid": 10000,
             "spade": SpadeConfig(channels_G=24, channels_D=32, spade_hidden=48, spectral_gain=1.0, **RECIPE),
         },
         "demo": DEMO | {"beta2": 0.9, "spade": SpadeConfig(**DEMO_NETWORKS, **RECIPE)},
+        "spade": {"beta2": 0.9},
     },
     telling=TELLING,
 )

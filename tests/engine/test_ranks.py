@@ -27,7 +27,7 @@ from engine.checkpoint import list_states, load_state
 from engine.run import Run, TrainingState
 from models.base import Method
 from tests.launch import ROOT, finish, free_port, run_ranks, start_ranks
-from tests.toy import prepared_folder
+from tests.toy import prepared_folder, published
 
 pytestmark = pytest.mark.slow
 
@@ -70,7 +70,9 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def options(data: Path, runs: Path, name: str, extra: str = "") -> str:
-    return f"--name {name} --dataroot {data} --checkpoints_dir {runs} {' '.join([*TINY.split(), *extra.split()])}"
+    return (
+        f"--name {name} --dataroot {data} --checkpoints_dir {runs} {' '.join(published(*TINY.split(), *extra.split()))}"
+    )
 
 
 @pytest.fixture(scope="module")

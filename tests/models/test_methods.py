@@ -24,7 +24,7 @@ from models.gan.adversarial import Gan
 from models.gan.norms import Clade, InstanceNorm, Spade
 from models.gmm import Gmm
 from models.gmm.histograms import BINS, histogram_moments, label_histograms
-from tests.toy import prepared_folder, toy_spec
+from tests.toy import prepared_folder, published, toy_spec
 
 TINY = ["--oasis.channels_G", "8", "--oasis.channels_D", "4", "--oasis.spade_hidden", "4", "--oasis.z_dim", "4"]
 TINY += ["--oasis.channels_W", "4", "--spade.channels_G", "8", "--spade.channels_D", "4", "--spade.spade_hidden", "4"]
@@ -47,7 +47,7 @@ VARIANTS = {
 
 
 def options(*flags: str) -> config.Config:
-    return config.parse_train(["--name", "t", "--dataroot", "d", *TINY, *flags])
+    return config.parse_train(["--name", "t", "--dataroot", "d", *TINY, *published(*flags)])
 
 
 @pytest.fixture(scope="module")

@@ -27,8 +27,8 @@ ROOT = Path(__file__).resolve().parents[2]
 LOCAL = ROOT / "tests" / "slurm" / "local_slurm.sh"
 CONF = subprocess.run([LOCAL, "conf"], capture_output=True, text=True, check=True).stdout.strip()
 SMALL = "--gres=none --cpus-per-task=1 --mem=100M".split()
-TINY = """--gpu_ids -1 --batch_size 4 --num_epochs 33 --freq_print 20 --freq_fid 100000 --freq_preview 100000
- --freq_save_latest 20 --eval_slices 2 --metrics mae_body
+TINY = """--preset oasis --gpu_ids -1 --batch_size 4 --num_epochs 33 --freq_print 20 --freq_fid 100000
+ --freq_preview 100000 --freq_save_latest 20 --eval_slices 2 --metrics mae_body
  --oasis.channels_G 4 --oasis.channels_D 4 --oasis.spade_hidden 4 --oasis.z_dim 4"""
 ENDED = ("COMPLETED", "FAILED", "CANCELLED", "TIMEOUT", "NODE_FAIL", "OUT_OF_MEMORY")
 
