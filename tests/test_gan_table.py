@@ -14,7 +14,7 @@ from benchmarks import gan_table
 from benchmarks.gan_table import TableOptions, as_markdown, median_person, table_of, write_repeats
 from dataloaders.io.manifest import Manifest
 from dataloaders.io.nifti import write_volume
-from dataloaders.io.png import read_png
+from dataloaders.io.png import read_png, write_png
 from dataloaders.prepare.options import PrepareOptions
 from dataloaders.prepare.prepare import prepare
 from tests.dataloaders.test_registration import lopsided, moved, turn
@@ -70,6 +70,27 @@ def test_the_whole_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caps
     with Image.open(tmp_path / "table" / "people.png") as image:
         assert image.size == (5 * 72 + 4 * 2, 5 * 64 + 4 * 2)
     assert "EfficientNet-Lite0 kernel distance" in capsys.readouterr().out
+
+
+def test_faithfulness_beside_its_ceiling(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A segmenter that sees `good` as its label map, the real images with one label missed, and `bad` shifted by half."""
+    folders = good_and_bad(tmp_path, channels=("T1w",), patients=3, slices=4)
+    manifest = Manifest.load(folders[0])
+    for item in (item for case in manifest.cases for item in case.slices):
+        label = read_png(folders[0] / item.label)
+        seen = {"good": label, "real": np.where(label == 4, 3, label), "bad": np.roll(label, label.shape[1] // 2, axis=1)}
+        for name, ids in seen.items():
+            write_png(tmp_path / "segmented" / name / Path(item.label).name, ids)
+    arguments = ["--reference", "bad", "--data", str(tmp_path), "--segmented", str(tmp_path / "segmented")]
+    monkeypatch.setattr(sys, "argv", ["gan_table.py", *map(str, folders), *arguments, "--out", str(tmp_path / "table")])
+    assert gan_table.run() == 0
+    rows = json.loads((tmp_path / "table" / "table.json").read_text())["rows"]
+    (row,) = [row for row in rows if row["metric"].startswith("faithfulness_dice")]
+    assert row["good"]["value"] == 1
+    assert 0.6 < row["ceiling"] < 0.8  # three labels of four, of which one took the fourth's pixels
+    assert row["bad"]["value"] < 0.5
+    assert row["good"]["difference"]["mean"] == pytest.approx(row["bad"]["value"] - 1)
+    assert f"(ceiling {row['ceiling']:.3f})" in (tmp_path / "table" / "table.md").read_text()
 
 
 def test_a_repeat_scan_comes_to_lie_on_the_first(tmp_path: Path) -> None:
