@@ -147,7 +147,7 @@ def _curve_panels(entrants: Sequence[Entrant]) -> list[Panel]:
     curves = [*enumerate(log.get("validation", ([], [])) for log in logs)]
     if any(len(x) > 1 for _, (x, _) in curves):
         draw = partial(plots.training, curves=curves, marker="o")
-        found.append(Panel("validation: label Wasserstein", draw))
+        found.append(Panel("validation: what the best is chosen by", draw))
     for i, (log, entrant) in enumerate(zip(logs, entrants, strict=True)):
         for name, curve in log.items():
             if name != "validation" and len(curve[0]) > 1:
@@ -157,10 +157,10 @@ def _curve_panels(entrants: Sequence[Entrant]) -> list[Panel]:
 
 
 def _log_series(entrant: Entrant) -> dict[str, plots.Curve]:
-    """Losses by name, and the channel-free Wasserstein distance on the validation split as ``validation``."""
+    """Losses by name, and the measure that chooses the best weights, on the validation split, as ``validation``."""
     path = entrant.folder / "training_log.jsonl"
     records = read_log(path) if path.is_file() else []
-    return log_curves(records, "losses") | {"validation": log_curves(records, "metrics").get("wasserstein", ([], []))}
+    return log_curves(records, "losses") | {"validation": log_curves(records, "metrics").get("composite", ([], []))}
 
 
 # -- files --------------------------------------------------------------------------------------------------------
