@@ -78,7 +78,11 @@ def test_faithfulness_beside_its_ceiling(tmp_path: Path, monkeypatch: pytest.Mon
     manifest = Manifest.load(folders[0])
     for item in (item for case in manifest.cases for item in case.slices):
         label = read_png(folders[0] / item.label)
-        seen = {"good": label, "real": np.where(label == 4, 3, label), "bad": np.roll(label, label.shape[1] // 2, axis=1)}
+        seen = {
+            "good": label,
+            "real": np.where(label == 4, 3, label),
+            "bad": np.roll(label, label.shape[1] // 2, axis=1),
+        }
         for name, ids in seen.items():
             write_png(tmp_path / "segmented" / name / Path(item.label).name, ids)
     arguments = ["--reference", "bad", "--data", str(tmp_path), "--segmented", str(tmp_path / "segmented")]
