@@ -1,16 +1,141 @@
-"""Processes on this machine: several that train together, as torchrun and srun start them, and dead ones."""
+"""Commands as users type them, in this process or in their own; several that train together; and dead ones."""
 
 from __future__ import annotations
 
+import contextlib
+import io
 import os
+import runpy
+import signal
 import socket
 import subprocess
 import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import numpy as np
+import pytest
 
 from dataloaders.io import files
+from dataloaders.io.runlog import read_log
+from engine import signals
+from engine.checkpoint import list_states
+from tests.toy import LAS, phantom, save_nifti
 
 ROOT = Path(__file__).resolve().parents[1]
+# One thread: on two cores with parallel tests more threads only wait for each other.
+ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"}
+TINY = "--oasis.channels_G 4 --oasis.channels_D 4 --oasis.spade_hidden 4 --oasis.z_dim 4 --batch_size 4".split()
+PERIODS = "--freq_print 16 --freq_preview 1000 --freq_fid 64 --freq_save_latest 32 --gpu_ids -1".split()
+
+
+@dataclass
+class Done:
+    """What a command printed."""
+
+    stdout: str
+    stderr: str
+
+
+def call(script: object, *arguments: object, code: int = 0) -> Done:
+    """A command inside this process: the same code without the seconds that importing torch takes."""
+    out, err = io.StringIO(), io.StringIO()
+    handlers = {number: signal.getsignal(number) for number in signals._EXIT_CODES}
+    with (
+        mock.patch.object(sys, "argv", [script, *map(str, arguments)]),
+        contextlib.redirect_stdout(out),
+        contextlib.redirect_stderr(err),
+        pytest.raises(SystemExit) as stop,
+    ):
+        runpy.run_path(str(ROOT / str(script)), run_name="__main__")
+    for number, handler in handlers.items():
+        signal.signal(number, handler)
+    assert stop.value.code == code, out.getvalue() + err.getvalue()
+    return Done(out.getvalue(), err.getvalue())
+
+
+def command(*arguments: object) -> list[str]:
+    """The words of a process of its own."""
+    return [sys.executable, *map(str, arguments)]
+
+
+def run(*arguments: object, code: int = 0) -> Done:
+    """A command as a process of its own."""
+    done = subprocess.run(command(*arguments), cwd=ROOT, env=ENVIRONMENT, capture_output=True, text=True, check=False)
+    assert done.returncode == code, done.stdout + done.stderr
+    assert "Traceback" not in done.stderr, done.stderr
+    return Done(done.stdout, done.stderr)
+
+
+def start(*arguments: object, **how: Any) -> subprocess.Popen:
+    """A command as a process of its own that goes on by itself, unheard unless `how` says otherwise."""
+    quiet: dict[str, Any] = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    return subprocess.Popen(command(*arguments), cwd=ROOT, env=ENVIRONMENT, **quiet | how)
+
+
+def wait_for(done: Callable[[], object], seconds: float = 200) -> None:
+    """Until something is true."""
+    end = time.monotonic() + seconds
+    while not done():
+        assert time.monotonic() < end
+        time.sleep(0.02)
+
+
+def wait_for_state(process: subprocess.Popen, folder: Path) -> None:
+    """Until a training has saved a state."""
+    wait_for(lambda: list_states(folder) or process.poll() is not None)
+    assert list_states(folder), "no state was saved before the run ended"
+
+
+def running(pid: int) -> bool:
+    """Whether the process is there and no zombie."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
+
+
+def weights(runs: Path, name: str, which: str = "latest") -> bytes:
+    """The tensors of a run's weights: the header holds the run's name, which differs."""
+    content = (runs / name / f"weights-{which}.safetensors").read_bytes()
+    return content[8 + int.from_bytes(content[:8], "little") :]
+
+
+def lasting(record: dict[str, Any]) -> dict[str, Any]:
+    """What a record of the log says beside times and memory."""
+    return {k: v for k, v in record.items() if k not in ("images_per_second", "peak_memory_gb", "loader_wait")}
+
+
+def prepared_scans(home: Path, seeds: range = range(3), channel: str = "T1w") -> Path:
+    """Phantoms `home/images/p*.nii.gz` with `home/labels`, and `home/data` that is prepared of them: one a split."""
+    for i in seeds:
+        label, image = phantom(i)
+        image = np.where(label > 0, 300 - image, 0).astype(np.float32) if channel == "T2w" else image  # looks different
+        save_nifti(home / "images" / f"p{i}.nii.gz", image, LAS)
+        save_nifti(home / "labels" / f"p{i}.nii.gz", label.astype(np.uint8), LAS)
+    arguments = ["--format", "pairs", "--images", home / "images", "--labels", home / "labels", "--channel", channel]
+    call("scripts/prepare_data.py", *arguments, "--size", 64, "--split", 0.4, 0.3, 0.3, "--out", home / "data")
+    return home
+
+
+def assert_killed_run_goes_on(runs: Path, *arguments: object, apart: tuple[object, ...] = ()) -> None:
+    """The training `killed` of the same options as `whole`, killed with its workers once it has saved a state.
+
+    Resumed, it ends with the same weights, bit for bit, and the same log. apart: options of the killed process alone.
+    """
+    process = start(*arguments, *apart, start_new_session=True)
+    wait_for_state(process, runs / "killed")
+    os.killpg(process.pid, signal.SIGKILL)
+    assert process.wait() == -signal.SIGKILL
+    assert "resumed at" in call(*arguments).stdout
+    for which in ("latest", "best"):
+        assert weights(runs, "killed", which) == weights(runs, "whole", which), which
+    mine, whole = (read_log(runs / name / "metrics.jsonl") for name in ("killed", "whole"))
+    assert [lasting(r) for r in mine] == [lasting(r) for r in whole]
 
 
 def free_port() -> int:
@@ -19,15 +144,14 @@ def free_port() -> int:
         return probe.getsockname()[1]
 
 
-def start_ranks(count: int, *command: object, environment: dict[str, str] | None = None) -> list[subprocess.Popen[str]]:
+def start_ranks(count: int, *arguments: object) -> list[subprocess.Popen[str]]:
     """The command as `count` processes that meet on a free port."""
     meeting = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port()), "WORLD_SIZE": str(count)}
-    base = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1", **meeting, **(environment or {})}
     return [
         subprocess.Popen(
-            [sys.executable, *map(str, command)],
+            command(*arguments),
             cwd=ROOT,
-            env={**base, "RANK": str(rank), "LOCAL_RANK": str(rank)},
+            env={**ENVIRONMENT, **meeting, "RANK": str(rank), "LOCAL_RANK": str(rank)},
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
@@ -42,15 +166,6 @@ def finish(processes: list[subprocess.Popen[str]]) -> list[tuple[int, str, str]]
     for process in processes:
         out, err = process.communicate(timeout=200)
         ended.append((process.returncode, out, err))
-    return ended
-
-
-def run_ranks(count: int, *command: object, code: int = 0) -> list[tuple[int, str, str]]:
-    """Start, wait, and expect the exit code of every one."""
-    ended = finish(start_ranks(count, *command))
-    for found, out, err in ended:
-        assert found == code, out + err
-        assert "Traceback" not in err, err
     return ended
 
 

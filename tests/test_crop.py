@@ -47,10 +47,6 @@ def test_label_neighbours_and_image_are_of_one_place(folder: Path) -> None:
     for position in range(40):
         index = position % len(whole)
         full, sample = whole[index], cut[index, position]
-        assert sample.image is not None
-        assert full.image is not None
-        assert sample.neighbours is not None
-        assert full.neighbours is not None
         (place,) = places(full.image, sample.image)
         assert place in places(full.label[None], sample.label[None])
         assert place in places(full.neighbours, sample.neighbours)

@@ -8,8 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.launch import ROOT
-from tests.test_end_to_end import call
+from tests.launch import ROOT, call
 
 PAGES = [ROOT / "README.md", *sorted(ROOT.glob("docs/*.md")), *[p for p in [ROOT / "CONTRIBUTING.md"] if p.exists()]]
 COMMAND = re.compile(r"(?:python |sbatch .*?|batch_array\.sh )((?:scripts/|benchmarks/)?\w+\.py)(.*)")

@@ -33,8 +33,7 @@ from engine import checkpoint, signals
 from engine.checkpoint import list_states, load_state
 from engine.command import DEFECT, exit_code
 from models.gan.oasis import Oasis
-from tests.launch import ROOT
-from tests.test_end_to_end import ENVIRONMENT, call, command, strip_name
+from tests.launch import ENVIRONMENT, ROOT, call, command, start, wait_for_state, weights
 from tests.toy import prepared_folder, published
 
 pytestmark = pytest.mark.slow
@@ -51,10 +50,6 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def train(data: Path, runs: Path, name: str = "run", extra: str = "") -> list[object]:
     where = f"--name {name} --dataroot {data} --checkpoints_dir {runs}"
     return ["train.py", *published(*shlex.split(f"{where} {TINY} {extra}"))]
-
-
-def weights(runs: Path, name: str) -> bytes:
-    return strip_name(runs / name / "weights-latest.safetensors")
 
 
 @pytest.fixture(scope="module")
@@ -183,14 +178,6 @@ def test_two_tests_into_one_folder(data: Path, whole: Path, tmp_path: Path) -> N
     assert [path.name for path in best.parent.iterdir()] == ["best"]
 
 
-@pytest.mark.parametrize("name", ["../../x", "/etc/x", "..", "a/b"])
-def test_names_that_leave_the_folder(name: str, data: Path, tmp_path: Path) -> None:
-    for script in ("train.py", "test.py"):
-        arguments = [script, "--name", name, "--dataroot", data, "--checkpoints_dir", tmp_path / "a" / "b"]
-        assert "not allowed" in call(*arguments, code=2).stderr
-    assert not list(tmp_path.iterdir())
-
-
 def test_object_arrays_are_not_unpickled(tmp_path: Path) -> None:
     np.save(tmp_path / "p.npy", np.array([Bomb(), 1], dtype=object), allow_pickle=True)
     (tmp_path / "maps").mkdir()
@@ -278,7 +265,6 @@ def in_a_worker(monkeypatch: pytest.MonkeyPatch, fault: Callable[[], object]) ->
     [
         (signal.SIGKILL, "killed (SIGKILL), as a system short of memory does; lower --num_workers or --cache_gb"),
         (signal.SIGBUS, "no shared memory (SIGBUS); a larger /dev/shm or --num_workers 0"),
-        (signal.SIGSEGV, "ended by SIGSEGV;"),
     ],
 )
 def test_a_killed_loader_process_costs_nothing(
@@ -295,7 +281,6 @@ def test_a_killed_loader_process_costs_nothing(
     assert "batch_size" not in line
     # What it had read but not delivered is lost with it.
     stopped = re.search(r"stopped at ([48]) images, state saved: (.*)", done.stdout)
-    assert stopped is not None
     assert stopped[2] == line.removeprefix("error: ")
     assert f"resumed at {stopped[1]} of 24" in call(*train(data, tmp_path)).stdout
     assert weights(tmp_path, "run") == weights(whole, "whole")
@@ -328,7 +313,7 @@ def test_a_stop_request_is_obeyed_while_the_loader_hangs(
 def test_out_of_memory_says_what_to_lower(data: Path, tmp_path: Path) -> None:
     """Real: the process may have 6 GB of addresses and is asked for a network that needs more."""
     done = subprocess.run(
-        command(*train(data, tmp_path, extra="--oasis.channels_G 1024")),
+        command(*train(data, tmp_path, extra="--oasis.channels_G 4096")),
         cwd=ROOT,
         env=ENVIRONMENT,
         capture_output=True,
@@ -347,25 +332,15 @@ def test_out_of_memory_says_what_to_lower(data: Path, tmp_path: Path) -> None:
 
 def test_two_runs_of_one_name_at_once(data: Path, tmp_path: Path) -> None:
     arguments = train(data, tmp_path, extra="--num_epochs 1000")
-    first = subprocess.Popen(command(*arguments), cwd=ROOT, env=ENVIRONMENT, stdout=subprocess.DEVNULL)
+    first = start(*arguments)
     try:
-        while not list_states(tmp_path / "run"):
-            assert first.poll() is None
-            time.sleep(0.05)
+        wait_for_state(first, tmp_path / "run")
         done = call(*arguments, code=2)
         assert f"is in use by process {first.pid} on {socket.gethostname()}" in done.stderr
     finally:
         first.kill()
         first.wait()
     assert "resumed at" in call(*train(data, tmp_path, extra="--num_epochs 1 --which_iter 8")).stdout  # no stale lock
-
-
-def test_a_folder_is_held_by_one_process_at_a_time(tmp_path: Path) -> None:
-    held = lock_folder(tmp_path)
-    with pytest.raises(ValueError, match=f"in use by process {os.getpid()}"):
-        lock_folder(tmp_path)
-    held.close()
-    lock_folder(tmp_path).close()
 
 
 class FakeLocks:
@@ -466,10 +441,17 @@ def test_signals_that_come_twice_are_one(monkeypatch: pytest.MonkeyPatch) -> Non
         stop._handle(signal.SIGTERM, None)
 
 
-STOPS = [("TERM", 143), ("INT", 130), ("HUP", 129), ("QUIT", 131), ("XCPU", 152), ("USR1", 85), ("USR2", 85)]
+@pytest.mark.parametrize(
+    ("name", "code"),
+    [("TERM", 143), ("INT", 130), ("HUP", 129), ("QUIT", 131), ("XCPU", 152), ("USR1", 85), ("USR2", 85)],
+)
+def test_every_signal_has_its_exit_code(name: str, code: int) -> None:
+    stop = signals.StopRequest()
+    stop._handle(getattr(signal, f"SIG{name}"), None)
+    assert stop.exit_code == code
 
 
-@pytest.mark.parametrize(("name", "code"), STOPS)
+@pytest.mark.parametrize(("name", "code"), [("INT", 130), ("USR1", 85)])
 def test_a_signal_to_all_processes_of_a_run_saves_it(
     name: str, code: int, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -477,7 +459,6 @@ def test_a_signal_to_all_processes_of_a_run_saves_it(
 
     def signalled(self: RunLog, record: object) -> None:
         for process in [child.pid for child in multiprocessing.active_children()] + [os.getpid()]:
-            assert process is not None
             os.kill(process, getattr(signal, f"SIG{name}"))
 
     monkeypatch.setattr(RunLog, "record", signalled)
@@ -489,12 +470,8 @@ def test_a_signal_to_all_processes_of_a_run_saves_it(
 
 def test_a_process_group_that_is_terminated_is_saved(data: Path, tmp_path: Path) -> None:
     arguments = train(data, tmp_path, extra="--num_epochs 1000 --num_workers 2")
-    process = subprocess.Popen(
-        command(*arguments), cwd=ROOT, env=ENVIRONMENT, stdout=subprocess.PIPE, text=True, start_new_session=True
-    )
-    while not list_states(tmp_path / "run"):
-        assert process.poll() is None
-        time.sleep(0.05)
+    process = start(*arguments, stdout=subprocess.PIPE, text=True, start_new_session=True)
+    wait_for_state(process, tmp_path / "run")
     os.killpg(process.pid, signal.SIGTERM)
     out, _ = process.communicate()
     assert process.returncode == 143
@@ -526,10 +503,7 @@ def test_the_cpu_time_limit_that_repeats_its_signal_is_one_request(monkeypatch: 
 def test_a_run_whose_output_nobody_takes_goes_on(data: Path, tmp_path: Path) -> None:
     """`| head`, a full disk under a redirection, a terminal that is gone: log.txt has it all."""
     with open("/dev/full", "w") as full:
-        process = subprocess.Popen(
-            command(*train(data, tmp_path)), cwd=ROOT, env=ENVIRONMENT, stdout=subprocess.PIPE, stderr=full, text=True
-        )
-        assert process.stdout is not None
+        process = start(*train(data, tmp_path), stdout=subprocess.PIPE, stderr=full, text=True)
         assert process.stdout.readline()
         process.stdout.close()
         assert process.wait() == 0

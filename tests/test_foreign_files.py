@@ -20,7 +20,6 @@ from engine.run import _read_start
 from engine.trained import TrainedRun
 from evaluation.report import refuse_foreign
 from evaluation.report.panels import svg
-from models.gmm.priors import FittedPrior
 from scripts.export_model import CARD, ExportOptions, export
 from test import refuse_other_results
 from tests.toy import phantom, prepared_folder, save_nifti, toy_spec
@@ -114,16 +113,6 @@ def test_a_damaged_start_of_a_run_is_told(content: str, tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text(content)
     with pytest.raises(ValueError, match=r"config\.json: "):
         _read_start(tmp_path / "config.json")
-
-
-def test_damaged_priors_are_told() -> None:
-    table = {key: [[1.0]] for key in ("mean_center", "mean_spread", "std_center", "std_spread")}
-    deviations = {key: [[[1.0]]] for key in ("mean_deviations", "std_deviations")}
-    good = {"channels": ["a"], "names": ["b"], **table, **deviations}
-    FittedPrior.from_dict(good)
-    for bad in (5.0, good | {"channels": 5}, good | {"std_spread": [[10**400]]}):
-        with pytest.raises(ValueError, match="priors"):
-            FittedPrior.from_dict(bad)  # type: ignore[arg-type]
 
 
 def test_a_slice_number_that_no_table_holds(tmp_path: Path) -> None:

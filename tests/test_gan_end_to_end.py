@@ -6,20 +6,17 @@ import json
 import shutil
 from dataclasses import replace
 from pathlib import Path
-from unittest import mock
 
 import nibabel as nib
 import numpy as np
 import pytest
 
-import engine.run
 from dataloaders.io.manifest import Manifest
 from dataloaders.io.png import read_png, write_png
 from dataloaders.io.runlog import read_log
 from dataloaders.unpaired import typical_windows
-from engine.checkpoint import list_states
-from tests.test_end_to_end import LAS, PERIODS, call, strip_name
-from tests.toy import phantom, published, save_nifti
+from tests.launch import PERIODS, call, prepared_scans, weights
+from tests.toy import LAS, phantom, published, save_nifti
 
 pytestmark = pytest.mark.slow
 
@@ -33,34 +30,19 @@ VARIANTS = {
 }
 
 
-def prepare(root: Path, channel: str, seeds: range) -> Path:
-    for i in seeds:
-        label, image = phantom(i)
-        image = 300 - image if channel == "T2w" else image  # looks different
-        save_nifti(root / "images" / f"p{i}.nii.gz", np.where(label > 0, image, 0).astype(np.float32), LAS)
-        save_nifti(root / "labels" / f"p{i}.nii.gz", label.astype(np.uint8), LAS)
-    arguments = ["--format", "pairs", "--images", root / "images", "--labels", root / "labels", "--channel", channel]
-    call("scripts/prepare_data.py", *arguments, "--size", 64, "--split", 0.4, 0.3, 0.3, "--out", root / "data")
-    return root / "data"
-
-
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return prepare(tmp_path_factory.mktemp("t1"), "T1w", range(3))
+    return prepared_scans(tmp_path_factory.mktemp("t1")) / "data"
 
 
 @pytest.fixture(scope="module")
 def other(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return prepare(tmp_path_factory.mktemp("t2"), "T2w", range(5, 8))
+    return prepared_scans(tmp_path_factory.mktemp("t2"), range(5, 8), "T2w") / "data"
 
 
 def train(data: Path, runs: Path, name: str, *extra: object, epochs: int = 2) -> list[object]:
     where = ["train.py", "--name", name, "--dataroot", data, "--checkpoints_dir", runs]
     return [*where, *TINY, *PERIODS, "--num_epochs", epochs, *published(*extra)]
-
-
-def weights(runs: Path, name: str) -> bytes:
-    return strip_name(runs / name / "weights-latest.safetensors")
 
 
 @pytest.mark.parametrize("name", VARIANTS)
@@ -113,9 +95,10 @@ def test_labels_of_one_kind_with_images_of_another(data: Path, other: Path, tmp_
     assert nib.load(volume).shape == source.shape
 
 
-def test_other_images_are_another_run(data: Path, other: Path, tmp_path: Path) -> None:
+def test_other_images_are_another_run_but_their_folder_may_move(data: Path, other: Path, tmp_path: Path) -> None:
     flags = ["--oasis.unpaired", "--oasis.images_from", shutil.copytree(other, tmp_path / "b")]
     call(*train(data, tmp_path, "run", *flags, epochs=1))
+    assert "already finished" in call(*train(data, tmp_path, "run", *flags[:-1], other, epochs=1)).stdout
     manifest = Manifest.load(tmp_path / "b")
     Manifest(manifest.spec, manifest.cases, {**manifest.provenance, "changed": True}).save(tmp_path / "b")
     assert "--oasis.images_from" in call(*train(data, tmp_path, "run", *flags, epochs=1), code=2).stderr
@@ -185,7 +168,7 @@ def test_plain_folders_of_halves_train_unpaired_and_are_synthesised(tmp_path: Pa
 
 def test_label_maps_without_images_are_painted_by_a_run_that_was_trained_on_pairs(tmp_path: Path) -> None:
     """As beside images; units by the typical window; classes by name, where some are missing."""
-    data = prepare(tmp_path, "T1w", range(3))
+    data = prepared_scans(tmp_path) / "data"
     call(*train(data, tmp_path, "g", "--model", "gmm"))
     for part in ("labels", "fewer"):
         for path in sorted((tmp_path / "labels").glob("*.nii.gz")):
@@ -204,19 +187,8 @@ def test_label_maps_without_images_are_painted_by_a_run_that_was_trained_on_pair
         done = call("test.py", *where, "--results_dir", tmp_path / "r" / name)
         assert "no real images" in done.stdout
         made[name] = Manifest.load(tmp_path / "r" / name / "g/best")
-    call(
-        "test.py",
-        "--name",
-        "g",
-        "--dataroot",
-        data,
-        "--checkpoints_dir",
-        tmp_path,
-        "--results_dir",
-        tmp_path / "r/real",
-        "--metrics",
-        "none",
-    )
+    where = ["--name", "g", "--checkpoints_dir", tmp_path]
+    call("test.py", *where, "--dataroot", data, "--results_dir", tmp_path / "r/real", "--metrics", "none")
     made["real"] = Manifest.load(tmp_path / "r/real/g/best")
 
     def pixels(name: str) -> dict[tuple[str, int], bytes]:
@@ -236,32 +208,9 @@ def test_label_maps_without_images_are_painted_by_a_run_that_was_trained_on_pair
     levels = read_png(tmp_path / "r/same/g/best" / item.generated[0])
     assert sorted(volume[..., item.index].ravel())[-50:] == pytest.approx(sorted(window.decode(levels).ravel())[-50:])
     save_nifti(tmp_path / "odd" / "m.nii.gz", np.full((40, 48, 24), 7, np.uint8), LAS)
-    call(
-        "scripts/prepare_data.py",
-        "--format",
-        "pairs",
-        "--labels",
-        tmp_path / "odd",
-        "--size",
-        64,
-        "--split",
-        0,
-        0,
-        1,
-        "--out",
-        tmp_path / "o",
-    )
-    where = [
-        "--name",
-        "g",
-        "--dataroot",
-        tmp_path / "o",
-        "--checkpoints_dir",
-        tmp_path,
-        "--results_dir",
-        tmp_path / "r/o",
-    ]
-    wrong = call("test.py", *where, code=2).stderr
+    odd = ["--format", "pairs", "--labels", tmp_path / "odd", "--size", 64, "--split", 0, 0, 1]
+    call("scripts/prepare_data.py", *odd, "--out", tmp_path / "o")
+    wrong = call("test.py", *where, "--dataroot", tmp_path / "o", "--results_dir", tmp_path / "r/o", code=2).stderr
     assert "labels: label_7 are none of the run's; it knows background, label_1, label_2, label_3, label_4" in wrong
 
 
@@ -284,13 +233,6 @@ def test_what_cannot_work_is_one_line(data: Path, tmp_path: Path) -> None:
     assert "finished" in call(*train(folder, tmp_path, "n", epochs=1)).stdout  # nothing to validate against
 
 
-def test_folders_of_a_run_may_move(data: Path, other: Path, tmp_path: Path) -> None:
-    call(*train(data, tmp_path, "run", "--oasis.unpaired", "--oasis.images_from", other, epochs=1))
-    moved = shutil.copytree(other, tmp_path / "moved")
-    done = call(*train(data, tmp_path, "run", "--oasis.unpaired", "--oasis.images_from", moved, epochs=1))
-    assert "already finished" in done.stdout
-
-
 def test_the_vgg_loss_without_weights_is_one_line(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TORCH_HOME", str(tmp_path / "empty"))
     monkeypatch.delenv("MEDSIS_WEIGHTS", raising=False)
@@ -299,17 +241,3 @@ def test_the_vgg_loss_without_weights_is_one_line(data: Path, tmp_path: Path, mo
     *warnings, error = done.stderr.splitlines()
     assert error.startswith("error: VGG loss needs vgg19-dcbb9e9d.pth")
     assert all(line.startswith("warning: --oasis.") for line in warnings)
-
-
-def test_a_discriminator_that_always_wins_stops_the_run_with_advice(data: Path, tmp_path: Path) -> None:
-    flags = ["--stop_patience", 16, "--freq_print", 4]
-    with mock.patch.object(engine.run, "WON", -1.0):  # every accuracy counts as won
-        call(
-            *train(data, tmp_path, "run", *flags, epochs=1)
-        )  # ends before patience does, which a resumed run remembers
-        done = call(*train(data, tmp_path, "run", *flags, epochs=8), code=5)
-    assert "stopped at 24 images, state saved: discriminator/accuracy" in done.stdout
-    assert "--lr_d" in done.stdout
-    assert list_states(tmp_path / "run")
-    assert "finished" in call(*train(data, tmp_path, "run", *flags, "--stop_patience", 0, epochs=1)).stdout
-    assert json.loads((tmp_path / "run" / "config.json").read_text())["config"]["stop_patience"] == 0

@@ -9,7 +9,7 @@ import pytest
 
 from benchmarks.benchmark_data import BenchmarkOptions, loading, make, resuming, run_stage, start_of_train
 from dataloaders.io.manifest import Manifest
-from tests.test_end_to_end import call
+from tests.launch import call
 from tests.toy import prepared_folder
 
 pytestmark = pytest.mark.slow

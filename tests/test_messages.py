@@ -13,7 +13,8 @@ import numpy as np
 import pytest
 import torch
 
-from config import Config, TestConfig, parse_train, set_by_preset
+import config
+from config import Config, parse_train, set_by_preset
 from dataloaders.io.geometry import plane_spacing
 from dataloaders.prepare.options import PrepareOptions
 from engine.command import exit_code
@@ -36,7 +37,7 @@ def flags(options: type, prefix: str = "") -> set[str]:
 
 def test_what_training_can_say_names_real_options() -> None:
     """``--mask_threshold`` is no option of train.py; ``--oasis.mask_threshold`` is."""
-    known = flags(Config) | flags(TestConfig) | flags(PrepareOptions)
+    known = flags(Config) | flags(config.TestConfig) | flags(PrepareOptions)
     in_groups = known | {name.rpartition(".")[2] for name in known}  # of options.py, whose messages get their prefix
     for file in [ROOT / "train.py", *(ROOT / "models").rglob("*.py"), *ROOT.glob("engine/methods/*.py")]:
         tree = ast.parse(file.read_text())

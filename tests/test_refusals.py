@@ -11,7 +11,8 @@ from typing import Any, get_args, get_type_hints
 import pytest
 from pydantic.fields import FieldInfo
 
-from config import TestConfig, starting_values
+import config
+from config import starting_values
 from dataloaders.io.schema import Mismatch, Must, check, decode, spelled
 from dataloaders.prepare.options import PrepareOptions
 from pipeline.study import CaseOptions, Study
@@ -26,7 +27,7 @@ from scripts.utility import UtilityOptions
 A, B = Path("a"), Path("b.json")
 OPTIONS = [
     replace(starting_values(), name="a", dataroot=A),
-    TestConfig(name="a"),
+    config.TestConfig(name="a"),
     GenerateOptions(labels=A, out=B),
     SegmentOptions(input=(A,), output=B),
     UtilityOptions(dataroot=A, out=B),

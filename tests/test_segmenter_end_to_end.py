@@ -3,10 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import signal
-import subprocess
-import time
 from pathlib import Path
 
 import nibabel as nib
@@ -15,12 +11,17 @@ import pytest
 
 from dataloaders.io.runlog import read_log
 from engine.checkpoint import list_states
-from tests.test_end_to_end import ENVIRONMENT, ROOT, call, command, strip, strip_name, wait_for_state
-from tests.toy import phantom, save_nifti
+from tests.launch import (
+    assert_killed_run_goes_on,
+    call,
+    prepared_scans,
+    start,
+    wait_for,
+)
+from tests.toy import LAS, phantom, save_nifti
 
 pytestmark = pytest.mark.slow
 
-LAS = np.diag([-1.0, 1.0, 2.0, 1.0])
 TINY = (
     "--model segmenter --segmenter.features 8 8 8 8 8 --segmenter.patch 32 --segmenter.depth 8 --batch_size 4".split()
 )
@@ -32,14 +33,7 @@ PERIODS = "--freq_print 32 --freq_preview 1000 --freq_fid 64 --freq_save_latest 
 
 @pytest.fixture(scope="module")
 def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    home = tmp_path_factory.mktemp("home")
-    for i in range(3):
-        label, image = phantom(i)
-        save_nifti(home / "images" / f"p{i}.nii.gz", image, LAS)
-        save_nifti(home / "labels" / f"p{i}.nii.gz", label.astype(np.uint8), LAS)
-    arguments = ["--format", "pairs", "--images", home / "images", "--labels", home / "labels", "--channel", "T1w"]
-    call("scripts/prepare_data.py", *arguments, "--size", 64, "--split", 0.4, 0.3, 0.3, "--out", home / "data")
-    return home
+    return prepared_scans(tmp_path_factory.mktemp("home"))
 
 
 def train(home: Path, name: str, *extra: object) -> list:
@@ -64,25 +58,9 @@ def test_it_learns_and_keeps_its_best(home: Path, trained: Path) -> None:
     assert list((trained / "previews").glob("*.png"))
 
 
-def test_a_killed_training_resumes_bit_for_bit(home: Path, trained: Path) -> None:
-    folder = home / "runs" / "killed"
-    process = subprocess.Popen(  # with its worker in a group of its own, which is killed whole
-        command(*train(home, "killed", "--num_workers", 1)),
-        cwd=ROOT,
-        env=ENVIRONMENT,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        start_new_session=True,
-    )
-    wait_for_state(process, folder)
-    os.killpg(process.pid, signal.SIGKILL)
-    process.wait()
-    assert "resumed at" in call(*train(home, "killed")).stdout
-    for which in ("latest", "best"):
-        ours, theirs = (strip_name(path / f"weights-{which}.safetensors") for path in (folder, trained))
-        assert ours == theirs, which
-    mine, whole = (read_log(path / "metrics.jsonl") for path in (folder, trained))
-    assert [strip(r) for r in mine] == [strip(r) for r in whole]
+@pytest.mark.usefixtures("trained")
+def test_a_killed_training_resumes_bit_for_bit(home: Path) -> None:
+    assert_killed_run_goes_on(home / "runs", *train(home, "killed"), apart=("--num_workers", 1))
     assert "already finished" in call(*train(home, "killed")).stdout
 
 
@@ -137,18 +115,13 @@ def test_a_killed_prediction_resumes(home: Path, trained: Path, tmp_path: Path) 
         save_nifti(tmp_path / "in" / f"s{i:02d}.nii.gz", phantom(i, (64, 64, 48))[1], LAS)
     arguments = ["scripts/segment.py", "--i", tmp_path / "in", "--o", tmp_path / "out", "--checkpoint", trained]
     arguments += ["--cpu", "--threads", 1, "--vol", tmp_path / "v.csv"]
-    process = subprocess.Popen(
-        command(*arguments), cwd=ROOT, env=ENVIRONMENT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-    )
+    process = start(*arguments)
 
     def done_scans() -> list[Path]:
         records = (tmp_path / "out").glob("s*_dseg.json")
         return [path for path in records if "made_from" in path.read_text()]
 
-    for _ in range(6000):
-        if done_scans() or process.poll() is not None:
-            break
-        time.sleep(0.05)
+    wait_for(lambda: done_scans() or process.poll() is not None)
     process.kill()
     process.wait()
     before = {path: path.stat().st_mtime_ns for path in (tmp_path / "out").glob("s*_dseg.nii.gz")}

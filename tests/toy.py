@@ -13,6 +13,7 @@ from dataloaders.io.manifest import Case, Manifest, Slice, slice_name
 from dataloaders.io.png import write_png
 from dataloaders.io.spec import Channel, DataSpec, Label
 
+LAS = np.diag([-1.0, 1.0, 2.0, 1.0])
 NAMES = ("background", "csf", "grey_matter", "white_matter", "lesion")
 
 

@@ -54,12 +54,14 @@ def patient(seed: int = 0, lesions: int = 6, shape: tuple[int, int, int] = SHAPE
 
 
 def bids(root: Path, patients: int = 3, lesions: int = 6) -> Path:
-    """sub-1..n with T1w, FLAIR, lesion mask and dseg."""
+    """sub-1..n with T1w, FLAIR, lesion mask and dseg, and `root/labels.json` that names its tissues."""
     for i in range(1, patients + 1):
         p, name = patient(i, lesions), f"sub-{i}"
         save_nifti(root / name / "anat" / f"{name}_T1w.nii.gz", p.t1, LAS)
         save_nifti(root / name / "anat" / f"{name}_FLAIR.nii.gz", p.flair, LAS)
         marks = root / "derivatives" / "marks" / name / "anat"
         save_nifti(marks / f"{name}_label-lesion_mask.nii.gz", p.lesion.astype(np.uint8), LAS)
-        save_nifti(root / "tissue" / f"{name}.nii.gz", p.tissue, LAS)
+        for path in (root / "tissue" / f"{name}.nii.gz", marks / f"{name}_dseg.nii.gz"):
+            save_nifti(path, p.tissue, LAS)
+    (root / "labels.json").write_text('{"csf": 1, "grey_matter": 2, "white_matter": 3}')
     return root

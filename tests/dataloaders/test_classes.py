@@ -125,7 +125,6 @@ def test_contrasts_are_rows_of_low_and_high_by_intensity_class() -> None:
     classes = tissue_classes()
     scheme = classes.of_scheme(LabelScheme.from_values((0, 2, 3, 24, 530)))
     rows = contrast_means("mr", classes.labels, scheme, (1.0, 2.0))
-    assert rows is not None
     assert rows.shape == (6, 5)
     at = {value: scheme.classes[i] for i, value in enumerate(scheme.values)}
     assert rows[:2, at[3]].tolist() == [80, 140]  # T1w

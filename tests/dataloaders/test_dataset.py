@@ -182,7 +182,6 @@ def test_a_plain_folder_of_images_alone(tmp_path: Path) -> None:
     assert load_manifest(root) == Manifest.load(root) == manifest
     assert check_folder(root) == []
     image = SliceDataset(root, manifest, "train", flip=True, read="images").image(2)
-    assert image is not None
     assert image[0] == pytest.approx(read_png(root / "train/images/x2.png") / 127.5 - 1, abs=1e-6)
     for read in ("both", "labels"):
         with pytest.raises(
@@ -306,12 +305,10 @@ def test_mirroring_takes_the_neighbours_along(tmp_path: Path) -> None:
 def test_batches_carry_neighbours_and_position(folder: Path) -> None:
     data = Manifest.load(folder)
     batch = next(SliceLoader(SliceDataset(folder, data, "train", neighbours=2), 6).once())
-    assert batch.neighbours is not None
     assert (batch.neighbours.shape, batch.neighbours.dtype) == ((6, 4, 32, 32), torch.int64)
     assert batch.indices == [2, 3, 4, 5, 6, 7]
     for i, chosen in enumerate([[0, 0, 1, 2], [0, 0, 2, 3], [0, 1, 3, 4], [1, 2, 4, 5], [2, 3, 5, 5], [3, 4, 5, 5]]):
         assert torch.equal(batch.neighbours[i], batch.label[chosen])
-    assert batch.position is not None
     assert batch.position.dtype == torch.float32
     assert torch.allclose(batch.position, torch.linspace(-1, 1, 6))
     assert next(SliceLoader(SliceDataset(folder, data, "train"), 4).once()).neighbours is None

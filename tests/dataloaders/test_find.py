@@ -150,7 +150,6 @@ def test_a_label_map_goes_with_its_own_scan(tmp_path: Path) -> None:
     touch(root, "derivatives/atlas/sub-01/anat/sub-01_run-2_space-MNI152NLin6Asym_dseg.nii.gz")
     touch(root, "derivatives/atlas/sub-01/anat/sub-01_run-2_dseg.nii.gz")
     (case,) = find_bids(root, [], None, wanted=["run=2"]).cases
-    assert case.label is not None
     assert case.label.name == "sub-01_run-2_dseg.nii.gz"
 
 

@@ -57,70 +57,37 @@ def save(generator: ImageGenerator, im: np.ndarray, lab: np.ndarray, folder: Pat
     assert np.allclose(other.get_fdata(), im)
 
 
-def test_lab2im_simple_example(maps: Path, tmp_path: Path) -> None:
-    path = str(maps / "seg_0.nii.gz")
-    brain_generator = ImageGenerator(path)
-    assert brain_generator.options.preset == "lab2im"
-    assert np.allclose(brain_generator.aff, AFFINE)
-    im, lab = brain_generator.generate_image()
-    assert im.shape == lab.shape == nib.load(path).shape
-    assert np.allclose(brain_generator.aff, AFFINE)
-    save(brain_generator, im, lab, tmp_path / "out")
+CLASSES = ("generation_labels", "output_labels", "generation_classes")
+SYNTHSEG = {"n_neutral_labels": 2, "prior_distributions": "uniform", "n_channels": 2, "target_res": None}
+SYNTHSEG |= {"output_shape": 8, "flipping": True, "scaling_bounds": 0.2, "rotation_bounds": 15}
+SYNTHSEG |= {"shearing_bounds": 0.012, "translation_bounds": False, "nonlin_std": 4.0, "bias_field_std": 0.7}
+TUTORIALS: dict[str, tuple[type[ImageGenerator], tuple[str, ...], dict[str, Any]]] = {
+    "lab2im simple example": (ImageGenerator, (), {}),
+    "lab2im random contrast": (ImageGenerator, CLASSES, {}),
+    "lab2im T1w": (
+        ImageGenerator,
+        (*CLASSES, "prior_means", "prior_stds"),
+        {"prior_distributions": "normal", "output_shape": None},
+    ),
+    "SynthSeg visualisation": (BrainGenerator, (), {}),
+    "SynthSeg explained": (BrainGenerator, CLASSES, SYNTHSEG | {"randomise_res": True}),
+}
 
 
-def test_lab2im_random_contrast(maps: Path, lists: dict[str, str], tmp_path: Path) -> None:
-    brain_generator = ImageGenerator(
-        labels_dir=str(maps / "seg_0.nii.gz"),
-        generation_labels=lists["generation_labels"],
-        output_labels=lists["output_labels"],
-        generation_classes=lists["generation_classes"],
-    )
-    for n in range(1, 3):
-        im, lab = brain_generator.generate_image()
-        assert set(np.unique(lab)) <= {0, 2, 3, 41, 42}
-        save(brain_generator, im, lab, tmp_path / "out", n)
-
-
-def test_lab2im_t1w(maps: Path, lists: dict[str, str], tmp_path: Path) -> None:
-    brain_generator = ImageGenerator(
-        labels_dir=str(maps / "seg_0.nii.gz"), prior_distributions="normal", output_shape=None, **lists
-    )
-    save(brain_generator, *brain_generator.generate_image(), tmp_path / "out")
-    assert brain_generator.prior_means.shape == (2, 4)
-    assert brain_generator.prior_distributions == "normal"
-
-
-def test_synthseg_visualisation(maps: Path, tmp_path: Path) -> None:
-    brain_generator = BrainGenerator(str(maps / "seg_0.nii.gz"))
-    assert brain_generator.options.preset == "synthseg"
-    im, lab = brain_generator.generate_brain()
-    save(brain_generator, im, lab, tmp_path / "out")
-
-
-def test_synthseg_explained(maps: Path, lists: dict[str, str], tmp_path: Path) -> None:
-    brain_generator = BrainGenerator(
-        labels_dir=str(maps),
-        generation_labels=lists["generation_labels"],
-        n_neutral_labels=2,
-        prior_distributions="uniform",
-        generation_classes=lists["generation_classes"],
-        output_labels=lists["output_labels"],
-        n_channels=2,
-        target_res=None,
-        output_shape=8,
-        flipping=True,
-        scaling_bounds=0.2,
-        rotation_bounds=15,
-        shearing_bounds=0.012,
-        translation_bounds=False,
-        nonlin_std=4.0,
-        bias_field_std=0.7,
-        randomise_res=True,
-    )
+@pytest.mark.parametrize("name", TUTORIALS)
+def test_calls_of_the_tutorials(name: str, maps: Path, lists: dict[str, str], tmp_path: Path) -> None:
+    kind, files, words = TUTORIALS[name]
+    generator = kind(labels_dir=str(maps / "seg_0.nii.gz"), **{key: lists[key] for key in files}, **words)
+    assert generator.options.preset == name.partition(" ")[0].lower()
+    assert np.allclose(generator.aff, AFFINE)
     for n in range(2):
-        im, lab = brain_generator.generate_brain()
-        assert im.shape == (8, 8, 8, 2)
-        save(brain_generator, im, lab, tmp_path / "out", n)
+        im, lab = generator.generate_brain() if isinstance(generator, BrainGenerator) else generator.generate_image()
+        assert im.shape == ((8, 8, 8, 2) if words.get("n_channels") else nib.load(maps / "seg_0.nii.gz").shape)
+        assert set(np.unique(lab)) <= ({0, 2, 3, 41, 42} if files else {0, 24, 2, 3, 41, 42})
+        save(generator, im, lab, tmp_path / "out", n)
+    if "prior_means" in files:
+        assert generator.prior_means.shape == (2, 4)
+        assert generator.prior_distributions == "normal"
 
 
 def test_what_is_generated_is_a_pair(maps: Path) -> None:

@@ -128,7 +128,6 @@ def test_names_beside_of_every_kind(tmp_path: Path) -> None:
     assert names_with(map_) == ({0: "background", 2: "grey_matter"}, "sub-1_desc-x_dseg.json")
     Manifest(SPEC, ()).save(tmp_path / "results")
     found = names_with(tmp_path / "results" / "predictions" / "case.nii.gz")
-    assert found is not None
     assert (found[0][1], found[1]) == ("liver", "manifest.json")
 
 

@@ -14,7 +14,7 @@ from dataloaders.labelmaps.image_generator import ImageGenerator
 from dataloaders.labelmaps.lesion_maps import match_lesions
 from dataloaders.labelmaps.maps import read_label_map_file
 from models.gmm.labels import LabelScheme
-from tests.test_end_to_end import call
+from tests.launch import call
 from tests.toy import phantom, save_nifti
 
 SHAPE = (12, 14, 10)

@@ -115,16 +115,11 @@ def test_n4_takes_a_smooth_field_away() -> None:
 
 def prepared(root: Path, out: Path, **options: object) -> Manifest:
     source = bids(root / "bids") if not (root / "bids").is_dir() else root / "bids"
-    for i in (1, 2, 3):  # tissue as a label map; no classifier in the tests
-        dseg = source / "derivatives" / "marks" / f"sub-{i}" / "anat" / f"sub-{i}_dseg.nii.gz"
-        if not dseg.exists():
-            dseg.write_bytes((source / "tissue" / f"sub-{i}.nii.gz").read_bytes())
-    (root / "labels.json").write_text('{"csf": 1, "grey_matter": 2, "white_matter": 3}')
     o = PrepareOptions(
         format="bids",
         source=source,
         modalities=("T1w", "FLAIR"),
-        label_map=root / "labels.json",
+        label_map=source / "labels.json",
         test_patients=("sub-3",),
         size=(64,),
         workers=1,

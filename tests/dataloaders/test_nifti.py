@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import struct
 from collections.abc import Callable
 from pathlib import Path
 
@@ -19,18 +20,26 @@ from tests.toy import save_nifti
 DATA = np.arange(60, dtype=np.int16).reshape(3, 4, 5)
 
 
-def truncated(path: Path) -> Path:
-    save_nifti(path, np.random.default_rng(0).integers(0, 1000, (20, 20, 20)).astype(np.int16))
-    path.write_bytes(path.read_bytes()[:-500])
-    return path
+def stored(change: Callable[[bytes], bytes]) -> Callable[[Path], Path]:
+    """Makes a compressed scan whose bytes have been changed."""
+
+    def make(path: Path) -> Path:
+        save_nifti(path, np.random.default_rng(0).integers(0, 1000, (20, 20, 20)).astype(np.int16))
+        path.write_bytes(change(path.read_bytes()))
+        return path
+
+    return make
 
 
-def flipped_byte(path: Path) -> Path:
-    save_nifti(path, np.random.default_rng(0).integers(0, 1000, (20, 20, 20)).astype(np.int16))
-    content = bytearray(path.read_bytes())
-    content[len(content) // 2] ^= 0xFF
-    path.write_bytes(content)
-    return path
+def patched(at: int, value: bytes, more: bytes = b"") -> Callable[[Path], Path]:
+    """Makes a scan with other bytes at a place of its header, and `more` behind its end."""
+
+    def make(path: Path) -> Path:
+        content = save_nifti(path.with_suffix(""), DATA).read_bytes()
+        path.write_bytes(gzip.compress(content[:at] + value + content[at + len(value) :] + more))
+        return path
+
+    return make
 
 
 def not_gzip(path: Path) -> Path:
@@ -48,65 +57,28 @@ def huge_header(path: Path) -> Path:
     return path
 
 
-def negative_size(path: Path) -> Path:
-    save_nifti(path.with_suffix(""), DATA)
-    content = bytearray(path.with_suffix("").read_bytes())
-    content[42:44] = (-3).to_bytes(2, "little", signed=True)
-    path.write_bytes(gzip.compress(bytes(content)))
-    return path
-
-
-def bomb(path: Path) -> Path:
-    save_nifti(path.with_suffix(""), DATA)
-    path.write_bytes(gzip.compress(path.with_suffix("").read_bytes() + bytes(20 << 20)))
-    return path
-
-
-def header_field(name: str, value: float, more: bytes = b"") -> Callable[[Path], Path]:
-    """A file with one header field changed, and `more` behind its end."""
-
-    def make(path: Path) -> Path:
-        save_nifti(path.with_suffix(""), DATA)
-        content = bytearray(path.with_suffix("").read_bytes())
-        header = nib.Nifti1Header(bytes(content[:348]), check=False)
-        header["scl_slope"] = 1
-        header[name] = value
-        content[:348] = header.binaryblock
-        path.write_bytes(gzip.compress(bytes(content) + more))
-        return path
-
-    return make
-
-
 def text_file(path: Path) -> Path:
     path.write_bytes(gzip.compress(b"not an image" * 100))
     return path
 
 
-def singular_affine(path: Path) -> Path:
-    save_nifti(path.with_suffix(""), DATA)
-    content = bytearray(path.with_suffix("").read_bytes())
-    content[312:328] = bytes(16)  # srow_z
-    path.write_bytes(gzip.compress(bytes(content)))
-    return path
-
-
+OFFSET, SLOPE = 108, 112  # of vox_offset, and of scl_slope before scl_inter, in the header
 FAULTS = {
-    "truncated or damaged gzip": truncated,
-    "damaged gzip": flipped_byte,
+    "truncated or damaged gzip": stored(lambda content: content[:-500]),
+    "damaged gzip": stored(lambda c: c[: len(c) // 2] + bytes([c[len(c) // 2] ^ 0xFF]) + c[len(c) // 2 + 1 :]),
     "not compressed with gzip": not_gzip,
     "asks for 18 GB": huge_header,
-    "is not a volume|damaged": negative_size,
-    "more data than its header": bomb,
+    "is not a volume|damaged": patched(42, struct.pack("<h", -3)),
+    "more data than its header": patched(0, b"", bytes(20 << 20)),
     "every voxel is NaN": lambda path: save_nifti(path, np.full((3, 4, 5), np.nan)),
-    "vox_offset inf": header_field("vox_offset", np.inf),
-    "vox_offset nan": header_field("vox_offset", np.nan),
-    r"vox_offset 3e\+38": header_field("vox_offset", 3e38, bytes(1 << 24)),
-    "damaged header .*intercept": header_field("scl_inter", np.inf),
+    "vox_offset inf": patched(OFFSET, struct.pack("<ff", np.inf, 1)),
+    "vox_offset nan": patched(OFFSET, struct.pack("<ff", np.nan, 1)),
+    r"vox_offset 3e\+38": patched(OFFSET, struct.pack("<ff", 3e38, 1), bytes(1 << 24)),
+    "damaged header .*intercept": patched(SLOPE, struct.pack("<ff", 1, np.inf)),
     "not a NIfTI file": text_file,
     "has 4 dimensions": lambda path: save_nifti(path, np.zeros((3, 3, 3, 2), np.int16)),
     "not a volume": lambda path: save_nifti(path, np.zeros((3, 3), np.int16)),
-    "singular": singular_affine,
+    "singular": patched(312, bytes(16)),  # srow_z
     "no such file": lambda path: path,
 }
 
@@ -174,7 +146,6 @@ def test_missing_voxels_count_as_background_and_are_told(tmp_path: Path) -> None
         hu = read_volume(save_nifti(tmp_path / "ct.nii.gz", data - 1000))
     assert (volume.data[0] == 0).all()
     assert np.array_equal(volume.data[1:], DATA[1:])
-    assert volume.missing is not None
     assert volume.missing.sum() == 20
     assert (hu.data[0] == hu.data.min()).all()
     assert hu.data.min() == -980

@@ -124,11 +124,6 @@ def test_a_batch_is_of_many_volumes_and_each_is_drawn_once() -> None:
     assert [int(late[number].image.max()) for number in range(333, 400)] == volumes[333:400]
 
 
-def test_workers_change_nothing(home: Path) -> None:
-    serial = patches(SegmentationTask(config(home / "axial", real_fraction=0.5)), 6)
-    assert same(serial, patches(SegmentationTask(config(home / "axial", workers=2, real_fraction=0.5)), 6))
-
-
 class Named:
     """A source that says its name."""
 
@@ -154,7 +149,6 @@ def test_a_case_comes_back_where_its_slices_came_from(home: Path) -> None:
         case = data.cases[0]
         table = read_classes("auto", data.spec.labels).of_labels(data.spec.labels)
         volume = read_case(home / axis, case, data.spec, table, (0,), ())
-        assert case.geometry is not None
         slices = {item.index: read_png(home / axis / item.label) for item in case.slices}
         stitched, affine = stitch(case.geometry, data.spec.axis, slices, fill=0, labels=True)  # type: ignore[arg-type]
         back = back_to_source(volume.label, volume.affine, stitched.shape, affine, labels=True)
@@ -314,13 +308,11 @@ def test_the_segmenter_takes_the_files_of_generate(tmp_path: Path) -> None:
     assert generator.scheme.classes == (0, 1, 1, 2)
     assert generator.scheme.outputs == (0, 1, 1, 0)
     assert generator.scheme.partners == (0, 1, 2, 3)
-    assert generator.priors is not None
     assert generator.priors.means.first.tolist() == [[0, 50, 90]]
     assert set(patches(task, 3)[0][2].unique().tolist()) <= {0, 1}
     brain = options | {"classes": "auto", "tie_classes": True, "contrasts": "mr"}
     (of_preset,) = SegmentationTask(config(tmp_path / "maps", **brain))._generators(0)  # type: ignore[arg-type]
     assert of_preset.scheme.ties is None
-    assert of_preset.priors is not None
     assert of_preset.priors.means.first.tolist() == [[0, 50, 90]]
     np.save(files["generation_classes"], [0, 1, 3, 4])
     with pytest.raises(ValueError, match=r"^--segmenter.generation_classes must be complete"):

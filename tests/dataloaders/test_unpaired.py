@@ -40,7 +40,6 @@ def equal(first: list[Batch], second: list[Batch]) -> bool:
     """Everything in the batches, their random streams included."""
 
     def parts(batch: Batch) -> list[torch.Tensor]:
-        assert batch.rng is not None
         return [batch.label, batch.real, batch.neighbours, batch.position, batch.rng.get_state()]  # type: ignore[list-item]
 
     return all(
@@ -70,29 +69,6 @@ def seen(batches: list[Batch], root: Path) -> list[tuple[int, bool]]:
 
 
 # -- no pairing -------------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.slow
-def test_labels_of_the_images_and_images_of_the_labels_do_not_matter(
-    labels: Path, images: Path, tmp_path: Path
-) -> None:
-    reference = list(islice(loader(labels, images).endless(), 12))
-    rng = np.random.default_rng(0)
-    a, b = (shutil.copytree(root, tmp_path / name) for root, name in ((labels, "a"), (images, "b")))
-    for path in (a / "train/images").iterdir():
-        write_png(path, rng.integers(0, 65535, (32, 32)).astype(np.uint16))
-    files = sorted((b / "train/labels").iterdir())
-    contents = [path.read_bytes() for path in files]
-    for path, i in zip(files, rng.permutation(len(files)), strict=True):
-        path.write_bytes(contents[i])
-    assert equal(reference, list(islice(loader(a, b).endless(), 12)))
-    for path in [*files, *(a / "train/images").iterdir()]:
-        path.write_bytes(b"never opened")
-    assert equal(reference, list(islice(loader(a, b).endless(), 12)))
-    for path in [*files, *(a / "train/images").iterdir()]:
-        path.unlink()
-    assert equal(reference, list(islice(loader(a, b, cache=1.0).endless(), 12)))
-    assert len(list(loader(a, b).once())) == 5  # 18 slices in batches of 4
 
 
 def test_labels_and_images_are_those_of_the_two_training_splits(labels: Path, images: Path) -> None:

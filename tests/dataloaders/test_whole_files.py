@@ -16,8 +16,7 @@ from dataloaders.io.files import atomic_path, whole_folder, write_text
 from dataloaders.io.locks import lock_place
 from engine.checkpoint import Weights
 from engine.trained import TrainedRun
-from tests.launch import ROOT
-from tests.test_end_to_end import call
+from tests.launch import ROOT, call
 from tests.toy import toy_spec
 
 HALF = """
@@ -65,7 +64,6 @@ def test_a_process_that_nobody_has_buried_is_dead() -> None:
     """As in containers, whose first process need not look after others."""
     child = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
     assert locks.runs(child.pid)
-    assert child.stdin is not None
     child.stdin.close()
     os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOWAIT)
     assert not locks.runs(child.pid)

@@ -16,24 +16,9 @@ from torch.utils.data import TensorDataset
 
 from dataloaders.io.workers import WorkerLost, as_ready, in_order
 from dataloaders.loading import load
-from tests.launch import ROOT
+from tests.launch import ROOT, running, wait_for
 
 pytestmark = pytest.mark.slow
-
-
-def wait_for(done: object, seconds: float = 60) -> None:
-    end = time.monotonic() + seconds
-    while not done():  # type: ignore[operator]
-        assert time.monotonic() < end
-        time.sleep(0.02)
-
-
-def running(pid: int) -> bool:
-    """Whether the process is there and no zombie."""
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except FileNotFoundError:
-        return False
 
 
 def name_and_wait(folder: Path, number: int) -> None:
@@ -80,7 +65,7 @@ if __name__ == "__main__":
     wait_for(lambda: not any(running(pid) for pid in workers))
 
 
-def test_a_killed_worker_is_told(tmp_path: Path) -> None:
+def test_a_killed_worker_is_told() -> None:
     with pytest.raises(WorkerLost, match="a worker process was killed"):
         in_order(die, [(0,), (1,)], 2, "die")
     with pytest.raises(WorkerLost, match="a worker process was killed"):

@@ -92,7 +92,6 @@ def test_the_best_state_stays_and_is_one(tmp_path: Path) -> None:
             checkpoint.keep_as_best(path)
     assert [p.name for p in tmp_path.glob("state-best-*")] == ["state-best-0000000050.pt"]
     best = checkpoint.best_state(tmp_path)
-    assert best is not None
     assert checkpoint.load_state(best)["images"] == 50
     checkpoint.set_aside_newer(tmp_path, 60)
     assert checkpoint.best_state(tmp_path) == best

@@ -23,7 +23,6 @@ from engine.run import Run
 from engine.signals import EXIT_DIVERGED, EXIT_STALLED
 from models import build_method
 from models.base import Batch, lr_factor
-from models.gan.adversarial import Gan
 from models.gan.oasis import Oasis
 from tests.toy import prepared_folder
 from train import train
@@ -154,9 +153,8 @@ def test_an_unchanged_rate_stays_as_a_plateau_left_it(data: Path, tmp_path: Path
     assert groups == {"generator": 4e-4, "discriminator": 1e-5}
 
 
-@pytest.mark.parametrize("kind", ["linear", "cosine"])
-def test_rates_decay_over_the_run_and_resume_exactly(kind: str, data: Path, tmp_path: Path) -> None:
-    options = ["--lr_decay", kind, "--lr_decay_from", 0.25, *QUICK]
+def test_rates_decay_over_the_run_and_resume_exactly(data: Path, tmp_path: Path) -> None:
+    options = ["--lr_decay", "cosine", "--lr_decay_from", 0.25, *QUICK]
     folder = run(data, tmp_path, "--num_epochs", 4, *options)
     first = of(folder, 32)["method"]
     assert newest(folder)["optimizers"]["generator"]["param_groups"][0]["lr"] == 4e-4  # saved as it was given
@@ -269,7 +267,6 @@ def one_step(data: Path, model: str, parts: int, *more: str) -> tuple[dict[str, 
     manifest = Manifest.load(data)
     torch.manual_seed(0)
     method = build_method(config, manifest.spec)
-    assert isinstance(method, Gan)
     method.mask_threshold.fill_(-0.5)  # away from the first images, all of whose pixels are at the threshold of 0
     players = method.players()
     batch = next(SliceLoader(SliceDataset(data, manifest, "train"), 4, 1).endless())

@@ -8,7 +8,6 @@ import shlex
 import shutil
 import signal
 import subprocess
-import time
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
@@ -26,7 +25,7 @@ from dataloaders.slices import EndlessSampler, Part, SliceDataset, SliceLoader
 from engine.checkpoint import list_states, load_state
 from engine.run import Run, TrainingState
 from models.base import Method
-from tests.launch import ROOT, finish, free_port, run_ranks, start_ranks
+from tests.launch import ROOT, finish, free_port, run, start_ranks, wait_for_state
 from tests.toy import prepared_folder, published
 
 pytestmark = pytest.mark.slow
@@ -85,7 +84,7 @@ def one_and_two(data: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[P
         (folder / "runs.txt").write_text("\n".join(lines))
         script = ROOT / "tests" / "smooth_train.py"
         launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"] if count == 2 else []
-        run_ranks(1, *launcher, script, folder / "runs.txt")
+        run(*launcher, script, folder / "runs.txt")
         folders.append(folder)
     return folders[0], folders[1]
 
@@ -132,14 +131,6 @@ def test_only_the_first_rank_writes(one_and_two: tuple[Path, Path]) -> None:
 def start(data: Path, runs: Path, name: str, epochs: int, count: int = 2) -> list[subprocess.Popen[str]]:
     extra = f"--num_epochs {epochs} --freq_fid 4000 --freq_save_latest 20 --freq_print 20"
     return start_ranks(count, "train.py", *shlex.split(options(data, runs, name, extra)))
-
-
-def wait_for_state(process: subprocess.Popen[str], folder: Path) -> None:
-    for _ in range(1200):
-        if list_states(folder) or process.poll() is not None:
-            break
-        time.sleep(0.05)
-    assert list_states(folder), "no state was saved before the run ended"
 
 
 def test_all_ranks_stop_at_the_signal_of_one_and_resume_bit_for_bit(data: Path, tmp_path: Path) -> None:
@@ -197,10 +188,10 @@ def test_an_error_of_the_first_rank_ends_all_with_its_code(data: Path, tmp_path:
 
 def test_a_batch_that_cannot_be_shared_is_refused(data: Path) -> None:
     config = parse_train(shlex.split(f"--name odd --dataroot {data} --batch_size 3"))
-    run = SimpleNamespace(config=config, world_size=2)
+    training = SimpleNamespace(config=config, world_size=2)
     loader = SliceLoader(SliceDataset(data, Manifest.load(data), "train"), 3)
     with pytest.raises(ValueError, match="--batch_size 3: is shared by 2 processes"):
-        Run.track(run, Method(), {"generator": None}, TrainingState(), loader, None)  # type: ignore[arg-type, dict-item]
+        Run.track(training, Method(), {"generator": None}, TrainingState(), loader, None)  # type: ignore[arg-type, dict-item]
 
 
 # -- who and where ----------------------------------------------------------------------------------------------------
@@ -251,7 +242,7 @@ def test_a_resumed_epoch_does_not_read_what_was_seen(data: Path, monkeypatch: py
     assert len(opened) == 4
 
 
-def test_processes_that_nobody_joins_say_so(tmp_path: Path, data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_processes_that_nobody_joins_say_so(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for key, value in {"RANK": "1", "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1"}.items():
         monkeypatch.setenv(key, value)
     monkeypatch.setenv("MASTER_PORT", str(free_port()))

@@ -35,14 +35,12 @@ def busy(work: str) -> subprocess.Popen[str]:
         text=True,
         start_new_session=True,
     )
-    assert process.stdout is not None
     assert process.stdout.readline() == "ready\n"
     return process
 
 
 def test_ctrl_c_is_acknowledged_in_the_middle_of_a_step_and_a_second_one_leaves() -> None:
     with busy(LONG_STEP) as process:
-        assert process.stderr is not None
         process.send_signal(signal.SIGINT)
         line = process.stderr.readline()
         assert line == "SIGINT: stopping after this step, saving; Ctrl-C again leaves without saving\n"
@@ -59,7 +57,6 @@ def test_what_loader_processes_hear_is_no_second_ctrl_c() -> None:
         "os.kill(os.getpid(), 2) if child == 0 else None; time.sleep(60)"
     )
     with busy(forked) as process:
-        assert process.stderr is not None
         process.send_signal(signal.SIGINT)
         assert "stopping after this step" in process.stderr.readline()
         time.sleep(1)

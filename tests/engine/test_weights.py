@@ -4,19 +4,18 @@ from __future__ import annotations
 
 import hashlib
 import os
-import subprocess
-import sys
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
-from types import ModuleType
 
 import pytest
 import torch
 
 from dataloaders.io import weights
 from dataloaders.io.weights import KNOWN, MissingWeights, WeightFile, load_state, resolve, sha256
+from tests.launch import call
 
-REPOSITORY = Path(__file__).resolve().parents[2]
+run = partial(call, "scripts/download_weights.py")
 
 
 @pytest.fixture
@@ -54,7 +53,7 @@ def test_explicit_then_environment_then_cache(
     assert resolve("alexnet", given) == given
 
 
-def test_one_given_file_serves_only_the_weights_it_is(made: tuple[WeightFile, Path], tmp_path: Path) -> None:
+def test_one_given_file_serves_only_the_weights_it_is(made: tuple[WeightFile, Path]) -> None:
     _, source = made
     with pytest.raises(MissingWeights, match="inception"):
         resolve("inception", source)
@@ -124,64 +123,32 @@ def test_published_names_carry_their_hash() -> None:
 # -- scripts/download_weights.py ----------------------------------------------------------------------------------
 
 
-def run(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
-    monkeypatch.setattr(sys, "argv", ["download_weights.py", *arguments])
-    return int(download_script().main())
-
-
-def download_script() -> ModuleType:
-    import scripts.download_weights as script
-
-    return script
-
-
-def test_download_verifies_and_check_reports(
-    made: tuple[WeightFile, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_download_verifies_and_check_reports(made: tuple[WeightFile, Path], tmp_path: Path) -> None:
     file, _ = made
     out = tmp_path / "weights"
-    assert run(monkeypatch, "--keys", "alexnet", "--out", str(out), "--check") == 1
-    assert "missing" in capsys.readouterr().out
-    assert run(monkeypatch, "--keys", "alexnet", "--out", str(out)) == 0
+    assert "missing" in run("--keys", "alexnet", "--out", str(out), "--check", code=1).stdout
+    listed = run("--keys", "alexnet", "--out", str(out)).stdout
     assert [path.name for path in out.iterdir()] == [file.filename]
-    listed = capsys.readouterr().out
     for part in (file.filename, file.sha256, file.licence, str(out), "233 MB"):
         assert part in listed
-    assert run(monkeypatch, "--keys", "alexnet", "--out", str(out), "--check") == 0
-    assert "present" in capsys.readouterr().out
-    assert run(monkeypatch, "--keys", "alexnet", "--out", str(out)) == 0  # nothing to do
+    assert "present" in run("--keys", "alexnet", "--out", str(out), "--check").stdout
+    run("--keys", "alexnet", "--out", str(out))  # nothing to do
 
 
-def test_download_of_another_file_is_not_kept(
-    made: tuple[WeightFile, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_download_of_another_file_is_not_kept(made: tuple[WeightFile, Path], tmp_path: Path) -> None:
     _, source = made
     source.write_bytes(b"something else")
-    assert run(monkeypatch, "--keys", "alexnet", "--out", str(tmp_path / "out")) == 1
-    assert "expected" in capsys.readouterr().err
+    assert "expected" in run("--keys", "alexnet", "--out", str(tmp_path / "out"), code=1).stderr
     assert not list((tmp_path / "out").iterdir())
 
 
-def test_download_without_network_is_one_line(
-    made: tuple[WeightFile, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_download_without_network_is_one_line(made: tuple[WeightFile, Path], tmp_path: Path) -> None:
     _, source = made
     source.unlink()
-    assert run(monkeypatch, "--keys", "alexnet", "--out", str(tmp_path / "out")) == 1
-    error = capsys.readouterr().err.strip()
+    error = run("--keys", "alexnet", "--out", str(tmp_path / "out"), code=1).stderr.strip()
     assert error.startswith("error: ")
     assert error.count("\n") == 0
     assert not list((tmp_path / "out").iterdir())
-
-
-@pytest.mark.slow
-def test_check_from_the_command_line(tmp_path: Path) -> None:
-    environment = {**os.environ, "TORCH_HOME": str(tmp_path), "MEDSIS_WEIGHTS": ""}
-    command = [sys.executable, "scripts/download_weights.py", "--check"]
-    done = subprocess.run(command, cwd=REPOSITORY, env=environment, capture_output=True, text=True, check=False)
-    assert done.returncode == 1
-    assert done.stdout.count("missing") >= 2
-    assert "Traceback" not in done.stderr
 
 
 def test_all_digits_of_the_hash_count(made: tuple[WeightFile, Path], monkeypatch: pytest.MonkeyPatch) -> None:

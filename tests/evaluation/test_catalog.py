@@ -57,7 +57,6 @@ def test_a_further_metric_is_chosen_scored_summed_up_and_described(
 
 def test_metrics_of_further_extractors_are_described_too() -> None:
     metric = catalog.described("torchscript_my_net_kid")
-    assert metric is not None
     assert (metric.name, metric.group) == (
         "Torchscript my net kernel distance",
         "Distribution: torchscript my net features",

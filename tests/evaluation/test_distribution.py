@@ -84,14 +84,6 @@ def test_kid_of_shifted_gaussians_has_a_closed_form() -> None:
     assert 0 < spread < expected
 
 
-def test_kid_of_equal_distributions_is_around_zero_and_may_be_negative() -> None:
-    values = [kid(real=samples(100, 8, 2 * i), fake=samples(100, 8, 2 * i + 1))[0] for i in range(40)]
-    assert min(values) < 0 < max(values)
-    assert abs(np.mean(values)) < 3 * np.std(values) / np.sqrt(len(values))
-    x = samples(100, 8)
-    assert kid(real=x, fake=x)[0] < 0  # a sample is compared with its copy, which only the middle term has
-
-
 @pytest.mark.parametrize(("n", "m"), [(30, 30), (150, 40), (40, 150)])
 def test_kid_does_not_depend_on_order_nor_on_how_it_is_computed(
     n: int, m: int, monkeypatch: pytest.MonkeyPatch
@@ -126,41 +118,12 @@ def test_neighbourhood_metrics_equal_their_definitions(
         assert density_coverage(real=real, fake=fake, k=k) == pytest.approx(plain_density_coverage(real, fake, k))
 
 
-def test_real_and_fake_are_not_mixed_up() -> None:
-    """Fake samples at the middle of the real ones are all plausible and miss the rest: precision, not recall."""
-    real, fake = samples(500, 2), samples(500, 2, 1, 0.1)
-    precision, recall = precision_recall(real=real, fake=fake)
-    density, coverage = density_coverage(real=real, fake=fake)
-    assert precision > 0.95
-    assert recall < 0.1
-    assert density > 0.8
-    assert coverage < 0.2
-    assert precision_recall(real=fake, fake=real) == (recall, precision)
-    with pytest.raises(TypeError):
-        precision_recall(real, fake)  # type: ignore[misc]
-
-
 @pytest.mark.parametrize("offset", [0.0, 1e4])
 def test_copies_are_perfect_even_far_from_the_origin(offset: float) -> None:
     features = samples(60, 16) + offset
     assert precision_recall(real=features, fake=features) == (1, 1)
     # A ball holds its own centre's copy and, on its sphere, the k-th neighbour's.
     assert density_coverage(real=features, fake=features, k=5) == (pytest.approx(6 / 5), 1)
-
-
-def test_sets_far_apart_share_nothing() -> None:
-    real, fake = samples(40, 4), samples(40, 4, 1, shift=100)
-    assert precision_recall(real=real, fake=fake) == (0, 0)
-    assert density_coverage(real=real, fake=fake) == (0, 0)
-    assert kid(real=real, fake=fake)[0] > 1000
-
-
-def test_a_missed_mode_costs_recall_and_coverage_by_its_share() -> None:
-    """Two far modes with 30 and 70 of 100 real samples; the fakes copy the second."""
-    real = np.concatenate([samples(30, 3), samples(70, 3, 1, shift=50)])
-    fake = real[30:]
-    assert precision_recall(real=real, fake=fake) == (1, 0.7)
-    assert density_coverage(real=real, fake=fake)[1] == 0.7
 
 
 def test_points_on_a_line_are_counted_by_hand() -> None:
@@ -177,16 +140,6 @@ def test_constant_features_coincide_or_do_not() -> None:
     assert density_coverage(real=real, fake=real) == (2, 1)
     assert precision_recall(real=real, fake=real + 0.1) == (0, 0)
     assert kid(real=real, fake=real)[0] == pytest.approx(0, abs=1e-12)
-
-
-def test_neighbourhoods_do_not_depend_on_order_place_or_scale() -> None:
-    real, fake = samples(80, 3), samples(70, 3, 1, 0.8, 0.5)
-    rng = np.random.default_rng(0)
-    for metric in (precision_recall, density_coverage):
-        expected = metric(real=real, fake=fake)
-        assert metric(real=rng.permutation(real), fake=rng.permutation(fake)) == expected
-        assert metric(real=7 * real + 100, fake=7 * fake + 100) == expected
-        assert metric(real=np.float32(real), fake=np.float32(fake)) == expected
 
 
 # -- references ---------------------------------------------------------------------------------------------------
@@ -283,7 +236,6 @@ def test_floors_are_the_metrics_between_the_halves() -> None:
     features, patients = samples(61, 4), [f"p{i // 10}" for i in range(61)]
     result = floors(features, patients, seed=2)
     halves = split_by_patient(patients, 2)
-    assert result is not None
     assert halves is not None
     a, b = halves
     assert result.pop("n") == [len(a), len(b)] == [30, 31]
@@ -295,7 +247,6 @@ def test_floors_are_the_metrics_between_the_halves() -> None:
 
 def test_a_floor_of_two_short_patients_says_what_it_can() -> None:
     result = floors(samples(6, 4), ["a"] * 3 + ["b"] * 3)
-    assert result is not None
     assert result["n"] == [3, 3]
     assert result["precision"] is result["coverage"] is None
     assert result["frechet"] > 0
@@ -307,8 +258,6 @@ def test_the_floor_shows_how_patients_differ() -> None:
     features = np.concatenate([centre + samples(30, 6, i) for i, centre in enumerate(centres)])
     by_patient = floors(features, [str(i // 30) for i in range(240)])
     at_random = floors(features, [str(i) for i in range(240)])
-    assert by_patient is not None
-    assert at_random is not None
     assert by_patient["frechet"] > 5 * at_random["frechet"]
     assert by_patient["coverage"] < 0.3 < 0.8 < at_random["coverage"]
 
@@ -330,10 +279,3 @@ def test_a_subsample_follows_the_seed_and_not_the_order() -> None:
     assert {tuple(row) for row in chosen} != {tuple(row) for row in subsample(features, 10, 2)}
     with pytest.raises(ValueError, match="cannot take 41 of 40"):
         subsample(features, 41)
-
-
-def test_the_frechet_distance_is_biased_by_n_and_kid_is_not() -> None:
-    """Why equal n matters: the same distribution on both sides."""
-    small, large = (distribution_metrics(real=samples(n, 32), fake=samples(n, 32, 1)) for n in (60, 600))
-    assert small["frechet"] > 5 * large["frechet"]  # type: ignore[operator]
-    assert abs(large["kid"]) < 0.01  # type: ignore[arg-type]

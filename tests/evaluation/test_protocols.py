@@ -62,32 +62,12 @@ def test_slabs_and_box_change_nothing() -> None:
     assert synthrad2023(real, fake, mask)["ssim"] == pytest.approx(ssim_map[inner][mask[inner]].mean(), abs=1e-10)
 
 
-def test_only_the_mask_counts() -> None:
-    real, fake, mask = scan()
-    other = np.where(mask > 0, fake, 2000)
-    assert synthrad2023(real, other, mask) == synthrad2023(real, fake, mask)
-    assert synthrad2023(real, fake, mask * 7) == synthrad2023(real, fake, mask)
-
-
-def test_beyond_the_window_costs_mae_only() -> None:
-    """The challenge's code clips for PSNR and SSIM, and leaves the values of the MAE as they are."""
-    real, _, mask = scan()
-    real = np.full_like(real, 3000)
-    assert synthrad2023(real, real + 100, mask) == {"mae": 100, "psnr": math.inf, "ssim": pytest.approx(1)}
-
-
 def test_closed_form_of_an_offset() -> None:
     real, fake = np.full((9, 9, 9), 0.0), np.full((9, 9, 9), 40.0)
     found = synthrad2023(real, fake, np.ones(real.shape))
     c, x, y = (0.01 * 4024) ** 2, 1024.0, 1064.0
     ssim = (2 * x * y + c) / (x * x + y * y + c)
     assert found == pytest.approx({"mae": 40, "psnr": 20 * math.log10(4024 / 40), "ssim": ssim}, rel=1e-9)
-
-
-def test_identity_and_symmetry() -> None:
-    real, fake, mask = scan()
-    assert synthrad2023(real, real, mask) == {"mae": 0, "psnr": math.inf, "ssim": pytest.approx(1)}
-    assert synthrad2023(fake, real, mask) == pytest.approx(synthrad2023(real, fake, mask), rel=1e-10)
 
 
 def test_nothing_to_measure() -> None:

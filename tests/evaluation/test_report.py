@@ -118,15 +118,6 @@ def test_best_values_are_marked_and_ratios_never(written: tuple[list[Entrant], P
     assert across.rows[0][1] is table.rows[0][1]
 
 
-def test_numbers_in_compare_json(written: tuple[list[Entrant], Path]) -> None:
-    data = json.loads((written[1] / "compare.json").read_text())
-    assert data["schema"] == "medsis-compare/1"
-    entry = data["metrics"]["ssim/CT"]
-    assert (entry["best"], entry["name"], entry["channel"]) == ("good", "SSIM", "CT")
-    assert set(entry["values"]) == {"good", "bad"}
-    assert entry["difference"]["patients"] == 6
-
-
 def test_csv_has_every_metric_of_every_method(written: tuple[list[Entrant], Path]) -> None:
     entrants, out = written
     with open(out / "tables" / "metrics.csv", newline="") as file:

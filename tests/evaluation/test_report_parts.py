@@ -205,7 +205,6 @@ def test_a_single_value_and_an_absent_label_can_be_drawn() -> None:
 def test_spectra_agree_with_the_metric(entrants: list[Entrant]) -> None:
     """The plotted curves are those that `spectrum_distance` compares, and equal images lie on each other."""
     (found,) = gather.gather(entrants)
-    assert found.spectra is not None
     assert found.spectra.real.shape == (5, len(found.spectra.frequencies))
     assert np.array_equal(found.spectra.real, found.spectra.generated[1], equal_nan=True)
     ratio = np.log10(found.spectra.generated[0]) - np.log10(found.spectra.real)
@@ -214,17 +213,6 @@ def test_spectra_agree_with_the_metric(entrants: list[Entrant]) -> None:
 
 
 # -- plots of numbers and pictures --------------------------------------------------------------------------------
-
-
-def test_plots_of_numbers_can_be_drawn(entrants: list[Entrant]) -> None:
-    """Floors and patients of every metric, whatever its values."""
-    for row in metric_rows(entrants):
-        if row.measured:
-            figure = Figure()
-            upper, lower = figure.subfigures(2, 1)
-            plots.patient_panel(upper, row, entrants)
-            plots.floor_panel(lower, row)
-            figure.draw_without_rendering()
 
 
 def test_ticks() -> None:

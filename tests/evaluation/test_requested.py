@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import shutil
-import sys
+from functools import partial
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -24,13 +24,11 @@ from evaluation.pairs import ManifestPairs
 from evaluation.request import Request
 from evaluation.results import evaluate_pairs
 from tests.evaluation.test_extractors import build_without_weights, random_state, save_script
+from tests.launch import call
 from tests.toy_results import noisy, write_results
 
-
-@pytest.fixture(autouse=True)
-def _no_weights(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "empty"))
-    monkeypatch.delenv("MEDSIS_WEIGHTS", raising=False)
+pytestmark = pytest.mark.usefixtures("no_weights")
+run = partial(call, "scripts/evaluate.py")
 
 
 def evaluate(folder: Path, **options: Any) -> dict[str, Any]:
@@ -111,7 +109,7 @@ def test_oasis_is_what_pytorch_fid_prints(
     from pytorch_fid import fid_score
     from pytorch_fid.inception import InceptionV3
 
-    folder = write_results(tmp_path / "r", noisy(0.1), patients=3, channels=("CT",))
+    folder = write_results(tmp_path / "r", noisy(0.1), patients=3, slices=2, channels=("CT",))
     monkeypatch.setattr(request, "resolve", lambda key, explicit=None: inception_file)
     result = evaluate(folder, metrics="oasis_fid,fid", protocols=("oasis",))
     state = torch.load(inception_file, weights_only=True)
@@ -257,26 +255,14 @@ def test_lesions_found_in_the_generated_images(tmp_path: Path) -> None:
 # -- references ---------------------------------------------------------------------------------------------------
 
 
-def run(monkeypatch: pytest.MonkeyPatch, *arguments: str | Path) -> int:
-    import scripts.evaluate as command
-
-    monkeypatch.setattr(sys, "argv", ["evaluate.py", *map(str, arguments)])
-    return command.main()
-
-
-def test_a_saved_reference_gives_the_same_numbers(
-    tmp_path: Path, script: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_saved_reference_gives_the_same_numbers(tmp_path: Path, script: Path) -> None:
     folder = write_results(tmp_path / "r", noisy(0.05), patients=3, channels=("CT",))
     network = ("--extractors", f"torchscript:{script}")
     real, labels = ("--real", folder / "groundtruth"), ("--labels", folder / "label")
     generated, saved = ("--generated", folder / "generated"), tmp_path / "ref" / "real.npz"
-    assert (
-        run(monkeypatch, *real, *generated, *labels, *network, "--save_reference", saved, "--out", tmp_path / "a") == 0
-    )
-    capsys.readouterr()
-    assert run(monkeypatch, *generated, *labels, *network, "--reference", saved, "--out", tmp_path / "b", "--json") == 0
-    printed = json.loads(capsys.readouterr().out)
+    run(*real, *generated, *labels, *network, "--save_reference", saved, "--out", tmp_path / "a")
+    again = run(*generated, *labels, *network, "--reference", saved, "--out", tmp_path / "b", "--json")
+    printed = json.loads(again.stdout)
     full = json.loads((tmp_path / "a" / "metrics.json").read_text())["metrics"]
     assert len(printed["metrics"]) == 12  # six metrics of the network, six of radiomics
     for key, entry in printed["metrics"].items():
@@ -286,7 +272,7 @@ def test_a_saved_reference_gives_the_same_numbers(
     assert {row["metric"] for row in table} == {key.partition("/")[0] for key in printed["metrics"]}
 
 
-def test_references_that_do_not_fit(tmp_path: Path, script: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
+def test_references_that_do_not_fit(tmp_path: Path, script: Path) -> None:
     folder = write_results(tmp_path / "r", noisy(0.05), patients=2, channels=("CT",))
     evaluate(folder, extractors=(f"torchscript:{script}",), save_reference=tmp_path / "ref.npz")
     other = tmp_path / "other" / script.name
@@ -305,8 +291,7 @@ def test_references_that_do_not_fit(tmp_path: Path, script: Path, monkeypatch: p
         ): "--real: cannot be used with --reference",
     }
     for arguments, message in cases.items():
-        assert run(monkeypatch, *generated, *arguments) == 2, arguments
-        error = capsys.readouterr().err.strip().splitlines()[-1]
+        error = run(*generated, *arguments, code=2).stderr.strip().splitlines()[-1]
         assert error.startswith("error: ")
         assert message in error
     assert not (tmp_path / "o").exists()
@@ -329,7 +314,7 @@ def test_pytorch_fids_statistics(tmp_path: Path, inception_file: Path, monkeypat
     monkeypatch.setattr(request, "resolve", lambda key, explicit=None: inception_file)
     np.savez(tmp_path / "fid.npz", mu=np.zeros(2048), sigma=np.eye(2048))
     out = ("--reference", tmp_path / "fid.npz", "--out", tmp_path / "o")
-    assert run(monkeypatch, "--generated", folder / "generated", *out) == 0
+    run("--generated", folder / "generated", *out)
     metrics = json.loads((tmp_path / "o" / "metrics.json").read_text())["metrics"]
     assert set(metrics) == {"fid/image"}
     assert metrics["fid/image"]["value"] > 0
@@ -358,45 +343,43 @@ def test_the_summary_table_has_a_row_a_metric(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_shards_merge_to_the_same_bytes(
-    tmp_path: Path, script: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_shards_merge_to_the_same_bytes(tmp_path: Path, script: Path) -> None:
     """Some cases are larger than a batch, some are smaller; networks see the same batches in any number of shards."""
     folder = write_results(tmp_path / "r", noisy(0.05), patients=7, slices=14, channels=("CT",))
     options = ("--results", folder, "--segmented", folder / "label", "--lesion", "lesion")
     options += ("--extractors", f"torchscript:{script}")
-    assert run(monkeypatch, *options, "--out", tmp_path / "whole") == 0
+    run(*options, "--out", tmp_path / "whole")
     for shard in ("2/3", "0/3"):
-        assert run(monkeypatch, *options, "--out", tmp_path / "parts", "--shard", shard) == 0
+        run(*options, "--out", tmp_path / "parts", "--shard", shard)
         assert not (tmp_path / "parts" / "metrics.json").exists()
-    assert run(monkeypatch, *options, "--out", tmp_path / "parts", "--shard", "1/3", "--json") == 0
+    run(*options, "--out", tmp_path / "parts", "--shard", "1/3", "--json")
     for name in ("metrics.json", "metrics.csv", "summary.csv"):
         assert (tmp_path / "parts" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes(), name
 
 
-def test_parts_of_another_evaluation_are_not_merged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_parts_of_another_evaluation_are_not_merged(tmp_path: Path) -> None:
     folder = write_results(tmp_path / "r", noisy(0.05), patients=2, slices=2, channels=("CT",))
     out = ("--results", folder, "--out", tmp_path / "o")
-    assert run(monkeypatch, *out, "--shard", "0/2", "--metrics", "mae") == 0
-    assert run(monkeypatch, *out, "--shard", "1/2") == 0
+    run(*out, "--shard", "0/2", "--metrics", "mae")
+    run(*out, "--shard", "1/2")
     assert not (tmp_path / "o" / "metrics.json").exists()
     (tmp_path / "o" / "shards" / "0-of-2.npz").write_bytes(b"torn")
-    assert run(monkeypatch, *out, "--shard", "1/2") == 0
+    run(*out, "--shard", "1/2")
     assert not (tmp_path / "o" / "metrics.json").exists()
-    assert run(monkeypatch, *out, "--shard", "0/2") == 0
+    run(*out, "--shard", "0/2")
     assert (tmp_path / "o" / "metrics.json").exists()
-    assert run(monkeypatch, *out, "--shard", "2/2") == 2
+    run(*out, "--shard", "2/2", code=2)
 
 
 @pytest.mark.slow
-def test_a_changed_image_or_window_is_another_evaluation(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_changed_image_or_window_is_another_evaluation(tmp_path: Path) -> None:
     """Parts of the images as they were are not mixed with parts of what they are now."""
     folder = write_results(tmp_path / "r", noisy(0.05), patients=4, slices=12, channels=("CT",))
     pair = ("--real", folder / "groundtruth", "--generated", folder / "generated", "--metrics", "mae")
     out = tmp_path / "o"
 
     def shard(number: int, *more: str | Path) -> bool:
-        assert run(monkeypatch, *pair, "--out", out, "--shard", f"{number}/2", *more) == 0
+        run(*pair, "--out", out, "--shard", f"{number}/2", *more)
         return (out / "metrics.json").exists()
 
     assert not shard(0)
@@ -408,5 +391,5 @@ def test_a_changed_image_or_window_is_another_evaluation(tmp_path: Path, monkeyp
     assert shard(0)
     assert not (out / "shards").exists()
     mae = json.loads((out / "metrics.json").read_text())["metrics"]["mae/image"]["value"]
-    assert run(monkeypatch, *pair, "--out", tmp_path / "whole") == 0
+    run(*pair, "--out", tmp_path / "whole")
     assert json.loads((tmp_path / "whole" / "metrics.json").read_text())["metrics"]["mae/image"]["value"] == mae

@@ -8,7 +8,7 @@ from itertools import product
 import numpy as np
 import pytest
 from numpy.typing import NDArray
-from scipy.ndimage import distance_transform_edt, gaussian_filter
+from scipy.ndimage import gaussian_filter
 
 from evaluation.metrics.segmentation import dice, hd95, mean_over_cases
 
@@ -58,17 +58,6 @@ def test_hd95_against_a_naive_version(shape: tuple[int, ...], spacing: tuple[flo
         assert value == pytest.approx(naive_hd95(truth == label, pred == label, spacing), abs=1e-12)
 
 
-def test_hd95_against_a_distance_transform() -> None:
-    truth, pred = maps((30, 40, 35))
-    spacing = (2.0, 0.9, 1.1)
-    for label, value in hd95(truth, pred, [1, 3], spacing).items():
-        masks = [np.pad(ids == label, 1) for ids in (truth, pred)]
-        inner = [np.minimum.reduce([np.roll(m, s, a) for a in range(3) for s in (-1, 1)]) & m for m in masks]
-        borders = [m & ~i for m, i in zip(masks, inner, strict=True)]
-        ways = [distance_transform_edt(~b, sampling=spacing)[a] for a, b in (borders, borders[::-1])]
-        assert value == pytest.approx(max(np.percentile(way, 95) for way in ways), abs=1e-9)
-
-
 def test_dice_and_hd95_are_monais() -> None:
     monai = pytest.importorskip("monai.metrics")
     torch = pytest.importorskip("torch")
@@ -95,18 +84,6 @@ def test_an_outlier_does_not_decide() -> None:
     truth[5:25, 5:25] = pred[5:25, 5:25] = 1
     pred[39, 39] = 1
     assert hd95(truth, pred, [1], (1, 1))[1] == 0
-
-
-def test_identity_and_symmetry() -> None:
-    truth, pred = maps((6, 15, 15))
-    spacing = (2.0, 1.0, 1.0)
-    assert set(dice(truth, truth, range(4)).values()) == {1.0}
-    assert set(hd95(truth, truth, range(4), spacing).values()) == {0.0}
-    assert dice(truth, pred, range(4)) == dice(pred, truth, range(4))
-    assert hd95(truth, pred, range(4), spacing) == hd95(pred, truth, range(4), spacing)
-    order = hd95(truth, pred, [3, 1], spacing)
-    assert list(order) == [3, 1]
-    assert order[1] == hd95(truth, pred, [1], spacing)[1]
 
 
 def test_missing_labels() -> None:

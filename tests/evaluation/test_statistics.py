@@ -45,13 +45,6 @@ def test_never_zero() -> None:
     assert paired_difference(np.arange(40.0) + 100, np.zeros(40)).p_value == pytest.approx(1 / 10_001)
 
 
-def test_p_values_are_uniform_where_there_is_no_difference() -> None:
-    rng = np.random.default_rng(0)
-    values = np.array([sign_flip_p(rng.normal(0, 1, 8)) for _ in range(2000)])
-    for level in (0.05, 0.2, 0.5):
-        assert np.mean(values <= level) == pytest.approx(level, abs=0.03)
-
-
 def test_methods_that_are_equal() -> None:
     found = paired_difference(np.ones(7), np.ones(7))
     assert (found.mean, found.interval, found.p_value) == (0, (0, 0), 1)
@@ -71,7 +64,6 @@ def test_order_of_patients_and_of_methods(n: int) -> None:
     found = paired_difference(a, b)
     assert paired_difference(a[order], b[order]) == found
     mirrored = paired_difference(b, a)
-    assert found.interval is not None
     assert (mirrored.mean, mirrored.p_value) == (-found.mean, found.p_value)
     assert mirrored.interval == (-found.interval[1], -found.interval[0])
 
@@ -89,7 +81,6 @@ def test_interval_covers_about_95_percent() -> None:
     for _ in range(200):
         differences = rng.normal(1, 1, 40)
         interval = paired_difference(differences, np.zeros(40)).interval
-        assert interval is not None
         hits += interval[0] <= 1 <= interval[1]
     assert 0.88 <= hits / 200 <= 0.99
 
@@ -122,7 +113,6 @@ def test_refusals() -> None:
 def test_interval_of_one_method() -> None:
     values = np.random.default_rng(0).normal(5, 1, 20)
     interval = bootstrap_interval(values)
-    assert interval is not None
     assert interval[0] < values.mean() < interval[1]
     assert bootstrap_interval(values) == interval
     assert bootstrap_interval(values[:4]) is None

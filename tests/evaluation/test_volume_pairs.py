@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -19,15 +18,12 @@ from evaluation.metrics.protocols import synthrad2023
 from evaluation.metrics.similarity import similarity
 from evaluation.request import Request
 from evaluation.results import evaluate_pairs
+from tests.launch import call
+
+pytestmark = pytest.mark.usefixtures("no_weights")
 
 AFFINE = np.diag([0.8, 1.2, 3.0, 1.0])
 METRICS = "mae,mae_body,rmse_body,psnr,ssim,wasserstein,ssim_3d,slice_jump_ratio,edge_sharpness_ratio,spectrum_distance"
-
-
-@pytest.fixture(autouse=True)
-def _no_weights(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "empty"))
-    monkeypatch.delenv("MEDSIS_WEIGHTS", raising=False)
 
 
 def volumes(seed: int, shape: tuple[int, int, int] = (24, 28, 13)) -> dict[str, np.ndarray]:
@@ -134,24 +130,12 @@ def test_a_shifted_affine_is_refused(tmp_path: Path) -> None:
         score(folders(root), tmp_path / "out", "mae")
 
 
-def test_synthrad_is_only_for_hounsfield_units(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    import scripts.evaluate as script
-
+def test_synthrad_is_only_for_hounsfield_units(tmp_path: Path) -> None:
     root = write(tmp_path / "a", ("p",))
-    base = ["evaluate.py", "--real", root / "real", "--generated", root / "generated", "--labels", root / "labels"]
-    command = [
-        *map(str, base),
-        "--protocol",
-        "synthrad2023",
-        "--metrics",
-        "synthrad2023_mae",
-        "--out",
-        str(tmp_path / "o"),
-    ]
-    monkeypatch.setattr(sys, "argv", command)
-    assert script.main() == 2
-    monkeypatch.setattr(sys, "argv", [*command, "--unit", "HU"])
-    assert script.main() == 0
+    command = ["--real", root / "real", "--generated", root / "generated", "--labels", root / "labels"]
+    command += ["--protocol", "synthrad2023", "--metrics", "synthrad2023_mae", "--out", tmp_path / "o"]
+    call("scripts/evaluate.py", *command, code=2)
+    call("scripts/evaluate.py", *command, "--unit", "HU")
     arrays = volumes(0)
     expected = np.abs(arrays["generated"] - arrays["real"])[arrays["labels"] > 0].mean()
     found = json.loads((tmp_path / "o" / "metrics.json").read_text())

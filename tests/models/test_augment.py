@@ -71,10 +71,8 @@ def test_the_label_moves_with_its_image() -> None:
 
 def test_neighbours_move_as_their_slice_does() -> None:
     before = pairs()
-    assert before.neighbours is not None
     before.neighbours[:, 1] = before.label
     after = seen(before, 1, 0)
-    assert after.neighbours is not None
     assert torch.equal(after.neighbours[:, 1], after.label)
     assert not torch.equal(after.neighbours[:, 0], before.neighbours[:, 0])
     assert after.neighbours.dtype == after.label.dtype == torch.int64
@@ -128,7 +126,6 @@ def test_two_ranks_see_the_halves_of_what_one_sees() -> None:
     whole = seen(batch, 0.5, 0.5)
     for rank in (0, 1):
         part = slice(2 * rank, 2 * rank + 2)
-        assert batch.neighbours is not None
         half = replace(batch, label=batch.label[part], image=batch.real[part], neighbours=batch.neighbours[part])
         with (
             mock.patch.object(ranks, "world_size", return_value=2),

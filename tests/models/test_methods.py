@@ -86,8 +86,9 @@ def synthesize(
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["gmm", *VARIANTS])
-def test_images_do_not_depend_on_batch_size_or_order(name: str, folder: Path) -> None:
-    method = make(*variant(name, folder)).eval()
+def test_images_depend_on_what_is_released_and_not_on_batch_size_or_order(name: str, folder: Path) -> None:
+    arguments = variant(name, folder)
+    method = make(*arguments).eval()
     one = synthesize(method, folder, 1)
     assert len(one) == 6
     for other in (synthesize(method, folder, 4), synthesize(method, folder, 3, reverse=True)):
@@ -96,6 +97,12 @@ def test_images_do_not_depend_on_batch_size_or_order(name: str, folder: Path) ->
             assert image.abs().max() <= 1
             # Convolutions may sum in another order for another batch size; a 16-bit level is 3e-5.
             assert torch.allclose(image, other[key], atol=2e-5), key
+    tensors = {key: value.clone() for key, value in method.release().items()}
+    torch.manual_seed(99)
+    released = build_method(options("--model", arguments[0], *arguments[2:]), method.spec).eval()
+    released.load_release(tensors)
+    again = synthesize(released, folder, 1)
+    assert all(torch.equal(image, again[key]) for key, image in one.items())
 
 
 def variant(name: str, folder: Path) -> tuple[str, Path, *tuple[str, ...]]:
@@ -104,19 +111,6 @@ def variant(name: str, folder: Path) -> tuple[str, Path, *tuple[str, ...]]:
         return (name, folder)
     flags = VARIANTS[name].split()
     return ("spade" if name == "spade" else "oasis", folder, *flags)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("name", ["gmm", *VARIANTS])
-def test_release_holds_all_that_synthesis_needs(name: str, folder: Path) -> None:
-    arguments = variant(name, folder)
-    method = make(*arguments).eval()
-    tensors = {key: value.clone() for key, value in method.release().items()}
-    torch.manual_seed(99)
-    other = build_method(options("--model", arguments[0], *arguments[2:]), method.spec).eval()
-    other.load_release(tensors)
-    a, b = synthesize(method, folder, 2), synthesize(other, folder, 2)
-    assert all(torch.equal(a[key], b[key]) for key in a)
 
 
 def training_batch(folder: Path, neighbours: int = 0) -> Batch:
@@ -129,15 +123,21 @@ PLAYERS["unpaired"] = PLAYERS["critic"]
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("half", [False, True])
 @pytest.mark.parametrize("name", VARIANTS)
-def test_a_player_moves_only_its_own_network(name: str, folder: Path) -> None:
+def test_a_player_moves_only_its_own_network_and_all_of_it(name: str, half: bool, folder: Path) -> None:
+    """Dead parameters (1.6 M in the predecessor's main generator) break distributed training.
+
+    Losses and gradients stay float32 and finite under bf16 autocast.
+    """
     method = make(*variant(name, folder))
     players = method.players()
     assert list(players) == PLAYERS.get(name, ["generator", "discriminator"])
-    batch = training_batch(folder, slices(method))
+    batch, trained = training_batch(folder, slices(method)), set()
     for player in players.values():
         with only_trains(player, players):
-            losses = player.losses(batch)
+            with torch.autocast("cpu", torch.bfloat16, enabled=half):
+                losses = player.losses(batch)
             assert all(loss.dtype == torch.float32 and loss.isfinite() for loss in losses.values())
             torch.stack(list(losses.values())).sum().backward()
         for rival in players.values():
@@ -145,21 +145,12 @@ def test_a_player_moves_only_its_own_network(name: str, folder: Path) -> None:
             assert any(moved) == (rival.net is player.net)
             assert all(p.requires_grad for p in rival.net.parameters())
         for rival in players.values():
+            found = {p for p in rival.net.parameters() if p.grad is not None}
+            assert all(p.grad.isfinite().all() for p in found)
+            trained |= found
             rival.net.zero_grad(set_to_none=True)
+    assert trained == {p for player in players.values() for p in player.net.parameters()}
     assert 0 <= batch.measures.popitem()[1] <= 1
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("name", VARIANTS)
-def test_every_parameter_of_every_player_is_trained(name: str, folder: Path) -> None:
-    """Dead parameters (1.6 M in the predecessor's main generator) break distributed training."""
-    method = make(*variant(name, folder))
-    players, batch = method.players(), training_batch(folder, slices(method))
-    for player in players.values():
-        torch.stack(list(player.losses(batch).values())).sum().backward()
-    for player in players.values():
-        unused = [n for n, p in player.net.named_parameters() if p.grad is None]
-        assert not unused
 
 
 @pytest.mark.slow
@@ -191,32 +182,14 @@ def test_unpaired_losses_do_not_care_which_image_lies_beside_which_label(folder:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", VARIANTS)
-def test_a_step_in_half_precision(name: str, folder: Path) -> None:
-    """Losses and gradients stay float32 and finite under bf16 autocast."""
-    method = make(*variant(name, folder))
-    players, batch = method.players(), training_batch(folder, slices(method))
-    for player in players.values():
-        with only_trains(player, players):
-            with torch.autocast("cpu", torch.bfloat16):
-                losses = player.losses(batch)
-            assert all(loss.dtype == torch.float32 and loss.isfinite() for loss in losses.values())
-            torch.stack(list(losses.values())).sum().backward()
-        assert all(p.grad is None or p.grad.isfinite().all() for p in player.net.parameters())
-        player.optimizer.step()
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("name", ["oasis", "critic"])
-def test_a_compiled_step(name: str, folder: Path) -> None:
+def test_a_compiled_step(folder: Path) -> None:
     """R1 needs a double backward, which torch.compile does not have: its pass runs uncompiled."""
-    method = make(*variant(name, folder))
-    players, batch = method.players(), training_batch(folder)
-    for player in players.values():
-        player.net.compile(backend="aot_eager")
-    for player in players.values():
-        with only_trains(player, players):
-            losses = player.losses(batch)
+    method = make(*variant("critic", folder))
+    players = method.players()
+    players["critic"].net.compile(backend="aot_eager")
+    for name in ("critic", "penalty"):
+        with only_trains(players[name], players):
+            losses = players[name].losses(training_batch(folder))
             torch.stack(list(losses.values())).sum().backward()
         assert all(loss.isfinite() for loss in losses.values())
 
@@ -246,7 +219,6 @@ def test_fake_is_reused_or_drawn_anew(folder: Path) -> None:
         batch = training_batch(folder)
         method.players()["generator"].losses(batch)
         first = batch.fake
-        assert first is not None
         assert not first.requires_grad
         assert torch.equal(method.fake_for_discriminators(batch), first) == same
 
@@ -319,7 +291,6 @@ def test_features_are_matched_in_the_critic_or_else_in_the_unet(
 ) -> None:
     flags = ["--oasis.critic", "wavelet"] if network == "critic" else []
     method = make("oasis", folder, "--oasis.lambda_feature", "2", *flags).eval()  # spectral norms stand still
-    assert isinstance(method, Gan)
     batch = training_batch(folder)
 
     def feature_loss(fake: torch.Tensor) -> torch.Tensor:
@@ -332,7 +303,6 @@ def test_features_are_matched_in_the_critic_or_else_in_the_unet(
     expected = [(y - x).abs().mean() / x.abs().mean() for x, y in zip(*pairs, strict=True)]
     torch.testing.assert_close(loss, 2 * torch.stack(expected).mean())
     loss.backward()
-    assert fake.grad is not None
     assert fake.grad.abs().sum() > 0
     assert feature_loss(batch.real) == 0
 
@@ -450,7 +420,6 @@ def test_gmm_fit_of_many_small_slices_needs_little_memory() -> None:
     method = Gmm(options(), spec)
     method.fit(batches())
     assert memory[1] - memory[0] < 150
-    assert method.prior is not None
     assert method.prior.mean_deviations.shape[0] == 2000
 
 
@@ -549,12 +518,9 @@ def test_gmm_with_random_priors_learns_nothing_and_still_paints_pairs() -> None:
 
 def test_grain_changes_from_pixel_to_pixel_and_goes_on_in_the_next_slice(folder: Path) -> None:
     method = make("oasis", folder, "--oasis.grain")
-    assert isinstance(method, Gan)
     batch = next(iter(SliceLoader(SliceDataset(folder, Manifest.load(folder), "val"), 2).once(limit=2)))
     maps = method.grain(batch, [SampleRandom.of(0, "a", 5), SampleRandom.of(0, "a", 6)])
     far = method.grain(batch, [SampleRandom.of(0, "a", 8), SampleRandom.of(0, "b", 6)])
-    assert maps is not None
-    assert far is not None
     assert maps.std().item() == pytest.approx(1, abs=0.05)
     alike = [
         torch.corrcoef(torch.stack([maps[1].flatten(), other.flatten()]))[0, 1].item() for other in (maps[0], *far)

@@ -107,25 +107,10 @@ def test_loss_formula(net: VggFeatures) -> None:
 def test_only_the_fake_gets_a_gradient(net: VggFeatures) -> None:
     fake, real = images(seed=1).requires_grad_(), images(seed=2).requires_grad_()
     perceptual_loss(net, fake, real).backward()
-    assert fake.grad is not None
     assert fake.grad.abs().min(dim=0).values.max() > 0
     assert real.grad is None
     assert all(not p.requires_grad and p.grad is None for p in net.parameters())
     assert not net.training
-
-
-@pytest.mark.slow
-def test_the_loss_can_be_descended(net: VggFeatures) -> None:
-    fake, real = torch.zeros(1, 1, 32, 32, requires_grad=True), images(1, seed=2)
-    adam = torch.optim.Adam([fake], lr=0.02)
-    losses = []
-    for _ in range(15):
-        adam.zero_grad()
-        loss = perceptual_loss(net, fake, real)
-        loss.backward()
-        adam.step()
-        losses.append(loss.item())
-    assert losses[-1] < 0.9 * losses[0]
 
 
 def test_float32_under_autocast(net: VggFeatures) -> None:

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import os
 import time
+from itertools import cycle
 from pathlib import Path
 from typing import Any
 
@@ -53,8 +54,7 @@ def test_a_tool_is_called_as_it_wants_and_its_output_found(name: str, tmp_path: 
 
 
 @pytest.mark.slow
-@each_tool
-@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize(("name", "mode"), zip(EXTERNAL, cycle(MODES), strict=False))
 def test_a_tool_that_fails_says_why(name: str, mode: str, tmp_path: Path, tools: Fakes) -> None:
     tools.mode(TOOLS[name].programs[0], mode)
     with pytest.raises(ToolFailed, match=MODES[mode]):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +13,8 @@ from dataloaders.io.files import file_sha256
 from dataloaders.io.manifest import Manifest
 from dataloaders.labelmaps.image_generator import ImageGenerator
 from models.gmm.priors import FittedPrior
-from tests.test_end_to_end import ENVIRONMENT, ROOT, Done, call, command
+from tests.launch import Done, call
+from tests.launch import run as run_process
 from tests.toy import prepared_folder, save_nifti
 
 SHAPE = (10, 11, 12)
@@ -73,9 +73,7 @@ def test_workers_do_not_change_it(folder: Path) -> None:
     run(folder)
     alone = (folder / "priors.json").read_bytes()
     where = ["--images", folder / "images", "--labels", folder / "labels", "--out", folder / "priors.json"]
-    subprocess.run(
-        command("scripts/estimate_priors.py", *where, "--num_workers", 2), cwd=ROOT, env=ENVIRONMENT, check=True
-    )
+    run_process("scripts/estimate_priors.py", *where, "--num_workers", 2)
     assert (folder / "priors.json").read_bytes() == alone
 
 

@@ -8,7 +8,7 @@ import pytest
 from safetensors import safe_open
 
 from dataloaders.io.png import read_png
-from tests.test_end_to_end import call
+from tests.launch import call
 from tests.test_faults import train
 from tests.toy import phantom, prepared_folder, save_nifti
 

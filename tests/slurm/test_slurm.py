@@ -19,7 +19,8 @@ import pytest
 from dataloaders.io.runlog import read_log
 from engine.checkpoint import list_states, load_state
 from tests.dataloaders.test_prepare import pairs, tree
-from tests.test_end_to_end import call, strip_name
+from tests.launch import call
+from tests.launch import weights as weights_of
 from tests.toy import phantom, prepared_folder, save_nifti
 from tests.toy_results import noisy, write_results
 
@@ -153,7 +154,7 @@ def run_folder(job: Job) -> Path:
 
 
 def weights(job: Job) -> bytes:
-    return strip_name(run_folder(job) / "weights-latest.safetensors")
+    return weights_of(run_folder(job).parent, run_folder(job).name)
 
 
 def losses(job: Job) -> list[dict[str, float]]:

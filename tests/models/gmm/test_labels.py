@@ -22,7 +22,6 @@ SYNTHSEG = [*NEUTRAL, *LEFT, *RIGHT]
 
 
 def partner_values(scheme: LabelScheme) -> dict[int, int]:
-    assert scheme.partners is not None
     return {value: scheme.values[scheme.partners[i]] for i, value in enumerate(scheme.values)}
 
 
@@ -157,7 +156,6 @@ def test_seeds() -> None:
     scheme = LabelScheme.seeds([11, 10, 20, 30, 40, 41])
     assert scheme.values == (0, 10, 11, 20, 30, 40, 41)
     assert scheme.classes == tuple(range(7))
-    assert scheme.ties is not None
     assert scheme.ties[1] == scheme.ties[2]
     assert len(set(scheme.ties)) == 6
     assert scheme.outputs == (0, 1, 1, 2, 3, 0, 0)

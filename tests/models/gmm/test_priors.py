@@ -121,23 +121,6 @@ def test_normal_without_a_prior_is_as_wide_as_uniform() -> None:
     assert float((value > 418).float().mean()) < 0.001
 
 
-def test_rows_by_channel_or_at_random() -> None:
-    prior = parse_prior(ROWS, "uniform", K)
-    for seed in range(20):
-        value = draw(prior, 2, rng(seed), specific=True)
-        assert (value[0] < 50).all()
-        assert (value[1] >= 100).all()
-    random = draw(prior, MANY, rng())
-    assert ((random < 50).all(1) | (random >= 100).all(1)).all()  # a row pair belongs to all classes of a channel
-    assert float((random < 50).float().mean()) == pytest.approx(0.5, abs=0.02)
-    check_prior(prior, K, 2, specific=True)
-    check_prior(prior, K, 3, specific=False)
-    with pytest.raises(ValueError, match=r"3 channels \(6 rows\), got 2 \(4 rows\)"):
-        check_prior(prior, K, 3, specific=True)
-    with pytest.raises(ValueError, match="expected 4 columns"):
-        check_prior(prior, 4, 2, specific=False)
-
-
 def test_classes_are_expanded_to_labels() -> None:
     prior = parse_prior([[1, 2, 3], [1, 2, 3]], "uniform", K)
     means, stds = draw_statistics(
@@ -146,17 +129,6 @@ def test_classes_are_expanded_to_labels() -> None:
     assert means.tolist() == stds.tolist() == [[1, 3, 2, 3]] * 2
     with pytest.raises(ValueError, match="expected 4 columns"):
         draw_statistics(prior, prior, scheme(4), 1, rng())
-
-
-def test_mix_of_prior_and_random() -> None:
-    fixed = Prior("uniform", torch.full((1, 4), 500.0), torch.full((1, 4), 500.0))
-    means, stds = draw_statistics(fixed, fixed, scheme(), MANY, rng(), mix_random=True, background="class")
-    of_prior = [(value == 500).all(1) for value in (means, stds)]
-    for value, prior, high in zip((means, stds), of_prior, (250, 30), strict=True):
-        assert float(prior.float().mean()) == pytest.approx(0.5, abs=0.02)
-        assert float(value[~prior].max()) <= high
-        assert float(value[~prior].mean()) == pytest.approx(high / 2, rel=0.03)
-    assert float((of_prior[0] & of_prior[1]).float().mean()) == pytest.approx(0.25, abs=0.02)
 
 
 def background_draws(rule: str) -> tuple[Tensor, Tensor]:

@@ -15,15 +15,14 @@ import torch
 from scipy.ndimage import gaussian_filter1d
 
 from models.gmm.acquisition import acquire
-from models.gmm.intensity import apply_bias, mixture, textured_grain, tone
+from models.gmm.intensity import mixture, textured_grain, tone
 from models.gmm.options import GMM_PRESETS, GmmConfig, synthseg_preset
 from models.gmm.params import Params
-from models.gmm.render import backward_coordinates, deform, paint, render
+from models.gmm.render import deform, paint, render
 from models.gmm.resampling import gaussian_matrix, linear_matrix, nodes, upsample
 from models.gmm.sampling import sample_params
 from models.gmm.spatial import integrate_velocity
 from tests.models.gmm import reference
-from tests.models.gmm.test_spatial import dense_coordinates
 
 SHAPES = [(40, 37, 30), (47, 44)]
 
@@ -143,15 +142,6 @@ def test_spline_and_unintegrated_fields(shape: tuple[int, ...]) -> None:
     assert np.linalg.norm(plain - exact, axis=0).mean() < 0.25  # only the kinks at the nodes are cut
 
 
-@pytest.mark.parametrize("shape", SHAPES)
-def test_affine_coordinates_are_exact(shape: tuple[int, ...]) -> None:
-    params = replace(draw(shape, 3), velocity=None)
-    assert params.affine is not None
-    exact = reference.coordinates(params.affine.numpy(), None, shape)
-    found = dense_coordinates(backward_coordinates(params), shape).double().numpy()
-    assert np.abs(found - exact).max() < 1e-4
-
-
 @pytest.mark.parametrize("fine", [1, 2])
 @pytest.mark.parametrize("shape", SHAPES)
 def test_affine_labels_agree_voxel_for_voxel(shape: tuple[int, ...], fine: int) -> None:
@@ -207,15 +197,6 @@ def test_texture() -> None:
     found = textured_grain(grain, torch.zeros(1, 20, 23, 17, dtype=torch.uint8), torch.tensor([[6.0]]))
     exact = reference.texture(grain[0, 0].double().numpy(), 6.0 / np.sqrt(8 * np.log(2)))
     assert np.abs(found[0, 0].numpy() - exact).max() < 1e-4
-
-
-@pytest.mark.parametrize("order", [1, 3])
-def test_bias_field(order: int) -> None:
-    grid = 0.7 * random(1, 4, 3, 5)
-    exact = np.exp(reference.control_grid(grid[0].double().numpy(), (30, 21, 33), order))
-    image = 100 + 50 * random(1, 1, 30, 21, 33, seed=2)
-    found = apply_bias(image, [grid], order)[0, 0].double().numpy()
-    assert np.abs(found - image[0, 0].double().numpy() * exact).max() < 1e-5 * found.max()
 
 
 @pytest.mark.parametrize("normalise", ["minmax", "window", "max", "quantile"])

@@ -50,18 +50,6 @@ def test_image_and_labels_share_their_place_at_every_target_resolution(factor: f
     assert np.abs(np.mean(shifts, axis=0)).max() < 0.05 * max(factor, 1)  # of a voxel of the output, at worst
 
 
-def test_sagittal_slices_are_never_mirrored() -> None:
-    scheme = LabelScheme.from_lists([0, 2, 41])
-    label = torch.zeros(20, 24, dtype=torch.uint8)
-    options = gmm_options("synthseg")
-    for sided, expected in ((True, True), (False, False)):
-        flips = [
-            sample_params(label, seeded_generator(i), options=options, scheme=scheme, sided=sided).flip
-            for i in range(30)
-        ]
-        assert any(flips) == expected
-
-
 def test_zooms_that_would_mirror_the_anatomy_are_refused() -> None:
     for bounds in (1.5, 1.0, [-0.5, 1.2], [0.0, 1.0]):
         with pytest.raises(ValueError, match=r"scaling_bounds.*mirror"):

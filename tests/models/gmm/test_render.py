@@ -147,22 +147,6 @@ def test_labels_of_the_image_are_the_deformed_ones() -> None:
         assert torch.equal(kept, deform(labels, params).int())
 
 
-@pytest.mark.parametrize("factor", [3, 5])
-def test_labels_and_image_share_their_grid_at_another_resolution(factor: int) -> None:
-    """A bright box: its centroid is in the same place in the image and in the labels."""
-    labels = torch.zeros(45, 60, 30, dtype=torch.uint8)
-    labels[15:30, 30:45, 0:15] = 4
-    options = replace(GmmConfig(), target_res=(float(factor),))
-    params = replace(draw(labels, 0, options), means=torch.tensor([[0.0, 0, 0, 0, 255, 0]]), stds=torch.zeros(1, 6))
-    image, kept = render_pair(labels, params, SCHEME)
-    assert image.shape[1:] == kept.shape == tuple(n // factor for n in labels.shape)
-    for axis in (0, 1):
-        weight = image[0].sum([a for a in range(3) if a != axis]).double()
-        x = torch.arange(len(weight)).double()
-        centre = float((weight * x).sum() / weight.sum())
-        assert centre == pytest.approx(float((kept == 4).nonzero()[:, axis].double().mean()), abs=0.02)
-
-
 def test_image_moments_reproduce_the_parameters_through_the_whole_chain() -> None:
     """Standard deviations too: the grain is made stronger by what the blur takes (keep_std)."""
     labels = torch.zeros(48, 48, 48, dtype=torch.uint8)

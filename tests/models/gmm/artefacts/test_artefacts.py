@@ -33,7 +33,7 @@ def affecting(name, image, masks, start=0):
 
 
 @pytest.mark.parametrize(("name", "ndim"), CASES)
-def test_pure_and_repeatable(name, ndim):
+def test_pure_and_repeatable_also_after_json(name, ndim):
     image, masks = head((40, 44, 36)[:ndim])
     artefact = affecting(name, image, masks)
     before, state = image.clone(), torch.get_rng_state()
@@ -50,15 +50,9 @@ def test_pure_and_repeatable(name, ndim):
     assert first.dtype == torch.float32
     assert first.isfinite().all()
     assert first.min() >= 0
-
-
-@pytest.mark.parametrize(("name", "ndim"), CASES)
-def test_same_after_json(name, ndim):
-    image, masks = head((40, 44, 36)[:ndim])
-    artefact = affecting(name, image, masks, start=5)
     again = artefact_from_dict(json.loads(json.dumps(artefact_to_dict(artefact))))
     assert again == artefact
-    assert torch.equal(again(image, masks), artefact(image, masks))
+    assert torch.equal(again(image, masks), first)
 
 
 @pytest.mark.parametrize(("name", "ndim"), CASES)
