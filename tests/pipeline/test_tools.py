@@ -54,7 +54,7 @@ def test_a_tool_is_called_as_it_wants_and_its_output_found(name: str, tmp_path: 
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("name", "mode"), zip(EXTERNAL, cycle(MODES), strict=False))
+@pytest.mark.parametrize(("name", "mode"), list(zip(EXTERNAL, cycle(MODES), strict=False)))
 def test_a_tool_that_fails_says_why(name: str, mode: str, tmp_path: Path, tools: Fakes) -> None:
     tools.mode(TOOLS[name].programs[0], mode)
     with pytest.raises(ToolFailed, match=MODES[mode]):
