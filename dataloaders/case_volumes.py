@@ -12,11 +12,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dataloaders.io.cache import Cache
-from dataloaders.io.files import read_json
+from dataloaders.io.files import naming, read_json
 from dataloaders.io.geometry import regrid, resample, stack_slices, to_ras
 from dataloaders.io.intensity import LEVELS, robust_unit
 from dataloaders.io.manifest import FILE_NAME, Case, Manifest
-from dataloaders.io.nifti import read_volume, whole_numbers
+from dataloaders.io.nifti import read_ids, read_volume
 from dataloaders.io.png import as_16_bit, read_png
 from dataloaders.io.spec import DataSpec
 from dataloaders.labelmaps.classes import Classes, ras_spacing
@@ -182,11 +182,9 @@ def folder_cases(
 def _read_sample(root: Path, item: dict, classes: Classes, spacing: tuple[float, ...]) -> LabelledScan:
     """A volume of scripts/generate.py."""
     path = root / item["labels"][0]
-    volume = read_volume(path)
-    try:
-        ids, affine = to_ras(classes.of_values(whole_numbers(path, volume.data)), volume.affine)
-    except ValueError as error:
-        raise ValueError(str(error) if str(path) in str(error) else f"{path}: {error}") from None
+    volume = read_ids(path)
+    with naming(path):
+        ids, affine = to_ras(classes.of_values(volume.data), volume.affine)
     images = [to_ras(read_volume(root / file).data, volume.affine)[0] for file in item["images"]]
     image = np.stack([robust_unit(channel) for channel in images])
     return on_grid(LabelledScan(item["case"], item["case"], image, ids, affine), spacing)

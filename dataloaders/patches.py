@@ -18,8 +18,8 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from dataloaders.case_volumes import CaseFiles
+from dataloaders.io.geometry import ACROSS, PLANES
 from dataloaders.io.intensity import robust_unit
-from dataloaders.io.spec import Axis
 from dataloaders.labelmaps.image_generator import ImageGenerator, warn_unmirrored
 from dataloaders.loading import load
 from dataloaders.slices import Part
@@ -33,7 +33,6 @@ from models.gmm.sampling import sample_params
 from models.segmenter.options import SegmenterConfig
 
 SPOTS = 4096  # voxels of a map that patches may be laid over
-ACROSS: dict[Axis, int] = {"axial": 2, "coronal": 1, "sagittal": 0}  # array axis of the slices
 PLAIN = GmmConfig(blur=(0.0,), normalise="minmax")  # cuts patches and changes nothing
 STREAMS = 16  # volumes that 2-D patches are taken from in turn
 
@@ -206,9 +205,9 @@ class PatchDataset(Dataset[Drawn]):
 
     def _choose(self, label: NDArray, generator: torch.Generator) -> int:
         """A slice; with probability `foreground` one that has a class other than background."""
-        across = ACROSS[self.o.axis]
+        across, *within = PLANES[self.o.axis]
         toss, place = torch.rand(2, generator=generator).tolist()
-        seen = np.flatnonzero(label.any(axis=tuple(axis for axis in range(3) if axis != across)))
+        seen = np.flatnonzero(label.any(axis=tuple(within)))
         if toss < self.o.foreground and seen.size:
             return int(seen[int(place * seen.size)])
         return int(place * label.shape[across])

@@ -21,7 +21,7 @@ from dataloaders.case_volumes import (
     manifest_cases,
 )
 from dataloaders.folder import is_plain, load_manifest
-from dataloaders.io.geometry import spacing
+from dataloaders.io.geometry import ACROSS, spacing
 from dataloaders.io.intensity import shown
 from dataloaders.io.manifest import FILE_NAME, Case, Manifest
 from dataloaders.io.spec import Channel, DataSpec, Label
@@ -41,7 +41,6 @@ from dataloaders.labelmaps.schemes import named_scheme, output_labels, read_sche
 from dataloaders.labelmaps.seed_maps import seeded
 from dataloaders.overview import split_sizes, wrapped
 from dataloaders.patches import (
-    ACROSS,
     CaseVolumes,
     GeneratedVolumes,
     MixedVolumes,

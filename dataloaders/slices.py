@@ -22,7 +22,6 @@ from dataloaders.io.png import as_16_bit, read_png
 from dataloaders.io.ranks import rank, world_size
 from dataloaders.io.spec import DataSpec
 from dataloaders.loading import load
-from dataloaders.slice_table import SliceTable
 from models.base import Batch, seeded_generator
 
 Read = Literal["both", "labels", "images"]
@@ -48,6 +47,47 @@ class SliceSample:
     neighbours: NDArray[np.int64] | None = None
     position: float = 0.0
     source: NDArray[np.float32] | None = None
+
+
+class SliceTable(Sequence[tuple[Case, Slice]]):
+    """(case, slice) of all slices of `cases`, in their order; slices without histogram and generated images.
+
+    A few arrays instead of hundreds of thousands of objects: looking at a Python object writes to it (its reference count),
+    so every loader process would slowly get a copy of its own of each that it inherits. Arrays stay shared.
+    """
+
+    def __init__(self, cases: Sequence[Case]) -> None:
+        self.cases = tuple(cases)
+        items = [item for case in cases for item in case.slices]
+        channels = max((len(item.images) for item in items), default=0)
+        self._case = np.repeat(np.arange(len(cases), dtype=np.int32), [len(case.slices) for case in cases])
+        self._index = np.array([item.index for item in items], np.int64)
+        self._label = np.array([item.label.encode() for item in items], np.bytes_)
+        self._images = _paths([item.images for item in items], channels)
+        self._filled = _paths([item.filled for item in items], max((len(item.filled) for item in items), default=0))
+
+    def __len__(self) -> int:
+        return len(self._index)
+
+    def __getitem__(self, i: int) -> tuple[Case, Slice]:  # type: ignore[override]
+        images, filled = (
+            tuple(path.decode() for path in paths[i].tolist() if path) for paths in (self._images, self._filled)
+        )
+        item = Slice(int(self._index[i]), self.label(i), images, filled=filled)
+        return self.cases[self._case[i]], item
+
+    def label(self, i: int) -> str:
+        """The label file alone of a slice."""
+        return self._label[i].decode()
+
+    def __iter__(self) -> Iterator[tuple[Case, Slice]]:
+        return (self[i] for i in range(len(self)))
+
+
+def _paths(rows: Sequence[Sequence[str]], width: int) -> NDArray[np.bytes_]:
+    """(slices, width) of file names, empty where a slice has fewer."""
+    full = [[path.encode() for path in row] + [b""] * (width - len(row)) for row in rows]
+    return np.array(full, np.bytes_).reshape(len(rows), width)
 
 
 class SliceDataset(Dataset[SliceSample]):

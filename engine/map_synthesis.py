@@ -21,13 +21,12 @@ from numpy.typing import NDArray
 
 from config import TestConfig
 from dataloaders.io.console import tracked
-from dataloaders.io.files import file_sha256, read_json
+from dataloaders.io.files import file_sha256
 from dataloaders.io.find import files_below
 from dataloaders.io.intensity import Window, model_to_levels
 from dataloaders.io.ledger import Ledger, WorkReport
 from dataloaders.io.manifest import SYNTHESIS
 from dataloaders.io.nifti import SUFFIXES, stem
-from dataloaders.io.schema import decode
 from dataloaders.io.spec import DataSpec, Label
 from dataloaders.labelmaps.generated_files import bids_place, describe_bids
 from dataloaders.labelmaps.ids import Reading, read_ids
@@ -61,12 +60,7 @@ class MapLedger(Ledger):
     schema: str = SCHEMA
     sources: str = "map"
     outputs: tuple[str, ...] = ("images",)
-
-    def load(self, path: Path) -> Any:
-        """Damaged ones count as none."""
-        data = decode(dict[str, Any], read_json(path), str(path))
-        decode(dict[int, int], data.get("voxels"), "voxels")
-        return data
+    facts: tuple[tuple[str, Any], ...] = (("voxels", dict[int, int]),)
 
 
 @dataclass

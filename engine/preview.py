@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from dataloaders.io.geometry import PLANES, plane
 from dataloaders.io.pictures import label_colors, resized, save_picture, tile_grid, to_grey
 
 MAX_SIDE = 1024  # pixels of a plane in a picture
@@ -39,10 +40,9 @@ def save_overlay(path: Path, image: NDArray, label: NDArray, mm: Sequence[float]
     inside = np.argwhere(label > 0)
     middle = inside.mean(axis=0).astype(int) if len(inside) else np.array(label.shape) // 2
     colors, tiles = label_colors(num_labels), []
-    for across in (2, 1, 0):
-        columns, rows = (size / min(mm) for axis, size in enumerate(mm) if axis != across)
-        grey, ids = (np.take(volume, middle[across], across).T[::-1, ::-1] for volume in (image, label))
-        height, width = min(MAX_SIDE, grey.shape[0] * rows), min(MAX_SIDE, grey.shape[1] * columns)
+    for axis, (across, *within) in PLANES.items():
+        grey, ids = (plane(volume, axis, middle[across]) for volume in (image, label))
+        height, width = (min(MAX_SIDE, n * (mm[i] / min(mm))) for n, i in zip(grey.shape, within, strict=True))
         plain = resized(to_grey(grey, 0, 1), height, width, smooth=True)
         large = resized(ids.astype(np.int32), height, width, smooth=False)
         tiles.append((plain, np.where((large > 0)[..., None], (plain // 2 + colors[large] // 2), plain)))

@@ -20,7 +20,7 @@ import config as options
 from dataloaders.folder import unwritten
 from dataloaders.io import ranks
 from dataloaders.io.console import tracked
-from dataloaders.io.files import read_json, with_path, write_json, write_text
+from dataloaders.io.files import naming, read_json, write_json, write_text
 from dataloaders.io.locks import LOCK, FolderLock, lock_folder
 from dataloaders.io.ranks import all_gather, rank, world_size
 from dataloaders.io.runlog import RunLog, SilentLog
@@ -767,13 +767,11 @@ def _broken_images(batch: Batch) -> list[str]:
 
 def _read_start(path: Path) -> dict[str, Any]:
     """config.json of a run: its options and what it was trained on."""
-    try:
-        found = decode(dict[str, Any], read_json(path), "content")
+    with naming(path):
+        found: dict[str, Any] = decode(dict[str, Any], read_json(path), "content")
         config = decode(dict[str, Any], found.get("config"), "config")
         decode(str, found.get("data"), "data")
         decode(str, config.get("preset"), "config.preset")
-    except ValueError as error:
-        raise ValueError(with_path(path, error)) from None
     if "images" in found:  # of version 0.1
         found["--oasis.images_from"] = found.pop("images")
     return found

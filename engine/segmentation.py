@@ -17,14 +17,14 @@ from torch import Tensor
 from config import Config
 from dataloaders.case_volumes import read_case
 from dataloaders.io.console import tracked
-from dataloaders.io.geometry import back_to_source, regrid, resample
+from dataloaders.io.geometry import ACROSS, back_to_source, regrid, resample
 from dataloaders.io.intensity import shown
 from dataloaders.io.manifest import Case, Manifest
 from dataloaders.io.nifti import write_volume
 from dataloaders.io.spec import DataSpec
 from dataloaders.labelmaps.classes import trained_classes
 from dataloaders.labelmaps.labels import id_type
-from dataloaders.patches import ACROSS, neighbour_stack
+from dataloaders.patches import neighbour_stack
 from evaluation.segmentation_results import PREDICTED, TRUE
 from models.segmenter.options import SegmenterConfig
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from config import METHODS
-from dataloaders.io.files import read_json
+from dataloaders.io.files import naming, read_json
 from dataloaders.io.manifest import FILE_NAME, SYNTHESIS, Case, Manifest, Slice
 from dataloaders.io.png import read_png
 from dataloaders.io.schema import decode
@@ -104,8 +104,10 @@ def load_entrants(paths: list[Path], weights: Path | None = None) -> list[Entran
                 f"{file}: schema {metrics.get('schema')!r}, this version reads {SCHEMA!r}; score the folder again with "
                 f"scripts/evaluate.py --results {folder}"
             )
-        _check(folder / FILE_NAME, check_provenance, manifest.provenance)
-        _check(file, lambda data: decode(Metrics, data, "metrics.json"), metrics)
+        with naming(folder / FILE_NAME, "damaged"):
+            check_provenance(manifest.provenance)
+        with naming(file, "damaged"):
+            decode(Metrics, metrics, "metrics.json")
         if not any(paired_slices(case) for case in manifest.cases):
             raise ValueError(f"{folder / FILE_NAME}: no slice has both a real and a generated image")
         name = str(manifest.provenance.get("name") or folder.name)
@@ -116,13 +118,6 @@ def load_entrants(paths: list[Path], weights: Path | None = None) -> list[Entran
     for entrant in entrants[1:]:
         _refuse_different(entrants[0], entrant)
     return entrants
-
-
-def _check(file: Path, check: Callable[[Any], None], found: Any) -> None:
-    try:
-        check(found)
-    except ValueError as error:
-        raise ValueError(f"{file}: damaged: {error}") from None
 
 
 def _refuse_different(a: Entrant, b: Entrant) -> None:

@@ -14,10 +14,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dataloaders.io.console import warn_once
+from dataloaders.io.files import naming
 from dataloaders.io.geometry import field_of_view, plane, resample, to_ras, window_plane
 from dataloaders.io.intensity import LEVELS, Window
 from dataloaders.io.manifest import Case, Manifest, Slice
-from dataloaders.io.nifti import SUFFIXES, read_volume, stem, whole_numbers
+from dataloaders.io.nifti import SUFFIXES, read_ids, stem
 from dataloaders.io.png import as_16_bit, read_png
 from dataloaders.io.spec import DataSpec
 from evaluation.source_ids import SourceIds
@@ -253,8 +254,8 @@ class ManifestPairs(Pairs):
                 f"{folder} has neither {wanted.name} nor one volume {case}.nii.gz or {case}_*.nii.gz ({len(files)})"
             )
         if self._maps.get(folder, ("",))[0] != item.case.id:
-            volume = read_volume(files[0])
-            data, affine = to_ras(whole_numbers(files[0], volume.data), volume.affine)
+            volume = read_ids(files[0])
+            data, affine = to_ras(volume.data, volume.affine)
             grid = resample(data, affine, geometry.grid_shape, np.array(geometry.grid_affine), labels=True)
             self._maps[folder] = (item.case.id, grid)
         full = plane(self._maps[folder][1], axis, item.slice.index)
@@ -269,10 +270,8 @@ def check_label(path: Path, label: NDArray, spec: DataSpec) -> None:
 
 def view_of(manifest: Manifest, case: Case, shape: tuple[int, ...]) -> View:
     """Rows and columns of the slices of a case that its scan covers; see `field_of_view`."""
-    try:
+    with naming(f"case {case.id}"):
         return field_of_view(case.geometry, manifest.spec.axis, (shape[0], shape[1]))
-    except ValueError as error:
-        raise ValueError(f"case {case.id}: {error}") from None
 
 
 def _region(manifest: Manifest) -> str:

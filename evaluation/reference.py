@@ -14,9 +14,9 @@ from numpy.typing import NDArray
 
 from dataloaders.io.files import atomic_path
 from dataloaders.io.intensity import LEVELS
+from evaluation.metrics.distribution import frechet_of_moments
 from evaluation.metrics.extractors import Extractor
 from evaluation.metrics.feature_sets import INCEPTION, RADIOMICS, Sets, of_extractor, set_entries
-from evaluation.metrics.frechet import frechet_of_moments
 from evaluation.pairs import Pairs
 
 SCHEMA = "medsis-reference/2"

@@ -18,14 +18,16 @@ from evaluation.metrics.faithfulness import overlap_rows
 from evaluation.metrics.feature_sets import OASIS, RADIOMICS, Sets, of_extractor
 from evaluation.metrics.intensity import label_rows
 from evaluation.metrics.lesions import lesion_row
-from evaluation.metrics.metric import CaseSlices, Row
+from evaluation.metrics.metric import CaseSlices, Level, Row
 from evaluation.metrics.radiomics import slice_features
 from evaluation.pairs import Item, Pairs
 from evaluation.request import ScoringPlan
 
 BATCH = 32
 COUNTS = ("constant_images", "psnr_identical", "clipped_real", "clipped_generated")
-TABLES = ("rows", "labels", "cases", "overlap", "lesions")
+TABLES: dict[Level, str] = {  # field of `Scores` with the rows of each level
+    **{"slice": "rows", "label": "labels", "case": "cases", "overlap": "overlap", "lesions": "lesions"}
+}
 
 
 @dataclass
@@ -45,7 +47,7 @@ class Scores:
     counts: dict[str, int] = field(default_factory=lambda: dict.fromkeys(COUNTS, 0))
 
     def __iadd__(self, other: Scores) -> Scores:
-        for name in TABLES:
+        for name in TABLES.values():
             getattr(self, name).extend(getattr(other, name))
         for key, rows in other.sets.items():
             self.sets.setdefault(key, []).extend(rows)

@@ -17,7 +17,7 @@ from dataloaders.io.console import tracked
 from dataloaders.io.files import write_json, write_text
 from dataloaders.io.geometry import spacing
 from dataloaders.io.manifest import Case, Manifest
-from dataloaders.io.nifti import read_volume, whole_numbers
+from dataloaders.io.nifti import read_ids
 from dataloaders.io.spec import Label
 from evaluation.metrics.segmentation import dice, hd95
 from evaluation.statistics import MIN_PATIENTS, finite, finite_rows, over_patients
@@ -59,8 +59,8 @@ def evaluate_segmentation(folder: Path, progress: bool = False) -> dict[str, Any
 
 def _case_rows(folder: Path, case: Case, labels: Sequence[Label]) -> list[dict[str, Any]]:
     paths = [folder / kind / f"{case.id}.nii.gz" for kind in (TRUE, PREDICTED)]
-    volumes = [read_volume(path) for path in paths]
-    true, predicted = (whole_numbers(path, volume.data) for path, volume in zip(paths, volumes, strict=True))
+    volumes = [read_ids(path) for path in paths]
+    true, predicted = (volume.data for volume in volumes)
     if true.shape != predicted.shape:
         raise ValueError(f"{paths[1]}: is {predicted.shape}, the true labels are {true.shape}")
     mm = spacing(volumes[0].affine)

@@ -44,7 +44,7 @@ class Parts(Ledger):
                 sets.append(
                     {"array": name, "extractor": extractor, "channel": channel, "patients": [r[0] for r in rows]}
                 )
-            tables = {name: getattr(scores, name) for name in TABLES}
+            tables = {name: getattr(scores, name) for name in TABLES.values()}
             groups.append({"number": number, "sets": sets, "counts": scores.counts} | tables)
         name = _name(shard)
         self.path(name).unlink(missing_ok=True)
@@ -87,7 +87,7 @@ def key_of(pairs: Pairs, request: Request) -> str:
 
 
 def _scores(group: dict[str, Any], file: Any) -> Scores:
-    scores = Scores(**{name: group[name] for name in (*TABLES, "counts")})
+    scores = Scores(**{name: group[name] for name in (*TABLES.values(), "counts")})
     for one in group["sets"]:
         real, fake = (file[f"{one['array']}_{side}"] for side in ("real", "fake"))
         rows: Sequence[tuple[str, NDArray, NDArray]] = list(zip(one["patients"], real, fake, strict=True))

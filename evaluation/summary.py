@@ -15,16 +15,9 @@ from evaluation.metrics.feature_sets import RADIOMICS, of_extractor, set_entries
 from evaluation.metrics.metric import Level, Metric, Row, mean_over_labels
 from evaluation.pairs import PER_VOLUME, Pairs
 from evaluation.request import ScoringPlan
-from evaluation.scoring import Scores
+from evaluation.scoring import TABLES, Scores
 from evaluation.statistics import MIN_PATIENTS, finite, finite_rows, nan_mean, over_patients
 
-TABLES: dict[Level, str] = {
-    "slice": "rows",
-    "label": "labels",
-    "case": "cases",
-    "overlap": "overlap",
-    "lesions": "lesions",
-}
 PROVENANCE = ("name", "method", "checkpoint", "images_seen", "split")
 
 

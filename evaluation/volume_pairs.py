@@ -10,13 +10,14 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+from scipy import ndimage
 
 from dataloaders.io.console import warn_once
 from dataloaders.io.find import files_in, without_twins
-from dataloaders.io.geometry import off_grid, plane, plane_shape, plane_spacing, stitch, to_ras
+from dataloaders.io.geometry import ACROSS, off_grid, plane, plane_shape, plane_spacing, stitch, to_ras
 from dataloaders.io.intensity import Window
 from dataloaders.io.manifest import FILE_NAME, Case, Manifest, Slice
-from dataloaders.io.nifti import SUFFIXES, read_volume, stem, whole_numbers
+from dataloaders.io.nifti import SUFFIXES, read_ids, read_volume, stem
 from dataloaders.io.spec import Axis, Channel, DataSpec
 from dataloaders.labelmaps.labels import count_labels
 from evaluation.pairs import FOLDERS, PER_VOLUME, Item, Pairs, file_states
@@ -32,9 +33,6 @@ class Files:
     real: Path
     generated: Path
     label: Path | None
-
-
-SLICED: dict[Axis, int] = {"axial": 2, "coronal": 1, "sagittal": 0}  # array axis of a RAS volume
 
 
 class VolumePairs(Pairs):
@@ -74,7 +72,7 @@ class VolumePairs(Pairs):
             if known is None:
                 continue
             self._known[files.id] = known
-            slices = known[SLICED[self.axis]]
+            slices = known[ACROSS[self.axis]]
             missing, every = missing + int((~slices).sum()), every + len(slices)
             if not all(profile.all() for profile in known):
                 window = "×".join(str(int(profile.sum())) for profile in known)
@@ -195,11 +193,8 @@ def _stacked(folder: Path) -> dict[str, tuple[Manifest, Case]]:
 
 def _longest_run(known: ArrayLike) -> slice:
     """The longest part of a row without a gap."""
-    known = np.asarray(known)
-    edges = np.flatnonzero(np.diff(np.concatenate(([0], known.astype(np.int8), [0]))))
-    starts, stops = edges[::2], edges[1::2]
-    longest = int((stops - starts).argmax())
-    return slice(int(starts[longest]), int(stops[longest]))
+    runs = [run for (run,) in ndimage.find_objects(ndimage.label(known)[0])]
+    return max(runs, key=lambda run: run.stop - run.start)
 
 
 def _on_grid(path: Path, grid: tuple[tuple[int, ...], NDArray], reference: Path, labels: bool = False) -> NDArray:
@@ -211,8 +206,8 @@ def _on_grid(path: Path, grid: tuple[tuple[int, ...], NDArray], reference: Path,
 
 def _read(path: Path, labels: bool = False) -> tuple[NDArray, NDArray[np.float64]]:
     """A volume in RAS order, float32 or label ids, and its affine."""
-    volume = read_volume(path)
-    return to_ras(whole_numbers(path, volume.data) if labels else volume.data.astype(np.float32), volume.affine)
+    volume = read_ids(path) if labels else read_volume(path)
+    return to_ras(volume.data if labels else volume.data.astype(np.float32), volume.affine)
 
 
 def _range(real: NDArray) -> Window:

@@ -31,12 +31,11 @@ class CompareOptions:
     """Metric with a value per slice (a column of metrics.csv) by which worst and best are chosen."""
 
 
-def run() -> int:
-    """The command."""
+def main() -> int:
+    """Exit codes: 0 fine, 2 bad options or folders that cannot be compared."""
     options = tyro.cli(CompareOptions, description=CompareOptions.__doc__)
-    if len(options.results) < 1:
-        print("error: name at least one results folder", file=sys.stderr)
-        return 2
+    if not options.results:
+        raise ValueError("name at least one results folder")
     refuse_foreign(options.out)  # before any work
     with lock_place(options.out):
         path = write_report(load_entrants(list(options.results), options.weights), options.out, options.rank_by)
@@ -44,10 +43,5 @@ def run() -> int:
     return 0
 
 
-def main() -> int:
-    """Exit codes: 0 fine, 2 bad options or folders that cannot be compared."""
-    return exit_code(run)
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(exit_code(main))

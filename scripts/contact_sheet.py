@@ -17,7 +17,9 @@ import tyro
 from numpy.typing import NDArray
 
 from dataloaders.io.files import atomic_path
+from dataloaders.io.geometry import PLANES, plane
 from dataloaders.io.nifti import stem
+from dataloaders.io.pictures import resized
 from dataloaders.labelmaps.image_generator import ImageGenerator
 from engine.command import exit_code
 from models.gmm.options import GmmPreset
@@ -43,14 +45,6 @@ class Options:
     """Seed of the samples."""
     borders: bool = False
     """Also draw the outline of the labels, to see that it lies on the image's."""
-
-
-def planes(volume: NDArray) -> list[NDArray]:
-    """Middle planes of a RAS volume as on a radiology workstation: axial, coronal, sagittal; a slice as it is."""
-    if volume.ndim == 2:
-        return [volume.T[::-1]]
-    x, y, z = (n // 2 for n in volume.shape)
-    return [volume[::-1, :, z].T[::-1], volume[::-1, y, :].T[::-1], volume[x].T[::-1]]
 
 
 def draw(generator: ImageGenerator, options: Options) -> None:
@@ -83,18 +77,17 @@ def _pictures(generator: ImageGenerator, number: int) -> tuple[NDArray, NDArray]
     return _beside(square_planes(image[0].cpu().numpy(), mm)), _beside(square_planes(foreground, mm))
 
 
-def square_planes(volume: NDArray, mm: Sequence[float]) -> list[NDArray]:
-    """`planes`, with pixels repeated so that each is as wide and high as the smallest side of a voxel. mm: (ndim)."""
-    pictures = planes(volume)
-    sides = [(1, 0)] if volume.ndim == 2 else [(1, 0), (2, 0), (2, 1)]  # axes along rows, columns
-    squared = []
-    for picture, axes in zip(pictures, sides, strict=True):
-        for along, axis in enumerate(axes):
-            size = picture.shape[along]
-            wanted = max(1, round(size * mm[axis] / min(mm)))
-            picture = np.take(picture, ((np.arange(wanted) + 0.5) * size / wanted).astype(int), along)
-        squared.append(picture)
-    return squared
+def square_planes(volume: NDArray[np.float32], mm: Sequence[float]) -> list[NDArray]:
+    """Middle planes of a RAS volume as displayed, axial, coronal, sagittal; a slice as it is. mm: (ndim).
+
+    Pixels are repeated so that each is as wide and high as the smallest side of a voxel.
+    """
+    shown = [
+        (plane(volume, axis, volume.shape[across] // 2), mm[rows], mm[columns])
+        for axis, (across, rows, columns) in (PLANES.items() if volume.ndim == 3 else ())
+    ] or [(volume.T[::-1], mm[1], mm[0])]
+    small = min(mm)
+    return [resized(p, p.shape[0] * high / small, p.shape[1] * wide / small, smooth=False) for p, high, wide in shown]
 
 
 def _beside(pictures: list[NDArray]) -> NDArray:

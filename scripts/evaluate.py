@@ -18,10 +18,9 @@ from dataloaders.io.spec import Axis
 from dataloaders.io.workers import parse_shard
 from engine.command import exit_code
 from evaluation.folders import Folders
-from evaluation.generated_only import evaluate_generated
 from evaluation.pairs import ManifestPairs, Pairs
 from evaluation.request import Request
-from evaluation.results import evaluate_pairs, evaluate_shard
+from evaluation.results import evaluate_generated, evaluate_pairs, evaluate_shard
 from evaluation.tables import format_table
 
 
@@ -146,8 +145,8 @@ def _folders(options: EvaluateOptions, real: Path) -> Folders:
     return Folders(real, options.generated, options.labels, *of_files)
 
 
-def run() -> int:
-    """The command."""
+def main() -> int:
+    """Exit codes: 0 fine, 2 bad options or files, 3 weights of a named metric are missing."""
     options = tyro.cli(EvaluateOptions, description=EvaluateOptions.__doc__)
     result = evaluate(options)
     if result is None:
@@ -157,10 +156,5 @@ def run() -> int:
     return 0
 
 
-def main() -> int:
-    """Exit codes: 0 fine, 2 bad options or files, 3 weights of a named metric are missing."""
-    return exit_code(run)
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(exit_code(main))

@@ -28,6 +28,7 @@ from engine.command import exit_code
 from engine.methods.base import workflow_of
 from engine.origin import origin_line
 from engine.trained import TrainedRun
+from evaluation.report.kit import render
 
 CARD = "README.md"
 _SHA256 = "SHA-256 of the file"
@@ -95,43 +96,18 @@ def model_card(o: ExportOptions, run: Path, weights: Weights, trained: Config, p
         options.starting_values(trained.model, trained.preset, trained.gmm.preset), name="", dataroot=Path()
     )
     changed = options.differences(options.to_dict(start), options.to_dict(trained))
-    return "\n".join(
-        [
-            f"# {trained.name}",
-            "",
-            *_table(("", ""), _facts(o, weights, trained, path).items()),
-            "",
-            "## Use",
-            "",
-            "```bash",
-            f"python test.py --name {trained.name} --checkpoints_dir <the folder that holds this one> --dataroot <data>",
-            *([workflow.usage.format(name=trained.name)] if workflow.usage else []),
-            "```",
-            "",
-            "`<data>` is a folder of `scripts/prepare_data.py` with exactly these labels, channels and slice size. The file",
-            "is safetensors: it holds tensors and, in its header, options and facts of the data; loading runs no code.",
-            "",
-            "## Labels",
-            "",
-            *_table(
-                ("id", "name", "ids in the source"),
-                ((i.id, i.name, " ".join(map(str, i.source)) or "made") for i in spec.labels),
-            ),
-            "",
-            "## Validation",
-            "",
-            *_scores(run, weights.images),
-            "",
-            "## Options that differ from the preset",
-            "",
-            *([f"- `{line}`" for line in changed] or ["None."]),
-            "",
-            "## Limits",
-            "",
-            *workflow.limits,
-            "",
-        ]
+    found = ((i.id, i.name, " ".join(map(str, i.source)) or "made") for i in spec.labels)
+    text = render(
+        "model_card.txt",
+        name=trained.name,
+        facts=_table(("", ""), _facts(o, weights, trained, path).items()),
+        usage=workflow.usage.format(name=trained.name),
+        labels=_table(("id", "name", "ids in the source"), found),
+        scores=_scores(run, weights.images),
+        changed=changed,
+        limits=workflow.limits,
     )
+    return text + "\n"
 
 
 def _facts(o: ExportOptions, weights: Weights, trained: Config, path: Path) -> dict[str, str]:
@@ -149,20 +125,19 @@ def _facts(o: ExportOptions, weights: Weights, trained: Config, path: Path) -> d
     }
 
 
-def _table(head: Sequence[str], rows: Any) -> list[str]:
+def _table(head: Sequence[str], rows: Any) -> str:
     lines = [f"| {' | '.join(head)} |", "|" + "---|" * len(head)]
-    return lines + [f"| {' | '.join(str(cell).replace('|', '/') for cell in row)} |" for row in rows]
+    return "\n".join(lines + [f"| {' | '.join(str(cell).replace('|', '/') for cell in row)} |" for row in rows])
 
 
-def _scores(run: Path, images: int) -> list[str]:
+def _scores(run: Path, images: int) -> str | None:
     """The evaluation of exactly these weights, where the run's log has one."""
     records = read_log(run / JSONL) if (run / JSONL).is_file() else []
     found = [r for r in records if r["kind"] == "eval" and r["images"] == images]
     if not found:
-        return ["Not evaluated on a validation split."]
+        return None
     scores = {name: f"{value:.4g}" for name, value in found[-1]["metrics"].items() if value is not None}
-    said = "On the validation split of the training data; docs/metrics.md says what each means."
-    return [said, "", *_table(("metric", "value"), scores.items())]
+    return _table(("metric", "value"), scores.items())
 
 
 def main() -> int:

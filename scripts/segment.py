@@ -26,7 +26,7 @@ from dataloaders.io.geometry import back_to_source, regrid, resample, spacing
 from dataloaders.io.intensity import shown
 from dataloaders.io.ledger import Ledger, WorkReport
 from dataloaders.io.nifti import NIFTI_SUFFIXES, VolumeError, write_volume
-from dataloaders.io.schema import AtLeast0, BelowOne, Iteration, Must, Shard, check, decode
+from dataloaders.io.schema import AtLeast0, BelowOne, Iteration, Must, Shard, check
 from dataloaders.io.spec import Label
 from dataloaders.io.workers import parse_shard
 from dataloaders.labelmaps.classes import ras_spacing
@@ -43,6 +43,7 @@ from models.segmenter.method import Segmenter
 NO_FOLDERS = (".mgz", ".mgh", ".txt", ".csv")  # what SynthSeg would take as files, and no folder is called
 FEW_ML = 10.0  # of a class, which may be absent from some scans
 Expected = Mapping[str, Sequence[float]]
+FACTS = (("Volumes", dict[str, float] | None), ("Probability", dict[str, float] | None), ("Implausible", str | None))
 
 CsvPath = Annotated[Path, Must("a file ending in .csv", lambda path: path.suffix == ".csv")]
 
@@ -148,18 +149,6 @@ def load(o: SegmentOptions) -> tuple[Predictor, dict[str, str], Expected]:
     return Predictor(method, config, target, o.crop), model, run.weights.expected
 
 
-class ScanLedger(Ledger):
-    """Claims and records beside the segmentations, as BIDS has its .json files."""
-
-    def load(self, path: Path) -> Any:
-        """Damaged ones count as none."""
-        data = decode(dict[str, Any], read_json(path), str(path))
-        for key in ("Volumes", "Probability"):
-            decode(dict[str, float], data.get(key, {}), key)
-        decode(str, data.get("Implausible", ""), "Implausible")
-        return data
-
-
 @dataclass(frozen=True)
 class Segmentation:
     """What all scans share. model: name and SHA-256 of the weights. expected: of the training, see
@@ -183,10 +172,10 @@ class Segmentation:
         return self.options.output if _is_file(self.options.output) else None
 
     @property
-    def ledger(self) -> ScanLedger:
-        """Of all scans."""
-        where = self.options.output if self.single is None else self.single.parent
-        return ScanLedger(where, "medsis-scan/1", records="", sources="made_from", renew=self.options.overwrite)
+    def ledger(self) -> Ledger:
+        """Claims and records beside the segmentations, as BIDS has its .json files."""
+        where, renew = self.options.output if self.single is None else self.single.parent, self.options.overwrite
+        return Ledger(where, "medsis-scan/1", records="", sources="made_from", renew=renew, facts=FACTS)
 
     def key(self, scan: Scan) -> str:
         """Of the scan's record."""

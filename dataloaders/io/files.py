@@ -146,10 +146,19 @@ def _harmless(cell: Any) -> Any:
     return cell
 
 
-def with_path(path: Path | str, error: Exception) -> str:
+def with_path(path: Path | str, error: Exception | str) -> str:
     """The error's message, with the file it is about in front unless it names that already."""
     text = str(error)
     return text if str(path) in text else f"{path}: {text}"
+
+
+@contextmanager
+def naming(what: Path | str, fault: str = "") -> Iterator[None]:
+    """Within, a ValueError says first what it is about: a file, unless it names that already, and `fault`."""
+    try:
+        yield
+    except ValueError as error:
+        raise ValueError(with_path(what, f"{fault}: {error}" if fault else error)) from None
 
 
 def _no_constant(name: str) -> None:

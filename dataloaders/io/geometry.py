@@ -22,7 +22,8 @@ GRID_TOLERANCE = 0.02  # voxels that any corner of two grids may lie apart: head
 
 # For each slicing axis: the array axis that is sliced, then those shown as rows and columns; both are shown reversed
 # (from high to low coordinate).
-_PLANES: dict[Axis, tuple[int, int, int]] = {"axial": (2, 1, 0), "coronal": (1, 2, 0), "sagittal": (0, 2, 1)}
+PLANES: dict[Axis, tuple[int, int, int]] = {"axial": (2, 1, 0), "coronal": (1, 2, 0), "sagittal": (0, 2, 1)}
+ACROSS = {axis: across for axis, (across, *_) in PLANES.items()}
 
 
 def to_ras(data: NDArray, affine: NDArray) -> tuple[NDArray, NDArray[np.float64]]:
@@ -100,14 +101,14 @@ def resample(
 
 def plane(volume: NDArray, axis: Axis, index: int) -> NDArray:
     """Slice `index` of a RAS volume as displayed, (rows, columns)."""
-    across, rows, columns = _PLANES[axis]
+    across, rows, columns = PLANES[axis]
     moved = volume.transpose(across, rows, columns)[index]
     return moved[::-1, ::-1]
 
 
 def plane_shape(shape: Sequence[int], axis: Axis) -> tuple[int, int, int]:
     """(number of slices, rows, columns) of a RAS grid."""
-    across, rows, columns = _PLANES[axis]
+    across, rows, columns = PLANES[axis]
     return shape[across], shape[rows], shape[columns]
 
 
@@ -117,7 +118,7 @@ def plane_spacing(affine: NDArray, axis: Axis) -> tuple[float, float, float]:
     Between slices is how far their planes are apart, which in a sheared grid (a tilted gantry) is less than the step from
     one voxel to the next.
     """
-    across, rows, columns = _PLANES[axis]
+    across, rows, columns = PLANES[axis]
     mm = spacing(affine)
     normal = np.cross(affine[:3, rows], affine[:3, columns])
     between = abs(affine[:3, across] @ normal) / np.linalg.norm(normal)
@@ -175,7 +176,7 @@ def stack_slices(
     slices: slice index -> (H, W) as displayed. Missing indices get `fill`. mm: voxel size along RAS axes where there is
     no geometry.
     """
-    across, rows, columns = _PLANES[axis]
+    across, rows, columns = PLANES[axis]
     first = next(iter(slices.values()))
     start, count = min(slices), max(slices) - min(slices) + 1
     stack = np.full((count, *first.shape), fill, first.dtype)

@@ -36,7 +36,8 @@ class Ledger:
 
     settings: all that shapes every piece; None where each piece is claimed alone, as beside files of somebody else.
     sources, outputs: the fields of a record that say what a piece was made of, and list its files below the folder.
-    renew: make again what was made of other sources, instead of refusing. lock: of a folder that is held.
+    renew: make again what was made of other sources, instead of refusing. facts: fields that a record must have, with their
+    types (with ``| None`` what it may have); one that has others counts as none. lock: of a folder that is held.
     """
 
     folder: Path
@@ -47,6 +48,7 @@ class Ledger:
     sources: str = "sources"
     outputs: tuple[str, ...] = ("outputs",)
     renew: bool = False
+    facts: tuple[tuple[str, Any], ...] = ()
     lock: FolderLock | None = None
 
     @classmethod
@@ -180,6 +182,8 @@ class Ledger:
                 return None
             for file in self._files(record):
                 decode(PathBelow, file, "output")
+            for name, kind in self.facts:
+                decode(kind, record.get(name), name)
         except (ValueError, TypeError, FileNotFoundError, NotADirectoryError):
             return None
         return dict(record)

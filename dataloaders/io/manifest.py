@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal, cast
 
 from numpy.typing import NDArray
 
-from dataloaders.io.files import json_text, read_json, with_path, write_text
+from dataloaders.io.files import json_text, naming, read_json, write_text
 from dataloaders.io.intensity import Window
 from dataloaders.io.schema import BELOW, AtLeast0, Must, Name, PathBelow, Text, decode
 from dataloaders.io.spec import DataSpec
@@ -147,15 +147,12 @@ class Manifest:
         path = Path(folder) / FILE_NAME
         if not path.is_file():
             raise ValueError(f"{path}: not found; is {folder} a folder written by prepare_data.py or test.py?")
-        try:
-            reader = _Reader(histograms)
-            data = read_json(path, reader)
-        except ValueError as error:
-            raise ValueError(with_path(path, error)) from None
+        reader = _Reader(histograms)
+        data = read_json(path, reader)
         if not isinstance(data, dict) or data.get("schema") != SCHEMA:
             found = data.get("schema") if isinstance(data, dict) else type(data).__name__
             raise ValueError(f"{path}: schema {found!r}, this version reads {SCHEMA!r}")
-        try:
+        with naming(path, "damaged manifest"):
             provenance = decode(dict[str, Any], data.get("provenance"), "provenance")
             if not isinstance(data.get("cases"), list):
                 raise ValueError("cases missing")
@@ -164,8 +161,6 @@ class Manifest:
             manifest.check()
             if "inferred" not in provenance:  # whoever lays out a plain folder may do so by links
                 _refuse_links_out(Path(folder), cases)
-        except ValueError as error:
-            raise ValueError(f"{path}: damaged manifest: {error}") from None
         return manifest
 
     def check(self) -> None:

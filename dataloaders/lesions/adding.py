@@ -10,11 +10,10 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from scipy import ndimage
 
 from dataloaders.io.geometry import plane, plane_shape, put_plane, resample
 from dataloaders.io.spec import LESION, Axis, level_channel
-from dataloaders.lesions.filling import fill_slices
+from dataloaders.lesions.filling import fill_slices, near
 from dataloaders.lesions.placing import Placed, blend_zone
 from dataloaders.lesions.preparing import hyperintense, without_lesions
 from dataloaders.lesions.scans import TISSUE_LABELS, Head, Stored
@@ -90,8 +89,8 @@ def _generate(
         sources = [fill_slices(image, bright, host.tissue.white, seed) for image in base]
     inputs = [np.clip(host.model(c, image), -1, MAX_VALUE) for c, image in enumerate(sources)]
     frame = _frame(label > 0, placed.mask, axis, how, spec.size)
-    near = ndimage.maximum_filter(placed.mask.astype(np.uint8), 2 * how.reach + 1, mode="constant")
-    wanted = [i for i in range(plane_shape(label.shape, axis)[0]) if plane(near, axis, i).any()]
+    around = near(placed.mask, how.reach)
+    wanted = [i for i in range(plane_shape(label.shape, axis)[0]) if plane(around, axis, i).any()]
     if how.volume:
         last = plane_shape(label.shape, axis)[0] - 1
         wanted = list(range(max(0, wanted[0] - SIDE_STEP), min(wanted[-1] + SIDE_STEP, last) + 1))

@@ -195,6 +195,11 @@ def _blobs(mask: NDArray[np.bool_], margin: int) -> Iterator[tuple[tuple[slice, 
         yield wide, labelled[wide] == number
 
 
+def near(lesion: NDArray[np.bool_], steps: int) -> NDArray[np.bool_]:
+    """The lesion and all that is up to so many steps away from it, diagonal ones included."""
+    return ndimage.maximum_filter(lesion.astype(np.uint8), 2 * steps + 1, mode="constant") > 0
+
+
 def _same_shape(image: NDArray, mask: NDArray, white: NDArray) -> None:
     if not image.shape == mask.shape == white.shape:
         raise ValueError(f"image {image.shape}, mask {mask.shape} and white matter {white.shape} differ in shape")

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from dataloaders.lesions.filling import FULL
+from dataloaders.lesions.filling import FULL, near
 from dataloaders.lesions.preparing import Tissue
 
 NEAR_WHITE_MM = 2.0  # lesions may reach so far out of white matter
@@ -229,12 +229,8 @@ def _deepest(mask: NDArray[np.bool_], count: int) -> NDArray[np.bool_]:
 
 def blend_zone(lesion: NDArray[np.bool_], reach: int, feather: float) -> NDArray[np.float32]:
     """How much of the generated scan shows, (I, J, K) in 0..1: 1 in lesions, exactly 0 beyond `reach` voxels around them."""
-
-    def grown(steps: int) -> NDArray[np.bool_]:
-        return ndimage.maximum_filter(lesion.astype(np.uint8), 2 * steps + 1, mode="constant") > 0
-
-    zone = grown(reach)
+    zone = near(lesion, reach)
     if feather <= 0 or reach == 0:
         return zone.astype(np.float32)
-    soft = ndimage.gaussian_filter(grown(reach - 1).astype(np.float32), feather, truncate=3)
+    soft = ndimage.gaussian_filter(near(lesion, reach - 1).astype(np.float32), feather, truncate=3)
     return np.where(lesion, 1.0, np.where(zone, soft, 0.0)).astype(np.float32)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from dataloaders.io.files import read_json, with_path
+from dataloaders.io.files import naming, read_json
 from engine.methods.synthesis import SynthesisWorkflow
 from models.base import Method
 from models.gmm.method import Gmm
@@ -19,7 +19,5 @@ class GmmWorkflow(SynthesisWorkflow):
         path = Path(self.config.gmm.priors)
         if self.config.gmm.priors in ("fit", "random"):
             return
-        try:
+        with naming(path):
             method.load_priors(read_json(path))
-        except ValueError as error:
-            raise ValueError(with_path(path, error)) from None

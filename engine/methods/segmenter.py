@@ -16,11 +16,12 @@ from dataloaders.case_volumes import LabelledScan, channel_numbers
 from dataloaders.folder import load_manifest
 from dataloaders.io.console import tracked
 from dataloaders.io.files import whole_folder
+from dataloaders.io.geometry import PLANES, plane
 from dataloaders.io.manifest import Manifest
 from dataloaders.io.schema import NAME
 from dataloaders.io.spec import DataSpec
 from dataloaders.labelmaps.classes import ras_spacing
-from dataloaders.patches import ACROSS, PatchLoader
+from dataloaders.patches import PatchLoader
 from dataloaders.segmentation_task import SegmentationTask
 from engine.methods.base import Judge, SplitTest, Verdict, Workflow
 from engine.preview import save_label_preview
@@ -111,13 +112,13 @@ class SegmentationJudge:
     def preview(self, path: Path) -> None:
         """Rows of image | truth | prediction, the slice with most foreground of each of the first scans."""
         rows = []
-        across = ACROSS[self.predictor.o.axis]
+        axis = self.predictor.o.axis
         for scan in self.scans[:PREVIEW_ROWS]:
-            other = tuple(axis for axis in range(3) if axis != across)
-            index = int(np.count_nonzero(scan.label, axis=other).argmax())
+            index = int(np.count_nonzero(scan.label, axis=PLANES[axis][1:]).argmax())
             predicted = self.predictor.label(scan.image)
-            planes = [np.take(volume, index, across) for volume in (scan.image[0], scan.label, predicted)]
-            rows.append(tuple(plane.T[::-1, ::-1] for plane in planes))  # as displayed
+            rows.append(
+                (plane(scan.image[0], axis, index), plane(scan.label, axis, index), plane(predicted, axis, index))
+            )
         if rows:
             save_label_preview(path, rows, self.spec.num_labels)
 

@@ -22,7 +22,7 @@ from dataloaders.io.files import write_json, write_text
 from dataloaders.io.manifest import Case, Manifest
 from dataloaders.io.png import as_16_bit, read_png
 from dataloaders.io.spec import LESION
-from evaluation.metrics.lesions import near
+from dataloaders.lesions.filling import near
 from evaluation.pairs import view_of
 from evaluation.statistics import finite_rows
 from evaluation.tables import rows_csv

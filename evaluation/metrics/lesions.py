@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
+from dataloaders.lesions.filling import near
 from evaluation.metrics.metric import LESIONS, CaseSlices, Metric, Row
 
 MARGIN = 2  # voxels around a lesion that may change
@@ -102,11 +103,6 @@ def change_outside(before: NDArray, after: NDArray, lesion: NDArray[np.bool_]) -
     if not outside.any():
         return math.nan
     return float(np.abs(np.asarray(after, np.float64)[outside] - np.asarray(before, np.float64)[outside]).mean())
-
-
-def near(lesion: NDArray[np.bool_], steps: int) -> NDArray[np.bool_]:
-    """The lesion and all that is up to so many steps away from it, diagonal ones included."""
-    return ndimage.maximum_filter(lesion.astype(np.uint8), 2 * steps + 1, mode="constant") > 0
 
 
 def _change_of_case(case: CaseSlices) -> dict[str, float]:

@@ -11,11 +11,10 @@ from matplotlib.figure import Figure
 from dataloaders.io.files import atomic_path, read_json, write_json, write_text
 from evaluation.compare import Entrant
 from evaluation.report import ranked
-from evaluation.report.numbers import to_json
 from evaluation.report.page import Content, gather_content, render_page
 from evaluation.report.panels import file_stem, png, sheet, svg
 from evaluation.report.pictures import tile_sheet
-from evaluation.report.tables import csv_tables, latex_tables
+from evaluation.report.tables import csv_tables, latex_tables, to_json
 
 __all__ = ["gather_content", "refuse_foreign", "render_page", "write_report"]
 

@@ -31,10 +31,10 @@ def color_of(i: int) -> str:
 
 
 def render(template: str, folder: Path = TEMPLATES, **content: Any) -> str:
-    """A page as one string; its template is in `folder`, those that all pages share beside it or in `TEMPLATES`."""
+    """A page or a text; its template is in `folder`, those that all pages share beside it or in `TEMPLATES`."""
     environment = Environment(
         loader=FileSystemLoader([folder, TEMPLATES]),
-        autoescape=True,
+        autoescape=lambda name: name is not None and name.endswith(".html"),
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,

@@ -1,4 +1,4 @@
-"""The metrics of all methods as tables: for the page, as CSV files and as LaTeX."""
+"""The metrics of all methods: as tables for the page, as CSV files and LaTeX, and all numbers as compare.json."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
-from dataloaders.io.files import csv_text
 from dataloaders.overview import counted
 from evaluation.compare import Entrant, Row
 from evaluation.report.cards import settings_table
@@ -25,9 +24,11 @@ from evaluation.report.names import (
     short_name,
 )
 from evaluation.report.panels import file_stem
-from evaluation.report.words import by_reason
-from evaluation.statistics import MIN_PATIENTS
+from evaluation.report.words import by_reason, limits, verdict
+from evaluation.statistics import MIN_PATIENTS, PairedDifference
+from evaluation.tables import rows_csv
 
+SCHEMA = "medsis-compare/1"
 MOST_COLUMNS = 7  # of one table; longer groups are cut into several
 
 
@@ -174,13 +175,13 @@ def csv_tables(entrants: Sequence[Entrant], rows: Sequence[Row]) -> dict[str, st
         for patient, values in entrant.metrics["per_patient"].items()
     ]
     found = {
-        "metrics.csv": _csv([_record(entrant, row, i) for row in rows for i, entrant in enumerate(entrants)]),
-        "per_patient.csv": _csv(patients),
+        "metrics.csv": rows_csv([_record(entrant, row, i) for row in rows for i, entrant in enumerate(entrants)]),
+        "per_patient.csv": rows_csv(patients),
         "settings.csv": settings_table(entrants).csv(),
     }
     for name in ("per_label", "per_case"):
         records = [{"method": e.name} | record for e in entrants for record in e.metrics.get(name) or ()]
-        found |= {f"{name}.csv": _csv(records)} if records else {}
+        found |= {f"{name}.csv": rows_csv(records)} if records else {}
     return found
 
 
@@ -200,11 +201,6 @@ def _record(entrant: Entrant, row: Row, i: int) -> dict[str, Any]:
         **{"difference_low": d_low, "difference_high": d_high, "p": None if of is None else of.p_value},
         "reason": row.reason(i) if row.values[i] is None else None,
     }
-
-
-def _csv(records: Sequence[dict[str, Any]]) -> str:
-    fields = list(dict.fromkeys(key for one in records for key in one))
-    return csv_text(fields, ([one.get(field) for field in fields] for one in records))
 
 
 # -- LaTeX --------------------------------------------------------------------------------------------------------
@@ -305,3 +301,47 @@ def _caption(entrants: Sequence[Entrant], rows: Sequence[Row], channel: str) -> 
     if lacking:
         parts.append(f"n/a: not measured ({', '.join(lacking)}).")
     return " ".join(parts)
+
+
+# -- JSON ---------------------------------------------------------------------------------------------------------
+
+
+def to_json(entrants: Sequence[Entrant], rows: Sequence[Row], files: Sequence[str] = ()) -> dict[str, Any]:
+    """compare.json: methods, numbers, verdict, and the files beside it. The schema is in docs/report.md."""
+    return {
+        "schema": SCHEMA,
+        "methods": [{"name": e.name, "provenance": _public(e.provenance), "n": e.metrics["n"]} for e in entrants],
+        "metrics": {row.key: _row_json(row, [entrant.name for entrant in entrants]) for row in rows},
+        "verdict": verdict(entrants, rows),
+        "limits": limits(entrants, rows),
+        "files": list(files),
+    }
+
+
+def _row_json(row: Row, names: Sequence[str]) -> dict[str, Any]:
+    difference = None
+    if row.difference is not None and row.runner_up is not None:
+        difference = {"to": names[row.runner_up], **_difference_json(row.difference), "clear": row.clear}
+    return {
+        "name": name_of(row.metric),
+        "group": group_of(row.metric),
+        "channel": row.channel,
+        "better": row.better,
+        "unit": row.unit,
+        "best": None if row.best is None else names[row.best],
+        "incomparable": row.incomparable or None,
+        "values": dict(zip(names, row.entries, strict=True)),
+        "difference": difference,
+        "differences": {
+            name: _difference_json(of) for name, of in zip(names, row.differences, strict=True) if of is not None
+        },
+    }
+
+
+def _difference_json(of: PairedDifference) -> dict[str, Any]:
+    interval = None if of.interval is None else list(of.interval)
+    return {"mean": of.mean, "ci95": interval, "p": of.p_value, "patients": of.patients, "left_out": of.left_out}
+
+
+def _public(provenance: dict[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in provenance.items() if key != "made_from"}

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from config import Config
 from dataloaders.io.spec import DataSpec
-from models.base import Batch, Method, SampleRandom, seeded_generator
+from models.base import Batch, Method, Player, SampleRandom, adam, seeded_generator
 from models.ema import ema_copy, ema_update, recalibrate_batchnorm
 from models.gan import body, losses
 from models.gan.generator import GRAIN_LEVELS, SpadeGenerator, check_size
@@ -65,6 +65,7 @@ class Gan(Method):
     feature_spread: Tensor
     generator: SpadeGenerator
     average: nn.Module
+    discriminator: nn.Module
 
     def __init__(
         self, config: Config, options: GanConfig, spec: DataSpec, z_dim: int, middle_block: bool = False
@@ -251,7 +252,23 @@ class Gan(Method):
             buffer.copy_(before)
         return images.float()
 
-    # -- losses ---------------------------------------------------------------------------------------------------
+    # -- players and losses ---------------------------------------------------------------------------------------
+
+    def players(self) -> dict[str, Player]:
+        """Generator first, then discriminator, as published."""
+        c = self.config
+        return {
+            "generator": Player(self.generator, adam(self.generator, c.lr_g, c), self.generator_losses),
+            "discriminator": Player(self.discriminator, adam(self.discriminator, c.lr_d, c), self.discriminator_losses),
+        }
+
+    def generator_losses(self, batch: Batch) -> dict[str, Tensor]:
+        """What the generator is judged by, weighted."""
+        raise NotImplementedError
+
+    def discriminator_losses(self, batch: Batch) -> dict[str, Tensor]:
+        """Likewise of the discriminator."""
+        raise NotImplementedError
 
     def image_losses(self, fake: Tensor, batch: Batch) -> dict[str, Tensor]:
         """Losses of the generated images (B, C, H, W) beside the adversarial ones, weighted; only those with a weight."""

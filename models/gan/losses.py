@@ -113,19 +113,19 @@ def spectrum(fake: Tensor, real: Tensor) -> Tensor:
     return torch.log((generated + 0.01 * wanted) / (1.01 * wanted)).abs().mean()
 
 
-def hinge_discriminator(real_logits: Tensor | Sequence[Tensor], fake_logits: Tensor | Sequence[Tensor]) -> Tensor:
+def hinge_discriminator(real_logits: Sequence[Tensor], fake_logits: Sequence[Tensor]) -> Tensor:
     """mean max(0, 1 - D(x)) + mean max(0, 1 + D(G)); over several scales their mean (Lim & Ye 2017; SPADE, app. A).
 
-    logits: any shape, or a list of such, one per scale; above 1 is surely real. Each mean is over all elements.
+    logits: one tensor per scale, any shape; above 1 is surely real. Each mean is over all elements.
     Returns (). ValueError where real and fake differ in the number of scales.
     """
-    pairs = zip(_scales(real_logits), _scales(fake_logits), strict=True)
-    return torch.stack([F.relu(1 - real).mean() + F.relu(1 + fake).mean() for real, fake in pairs]).mean()
+    pairs = zip(real_logits, fake_logits, strict=True)
+    return torch.stack([F.relu(1 - x.float()).mean() + F.relu(1 + g.float()).mean() for x, g in pairs]).mean()
 
 
-def hinge_generator(fake_logits: Tensor | Sequence[Tensor]) -> Tensor:
+def hinge_generator(fake_logits: Sequence[Tensor]) -> Tensor:
     """-mean D(G); over several scales their mean (Lim & Ye 2017, SPADE, app. A). Shapes as above. Returns ()."""
-    return torch.stack([-fake.mean() for fake in _scales(fake_logits)]).mean()
+    return torch.stack([-fake.float().mean() for fake in fake_logits]).mean()
 
 
 def logistic_discriminator(real_scores: Tensor, fake_scores: Tensor) -> Tensor:
@@ -179,8 +179,3 @@ def relative_matching(real_maps: Sequence[Tensor], fake_maps: Sequence[Tensor]) 
         for real, fake in zip(real_maps, fake_maps, strict=True)
     ]
     return torch.stack(distances).mean()
-
-
-def _scales(logits: Tensor | Sequence[Tensor]) -> list[Tensor]:
-    """Logits by scale, float32; a single tensor is a single scale."""
-    return [logits.float()] if isinstance(logits, Tensor) else [scale.float() for scale in logits]

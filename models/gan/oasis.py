@@ -47,19 +47,11 @@ class Oasis(Gan):
         return 0.0002 * height * width / self.config.batch_size if given is None else given
 
     def players(self) -> dict[str, Player]:
-        """Generator first, then discriminator, as published; then the critic and, every r1_every steps, its penalty."""
-        c = self.config
-        players = {
-            "generator": Player(self.generator, adam(self.generator, c.lr_g, c), self.generator_losses),
-            "discriminator": Player(
-                self.discriminator,
-                adam(self.discriminator, c.lr_d, c),
-                self.discriminator_losses if self.paired else self.segmenter_losses,
-            ),
-        }
+        """Also the critic and, every r1_every steps, its penalty."""
+        players = super().players()
         if self.critic is not None:
             every = self.oasis.r1_every if self.r1_gamma > 0 else 0
-            optimizer = adam(self.critic, self.oasis.lr_w, c, lazy=every)
+            optimizer = adam(self.critic, self.oasis.lr_w, self.config, lazy=every)
             players["critic"] = Player(self.critic, optimizer, self.critic_losses)
             if every:
                 players["penalty"] = Player(self.critic, optimizer, self.penalty_losses, every)
@@ -82,6 +74,8 @@ class Oasis(Gan):
 
     def discriminator_losses(self, batch: Batch) -> dict[str, Tensor]:
         """Real pixels to their class, generated ones to "fake" (eq. 1), consistent under LabelMix (eq. 4)."""
+        if not self.paired:
+            return self.segmenter_losses(batch)
         real, fake = batch.real, self.fake_for_discriminators(batch)
         images, mask = [real, fake.float()], None
         if self.oasis.lambda_labelmix > 0:

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from config import Config
 from dataloaders.io.spec import DataSpec
-from models.base import Batch, Player, adam
+from models.base import Batch
 from models.gan import losses
 from models.gan.adversarial import Gan
 from models.gan.patch_discriminator import MultiscalePatchDiscriminator
@@ -34,14 +34,6 @@ class SpadeGan(Gan):
         self.discriminator = MultiscalePatchDiscriminator(
             spec.num_labels, spec.num_channels, o.channels_D, o.num_D, spectral_gain=o.spectral_gain
         )
-
-    def players(self) -> dict[str, Player]:
-        """Generator, then discriminator."""
-        c = self.config
-        return {
-            "generator": Player(self.generator, adam(self.generator, c.lr_g, c), self.generator_losses),
-            "discriminator": Player(self.discriminator, adam(self.discriminator, c.lr_d, c), self.discriminator_losses),
-        }
 
     def generator_losses(self, batch: Batch) -> dict[str, Tensor]:
         """Hinge loss of all scales, feature matching, and the losses of the image itself."""

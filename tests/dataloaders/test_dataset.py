@@ -17,11 +17,11 @@ from dataloaders.io.manifest import Case, Manifest, Slice
 from dataloaders.io.png import read_png, write_png
 from dataloaders.io.spec import Channel, DataSpec, Label
 from dataloaders.prepare.check import check_folder
-from dataloaders.slice_table import SliceTable
 from dataloaders.slices import (
     EndlessSampler,
     SliceDataset,
     SliceLoader,
+    SliceTable,
     flip_table,
     slice_positions,
 )

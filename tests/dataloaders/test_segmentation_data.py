@@ -12,13 +12,13 @@ import torch
 
 from config import Config, starting_values
 from dataloaders.case_volumes import LabelledScan, on_grid, read_case
-from dataloaders.io.geometry import back_to_source, stitch, to_ras
+from dataloaders.io.geometry import ACROSS, back_to_source, stitch, to_ras
 from dataloaders.io.manifest import Manifest
 from dataloaders.io.png import read_png, write_png
 from dataloaders.io.schema import check
 from dataloaders.labelmaps.classes import read_classes, tissue_classes
 from dataloaders.labelmaps.schemes import read_scheme
-from dataloaders.patches import ACROSS, STREAMS, Drawn, MixedVolumes, PatchDataset, neighbour_stack
+from dataloaders.patches import STREAMS, Drawn, MixedVolumes, PatchDataset, neighbour_stack
 from dataloaders.prepare.options import PrepareOptions
 from dataloaders.prepare.prepare import prepare
 from dataloaders.segmentation_task import SHOWN, SegmentationTask, tied

@@ -13,7 +13,7 @@ import pytest
 
 from dataloaders.io.manifest import Case, Manifest
 from evaluation.compare import Row, find_results, load_entrants, metric_rows
-from evaluation.report.numbers import to_json
+from evaluation.report.tables import to_json
 from evaluation.report.words import verdict
 from tests.launch import call
 from tests.toy_results import good_and_bad, identity, noisy, write_results

@@ -13,9 +13,9 @@ from evaluation import evaluate_results
 from evaluation.compare import load_entrants, metric_rows
 from evaluation.report import gather, ranked, tables
 from evaluation.report.cards import cards, settings_table
-from evaluation.report.numbers import to_json
 from evaluation.report.panels import panel_sets
 from evaluation.report.pictures import chosen_slices, strip
+from evaluation.report.tables import to_json
 from evaluation.report.words import limits, verdict
 from tests.toy_results import noisy, write_results
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from evaluation.metrics.frechet import frechet_distance
+from evaluation.metrics.distribution import frechet_distance
 
 
 def samples(n: int, d: int, seed: int = 0) -> np.ndarray:

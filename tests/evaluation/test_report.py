@@ -21,8 +21,7 @@ from evaluation.compare import Entrant, load_entrants, metric_rows
 from evaluation.report import gather_content, render_page, write_report
 from evaluation.report.kit import Heading
 from evaluation.report.names import decimals, group_of, grouped, joined, name_of, number, p_text
-from evaluation.report.numbers import to_json
-from evaluation.report.tables import csv_tables, latex, latex_tables, legend, metric_table
+from evaluation.report.tables import csv_tables, latex, latex_tables, legend, metric_table, to_json
 from evaluation.report.words import limits
 from tests.toy_results import good_and_bad, noisy, write_results
 

@@ -19,7 +19,7 @@ from dataloaders.io.png import read_png, write_png
 from dataloaders.io.weights import MissingWeights
 from evaluation import request, scoring
 from evaluation.metrics import extractors
-from evaluation.metrics.frechet import frechet_distance, frechet_of_moments
+from evaluation.metrics.distribution import frechet_distance, frechet_of_moments
 from evaluation.pairs import ManifestPairs
 from evaluation.request import Request
 from evaluation.results import evaluate_pairs

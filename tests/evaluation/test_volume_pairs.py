@@ -13,11 +13,10 @@ import pytest
 from dataloaders.io.nifti import write_volume
 from dataloaders.io.png import write_png
 from evaluation.folders import Folders
-from evaluation.generated_only import evaluate_generated
 from evaluation.metrics.protocols import synthrad2023
 from evaluation.metrics.similarity import similarity
 from evaluation.request import Request
-from evaluation.results import evaluate_pairs
+from evaluation.results import evaluate_generated, evaluate_pairs
 from tests.launch import call
 
 pytestmark = pytest.mark.usefixtures("no_weights")

@@ -13,20 +13,20 @@ from models.gan import losses
 def test_hinge_of_the_discriminator_by_hand() -> None:
     real, fake = torch.tensor([[2.0, 0.0, -1.0]]), torch.tensor([[-3.0, 0.5]])
     # max(0, 1 - D): 0, 1, 2; max(0, 1 + D): 0, 1.5
-    assert losses.hinge_discriminator(real, fake).item() == pytest.approx(1.0 + 0.75)
-    assert losses.hinge_discriminator(torch.full((2, 1, 3, 3), 1.5), torch.full((2, 1, 3, 3), -1.5)).item() == 0.0
+    assert losses.hinge_discriminator([real], [fake]).item() == pytest.approx(1.0 + 0.75)
+    assert losses.hinge_discriminator([torch.full((2, 1, 3, 3), 1.5)], [torch.full((2, 1, 3, 3), -1.5)]).item() == 0.0
 
 
 def test_hinge_stops_pushing_beyond_the_margin() -> None:
     real = torch.tensor([2.0, 0.0], requires_grad=True)
     fake = torch.tensor([-2.0, 0.0], requires_grad=True)
-    losses.hinge_discriminator(real, fake).backward()
+    losses.hinge_discriminator([real], [fake]).backward()
     assert real.grad.tolist() == [0.0, -0.5]
     assert fake.grad.tolist() == [0.0, 0.5]
 
 
 def test_hinge_of_the_generator_is_minus_the_mean() -> None:
-    assert losses.hinge_generator(torch.tensor([1.0, -4.0])).item() == pytest.approx(1.5)
+    assert losses.hinge_generator([torch.tensor([1.0, -4.0])]).item() == pytest.approx(1.5)
 
 
 def test_scales_count_alike_whatever_their_size() -> None:
@@ -124,7 +124,7 @@ def test_losses_are_float32_under_autocast() -> None:
     with torch.autocast("cpu", torch.bfloat16):
         results = [
             losses.hinge_discriminator([half, half], [half, half]),
-            losses.hinge_generator(half),
+            losses.hinge_generator([half]),
             losses.logistic_discriminator(half, half),
             losses.logistic_generator(half),
             losses.feature_matching([[half, half]], [[half, half]]),
