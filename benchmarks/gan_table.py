@@ -260,7 +260,7 @@ def people_picture(folders: Mapping[str, Path], person: str, out: Path) -> list[
     first = next(name for name in folders if name != REPEAT)
     there = stacks.get(REPEAT, {})
     other = REPEAT if person in there else f"real, {next(one for one in [*stacks[first], ''] if one != person)}"
-    colours = label_colors(max(label.id for label in runs[first].spec.labels) + 1)
+    colours = label_colors(runs[first].spec.labels)
     rows = []
     for quantile in QUANTILES:
         own = at(stacks[first][person], quantile)

@@ -35,9 +35,8 @@ from dataloaders.labelmaps.classes import (
 )
 from dataloaders.labelmaps.image_generator import ImageGenerator
 from dataloaders.labelmaps.lab2im import list_scheme
-from dataloaders.labelmaps.labels import common_names, named_labels
 from dataloaders.labelmaps.maps import LabelMaps
-from dataloaders.labelmaps.schemes import named_scheme, output_labels, read_scheme
+from dataloaders.labelmaps.schemes import output_labels, read_scheme
 from dataloaders.labelmaps.seed_maps import seeded
 from dataloaders.overview import split_sizes, wrapped
 from dataloaders.patches import (
@@ -49,7 +48,6 @@ from dataloaders.patches import (
     PatchSource,
     window_shape,
 )
-from models.gmm import freesurfer
 from models.gmm.labels import LabelScheme
 from models.gmm.options import GmmConfig
 
@@ -107,10 +105,7 @@ class SegmentationTask:
             return None
         if self.o.generation_labels is None:
             values = self.maps.values()
-            unknown = self.o.scheme == "auto" and self.o.classes == "tissue" and freesurfer.strangers(values) is None
-            if unknown and (names := common_names([p for p in self.maps.sources if isinstance(p, Path)])):
-                return named_scheme(named_labels(names.items()), values)
-            return read_scheme(self.o.scheme, values, self.config.gmm.preset, "--segmenter.scheme")
+            return read_scheme(self.o.scheme, values, self.config.gmm.preset, "--segmenter.scheme", self.maps.sources)
         try:
             o = self.o
             return list_scheme(o.generation_labels, o.generation_classes, o.output_labels, o.neutral_labels)

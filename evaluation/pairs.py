@@ -193,7 +193,7 @@ class ManifestPairs(Pairs):
         slices = [item for case in self.manifest.cases for item in case.slices]
         files = {path for item in slices for path in (item.label, *item.images, *item.generated) if path}
         cases = [asdict(case) for case in self.manifest.cases]
-        about = {"spec": asdict(self.spec), "cases": cases, "provenance": self.provenance}
+        about = {"spec": self.spec.to_dict(), "cases": cases, "provenance": self.provenance}
         return about | {"files": file_states(self.folder / path for path in sorted(files))}
 
     def items(self, cases: Sequence[str]) -> Iterator[Item]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -96,7 +96,7 @@ class VolumePairs(Pairs):
         window = None if self.window is None else (self.window.low, self.window.high)
         paths = [path for files in self.cases for path in (files.real, files.generated, files.label) if path]
         patients = [(files.id, files.patient, files.label is not None) for files in self.cases]
-        return {"spec": asdict(self.spec), "window": window, "patients": patients, "files": file_states(paths)}
+        return {"spec": self.spec.to_dict(), "window": window, "patients": patients, "files": file_states(paths)}
 
     def items(self, cases: Sequence[str]) -> Iterator[Item]:
         """One case in memory at a time."""

@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from dataloaders.labelmaps.labels import TABLES
+from dataloaders.labelmaps.label_files import TABLES
 from pipeline.cases import StudyCase
 from pipeline.generator import gmm_options
 from pipeline.records import Unit

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from dataloaders.io.spec import Label
-from dataloaders.labelmaps.labels import tissue_rows
+from dataloaders.labelmaps.label_files import table_rows
 from dataloaders.prepare.cleaning import largest_component
 from pipeline.study import QualityOptions
 
@@ -22,11 +22,9 @@ LABELS = (Label(0, "background"), Label(1, "GM"), Label(2, "WM"), Label(3, "CSF"
 
 @dataclass(frozen=True)
 class TissueTable:
-    """ids: source id -> 0 (known, no tissue), 1 GM, 2 WM, 3 CSF. names: source id -> structure."""
+    """ids: source id -> 0 (known, no tissue), 1 GM, 2 WM, 3 CSF."""
 
-    file: str
     ids: dict[int, int]
-    names: dict[int, str]
 
     def apply(self, labels: NDArray[np.int32]) -> tuple[NDArray[np.uint8], dict[int, int]]:
         """The tissue map, and the voxels of each id that the table does not list; these become 0."""
@@ -39,13 +37,27 @@ class TissueTable:
 
 
 def read_table(path: Path) -> TissueTable:
-    """A table of `labels.tissue_rows`; ValueError names file and entry, and tissues that nothing becomes."""
-    rows = tissue_rows(path)
-    ids = {number: TISSUES.get(section, 0) for number, section, _ in rows}
+    """A table of `label_files.table_rows` whose ids are tissues: by BIDS' column mapping, else by their names.
+
+    ValueError names file and row, and tissues that nothing becomes.
+    """
+    from dataloaders.labelmaps.classes import tissue_classes  # here, since it loads torch
+    from models.gmm.labels import plain_name
+
+    classes, ids = tissue_classes(), {}
+    known, short = classes.names(), {"grey_matter": "GM", "white_matter": "WM", "csf": "CSF"}
+    for row in table_rows(path, "tissue table"):
+        number = known.get(plain_name(row.tissue or row.name))
+        if number is None:
+            raise ValueError(
+                f"tissue table {path}: {row.where}: {row.tissue or row.name!r}; must be csf, grey_matter, white_matter, "
+                "background or a name of FreeSurfer's, or have BIDS' column mapping"
+            )
+        ids[row.id] = TISSUES.get(short.get(classes.labels[number].name, ""), 0)
     absent = [name for name, tissue in TISSUES.items() if tissue not in ids.values()]
     if absent:
         raise ValueError(f"{path}: no id becomes {', '.join(absent)}")
-    return TissueTable(path.name, ids, {number: name for number, _, name in rows})
+    return TissueTable(ids)
 
 
 def tissue_facts(tissue: NDArray[np.uint8], t1: NDArray, voxel_ml: float) -> dict[str, Any]:

@@ -291,7 +291,7 @@ def _scheme(o: PriorOptions, cases: Sequence[CaseSource]) -> LabelScheme:
         for case in tracked(cases, "read label maps"):
             assert case.label is not None
             values |= set(find_values([read_label_map_file(case.label).values]))
-    return read_scheme(o.scheme, values)
+    return read_scheme(o.scheme, values, sources=[case.label for case in cases])
 
 
 def _measure_or_fault(

@@ -254,7 +254,8 @@ def make_plan(o: GenerateOptions) -> SamplePlan:
     good = _usable(maps)
     scheme = None
     if o.generation_labels is None:
-        scheme = read_scheme(o.scheme, {value for item in good for value in item.values}, o.gmm.preset)
+        values = {value for item in good for value in item.values}
+        scheme = read_scheme(o.scheme, values, o.gmm.preset, sources=[item.path for item in good])
     elif o.scheme != "auto":
         raise ValueError(f"--generation_labels and --scheme {o.scheme} cannot both be given")
     if scheme is not None and (o.generation_classes or o.output_labels or o.neutral_labels is not None):

@@ -26,6 +26,7 @@ from dataloaders.io.geometry import back_to_source, regrid, resample, spacing
 from dataloaders.io.intensity import shown
 from dataloaders.io.ledger import Ledger, WorkReport
 from dataloaders.io.nifti import NIFTI_SUFFIXES, VolumeError, write_volume
+from dataloaders.io.pictures import label_table
 from dataloaders.io.schema import AtLeast0, BelowOne, Iteration, Must, Shard, check
 from dataloaders.io.spec import Label
 from dataloaders.io.workers import parse_shard
@@ -223,8 +224,7 @@ def segment(
     if bids and work.single is None:
         links = {name: _relative(root, o.output) for root, name in work.links.items()}
         describe_bids(o.output, "Segmentations", ("*_qc.png", "*_resampled.nii.gz", "*.csv"), links)
-        rows = "".join(f"{label.id}\t{label.name}\n" for label in work.labels)
-        write_text(o.output / "dseg.tsv", f"index\tname\n{rows}")
+        write_text(o.output / "dseg.tsv", label_table(work.labels))
     report = WorkReport()
     start, step = parse_shard(o.shard)
     for scan in tracked(scans[start::step], "segment"):
@@ -302,7 +302,7 @@ def _segment_one(work: Segmentation, scan: Scan, read: ReadScan) -> dict[str, An
         seen = resample(read.image[0], read.affine, shape, grid)
         write_volume(paths["--resample"], seen, grid, np.float32, read.codes)
     if o.pictures:
-        save_overlay(work.picture(scan), read.image[0], label, spacing(read.affine).tolist(), len(labels))
+        save_overlay(work.picture(scan), read.image[0], label, spacing(read.affine).tolist(), labels)
     voxel = float(abs(np.linalg.det(read.affine[:3, :3])))
     volumes = {item.name: float((label == item.id).sum() * voxel) for item in labels if item.id}
     sure = {item.name: float(probability[label == item.id].mean()) for item in labels if (label == item.id).any()}

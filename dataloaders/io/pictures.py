@@ -13,16 +13,27 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from dataloaders.io.files import atomic_path
+from dataloaders.io.spec import Label
 
 GAP = 2  # pixels between tiles
 
 
-def label_colors(num_labels: int) -> NDArray[np.uint8]:
-    """(N, 3) distinct colours, black for label 0; neighbours in id are far apart in hue."""
-    hues = (np.arange(num_labels) * 0.618034) % 1.0  # golden ratio steps never repeat a hue
+def label_colors(labels: Sequence[Label]) -> NDArray[np.uint8]:
+    """(N, 3): the labels' own colours, else distinct ones, neighbours in id far apart in hue; black for label 0."""
+    hues = (np.arange(len(labels)) * 0.618034) % 1.0  # golden ratio steps never repeat a hue
     colors = (colormaps["turbo"](0.06 + 0.88 * hues)[:, :3] * 255).round().astype(np.uint8)
-    colors[0] = 0
+    for label in labels:
+        if label.color:
+            colors[label.id] = list(bytes.fromhex(label.color[1:]))
+    colors[:1] = 0
     return colors
+
+
+def label_table(labels: Sequence[Label]) -> str:
+    """BIDS' dseg.tsv of classes, in the colours of pictures."""
+    colors = map(hex_color, label_colors(labels))
+    rows = [f"{label.id}\t{label.name}\t{color}\n" for label, color in zip(labels, colors, strict=True)]
+    return "".join(["index\tname\tcolor\n", *rows])
 
 
 def hex_color(rgb: Sequence[int] | NDArray) -> str:

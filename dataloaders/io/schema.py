@@ -83,6 +83,7 @@ NAME = Must(
     lambda name: bool(_SAFE_NAME.fullmatch(name)) and ".." not in name,
 )
 TEXT = Must("one line without control characters", _is_one_line)
+COLOR = Must("#rrggbb or empty", lambda text: not text or bool(re.fullmatch("#[0-9a-f]{6}", text)))
 BELOW = Must("a path below the folder, in one line", _stays_below)
 SHARD = Must("i/n with i from 0 to n-1, such as 0/4", _is_shard)
 

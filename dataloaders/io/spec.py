@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any, Literal, cast
 
-from dataloaders.io.schema import NAME, TEXT, decode
+from dataloaders.io.schema import COLOR, NAME, TEXT, decode
 
 Axis = Literal["axial", "coronal", "sagittal"]
 
@@ -23,14 +23,17 @@ class Label:
     id: contiguous id in the prepared label images, 0 is background.
     name: the name shown in reports, e.g. ``white_matter``.
     source: ids of the original label maps that became this class (empty where the class was made by us).
+    color: ``#rrggbb`` of the table that names it, for pictures; empty where there is none.
     """
 
     id: int
     name: str
     source: tuple[int, ...] = ()
+    color: str = field(default="", compare=False)
 
     def __post_init__(self) -> None:
         TEXT.of(self.name, "label name")
+        COLOR.of(self.color, f"colour of label {self.name!r}:")
 
 
 @dataclass(frozen=True)
@@ -99,12 +102,16 @@ class DataSpec:
         raise ValueError(f"the data have no class named {name!r}: {', '.join(label.name for label in self.labels)}")
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values for JSON."""
-        return asdict(self)
+        """Plain values for JSON; colours where there are any, so that data without are what they were."""
+        data = asdict(self)
+        data["labels"] = [{k: v for k, v in label.items() if k != "color" or v} for label in data["labels"]]
+        return data
 
     @classmethod
     def from_dict(cls, data: dict[str, Any]) -> DataSpec:
         """Inverse of `to_dict`; ValueError where something is missing, unknown or of another type."""
+        if isinstance(data, dict) and isinstance(labels := data.get("labels"), list):
+            data = data | {"labels": [{"color": ""} | label if isinstance(label, dict) else label for label in labels]}
         return cast(DataSpec, decode(cls, data, "spec", complete=True))
 
 

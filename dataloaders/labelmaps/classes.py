@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 from config import Config
 from dataloaders.io.files import read_json, read_toml
 from dataloaders.io.spec import BACKGROUND, DataSpec, Label
-from dataloaders.labelmaps.labels import LabelTable, id_list
+from dataloaders.labelmaps.label_files import id_list
+from dataloaders.labelmaps.labels import LabelTable
 from dataloaders.labelmaps.schemes import fitting_tables
 from models.gmm import freesurfer
 from models.gmm.labels import LabelScheme, plain_name
@@ -53,7 +54,7 @@ class Classes:
     def of_labels(self, labels: Sequence[Label]) -> NDArray[np.uint16]:
         """Table label id -> class id, for a manifest's labels: by name, else by the source values if these agree."""
         table = np.zeros(max(label.id for label in labels) + 1, np.uint16)
-        values, names, unknown = self._values(), self._names(), set()
+        values, names, unknown = self._values(), self.names(), set()
         if self.tissue and freesurfer.strangers(value for label in labels for value in label.source) is None:
             values = {}
         for label in labels:
@@ -76,7 +77,7 @@ class Classes:
         strict: by its outputs. Otherwise by the maps' values, else by names; tissue by names alone, which FreeSurfer's ids
         have where they are.
         """
-        values, names = self._values(), self._names() if self.tissue else self.aliases
+        values, names = self._values(), self.names() if self.tissue else self.aliases
         outputs, unknown = [], set()
         for value, name, output in zip(scheme.values, scheme.names, scheme.outputs, strict=True):
             found = names.get(plain_name(re.sub(r" cluster \d+$", "", name)))
@@ -96,7 +97,8 @@ class Classes:
     def _values(self) -> dict[int, int]:
         return {BACKGROUND: BACKGROUND} | {value: label.id for label in self.labels for value in label.source}
 
-    def _names(self) -> dict[str, int]:
+    def names(self) -> dict[str, int]:
+        """Class id by plain name (`plain_name`), of labels and aliases."""
         return {plain_name(label.name): label.id for label in self.labels} | self.aliases
 
     def _refuse(self, unknown: Iterable[int | str], values: Iterable[int] = ()) -> None:

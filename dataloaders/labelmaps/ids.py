@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Literal
 
 from dataloaders.io.spec import BACKGROUND, DataSpec, Label
-from dataloaders.labelmaps.labels import LabelTable, Names, names_of, names_with, table_rows
+from dataloaders.labelmaps.label_files import table_rows
+from dataloaders.labelmaps.labels import LabelTable, Names, labels_with, names_of
 from dataloaders.labelmaps.schemes import fitting_tables
 from models.gmm.labels import plain_name
 
@@ -42,7 +43,7 @@ def read_ids(
 ) -> Reading:
     """Classes for the ids of the map `path`, with their voxels in `counts`.
 
-    By name where a table is given (--label_map) or comes with the map (`names_with`), else, and with ``source``, by the ids
+    By name where a table is given (--label_map) or comes with the map (`labels_with`), else, and with ``source``, by the ids
     of the training's label maps; with ``class`` the ids are the run's own. ValueError naming ids that are no class, unless
     `lenient`, and where none is one.
     """
@@ -87,8 +88,8 @@ def _meaning(path: Path, given: Sequence[Label] | None, label_ids: LabelIds) -> 
     """Names of the map's ids, {} where the numbers count; and how its ids are read, in words."""
     if given is not None:
         return names_of(given), "by name, with --label_map"
-    if label_ids == "auto" and (own := names_with(path)) is not None:
-        return own[0], f"by name, with {own[1]}"
+    if label_ids == "auto" and (own := labels_with(path)) is not None:
+        return names_of(own[0]), f"by name, with {own[1]}"
     return {}, "as the run's class ids" if label_ids == "class" else "as ids of the training's label maps"
 
 
@@ -118,5 +119,5 @@ def _fitting(counts: Mapping[int, int], spec: DataSpec) -> str:
     """The built-in tables in which all ids of a map are classes of the run."""
     known = {plain_name(label.name) for label in spec.labels}
     rows = {table: table_rows(table) for table in fitting_tables(counts)}
-    fitting = [table for table in rows if all(plain_name(name) in known for i, name in rows[table] if i in counts)]
+    fitting = [table for table in rows if all(plain_name(row.name) in known for row in rows[table] if row.id in counts)]
     return f"; all are classes in the table {' or '.join(fitting)}" if fitting else ""

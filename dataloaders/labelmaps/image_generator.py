@@ -175,7 +175,7 @@ class ImageGenerator(Lab2imAttributes):
         self, scheme: LabelScheme | str | None, labels: Any, classes: Any, outputs: Any, neutral: int | None
     ) -> LabelScheme:
         if isinstance(scheme, str):
-            return read_scheme(scheme, self.maps.values(), self.options.preset, "scheme")
+            return read_scheme(scheme, self.maps.values(), self.options.preset, "scheme", self.maps.sources)
         if scheme is not None:
             return scheme
         if labels is not None:
@@ -183,7 +183,7 @@ class ImageGenerator(Lab2imAttributes):
         given = {"generation_classes": classes, "n_neutral_labels": neutral}
         if alone := [name for name, value in given.items() if value is not None]:
             raise ValueError(f"{', '.join(alone)} need generation_labels, whose order they follow")
-        found = scheme_of(self.maps.values(), self.options.preset)
+        found = scheme_of(self.maps.values(), self.options.preset, self.maps.sources)
         if outputs is None:
             return found
         kept = kept_outputs(found.values, whole_list("output_labels", outputs))

@@ -1,15 +1,11 @@
-"""What the ids of label maps mean: tables of names of any format, beside or in a map's file, and the classes made of them.
-
-A new format is one more function of `READERS`, from a path to rows (id, name).
-"""
+"""What the ids of label maps mean: classes of a table, and names that come with a map, beside or in its file."""
 
 from __future__ import annotations
 
-import csv
 import html
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -18,19 +14,13 @@ import nibabel as nib
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
-from dataloaders.io.files import read_json, read_toml, with_path
+from dataloaders.io.files import read_json, with_path
 from dataloaders.io.manifest import FILE_NAME, Manifest
 from dataloaders.io.nifti import NIFTI_SUFFIXES, stem
 from dataloaders.io.schema import decode
 from dataloaders.io.spec import BACKGROUND, Label
-from models.gmm import freesurfer
+from dataloaders.labelmaps.label_files import BUILT_IN, COLOUR_TABLES, table_rows
 
-TABLES = Path(__file__).parent / "tables"
-# Of one space of ids: aseg, aparc+aseg, a2009s (Destrieux), wmparc, SynthSeg and FastSurfer
-FREESURFER = ("freesurfer", "aseg", "aparc", "destrieux", "a2009s", "wmparc", "synthseg", "fastsurfer")
-BUILT_IN = dict.fromkeys(FREESURFER, freesurfer.TABLE)
-BUILT_IN |= {name: TABLES / f"{name}.tsv" for name in sorted(path.stem for path in TABLES.glob("*.tsv"))}
-TISSUES = ("GM", "WM", "CSF")  # sections of a table of tissues, beside none
 Names = Mapping[int, str]
 _HEADER_LABEL = re.compile(rb'<Label Key="(\d+)"[^>]*>\s*(?:<!\[CDATA\[(.*?)\]\]>|([^<]*))\s*</Label>')
 _COUNTED = 2**20  # ids up to which counting is cheaper than sorting
@@ -57,29 +47,26 @@ class LabelTable:
         return table[np.minimum(source, beyond)]
 
 
-def found_labels(found: Iterable[int], names: Names) -> tuple[Label, ...]:
+def found_labels(found: Iterable[int], names: Mapping[int, str]) -> tuple[Label, ...]:
     """Classes in the order of the source ids that were found; background first, which takes nnU-Net's ``ignore`` in."""
-    ids = sorted({0, *found})
-    ignored = tuple(i for i in ids if i and names.get(i) == "ignore")
-    named = [(names.get(i, f"label_{i}"), (i,)) for i in ids if i and i not in ignored]
-    return tuple(Label(i, *item) for i, item in enumerate([("background", (0, *ignored)), *named]))
+    named = {i: names.get(i, f"label_{i}") for i in sorted(found)}
+    return named_labels((i, "background" if name == "ignore" else name, "") for i, name in named.items())
 
 
-def named_labels(rows: Iterable[tuple[int, str]], where: object = "") -> tuple[Label, ...]:
-    """Classes of rows (id, name), background first: equal names are fused, 0 and the name ``background`` are background.
+def named_labels(rows: Iterable[tuple[int, str, str]]) -> tuple[Label, ...]:
+    """Classes of rows (id, name, colour), background first: equal names are fused, in the first colour that one has.
 
-    ValueError, which begins with `where`, for an id of two names.
+    0 and the name ``background`` are background.
     """
-    sources: dict[str, list[int]] = {"background": [BACKGROUND]}
-    seen: dict[int, str] = {BACKGROUND: "background"}
-    for number, name in rows:
-        name = "background" if number == BACKGROUND or name.lower() == "background" else name
-        if seen.setdefault(number, name) != name:
-            raise ValueError(f"{where}: id {number} is both {seen[number]!r} and {name!r}")
-        ids = sources.setdefault(name, [])
-        if number not in ids:
-            ids.append(number)
-    return tuple(Label(i, name, tuple(sorted(ids))) for i, (name, ids) in enumerate(sources.items()))
+    sources: dict[str, set[int]] = {"background": {BACKGROUND}}
+    colors: dict[str, str] = {}
+    for number, given, color in rows:
+        name = "background" if number == BACKGROUND or given.lower() == "background" else given
+        sources.setdefault(name, set()).add(number)
+        colors[name] = colors.get(name) or color
+    return tuple(
+        Label(i, name, tuple(sorted(ids)), colors.get(name, "")) for i, (name, ids) in enumerate(sources.items())
+    )
 
 
 def names_of(labels: Sequence[Label]) -> dict[int, str]:
@@ -101,132 +88,18 @@ def id_type(num_labels: int) -> DTypeLike:
     return np.uint8 if num_labels <= 256 else np.uint16
 
 
-# -- tables -----------------------------------------------------------------------------------------------------------
-
-
-def table_names() -> tuple[str, ...]:
-    """Names of the built-in tables."""
-    return tuple(BUILT_IN)
-
-
-def table_rows(table: Path | str, flag: str = "table") -> list[tuple[int, str]]:
-    """(id, label name) of a built-in table (see `table_names`) or of a file, in its order.
-
-    JSON {"name": id or [ids]} or {"id": "name"}; CSV or TSV with the columns id (in BIDS' dseg.tsv: index) and name; TOML of
-    tissues (see `tissue_rows`). An id may be a colour, ``#rrggbb``. ValueError naming flag, file and row.
-    """
-    if str(table) in BUILT_IN:
-        return [(i, name.replace(" ", "_")) for i, name in _csv_rows(BUILT_IN[str(table)])]
-    path = Path(table)
-    if path.suffix not in READERS or not path.is_file():
-        *kinds, last = READERS
-        raise ValueError(
-            f"{flag} {path}: must be an existing {', '.join(kinds)} or {last} file, or one of {', '.join(table_names())}"
-        )
-    try:
-        return READERS[path.suffix](path)
-    except ValueError as error:
-        raise ValueError(f"{flag} {with_path(path, error)}") from None
-
-
 def read_label_map(
     table: Path | str, found: Iterable[int] | None = None, flag: str = "--label_map"
 ) -> tuple[Label, ...]:
-    """Classes of `table_rows`, background first; see `named_labels`.
+    """Classes of `label_files.table_rows`, background first; see `named_labels`.
 
-    found: of a built-in table, which lists all there is, only these ids.
+    found: of tables that list all there may be, built-in ones and colour tables, only these ids.
     """
     rows = table_rows(table, flag)
-    if str(table) in BUILT_IN and found is not None:
+    if found is not None and (str(table) in BUILT_IN or Path(table).suffix in COLOUR_TABLES):
         wanted = set(found)
-        rows = [row for row in rows if row[0] in wanted]
-    return named_labels(rows, f"{flag} {table}")
-
-
-def _json_rows(path: Path) -> list[tuple[int, str]]:
-    data = read_json(path)
-    try:
-        if all(str(key).isdigit() for key in data):
-            return [(int(key), str(name)) for key, name in data.items()]
-        listed = {name: ids if isinstance(ids, list) else [ids] for name, ids in data.items()}
-        return [(_number(i), str(name)) for name, ids in listed.items() for i in ids]
-    except (TypeError, ValueError, AttributeError):
-        raise ValueError(f'{path}: expected {{"name": id or [ids]}} or {{"id": "name"}}') from None
-
-
-def _csv_rows(path: Path) -> list[tuple[int, str]]:
-    with open(path, encoding="utf-8-sig", newline="") as file:
-        reader = csv.DictReader(file, delimiter="\t" if path.suffix == ".tsv" else ",")
-        columns = [name for name in ("index", "id") if name in (reader.fieldnames or ())]
-        if not columns or "name" not in (reader.fieldnames or ()):
-            raise ValueError(f"{path}: needs the columns id (or index) and name, found {reader.fieldnames}")
-        rows = []
-        for row in reader:
-            number, name = (row[columns[0]] or "").strip(), (row["name"] or "").strip()
-            try:
-                rows.append((_number(number), name))
-            except ValueError:
-                name = ""
-            if name in ("", "n/a"):
-                raise ValueError(
-                    f"{path}: line {reader.line_num}: {columns[0]} {number!r}, name {(row['name'] or '').strip()!r}; must "
-                    "be a whole number of 0 or more and a name"
-                )
-        return rows
-
-
-def _number(entry: Any) -> int:
-    """An id of a JSON or CSV table; a colour ``#rrggbb`` is the id that it has in colour-coded label maps."""
-    if isinstance(entry, str) and re.fullmatch(r"#[0-9A-Fa-f]{6}", entry):
-        return int(entry[1:], 16)
-    if isinstance(entry, bool) or not (entry.isdecimal() if isinstance(entry, str) else int(entry) == entry):
-        raise ValueError(f"{entry!r} is no id")
-    return int(entry)
-
-
-def tissue_rows(path: Path) -> list[tuple[int, str, str]]:
-    """(id, section, structure) of a TOML table of tissues: GM, WM, CSF, none of ``"structure" = [ids, "first-last"]``.
-
-    Ids of none are known, but no brain tissue. ValueError names file and entry.
-    """
-    rows: list[tuple[int, str, str]] = []
-    names: dict[int, str] = {}
-    for section, structures in read_toml(path, "label table").items():
-        if section not in (*TISSUES, "none") or not isinstance(structures, dict):
-            raise ValueError(f"{path}: section {section!r}: must be one of {', '.join(TISSUES)}, none")
-        for name, entries in structures.items():
-            for number in id_list(entries, f"{path}: {name}"):
-                if number in names:
-                    raise ValueError(f"{path}: id {number} is both {names[number]!r} and {name!r}")
-                names[number] = name
-                rows.append((number, section, name))
-    return rows
-
-
-def _tissue_labels(path: Path) -> list[tuple[int, str]]:
-    return [(i, "background" if section == "none" else section) for i, section, _ in tissue_rows(path)]
-
-
-def id_list(entries: Any, where: str, lowest: int = 1) -> list[int]:
-    """Ids of a TOML entry: numbers of `lowest` or more and ``"first-last"``; ValueError, which begins with `where`."""
-    numbers: list[int] = []
-    for entry in entries if isinstance(entries, list) else [entries]:
-        span = re.fullmatch(r"(\d+)-(\d+)", entry) if isinstance(entry, str) else None
-        if span is not None and int(span[1]) <= int(span[2]):
-            numbers += range(int(span[1]), int(span[2]) + 1)
-        elif isinstance(entry, int) and not isinstance(entry, bool) and entry >= lowest:
-            numbers.append(entry)
-        else:
-            raise ValueError(f'{where} = {entries!r}: must be positive ids or "first-last"')
-    return numbers
-
-
-READERS: dict[str, Callable[[Path], list[tuple[int, str]]]] = {
-    ".json": _json_rows,
-    ".csv": _csv_rows,
-    ".tsv": _csv_rows,
-    ".toml": _tissue_labels,
-}
+        rows = [row for row in rows if row.id in wanted]
+    return named_labels((row.id, row.name, row.color) for row in rows)
 
 
 def read_dataset_json(path: Path) -> tuple[dict[int, str], dict[int, str]]:
@@ -259,34 +132,35 @@ def read_dataset_json(path: Path) -> tuple[dict[int, str], dict[int, str]]:
 # -- names that come with a map ---------------------------------------------------------------------------------------
 
 
-def names_with(path: Path) -> tuple[Names, str] | None:
-    """Names by id that come with a label map, and where they are; None where there are none.
+def labels_with(path: Path) -> tuple[tuple[Label, ...], str] | None:
+    """Classes by the names that come with a label map, and where they are; None where there are none.
 
     That is ``LabelMap`` of the .json file beside it (scripts/segment.py), ``dseg.tsv`` or ``*_dseg.tsv`` of BIDS beside it
     or above it up to the folder of the subjects or of the data set, the manifest of the results folder that it is in, or
     the header of a NIfTI file, as TotalSegmentator and Connectome Workbench write it.
     """
     path = path.absolute()
+    tables = [table for folder in _folders(path) for table in _tables(folder, stem(path))]
     sidecar = path.with_name(f"{stem(path)}.json")
     if sidecar.is_file():
         data = read_json(sidecar)
         found = data.get("LabelMap") if isinstance(data, dict) else None
         if isinstance(found, dict) and found and all(type(number) is int for number in found.values()):
-            return {number: str(name) for name, number in found.items()}, sidecar.name
-    tables = [table for folder in _folders(path) for table in _tables(folder, stem(path))]
+            colors = {label.name: label.color for label in _read_table(tables[0])} if tables else {}
+            return named_labels((i, str(name), colors.get(name, "")) for name, i in found.items()), sidecar.name
     if tables:
-        return names_of(_read_table(tables[0])), tables[0].name
+        return _read_table(tables[0]), tables[0].name
     results = path.parent.parent
     if path.parent.name in ("predictions", "groundtruth") and (results / FILE_NAME).is_file():
-        return {label.id: label.name for label in _classes_of(results)}, FILE_NAME
+        return tuple(replace(label, source=(label.id,)) for label in _classes_of(results)), FILE_NAME
     names = _header_names(path)
-    return (names, "its header") if names else None
+    return (named_labels((i, name, "") for i, name in names.items()), "its header") if names else None
 
 
-def common_names(paths: Sequence[Path]) -> Names:
-    """The names that come with every one of the maps; {} where they are not the same for all."""
-    first, *others = [found[0] if (found := names_with(path)) else {} for path in paths]
-    return first if all(names == first for names in others) else {}
+def common_labels(paths: Sequence[Path]) -> tuple[Label, ...]:
+    """The classes that come with every one of the maps; () where they are not the same for all."""
+    first, *others = [found[0] if (found := labels_with(path)) else () for path in paths]
+    return first if all(labels == first for labels in others) else ()
 
 
 def _folders(path: Path) -> list[Path]:

@@ -10,23 +10,33 @@ from pathlib import Path
 from dataloaders.io.files import read_json
 from dataloaders.io.manifest import FILE_NAME, Manifest
 from dataloaders.io.spec import BACKGROUND, Label
-from dataloaders.labelmaps.labels import FREESURFER, found_labels, read_label_map, table_names
+from dataloaders.labelmaps.label_files import FREESURFER, READERS, table_names
+from dataloaders.labelmaps.labels import common_labels, named_labels, read_label_map
 from models.gmm import freesurfer
 from models.gmm.labels import LabelScheme, mirrored_name, named_partners, plain_name
 
 _FIELDS = {f.name for f in fields(LabelScheme)} | {"n_neutral_labels"}
 
 
-def scheme_of(values: Sequence[int], preset: str = "") -> LabelScheme:
-    """What the values of the maps are: for the fetal preset FeTA's tissues or seeds, else FreeSurfer's or plain labels."""
+def scheme_of(values: Sequence[int], preset: str = "", sources: Sequence[object] = ()) -> LabelScheme:
+    """What the values of the maps are: for the fetal preset FeTA's tissues or seeds, else FreeSurfer's, else labels by the
+    names that come with the maps (`labels.labels_with`), else plain ones.
+
+    sources: paths of the maps, among other things. ValueError where their table lacks a value.
+    """
     if preset == "fetal" and set(values) <= set(LabelScheme.feta().values):
         return LabelScheme.feta()
     if preset == "fetal" and all(value == 0 or 10 <= value < 50 for value in values):
         return LabelScheme.seeds(values)
+    paths = [source for source in sources if isinstance(source, Path)]
+    if paths and freesurfer.strangers(values) is None and (labels := common_labels(paths)):
+        return _scheme_of_names(labels, values, f"{paths[0]}: the table beside it or its header")
     return LabelScheme.from_values(values)
 
 
-def read_scheme(text: str, values: Iterable[int], preset: str = "", flag: str = "--scheme") -> LabelScheme:
+def read_scheme(
+    text: str, values: Iterable[int], preset: str = "", flag: str = "--scheme", sources: Sequence[object] = ()
+) -> LabelScheme:
     """The scheme that a --scheme option names, for maps with these values.
 
     auto: see `scheme_of`. freesurfer, feta, seeds: that, or an error. Another name or file of `labels.read_label_map`: a
@@ -36,7 +46,7 @@ def read_scheme(text: str, values: Iterable[int], preset: str = "", flag: str = 
     """
     found = tuple(sorted(set(values)))
     if text == "auto":
-        return scheme_of(found, preset)
+        return scheme_of(found, preset, sources)
     if text == "feta":
         return LabelScheme.feta()
     if text == "seeds":
@@ -53,13 +63,13 @@ def read_scheme(text: str, values: Iterable[int], preset: str = "", flag: str = 
         if not labels:
             raise ValueError(f"{flag} {text}: holds images without label maps; give a folder with label maps")
         return _scheme_of_labels(labels)
-    if text in table_names() or (path.is_file() and path.suffix in (".csv", ".tsv", ".toml")):
-        return _scheme_of_names(text, found, flag)
-    if path.suffix == ".json" and path.is_file():
-        return _scheme_of_table(path, flag) if _is_scheme(read_json(path)) else _scheme_of_names(text, found, flag)
+    if path.suffix == ".json" and path.is_file() and _is_scheme(read_json(path)):
+        return _scheme_of_table(path, flag)
+    if text in table_names() or (path.is_file() and path.suffix in READERS):
+        return _scheme_of_names(read_label_map(text, flag=flag), found, f"{flag} {text}")
     raise ValueError(
-        f"{flag} {text}: must be auto, seeds, {', '.join(table_names())}, an existing .json, .csv, .tsv or .toml table, "
-        "or a prepared data folder"
+        f"{flag} {text}: must be auto, seeds, {', '.join(table_names())}, an existing table "
+        f"({', '.join(READERS)}), or a prepared data folder"
     )
 
 
@@ -73,18 +83,17 @@ def fitting_tables(values: Iterable[int], among: Iterable[str] = ()) -> list[str
     ]
 
 
-def _scheme_of_names(text: str, found: Sequence[int], flag: str) -> LabelScheme:
-    """Of a table of names; found: values of the maps, none of which the table may lack. () for all of the table."""
-    labels = read_label_map(text, flag=flag)
+def _scheme_of_names(labels: Sequence[Label], found: Sequence[int], where: str) -> LabelScheme:
+    """Of a table's classes; found: values of the maps, none of which the table may lack. () for all of the table."""
     ids = {number for label in labels for number in label.source}
     if unknown := [value for value in found if value not in ids]:
         fitting = fitting_tables(found)
         hint = f"; all are in {', '.join(fitting)}" if fitting else ""
-        raise ValueError(f"{flag} {text}: does not name {', '.join(map(str, unknown[:10]))} of the maps{hint}")
-    return named_scheme(labels, found or sorted(ids))
+        raise ValueError(f"{where}: does not name {', '.join(map(str, unknown[:10]))} of the maps{hint}")
+    return _named_scheme(labels, found or sorted(ids))
 
 
-def named_scheme(labels: Sequence[Label], found: Sequence[int]) -> LabelScheme:
+def _named_scheme(labels: Sequence[Label], found: Sequence[int]) -> LabelScheme:
     """Of maps with the values `found`, by the names of labels that have them as sources; equal names are one class.
 
     The other side of what was found is listed too, so that maps can be mirrored.
@@ -94,9 +103,10 @@ def named_scheme(labels: Sequence[Label], found: Sequence[int]) -> LabelScheme:
         i for label in labels if mirrored_name(label.name) in seen - {plain_name(label.name)} for i in label.source
     }
     wanted = {*found, BACKGROUND} | others
-    kept = [(label.name, tuple(sorted(wanted & {*label.source}))) for label in labels if wanted & {*label.source}]
-    scheme = _scheme_of_labels([Label(i, *entry) for i, entry in enumerate(kept)])
-    return replace(scheme, outputs=tuple(kept[output][1][0] for output in scheme.outputs))
+    kept = [label for label in labels if wanted & {*label.source}]
+    kept = [replace(label, id=i, source=tuple(sorted(wanted & {*label.source}))) for i, label in enumerate(kept)]
+    scheme = _scheme_of_labels(kept)
+    return replace(scheme, outputs=tuple(kept[output].source[0] for output in scheme.outputs))
 
 
 def _is_scheme(data: object) -> bool:
@@ -112,7 +122,7 @@ def _scheme_of_table(path: Path, flag: str) -> LabelScheme:
         neutral = data.get("n_neutral_labels")
         lists = (data.get("classes"), data.get("outputs"), neutral, data.get("names"))
         scheme = LabelScheme.from_lists(data["values"], *lists)
-        rest = {key: tuple(data[key]) for key in ("partners", "ties") if data.get(key) is not None}
+        rest = {key: tuple(data[key]) for key in ("partners", "ties", "colors") if data.get(key) is not None}
         return replace(scheme, **rest)
     except (ValueError, TypeError) as error:
         raise ValueError(f"{flag} {path}: {error}") from None
@@ -122,10 +132,19 @@ def _scheme_of_labels(labels: Sequence[Label]) -> LabelScheme:
     """Of prepared data's labels: values are the ids of the source maps, intensity classes and outputs are the labels."""
     rows = [(value, label) for label in labels for value in label.source or (label.id,)]
     ids = tuple(label.id for _, label in rows)
-    partners = named_partners([label.name for label in labels])
-    if len(rows) != len(labels):  # where no label has a side, no value has
-        partners = tuple(range(len(rows))) if partners == tuple(range(len(labels))) else None
-    return LabelScheme(tuple(value for value, _ in rows), tuple(label.name for _, label in rows), ids, ids, partners)
+    members: list[list[int]] = [[] for _ in labels]
+    for row, (_, label) in enumerate(rows):
+        members[label.id].append(row)
+    sides, partners = named_partners([label.name for label in labels]), None
+    # Ids of one class are alike to a generator: in their order they pair with those of the other side
+    if sides is not None and all(len(members[i]) == len(members[other]) for i, other in enumerate(sides)):
+        pairs = {row: other for i, j in enumerate(sides) for row, other in zip(members[i], members[j], strict=True)}
+        partners = tuple(pairs[row] for row in range(len(rows)))
+    colors = tuple(label.color for _, label in rows)
+    names = tuple(label.name for _, label in rows)
+    return LabelScheme(
+        tuple(value for value, _ in rows), names, ids, ids, partners, colors=colors if any(colors) else ()
+    )
 
 
 def output_labels(scheme: LabelScheme) -> tuple[Label, ...]:
@@ -136,7 +155,10 @@ def output_labels(scheme: LabelScheme) -> tuple[Label, ...]:
         names[value] = f"{name}_{value}" if name in names.values() else name
     if len(names) < 2:
         raise ValueError("output_labels are all 0: there is nothing but background to write")
-    return found_labels(names, names)
+    colors: dict[int, str] = {}
+    for value, color in zip(scheme.outputs, scheme.colors, strict=False):
+        colors[value] = colors.get(value) or color
+    return named_labels((value, name, colors.get(value, "")) for value, name in names.items())
 
 
 def _output_name(scheme: LabelScheme, value: int) -> str:

@@ -21,7 +21,8 @@ from numpy.typing import NDArray
 from dataloaders.io.files import read_json, read_toml
 from dataloaders.io.schema import NAME
 from dataloaders.io.spec import Label
-from dataloaders.labelmaps.labels import READERS, LabelTable, count_labels, id_list, table_rows
+from dataloaders.labelmaps.label_files import READERS, id_list, table_rows
+from dataloaders.labelmaps.labels import LabelTable, count_labels
 
 if TYPE_CHECKING:
     import torch
@@ -88,7 +89,7 @@ class SeedScheme:
 
 
 def find_scheme(annotation: str) -> SeedScheme:
-    """A scheme of seeds.toml by name, or one of the names of a table (see `labels.table_rows`).
+    """A scheme of seeds.toml by name, or one of the names of a table (see `label_files.table_rows`).
 
     The name ``background`` collects ids to ignore. ValueError names the file and what is wrong.
     """
@@ -101,8 +102,8 @@ def find_scheme(annotation: str) -> SeedScheme:
             f"--annotation {annotation}: expected {', '.join(known)}, or a table that ends in {', '.join(READERS)}"
         )
     else:
-        for number, name in table_rows(annotation, "--annotation"):
-            groups.setdefault(name, []).append(number)
+        for row in table_rows(annotation, "--annotation"):
+            groups.setdefault(row.name, []).append(row.id)
     background = groups.pop("background", [])
     try:
         metas = tuple((name, tuple(ids)) for name, ids in groups.items())

@@ -64,7 +64,7 @@ def _table(o: PrepareOptions, found: PlainFolder, coded: bool) -> LabelTable:
     counts = found.ids.counts
     labels = found_labels(counts, names) if o.label_map is None else read_label_map(o.label_map, counts)
     table = LabelTable(labels, o.unknown_labels == "background")
-    unlisted, dropped = unlisted_ids(o, table, counts, "pixels", names)
+    unlisted, dropped = unlisted_ids(f"--label_map {o.label_map}", table, counts, "pixels", names)
     found.faults += unlisted
     for note in dropped:
         print(note, flush=True)

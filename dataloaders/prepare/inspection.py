@@ -13,7 +13,8 @@ from dataloaders.io.console import collected
 from dataloaders.io.files import file_sha256, listed
 from dataloaders.io.intensity import AIR_BELOW, SCALE_SAMPLES, in_hu
 from dataloaders.io.nifti import Volume, VolumeError, read_ids, read_volume
-from dataloaders.labelmaps.labels import names_with
+from dataloaders.io.spec import Label
+from dataloaders.labelmaps.labels import labels_with
 from dataloaders.prepare import tissue
 from dataloaders.prepare.id_check import IdCheck
 from dataloaders.prepare.options import PrepareOptions
@@ -39,7 +40,7 @@ class Facts:
     """What inspecting one case found. is_ct, no_hu: of each channel, the latter why its values would be no HU.
 
     extent: pixels (H, W) that a slice needs; see `_extent`.
-    names: of label ids, as they stand beside the label map or in its header.
+    labels: classes that a table beside the label map or its header names, and which of them it is.
     """
 
     faults: list[str] = field(default_factory=list)
@@ -49,7 +50,8 @@ class Facts:
     is_ct: list[bool] = field(default_factory=list)
     no_hu: list[str] = field(default_factory=list)
     extent: tuple[int, int] | None = None
-    names: dict[int, str] = field(default_factory=dict)
+    labels: tuple[Label, ...] = ()
+    named_by: str = ""
 
 
 def inspect_case(source: CaseSource, channels: tuple[str, ...], o: PrepareOptions) -> Facts:
@@ -98,8 +100,7 @@ def _inspect(source: CaseSource, channels: tuple[str, ...], o: PrepareOptions) -
         if fault := ids.fault(len(np.unique(shown))):
             facts.faults.append(f"{source.label}: {fault}")
         if "label" in paths and o.label_map is None:
-            named = names_with(paths["label"])
-            facts.names = {i: name for i, name in named[0].items() if i in facts.label_counts} if named else {}
+            facts.labels, facts.named_by = labels_with(paths["label"]) or ((), "")
         if set(facts.label_counts) == {0}:
             facts.faults.append(f"{source.label}: the label map is empty, every voxel is 0")
     elif o.tissue == "none":

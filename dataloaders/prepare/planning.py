@@ -7,7 +7,13 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from dataloaders.io.spec import LESION, Label
-from dataloaders.labelmaps.labels import LabelTable, found_labels, read_dataset_json, read_label_map, table_rows
+from dataloaders.labelmaps.labels import (
+    LabelTable,
+    found_labels,
+    named_labels,
+    read_dataset_json,
+    read_label_map,
+)
 from dataloaders.prepare import tissue
 from dataloaders.prepare.inspection import DataFaults, Facts
 from dataloaders.prepare.options import PrepareOptions
@@ -35,14 +41,14 @@ def make_plan(o: PrepareOptions, found: Found, all_facts: list[Facts]) -> tuple[
     if faults:
         raise DataFaults(faults)
     counts = dict(sum((Counter(facts.label_counts) for facts in all_facts), Counter()))
-    names, source = _names(o, found, all_facts, counts, any(ct))
+    labels, source, of = _classes(o, found, all_facts, counts, any(ct))
     notes += [source] if source else []
-    table = _table(o, found, counts, names)
+    table = _table(o, found, labels)
     if o.label_map is None and (
         ignored := sum(counts.get(i, 0) for label in table.labels[:1] for i in label.source if i)
     ):
         notes.append(f"{ignored} voxels of the label 'ignore' count as background")
-    unlisted, dropped = unlisted_ids(o, table, counts, "voxels")
+    unlisted, dropped = unlisted_ids(of, table, counts, "voxels")
     if unlisted:
         raise DataFaults(unlisted)
     notes += dropped
@@ -69,43 +75,47 @@ def _tissue_faults(o: PrepareOptions, found: Found, all_facts: list[Facts], ct: 
     return []
 
 
-def _names(
+def _classes(
     o: PrepareOptions, found: Found, all_facts: list[Facts], counts: dict[int, int], ct: bool
-) -> tuple[dict[int, str], str]:
-    """Names of label ids where no table is given, and a line that says where they are from."""
-    if o.label_map is not None or not counts:
-        return {}, ""
+) -> tuple[tuple[Label, ...], str, str]:
+    """Classes of the ids that were found, a line that says where their names are from, and the table that may lack ids."""
+    if o.half == "images":
+        return (), "", ""
+    if any(case.builtin for case in found.cases):
+        return found_labels(counts, tissue.BRAIN_TISSUE), "", ""
+    if not counts:
+        made = tissue.BRAIN_TISSUE if o.tissue == "hmrf" else tissue.CT_TISSUE
+        return found_labels(made, made), "", ""
+    if o.label_map is not None:
+        return read_label_map(o.label_map, counts), "", f"--label_map {o.label_map}"
     if found.label_names and (names := read_dataset_json(found.label_names)[1]):
-        return names, ""
-    names = {}
+        return found_labels(counts, names), "", ""
+    rows: dict[int, Label] = {}
     for facts in all_facts:
-        for i, name in facts.names.items():
-            if names.setdefault(i, name) != name:
-                return {}, (
-                    f"warning: id {i} is {names[i]!r} in one label map's header or table and {name!r} in another's, so "
-                    "labels have no names; --label_map gives them"
-                )
-    if names:
-        return names, "label names: those beside the label maps or in their headers; --label_map FILE gives others"
-    if ct and len(counts) > OWN_COUNT and OWN_LOW <= max(counts) <= OWN_HIGH:
-        return dict(table_rows(OWN)), (
-            f"label names: {OWN}'s, whose ids these are by their number and range in a CT; --label_map FILE gives others"
+        for i, label in ((i, one) for one in facts.labels for i in one.source if i in facts.label_counts):
+            if rows.setdefault(i, label).name != label.name:
+                return found_labels(counts, {}), (
+                    f"warning: id {i} is {rows[i].name!r} in one label map's header or table and {label.name!r} in "
+                    "another's, so labels have no names; --label_map gives them"
+                ), ""  # fmt: skip
+    if rows:
+        of = next(facts.named_by for facts in all_facts if facts.named_by)
+        note = f"label names: those beside the label maps or in their headers ({of}); --label_map FILE gives others"
+        return (
+            named_labels((i, rows[i].name, rows[i].color) for i in sorted(rows)),
+            note,
+            f"beside the label maps: {of}",
         )
-    return {}, ""
+    if ct and len(counts) > OWN_COUNT and OWN_LOW <= max(counts) <= OWN_HIGH:
+        return read_label_map(OWN, counts), (
+            f"label names: {OWN}'s, whose ids these are by their number and range in a CT; --label_map FILE gives others"
+        ), ""  # fmt: skip
+    return found_labels(counts, {}), "", ""
 
 
-def _table(o: PrepareOptions, found: Found, counts: dict[int, int], names: dict[int, str]) -> LabelTable:
+def _table(o: PrepareOptions, found: Found, labels: tuple[Label, ...]) -> LabelTable:
     if o.half == "images":
         return LabelTable(())
-    if any(case.builtin for case in found.cases):
-        labels = found_labels(counts, tissue.BRAIN_TISSUE)
-    elif not counts:
-        made = tissue.BRAIN_TISSUE if o.tissue == "hmrf" else tissue.CT_TISSUE
-        labels = found_labels(made, made)
-    elif o.label_map is not None:
-        labels = read_label_map(o.label_map, counts)
-    else:
-        labels = found_labels(counts, names)
     extra = ["body_unlabelled"] if o.split_background else []
     masks = o.lesions and any(case.lesion for case in found.cases)
     drawn = any(label.name == LESION for label in labels)  # already a class of the label maps
@@ -115,14 +125,12 @@ def _table(o: PrepareOptions, found: Found, counts: dict[int, int], names: dict[
 
 
 def unlisted_ids(
-    o: PrepareOptions, table: LabelTable, counts: Mapping[int, int], what: str, names: Mapping[int, str] = {}
+    of: str, table: LabelTable, counts: Mapping[int, int], what: str, names: Mapping[int, str] = {}
 ) -> tuple[list[str], list[str]]:
-    """Faults and notes of source ids that no class lists. what: is counted. names: of ids, for people."""
+    """Faults and notes of source ids that no class lists. of: the table that should. what: is counted. names: of ids."""
     unknown = table.unknown(dict(counts))
     listing = ", ".join(f"{names.get(i, i)} ({n} {what})" for i, n in sorted(unknown.items())[:20])
     if not unknown or table.lenient:
         return [], [f"ids dropped to background: {listing}"] if unknown else []
-    fault = (
-        f"--label_map {o.label_map} does not list {len(unknown)} ids: {listing}; --unknown_labels background drops them"
-    )
-    return [fault], []
+    fault = f"{of} does not list {len(unknown)} ids: {listing}; --unknown_labels background drops them"
+    return [fault + ("" if of.startswith("--label_map") else ", --label_map FILE names them")], []

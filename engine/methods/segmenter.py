@@ -120,7 +120,7 @@ class SegmentationJudge:
                 (plane(scan.image[0], axis, index), plane(scan.label, axis, index), plane(predicted, axis, index))
             )
         if rows:
-            save_label_preview(path, rows, self.spec.num_labels)
+            save_label_preview(path, rows, self.spec.labels)
 
 
 class SplitSegmentation:

@@ -144,7 +144,7 @@ class SynthesisJudge:
             labels.append(batch.label.cpu())
             columns.append([column.cpu() for column in shown if column is not None])
         stacked = [torch.cat(column).numpy() for column in zip(*columns, strict=True)]
-        save_preview(path, torch.cat(labels).numpy(), stacked, self.data.spec.num_labels)
+        save_preview(path, torch.cat(labels).numpy(), stacked, self.data.spec.labels)
 
     def evaluate(self, images: int) -> Verdict | None:
         """All metrics of the validation split; None without pairs to compare."""

@@ -112,7 +112,7 @@ def render_page(content: Content) -> str:
 
 def _label_keys(entrant: Entrant) -> list[Key]:
     """Of the labels that are in any slice."""
-    colors = label_colors(entrant.spec.num_labels)
+    colors = label_colors(entrant.spec.labels)
     shown = {label for _, item in entrant.slices.values() for label in item.histogram}
     labels = [label for label in entrant.spec.labels if label.id in shown]
     return [Key(hex_color(colors[label.id]), label.name.replace("_", " ")) for label in labels]

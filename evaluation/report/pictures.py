@@ -131,7 +131,7 @@ def strip(
     if limit is None:
         spread = max((float(np.percentile(np.abs(d), 99.5)) for of_slice in differences for d in of_slice), default=0.0)
         limit = min(spread, *ends) or 1.0
-    names, colors = [entrant.name for entrant in entrants], label_colors(first.spec.num_labels)
+    names, colors = [entrant.name for entrant in entrants], label_colors(first.spec.labels)
     rows = []
     for (case, item), picture, decoded, of_slice in zip(chosen, read, images, differences, strict=True):
         window = display_window(first, channel, case)

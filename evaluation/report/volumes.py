@@ -71,7 +71,7 @@ def pack(
             f"{held} of {total} slices of {len(chosen)} of {len(first.manifest.cases)} cases are here, evenly spaced, "
             "as many as a page of about 15 MB holds."
         )
-    colors = [hex_color(rgb) for rgb in label_colors(spec.num_labels)]
+    colors = [hex_color(rgb) for rgb in label_colors(spec.labels)]
     meta = {
         "methods": [entrant.name for entrant in entrants],
         "channels": [{"name": c.name, "unit": c.unit, "windows": _windows(c.unit)} for c in spec.channels],

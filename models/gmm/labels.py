@@ -53,6 +53,7 @@ class LabelScheme:
     partners: label index of the same structure on the other side, the own index where a label has no side. None where
         the sides are unknown: such maps must never be flipped.
     ties: tissue of each class; the means of classes of one tissue lie near each other. None: classes are independent.
+    colors: ``#rrggbb`` of each label for pictures, empty where there is none.
 
     ValueError, in one line, where these do not fit together.
     """
@@ -63,6 +64,7 @@ class LabelScheme:
     outputs: tuple[int, ...]
     partners: tuple[int, ...] | None
     ties: tuple[int, ...] | None = None
+    colors: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if not self.values:
@@ -77,6 +79,7 @@ class LabelScheme:
             ("names", self.names),
             ("generation_classes", self.classes),
             ("output_labels", self.outputs),
+            ("colors", self.colors or self.values),
         ):
             if len(entries) != len(self.values):
                 raise ValueError(f"{what} has {len(entries)} entries for {len(self.values)} generation_labels")
@@ -226,8 +229,9 @@ class LabelScheme:
         return replace(scheme, ties=tuple(tissues))
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values for JSON."""
-        return {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(self).items()}
+        """Plain values for JSON; colours where there are any."""
+        fields = {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(self).items()}
+        return {key: value for key, value in fields.items() if key != "colors" or value}
 
     @classmethod
     def from_dict(cls, data: dict[str, Any]) -> LabelScheme:
@@ -302,6 +306,7 @@ class LabelScheme:
             outputs=(*self.outputs, value if output is None else output),
             partners=None if self.partners is None else (*self.partners, self.num_labels),
             ties=None if self.ties is None else (*self.ties, max(self.ties) + 1),
+            colors=(*self.colors, "") if self.colors else (),
         )
 
 

@@ -12,7 +12,7 @@ import pytest
 from dataloaders.io.manifest import Manifest
 from dataloaders.io.spec import Channel, DataSpec, Label
 from dataloaders.labelmaps.ids import read_ids
-from dataloaders.labelmaps.labels import names_with, read_label_map
+from dataloaders.labelmaps.labels import labels_with, names_of, read_label_map
 
 SPEC = DataSpec(
     (
@@ -61,7 +61,7 @@ def test_ids_that_fit_both_ways_are_the_trainings_and_it_is_said(map_: Path) -> 
 def test_a_table_beside_the_map_beats_ids_that_fit(map_: Path, tmp_path: Path) -> None:
     """Without it 2 and 3 would be exchanged, and nobody would notice."""
     (tmp_path / "dseg.tsv").write_text(
-        "index\tname\tcolor\n0\tBackground\t#0\n2\tRight Kidney\t#1\n3\tLeft kidney\t#2\n"
+        "index\tname\tcolor\n0\tBackground\t#000000\n2\tRight Kidney\t#000001\n3\tLeft kidney\tn/a\n"
     )
     assert sources(map_, {2, 3})["left_kidney"] == [3]
     assert sources(map_, {2, 3})["right_kidney"] == [2]
@@ -111,30 +111,35 @@ def test_class_ids_are_read_where_the_user_says_so(map_: Path) -> None:
     assert sources(map_, {1, 2, 5}, label_ids="class")["body_unlabelled"] == [5]
 
 
+def named(map_: Path) -> tuple[dict[int, str], str]:
+    labels, where = labels_with(map_) or ((), "")
+    return names_of(labels), where
+
+
 def test_names_beside_of_every_kind(tmp_path: Path) -> None:
     """segment.py's record, BIDS tables from particular to general and up to the subjects, results of a segmenter."""
     anat = tmp_path / "root" / "sub-1" / "anat"
     anat.mkdir(parents=True)
     map_ = anat / "sub-1_desc-x_dseg.nii.gz"
-    assert names_with(map_) is None
+    assert labels_with(map_) is None
     (tmp_path / "dseg.tsv").write_text("index\tname\n1\ttoo_far_up\n")
-    assert names_with(map_) is None
+    assert labels_with(map_) is None
     (tmp_path / "root" / "dseg.tsv").write_text("index\tname\n1\tgeneral\n")
     (tmp_path / "root" / "desc-y_dseg.tsv").write_text("index\tname\n1\tother\n")
-    assert names_with(map_) == ({0: "background", 1: "general"}, "dseg.tsv")
+    assert named(map_) == ({0: "background", 1: "general"}, "dseg.tsv")
     (tmp_path / "root" / "desc-x_dseg.tsv").write_text("index\tname\n1\tparticular\n")
-    assert names_with(map_) == ({0: "background", 1: "particular"}, "desc-x_dseg.tsv")
+    assert named(map_) == ({0: "background", 1: "particular"}, "desc-x_dseg.tsv")
     (anat / "sub-1_desc-x_dseg.json").write_text(json.dumps({"LabelMap": {"background": 0, "grey_matter": 2}}))
-    assert names_with(map_) == ({0: "background", 2: "grey_matter"}, "sub-1_desc-x_dseg.json")
+    assert named(map_) == ({0: "background", 2: "grey_matter"}, "sub-1_desc-x_dseg.json")
     Manifest(SPEC, ()).save(tmp_path / "results")
-    found = names_with(tmp_path / "results" / "predictions" / "case.nii.gz")
-    assert (found[0][1], found[1]) == ("liver", "manifest.json")
+    names, where = named(tmp_path / "results" / "predictions" / "case.nii.gz")
+    assert (names[1], where) == ("liver", "manifest.json")
 
 
 def test_a_damaged_table_is_a_fault_that_names_it(tmp_path: Path) -> None:
     (tmp_path / "dseg.tsv").write_text("number\tname\n1\tliver\n")
     with pytest.raises(ValueError, match=r"labels .*dseg\.tsv: needs the columns"):
-        names_with(tmp_path / "a.nii.gz")
+        labels_with(tmp_path / "a.nii.gz")
 
 
 def test_names_in_the_header_count_unless_there_are_others_beside(tmp_path: Path) -> None:

@@ -8,8 +8,10 @@ import nibabel as nib
 import numpy as np
 import pytest
 
+from dataloaders.io.pictures import label_colors
 from dataloaders.io.spec import Channel, DataSpec, Label
-from dataloaders.labelmaps.labels import TABLES, names_with, read_label_map, table_names, tissue_rows
+from dataloaders.labelmaps.label_files import TABLES, table_names
+from dataloaders.labelmaps.labels import labels_with, names_of, read_label_map
 from models.gmm.labels import LabelScheme
 
 
@@ -26,11 +28,70 @@ def test_bids_tables(tmp_path: Path) -> None:
         Label(0, "background", (0,)), Label(1, "csf", (4, 11)), Label(2, "grey_matter", (40,))
     )  # fmt: skip
     path.write_text("number\tname\n1\ta\n")
-    with pytest.raises(ValueError, match=r"dseg.tsv: needs the columns id \(or index\) and name, found"):
+    with pytest.raises(ValueError, match=r"dseg.tsv: needs the columns index \(or id, .*\) and name, found number"):
         read_label_map(path)
     path.write_text("index\tname\n1\ta\n2\n")
-    with pytest.raises(ValueError, match=r"dseg.tsv: line 3: index '2', name ''; must be a whole number"):
+    with pytest.raises(ValueError, match=r"dseg.tsv: line 3: id '2', name ''; must be a whole number"):
         read_label_map(path)
+
+
+COLOURED = {  # what programs write of two structures and the background; FreeSurfer's last column is 0 for opaque
+    "dseg.tsv": "index\tname\tabbreviation\tmapping\tcolor\n0\tBackground\tBG\t0\tn/a\n"
+    "10\tLeft Thalamus\tLT\t9\t#00760E\n49\tRight Thalamus\tn/a\t9\tn/a\n",
+    "FreeSurferColorLUT.txt": "#$Id: v 1\n\n#No. Label Name:   R   G   B   A\n\n0   Unknown       0   0   0   0\n"
+    "10  Left Thalamus         0   118 14  0\n49  Right Thalamus        0   0 0  0\n",
+    "itksnap.txt": "################\n# ITK-SnAP Label Description File\n# IDX   -R-  -G-  -B-  -A--  VIS MSH  LABEL\n"
+    '    0     0    0    0        0  0  0    "Clear Label"\n   10     0  118   14        1  1  1    "Left Thalamus"\n'
+    '   49     0    0    0      0.5  0  1    "Right Thalamus"\n',
+    "slicer.ctbl": "# Color table file a.ctbl\n# 3 values\n0 Background 0 0 0 0\n10 Left_Thalamus 0 118 14 255\n"
+    "49 Right_Thalamus 0 0 0 255\n",
+    "slicer.csv": "LabelValue,Name,Color_R,Color_G,Color_B,Color_A,Type\n10,Left Thalamus,0,118,14,255,T\n"
+    '49,"Right Thalamus",0,0,0,255,T\n',
+}
+
+
+@pytest.mark.parametrize("name", COLOURED)
+def test_tables_of_other_programs_with_their_colours(name: str, tmp_path: Path) -> None:
+    (tmp_path / name).write_text(COLOURED[name])
+    background, left, right = read_label_map(tmp_path / name, {0, 10, 49})
+    assert (background.id, background.name) == (0, "background")
+    assert (left.name.replace("_", " "), left.source, left.color) == ("Left Thalamus", (10,), "#00760e")
+    assert (right.name.replace("_", " "), right.source) == ("Right Thalamus", (49,))
+    assert label_colors((background, left, right))[:2].tolist() == [[0, 0, 0], [0, 118, 14]]
+
+
+def test_colour_tables_list_more_than_there_is(tmp_path: Path) -> None:
+    (tmp_path / "lut.txt").write_text(COLOURED["FreeSurferColorLUT.txt"])
+    assert [label.name for label in read_label_map(tmp_path / "lut.txt", {0, 49})] == ["background", "Right Thalamus"]
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "message"),
+    [
+        ("a.tsv", "index\tname\n1\ta\n2\tb\n1\tc\n", r"a.tsv: line 4: id 1 again, 'c'; line 2 says 'a'"),
+        ("a.tsv", "index\tname\tcolor\n1\ta\t#ff00gg\n", r"a.tsv: line 2: color '#ff00gg'; must be #rrggbb"),
+        ("a.tsv", "index\tname\tmapping\n1\ta\t12\n", r"a.tsv: line 2: mapping '12'; must be from 0 to 11"),
+        ("a.tsv", "index\tname\n", r"a.tsv: names no ids"),
+        ("a.csv", "LabelValue,Name,Color_R,Color_G,Color_B\n1,a,0,256,0\n", r"a.csv: line 2: colour 0 256 0; must be"),
+        (
+            "a.txt",
+            "1 a 0 0 0 0\n2 b 0 -1 0 0\n",
+            r"a.txt: line 2: colour 0 -1 0; must be red, green and blue from 0 to 255",
+        ),
+        ("a.txt", '1 0 300 0 1 1 1 "a"\n', r"a.txt: line 1: colour 0 300 0"),
+        ("a.txt", "1 a 0 0 0 0\n1 b 0 0 0 0\n", r"a.txt: line 2: id 1 again, 'b'; line 1 says 'a'"),
+        ("a.txt", "one a 0 0 0 0\n", r"a.txt: line 1: id 'one', name 'a'; must be a whole number"),
+        ("a.ctbl", "# Color procedural file x\n0.5 0 0 0\n", r"a.ctbl: line 2: '0.5 0 0 0'; must be id, name, red"),
+        ("a.txt", "maps/one.nii.gz\n", r"a.txt: line 1: 'maps/one.nii.gz'; must be id, name, red"),
+        ("a.json", '{"a": 1, "b": [2, 1]}', r"a.json: 'b': id 1 again, 'b'; 'a' says 'a'"),
+        ("a.tsv", "\udcff\udcfe", r"a.tsv: is no text"),
+    ],
+)
+def test_tables_with_faults_are_refused_by_row(name: str, text: str, message: str, tmp_path: Path) -> None:
+    (tmp_path / name).write_bytes(text.encode(errors="surrogateescape"))
+    with pytest.raises(ValueError, match=f"--label_map .*{message}") as caught:
+        read_label_map(tmp_path / name)
+    assert "\n" not in str(caught.value)
 
 
 def test_built_in_tables_by_name() -> None:
@@ -46,7 +107,7 @@ def test_built_in_tables_by_name() -> None:
     assert ids_of("destrieux", (12146,)).keys() == {"background", "right_cortex_S_central"}
     assert ids_of("wmparc", (3024,)).keys() == {"background", "left_white_matter_precentral"}
     assert ids_of("csf-gm-wm")["grey_matter"] == ids_of("gm-wm-csf")["white_matter"] == (2,)
-    with pytest.raises(ValueError, match=r"--label_map totalseg: must be an existing .json, .*totalsegmentator"):
+    with pytest.raises(ValueError, match=r"--label_map totalseg: must be an existing .tsv, .*totalsegmentator"):
         read_label_map("totalseg")
 
 
@@ -63,19 +124,20 @@ def test_tables_of_tissues_are_label_maps() -> None:
     assert {3, 42, 1000, 11101, 12175} <= set(found["GM"])
     assert {2, 3024, 4035, 13101, 14175, 5001} <= set(found["WM"])
     assert {0, 165} <= set(found["background"])
-    assert (11101, "GM", "cortical parcels (Destrieux)") in tissue_rows(TABLES / "freesurfer.toml")
 
 
 def test_names_in_headers(shared_data: Path, tmp_path: Path) -> None:
     image = nib.Nifti1Image(np.zeros((2, 2, 2), np.uint8), np.eye(4))
     image.to_filename(tmp_path / "bare.nii")
-    assert names_with(tmp_path / "bare.nii") is None
+    assert labels_with(tmp_path / "bare.nii") is None
     xml = '<LabelTable><Label Key="1" Red="0"><![CDATA[spleen]]></Label>\n<Label Key="7">gut &amp; co</Label>'
     image.header.extensions.append(nib.nifti1.Nifti1Extension(0, xml.encode()))
     image.to_filename(tmp_path / "named.nii")
-    assert names_with(tmp_path / "named.nii") == ({1: "spleen", 7: "gut & co"}, "its header")
+    labels, where = labels_with(tmp_path / "named.nii") or ((), "")
+    assert (names_of(labels[1:]), where) == ({1: "spleen", 7: "gut & co"}, "its header")
     for path, table in (("ct/case01_seg", "totalsegmentator"), ("mr-body/case01_seg", "totalsegmentator-mr")):
         file = shared_data / f"{path}.nii.gz"
         if file.is_file():
             names = {number: name for name, (number,) in ids_of(table).items() if number}
-            assert names_with(file) == (names, "its header")
+            labels, where = labels_with(file) or ((), "")
+            assert (names_of(labels[1:]), where) == (names, "its header")

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from dataloaders.io.console import collected
 from dataloaders.io.nifti import VolumeError, read_volume, whole_numbers, write_volume
-from dataloaders.labelmaps.labels import names_with
+from dataloaders.labelmaps.labels import labels_with
 from tests.toy import save_nifti
 
 DATA = np.arange(60, dtype=np.int16).reshape(3, 4, 5)
@@ -135,7 +135,7 @@ def test_damaged_header_extensions_cost_nothing(tmp_path: Path) -> None:
     extension = (7).to_bytes(4, "little") + (4).to_bytes(4, "little") + bytes(24)  # a size of 7 is impossible
     path.write_bytes(header.binaryblock + b"\1\0\0\0" + extension + bytes(content[352:]))
     assert np.array_equal(read_volume(path).data, DATA)
-    assert names_with(path) is None
+    assert labels_with(path) is None
 
 
 def test_missing_voxels_count_as_background_and_are_told(tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ from dataloaders.io.files import atomic_path, read_json, write_json
 from dataloaders.io.pictures import label_colors
 from dataloaders.io.runlog import RunLog, read_log
 from dataloaders.io.schema import NAME
+from dataloaders.io.spec import Label
 from dataloaders.labelmaps.labels import read_label_map
 from dataloaders.labelmaps.maps import LabelMaps
 from dataloaders.scans import find_scans
@@ -173,7 +174,7 @@ def test_the_log_rewinds_and_survives_a_cut_line(tmp_path: Path, capsys: pytest.
 
 
 def test_label_colours_are_distinct() -> None:
-    colors = label_colors(42)
+    colors = label_colors([Label(i, f"class_{i}") for i in range(42)])
     assert colors[0].tolist() == [0, 0, 0]
     assert len({tuple(c) for c in colors.tolist()}) == 42
 

@@ -13,6 +13,7 @@ import pytest
 from dataloaders.io.files import write_text
 from dataloaders.io.pictures import label_colors
 from dataloaders.io.png import read_png
+from dataloaders.io.spec import Label
 from evaluation.compare import load_entrants
 from evaluation.report import gather_content, render_page
 from evaluation.report.pictures import body_box
@@ -158,7 +159,9 @@ def test_pixels_are_those_of_the_files(ask: Ask, results: Path) -> None:
     label = read_png(results / "good/label/sub-01_z0001.png")
     labels = [read_png(results / f"good/label/sub-01_z{z:04d}.png") for z in range(4)]
     cut = label[body_box(labels)]
-    assert np.array_equal(np.reshape(found["label"], shape), label_colors(5)[cut])
+    assert np.array_equal(
+        np.reshape(found["label"], shape), label_colors([Label(i, f"class_{i}") for i in range(5)])[cut]
+    )
     red, _, blue = np.moveaxis(np.reshape(found["difference-0"], shape).astype(float), -1, 0)
     assert (red - blue)[cut > 0].mean() > 20  # too bright in the body: red
     assert np.abs(red - blue)[cut == 0].max() <= 6  # equal outside: white

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from dataloaders.labelmaps.labels import TABLES
+from dataloaders.labelmaps.label_files import TABLES
 from pipeline.study import QualityOptions
 from pipeline.tissue import bounding_box, gate, read_table, tissue_facts
 from pipeline.tools import TOOLS
@@ -44,7 +44,7 @@ def test_unknown_ids_are_counted_not_swallowed() -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("[GM]\na = [1]\n[WM]\nb = [1]", r"id 1 is both 'a' and 'b'"),
+        ("[GM]\na = [1]\n[WM]\nb = [1]", r"WM: 'b': id 1 again, 'WM'; GM: 'a' says 'GM'"),
         ("[GREY]\na = [1]", r"section 'GREY': must be one of GM, WM, CSF, none"),
         ('[GM]\na = ["5-2"]', r"a = \['5-2'\]: must be positive ids"),
         ("[GM]\na = [0]", r"must be positive ids"),
@@ -55,6 +55,18 @@ def test_tables_with_faults_are_refused(text: str, message: str, tmp_path: Path)
     (tmp_path / "t.toml").write_text(text)
     with pytest.raises(ValueError, match=message):
         read_table(tmp_path / "t.toml")
+
+
+def test_any_label_table_can_be_one_of_tissues(tmp_path: Path) -> None:
+    """By BIDS' column mapping, by names of tissues, by FreeSurfer's names."""
+    table = tmp_path / "dseg.tsv"
+    table.write_text("index\tname\tmapping\n1\tDeep\t9\n2\tRim\t8\n3\tCore\t2\n4\tWater\t3\n9\tSkull\t4\n0\tx\tn/a\n")
+    with pytest.raises(ValueError, match=r"dseg.tsv: line 6: 'bone'; must be csf, grey_matter"):
+        read_table(table)
+    table.write_text(table.read_text().replace("\t4\n0\tx", "\t0\n0\tbackground"))
+    assert read_table(table).ids == {1: GM, 2: GM, 3: WM, 4: CSF, 9: 0, 0: 0}
+    (tmp_path / "lut.txt").write_text("4 CSF 1 1 1 0\n5 Left-Thalamus 0 118 14 0\n6 white_matter 2 2 2 0\n")
+    assert read_table(tmp_path / "lut.txt").ids == {4: CSF, 5: GM, 6: WM}
 
 
 def test_the_gate_names_what_is_wrong() -> None:
