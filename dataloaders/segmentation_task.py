@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -27,15 +27,19 @@ from dataloaders.io.manifest import FILE_NAME, Case, Manifest
 from dataloaders.io.spec import Channel, DataSpec, Label
 from dataloaders.labelmaps.classes import (
     Classes,
+    apart,
     contrast_means,
     inline_classes,
     inline_contrasts,
     ras_spacing,
     read_classes,
+    sideless,
+    tissue_classes,
 )
+from dataloaders.labelmaps.fluid import FAR, Fluid, with_rim
 from dataloaders.labelmaps.image_generator import ImageGenerator
 from dataloaders.labelmaps.lab2im import list_scheme
-from dataloaders.labelmaps.maps import LabelMaps
+from dataloaders.labelmaps.maps import LabelMap, LabelMaps, as_indices
 from dataloaders.labelmaps.schemes import output_labels, read_scheme
 from dataloaders.labelmaps.seed_maps import seeded
 from dataloaders.overview import split_sizes, wrapped
@@ -154,13 +158,8 @@ class SegmentationTask:
         if self.maps is not None and len(self.maps[0].plane) == 3 and not self.o.results:
             assert self.base is not None
             scheme = self.classes.of_scheme(self.base)
-            table = dict(zip(scheme.values, scheme.outputs, strict=True))
             for i in _spread(len(self.maps)):
-                values, counts = np.unique(self.maps[i].values.numpy(), return_counts=True)
-                ml = counts * float(np.prod(self.maps[i].spacing)) / 1000
-                classes = np.array([table.get(int(value), 0) for value in values])
-                painted = classes if self.config.gmm.skull_strip_prob >= 1 else values
-                found.append(self._volumes_ml(classes, ml) | {SHOWN: float(ml[painted > 0].sum())})
+                found += self._of_map(self.maps[i], scheme)
         if self.o.real_fraction > 0 and self.prepared is not None and self.prepared.spec.axis is not None:
             files = self._real("train")
             for i in _spread(len(files)):
@@ -171,6 +170,17 @@ class SegmentationTask:
                     self._volumes_ml(classes, counts * voxel) | {SHOWN: float(shown(scan.image).sum() * voxel)}
                 )
         return {name: [f(item[name] for item in found) for f in (min, max)] for name in found[0]} if found else {}
+
+    def _of_map(self, label_map: LabelMap, scheme: LabelScheme) -> list[dict[str, float]]:
+        """Millilitres of a whole map, with the least and the most of the fluid that stripping leaves."""
+        margins = (min(self.o.fluid_margin), max(self.o.fluid_margin)) if self.o.fluid_margin else (FAR,)
+        fluid, indexed, found = Fluid(scheme, self.o.fluid_margin, 0), as_indices(label_map, scheme), []
+        for margin in margins:
+            counts = fluid.at(0, indexed, margin).values.flatten().bincount(minlength=scheme.num_labels).numpy()
+            ml, classes = counts * float(np.prod(label_map.spacing)) / 1000, np.array(scheme.outputs)
+            painted = classes if self.config.gmm.skull_strip_prob >= 1 else np.array(scheme.values)
+            found.append(self._volumes_ml(classes, ml) | {SHOWN: float(ml[painted > 0].sum())})
+        return found
 
     def _volumes_ml(self, classes: NDArray, ml: NDArray) -> dict[str, float]:
         return {label.name: float(ml[classes == label.id].sum()) for label in self.classes.labels if label.id}
@@ -268,9 +278,14 @@ class SegmentationTask:
         if self.maps is None:
             return [self._prepared_generator(options, seed)]
         assert self.base is not None
-        scheme = self.classes.of_scheme(self.base)
-        scheme = tied(scheme) if self.o.tie_classes and self.o.prior_means_file is None else scheme
-        common["prior_means"] = self.o.prior_means_file or self._means(scheme)
+        scheme = self._with_rim(self.classes.of_scheme(self.base))
+        # what structures look like is their tissue's matter
+        tissue = tissue_classes() if self.o.classes == "structures" else self.classes
+        look = scheme if tissue is self.classes else self._with_rim(tissue.of_scheme(self.base))
+        if self.o.prior_means_file is None:
+            scheme = replace(scheme, ties=self._tied(look, tissue).ties)
+        common |= {"fluid_margin": self.o.fluid_margin, "rim": self.o.rim}
+        common["prior_means"] = self.o.prior_means_file or self._means(look, tissue)
         common["prior_stds"] = self.o.prior_stds_file
         if self.o.seeds is None:
             generator = ImageGenerator(
@@ -286,10 +301,16 @@ class SegmentationTask:
         both = [ImageGenerator(list(with_seeds), scheme=scheme, seeds=self.o.seeds, **common | {"prior_means": None})]
         return both + ([ImageGenerator(plain, scheme=scheme, **common)] if plain else [])
 
-    def _means(self, scheme: LabelScheme) -> NDArray[np.float32] | None:
+    def _with_rim(self, scheme: LabelScheme) -> LabelScheme:
+        return with_rim(scheme) if self.o.rim > 0 and self.o.seeds is None else scheme
+
+    def _tied(self, scheme: LabelScheme, classes: Classes) -> LabelScheme:
+        return tied(scheme, apart(self.o.contrasts, classes.labels)) if self.o.tie_classes else scheme
+
+    def _means(self, scheme: LabelScheme, classes: Classes) -> NDArray[np.float32] | None:
         low, *high = self.config.gmm.prior_means
         default = (low, high[0]) if high else (125 - low, 125 + low)
-        return contrast_means(self.o.contrasts, self.classes.labels, scheme, default)
+        return contrast_means(self.o.contrasts, classes.labels, scheme, default)
 
     def _options(self) -> GmmConfig:
         shape, mm = window_shape(self.o), self.spacing
@@ -311,12 +332,12 @@ class SegmentationTask:
         table = self.classes.of_labels(spec.labels)
         scheme = LabelScheme.from_spec(spec)
         scheme = replace(scheme, outputs=tuple(int(table[value]) for value in scheme.values))
-        scheme = tied(scheme) if self.o.tie_classes else scheme
+        scheme = self._tied(scheme, self.classes)
         return ImageGenerator(
             arrays,
             scheme=scheme,
             options=options,
-            prior_means=self._means(scheme),
+            prior_means=self._means(scheme, self.classes),
             priors=None if options.priors == "random" else options.priors,
             n_channels=len(self.channels),
             spacing=ras_spacing(spec)[: arrays[0].ndim],
@@ -349,11 +370,16 @@ def _spread(count: int) -> list[int]:
     return sorted({int(i) for i in np.linspace(0, count - 1, min(count, EXPECTED))})
 
 
-def tied(scheme: LabelScheme) -> LabelScheme:
-    """The scheme with the intensity classes of one output tied together; those of no output stay apart."""
+def tied(scheme: LabelScheme, apart: Collection[str] = ()) -> LabelScheme:
+    """The scheme with the intensity classes of one output tied together; those of no output stay apart.
+
+    apart: structures whose classes, left and right, are tied to each other alone.
+    """
     first = {k: scheme.classes.index(k) for k in range(scheme.num_classes)}
-    alone = max(scheme.outputs) + 1
-    return replace(scheme, ties=tuple(scheme.outputs[i] or alone + k for k, i in first.items()))
+    names = {name: -1 - i for i, name in enumerate(sorted(apart))}
+    groups = [names.get(sideless(scheme.names[i]), scheme.outputs[i]) or f"class {k}" for k, i in first.items()]
+    numbers = {group: number for number, group in enumerate(dict.fromkeys(groups))}
+    return replace(scheme, ties=tuple(numbers[group] for group in groups))
 
 
 def _prepared(dataroot: Path, patient_regex: str | None) -> Manifest | None:

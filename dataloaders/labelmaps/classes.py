@@ -21,11 +21,25 @@ from models.gmm import freesurfer
 from models.gmm.labels import LabelScheme, plain_name
 
 TISSUE_TABLES = ("csf-gm-wm", "gm-wm-csf")  # of `dataloaders.labelmaps.labels`: nothing but tissues
-# How bright tissue is on 0-255, in ranges that hold what scanners make of it; which is brighter never changes.
+# How bright tissue is on 0-255, in ranges that hold what scanners make of it; which is brighter never changes. Deep grey
+# matter and the brain stem hold myelin and iron: on every contrast they lie on the way to white matter, the pallidum at
+# its end. The cortex' rim shares its voxels with fluid.
 MR_CONTRASTS = {
-    "T1w": {"csf": (10, 70), "grey_matter": (80, 140), "white_matter": (140, 220)},
-    "T2w": {"csf": (180, 250), "grey_matter": (100, 170), "white_matter": (50, 120)},
-    "FLAIR": {"csf": (5, 60), "grey_matter": (110, 180), "white_matter": (80, 150)},
+    "T1w": {
+        **{"csf": (10, 90), "grey_matter": (90, 135), "white_matter": (155, 220), "cortex rim": (55, 115)},
+        **{"caudate": (95, 155), "putamen": (105, 175), "thalamus": (110, 180), "pallidum": (135, 210)},
+        **{"brain stem": (130, 205), "ventral dc": (130, 205)},
+    },
+    "T2w": {
+        **{"csf": (180, 250), "grey_matter": (110, 165), "white_matter": (50, 100), "cortex rim": (140, 205)},
+        **{"caudate": (95, 155), "putamen": (80, 145), "thalamus": (80, 145), "pallidum": (45, 120)},
+        **{"brain stem": (60, 125), "ventral dc": (60, 125)},
+    },
+    "FLAIR": {
+        **{"csf": (5, 60), "grey_matter": (120, 180), "white_matter": (80, 135), "cortex rim": (60, 130)},
+        **{"caudate": (110, 170), "putamen": (95, 160), "thalamus": (95, 160), "pallidum": (75, 145)},
+        **{"brain stem": (85, 150), "ventral dc": (85, 150)},
+    },
 }
 
 
@@ -126,20 +140,29 @@ def tissue_classes() -> Classes:
 
     What FreeSurfer's table names beside the brain is background.
     """
+    return _named_classes("tissue_classes.toml")
+
+
+def structure_classes() -> Classes:
+    """Thirty-two structures, left and right, of FreeSurfer's ids and names; the cortex and its white matter are one each."""
+    return _named_classes("structure_classes.toml")
+
+
+def _named_classes(file: str) -> Classes:
     labels = [Label(0, "background", (0,))]
     aliases = {plain_name(name): BACKGROUND for name in freesurfer.NAMES.values()}
     aliases |= {f"non brain {code}": BACKGROUND for code in range(4, 10)} | {"non brain": BACKGROUND}
-    for i, (name, entry) in enumerate(read_toml(Path(__file__).with_name("tissue_classes.toml"), "table").items(), 1):
+    for i, (name, entry) in enumerate(read_toml(Path(__file__).with_name(file), "table").items(), 1):
         values = tuple(id_list(entry["ids"], name))
         labels.append(Label(i, name, values))
-        names = [*entry["names"], *(freesurfer.NAMES[value] for value in values)]
+        names = [*entry.get("names", ()), *(freesurfer.NAMES[value] for value in values)]
         aliases |= dict.fromkeys(map(plain_name, names), i)
     return Classes(tuple(labels), aliases, tissue=True)
 
 
 def inline_classes(text: str) -> str:
     """--segmenter.classes with the content of its .json file in the file's place, so that a checkpoint needs no file."""
-    return _inlined("--segmenter.classes", text, ("auto", "tissue"))
+    return _inlined("--segmenter.classes", text, ("auto", "tissue", "structures"))
 
 
 def inline_contrasts(text: str) -> str:
@@ -164,8 +187,8 @@ def read_classes(text: str, labels: Sequence[Label]) -> Classes:
     """
     if text == "auto":
         return Classes(tuple(labels), strict=True)
-    if text == "tissue":
-        return tissue_classes()
+    if text in ("tissue", "structures"):
+        return tissue_classes() if text == "tissue" else structure_classes()
     data = json.loads(text)
     if not isinstance(data, dict) or not all(isinstance(entries, list) for entries in data.values()):
         raise ValueError("--segmenter.classes: the file must hold {class name: [values and names]}")
@@ -195,27 +218,48 @@ def contrast_means(
 ) -> NDArray[np.float32] | None:
     """Ranges of class means of a generator, (2R, K): low and high for each of R contrasts; None for any contrast.
 
-    scheme: its outputs are class ids. default: low and high of what a contrast does not name. ValueError for contrasts
-    that name unknown classes, or ranges that are none.
+    scheme: its outputs are class ids. A contrast may also name structures, both sides at once, whose ranges then count
+    instead of their class's. default: low and high of what a contrast does not name. ValueError for contrasts that name
+    what is neither a class nor a structure, or ranges that are none.
     """
     if text == "any":
         return None
-    data = MR_CONTRASTS if text == "mr" else json.loads(text)
     ids = {plain_name(label.name): label.id for label in labels}
-    there = ", ".join(label.name for label in labels)
+    structures = [sideless(scheme.names[scheme.classes.index(k)]) for k in range(scheme.num_classes)]
+    outputs = [scheme.outputs[scheme.classes.index(k)] for k in range(scheme.num_classes)]
     rows = []
-    for contrast, means in data.items():
-        if unknown := [name for name in means if plain_name(name) not in ids]:
+    for contrast, means in _contrasts(text).items():
+        ranges = {plain_name(name): values for name, values in means.items()}
+        if text != "mr" and (unknown := sorted(set(ranges) - set(ids) - set(structures))):
+            there = ", ".join(label.name for label in labels)
             raise ValueError(f"--segmenter.contrasts: {contrast}: no class {', '.join(unknown)}; there are {there}")
-        ranges = {ids[plain_name(name)]: values for name, values in means.items()}
         for values in ranges.values():
             if len(values) != 2 or not 0 <= values[0] <= values[1] <= 255:
                 raise ValueError(f"--segmenter.contrasts: {contrast}: {values} must be low and high in 0..255")
-        of_class = [scheme.outputs[scheme.classes.index(k)] for k in range(scheme.num_classes)]
-        rows += [[ranges.get(output, default)[end] for output in of_class] for end in (0, 1)]
+        of_class = {ids[name]: values for name, values in ranges.items() if name in ids}
+        found = [
+            ranges[name] if name in ranges and name not in ids else of_class.get(output, default)
+            for name, output in zip(structures, outputs, strict=True)
+        ]
+        rows += [[values[end] for values in found] for end in (0, 1)]
     if not rows:
         raise ValueError("--segmenter.contrasts: names no contrast")
     return np.array(rows, np.float32)
+
+
+def _contrasts(text: str) -> dict[str, dict[str, Sequence[float]]]:
+    return MR_CONTRASTS if text == "mr" else json.loads(text)
+
+
+def apart(text: str, labels: Sequence[Label]) -> set[str]:
+    """Structures, without their side, that contrasts give ranges of their own beside the classes `labels`."""
+    given = set() if text == "any" else {plain_name(name) for means in _contrasts(text).values() for name in means}
+    return given - {plain_name(label.name) for label in labels}
+
+
+def sideless(name: str) -> str:
+    """``Left-Thalamus`` -> ``thalamus``."""
+    return re.sub(r"^(left|right|lh|rh) ", "", plain_name(name))
 
 
 def trained_classes(config: Config, spec: DataSpec) -> Classes:

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from dataloaders.io.files import read_json, with_path
 from dataloaders.io.nifti import write_volume
+from dataloaders.labelmaps.fluid import Fluid
 from dataloaders.labelmaps.lab2im import Lab2imAttributes, kept_outputs, list_scheme, loaded, whole_list
 from dataloaders.labelmaps.lesion_maps import LesionMaps, Lesions
 from dataloaders.labelmaps.maps import LabelMap, LabelMaps, Source
@@ -104,6 +105,7 @@ class ImageGenerator(Lab2imAttributes):
     clusters each, whose means are tied (options.tie_std). Maps without seeds are left out. Not with priors.
     lesions: folder, file or list of lesion masks (0 and 1), whose voxels become one more label and class, the last, named
     lesion, with the output value max(outputs) + 1; see `lesion_maps.match_lesions`. Maps without a mask have none.
+    fluid_margin, rim: mm of fluid around the brain that stay, and that are shared with the cortex; see `fluid.Fluid`.
     preset, options: starting values (models.gmm.options); further keywords are options in lab2im's or SynthSeg's forms.
     seed: of the sequence, drawn where it is None (see `.seed`). device: where images are made.
 
@@ -132,6 +134,8 @@ class ImageGenerator(Lab2imAttributes):
         seeds: Path | str | None = None,
         subclasses: tuple[int, int | None] = (1, None),
         lesions: Lesions | None = None,
+        fluid_margin: Sequence[float] = (),
+        rim: float = 0.0,
         subjects_prob: Any = None,
         preset: str = "lab2im",
         options: GmmConfig | None = None,
@@ -159,6 +163,7 @@ class ImageGenerator(Lab2imAttributes):
         if seeds is not None:
             self.maps = SeedMaps(labels_dir, seeds, self.base_scheme, subclasses, cache_gb)
         self.scheme = self.maps.drawn_scheme()
+        self.fluid = None if fluid_margin == () and not rim else Fluid(self.scheme, fluid_margin, rim)
         self.channels = n_channels
         self.seed = secrets.randbits(62) if seed is None else seed
         self.device = torch.device(device)
@@ -217,7 +222,9 @@ class ImageGenerator(Lab2imAttributes):
     def params(self, number: int, fixed: Mapping[str, Any] | None = None) -> tuple[LabelMap, Params]:
         """The map and the parameters of sample `number`, without making the image."""
         generator = seeded_generator(self.seed, number)
-        label_map = self.maps.draw(self._choose(generator), generator)
+        index = self._choose(generator)
+        label_map = self.maps.draw(index, generator)
+        label_map = label_map if self.fluid is None else self.fluid.cut(index, label_map, generator)
         try:
             return label_map, self.draw(label_map.values, label_map.spacing, generator, fixed, 0 in label_map.plane)
         except ValueError as error:

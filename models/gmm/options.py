@@ -229,7 +229,7 @@ def stripped_brain() -> GmmConfig:
     """SynthSeg's generator for brains without skull, in the narrower ranges that a small network learns in minutes."""
     return replace(
         synthseg_preset(),
-        prior_stds=(2.0, 15.0),
+        prior_stds=(2.0, 25.0),
         tie_std=8.0,
         skull_strip_prob=1.0,
         background="zero",

@@ -4,9 +4,20 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from dataloaders.io.schema import AtLeast0, AtLeast1, BelowOne, NotNegative, Positive, Share, Spacing, spelled
+from dataloaders.io.schema import (
+    AtLeast0,
+    AtLeast1,
+    BelowOne,
+    Must,
+    NotNegative,
+    Positive,
+    Share,
+    Spacing,
+    is_range,
+    spelled,
+)
 from models import MethodOptions
 from models.gmm.options import GMM_PRESETS, GmmConfig, stripped_brain
 
@@ -14,6 +25,10 @@ if TYPE_CHECKING:
     from config import Config
 
 Network = Literal["unet", "basic", "dynunet"]
+Margin = Annotated[
+    tuple[float, ...],
+    Must("nothing, one value of 0 or more, or low and high", lambda v: not v or (is_range(v) and v[0] >= 0)),
+]
 BASIC_LEVELS = 5  # MONAI's BasicUNet has no other number
 
 
@@ -42,7 +57,7 @@ class SegmenterConfig:
     patch: tuple[int, ...] = (96,)
     """Voxels of a training patch and of the sliding window: one number, or one per axis of the network, in RAS order."""
     classes: str = "auto"
-    """What to segment: auto for the labels as they are, tissue (CSF, GM, WM), or a .json file {name: [values, names]}."""
+    """What to segment: auto for the labels as they are, tissue, structures, or a .json file {name: [values, names]}."""
     inputs: tuple[str, ...] = ()
     """Channels of --dataroot that the network sees, all at once; by default all of them."""
 
@@ -72,6 +87,10 @@ class SegmenterConfig:
     """Give the label maps' labels of one class like intensities, apart by --gmm.tie_std; else each its own, as SynthSeg."""
     contrasts: str = "any"
     """Means of classes in label maps: any, mr (T1w, T2w, FLAIR), or a .json file {contrast: {class: [low, high]}}."""
+    fluid_margin: Margin = ()
+    """Label maps: mm of fluid around the brain that skull stripping leaves, drawn from 0..x or low..high; by default all."""
+    rim: NotNegative = 0.0
+    """Label maps: mm of fluid beside the cortex that count as cortex, painted between the two (partial volume)."""
     results: tuple[Path, ...] = ()
     """Folders of test.py or scripts/generate.py whose images are the synthetic share, instead of label_maps."""
     augment: bool = True
@@ -182,7 +201,31 @@ SEGMENTER = MethodOptions(
             30,
             stripped_brain(),
             SegmenterConfig(
-                spacing=(1.0,), classes="tissue", real_fraction=0.0, tie_classes=True, contrasts="mr", val_samples=24
+                spacing=(1.0,),
+                classes="tissue",
+                real_fraction=0.0,
+                tie_classes=True,
+                contrasts="mr",
+                fluid_margin=(0.5, 4.0),
+                rim=1.0,
+                val_samples=24,
+            ),
+        ),
+        # 32 structures, left and right; a window that holds most of a head tells the sides apart.
+        "structures": _preset(
+            8,
+            30,
+            stripped_brain(),
+            SegmenterConfig(
+                patch=(160,),
+                spacing=(1.0,),
+                classes="structures",
+                real_fraction=0.0,
+                tie_classes=True,
+                contrasts="mr",
+                fluid_margin=(0.5, 4.0),
+                rim=1.0,
+                val_samples=24,
             ),
         ),
         # SynthSeg (Billot et al., Med. Image Anal. 2023): five levels, 24 features doubled, ELU, batch norm, 160³ at 1 mm.

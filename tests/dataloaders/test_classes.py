@@ -13,6 +13,7 @@ from dataloaders.labelmaps.classes import (
     inline_contrasts,
     ras_spacing,
     read_classes,
+    structure_classes,
     tissue_classes,
 )
 from dataloaders.labelmaps.schemes import read_scheme
@@ -66,6 +67,22 @@ def test_tissue_of_destrieux_and_wmparc() -> None:
     assert outputs_of(LabelScheme.from_values(values)) == dict(zip(values, expected, strict=True))
     ids = np.array(values, np.int32)
     assert [tissue_classes().labels[i].name for i in tissue_classes().of_values(ids)] == expected
+
+
+def test_structures_are_those_of_the_manual_tables() -> None:
+    """Names as in Neuromorphometrics' fused table; all of SynthSeg's maps but vessels and chiasm have one."""
+    classes = structure_classes()
+    names = {label.name for label in classes.labels}
+    assert len(names) == 33
+    assert {"left cerebral cortex", "right inf lat vent", "left ventral dc", "brain stem", "csf"} < names
+    assert all(name.replace("left", "right") in names for name in names)
+    brain = (2, 3, 4, 5, 7, 8, 10, 11, 12, 13, 14, 15, 16, 17, 18, 24, 25, 26, 28, 41, 42, 43, 44, 46, 47)
+    scheme = classes.of_scheme(LabelScheme.from_values((0, *brain, 136, 530)))
+    assert [value for value, output in zip(scheme.values, scheme.outputs, strict=True) if not output][-1] == 530
+    assert all(scheme.outputs[scheme.values.index(value)] for value in brain)
+    table = classes.of_labels((Label(0, "background"), Label(1, "left insula", (65,)), Label(2, "optic chiasm", (69,))))
+    cortex = next(label.id for label in classes.labels if label.name == "left cerebral cortex")
+    assert table.tolist() == [0, cortex, 0]
 
 
 def test_no_tissue_id_is_listed_twice_and_both_sides_agree() -> None:
@@ -127,9 +144,16 @@ def test_contrasts_are_rows_of_low_and_high_by_intensity_class() -> None:
     rows = contrast_means("mr", classes.labels, scheme, (1.0, 2.0))
     assert rows.shape == (6, 5)
     at = {value: scheme.classes[i] for i, value in enumerate(scheme.values)}
-    assert rows[:2, at[3]].tolist() == [80, 140]  # T1w
+    assert rows[:2, at[3]].tolist() == [90, 135]  # T1w
     assert rows[2:4, at[24]].tolist() == [180, 250]  # T2w
     assert rows[:, at[530]].tolist() == [1, 2] * 3  # not named
+    deep = classes.of_scheme(LabelScheme.from_values((0, 2, 3, 10, 42, 49)))
+    own = contrast_means('{"a": {"grey_matter": [80, 90], "thalamus": [5, 6]}}', classes.labels, deep, (1.0, 2.0))
+    assert own is not None
+    assert own[:, [deep.classes[deep.values.index(value)] for value in (3, 10, 42, 49)]].tolist() == [
+        [80, 5, 80, 5],
+        [90, 6, 90, 6],
+    ]
     assert contrast_means("any", classes.labels, scheme, (1.0, 2.0)) is None
     for text, message in (
         ('{"a": {"bone": [1, 2]}}', "a: no class bone; there are background, csf"),
@@ -143,7 +167,9 @@ def test_contrasts_are_rows_of_low_and_high_by_intensity_class() -> None:
 
 
 def test_unknown_classes() -> None:
-    with pytest.raises(ValueError, match=r"--segmenter.classes nothing: must be auto, tissue or an existing"):
+    with pytest.raises(
+        ValueError, match=r"--segmenter.classes nothing: must be auto, tissue, structures or an existing"
+    ):
         inline_classes("nothing")
 
 

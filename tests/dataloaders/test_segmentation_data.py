@@ -395,6 +395,9 @@ def test_tied_labels_have_like_intensities() -> None:
         between = torch.stack([(means[one.values.index(2)] - means[one.values.index(3)]).abs() for means in draws])
         assert between.mean() > 30
     assert apart["tied"] < 3 < 30 < apart["free"]
+    deep = tissue_classes().of_scheme(LabelScheme.from_values((0, 3, 42, 10, 49)))
+    groups = dict(zip(deep.values, [tied(deep, {"thalamus"}).ties[c] for c in deep.classes], strict=True))  # type: ignore[index]
+    assert groups[3] == groups[42] != groups[10] == groups[49]
 
 
 def test_channels_by_name(home: Path) -> None:
