@@ -24,7 +24,7 @@ TISSUE_TABLES = ("csf-gm-wm", "gm-wm-csf")  # of `dataloaders.labelmaps.labels`:
 # How bright tissue is on 0-255, in ranges that hold what scanners make of it; which is brighter never changes. Deep grey
 # matter and the brain stem hold myelin and iron: on every contrast they lie on the way to white matter, the pallidum at
 # its end. The cortex' rim shares its voxels with fluid.
-MR_CONTRASTS = {
+MR_CONTRASTS: dict[str, dict[str, Sequence[float]]] = {
     "T1w": {
         **{"csf": (10, 90), "grey_matter": (90, 135), "white_matter": (155, 220), "cortex rim": (55, 115)},
         **{"caudate": (95, 155), "putamen": (105, 175), "thalamus": (110, 180), "pallidum": (135, 210)},
