@@ -50,22 +50,14 @@ class Transform:
     grid: NDArray[np.float64]
     mapping: Any = None
 
-    def carry(self, data: NDArray, affine: NDArray, labels: bool = False) -> NDArray:
-        """`data` of the moving scan (on any grid in its space) on the fixed grid; labels by nearest neighbour, else
-        linear, as float32; 0 outside the moving scan.
-        """
+    def carry(self, data: NDArray, affine: NDArray) -> NDArray[np.float32]:
+        """`data` of the moving scan (on any grid in its space) on the fixed grid, linearly; 0 outside the moving scan."""
+        values, to_grid = np.ascontiguousarray(data, np.float32), np.linalg.inv(affine)
         if self.mapping is None:
-            matrix = np.linalg.inv(affine) @ self.affine @ self.grid  # fixed voxel -> moving voxel
-            values = data if labels else data.astype(np.float32)
-            return ndimage.affine_transform(values, matrix, output_shape=self.shape, order=0 if labels else 1)
-        moved = self.mapping.transform(
-            np.ascontiguousarray(data, np.float32),
-            interpolation="nearest" if labels else "linear",
-            image_world2grid=np.linalg.inv(affine),
-            out_shape=self.shape,
-            out_grid2world=self.grid,
-        )
-        return np.rint(moved).astype(data.dtype) if labels else moved.astype(np.float32)
+            matrix = to_grid @ self.affine @ self.grid  # fixed voxel -> moving voxel
+            return ndimage.affine_transform(values, matrix, output_shape=self.shape, order=1)
+        moved = self.mapping.transform(values, image_world2grid=to_grid, out_shape=self.shape, out_grid2world=self.grid)
+        return moved.astype(np.float32)
 
 
 def same_space(fixed: BrainScan, moving: BrainScan) -> bool:

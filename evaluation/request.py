@@ -27,7 +27,7 @@ class Request:
 
     metrics: ``auto`` for all that can be computed, else names. weights: file or folder of pretrained weights. device: of the
     networks. extractors: further networks as `metrics.extractors.extractor` names them. cache: folder where features
-    are kept by the content of the images. protocols: keys of PROTOCOLS. draws: folders with further draws of the same
+    are kept by the content of the images. protocol: keys of PROTOCOLS. draws: folders with further draws of the same
     label maps. segmented, segmented_real: folders with what a segmenter sees in the generated and in the real images.
     lesion: name or id of the lesion label. save_reference: file for the features of the real images.
     """
@@ -38,7 +38,7 @@ class Request:
     progress: bool = False
     extractors: tuple[str, ...] = ()
     cache: Path | None = None
-    protocols: tuple[str, ...] = ()
+    protocol: tuple[str, ...] = ()
     draws: tuple[Path, ...] = ()
     segmented: Path | None = None
     segmented_real: Path | None = None
@@ -46,7 +46,7 @@ class Request:
     save_reference: Path | None = None
 
     def __post_init__(self) -> None:
-        unknown = [name for name in self.protocols if name not in PROTOCOLS]
+        unknown = [name for name in self.protocol if name not in PROTOCOLS]
         if unknown:
             raise ValueError(f"--protocol {' '.join(unknown)}: unknown; there are {', '.join(PROTOCOLS)}")
         for flag in ("draws", "segmented", "segmented_real"):
@@ -78,7 +78,7 @@ class Request:
     @cached_property
     def chosen(self) -> dict[str, Metric]:
         """The metrics to compute, by key; ValueError for a name that is not among what was given options for."""
-        given = {flag for flag in ("draws", "segmented", "lesion") if getattr(self, flag)} | {*self.protocols}
+        given = {flag for flag in ("draws", "segmented", "lesion") if getattr(self, flag)} | {*self.protocol}
         allowed = {key: metric for key, metric in METRICS.items() if given.issuperset(metric.asked)}
         allowed |= {metric.key: metric for key in self.extractor_keys for metric in of_extractor(key).values()}
         return named(self.metrics, allowed)
@@ -161,7 +161,7 @@ def plan(request: Request, pairs: Pairs, real: bool = True) -> ScoringPlan:
     files, reasons = find_weights(request, chosen)
     device = device_named(request.device)
     units = dict.fromkeys(channel.unit for channel in pairs.spec.channels)
-    if "synthrad2023" in request.protocols and set(units) != {"HU"}:
+    if "synthrad2023" in request.protocol and set(units) != {"HU"}:
         raise ValueError(
             f"--protocol synthrad2023: for CT in HU, the images are in {', '.join(units)}; give --unit HU if they are"
         )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, Literal
 
@@ -83,20 +83,8 @@ def evaluate(options: EvaluateOptions) -> dict[str, Any] | None:
     """Metrics of whatever the options name; None for a shard while others are missing."""
     check(options)
     mode = mode_of(options)
-    request = Request(
-        metrics=options.metrics,
-        weights=options.weights,
-        device=options.device,
-        progress=not options.json,
-        extractors=options.extractors,
-        cache=options.cache,
-        protocols=options.protocol,
-        draws=options.draws,
-        segmented=options.segmented,
-        segmented_real=options.segmented_real,
-        lesion=options.lesion,
-        save_reference=options.save_reference,
-    )
+    asked = {f.name: getattr(options, f.name) for f in fields(Request) if f.name != "progress"}
+    request = Request(**asked, progress=not options.json)
     out = options.out or options.results or Path("results/evaluate")
     shard = parse_shard(options.shard)
     if mode == "reference":

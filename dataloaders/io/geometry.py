@@ -169,17 +169,17 @@ def field_of_view(geometry: Geometry | None, axis: Axis | None, size: tuple[int,
 
 
 def stack_slices(
-    geometry: Geometry | None, axis: Axis, slices: Mapping[int, NDArray], mm: Sequence[float], fill: float = 0.0
+    geometry: Geometry | None, axis: Axis, slices: Mapping[int, NDArray], mm: Sequence[float]
 ) -> tuple[NDArray, NDArray[np.float64]]:
     """Slices of one case as the volume of their window, in RAS axes, from the first index to the last, with its affine.
 
-    slices: slice index -> (H, W) as displayed. Missing indices get `fill`. mm: voxel size along RAS axes where there is
+    slices: slice index -> (H, W) as displayed. Missing indices are 0. mm: voxel size along RAS axes where there is
     no geometry.
     """
     across, rows, columns = PLANES[axis]
     first = next(iter(slices.values()))
     start, count = min(slices), max(slices) - min(slices) + 1
-    stack = np.full((count, *first.shape), fill, first.dtype)
+    stack = np.zeros((count, *first.shape), first.dtype)
     for index, image in slices.items():
         stack[index - start] = image[::-1, ::-1]
     volume = np.ascontiguousarray(stack.transpose(np.argsort((across, rows, columns))))

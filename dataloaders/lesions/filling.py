@@ -139,13 +139,9 @@ def _robust_spread(values: NDArray) -> float:
 
 
 def fill_slices(
-    image: NDArray,
-    mask: NDArray[np.bool_],
-    white: NDArray[np.bool_],
-    seed: int = 0,
-    axis: int = 2,
+    image: NDArray, mask: NDArray[np.bool_], white: NDArray[np.bool_], seed: int = 0
 ) -> NDArray[np.float32]:
-    """The published filling: each 4-connected blob of `mask` in each slice across `axis` drawn from N(m, s/2).
+    """The published filling: each 4-connected blob of `mask` in each slice along the third axis drawn from N(m, s/2).
 
     m, s: mean and spread of the white matter within two steps of the blob. White matter within four steps is then
     smoothed with sigma 0.6 (in the plane: the public code smooths the vector of masked voxels, which mixes voxels that
@@ -156,7 +152,7 @@ def fill_slices(
     _same_shape(image, mask, white)
     if not mask.any():
         return np.array(image, np.float32)
-    source, masks, tissue = (np.moveaxis(array, axis, 0) for array in (image, mask, white & ~mask))
+    source, masks, tissue = (np.moveaxis(array, 2, 0) for array in (image, mask, white & ~mask))
     out = np.array(source, np.float32)
     whole = source[tissue] if tissue.any() else source[~masks]
     if not whole.size:
@@ -167,7 +163,7 @@ def fill_slices(
             here = source[index][tissue[index]]
             fallback = here if len(here) >= 2 else whole
             _fill_plane(out[index], source[index], masks[index], tissue[index], fallback, rng)
-    return np.ascontiguousarray(np.moveaxis(out, 0, axis))
+    return np.ascontiguousarray(np.moveaxis(out, 0, 2))
 
 
 def _fill_plane(

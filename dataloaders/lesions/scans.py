@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
@@ -161,7 +161,6 @@ class Head:
     grid: NDArray[np.float64]
     ids: NDArray[np.uint8]
     lesion: NDArray[np.bool_]
-    notes: list[str] = field(default_factory=list)
 
     @property
     def brain(self) -> NDArray[np.bool_]:

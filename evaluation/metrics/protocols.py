@@ -7,6 +7,7 @@ from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy import ndimage
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 
 from evaluation.metrics.metric import CaseSlices, Metric, stacked
@@ -46,11 +47,9 @@ def _synthrad_ssim(real: NDArray, fake: NDArray, body: NDArray[np.bool_]) -> flo
     inner = body[_PAD:-_PAD, _PAD:-_PAD, _PAD:-_PAD]
     if not inner.any():
         return math.nan
-    box = []
-    for axis in range(3):
-        where = np.flatnonzero(inner.any(axis=tuple(a for a in range(3) if a != axis)))
-        box.append(slice(where[0], where[-1] + 1 + 2 * _PAD))  # the windows of those voxels, exactly
-    real, fake, body = real[tuple(box)], fake[tuple(box)], body[tuple(box)]
+    found = ndimage.find_objects(inner.astype(np.uint8))[0]
+    box = tuple(slice(s.start, s.stop + 2 * _PAD) for s in found)  # the windows of those voxels, exactly
+    real, fake, body = real[box], fake[box], body[box]
     total, count = 0.0, 0
     for start in range(0, len(body) - 2 * _PAD, _SLAB):
         part = slice(start, start + _SLAB + 2 * _PAD)

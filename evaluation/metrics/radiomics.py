@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy.ndimage import binary_erosion
+from scipy.ndimage import binary_erosion, find_objects
 from skimage.feature import graycomatrix, graycoprops
 
 GLCM_LEVELS, GLCM_DISTANCES = 32, (1, 2)
@@ -41,8 +41,7 @@ def slice_features(image: ArrayLike, mask: ArrayLike) -> NDArray[np.float64]:
     if not inside.any():
         return np.zeros(len(FEATURE_NAMES))
     values = x[inside]
-    rows, columns = (np.flatnonzero(inside.any(axis)) for axis in (1, 0))
-    box = slice(rows[0], rows[-1] + 1), slice(columns[0], columns[-1] + 1)
+    box = find_objects(inside.astype(np.uint8))[0]
     inside = inside[box]
     x = np.where(inside, x[box], 0.0)
     # Pixels whose eight neighbours are all inside: the edge of the body is not a texture.

@@ -253,14 +253,6 @@ class LabelScheme:
         """Output value of each label, (N,) int32."""
         return torch.tensor(self.outputs, dtype=torch.int32)
 
-    def flip_table(self) -> Tensor:
-        """Label index after a left-right flip, (N,) of `index_dtype`. ValueError where the sides are unknown."""
-        if self.partners is None:
-            raise ValueError(
-                "which labels are left and right is unknown: give n_neutral_labels, or names with left and right"
-            )
-        return torch.tensor(self.partners, dtype=self.index_dtype)
-
     def to_index(self, label: Tensor) -> Tensor:
         """Label indices of a map of values: (*S) whole numbers -> (*S) of `index_dtype`, on the same device.
 

@@ -111,7 +111,7 @@ def test_oasis_is_what_pytorch_fid_prints(
 
     folder = write_results(tmp_path / "r", noisy(0.1), patients=3, slices=2, channels=("CT",))
     monkeypatch.setattr(request, "resolve", lambda key, explicit=None: inception_file)
-    result = evaluate(folder, metrics="oasis_fid,fid", protocols=("oasis",))
+    result = evaluate(folder, metrics="oasis_fid,fid", protocol=("oasis",))
     state = torch.load(inception_file, weights_only=True)
     with mock.patch("pytorch_fid.inception.load_state_dict_from_url", return_value=state):
         net = InceptionV3([InceptionV3.BLOCK_INDEX_BY_DIM[2048]])
@@ -129,9 +129,9 @@ def test_oasis_is_what_pytorch_fid_prints(
 def test_a_protocol_by_name_needs_its_weights(tmp_path: Path) -> None:
     folder = write_results(tmp_path / "r", noisy(0.1), channels=("CT",))
     with pytest.raises(MissingWeights):
-        evaluate(folder, protocols=("oasis",))
+        evaluate(folder, protocol=("oasis",))
     with pytest.raises(ValueError, match="synthrad2023, oasis"):
-        evaluate(folder, protocols=("synthrad2077",))
+        evaluate(folder, protocol=("synthrad2077",))
     assert "synthrad2023_mae/CT" not in evaluate(folder)["metrics"]
 
 

@@ -188,7 +188,7 @@ def test_synthrad_is_of_the_whole_volume(tmp_path: Path) -> None:
     """The challenge leaves out the outermost 3 voxels of the volume, not of the body."""
     arrays = cropped_body(tmp_path)
     pairs = folders(tmp_path, unit="HU", window=(-1000, 500))
-    found = score(pairs, tmp_path / "out", "auto", protocols=("synthrad2023",))["metrics"]
+    found = score(pairs, tmp_path / "out", "auto", protocol=("synthrad2023",))["metrics"]
     moved = {key: np.moveaxis(array, 2, 0)[:, ::-1, ::-1].transpose(0, 2, 1) for key, array in arrays.items()}
     expected = synthrad2023(moved["real"], moved["generated"], moved["labels"] > 0)
     for key, value in expected.items():
