@@ -97,7 +97,7 @@ def model_card(o: ExportOptions, run: Path, weights: Weights, trained: Config, p
     )
     changed = options.differences(options.to_dict(start), options.to_dict(trained))
     found = ((i.id, i.name, " ".join(map(str, i.source)) or "made") for i in spec.labels)
-    text = render(
+    return render(
         "model_card.txt",
         name=trained.name,
         facts=_table(("", ""), _facts(o, weights, trained, path).items()),
@@ -107,7 +107,6 @@ def model_card(o: ExportOptions, run: Path, weights: Weights, trained: Config, p
         changed=changed,
         limits=workflow.limits,
     )
-    return text + "\n"
 
 
 def _facts(o: ExportOptions, weights: Weights, trained: Config, path: Path) -> dict[str, str]:
