@@ -170,7 +170,7 @@ class TestConfig:
     out: Path | None = None
     """With --labels: folder of the NIfTI volumes, one per map and channel; the same command makes what is missing."""
     label_map: Path | None = None
-    """With --labels: table of ids and names (.json, .csv, .tsv, or built-in: totalsegmentator, …); classes go by name."""
+    """With --labels: table of ids and names (dseg.tsv, .json, … or built-in: totalsegmentator); classes go by name."""
     label_ids: Literal["auto", "source", "class"] = "auto"
     """With --labels: ids of a table beside the maps (dseg.tsv), else (or source) of training; class: the run's 0 to N-1."""
     unknown_labels: Literal["refuse", "background"] = "refuse"

@@ -35,6 +35,10 @@ class Label:
         TEXT.of(self.name, "label name")
         COLOR.of(self.color, f"colour of label {self.name!r}:")
 
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values for JSON; the colour where there is one, so that data without are what they were."""
+        return {key: value for key, value in asdict(self).items() if key != "color" or value}
+
 
 @dataclass(frozen=True)
 class Channel:
@@ -102,10 +106,8 @@ class DataSpec:
         raise ValueError(f"the data have no class named {name!r}: {', '.join(label.name for label in self.labels)}")
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values for JSON; colours where there are any, so that data without are what they were."""
-        data = asdict(self)
-        data["labels"] = [{k: v for k, v in label.items() if k != "color" or v} for label in data["labels"]]
-        return data
+        """Plain values for JSON."""
+        return asdict(self) | {"labels": [label.to_dict() for label in self.labels]}
 
     @classmethod
     def from_dict(cls, data: dict[str, Any]) -> DataSpec:

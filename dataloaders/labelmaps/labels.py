@@ -38,6 +38,10 @@ class LabelTable:
         known = {i for label in self.labels for i in label.source}
         return {i: n for i, n in counts.items() if i not in known and i != 0}
 
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values for JSON."""
+        return {"labels": [label.to_dict() for label in self.labels], "lenient": self.lenient}
+
     def apply(self, source: NDArray[np.integer]) -> NDArray[np.uint16]:
         """Map source ids to class ids. Ids that no class lists become 0."""
         beyond = max(max(label.source, default=0) for label in self.labels) + 1
@@ -184,8 +188,12 @@ def _tables(folder: Path, name: str) -> list[Path]:
     return sorted((t for t in parts if parts[t] <= entities), key=lambda table: (-len(parts[table]), table.name))
 
 
-@lru_cache(maxsize=16)
 def _read_table(path: Path) -> tuple[Label, ...]:
+    return _read_table_of(path, path.stat().st_mtime_ns)
+
+
+@lru_cache(maxsize=16)
+def _read_table_of(path: Path, changed: int) -> tuple[Label, ...]:
     return read_label_map(path, flag="labels")
 
 

@@ -104,7 +104,8 @@ class PrepareOptions:
     split_background: bool = False
     """Split label 0 into background (air) and body_unlabelled."""
     label_map: Path | None = None
-    """Table of source ids and names (.json, .csv, .tsv as BIDS' dseg.tsv), or its name: freesurfer, totalsegmentator, …"""
+    """Table of source ids and names (BIDS' dseg.tsv, .csv, .json; colour tables of FreeSurfer, ITK-SNAP, 3D Slicer), or its
+    name: freesurfer, totalsegmentator, …; by default the one beside the label maps."""
     unknown_labels: Literal["refuse", "background"] = "refuse"
     """What to do with ids that the table does not list."""
     min_foreground: Share = 0.01

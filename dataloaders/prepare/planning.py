@@ -47,7 +47,7 @@ def make_plan(o: PrepareOptions, found: Found, all_facts: list[Facts]) -> tuple[
     if o.label_map is None and (
         ignored := sum(counts.get(i, 0) for label in table.labels[:1] for i in label.source if i)
     ):
-        notes.append(f"{ignored} voxels of the label 'ignore' count as background")
+        notes.append(f"{ignored} voxels of labels named 'ignore' or 'background' count as background")
     unlisted, dropped = unlisted_ids(of, table, counts, "voxels")
     if unlisted:
         raise DataFaults(unlisted)

@@ -21,7 +21,7 @@ from dataloaders.io.manifest import FILE_NAME, Case, Manifest, Split, case_from_
 from dataloaders.io.schema import NAME, check, decode
 from dataloaders.io.spec import Channel, DataSpec
 from dataloaders.io.workers import cores, in_order, parse_shard
-from dataloaders.labelmaps.labels import LabelTable
+from dataloaders.labelmaps.labels import LabelTable, read_label_map
 from dataloaders.prepare.check import split_faults
 from dataloaders.prepare.conversion import convert_folder
 from dataloaders.prepare.inspection import DataFaults, Facts, inspect_case
@@ -67,6 +67,8 @@ def prepare(o: PrepareOptions) -> Manifest | None:
     Raises DataFaults with all faults of all files before anything is written, and ValueError for bad options.
     """
     check(o)
+    if o.label_map is not None:
+        read_label_map(o.label_map)  # a table with faults is told before all scans are read
     if o.format == "png":
         return convert_folder(o)
     found = _find(o)
@@ -92,7 +94,7 @@ def prepare(o: PrepareOptions) -> Manifest | None:
     if (done := _prepared_before(o.out, identity)) is not None:
         print(f"{o.out}: already prepared with these options", flush=True)
         return done
-    settings = identity["options"] | {"sources": _digest([hashes, splits, asdict(plan.table)])[:12]}
+    settings = identity["options"] | {"sources": _digest([hashes, splits, plan.table.to_dict()])[:12]}
     ledger = Ledger.claim(o.out / RESUME_FOLDER, settings, records="cases")
     number, parts = parse_shard(o.shard)
     fresh = parts == 1 and not ledger.keys() and all(path.name == RESUME_FOLDER for path in o.out.iterdir())
@@ -234,7 +236,7 @@ def _identity(
 ) -> dict[str, Any]:
     """What the output depends on: options without paths and workers, hashes of all sources, splits and label table."""
     options = _options(o)
-    return {"options": options, "digest": _digest([options, sources, splits, asdict(table)])}
+    return {"options": options, "digest": _digest([options, sources, splits, table.to_dict()])}
 
 
 def _digest(content: Any) -> str:

@@ -233,12 +233,6 @@ class LabelScheme:
         fields = {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(self).items()}
         return {key: value for key, value in fields.items() if key != "colors" or value}
 
-    @classmethod
-    def from_dict(cls, data: dict[str, Any]) -> LabelScheme:
-        """Inverse of `to_dict`."""
-        fields: dict[str, Any] = {key: None if value is None else tuple(value) for key, value in data.items()}
-        return cls(**fields)
-
     def index_table(self) -> Tensor:
         """Label index of every value 0..max(values), N where a value is not listed: (max + 1,) of `index_dtype`."""
         table = torch.full((max(self.values) + 1,), self.num_labels, dtype=self.index_dtype)

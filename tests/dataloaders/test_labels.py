@@ -10,9 +10,12 @@ import pytest
 
 from dataloaders.io.pictures import label_colors
 from dataloaders.io.spec import Channel, DataSpec, Label
+from dataloaders.labelmaps.image_generator import ImageGenerator
 from dataloaders.labelmaps.label_files import TABLES, table_names
 from dataloaders.labelmaps.labels import labels_with, names_of, read_label_map
+from dataloaders.labelmaps.schemes import output_labels
 from models.gmm.labels import LabelScheme
+from tests.toy import save_nifti
 
 
 def ids_of(path: Path | str, found: tuple[int, ...] | None = None) -> dict[str, tuple[int, ...]]:
@@ -141,3 +144,24 @@ def test_names_in_headers(shared_data: Path, tmp_path: Path) -> None:
             names = {number: name for name, (number,) in ids_of(table).items() if number}
             labels, where = labels_with(file) or ((), "")
             assert (names_of(labels[1:]), where) == (names, "its header")
+
+
+def test_the_table_beside_maps_names_what_is_generated_from_them(tmp_path: Path) -> None:
+    """With its colours; several ids of one class on each side can be mirrored. A table that lacks an id is refused."""
+    ids = np.zeros((8, 8, 8), np.uint8)
+    ids[1], ids[2], ids[5], ids[6], ids[4] = 101, 103, 102, 104, 7
+    save_nifti(tmp_path / "sub-1" / "sub-1_dseg.nii.gz", ids)
+    rows = "101\tleft cortex\t#ff0000\n103\tleft cortex\tn/a\n102\tright cortex\tn/a\n104\tright cortex\t#00ff00\n"
+    (tmp_path / "dseg.tsv").write_text(f"index\tname\tcolor\n{rows}")
+    with pytest.raises(ValueError, match=r"sub-1_dseg.nii.gz: the table beside it or its header: does not name 7"):
+        ImageGenerator(tmp_path)
+    (tmp_path / "dseg.tsv").write_text(f"index\tname\tcolor\n{rows}7\tstem\tn/a\n")
+    scheme = ImageGenerator(tmp_path).scheme
+    assert scheme.partners is not None
+    assert [scheme.values[i] for i in scheme.partners] == [
+        {101: 102, 103: 104, 102: 101, 104: 103}.get(i, i) for i in scheme.values
+    ]
+    assert [(label.name, label.color) for label in output_labels(scheme)] == [
+        ("background", ""), ("stem", ""), ("left_cortex", "#ff0000"), ("right_cortex", "#00ff00")
+    ]  # fmt: skip
+    assert output_labels(scheme.add_lesion())[-1].name == "lesion"

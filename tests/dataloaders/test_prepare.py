@@ -316,6 +316,31 @@ def test_bids_with_lesions(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -
     assert lesions > 0
 
 
+def test_a_bids_table_names_and_colours_the_classes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """By itself at the data set's root, or as --label_map; an id that it lacks is a fault before anything is written."""
+    anat, derived = tmp_path / "bids/sub-1/anat", tmp_path / "bids/derivatives/manual/sub-1/anat"
+    ids = np.zeros((32, 32, 8), np.uint8)
+    ids[4:28, 4:28], ids[8:12, 8:12], ids[20:24, 8:12] = 7, 31, 32
+    save_nifti(anat / "sub-1_T1w.nii.gz", np.where(ids > 0, 100.0 + ids, 0).astype(np.float32))
+    save_nifti(derived / "sub-1_dseg.nii.gz", ids)
+    table = tmp_path / "bids/dseg.tsv"
+    table.write_text("index\tname\tcolor\n0\tBackground\tn/a\n7\tBrain\t#ff8800\n31\tRight Cave\t#0000FF\n")
+    options = PrepareOptions(format="bids", source=tmp_path / "bids", out=tmp_path / "out", split=(1, 0, 0), workers=1)
+    with pytest.raises(DataFaults, match=r"beside the label maps: dseg.tsv does not list 1 ids: 32 \(128 voxels\)"):
+        prepare(options)
+    table.write_text(table.read_text() + "32\tLeft Cave\tn/a\n99\tNowhere\tn/a\n")
+    assert prepare(options) is not None
+    assert "label names: those beside the label maps or in their headers (dseg.tsv)" in capsys.readouterr().out
+    labels = Manifest.load(tmp_path / "out").spec.labels
+    assert [(label.name, label.source, label.color) for label in labels] == [
+        ("background", (0,), ""), ("Brain", (7,), "#ff8800"), ("Right Cave", (31,), "#0000ff"), ("Left Cave", (32,), "")
+    ]  # fmt: skip
+    (tmp_path / "tissues.tsv").write_text("index\tname\n7\tbrain\n31\tcave\n32\tcave\n")
+    fused = prepare(replace(options, out=tmp_path / "fused", label_map=tmp_path / "tissues.tsv"))
+    assert fused is not None
+    assert [(label.name, label.source) for label in fused.spec.labels[1:]] == [("brain", (7,)), ("cave", (31, 32))]
+
+
 def test_bids_modalities_with_their_own_grids(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     root = bids(tmp_path / "bids")
     _, image = phantom(0, (48, 48, 32))
@@ -653,7 +678,7 @@ def test_the_ignore_label_of_nnunet_is_no_class(tmp_path: Path, capsys: pytest.C
     manifest = made("nnunet", root, tmp_path / "a", min_foreground=0.0)
     assert [(label.name, label.source) for label in manifest.spec.labels] == [("background", (0, 2)), ("tumour", (1,))]
     assert {i for case in manifest.cases for item in case.slices for i in item.histogram} == {0, 1}
-    assert "voxels of the label 'ignore' count as background" in capsys.readouterr().out
+    assert "voxels of labels named 'ignore' or 'background' count as background" in capsys.readouterr().out
 
 
 # -- the default size -----------------------------------------------------------------------------------------------

@@ -176,13 +176,6 @@ def test_add_lesion() -> None:
         LabelScheme.from_lists([0, 77]).add_lesion(77)
 
 
-@pytest.mark.parametrize("scheme", [LabelScheme.feta(), LabelScheme.seeds([10, 40]), LabelScheme.from_lists([0, 9])])
-def test_dict_and_back(scheme: LabelScheme) -> None:
-    data = scheme.to_dict()
-    assert isinstance(data["values"], list)
-    assert LabelScheme.from_dict(data) == scheme
-
-
 @pytest.mark.parametrize("dtype", [torch.uint8, torch.int16, torch.uint16, torch.int32, torch.int64, torch.float32])
 @pytest.mark.parametrize("shape", [(30,), (6, 5), (2, 3, 5)])
 def test_index_and_back(dtype: torch.dtype, shape: tuple[int, ...]) -> None:
