@@ -135,8 +135,8 @@ class CropOptions:
 class SegmenterOptions:
     """Segmentation."""
 
-    tools: ToolNames = ("hmrf",)
-    """Segmenters: hmrf, atlas, fast, fastsurfer, samseg, synthseg, synthseg-torch, own, or a variant of [tools]."""
+    tools: ToolNames = ("atlas",)
+    """Segmenters: atlas, hmrf, fast, fastsurfer, samseg, synthseg, synthseg-torch, own, or a variant of [tools]."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -151,8 +151,8 @@ class TissueOptions:
 class QualityOptions:
     """What a tissue map must be like to be used."""
 
-    fraction: Range = (0.05, 0.70)
-    """Of each tissue in the brain."""
+    fraction: Range = (0.01, 0.70)
+    """Of each tissue in the brain; young brains that were stripped tightly have 2 % of fluid."""
     litres: Range = (0.8, 2.0)
     """Volume of the brain."""
     largest: Share = 0.95

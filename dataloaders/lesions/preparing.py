@@ -49,7 +49,7 @@ class Tissue:
             if not ids[kind]:
                 raise ValueError(
                     f"lesions need a class with {words[kind][0]!r} in its name, there are "
-                    f"{', '.join(entry.name for entry in labels)}; --tissue hmrf makes one"
+                    f"{', '.join(entry.name for entry in labels)}; --tissue atlas makes one"
                 )
         return cls(*(np.isin(label, ids[kind]) for kind in ("white", "grey", "csf")))
 

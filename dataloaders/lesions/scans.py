@@ -26,6 +26,7 @@ from dataloaders.io.nifti import (
 from dataloaders.io.spec import Label, level_channel
 from dataloaders.lesions.preparing import Tissue, grey_statistics, white_window
 from dataloaders.prepare import tissue
+from dataloaders.prepare.atlas import atlas_tissue
 
 TISSUE_LABELS = tuple(Label(i, name) for i, name in ((0, "background"), *tissue.BRAIN_TISSUE.items()))
 SAME_SPACING = 0.1  # voxel sizes that differ by less than this share count as those of the training
@@ -230,7 +231,7 @@ def load_head(
         t1 = scans[list(channels).index("T1w")].values
         size = geometry.spacing(first.affine)
         brain = tissue.brain_mask(t1, size) if brain_file is None else read_mask(brain_file, first)
-        ids = tissue.hmrf_tissue(t1, brain, native if native.any() else None)
+        ids = atlas_tissue(t1, first.affine, brain, native)
     shape, grid = geometry.to_ras(first.raw, first.affine)[0].shape, geometry.to_ras(first.raw, first.affine)[1]
     wanted = np.asarray(spacing, float)
     if wanted.size and (np.abs(wanted / geometry.spacing(grid) - 1) > SAME_SPACING).any():

@@ -106,9 +106,9 @@ def _inspect(source: CaseSource, channels: tuple[str, ...], o: PrepareOptions) -
     elif o.tissue == "none":
         if o.half != "images":
             facts.faults.append(
-                f"case {source.id}: no label map; give one, let --tissue hmrf or hu make it, or prepare --only images"
+                f"case {source.id}: no label map; give one, let --tissue atlas, hmrf or hu make it, or prepare --only images"
             )
-    elif o.tissue == "hmrf" and "brain" not in volumes:
+    elif o.tissue in tissue.BRAIN_METHODS and "brain" not in volumes:
         try:
             tissue.brain_mask(reference.data, geometry.spacing(reference.affine))
         except tissue.TissueError as error:

@@ -83,8 +83,9 @@ class PrepareOptions:
     """Add copies without lesions, for --model lesion: lesions filled in 3-D, or everything bright as published."""
     n4: bool = False
     """Correct the bias field of every channel (N4) inside the labelled voxels; for MR that was not corrected before."""
-    tissue: Literal["none", "hmrf", "hu"] = "none"
-    """Make label maps: hmrf = CSF/GM/WM from the first channel (T1w); hu = gas, fat, soft tissue, bone from CT."""
+    tissue: Literal["none", "atlas", "hmrf", "hu"] = "none"
+    """Make label maps: atlas = CSF/GM/WM from the first channel (T1w), with deep grey matter; hmrf = the same by intensity
+    alone; hu = gas, fat, soft tissue, bone from CT."""
 
     axis: Axis = "axial"
     """Slicing direction."""

@@ -70,8 +70,8 @@ def _tissue_faults(o: PrepareOptions, found: Found, all_facts: list[Facts], ct: 
         ]
     if o.tissue == "hu" and not any(ct):
         return [f"--tissue hu needs a CT channel, the channels are {', '.join(found.channels)}"]
-    if o.tissue == "hmrf" and ct[0]:
-        return [f"--tissue hmrf needs T1w as the first channel, found CT ({found.channels[0]})"]
+    if o.tissue in tissue.BRAIN_METHODS and ct[0]:
+        return [f"--tissue {o.tissue} needs T1w as the first channel, found CT ({found.channels[0]})"]
     return []
 
 
@@ -84,7 +84,7 @@ def _classes(
     if any(case.builtin for case in found.cases):
         return found_labels(counts, tissue.BRAIN_TISSUE), "", ""
     if not counts:
-        made = tissue.BRAIN_TISSUE if o.tissue == "hmrf" else tissue.CT_TISSUE
+        made = tissue.BRAIN_TISSUE if o.tissue in tissue.BRAIN_METHODS else tissue.CT_TISSUE
         return found_labels(made, made), "", ""
     if o.label_map is not None:
         return read_label_map(o.label_map, counts), "", f"--label_map {o.label_map}"

@@ -25,6 +25,7 @@ from dataloaders.lesions.preparing import (
     without_lesions,
 )
 from dataloaders.prepare import cleaning, tissue
+from dataloaders.prepare.atlas import atlas_tissue
 from dataloaders.prepare.notes import CaseNotes, clipped, value_ranges
 from dataloaders.prepare.options import PrepareOptions, parse_window
 from dataloaders.prepare.sources import CaseSource, embedded_volumes
@@ -129,9 +130,13 @@ def _labels(
         return np.zeros(images[0].shape, np.uint16)
     if "label" in maps:
         label = table.apply(maps["label"])
-    elif o.tissue == "hmrf":
+    elif o.tissue in tissue.BRAIN_METHODS:
         brain = maps["brain"] > 0 if "brain" in maps else tissue.brain_mask(images[0], spacing)
-        label = table.apply(tissue.hmrf_tissue(images[0], brain, lesion).astype(np.int32))
+        if o.tissue == "hmrf":
+            found = tissue.hmrf_tissue(images[0], brain, lesion)
+        else:
+            found = atlas_tissue(images[0], affine, brain, lesion)
+        label = table.apply(found.astype(np.int32))
     else:
         ct = images[plan.ct.index(True)]
         body = maps["body"] > 0 if "body" in maps else cleaning.body_mask(ct, spacing, is_ct=True)

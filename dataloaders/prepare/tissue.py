@@ -11,12 +11,13 @@ from skimage.filters import threshold_multiotsu
 
 from dataloaders.prepare.cleaning import ellipsoid, largest_component
 
+BRAIN_METHODS = ("atlas", "hmrf")  # of --tissue
 BRAIN_TISSUE = {1: "csf", 2: "grey_matter", 3: "white_matter"}
 CT_TISSUE = {1: "gas_and_lung", 2: "fat", 3: "soft_tissue", 4: "bone"}
 CT_LIMITS_HU = (-300.0, -30.0, 150.0)  # gas and lung | fat | soft tissue | bone
 MAX_BRAIN_LITRES = 2.0  # adult brains with CSF stay below 1.9 l; defaced heads start at about 2.3 l
 CLOSING_MM = 3.0
-MIN_CLASS_FRACTION = 0.02
+MIN_CLASS_FRACTION = 0.005  # young brains that were stripped tightly have 1.5 % of fluid
 HMRF_BETA = 0.1
 HMRF_ITERATIONS = 20
 
@@ -51,7 +52,7 @@ def hmrf_tissue(t1: NDArray, mask: NDArray[np.bool_], lesion: NDArray[np.bool_] 
     The brain's intensities between the 0.5th and 99.5th percentile are stretched to 1..255 first: the classifier
     starts from equal parts of 0..max, and where a few bright voxels or a high floor leave one part empty, its classes
     collapse. The brain is cropped, which is three times faster. Lesion voxels are filled with white matter's intensity
-    first and come back as white matter. TissueError on collapse (a class under 2 % of the brain).
+    first and come back as white matter. TissueError on collapse (a class under 0.5 % of the brain).
     """
     from dipy.segment.tissue import TissueClassifierHMRF  # slow to import, and only this format needs it
 
@@ -74,7 +75,7 @@ def hmrf_tissue(t1: NDArray, mask: NDArray[np.bool_], lesion: NDArray[np.bool_] 
         )
     # The darkest brain voxels can come back as background; they are CSF.
     classes = np.where(inside, np.maximum(np.asarray(final), 1), 0).astype(np.uint8)
-    _refuse_collapse(classes, inside)
+    refuse_collapse(classes, inside)
     out = np.zeros(t1.shape, np.uint8)
     out[box] = classes
     return out
@@ -85,7 +86,8 @@ def _white_matter(values: NDArray) -> float:
     return float(np.median(values[values > threshold_multiotsu(values, classes=3)[1]]))
 
 
-def _refuse_collapse(classes: NDArray[np.uint8], inside: NDArray[np.bool_]) -> None:
+def refuse_collapse(classes: NDArray[np.uint8], inside: NDArray[np.bool_]) -> None:
+    """TissueError where a tissue has less of the brain than any brain."""
     fractions = {name: float((classes == i).sum() / inside.sum()) for i, name in BRAIN_TISSUE.items()}
     if min(fractions.values()) < MIN_CLASS_FRACTION:
         found = ", ".join(f"{name} {100 * share:.1f} %" for name, share in fractions.items())

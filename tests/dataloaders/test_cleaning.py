@@ -95,7 +95,7 @@ def test_lesions_are_filled_before_classification() -> None:
 
 def test_a_collapse_is_refused() -> None:
     with pytest.raises(tissue.TissueError, match=r"collapsed.*csf 0\.0 %"):
-        tissue._refuse_collapse(np.full((4, 4, 4), 3, np.uint8), np.ones((4, 4, 4), bool))
+        tissue.refuse_collapse(np.full((4, 4, 4), 3, np.uint8), np.ones((4, 4, 4), bool))
 
 
 def test_a_whole_head_asks_for_a_brain_mask() -> None:

@@ -79,5 +79,7 @@ def study(root: Path, extra: str = "", patients: int = 3, text: str = STUDY) -> 
     """A study file with its data beside it. extra: more TOML, or lines of a table that is there already, as `[strip] …`."""
     bids(root / "bids", patients)
     path = root / "study.toml"
+    if "[segment]" not in extra:  # a toy has no anatomy for the atlas to find
+        text = text.replace("[synthesise]", '[segment]\ntools = ["hmrf"]\n[synthesise]')
     path.write_text(text.replace("sub-03", f"sub-{patients:02d}") + extra)
     return path

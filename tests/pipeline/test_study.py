@@ -49,7 +49,7 @@ def found(path: Path, text: str) -> list[StudyCase]:
         ),
         ("[strip]\ntools = ['bett']", r'strip\.tools = "bett": must be one of bet, synthstrip, hdbet, or a variant'),
         ("[strip]\ntools = ['hmrf']", r'strip\.tools = "hmrf": must be one of bet, synthstrip, hdbet'),
-        ("[segment]\ntools = ['median-otsu']", r'"median-otsu": must be one of hmrf, atlas, fast'),
+        ("[segment]\ntools = ['median-otsu']", r'"median-otsu": must be one of atlas, hmrf, fast'),
         (
             "[evaluate]\nreference = 'hmrf'",
             r"evaluate\.reference = 'hmrf': must be consensus, labels, or one of hmrf_bet",

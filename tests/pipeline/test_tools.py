@@ -10,16 +10,14 @@ import numpy as np
 import pytest
 
 from dataloaders.io.nifti import Volume, read_volume
-from dataloaders.prepare.sources import embedded_volumes
 from evaluation.metrics.segmentation import dice
 from pipeline.commands import ToolFailed, ToolMissing, last_line, run_command
 from pipeline.tools import TOOLS
 from pipeline.tools.base import ToolCall
 from pipeline.tools.bet import padded_grid, trim
-from pipeline.tools.builtin import mixture
 from pipeline.volumes import on_grid, read_labels
 from tests.pipeline.conftest import Fakes
-from tests.pipeline.heads import MM, SHAPE, affine, head
+from tests.pipeline.heads import MM, affine, head
 from tests.toy import save_nifti
 
 EXTERNAL = ("bet", "synthstrip", "hdbet", "synthsr", "synthseg", "samseg", "fastsurfer", "fast")
@@ -155,37 +153,6 @@ def test_hmrf_finds_the_tissues(tmp_path: Path) -> None:
 def test_built_in_segmenters_refuse_what_has_no_tissues(name: str, tmp_path: Path) -> None:
     with pytest.raises(ToolFailed):
         TOOLS[name].run(call(tmp_path, name, head(0)[1] > 0))
-
-
-def test_mixture_follows_intensities_and_places() -> None:
-    """Three Gaussians that overlap: with equal shares the threshold lies between the means; a place can overrule it."""
-    rng = np.random.default_rng(0)
-    truth = np.repeat([0, 1, 2], 4000)
-    values = np.array([50.0, 100.0, 150.0])[truth] + rng.normal(0, 12, truth.size)
-    start = np.where(np.arange(3)[:, None] == np.digitize(values, [75, 125]), 0.8, 0.1)
-    labels = mixture(values, start / start.sum(0)).argmax(0)
-    assert (labels == truth).mean() > 0.96
-    places = np.where(np.arange(3)[:, None] == truth, 0.98, 0.01)
-    assert (mixture(values, places).argmax(0) == truth).mean() > (labels == truth).mean()
-    with pytest.raises(ToolFailed, match="do not rise from CSF to white matter"):
-        mixture(values, places[::-1])
-
-
-@pytest.mark.slow
-def test_atlas_finds_the_tissues_of_a_brain_that_lies_elsewhere(tmp_path: Path) -> None:
-    """The template itself, turned by 8 degrees, 5 % larger, shifted, on a coarse grid: its own tissues come back."""
-    volumes = embedded_volumes(("T1w",))
-    turn, angle = np.eye(4), np.radians(8)
-    turn[:2, :2] = [[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]]
-    turn[:3, :3] *= 1.05
-    turn[:3, 3] = [6.0, -9.0, 4.0]
-    moved = turn @ volumes["T1w"].affine
-    grid = Volume(np.zeros(SHAPE, np.float32), affine())
-    image = on_grid(volumes["T1w"].data, moved, grid, labels=False)
-    truth = on_grid(volumes["label"].data, moved, grid, labels=True)
-    output, _ = TOOLS["atlas"].run(call(tmp_path, "atlas", np.where(truth > 0, image + 1, 0)))
-    scores = dice(truth.astype(np.uint8), read_volume(output).data, [1, 2, 3])
-    assert all(scores[i] > least for i, least in {1: 0.6, 2: 0.8, 3: 0.8}.items()), scores
 
 
 FAKE_SEGMENT = """
