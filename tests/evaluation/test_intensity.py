@@ -35,13 +35,6 @@ def test_moments_and_distance_are_those_of_the_raw_pixels() -> None:
         )
 
 
-def test_a_shift_is_its_own_distance() -> None:
-    counts = np.zeros(65536, np.int64)
-    counts[1000:1100] = 3
-    assert wasserstein(counts, np.roll(counts, 160), WINDOW) == pytest.approx(160 * WINDOW.width / 65535)
-    assert wasserstein(counts, 7 * counts, WINDOW) == pytest.approx(0, abs=1e-9)
-
-
 def test_a_label_missing_in_one_slice_is_only_counted_where_it_is() -> None:
     both = LabelHistograms()
     both.add(np.array([[0, 1]]), np.array([[5, 6]], np.uint16))

@@ -14,8 +14,6 @@ from skimage.metrics import mean_squared_error, peak_signal_noise_ratio, structu
 from dataloaders.io.intensity import Window
 from evaluation.metrics.errors import mae, psnr, rmse
 from evaluation.metrics.similarity import (
-    WEIGHTS,
-    halved,
     pairwise_similarities,
     similarities,
     similarity,
@@ -94,18 +92,6 @@ def test_ssim_of_any_size_is_that_of_scikit_image(shape: tuple[int, ...]) -> Non
     assert ssim(real, fake) == pytest.approx(reference, abs=1e-12)
 
 
-def test_black_against_white_is_nothing_alike() -> None:
-    """A data range of 255 on images in [0, 1] gives 0.867 here."""
-    assert ssim(np.zeros((32, 32)), np.ones((32, 32)), 0.0, 1.0) == pytest.approx(1e-4, rel=0.01)
-
-
-def test_ssim_does_not_hang_on_the_sign_of_hu() -> None:
-    """20 HU too dark is a small fault in soft tissue, even where it turns +10 into -10 HU."""
-    real = np.full((32, 32), 10.0)
-    assert ssim(real, -real) > 0.999
-    assert ssim(real, -real, 0) < 0.9  # what plain HU would give
-
-
 def test_ssim_of_constant_images_does_not_lose_digits() -> None:
     """Variances of constants are differences of equal numbers; a window far from zero makes those large."""
     x, y, c = 4024.0, 3024.0, (0.01 * 4095) ** 2
@@ -113,13 +99,8 @@ def test_ssim_of_constant_images_does_not_lose_digits() -> None:
     assert found == pytest.approx((2 * x * y + c) / (x * x + y * y + c), abs=1e-9)
 
 
-def test_ssim_identity_symmetry_unit_and_precision() -> None:
+def test_ssim_in_single_precision_of_what_is_broken_and_of_two_shapes() -> None:
     real, fake = pair()
-    value = ssim(real, fake)
-    assert ssim(real, real) == pytest.approx(1, abs=1e-12)
-    assert ssim(fake, real) == pytest.approx(value, abs=1e-14)
-    assert ssim(real.T, fake.T) == pytest.approx(value, abs=1e-13)
-    assert ssim((real - LOW) / WIDTH, (fake - LOW) / WIDTH, 0, 1) == pytest.approx(value)
     single = [image.astype(np.float32) for image in (real, fake)]  # what the windows decode to
     assert ssim(*single) == ssim(*(image.astype(np.float64) for image in single))
     fake[20, 20] = math.nan
@@ -155,10 +136,6 @@ def test_ms_ssim_agrees_with_a_naive_version() -> None:
     value = ms_ssim(real, fake)
     assert value == pytest.approx(naive(real, fake), abs=1e-12)
     assert 0 < value < 1
-    assert ms_ssim(fake, real) == pytest.approx(value, abs=1e-13)
-    unit = [(image - LOW) / WIDTH for image in (real, fake)]
-    assert ms_ssim(*unit, Window(0.0, 1.0)) == pytest.approx(value, abs=1e-12)
-    assert ms_ssim(real, real) == pytest.approx(1, abs=1e-12)
     assert similarities(real, fake, WINDOW)[0] == ssim(real, fake)  # the first scale
     fake[50, 60] = math.nan
     assert math.isnan(ms_ssim(real, fake))
@@ -176,13 +153,6 @@ def test_ms_ssim_agrees_with_pytorch_msssim() -> None:
     assert ms_ssim(real, fake, Window(0.0, 4.0)) == pytest.approx(expected, abs=1e-8)
 
 
-def test_constant_images_differ_in_luminance_at_the_coarsest_scale_only() -> None:
-    assert sum(WEIGHTS) == pytest.approx(1, abs=1e-4)
-    c = 0.01**2
-    found = ms_ssim(np.zeros((176, 176)), np.ones((176, 176)), Window(0.0, 1.0))
-    assert found == pytest.approx((c / (1 + c)) ** 0.1333)
-
-
 def test_an_inverted_image_is_nothing_alike() -> None:
     """A negative mean of the structure term has no real power."""
     real, _ = smooth()
@@ -195,11 +165,6 @@ def test_an_inverted_image_is_nothing_alike() -> None:
 def test_slices_that_are_too_small_have_no_value(shape: tuple[int, int], known: int) -> None:
     values = similarities(np.zeros(shape), np.zeros(shape), Window(0.0, 1.0))
     assert [math.isfinite(value) for value in values] == [known > 0, known > 1]
-
-
-def test_halving() -> None:
-    assert halved(np.arange(12.0).reshape(2, 6)).tolist() == [[3.5, 5.5, 7.5]]
-    assert halved(np.array([[1.0, 3.0, 8.0]])).tolist() == [[2.0, 8.0]]
 
 
 # -- volumes and draws --------------------------------------------------------------------------------------------

@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 import torch
 from scipy import ndimage
-from torch import Tensor
 
 from models.gmm.acquisition import acquire
 from models.gmm.intensity import (
@@ -58,18 +57,6 @@ def test_texture_keeps_its_variance(fwhm: float, shape: tuple[int, ...]) -> None
     assert math.sqrt(np.mean(edges)) == pytest.approx(1, abs=0.25)  # few independent values at the edge
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("fwhm", [2.0, 5.0, 10.0])
-def test_texture_is_as_wide_as_asked_for(fwhm: float) -> None:
-    """White noise after a Gaussian of sigma s has the correlation exp(-d² / 4s²)."""
-    found = textured_grain(noise(1, 1, 4096, 8), torch.zeros(1, 4096, 8, dtype=torch.uint8), torch.tensor([[fwhm]]))[
-        0, 0
-    ]
-    sigma, lag = fwhm / math.sqrt(8 * math.log(2)), round(fwhm / 2)
-    measured = float((found[lag:] * found[:-lag]).mean() / found.square().mean())
-    assert measured == pytest.approx(math.exp(-(lag**2) / (4 * sigma**2)), abs=0.06)
-
-
 def test_each_label_has_its_own_texture() -> None:
     labels = torch.zeros(1, 60, 400, dtype=torch.uint8)
     labels[:, :, 200:] = 1
@@ -99,41 +86,9 @@ def test_grain_gain_undoes_the_blur(sigma: float) -> None:
 # Bias field
 
 
-def bias_field(grid: Tensor, shape: tuple[int, ...], order: int = 1) -> Tensor:
-    return apply_bias(torch.ones(1, 1, *shape), [grid], order)[0, 0]
-
-
-@pytest.mark.parametrize("order", [1, 3])
-@pytest.mark.parametrize("shape", [(40, 33, 28), (61, 50)])
-def test_bias_field_has_no_constant_band_and_treats_both_ends_alike(shape: tuple[int, ...], order: int) -> None:
-    """Predecessors: the last 24 % of each axis were constant."""
-    grid = noise(1, *[5] * len(shape))
-    field = bias_field(grid, shape, order)
-    assert (field > 0).all()
-    n = len(shape)
-    mirrored = bias_field(grid.flip(list(range(1, n + 1))), shape, order).flip(list(range(n)))
-    assert torch.allclose(field, mirrored, rtol=1e-4)
-    for axis in range(n):
-        step = field.log().diff(dim=axis).abs().movedim(axis, 0)
-        if order == 1:
-            assert float(step[0].mean()) > 0.02
-            assert float(step[-1].mean()) > 0.02
-        band = (step.flatten(1).mean(1) < 1e-4).float().mean()
-        assert float(band) == 0
-    corner = tuple([-1] * n)
-    if order == 1:
-        assert float(field[corner].log()) == pytest.approx(float(grid[0][corner]), abs=1e-5)
-
-
 def test_control_nodes_are_reached_at_both_ends() -> None:
     grid = torch.tensor([[0.0, 1.0, 3.0]])
     assert upsample(grid, (5,)).tolist() == [[0.0, 0.5, 1.0, 2.0, 3.0]]
-
-
-def test_bias_field_of_zero_is_one_and_its_log_has_the_nodes_std() -> None:
-    assert torch.equal(bias_field(torch.zeros(1, 3, 3), (9, 8)), torch.ones(9, 8))
-    logs = torch.stack([bias_field(0.7 * noise(1, 4, 4, seed=s), (4, 4)).log() for s in range(200)])
-    assert float(logs.std()) == pytest.approx(0.7, rel=0.05)
 
 
 @pytest.mark.parametrize("order", [1, 3])
@@ -236,30 +191,14 @@ def test_noise_is_of_the_generator_alone() -> None:
 # Gradient
 
 
-@pytest.mark.parametrize("axis", [0, 1, 2])
-def test_sobel_of_a_ramp_in_3d(axis: int) -> None:
-    """Slope g: 16 · 2 g inside, half at both edges along the axis; nothing across it."""
-    shape = [9, 8, 7]
-    ramp = 0.01 * torch.arange(shape[axis]).float().view([-1 if a == axis else 1 for a in range(3)]).expand(shape)
-    found = gradient_magnitude(ramp[None, None])[0, 0].movedim(axis, 0)
-    assert torch.allclose(found[1:-1], torch.ones_like(found[1:-1]), atol=1e-4)
-    assert torch.allclose(found[[0, -1]], torch.zeros_like(found[[0, -1]]), atol=1e-4)
-    # against a fixed reference value, the scaling shows: a spike of known magnitude
-    spike = torch.zeros(1, 1, 9, 9, 9)
-    spike[0, 0, 4, 4, 4] = 0.1
-    magnitude = gradient_magnitude(spike)[0, 0]
-    assert float(magnitude[5, 4, 4]) == pytest.approx(1)  # 4 · 0.1, the largest
-    assert float(magnitude[5, 5, 4]) == pytest.approx(math.sqrt(8) / 4, abs=1e-4)
-    assert float(magnitude[4, 4, 4]) == pytest.approx(0, abs=1e-6)
-
-
-def test_sobel_against_numpy_in_2d_and_clip() -> None:
-    image = noise(1, 2, 14, 13).double().numpy()
+@pytest.mark.parametrize("shape", [(14, 13), (9, 8, 7)])
+def test_sobel_against_scipy_and_clip(shape: tuple[int, ...]) -> None:
+    image = noise(1, 2, *shape).double().numpy()
     for scale in (0.05, 3.0):
         expected = []
         for channel in scale * image[0]:
-            parts = [ndimage.sobel(channel, axis, mode="nearest") for axis in (0, 1)]
-            size = np.minimum(np.hypot(*parts), 10)
+            parts = [ndimage.sobel(channel, axis, mode="nearest") for axis in range(len(shape))]
+            size = np.minimum(np.linalg.norm(parts, axis=0), 10)
             expected.append((size - size.min()) / (size.max() - size.min()))
         found = gradient_magnitude(torch.from_numpy(scale * image))
         assert np.abs(found[0].numpy() - np.stack(expected)).max() < 1e-6

@@ -7,12 +7,11 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from scipy.ndimage import map_coordinates
 
 from models.gmm.options import GmmConfig, synthseg_preset
 from models.gmm.params import Params
 from models.gmm.render import deform
-from models.gmm.resampling import nodes, upsample, upsample_axis
+from models.gmm.resampling import nodes, upsample
 from models.gmm.sampling import sample_params
 from models.gmm.spatial import (
     affine_matrix,
@@ -27,13 +26,6 @@ STILL: dict[int, tuple] = {
     2: ((0.0,), (1.0,) * 2, (0.0,) * 2, (0.0,) * 2),
     3: ((0.0,) * 3, (1.0,) * 3, (0.0,) * 6, (0.0,) * 3),
 }
-
-
-def dense_coordinates(coordinates: torch.Tensor, shape: tuple[int, ...]) -> torch.Tensor:
-    """Coordinates of every voxel, (n, *S), from those of the nodes."""
-    for axis in range(len(shape), 0, -1):
-        coordinates = upsample_axis(coordinates, axis, shape[axis - 1])
-    return coordinates
 
 
 def random_labels(shape: tuple[int, ...], seed: int = 0) -> torch.Tensor:
@@ -120,20 +112,6 @@ def test_translation_shifts_and_fills() -> None:
 # Elastic
 
 
-@pytest.mark.parametrize(("shape", "std"), [((48, 44, 40), 3), ((64, 61), 4), ((47, 44, 45), 4)])
-def test_inverse_is_the_field_of_the_negative_velocity(shape: tuple[int, ...], std: float) -> None:
-    v = velocity(shape, std)
-    there, back = (upsample(integrate_velocity(w, shape), shape).double().numpy() for w in (v, -v))
-    x = np.indices(shape, dtype=float)
-    end = x + there
-    composed = there + np.stack([map_coordinates(part, end, order=1, mode="nearest") for part in back])
-    error = np.linalg.norm(composed, axis=0)
-    inside = np.all([(e >= 0) & (e <= n - 1) for e, n in zip(end, shape, strict=True)], axis=0)
-    assert np.linalg.norm(there, axis=0).mean() > 2
-    assert error[inside].mean() < 0.1
-    assert error[inside].max() < 1.5
-
-
 def determinants(u: np.ndarray) -> np.ndarray:
     """Jacobian determinants of x + u(x) at every voxel."""
     n = len(u)
@@ -160,28 +138,6 @@ def test_integrated_fields_do_not_fold(shape: tuple[int, ...], scale: float, std
         assert (determinants(field) <= 0).mean() <= folded, seed
         if std == 8 and scale > 0.05 and len(shape) == 3:
             assert (determinants(plain) <= 0).mean() > 0.01  # the same velocity as a plain displacement
-
-
-def test_constant_velocity_is_a_shift() -> None:
-    v = torch.tensor([2.0, -1.5, 0.5]).view(3, 1, 1, 1).expand(3, 3, 3, 3).contiguous()
-    field = integrate_velocity(v, (30, 24, 20))
-    assert torch.allclose(field, v[:, :1, :1, :1].expand_as(field), atol=1e-5)
-
-
-def test_field_is_cheap_and_scales_with_short_time() -> None:
-    v = velocity((60, 52, 44), 0.02)
-    field = integrate_velocity(v, (60, 52, 44))
-    assert field.shape == (3, 16, 14, 12)
-    assert torch.allclose(field, upsample(v, field.shape[1:]), atol=2e-4)  # a small step is the velocity itself
-
-
-def test_source_coordinates_of_affine_and_displacement() -> None:
-    shape = (30, 27, 24)
-    matrix = affine_matrix((10.0, -20.0, 5.0), (1.1, 0.9, 1.2), (0.1,) * 6, (1.0, 2.0, -3.0))
-    u = integrate_velocity(velocity(shape, 3), shape)
-    found = dense_coordinates(source_coordinates(matrix, u, shape), shape).double().numpy()
-    dense = upsample(u, shape).double().numpy()
-    assert np.abs(found - reference.coordinates(matrix.numpy(), dense, shape)).max() < 1e-4
 
 
 # Window, fine samples, mirror

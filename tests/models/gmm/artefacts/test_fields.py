@@ -66,12 +66,6 @@ def test_perlin_agrees_with_its_definition(shape):
     torch.testing.assert_close(noise, expected, atol=1e-4, rtol=1e-4)
 
 
-def test_perlin_is_smooth():
-    noise = perlin((64, 64, 64), 2, 4, seeded(), torch.device("cpu"))
-    assert noise.diff(dim=0).abs().max() < 0.8  # in standard deviations, from voxel to voxel
-    assert noise.std().item() == pytest.approx(1, abs=1e-3)
-
-
 def test_gamma_draws():
     draws = gamma_draws(seeded(), 3, (20000,))
     assert draws.mean().item() == pytest.approx(3, abs=0.05)
