@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-
 import pytest
 import torch
 
@@ -15,14 +13,6 @@ def test_hinge_of_the_discriminator_by_hand() -> None:
     # max(0, 1 - D): 0, 1, 2; max(0, 1 + D): 0, 1.5
     assert losses.hinge_discriminator([real], [fake]).item() == pytest.approx(1.0 + 0.75)
     assert losses.hinge_discriminator([torch.full((2, 1, 3, 3), 1.5)], [torch.full((2, 1, 3, 3), -1.5)]).item() == 0.0
-
-
-def test_hinge_stops_pushing_beyond_the_margin() -> None:
-    real = torch.tensor([2.0, 0.0], requires_grad=True)
-    fake = torch.tensor([-2.0, 0.0], requires_grad=True)
-    losses.hinge_discriminator([real], [fake]).backward()
-    assert real.grad.tolist() == [0.0, -0.5]
-    assert fake.grad.tolist() == [0.0, 0.5]
 
 
 def test_hinge_of_the_generator_is_minus_the_mean() -> None:
@@ -37,31 +27,13 @@ def test_scales_count_alike_whatever_their_size() -> None:
         losses.hinge_discriminator(real, fake[:1])
 
 
-def test_logistic_losses_by_hand() -> None:
-    zero = torch.zeros(4)
-    assert losses.logistic_discriminator(zero, zero).item() == pytest.approx(2 * math.log(2))
-    assert losses.logistic_generator(zero).item() == pytest.approx(math.log(2))
-    real, fake = torch.tensor([1.0, 3.0]), torch.tensor([2.0])
-    expected = math.log(1 + math.exp(2)) + (math.log(1 + math.exp(-1)) + math.log(1 + math.exp(-3))) / 2
-    assert losses.logistic_discriminator(real, fake).item() == pytest.approx(expected)
-    assert losses.logistic_generator(fake).item() == pytest.approx(math.log(1 + math.exp(-2)))
-
-
 def test_logistic_losses_are_binary_cross_entropy_and_do_not_overflow() -> None:
     real, fake = torch.randn(5) * 3, torch.randn(5) * 3
     bce = torch.nn.functional.binary_cross_entropy_with_logits
     expected = bce(real, torch.ones(5)) + bce(fake, torch.zeros(5))
     torch.testing.assert_close(losses.logistic_discriminator(real, fake), expected)
+    torch.testing.assert_close(losses.logistic_generator(fake), bce(fake, torch.ones(5)))
     assert losses.logistic_discriminator(torch.tensor([-1e4]), torch.tensor([1e4])).item() == pytest.approx(2e4)
-
-
-def test_r1_of_a_linear_critic_is_half_its_squared_norm() -> None:
-    weight = torch.randn(3, 4, 5, requires_grad=True)
-    images = torch.randn(6, 3, 4, 5, requires_grad=True)
-    penalty = losses.r1_penalty((images * weight).sum((1, 2, 3)), images)
-    assert penalty.item() == pytest.approx(weight.square().sum().item() / 2, rel=1e-5)
-    penalty.backward()
-    torch.testing.assert_close(weight.grad, weight.detach())  # d ½‖w‖² / dw = w, whatever the batch
 
 
 def test_r1_of_a_quadratic_critic_is_the_mean_over_samples() -> None:

@@ -30,12 +30,6 @@ def test_bands_are_those_of_the_filters() -> None:
     torch.testing.assert_close(haar(x), torch.cat(expected, 1), atol=1e-14, rtol=0)
 
 
-def test_a_constant_volume_has_only_the_coarse_band() -> None:
-    y = haar(torch.full((1, 1, 4, 4, 4), 3.0))
-    assert torch.allclose(y[:, 0], torch.tensor(3.0 * 8**0.5))
-    assert y[:, 1:].abs().max() == 0
-
-
 def test_odd_sides_and_missing_bands_are_refused() -> None:
     with pytest.raises(ValueError, match="even sides"):
         haar(torch.zeros(1, 1, 4, 5))

@@ -98,22 +98,6 @@ def test_minibatch_deviation_is_accurate_in_bfloat16() -> None:
     torch.testing.assert_close(minibatch_deviation(x)[:, -1].float(), expected, rtol=0.01, atol=0)
 
 
-def test_samples_meet_only_in_the_minibatch_deviation() -> None:
-    net = small(channels=8)
-    image = torch.randn(4, 1, 32, 32)
-    other = image.clone()
-    other[3] *= 2
-    assert not torch.allclose(net(image)[:3], net(other)[:3], rtol=1e-3)  # the deviation is there
-    single = torch.cat([net(image[i : i + 1]) for i in range(4)])
-    for independent in (deepcopy(net), small(channels=8, group=1)):
-        if independent.group > 1:
-            nn.init.zeros_(independent.last_conv.weight[:, -1])
-            single = torch.cat([independent(image[i : i + 1]) for i in range(4)])
-        torch.testing.assert_close(independent(image), single, rtol=1e-4, atol=1e-5)
-    five = torch.randn(5, 1, 32, 32)
-    torch.testing.assert_close(net(five)[2:3], net(five[2:3]), rtol=1e-4, atol=1e-5)
-
-
 def test_blur_of_a_point_and_of_a_constant() -> None:
     taps = torch.tensor([1.0, 3.0, 3.0, 1.0]) / 8
     x = torch.zeros(1, 2, 8, 8)
