@@ -10,7 +10,6 @@ from typing import Any
 import config as options
 from config import Config
 from dataloaders.io.spec import DataSpec
-from engine import checkpoint
 from engine.trained import TrainedRun
 from models.base import Method
 
@@ -29,7 +28,7 @@ def begin_with(method: Method, config: Config, spec: DataSpec) -> tuple[dict[str
     if faults := _differences(other, config, spec):
         raise ValueError(f"--init_from {config.init_from}: {'; '.join(faults)}")
     try:
-        taken = method.start_from(other.weights.tensors, _state_of(other))
+        taken = method.start_from(other.weights.tensors, other.state())
     except RuntimeError as error:  # torch's, of one line for each tensor
         changed = options.differences(options.to_dict(other.config), options.to_dict(config))
         sizes = [line for line in changed if line.startswith(tuple(f"--{group}." for group in config.method.groups))]
@@ -70,13 +69,3 @@ def _unlike(what: str, there: Sequence[str], here: Sequence[str]) -> list[str]:
     alone = [", ".join(name for name in one if name not in two) for one, two in ((there, here), (here, there))]
     parts = [f"{names} only {place}" for names, place in zip(alone, ("there", "here"), strict=True) if names]
     return [f"its {what} are not those of --dataroot: {' and '.join(parts) or 'they are in another order'}"]
-
-
-def _state_of(other: TrainedRun) -> dict[str, Any]:
-    """All networks of the other run after as many images; nothing where no state of that moment was kept."""
-    best = checkpoint.best_state(other.folder)
-    for path in (checkpoint.state_path(other.folder, other.weights.images), *([best] if best else [])):
-        if path.is_file() and int(path.stem.rpartition("-")[2]) == other.weights.images:
-            found: dict[str, Any] = checkpoint.load_state(path)["method"]
-            return found
-    return {}

@@ -16,7 +16,7 @@ from dataloaders.io.manifest import Manifest
 from dataloaders.io.schema import NAME
 from dataloaders.io.spec import DataSpec
 from dataloaders.unpaired import typical_windows
-from engine import device
+from engine import checkpoint, device
 from engine.checkpoint import Weights, load_weights, weights_path
 from models import build_method
 from models.base import Method
@@ -59,6 +59,15 @@ class TrainedRun:
         method = build_method(self.config, self.spec).to(target).eval()
         method.load_release(self.weights.tensors)
         return method, target
+
+    def state(self) -> dict[str, Any]:
+        """All networks of the run after as many images; nothing where no state of that moment was kept."""
+        best = checkpoint.best_state(self.folder)
+        for path in (checkpoint.state_path(self.folder, self.weights.images), *([best] if best else [])):
+            if path.is_file() and int(path.stem.rpartition("-")[2]) == self.weights.images:
+                found: dict[str, Any] = checkpoint.load_state(path)["method"]
+                return found
+        return {}
 
     def windows(self) -> tuple[Window, ...]:
         """Typical windows of the run's images, one per channel, for label maps that have no scan of their own.

@@ -250,6 +250,10 @@ class Method(nn.Module):
         self.load_release(tensors)
         return []
 
+    def realness(self, batch: Batch) -> Tensor | None:
+        """(B,) how real a discriminator takes the batch's real images with their labels for; None where there is none."""
+        return None
+
     def synthesize(self, batch: Batch, randoms: list[SampleRandom]) -> Tensor:
         """Labels (B, H, W) -> images (B, C, H, W) float32 in [-1, 1]; sample i depends on label i and randoms[i] only."""
         raise NotImplementedError

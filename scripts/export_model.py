@@ -18,7 +18,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import config as options
 from config import Config
-from dataloaders.io.files import write_text
+from dataloaders.io.files import read_json, write_text
 from dataloaders.io.locks import lock_place
 from dataloaders.io.runlog import JSONL, read_log
 from dataloaders.io.schema import NAME
@@ -28,6 +28,7 @@ from engine.command import exit_code
 from engine.methods.base import workflow_of
 from engine.origin import origin_line
 from engine.trained import TrainedRun
+from evaluation.privacy import FILE, FOLDER, as_lines
 from evaluation.report.kit import render
 
 CARD = "README.md"
@@ -73,7 +74,7 @@ def export(o: ExportOptions) -> Path:
     path = weights_path(folder, "best")
     with lock_place(folder):
         save_weights(path, released)
-        write_text(folder / CARD, model_card(o, run.folder, released, trained, path))
+        write_text(folder / CARD, model_card(o, run, released, trained, path))
     return folder
 
 
@@ -89,7 +90,7 @@ def shareable(config: Config, name: str) -> Config:
     return options.from_dict({"dataroot": "data", **options.without_paths(replace(config, name=name))})
 
 
-def model_card(o: ExportOptions, run: Path, weights: Weights, trained: Config, path: Path) -> str:
+def model_card(o: ExportOptions, run: TrainedRun, weights: Weights, trained: Config, path: Path) -> str:
     """What a stranger must know before using the weights, in Markdown."""
     spec, workflow = DataSpec.from_dict(weights.spec), workflow_of(trained)
     start = replace(
@@ -103,7 +104,8 @@ def model_card(o: ExportOptions, run: Path, weights: Weights, trained: Config, p
         facts=_table(("", ""), _facts(o, weights, trained, path).items()),
         usage=workflow.usage.format(name=trained.name),
         labels=_table(("id", "name", "ids in the source"), found),
-        scores=_scores(run, weights.images),
+        scores=_scores(run.folder, weights.images),
+        memory=_memory(run.folder, run.sha256),
         changed=changed,
         limits=workflow.limits,
     )
@@ -137,6 +139,13 @@ def _scores(run: Path, images: int) -> str | None:
         return None
     scores = {name: f"{value:.4g}" for name, value in found[-1]["metrics"].items() if value is not None}
     return _table(("metric", "value"), scores.items())
+
+
+def _memory(run: Path, sha256: str) -> str | None:
+    """What scripts/privacy.py found of exactly these weights, if it did."""
+    path = run / FOLDER / FILE
+    found = read_json(path) if path.is_file() else {}
+    return "\n".join(as_lines(found)) if found.get("weights_sha256") == sha256 else None
 
 
 def main() -> int:

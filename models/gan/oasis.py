@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
+from torch.nn.functional import cross_entropy
 
 from config import Config
 from dataloaders.io.spec import DataSpec
@@ -115,6 +116,13 @@ class Oasis(Gan):
             assert isinstance(scores, Tensor)
             penalty = losses.r1_penalty(scores, images)
         return {"r1": self.r1_gamma * self.oasis.r1_every * penalty}
+
+    @torch.no_grad()
+    def realness(self, batch: Batch) -> Tensor:
+        """Mean log-probability of the pixels' labels, which "fake" competes with."""
+        logits = self.discriminator(batch.real)
+        assert isinstance(logits, Tensor)
+        return -cross_entropy(logits, batch.label + 1, reduction="none").mean((1, 2))
 
     def weights(self, batch: Batch) -> Tensor | None:
         """Class weights of the batch, None where balancing is off."""

@@ -57,3 +57,8 @@ class SpadeGan(Gan):
             right += [(logits < 0).float().mean() for logits in fake_logits]
             batch.measures["discriminator/accuracy"] = torch.stack(right).mean()
         return {"hinge": losses.hinge_discriminator(real_logits, fake_logits)}
+
+    @torch.no_grad()
+    def realness(self, batch: Batch) -> Tensor:
+        """Mean logit over patches, then scales."""
+        return torch.stack([s[-1].mean((1, 2, 3)) for s in self.discriminator(batch.real, batch.label)]).mean(0)

@@ -1,0 +1,333 @@
+"""Does a run remember its training people? ``python scripts/privacy.py --name exp --dataroot data``."""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+import numpy as np
+import torch
+import tyro
+from numpy.typing import NDArray
+from torch import Tensor
+
+from config import TestConfig
+from dataloaders.folder import load_manifest
+from dataloaders.io.files import atomic_path, read_json, write_json, write_text
+from dataloaders.io.locks import lock_place
+from dataloaders.io.manifest import SPLITS, Manifest
+from dataloaders.io.schema import AtLeast0, GpuIds, Iteration
+from dataloaders.slices import fingerprint
+from engine.command import exit_code
+from engine.methods.base import workflow_of
+from engine.methods.synthesis import SynthesisWorkflow
+from engine.results import synthesize_split
+from engine.split_synthesis import SplitSynthesis, run_classes
+from engine.trained import TrainedRun
+from evaluation import privacy
+from evaluation.metrics.extractors import EFFICIENTNET, cached_features, extractor
+from evaluation.statistics import finite_rows
+from evaluation.tables import rows_csv
+from models.base import Batch, Method
+
+SCHEMA = "medsis-privacy/1"
+LEAST_PEOPLE = 2
+TRAIN, OTHERS = "train", ("val", "test")
+SHOWN, SHOWN_SIDE = 3, 192  # pairs in the picture, pixels of each
+
+
+@dataclass(frozen=True, kw_only=True)
+class PrivacyOptions:
+    """Tell whether images of a run are nearer to its training people than to others: JSON, tables, a picture, a verdict."""
+
+    name: str
+    """Name of the run: label maps to images."""
+    dataroot: Path
+    """The prepared data that it was trained on, with people in train and others in val or test."""
+    checkpoints_dir: Path = Path("checkpoints")
+    """Folder of all runs."""
+    ckpt_iter: Iteration = "best"
+    """Weights to use: best, latest, or a number of images seen."""
+    out: Path | None = None
+    """Folder to write; by default <checkpoints_dir>/<name>/privacy, where export_model.py finds it for the model card."""
+    slices: AtLeast0 = 8
+    """Slices for each person, evenly spaced; 0 for all."""
+    canaries: str = ""
+    """Regular expression of the people to look at alone, such as planted ones of which a lot put half into train."""
+    cache: Path | None = None
+    """Folder that keeps network features by the images' content, so that a second run is fast."""
+    seed: int = 0
+    """Seed of the noise."""
+    gpu_ids: GpuIds = "auto"
+    """GPU to use: a number, -1 for the CPU, auto for GPU 0 where there is one."""
+
+
+@dataclass
+class MadeSlices:
+    """Slices as they come by: label (H, W); real, painted and generated images (C, H, W) in [0, 1]; whose they are.
+
+    realness: of the real image, by the discriminator, less that of the painted one.
+    """
+
+    method: Method
+    device: torch.device
+    label: list[NDArray] = field(default_factory=list)
+    real: list[NDArray] = field(default_factory=list)
+    painted: list[NDArray] = field(default_factory=list)
+    fake: list[NDArray] = field(default_factory=list)
+    person: list[str] = field(default_factory=list)
+    index: list[int] = field(default_factory=list)
+    training: list[bool] = field(default_factory=list)
+    realness: list[float] = field(default_factory=list)
+
+    def watch(self, batches: Iterable[Batch], training: bool, judged: bool) -> Iterator[Batch]:
+        """The batches, on their way to `synthesize_split`. judged: whether a discriminator's weights are there."""
+        for batch in batches:
+            first = len(self.real)
+            self.label += [*batch.label.numpy()]
+            self.real += [*((batch.real.numpy() + 1) / 2)]
+            sides = zip(self.real[first:], self.label[first:], strict=True)
+            self.painted += [privacy.painted(image, label) for image, label in sides]
+            self.person += batch.patients
+            self.index += batch.indices
+            self.training += [training] * len(batch)
+            if judged:
+                self._judge(batch, torch.from_numpy(np.stack(self.painted[first:])) * 2 - 1)
+            yield batch
+
+    def _judge(self, batch: Batch, painted: Tensor) -> None:
+        of_real, of_painted = (
+            self.method.realness(replace(batch, image=image).to(self.device)) for image in (batch.real, painted)
+        )
+        if of_real is not None and of_painted is not None:
+            self.realness += (of_real - of_painted).float().cpu().tolist()
+
+    def add(self, case_id: str, index: int, generated: NDArray) -> None:
+        """As `SliceWriter`."""
+        self.fake.append((generated.astype(np.float32) + 1) / 2)
+
+
+def check_people(o: PrivacyOptions, run: TrainedRun) -> Manifest:
+    """The data with the people to look at. ValueError in one line where run or data cannot be tested."""
+    workflow = workflow_of(run.config)
+    if not isinstance(workflow, SynthesisWorkflow) or not workflow.paints_labels:
+        raise ValueError(f"--name {o.name}: a run of {run.config.model} does not make images from label maps")
+    if workflow.unpaired:
+        raise ValueError(f"--name {o.name}: trained unpaired, so that no scan belongs to the image of a label map")
+    data = load_manifest(o.dataroot)
+    start = run.folder / "config.json"
+    if start.is_file() and read_json(start).get("data") not in (None, fingerprint(o.dataroot)):
+        raise ValueError(
+            f"--dataroot {o.dataroot}: not the data that {o.name!r} was trained on; who was in its training matters here"
+        )
+    if o.canaries:
+        data = replace(data, cases=tuple(case for case in data.cases if re.search(o.canaries, case.patient)))
+    people = {split: {case.patient for case in data.split(split)} for split in (TRAIN, *OTHERS)}
+    held_out = set().union(*(people[split] for split in OTHERS))
+    for who, where, there in (("training", TRAIN, people[TRAIN]), ("held-out", " and ".join(OTHERS), held_out)):
+        if len(there) < LEAST_PEOPLE:
+            raise ValueError(
+                f"--dataroot {o.dataroot}: {len(there)} {who} people in {where}, at least {LEAST_PEOPLE} are needed"
+            )
+    if both := sorted(people[TRAIN] & held_out):
+        raise ValueError(f"--dataroot {o.dataroot}: {', '.join(both[:5])}: in training and held out; split by patients")
+    for split in (TRAIN, *OTHERS):
+        data.refuse_bare(o.dataroot, split, "image")
+    return data
+
+
+def gather(o: PrivacyOptions, run: TrainedRun, data: Manifest) -> MadeSlices:
+    """Slices of all people with what the run makes of their label maps, and what its discriminator says of the scans."""
+    workflow = workflow_of(run.config)
+    assert isinstance(workflow, SynthesisWorkflow)
+    method, device = run.method(o.gpu_ids)
+    state = run.state()
+    judged = bool(state) and bool(method.start_from(run.weights.tensors, state))
+    found = MadeSlices(method, device)
+    for phase in SPLITS:
+        people = {case.patient for case in data.split(phase)}
+        if not people:
+            continue
+        config = TestConfig(name=o.name, dataroot=o.dataroot, phase=phase, metrics="none", gpu_ids=o.gpu_ids)
+        split = SplitSynthesis(workflow, config, run)  # refuses labels and sizes that do not fit
+        loader = workflow.test_loader(o.dataroot, data, config, run_classes(run.spec, split.data.spec))
+        limit = min(o.slices * len(people), len(loader)) or len(loader)
+        batches = found.watch(loader.once(limit), phase == TRAIN, judged)
+        synthesize_split(method, batches, found, device, o.seed, total=limit)
+    return found
+
+
+@dataclass
+class Vectors:
+    """Of the slices that can be aligned: their places in `MadeSlices`, and vectors of generated, real, painted images."""
+
+    place: NDArray[np.int64]
+    pixels: tuple[NDArray, ...]
+    features: tuple[NDArray, ...]
+
+
+def vectors_of(found: MadeSlices, cache: Path | None) -> Vectors:
+    """Aligned pixels and EfficientNet-Lite0's features. ValueError where a group has too few people left."""
+    images = (found.fake, found.real, found.painted)
+    rows = [[privacy.aligned(image, label) for image, label in zip(side, found.label, strict=True)] for side in images]
+    place = np.array([i for i, row in enumerate(zip(*rows, strict=True)) if all(x is not None for x in row)], int)
+    for training in (True, False):
+        left = {found.person[i] for i in place if found.training[i] == training}
+        if len(left) < LEAST_PEOPLE:
+            raise ValueError(
+                f"only {len(left)} {'training' if training else 'held-out'} people have slices that are labelled to "
+                f"{privacy.LEAST_LABELLED:.0%} and not constant, at least {LEAST_PEOPLE} are needed"
+            )
+    net = extractor(EFFICIENTNET, found.device)
+    features = []
+    for side in images:
+        channels = [[np.clip(side[i][c], 0, 1) for i in place] for c in range(len(side[0]))]
+        features.append(np.concatenate([cached_features(net, channel, cache) for channel in channels], axis=1))
+    return Vectors(place, tuple(np.stack([row[i] for i in place]) for row in rows), tuple(features))
+
+
+def pixel_distances(queries: NDArray, scans: NDArray) -> NDArray:
+    """(S, R), of each slice or its mirror image, whichever is nearer: training may mirror."""
+    return np.minimum(privacy.distances(queries, scans), privacy.distances(privacy.mirrored(queries), scans))
+
+
+def measure(found: MadeSlices, vectors: Vectors) -> tuple[dict[str, Any], list[dict[str, Any]], NDArray]:
+    """What privacy.json says, the table of slices, and the pixel distances (S, S) of generated slices to real ones."""
+    person = np.array(found.person)[vectors.place]
+    training = np.array(found.training)[vectors.place]
+    people = privacy.People(person, training)
+    tests, controls, near, ratios = [], [], {}, {}
+    apart = {"pixels": pixel_distances(*vectors.pixels[:2]), "features": privacy.distances(*vectors.features[:2])}
+    among = {
+        "pixels": pixel_distances(*2 * [vectors.pixels[1]]),
+        "features": privacy.distances(*2 * [vectors.features[1]]),
+    }
+    own = {"pixels": vectors.pixels, "features": vectors.features}
+    for kind, (fake, real, painted) in own.items():
+        tests.append(privacy.membership(kind, privacy.closeness(fake, real, painted), person, training))
+        ease = -np.log(np.linalg.norm(painted - real, axis=1) + privacy.COPY)
+        controls.append(privacy.membership(f"how hard scans are ({kind}, no generator)", ease, person, training))
+        ratios[kind] = people.log_ratio(apart[kind], person)
+        floor = people.log_ratio(among[kind], person)
+        for labels, side in (("held-out", ~training), ("training", training)):
+            near[labels, kind] = privacy.nearness(ratios[kind][side], floor[side], person[side])
+    judge = None
+    if found.realness:
+        scores = np.array(found.realness)[vectors.place]
+        judge = privacy.membership("the discriminator", scores, person, training)
+    said = privacy.verdict(
+        tests, controls, judge, {kind: n for (labels, kind), n in near.items() if labels == "held-out"}
+    )
+    rows = privacy.as_rows([*tests, *([judge] if judge else []), *controls], near)
+    counts = {"slices": len(vectors.place), "left_out": len(found.label) - len(vectors.place)}
+    result = {"verdict": said, "limits": privacy.LIMITS, "measures": finite_rows(rows), "counts": counts}
+    return result, slice_rows(found, vectors, apart, ratios), apart["pixels"]
+
+
+def slice_rows(
+    found: MadeSlices, vectors: Vectors, apart: dict[str, NDArray], ratios: dict[str, NDArray]
+) -> list[dict]:
+    """One row a generated slice: the nearest training and held-out scan, one's own too, and the ratio without one's own."""
+    place, training = vectors.place, np.array(found.training)[vectors.place]
+    rows = []
+    for i, at in enumerate(place):
+        row: dict[str, Any] = {"person": found.person[at], "slice": found.index[at], "training": bool(training[i])}
+        for kind, table in apart.items():
+            for who, side in (("training", training), ("held_out", ~training)):
+                nearest = np.flatnonzero(side)[table[i, side].argmin()]
+                there = place[nearest]
+                row[f"{kind}_{who}"] = f"{found.person[there]} z{found.index[there]}"
+                row[f"{kind}_{who}_distance"] = float(table[i, nearest])
+            row[f"{kind}_ratio"] = float(np.exp(ratios[kind][i]))
+        rows.append(row)
+    return rows
+
+
+def closest(apart: NDArray, person: Sequence[str], training: NDArray[np.bool_]) -> list[int]:
+    """Places of the generated slices nearest to any training scan, one of each person."""
+    chosen: list[int] = []
+    for i in apart[:, training].min(axis=1).argsort():
+        if person[i] not in [person[j] for j in chosen]:
+            chosen.append(int(i))
+    return chosen[:SHOWN]
+
+
+def draw(path: Path, found: MadeSlices, vectors: Vectors, apart: NDArray) -> None:
+    """The closest pairs: generated, nearest training scan, their difference, nearest held-out scan; first channel."""
+    from matplotlib.figure import Figure
+
+    place, training = vectors.place, np.array(found.training)[vectors.place]
+    person = [found.person[i] for i in place]
+
+    def shown(images: list[NDArray], i: int) -> NDArray:
+        vector = privacy.aligned(images[place[i]][:1], found.label[place[i]], SHOWN_SIDE)
+        return np.zeros((SHOWN_SIDE, SHOWN_SIDE)) if vector is None else vector.reshape(SHOWN_SIDE, -1) * SHOWN_SIDE
+
+    rows = closest(apart, person, training)
+    figure = Figure(figsize=(11, 3.05 * len(rows)), facecolor="black")
+    for axes, i in zip(figure.subplots(len(rows), 4, squeeze=False), rows, strict=True):
+        inside, outside = (np.flatnonzero(side)[apart[i, side].argmin()] for side in (training, ~training))
+        fake, near, far = shown(found.fake, i), shown(found.real, inside), shown(found.real, outside)
+        plain, turned = (float(np.square(image - near).mean()) for image in (fake, fake[:, ::-1]))
+        fake = fake if plain <= turned else fake[:, ::-1]
+        names = [f"generated, label map of {person[i]} z{found.index[place[i]]}"]
+        names += [
+            f"{kind}: {person[j]} z{found.index[place[j]]}" for kind, j in (("training", inside), ("held out", outside))
+        ]
+        names[1] += " (its own)" if inside == i else ""
+        difference = (
+            f"difference, r = {1 - apart[i, inside] ** 2 / 2:.3f}; held out {1 - apart[i, outside] ** 2 / 2:.3f}"
+        )
+        for ax, image, name in zip(axes[[0, 1, 3]], (fake, near, far), names, strict=True):
+            ax.imshow(image, cmap="gray", vmin=-2.5, vmax=2.5)
+            ax.set_title(name, color="white", fontsize=7)
+        axes[2].imshow(fake - near, cmap="RdBu_r", vmin=-2.5, vmax=2.5)
+        axes[2].set_title(difference, color="white", fontsize=7)
+        for ax in axes:
+            ax.axis("off")
+    figure.subplots_adjust(0.005, 0.005, 0.995, 0.95, 0.02, 0.1)
+    with atomic_path(path) as temporary:
+        figure.savefig(temporary, dpi=90, facecolor="black")
+
+
+def as_markdown(name: str, result: dict[str, Any]) -> str:
+    """Verdict, table, limits, under a title."""
+    return "\n".join([f"# Memory of training people: {name}", "", *privacy.as_lines(result), ""])
+
+
+def inspect(o: PrivacyOptions) -> tuple[Path, dict[str, Any]]:
+    """Everything, written to the folder that is returned."""
+    run = TrainedRun.load(o.checkpoints_dir, o.name, o.ckpt_iter)
+    found = gather(o, run, check_people(o, run))
+    vectors = vectors_of(found, o.cache)
+    measured, slices, apart = measure(found, vectors)
+    about = {"schema": SCHEMA, "run": run.about(), "weights_sha256": run.sha256, "data": fingerprint(o.dataroot)}
+    settings = {"slices": o.slices, "seed": o.seed, "canaries": o.canaries, "features": EFFICIENTNET}
+    result = {**about, "settings": settings, **measured}
+    out = o.out or run.folder / privacy.FOLDER
+    with lock_place(out):
+        out.mkdir(parents=True, exist_ok=True)
+        write_text(out / "nearest.csv", rows_csv(slices))
+        write_text(out / "privacy.csv", rows_csv(result["measures"]))
+        draw(out / "closest.png", found, vectors, apart)
+        write_text(out / "privacy.md", as_markdown(o.name, result))
+        write_json(out / privacy.FILE, result)
+    return out, result
+
+
+def main() -> int:
+    """Exit codes: 0 fine, 2 bad options or data."""
+    out, result = inspect(tyro.cli(PrivacyOptions, description=PrivacyOptions.__doc__))
+    print(result["verdict"])
+    print(f"{out}: privacy.md, privacy.json, privacy.csv, nearest.csv, closest.png")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(exit_code(main))
