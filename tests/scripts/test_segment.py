@@ -16,6 +16,7 @@ from torch import Tensor
 
 from config import Config, starting_values
 from dataloaders.io.intensity import robust_unit, shown
+from dataloaders.io.pictures import hex_color, label_colors
 from dataloaders.io.spec import DataSpec
 from dataloaders.segmentation_task import SHOWN
 from engine.segmentation import Predictor, box_of, most_probable
@@ -186,7 +187,11 @@ def test_faults_cost_their_own_scan_and_a_repeated_call_does_the_rest(tmp_path: 
     assert (segment(o, predictor(), model).made, segment(o, predictor(), model).kept) == (1, 3)
     description = (tmp_path / "out" / "dataset_description.json").read_text()
     assert '"DatasetType": "derivative"' in description
-    assert (tmp_path / "out" / "dseg.tsv").read_text().splitlines()[1:3] == ["0\tbackground", "1\tcsf"]
+    assert (tmp_path / "out" / "dseg.tsv").read_text().splitlines()[:3] == [
+        "index\tname\tcolor",
+        "0\tbackground\t#000000",
+        f"1\tcsf\t{hex_color(label_colors(predictor().method.spec.labels)[1])}",
+    ]
     assert (tmp_path / "out" / "sub-0" / "anat" / "sub-0_desc-T1w_dseg.nii.gz").is_file()
     # half-written: without made_from, which is written last, the scan is made again
     record = tmp_path / "out" / "sub-0" / "anat" / "sub-0_desc-T1w_dseg.json"
