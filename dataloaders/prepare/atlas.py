@@ -36,7 +36,7 @@ NEAR_MM = 7.0  # FWHM of the map that says whether grey matter is near
 FLUID_LIMIT, WHITE_LIMIT = 0.35, 0.5  # of the way from fluid to grey matter, and from grey to white matter
 FLOOR = 0.02  # of every tissue's share, everywhere
 FLUID_PERCENTILE = 10
-NO_GREY, NO_CORTEX = 0.22, 0.35  # shares of grey matter around: below, none is here; below, islands are white matter
+NO_GREY, NO_CORTEX = (0.06, 0.26), 0.35  # of grey matter around: where lesions begin and end; islands end
 STRUCTURE_SPREAD = 1.5  # of a structure's intensities, relative to those of its core
 ITERATIONS, SAMPLE = 30, 200_000
 
@@ -259,8 +259,11 @@ def without_islands(labels: NDArray[np.uint8], inside: NDArray[np.bool_], anatom
     near, ventricle = volume(anatomy.near), volume(anatomy.structures[VENTRICLES])
     nuclei = volume(anatomy.share_of(GREY)) > 0.1
     out = labels.copy()
-    deep = inside & (near < NO_GREY) & ~nuclei
-    out[deep & ((labels == GREY) | (ndimage.maximum_filter(ventricle, 5) < 0.1))] = WHITE
+    doubtful = (labels == GREY) | ((labels == CSF) & (ndimage.maximum_filter(ventricle, 5) < 0.1))
+    deep = inside & (near < NO_GREY[1]) & ~nuclei & doubtful
+    out[ndimage.binary_propagation(deep & (near < NO_GREY[0]), mask=deep)] = (
+        WHITE  # what begins deep, and not the cortex
+    )
     walls = (out == WHITE) | nuclei | ((out == CSF) & (ventricle > 0.05))
     out[surrounded(walls) & inside & (near < NO_CORTEX) & ~nuclei & (out == GREY)] = WHITE
     return out
