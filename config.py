@@ -61,6 +61,8 @@ class CommonConfig:
     """Folder written by scripts/prepare_data.py, or one with {train,val,test}/{images,labels}/X.png, or label maps."""
     patient_regex: str | None = None
     """Plain PNG folders: regular expression whose first group is the patient within a file name."""
+    only_patients: tuple[str, ...] = ()
+    """Train on these patients of the training split alone; by default on all of them."""
     model: str = "oasis"
     """Method; its own options follow below, and --help with another --model shows those of that."""
     preset: str = "small"
@@ -185,6 +187,8 @@ class TestConfig:
     """Weights to use: best, latest, or a number of images seen."""
     phase: Literal["test", "val", "train"] = "test"
     """Split to synthesise."""
+    only_patients: tuple[str, ...] = ()
+    """Only these patients of the split; by default all of them."""
     batch_size: AtLeast1 = 8
     """Images per forward pass; does not change the images."""
     seed: int = 0
@@ -221,7 +225,16 @@ class TestConfig:
             raise ValueError("--label_map and --label_ids: a table says by name what ids mean; give one of them")
         foreign, other = ["out", "label_map", "label_ids", "unknown_labels", "shard"], "--labels"
         if self.labels is not None:
-            foreign = ["patient_regex", "phase", "inputs", "volumes", "metrics", "weights", "results_dir"]
+            foreign = [
+                "patient_regex",
+                "phase",
+                "only_patients",
+                "inputs",
+                "volumes",
+                "metrics",
+                "weights",
+                "results_dir",
+            ]
             other = "--dataroot"
         for option in fields(self):
             given = getattr(self, option.name)
@@ -365,7 +378,8 @@ def _plain(value: Any) -> Any:
 def without_paths(options: Any) -> dict[str, Any]:
     """Plain values of options without paths, which may name people and projects, for what is given away.
 
-    Left out is every option whose type holds a path; of a file that stands in the place of a word, its name is left.
+    Left out are patients and every option whose type holds a path; of a file that stands in the place of a word, its name
+    is left.
     """
     hints = get_type_hints(type(options))
     kept: dict[str, Any] = {}
@@ -373,7 +387,7 @@ def without_paths(options: Any) -> dict[str, Any]:
         value = getattr(options, item.name)
         if is_dataclass(value):
             kept[item.name] = without_paths(value)
-        elif not _holds_path(hints[item.name]):
+        elif item.name != "only_patients" and not _holds_path(hints[item.name]):
             is_file = isinstance(value, str) and not value.startswith("{") and ("/" in value or "\\" in value)
             kept[item.name] = re.split(r"[/\\]", value)[-1] if is_file else _plain(value)
     return kept

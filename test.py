@@ -29,7 +29,7 @@ def test(config: TestConfig) -> Path:
     run = TrainedRun.load(config.checkpoints_dir, config.name, config.ckpt_iter)
     split = workflow_of(run.config).test(config, run)
     out = config.results_dir / config.name / split.folder
-    data = {"data": fingerprint(config.dataroot), "phase": config.phase}
+    data = {"data": fingerprint(config.dataroot), "phase": config.phase, "only_patients": sorted(config.only_patients)}
     made_from = {"weights_sha256": run.sha256, **data, **split.made_from}
     refuse_other_results(out, made_from, config.overwrite)
     provenance = {
@@ -59,7 +59,9 @@ def refuse_other_results(out: Path, made_from: dict[str, Any], overwrite: bool) 
     if overwrite:
         return
     old = provenance.get("made_from", {})
-    changed = [key for key, value in made_from.items() if old.get(key) != value]
+    changed = [
+        key for key, value in made_from.items() if old.get(key, []) != value
+    ]  # earlier versions lack only_patients
     if changed:
         raise ValueError(
             f"{out} holds results with other {', '.join(changed)}; give --overwrite to replace them, "

@@ -73,7 +73,7 @@ class SegmentationTask:
         contrasts = inline_contrasts(config.segmenter.contrasts)
         self.config = replace(config, segmenter=replace(config.segmenter, classes=classes, contrasts=contrasts))
         self.o = self.config.segmenter
-        self.prepared = _prepared(config.dataroot, config.patient_regex)
+        self.prepared = _prepared(config)
         self.maps = _label_maps(config, self.prepared)
         if self.o.real_fraction > 0 and (self.prepared is None or not self.prepared.spec.channels):
             raise ValueError(
@@ -382,13 +382,16 @@ def tied(scheme: LabelScheme, apart: Collection[str] = ()) -> LabelScheme:
     return replace(scheme, ties=tuple(numbers[group] for group in groups))
 
 
-def _prepared(dataroot: Path, patient_regex: str | None) -> Manifest | None:
+def _prepared(config: Config) -> Manifest | None:
     """The manifest of a prepared or results folder; None for a folder or file of label maps."""
+    dataroot = config.dataroot
     if not ((dataroot / FILE_NAME).is_file() or is_plain(dataroot)):
-        if patient_regex is not None:
+        if config.patient_regex is not None:
             raise ValueError(f"--patient_regex: goes with a folder of PNG slices, --dataroot {dataroot} is none")
+        if config.only_patients:
+            raise ValueError(f"--only_patients: goes with a prepared folder, --dataroot {dataroot} holds label maps")
         return None
-    manifest = load_manifest(dataroot, patient_regex=patient_regex)
+    manifest = load_manifest(dataroot, patient_regex=config.patient_regex).only("train", config.only_patients)
     for split in ("train", "val"):
         manifest.refuse_bare(dataroot, split, "label map")
     return manifest

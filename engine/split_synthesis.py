@@ -30,7 +30,7 @@ class SplitSynthesis:
     def __init__(self, workflow: SynthesisWorkflow, config: TestConfig, run: TrainedRun) -> None:
         assert config.dataroot is not None
         self.workflow, self.config, self.run, self.root = workflow, config, run, config.dataroot
-        data = load_manifest(self.root, patient_regex=config.patient_regex)
+        data = load_manifest(self.root, patient_regex=config.patient_regex).only(config.phase, config.only_patients)
         data.refuse_bare(self.root, config.phase, "label map")
         if workflow.unpaired or not data.spec.channels:
             data = as_label_source(data, run.spec, run.windows())

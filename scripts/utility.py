@@ -1,12 +1,15 @@
 """What synthetic images are worth: ``python scripts/utility.py --dataroot DATA --out DIR -- --preset small``.
 
-The same network is trained on real, synthetic and both, and tested on real. Every training is a run of train.py and a call
-of test.py, so they resume, log and stop as any other, and an array of jobs can share them.
+The same network is trained on real, synthetic and both, and tested on real; with ``--patients 1 2 4 8 16`` on so many real
+patients, which says how many patients synthetic images are worth. Every training is a run of train.py and a call of
+test.py, so they resume, log and stop as any other, and an array of jobs can share them.
 """
 
 from __future__ import annotations
 
+import itertools
 import math
+import shlex
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -31,6 +34,7 @@ from engine.command import exit_code
 from engine.signals import EXIT_INTERRUPTED, EXIT_TERMINATED, EXIT_TIME_LIMIT
 from evaluation.segmentation_results import SCHEMA as SCORES
 from evaluation.statistics import PairedDifference, bootstrap_interval, paired_difference, student_half_width
+from evaluation.worth import MIN_TRAININGS, learning_curves, power_law, worth_sentence
 from test import test
 from train import train
 
@@ -40,7 +44,6 @@ SYNTHETIC: Arm = "synthetic"
 BOTH: Arm = "both"
 GMM = "gmm"
 STOPPED = (EXIT_TIME_LIMIT, EXIT_INTERRUPTED, EXIT_TERMINATED)  # exit codes of runs that were asked to stop
-MIN_SEEDS = 3
 Command = Callable[[str, list[str]], int]  # train or test, and its arguments -> exit code
 
 
@@ -56,13 +59,16 @@ class UtilityOptions:
     out: Path
     """Folder to write; the same command goes on where it stopped."""
     generators: tuple[str, ...] = (GMM,)
-    """Sources of synthetic images: gmm for the generator on the training labels, or NAME=FOLDER of test.py --phase train."""
+    """Sources of synthetic images: gmm for the generator on the training labels, NAME=FOLDER of test.py --phase train, or
+    'NAME=--model spade --preset demo' for a method of train.py that is trained on the same patients first."""
     arms: tuple[Arm, ...] = (REAL, SYNTHETIC, BOTH)
     """What to train on: real, synthetic, both; the first is what the others are compared with."""
     mix: Annotated[float, Must("above 0 and below 1", lambda share: 0 < share < 1)] = 0.5
     """Share of real images in both."""
     seeds: AtLeast1 = 3
-    """Trainings of each arm; at least three for an interval."""
+    """Trainings of each arm, with --patients each on other patients; at least three for an interval."""
+    patients: tuple[AtLeast1, ...] = ()
+    """Numbers of training patients, such as 1 2 4 8 16, from three on with learning curves; by default all of them."""
     shard: Shard = "0/1"
     """Only trainings k with k % n == i of shard i/n."""
     only: AtLeast0 | None = None
@@ -74,26 +80,69 @@ class UtilityOptions:
 
     def check_together(self) -> None:
         """ValueError where there is nothing to do, or a generator's folder is missing."""
-        for text in self.generators:
-            _, folder = _source(text)
-            if folder is not None and not folder.is_dir():
-                raise ValueError(f"--generators {text}: no such folder; test.py --phase train makes one")
+        for source in map(Generator.of, self.generators):
+            if source.folder is not None and not source.folder.is_dir():
+                raise ValueError(
+                    f"--generators {source.name}={source.folder}: no such folder; test.py --phase train makes one"
+                )
         if not self.arms or not self.generators:
             raise ValueError("--arms and --generators: name at least one each")
 
 
 @dataclass(frozen=True)
+class Generator:
+    """A source of synthetic images: a folder of them, options of train.py for a method, or neither: the GMM on the fly."""
+
+    name: str
+    folder: Path | None = None
+    options: tuple[str, ...] = ()
+
+    @classmethod
+    def of(cls, text: str) -> Generator:
+        """Of ``gmm``, ``NAME=FOLDER`` or ``NAME=--model …``; ValueError for another text."""
+        name, _, what = text.partition("=")
+        if not what:
+            if text == GMM:
+                return cls(GMM)
+            raise ValueError(f"--generators {text}: must be gmm, NAME=FOLDER or 'NAME=--model … --preset …'")
+        NAME.of(name, "--generators")
+        return cls(name, None, tuple(shlex.split(what))) if what.startswith("--") else cls(name, Path(what))
+
+
+@dataclass(frozen=True)
 class Task:
-    """One training: its arm, its seed's number, and the options of train.py that make the arm."""
+    """One training: its arm, its seed's number, and the options of train.py that make the arm.
+
+    patients: whom it is trained on, () for everybody. n: how many they are, of: how many there are.
+    """
 
     arm: str
     seed: int
     flags: tuple[str, ...]
+    generator: Generator | None = None
+    patients: tuple[str, ...] = ()
+    n: int = 0
+    of: int = 0
+
+    @property
+    def ending(self) -> str:
+        """Of the names of runs: the seed's number, and where patients are drawn how many."""
+        return f"-n{self.n}-s{self.seed}" if self.patients else f"-s{self.seed}"
 
     @property
     def name(self) -> str:
         """Name of the run."""
-        return f"{self.arm}-s{self.seed}"
+        return self.arm + self.ending
+
+    @property
+    def images(self) -> str:
+        """Name of the run of the generator that is trained for it, if any."""
+        return self.generator.name + self.ending if self.generator is not None and self.generator.options else ""
+
+    @property
+    def who(self) -> tuple[str, ...]:
+        """The option of train.py and test.py that names the patients."""
+        return ("--only_patients", *self.patients) if self.patients else ()
 
 
 def parse(arguments: Sequence[str] | None = None) -> tuple[UtilityOptions, list[str]]:
@@ -103,43 +152,75 @@ def parse(arguments: Sequence[str] | None = None) -> tuple[UtilityOptions, list[
     return tyro.cli(UtilityOptions, args=given[:place], description=UtilityOptions.__doc__), given[place + 1 :]
 
 
-def all_tasks(o: UtilityOptions) -> list[Task]:
-    """Every training of the study in a fixed order, seed by seed. ValueError for a generator that does not fit."""
-    sources = dict(_source(text) for text in o.generators)
-    several = len(sources) > 1
-    arms: dict[str, tuple[str, ...]] = {}
+def draws(patients: Sequence[str], counts: Sequence[int], seeds: int) -> list[list[tuple[str, ...]]]:
+    """For each seed the patients of each count, the smaller sets within the larger ones; no two draws are the same.
+
+    The patients stand on a circle in an order drawn once; each draw goes round from a place of its own, as far as can be
+    from those of the draws before, so that small sets share nobody where that can be. ValueError for draws that cannot be.
+    """
+    total = len(patients)
+    if max(counts) > total:
+        raise ValueError(f"--patients {max(counts)}: the split 'train' has {total} patients with images")
+    if min(counts) < total < seeds:
+        raise ValueError(f"--seeds {seeds}: {total} training patients give at most {total} draws that differ")
+    order = [sorted(patients)[i] for i in np.random.default_rng(0).permutation(total)]
+    starts = [0]
+    while len(starts) < min(seeds, total):
+        starts.append(max(range(total), key=lambda i: min(min((i - s) % total, (s - i) % total) for s in starts)))
+    places = [starts[seed % total] for seed in range(seeds)]
+    return [[tuple((order * 2)[start : start + count]) for count in sorted(set(counts))] for start in places]
+
+
+def all_tasks(o: UtilityOptions, data: Manifest) -> list[Task]:
+    """Every training of the study in a fixed order, seed by seed. ValueError for a generator or numbers that do not fit."""
+    training, sources = _with_images(data, "train"), [Generator.of(text) for text in o.generators]
+    arms: list[tuple[str, Generator | None, str]] = []
     for arm in o.arms:
         if arm == REAL:
-            arms[REAL] = ("--segmenter.real_fraction", "1")
+            arms.append((REAL, None, "1"))
             continue
-        for name, folder in sources.items():
-            share = "0" if arm == SYNTHETIC else f"{o.mix:g}"
-            results = () if folder is None else ("--segmenter.results", str(folder))
-            arms[f"{arm}-{name}" if several or folder else arm] = ("--segmenter.real_fraction", share, *results)
-    return [Task(arm, seed, flags) for seed in range(o.seeds) for arm, flags in arms.items()]
+        for source in sources:
+            name = f"{arm}-{source.name}" if o.patients or len(sources) > 1 or source.name != GMM else arm
+            arms.append((name, source, "0" if arm == SYNTHETIC else f"{o.mix:g}"))
+    # Without a validation split the newest weights count in every arm; synthetic patches would choose for some.
+    blind = () if _with_images(data, "val") else ("--segmenter.val_samples", "0")
+    drawn = draws(training, o.patients, o.seeds) if o.patients else [[()]] * o.seeds
+    found = []
+    for seed, sets in enumerate(drawn):
+        for patients in sets:
+            for name, generator, share in arms:
+                flags = ("--segmenter.real_fraction", share, *blind)
+                n = len(patients) or len(training)
+                found.append(Task(name, seed, flags, generator, patients, n, len(training)))
+    return found
 
 
-def _source(text: str) -> tuple[str, Path | None]:
-    if text == GMM:
-        return GMM, None
-    name, _, folder = text.partition("=")
-    if not folder:
-        raise ValueError(f"--generators {text}: must be gmm or NAME=FOLDER")
-    return NAME.of(name, "--generators"), Path(folder)
+def units(tasks: Sequence[Task]) -> list[list[Task]]:
+    """Trainings that one job does: those that need the same trained generator together, all others alone."""
+    found: dict[str, list[Task]] = {}
+    for task in tasks:
+        found.setdefault(task.images or task.name, []).append(task)
+    return list(found.values())
+
+
+def _with_images(data: Manifest, split: str) -> list[str]:
+    return sorted({case.patient for case in data.split(split) if any(item.images for item in case.slices)})
 
 
 def refuse_leaks(o: UtilityOptions, data: Manifest) -> None:
-    """ValueError where synthetic images were made from label maps of patients that validate or test."""
-    held = {case.patient for split in ("val", "test") for case in data.split(split)}
-    for text in o.generators:
-        name, folder = _source(text)
-        if folder is None or not (folder / FILE_NAME).is_file():
+    """ValueError where synthetic images were made from label maps of patients that validate or test, or may be left out."""
+    splits = ("val", "test", "train") if o.patients else ("val", "test")
+    held = {case.patient for split in splits for case in data.split(split)}
+    for source in map(Generator.of, o.generators):
+        if source.folder is None or not (source.folder / FILE_NAME).is_file():
             continue
-        if leaked := sorted({case.patient for case in Manifest.load(folder).cases} & held):
-            raise ValueError(
-                f"--generators {name}={folder}: holds images of {', '.join(leaked[:5])}, who validate or test here; "
-                "make them from the training split (test.py --phase train)"
-            )
+        if leaked := sorted({case.patient for case in Manifest.load(source.folder).cases} & held):
+            where = f"--generators {source.name}={source.folder}: holds images of {', '.join(leaked[:5])}, who "
+            if o.patients:
+                raise ValueError(
+                    f"{where}test here or are in few draws; give '{source.name}=--model …', which is trained on each draw"
+                )
+            raise ValueError(f"{where}validate or test here; make them from the training split (test.py --phase train)")
 
 
 class StudyLedger(Ledger):
@@ -160,9 +241,10 @@ def run_study(o: UtilityOptions, options: Sequence[str], run: Command) -> tuple[
     if not any(item.images for case in data.split("test") for item in case.slices):
         raise ValueError(f"--dataroot {o.dataroot}: the split 'test' has no images to test on")
     refuse_leaks(o, data)
-    tasks = all_tasks(o)
-    if o.only is not None and not 0 <= o.only < len(tasks):
-        raise ValueError(f"--only {o.only}: there are trainings 0 to {len(tasks) - 1}")
+    tasks = all_tasks(o, data)
+    jobs = units(tasks)
+    if o.only is not None and not 0 <= o.only < len(jobs):
+        raise ValueError(f"--only {o.only}: there are trainings 0 to {len(jobs) - 1}")
     settings = {
         "data": fingerprint(o.dataroot),
         "options": list(options),
@@ -170,19 +252,30 @@ def run_study(o: UtilityOptions, options: Sequence[str], run: Command) -> tuple[
         "patients": {split: sorted({case.patient for case in data.split(split)}) for split in ("train", "val", "test")},
     }
     StudyLedger.claim(o.out, settings, file="study.json", records="results")
+    _claim_generators(o)
     first, step = parse_shard(o.shard)
-    chosen = tasks[first::step] if o.only is None else [tasks[o.only]]
+    chosen = jobs[first::step] if o.only is None else [jobs[o.only]]
     faults = []
-    for task in [] if o.table else chosen:
+    for task in [] if o.table else [task for job in chosen for task in job]:
         if not _done(o, task) and (fault := _train_and_test(o, task, options, run)):
             faults.append(fault)
     return make_table(o, tasks), faults
 
 
+def _claim_generators(o: UtilityOptions) -> None:
+    """ValueError where a trained generator of the name had other options; more generators may come at any time."""
+    for source in map(Generator.of, o.generators):
+        if source.options:
+            folder = o.out / "generators" / source.name
+            Ledger.claim(folder, {source.name: list(source.options)}, flag="--generators", records=".")
+
+
 def make_table(o: UtilityOptions, tasks: Sequence[Task]) -> dict[str, Any]:
     """The table of the trainings that are done."""
-    done: list[RunScores] = [read_scores(task.arm, task.seed, _results(o, task)) for task in tasks if _done(o, task)]
+    done = [read_scores(task.arm, task.seed, _results(o, task), task.n) for task in tasks if _done(o, task)]
     table = utility_table(done, list(dict.fromkeys(task.arm for task in tasks)))
+    if len(set(o.patients)) >= MIN_TRAININGS:
+        table["learning"] = learning(done, table["arms"], sorted(set(o.patients)))
     return table | {"missing": [task.name for task in tasks if not _done(o, task)]}
 
 
@@ -196,12 +289,37 @@ def _done(o: UtilityOptions, task: Task) -> bool:
 
 
 def commands(o: UtilityOptions, task: Task, options: Sequence[str]) -> list[tuple[str, list[str]]]:
-    """The two commands of a training, with their arguments."""
-    where = ["--name", task.name, "--dataroot", str(o.dataroot), "--checkpoints_dir", str(o.out / "runs")]
-    train = [*where, "--model", "segmenter", *options, *task.flags, "--seed", str(42 + task.seed)]
-    test = [*where, "--results_dir", str(o.out / "results")]
-    device = next((i for i, option in enumerate(options) if option == "--gpu_ids"), None)
-    return [("train", train), ("test", test + list(options[device : device + 2] if device is not None else []))]
+    """The commands of a training with their arguments, after those of the generator that is trained for it, unless done."""
+    where, seed = (
+        ["--dataroot", str(o.dataroot), "--checkpoints_dir", str(o.out / "runs")],
+        ["--seed", str(42 + task.seed)],
+    )
+    found, results = [], []
+    if task.generator is not None and (task.images or task.generator.folder):
+        made = task.generator.folder or o.out / "images" / task.images / "best"
+        results = ["--segmenter.results", str(made)]
+        if task.images and not (made / FILE_NAME).is_file():
+            found = _generator_commands(task, ["--name", task.images, *where], made.parents[1], seed)
+    run = ["--name", task.name, *where]
+    train = [*run, "--model", "segmenter", *options, *task.flags, *results, *task.who, *seed]
+    test = [*run, "--results_dir", str(o.out / "results"), "--metrics", "dice", *_device(options)]
+    return [*found, ("train", train), ("test", test)]
+
+
+def _generator_commands(task: Task, run: list[str], images: Path, seed: list[str]) -> list[tuple[str, list[str]]]:
+    """Training on the task's patients, for as many images as with all patients, and synthesis of their label maps."""
+    assert task.generator is not None
+    options = [*task.generator.options]
+    config = parse_train([*run, *options])
+    if task.n < task.of and not config.method.fitted:
+        options += ["--num_epochs", str(math.ceil(config.num_epochs * task.of / task.n))]
+    made = ["--results_dir", str(images), "--phase", "train", "--metrics", "none", "--no-volumes", *_device(options)]
+    return [("train", [*run, *options, *task.who, *seed]), ("test", [*run, *made, *task.who])]
+
+
+def _device(options: Sequence[str]) -> list[str]:
+    place = next((i for i, option in enumerate(options) if option == "--gpu_ids"), None)
+    return [] if place is None else list(options[place : place + 2])
 
 
 def _train_and_test(o: UtilityOptions, task: Task, options: Sequence[str], run: Command) -> str:
@@ -245,45 +363,49 @@ class RunScores:
     arm: str
     seed: int
     values: dict[str, dict[str, float | None]]
+    n: int = 0  # patients that it was trained on
 
 
-def read_scores(arm: str, seed: int, folder: Path) -> RunScores:
+def read_scores(arm: str, seed: int, folder: Path, n: int) -> RunScores:
     """Dice of one results folder of a segmenter. ValueError where it holds something else."""
     data = read_json(folder / "metrics.json")
     if data.get("schema") != SCORES:
         raise ValueError(f"{folder}: schema {data.get('schema')!r}, a segmenter's results have {SCORES!r}")
     names = ["dice", *(f"dice/{label}" for label in data["labels"])]
     patients = data["per_patient"]
-    return RunScores(arm, seed, {name: {p: patients[p].get(name) for p in sorted(patients)} for name in names})
+    return RunScores(arm, seed, {name: {p: patients[p].get(name) for p in sorted(patients)} for name in names}, n)
 
 
 def seed_interval(differences: NDArray) -> tuple[float, float] | None:
     """95 % interval of the mean over seeds by Student's t; None for fewer than three."""
     d = np.asarray(differences, np.float64)
     d = d[np.isfinite(d)]
-    if len(d) < MIN_SEEDS:
+    if len(d) < MIN_TRAININGS:
         return None
     half = student_half_width(d)
     return float(d.mean()) - half, float(d.mean()) + half
 
 
 def utility_table(runs: Sequence[RunScores], arms: Sequence[str]) -> dict[str, Any]:
-    """Contents of utility.json: a row for each metric and arm, and the paired difference of each arm to the first.
+    """Contents of utility.json: a row for each metric, number of patients and arm, and its paired difference to the first.
 
-    A difference takes the seeds that both arms have. ValueError where the runs were tested on different patients.
+    A difference takes the seeds that both arms have, with as many patients. ValueError where the runs were tested on
+    different patients.
     """
     patients = {tuple(next(iter(run.values.values()))) for run in runs}
     if len(patients) > 1:
         raise ValueError("the runs were tested on different patients, so they cannot be compared in pairs")
     metrics = list(dict.fromkeys(name for run in runs for name in run.values))
     rows, differences = [], []
-    for metric in metrics:
-        by_arm = {arm: {run.seed: _values(run, metric) for run in runs if run.arm == arm} for arm in arms}
-        rows += [_row(metric, arm, seeds) for arm, seeds in by_arm.items() if seeds]
+    for metric, n in itertools.product(metrics, sorted({run.n for run in runs})):
+        of = [run for run in runs if run.n == n]
+        by_arm = {arm: {run.seed: _values(run, metric) for run in of if run.arm == arm} for arm in arms}
+        rows += [{"metric": metric, "n": n, "arm": arm} | _row(seeds) for arm, seeds in by_arm.items() if seeds]
         for arm in arms[1:]:
             if both := sorted(by_arm[arm].keys() & by_arm[arms[0]].keys()):
                 pair = tuple(np.stack([by_arm[name][seed] for seed in both]) for name in (arm, arms[0]))
-                differences.append({"metric": metric, "arm": arm, "against": arms[0]} | _difference(*pair))
+                head = {"metric": metric, "n": n, "arm": arm, "against": arms[0]}
+                differences.append(head | _difference(*pair))
     return {
         "schema": "medsis-utility/1",
         "arms": list(arms),
@@ -297,15 +419,13 @@ def _values(run: RunScores, metric: str) -> NDArray[np.float64]:
     return np.array([math.nan if v is None else v for v in run.values[metric].values()], np.float64)
 
 
-def _row(metric: str, arm: str, seeds: Mapping[int, NDArray]) -> dict[str, Any]:
+def _row(seeds: Mapping[int, NDArray]) -> dict[str, Any]:
     table = np.stack(list(seeds.values()))  # (seeds, patients)
     by_seed, by_patient = _means(table, 1), _means(table, 0)
     known = by_patient[np.isfinite(by_patient)]
     finite = by_seed[np.isfinite(by_seed)]
     interval = bootstrap_interval(known)
     return {
-        "metric": metric,
-        "arm": arm,
         "mean": float(known.mean()) if len(known) else None,
         "seed_sd": float(finite.std(ddof=1)) if len(finite) > 1 else None,
         "patient_ci95": list(interval) if interval else None,
@@ -333,36 +453,76 @@ def _means(table: NDArray, axis: int) -> NDArray[np.float64]:
     return np.where(count > 0, np.where(known, table, 0).sum(axis) / np.maximum(count, 1), np.nan)
 
 
+def learning(runs: Sequence[RunScores], arms: Sequence[str], counts: Sequence[int]) -> dict[str, Any]:
+    """Metric -> `learning_curves` of the seeds and test patients of which every arm has every number."""
+    scores = {(run.arm, run.n, run.seed): run for run in runs}
+    whole = [s for s in sorted({run.seed for run in runs}) if all((a, n, s) in scores for a in arms for n in counts)]
+    found = {}
+    for metric in runs[0].values if whole else ():
+        table = np.array([[[_values(scores[arm, n, s], metric) for n in counts] for s in whole] for arm in arms])
+        table = table[..., np.isfinite(table).all(axis=(0, 1, 2))]
+        if table.shape[-1]:
+            found[metric] = learning_curves(counts, dict(zip(arms, table, strict=True)), arms[0])
+    return found
+
+
+def draw_curves(path: Path, learned: Mapping[str, Any]) -> None:
+    """Mean Dice against the number of real patients: means with their intervals and fitted curves, one colour an arm."""
+    from matplotlib.figure import Figure  # slow to import
+
+    from evaluation.report.kit import SOFT, color_of
+
+    figure = Figure((6.4, 4.2), layout="constrained")
+    axes = figure.add_subplot(xscale="log", xlabel="real patients that train", ylabel="Dice of test patients")
+    n = np.array(learned["n"], float)
+    fine = np.geomspace(n[0], n[-1], 100)
+    for i, (arm, curve) in enumerate(learned["curves"].items()):
+        fit = [np.array([part]) for part in curve["fit"]]
+        axes.plot(fine, power_law(fine, (fit[0], fit[1], fit[2]))[0], color=color_of(i), lw=1.4)
+        means, x = np.array(curve["means"]), n * 1.02 ** (i - (len(learned["curves"]) - 1) / 2)
+        ends = np.array(curve["intervals"] or [[mean, mean] for mean in means]).T
+        spread = np.clip(np.stack([means - ends[0], ends[1] - means]), 0, None)
+        axes.errorbar(x, means, spread, fmt="o", ms=4.5, lw=1, capsize=2, color=color_of(i), label=arm)
+    axes.set_xticks(n, [f"{value:g}" for value in n])
+    axes.minorticks_off()
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.grid(axis="y", color=SOFT, alpha=0.2)
+    axes.legend(frameon=False)
+    figure.savefig(path, dpi=110)
+
+
 def write_table(folder: Path, table: Mapping[str, Any]) -> None:
-    """utility.json, and utility.csv with the rows."""
+    """utility.json, utility.csv with the rows, and with learning curves curves.png."""
     write_json(folder / "utility.json", dict(table))
-    columns = ("metric", "arm", "mean", "seed_sd", "seeds", "patients")
+    columns = ("metric", "n", "arm", "mean", "seed_sd", "seeds", "patients")
     head = [*columns, "difference", "patient_low", "patient_high", "p_value", "seed_low", "seed_high"]
     lines = []
-    found = {(item["metric"], item["arm"]): item for item in table["differences"]}
+    found = {(item["metric"], item["n"], item["arm"]): item for item in table["differences"]}
     for row in table["rows"]:
-        item = found.get((row["metric"], row["arm"]))
+        item = found.get((row["metric"], row["n"], row["arm"]))
         extra = [""] * 6
         if item is not None:
             low, high = item["patients"]["interval"] or ("", "")
             extra = [item["mean"], low, high, item["patients"]["p_value"], *(item["seed_ci95"] or ("", ""))]
         lines.append([*(row[column] for column in columns), *extra])
     write_text(folder / "utility.csv", csv_text(head, lines))
+    if learned := table.get("learning"):
+        draw_curves(folder / "curves.png", learned["dice"])
 
 
 def format_table(table: Mapping[str, Any]) -> str:
     """For people: Markdown, one line for each metric and arm."""
     first = table["arms"][0] if table["arms"] else ""
     lines = [
-        f"| metric | trained on | mean ± sd of seeds | minus {first} | over patients | over seeds |",
-        "|---" * 6 + "|",
+        f"| metric | patients | trained on | mean ± sd of seeds | minus {first} | over patients | over seeds |",
+        "|---" * 7 + "|",
     ]
-    found = {(item["metric"], item["arm"]): item for item in table["differences"]}
+    found = {(item["metric"], item["n"], item["arm"]): item for item in table["differences"]}
     for row in table["rows"]:
         spread = f" ± {row['seed_sd']:.3f}" if row["seed_sd"] is not None else ""
         mean = "-" if row["mean"] is None else f"{row['mean']:.3f}{spread}"
         cells = ["", "", ""]
-        if (item := found.get((row["metric"], row["arm"]))) is not None:
+        if (item := found.get((row["metric"], row["n"], row["arm"]))) is not None:
             n = item["patients"]["patients"]
             of_patients = _interval(item["patients"]["interval"]) or f"too few ({n})"
             p = item["patients"]["p_value"]
@@ -371,7 +531,10 @@ def format_table(table: Mapping[str, Any]) -> str:
                 of_patients + (f", p {p:.3f}" if p is not None else ""),
                 _interval(item["seed_ci95"]) or f"too few ({item['seeds']})",
             ]
-        lines.append(f"| {row['metric']} | {row['arm']} | {mean} | " + " | ".join(cells) + " |")
+        lines.append(f"| {row['metric']} | {row['n']} | {row['arm']} | {mean} | " + " | ".join(cells) + " |")
+    for item in table.get("learning", {}).get("dice", {"worth": ()})["worth"]:
+        lines += [] if lines[-1].startswith("- ") else [""]
+        lines.append(f"- {worth_sentence(item)}")
     return "\n".join(lines)
 
 
@@ -384,8 +547,9 @@ def main() -> int:
     o, options = parse()
     if o.dry_run:
         check(o)
-        for number, task in enumerate(all_tasks(o)):
-            print(number, task.name, *task.flags)
+        for number, job in enumerate(units(all_tasks(o, load_manifest(o.dataroot)))):
+            for task in job:
+                print(number, task.name, *task.flags, *task.who)
         return 0
     table, faults = run_study(o, options, run)
     write_table(o.out, table)

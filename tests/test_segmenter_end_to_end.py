@@ -9,6 +9,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 
+from dataloaders.io.manifest import Manifest
 from dataloaders.io.runlog import read_log
 from engine.checkpoint import list_states
 from tests.launch import (
@@ -179,3 +180,8 @@ def test_the_utility_study_from_its_command(home: Path, tmp_path: Path) -> None:
     assert all(row["mean"] is not None for row in table["rows"] if row["metric"] == "dice")
     failed = call(*arguments[:-2], "--seeds", 2, "--only", 3, "--", *short, "--segmenter.inputs", "FLAIR", code=2)
     assert "holds what was made with other settings" in failed.stderr
+    few = [*arguments[:3], "--out", tmp_path / "few", "--seeds", 1, "--arms", "both", "--patients", 1]
+    call(*few, "--generators", "fitted=--model gmm --gpu_ids -1", "--", *short)
+    made = Manifest.load(tmp_path / "few" / "images" / "fitted-n1-s0" / "best")
+    config = json.loads((tmp_path / "few" / "runs" / "both-fitted-n1-s0" / "config.json").read_text())["config"]
+    assert sorted({case.patient for case in made.cases}) == config["only_patients"]

@@ -6,13 +6,13 @@ import contextlib
 import os
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal, cast
 
 from numpy.typing import NDArray
 
-from dataloaders.io.files import json_text, naming, read_json, write_text
+from dataloaders.io.files import json_text, listed, naming, read_json, write_text
 from dataloaders.io.intensity import Window
 from dataloaders.io.schema import BELOW, AtLeast0, Must, Name, PathBelow, Text, decode
 from dataloaders.io.spec import DataSpec
@@ -104,6 +104,22 @@ class Manifest:
     def split(self, name: str) -> tuple[Case, ...]:
         """Cases of one split."""
         return tuple(case for case in self.cases if case.split == name)
+
+    def only(self, split: str, patients: Sequence[str]) -> Manifest:
+        """Without the split's other patients; all of them for no names. Histograms must be there.
+
+        ValueError for names of nobody in the split.
+        """
+        if not patients:
+            return self
+        there = {case.patient for case in self.split(split)}
+        if unknown := sorted(set(patients) - there):
+            raise ValueError(
+                f"--only_patients {unknown[0]}: is not in the split {split!r}, which has "
+                + ", ".join(listed(sorted(there), 5))
+            )
+        kept = (case for case in self.cases if case.split != split or case.patient in patients)
+        return replace(self, cases=tuple(kept), sums={})
 
     def pixels(self, split: str) -> dict[int, int]:
         """Pixels per label id of one split."""

@@ -55,9 +55,11 @@ class SynthesisWorkflow(Workflow):
 
     def read_labels(self) -> Manifest:
         """The manifest of --dataroot. ValueError where it lacks label maps."""
-        data = load_manifest(self.config.dataroot, self.histograms, self.config.patient_regex)
+        c = self.config
+        data = load_manifest(c.dataroot, self.histograms or bool(c.only_patients), c.patient_regex)
+        data = data.only("train", c.only_patients)
         for split in ("train", "val"):
-            data.refuse_bare(self.config.dataroot, split, "label map")
+            data.refuse_bare(c.dataroot, split, "label map")
         return data
 
     def overview(self) -> list[str]:

@@ -387,3 +387,16 @@ def test_a_sample_is_drawn_from_all_cases_alike(tmp_path: Path) -> None:
     assert all(len({case for case, _ in batch}) > 1 for batch in first)
     every = list(chain(*keys(whole.sample(10**6))))
     assert len(set(every)) == len(every) == len(whole)
+
+
+def test_some_patients_of_a_split_alone(tmp_path: Path) -> None:
+    data = Manifest.load(prepared_folder(tmp_path, patients=5), histograms=False)
+    whole = Manifest.load(tmp_path)
+    few = whole.only("train", ["sub-01"])
+    assert [case.id for case in few.cases] == ["sub-01", "sub-03", "sub-04"]
+    assert few.pixels("train") == {k: v for k, v in few.pixels("train").items() if v < whole.pixels("train")[k]}
+    assert data.only("train", ()) is data
+    with pytest.raises(
+        ValueError, match="--only_patients sub-04: is not in the split 'train', which has sub-00, sub-01"
+    ):
+        whole.only("train", ["sub-00", "sub-04"])

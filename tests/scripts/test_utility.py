@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import itertools
 import json
 from collections.abc import Callable
 from dataclasses import replace
@@ -19,9 +20,12 @@ from scripts.utility import (
     UtilityOptions,
     all_tasks,
     commands,
+    draws,
     format_table,
+    learning,
     run_study,
     seed_interval,
+    units,
     utility_table,
     write_table,
 )
@@ -45,6 +49,10 @@ def stand_in(log: list[str], code: Callable[[str], int] = lambda name: 0) -> Cal
         config = parse_test(arguments)
         folder = config.results_dir / config.name / "best"
         folder.mkdir(parents=True)
+        if config.phase == "train":
+            data = Manifest.load(config.dataroot).only("train", config.only_patients)
+            Manifest(data.spec, data.split("train"), {"kind": "results"}).save(folder)
+            return 0
         value = 0.5 + 0.1 * config.name.startswith("both") + 0.01 * int(config.name[-1])
         content = {
             "schema": "medsis-segmentation/1",
@@ -60,7 +68,7 @@ def stand_in(log: list[str], code: Callable[[str], int] = lambda name: 0) -> Cal
 @pytest.mark.slow
 def test_arms_seeds_and_their_options(options: UtilityOptions) -> None:
     o = replace(options, generators=("gmm", "gan=results/gan"), seeds=2, mix=0.25)
-    tasks = all_tasks(o)
+    tasks = all_tasks(o, Manifest.load(o.dataroot))
     assert [task.name for task in tasks[:5]] == [
         "real-s0",
         "synthetic-gmm-s0",
@@ -135,9 +143,11 @@ def test_another_study_in_the_folder_is_refused(options: UtilityOptions) -> None
     ("change", "message"),
     [
         ({"arms": ("fake",)}, "--arms fake: must be one of real, synthetic, both"),
-        ({"generators": ("gan",)}, "--generators gan: must be gmm or NAME=FOLDER"),
+        ({"generators": ("gan",)}, "--generators gan: must be gmm, NAME=FOLDER or"),
         ({"generators": ("gmm", "gan=no/such")}, "--generators gan=no/such: no such folder"),
         ({"only": 9}, "--only 9: there are trainings 0 to 8"),
+        ({"patients": (2, 4)}, "--patients 4: the split 'train' has 3 patients with images"),
+        ({"patients": (2,), "seeds": 4}, "--seeds 4: 3 training patients give at most 3 draws that differ"),
     ],
 )
 def test_options_out_of_range(options: UtilityOptions, change: dict, message: str) -> None:
@@ -176,7 +186,7 @@ def test_pairs_by_patient_and_by_seed(tmp_path: Path) -> None:
     assert json.loads((tmp_path / "utility.json").read_text())["schema"] == "medsis-utility/1"
     written = list(csv.DictReader((tmp_path / "utility.csv").read_text().splitlines()))
     assert float(written[1]["difference"]) == pytest.approx(0.2)
-    assert "| dice | both | 0.760 ± 0.110 | +0.200 |" in format_table(table)
+    assert "| dice | 0 | both | 0.760 ± 0.110 | +0.200 |" in format_table(table)
 
 
 def test_missing_values_and_seeds() -> None:
@@ -194,3 +204,76 @@ def test_missing_values_and_seeds() -> None:
     assert "too few" in format_table(table)
     with pytest.raises(ValueError, match="different patients"):
         utility_table([*runs, RunScores("both", 0, {"dice": {"other": 0.1}})], ["real", "both"])
+
+
+def test_draws_are_nested_differ_and_small_ones_share_nobody() -> None:
+    names = [f"p{i}" for i in range(16)]
+    found = draws(names, (4, 1, 8, 2, 16), 4)
+    for sets in found:
+        assert [len(s) for s in sets] == [1, 2, 4, 8, 16]
+        assert all(set(small) < set(large) for small, large in itertools.pairwise(sets))
+    assert len({p for sets in found for p in sets[2]}) == 16  # four draws of four
+    assert draws(names[::-1], (4,), 2) == [[sets[2]] for sets in found[:2]]  # more draws or numbers change no other
+    assert len({frozenset(s[0]) for s in draws(names[:5], (4,), 5)}) == 5
+    assert len(draws(names[:2], (2,), 3)) == 3  # everybody: only the trainings differ
+
+
+def test_a_generator_is_trained_once_on_each_draw_and_on_nobody_else(options: UtilityOptions) -> None:
+    gan = "gan=--model spade --preset demo --num_epochs 4"
+    o = replace(options, generators=("gmm", gan), patients=(1, 3), seeds=2)
+    tasks = all_tasks(o, Manifest.load(o.dataroot))
+    assert [[t.name for t in job] for job in units(tasks)][:4] == [
+        ["real-n1-s0"],
+        ["synthetic-gmm-n1-s0"],
+        ["synthetic-gan-n1-s0", "both-gan-n1-s0"],
+        ["both-gmm-n1-s0"],
+    ]
+    (_, train), (_, test), (_, segmenter), _ = commands(o, next(t for t in tasks if t.name == "both-gan-n1-s1"), [])
+    made, trained = parse_train(train), parse_train(segmenter)
+    assert (made.name, made.model, made.num_epochs, made.seed) == (
+        "gan-n1-s1",
+        "spade",
+        12,
+        43,
+    )  # as many images as of three
+    assert parse_train(commands(o, tasks[-1], [])[0][1]).num_epochs == 4
+    assert made.only_patients == trained.only_patients == parse_test(test).only_patients
+    assert len(made.only_patients) == 1
+    assert trained.segmenter.results == (o.out / "images/gan-n1-s1/best",)
+    log: list[str] = []
+    table, faults = run_study(o, [], stand_in(log))
+    assert (faults, table["missing"], len(set(log))) == ([], [], len(log))  # each training once
+    assert log[2:5] == ["gan-n1-s0", "synthetic-gan-n1-s0", "both-gan-n1-s0"]
+    rows = {(row["n"], row["arm"]): row["mean"] for row in table["rows"] if row["metric"] == "dice"}
+    assert rows[1, "both-gan"] == pytest.approx(0.605)
+    assert {d["n"] for d in table["differences"]} == {1, 3}
+    with pytest.raises(ValueError, match="made with other settings: --gan"):
+        run_study(replace(o, generators=(gan + "0",)), [], stand_in([]))
+    folder = o.out / "images/gan-n3-s0/best"
+    with pytest.raises(ValueError, match="holds images of sub-00, sub-01, sub-02, who test here or are in few draws"):
+        run_study(replace(o, generators=(f"all={folder}",)), [], stand_in([]))
+
+
+def test_learning_curves_from_the_scores_to_the_sentence(tmp_path: Path) -> None:
+    """The arm reaches with n what real patients reach with 2 n: worth n patients, and beyond what was measured at 8."""
+    rng = np.random.default_rng(1)
+    people = rng.normal(0, 0.02, 6)
+    runs = []
+    for seed in range(3):
+        for n in (1, 2, 4, 8):
+            for arm, factor in (("real", 1), ("both", 2)):
+                values = 0.9 - 0.4 * (factor * n) ** -0.7 + people + 0.001 * seed
+                runs.append(RunScores(arm, seed, {"dice": {f"p{i}": v for i, v in enumerate(values)}}, n))
+    table = utility_table(runs, ["real", "both"])
+    table["learning"] = learning(runs, ["real", "both"], [1, 2, 4, 8])
+    worth = table["learning"]["dice"]["worth"]
+    assert [item["worth"] for item in worth] == pytest.approx([1, 2, 4], abs=0.05)
+    assert all(item["interval"][0] - 0.05 < item["worth"] < item["interval"][1] + 0.05 for item in worth)
+    assert (
+        "- both: with 1 real patient, synthetic images are worth 1.0 real patients (95 %: 1.0 to 1.0)"
+        in format_table(table)
+    )
+    write_table(tmp_path, table)
+    assert 5_000 < (tmp_path / "curves.png").stat().st_size < 200_000
+    assert learning(runs[:8], ["real", "both"], [1, 2, 4, 8])["dice"]["worth"][0]["interval"] is None  # a single draw
+    assert learning(runs[:7], ["real", "both"], [1, 2, 4, 8]) == {}  # a training is missing
