@@ -100,7 +100,7 @@ def learning_curves(n: Sequence[int], scores: Mapping[str, Array], first: str) -
 
 
 def _intervals(values: Array) -> list[list[float]]:
-    return np.percentile(values, [2.5, 97.5], axis=0).T.tolist()  # type: ignore[no-any-return]
+    return np.percentile(values, [2.5, 97.5], axis=0).T.tolist()
 
 
 def worth_sentence(item: Mapping[str, Any]) -> str:

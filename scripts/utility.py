@@ -184,7 +184,7 @@ def all_tasks(o: UtilityOptions, data: Manifest) -> list[Task]:
             arms.append((name, source, "0" if arm == SYNTHETIC else f"{o.mix:g}"))
     # Without a validation split the newest weights count in every arm; synthetic patches would choose for some.
     blind = () if _with_images(data, "val") else ("--segmenter.val_samples", "0")
-    drawn = draws(training, o.patients, o.seeds) if o.patients else [[()]] * o.seeds
+    drawn: list[list[tuple[str, ...]]] = draws(training, o.patients, o.seeds) if o.patients else [[()]] * o.seeds
     found = []
     for seed, sets in enumerate(drawn):
         for patients in sets:
