@@ -46,8 +46,7 @@ def tree(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     save_nifti(root / "bids/sub-01/anat/sub-01_T2w.nii.gz", image, AFFINE)
     for name in ("sub-01", "sub-02"):  # the second has labels only
         save_nifti(root / f"bids/{name}/anat/{name}_T2w_dseg.nii.gz", label, AFFINE)
-    report = make_seeds(SeedOptions(bids_path=root / "bids", out_path=root / "seeds", max_subclasses=2))
-    assert not report.faults if hasattr(report, "faults") else True
+    make_seeds(SeedOptions(bids_path=root / "bids", out_path=root / "seeds", max_subclasses=2))
     return root / "bids", root / "seeds"
 
 
