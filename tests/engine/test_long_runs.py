@@ -262,7 +262,7 @@ def test_another_runs_weights_must_fit(data: Path, tmp_path: Path) -> None:
 def one_step(data: Path, model: str, parts: int, *more: str) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
     """Losses and gradients of each player for the same weights, batch and stream."""
     width = [f"--{model}.{name}" for name in ("channels_G", "channels_D", "spade_hidden")]
-    given = ["--model", model, *[text for flag in width for text in (flag, "8")], *more]
+    given = ["--model", model, "--preset", model, *[text for flag in width for text in (flag, "8")], *more]
     config = parse_train(["--name", "x", "--dataroot", str(data), f"--{model}.param_free_norm", "instance", *given])
     manifest = Manifest.load(data)
     torch.manual_seed(0)

@@ -133,17 +133,17 @@ def test_without_an_entry_for_0_what_has_no_label_stays_background(tmp_path: Pat
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ('{"a": [1, 2], "b": [2]}', "label 2 is in 'a' and 'b'"),
-        ('{"a": [1, 1]}', "label 1 is in twice in 'a'"),
-        ('{"a": [1], "background": [1]}', "label 1 is in 'background' and 'a'"),
-        ('{"a": []}', "0 meta-labels; 1 to 9"),
+        ('{"a": [1, 2], "b": [2]}', "'b': id 2 again, 'b'; 'a' says 'a'"),
+        ('{"a": [1, 1]}', "'a': id 1 again"),
+        ('{"a": [1], "background": [1]}', "'background': id 1 again"),
+        ('{"a": []}', "table.json: names no ids"),
         ('{"a": [1.5]}', "table.json: expected"),
         ('{"a": [true]}', "table.json: expected"),
         ('{"a": [-1]}', "labels must be 0 to 65535, found -1"),
         ('{"a/b": [1]}', "'a/b' is not allowed"),
         ("[1]", "expected"),
         ("{", "not a JSON file"),
-        ("{}", "0 meta-labels; 1 to 9"),
+        ("{}", "table.json: names no ids"),
         (json.dumps({f"m{i}": [i] for i in range(1, 11)}), "10 meta-labels; 1 to 9"),
     ],
 )
@@ -161,7 +161,7 @@ def test_other_bad_annotations(tmp_path: Path) -> None:
         find_scheme(str(tmp_path / "absent.json"))
     path = tmp_path / "table.csv"
     path.write_text("label,name\n1,a\n")
-    with pytest.raises(ValueError, match=r"needs the columns id \(or index\) and name"):
+    with pytest.raises(ValueError, match=r"needs the columns index \(or id, LabelValue\) and name"):
         find_scheme(str(path))
     path.write_text("id,name\n1,a\nx,b\n")
     with pytest.raises(ValueError, match="line 3: id 'x', name 'b'; must be a whole number"):
