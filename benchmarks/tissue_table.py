@@ -120,7 +120,6 @@ def picture(scan: Volume, maps: Sequence[NDArray[np.uint8]]) -> NDArray[np.uint8
     low, high = inside.min(0), inside.max(0) + 1
     box = tuple(slice(a, b) for a, b in zip(low, high, strict=True))
     shown = [to_grey(image[box], 0, float(np.percentile(image[box], 99.8)))]
-    shown = [np.repeat(shown[0][..., None], 3, -1)]
     shown += [COLORS[to_ras(found, scan.affine)[0][box]] for found in maps]
     rows = []
     for axis, place in MM_SHOWN:
@@ -174,11 +173,11 @@ def run() -> int:
         mask = next((folder / "derivatives").rglob(f"{patient}*mask.nii.gz"))
         of_patient(read_volume(scan), read_volume(mask).data > 0, done["lesions"].setdefault(patient, {}))
         write_json(table, done)
-    if o.shown:
-        save_picture(o.out / "person.png", shown(o, rows))
     text = as_markdown(done["people"], done["lesions"], o.unseen)
     write_text(o.out / "table.md", text)
     print(text)
+    if o.shown:
+        save_picture(o.out / "person.png", shown(o, rows))
     return 0
 
 
