@@ -72,12 +72,22 @@ class TableOptions:
 Scores = dict[str, dict[str, float]]  # method -> column -> value
 
 
-def scored(found: NDArray, ids: NDArray, rows: Sequence[dict[str, str]]) -> dict[str, float]:
-    """All columns for one map (I, J, K) beside manual labels."""
+def manual(o: TableOptions, person: str) -> NDArray[np.int_]:
+    """The ids of a person's manual labels (I, J, K)."""
+    return read_volume(next((o.bids / "derivatives").rglob(f"{person}*_dseg.nii.gz"))).data.astype(int)
+
+
+def tissue_of(ids: NDArray, rows: Sequence[dict[str, str]]) -> NDArray[np.uint8]:
+    """Tissue (`TISSUES`) of manual ids, by the table; 0 for none."""
     tissue = np.zeros(max(int(row["index"]) for row in rows) + 1, np.uint8)
     for row in rows:
         tissue[int(row["index"])] = TISSUES.get(row["tissue"], 0)
-    truth = tissue[ids]
+    return tissue[ids]
+
+
+def scored(found: NDArray, ids: NDArray, rows: Sequence[dict[str, str]]) -> dict[str, float]:
+    """All columns for one map (I, J, K) beside manual labels."""
+    truth = tissue_of(ids, rows)
     values = {
         name: dice(found == TISSUES[f"{name}_matter"], truth == TISSUES[f"{name}_matter"]) for name in ("grey", "white")
     }
@@ -91,7 +101,7 @@ def scored(found: NDArray, ids: NDArray, rows: Sequence[dict[str, str]]) -> dict
 def of_person(o: TableOptions, person: str, rows: Sequence[dict[str, str]], done: Scores) -> None:
     """Scores of a person by every method that is not in `done` yet."""
     scan = read_volume(next((o.bids / person).rglob("*_T1w.nii.gz")))
-    ids = read_volume(next((o.bids / "derivatives").rglob(f"{person}*_dseg.nii.gz"))).data.astype(int)
+    ids = manual(o, person)
     for name in [name for name in METHODS if name not in done]:
         start = time.process_time()
         found = METHODS[name](scan)
@@ -107,10 +117,7 @@ def of_patient(scan: Volume, lesion: NDArray[np.bool_], done: Scores) -> None:
 def shown(o: TableOptions, rows: Sequence[dict[str, str]]) -> NDArray[np.uint8]:
     """The person of --shown: manual labels, then the methods' maps."""
     scan = read_volume(next((o.bids / o.shown).rglob("*_T1w.nii.gz")))
-    ids = read_volume(next((o.bids / "derivatives").rglob(f"{o.shown}*_dseg.nii.gz"))).data.astype(int)
-    tissue = {int(row["index"]): TISSUES.get(row["tissue"], 0) for row in rows}
-    truth = np.vectorize(tissue.get, otypes=[np.uint8])(ids)
-    return picture(scan, [truth, *(method(scan) for method in METHODS.values())])
+    return picture(scan, [tissue_of(manual(o, o.shown), rows), *(method(scan) for method in METHODS.values())])
 
 
 def picture(scan: Volume, maps: Sequence[NDArray[np.uint8]]) -> NDArray[np.uint8]:

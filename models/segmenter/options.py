@@ -186,6 +186,17 @@ def _preset(batch_size: int, num_epochs: int, gmm: GmmConfig, segmenter: Segment
     return {"beta1": 0.9, **periods, **own}
 
 
+# Of stripped adult heads, from label maps of whole ones alone.
+STRIPPED: dict[str, Any] = {
+    "spacing": (1.0,),
+    "real_fraction": 0.0,
+    "tie_classes": True,
+    "contrasts": "mr",
+    "fluid_margin": (0.5, 4.0),
+    "rim": 1.0,
+    "val_samples": 24,
+}
+
 SEGMENTER = MethodOptions(
     title="segmentation network",
     network="models.segmenter.method:Segmenter",
@@ -196,38 +207,9 @@ SEGMENTER = MethodOptions(
         # UNet, which strides first, is twice as fast a patch, but draws even crisp images coarsely.
         "small": _preset(8, 10, GMM_PRESETS["synthseg"](), SegmenterConfig()),
         # CSF, grey and white matter of stripped adult heads on T1w, T2w or FLAIR, from label maps alone.
-        "brain": _preset(
-            8,
-            30,
-            stripped_brain(),
-            SegmenterConfig(
-                spacing=(1.0,),
-                classes="tissue",
-                real_fraction=0.0,
-                tie_classes=True,
-                contrasts="mr",
-                fluid_margin=(0.5, 4.0),
-                rim=1.0,
-                val_samples=24,
-            ),
-        ),
+        "brain": _preset(8, 30, stripped_brain(), SegmenterConfig(classes="tissue", **STRIPPED)),
         # 32 structures, left and right; a window that holds most of a head tells the sides apart.
-        "structures": _preset(
-            8,
-            30,
-            stripped_brain(),
-            SegmenterConfig(
-                patch=(160,),
-                spacing=(1.0,),
-                classes="structures",
-                real_fraction=0.0,
-                tie_classes=True,
-                contrasts="mr",
-                fluid_margin=(0.5, 4.0),
-                rim=1.0,
-                val_samples=24,
-            ),
-        ),
+        "structures": _preset(8, 30, stripped_brain(), SegmenterConfig(classes="structures", patch=(160,), **STRIPPED)),
         # SynthSeg (Billot et al., Med. Image Anal. 2023): five levels, 24 features doubled, ELU, batch norm, 160³ at 1 mm.
         "synthseg": _preset(
             1,
