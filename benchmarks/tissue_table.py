@@ -29,7 +29,7 @@ import tyro
 from numpy.typing import NDArray
 
 from dataloaders.io.files import read_json, write_json, write_text
-from dataloaders.io.geometry import to_ras
+from dataloaders.io.geometry import bounding_box, to_ras
 from dataloaders.io.nifti import Volume, read_volume
 from dataloaders.io.pictures import save_picture, tile_grid, to_grey
 from dataloaders.prepare.atlas import atlas_tissue, template_maps
@@ -123,9 +123,7 @@ def shown(o: TableOptions, rows: Sequence[dict[str, str]]) -> NDArray[np.uint8]:
 def picture(scan: Volume, maps: Sequence[NDArray[np.uint8]]) -> NDArray[np.uint8]:
     """An axial and a coronal plane: the scan, then the maps (I, J, K)."""
     image = to_ras(scan.data, scan.affine)[0]
-    inside = np.argwhere(image > 0)
-    low, high = inside.min(0), inside.max(0) + 1
-    box = tuple(slice(a, b) for a, b in zip(low, high, strict=True))
+    box = bounding_box(image > 0)
     shown = [to_grey(image[box], 0, float(np.percentile(image[box], 99.8)))]
     shown += [COLORS[to_ras(found, scan.affine)[0][box]] for found in maps]
     rows = []

@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import ndimage
 
 from dataloaders.io.spec import Label
 from dataloaders.labelmaps.label_files import table_rows
@@ -91,15 +90,3 @@ def gate(facts: dict[str, Any], o: QualityOptions) -> list[str]:
         found = ", ".join(f"{name} {mean[name]:.4g}" for name in ("CSF", "GM", "WM"))
         faults.append(f"T1w does not rise from CSF to GM to WM ({found}): exchanged labels?")
     return faults
-
-
-def bounding_box(mask: NDArray[np.bool_], margin: NDArray) -> tuple[slice, slice, slice]:
-    """The box of a mask with a margin in voxels per axis, within the volume; ValueError for an empty mask."""
-    found = ndimage.find_objects(mask.astype(np.uint8))
-    if not found:
-        raise ValueError("the brain mask is empty")
-    box = tuple(
-        slice(max(0, s.start - int(m)), min(n, s.stop + int(m)))
-        for s, m, n in zip(found[0], margin, mask.shape, strict=True)
-    )
-    return box[0], box[1], box[2]

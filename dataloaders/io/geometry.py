@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 
 import nibabel as nib
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 from scipy import ndimage
 
 from dataloaders.io.manifest import Geometry
@@ -64,6 +64,17 @@ def onto_axes(
 def spacing(affine: NDArray) -> NDArray[np.float64]:
     """Voxel size in mm along each array axis, (3,)."""
     return nib.affines.voxel_sizes(affine)
+
+
+def bounding_box(mask: NDArray[np.bool_], margin: ArrayLike = 0) -> tuple[slice, ...]:
+    """The box of a mask with a margin in voxels, for all axes or each, within the volume; ValueError for an empty mask."""
+    found = ndimage.find_objects(mask.astype(np.uint8))
+    if not found:
+        raise ValueError("the brain mask is empty")
+    margins = np.broadcast_to(margin, mask.ndim).astype(int).tolist()
+    return tuple(
+        slice(max(0, s.start - m), min(n, s.stop + m)) for s, m, n in zip(found[0], margins, mask.shape, strict=True)
+    )
 
 
 def regrid(shape: Sequence[int], affine: NDArray, new_spacing: Sequence[float]) -> tuple[tuple[int, ...], NDArray]:

@@ -13,10 +13,10 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from scipy import ndimage
 from torch import Tensor
 
+from dataloaders.io.geometry import bounding_box
 from dataloaders.labelmaps.maps import LabelMap
 from models.gmm.draws import uniform
 from models.gmm.labels import LabelScheme
@@ -80,7 +80,7 @@ class Fluid:
         depth, rim = np.full(values.shape, FAR, np.float32), np.zeros(values.shape, np.int32)  # label 0 is no rim
         table = np.array([self.rims.get(i, 0) for i in range(self.labels)], np.int32)
         if tissue.any():
-            box = _box(tissue, [math.ceil(FAR / mm) for mm in label_map.spacing])
+            box = bounding_box(tissue, [math.ceil(FAR / mm) for mm in label_map.spacing])
             near, place = ndimage.distance_transform_edt(~tissue[box], sampling=label_map.spacing, return_indices=True)
             rim[box] = np.where(near <= self.rim, table[values[box][tuple(place)]], 0)
             near[ndimage.binary_fill_holes(near <= REACH) & (near > REACH)] = 0  # large ventricles that are called CSF
@@ -105,8 +105,3 @@ def with_rim(scheme: LabelScheme) -> LabelScheme:
         return scheme
     others = [first + cortex.index(partners[i]) for i in cortex]
     return replace(scheme, partners=(*partners, *others))
-
-
-def _box(mask: NDArray[np.bool_], margins: Sequence[int]) -> tuple[slice, ...]:
-    found = ndimage.find_objects(mask.astype(np.uint8))[0]
-    return tuple(slice(max(0, s.start - m), s.stop + m) for s, m in zip(found, margins, strict=True))

@@ -125,9 +125,7 @@ def atlas_tissue(
 
     if len(np.unique(t1[mask])) < len(Levels.__annotations__):
         raise TissueError("the brain mask is empty" if not mask.any() else "too few intensities to tell tissues apart")
-    box = tuple(
-        slice(max(0, s.start - 2), s.stop + 2) for s in ndimage.find_objects(mask.astype(np.uint8))[0]
-    )  # what is cut off is not registered, corrected or searched
+    box = geometry.bounding_box(mask, 2)  # what is cut off is not registered, corrected or searched
     inside = mask[box]
     corner = affine @ np.array([*(s.start for s in box), 1.0])
     grid = np.column_stack([affine[:, :3], corner])

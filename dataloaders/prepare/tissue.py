@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 from skimage.filters import threshold_multiotsu
 
+from dataloaders.io.geometry import bounding_box
 from dataloaders.prepare.cleaning import ellipsoid, largest_component
 
 BRAIN_METHODS = ("atlas", "hmrf")  # of --tissue
@@ -58,8 +59,7 @@ def hmrf_tissue(t1: NDArray, mask: NDArray[np.bool_], lesion: NDArray[np.bool_] 
 
     if not mask.any():
         raise TissueError("the brain mask is empty")
-    box = ndimage.find_objects(mask.astype(np.uint8))[0]
-    box = tuple(slice(max(0, s.start - 2), s.stop + 2) for s in box)
+    box = bounding_box(mask, 2)
     inside = mask[box]
     image = t1[box].astype(np.float64)
     if lesion is not None and lesion.any():

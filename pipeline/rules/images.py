@@ -15,7 +15,7 @@ from dataloaders.io.nifti import Volume, read_volume, whole_numbers, write_volum
 from dataloaders.prepare.tissue import TissueError, brain_mask
 from pipeline.context import LOG, Context, Excluded, Made
 from pipeline.interleave import even_slices
-from pipeline.tissue import HIGH_PERCENTILE, bounding_box, gate, read_table, tissue_facts
+from pipeline.tissue import HIGH_PERCENTILE, gate, read_table, tissue_facts
 from pipeline.tools import TOOLS
 from pipeline.tools.base import ToolCall, package_version
 from pipeline.volumes import on_grid, read_labels
@@ -153,7 +153,7 @@ def crop(context: Context) -> Made:
     image = read_volume(_working_image(context))
     mask = context.volume(context.needed("strip"), "mask").data > 0
     margin = np.ceil(context.unit.settings["margin_mm"] / geometry.spacing(image.affine))
-    box = bounding_box(mask, margin)
+    box = geometry.bounding_box(mask, margin)
     # Zero is background to segmenters, so brain voxels must be above it.
     floor = 1e-3 * float(np.percentile(image.data[mask], HIGH_PERCENTILE))
     brain = np.where(mask, np.maximum(image.data, floor), 0)[box]

@@ -256,7 +256,7 @@ def test_a_defect_of_ours_costs_one_unit_and_leaves_its_traceback(
     def broken(*_: object) -> None:
         raise KeyError("oops")
 
-    monkeypatch.setattr("pipeline.rules.images.bounding_box", broken)
+    monkeypatch.setattr("pipeline.rules.images.geometry.bounding_box", broken)
     project, _ = go(study(tmp_path, patients=2), only=("harmonise/*", "strip/*", "crop/*"))
     record = project.records["crop/bet/sub-01"]
     assert (record.state, record.reason) == ("failed", "KeyError: 'oops'")

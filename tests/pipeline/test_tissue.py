@@ -5,9 +5,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from dataloaders.io.geometry import bounding_box
 from dataloaders.labelmaps.label_files import TABLES
 from pipeline.study import QualityOptions
-from pipeline.tissue import bounding_box, gate, read_table, tissue_facts
+from pipeline.tissue import gate, read_table, tissue_facts
 from pipeline.tools import TOOLS
 from tests.pipeline.heads import head
 
