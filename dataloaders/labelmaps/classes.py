@@ -155,7 +155,8 @@ def _named_classes(file: str) -> Classes:
     for i, (name, entry) in enumerate(read_toml(Path(__file__).with_name(file), "table").items(), 1):
         values = tuple(id_list(entry["ids"], name))
         labels.append(Label(i, name, values))
-        names = [*entry.get("names", ()), *(freesurfer.NAMES[value] for value in values)]
+        # Its own name first of all: FreeSurfer calls something outside the brain "cerebellum exterior" too.
+        names = [name, *entry.get("names", ()), *(freesurfer.NAMES[value] for value in values)]
         aliases |= dict.fromkeys(map(plain_name, names), i)
     return Classes(tuple(labels), aliases, tissue=True)
 

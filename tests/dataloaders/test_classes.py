@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -81,6 +82,8 @@ def test_structures_are_those_of_the_manual_tables() -> None:
     assert [value for value, output in zip(scheme.values, scheme.outputs, strict=True) if not output][-1] == 530
     assert all(scheme.outputs[scheme.values.index(value)] for value in brain)
     table = classes.of_labels((Label(0, "background"), Label(1, "left insula", (65,)), Label(2, "optic chiasm", (69,))))
+    by_name = tuple(replace(label, source=()) for label in classes.labels)
+    assert classes.of_labels(by_name).tolist() == list(range(33))  # each its own, whatever FreeSurfer calls so
     cortex = next(label.id for label in classes.labels if label.name == "left cerebral cortex")
     assert table.tolist() == [0, cortex, 0]
 
