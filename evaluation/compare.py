@@ -208,6 +208,10 @@ class Row:
         found = found.get("value") if isinstance(found, dict) else found
         return None if found is None else float(found)
 
+    def passed(self, i: int) -> bool:
+        """Whether method i is as good as its floor, so that the metric can no longer tell it from real images."""
+        return bool((self.entries[i] or {}).get("floor_passed"))
+
     def references(self, what: str) -> set[float]:
         """All of them."""
         return {found for i in range(len(self.entries)) if (found := self.reference(i, what)) is not None}

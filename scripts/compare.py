@@ -15,6 +15,7 @@ from dataloaders.io.locks import lock_place
 from engine.command import exit_code
 from evaluation.compare import load_entrants
 from evaluation.report import refuse_foreign, write_report
+from evaluation.report.pdf import print_pdf
 
 
 @dataclass(frozen=True)
@@ -29,6 +30,8 @@ class CompareOptions:
     """Folder with pretrained weights, for results that were not evaluated yet."""
     rank_by: str = "mae_body"
     """Metric with a value per slice (a column of metrics.csv) by which worst and best are chosen."""
+    pdf: bool = False
+    """Also write report.pdf, everything unfolded, by the Chromium or Chrome that is installed."""
 
 
 def main() -> int:
@@ -39,7 +42,10 @@ def main() -> int:
     refuse_foreign(options.out)  # before any work
     with lock_place(options.out):
         path = write_report(load_entrants(list(options.results), options.weights), options.out, options.rank_by)
+        printed = print_pdf(path) if options.pdf else ""
     print(f"report: {path.resolve()}")
+    if printed:
+        print(printed)
     return 0
 
 

@@ -6,18 +6,13 @@ import html
 import json
 import os
 import re
-import shutil
-import subprocess
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
-QUIET = (
-    "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking "
-    "--disable-component-update --disable-sync --hide-scrollbars --virtual-time-budget=20000"
-).split()
+from evaluation.report.pdf import browse, find_browser
+
 # Before anything of the page runs, so that no complaint is missed.
 WATCH = """<script>
 window.complaints = [];
@@ -60,7 +55,7 @@ frame.srcdoc = %s;
 
 def find() -> str:
     """Path of a Chromium; skips where there is none, fails where one is required (MEDSIS_REQUIRE_CHROMIUM=1)."""
-    found = next((path for name in NAMES if (path := shutil.which(name))), None)
+    found = find_browser()
     if found is None:
         if os.environ.get("MEDSIS_REQUIRE_CHROMIUM") == "1":
             pytest.fail("MEDSIS_REQUIRE_CHROMIUM=1 but no Chromium is on the path")
@@ -68,7 +63,7 @@ def find() -> str:
     return found
 
 
-def ask(page: Path, script: str, width: int = 1300, height: int = 900) -> dict[str, Any]:
+def ask(page: Path, script: str, width: int = 1300, height: int = 900, dark: bool = False) -> dict[str, Any]:
     """Open a copy of `page` from disk, run `script` (the body of an async function) in it, and return its result.
 
     The result has to be JSON. Fails where the page or the browser complained: exceptions, console errors and warnings,
@@ -79,7 +74,7 @@ def ask(page: Path, script: str, width: int = 1300, height: int = 900) -> dict[s
     copy.write_text(text.replace("</body>", RUN % script + "</body>"), encoding="utf-8")
     frame = page.with_name("frame.html")
     frame.write_text(FRAME % (width, height), encoding="utf-8")
-    return _answer(frame, width, height)
+    return _answer(frame, width, height, *["--force-dark-mode", "--blink-settings=preferredColorScheme=0"] * dark)
 
 
 def ask_without_scripts(page: Path, script: str) -> dict[str, Any]:
@@ -90,10 +85,9 @@ def ask_without_scripts(page: Path, script: str) -> dict[str, Any]:
     return _answer(frame, 1300, 900)
 
 
-def _answer(page: Path, width: int, height: int) -> dict[str, Any]:
-    profile, window = page.parent / "profile", f"--window-size={width},{height}"
-    command = [find(), *QUIET, f"--user-data-dir={profile}", window, "--dump-dom", page.resolve().as_uri()]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+def _answer(page: Path, width: int, height: int, *flags: str) -> dict[str, Any]:
+    find()
+    done = browse(page, f"--window-size={width},{height}", *flags, "--dump-dom")
     assert done.returncode == 0, done.stderr[-2000:]
     answer = re.search(r'<pre id="answer">(.*?)</pre>', done.stdout, re.DOTALL)
     assert answer, "the page did not answer"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import io
 from collections.abc import Sequence
 from pathlib import Path
@@ -81,8 +80,3 @@ def webp(pixels: NDArray[np.uint8], exact: bool) -> bytes:
     buffer = io.BytesIO()
     Image.fromarray(pixels).save(buffer, format="WEBP", lossless=exact, quality=75 if exact else 90, method=2)
     return buffer.getvalue()
-
-
-def data_url(data: bytes, kind: str = "webp") -> str:
-    """An address that holds the picture itself; kind: webp, png or svg+xml."""
-    return f"data:image/{kind};base64,{base64.b64encode(data).decode()}"

@@ -5,6 +5,9 @@ Whatever comes from a file is text until a template writes it, and templates esc
 
 from __future__ import annotations
 
+import base64
+import io
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,9 +15,9 @@ from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
+from PIL import Image
 
 from dataloaders.io.files import csv_text
-from dataloaders.io.pictures import data_url
 
 TEMPLATES = Path(__file__).parent / "templates"
 METHOD_COLORS = (
@@ -30,6 +33,17 @@ def color_of(i: int) -> str:
     return METHOD_COLORS[i % len(METHOD_COLORS)]
 
 
+def source(data: bytes) -> Markup:
+    """Attributes of an <img> that holds a picture (WebP or SVG) itself, with its size, so that nothing moves as it loads."""
+    if data.startswith(b"RIFF"):
+        kind, (width, height) = "webp", Image.open(io.BytesIO(data)).size
+    else:
+        kind, found = "svg+xml", re.search(rb'viewBox="0 0 (\S+) (\S+)"', data)
+        width, height = (round(float(side) * 4 / 3) for side in (found.groups() if found else (b"300", b"150")))
+    url = f"data:image/{kind};base64,{base64.b64encode(data).decode()}"
+    return Markup(f'src="{url}" width="{width}" height="{height}"')
+
+
 def render(template: str, folder: Path = TEMPLATES, **content: Any) -> str:
     """A page or a text; its template is in `folder`, those that all pages share beside it or in `TEMPLATES`."""
     environment = Environment(
@@ -40,7 +54,7 @@ def render(template: str, folder: Path = TEMPLATES, **content: Any) -> str:
         lstrip_blocks=True,
     )
     environment.policies["json.dumps_kwargs"] = {"separators": (",", ":"), "allow_nan": False}
-    environment.filters["data_url"] = data_url
+    environment.filters["source"] = source
     environment.globals["asset"] = lambda name: Markup((TEMPLATES / name).read_text(encoding="utf-8"))
     return environment.get_template(template).render(**content)
 

@@ -12,6 +12,11 @@ GROUPS = catalog.TITLES
 OTHER = "Other"
 _RAISED = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 RATIO_NOTE = "1 is as in the real images"
+HEADLINE = (  # what stands for its kind on the first screen, and first among the plots by patient
+    *("mae_body", "efficientnet_lite0_kid", "kid", "radiomics_kid", "label_mean_error_relative", "label_mean_error"),
+    *("spectrum_distance", "faithfulness_dice", "lesion_f1", "ssim", "wasserstein"),
+)
+SETS = "Distribution of the images"  # what all metrics of sets together are called
 
 
 def name_of(metric: str) -> str:
@@ -30,6 +35,18 @@ def group_of(metric: str) -> str:
 def is_distribution(metric: str) -> bool:
     """Whether a metric compares two sets of images, so that it has a floor and no value per patient."""
     return group_of(metric).startswith("Distribution")
+
+
+def kind_of(title: str) -> str:
+    """Of a group: its title, that of all sets being one."""
+    return SETS if title.startswith("Distribution") else title
+
+
+def headline(rows: Sequence[Row]) -> Row | None:
+    """The one that stands for rows of one kind: the first of `HEADLINE` there is, else the first that can be judged."""
+    judged = [row for row in rows if row.measured and row.better]
+    known = [row for name in HEADLINE for row in judged if row.metric == name]
+    return next(iter([*known, *judged]), None)
 
 
 def metric_name(row: Row) -> str:

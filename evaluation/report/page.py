@@ -17,7 +17,7 @@ from evaluation.report.pictures import HU_WINDOWS, Strip, chosen_slices, divergi
 from evaluation.report.plots import MAX_LABELS, MOST_PATIENTS
 from evaluation.report.ranked import Ranking
 from evaluation.report.volumes import Volumes, budget_beside, pack
-from evaluation.report.words import limits, verdict
+from evaluation.report.words import certainty, limits
 
 
 @dataclass(frozen=True)
@@ -67,7 +67,7 @@ def gather_content(entrants: Sequence[Entrant], rank_by: str = ranked.DEFAULT) -
     plots = round(sum(len(svg) for one in panels for svg in one.svgs) * 4 / 3)
     wanted = dict.fromkeys((one.case.id, one.item.index) for of in channels for one in of.ranking.found)
     scales = [(of.strip.limit, of.strip.unit) for of in channels]
-    budget = budget_beside(sum(len(tile.src) for tile in tiles), plots)
+    budget = budget_beside(round(sum(len(tile.data) for tile in tiles) * 4 / 3), plots)
     return Content(entrants, rows, panels, channels, pack(entrants, scales, [*wanted], budget))
 
 
@@ -75,6 +75,7 @@ def render_page(content: Content) -> str:
     """The page as one string."""
     entrants, rows, names = content.entrants, content.rows, content.names
     spec, n = entrants[0].spec, entrants[0].metrics["n"]
+    settings, of_methods = entrants[0].metrics.get("settings") or {}, cards(entrants)
     notes: list[str] = []
     methods = [Key(color_of(i), name) for i, name in enumerate(names)]
     sections = dict.fromkeys(one.section for one in content.panels)
@@ -84,15 +85,17 @@ def render_page(content: Content) -> str:
         about=f"{counted(n['slices'], 'slice')}, {counted(n['cases'], 'case')}, {counted(n['patients'], 'patient')} · "
         f"{', '.join(channel.name for channel in spec.channels)} · {spec.size[0]}×{spec.size[1]} pixels of "
         f"{spec.spacing[0]:.3g}×{spec.spacing[1]:.3g} mm",
-        verdict=" ".join(verdict(entrants, rows)),
+        kinds=[Key(card.color, f"{card.name}: {card.kind}") for card in of_methods],
+        first=tables.first_table(entrants, rows),
+        first_note=" ".join([certainty(rows, n["patients"])] * (len(entrants) > 1) + [tables.floor_note(rows)]),
         limits=limits(entrants, rows),
-        cards=cards(entrants),
+        cards=of_methods,
         settings=[settings_table(entrants, shared) for shared in (False, True)],
         metrics=tables.page_tables(entrants, rows, notes),
         notes=notes,
         legend=tables.legend(rows),
-        region=(entrants[0].metrics.get("settings") or {}).get("region"),
-        unmeasured=tables.unmeasured(rows),
+        region=settings.get("region"),
+        repeats=settings.get("repeats"),
         long_table=tables.long_table(entrants, rows),
         methods=methods,
         real=Key(REAL_COLOR, "real"),

@@ -20,7 +20,7 @@ from evaluation.compare import Entrant, Row
 from evaluation.report import plots
 from evaluation.report.gather import Distributions, Gathered
 from evaluation.report.kit import INK, REAL_COLOR, color_of
-from evaluation.report.names import group_of, is_distribution, name_of, short_name
+from evaluation.report.names import HEADLINE, group_of, is_distribution, name_of, short_name
 
 ARROWS = {"higher": " ↑", "lower": " ↓"}
 MAX_CURVES = 12
@@ -28,7 +28,6 @@ MOST_COLUMNS, KEYS_ABREAST = 5, 5  # of a sheet
 TITLE = 0.25  # inches above a panel of a sheet
 # Margins of small plots, inches: dots in rows, columns over names, curves.
 ROW, COLUMN, PLOT = (0.1, 0.1, 0.24, 0.06), (0.66, 0.05, 0.1, 0.08), (0.66, 0.12, 0.42, 0.06)
-HEADLINE = ("mae_body", "ssim", "wasserstein", "lpips_alex_v0.1", "faithfulness_dice", "lesion_f1")
 FONTS = "'DejaVu Sans', Helvetica, Arial, sans-serif"
 
 

@@ -16,7 +16,7 @@ from PIL import Image
 
 from dataloaders.io.intensity import Window
 from dataloaders.io.manifest import Case, Slice
-from dataloaders.io.pictures import data_url, label_colors, to_grey, webp
+from dataloaders.io.pictures import label_colors, to_grey, webp
 from evaluation.compare import Entrant
 from evaluation.report.gather import read_label, read_picture
 from evaluation.report.kit import INK, SOFT
@@ -44,13 +44,13 @@ class Tile:
     exact: bool = False
 
     @cached_property
-    def src(self) -> str:
+    def data(self) -> bytes:
         """The picture as a page holds it."""
         image = Image.fromarray(self.pixels)
         factor = max(1, -(-MIN_SIDE // min(image.size)))
         how = Image.Resampling.NEAREST if self.exact else Image.Resampling.BICUBIC
         large = image.resize((image.width * factor, image.height * factor), how)
-        return data_url(webp(np.asarray(large), self.exact))
+        return webp(np.asarray(large), self.exact)
 
 
 @dataclass(frozen=True)

@@ -8,14 +8,16 @@ from typing import Any
 
 from dataloaders.overview import counted
 from evaluation.compare import Entrant, Row
+from evaluation.metrics.metric import AGREEMENT
 from evaluation.report.cards import settings_table
 from evaluation.report.kit import Cell, Heading, Table, color_of
 from evaluation.report.names import (
     RATIO_NOTE,
+    SETS,
     group_of,
     grouped,
+    headline,
     is_distribution,
-    joined,
     metric_name,
     name_of,
     number,
@@ -24,11 +26,15 @@ from evaluation.report.names import (
     short_name,
 )
 from evaluation.report.panels import file_stem
-from evaluation.report.words import by_reason, limits, verdict
+from evaluation.report.words import by_kind, limits, verdict, winners
 from evaluation.statistics import MIN_PATIENTS, PairedDifference
 from evaluation.tables import rows_csv
 
 SCHEMA = "medsis-compare/1"
+FLOOR = (
+    "Floor: what real images get, a second scan of the same head or, between sets, half of the people against the other"
+)
+LINES = 5  # of the first screen
 MOST_COLUMNS = 7  # of one table; longer groups are cut into several
 
 
@@ -69,12 +75,34 @@ def metric_table(entrants: Sequence[Entrant], rows: Sequence[Row], notes: list[s
         places = row_decimals(row)
         head = Heading(short_name(row), row.unit, row.better, sort="number")
         cells = [_cell(row, i, places, notes) for i in range(len(entrants))]
-        more = [Cell(_n(row)), Cell(_reference(row, "floor", places)), Cell(_reference(row, "ceiling", places))]
+        more = [Cell(_n(row)), _floor(row, places), Cell(_reference(row, "ceiling", places))]
         body.append([head, *cells, *more, _difference(row, places)])
     methods = [Heading(entrant.name, color=color_of(i)) for i, entrant in enumerate(entrants)]
-    columns: list[Heading | str] = ["metric", *methods, "n", "floor (real)", "ceiling (real)", "best − next"]
+    columns: list[Heading | str] = ["metric", *methods, "n", "floor", "ceiling", "best − next"]
     kept = [i for i, name in enumerate(columns) if i <= len(methods) + 1 or any(line[i].text for line in body)]
     return Table([columns[i] for i in kept], [[line[i] for i in kept] for line in body])
+
+
+def first_table(entrants: Sequence[Entrant], rows: Sequence[Row]) -> Table:
+    """The first screen: for each kind of metric, about `LINES` in all, who is best, and the numbers of one metric."""
+    channels = dict.fromkeys(row.channel for row in rows if row.channel) or {None: None}
+    heads, shown = [], []
+    for channel in channels:
+        kinds = by_kind([row for row in rows if row.channel in (channel, None)])
+        first = sorted(kinds.items(), key=lambda item: (item[0] != AGREEMENT, item[0] != SETS))
+        for kind, of_kind in first[: max(1, LINES // len(channels))]:
+            if row := headline(of_kind):
+                where = f"{kind}, {channel}" if len(channels) > 1 else kind
+                heads.append([where, *([winners(entrants, of_kind)] if len(entrants) > 1 else [])])
+                shown.append(row)
+    table = metric_table(entrants, shown, [])
+    kept = [i for i, name in enumerate(table.columns) if name not in ("n", "best − next")]
+    body = [[*head, *(line[i] for i in kept)] for head, line in zip(heads, table.rows, strict=True)]
+    names = ["", "who is best", "for example"] if len(entrants) > 1 else ["", "for example"]
+    for row, line in zip(shown, body, strict=True):
+        arrow = {"higher": " ↑", "lower": " ↓"}[row.better or "lower"]
+        line[len(names) - 1] = name_of(row.metric) + arrow + (f" {row.unit}" if row.unit else "")
+    return Table([*names, *(table.columns[i] for i in kept[1:])], body, kind="metrics first")
 
 
 def _cell(row: Row, i: int, places: int, notes: list[str]) -> Cell:
@@ -89,6 +117,11 @@ def _cell(row: Row, i: int, places: int, notes: list[str]) -> Cell:
         small = (_interval(entry["ci95"], places),)
     elif entry.get("slice_sd") is not None:
         small = (f"± {number(entry['slice_sd'], places)}",)
+    floor = entry.get("floor")
+    if isinstance(floor, dict) and floor.get("matched") is not None:
+        small += (f"{number(floor['matched'], places)} at the floor's n",)
+    if row.passed(i):
+        small += ("can no longer tell",)
     best = row.best == i
     return Cell(number(value, places), value, small, "best" if best else "", clear=best and row.clear)
 
@@ -112,6 +145,17 @@ def _n(row: Row) -> str:
 def _reference(row: Row, what: str, places: int) -> str:
     found = sorted(row.references(what))
     return " to ".join(number(value, places) for value in dict.fromkeys(found[:1] + found[-1:]))
+
+
+def _floor(row: Row, places: int) -> Cell:
+    """What real images get, and which: second scans of the same people, or other people."""
+    found = [floor for entry in row.entries if isinstance(floor := (entry or {}).get("floor"), dict)]
+    what = {" of ".join(filter(None, (str(floor.get("of") or ""), _people(floor)))) for floor in found}
+    return Cell(_reference(row, "floor", places), small=tuple(sorted(filter(None, what))))
+
+
+def _people(floor: dict[str, Any]) -> str:
+    return counted(floor["n_patients"], "patient") if floor.get("n_patients") else ""
 
 
 def _difference(row: Row, places: int) -> Cell:
@@ -153,15 +197,15 @@ def legend(rows: Sequence[Row]) -> str:
         )
     else:
         parts.append("± standard deviation between slices, which is not an interval")
-    if any(row.references("floor") for row in rows):
-        parts.append("floor: the same metric between two halves of the real data, split by patient")
-    return "; ".join(parts) + "."
+    return " ".join(filter(None, ["; ".join(parts) + ".", floor_note(rows)]))
 
 
-def unmeasured(rows: Sequence[Row]) -> list[str]:
-    """Metrics that no method has, by reason."""
-    found = by_reason((row.reason(0), name_of(row.metric)) for row in rows if not row.measured)
-    return [f"{joined(names)}: n/a, {reason}" for reason, names in found.items()]
+def floor_note(rows: Sequence[Row]) -> str:
+    """What floors are and what passing one means; empty where there are none."""
+    if not any(row.references("floor") for row in rows):
+        return ""
+    passed = any(row.passed(i) for row in rows for i in range(len(row.entries)))
+    return f"{FLOOR}." + (" Can no longer tell: as good as that, so that the metric is used up." if passed else "")
 
 
 # -- CSV ----------------------------------------------------------------------------------------------------------
@@ -195,7 +239,8 @@ def _record(entrant: Entrant, row: Row, i: int) -> dict[str, Any]:
         **{"group": group_of(row.metric), "channel": row.channel, "unit": row.unit, "better": row.better},
         **{"value": row.values[i], "ci95_low": low, "ci95_high": high, "slice_sd": entry.get("slice_sd")},
         **{"n_patients": entry.get("n_patients"), "n_slices": entry.get("n")},
-        **{"floor": row.reference(i, "floor"), "ceiling": row.reference(i, "ceiling")},
+        **{"floor": row.reference(i, "floor"), "floor_passed": entry.get("floor_passed")},
+        "ceiling": row.reference(i, "ceiling"),
         **{"extractor": entry.get("extractor"), "best": row.best == i},
         "best_minus_this": None if of is None else of.mean,
         **{"difference_low": d_low, "difference_high": d_high, "p": None if of is None else of.p_value},
@@ -296,7 +341,7 @@ def _caption(entrants: Sequence[Entrant], rows: Sequence[Row], channel: str) -> 
     if any(row.best is not None for row in rows):
         parts.append("Bold: best value.")
     if any(row.references("floor") for row in rows):
-        parts.append("Floor: the same metric between two halves of the real data, split by patient.")
+        parts.append(f"{FLOOR}.")
     lacking = [metric_name(row) for row in rows if row.measured and None in row.values]
     if lacking:
         parts.append(f"n/a: not measured ({', '.join(lacking)}).")

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Sequence
 
 from dataloaders.overview import counted
 from evaluation.compare import Entrant, Row
-from evaluation.report.names import GROUPS, OTHER, group_of, is_distribution, joined, metric_name, name_of
+from evaluation.report.names import GROUPS, OTHER, group_of, is_distribution, joined, kind_of, metric_name, name_of
 from evaluation.statistics import MIN_PATIENTS
 
 ENOUGH_FOR_FID = 2048  # slices; the size of Inception's features
@@ -27,36 +27,40 @@ def verdict(entrants: Sequence[Entrant], rows: Sequence[Row]) -> list[str]:
     sentences = [f"{counted(n['slices'], f'{split} slice')} of {counted(n['patients'], 'patient')}."]
     if len(entrants) < 2:
         return sentences
-    titles = [
-        *dict.fromkeys("Distribution of the images" if t.startswith("Distribution") else t for t in GROUPS),
-        OTHER,
-    ]
-    groups: dict[str, list[Row]] = {title: [] for title in titles}
+    sentences += [f"{kind}: {winners(entrants, of_kind)}." for kind, of_kind in by_kind(rows).items()]
+    return [*sentences, certainty(rows, n["patients"])]
+
+
+def by_kind(rows: Sequence[Row]) -> dict[str, list[Row]]:
+    """Kind of metric -> its rows, of the kinds that a verdict speaks of."""
+    found: dict[str, list[Row]] = {kind: [] for kind in (*map(kind_of, GROUPS), OTHER)}
     for row in rows:
-        groups["Distribution of the images" if is_distribution(row.metric) else group_of(row.metric)].append(row)
-    for title, of_group in groups.items():
-        if title in SUMMED_UP or any(row.measured and row.better for row in of_group):
-            sentences.append(_group_sentence(entrants, of_group, title))
-    return [*sentences, _certainty(rows, n["patients"])]
+        found[kind_of(group_of(row.metric))].append(row)
+    return {
+        kind: of_kind
+        for kind, of_kind in found.items()
+        if kind in SUMMED_UP or any(row.measured and row.better for row in of_kind)
+    }
 
 
-def _group_sentence(entrants: Sequence[Entrant], group: Sequence[Row], title: str) -> str:
-    """Who is best on one kind of metric."""
+def winners(entrants: Sequence[Entrant], group: Sequence[Row]) -> str:
+    """Who is best on one kind of metric, and how many of its measures can no longer tell."""
     judged = [row for row in group if row.best is not None]
     if not judged:
-        return f"{title}: {'no difference' if any(row.measured for row in group) else 'not measured here'}."
+        return "no difference" if any(row.measured for row in group) else "not measured here"
     won = {entrant.name: [row for row in judged if row.best == i] for i, entrant in enumerate(entrants)}
-    parts = [(name, of_method) for name, of_method in won.items() if of_method]
-    if len(parts) == 1:
-        return (
-            f"{title}: {parts[0][0]} is best on {'all ' if len(judged) > 1 else ''}{counted(len(judged), 'measure')}."
-        )
-    parts.sort(key=lambda part: -len(part[1]))
-    told = "; ".join(f"{name} on {', '.join(metric_name(row) for row in of_method)}" for name, of_method in parts[1:])
-    return f"{title}: {parts[0][0]} is best on {len(parts[0][1])} of {counted(len(judged), 'measure')}; {told}."
+    (name, most), *others = sorted(((n, r) for n, r in won.items() if r), key=lambda part: -len(part[1]))
+    measures = counted(len(judged), "measure")
+    if not others:
+        text = f"{name} is best on {'all ' if len(judged) > 1 else ''}{measures}"
+    else:
+        told = "; ".join(f"{other} on {', '.join(map(metric_name, of_method))}" for other, of_method in others)
+        text = f"{name} is best on {len(most)} of {measures}; {told}"
+    passed = sum(row.passed(row.best) for row in judged if row.best is not None)
+    return text + (f"; {passed} can no longer tell the best from real images" if passed else "")
 
 
-def _certainty(rows: Sequence[Row], patients: int) -> str:
+def certainty(rows: Sequence[Row], patients: int) -> str:
     """What the number of patients allows to say."""
     if patients < MIN_PATIENTS:
         return (

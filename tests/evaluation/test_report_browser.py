@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -22,7 +23,9 @@ from tests.toy_results import WINDOWS, noisy, write_results
 
 pytestmark = pytest.mark.slow
 
-READY = "await wait(() => document.documentElement.dataset.ready); const browser = document.getElementById('browser');"
+OPEN = "for (const fold of document.querySelectorAll('details')) fold.open = true;"
+LOADED = "await wait(() => document.documentElement.dataset.ready);"
+READY = f"{OPEN}{LOADED} const browser = document.getElementById('browser');"
 PIXELS = """
 const pixels = (what) => {
   const canvas = browser.querySelector(`canvas[data-what=${what}]`);
@@ -63,7 +66,8 @@ def ask(results: Path) -> Ask:
 def test_headings_sort_the_rows(ask: Ask) -> None:
     """Best first, worst first, one heading at a time, and what is missing stays last; the long table by name."""
     found = ask(
-        """
+        OPEN
+        + """
         const table = [...document.querySelectorAll('table.sortable')].filter((t) => t.textContent.includes('SSIM'))[1];
         const button = (name) => [...table.querySelectorAll('thead button')].find((b) => b.textContent.startsWith(name));
         const look = () => [[...table.tBodies[0].rows].map((row) => row.cells[0].textContent).join(' '),
@@ -235,7 +239,6 @@ def test_nothing_sticks_out(ask: Ask, width: int) -> None:
     found = ask(
         READY
         + """
-        for (const details of document.querySelectorAll('details')) details.open = true;
         const root = document.documentElement;
         return { inner: innerWidth, page: Math.max(root.scrollWidth, document.body.scrollWidth),
           tables: [...document.querySelectorAll('.scroll')].map((b) => b.getBoundingClientRect().right) };
@@ -252,6 +255,7 @@ def test_without_scripts_the_page_is_readable(results: Path) -> None:
     found = chromium.ask_without_scripts(
         results / "out" / "report.html",
         """
+        for (const fold of page.querySelectorAll('details')) fold.open = true;
         const seen = (element) => element.getBoundingClientRect().height > 0;
         const images = [...page.images];
         return { ready: page.documentElement.dataset.ready ?? null, browser: seen(page.getElementById('browser')),
@@ -267,3 +271,109 @@ def test_without_scripts_the_page_is_readable(results: Path) -> None:
     assert found["images"] == found["decoded"] > 60
     assert found["tables"] >= 6
     assert found["buttons"] == 0
+
+
+# -- what Lighthouse asks for ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("dark", [False, True])
+def test_text_stands_out(ask: Ask, dark: bool) -> None:
+    """WCAG AA: 4.5 to 1, and 3 to 1 for large print, of every text on what lies behind it."""
+    found = ask(
+        READY
+        + """
+        const parse = (color) => color.match(/[\\d.]+/g).map(Number);
+        const light = (rgb) => rgb.slice(0, 3).map((c) => c / 255)
+          .map((c) => (c <= 0.04045 ? c / 12.92 : ((c + 0.055) / 1.055) ** 2.4))
+          .reduce((sum, c, i) => sum + c * [0.2126, 0.7152, 0.0722][i], 0);
+        const behind = (element) => {
+          for (let e = element; e; e = e.parentElement) {
+            const color = parse(getComputedStyle(e).backgroundColor);
+            if (color.length < 4 || color[3] === 1) return color;
+          }
+          return [255, 255, 255];
+        };
+        const walker = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT);
+        const low = [];
+        let seen = 0;
+        while (walker.nextNode()) {
+          const element = walker.currentNode.parentElement;
+          if (!walker.currentNode.data.trim() || !element.getClientRects().length) continue;
+          const style = getComputedStyle(element);
+          const [a, b] = [light(parse(style.color)), light(behind(element))].sort((x, y) => y - x);
+          const size = parseFloat(style.fontSize);
+          const large = size >= 24 || (size >= 18.66 && Number(style.fontWeight) >= 700);
+          seen += 1;
+          if ((a + 0.05) / (b + 0.05) < (large ? 3 : 4.5)) low.push(walker.currentNode.data.trim());
+        }
+        return { low: [...new Set(low)], seen, paper: light(behind(document.body)) };
+        """,
+        dark=dark,
+    )
+    assert found["low"] == []
+    assert found["seen"] > 300
+    assert (found["paper"] < 0.1) == dark
+
+
+def test_everything_has_a_name_a_place_and_a_key(ask: Ask) -> None:
+    """Pictures have texts and sizes, fields have labels, nothing shifts as it loads or opens, folds open by keyboard."""
+    found = ask(
+        """
+        const shifts = [];
+        new PerformanceObserver((list) => shifts.push(...list.getEntries().map((e) => e.value)))
+          .observe({ type: 'layout-shift', buffered: true });
+        """
+        + LOADED
+        + """
+        await new Promise((done) => setTimeout(done, 500));
+        const first = document.querySelector('details.part > summary');
+        first.focus();
+        const reached = document.activeElement === first;
+        const folds = [...document.querySelectorAll('details')];
+        const shut = folds.filter((fold) => !fold.open).length;
+        const named = (e) => e.getAttribute('aria-label') || e.closest('label')?.textContent.trim() || e.textContent.trim();
+        const controls = [...document.querySelectorAll('button, select, input, canvas')];
+        location.hash = '#spectrum';
+        await wait(() => document.querySelector('#spectrum').parentElement.open);
+        const followed = folds.filter((fold) => fold.open).length;
+        dispatchEvent(new Event('beforeprint'));
+        return { shift: shifts.reduce((sum, v) => sum + v, 0), reached, shut, folds: folds.length, followed,
+          images: document.images.length,
+          bare: [...document.images].filter((i) => !i.alt || !(i.getAttribute('width') > 0 && i.getAttribute('height') > 0))
+            .map((i) => i.alt),
+          wrong: [...document.images].filter((i) => Math.abs(i.naturalWidth / i.naturalHeight
+            - i.getAttribute('width') / i.getAttribute('height')) > 0.02).map((i) => i.alt),
+          nameless: controls.filter((e) => !named(e)).map((e) => e.outerHTML), printed: folds.every((fold) => fold.open),
+          heads: [...document.querySelectorAll('h1, h2, h3, h4')].map((h) => Number(h.tagName[1])),
+          language: document.documentElement.lang, loaded: performance.getEntriesByType('resource').length };
+        """
+    )
+    assert found["shift"] < 0.01
+    assert found["reached"]
+    assert found["shut"] == found["folds"] > 10
+    assert found["followed"] == 1
+    assert found["images"] > 60
+    assert found["bare"] == found["wrong"] == found["nameless"] == []
+    assert found["printed"]
+    assert found["heads"].count(1) == 1
+    assert all(below - above <= 1 for above, below in itertools.pairwise(found["heads"]))
+    assert found["language"] == "en"
+    assert found["loaded"] == 0
+
+
+def test_the_first_screen_holds_the_answer(ask: Ask) -> None:
+    """Who is best, an interval or spread, and a row of pictures, all above the fold of a laptop."""
+    found = ask(
+        """
+        const pictures = [...document.querySelectorAll('.strip')][0];
+        const table = document.querySelector('table.first');
+        return { lines: [...table.tBodies[0].rows].map((row) => row.innerText), end: pictures.getBoundingClientRect().bottom,
+          pictures: pictures.querySelectorAll('img').length, open: document.documentElement.scrollHeight };
+        """,
+        height=900,
+    )
+    assert 2 <= len(found["lines"]) <= 5
+    assert all("good is best" in line for line in found["lines"])
+    assert found["pictures"] == 4
+    assert found["end"] < 900
+    assert found["open"] < 2000

@@ -1,8 +1,18 @@
 "use strict";
-// Two things need a script: sorting the tables, and the case browser. All else is plain HTML.
+// Sorting the tables and the case browser need a script, and old browsers to print what is folded. All else is plain HTML.
 (() => {
   const $ = (selector, root = document) => root.querySelector(selector);
   const all = (selector, root = document) => [...root.querySelectorAll(selector)];
+
+  // -- folded parts: all are printed; one that holds what an address names is opened ------------------------------
+
+  const opened = (element) => {
+    for (let fold = element?.closest("details"); fold; fold = fold.parentElement.closest("details")) fold.open = true;
+  };
+  const follow = () => opened(document.getElementById(decodeURIComponent(location.hash.slice(1))));
+  addEventListener("hashchange", follow);
+  addEventListener("beforeprint", () => all("details").forEach((fold) => (fold.open = true)));
+  follow();
 
   // -- tables: a click on a heading sorts the rows, missing values always last ------------------------------------
 
@@ -259,6 +269,7 @@
       const slice = meta.cases[number].slices.indexOf(Number(button.dataset.slice));
       showChannel(Number(button.dataset.channel));
       showCase(number, slice);
+      opened(box);
       box.scrollIntoView({ block: "center" });
       viewer.focus({ preventScroll: true });
     });
