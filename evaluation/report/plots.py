@@ -139,10 +139,9 @@ def spectrum(canvas: Canvas, found: Spectra, unit: str) -> None:
 
 
 def _logarithm(power: NDArray) -> NDArray[np.float64]:
-    """log10 of (cases, bins); empty bins as their neighbours, no power at all as next to none."""
-    known = ~np.isnan(power).all(axis=0)
+    """log10 of (cases, bins); a case's empty bins as their neighbours, no power at all as next to none."""
     bins = np.arange(power.shape[1])
-    filled = np.stack([np.interp(bins, bins[known], row[known]) for row in power])
+    filled = np.stack([np.interp(bins, bins[~np.isnan(row)], row[~np.isnan(row)]) for row in power])
     return np.log10(np.maximum(filled, 1e-12 * max(float(filled.max()), 1e-300)))
 
 

@@ -85,7 +85,7 @@ def metric_table(entrants: Sequence[Entrant], rows: Sequence[Row], notes: list[s
 
 def first_table(entrants: Sequence[Entrant], rows: Sequence[Row]) -> Table:
     """The first screen: for each kind of metric, about `LINES` in all, who is best, and the numbers of one metric."""
-    channels = dict.fromkeys(row.channel for row in rows if row.channel) or {None: None}
+    channels: list[str | None] = [*dict.fromkeys(row.channel for row in rows if row.channel)] or [None]
     heads, shown = [], []
     for channel in channels:
         kinds = by_kind([row for row in rows if row.channel in (channel, None)])

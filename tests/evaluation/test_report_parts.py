@@ -212,6 +212,17 @@ def test_spectra_agree_with_the_metric(entrants: list[Entrant]) -> None:
     assert distance == pytest.approx(entrants[0].metrics["metrics"]["spectrum_distance/CT"]["value"], rel=1e-6)
 
 
+def test_cases_of_other_sizes_have_spectra_in_one_plot() -> None:
+    """A small field of view leaves bins empty that a large one fills: no curve may get lost for that."""
+    power = np.array([[4.0, np.nan, 1.0, np.nan], [4.0, 2.0, 1.0, 0.5]])
+    figure = Figure()
+    plots.spectrum(figure, gather.Spectra(np.linspace(0, 0.3, 4), power, (power * 2,)), "a.u.")
+    curves = [line.get_ydata() for axes in figure.axes for line in axes.lines if len(line.get_ydata()) == 4]
+    assert len(curves) == 3
+    assert np.isfinite(curves).all()
+    np.testing.assert_allclose(curves[-1], 10 * np.log10(2))
+
+
 # -- plots of numbers and pictures --------------------------------------------------------------------------------
 
 
