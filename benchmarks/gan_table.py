@@ -35,7 +35,7 @@ from dataloaders.io.files import write_json, write_text
 from dataloaders.io.intensity import LEVELS
 from dataloaders.io.manifest import Case, Manifest, Slice
 from dataloaders.io.nifti import read_volume
-from dataloaders.io.pictures import label_colors, save_picture, tile_grid, to_grey
+from dataloaders.io.pictures import label_colors, save_picture, tile_grid, titled, to_grey
 from dataloaders.io.png import read_png, write_png
 from dataloaders.prepare.slicing import mr_window
 from dataloaders.registration import BrainScan, register
@@ -251,7 +251,7 @@ def cell(entry: Mapping[str, Any]) -> str:
 
 
 def people_picture(folders: Mapping[str, Path], person: str, out: Path) -> list[str]:
-    """Slices of one person at QUANTILES of the stack, pixel by pixel as they are; returns what the columns show.
+    """Slices of one person at QUANTILES of the stack, pixel by pixel, cut to what they show; returns the columns' titles.
 
     Columns: label, real, repeat scan (of another person, at the same place in the stack, where this one has none), runs.
     """
@@ -274,8 +274,14 @@ def people_picture(folders: Mapping[str, Path], person: str, out: Path) -> list[
             if name != REPEAT:
                 columns.append(grey(folders[name] / at(stacks[name][person], quantile).generated[0]))
         rows.append(columns)
-    save_picture(out, tile_grid(rows))
-    return ["label", "real", *([other] if other != "real, " else []), *(name for name in folders if name != REPEAT)]
+    shown = [np.any([tile.any(-1) for tile in row], axis=0) for row in rows]
+    width = geometry.bounding_box(np.any(shown, axis=0), margin=4)[1]
+    boxes = [(geometry.bounding_box(row, margin=4)[0], width) for row in shown]
+    titles = ["label", "real", *([other] if other != "real, " else []), *(name for name in folders if name != REPEAT)]
+    save_picture(
+        out, titled(tile_grid([[tile[box] for tile in row] for row, box in zip(rows, boxes, strict=True)]), titles)
+    )
+    return titles
 
 
 def at(stack: Sequence[Slice], quantile: float) -> Slice:

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 import tyro
 from numpy.typing import NDArray
-from PIL import Image, ImageDraw
+from PIL import Image
 from scipy import ndimage
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
@@ -24,6 +24,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from benchmarks.lesion_study import StudyOptions, head_of
 from dataloaders.io.files import atomic_path, write_json
 from dataloaders.io.geometry import plane
+from dataloaders.io.pictures import titled
 from dataloaders.lesions.adding import Painting, add_lesions, without_own_lesions
 from dataloaders.lesions.placing import Placed, Variation, allowed_zone, place
 from dataloaders.lesions.scans import Head
@@ -41,7 +42,7 @@ from models.base import Method
 from models.lesion.method import LesionUnet
 from scripts.add_lesions import AddLesionsOptions, painter, profile_level
 
-TILE, GAP, TITLE = 192, 4, 16
+TILE, GAP = 192, 4
 ROWS = 3
 
 
@@ -176,12 +177,8 @@ def picture(shown: Sequence[Column], radius: int) -> Image.Image:
                 for column in shown
             ]
             rows.append(np.concatenate([np.pad(tile, ((0, GAP), (0, GAP))) for tile in tiles], 1))
-    canvas = np.pad(np.concatenate(rows), ((TITLE, 0), (0, 0)))
-    image = Image.fromarray(canvas)
-    draw = ImageDraw.Draw(image)
-    for i, column in enumerate(shown):
-        draw.text((i * (TILE + GAP) + 4, 2), column.title, fill=255)
-    return image
+    canvas = np.repeat(np.concatenate(rows)[..., None], 3, axis=-1)
+    return Image.fromarray(titled(canvas, [column.title for column in shown]))
 
 
 def brightest(image: NDArray, brain: NDArray[np.bool_]) -> float:

@@ -9,12 +9,13 @@ from pathlib import Path
 import numpy as np
 from matplotlib import colormaps
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image, ImageDraw, ImageFont
 
 from dataloaders.io.files import atomic_path
 from dataloaders.io.spec import Label
 
 GAP = 2  # pixels between tiles
+TITLE = 20  # pixels of a line above them
 
 
 def label_colors(labels: Sequence[Label]) -> NDArray[np.uint8]:
@@ -67,6 +68,15 @@ def tile_grid(rows: Sequence[Sequence[NDArray[np.uint8]]], background: int = 0) 
             left += width + GAP
         top += height + GAP
     return grid
+
+
+def titled(pixels: NDArray[np.uint8], titles: Sequence[str]) -> NDArray[np.uint8]:
+    """An RGB grid of tiles, columns of one width, with a line above them that says what each column shows."""
+    image = Image.fromarray(np.pad(pixels, ((TITLE, 0), (0, 0), (0, 0))))
+    draw, font = ImageDraw.Draw(image), ImageFont.load_default(12)
+    for i, title in enumerate(titles):
+        draw.text(((i + 0.5) * image.width / len(titles), TITLE / 2), title, "white", font, "mm")
+    return np.asarray(image)
 
 
 def save_picture(path: Path, pixels: NDArray[np.uint8]) -> None:
