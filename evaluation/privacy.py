@@ -21,6 +21,7 @@ from evaluation.statistics import DRAWS, MIN_PATIENTS, PairedDifference, bootstr
 FOLDER, FILE = "privacy", "privacy.json"  # in a run folder
 SIDE = 64  # pixels of an aligned slice
 LEAST_LABELLED = 0.02  # share of the slice; a smaller body has no features of its own
+KINDS = ("pixels", "features")  # of distances
 COPY = 1e-3  # a smaller distance is a copy's
 LEVEL = 0.05  # of the verdict, shared by the tests of what the generator makes
 LIMITS = (
@@ -273,26 +274,40 @@ def as_rows(tests: Iterable[Membership], near: Mapping[tuple[str, str], Nearness
         rows.append(row | {"slices": f"AUC {t.slices:.3f}; gap {t.gap:.3f}"})
     for (labels, kind), n in near.items():
         low, high = n.interval or (None, None)
-        row = {"measure": f"nearest training / held-out, {kind}, {labels} label maps", "value": n.ratio}
+        row = {"measure": ratio_name(kind, labels), "value": n.ratio}
         row |= {"low": low, "high": high, "p": n.against.p_value, "without": n.floor, "people": str(n.against.patients)}
         rows.append(row | {"slices": "5, 50, 95 %: " + ", ".join(f"{q:.3f}" for q in n.quantiles)})
     return rows
 
 
+def ratio_name(kind: str, labels: str) -> str:
+    """What the ratio of nearest scans is called; labels: whose label maps the generated slices have."""
+    return f"nearest training / held-out, {kind}, {labels} label maps"
+
+
+HEAD = ("measure", "value [95 %]", "p", "chance, or real scans", "people", "slices")
+
+
+def cells(row: Mapping[str, Any]) -> list[str]:
+    """A row of `as_rows` under `HEAD`."""
+    interval = "" if row["low"] is None else f" [{row['low']:.3f}, {row['high']:.3f}]"
+    p = "too few" if row["p"] is None else _p(row["p"])
+    return [
+        *(row["measure"], f"{row['value']:.3f}{interval}", p, f"{row['without']:.3f}"),
+        *(row["people"], row["slices"]),
+    ]
+
+
 def as_lines(result: Mapping[str, Any]) -> list[str]:
     """Verdict, table and limits of what is written as JSON, in Markdown."""
-    lines = [result["verdict"], "", "| measure | value [95 %] | p | chance, or real scans | people | slices |"]
-    lines.append("|---|---|---|---|---|---|")
-    for row in result["measures"]:
-        interval = "" if row["low"] is None else f" [{row['low']:.3f}, {row['high']:.3f}]"
-        p = "too few" if row["p"] is None else _p(row["p"])
-        cells = (
-            row["measure"],
-            f"{row['value']:.3f}{interval}",
-            p,
-            f"{row['without']:.3f}",
-            row["people"],
-            row["slices"],
-        )
-        lines.append(f"| {' | '.join(cells)} |")
-    return [*lines, "", "What this does not say:", "", *(f"- {text}" for text in result["limits"])]
+    rows = [HEAD, ["---"] * len(HEAD), *map(cells, result["measures"])]
+    table = [f"| {' | '.join(row)} |" for row in rows]
+    return [
+        result["verdict"],
+        "",
+        *table,
+        "",
+        "What this does not say:",
+        "",
+        *(f"- {text}" for text in result["limits"]),
+    ]

@@ -100,6 +100,30 @@ class Provenance(TypedDict, total=False):
     environment: dict[str, Cell] | None
 
 
+@with_config(OPEN)
+class MemoryRow(TypedDict):
+    """One number of privacy.json."""
+
+    measure: Text
+    value: float
+    low: Number
+    high: Number
+    p: Number
+    without: float
+    people: Text
+    slices: Text
+
+
+@with_config(OPEN)
+class Memory(TypedDict):
+    """privacy.json."""
+
+    weights_sha256: str
+    verdict: Text
+    limits: list[Text]
+    measures: list[MemoryRow]
+
+
 def check_provenance(provenance: Object) -> None:
     """ValueError where something that reports use has another type; what they do not know may be anything."""
     decode(Provenance, provenance, "provenance")

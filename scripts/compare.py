@@ -15,6 +15,7 @@ from dataloaders.io.locks import lock_place
 from engine.command import exit_code
 from evaluation.compare import load_entrants
 from evaluation.report import refuse_foreign, write_report
+from evaluation.report.page import RUNS
 from evaluation.report.pdf import print_pdf
 
 
@@ -30,6 +31,8 @@ class CompareOptions:
     """Folder with pretrained weights, for results that were not evaluated yet."""
     rank_by: str = "mae_body"
     """Metric with a value per slice (a column of metrics.csv) by which worst and best are chosen."""
+    checkpoints_dir: Path = RUNS
+    """Folder of all runs, whose records of privacy.py are shown; results/<name>/privacy is looked into first."""
     pdf: bool = False
     """Also write report.pdf, everything unfolded, by the Chromium or Chrome that is installed."""
 
@@ -41,7 +44,8 @@ def main() -> int:
         raise ValueError("name at least one results folder")
     refuse_foreign(options.out)  # before any work
     with lock_place(options.out):
-        path = write_report(load_entrants(list(options.results), options.weights), options.out, options.rank_by)
+        entrants = load_entrants(list(options.results), options.weights)
+        path = write_report(entrants, options.out, options.rank_by, options.checkpoints_dir)
         printed = print_pdf(path) if options.pdf else ""
     print(f"report: {path.resolve()}")
     if printed:

@@ -59,7 +59,7 @@ class PrivacyOptions:
     slices: AtLeast0 = 8
     """Slices for each person, evenly spaced; 0 for all."""
     canaries: str = ""
-    """Regular expression of the people to look at alone, such as planted ones of which a lot put half into train."""
+    """Regular expression of people's names: only these are tested, such as planted ones, half of them drawn into train."""
     cache: Path | None = None
     """Folder that keeps network features by the images' content, so that a second run is fast."""
     seed: int = 0
@@ -115,6 +115,10 @@ class MadeSlices:
 
 def check_people(o: PrivacyOptions, run: TrainedRun) -> Manifest:
     """The data with the people to look at. ValueError in one line where run or data cannot be tested."""
+    try:
+        planted = re.compile(o.canaries)
+    except re.error as error:
+        raise ValueError(f"--canaries {o.canaries}: no regular expression: {error}") from None
     workflow = workflow_of(run.config)
     if not isinstance(workflow, SynthesisWorkflow) or not workflow.paints_labels:
         raise ValueError(f"--name {o.name}: a run of {run.config.model} does not make images from label maps")
@@ -127,7 +131,7 @@ def check_people(o: PrivacyOptions, run: TrainedRun) -> Manifest:
             f"--dataroot {o.dataroot}: not the data that {o.name!r} was trained on; who was in its training matters here"
         )
     if o.canaries:
-        data = replace(data, cases=tuple(case for case in data.cases if re.search(o.canaries, case.patient)))
+        data = replace(data, cases=tuple(case for case in data.cases if planted.search(case.patient)))
     people = {split: {case.patient for case in data.split(split)} for split in (TRAIN, *OTHERS)}
     held_out = set().union(*(people[split] for split in OTHERS))
     for who, where, there in (("training", TRAIN, people[TRAIN]), ("held-out", " and ".join(OTHERS), held_out)):

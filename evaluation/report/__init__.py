@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from dataloaders.io.files import atomic_path, read_json, write_json, write_text
 from evaluation.compare import Entrant
 from evaluation.report import ranked
-from evaluation.report.page import Content, gather_content, render_page
+from evaluation.report.page import RUNS, Content, gather_content, render_page
 from evaluation.report.panels import file_stem, png, sheet, svg
 from evaluation.report.pictures import tile_sheet
 from evaluation.report.tables import csv_tables, latex_tables, to_json
@@ -19,13 +19,13 @@ from evaluation.report.tables import csv_tables, latex_tables, to_json
 __all__ = ["gather_content", "refuse_foreign", "render_page", "write_report"]
 
 
-def write_report(entrants: Sequence[Entrant], out: Path, rank_by: str = ranked.DEFAULT) -> Path:
+def write_report(entrants: Sequence[Entrant], out: Path, rank_by: str = ranked.DEFAULT, runs: Path = RUNS) -> Path:
     """Write report.html, compare.json, figures/ and tables/ to `out`; returns the report's path.
 
-    rank_by: metric with a value per slice by which worst and best are chosen.
+    rank_by: metric with a value per slice by which worst and best are chosen. runs: folder of run folders.
     """
     with rc_context({"text.parse_math": False}):  # names are texts: a $ in them is no formula
-        content = gather_content(entrants, rank_by)
+        content = gather_content(entrants, rank_by, runs)
         files = [name for stem, figure in _figures(content) for name in _write_figure(out, stem, figure)]
     tables = csv_tables(entrants, content.rows) | latex_tables(entrants, content.rows)
     for name, text in tables.items():

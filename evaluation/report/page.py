@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from dataloaders.io.pictures import hex_color, label_colors
 from dataloaders.overview import counted
@@ -12,12 +13,15 @@ from evaluation.report import ranked, tables
 from evaluation.report.cards import cards, settings_table
 from evaluation.report.gather import gather
 from evaluation.report.kit import REAL_COLOR, Key, color_of, render
+from evaluation.report.memory import Remembered, remembered
 from evaluation.report.panels import PanelSet, panel_sets
 from evaluation.report.pictures import HU_WINDOWS, Strip, chosen_slices, diverging_stops, strip
 from evaluation.report.plots import MAX_LABELS, MOST_PATIENTS
 from evaluation.report.ranked import Ranking
 from evaluation.report.volumes import Volumes, budget_beside, pack
 from evaluation.report.words import certainty, limits
+
+RUNS = Path("checkpoints")
 
 
 @dataclass(frozen=True)
@@ -46,6 +50,7 @@ class Content:
     panels: Sequence[PanelSet]
     channels: Sequence[ChannelPictures]
     volumes: Volumes
+    memory: Sequence[Remembered] = ()
 
     @property
     def names(self) -> list[str]:
@@ -53,22 +58,24 @@ class Content:
         return [entrant.name for entrant in self.entrants]
 
 
-def gather_content(entrants: Sequence[Entrant], rank_by: str = ranked.DEFAULT) -> Content:
-    """Everything that page and files show."""
+def gather_content(entrants: Sequence[Entrant], rank_by: str = ranked.DEFAULT, runs: Path = RUNS) -> Content:
+    """Everything that page and files show. runs: folder of run folders, where records of privacy.py lie."""
+    memory = remembered(entrants, runs)
     rows, chosen = metric_rows(entrants), chosen_slices(entrants[0])
     channels = []
     for c, channel in enumerate(entrants[0].spec.channels):
         shown = strip(entrants, c, chosen)
         ranking = ranked.rank(entrants, c, rank_by, shown.limit)
         channels.append(ChannelPictures(c, channel.name, channel.unit, shown, ranking))
-    panels = panel_sets(entrants, rows, gather(entrants))
+    panels = panel_sets(entrants, rows, gather(entrants), memory)
     tiles = [tile for of in channels for row in of.strip.rows for tile in row.all]
     tiles += [tile for of in channels for one in of.ranking.found for tile in one.tiles]
     plots = round(sum(len(svg) for one in panels for svg in one.svgs) * 4 / 3)
     wanted = dict.fromkeys((one.case.id, one.item.index) for of in channels for one in of.ranking.found)
     scales = [(of.strip.limit, of.strip.unit) for of in channels]
-    budget = budget_beside(round(sum(len(tile.data) for tile in tiles) * 4 / 3), plots)
-    return Content(entrants, rows, panels, channels, pack(entrants, scales, [*wanted], budget))
+    pictures = [tile.data for tile in tiles] + [one.pairs for one in memory if one.pairs]
+    budget = budget_beside(round(sum(map(len, pictures)) * 4 / 3), plots)
+    return Content(entrants, rows, panels, channels, pack(entrants, scales, [*wanted], budget), memory)
 
 
 def render_page(content: Content) -> str:
@@ -96,6 +103,7 @@ def render_page(content: Content) -> str:
         legend=tables.legend(rows),
         region=settings.get("region"),
         repeats=settings.get("repeats"),
+        memory=content.memory,
         long_table=tables.long_table(entrants, rows),
         methods=methods,
         real=Key(REAL_COLOR, "real"),

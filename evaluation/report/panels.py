@@ -17,9 +17,11 @@ from matplotlib.patches import Patch
 
 from dataloaders.io.runlog import log_curves, read_log
 from evaluation.compare import Entrant, Row
+from evaluation.privacy import KINDS
 from evaluation.report import plots
 from evaluation.report.gather import Distributions, Gathered
 from evaluation.report.kit import INK, REAL_COLOR, color_of
+from evaluation.report.memory import Remembered
 from evaluation.report.names import HEADLINE, group_of, is_distribution, name_of, short_name
 
 ARROWS = {"higher": " ↑", "lower": " ↓"}
@@ -66,7 +68,9 @@ class PanelSet:
         return [svg(figure) for figure in figures]
 
 
-def panel_sets(entrants: Sequence[Entrant], rows: Sequence[Row], gathered: Sequence[Gathered]) -> list[PanelSet]:
+def panel_sets(
+    entrants: Sequence[Entrant], rows: Sequence[Row], gathered: Sequence[Gathered], memory: Sequence[Remembered] = ()
+) -> list[PanelSet]:
     """All plots; sets without a panel are left out."""
     spec = entrants[0].spec
     sets: list[PanelSet] = []
@@ -87,6 +91,7 @@ def panel_sets(entrants: Sequence[Entrant], rows: Sequence[Row], gathered: Seque
             draw = partial(plots.spectrum, found=found.spectra, unit=channel.unit)
             spectra.append(Panel(channel.name, draw))
     sets.append(PanelSet("spectrum", "spectrum", "", tuple(spectra), (5.2, 3.6), PLOT, real=True))
+    sets.append(PanelSet("memory", "memory", "", _memory_panels(memory), (4.2, 0.45 + 0.5 * len(memory)), ROW))
     sets.append(PanelSet("training", "training", "", tuple(_curve_panels(entrants)), (3.1, 1.75), PLOT))
     return [one for one in sets if one.panels]
 
@@ -134,6 +139,24 @@ def _violin_panels(found: Distributions, names: Sequence[str], unit: str) -> lis
     return [
         Panel(title, partial(plots.violins, found=found, label=label, unit=unit)) for label, title in titles.items()
     ]
+
+
+def _memory_panels(memory: Sequence[Remembered]) -> tuple[Panel, ...]:
+    """Nearest scans of what each method makes, by kind of distance."""
+    panels = []
+    for kind in KINDS:
+        found = [
+            (one.method, one.ratios[kind], row["value"], _ends(row["low"], row["high"]), row["without"])
+            for one in memory
+            if kind in one.ratios and (row := one.ratio(kind))
+        ]
+        if found:
+            panels.append(Panel(f"Nearest training / held-out scan, {kind}", partial(plots.ratio_panel, found=found)))
+    return tuple(panels)
+
+
+def _ends(low: float | None, high: float | None) -> plots.Interval | None:
+    return None if low is None or high is None else (low, high)
 
 
 # -- training -----------------------------------------------------------------------------------------------------

@@ -17,6 +17,7 @@ from evaluation.report.kit import INK, LINE, REAL_COLOR, REAL_INK, SOFT, color_o
 from evaluation.report.names import decimals, number, raised
 
 Canvas = Figure | SubFigure
+Interval = tuple[float, float]
 MAX_LABELS = 12
 MOST_PATIENTS = 200  # with a dot each: more cannot be told apart, and each takes room in the page and memory
 TAIL = 0.005  # of the pixels of a violin are cut off at each end
@@ -192,6 +193,24 @@ def patient_panel(canvas: Canvas, row: Row, entrants: Sequence[Entrant]) -> None
     axes.set_xlim(-0.6, len(entrants) - 0.4)
     axes.set_ylabel(row.unit, fontsize=8, color=SOFT)
     axes.locator_params(axis="y", nbins=5)
+
+
+def ratio_panel(
+    canvas: Canvas, found: Sequence[tuple[int, NDArray[np.float64], float, Interval | None, float]]
+) -> None:
+    """Nearest training over nearest held-out scan, below 1 is nearer to training; a line per method, from its number,
+    the slices' ratios (dots), their mean over people with its interval, and the same of real scans (grey dash)."""
+    axes = plain(canvas.add_subplot(), without="left")
+    axes.axvline(1, color=REAL_INK, linewidth=0.8, linestyle=(0, (3, 3)))
+    for line, (method, ratios, mean, interval, floor) in enumerate(reversed(found)):
+        spread = line + 0.3 * np.linspace(-1, 1, len(ratios)) if len(ratios) > 1 else [line]
+        axes.plot(ratios, spread, "o", color=color_of(method), markersize=2.6, alpha=0.45, markeredgewidth=0)
+        axes.plot([floor, floor], [line - 0.4, line + 0.4], color=REAL_INK, linewidth=2)
+        if interval is not None:
+            axes.plot(interval, [line, line], color=INK, linewidth=1.6)
+        axes.plot([mean], [line], "o", color=INK, markersize=4.5)
+    axes.set_ylim(-0.6, len(found) - 0.4)
+    axes.locator_params(axis="x", nbins=5)
 
 
 # -- training -----------------------------------------------------------------------------------------------------

@@ -354,6 +354,39 @@ def test_discriminator_losses_are_published_terms(folder: Path) -> None:
     assert set(without.losses(training_batch(folder))) == {"fake", "real"}
 
 
+@pytest.mark.parametrize("name", ["oasis", "spade"])
+def test_a_discriminator_overfitted_to_scans_takes_them_for_more_real_than_noise(name: str, folder: Path) -> None:
+    """`realness`, which the membership test asks: one number a slice, of its image and labels alone."""
+    method, batch = make(name, folder), training_batch(folder)
+    assert batch.real is not None
+    noise = replace(batch, image=torch.rand_like(batch.real) * 2 - 1)
+
+    def lead() -> torch.Tensor:
+        """Realness of the scans less that of noise with the same labels."""
+        of_scans, of_noise = (method.realness(one) for one in (batch, noise))
+        assert of_scans is not None
+        assert of_noise is not None
+        assert of_scans.shape == (2,)
+        assert not of_scans.requires_grad
+        return of_scans - of_noise
+
+    before, player = lead(), method.players()["discriminator"]
+    optimizer = torch.optim.Adam(player.net.parameters(), 1e-3)
+    for _ in range(12):
+        optimizer.zero_grad()
+        torch.stack(list(player.losses(batch).values())).sum().backward()
+        optimizer.step()
+    after = lead()
+    assert (after > before.clamp(min=0)).all()
+    method.eval()  # as privacy.py has it: in training, spectral norms move with every look
+    turned = replace(batch, image=batch.real.flip(0), label=batch.label.flip(0))
+    first, last = (method.realness(one) for one in (batch, turned))
+    assert first is not None
+    assert last is not None
+    assert torch.allclose(first, last.flip(0), atol=1e-5)
+    assert make("gmm", folder).realness(batch) is None
+
+
 def test_previews_leave_the_training_state_alone(folder: Path) -> None:
     method = make("oasis", folder)
     before = {key: value.clone() for key, value in method.generator.state_dict().items()}

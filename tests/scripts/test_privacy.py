@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from markupsafe import escape
 
 from dataloaders.io.manifest import Manifest
 from tests.launch import call
@@ -51,6 +52,16 @@ def test_a_run_is_tested_and_its_card_says_so(name: str, judged: bool, home: Pat
     assert len(aucs) == 4 + judged
     assert all(row["people"] == "3 / 3" for row in aucs)
     assert len((folder / "nearest.csv").read_text().splitlines()) == 13
+    results, report = tmp_path / "results", tmp_path / "report"
+    runs = ["--checkpoints_dir", home / "runs"]
+    test = ["--name", name, "--dataroot", home / "data", *runs, "--results_dir", results, "--metrics", "mae_body"]
+    call("test.py", *test, "--ckpt_iter", "latest", "--gpu_ids", "-1")
+    call("scripts/compare.py", results / name, "--out", report, *runs)
+    page = (report / "report.html").read_text()
+    assert escape(found["verdict"]) in page
+    assert page.count('class="pairs"') == 1
+    assert "the closest pairs of" in page
+    assert (report / "figures" / "memory.png").is_file()
     call("scripts/export_model.py", "--name", name, "--checkpoints_dir", home / "runs", "--out", tmp_path)
     assert found["verdict"] in (tmp_path / name / "README.md").read_text()
 
@@ -61,6 +72,7 @@ def test_what_cannot_be_tested_is_refused_in_one_line(home: Path, tmp_path: Path
         ("gmm", ["--dataroot", other], "not the data that 'gmm' was trained on"),
         ("gmm", ["--dataroot", home / "data", "--canaries", "sub-0[0-3]"], "1 held-out people in val and test"),
         ("gmm", ["--dataroot", home / "data", "--canaries", "nobody"], "0 training people in train"),
+        ("gmm", ["--dataroot", home / "data", "--canaries", "("], "--canaries (: no regular expression: missing )"),
         ("gmm", ["--dataroot", home / "nothing"], "neither manifest.json"),
         ("nobody", ["--dataroot", home / "data"], "no such run"),
     ]
