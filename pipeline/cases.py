@@ -61,7 +61,14 @@ def _bids_cases(o: InputOptions) -> list[StudyCase]:
     _refuse_unknown("input.subjects", o.subjects, patients)
     wanted = [p for p in patients if p in o.subjects or not o.subjects][: o.limit or None]
     cases = [
-        StudyCase(id=case.id, patient=case.patient, t1=case.images[0], stripped=o.stripped, brain=case.brain)
+        StudyCase(
+            id=case.id,
+            patient=case.patient,
+            t1=case.images[0],
+            stripped=o.stripped,
+            brain=case.brain,
+            reference=case.label,
+        )
         for case in found.cases
         if case.patient in wanted
     ]

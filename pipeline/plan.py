@@ -15,7 +15,7 @@ from pipeline.records import Unit
 from pipeline.rules import RULES
 from pipeline.study import PATH_SETTINGS, Study
 from pipeline.tissue import read_table
-from pipeline.tools import Tool, configured
+from pipeline.tools import TOOLS, Tool, configured
 
 Configured = tuple[Tool, dict[str, Any]]  # with its settings
 
@@ -46,8 +46,13 @@ def find_tools(study: Study) -> StudyTools:
     )
     for name in sorted(set(study.tools) - set(tools.all)):
         raise ValueError(f"tools.{name}: is in neither strip.tools nor segment.tools")
-    for name in sorted(set(study.tissue.tables) - set(tools.segmenters)):
+    drawn = {"labels"} if study.evaluate.reference == "labels" else set()
+    for name in sorted(set(study.tissue.tables) - set(tools.segmenters) - drawn):
         raise ValueError(f"tissue.tables.{name}: is not in segment.tools, which has {', '.join(tools.segmenters)}")
+    for name in sorted(set(study.tissue.fluid_is_rest) - set(tools.segmenters)):
+        raise ValueError(
+            f"tissue.fluid_is_rest: {name!r} is not in segment.tools, which has {', '.join(tools.segmenters)}"
+        )
     for path in study.tissue.tables.values():
         read_table(path)
     return tools
@@ -78,6 +83,7 @@ class _StudyPlan:
         self.study, self.tools, self.cases, self.maps = study, tools, cases, maps
         self.learn = [case.id for case in cases if case.split != "test"]
         self.test = [case.id for case in cases if case.split == "test"]
+        self.labels_used = study.evaluate.reference == "labels" or any(t.given for t, _ in tools.segmenters.values())
         self.units: list[Unit] = []
 
     def add(self, stage: str, name: str = "", case: str = "", **of: Any) -> str:
@@ -91,7 +97,9 @@ class _StudyPlan:
         study, tools = self.study, self.tools
         (synthsr,) = [options for _, options in tools.harmonisers.values()] or [{}]
         settings = {**asdict(study.harmonise), "tool": synthsr, "stripped": case.stripped}
-        files = tuple(path for path in (case.t1, case.brain, case.reference) if path is not None)
+        given = [case.brain, case.reference if self.labels_used else None]
+        settings |= {"labels": True} if self.labels_used else {}
+        files = (case.t1, *(path for path in given if path is not None))
         harmonise = self.add("harmonise", case=case.id, settings=settings, files=files)
         strips = {}
         for name, (tool, options) in tools.strippers.items():
@@ -107,8 +115,9 @@ class _StudyPlan:
             of: dict[str, Any] = {"settings": settings, "files": weight_files(options)}
             if wants == "head":
                 labels = self.add("segment", name, case.id, needs=(harmonise,), **of)
-            table = study.tissue.tables.get(name) or TABLES / tool.table
+            table = _table(study, name, tool)
             settings = {"table": table.name, "quality": asdict(study.quality)}
+            settings |= {"fluid_is_rest": True} if name in study.tissue.fluid_is_rest else {}
             for stripper, strip in strips.items():
                 both, crop = f"{name}_{stripper}", f"crop/{stripper}/{case.id}"
                 if wants == "brain":
@@ -172,11 +181,17 @@ class _StudyPlan:
         for case in self.test:
             gathers = tuple(f"tissue/{name}/{case}" for name in sources)
             needs = (f"harmonise/{case}",)
-            self.add("reference", case=case, needs=needs, gathers=gathers, settings={"reference": kind})
+            files = (_table(self.study, "labels", TOOLS["labels"]),) if kind == "labels" else ()
+            self.add("reference", case=case, needs=needs, gathers=gathers, settings={"reference": kind}, files=files)
         of_all, of_test = ("tissue", "strip"), ("predict", "reference", "slices", "synthesise", "paint")
         over = tuple(u.id for u in self.units if u.stage in of_all or (u.stage in of_test and u.case not in self.learn))
         self.add("evaluate", gathers=over, settings=asdict(self.study.evaluate))
         self.add("report", gathers=tuple(unit.id for unit in self.units), settings={"name": self.study.name})
+
+
+def _table(study: Study, name: str, tool: Tool) -> Path:
+    """What says which tissue a segmenter's ids are."""
+    return study.tissue.tables.get(name) or TABLES / tool.table
 
 
 def weight_files(options: dict[str, Any]) -> tuple[Path, ...]:

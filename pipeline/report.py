@@ -14,6 +14,7 @@ from pipeline.records import Record
 from pipeline.report_pictures import KEYS, case_pictures, predictions, samples
 from pipeline.rules import RULES
 from pipeline.tissue import TISSUES
+from pipeline.tools import configured
 
 COLUMNS = (*TISSUES, "mean")
 
@@ -105,7 +106,9 @@ def _case_row(context: Context, case: str) -> dict[str, Any]:
 def page(context: Context, data: dict[str, Any]) -> str:
     """The page as one string; it refers to no other file and to no network."""
     scores = data["scores"]
-    tables = _tables(data) | (_score_tables(scores, _reference_note(context)) if scores else {"real": None})
+    tables = _tables(data) | (
+        _score_tables(scores, f"{_reference_note(context)} {_mean_note(context)}") if scores else {"real": None}
+    )
     return render(
         "report.html",
         Path(__file__).parent,
@@ -126,19 +129,25 @@ def _verdict(context: Context, data: dict[str, Any]) -> str:
     words = {"train": "to train on", "val": "to validate on", "test": "to test on"}
     counts = ", ".join(f"{splits.count(split)} {word}" for split, word in words.items() if split in splits)
     text = f"{len(splits)} scans: {counts}. Networks saw synthetic slices only; patients are never in two splits."
+    tissues = " and ".join(context.study.evaluate.tissues)
     found = {name: tables["dice"].get("reference") for name, tables in (data["scores"] or {"real": {}})["real"].items()}
     values = {name: of["mean"]["value"] for name, of in found.items() if of and of["mean"]["value"] is not None}
     if values:
         name = max(values, key=lambda key: values[key])
-        text += (
-            f" Best mean Dice of GM, WM and CSF on real scans: {values[name]:.3f} ({name}). {_reference_note(context)}"
-        )
+        text += f" Best mean Dice of {tissues} on real scans: {values[name]:.3f} ({name}). {_reference_note(context)}"
     return text
 
 
+def _drawn(context: Context) -> bool:
+    """Whether the reference came with the cases."""
+    name = context.study.evaluate.reference.partition("_")[0]
+    return name == "labels" or (
+        name in context.study.segment.tools and configured(context.study, name, "segment")[0].given
+    )
+
+
 def _reference_note(context: Context) -> str:
-    kind = context.study.evaluate.reference
-    if kind == "labels":
+    if _drawn(context):
         return "Reference: labels that were given with the cases."
     units = [name for name in context.records if name.startswith("reference/")]
     sources = sorted({s for name in context.done(units) for s in context.facts(name)["from"]})
@@ -148,7 +157,11 @@ def _reference_note(context: Context) -> str:
     return f"Reference: the vote of {', '.join(sources)}{ties}, so Dice is agreement with these tools, not accuracy."
 
 
-def _score_tables(scores: dict[str, Any], reference: str) -> dict[str, Table]:
+def _mean_note(context: Context) -> str:
+    return f"Mean over patients, then over {' and '.join(context.study.evaluate.tissues)}"
+
+
+def _score_tables(scores: dict[str, Any], note: str) -> dict[str, Table]:
     real, scans = [], []
     for name, tables in scores["real"].items():
         found, distances = tables["dice"].get("reference"), tables["hd95"]
@@ -162,7 +175,6 @@ def _score_tables(scores: dict[str, Any], reference: str) -> dict[str, Table]:
     pairs = [(row["a"].split("_"), row["b"].split("_"), row) for row in agreement]
     stripped = [[f"{a[0]}: {a[1]}, {b[1]}", *_tissues_of(row)] for a, b, row in pairs if a[0] == b[0]]
     masks = [[f"{row['a']}, {row['b']}", measured(row["dice"]), measured(row["cases"], 0)] for row in scores["masks"]]
-    note = f"{reference} Mean over patients, then over tissues"
     note += "; brackets: 95 % bootstrap interval over patients, from five patients on."
     return {
         "real": Table(["network trained on", *COLUMNS, "HD95 mm", "scans"], real, note=note),
@@ -219,7 +231,7 @@ def _agreement(found: list[dict[str, Any]]) -> Table:
         tissues = ", ".join(f"{t} {row[t]:.3f}" for t in TISSUES if row[t] is not None)
         cells[row["a"], row["b"]] = cells[row["b"], row["a"]] = measured(row["mean"], title=tissues)
     rows = [[a, *(cells.get((a, b), Cell("–", kind="na")) for b in names)] for a in names]
-    note = "Mean Dice of GM, WM and CSF between tissue maps, over the scans that both have."
+    note = "Mean Dice between tissue maps, over the scans that both have."
     return Table(["", *names], rows, note=note)
 
 
@@ -263,9 +275,9 @@ def _case_lines(case: dict[str, Any]) -> list[list[Any]]:
 
 
 def _limits(context: Context, scores: dict[str, Any] | None) -> list[str]:
-    lines = ["How good a segmentation is by an expert's eye: no drawn reference was given."]
-    if context.study.evaluate.reference == "labels":
-        lines = []
+    lines = []
+    if not _drawn(context):
+        lines.append("How good a segmentation is by an expert's eye: no drawn reference was given.")
     patients = {case.patient for case in context.cases.values() if case.split == "test"}
     if len(patients) < 5:
         lines.append(f"What other patients would show: {len(patients)} were tested, too few for an interval.")

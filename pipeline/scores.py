@@ -18,14 +18,16 @@ TissueScores = dict[str, float | None]  # GM, WM, CSF, mean
 Score = Callable[[NDArray, NDArray], TissueScores]
 
 
-def tissue_dice(truth: NDArray, found: NDArray) -> TissueScores:
-    """Dice of GM, WM, CSF, and their mean; None for a tissue that is in neither."""
-    return _named(dice(truth, found, TISSUES.values()))
+def tissue_dice(truth: NDArray, found: NDArray, over: Sequence[str] = tuple(TISSUES)) -> TissueScores:
+    """Dice of GM, WM, CSF, and the mean over some of them; None for a tissue that is in neither."""
+    return _named(dice(truth, found, TISSUES.values()), over)
 
 
-def tissue_hd95(truth: NDArray, found: NDArray, spacing: Sequence[float]) -> TissueScores:
+def tissue_hd95(
+    truth: NDArray, found: NDArray, spacing: Sequence[float], over: Sequence[str] = tuple(TISSUES)
+) -> TissueScores:
     """95 % Hausdorff distance in mm; None for a tissue that is missing on one side or both."""
-    return _named(hd95(truth, found, TISSUES.values(), spacing))
+    return _named(hd95(truth, found, TISSUES.values(), spacing), over)
 
 
 def mask_dice(a: NDArray, b: NDArray) -> TissueScores:
@@ -33,17 +35,19 @@ def mask_dice(a: NDArray, b: NDArray) -> TissueScores:
     return {"dice": _plain(dice((a > 0).astype(np.uint8), (b > 0).astype(np.uint8), [1])[1])}
 
 
-def _named(values: Mapping[int, float]) -> TissueScores:
+def _named(values: Mapping[int, float], over: Sequence[str]) -> TissueScores:
     named = {name: _plain(values[i]) for name, i in TISSUES.items()}
-    return {**named, "mean": _mean(named.values())}
+    return {**named, "mean": _mean(named[name] for name in over)}
 
 
 def _plain(value: float) -> float | None:
     return float(value) if math.isfinite(value) else None
 
 
-def pooled(cases: Mapping[str, TissueScores], patient_of: Mapping[str, str]) -> dict[str, Any]:
-    """Mean over patients (each the mean of its scans) of each tissue, then over tissues; 95 % interval from five on."""
+def pooled(
+    cases: Mapping[str, TissueScores], patient_of: Mapping[str, str], over: Sequence[str] = tuple(TISSUES)
+) -> dict[str, Any]:
+    """Mean over patients (each the mean of its scans) of each tissue, then over some; 95 % interval from five on."""
     patients = sorted({patient_of[case] for case in cases})
     table: dict[str, Any] = {}
     for name in TISSUES:
@@ -55,7 +59,7 @@ def pooled(cases: Mapping[str, TissueScores], patient_of: Mapping[str, str]) -> 
             "ci95": None if interval is None else list(interval),
             "patients": len(known),
         }
-    table["mean"] = {"value": _mean(table[name]["value"] for name in TISSUES)}
+    table["mean"] = {"value": _mean(table[name]["value"] for name in over)}
     table["cases"] = dict(cases)
     return table
 

@@ -86,7 +86,8 @@ class CaseOptions:
     stripped: bool = False
     """The scan shows the brain alone."""
     reference: StudyPath | None = None
-    """Tissue labels drawn by hand on the scan's grid: 1 GM, 2 WM, 3 CSF."""
+    """Labels drawn by hand on the scan's grid: 1 GM, 2 WM, 3 CSF, or what [tissue.tables] labels says. Of a BIDS folder
+    *_dseg."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -136,7 +137,8 @@ class SegmenterOptions:
     """Segmentation."""
 
     tools: ToolNames = ("atlas",)
-    """Segmenters: atlas, hmrf, fast, fastsurfer, samseg, synthseg, synthseg-torch, own, or a variant of [tools]."""
+    """Segmenters: atlas, hmrf, fast, fastsurfer, samseg, synthseg, synthseg-torch, own, labels (those that came with the
+    scans), or a variant of [tools]."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -144,7 +146,10 @@ class TissueOptions:
     """Labels to GM, WM, CSF."""
 
     tables: dict[str, StudyPath] = field(default_factory=dict)
-    """Table of a tool instead of the one in pipeline/tables, as hmrf = "mine.toml"."""
+    """Table of a tool instead of the one in dataloaders/labelmaps/tables, as labels = "tissues.tsv"."""
+    fluid_is_rest: tuple[str, ...] = ()
+    """Segmenters that leave fluid around the brain without a label, as people who draw and FreeSurfer do: what they leave
+    of the brain mask is CSF."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -239,7 +244,12 @@ class ReferenceOptions:
     """Test on real held-out slices."""
 
     reference: str = "consensus"
-    """consensus: vote of all combinations; a combination, as hmrf-bet; or labels: files given with the cases."""
+    """consensus: vote of all combinations; a combination, as hmrf_bet; or labels: files given with the cases."""
+    tissues: Annotated[
+        tuple[Literal["GM", "WM", "CSF"], ...],
+        Must("GM, WM, CSF, each once at most", lambda names: 0 < len(names) == len(set(names))),
+    ] = ("GM", "WM", "CSF")
+    """Means are over these; the others are shown beside."""
     synthetic: bool = True
     """Also test every network on every combination's synthetic test slices."""
 

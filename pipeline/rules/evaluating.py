@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any
 
 import numpy as np
@@ -16,7 +16,8 @@ from dataloaders.io.png import read_png
 from pipeline import scores
 from pipeline.context import Context, Excluded, Made
 from pipeline.report import write_report
-from pipeline.tissue import TISSUES
+from pipeline.tissue import TISSUES, read_table
+from pipeline.volumes import read_labels
 
 
 def reference(context: Context) -> Made:
@@ -26,7 +27,9 @@ def reference(context: Context) -> Made:
     if context.study.evaluate.reference == "labels":
         if "reference" not in context.records[scan].outputs:
             raise Excluded('evaluate.reference = "labels", but no reference file came with the case')
-        labels, source = context.volume(scan, "reference").data, ["labels"]
+        (table,) = context.unit.files
+        drawn = read_labels(context.path(scan, "reference"), grid)
+        labels, source = read_table(table).apply(drawn)[0], ["labels"]
     elif not used:
         raise Excluded("no combination has a usable tissue map of this case")
     else:
@@ -51,7 +54,8 @@ def evaluate(context: Context) -> Made:
 
 
 def _pooled(context: Context, cases: dict[str, scores.TissueScores]) -> dict[str, Any]:
-    return scores.pooled(cases, {case.id: case.patient for case in context.cases.values()})
+    patients = {case.id: case.patient for case in context.cases.values()}
+    return scores.pooled(cases, patients, context.study.evaluate.tissues)
 
 
 def _real(context: Context, unit: str) -> dict[str, Any]:
@@ -61,6 +65,7 @@ def _real(context: Context, unit: str) -> dict[str, Any]:
     """
     against: dict[str, dict[str, scores.TissueScores]] = {}
     distances: dict[str, scores.TissueScores] = {}
+    over = context.study.evaluate.tissues
     matrix = np.zeros((len(TISSUES) + 1, len(TISSUES) + 1), np.int64)
     for task in [task for task in context.facts(unit)["tasks"] if task.startswith("slices/")]:
         case, chosen = task.rpartition("/")[2], context.facts(task)["slices"]
@@ -71,9 +76,9 @@ def _real(context: Context, unit: str) -> dict[str, Any]:
                 continue
             column = combination[0] if combination else stage
             pair = context.volume(name, stage).data[..., chosen], found.data[..., chosen]
-            against.setdefault(column, {})[case] = scores.tissue_dice(*pair)
+            against.setdefault(column, {})[case] = scores.tissue_dice(*pair, over)
             if column == "reference":
-                distances[case] = scores.tissue_hd95(*pair, spacing(found.affine).tolist())
+                distances[case] = scores.tissue_hd95(*pair, spacing(found.affine).tolist(), over)
                 matrix += scores.confusion(*pair)
     return {
         "dice": {column: _pooled(context, cases) for column, cases in sorted(against.items())},
@@ -90,7 +95,7 @@ def _synthetic(context: Context, unit: str) -> dict[str, Any]:
         items = Manifest.load(context.home(task)).cases[0].slices
         truth = np.stack([read_png(context.home(task) / item.label) for item in items])
         found = np.stack([read_png(context.path(unit, f"{task} {item.index}")) for item in items])
-        against.setdefault(column, {})[case] = scores.tissue_dice(truth, found)
+        against.setdefault(column, {})[case] = scores.tissue_dice(truth, found, context.study.evaluate.tissues)
     return {column: _pooled(context, cases) for column, cases in sorted(against.items())}
 
 
@@ -109,7 +114,9 @@ def _between_tools(context: Context) -> dict[str, Any]:
         return scores.agreement(cases, lambda a, b, case: score(read(stage, a, case), read(stage, b, case)), columns)
 
     return {
-        "agreement": rows("tissue", scores.tissue_dice, (*TISSUES, "mean")),
+        "agreement": rows(
+            "tissue", partial(scores.tissue_dice, over=context.study.evaluate.tissues), (*TISSUES, "mean")
+        ),
         "masks": rows("strip", scores.mask_dice, ("dice",)),
     }
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from dataloaders.io.nifti import Volume, read_volume, whole_numbers, write_volum
 from dataloaders.prepare.tissue import TissueError, brain_mask
 from pipeline.context import LOG, Context, Excluded, Made
 from pipeline.interleave import even_slices
-from pipeline.tissue import HIGH_PERCENTILE, gate, read_table, tissue_facts
+from pipeline.tissue import HIGH_PERCENTILE, TISSUES, gate, read_table, tissue_facts
 from pipeline.tools import TOOLS
 from pipeline.tools.base import ToolCall, package_version
 from pipeline.volumes import on_grid, read_labels
@@ -87,9 +88,10 @@ def n4(data: NDArray[np.float32], spacing: NDArray) -> NDArray[np.float32]:
 
 
 def _given_maps(context: Context, source: Volume, grid: Volume) -> dict[str, str]:
-    """Brain mask and reference that came with the case, on the grid."""
+    """Brain mask and, where the study uses them, labels that came with the case, on the grid."""
     outputs = {}
-    for name, path in {"brain": context.case.brain, "reference": context.case.reference}.items():
+    drawn = context.case.reference if context.unit.settings.get("labels") else None
+    for name, path in {"brain": context.case.brain, "reference": drawn}.items():
         if path is None:
             continue
         given = read_volume(path)
@@ -97,7 +99,7 @@ def _given_maps(context: Context, source: Volume, grid: Volume) -> dict[str, str
         if fault := geometry.off_grid(moved.shape, affine, source.data.shape, source.affine, context.case.t1.name):
             raise Excluded(f"{path.name}: {fault}")
         ids = on_grid(whole_numbers(path, given.data), given.affine, grid, labels=True)
-        write_volume(context.folder / f"{name}.nii.gz", ids, grid.affine, np.uint8)
+        write_volume(context.folder / f"{name}.nii.gz", ids, grid.affine, np.uint8 if name == "brain" else np.int32)
         outputs[name] = f"{name}.nii.gz"
     return outputs
 
@@ -166,21 +168,32 @@ def crop(context: Context) -> Made:
 
 
 def segment(context: Context) -> Made:
-    """Labels of a segmenter as it writes them, in its own ids and on its own grid."""
+    """Labels of a segmenter as it writes them, in its own ids and on its own grid; or those that came with the scan."""
     o = context.unit.settings
+    if TOOLS[o["tool"]].given:
+        harmonised = context.needed("harmonise")
+        if "reference" not in context.records[harmonised].outputs:
+            raise Excluded("no labels came with this scan")
+        shutil.copyfile(context.path(harmonised, "reference"), context.folder / "labels.nii.gz")
+        return Made({"labels": "labels.nii.gz"}, tool={"name": "given"})
     image = context.path(context.needed("crop"), "brain") if o["wants"] == "brain" else _working_image(context)
     made = _run(context, o["tool"], image, o["options"])
     return Made({**made.outputs, "labels": made.outputs["output"]}, tool=made.tool)
 
 
 def tissue(context: Context) -> Made:
-    """GM 1, WM 2, CSF 3 within the brain mask, by the tool's table; then the gate. Excluded with the gate's reasons."""
+    """GM 1, WM 2, CSF 3 within the brain mask, by the tool's table; then the gate. Excluded with the gate's reasons.
+
+    fluid_is_rest: brain that the tool gives no label is CSF.
+    """
     image = context.volume(context.needed("harmonise"), "image")
     mask = context.volume(context.needed("strip"), "mask").data > 0
     labels = read_labels(context.path(context.needed("segment"), "labels"), image)
     (table,) = context.unit.files
     tissues, unknown = read_table(table).apply(labels)
     tissues[~mask] = 0
+    if context.unit.settings.get("fluid_is_rest"):
+        tissues[mask & (tissues == 0)] = TISSUES["CSF"]
     voxel_ml = float(np.prod(geometry.spacing(image.affine)) / 1000)
     write_volume(context.folder / "tissue.nii.gz", tissues, image.affine)
     facts = tissue_facts(tissues, image.data, voxel_ml)

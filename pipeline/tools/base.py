@@ -40,7 +40,8 @@ class ToolCall:
 class Tool:
     """A stripper, segmenter or harmoniser, as a table of tools.toml says it.
 
-    wants: the whole head or the stripped and cropped brain. table: file of the label tables that says what its labels are.
+    wants: the whole head or the stripped and cropped brain. given: its labels came with the scan. table: file of the
+    label tables that says what its labels are.
     settings: names and defaults. limits: of a setting, as (above, below) or as the words that are allowed.
     programs: names that it may have; this Python where there are none. home: variable that says where its suite is
     installed. stamp: file there that holds the version, of suites whose programs (in home/bin) need that variable.
@@ -56,6 +57,7 @@ class Tool:
     citation: str
     get: str
     wants: Literal["head", "brain"] = "head"
+    given: bool = False
     table: str = ""
     settings: dict[str, Any] = field(default_factory=dict)
     limits: dict[str, tuple[Any, ...]] = field(default_factory=dict)
