@@ -120,8 +120,8 @@ class HarmoniseOptions:
 class StripOptions:
     """Skull stripping."""
 
-    tools: ToolNames = ("bet",)
-    """Strippers: bet, synthstrip, hdbet, or a variant of [tools]."""
+    tools: ToolNames = ("deepbet",)
+    """Strippers: deepbet, bet, synthstrip, hdbet, or a variant of [tools]."""
 
 
 @dataclass(frozen=True, kw_only=True)

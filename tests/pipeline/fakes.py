@@ -71,6 +71,15 @@ if any(head[edge].any() for edge in ((0,), (-1,), np.s_[:, 0], np.s_[:, -1], np.
     sys.exit("segmentation fault: read beyond the image")
 save(inside(head).astype(np.float64), affine, o.output_img)
 ''',
+    "deepbet-cli": '''
+parser.add_argument("-i", required=True); parser.add_argument("-o", required=True); parser.add_argument("-m", required=True)
+parser.add_argument("-t", type=float, required=True); parser.add_argument("--no_gpu", action="store_true")
+o = parser.parse_args(); begin()
+head, affine = load(o.i)
+mask = inside(head)
+save(head * mask, affine, o.o)
+save(mask.astype(np.uint8), affine, o.m)
+''',
     "mri_synthstrip": '''
 parser.add_argument("-i", required=True); parser.add_argument("-o"); parser.add_argument("-m", required=True)
 parser.add_argument("-b", type=int, default=1); parser.add_argument("-g", action="store_true")

@@ -81,5 +81,7 @@ def study(root: Path, extra: str = "", patients: int = 3, text: str = STUDY) -> 
     path = root / "study.toml"
     if "[segment]" not in extra:  # a toy has no anatomy for the atlas to find
         text = text.replace("[synthesise]", '[segment]\ntools = ["hmrf"]\n[synthesise]')
+    if "[strip]" not in extra:
+        text = text.replace("[synthesise]", '[strip]\ntools = ["bet"]\n[synthesise]')
     path.write_text(text.replace("sub-03", f"sub-{patients:02d}") + extra)
     return path

@@ -33,7 +33,7 @@ def test_from_heads_to_dice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     """Two brains to train on, a head to test on. Sixty steps make a Dice of 0.4; an untrained network has below 0.2."""
     bids(tmp_path / "brains", 2, skull=False)
     bids(tmp_path / "heads", 3, first=2)
-    text = STUDY + "[segment]\ntools = ['hmrf']\n[tools.bet]\niterations = 200\n"
+    text = STUDY + "[strip]\ntools = ['bet']\n[segment]\ntools = ['hmrf']\n[tools.bet]\niterations = 200\n"
     for old, new in CHANGES.items():
         assert old in text
         text = text.replace(old, new, 1)

@@ -26,11 +26,16 @@ def test_a_bare_machine() -> None:
     """Only what comes with medsis is there; every other tool has one line that says how to get it."""
     lines, lacking = examine(None)
     found = states(lines)
-    assert {name for name, there in found.items() if there} == {"hmrf", "atlas"}
-    assert (len(found), lacking) == (13, [])
+    assert {name for name, there in found.items() if there} == {"hmrf", "atlas", "labels"}
+    assert (len(found), lacking) == (15, [])
     assert not any("\n" in line for line in lines)
     text = "\n".join(lines)
-    for get in ("install FSL", "--no-deps brainextractor==0.3.0", "pip install nnunetv2==2.8.1"):
+    for get in (
+        "install FSL",
+        "--no-deps brainextractor==0.3.0",
+        "--no-deps deepbet==1.0.2",
+        "pip install nnunetv2==2.8.1",
+    ):
         assert get in text
 
 

@@ -43,7 +43,9 @@ def test_every_table_is_there_and_escaped() -> None:
         "times": {"strip": {"units": 2, "minutes": 1.5, "cpu_minutes": 2.5}},
     }
     study = SimpleNamespace(
-        strip=SimpleNamespace(tools=["bet", "hd-bet"]), evaluate=SimpleNamespace(reference="labels"), work=Path("x")
+        strip=SimpleNamespace(tools=["bet", "hd-bet"]),
+        evaluate=SimpleNamespace(reference="labels", tissues=("GM", "WM")),
+        work=Path("x"),
     )
     cases = {"sub-02": SimpleNamespace(id="sub-02", split="test", patient="2", given_brain=None)}
     context: Any = SimpleNamespace(study=study, records={}, cases=cases, done=lambda names: [])

@@ -12,6 +12,7 @@ from dataloaders.io.files import read_json
 from dataloaders.io.manifest import Manifest
 from dataloaders.io.nifti import read_volume
 from dataloaders.io.png import read_png
+from evaluation.metrics.segmentation import dice
 from pipeline import nnunet, scores
 from pipeline.context import Excluded
 from pipeline.project import Project
@@ -72,6 +73,41 @@ def test_given_masks_and_drawn_references(tmp_path: Path, tools: Fakes) -> None:
     assert "Reference: labels that were given with the cases." in page
     real = read_json(tmp_path / "work" / "evaluate" / "scores.json")["real"]["hmrf_bet"]
     assert real["dice"]["reference"]["mean"]["value"] > 0.8
+
+
+def test_labels_that_came_with_scans_are_one_more_segmenter_and_the_reference(tmp_path: Path, tools: Fakes) -> None:
+    """Ids beyond a byte, fluid that nobody drew, a scan without labels."""
+    extra = '[segment]\ntools = ["hmrf", "labels"]\n[tissue]\ntables = { labels = "names.tsv" }\n'
+    path = study(
+        tmp_path,
+        extra + 'fluid_is_rest = ["labels"]\n[evaluate]\nreference = "labels_bet"\ntissues = ["GM", "WM"]\n',
+        patients=4,
+    )
+    (tmp_path / "names.tsv").write_text("index\tname\n11\tcsf\n1300\tgrey_matter\n1400\twhite_matter\n")
+    for i in (0, 2, 3):
+        tissue = head(i)[1]
+        drawn = np.array([0, 0, 1300, 1400], np.int16)[tissue]
+        name = f"sub-{i + 1:02d}"
+        save_nifti(tmp_path / f"bids/derivatives/drawn/{name}/anat/{name}_dseg.nii.gz", drawn, affine(flip=bool(i % 2)))
+    project, _ = go(path)
+    left = {name: r.reason for name, r in project.records.items() if r.state not in ("done", "blocked")}
+    assert left == {"segment/labels/sub-02": "no labels came with this scan"}
+    work = tmp_path / "work"
+    for case, turn in (("sub-03", np.s_[:]), ("sub-04", np.s_[::-1, ::-1])):
+        found = read_volume(work / "tissue" / "labels_bet" / case / "tissue.nii.gz").data
+        truth = np.array([0, 3, 1, 2], np.uint8)[head(int(case[-1]) - 1)[1]][turn]
+        brain = read_volume(work / "strip" / "bet" / case / "brain_mask.nii.gz").data
+        assert dice(truth, found, [3])[3] > 0.85  # nobody drew any
+        np.testing.assert_array_equal(found > 0, brain > 0)
+    reference = read_volume(work / "reference" / "sub-04" / "reference.nii.gz").data
+    np.testing.assert_array_equal(reference, read_volume(work / "tissue/labels_bet/sub-04/tissue.nii.gz").data)
+    table = read_json(work / "evaluate" / "scores.json")
+    assert set(table["real"]) == {"hmrf_bet", "labels_bet"}
+    real = table["real"]["hmrf_bet"]["dice"]["reference"]
+    assert real["mean"]["value"] == pytest.approx((real["GM"]["value"] + real["WM"]["value"]) / 2)
+    page = (work / "report" / "report.html").read_text()
+    assert "Reference: labels that were given with the cases. Mean over patients, then over GM and WM" in page
+    assert "no drawn reference" not in page
 
 
 def test_the_report_shows_what_was_predicted_with_what_and_how_long_it_took(finished: Path) -> None:

@@ -47,17 +47,29 @@ def found(path: Path, text: str) -> list[StudyCase]:
             '[slurm.stages]\ntrain = ["--mem=4G\\r"]',
             r"slurm\.stages\.train\[0\]: found '--mem=4G\\r', must be one line",
         ),
-        ("[strip]\ntools = ['bett']", r'strip\.tools = "bett": must be one of bet, synthstrip, hdbet, or a variant'),
-        ("[strip]\ntools = ['hmrf']", r'strip\.tools = "hmrf": must be one of bet, synthstrip, hdbet'),
+        (
+            "[strip]\ntools = ['bett']",
+            r'strip\.tools = "bett": must be one of deepbet, bet, synthstrip, hdbet, or a variant',
+        ),
+        ("[strip]\ntools = ['hmrf']", r'strip\.tools = "hmrf": must be one of deepbet, bet, synthstrip, hdbet'),
         ("[segment]\ntools = ['median-otsu']", r'"median-otsu": must be one of atlas, hmrf, fast'),
         (
             "[evaluate]\nreference = 'hmrf'",
-            r"evaluate\.reference = 'hmrf': must be consensus, labels, or one of atlas_bet",
+            r"evaluate\.reference = 'hmrf': must be consensus, labels, or one of atlas_deepbet",
         ),
-        ("[tools.bet]\nfraction = 2.0", r"tools\.bet: fraction = 2\.0: must lie between 0 and 1"),
-        ("[tools.bet]\nfrction = 0.5", r"tools\.bet: frction: no such setting of bet; there are fraction, iter"),
-        ("[tools.bet]\niterations = 'many'", r"iterations = 'many': must be of the kind of 1000"),
-        ("[tools.bet]\ntrim = 1", r"trim = 1: must be of the kind of True"),
+        (
+            "[strip]\ntools = ['bet']\n[tools.bet]\nfraction = 2.0",
+            r"tools\.bet: fraction = 2\.0: must lie between 0 and 1",
+        ),
+        (
+            "[strip]\ntools = ['bet']\n[tools.bet]\nfrction = 0.5",
+            r"tools\.bet: frction: no such setting of bet; there are fraction, iter",
+        ),
+        (
+            "[strip]\ntools = ['bet']\n[tools.bet]\niterations = 'many'",
+            r"iterations = 'many': must be of the kind of 1000",
+        ),
+        ("[strip]\ntools = ['bet']\n[tools.bet]\ntrim = 1", r"trim = 1: must be of the kind of True"),
         (
             "[segment]\ntools = ['own']\n[tools.own]\ninput = 'skull'",
             r"tools\.own: input = 'skull': must be brain or head",

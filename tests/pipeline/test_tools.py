@@ -20,7 +20,7 @@ from tests.pipeline.conftest import Fakes
 from tests.pipeline.heads import MM, affine, head
 from tests.toy import save_nifti
 
-EXTERNAL = ("bet", "synthstrip", "hdbet", "synthsr", "synthseg", "samseg", "fastsurfer", "fast")
+EXTERNAL = ("deepbet", "bet", "synthstrip", "hdbet", "synthsr", "synthseg", "samseg", "fastsurfer", "fast")
 MODES = {
     "fail": r"ended with 1: Error: no space left in the scanner; see .*log\.txt",
     "nothing": "without an error but left no",  # SynthSR prints its errors and ends with 0
