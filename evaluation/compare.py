@@ -208,6 +208,11 @@ class Row:
         found = found.get("value") if isinstance(found, dict) else found
         return None if found is None else float(found)
 
+    def matched(self, i: int) -> float | None:
+        """Method i's value at as many images as the floor has, of a metric of sets; None where there is none."""
+        floor = (self.entries[i] or {}).get("floor")
+        return floor.get("matched") if isinstance(floor, dict) else None
+
     def passed(self, i: int) -> bool:
         """Whether method i is as good as its floor, so that the metric can no longer tell it from real images."""
         return bool((self.entries[i] or {}).get("floor_passed"))

@@ -43,8 +43,9 @@ class Remembered:
 
     @property
     def short(self) -> str:
-        """The verdict up to its first colon, and the AUC that it rests on."""
-        return self.record["verdict"].partition(":")[0].lower() if self.record else NOT_TESTED
+        """The verdict up to its first colon."""
+        said = self.record["verdict"].partition(":")[0].lower() if self.record else NOT_TESTED
+        return f"{self.name}: {said}"
 
     def ratio(self, kind: str) -> MemoryRow | None:
         """The record's row of the nearest scans by this kind of distance, for label maps of people not trained on."""
@@ -57,7 +58,7 @@ class Remembered:
         if self.record is None:
             return None
         lines = map(privacy.cells, self.record["measures"])
-        return Table(privacy.HEAD, [[measure, *map(Cell, rest)] for measure, *rest in lines], kind="metrics")
+        return Table(privacy.HEAD, [[measure, *map(Cell, rest)] for measure, *rest in lines], kind="numbers")
 
 
 def remembered(entrants: Sequence[Entrant], runs: Path) -> list[Remembered]:

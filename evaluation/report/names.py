@@ -81,6 +81,8 @@ def decimals(values: Sequence[float | None], digits: int = 4) -> int:
 
 def number(value: float, places: int) -> str:
     """`value` with so many decimals (see `decimals`) and a true minus sign."""
+    if places < 0 and 0.01 <= abs(value) < 1e4:
+        return f"{value:.3g}".replace("-", "−")
     if places < 0:
         mantissa, _, exponent = f"{value:.2e}".partition("e")
         return "0" if value == 0 else f"{mantissa}×10{raised(int(exponent))}".replace("-", "−")
@@ -94,10 +96,12 @@ def raised(exponent: int) -> str:
 
 
 def row_decimals(row: Row) -> int:
-    """Decimals for all that is printed of a metric: values, intervals, floors."""
+    """Decimals for all that is printed of a metric: values, intervals, floors; two digits of the smallest value."""
     ends = [end for entry in row.entries for end in ((entry or {}).get("ci95") or ())]
     references = [row.reference(i, what) for i in range(len(row.entries)) for what in ("floor", "ceiling")]
-    return decimals([*row.values, *ends, *references])
+    places = decimals([*row.values, *ends, *references])
+    smallest = min((abs(value) for value in [*row.values, *references] if value), default=0.0)
+    return places if places < 0 else max(places, min(places + 2, decimals([smallest], 2)))
 
 
 def short_name(row: Row) -> str:

@@ -91,7 +91,16 @@ def panel_sets(
             draw = partial(plots.spectrum, found=found.spectra, unit=channel.unit)
             spectra.append(Panel(channel.name, draw))
     sets.append(PanelSet("spectrum", "spectrum", "", tuple(spectra), (5.2, 3.6), PLOT, real=True))
-    sets.append(PanelSet("memory", "memory", "", _memory_panels(memory), (4.2, 0.45 + 0.5 * len(memory)), ROW))
+    sets.append(
+        PanelSet(
+            "memory",
+            "memory",
+            "",
+            _memory_panels(memory),
+            (4.2, 0.45 + 0.6 * sum(bool(one.ratios) for one in memory)),
+            ROW,
+        )
+    )
     sets.append(PanelSet("training", "training", "", tuple(_curve_panels(entrants)), (3.1, 1.75), PLOT))
     return [one for one in sets if one.panels]
 

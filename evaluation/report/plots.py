@@ -150,9 +150,10 @@ def _logarithm(power: NDArray) -> NDArray[np.float64]:
 
 
 def floor_panel(canvas: Canvas, row: Row) -> None:
-    """One distribution metric: a dot per method, and the floor (real against real) as a dashed line."""
+    """One distribution metric: a dot per method, hollow at the floor's number of images; the floor as a dashed line."""
     values = [(i, value) for i, value in enumerate(row.values) if value is not None]
     floors = sorted(row.references("floor"))
+    matched = {i: found for i, _ in values if (found := row.matched(i)) is not None}
     places = decimals([value for _, value in values] + floors, 3)
     axes = plain(canvas.add_subplot(), without="left")
     for floor in floors:
@@ -160,8 +161,10 @@ def floor_panel(canvas: Canvas, row: Row) -> None:
     for i, value in values:
         y = len(row.values) - 1 - i
         axes.plot([value], [y], "o", color=color_of(i), markersize=6.5)
+        if i in matched:
+            axes.plot([matched[i]], [y], "o", markerfacecolor="none", color=color_of(i), markersize=6.5)
         axes.annotate(number(value, places), (value, y), (0, 6), textcoords="offset points", ha="center", fontsize=7.5)
-    shown = [0.0, *floors, *(value for _, value in values)]
+    shown = [0.0, *floors, *(value for _, value in values), *matched.values()]
     if row.metric.rpartition("_")[2] in ("precision", "recall", "density", "coverage"):
         shown.append(1.0)
     low, high = min(shown), max(shown)
@@ -172,7 +175,7 @@ def floor_panel(canvas: Canvas, row: Row) -> None:
 
 
 def patient_panel(canvas: Canvas, row: Row, entrants: Sequence[Entrant]) -> None:
-    """One metric patient by patient: a dot per patient and method, lines join the dots of a patient.
+    """One metric patient by patient: a dot per patient and method, lines join a patient's; dashed: second real scans.
 
     Of very many patients `MOST_PATIENTS`, evenly spaced; the mean is over all.
     """
@@ -182,6 +185,8 @@ def patient_panel(canvas: Canvas, row: Row, entrants: Sequence[Entrant]) -> None
     )
     drawn = table[np.linspace(0, len(table) - 1, min(len(table), MOST_PATIENTS)).round().astype(int)]
     axes = plain(canvas.add_subplot(), without="bottom")
+    for floor in row.references("floor"):
+        axes.axhline(floor, color=REAL_INK, linewidth=1, linestyle=(0, (4, 2)), zorder=0)
     spread = np.linspace(-0.12, 0.12, len(drawn)) if len(drawn) > 1 else np.zeros(1)
     for shift, values in zip(spread, drawn, strict=True):
         axes.plot(np.arange(len(values)) + shift, values, color=LINE, linewidth=0.6, zorder=1)

@@ -117,9 +117,8 @@ def _cell(row: Row, i: int, places: int, notes: list[str]) -> Cell:
         small = (_interval(entry["ci95"], places),)
     elif entry.get("slice_sd") is not None:
         small = (f"± {number(entry['slice_sd'], places)}",)
-    floor = entry.get("floor")
-    if isinstance(floor, dict) and floor.get("matched") is not None:
-        small += (f"{number(floor['matched'], places)} at the floor's n",)
+    if (matched := row.matched(i)) is not None:
+        small += (f"{number(matched, places)} at the floor's n",)
     if row.passed(i):
         small += ("can no longer tell",)
     best = row.best == i

@@ -54,7 +54,9 @@ def winners(entrants: Sequence[Entrant], group: Sequence[Row]) -> str:
     if not others:
         text = f"{name} is best on {'all ' if len(judged) > 1 else ''}{measures}"
     else:
-        told = "; ".join(f"{other} on {', '.join(map(metric_name, of_method))}" for other, of_method in others)
+        several = len({row.channel for row in group}) > 2  # one of them, and what is of all
+        named = {other: [metric_name(row) if several else name_of(row.metric) for row in of] for other, of in others}
+        told = "; ".join(f"{other} on {', '.join(dict.fromkeys(names))}" for other, names in named.items())
         text = f"{name} is best on {len(most)} of {measures}; {told}"
     passed = sum(row.passed(row.best) for row in judged if row.best is not None)
     return text + (f"; {passed} can no longer tell the best from real images" if passed else "")

@@ -22,7 +22,7 @@ from evaluation.report import gather_content, render_page, write_report
 from evaluation.report.kit import Heading
 from evaluation.report.names import decimals, group_of, grouped, joined, name_of, number, p_text
 from evaluation.report.tables import csv_tables, latex, latex_tables, legend, metric_table, to_json
-from evaluation.report.words import limits
+from evaluation.report.words import limits, winners
 from tests.toy_results import good_and_bad, noisy, write_results
 
 pytestmark = [pytest.mark.usefixtures("no_weights"), pytest.mark.slow]
@@ -159,6 +159,43 @@ def test_latex_is_escaped_balanced_and_bold_where_best(written: tuple[list[Entra
     assert r"\downarrow" in mae
     assert "−" not in text  # only characters that LaTeX prints
     assert latex("2.1×10⁻³") == r"2.1$\times$10$^{-}$$^{3}$"
+
+
+def test_floors_stand_beside_the_metrics_and_passing_one_is_said(tmp_path: Path) -> None:
+    """Second scans for what is paired, other people for what is of sets; a metric that is used up says so."""
+    folders = good_and_bad(tmp_path, patients=6, slices=2, channels=("CT",))
+    load_entrants(folders)
+    floors: dict[str, dict[str, Any]] = {
+        "mae_body/CT": {"of": "second scan", "value": 150.0, "ci95": None, "n_patients": 2},
+        "radiomics_kid/CT": {"of": "other people", "value": 0.25, "n": [6, 6], "matched": 0.75},
+    }
+    for folder, passed in zip(folders, (True, False), strict=True):
+        metrics = json.loads((folder / "metrics.json").read_text())
+        for key, floor in floors.items():
+            metrics["metrics"][key] |= {"floor": floor, "floor_passed": passed and key == "mae_body/CT"}
+        metrics["settings"]["repeats"] = "2 people: a = b, c = d"
+        (folder / "metrics.json").write_text(json.dumps(metrics))
+    entrants = load_entrants(folders)
+    rows = [row for row in metric_rows(entrants) if row.key in floors]
+    table = metric_table(entrants, rows, [])
+    assert [column if isinstance(column, str) else column.text for column in table.columns][-2:] == [
+        "floor",
+        "best − next",
+    ]
+    good, bad, _, floor, _ = table.rows[[row.metric for row in rows].index("mae_body")][1:]
+    assert good.small[-1] == "can no longer tell"
+    assert "can no longer tell" not in bad.small
+    assert floor.small == ("second scan of 2 patients",)
+    good, _, _, floor, _ = table.rows[[row.metric for row in rows].index("radiomics_kid")][1:]
+    assert good.small[-1] == "0.75 at the floor's n"
+    assert floor.small == ("other people",)
+    assert winners(entrants, rows).endswith("; 1 can no longer tell the best from real images")
+    page = render_page(gather_content(entrants))
+    for part in ("Can no longer tell: ", "Second scans: 2 people: a = b, c = d.", "second scan of 2 patients"):
+        assert part in page
+    lines = csv.DictReader(io.StringIO(csv_tables(entrants, rows)["metrics.csv"]))
+    told = [line["floor_passed"] for line in lines if line["metric"] == "mae_body"]
+    assert told == ["True", "False"]
 
 
 # -- what names may do: nothing -----------------------------------------------------------------------------------

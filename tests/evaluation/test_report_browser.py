@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import itertools
 import json
+import re
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,6 +19,8 @@ from dataloaders.io.png import read_png
 from dataloaders.io.spec import Label
 from evaluation.compare import load_entrants
 from evaluation.report import gather_content, render_page
+from evaluation.report import pdf as pdf_module
+from evaluation.report.pdf import print_pdf
 from evaluation.report.pictures import body_box
 from tests import chromium
 from tests.toy_results import WINDOWS, noisy, write_results
@@ -359,6 +363,35 @@ def test_everything_has_a_name_a_place_and_a_key(ask: Ask) -> None:
     assert all(below - above <= 1 for above, below in itertools.pairwise(found["heads"]))
     assert found["language"] == "en"
     assert found["loaded"] == 0
+
+
+def test_everything_is_printed_but_what_cannot_be(results: Path) -> None:
+    """`--pdf`: all that is folded is printed, so the file has as many pictures as the page less the case browser's."""
+    page = results / "out" / "report.html"
+    assert print_pdf(page) == f"PDF: {page.with_suffix('.pdf').resolve()}"
+    pdf = page.with_suffix(".pdf").read_bytes()
+    streams = [inflated(part) for part in re.findall(rb"stream\r?\n(.*?)endstream", pdf, re.DOTALL)]
+    drawn = sum(len(re.findall(rb"/\w+ Do\b", stream)) for stream in streams)
+    pictures = len(re.findall('src="data:image/webp', page.read_text()))
+    assert drawn >= pictures > 40
+    assert pdf.count(b"/Type /Page\n") > 3
+
+
+def inflated(stream: bytes) -> bytes:
+    """A stream of a PDF, empty where it is no deflated one."""
+    try:
+        return zlib.decompress(stream)
+    except zlib.error:
+        return b""
+
+
+def test_without_chromium_one_line_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pdf_module, "BROWSERS", ("no-such-browser",))
+    write_text(tmp_path / "report.html", "<p>x</p>")
+    said = print_pdf(tmp_path / "report.html")
+    assert said.startswith("no PDF: none of no-such-browser is installed; open ")
+    assert len(said.splitlines()) == 1
+    assert [path.name for path in tmp_path.iterdir()] == ["report.html"]
 
 
 def test_the_first_screen_holds_the_answer(ask: Ask) -> None:
