@@ -28,8 +28,10 @@ from tests.toy_results import WINDOWS, noisy, write_results
 pytestmark = pytest.mark.slow
 
 OPEN = "for (const fold of document.querySelectorAll('details')) fold.open = true;"
-LOADED = "await wait(() => document.documentElement.dataset.ready);"
-READY = f"{OPEN}{LOADED} const browser = document.getElementById('browser');"
+READY = (
+    f"{OPEN} await wait(() => document.documentElement.dataset.ready); "
+    "const browser = document.getElementById('browser');"
+)
 PIXELS = """
 const pixels = (what) => {
   const canvas = browser.querySelector(`canvas[data-what=${what}]`);
@@ -326,9 +328,6 @@ def test_everything_has_a_name_a_place_and_a_key(ask: Ask) -> None:
         const shifts = [];
         new PerformanceObserver((list) => shifts.push(...list.getEntries().map((e) => e.value)))
           .observe({ type: 'layout-shift', buffered: true });
-        """
-        + LOADED
-        + """
         await new Promise((done) => setTimeout(done, 500));
         const first = document.querySelector('details.part > summary');
         first.focus();

@@ -279,5 +279,6 @@
   options(field("channel"), meta.channels.map(({ name }) => name));
   showChannel(0);
   box.hidden = false;
-  showCase(0).then(() => (document.documentElement.dataset.ready = "1"));
+  const start = () => request || showCase(0).then(() => (document.documentElement.dataset.ready = "1"));
+  box.closest("details").addEventListener("toggle", start); // not before anybody looks
 })();
