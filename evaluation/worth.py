@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from evaluation.statistics import DRAWS, MIN_PATIENTS
 
 MIN_TRAININGS = 3  # draws of patients, and numbers of patients, that an interval and a curve need
+FEW = "too few draws or test patients"
 EXPONENTS = np.geomspace(0.05, 4, 200)  # below the first a power law is a logarithm, above the last a step
 
 Array = NDArray[np.float64]
@@ -62,9 +63,11 @@ def learning_curves(n: Sequence[int], scores: Mapping[str, Array], first: str) -
 
     n: rising, at least three numbers. scores: arm -> (draws, len(n), test people), the same people in each, in the metric's
     unit, higher is better; a draw holds the same patients in all arms. Returns ``curves``: per arm the means, their
-    intervals and a, b, c; ``worth``: per other arm and n but the largest the number of patients ``worth`` (above 0 is a
-    gain), its interval, and whether either end lies at the edge of what was measured. Intervals are 95 % percentiles of a
-    bootstrap over draws and test people, together for all arms; None for fewer than three draws or five people.
+    intervals and a, b, c; ``rise``: what `first` gains from the smallest to the largest n, and its interval; ``worth``: per
+    other arm and n but the largest the number of patients ``worth`` (above 0 is a gain), its interval, and whether either
+    end lies at the edge of what was measured, and nothing where the rise is not above 0: what adds nothing is no measure.
+    Intervals are 95 % percentiles of a bootstrap over draws and test people, together for all arms; None for fewer than
+    three draws or five people.
     """
     trainings, _, patients = scores[first].shape
     rng = np.random.default_rng(0)
@@ -80,8 +83,10 @@ def learning_curves(n: Sequence[int], scores: Mapping[str, Array], first: str) -
         }
         for arm, values in means.items()
     }
+    rise = means[first][:, -1] - means[first][:, 0]
+    least = _intervals(rise[1:, None])[0] if enough else None
     worth = []
-    for arm in [arm for arm in scores if arm != first and fits[first][1][0] > 0]:
+    for arm in [arm for arm in scores if arm != first and (least[0] if least else rise[0]) > 0]:
         equal = patients_of(power_law(n, fits[arm]), fits[first], n[0], n[-1])
         ends = _intervals(equal[1:])
         for k, count in enumerate(n[:-1]):
@@ -96,11 +101,29 @@ def learning_curves(n: Sequence[int], scores: Mapping[str, Array], first: str) -
                     "most": n[-1] - count,
                 }
             )
-    return {"n": list(n), "draws": trainings, "patients": patients, "curves": curves, "worth": worth}
+    about = {
+        "n": list(n),
+        "draws": trainings,
+        "patients": patients,
+        "rise": {"value": float(rise[0]), "interval": least},
+    }
+    return about | {"curves": curves, "worth": worth}
 
 
 def _intervals(values: Array) -> list[list[float]]:
     return np.percentile(values, [2.5, 97.5], axis=0).T.tolist()
+
+
+def worth_sentences(learned: Mapping[str, Any]) -> list[str]:
+    """One for each worth, or why there is none."""
+    if learned["worth"]:
+        return [worth_sentence(item) for item in learned["worth"]]
+    first, n, rise = next(iter(learned["curves"])), learned["n"], learned["rise"]
+    ends = f"{rise['interval'][0]:+.3f} to {rise['interval'][1]:+.3f}" if rise["interval"] else FEW
+    return [
+        f"no number of patients: from {n[0]} to {n[-1]} of them {first} gains {rise['value']:+.3f} (95 %: {ends}), which is "
+        "no scale to measure on; train for longer, or with a larger network"
+    ]
 
 
 def worth_sentence(item: Mapping[str, Any]) -> str:
@@ -111,6 +134,6 @@ def worth_sentence(item: Mapping[str, Any]) -> str:
             return f"{value:.1f} or less"
         return f"{value:.1f} or more" if value >= item["most"] else f"{value:.1f}"
 
-    ends = " to ".join(map(said, item["interval"])) if item["interval"] else "too few draws or test patients"
+    ends = " to ".join(map(said, item["interval"])) if item["interval"] else FEW
     beside = f"with {item['n']} real patient{'s' * (item['n'] > 1)}"
     return f"{item['arm']}: {beside}, synthetic images are worth {said(item['worth'])} real patients (95 %: {ends})"

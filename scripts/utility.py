@@ -34,7 +34,7 @@ from engine.command import exit_code
 from engine.signals import EXIT_INTERRUPTED, EXIT_TERMINATED, EXIT_TIME_LIMIT
 from evaluation.segmentation_results import SCHEMA as SCORES
 from evaluation.statistics import PairedDifference, bootstrap_interval, paired_difference, student_half_width
-from evaluation.worth import MIN_TRAININGS, learning_curves, power_law, worth_sentence
+from evaluation.worth import MIN_TRAININGS, learning_curves, power_law, worth_sentences
 from test import test
 from train import train
 
@@ -532,9 +532,8 @@ def format_table(table: Mapping[str, Any]) -> str:
                 _interval(item["seed_ci95"]) or f"too few ({item['seeds']})",
             ]
         lines.append(f"| {row['metric']} | {row['n']} | {row['arm']} | {mean} | " + " | ".join(cells) + " |")
-    for item in table.get("learning", {}).get("dice", {"worth": ()})["worth"]:
-        lines += [] if lines[-1].startswith("- ") else [""]
-        lines.append(f"- {worth_sentence(item)}")
+    if learned := table.get("learning", {}).get("dice"):
+        lines += ["", *(f"- {sentence}" for sentence in worth_sentences(learned))]
     return "\n".join(lines)
 
 

@@ -6,7 +6,15 @@ import numpy as np
 import pytest
 from scipy.optimize import curve_fit
 
-from evaluation.worth import EXPONENTS, fit_power_law, learning_curves, patients_of, power_law, worth_sentence
+from evaluation.worth import (
+    EXPONENTS,
+    fit_power_law,
+    learning_curves,
+    patients_of,
+    power_law,
+    worth_sentence,
+    worth_sentences,
+)
 
 N = [1, 2, 4, 8, 16]
 
@@ -39,6 +47,17 @@ def test_falling_scores_give_a_flat_curve_and_no_worth() -> None:
     found = learning_curves(N, scores, "real")
     assert found["curves"]["real"]["fit"][:2] == pytest.approx([0.7, 0])
     assert found["worth"] == []
+    assert found["rise"] == {"value": pytest.approx(-0.2), "interval": pytest.approx([-0.2, -0.2])}
+    assert worth_sentences(found)[0].startswith("no number of patients: from 1 to 16 of them real gains -0.200 (95 %: ")
+
+
+def test_a_rise_within_the_scatter_is_no_measure() -> None:
+    """The fit rises, and synthetic images lie above it; but one draw in three falls by as much as the others rise."""
+    rise = np.array([0.02, 0.02, -0.04])[:, None, None] * np.linspace(0, 1, 5)[None, :, None]
+    real = 0.7 + rise + np.array([0, 0, 0.01])[:, None, None] + np.zeros((3, 1, 6))
+    steady = real + np.linspace(0, 0.05, 5)[None, :, None]
+    for first, worth in ((real, 0), (steady, 4)):
+        assert len(learning_curves(N, {"real": first, "both": first + 0.01}, "real")["worth"]) == worth
 
 
 def test_harm_gain_and_what_lies_beyond() -> None:
