@@ -9,14 +9,19 @@ import nibabel as nib
 import numpy as np
 import pytest
 
+from dataloaders.io.geometry import regrid, resample
 from dataloaders.io.manifest import Manifest
 from dataloaders.io.nifti import read_volume
 from dataloaders.io.png import read_png
+from dataloaders.labelmaps.label_files import table_rows
+from dataloaders.prepare.atlas import atlas_tissue
 from dataloaders.prepare.check import check_folder
 from dataloaders.prepare.options import PrepareOptions
 from dataloaders.prepare.prepare import DataFaults, prepare
 from dataloaders.slices import SliceDataset, SliceLoader
+from evaluation.metrics.segmentation import dice
 from models.gan.body import agreement, mask_loss, paired_threshold
+from pipeline.tissue import read_table
 from tests.launch import TINY, call
 from tests.toy import published, save_nifti
 
@@ -241,3 +246,28 @@ def test_body_thresholds_of_real_data(ms: Path, ct: Path) -> None:
         assert agreement(batch.real, batch.label, threshold) > 0.985
         assert agreement(batch.real.roll(4, -1), batch.label, threshold) < 0.975
         assert mask_loss(batch.real, batch.label, threshold) < mask_loss(batch.real.roll(4, -1), batch.label, threshold)
+
+
+def test_tissue_without_weights_agrees_with_people_who_drew_it(shared_data: Path) -> None:
+    """A head of `manual` at 1.5 mm: grey and white matter as drawn; thalamus and pallidum, bright as they are, grey."""
+    source = shared_data / "manual"
+    if not source.is_dir():
+        pytest.skip(f"no {source}")
+    name = "sub-1008"
+    scan = read_volume(source / name / "anat" / f"{name}_T1w.nii.gz")
+    drawn = read_volume(source / "derivatives" / "manual" / name / "anat" / f"{name}_dseg.nii.gz")
+    shape, grid = regrid(scan.data.shape, scan.affine, (1.5, 1.5, 1.5))
+    image = resample(scan.data.astype(np.float32), scan.affine, shape, grid)
+    ids = resample(drawn.data, drawn.affine, shape, grid, labels=True)
+    truth, _ = read_table(source / "tissues.tsv").apply(ids)
+    inside = resample((scan.data > 0).astype(np.uint8), scan.affine, shape, grid, labels=True) > 0
+    found = np.array([0, 3, 1, 2], np.uint8)[atlas_tissue(image, grid, inside)]
+    score = dice(truth, found, [1, 2])
+    structures = {row.id: row.name for row in table_rows(source / "structures.tsv")}
+    deep = {
+        part: float((found[np.isin(ids, [i for i, named in structures.items() if part in named.lower()])] == 1).mean())
+        for part in ("thalamus", "pallidum")
+    }
+    assert score[1] > 0.85
+    assert score[2] > 0.85
+    assert min(deep.values()) > 0.75
