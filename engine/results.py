@@ -128,10 +128,10 @@ def synthesize_split(
     noise: ``case`` draws style once per case, ``slice`` anew for each slice. resampled: ids of labels whose style is
     taken from another `draw`, while all others keep theirs. total: slices of all batches, for the progress shown.
     """
-    seconds, count = 0.0, 0
+    seconds, count, draws = 0.0, 0, dict.fromkeys(resampled, draw)
     for batch in tracked(batches, "synthesise", total, count=len):
         keys = zip(batch.cases, batch.indices, strict=True)
-        randoms = [_random(seed, case, index, noise, resampled, draw) for case, index in keys]
+        randoms = [slice_random(seed, case, index, noise, draws) for case, index in keys]
         start = time.perf_counter()
         images = method.synthesize(batch.to(device), randoms).cpu().numpy()
         seconds += time.perf_counter() - start
@@ -141,9 +141,10 @@ def synthesize_split(
     return seconds / max(count, 1)
 
 
-def _random(seed: int, case: str, index: int, noise: str, resampled: Sequence[int], draw: int) -> SampleRandom:
+def slice_random(seed: int, case: str, index: int, noise: str, draws: Mapping[int, int]) -> SampleRandom:
+    """The streams of one slice; noise as in `synthesize_split`, draws: label id -> which other draw its style is from."""
     random = SampleRandom.of(seed, case, index)
     random = random if noise == "case" else SampleRandom(random.slice, random.slice)
     place = "case" if noise == "case" else index
-    labels = {label: seeded_generator(seed, case, place, draw, "label", label) for label in resampled}
+    labels = {label: seeded_generator(seed, case, place, draw, "label", label) for label, draw in draws.items()}
     return SampleRandom(random.case, random.slice, labels)

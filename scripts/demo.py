@@ -79,6 +79,8 @@ def main() -> int:
         print(f"{stage.name:<12} {stage.seconds:8.1f} {stage.peak_memory_gb:9.2f} GB")
     print(f"{'all':<12} {sum(stage.seconds for stage in done):8.1f}")
     print(f"\nreport: {(options.out / 'report' / 'report.html').resolve()}")
+    runs = f"--checkpoints_dir {options.out / 'checkpoints'} --dataroot {options.out / 'data'}"
+    print(f"paint labels and see both methods' images: {sys.executable} scripts/paint.py --name spade gmm {runs}")
     return 0
 
 

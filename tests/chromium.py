@@ -77,6 +77,22 @@ def ask(page: Path, script: str, width: int = 1300, height: int = 900, dark: boo
     return _answer(frame, width, height, *["--force-dark-mode", "--blink-settings=preferredColorScheme=0"] * dark)
 
 
+def ask_server(address: str, pages: dict[str, tuple[str, bytes]], script: str) -> dict[str, Any]:
+    """As `ask`, of a page of a server: `pages`, path -> type and bytes, is what it serves, the page itself at ``/``.
+
+    The server's policy stays; that it is kept is what a complaint is about. No name but this machine's is found.
+    """
+    kind, page = pages["/index.html"]
+    watch, run = (text.removeprefix("<script>").removesuffix("</script>") for text in (WATCH, RUN % script))
+    done = """const pre = Object.assign(document.createElement("pre"), { id: "answer", textContent: event.data });
+      document.body.replaceChildren(pre);"""
+    run = f'window.addEventListener("message", (event) => {{ {done} }});\n{run}'
+    pages |= {"/watch.js": ("text/javascript", watch.encode()), "/ask.js": ("text/javascript", run.encode())}
+    page = page.replace(b"<head>", b'<head><script src="watch.js"></script>')
+    pages["/"] = kind, page.replace(b"</head>", b'<script src="ask.js" defer></script></head>')
+    return _answer(address, 1300, 900, "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1")
+
+
 def ask_without_scripts(page: Path, script: str) -> dict[str, Any]:
     """Open `page` with scripts switched off and run `script` outside of it, where `page` is its document."""
     frame = page.with_name("still.html")
@@ -85,7 +101,7 @@ def ask_without_scripts(page: Path, script: str) -> dict[str, Any]:
     return _answer(frame, 1300, 900)
 
 
-def _answer(page: Path, width: int, height: int, *flags: str) -> dict[str, Any]:
+def _answer(page: Path | str, width: int, height: int, *flags: str) -> dict[str, Any]:
     find()
     done = browse(page, f"--window-size={width},{height}", *flags, "--dump-dom")
     assert done.returncode == 0, done.stderr[-2000:]

@@ -23,14 +23,18 @@ def find_browser() -> str | None:
     return next((path for name in BROWSERS if (path := shutil.which(name))), None)
 
 
-def browse(page: Path, *flags: str) -> subprocess.CompletedProcess[str]:
-    """A headless Chromium on a page of this machine, with a profile that is thrown away. FileNotFoundError without one."""
+def browse(page: Path | str, *flags: str) -> subprocess.CompletedProcess[str]:
+    """A headless Chromium on a page, a file or an address of this machine, with a profile that is thrown away.
+
+    FileNotFoundError without one.
+    """
     browser = find_browser()
     if browser is None:
         raise FileNotFoundError(f"none of {', '.join(BROWSERS)} is installed")
     root = ["--no-sandbox"] * (os.geteuid() == 0)  # which Chromium refuses to run in otherwise
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as profile:
-        command = [browser, *FLAGS, *root, f"--user-data-dir={profile}", *flags, page.resolve().as_uri()]
+        address = page.resolve().as_uri() if isinstance(page, Path) else page
+        command = [browser, *FLAGS, *root, f"--user-data-dir={profile}", *flags, address]
         return subprocess.run(command, capture_output=True, text=True, timeout=SECONDS, check=False)
 
 

@@ -7,7 +7,7 @@ of those over subjects.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from itertools import groupby
 from typing import Any
@@ -33,12 +33,14 @@ class Gmm(Method):
     """Paints the given label maps: everything of the generator but its deformations, so that image and label stay a pair.
 
     Buffers: the fields of `FittedPrior` on 0-255, which stands for [-1, 1] of the model; (C, N), and (S, C, N) for the
-    deviations of S subjects. Where priors are random they stay NaN.
+    deviations of S subjects. Where priors are random they stay NaN. fixed: fields of `Params` that are given, not drawn.
     """
+
+    fixed: Mapping[str, Any]
 
     def __init__(self, config: Config, spec: DataSpec) -> None:
         super().__init__()
-        self.config, self.spec = config.gmm, spec
+        self.config, self.spec, self.fixed = config.gmm, spec, {}
         self.scheme = LabelScheme.from_spec(spec)
         shape = (spec.num_channels, spec.num_labels)
         for name in PRIOR_FIELDS:
@@ -107,6 +109,7 @@ class Gmm(Method):
             priors=prior,
             channels=self.spec.num_channels,
             spacing=self.spec.spacing,
+            fixed=self.fixed,
             spatial=False,
         )
         for resampled, stream in random.labels.items():

@@ -1,0 +1,443 @@
+"""The page that paints: strokes and their way back, who may ask, what a browser sees of it."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import os
+import signal
+import subprocess
+import threading
+import time
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+import pytest
+
+from dataloaders.io.manifest import Manifest
+from dataloaders.io.png import read_png
+from engine.paint.canvas import Canvas, Fill, Stroke, brushed, read_action
+from engine.paint.maps import PaintedRun, Studio
+from engine.paint.server import MAX_REQUEST, PaintServer
+from engine.paint.session import Session
+from engine.trained import TrainedRun
+from tests import chromium
+from tests.launch import PERIODS, TINY, call, command
+from tests.toy import prepared_folder, published
+
+pytestmark = pytest.mark.slow
+SIDE = 32
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Prepared phantoms, a GMM fitted to them and a tiny OASIS."""
+    home = tmp_path_factory.mktemp("paint")
+    prepared_folder(home / "data", size=SIDE)
+    where = ["--dataroot", home / "data", "--checkpoints_dir", home / "runs", "--metrics", "none", *PERIODS]
+    call("train.py", "--name", "gmm", "--model", "gmm", *where)
+    call("train.py", *published("--name", "oasis", "--model", "oasis", "--num_epochs", 1, *TINY, *where))
+    return home
+
+
+@pytest.fixture(scope="module")
+def studio(home: Path) -> Studio:
+    runs = [PaintedRun(TrainedRun.load(home / "runs", name, "latest"), "-1") for name in ("gmm", "oasis")]
+    return Studio(runs, home / "data")
+
+
+@pytest.fixture
+def session(studio: Studio, tmp_path: Path) -> Session:
+    """On the test case of four."""
+    session = Session(studio, tmp_path / "s", threading.Lock())
+    session.begin({"case": "sub-03"})
+    return session
+
+
+@pytest.fixture
+def server(studio: Studio, tmp_path: Path) -> Iterator[PaintServer]:
+    server = PaintServer("127.0.0.1", 0, lambda name: Session(studio, tmp_path / name, threading.Lock()))
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+    thread.start()
+    yield server
+    server.shutdown()
+    thread.join()
+    server.server_close()
+
+
+def stroke(label: int = 3, z: int = 2, size: int = 5, points: Any = ((10, 10), (20, 14))) -> dict[str, Any]:
+    return {"kind": "stroke", "slice": z, "label": label, "size": size, "points": [list(p) for p in points]}
+
+
+def pixels(session: Session, panel: str, z: int = 2) -> np.ndarray:
+    scene = session.scene
+    return scene.image(panel, z, scene.canvas.view())
+
+
+def post(
+    server: PaintServer, path: str, body: Any, headers: dict[str, str], length: str | None = None
+) -> tuple[int, dict[str, Any]]:
+    content = body if isinstance(body, bytes) else json.dumps(body).encode()
+    connection = http.client.HTTPConnection("127.0.0.1", server.server_port, timeout=60)
+    connection.putrequest("POST", path, skip_host="Host" in headers)
+    for name, value in {"Content-Length": length or str(len(content)), **headers}.items():
+        connection.putheader(name, value)
+    connection.endheaders(content)
+    response = connection.getresponse()
+    return response.status, json.loads(response.read())
+
+
+def opened(server: PaintServer) -> dict[str, str]:
+    status, answer = post(server, "/api/open", {}, {"X-Token": server.token})
+    assert status == 200
+    return {"X-Session": answer["session"]}
+
+
+# -- strokes ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 8])
+def test_a_brush_takes_what_lies_within_half_its_size(size: int) -> None:
+    a, b = np.array([5, 6]), np.array([22, 13])
+    mask = brushed((24, 30), [(5, 6), (22, 13)], size)
+    for y in range(24):
+        for x in range(30):
+            t = np.clip(((x, y) - a) @ (b - a) / ((b - a) @ (b - a)), 0, 1)
+            distance = np.linalg.norm((x, y) - (a + t * (b - a)))
+            if abs(distance - size / 2) > 1e-9:
+                assert mask[y, x] == (distance < size / 2), (x, y)
+    assert not brushed((24, 30), [(-50, -50)], size).any()
+
+
+def test_undo_and_redo_restore_every_pixel() -> None:
+    rng = np.random.default_rng(0)
+    start = rng.integers(0, 5, (3, 20, 24)).astype(np.uint8)
+    canvas, seen = Canvas(start, 5), [start.copy()]
+    for i in range(12):
+        points = tuple((int(x), int(y)) for x, y in rng.integers(-4, 28, (3, 2)))
+        x, y = (int(v) for v in rng.integers(0, 20, 2))
+        canvas.act(Fill(i % 3, i % 5, x, y) if i % 4 == 3 else Stroke(i % 3, i % 5, 1 + i, points))
+        seen.append(canvas.ids.copy())
+    assert not np.array_equal(seen[0], seen[-1])
+    for before in seen[-2::-1]:
+        canvas.undo()
+        assert np.array_equal(canvas.ids, before)
+    assert canvas.undo() is None
+    for after in seen[1:]:
+        canvas.redo()
+        assert np.array_equal(canvas.ids, after)
+    canvas.undo()
+    canvas.act(Fill(0, 1, 0, 0))
+    assert canvas.redo() is None
+
+
+def test_a_fill_stops_at_other_labels() -> None:
+    ids = np.zeros((1, 5, 5), np.uint8)
+    ids[0, :, 2] = 1
+    canvas = Canvas(ids, 3)
+    canvas.act(Fill(0, 2, 0, 0))
+    assert canvas.ids[0].tolist() == [[2, 2, 1, 0, 0]] * 5
+
+
+@pytest.mark.parametrize(
+    "broken",
+    [
+        {"kind": "stroke"},
+        stroke() | {"label": -1},
+        stroke() | {"size": 1000},
+        stroke() | {"points": []},
+        stroke() | {"points": [[1.5, 2]]},
+        stroke() | {"points": [[10**9, 0]]},
+        stroke() | {"more": 1},
+        {"kind": "slide", "run": "../x", "name": "noise", "value": 0.1},
+        {"kind": "slide", "run": "gmm", "name": "noise", "value": 9.0},
+        {"kind": ["stroke"]},
+        {"kind": "exec"},
+        [],
+    ],
+)
+def test_broken_actions_are_one_line(broken: Any) -> None:
+    with pytest.raises(ValueError, match=r"\S") as caught:
+        read_action(broken)
+    assert len(str(caught.value).splitlines()) == 1
+
+
+# -- images -----------------------------------------------------------------------------------------------------------
+
+
+def test_images_are_those_of_test_py(session: Session, home: Path, tmp_path: Path) -> None:
+    """With the same seed, and with the same draw of one class."""
+    session.act({"kind": "noise", "seed": 3})
+    session.act({"kind": "resample", "label": 2, "draw": 2})
+    for name in ("gmm", "oasis"):
+        where = ["--name", name, "--dataroot", home / "data", "--checkpoints_dir", home / "runs", "--gpu_ids", -1]
+        how = ["--ckpt_iter", "latest", "--seed", 3, "--resample", "grey_matter", "--draw", 2, "--metrics", "none"]
+        call("test.py", *where, *how, "--results_dir", tmp_path)
+        folder = tmp_path / name / "latest"
+        (case,) = Manifest.load(folder).cases
+        assert np.abs(pixels(session, name)[0].astype(int) - read_png(folder / case.slices[2].generated[0])).max() <= 1
+
+
+def test_strokes_stay_near_and_draws_in_their_region(session: Session) -> None:
+    """The GMM has no global statistics: it changes where the label does, and within its blur of it."""
+    before, ids = pixels(session, "gmm")[0], session.scene.canvas.ids[2].copy()
+    session.act(stroke(label=4, size=3))
+    changed = pixels(session, "gmm")[0] != before
+    painted = session.scene.canvas.ids[2] != ids
+    assert painted.sum() > 20
+    y, x = np.nonzero(painted)
+    far = np.ones_like(changed)
+    far[max(0, y.min() - 4) : y.max() + 5, max(0, x.min() - 4) : x.max() + 5] = False
+    assert changed[painted].mean() > 0.9
+    assert not changed[far].any()
+    session.act({"kind": "undo"})
+    assert np.array_equal(pixels(session, "gmm")[0], before)
+    session.act({"kind": "resample", "label": 3, "draw": 1})
+    region = session.scene.canvas.ids[2] == 3
+    changed = np.abs(pixels(session, "gmm")[0].astype(int) - before) > 0
+    assert changed[region].mean() > 0.9
+    other = np.array(
+        [[region[max(0, r - 4) : r + 5, max(0, c - 4) : c + 5].any() for c in range(SIDE)] for r in range(SIDE)]
+    )
+    assert not changed[~other].any()
+
+
+def test_sliders_of_a_gmm(session: Session) -> None:
+    plain = pixels(session, "gmm")[0].astype(float)
+    inside = session.scene.canvas.ids[2] == 3
+    for name, value in {"noise": 0.2, "resolution": 8.0, "contrast": 1.0, "bias": 1.0}.items():
+        session.act({"kind": "slide", "run": "gmm", "name": name, "value": value})
+        image = pixels(session, "gmm")[0].astype(float)
+        assert not np.array_equal(image, plain), name
+        if name == "noise":
+            assert image[inside].std() > 1.5 * plain[inside].std()
+        if name == "contrast":
+            assert image[inside].mean() < 0.9 * plain[inside].mean()
+        session.act({"kind": "slide", "run": "gmm", "name": name, "value": None})
+        assert np.array_equal(pixels(session, "gmm")[0], plain), name
+
+
+def test_a_saved_session_plays_again_to_the_same_pixels(session: Session, studio: Studio, tmp_path: Path) -> None:
+    for action in (
+        stroke(),
+        {"kind": "fill", "slice": 2, "label": 1, "x": 0, "y": 0},
+        {"kind": "undo"},
+        stroke(label=4, z=1),
+        {"kind": "noise", "seed": 5},
+        {"kind": "slide", "run": "gmm", "name": "noise", "value": 0.1},
+    ):
+        session.act(action)
+    (name,) = session.save({"what": "session", "slice": 2})["files"]
+    other = Session(studio, tmp_path / "other", threading.Lock())
+    text = session.file(name).read_text()
+    assert str(tmp_path) not in text
+    place = other.incoming(name)
+    place.parent.mkdir(parents=True)
+    place.write_text(text)
+    answer = other.receive(place)
+    assert "pixel by pixel" in answer["notes"][-1]
+    assert np.array_equal(other.scene.canvas.ids, session.scene.canvas.ids)
+    for panel in ("gmm", "oasis"):
+        assert np.array_equal(pixels(other, panel), pixels(session, panel))
+    data = json.loads(text)
+    data["start"]["ids"] = data["start"]["ids"][:40]
+    with pytest.raises(ValueError, match="label map is damaged"):
+        other.replay(data)
+
+
+def test_slices_and_volumes_are_written(session: Session, studio: Studio, home: Path) -> None:
+    session.act(stroke(label=4))
+    files = session.save({"what": "slice", "slice": 2})["files"]
+    assert np.array_equal(read_png(session.file(files[0])), session.scene.canvas.ids[2])
+    assert np.array_equal(read_png(session.file(files[1])), pixels(session, "gmm")[0])
+    with pytest.raises(ValueError, match="no saved file"):
+        session.file("../" + files[0])
+    with pytest.raises(ValueError, match="save them as PNG"):  # the phantoms have no geometry
+        session.save({"what": "volumes"})
+    session.begin({})
+    session.act(stroke(label=4, z=0))
+    files = session.save({"what": "volumes"})["files"]
+    label, image = (nib.load(session.file(name)) for name in (files[0], files[2]))
+    assert label.shape == image.shape == (SIDE, SIDE, 1)
+    assert np.array_equal(np.asarray(label.dataobj)[::-1, ::-1, 0].T, session.scene.canvas.ids[0])
+    assert "4\tlesion" in session.file(files[1]).read_text()
+    low, high = studio.windows["gmm"][0].low, studio.windows["gmm"][0].high
+    levels = (np.asarray(image.dataobj)[::-1, ::-1, 0].T - low) / (high - low) * 65535
+    assert np.abs(levels - pixels(session, "gmm", 0)[0]).max() < 1
+
+
+# -- who asks, and what ------------------------------------------------------------------------------------------------
+
+
+def test_others_get_no_answer(server: PaintServer) -> None:
+    """Other names (DNS rebinding), other sites (CSRF), no token, no session."""
+    own = opened(server)
+    port = server.server_port
+    assert post(server, "/api/slice", {}, own | {"Origin": f"http://127.0.0.1:{port}"})[0] == 200
+    assert post(server, "/api/slice", {}, own | {"Host": f"localhost:{port}"})[0] == 200
+    for headers in (
+        {"Host": f"evil.example:{port}"},
+        {"Host": "127.0.0.1.evil.example"},
+        {"Host": "[::"},
+        {"Origin": "http://evil.example"},
+        {"Origin": "null"},
+        {"Sec-Fetch-Site": "cross-site"},
+    ):
+        assert post(server, "/api/slice", {}, own | headers)[0] == 403, headers
+    assert post(server, "/api/open", {}, {"X-Token": "guess"})[0] == 403
+    assert post(server, "/api/open", {}, {"X-Token": "\u00e9"})[0] == 403
+    assert post(server, "/api/slice", {}, {})[0] == 410
+    connection = http.client.HTTPConnection("127.0.0.1", port)
+    for path in ("/../../config.py", "/page/../../config.py", "/%2e%2e/config.py", "/session.py"):
+        connection.request("GET", path)
+        answer = connection.getresponse()
+        assert (answer.status, b"import" in answer.read()) == (404, False)
+        connection.close()
+    connection.request("GET", "/")
+    assert "default-src 'none'" in connection.getresponse().headers["Content-Security-Policy"]
+    connection.close()
+
+
+def test_a_broken_request_never_ends_the_server(server: PaintServer, tmp_path: Path) -> None:
+    own = opened(server)
+    bomb = bytearray(nib.Nifti1Image(np.zeros((2, 2, 2), np.uint8), np.eye(4)).to_bytes())
+    bomb[40:48] = np.array([3, 30000, 30000, 30000], "<i2").tobytes()
+    head = b"IHDR\0\0\xff\xff\0\0\xff\xff\x08\0\0\0\0"
+    data = b"IDAT" + zlib.compress(bytes(100))
+    png = b"\x89PNG\r\n\x1a\n" + b"".join(
+        (len(chunk) - 4).to_bytes(4) + chunk + zlib.crc32(chunk).to_bytes(4) for chunk in (head, data)
+    )
+    cases: list[tuple[str, Any, dict[str, str], str]] = [
+        ("/api/act", b"{", {}, "a request is a JSON object"),
+        ("/api/act", b"[" * 100_000, {}, "a request is a JSON object"),
+        ("/api/act", {"kind": "stroke"}, {}, "stroke"),
+        ("/api/act", stroke(z=99), {}, "slice 99"),
+        ("/api/act", stroke(label=99, z=0), {}, "label 99"),
+        ("/api/image", {"panel": "../x", "slice": 0}, {}, "no panel"),
+        ("/api/image", {"panel": "gmm", "slice": -1}, {}, "slice -1"),
+        ("/api/begin", {"case": "../x"}, {}, "no case"),
+        ("/api/save", {"what": "everything"}, {}, "save: must be"),
+        ("/api/file", {"name": "/etc/passwd"}, {}, "no saved file"),
+        ("/api/__class__", {}, {}, "no such request"),
+        ("/api/upload", bytes(bomb), {"X-Name": "a.nii"}, "the limit is"),
+        ("/api/upload", png, {"X-Name": "a.png"}, "a slice has"),
+        ("/api/upload", b"x", {"X-Name": "a.exe"}, "must be a label map"),
+        ("/api/upload", b"{}", {"X-Name": "..%2F..%2Fa.json"}, "not a session"),
+        ("/api/upload", b"{}", {"X-Name": "....json"}, "file name"),
+    ]
+    for path, body, headers, message in cases:
+        status, answer = post(server, path, body, own | headers)
+        assert status in (400, 404), (path, answer)
+        assert message in answer["error"], (path, answer)
+        assert len(answer["error"].splitlines()) == 1
+    assert post(server, "/api/act", b"", own, length=str(MAX_REQUEST + 1))[0] == 413
+    assert post(server, "/api/act", b"", own, length="-1")[0] == 411
+    assert post(server, "/api/act", stroke(z=0), own)[1]["undo"] == 1
+    assert not [path for path in tmp_path.rglob("*") if path.is_file()]
+
+
+def test_two_tabs_do_not_mix(server: PaintServer) -> None:
+    one, two = opened(server), opened(server)
+    assert post(server, "/api/act", stroke(z=0), one)[1]["undo"] == 1
+    assert post(server, "/api/act", {"kind": "undo"}, two)[1]["revision"] == 0
+    assert post(server, "/api/slice", {}, one)[1]["ids"] != post(server, "/api/slice", {}, two)[1]["ids"]
+
+
+def test_a_label_map_is_begun_with(server: PaintServer) -> None:
+    """A volume of source ids, and a PNG of class ids."""
+    own = opened(server)
+    ids = np.zeros((SIDE, SIDE, 4), np.uint8)
+    ids[8:24, 8:24, 1:3] = 3
+    content = nib.Nifti1Image(ids, np.eye(4)).to_bytes()
+    status, answer = post(server, "/api/upload", content, own | {"X-Name": "sub-9_dseg.nii"})
+    assert (status, answer["case"], answer["slices"], answer["volumes"]) == (200, "sub-9_dseg", 2, True)
+    assert post(server, "/api/image", {"panel": "gmm", "slice": 1}, own)[0] == 200
+
+
+def test_ctrl_c_ends_at_once(home: Path) -> None:
+    arguments = ["--name", "gmm", "--checkpoints_dir", home / "runs", "--port", 0, "--out", home / "out"]
+    process = subprocess.Popen(
+        command("scripts/paint.py", *arguments, "--ckpt_iter", "latest"),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )
+    assert process.stdout is not None
+    assert process.stdout.readline().startswith("open http://127.0.0.1:")
+    process.send_signal(signal.SIGINT)
+    started = time.monotonic()
+    _, errors = process.communicate(timeout=60)
+    assert (process.returncode, errors) == (0, "")
+    assert time.monotonic() - started < 5
+
+
+# -- a browser --------------------------------------------------------------------------------------------------------
+
+PAINT = """
+await wait(() => document.documentElement.dataset.ready);
+const map = document.getElementById("map"), $ = (s) => document.querySelector(s);
+const canvases = () => [...document.querySelectorAll("#panels canvas")];
+const look = (canvas) => {
+  const { data } = canvas.getContext("2d").getImageData(0, 0, canvas.width, canvas.height);
+  return [...data].filter((_, i) => i % 4 < 3);
+};
+const drawn = (n) => wait(() => Number(document.documentElement.dataset.drawn) >= n && !$(".busy"));
+const event = (kind, x, y) => {
+  const box = map.getBoundingClientRect();
+  map.dispatchEvent(new PointerEvent(kind, { bubbles: true, isPrimary: true, button: 0,
+    clientX: box.left + ((x + 0.5) / map.width) * box.width, clientY: box.top + ((y + 0.5) / map.height) * box.height }));
+};
+const key = (name, more = {}) => map.dispatchEvent(new KeyboardEvent("keydown", { key: name, bubbles: true, ...more }));
+await drawn(0);
+"""
+
+
+def test_a_stroke_in_a_browser(server: PaintServer) -> None:
+    """Label there, image near it and nothing far away; what is drawn under way is what comes back; undo; nothing leaves."""
+    chromium.find()
+    found = chromium.ask_server(
+        server.address,
+        server.pages,
+        PAINT
+        + """
+        const before = [look(map), ...canvases().map(look)];
+        $('#classes input[value="4"]').click();
+        event("pointerdown", 8, 9); event("pointermove", 15, 12); event("pointermove", 20, 20);
+        const under = look(map);
+        event("pointerup", 20, 20);
+        await drawn(1);
+        const after = [look(map), ...canvases().map(look)];
+        key("z", { ctrlKey: true });
+        await drawn(2);
+        const back = [look(map), ...canvases().map(look)];
+        map.focus(); key("ArrowRight"); key(" ");
+        await drawn(3);
+        const typed = look(map);
+        const asked = performance.getEntriesByType("resource").map((one) => one.name);
+        const color = getComputedStyle($('#classes input[value="4"] + i')).backgroundColor;
+        return { before, under, after, back, typed, asked, color,
+          wide: document.documentElement.scrollWidth <= innerWidth, message: $("#message").textContent };
+        """,
+    )
+    assert found["message"] == ""
+    assert found["wide"]
+    picture = {
+        name: [np.array(one).reshape(SIDE, SIDE, 3) for one in found[name]] for name in ("before", "after", "back")
+    }
+    mask = brushed((SIDE, SIDE), [(8, 9), (15, 12), (20, 20)], 6)
+    color = [int(part) for part in found["color"][4:-1].split(",")]
+    assert (picture["after"][0][mask] == color).all()
+    assert np.array_equal(picture["after"][0][~mask], picture["before"][0][~mask])
+    assert found["under"] == found["after"][0]
+    changed = (picture["after"][1] != picture["before"][1]).any(axis=-1)
+    assert changed[mask].mean() > 0.5
+    assert not changed[28:].any()
+    assert not changed[:, 28:].any()
+    assert found["back"] == found["before"]
+    assert found["typed"] != found["back"][0]
+    assert all(name.startswith(f"http://127.0.0.1:{server.server_port}/") for name in found["asked"])
