@@ -94,7 +94,7 @@ def render_page(content: Content) -> str:
         f"{spec.spacing[0]:.3g}×{spec.spacing[1]:.3g} mm",
         kinds=[Key(card.color, f"{card.name}: {card.kind}") for card in of_methods],
         first=tables.first_table(entrants, rows),
-        first_note=" ".join([certainty(rows, n["patients"])] * (len(entrants) > 1) + [tables.floor_note(rows)]),
+        first_note=" ".join([certainty(rows, n["patients"])] * (len(entrants) > 1) + [tables.first_note(rows)]),
         limits=limits(entrants, rows),
         cards=of_methods,
         settings=[settings_table(entrants, shared) for shared in (False, True)],

@@ -199,6 +199,14 @@ def legend(rows: Sequence[Row]) -> str:
     return " ".join(filter(None, ["; ".join(parts) + ".", floor_note(rows)]))
 
 
+def first_note(rows: Sequence[Row]) -> str:
+    """What the marks of the first screen mean."""
+    spread = "±: standard deviation between slices, which is no interval."
+    if any(entry and entry.get("ci95") for row in rows for entry in row.entries):
+        spread = "Brackets: 95 % intervals over patients; ●: that of the difference to the next leaves out zero."
+    return f"{spread} {floor_note(rows)}".strip()
+
+
 def floor_note(rows: Sequence[Row]) -> str:
     """What floors are and what passing one means; empty where there are none."""
     if not any(row.references("floor") for row in rows):
