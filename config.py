@@ -209,6 +209,8 @@ class TestConfig:
     """Folder or file with pretrained weights for FID and LPIPS; else $MEDSIS_WEIGHTS, else torch's cache."""
     inputs: tuple[str, ...] = ()
     """Segmenter: channels of --dataroot to give the network instead of those it was trained on."""
+    tissue: bool = False
+    """Segmenter of brain structures: count them together as CSF, grey and white matter."""
     overwrite: bool = False
     """Replace results that were made with other weights, data or options."""
 
@@ -230,6 +232,7 @@ class TestConfig:
                 "phase",
                 "only_patients",
                 "inputs",
+                "tissue",
                 "volumes",
                 "metrics",
                 "weights",

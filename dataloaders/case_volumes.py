@@ -90,12 +90,12 @@ def manifest_cases(
 
     ValueError for labels without a class.
     """
-    table = classes.of_labels(manifest.spec.labels)
+    classes.of_labels(manifest.spec.labels)  # now, not with the first scan
     return [
         CaseFile(
             case.id,
             case.patient,
-            partial(read_case, root, case, manifest.spec, table, tuple(channels), tuple(spacing), use),
+            partial(read_case, root, case, manifest.spec, classes, tuple(channels), tuple(spacing), use),
         )
         for case in cases
         if any(getattr(item, use) for item in case.slices)
@@ -106,12 +106,12 @@ def read_case(
     root: Path,
     case: Case,
     spec: DataSpec,
-    table: NDArray,
+    classes: Classes,
     channels: Sequence[int],
     spacing: Sequence[float],
     use: Images = "images",
 ) -> LabelledScan:
-    """One case of a manifest; see `manifest_cases`. table: class of each label id."""
+    """One case of a manifest; see `manifest_cases`."""
     label, affine = case_labels(root, case, spec)
     planes = {item.index: item for item in case.slices if getattr(item, use)}
     image = np.zeros((len(channels), *label.shape), np.float32)
@@ -123,7 +123,10 @@ def read_case(
             slices[index] = np.zeros(spec.size, np.uint16)
         stacked, _ = stack_slices(case.geometry, spec.axis or "axial", slices, ras_spacing(spec))
         image[c] = robust_unit(stacked.astype(np.float32) / LEVELS)
-    return on_grid(LabelledScan(case.id, case.patient, image, table[label], affine), spacing)
+    return on_grid(
+        LabelledScan(case.id, case.patient, image, classes.placed(classes.of_labels(spec.labels)[label]), affine),
+        spacing,
+    )
 
 
 def case_labels(root: Path, case: Case, spec: DataSpec) -> tuple[NDArray, NDArray[np.float64]]:

@@ -18,8 +18,9 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from dataloaders.case_volumes import CaseFiles
-from dataloaders.io.geometry import ACROSS, PLANES
+from dataloaders.io.geometry import ACROSS
 from dataloaders.io.intensity import robust_unit
+from dataloaders.labelmaps.classes import Classes
 from dataloaders.labelmaps.image_generator import ImageGenerator, warn_unmirrored
 from dataloaders.loading import load
 from dataloaders.slices import Part
@@ -28,11 +29,11 @@ from models.gmm.augment import repaint
 from models.gmm.labels import LabelScheme
 from models.gmm.options import GmmConfig
 from models.gmm.params import Params
-from models.gmm.render import render_pair
+from models.gmm.render import output_labels, render_pair
 from models.gmm.sampling import sample_params
 from models.segmenter.options import SegmenterConfig
 
-SPOTS = 4096  # voxels of a map that patches may be laid over
+SPOTS = 256  # voxels of each class of a map that patches may be laid over
 PLAIN = GmmConfig(blur=(0.0,), normalise="minmax")  # cuts patches and changes nothing
 STREAMS = 16  # volumes that 2-D patches are taken from in turn
 
@@ -68,10 +69,21 @@ def window_shape(o: SegmenterConfig) -> tuple[int, ...]:
 
 
 class GeneratedVolumes:
-    """The GMM generator on the fly, as several generators in one: label maps with seeds and without, for example."""
+    """The GMM generator on the fly, as several generators in one: label maps with seeds and without, for example.
 
-    def __init__(self, generators: Sequence[ImageGenerator], o: SegmenterConfig, seed: int) -> None:
+    learned: scheme whose outputs are the classes, where they are others than those that say what is painted.
+    """
+
+    def __init__(
+        self,
+        generators: Sequence[ImageGenerator],
+        o: SegmenterConfig,
+        seed: int,
+        classes: Classes,
+        learned: LabelScheme | None = None,
+    ) -> None:
         self.generators, self.o, self.seed = list(generators), o, seed
+        self.classes, self.learned = classes, learned
         self._spots: OrderedDict[tuple[int, int], Tensor] = OrderedDict()
 
     def draw(self, number: int) -> Drawn:
@@ -79,18 +91,18 @@ class GeneratedVolumes:
         weights = torch.tensor([float(len(generator.maps)) for generator in self.generators])
         chosen = int(torch.multinomial(weights, 1, generator=seeded_generator(self.seed, "map", number)))
         generator = self.generators[chosen]
+        learned = self.learned or generator.scheme
         label_map, params = generator.params(number)
         values = generator.maps.ready(label_map).values
         key = (chosen, generator.map_index(number))
         if key not in self._spots:
-            kept = generator.scheme.output_table() > 0
-            self._spots[key] = spots(kept.index_select(0, values.flatten().int()).view(values.shape))
+            self._spots[key] = spots(output_labels(values, learned))
         params = aim(params, self._spots[key], self.o.foreground, seeded_generator(self.seed, "aim", number))
-        image, label = render_pair(values.to(generator.device), params, generator.scheme)
+        image, label = render_pair(values.to(generator.device), params, learned)
         if image.ndim == 3:  # of one slice
             across = ACROSS[self.o.axis]
             image, label = image.unsqueeze(across + 1), label.unsqueeze(across)
-        return drawn(image.cpu(), label.cpu(), f"gmm-{label_map.name}")
+        return drawn(image.cpu(), torch.from_numpy(self.classes.placed(label.cpu().numpy())), f"gmm-{label_map.name}")
 
 
 class CaseVolumes:
@@ -121,7 +133,7 @@ class CaseVolumes:
             spacing=np.sqrt((case.affine[:3, :3] ** 2).sum(axis=0)).tolist()[: label.ndim],
         )
         if index not in self._spots:
-            self._spots[index] = spots(label > 0)
+            self._spots[index] = spots(label)
         params = aim(params, self._spots[index], self.o.foreground, generator)
         image, label = repaint(image, label, params, self.scheme)
         if flat:
@@ -147,11 +159,17 @@ def drawn(image: Tensor, label: Tensor, source: str) -> Drawn:
     return Drawn(scaled, label.long().numpy(), source)
 
 
-def spots(kept: Tensor) -> Tensor:
-    """At most SPOTS voxels of a mask (*S), evenly spaced in memory, (M, n) int64."""
-    flat = kept.flatten().nonzero().flatten()
-    flat = flat[:: max(1, len(flat) // SPOTS)]
-    return torch.stack(torch.unravel_index(flat, kept.shape), 1)
+def spots(label: Tensor) -> Tensor:
+    """Voxels of a map of classes (*S) for patches to be laid over, (M, n) int64: as many of each class but background.
+
+    Drawn by class, small structures are seen as often as the cortex; see nnU-Net's sampling (Isensee et al., 2021).
+    """
+    flat, found = label.flatten(), []
+    for value in label.unique()[label.unique() > 0].tolist():
+        own = (flat == value).nonzero().flatten()
+        found.append(own[torch.linspace(0, len(own) - 1, SPOTS).long()])
+    places = torch.cat(found) if found else flat.new_zeros(0).long()
+    return torch.stack(torch.unravel_index(places, label.shape), 1)
 
 
 def aim(params: Params, spots: Tensor, foreground: float, generator: torch.Generator) -> Params:
@@ -181,36 +199,42 @@ class PatchDataset(Dataset[Drawn]):
 
     def __init__(self, volumes: PatchSource, o: SegmenterConfig, seed: int) -> None:
         self.volumes, self.o, self.seed = volumes, o, seed
-        self._kept: dict[int, tuple[int, Drawn]] = {}
+        self._kept: dict[int, tuple[int, Drawn, NDArray[np.bool_]]] = {}
 
     def __getitem__(self, number: int) -> Drawn:
         if self.o.dims == 3:
             return replace(self.volumes.draw(number), number=number)
-        found = self._volume_of(number)
-        index = self._choose(found.label, seeded_generator(self.seed, "slice", number))
+        found, seen = self._volume_of(number)
+        index = self._choose(seen, seeded_generator(self.seed, "slice", number))
         image, label = stacked_slice(found.image, found.label, index, self.o)
         return Drawn(image, label, f"{found.source}_z{index}", number)
 
-    def _volume_of(self, number: int) -> Drawn:
-        """The volume of a 2-D patch: streams in turn, whose volumes change one after the other, not all at once."""
+    def _volume_of(self, number: int) -> tuple[Drawn, NDArray[np.bool_]]:
+        """The volume of a 2-D patch, and which of its slices (columns) hold which class (rows).
+
+        Streams in turn, whose volumes change one after the other, not all at once.
+        """
         turn, stream = divmod(number, STREAMS)
         slices = self.o.slices_per_volume
         volume = (turn + stream * slices // STREAMS) // slices * STREAMS + stream
         kept = self._kept.get(stream)
         if kept is None or kept[0] != volume:
             drawn = self.volumes.draw(volume)
-            kept = (volume, replace(drawn, label=drawn.label.astype(np.int16)))
+            planes = np.moveaxis(drawn.label, ACROSS[self.o.axis], 0)
+            counts = [np.bincount(part.ravel(), minlength=int(drawn.label.max()) + 1) for part in planes]
+            kept = (volume, replace(drawn, label=drawn.label.astype(np.int16)), np.stack(counts, 1) > 0)
             self._kept[stream] = kept
-        return kept[1]
+        return kept[1:]
 
-    def _choose(self, label: NDArray, generator: torch.Generator) -> int:
-        """A slice; with probability `foreground` one that has a class other than background."""
-        across, *within = PLANES[self.o.axis]
+    def _choose(self, seen: NDArray[np.bool_], generator: torch.Generator) -> int:
+        """A slice; with probability `foreground` one that has a class other than background, each class as often."""
         toss, place = torch.rand(2, generator=generator).tolist()
-        seen = np.flatnonzero(label.any(axis=tuple(within)))
-        if toss < self.o.foreground and seen.size:
-            return int(seen[int(place * seen.size)])
-        return int(place * label.shape[across])
+        classes = np.flatnonzero(seen[1:].any(axis=1)) + 1
+        if toss >= self.o.foreground or not classes.size:
+            return int(place * seen.shape[1])
+        number, rest = divmod(place * classes.size, 1)
+        slices = np.flatnonzero(seen[classes[int(number)]])
+        return int(slices[int(rest * slices.size)])
 
 
 def stacked_slice(

@@ -258,7 +258,7 @@ class SegmentationTask:
         if results := self._results():
             held = self._from_results and not self.prepared_split("val")
             return self._case_volumes([c for i, c in enumerate(results) if not (held and i % HELD_OUT == 0)], seed)
-        return GeneratedVolumes(self._generators(seed), self.o, seed)
+        return GeneratedVolumes(self._generators(seed), self.o, seed, self.classes, self._learned())
 
     def prepared_split(self, split: str) -> tuple[Case, ...]:
         """Cases of --dataroot's split that have images."""
@@ -278,14 +278,12 @@ class SegmentationTask:
         if self.maps is None:
             return [self._prepared_generator(options, seed)]
         assert self.base is not None
-        scheme = self._with_rim(self.classes.of_scheme(self.base))
-        # what structures look like is their tissue's matter
-        tissue = tissue_classes() if self.o.classes == "structures" else self.classes
-        look = scheme if tissue is self.classes else self._with_rim(tissue.of_scheme(self.base))
+        look = self._look
+        scheme = self._with_rim(look.of_scheme(self.base))
         if self.o.prior_means_file is None:
-            scheme = replace(scheme, ties=self._tied(look, tissue).ties)
+            scheme = self._tied(scheme, look)
         common |= {"fluid_margin": self.o.fluid_margin, "rim": self.o.rim}
-        common["prior_means"] = self.o.prior_means_file or self._means(look, tissue)
+        common["prior_means"] = self.o.prior_means_file or self._means(scheme, look)
         common["prior_stds"] = self.o.prior_stds_file
         if self.o.seeds is None:
             generator = ImageGenerator(
@@ -300,6 +298,18 @@ class SegmentationTask:
         plain = [path for path in self.maps.sources if path not in with_seeds]
         both = [ImageGenerator(list(with_seeds), scheme=scheme, seeds=self.o.seeds, **common | {"prior_means": None})]
         return both + ([ImageGenerator(plain, scheme=scheme, **common)] if plain else [])
+
+    @property
+    def _look(self) -> Classes:
+        """What is painted: structures as the matter of their tissue, also those that are no class (the optic chiasm)."""
+        plain = self.o.seeds is None and self.o.lesions is None
+        return tissue_classes() if self.o.classes == "structures" and plain else self.classes
+
+    def _learned(self) -> LabelScheme | None:
+        """The scheme whose outputs are the classes, where it is not that of what is painted."""
+        if self._look is self.classes or self.base is None:
+            return None
+        return self._with_rim(self.classes.of_scheme(self.base))
 
     def _with_rim(self, scheme: LabelScheme) -> LabelScheme:
         return with_rim(scheme) if self.o.rim > 0 and self.o.seeds is None else scheme
@@ -356,7 +366,9 @@ class SegmentationTask:
         if not self.o.synthetic or self.o.results or self.o.val_samples == 0:
             return []
         seed = self.config.seed
-        source = GeneratedVolumes(self._generators(seed), replace(self.o, foreground=1.0), seed)
+        source = GeneratedVolumes(
+            self._generators(seed), replace(self.o, foreground=1.0), seed, self.classes, self._learned()
+        )
         found = []
         for number in range(-self.o.val_samples, 0):  # training counts from 0
             drawn = source.draw(number)

@@ -22,7 +22,7 @@ from dataloaders.io.intensity import shown
 from dataloaders.io.manifest import Case, Manifest
 from dataloaders.io.nifti import write_volume
 from dataloaders.io.spec import DataSpec
-from dataloaders.labelmaps.classes import trained_classes
+from dataloaders.labelmaps.classes import Classes, tissue_classes, trained_classes
 from dataloaders.labelmaps.labels import id_type
 from dataloaders.patches import neighbour_stack
 from evaluation.segmentation_results import PREDICTED, TRUE
@@ -40,6 +40,28 @@ class SegmentsImages(Protocol):
     def logits(self, image: Tensor) -> Tensor:
         """Logits of patches."""
         ...
+
+
+class Merged:
+    """A method whose classes are counted together as fewer: softmax of its logits is the sum of their probabilities.
+
+    ValueError where none of them is known to `classes`.
+    """
+
+    def __init__(self, method: SegmentsImages, classes: Classes) -> None:
+        self.method, self.spec = method, replace(method.spec, labels=classes.labels)
+        table = torch.from_numpy(classes.of_labels(method.spec.labels).astype(np.int64))
+        self.members = [(table == label.id).nonzero().flatten() for label in classes.labels]
+
+    def logits(self, image: Tensor) -> Tensor:
+        """(B, C', *S) -> (B, N, *S) of the merged classes."""
+        found = self.method.logits(image)
+        return torch.stack([found[:, own.to(found.device)].logsumexp(1) for own in self.members], 1)
+
+
+def as_tissue(method: SegmentsImages, config: Config) -> tuple[Merged, Config]:
+    """A network of structures as one of CSF, grey and white matter, with the options that say so."""
+    return Merged(method, tissue_classes()), replace(config, segmenter=replace(config.segmenter, classes="tissue"))
 
 
 class Predictor:
@@ -133,10 +155,10 @@ def predict_split(
     spacing: mm of the network's grid. Labels without a class count as background.
     """
     spec = predictor.method.spec
-    table = trained_classes(predictor.config, spec).of_labels(data.spec.labels)
+    classes = trained_classes(predictor.config, spec)
     done, seconds = [], 0.0
     for case in tracked(cases, "segment"):
-        native = read_case(root, case, data.spec, table, channels, ())
+        native = read_case(root, case, data.spec, classes, channels, ())
         start = time.perf_counter()
         predicted, _, _ = most_probable(predictor, native.image, native.affine, spacing)
         seconds += time.perf_counter() - start

@@ -37,7 +37,7 @@ from dataloaders.scans import MAX_GRID, ReadScan, Scan, find_scans, read_scan
 from dataloaders.segmentation_task import SHOWN
 from engine.command import exit_code
 from engine.preview import save_overlay
-from engine.segmentation import Predictor, most_probable
+from engine.segmentation import Predictor, as_tissue, most_probable
 from engine.trained import TrainedRun
 from models.segmenter.method import Segmenter
 
@@ -65,6 +65,8 @@ class SegmentOptions:
     """Run folder of train.py --model segmenter, or one of its weight files."""
     ckpt_iter: Iteration = "best"
     """Weights of a run folder: best, latest, or a number of images seen."""
+    tissue: bool = False
+    """Count the classes of a network of brain structures together as CSF, grey and white matter."""
     suffix: tuple[str, ...] = ()
     """BIDS: only images whose names end so, such as T1w; by default all of anat/."""
     posteriors: Annotated[Path | None, tyro.conf.arg(aliases=("--post",))] = None
@@ -147,6 +149,8 @@ def load(o: SegmentOptions) -> tuple[Predictor, dict[str, str], Expected]:
     if o.overlap is not None:
         config = replace(config, segmenter=replace(config.segmenter, overlap=o.overlap))
     model = {"name": config.name, "weights_sha256": run.sha256}
+    if o.tissue:
+        return Predictor(*as_tissue(method, config), target, o.crop), model | {"classes": "tissue"}, {}
     return Predictor(method, config, target, o.crop), model, run.weights.expected
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy import ndimage
 
 from config import Config
 from dataloaders.io.files import read_json, read_toml
@@ -48,13 +49,15 @@ class Classes:
     """labels: classes, `source` holding the values of label maps. aliases: further names of labels -> class id.
 
     strict: every label must have a class; otherwise what no class lists is background. tissue: `source` holds FreeSurfer's
-    ids, which count only where the labels are FreeSurfer's; labels that no name or id tells are refused.
+    ids, which count only where the labels are FreeSurfer's; labels that no name or id tells are refused. sides: labels
+    that lie on both sides (corpus callosum), with ids beyond those of `labels`, and their left and right class.
     """
 
     labels: tuple[Label, ...]
     aliases: dict[str, int] = field(default_factory=dict)
     strict: bool = False
     tissue: bool = False
+    sides: tuple[tuple[Label, int, int], ...] = ()
 
     def of_values(self, ids: NDArray[np.int32]) -> NDArray[np.uint16]:
         """Class ids of a label map's values; unlisted ones are background. ValueError for these where strict."""
@@ -63,7 +66,20 @@ class Classes:
             self._refuse({value for value in found if value and value not in self._values()})
         if self.tissue and any(found) and freesurfer.strangers(found) is None:
             self._refuse({value for value in found if value})
-        return LabelTable(self.labels).apply(ids)
+        return self.placed(LabelTable((*self.labels, *(label for label, _, _ in self.sides))).apply(ids))
+
+    def placed(self, label: NDArray) -> NDArray:
+        """A map (*S) of class ids with every label of `sides` as the nearest of its two classes, left where neither is."""
+        for both, left, right in self.sides:
+            own = label == both.id
+            if not own.any():
+                continue
+            label = np.where(own, left, label)
+            either = ((label == left) & ~own) | (label == right)
+            if either.any():
+                nearest = ndimage.distance_transform_edt(~either, return_distances=False, return_indices=True)
+                label[own] = label[tuple(axis[own] for axis in nearest)]
+        return label
 
     def of_labels(self, labels: Sequence[Label]) -> NDArray[np.uint16]:
         """Table label id -> class id, for a manifest's labels: by name, else by the source values if these agree."""
@@ -109,7 +125,8 @@ class Classes:
         return replace(scheme, outputs=tuple(outputs))
 
     def _values(self) -> dict[int, int]:
-        return {BACKGROUND: BACKGROUND} | {value: label.id for label in self.labels for value in label.source}
+        listed = (*self.labels, *(label for label, _, _ in self.sides))
+        return {BACKGROUND: BACKGROUND} | {value: label.id for label in listed for value in label.source}
 
     def names(self) -> dict[str, int]:
         """Class id by plain name (`plain_name`), of labels and aliases."""
@@ -152,13 +169,18 @@ def _named_classes(file: str) -> Classes:
     labels = [Label(0, "background", (0,))]
     aliases = {plain_name(name): BACKGROUND for name in freesurfer.NAMES.values()}
     aliases |= {f"non brain {code}": BACKGROUND for code in range(4, 10)} | {"non brain": BACKGROUND}
+    sides: list[tuple[Label, int, int]] = []
     for i, (name, entry) in enumerate(read_toml(Path(__file__).with_name(file), "table").items(), 1):
         values = tuple(id_list(entry["ids"], name))
-        labels.append(Label(i, name, values))
+        if entry.get("both_sides"):
+            ids = {label.name: label.id for label in labels}
+            sides.append((Label(i, name, values), ids[f"left {name}"], ids[f"right {name}"]))
+        else:
+            labels.append(Label(i, name, values))
         # Its own name first of all: FreeSurfer calls something outside the brain "cerebellum exterior" too.
         names = [name, *entry.get("names", ()), *(freesurfer.NAMES[value] for value in values)]
         aliases |= dict.fromkeys(map(plain_name, names), i)
-    return Classes(tuple(labels), aliases, tissue=True)
+    return Classes(tuple(labels), aliases, tissue=True, sides=tuple(sides))
 
 
 def inline_classes(text: str) -> str:
@@ -168,7 +190,7 @@ def inline_classes(text: str) -> str:
 
 def inline_contrasts(text: str) -> str:
     """--segmenter.contrasts likewise."""
-    return _inlined("--segmenter.contrasts", text, ("any", "mr"))
+    return _inlined("--segmenter.contrasts", text, ("any", "mr", *MR_CONTRASTS))
 
 
 def _inlined(flag: str, text: str, names: tuple[str, ...]) -> str:
@@ -231,7 +253,7 @@ def contrast_means(
     rows = []
     for contrast, means in _contrasts(text).items():
         ranges = {plain_name(name): values for name, values in means.items()}
-        if text != "mr" and (unknown := sorted(set(ranges) - set(ids) - set(structures))):
+        if contrast not in MR_CONTRASTS and (unknown := sorted(set(ranges) - set(ids) - set(structures))):
             there = ", ".join(label.name for label in labels)
             raise ValueError(f"--segmenter.contrasts: {contrast}: no class {', '.join(unknown)}; there are {there}")
         for values in ranges.values():
@@ -249,7 +271,9 @@ def contrast_means(
 
 
 def _contrasts(text: str) -> dict[str, dict[str, Sequence[float]]]:
-    return MR_CONTRASTS if text == "mr" else json.loads(text)
+    if text == "mr":
+        return MR_CONTRASTS
+    return {text: MR_CONTRASTS[text]} if text in MR_CONTRASTS else json.loads(text)
 
 
 def apart(text: str, labels: Sequence[Label]) -> set[str]:

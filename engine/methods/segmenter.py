@@ -25,7 +25,7 @@ from dataloaders.patches import PatchLoader
 from dataloaders.segmentation_task import SegmentationTask
 from engine.methods.base import Judge, SplitTest, Verdict, Workflow
 from engine.preview import save_label_preview
-from engine.segmentation import Predictor, predict_split
+from engine.segmentation import Predictor, as_tissue, predict_split
 from engine.trained import TrainedRun
 from evaluation.metrics.segmentation import dice, mean_over_cases
 from evaluation.segmentation_results import evaluate_segmentation, segmentation_table
@@ -140,15 +140,16 @@ class SplitSegmentation:
             inputs = ()  # as many as there are: no names needed
         self.channels = channel_numbers(self.data.spec, inputs, run.spec.num_channels, "--inputs")
         names = [self.data.spec.channels[channel].name for channel in self.channels]
-        folder = config.ckpt_iter if not config.inputs else f"{config.ckpt_iter}-{'-'.join(names)}"
-        self.folder = NAME.of(folder, "results folder")
+        parts = [config.ckpt_iter, *(names if config.inputs else ()), *(["tissue"] if config.tissue else ())]
+        self.folder = NAME.of("-".join(parts), "results folder")
         self.made_from: dict[str, Any] = {"inputs": names}
 
     def write(self, out: Path, provenance: dict[str, Any]) -> None:
         """Predicted and true label maps, and the manifest."""
         method, device = self.run.method(self.config.gpu_ids)
         assert isinstance(method, Segmenter)
-        predictor, spec = Predictor(method, self.run.config, device), self.run.spec
+        network, options = as_tissue(method, self.run.config) if self.config.tissue else (method, self.run.config)
+        predictor, spec = Predictor(network, options, device), network.spec
         with whole_folder(out) as staging:
             found, seconds = predict_split(
                 predictor, self.root, self.data, self.cases, self.channels, ras_spacing(spec), staging

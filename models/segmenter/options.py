@@ -86,7 +86,7 @@ class SegmenterConfig:
     tie_classes: bool = False
     """Give the label maps' labels of one class like intensities, apart by --gmm.tie_std; else each its own, as SynthSeg."""
     contrasts: str = "any"
-    """Means of classes in label maps: any, mr (T1w, T2w, FLAIR), or a .json file {contrast: {class: [low, high]}}."""
+    """Class means of label maps: any, mr (T1w, T2w, FLAIR), one of them, or a .json file {contrast: {class: [a, b]}}."""
     fluid_margin: Margin = ()
     """Label maps: mm of fluid around the brain that skull stripping leaves, drawn from 0..x or low..high; by default all."""
     rim: NotNegative = 0.0
@@ -208,8 +208,17 @@ SEGMENTER = MethodOptions(
         "small": _preset(8, 10, GMM_PRESETS["synthseg"](), SegmenterConfig()),
         # CSF, grey and white matter of stripped adult heads on T1w, T2w or FLAIR, from label maps alone.
         "brain": _preset(8, 30, stripped_brain(), SegmenterConfig(classes="tissue", **STRIPPED)),
-        # 32 structures, left and right; a window that holds most of a head tells the sides apart.
-        "structures": _preset(8, 30, stripped_brain(), SegmenterConfig(classes="structures", patch=(160,), **STRIPPED)),
+        # 32 structures of T1w, left and right; a window that holds most of a head tells the sides apart.
+        "structures": _preset(
+            4,
+            60,
+            stripped_brain(),
+            SegmenterConfig(
+                **STRIPPED
+                | {"classes": "structures", "contrasts": "T1w", "spacing": (1.5,), "patch": (112,), "lr": 2e-3}
+                | {"slices_per_volume": 24}
+            ),
+        ),
         # SynthSeg (Billot et al., Med. Image Anal. 2023): five levels, 24 features doubled, ELU, batch norm, 160³ at 1 mm.
         "synthseg": _preset(
             1,

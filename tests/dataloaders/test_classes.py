@@ -75,7 +75,7 @@ def test_structures_are_those_of_the_manual_tables() -> None:
     classes = structure_classes()
     names = {label.name for label in classes.labels}
     assert len(names) == 33
-    assert {"left cerebral cortex", "right inf lat vent", "left ventral dc", "brain stem", "csf"} < names
+    assert {"left cerebral cortex", "right inf lat vent", "left ventral dc", "brain stem", "external csf"} < names
     assert all(name.replace("left", "right") in names for name in names)
     brain = (2, 3, 4, 5, 7, 8, 10, 11, 12, 13, 14, 15, 16, 17, 18, 24, 25, 26, 28, 41, 42, 43, 44, 46, 47)
     scheme = classes.of_scheme(LabelScheme.from_values((0, *brain, 136, 530)))
@@ -86,6 +86,36 @@ def test_structures_are_those_of_the_manual_tables() -> None:
     assert classes.of_labels(by_name).tolist() == list(range(33))  # each its own, whatever FreeSurfer calls so
     cortex = next(label.id for label in classes.labels if label.name == "left cerebral cortex")
     assert table.tolist() == [0, cortex, 0]
+
+
+NO_STRUCTURE = {30, 62, 72, 85}  # of SynthSeg's maps: vessels, cavum septi, optic chiasm
+
+
+def test_every_id_of_the_maps_and_tables_at_hand_has_a_structure_or_is_known_to_have_none() -> None:
+    classes = structure_classes()
+    maps = (2, 3, 4, 5, 7, 8, *range(10, 19), 24, 25, 26, 28, 30, *range(41, 45), 46, 47, *range(49, 55), 57, 58)
+    maps += (60, 62, 72, 85, 136, 137, 163, 164, 77, *range(250, 256))
+    scheme = classes.of_scheme(LabelScheme.from_values((0, *maps)))
+    none = {value for value, output in zip(scheme.values, scheme.outputs, strict=True) if not output}
+    assert none == {0} | NO_STRUCTURE
+    sided = {name for name in {label.name for label in classes.labels} if name.startswith(("left", "right"))}
+    manual = [*sided, "left insula", "3rd ventricle", "4th ventricle", "brain stem", "cerebellar vermis"]
+    rest = ["5th ventricle", "optic chiasm", "left vessel", "right basal forebrain", "left cerebral exterior"]
+    labels = tuple(Label(i, name, (900 + i,)) for i, name in enumerate(["background", *manual, *rest]))
+    table = classes.of_labels(labels)
+    assert {label.name for label, found in zip(labels, table, strict=True) if not found} == {"background", *rest}
+
+
+def test_the_corpus_callosum_is_white_matter_of_the_nearer_side() -> None:
+    classes = structure_classes()
+    ids = np.zeros((8, 3, 3), np.int32)
+    ids[:3], ids[3:5], ids[5:] = 2, 252, 41
+    of = {label.name: label.id for label in classes.labels}
+    found = classes.of_values(ids)
+    left, right = of["left cerebral white matter"], of["right cerebral white matter"]
+    assert found[:, 1, 1].tolist() == [left] * 4 + [right] * 4
+    alone = classes.of_values(np.full((2, 2, 2), 252, np.int32) * np.array([1, 0])[:, None, None] + 0)
+    assert set(np.unique(alone)) <= {0, left}
 
 
 def test_no_tissue_id_is_listed_twice_and_both_sides_agree() -> None:
@@ -165,7 +195,7 @@ def test_contrasts_are_rows_of_low_and_high_by_intensity_class() -> None:
     ):
         with pytest.raises(ValueError, match=message):
             contrast_means(text, classes.labels, scheme, (1.0, 2.0))
-    with pytest.raises(ValueError, match="must be any, mr or an existing"):
+    with pytest.raises(ValueError, match="must be any, mr, T1w, T2w, FLAIR or an existing"):
         inline_contrasts("flair")
 
 

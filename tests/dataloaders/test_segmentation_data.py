@@ -147,8 +147,8 @@ def test_a_case_comes_back_where_its_slices_came_from(home: Path) -> None:
     for axis in ("axial", "coronal"):
         data = Manifest.load(home / axis)
         case = data.cases[0]
-        table = read_classes("auto", data.spec.labels).of_labels(data.spec.labels)
-        volume = read_case(home / axis, case, data.spec, table, (0,), ())
+        classes = read_classes("auto", data.spec.labels)
+        volume = read_case(home / axis, case, data.spec, classes, (0,), ())
         slices = {item.index: read_png(home / axis / item.label) for item in case.slices}
         stitched, affine = stitch(case.geometry, data.spec.axis, slices, fill=0, labels=True)  # type: ignore[arg-type]
         back = back_to_source(volume.label, volume.affine, stitched.shape, affine, labels=True)
