@@ -1,14 +1,11 @@
 """Several runs on the same people, person by person, beside what a second real scan of the same head would get.
 
-python benchmarks/gan_table.py results/oasis/best results/gmm/latest --reference gmm --data data/t1w --bids data/manual \\
-    --repeat sub-1019=sub-1039 sub-1003=sub-1023 --out results/table
+python benchmarks/gan_table.py results/a/best results/gmm/latest --reference gmm --repeats data/repeats --out results/table
 
 Results folders of test.py in (`--no-volumes` is enough), `table.md`, `table.json` and `people.png` out. Means over people
 with 95 % intervals (bootstrap over people), differences of the same people from `--reference` with theirs.
 
-Floor: the repeat scan is laid onto the first one (SimpleITK, rigid then affine: nothing is bent), goes to the first scan's
-prepared grid in one interpolation, as prepare_data.py brings scans there, takes its own intensity window by the same rule,
-and is scored as if a generator had painted it from the first scan's label map.
+Floor: second scans of the same heads (scripts/repeats.py), scored as if a generator had painted them.
 
 Distances of features are measured within a person, between the generated and the real slices of this one, so that they too
 have an interval over people; test.py and evaluate.py pool everybody's slices. Faithfulness: `--segmented DIR` holds what a
@@ -17,10 +14,9 @@ segmenter that was trained on real scans alone sees, in DIR/<run> and in DIR/rea
 
 from __future__ import annotations
 
-import shutil
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -33,16 +29,13 @@ from numpy.typing import NDArray
 from dataloaders.io import geometry
 from dataloaders.io.files import write_json, write_text
 from dataloaders.io.intensity import LEVELS
-from dataloaders.io.manifest import Case, Manifest, Slice
-from dataloaders.io.nifti import read_volume
+from dataloaders.io.manifest import Manifest, Slice
 from dataloaders.io.pictures import label_colors, save_picture, tile_grid, titled, to_grey
-from dataloaders.io.png import read_png, write_png
-from dataloaders.prepare.slicing import mr_window
-from dataloaders.registration import BrainScan, register
+from dataloaders.io.png import read_png
 from engine.command import exit_code
+from evaluation.floors import REPEATS
 from evaluation.metrics.distribution import kid
-from evaluation.metrics.extractors import EFFICIENTNET
-from evaluation.metrics.feature_sets import RADIOMICS
+from evaluation.metrics.feature_sets import EFFICIENTNET, RADIOMICS
 from evaluation.metrics.radiomics import standardise
 from evaluation.pairs import ManifestPairs, paired_slices
 from evaluation.request import Request, plan
@@ -62,7 +55,6 @@ HEADINGS = {  # metric -> heading, best value
     f"{EFFICIENTNET}_kid": ("EfficientNet-Lite0 kernel distance", 0),
     "faithfulness_dice": ("faithfulness, Dice", 1),
 }
-REPEAT = "repeat"  # name of the second scans among the runs
 QUANTILES = (0.2, 0.35, 0.5, 0.65, 0.8)  # of a person's stack of slices
 
 
@@ -72,16 +64,12 @@ class TableOptions:
 
     results: Annotated[tuple[Path, ...], tyro.conf.Positional]
     """Results folders of test.py, of one split and one prepared folder."""
-    data: Path
-    """The prepared folder."""
     reference: str
     """Name of the run that the others are compared with."""
     out: Path = Path("results/table")
     """Folder to write."""
-    bids: Path | None = None
-    """Folder of the scans, for --repeat."""
-    repeat: tuple[str, ...] = ()
-    """FIRST=SECOND: cases that are two scans of one head; the first is in the prepared folder, in any split."""
+    repeats: Path | None = None
+    """Folder of scripts/repeats.py: second scans of the same heads."""
     segmented: Path | None = None
     """Folder with what a segmenter sees: a subfolder for each run, and `real`."""
     device: str = "cpu"
@@ -99,7 +87,7 @@ def values_of(folder: Path, o: TableOptions, name: str) -> Values:
     if o.segmented is not None and (o.segmented / name).is_dir():
         folders = {"segmented": o.segmented / name, "segmented_real": o.segmented / "real"}
         keys.append("faithfulness_dice")
-    request = Request(",".join(keys), device=o.device, extractors=(EFFICIENTNET,), cache=o.out / "features", **folders)
+    request = Request(",".join(keys), device=o.device, cache=o.out / "features", **folders)
     planned = plan(request, pairs)
     scores = merged(score(pairs, planned))
     result = Summary(pairs, scores, planned).result()
@@ -128,61 +116,6 @@ def distances_by_person(extractor: str, rows: Sequence[tuple[str, NDArray, NDArr
         for person in sorted(set(people))
         if (people == person).sum() >= 2
     }
-
-
-# -- the floor ------------------------------------------------------------------------------------------------------
-
-
-def write_repeats(o: TableOptions, folder: Path) -> None:
-    """A results folder whose generated images are the second scans of --repeat on the first ones' prepared grids."""
-    data = Manifest.load(o.data)
-    cases = []
-    for pair in o.repeat:
-        first, _, second = pair.partition("=")
-        case = next((case for case in data.cases if case.id == first), None)
-        if case is None or case.geometry is None or not second or o.bids is None:
-            raise ValueError(f"--repeat {pair}: FIRST=SECOND with a first case of {o.data}, and --bids DIR")
-        volumes = [repeat_volume(case, channel.name, second, o.bids) for channel in data.spec.channels]
-        cases.append(write_repeat(case, volumes, data, o.data, folder))
-    Manifest(data.spec, tuple(cases), {"kind": "results", "name": "repeat"}).save(folder)
-
-
-def repeat_volume(case: Case, channel: str, second: str, bids: Path) -> NDArray:
-    """The second scan on the first one's prepared grid (I, J, K)."""
-    assert case.geometry is not None
-    name = case.sources[channel]["file"]
-    scans = []
-    for wanted in (name, name.replace(case.id, second, 1)):
-        path = next(iter(sorted(bids.rglob(wanted))), None)
-        if path is None:
-            raise ValueError(f"--repeat {case.id}={second}: {bids} has no {wanted}")
-        volume = read_volume(path)
-        scans.append(BrainScan(volume.data, volume.affine))
-    fixed, moving = scans
-    # mm of the first scan -> mm of the second; its inverse says where the second scan's voxels lie in the first head.
-    placed = np.linalg.inv(register(fixed, moving, "affine").affine) @ moving.affine
-    grid = np.array(case.geometry.grid_affine)
-    return geometry.resample(moving.data, placed, case.geometry.grid_shape, grid)
-
-
-def write_repeat(case: Case, volumes: Sequence[NDArray], data: Manifest, source: Path, folder: Path) -> Case:
-    """The files of one case of `write_repeats`; returns it with its generated images."""
-    assert case.geometry is not None
-    assert data.spec.axis is not None
-    windows = [mr_window(volume) for volume in volumes]
-    items: list[Slice] = []
-    for item in case.slices:
-        for path in (item.label, *item.images):
-            (folder / path).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(source / path, folder / path)
-        generated = tuple(f"generated/{Path(path).name}" for path in item.images)
-        for path, volume, window in zip(generated, volumes, windows, strict=True):
-            plane = geometry.plane(volume, data.spec.axis, item.index)
-            image = geometry.window_plane(plane, case.geometry.crop, data.spec.size, 0.0)
-            (folder / path).parent.mkdir(parents=True, exist_ok=True)
-            write_png(folder / path, window.encode(image))
-        items.append(replace(item, generated=generated, filled=()))
-    return replace(case, slices=tuple(items))
 
 
 # -- table ----------------------------------------------------------------------------------------------------------
@@ -257,9 +190,9 @@ def people_picture(folders: Mapping[str, Path], person: str, out: Path) -> list[
     """
     runs = {name: Manifest.load(folder) for name, folder in folders.items()}
     stacks = {name: {c.patient: paired_slices(c) for c in manifest.cases} for name, manifest in runs.items()}
-    first = next(name for name in folders if name != REPEAT)
-    there = stacks.get(REPEAT, {})
-    other = REPEAT if person in there else f"real, {next(one for one in [*stacks[first], ''] if one != person)}"
+    first = next(name for name in folders if name != REPEATS)
+    there = stacks.get(REPEATS, {})
+    other = REPEATS if person in there else f"real, {next(one for one in [*stacks[first], ''] if one != person)}"
     colours = label_colors(runs[first].spec.labels)
     rows = []
     for quantile in QUANTILES:
@@ -267,17 +200,17 @@ def people_picture(folders: Mapping[str, Path], person: str, out: Path) -> list[
         ids = read_png(folders[first] / own.label)
         columns = [colours[ids], grey(folders[first] / own.images[0])]
         if person in there:
-            columns.append(grey(folders[REPEAT] / at(there[person], quantile).generated[0]))
+            columns.append(grey(folders[REPEATS] / at(there[person], quantile).generated[0]))
         elif other != "real, ":
             columns.append(grey(folders[first] / at(stacks[first][other[6:]], quantile).images[0]))
         for name in folders:
-            if name != REPEAT:
+            if name != REPEATS:
                 columns.append(grey(folders[name] / at(stacks[name][person], quantile).generated[0]))
         rows.append(columns)
     shown = [np.any([tile.any(-1) for tile in row], axis=0) for row in rows]
     width = geometry.bounding_box(np.any(shown, axis=0), margin=4)[1]
     boxes = [(geometry.bounding_box(row, margin=4)[0], width) for row in shown]
-    titles = ["label", "real", *([other] if other != "real, " else []), *(name for name in folders if name != REPEAT)]
+    titles = ["label", "real", *([other] if other != "real, " else []), *(name for name in folders if name != REPEATS)]
     save_picture(
         out, titled(tile_grid([[tile[box] for tile in row] for row, box in zip(rows, boxes, strict=True)]), titles)
     )
@@ -307,10 +240,9 @@ def run() -> int:
         raise ValueError(f"--reference {o.reference}: of runs with different names, there are {', '.join(folders)}")
     found = {name: values_of(folder, o, name) for name, folder in folders.items()}
     floor: Values = {}
-    if o.repeat:
-        write_repeats(o, o.out / REPEAT)
-        floor = values_of(o.out / REPEAT, o, REPEAT)
-        folders[REPEAT] = o.out / REPEAT
+    if o.repeats is not None:
+        floor = values_of(o.repeats, o, REPEATS)
+        folders[REPEATS] = o.repeats
     rows = table_of(found, floor, o.reference)
     person = median_person(next(found[o.reference][key] for key in found[o.reference] if key.startswith("mae_body")))
     columns = people_picture(folders, person, o.out / "people.png")

@@ -19,6 +19,7 @@ from engine.methods.synthesis import SynthesisWorkflow
 from engine.results import ResultsWriter, synthesize_split
 from engine.trained import TrainedRun
 from evaluation import check_metrics, evaluate_results, format_table
+from evaluation.floors import REPEATS
 from evaluation.metrics.lesion_regions import evaluate_lesion_regions, format_regions
 from models.base import Method
 from models.gmm.labels import plain_name
@@ -66,7 +67,8 @@ class SplitSynthesis:
             print(f"the {phase} split has no real images, so there is nothing to evaluate against: no metrics")
             return
         c = self.config
-        print(format_table(evaluate_results(out, c.metrics, c.weights, str(self.device), progress=True)))
+        asked = (c.metrics, c.weights, str(self.device))
+        print(format_table(evaluate_results(out, *asked, progress=True, repeats=self.root / REPEATS)))
         lesions = evaluate_lesion_regions(out)
         if lesions is not None:
             print(format_regions(lesions))

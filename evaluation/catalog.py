@@ -16,7 +16,16 @@ from evaluation.metrics import (
     spectrum,
     variety,
 )
-from evaluation.metrics.feature_sets import INCEPTION, KINDS, OASIS, RADIOMICS, group_of, of_extractor
+from evaluation.metrics.feature_sets import (
+    ALWAYS,
+    DISTANCE,
+    EFFICIENTNET,
+    KINDS,
+    OASIS,
+    group_of,
+    of_extractor,
+    paired_of,
+)
 from evaluation.metrics.metric import GROUPS, Metric
 from evaluation.metrics.perceptual import LPIPS
 from evaluation.statistics import DRAWS, MIN_PATIENTS
@@ -27,12 +36,13 @@ FILES = (
     *(faithfulness, lesions),
 )
 METRICS: dict[str, Metric] = {metric.key: metric for file in FILES for metric in file.METRICS}
-METRICS |= {metric.key: metric for key in (INCEPTION, RADIOMICS, OASIS) for metric in of_extractor(key).values()}
+METRICS |= {metric.key: metric for metric in (paired_of(EFFICIENTNET),)}
+METRICS |= {metric.key: metric for key in (*ALWAYS, OASIS) for metric in of_extractor(key).values()}
 PROTOCOLS = ("synthrad2023", "oasis")
 TITLES = (  # of the report's tables, in their order; those of further extractors come behind
     *GROUPS,
     *("Protocol synthrad2023", "Protocol oasis"),
-    *(group_of(key) for key in (INCEPTION, RADIOMICS)),
+    *(group_of(key) for key in ALWAYS),
 )
 SETTINGS = {  # of all metrics
     "levels": "mean over a patient's slices, then over patients; by label: over a patient's cases, labels, patients; "
@@ -50,7 +60,9 @@ def described(key: str) -> Metric | None:
     if key in METRICS:
         return METRICS[key]
     extractor, _, kind = key.rpartition("_")
-    return of_extractor(extractor)[kind] if extractor and kind in KINDS else None
+    if not extractor or kind not in (*KINDS, DISTANCE):
+        return None
+    return paired_of(extractor) if kind == DISTANCE else of_extractor(extractor)[kind]
 
 
 def named(text: str, allowed: dict[str, Metric]) -> dict[str, Metric]:

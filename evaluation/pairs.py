@@ -127,6 +127,10 @@ class Pairs(ABC):
         file that is missing or of another shape.
         """
 
+    @abstractmethod
+    def beside(self, folder: Path) -> Pairs:
+        """The second scans that scripts/repeats.py laid onto the same kind of images; ValueError where they are others."""
+
     @property
     def about(self) -> dict[str, Any]:
         """How the images are read: what numbers of another evaluation have to share to be comparable."""
@@ -242,6 +246,14 @@ class ManifestPairs(Pairs):
         if labels:
             return self._ids(image)
         return item.window.decode(as_16_bit(image, self.manifest.provenance.get("levels")))
+
+    def beside(self, folder: Path) -> ManifestPairs:
+        """A results folder with the same classes and channels."""
+        other = ManifestPairs(folder, Manifest.load(folder))
+        here, there = ((pairs.spec.labels, pairs.spec.channels, pairs.spec.spacing) for pairs in (self, other))
+        if here != there:
+            raise ValueError(f"--repeats {folder}: classes, channels or pixel size are not those of {self.folder}")
+        return other
 
     def _from_volume(self, folder: Path, item: Item, wanted: Path) -> NDArray:
         """Of the volume named as the case, or of the only one whose name goes on with ``_``."""

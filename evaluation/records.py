@@ -33,9 +33,14 @@ class Counts(TypedDict):
 
 @with_config(OPEN)
 class Floor(TypedDict, total=False):
-    """What two halves of the real images differ by."""
+    """What real images reach: a second scan of the same head, or other people."""
 
+    of: Text
     value: Number
+    ci95: tuple[float, float] | None
+    n_patients: int
+    n: list[int]
+    matched: Number
 
 
 @with_config(OPEN)
@@ -51,6 +56,7 @@ class Entry(TypedDict, total=False):
     n: int
     slice_sd: Number
     floor: Floor | float | None
+    floor_passed: bool
     ceiling: Number
     reason: Text
     note: Text

@@ -128,4 +128,4 @@ def reference_entries(reference: Reference, extractor: str, channel: str, fake: 
         raise ValueError(f"the reference has no channel {channel!r}; there are {', '.join(sorted(there))}")
     key = (extractor, name)
     every = {metric.key for metric in of_extractor(extractor).values()}
-    return set_entries(extractor, reference.features[key], fake, reference.patients[key], every)
+    return set_entries(extractor, reference.features[key], fake, reference.patients[key], every, paired=False)

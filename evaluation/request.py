@@ -16,7 +16,16 @@ from dataloaders.io.weights import MissingWeights, resolve, sha256
 from evaluation.catalog import METRICS, PROTOCOLS, named
 from evaluation.metrics import extractors, perceptual
 from evaluation.metrics.extractors import Extractor
-from evaluation.metrics.feature_sets import INCEPTION, OASIS, RADIOMICS, of_extractor
+from evaluation.metrics.feature_sets import (
+    ALWAYS,
+    DISTANCE,
+    EFFICIENTNET,
+    INCEPTION,
+    OASIS,
+    of_extractor,
+    paired_of,
+    title_of,
+)
 from evaluation.metrics.metric import Level, Metric
 from evaluation.pairs import PER_VOLUME, Pairs
 
@@ -30,6 +39,7 @@ class Request:
     are kept by the content of the images. protocol: keys of PROTOCOLS. draws: folders with further draws of the same
     label maps. segmented, segmented_real: folders with what a segmenter sees in the generated and in the real images.
     lesion: name or id of the lesion label. save_reference: file for the features of the real images.
+    repeats: folder with second scans of the same heads (scripts/repeats.py): the floor of paired metrics.
     """
 
     metrics: str = "auto"
@@ -44,12 +54,13 @@ class Request:
     segmented_real: Path | None = None
     lesion: str = ""
     save_reference: Path | None = None
+    repeats: Path | None = None
 
     def __post_init__(self) -> None:
         unknown = [name for name in self.protocol if name not in PROTOCOLS]
         if unknown:
             raise ValueError(f"--protocol {' '.join(unknown)}: unknown; there are {', '.join(PROTOCOLS)}")
-        for flag in ("draws", "segmented", "segmented_real"):
+        for flag in ("draws", "segmented", "segmented_real", "repeats"):
             value = getattr(self, flag)
             for folder in value if isinstance(value, tuple) else [value] if value else []:
                 if not folder.is_dir():
@@ -68,9 +79,9 @@ class Request:
             kind, _, file = text.partition(":")
             stem = re.sub(r"[^A-Za-z0-9]+", "_", Path(file).stem)
             key = f"{kind}_{stem}" if kind == "torchscript" else kind
-            if key == INCEPTION:
-                raise ValueError(f"--extractors {text}: Inception is always measured; name its file by --weights")
-            if key in (*keys, RADIOMICS, OASIS):
+            if key in (INCEPTION, EFFICIENTNET):
+                raise ValueError(f"--extractors {text}: {title_of(key)} is always measured; name its file by --weights")
+            if key in (*keys, *ALWAYS, OASIS):
                 raise ValueError(f"--extractors {text}: the results already have {key!r}; rename the file")
             keys[key] = text
         return keys
@@ -80,7 +91,8 @@ class Request:
         """The metrics to compute, by key; ValueError for a name that is not among what was given options for."""
         given = {flag for flag in ("draws", "segmented", "lesion") if getattr(self, flag)} | {*self.protocol}
         allowed = {key: metric for key, metric in METRICS.items() if given.issuperset(metric.asked)}
-        allowed |= {metric.key: metric for key in self.extractor_keys for metric in of_extractor(key).values()}
+        for key in self.extractor_keys:
+            allowed |= {metric.key: metric for metric in (*of_extractor(key).values(), paired_of(key))}
         return named(self.metrics, allowed)
 
 
@@ -113,7 +125,8 @@ class ScoringPlan:
 
     def about_network(self, metric: Metric, extractor: str = "") -> dict[str, Any]:
         """Name and hash of the network that a metric was computed with; nothing where it takes none."""
-        if (network := self.extractors.get(extractor)) is not None:
+        network = self.extractors.get(extractor or metric.key.removesuffix(f"_{DISTANCE}"))
+        if network is not None:
             return {"extractor": network.name, "weights_sha256": network.sha256, "preparation": network.preparation}
         file = self.files.get(metric.key)
         return {"extractor": file.name, "weights_sha256": sha256(file)} if file else {}
@@ -171,11 +184,12 @@ def plan(request: Request, pairs: Pairs, real: bool = True) -> ScoringPlan:
     if request.save_reference is not None:
         refuse_own_windows("save_reference", request.save_reference, pairs)
     found: dict[str, Extractor] = {}
-    for key in (INCEPTION, OASIS):
-        if path := next((files[metric.key] for metric in of_extractor(key).values() if metric.key in files), None):
-            found[key] = found.get(INCEPTION) or extractors.inception_extractor(device, path)
+    for key in (EFFICIENTNET, INCEPTION, OASIS):
+        if path := next((files[name] for name in names_of(key) if name in files), None):
+            build = extractors.efficientnet_extractor if key == EFFICIENTNET else extractors.inception_extractor
+            found[key] = found[INCEPTION] if key == OASIS and INCEPTION in found else build(device, path)
     for key, text in request.extractor_keys.items():
-        if any(metric.key in chosen for metric in of_extractor(key).values()):
+        if not chosen.keys().isdisjoint(names_of(key)):
             found[key] = extractors.extractor(text, device)
     alexnet = next((files[key] for key in files if METRICS[key].weights == "alexnet"), None)
     return ScoringPlan(
@@ -188,6 +202,11 @@ def plan(request: Request, pairs: Pairs, real: bool = True) -> ScoringPlan:
         lesion=pairs.label_named(request.lesion) if request.lesion else None,
         real=real,
     )
+
+
+def names_of(extractor: str) -> list[str]:
+    """Keys of the metrics on an extractor's features."""
+    return [metric.key for metric in (*of_extractor(extractor).values(), paired_of(extractor))]
 
 
 def refuse_own_windows(flag: str, file: Path, pairs: Pairs) -> None:

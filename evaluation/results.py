@@ -13,6 +13,7 @@ from dataloaders.io.files import write_json, write_text
 from dataloaders.io.manifest import Manifest
 from dataloaders.io.weights import MissingWeights
 from evaluation.catalog import SCHEMA
+from evaluation.floors import add_floors, second_scans
 from evaluation.metrics.feature_sets import INCEPTION, of_extractor
 from evaluation.pairs import ManifestPairs, Pairs, paired_slices
 from evaluation.reference import load_reference, reference_entries, refuse_other_reading, save_reference, usable
@@ -36,15 +37,22 @@ def check_metrics(metrics: str, weights: Path | None = None) -> None:
 
 
 def evaluate_results(
-    folder: Path, metrics: str = "auto", weights: Path | None = None, device: str = "cpu", progress: bool = False
+    folder: Path,
+    metrics: str = "auto",
+    weights: Path | None = None,
+    device: str = "cpu",
+    progress: bool = False,
+    repeats: Path | None = None,
 ) -> dict[str, Any]:
     """Score `folder` (written by test.py) and write metrics.json and its tables there; returns the former.
 
-    metrics: ``auto`` for all that can be computed, else names. Raises MissingWeights for a named metric without
+    metrics: ``auto`` for all that can be computed, else names. repeats: second scans, where there is such a folder.
+    Raises MissingWeights for a named metric without
     weights, ValueError for folders without real images or with damaged files.
     """
     pairs = ManifestPairs(folder, Manifest.load(folder))
-    planned = plan(Request(metrics, weights, device, progress), pairs)
+    second = repeats if repeats is not None and repeats.is_dir() else None
+    planned = plan(Request(metrics, weights, device, progress, repeats=second), pairs)
     return _write(pairs, folder, planned, merged(score(pairs, planned)))
 
 
@@ -138,6 +146,9 @@ def _write(pairs: Pairs, out: Path, planned: ScoringPlan, scores: Scores, strict
     if not scores.rows:
         raise ValueError(f"{out}: no slice has both a real and a generated image, so there is nothing to compare")
     result = Summary(pairs, scores, planned).result()
+    seconds, said = second_scans(pairs, planned, planned.request.repeats)
+    add_floors(result["metrics"], seconds)
+    result["settings"]["repeats"] = said
     named = {key: entry for key, entry in result["metrics"].items() if key.partition("/")[0] in planned.chosen}
     if strict and all(entry["value"] is None for entry in named.values()):
         reasons = "; ".join(f"{key}: {entry['reason']}" for key, entry in named.items())

@@ -15,7 +15,7 @@ from dataloaders.io.manifest import Case
 from evaluation.metrics import perceptual
 from evaluation.metrics.extractors import cached_features
 from evaluation.metrics.faithfulness import overlap_rows
-from evaluation.metrics.feature_sets import OASIS, RADIOMICS, Sets, of_extractor
+from evaluation.metrics.feature_sets import OASIS, RADIOMICS, Sets, feature_distances, of_extractor, paired_of
 from evaluation.metrics.intensity import label_rows
 from evaluation.metrics.lesions import lesion_row
 from evaluation.metrics.metric import CaseSlices, Level, Row
@@ -196,6 +196,9 @@ class Group:
             real = self._features(key, [item.unit[0] for item in items]) if self.plan.real else fake
             for item, of_real, of_fake in zip(items, real, fake, strict=True):
                 self._add_features(key, item, of_real, of_fake)
+            if (name := paired_of(key).key) in self.plan.chosen:
+                for (_, row), distance in zip(self.waiting, feature_distances(real, fake), strict=True):
+                    row[name] = float(distance)
         self.waiting = []
 
     def _features(self, key: str, images: Sequence[NDArray]) -> NDArray[np.float32]:

@@ -80,7 +80,7 @@ def key_of(pairs: Pairs, request: Request) -> str:
     fields = {field.name for field in dataclasses.fields(request)} - {"progress", "device", "cache"}
     asked = {name: str(getattr(request, name)) for name in sorted(fields)}
     named = [request.weights, *(Path(text.partition(":")[2]) for text in request.extractors)]
-    folders = [*request.draws, request.segmented, request.segmented_real]
+    folders = [*request.draws, request.segmented, request.segmented_real, request.repeats]
     named += [path for folder in folders if folder is not None for path in files_in(folder, "")]
     about = [pairs.fingerprint(), pairs.groups(), asked, file_states(path for path in named if path is not None)]
     return hashlib.sha256(json.dumps(about, sort_keys=True, default=str).encode()).hexdigest()

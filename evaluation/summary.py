@@ -46,7 +46,7 @@ class Summary:
         self._relative_wasserstein()
         return about(self.pairs, self.scores, self.plan, self.metrics) | {
             "per_patient": self.per_patient,
-            "per_label": self.scores.labels,
+            "per_label": finite_rows(self.scores.labels),
             "per_case": finite_rows(self.scores.cases),
             "per_overlap": finite_rows(self.scores.overlap),
             "per_lesion_case": self.scores.lesions,
@@ -117,8 +117,9 @@ class Summary:
         entry = self._put(metric, channel, over_patients(values), unit)
         if entry["ci95"] is None:
             entry["ci_note"] = f"no interval: {entry['n_patients']} patient(s), at least {MIN_PATIENTS} are needed"
-        for patient, value in zip(self.per_patient, values, strict=True):
-            self.per_patient[patient][_key(metric, channel)] = finite(value)
+        key = _key(metric, channel)
+        for patient, value in zip(self.per_patient, values, strict=True) if key in self.metrics else ():
+            self.per_patient[patient][key] = finite(value)
         return entry
 
     def _put_missing(self, metric: Metric, channel: str | None) -> None:
@@ -133,7 +134,8 @@ class Summary:
             entry.setdefault("reason", metric.reason)
         if self.note and metric.windowed:
             entry["note"] = "; ".join(filter(None, (entry.get("note"), self.note)))
-        self.metrics[_key(metric, channel)] = entry
+        if entry["value"] is not None or not metric.quiet or self.plan.request.metrics != "auto":
+            self.metrics[_key(metric, channel)] = entry
         return entry
 
 

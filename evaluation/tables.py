@@ -9,7 +9,8 @@ from dataloaders.io.files import csv_text
 from dataloaders.overview import counted
 
 SUMMARY_FIELDS = (
-    *("metric", "channel", "value", "ci95_low", "ci95_high", "unit", "better", "n", "floor", "floor_n", "ceiling"),
+    *("metric", "channel", "value", "ci95_low", "ci95_high", "unit", "better", "n", "floor", "floor_n"),
+    *("floor_passed", "ceiling"),
     *("slice_sd", "extractor", "weights_sha256", "reason"),
 )
 
@@ -39,7 +40,7 @@ def _summary_row(key: str, entry: dict[str, Any]) -> dict[str, Any]:
         "ci95_high": high,
         "n": entry.get("n", entry.get("n_patients")),
         "floor": floor.get("value"),
-        "floor_n": min(floor["n"]) if floor else None,
+        "floor_n": min(floor["n"]) if "n" in floor else floor.get("n_patients"),
     }
     return entry | row
 
@@ -64,8 +65,16 @@ def _value(name: str, entry: dict[str, Any]) -> str:
         return f"n/a  ({entry['reason']})"
     interval = f"  [{entry['ci95'][0]:.4g}, {entry['ci95'][1]:.4g}]" if entry.get("ci95") else ""
     floor = entry.get("floor") or {}
-    beside = f"  floor {floor['value']:.4g}" if floor.get("value") is not None else ""
+    beside = f"  n {entry['n']}" if "n_real" in entry else ""
+    beside += f"  {_floor(entry, floor)}" if floor.get("value") is not None else ""
     beside += f"  ceiling {entry['ceiling']:.4g}" if entry.get("ceiling") is not None else ""
+    unbiased = ", biased by n: trust the kernel distance" if entry.get("note", "").count("trust KID") else ""
     neither = "1 is as in the real images" if name.endswith("_ratio") else "neither high nor low is best"
     arrow = f"{entry['better']} is better" if entry["better"] else neither
-    return f"{entry['value']:.4g} {entry['unit']}{interval}{beside}  ({arrow})"
+    return f"{entry['value']:.4g} {entry['unit']}{interval}{beside}  ({arrow}{unbiased})"
+
+
+def _floor(entry: dict[str, Any], floor: dict[str, Any]) -> str:
+    matched = floor.get("matched")
+    beside = "" if matched is None else f", there {matched:.4g}"
+    return f"floor {floor['value']:.4g}{beside}" + (", passed" if entry.get("floor_passed") else "")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -145,6 +145,14 @@ class VolumePairs(Pairs):
                 f"{files.generated}: {real.shape}, its results' {FILE_NAME} says {(len(x), len(y), len(z))}"
             )
         return x[:, None, None] & y[:, None] & z
+
+    def beside(self, folder: Path) -> VolumePairs:
+        """Those volumes whose names are in `folder`, with what lies there in place of the generated ones."""
+        found = {stem(path): path for path in without_twins(files_in(folder, SUFFIXES, "--repeats"))}
+        cases = [replace(files, generated=found[files.id]) for files in self.cases if files.id in found]
+        if not cases:
+            raise ValueError(f"--repeats {folder}: has no volume of a name that is scored")
+        return VolumePairs(cases, self.window, self.axis, self.spec.channels[0].unit, self.patients)
 
     def companion(self, folder: Path, item: Item, labels: bool) -> NDArray:
         """The slice of the equally named volume."""

@@ -52,7 +52,7 @@ class EvaluateOptions:
     protocol: tuple[Literal["synthrad2023", "oasis"], ...] = ()
     """Also the numbers of a published protocol, exactly."""
     extractors: tuple[str, ...] = ()
-    """Further feature extractors: efficientnet_lite0, torchscript:FILE, a torchvision model as resnet50:FILE."""
+    """Further feature extractors: torchscript:FILE, a torchvision model as resnet50:FILE."""
     draws: tuple[Path, ...] = ()
     """Folders with further draws of the same label maps (same file names), for the diversity metrics."""
     segmented: Path | None = None
@@ -65,6 +65,8 @@ class EvaluateOptions:
     """Folder that keeps network features by the images' content, so that a second run is fast."""
     save_reference: Path | None = None
     """Also save the features of the real images to this .npz file."""
+    repeats: Path | None = None
+    """Folder with second scans of the same heads (scripts/repeats.py): what they reach is the floor of paired metrics."""
     reference: Path | None = None
     """Score --generated against such a file (or pytorch-fid's .npz) instead of --real."""
     weights: Path | None = None
@@ -96,7 +98,7 @@ def evaluate(options: EvaluateOptions) -> dict[str, Any] | None:
 
 
 OF_ALL = {"metrics", "extractors", "cache", "weights", "device", "out", "json"}
-OF_PAIRS = OF_ALL | {"protocol", "draws", "segmented", "segmented_real", "lesion", "save_reference", "shard"}
+OF_PAIRS = OF_ALL | {"protocol", "draws", "segmented", "segmented_real", "lesion", "save_reference", "repeats", "shard"}
 OF_FOLDERS = {"generated", "labels", "window", "unit", "axis", "patient_regex", "levels"}
 MODES = {  # what names the images -> (options that it needs, options that it takes)
     "results": ({"results"}, OF_PAIRS),

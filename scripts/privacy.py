@@ -23,6 +23,7 @@ from dataloaders.io.files import atomic_path, read_json, write_json, write_text
 from dataloaders.io.locks import lock_place
 from dataloaders.io.manifest import SPLITS, Manifest
 from dataloaders.io.schema import AtLeast0, GpuIds, Iteration
+from dataloaders.io.weights import resolve
 from dataloaders.slices import fingerprint
 from engine.command import exit_code
 from engine.methods.base import workflow_of
@@ -31,7 +32,8 @@ from engine.results import synthesize_split
 from engine.split_synthesis import SplitSynthesis, run_classes
 from engine.trained import TrainedRun
 from evaluation import privacy
-from evaluation.metrics.extractors import EFFICIENTNET, cached_features, extractor
+from evaluation.metrics.extractors import cached_features, efficientnet_extractor
+from evaluation.metrics.feature_sets import EFFICIENTNET
 from evaluation.statistics import finite_rows
 from evaluation.tables import rows_csv
 from models.base import Batch, Method
@@ -188,7 +190,7 @@ def vectors_of(found: MadeSlices, cache: Path | None) -> Vectors:
                 f"only {len(left)} {'training' if training else 'held-out'} people have slices that are labelled to "
                 f"{privacy.LEAST_LABELLED:.0%} and not constant, at least {LEAST_PEOPLE} are needed"
             )
-    net = extractor(EFFICIENTNET, found.device)
+    net = efficientnet_extractor(found.device, resolve(EFFICIENTNET))
     features = []
     for side in images:
         channels = [[np.clip(side[i][c], 0, 1) for i in place] for c in range(len(side[0]))]

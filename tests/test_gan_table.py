@@ -11,14 +11,10 @@ import pytest
 from PIL import Image
 
 from benchmarks import gan_table
-from benchmarks.gan_table import TableOptions, as_markdown, median_person, table_of, write_repeats
+from benchmarks.gan_table import as_markdown, median_person, table_of
 from dataloaders.io.manifest import Manifest
-from dataloaders.io.nifti import write_volume
 from dataloaders.io.pictures import TITLE
 from dataloaders.io.png import read_png, write_png
-from dataloaders.prepare.options import PrepareOptions
-from dataloaders.prepare.prepare import prepare
-from tests.dataloaders.test_registration import lopsided, moved, turn
 from tests.toy_results import good_and_bad
 
 PEOPLE = [f"p{i}" for i in range(6)]
@@ -58,7 +54,7 @@ def test_the_person_in_the_middle() -> None:
 @pytest.mark.filterwarnings("ignore::UserWarning")
 def test_the_whole_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     folders = [str(path) for path in good_and_bad(tmp_path, size=(64, 72), channels=("T1w",), patients=3, slices=4)]
-    arguments = ["--reference", "bad", "--data", str(tmp_path), "--out", str(tmp_path / "table")]
+    arguments = ["--reference", "bad", "--out", str(tmp_path / "table")]
     monkeypatch.setattr(sys, "argv", ["gan_table.py", *folders, *arguments])
     assert gan_table.run() == 0
     found = json.loads((tmp_path / "table" / "table.json").read_text())
@@ -86,7 +82,7 @@ def test_faithfulness_beside_its_ceiling(tmp_path: Path, monkeypatch: pytest.Mon
         }
         for name, ids in seen.items():
             write_png(tmp_path / "segmented" / name / Path(item.label).name, ids)
-    arguments = ["--reference", "bad", "--data", str(tmp_path), "--segmented", str(tmp_path / "segmented")]
+    arguments = ["--reference", "bad", "--segmented", str(tmp_path / "segmented")]
     monkeypatch.setattr(sys, "argv", ["gan_table.py", *map(str, folders), *arguments, "--out", str(tmp_path / "table")])
     assert gan_table.run() == 0
     rows = json.loads((tmp_path / "table" / "table.json").read_text())["rows"]
@@ -96,27 +92,3 @@ def test_faithfulness_beside_its_ceiling(tmp_path: Path, monkeypatch: pytest.Mon
     assert row["bad"]["value"] < 0.5
     assert row["good"]["difference"]["mean"] == pytest.approx(row["bad"]["value"] - 1)
     assert f"(ceiling {row['ceiling']:.3f})" in (tmp_path / "table" / "table.md").read_text()
-
-
-def test_a_repeat_scan_comes_to_lie_on_the_first(tmp_path: Path) -> None:
-    """The second scan is turned, moved and twice as bright: registered and in its own window it is the first again."""
-    head = lopsided()
-    again = moved(head, turn(6, (3, -4, 2)))
-    for name, data in (("sub-1", head.data), ("sub-2", 2 * again.data)):
-        write_volume(tmp_path / "bids" / name / f"{name}_T1w.nii.gz", data.astype(np.float32), head.affine)
-    write_volume(tmp_path / "labels" / "sub-1_dseg.nii.gz", (head.data > 0).astype(np.uint8), head.affine)
-    prepare(
-        PrepareOptions(
-            images=str(tmp_path / "bids" / "sub-1" / "*_T1w.nii.gz"), labels=str(tmp_path / "labels" / "*_dseg.nii.gz"),
-            format="pairs", channel="T1w", clean="none", size=(64,), split=(0, 0, 1), out=tmp_path / "data", workers=1,
-        )
-    )  # fmt: skip
-    o = TableOptions((), tmp_path / "data", "a", bids=tmp_path / "bids", repeat=("sub-1=sub-2",))
-    write_repeats(o, tmp_path / "floor")
-    errors = []
-    for item in Manifest.load(tmp_path / "floor").cases[0].slices:
-        real, fake = (read_png(tmp_path / "floor" / path).astype(float) for path in (*item.images, *item.generated))
-        errors.append(np.abs(real - fake)[real > 0].mean() / real[real > 0].mean())
-    assert np.median(errors) < 0.12
-    with pytest.raises(ValueError, match=r"has no sub-9_T1w\.nii\.gz"):
-        write_repeats(TableOptions((), tmp_path / "data", "a", bids=tmp_path, repeat=("sub-1=sub-9",)), tmp_path / "f")

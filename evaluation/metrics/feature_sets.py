@@ -9,10 +9,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from evaluation.metrics.distribution import distribution_metrics, floors, same_size
-from evaluation.metrics.metric import Better, Metric
+from evaluation.metrics.metric import AGREEMENT, Better, Metric
 from evaluation.metrics.radiomics import FEATURE_NAMES, standardise
 
 INCEPTION, RADIOMICS = "inception", "radiomics"
+EFFICIENTNET = "efficientnet_lite0"  # its weights come with a package, so that it is named without a file
+ALWAYS = (EFFICIENTNET, INCEPTION, RADIOMICS)  # measured wherever their weights are
 OASIS = "oasis"  # Inception on 8-bit images, as pytorch-fid's own script reads files
 ENOUGH = 2048  # samples from which FID is worth more than KID
 KINDS: dict[str, tuple[str, Better, str]] = {  # of `distribution_metrics` -> name, direction, convention
@@ -27,16 +29,23 @@ KINDS: dict[str, tuple[str, Better, str]] = {  # of `distribution_metrics` -> na
 Sets = dict[tuple[str, int], list[tuple[str, NDArray, NDArray]]]
 
 
+DISTANCE = "distance"  # of two images, between their features; of networks with a prefix of their own
+_TITLES = {INCEPTION: "Inception", EFFICIENTNET: "EfficientNet-Lite0"}
+
+
+def title_of(extractor: str) -> str:
+    """Name for people."""
+    return _TITLES.get(extractor, extractor.replace("_", " "))
+
+
 def group_of(extractor: str) -> str:
     """Title of the report's table."""
-    return f"Distribution: {'Inception' if extractor == INCEPTION else extractor.replace('_', ' ')} features"
+    return f"Distribution: {title_of(extractor)} features"
 
 
 def of_extractor(extractor: str) -> dict[str, Metric]:
-    """Kind of distance -> metric on the features of an extractor. Only Inception's bear the names of the field."""
-    names = {
-        kind: (f"{extractor}_{kind}", f"{extractor.replace('_', ' ')} {name}") for kind, (name, *_) in KINDS.items()
-    }
+    """Kind of distance -> metric of sets on the features of an extractor. Only Inception's bear the names of the field."""
+    names = {kind: (f"{extractor}_{kind}", f"{title_of(extractor)} {name}") for kind, (name, *_) in KINDS.items()}
     if extractor == INCEPTION:
         names = {kind: (kind, kind) for kind in KINDS} | {"frechet": ("fid", "FID"), "kid": ("kid", "KID")}
     if extractor == OASIS:
@@ -45,12 +54,33 @@ def of_extractor(extractor: str) -> dict[str, Metric]:
         kind: Metric(
             *(key, name[:1].upper() + name[1:], "Protocol oasis" if extractor == OASIS else group_of(extractor), "set"),
             *(KINDS[kind][1], "", ("oasis",) if extractor == OASIS else ()),
-            weights=INCEPTION if extractor in (INCEPTION, OASIS) else "",
+            weights=INCEPTION if extractor in (INCEPTION, OASIS) else EFFICIENTNET * (extractor == EFFICIENTNET),
             windowed=True,
             setting=_SETTINGS.get(key, KINDS[kind][2] if extractor == INCEPTION else ""),
         )
         for kind, (key, name) in names.items()
     }
+
+
+def paired_of(extractor: str) -> Metric:
+    """Distance between the features of a generated and of its real image, for any network; see `feature_distances`."""
+    return Metric(
+        *(f"{extractor}_{DISTANCE}", f"{title_of(extractor)} feature distance", AGREEMENT, "slice", "lower", ""),
+        weights=EFFICIENTNET * (extractor == EFFICIENTNET),
+        windowed=True,
+        setting="Euclidean, between features of length 1; of whole slices; not LPIPS",
+    )
+
+
+def feature_distances(real: NDArray, fake: NDArray) -> NDArray[np.float64]:
+    """|r / |r| - g / |g|| of each row of features (n, d): 0 to 2, and to sqrt(2) where no feature is below 0; (n,).
+
+    sqrt(2 - 2 c), c being their cosine. Length is left out, because networks react more strongly to more contrast.
+    """
+    unit = [
+        x / np.maximum(np.linalg.norm(x, axis=1, keepdims=True), 1e-12) for x in np.asarray((real, fake), np.float64)
+    ]
+    return np.linalg.norm(unit[0] - unit[1], axis=1)
 
 
 _SETTINGS = {
@@ -63,9 +93,12 @@ _SETTINGS = {
 
 
 def set_entries(
-    extractor: str, real: NDArray, fake: NDArray, patients: Sequence[str], wanted: set[str]
+    extractor: str, real: NDArray, fake: NDArray, patients: Sequence[str], wanted: set[str], paired: bool = True
 ) -> dict[str, dict[str, Any]]:
-    """Entries of metrics.json for features (n, d) of real images with their patients and (m, d) of generated ones."""
+    """Entries of metrics.json for features (n, d) of real images with their patients and (m, d) of generated ones.
+
+    paired: whether they are of the same slices in the same order.
+    """
     chosen = {kind: metric for kind, metric in of_extractor(extractor).items() if metric.key in wanted}
     if not chosen:
         return {}
@@ -74,13 +107,13 @@ def set_entries(
         real, fake, dropped = standardise(real=real, fake=fake)
     x, y = same_size(real=real, fake=fake)
     values = distribution_metrics(real=x, fake=y)
-    floor = floors(real, patients)
+    floor = floors(real, patients, fake=fake if paired else None)
     cut = f"of {len(real)} real and {len(fake)} generated" if len(real) != len(fake) else ""
     entries = {}
     for kind, metric in chosen.items():
         entry: dict[str, Any] = {"value": values[kind], "ci95": None, "unit": "", "n": len(y), "n_real": len(x)}
         entry["better"] = metric.better
-        entry["floor"] = None if floor is None else {"value": floor[kind], "n": floor["n"]}
+        entry["floor"] = None if floor is None else _floor(floor, kind)
         entry["note"] = _note(kind, len(x), floor is None, cut)
         if kind == "kid":
             entry["sd_over_subsets"] = values["kid_std"]
@@ -90,6 +123,11 @@ def set_entries(
             entry["reason"] = f"{len(x)} slice(s) are too few"
         entries[metric.key] = entry
     return entries
+
+
+def _floor(floor: dict[str, Any], kind: str) -> dict[str, Any]:
+    matched = floor.get("matched", {}).get(kind)
+    return {"of": "other people", "value": floor[kind], "n": floor["n"], "matched": matched}
 
 
 def _note(kind: str, n: int, alone: bool, cut: str) -> str:

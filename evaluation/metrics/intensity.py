@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -69,10 +70,25 @@ def wasserstein(real: NDArray, fake: NDArray, window: Window) -> float:
     return float(np.abs(cdf_real - cdf_fake).sum() * window.width / LEVELS)
 
 
+def contrast(pixels: Sequence[float], means: Sequence[float]) -> float:
+    """How far labels lie apart in a real scan: the deviation of an image that has each label's mean in its place.
+
+    Square root of the variance between labels, weighted by pixels; so small labels do not move it, and any number of
+    labels has it: for white and grey matter alone, of equal size, half of their difference. NaN for less than two labels
+    or without any contrast.
+    """
+    if len(means) < 2:
+        return math.nan
+    weights = np.array(pixels, np.float64) / np.sum(pixels)
+    spread = math.sqrt(weights @ (np.array(means) - weights @ np.array(means)) ** 2)
+    return spread if spread > 0 else math.nan
+
+
 def label_rows(case: CaseSlices) -> list[Row]:
     """One row a label: real and generated mean and standard deviation, their errors, and the distance.
 
     Means and standard deviations are of the values as they are stored, the distance of the window's levels.
+    `label_mean_error_relative`: as a share of the real scan's `contrast` between labels other than 0.
     """
     window = case.items[0].window
     histograms, exact = (LabelHistograms(), LabelHistograms()), (LabelMoments(), LabelMoments())
@@ -103,11 +119,20 @@ def label_rows(case: CaseSlices) -> list[Row]:
                 "wasserstein_relative": distance / window.width,
             }
         )
+    body = [row for row in rows if row["label"] > 0]
+    scale = contrast([row["pixels"] for row in body], [row["real_mean"] for row in body])
+    for row in rows:
+        row["label_mean_error_relative"] = row["label_mean_error"] / scale
     return rows
 
 
 METRICS = (
     Metric("label_mean_error", "Label mean error", INTENSITIES, "label", "lower"),
+    Metric(
+        *("label_mean_error_relative", "Label mean error, relative", INTENSITIES, "label", "lower", "of contrast"),
+        reason="the real scan has no contrast between two labels other than 0",
+        setting="by the deviation, over pixels, of the real means of labels other than 0 in the case",
+    ),
     Metric("label_std_error", "Label spread error", INTENSITIES, "label", "lower"),
     Metric("wasserstein", "Label Wasserstein", INTENSITIES, "label", "lower", windowed=True),
 )

@@ -63,7 +63,8 @@ class Metric:
     key: in metrics.json. name, group: for people, and the table of the report. better: None where neither is. unit: None
     for the channel's. asked: what has to be given for it, of ``draws``, ``segmented``, ``lesion`` and protocols' names.
     weights: key of the pretrained file that it needs. windowed: whether it depends on the window. reason: why it may have
-    no value. setting: the convention that it follows. column: of its table, where that has another name than the key.
+    no value. setting: the convention that it follows. quiet: without a value, and unless somebody asked for it by name, it
+    is left out. column: of its table, where that has another name than the key.
     of: what computes it: an item (slice) or a `CaseSlices` (case) -> values by key; where there are `weights`, a network,
     items and a device -> values. patient: rows of one patient -> value, where it is no mean. every: all rows -> value,
     where patients have none. more: all rows -> further entries.
@@ -80,6 +81,7 @@ class Metric:
     windowed: bool = False
     reason: str = "no pixels to measure"
     setting: str = ""
+    quiet: bool = False
     column: str = ""
     of: Callable[..., Any] | None = None
     patient: Callable[[Sequence[Row]], float] | None = None

@@ -204,6 +204,7 @@ METRICS = (
         *("ms_ssim", "MS-SSIM", AGREEMENT, "slice", "higher", ""),
         windowed=True,
         reason=_SMALL_FOR_SCALES,
+        quiet=True,
         setting="2-D, five scales, weights of Wang et al. 2003, as ssim otherwise",
         of=_of_slice,
     ),
@@ -224,6 +225,7 @@ METRICS = (
     Metric(
         *("diversity_ms_ssim", "MS-SSIM between draws", VARIETY, "slice", None, "", ("draws",)),
         windowed=True,
+        quiet=True,
         reason=_SMALL_FOR_SCALES,
         setting=BETWEEN_DRAWS,
         of=_of_draws,

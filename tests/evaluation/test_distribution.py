@@ -235,6 +235,18 @@ def test_floors_are_the_metrics_between_the_halves() -> None:
         floors(features, patients[:60])
 
 
+def test_generated_samples_are_set_beside_the_floor_at_its_size() -> None:
+    """Of the smaller half's slices, against the same real half; copies of the real ones get the floor itself."""
+    features, patients = samples(61, 4), [f"p{i // 10}" for i in range(61)]
+    floor = floors(features, patients, fake=features)
+    assert floor["matched"] == {key: value for key, value in floor.items() if key not in ("n", "matched")}
+    halves = split_by_patient(patients)
+    assert halves is not None
+    a, b = halves
+    fake = features + 2
+    assert floors(features, patients, fake=fake)["matched"] == distribution_metrics(real=features[b], fake=fake[a])
+
+
 def test_a_floor_of_two_short_patients_says_what_it_can() -> None:
     result = floors(samples(6, 4), ["a"] * 3 + ["b"] * 3)
     assert result["n"] == [3, 3]

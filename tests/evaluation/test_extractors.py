@@ -9,6 +9,7 @@ from unittest import mock
 
 import numpy as np
 import pytest
+import skimage
 import torch
 import torchvision
 from torch import Tensor, nn
@@ -18,6 +19,7 @@ from evaluation.metrics import extractors
 from evaluation.metrics.extractors import (
     Extractor,
     cached_features,
+    efficientnet_extractor,
     extractor,
     image_sha256,
     inception_extractor,
@@ -187,7 +189,7 @@ def test_an_extractor_is_chosen_by_text(state_file: Path, tmp_path: Path) -> Non
     assert extractor(f"torchscript:{path}", CPU).name == "torchscript:corner"
     assert extractor(f"{MODEL}:{state_file}", CPU).name == f"torchvision:{MODEL}"
     for text in ("", "vgg", ":file", "torchscript:"):
-        with pytest.raises(ValueError, match="use efficientnet_lite0, torchscript:FILE or a torchvision model"):
+        with pytest.raises(ValueError, match="use torchscript:FILE or a torchvision model"):
             extractor(text, CPU)
     with pytest.raises(MissingWeights, match=r"resnet50:absent\.pt: no such file") as missing:
         extractor("resnet50:absent.pt", CPU)
@@ -380,5 +382,16 @@ def test_efficientnet_is_that_of_timm(images: np.ndarray) -> None:
     x = nn.functional.interpolate(torch.from_numpy(images)[:, None], (224, 224), mode="bilinear", antialias=True)
     with torch.no_grad():
         theirs = reference.forward_head(reference.forward_features((x.expand(-1, 3, -1, -1) * 255 - 127) / 128), True)
-    ours = extractor("efficientnet_lite0", CPU).features(images)
+    ours = efficientnet_extractor(CPU, resolve("efficientnet_lite0")).features(images)
     assert np.abs(ours - theirs.numpy()).max() < 1e-4 * theirs.std()
+
+
+@pytest.mark.parametrize(("photograph", "imagenet"), [("chelsea", 285), ("coffee", 967)])  # Egyptian cat, espresso
+def test_efficientnet_sees_what_a_photograph_shows(photograph: str, imagenet: int) -> None:
+    path = resolve("efficientnet_lite0")
+    grey = skimage.color.rgb2gray(getattr(skimage.data, photograph)())
+    side = min(grey.shape)
+    top, left = ((length - side) // 2 for length in grey.shape)
+    features = efficientnet_extractor(CPU, path).features(grey[None, top : top + side, left : left + side])
+    state = load_state(path)
+    assert int((features @ state["_fc.weight"].numpy().T + state["_fc.bias"].numpy()).argmax()) == imagenet

@@ -7,7 +7,10 @@ import pytest
 from scipy.stats import wasserstein_distance
 
 from dataloaders.io.intensity import Window
-from evaluation.metrics.intensity import LabelHistograms, LabelMoments, wasserstein
+from dataloaders.io.manifest import Case, Slice
+from evaluation.metrics.intensity import LabelHistograms, LabelMoments, contrast, label_rows, wasserstein
+from evaluation.metrics.metric import CaseSlices
+from evaluation.pairs import Item
 
 WINDOW = Window(-1024.0, 3071.0)
 
@@ -73,3 +76,32 @@ def test_many_labels_are_counted_as_one_by_one() -> None:
     assert set(histograms.counts) == set(np.unique(label).tolist())
     for i in (0, 7, 299):
         assert np.array_equal(histograms.counts[i], np.bincount(levels[label == i], minlength=65536))
+
+
+def test_contrast_is_the_deviation_of_the_painted_scan() -> None:
+    assert contrast([50, 50], [300.0, 500.0]) == pytest.approx(100)  # half of white minus grey
+    painted = np.repeat([10.0, 40.0, 90.0], [7, 20, 3])
+    assert contrast([7, 20, 3], [10.0, 40.0, 90.0]) == pytest.approx(painted.std())
+    assert np.isnan([contrast([9], [4.0]), contrast([], []), contrast([3, 4], [5.0, 5.0])]).all()
+
+
+def test_relative_error_knows_no_scanners_gain() -> None:
+    """A scan and its image, both 7 times as bright: absolute errors grow by 7, relative ones stay."""
+    label = np.repeat(np.arange(3, dtype=np.uint8), 40).reshape(12, 10)
+    real = np.array([0.0, 100.0, 300.0])[label]
+    fake = np.array([5.0, 130.0, 290.0])[label]
+
+    def errors(gain: float, labels: np.ndarray) -> tuple[list[float], list[float]]:
+        window = Window(0.0, 400.0 * gain)
+        case = Case("a", "a", "test", (window,), ())
+        values = (gain * real, gain * fake)
+        levels = [window.encode(image) for image in values]
+        rows = label_rows(CaseSlices([Item(case, Slice(0, ""), 0, labels, *levels, values)], (1, 1, 1)))
+        return [row["label_mean_error"] for row in rows], [row["label_mean_error_relative"] for row in rows]
+
+    absolute, relative = errors(1.0, label)
+    assert absolute == pytest.approx([5, 30, 10])
+    assert relative == pytest.approx([0.05, 0.3, 0.1])  # of the contrast between 100 and 300 in equal parts: 100
+    assert errors(7.0, label)[0] == pytest.approx([35, 210, 70])
+    assert errors(7.0, label)[1] == pytest.approx(relative)
+    assert np.isnan(errors(1.0, np.minimum(label, 1))[1]).all()  # one label has no contrast

@@ -16,7 +16,7 @@ import torch
 
 from dataloaders.io.manifest import Manifest
 from dataloaders.io.png import read_png, write_png
-from dataloaders.io.weights import MissingWeights
+from dataloaders.io.weights import MissingWeights, resolve
 from evaluation import request, scoring
 from evaluation.metrics import extractors
 from evaluation.metrics.distribution import frechet_distance, frechet_of_moments
@@ -264,10 +264,10 @@ def test_a_saved_reference_gives_the_same_numbers(tmp_path: Path, script: Path) 
     again = run(*generated, *labels, *network, "--reference", saved, "--out", tmp_path / "b", "--json")
     printed = json.loads(again.stdout)
     full = json.loads((tmp_path / "a" / "metrics.json").read_text())["metrics"]
-    assert len(printed["metrics"]) == 12  # six metrics of the network, six of radiomics
+    assert len(printed["metrics"]) == 18  # six metrics of the network, of EfficientNet and of radiomics
     for key, entry in printed["metrics"].items():
         assert entry["value"] == pytest.approx(full[key]["value"], rel=1e-6), key
-        assert entry["floor"] == full[key]["floor"]
+        assert entry["floor"] | {"matched": full[key]["floor"]["matched"]} == full[key]["floor"]
     table = list(csv.DictReader((tmp_path / "b" / "summary.csv").open()))
     assert {row["metric"] for row in table} == {key.partition("/")[0] for key in printed["metrics"]}
 
@@ -311,7 +311,9 @@ def test_pytorch_fids_statistics(tmp_path: Path, inception_file: Path, monkeypat
     assert frechet_of_moments(*moments, few) == pytest.approx(expected, rel=1e-3)
 
     folder = write_results(tmp_path / "r", noisy(0.1), patients=2, channels=("CT",))
-    monkeypatch.setattr(request, "resolve", lambda key, explicit=None: inception_file)
+    monkeypatch.setattr(
+        request, "resolve", lambda key, explicit=None: inception_file if key == "inception" else resolve(key)
+    )
     np.savez(tmp_path / "fid.npz", mu=np.zeros(2048), sigma=np.eye(2048))
     out = ("--reference", tmp_path / "fid.npz", "--out", tmp_path / "o")
     run("--generated", folder / "generated", *out)

@@ -1,0 +1,159 @@
+"""Second scans of the same heads, laid onto the first ones' grids: what they reach is the floor of every paired metric.
+
+The second scan is laid onto the first one (SimpleITK, rigid then affine: nothing is bent) and goes to its grid in one
+interpolation. Scored as if a generator had painted it from the first scan's label map, by the code that scores generators.
+"""
+
+from __future__ import annotations
+
+import csv
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dataloaders.io import geometry
+from dataloaders.io.files import naming
+from dataloaders.io.manifest import Case, Manifest, Slice
+from dataloaders.io.nifti import read_volume, write_volume
+from dataloaders.io.png import write_png
+from dataloaders.io.spec import Channel
+from dataloaders.prepare.slicing import AIR_HU, mr_window
+from dataloaders.registration import BrainScan, register
+from evaluation.floors import REPEATS
+from evaluation.volume_pairs import Files
+
+_PREPARED = ("brain_masks", "n4")  # options of prepare_data.py that change a scan's values, so that sources are others
+
+
+def pairs_of(people: Mapping[str, str], table: Path | None = None) -> list[tuple[str, str]]:
+    """(first, second) case of each person with two scans.
+
+    people: case -> person. Without a table the first two cases of a person, by name. table: CSV or TSV with the columns
+    `first` and `second`; the second one need not be among the cases. ValueError where there is none, or for a table that
+    is none or names a first case that is not there.
+    """
+    if table is not None:
+        return _read_pairs(table, people)
+    cases: dict[str, list[str]] = {}
+    for case, person in sorted(people.items()):
+        cases.setdefault(person, []).append(case)
+    found = [(of[0], of[1]) for of in cases.values() if len(of) > 1]
+    if not found:
+        raise ValueError(
+            f"none of {len(people)} cases is a second scan of a person who has another; name them by --table, a CSV file "
+            "with the columns first and second"
+        )
+    return found
+
+
+def _read_pairs(table: Path, people: Mapping[str, str]) -> list[tuple[str, str]]:
+    with naming(table, "table of second scans"), open(table, encoding="utf-8-sig", newline="") as file:
+        reader = csv.DictReader(file, delimiter="\t" if table.suffix == ".tsv" else ",", restval="")
+        if not {"first", "second"} <= {*(reader.fieldnames or ())}:
+            raise ValueError(f"has the columns {', '.join(reader.fieldnames or ())}; needed are first and second")
+        found = [(row["first"].strip(), row["second"].strip()) for row in reader]
+        if unknown := [first for first, _ in found if first not in people]:
+            raise ValueError(f"first {unknown[0]!r} is no case; there are {', '.join(sorted(people)[:5])}, …")
+        if not found or not all(second for _, second in found):
+            raise ValueError("names no second scan" + (f" of {found[-1][0]}" if found else ""))
+    return found
+
+
+def laid_on(first: BrainScan, second: BrainScan, shape: Sequence[int], grid: NDArray, fill: float = 0.0) -> NDArray:
+    """The second scan of a head on a grid (I, J, K) with its affine (4, 4) in the space of the first one."""
+    # mm of the first scan -> mm of the second; its inverse says where the second scan's voxels lie in the first head.
+    placed = np.linalg.inv(register(first, second, "affine").affine) @ second.affine
+    return geometry.resample(second.data, placed, (shape[0], shape[1], shape[2]), grid, fill=fill)
+
+
+def _scan(path: Path) -> BrainScan:
+    volume = read_volume(path)
+    return BrainScan(volume.data, volume.affine)
+
+
+# -- of a prepared folder -----------------------------------------------------------------------------------------
+
+
+def write_results(root: Path, scans: Path, pairs: Sequence[tuple[str, str]], out: Path) -> Manifest:
+    """A results folder whose generated images are the second scans on the first ones' prepared grids.
+
+    root: a prepared folder. scans: where the files lie that it was prepared from; a second scan that was not prepared is
+    named as the first one, with its own case. An MR scan takes its own window, as prepare_data.py gives scans theirs.
+    ValueError for data without a grid, or prepared with what sources do not have, and for a scan that is not there.
+    """
+    data = Manifest.load(root)
+    options = data.provenance.get("options") or {}
+    if changed := [name for name in _PREPARED if options.get(name)]:
+        raise ValueError(f"{root} was prepared with --{changed[0]}, which the scans of {scans} were not")
+    cases = {case.id: case for case in data.cases}
+    if data.spec.axis is None or any(cases[first].geometry is None for first, _ in pairs):
+        raise ValueError(f"{root} was made of plain slices, which say nothing of where a second scan would lie")
+    own = set(options.get("window") or ["auto"]) == {"auto"}
+    written = []
+    for first, second in pairs:
+        volumes = [_second(cases, first, second, channel, scans) for channel in data.spec.channels]
+        written.append(_write_case(cases[first], volumes, data, root, out, own))
+    named = [f"{first} = {second}" for first, second in pairs]
+    manifest = Manifest(data.spec, tuple(written), {"kind": "results", "name": REPEATS, "pairs": named})
+    manifest.save(out)
+    return manifest
+
+
+def _second(cases: Mapping[str, Case], first: str, second: str, channel: Channel, scans: Path) -> NDArray:
+    case = cases[first]
+    assert case.geometry is not None
+    name = case.sources[channel.name]["file"]
+    other = cases[second].sources[channel.name]["file"] if second in cases else name.replace(first, second, 1)
+    found = []
+    for wanted in (name, other):
+        path = next(iter(sorted(scans.rglob(wanted))), None)
+        if path is None:
+            raise ValueError(f"{first} = {second}: {scans} has no {wanted}")
+        found.append(_scan(path))
+    return laid_on(found[0], found[1], case.geometry.grid_shape, np.array(case.geometry.grid_affine), outside(channel))
+
+
+def outside(channel: Channel) -> float:
+    """The value of air."""
+    return AIR_HU if channel.unit == "HU" else 0.0
+
+
+def _write_case(case: Case, volumes: Sequence[NDArray], data: Manifest, root: Path, out: Path, own: bool) -> Case:
+    """The files of one case of `write_results`; returns it with its generated images."""
+    assert case.geometry is not None
+    assert data.spec.axis is not None
+    windows = [
+        mr_window(volume) if own and channel.unit != "HU" else window
+        for volume, channel, window in zip(volumes, data.spec.channels, case.windows, strict=True)
+    ]
+    items: list[Slice] = []
+    for item in case.slices:
+        for path in (item.label, *item.images):
+            (out / path).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(root / path, out / path)
+        generated = tuple(f"generated/{Path(path).name}" for path in item.images)
+        for path, volume, window, channel in zip(generated, volumes, windows, data.spec.channels, strict=True):
+            plane = geometry.plane(volume, data.spec.axis, item.index)
+            (out / path).parent.mkdir(parents=True, exist_ok=True)
+            image = geometry.window_plane(plane, case.geometry.crop, data.spec.size, outside(channel))
+            write_png(out / path, window.encode(image))
+        items.append(replace(item, generated=generated, filled=()))
+    return replace(case, slices=tuple(items))
+
+
+# -- of a folder of volumes ---------------------------------------------------------------------------------------
+
+
+def write_volumes(cases: Mapping[str, Files], pairs: Sequence[tuple[str, str]], out: Path) -> None:
+    """`out`/<first>.nii.gz: the second scan on the first one's grid, in its own values."""
+    for first, second in pairs:
+        if second not in cases:
+            raise ValueError(f"{first} = {second}: there is no volume {second}")
+        one, other = (_scan(cases[name].real) for name in (first, second))
+        write_volume(
+            out / f"{first}.nii.gz", laid_on(one, other, one.data.shape, one.affine).astype(np.float32), one.affine
+        )

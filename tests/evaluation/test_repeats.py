@@ -1,0 +1,148 @@
+"""Floors: second scans that were moved, what they get by the same code, and when a method has passed them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from dataloaders.io.manifest import Manifest
+from dataloaders.io.nifti import read_volume, write_volume
+from dataloaders.io.png import read_png
+from dataloaders.prepare.options import PrepareOptions
+from dataloaders.prepare.prepare import prepare
+from evaluation.floors import add_floors, passed
+from evaluation.folders import Folders
+from evaluation.pairs import ManifestPairs
+from evaluation.repeats import pairs_of, write_results
+from evaluation.request import Request
+from evaluation.results import evaluate_pairs, evaluate_results
+from evaluation.tables import format_table
+from scripts.repeats import RepeatsOptions, repeats
+from tests.dataloaders.test_registration import lopsided, moved, turn
+from tests.toy_results import good_and_bad
+
+pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
+PAIRED = "mae,ssim,slice_jump_ratio,label_mean_error_relative,efficientnet_lite0_distance"
+
+
+def test_a_second_scan_comes_to_lie_on_the_first(tmp_path: Path) -> None:
+    """The second scan is turned, moved and twice as bright: registered and in its own window it is the first again."""
+    head = lopsided()
+    again = moved(head, turn(6, (3, -4, 2)))
+    for name, data in (("sub-1", head.data), ("sub-2", 2 * again.data)):
+        write_volume(tmp_path / "bids" / name / f"{name}_T1w.nii.gz", data.astype(np.float32), head.affine)
+    write_volume(tmp_path / "labels" / "sub-1_dseg.nii.gz", (head.data > 0).astype(np.uint8), head.affine)
+    prepare(
+        PrepareOptions(
+            images=str(tmp_path / "bids" / "sub-1" / "*_T1w.nii.gz"), labels=str(tmp_path / "labels" / "*_dseg.nii.gz"),
+            format="pairs", channel="T1w", clean="none", size=(64,), split=(0, 0, 1), out=tmp_path / "data", workers=1,
+        )
+    )  # fmt: skip
+    table = tmp_path / "second.csv"
+    table.write_text("first,second\nsub-1,sub-2\n")
+    o = RepeatsOptions(dataroot=tmp_path / "data", scans=tmp_path / "bids", table=table)
+    pairs, out = repeats(o)
+    assert (pairs, out) == ([("sub-1", "sub-2")], tmp_path / "data" / "repeats")
+    errors = []
+    for item in Manifest.load(out).cases[0].slices:
+        real, fake = (read_png(out / path).astype(float) for path in (*item.images, *item.generated))
+        errors.append(np.abs(real - fake)[real > 0].mean() / real[real > 0].mean())
+    assert np.median(errors) < 0.12
+    with pytest.raises(ValueError, match="there are files already"):
+        repeats(o)
+    with pytest.raises(ValueError, match=r"has no sub-9_T1w\.nii\.gz"):
+        write_results(tmp_path / "data", tmp_path / "bids", [("sub-1", "sub-9")], tmp_path / "f")
+
+
+def test_who_has_a_second_scan(tmp_path: Path) -> None:
+    people = {"a_ses-2": "a", "a_ses-1": "a", "a_ses-3": "a", "b": "b"}
+    assert pairs_of(people) == [("a_ses-1", "a_ses-2")]
+    with pytest.raises(ValueError, match="none of 2 cases is a second scan of a person who has another; name them by"):
+        pairs_of({"a": "a", "b": "b"})
+    table = tmp_path / "t.tsv"
+    for text, said in (
+        ("one\ttwo\na\tb\n", r"t\.tsv: .*has the columns one, two; needed are first and second"),
+        ("first\tsecond\nc\tb\n", "first 'c' is no case; there are a"),
+        ("first\tsecond\nb\t\n", "names no second scan of b"),
+        ("first\tsecond\n", "names no second scan"),
+    ):
+        table.write_text(text)
+        with pytest.raises(ValueError, match=said):
+            pairs_of(people | {"a": "a"}, table)
+    table.write_text("first\tsecond\nb\tnot-prepared\n")
+    assert pairs_of(people, table) == [("b", "not-prepared")]
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    return good_and_bad(tmp_path_factory.mktemp("runs"), size=(64, 72), channels=("T1w",), patients=3, slices=3)
+
+
+def test_the_floor_is_what_the_second_scans_get_by_the_same_code(folders: list[Path], tmp_path: Path) -> None:
+    good, bad = folders
+    alone = evaluate_results(good, PAIRED)
+    assert not any("floor" in entry or "floor_passed" in entry for entry in alone["metrics"].values())
+    assert alone["settings"]["repeats"].startswith("none: ")
+    against = evaluate_results(bad, PAIRED, repeats=good)
+    for key in PAIRED.split(","):
+        entry, own = against["metrics"][f"{key}/T1w"], alone["metrics"][f"{key}/T1w"]
+        assert entry["floor"] == {"of": "second scan", "value": own["value"], "ci95": None, "n_patients": 3}, key
+        assert entry["floor_passed"] is False, key
+    assert against["settings"]["repeats"] == "3 people"
+    better = evaluate_pairs(ManifestPairs(good, Manifest.load(good)), tmp_path, Request(PAIRED, repeats=bad))
+    assert all(better["metrics"][f"{key}/T1w"]["floor_passed"] for key in PAIRED.split(","))
+    assert ", passed" in format_table(better)
+    rows = (tmp_path / "summary.csv").read_text().splitlines()
+    row = dict(zip(rows[0].split(","), next(line for line in rows if line.startswith("ssim,")).split(","), strict=True))
+    assert (row["floor_n"], row["floor_passed"]) == ("3", "True")
+
+
+def test_second_scans_of_other_data_are_refused(folders: list[Path], tmp_path: Path) -> None:
+    (other,) = good_and_bad(tmp_path, size=(64, 72), channels=("FLAIR",), patients=1, slices=2)[:1]
+    with pytest.raises(ValueError, match="classes, channels or pixel size are not those of"):
+        evaluate_results(folders[0], "mae", repeats=other)
+
+
+def test_volumes_of_one_person_by_their_names(tmp_path: Path) -> None:
+    head = lopsided()
+    again = moved(head, turn(4, (2, -2, 1)))
+    for kind, noise in (("real", 0.0), ("generated", 30.0)):
+        for name, scan in (("sub-1_a", head), ("sub-1_b", again)):
+            data = scan.data + noise * np.random.default_rng(0).standard_normal(scan.data.shape) * (scan.data > 0)
+            write_volume(tmp_path / kind / f"{name}.nii.gz", data.astype(np.float32), scan.affine)
+    o = RepeatsOptions(real=tmp_path / "real", out=tmp_path / "second", patient_regex="(sub-[0-9]+)")
+    assert repeats(o)[0] == [("sub-1_a", "sub-1_b")]
+    laid = read_volume(tmp_path / "second" / "sub-1_a.nii.gz").data
+    inside = head.data > 0
+    assert np.abs(laid - head.data)[inside].mean() < 0.5 * np.abs(again.data - head.data)[inside].mean()
+    pairs = Folders(tmp_path / "real", tmp_path / "generated", window=(0, float(head.data.max()))).pairs()
+    result = evaluate_pairs(pairs, tmp_path / "out", Request("mae", repeats=tmp_path / "second"))
+    entry = result["metrics"]["mae/image"]
+    assert entry["floor"]["n_patients"] == 1
+    assert 0 < entry["floor"]["value"] < np.abs(again.data - head.data).mean()
+    with pytest.raises(ValueError, match="has no volume of a name that is scored"):
+        pairs.beside(tmp_path / "out")
+
+
+@pytest.mark.parametrize(
+    ("metric", "entry", "expected"),
+    [
+        ("ssim", {"value": 0.9, "floor": {"value": 0.8}}, True),
+        ("mae", {"value": 0.9, "floor": {"value": 0.8}}, False),
+        ("slice_jump_ratio", {"value": 1.05, "floor": {"value": 0.9}}, True),
+        ("slice_jump_ratio", {"value": 0.7, "floor": {"value": 1.1}}, False),
+        ("radiomics_kid", {"value": 0.5, "floor": {"of": "other people", "value": 0.1, "matched": 0.05}}, True),
+        ("radiomics_kid", {"value": 0.0, "floor": {"of": "other people", "value": 0.1, "matched": None}}, None),
+        ("mae", {"value": None, "floor": {"value": 0.8}}, None),
+        ("mae", {"value": 1.0, "floor": None}, None),
+        ("diversity_ssim", {"value": 1.0, "floor": {"value": 0.8}}, None),
+    ],
+)
+def test_when_a_floor_is_passed(metric: str, entry: dict[str, Any], expected: bool | None) -> None:
+    assert passed(metric, entry) is expected
+    metrics = {f"{metric}/T1w": {**entry}}
+    add_floors(metrics, {})
+    assert metrics[f"{metric}/T1w"].get("floor_passed") is expected
