@@ -46,24 +46,30 @@ class RepeatsOptions:
 
 def repeats(o: RepeatsOptions) -> tuple[list[tuple[str, str]], Path]:
     """Write the folder; returns (first, second) cases and where. ValueError for options that do not go together."""
-    if o.out is not None and o.out.is_dir() and any(o.out.iterdir()):
-        raise ValueError(f"--out {o.out}: there are files already; choose another folder, or remove it")
-    if o.real is not None and o.out is not None and o.dataroot is None and o.scans is None:
-        volumes = Folders(o.real, o.real, patient_regex=o.patient_regex, window=(0, 1)).pairs()
-        if not isinstance(volumes, VolumePairs):
-            raise ValueError(f"--real {o.real}: PNG slices do not say where a second scan would lie; NIfTI volumes do")
-        cases = {files.id: files for files in volumes.cases}
-        pairs = pairs_of({name: files.patient for name, files in cases.items()}, o.table)
-        with whole_folder(o.out) as staging:
-            write_volumes(cases, pairs, staging)
-        return pairs, o.out
-    if o.dataroot is None or o.scans is None or o.real is not None or o.patient_regex is not None:
+    out = o.out or (o.dataroot / REPEATS if o.dataroot is not None else None)
+    prepared = o.dataroot is not None and o.scans is not None
+    if out is None or prepared == (o.real is not None) or (prepared and o.patient_regex is not None):
         raise ValueError("give --dataroot DIR and --scans DIR, or --real DIR and --out DIR")
-    out = o.out or o.dataroot / REPEATS
-    pairs = pairs_of({case.id: case.patient for case in Manifest.load(o.dataroot).cases}, o.table)
+    if out.is_dir() and any(out.iterdir()):
+        raise ValueError(f"--out {out}: there are files already; choose another folder, or remove it")
     with whole_folder(out) as staging:
+        if o.real is not None:
+            return _of_volumes(o.real, o, staging), out
+        assert o.dataroot is not None
+        assert o.scans is not None
+        pairs = pairs_of({case.id: case.patient for case in Manifest.load(o.dataroot).cases}, o.table)
         write_results(o.dataroot, o.scans, pairs, staging)
     return pairs, out
+
+
+def _of_volumes(real: Path, o: RepeatsOptions, out: Path) -> list[tuple[str, str]]:
+    volumes = Folders(real, real, patient_regex=o.patient_regex, window=(0, 1)).pairs()
+    if not isinstance(volumes, VolumePairs):
+        raise ValueError(f"--real {real}: PNG slices do not say where a second scan would lie; NIfTI volumes do")
+    cases = {files.id: files for files in volumes.cases}
+    pairs = pairs_of({name: files.patient for name, files in cases.items()}, o.table)
+    write_volumes(cases, pairs, out)
+    return pairs
 
 
 def run() -> int:

@@ -101,7 +101,7 @@ def test_the_floor_is_what_the_second_scans_get_by_the_same_code(folders: list[P
 
 
 def test_second_scans_of_other_data_are_refused(folders: list[Path], tmp_path: Path) -> None:
-    (other,) = good_and_bad(tmp_path, size=(64, 72), channels=("FLAIR",), patients=1, slices=2)[:1]
+    (other,) = good_and_bad(tmp_path, size=(64, 72), channels=("CT",), patients=1, slices=2)[:1]
     with pytest.raises(ValueError, match="classes, channels or pixel size are not those of"):
         evaluate_results(folders[0], "mae", repeats=other)
 
@@ -146,3 +146,9 @@ def test_when_a_floor_is_passed(metric: str, entry: dict[str, Any], expected: bo
     metrics = {f"{metric}/T1w": {**entry}}
     add_floors(metrics, {})
     assert metrics[f"{metric}/T1w"].get("floor_passed") is expected
+
+
+def test_options_that_do_not_go_together(tmp_path: Path) -> None:
+    for options in ({"dataroot": tmp_path}, {"real": tmp_path}, {"out": tmp_path / "o"}):
+        with pytest.raises(ValueError, match="give --dataroot DIR and --scans DIR, or --real DIR and --out DIR"):
+            repeats(RepeatsOptions(**options))
