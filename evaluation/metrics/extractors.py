@@ -112,8 +112,8 @@ def efficientnet_extractor(device: torch.device, path: Path) -> Extractor:
     from models.efficientnet import PIXEL_MEAN, PIXEL_STD, EfficientNetLite, folded
 
     state, last = load_state(path), torch.channels_last
-    encoder = EfficientNetLite(state).to(device, memory_format=last)
-    head = folded(state, "_conv_head", "_bn1").to(device, memory_format=last)
+    encoder = EfficientNetLite(state).to(device).to(memory_format=last)
+    head = folded(state, "_conv_head", "_bn1").to(device).to(memory_format=last)
     # On a CPU, channels last and few images at a time, which stay in its cache, take half the time of the plain way.
     few = 4 if device.type == "cpu" else BATCH
 
