@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import threading
 from dataclasses import dataclass
@@ -57,9 +58,9 @@ def serve(o: PaintOptions) -> None:
         print(f"open {server.address}\n(Ctrl-C ends it; what is saved goes to {o.out})", flush=True)
         server.serve_forever()
     except KeyboardInterrupt:
-        print()
-    finally:
         server.server_close()
+        sys.stdout.flush()
+        os._exit(0)  # at once: an image may be on its way, and torch's threads abort when Python ends around them
 
 
 def main() -> int:

@@ -27,7 +27,7 @@ from engine.paint.session import Session
 from engine.trained import TrainedRun
 from tests import chromium
 from tests.launch import PERIODS, TINY, call, command
-from tests.toy import prepared_folder, published
+from tests.toy import LAS, prepared_folder, published
 
 pytestmark = pytest.mark.slow
 SIDE = 32
@@ -348,14 +348,25 @@ def test_two_tabs_do_not_mix(server: PaintServer) -> None:
 
 
 def test_a_label_map_is_begun_with(server: PaintServer) -> None:
-    """A volume of source ids, and a PNG of class ids."""
+    """A volume of source ids; what is saved of it lies where it lay."""
     own = opened(server)
     ids = np.zeros((SIDE, SIDE, 4), np.uint8)
     ids[8:24, 8:24, 1:3] = 3
-    content = nib.Nifti1Image(ids, np.eye(4)).to_bytes()
+    content = nib.Nifti1Image(ids, LAS).to_bytes()
     status, answer = post(server, "/api/upload", content, own | {"X-Name": "sub-9_dseg.nii"})
-    assert (status, answer["case"], answer["slices"], answer["volumes"]) == (200, "sub-9_dseg", 2, True)
+    assert (status, answer["case"], answer["slices"], answer["volumes"]) == (
+        200,
+        "sub-9_dseg",
+        4,
+        True,
+    )  # of 2 mm, made 1 mm
     assert post(server, "/api/image", {"panel": "gmm", "slice": 1}, own)[0] == 200
+    saved = post(server, "/api/save", {"what": "volumes"}, own)[1]
+    label, image = (nib.load(Path(saved["folder"]) / saved["files"][i]) for i in (0, 2))
+    assert np.array_equal(label.affine, LAS)
+    assert np.array_equal(image.affine, LAS)
+    assert np.array_equal(np.asarray(label.dataobj), ids)
+    assert np.corrcoef(ids[:, :, 1].ravel(), np.asarray(image.dataobj)[:, :, 1].ravel())[0, 1] > 0.9
 
 
 def test_ctrl_c_ends_at_once(home: Path) -> None:
@@ -368,7 +379,11 @@ def test_ctrl_c_ends_at_once(home: Path) -> None:
         env={**os.environ, "OMP_NUM_THREADS": "1"},
     )
     assert process.stdout is not None
-    assert process.stdout.readline().startswith("open http://127.0.0.1:")
+    address, _, token = process.stdout.readline().removeprefix("open http://127.0.0.1:").strip().partition("/#")
+    connection = http.client.HTTPConnection("127.0.0.1", int(address))
+    connection.request("POST", "/api/open", b"{}", {"X-Token": token})
+    own = {"X-Session": json.loads(connection.getresponse().read())["session"]}
+    connection.request("POST", "/api/image", json.dumps({"panel": "gmm"}), own)  # the answer is not waited for
     process.send_signal(signal.SIGINT)
     started = time.monotonic()
     _, errors = process.communicate(timeout=60)

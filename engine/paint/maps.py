@@ -55,7 +55,7 @@ class PaintedRun:
         self.run, self.name = run, run.folder.name
         if not isinstance(workflow, SynthesisWorkflow) or not workflow.paints_labels:
             raise ValueError(
-                f"--name {self.name}: makes no images of label maps; runs of --model lesion go with --lesions"
+                f"--name {self.name}: makes no images of label maps; lesions go into scans by scripts/add_lesions.py"
             )
         self.neighbours = workflow.neighbours
         self.method, self.device = run.method(gpu_ids)

@@ -28,7 +28,7 @@ LABEL_FILES = (".nii.gz", ".nii", ".png")
 
 
 class Scene(Protocol):
-    """What is painted on and what comes of it: label maps (`MapScene`), or a scan and its lesions."""
+    """What is painted on and what comes of it: label maps (`MapScene`)."""
 
     canvas: Canvas
     start: Start
