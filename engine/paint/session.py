@@ -11,48 +11,20 @@ import time
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from dataloaders.io.files import read_json, write_json
 from dataloaders.io.schema import NAME
-from engine.paint.canvas import Canvas, Fill, Stroke, View, action_to_dict, read_action
-from engine.paint.maps import MapScene, Start, Studio
+from engine.paint.canvas import Fill, Stroke, View, action_to_dict, read_action
+from engine.paint.maps import MapScene, Studio
 
 SCHEMA = "medsis-paint/1"
 INPUT = "input"  # folder of files that were sent, which goes with the session
 MAX_STATE = 2**28  # bytes of a session file
 LABEL_FILES = (".nii.gz", ".nii", ".png")
-
-
-class Scene(Protocol):
-    """What is painted on and what comes of it: label maps (`MapScene`)."""
-
-    canvas: Canvas
-    start: Start
-    panels: tuple[str, ...]
-
-    def describe(self) -> dict[str, Any]:
-        """What the page shows beside pixels."""
-        ...
-
-    def image(self, name: str, position: int, view: View) -> NDArray[np.uint16]:
-        """(C, H, W) levels of a slice in the panel of that name."""
-        ...
-
-    def backdrop(self, position: int) -> NDArray[np.uint16] | None:
-        """(C, H, W) levels of the real scan; None where there is none."""
-        ...
-
-    def save_slice(self, folder: Path, position: int, view: View) -> list[Path]:
-        """Write a slice as pictures."""
-        ...
-
-    def save_volumes(self, folder: Path, view: View) -> list[Path]:
-        """Write the whole as NIfTI."""
-        ...
 
 
 class Session:
@@ -62,7 +34,7 @@ class Session:
         self.studio, self.folder, self.drawing = studio, folder, drawing
         self.changing = threading.Lock()
         self.used = time.monotonic()
-        self.scene: Scene = MapScene(studio, studio.empty())
+        self.scene = MapScene(studio, studio.empty())
 
     # -- what the page asks: JSON in, JSON out -----------------------------------------------------------------------
 
@@ -82,7 +54,7 @@ class Session:
         start = self.studio.empty() if name is None else self.studio.of_case(str(name))
         return self._begin(MapScene(self.studio, start))
 
-    def _begin(self, scene: Scene) -> dict[str, Any]:
+    def _begin(self, scene: MapScene) -> dict[str, Any]:
         with self.changing:
             self.scene = scene
         return self.opened()
@@ -161,7 +133,7 @@ class Session:
 
     # -- saved sessions ----------------------------------------------------------------------------------------------
 
-    def _save_session(self, scene: Scene, view: View, position: int) -> Path:
+    def _save_session(self, scene: MapScene, view: View, position: int) -> Path:
         data = {
             "schema": SCHEMA,
             "labels": [label.name for label in self.studio.spec.labels],
@@ -174,7 +146,7 @@ class Session:
         write_json(path, data)
         return path
 
-    def _digests(self, scene: Scene, view: View, position: int) -> dict[str, str]:
+    def _digests(self, scene: MapScene, view: View, position: int) -> dict[str, str]:
         return {n: hashlib.sha256(scene.image(n, position, view).tobytes()).hexdigest() for n in scene.panels}
 
     def replay(self, data: Any) -> dict[str, Any]:
@@ -193,7 +165,7 @@ class Session:
             opened["notes"] = [*opened["notes"], *self._differences(scene, shown, data.get("weights"))]
         return opened
 
-    def _differences(self, scene: Scene, shown: dict[str, Any], weights: Any) -> Sequence[str]:
+    def _differences(self, scene: MapScene, shown: dict[str, Any], weights: Any) -> Sequence[str]:
         was = shown.get("images")
         with self.drawing:
             now = self._digests(scene, scene.canvas.view(), shown["slice"])
@@ -210,7 +182,7 @@ class Session:
         """Remove what was sent; what was saved stays."""
         shutil.rmtree(self.folder / INPUT, ignore_errors=True)
 
-    def _now(self) -> tuple[Scene, View]:
+    def _now(self) -> tuple[MapScene, View]:
         with self.changing:
             return self.scene, self.scene.canvas.view()
 
