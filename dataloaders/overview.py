@@ -75,7 +75,7 @@ def mirroring(spec: DataSpec) -> list[str]:
     if table is None or len(spec.labels) < 2:
         return []
     moved = sum(int(new) != old for old, new in enumerate(table))
-    text = f"mirroring: {moved} of {len(spec.labels) - 1} labels change sides (left and right in their names)"
+    text = f"mirroring: {moved} of {len(spec.labels) - 1} labels change sides (left, lh, L and their like in names)"
     unnamed = [label for label in spec.labels if label.name == f"label_{label.source[0] if label.source else label.id}"]
     if moved or not unnamed:
         return [text]

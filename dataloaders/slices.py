@@ -20,7 +20,7 @@ from dataloaders.io.intensity import levels_to_model
 from dataloaders.io.manifest import FILE_NAME, SPLITS, Case, Manifest, Slice
 from dataloaders.io.png import as_16_bit, read_png
 from dataloaders.io.ranks import rank, world_size
-from dataloaders.io.spec import DataSpec
+from dataloaders.io.spec import DataSpec, mirrored_name, plain_name
 from dataloaders.loading import load
 from models.base import Batch, seeded_generator
 
@@ -276,18 +276,16 @@ def read_at(sample: SliceSample, place: Place) -> SliceSample:
 
 
 def flip_table(spec: DataSpec) -> NDArray[np.int64] | None:
-    """Label ids after a left-right mirror: ``left`` and ``right`` in names change places. (N,) int64.
+    """Label ids after a left-right mirror: names of the two sides change places (`mirrored_name`). (N,) int64.
 
     None where columns are not left-right (sagittal slices): mirroring would turn patients face down.
     """
     if spec.axis == "sagittal":
         return None
-    ids = {label.name.lower(): label.id for label in spec.labels}
-    return np.array([ids.get(_other_side(label.name.lower()), label.id) for label in spec.labels], np.int64)
-
-
-def _other_side(name: str) -> str:
-    return name.replace("left", "\0").replace("right", "left").replace("\0", "right")
+    sided = {
+        plain_name(label.name): label.id for label in spec.labels if mirrored_name(label.name) != plain_name(label.name)
+    }
+    return np.array([sided.get(mirrored_name(label.name), label.id) for label in spec.labels], np.int64)
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from config import TestConfig
 from dataloaders.folder import load_manifest
 from dataloaders.io.files import whole_folder, write_text
 from dataloaders.io.runlog import JSONL
-from dataloaders.io.spec import DataSpec
+from dataloaders.io.spec import DataSpec, plain_name
 from dataloaders.unpaired import as_label_source
 from engine.methods.synthesis import SynthesisWorkflow
 from engine.results import ResultsWriter, synthesize_split
@@ -22,7 +22,6 @@ from evaluation import check_metrics, evaluate_results, format_table
 from evaluation.floors import REPEATS
 from evaluation.metrics.lesion_regions import evaluate_lesion_regions, format_regions
 from models.base import Method
-from models.gmm.labels import plain_name
 
 
 class SplitSynthesis:

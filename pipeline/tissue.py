@@ -40,8 +40,8 @@ def read_table(path: Path) -> TissueTable:
 
     ValueError names file and row, and tissues that nothing becomes.
     """
+    from dataloaders.io.spec import plain_name
     from dataloaders.labelmaps.classes import tissue_classes  # here, since it loads torch
-    from models.gmm.labels import plain_name
 
     classes, ids = tissue_classes(), {}
     known, short = classes.names(), {"grey_matter": "GM", "white_matter": "WM", "csf": "CSF"}

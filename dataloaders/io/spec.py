@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal, cast
@@ -14,6 +15,13 @@ Axis = Literal["axial", "coronal", "sagittal"]
 BACKGROUND = 0
 LESION = "lesion"  # name of the class of lesions
 LEVEL_CHANNELS = ("FLAIR", "T2w", "PDw")  # scans on which MS lesions are bright, the clearest first
+# Organs that one side alone has, or that its tables list of one side alone: they keep their label in a mirror.
+_ONE_SIDED = re.compile(r"\bmiddle lobe\b|\batrial appendage\b")
+# left kidney, LeftKidney, KidneyLeft; ctx-lh-cuneus (FreeSurfer); Hippocampus_L, L_V1_ROI (AAL, HCP)
+_SIDE = re.compile(
+    r"(?<![^\W_])(?i:left|right|[lr]h(?![^\W_]))|(?<=[a-z])(?:Left|Right)(?![a-z])|^[LlRr](?=[\W_])|(?<=[\W_])[LlRr]$"
+)
+_OTHER_SIDE = {"left": "right", "right": "left", "lh": "rh", "rh": "lh", "l": "r", "r": "l"}
 
 
 @dataclass(frozen=True)
@@ -115,6 +123,18 @@ class DataSpec:
         if isinstance(data, dict) and isinstance(labels := data.get("labels"), list):
             data = data | {"labels": [{"color": ""} | label if isinstance(label, dict) else label for label in labels]}
         return cast(DataSpec, decode(cls, data, "spec", complete=True))
+
+
+def plain_name(name: str) -> str:
+    """A name in lower case and single spaces, so that ``Label_1`` and ``label 1`` are the same."""
+    return " ".join(re.split(r"[\W_]+", name.lower())).strip()
+
+
+def mirrored_name(name: str) -> str:
+    """The plain name of the same structure on the other side; of one that has no other, its own."""
+    if _ONE_SIDED.search(plain_name(name)):
+        return plain_name(name)
+    return plain_name(_SIDE.sub(lambda found: _OTHER_SIDE[found[0].lower()], name))
 
 
 def level_channel(names: Sequence[str]) -> int:

@@ -14,12 +14,12 @@ from scipy import ndimage
 
 from config import Config
 from dataloaders.io.files import read_json, read_toml
-from dataloaders.io.spec import BACKGROUND, DataSpec, Label
+from dataloaders.io.spec import BACKGROUND, DataSpec, Label, plain_name
 from dataloaders.labelmaps.label_files import id_list
 from dataloaders.labelmaps.labels import LabelTable
 from dataloaders.labelmaps.schemes import fitting_tables
 from models.gmm import freesurfer
-from models.gmm.labels import LabelScheme, plain_name
+from models.gmm.labels import LabelScheme
 
 TISSUE_TABLES = ("csf-gm-wm", "gm-wm-csf")  # of `dataloaders.labelmaps.labels`: nothing but tissues
 # How bright tissue is on 0-255, in ranges that hold what scanners make of it; which is brighter never changes. Deep grey

@@ -11,11 +11,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
-from dataloaders.io.spec import BACKGROUND, DataSpec, Label
+from dataloaders.io.spec import BACKGROUND, DataSpec, Label, plain_name
 from dataloaders.labelmaps.label_files import table_rows
 from dataloaders.labelmaps.labels import LabelTable, Names, labels_with, names_of
 from dataloaders.labelmaps.schemes import fitting_tables
-from models.gmm.labels import plain_name
 
 LabelIds = Literal["auto", "source", "class"]
 _SHOWN = 10  # ids listed in a message

@@ -9,11 +9,11 @@ from pathlib import Path
 
 from dataloaders.io.files import read_json
 from dataloaders.io.manifest import FILE_NAME, Manifest
-from dataloaders.io.spec import BACKGROUND, Label
+from dataloaders.io.spec import BACKGROUND, Label, mirrored_name, plain_name
 from dataloaders.labelmaps.label_files import FREESURFER, READERS, table_names
 from dataloaders.labelmaps.labels import common_labels, named_labels, read_label_map
 from models.gmm import freesurfer
-from models.gmm.labels import LabelScheme, mirrored_name, named_partners, plain_name
+from models.gmm.labels import LabelScheme, named_partners
 
 _FIELDS = {f.name for f in fields(LabelScheme)} | {"n_neutral_labels"}
 

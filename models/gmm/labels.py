@@ -18,7 +18,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from dataloaders.io.spec import BACKGROUND, DataSpec
+from dataloaders.io.spec import BACKGROUND, DataSpec, mirrored_name, plain_name
 from models.gmm import freesurfer
 
 Integers: TypeAlias = Sequence[int] | NDArray[Any] | Tensor
@@ -37,9 +37,6 @@ _ROLES = {
     "csf": re.compile(r"\bcsf\b|cerebrospinal|\bventricles\b|\b(lateral|3rd|third|4th|fourth|5th|fifth) ventricle\b"),
     "lesion": re.compile(r"\blesions?\b|^(?!.*\bnon wm\b).*hypointensit|hyperintensit|\bwmsa\b"),
 }
-# Organs that one side alone has, or that its tables list of one side alone: they keep their label in a mirror.
-_ONE_SIDED = re.compile(r"\bmiddle lobe\b|\batrial appendage\b")
-_OTHER_SIDE = {"left": "right", "right": "left", "lh": "rh", "rh": "lh"}
 
 
 @dataclass(frozen=True)
@@ -386,24 +383,13 @@ def _table_partners(values: tuple[int, ...]) -> tuple[int, ...] | None:
 
 
 def named_partners(names: Sequence[str]) -> tuple[int, ...] | None:
-    """Partners by the words left and right; None where a name is only a number or its mirror image is absent."""
+    """Partners by the sides in names (`mirrored_name`); None where a name is only a number or its mirror image is absent."""
     plain = [plain_name(name) for name in names]
     if len(set(plain)) < len(plain) or any(re.fullmatch(r"((label|class) ?)?\d*", name) for name in plain):
         return None
-    mirrored = [mirrored_name(name) for name in plain]
+    mirrored = [mirrored_name(name) for name in names]
     place = {name: i for i, name in enumerate(plain)}
     return tuple(place[name] for name in mirrored) if place.keys() >= set(mirrored) else None
-
-
-def mirrored_name(name: str) -> str:
-    """The plain name of the same structure on the other side; of one that has no other, its own."""
-    plain = plain_name(name)
-    return plain if _ONE_SIDED.search(plain) else " ".join(_OTHER_SIDE.get(word, word) for word in plain.split())
-
-
-def plain_name(name: str) -> str:
-    """A name in lower case and single spaces, so that ``Label_1`` and ``label 1`` are the same."""
-    return " ".join(re.split(r"[\W_]+", name.lower())).strip()
 
 
 def _join(items: Iterable[object], limit: int = 10) -> str:

@@ -16,9 +16,10 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
+from dataloaders.io.spec import plain_name
 from models.gmm.histograms import histogram_moments, label_histograms
 from models.gmm.intensity import FULL_SCALE
-from models.gmm.labels import LabelScheme, plain_name
+from models.gmm.labels import LabelScheme
 
 Kind = Literal["uniform", "normal"]
 Background = Literal["class", "zero", "synthseg", "half"]

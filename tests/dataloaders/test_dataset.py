@@ -26,6 +26,7 @@ from dataloaders.slices import (
     slice_positions,
 )
 from models.base import Batch
+from models.gmm.labels import LabelScheme
 from tests.toy import prepared_folder
 
 
@@ -101,6 +102,16 @@ def test_mirroring_swaps_sides_and_never_turns_patients_over() -> None:
     assert flip_table(spec("axial")).tolist() == [0, 2, 1, 3]
     assert flip_table(spec("coronal")).tolist() == [0, 2, 1, 3]
     assert flip_table(spec("sagittal")) is None
+
+
+def test_a_mirror_knows_the_sides_of_every_atlas() -> None:
+    """FreeSurfer's lh and rh, AAL's and HCP's L and R: their label stayed while the image was mirrored."""
+    names = ["background", "ctx-lh-cuneus", "ctx-rh-cuneus", "Hippocampus_L", "Hippocampus_R", "L_V1_ROI", "R_V1_ROI"]
+    names += ["KidneyLeft", "KidneyRight", "rightLung", "leftLung"]
+    alone = ["bright lesion", "vertebrae_L1", "lung_middle_lobe_right", "Vermis L 3", "cleft", "a b", "a_b"]
+    spec = DataSpec(tuple(Label(i, name) for i, name in enumerate(names + alone)), (Channel("T1w"),), (32, 32))
+    assert flip_table(spec).tolist() == [0, 2, 1, 4, 3, 6, 5, 8, 7, 10, 9, *range(11, 18)]
+    assert LabelScheme.from_spec(replace(spec, labels=spec.labels[:16])).partners == tuple(flip_table(spec)[:16])
 
 
 def test_splits_are_what_they_are_called(folder: Path) -> None:
