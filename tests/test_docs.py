@@ -36,7 +36,8 @@ def known(script: str, words: str) -> set[str]:
     if script != "train.py":
         return flags(script)
     model = re.search(r"--model[ =](\w+)", words)
-    return flags(script, model[1] if model else "oasis") | {"--no_" + f[2:] for f in flags(script)}
+    named = flags(script, model[1] if model else "oasis")
+    return named | {"--no_" + f[2:] for f in named}
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
@@ -45,7 +46,10 @@ def test_flags_of_commands_exist(page: Path) -> None:
     for script, rest in commands(page):
         assert (ROOT / script).is_file(), f"{page.name}: {script}"
         own, _, training = rest.partition(" -- ")
-        for command, words in ((script, own), ("train.py", training)):
+        methods = re.findall(r"""['"]\w+=(--model .*?)['"]""", own)  # utility.py's: of train.py, as what follows its --
+        own = re.sub(r"""['"]\w+=--model .*?['"]""", "", own)
+        trained = [*methods, *([f"--model segmenter {training}"] if training else [])]
+        for command, words in ((script, own), *(("train.py", words) for words in trained)):
             given = {
                 flag.replace("-", "_").replace("__", "--", 1) for flag in re.findall(r"(?<!\S)--[a-z][\w.-]*", words)
             }
