@@ -43,8 +43,9 @@ def kind_of(title: str) -> str:
 
 
 def headline(rows: Sequence[Row]) -> Row | None:
-    """The one that stands for rows of one kind: the first of `HEADLINE` there is, else the first that can be judged."""
-    judged = [row for row in rows if row.measured and row.better]
+    """The one that stands for rows of one kind: the first of `HEADLINE` that all methods have, else the first there is."""
+    some = [row for row in rows if row.measured and row.better]
+    judged = [row for row in some if None not in row.values] or some
     known = [row for name in HEADLINE for row in judged if row.metric == name]
     return next(iter([*known, *judged]), None)
 
