@@ -258,17 +258,20 @@ class SegmentationTask:
         if results := self._results():
             held = self._from_results and not self.prepared_split("val")
             return self._case_volumes([c for i, c in enumerate(results) if not (held and i % HELD_OUT == 0)], seed)
-        return GeneratedVolumes(self._generators(seed), self.o, seed, self.classes, self._learned())
+        generators = self._generators(seed, self.o.anatomies)
+        return GeneratedVolumes(generators, self.o, seed, self.classes, self._learned())
 
     def prepared_split(self, split: str) -> tuple[Case, ...]:
         """Cases of --dataroot's split that have images."""
         cases = self.prepared.split(split) if self.prepared is not None else ()
         return tuple(case for case in cases if any(item.images for item in case.slices))
 
-    def _generators(self, seed: int) -> list[ImageGenerator]:
+    def _generators(self, seed: int, anatomies: int = 0) -> list[ImageGenerator]:
         """One generator for label maps with seeds, one for those without, or one of the prepared training labels."""
         options = self._options()
         common: dict[str, Any] = {
+            "anatomies": anatomies,
+            "fields": self.config.checkpoints_dir / self.config.name / "anatomies",
             "options": options,
             "n_channels": len(self.channels),
             "seed": seed,
@@ -276,7 +279,7 @@ class SegmentationTask:
         }
         priors = None if options.priors == "random" else options.priors
         if self.maps is None:
-            return [self._prepared_generator(options, seed)]
+            return [self._prepared_generator(options, common)]
         assert self.base is not None
         look = self._look
         scheme = self._with_rim(look.of_scheme(self.base))
@@ -328,7 +331,7 @@ class SegmentationTask:
             shape, mm = self.o.spatial_patch, tuple(mm[axis] for axis in plane)  # type: ignore[assignment]
         return replace(self.config.gmm, output_shape=shape, target_res=mm, output_div_by_n=1)
 
-    def _prepared_generator(self, options: GmmConfig, seed: int) -> ImageGenerator:
+    def _prepared_generator(self, options: GmmConfig, common: dict[str, Any]) -> ImageGenerator:
         """Of the training labels of --dataroot, as they are prepared."""
         assert self.prepared is not None
         spec = self.prepared.spec
@@ -346,13 +349,10 @@ class SegmentationTask:
         return ImageGenerator(
             arrays,
             scheme=scheme,
-            options=options,
             prior_means=self._means(scheme, self.classes),
             priors=None if options.priors == "random" else options.priors,
-            n_channels=len(self.channels),
             spacing=ras_spacing(spec)[: arrays[0].ndim],
-            seed=seed,
-            cache_gb=self.config.cache_gb,
+            **common | {"options": options},
         )
 
     # -- validation -----------------------------------------------------------------------------------------------

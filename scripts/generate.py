@@ -25,17 +25,18 @@ from dataloaders.io.console import tracked
 from dataloaders.io.files import file_sha256, listed, with_path, write_json
 from dataloaders.io.geometry import plane_shape, plane_spacing, to_ras
 from dataloaders.io.intensity import Window
-from dataloaders.io.ledger import WorkReport
+from dataloaders.io.ledger import Ledger, WorkReport
 from dataloaders.io.manifest import Case, Geometry, Manifest, Slice, affine_rows, case_from_dict, slice_name
 from dataloaders.io.nifti import write_volume
 from dataloaders.io.schema import AtLeast0, AtLeast1, Shape, Shard, check
 from dataloaders.io.spec import Axis, Channel, DataSpec
 from dataloaders.io.workers import as_ready, in_order, parse_shard
+from dataloaders.labelmaps.anatomies import VERSION, Anatomies
 from dataloaders.labelmaps.generated_files import INDEX, SCHEMA, SampleLedger, bids_place, describe_bids
 from dataloaders.labelmaps.image_generator import ImageGenerator, SyntheticImage
 from dataloaders.labelmaps.labels import LabelTable, id_type
 from dataloaders.labelmaps.lesion_maps import find_masks, match_lesions
-from dataloaders.labelmaps.maps import LabelMaps, as_indices, read_label_map_file
+from dataloaders.labelmaps.maps import LabelMap, LabelMaps, as_indices, read_label_map_file
 from dataloaders.labelmaps.schemes import output_labels, read_scheme
 from dataloaders.labelmaps.seed_maps import SeedMaps, seeded
 from dataloaders.labelmaps.seeds import INDEX as SEED_INDEX
@@ -61,8 +62,10 @@ class GenerateOptions:
     """Label maps: a folder (searched with its subfolders), one file (.nii, .nii.gz, .mgz), or a .txt list of files."""
     out: Path
     """Folder to write."""
-    n: AtLeast1 = 100
-    """Number of samples in all shards; raise it later to make more of the same."""
+    n: AtLeast0 = 100
+    """Number of samples in all shards; raise it later to make more of the same. 0: with --anatomies the maps alone."""
+    anatomies: AtLeast0 = 0
+    """Make so many new label maps, between and around the given ones, in OUT/anatomies, and paint these instead."""
     seed: AtLeast0 = 0
     """Seed: sample k of a seed is always the same."""
     size: Shape = ()
@@ -112,8 +115,14 @@ class GenerateOptions:
 
     def check_together(self) -> None:
         """ValueError for options that do not go together."""
-        if parse_shard(self.shard)[1] > self.n:
+        if self.n == 0 and not self.anatomies:
+            raise ValueError("--n 0: only with --anatomies, which makes label maps")
+        if parse_shard(self.shard)[1] > max(self.n, self.anatomies):
             raise ValueError(f"--shard {self.shard}: there are only --n {self.n} samples")
+        if self.anatomies and (self.seeds or self.lesions or self.subjects_prob):
+            raise ValueError(
+                f"--anatomies {self.anatomies} and --seeds, --lesions or --subjects_prob cannot both be given"
+            )
         if self.subclasses is not None and self.seeds is None:
             raise ValueError(f"--subclasses {self.subclasses[0]} {self.subclasses[1]} needs --seeds")
         if self.seeds is not None and self.lesions is not None:
@@ -400,6 +409,8 @@ def settings_of(plan: SamplePlan) -> dict[str, Any]:
     }
     if o.subclasses is not None:  # this and the next are listed where they are given: older folders go on
         settings["subclasses"] = o.subclasses
+    if o.anatomies:
+        settings["anatomies"] = {"count": o.anatomies, "maps": {item.file: item.sha256 for item in plan.maps}}
     if plan.weights:
         settings["subjects_prob"] = plan.weights
     if o.lesions is not None:
@@ -450,6 +461,8 @@ def generate(o: GenerateOptions) -> GenerateReport:
     check(o)
     plan = make_plan(o)
     ledger = SampleLedger.claim(o.out, settings_of(plan), overwrite=o.overwrite, ending=f".{o.save_params}")
+    if o.anatomies:
+        plan = with_anatomies(plan, overwrite=o.overwrite)
     if plan.bids:
         describe_bids(o.out)
     report = GenerateReport(faults=[item.fault for item in plan.maps if item.fault])
@@ -473,6 +486,55 @@ def generate(o: GenerateOptions) -> GenerateReport:
         report.total = write_index(plan, ledger)
     return report
 
+
+# -- new anatomies ------------------------------------------------------------------------------------------------
+
+
+def with_anatomies(plan: SamplePlan, overwrite: bool = False) -> SamplePlan:
+    """The plan with new maps in the place of the given ones, which are made where they are not there yet.
+
+    Shards begin at different ones; what two make at the same time is the same. ValueError where the maps have a fault.
+    """
+    o = plan.options
+    if faults := [item.fault for item in plan.maps if item.fault]:
+        raise ValueError(faults[0])
+    settings = {name: settings_of(plan)[name] for name in ("anatomies", "seed", "scheme")}
+    settings["anatomies"] = settings["anatomies"]["maps"]  # their number may grow
+    folder, names = o.out / "anatomies", [f"anatomy{k:05d}.nii.gz" for k in range(o.anatomies)]
+    ledger = Ledger.claim(folder, {**settings, "version": VERSION}, overwrite=overwrite)
+    part, parts = parse_shard(o.shard)
+    first = part * o.anatomies // parts
+    order = [*range(first, o.anatomies), *range(first)]
+    missing = [k for k in order if ledger.done(names[k]) is None]
+    start = (ledger, [item.path for item in plan.maps], plan.scheme, o.anatomies, o.seed)
+    if missing:
+        _start_anatomies(*start)  # also registers what the workers will read
+    count = min(o.num_workers, len(missing))
+    jobs = ((k, names[k]) for k in missing)
+    for _ in tracked(as_ready(_write_anatomy, jobs, count, _start_anatomies, start), "anatomies", len(missing)):
+        pass
+    return replace(plan, maps=find_input(LabelMaps([folder / name for name in names]), o.num_workers), bids=False)
+
+
+_anatomies: tuple[Ledger, Anatomies] | None = None  # of a worker process
+
+
+def _start_anatomies(ledger: Ledger, maps: list[Path], scheme: LabelScheme, count: int, seed: int) -> None:
+    global _anatomies
+    torch.set_num_threads(1)
+    _anatomies = (ledger, Anatomies(maps, scheme, count, seed, ledger.folder / "fields"))
+
+
+def _write_anatomy(k: int, name: str) -> None:
+    """Unless another shard has written it meanwhile."""
+    assert _anatomies is not None
+    ledger, maps = _anatomies
+    if ledger.done(name) is None:
+        write_map(ledger.folder / name, maps.anatomy(k), maps.drawn_scheme())
+        ledger.record(name, outputs=[name])
+
+
+# -- samples ------------------------------------------------------------------------------------------------------
 
 _worker: tuple[SamplePlan, SampleLedger, ImageGenerator] | None = None  # of a worker process
 
@@ -533,6 +595,14 @@ def make_sample(plan: SamplePlan, ledger: SampleLedger, generator: ImageGenerato
         for file in files["images"] + files["labels"]:
             (ledger.folder / file).unlink(missing_ok=True)
         raise
+
+
+def write_map(path: Path, label_map: LabelMap, scheme: LabelScheme) -> None:
+    """A map of label indices as a file of values, in the axes of its source."""
+    values = np.array(scheme.values, np.int32)[label_map.values.numpy()]
+    n = values.ndim
+    (data,), affine = label_map.to_source_axes([values], (0,) * n, (1,) * n)
+    write_volume(path, data, affine, np.int32, label_map.codes)
 
 
 def write_volumes(

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from dataloaders.io.files import read_json, with_path
 from dataloaders.io.nifti import write_volume
+from dataloaders.labelmaps.anatomies import Anatomies
 from dataloaders.labelmaps.fluid import Fluid
 from dataloaders.labelmaps.lab2im import Lab2imAttributes, kept_outputs, list_scheme, loaded, whole_list
 from dataloaders.labelmaps.lesion_maps import LesionMaps, Lesions
@@ -106,6 +107,7 @@ class ImageGenerator(Lab2imAttributes):
     lesions: folder, file or list of lesion masks (0 and 1), whose voxels become one more label and class, the last, named
     lesion, with the output value max(outputs) + 1; see `lesion_maps.match_lesions`. Maps without a mask have none.
     fluid_margin, rim: mm of fluid around the brain that stay, and that are shared with the cortex; see `fluid.Fluid`.
+    anatomies: so many new maps beside the given ones; fields: folder of what they need of each map (`anatomies.Anatomies`).
     preset, options: starting values (models.gmm.options); further keywords are options in lab2im's or SynthSeg's forms.
     seed: of the sequence, drawn where it is None (see `.seed`). device: where images are made.
 
@@ -136,6 +138,8 @@ class ImageGenerator(Lab2imAttributes):
         lesions: Lesions | None = None,
         fluid_margin: Sequence[float] = (),
         rim: float = 0.0,
+        anatomies: int = 0,
+        fields: Path | None = None,
         subjects_prob: Any = None,
         preset: str = "lab2im",
         options: GmmConfig | None = None,
@@ -146,6 +150,8 @@ class ImageGenerator(Lab2imAttributes):
         **keywords: Any,
     ) -> None:
         _check_together(seeds, lesions, priors, n_channels, batchsize)
+        if anatomies and any(given is not None for given in (seeds, lesions, subjects_prob)):
+            raise ValueError("anatomies and seeds, lesions or subjects_prob cannot both be given")
         self.maps = LabelMaps(labels_dir, cache_gb, spacing)
         keywords |= {"target_res": target_res, "output_shape": output_shape, "output_div_by_n": output_div_by_n}
         keywords |= {"prior_distributions": prior_distributions}
@@ -162,10 +168,12 @@ class ImageGenerator(Lab2imAttributes):
             self.maps = LesionMaps(labels_dir, lesions, self.base_scheme, cache_gb)
         if seeds is not None:
             self.maps = SeedMaps(labels_dir, seeds, self.base_scheme, subclasses, cache_gb)
+        self.seed = secrets.randbits(62) if seed is None else seed
+        if anatomies:
+            self.maps = Anatomies(labels_dir, self.base_scheme, anatomies, self.seed, fields, cache_gb, spacing)
         self.scheme = self.maps.drawn_scheme()
         self.fluid = None if fluid_margin == () and not rim else Fluid(self.scheme, fluid_margin, rim)
         self.channels = n_channels
-        self.seed = secrets.randbits(62) if seed is None else seed
         self.device = torch.device(device)
         self.priors = self._find_priors(self.given["prior_means"], self.given["prior_stds"], priors)
         self.weights = _weights(self.given["subjects_prob"], len(self.maps))

@@ -91,6 +91,8 @@ class SegmenterConfig:
     """Label maps: mm of fluid around the brain that skull stripping leaves, drawn from 0..x or low..high; by default all."""
     rim: NotNegative = 0.0
     """Label maps: mm of fluid beside the cortex that count as cortex, painted between the two (partial volume)."""
+    anatomies: AtLeast0 = 0
+    """Label maps: so many new ones beside them, anatomies between and around them; validation stays with the given."""
     results: tuple[Path, ...] = ()
     """Folders of test.py or scripts/generate.py whose images are the synthetic share, instead of label_maps."""
     augment: bool = True
@@ -155,6 +157,10 @@ class SegmenterConfig:
             raise ValueError(f"--generation_labels and --scheme {self.scheme} cannot both be given")
         if (self.prior_means_file or self.prior_stds_file) and self.seeds:
             raise ValueError("--prior_means_file or prior_stds_file and --seeds cannot both be given")
+        if self.anatomies and (self.seeds or self.lesions):
+            raise ValueError(f"--anatomies {self.anatomies} and --seeds or --lesions cannot both be given")
+        if self.anatomies and (self.results or not self.synthetic):
+            raise ValueError(f"--anatomies {self.anatomies}: is for images that are painted from label maps")
         if self.seeds and self.lesions:
             raise ValueError("--seeds and --lesions cannot both be given")
 

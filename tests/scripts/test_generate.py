@@ -92,6 +92,29 @@ def test_the_second_call_writes_nothing_and_more_samples_are_added(maps: Path, t
     assert "2 made, 4 kept, 0 missing; 6 whole" in run(maps, out, "--n", 6).stdout
 
 
+def test_anatomies_are_made_once_and_painted(maps: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    assert "0 made, 0 kept, 0 missing; 0 whole" in run(maps, out, "--anatomies", 3, "--n", 0).stdout  # the maps alone
+    files = sorted((out / "anatomies").glob("*.nii.gz"))
+    assert [file.name for file in files] == [f"anatomy{k:05d}.nii.gz" for k in range(3)]
+    before = {path: path.stat().st_mtime_ns for path in (out / "anatomies").rglob("*.*") if path.name != ".lock"}
+    assert len([path for path in before if path.suffix == ".safetensors"]) == 2
+    grids = [nib.load(path) for path in sorted(maps.iterdir())]
+    for file in files:
+        image = nib.load(file)
+        assert any(image.shape == g.shape and np.allclose(image.affine, g.affine, atol=1e-5) for g in grids)
+        assert set(np.unique(image.dataobj)) <= set(range(5))
+    for shard in ("1/2", "0/2"):  # in any order, and with worker processes, the same
+        run(maps, tmp_path / "shards", "--anatomies", 3, "--shard", shard, "--num_workers", int(shard == "1/2"))
+    assert "4 made" in run(maps, out, "--anatomies", 3).stdout
+    assert before == {path: path.stat().st_mtime_ns for path in before}
+    painted, shared = (content(folder / "images") for folder in (out, tmp_path / "shards"))
+    assert painted == shared
+    assert {name[:12] for name in painted} <= {f"anatomy{k:05d}" for k in range(3)}
+    assert "--anatomies.count: was 3, now 2" in run(maps, out, "--anatomies", 2, code=2).stderr
+    assert "--n 0: only with --anatomies" in run(maps, tmp_path / "no", "--n", 0, code=2).stderr
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("mode", "stop"), [("none", KeyboardInterrupt), ("axial", OSError(28, "No space left on device"))]
