@@ -144,7 +144,8 @@ class Anatomies(LabelMaps):
             return None
         if tensors is None:
             return None
-        return Registered(*(tensors.pop(name) for name in ("matrix", "velocity", "displacement")), tensors)
+        matrix, velocity, displacement = (tensors.pop(name) for name in ("matrix", "velocity", "displacement"))
+        return Registered(matrix, velocity, displacement, tensors)
 
     def _registered(
         self, reference: LabelMap, label_map: LabelMap, scheme: LabelScheme, frame: Frame, key: str
@@ -169,7 +170,7 @@ class Anatomies(LabelMaps):
         base = int(torch.randint(self.given, (), generator=generator))
         own = self.fields[base]
         label_map = replace(self[base], name=self.name(self.given + k), path=None)
-        fill = self.scheme.background or 0
+        fill = self.drawn_scheme().background or 0
         velocity, change = self.draw_velocity(generator), self.draw_sizes(own, generator)
         found = label_map
         for way in WAYS:
@@ -187,7 +188,7 @@ class Anatomies(LabelMaps):
 
     def _usual(self, label_map: LabelMap) -> bool:
         """Whether its structures are about as large as those of the given maps; small ones do not count."""
-        volumes = volumes_of(label_map, self.scheme)
+        volumes = volumes_of(label_map, self.drawn_scheme())
         low, high = self.volumes.min(0).values, self.volumes.max(0).values
         large = low > LARGE * self.volumes.sum(1).min()
         return bool(((volumes > low / UNUSUAL) & (volumes < high * UNUSUAL))[large].all())
@@ -264,7 +265,7 @@ def warped(label_map: LabelMap, displacement: Tensor, frame: Frame, matrix: Tens
 def _digest(label_map: LabelMap) -> str:
     """Of labels and voxel size."""
     digest = hashlib.sha256(f"{tuple(label_map.values.shape)} {label_map.spacing} {label_map.values.dtype}".encode())
-    digest.update(label_map.values.contiguous().numpy())
+    digest.update(label_map.values.numpy().tobytes())
     return digest.hexdigest()
 
 
