@@ -29,7 +29,7 @@ from torch import Tensor
 from dataloaders.io.console import say, tracked
 from dataloaders.io.files import atomic_path
 from dataloaders.labelmaps.map_registration import (
-    Frame,
+    NodeGrid,
     exponential,
     gradient,
     label_codes,
@@ -122,13 +122,13 @@ class Anatomies(LabelMaps):
 
     # -- registration ---------------------------------------------------------------------------------------------
 
-    def _register(self, scheme: LabelScheme) -> tuple[Frame, list[Registered]]:
+    def _register(self, scheme: LabelScheme) -> tuple[NodeGrid, list[Registered]]:
         maps = [self[i] for i in range(self.given)]
         hashes = [_digest(label_map) for label_map in maps]
         self.volumes = torch.stack([volumes_of(label_map, scheme) for label_map in maps])
         centre = most_central(self.volumes)
         reference = maps[centre]
-        frame = Frame.around(reference, scheme)
+        frame = NodeGrid.around(reference, scheme)
         found: dict[int, Registered] = {}
         first = os.getpid() % len(maps)  # jobs that start together begin with different maps
         for i in tracked([*range(first, len(maps)), *range(first)], "register label maps"):
@@ -148,7 +148,7 @@ class Anatomies(LabelMaps):
         return Registered(matrix, velocity, displacement, tensors)
 
     def _registered(
-        self, reference: LabelMap, label_map: LabelMap, scheme: LabelScheme, frame: Frame, key: str
+        self, reference: LabelMap, label_map: LabelMap, scheme: LabelScheme, frame: NodeGrid, key: str
     ) -> Registered:
         if label_map is reference:
             n = len(frame.shape)
@@ -214,7 +214,7 @@ class Anatomies(LabelMaps):
         return total
 
 
-def sizes_of(label_map: LabelMap, scheme: LabelScheme, frame: Frame, matrix: Tensor) -> dict[str, Tensor]:
+def sizes_of(label_map: LabelMap, scheme: LabelScheme, frame: NodeGrid, matrix: Tensor) -> dict[str, Tensor]:
     """Velocities (n, *g) float16, in nodes, out of the map's ventricles and its cortex; see `Registered`."""
     table = torch.zeros(scheme.num_labels, len(SIZES))
     for column, name in enumerate(SIZES):
@@ -238,7 +238,9 @@ def parts(scheme: LabelScheme) -> dict[str, tuple[int, ...]]:
     return {"ventricles": ventricles, "cortex": scheme.role("cortex")}
 
 
-def places(label_map: LabelMap, displacement: Tensor, frame: Frame, matrix: Tensor) -> tuple[tuple[slice, ...], Tensor]:
+def places(
+    label_map: LabelMap, displacement: Tensor, frame: NodeGrid, matrix: Tensor
+) -> tuple[tuple[slice, ...], Tensor]:
     """The part of a map that the frame covers, and where its nodes, corner-aligned, read it (n, *m): voxels of that part."""
     n, shape = len(frame.shape), label_map.values.shape
     mm = torch.tensor(label_map.spacing).view(n, *[1] * n)
@@ -253,7 +255,7 @@ def places(label_map: LabelMap, displacement: Tensor, frame: Frame, matrix: Tens
     return tuple(map(slice, low, high)), where
 
 
-def warped(label_map: LabelMap, displacement: Tensor, frame: Frame, matrix: Tensor, fill: int) -> LabelMap:
+def warped(label_map: LabelMap, displacement: Tensor, frame: NodeGrid, matrix: Tensor, fill: int) -> LabelMap:
     """The map read at the displaced places, nearest label."""
     part, where = places(label_map, displacement, frame, matrix)
     inside = label_map.values[part].contiguous()

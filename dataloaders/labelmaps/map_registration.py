@@ -40,7 +40,7 @@ def guides(scheme: LabelScheme) -> tuple[int, ...]:
 
 
 @dataclass(frozen=True)
-class Frame:
+class NodeGrid:
     """A grid of nodes over the labelled part of a reference map: node q stands at origin + q · step (mm of that map's axes
     from its first voxel). shape: nodes per axis.
     """
@@ -50,7 +50,7 @@ class Frame:
     shape: tuple[int, ...]
 
     @classmethod
-    def around(cls, label_map: LabelMap, scheme: LabelScheme) -> Frame:
+    def around(cls, label_map: LabelMap, scheme: LabelScheme) -> NodeGrid:
         """Of the map's `label_points`."""
         points = label_points(label_map, scheme)[0]
         low, high = points.min(0).values, points.max(0).values
@@ -147,7 +147,7 @@ def _power(matrix: Tensor, exponent: float) -> Tensor:
     return vectors @ torch.diag(values.clamp(min=1e-9) ** exponent) @ vectors.T
 
 
-def shares(label_map: LabelMap, codes: Tensor, frame: Frame, matrix: Tensor) -> Tensor:
+def shares(label_map: LabelMap, codes: Tensor, frame: NodeGrid, matrix: Tensor) -> Tensor:
     """Codes (N, C) of a map's labels at the frame's nodes, (C, *shape): means over 2 samples per node and axis."""
     n, shape = len(frame.shape), label_map.values.shape
     nodes = frame.nodes()
@@ -237,7 +237,7 @@ def velocity_between(fixed: Tensor, moving: Tensor, taper: Tensor) -> Tensor:
 
 
 def register_labels(
-    fixed: LabelMap, moving: LabelMap, scheme: LabelScheme, frame: Frame, codes: Tensor
+    fixed: LabelMap, moving: LabelMap, scheme: LabelScheme, frame: NodeGrid, codes: Tensor
 ) -> tuple[Tensor, Tensor]:
     """Affine (n, n + 1), mm of fixed -> mm of moving, and velocity (n, *frame.shape) in nodes: the label of moving at
     affine(exp(v)(x)) is that of fixed at x."""
