@@ -86,7 +86,9 @@ def learning_curves(n: Sequence[int], scores: Mapping[str, Array], first: str) -
     rise = means[first][:, -1] - means[first][:, 0]
     least = _intervals(rise[1:, None])[0] if enough else None
     worth = []
-    for arm in [arm for arm in scores if arm != first and (least[0] if least else rise[0]) > 0]:
+    # The ends may rise while the fit is flat, by a dip between them; a flat curve has no inverse.
+    rises = (least[0] if least else rise[0]) > 0 and fits[first][1][0] > 0
+    for arm in [arm for arm in scores if arm != first and rises]:
         equal = patients_of(power_law(n, fits[arm]), fits[first], n[0], n[-1])
         ends = _intervals(equal[1:])
         for k, count in enumerate(n[:-1]):
