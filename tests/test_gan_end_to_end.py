@@ -231,13 +231,3 @@ def test_what_cannot_work_is_one_line(data: Path, tmp_path: Path) -> None:
     only_val = [case if case.split != "val" else other for case, other in zip(manifest.cases, bare, strict=True)]
     Manifest(manifest.spec, tuple(only_val), {}).save(folder)
     assert "finished" in call(*train(folder, tmp_path, "n", epochs=1)).stdout  # nothing to validate against
-
-
-def test_the_vgg_loss_without_weights_is_one_line(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "empty"))
-    monkeypatch.delenv("MEDSIS_WEIGHTS", raising=False)
-    flags = ["--model", "spade", "--spade.lambda_vgg", 10, "--metrics", "ssim"]
-    done = call(*train(data, tmp_path, "run", *flags), code=3)
-    *warnings, error = done.stderr.splitlines()
-    assert error.startswith("error: VGG loss needs vgg19-dcbb9e9d.pth")
-    assert all(line.startswith("warning: --oasis.") for line in warnings)

@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from benchmarks import gan_table
-from benchmarks.gan_table import as_markdown, median_person, table_of
+from benchmarks.gan_table import as_markdown, table_of
 from dataloaders.io.manifest import Manifest
 from dataloaders.io.pictures import TITLE
 from dataloaders.io.png import read_png, write_png
@@ -38,17 +38,6 @@ def test_differences_are_of_distances_from_the_best_value() -> None:
     assert mae["floor"]["value"] == 0.5
     text = as_markdown([jump, mae], ["a", "b"])
     assert "| slice jump ratio, T1w | 1.2 [1.2, 1.2] | 0.9 [0.9, 0.9] (**-0.1 [-0.1, -0.1]**) | – |" in text
-
-
-def test_a_run_that_lacks_a_metric_has_none() -> None:
-    (row,) = table_of({"a": {"ssim": values(*[0.5] * 6)}, "b": {}}, {}, "a")
-    assert row["b"]["value"] is None
-    assert "–" in as_markdown([row], ["a", "b"])
-
-
-def test_the_person_in_the_middle() -> None:
-    assert median_person({"a": 3, "b": 1, "c": 2}) == "c"
-    assert median_person({"a": 3, "b": 1}) == "b"
 
 
 @pytest.mark.filterwarnings("ignore::UserWarning")

@@ -7,12 +7,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from dataloaders.io.spec import Channel, DataSpec, Label
+from dataloaders.io.spec import Label
 from dataloaders.labelmaps.classes import (
     contrast_means,
     inline_classes,
     inline_contrasts,
-    ras_spacing,
     read_classes,
     structure_classes,
     tissue_classes,
@@ -197,19 +196,3 @@ def test_contrasts_are_rows_of_low_and_high_by_intensity_class() -> None:
             contrast_means(text, classes.labels, scheme, (1.0, 2.0))
     with pytest.raises(ValueError, match="must be any, mr, T1w, T2w, FLAIR or an existing"):
         inline_contrasts("flair")
-
-
-def test_unknown_classes() -> None:
-    with pytest.raises(
-        ValueError, match=r"--segmenter.classes nothing: must be auto, tissue, structures or an existing"
-    ):
-        inline_classes("nothing")
-
-
-@pytest.mark.parametrize(
-    ("axis", "expected"), [("axial", (2.0, 1.0, 3.0)), ("coronal", (2.0, 3.0, 1.0)), ("sagittal", (3.0, 2.0, 1.0))]
-)
-def test_spacing_along_ras_axes(axis: str, expected: tuple[float, ...]) -> None:
-    labels = (Label(0, "background"), Label(1, "a"))
-    spec = DataSpec(labels, (Channel("x"),), (8, 8), (1.0, 2.0), 3.0, axis)  # type: ignore[arg-type]
-    assert ras_spacing(spec) == expected

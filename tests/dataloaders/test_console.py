@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from dataloaders.io import console
-from dataloaders.io.console import Progress, tracked
+from dataloaders.io.console import tracked
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -45,28 +45,6 @@ def test_fast_work_is_silent_and_counts_what_an_item_stands_for(
     for _ in tracked(range(9), "evaluate", shown=False):
         clock[0] += 50
     assert capsys.readouterr().err == ""
-
-
-def test_bytes_and_unknown_totals(clock: list[float], capsys: pytest.CaptureFixture[str]) -> None:
-    with Progress("weights", 100_000_000, "B") as bar:
-        clock[0] += 50
-        bar.update(25_000_000)
-    with Progress("evaluate") as bar:
-        clock[0] += 50
-        bar.update(100)
-    first, second = capsys.readouterr().err.splitlines()
-    assert first == "weights: 25.0MB of 100MB, 500kB/s, 0:02:30 left"
-    assert second == "evaluate: 100, 2/s"
-
-
-def test_a_terminal_gets_a_bar(clock: list[float], monkeypatch: pytest.MonkeyPatch) -> None:
-    terminal = io.StringIO()
-    terminal.isatty = lambda: True  # type: ignore[method-assign]
-    monkeypatch.setattr(sys, "stderr", terminal)
-    for _ in tracked(range(3), "segment"):
-        clock[0] += 50
-    assert "segment:   0%" in terminal.getvalue()
-    assert "each," not in terminal.getvalue()
 
 
 def test_a_line_that_cannot_be_written_does_not_end_the_work(

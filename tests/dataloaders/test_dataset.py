@@ -10,9 +10,8 @@ import numpy as np
 import pytest
 import torch
 
-import dataloaders.slices
 from dataloaders.folder import load_manifest
-from dataloaders.io.intensity import Window, levels_to_model, model_to_levels
+from dataloaders.io.intensity import Window, model_to_levels
 from dataloaders.io.manifest import Case, Manifest, Slice
 from dataloaders.io.png import read_png, write_png
 from dataloaders.io.spec import Channel, DataSpec, Label
@@ -21,9 +20,7 @@ from dataloaders.slices import (
     EndlessSampler,
     SliceDataset,
     SliceLoader,
-    SliceTable,
     flip_table,
-    slice_positions,
 )
 from models.base import Batch
 from models.gmm.labels import LabelScheme
@@ -45,12 +42,6 @@ def take(iterator, n: int) -> list[torch.Tensor]:  # type: ignore[no-untyped-def
         torch.cat([b.image.flatten(), b.label.flatten(), b.neighbours.flatten(), torch.rand(4, generator=b.rng)])
         for b in islice(iterator, n)
     ]
-
-
-def test_levels_and_model_range_are_inverse() -> None:
-    levels = np.arange(65536, dtype=np.uint16)
-    assert np.array_equal(model_to_levels(levels_to_model(levels)), levels)
-    assert model_to_levels(np.array([-3.0, 3.0])).tolist() == [0, 65535]
 
 
 def test_values_outside_are_clipped_not_wrapped() -> None:
@@ -291,11 +282,6 @@ def test_neighbours_at_ends_and_gaps_are_the_nearest_towards_the_centre(
     assert marks(SliceDataset(tmp_path, data, "train", neighbours=neighbours)) == expected
 
 
-def test_position_runs_from_first_to_last_slice_of_the_case() -> None:
-    assert slice_positions([case_of("a", [2, 3, 4, 10]), case_of("b", [7])]) == [-1, -0.75, -0.5, 1, 0]
-    assert slice_positions([case_of("a", [5, 3, 4])]) == [1, -1, 0]
-
-
 def test_mirroring_takes_the_neighbours_along(tmp_path: Path) -> None:
     data = labelled_folder(tmp_path, (case_of("a", [1, 2, 3]),))
     dataset = SliceDataset(tmp_path, data, "train", flip=True, seed=3, neighbours=1)
@@ -325,32 +311,6 @@ def test_batches_carry_neighbours_and_position(folder: Path) -> None:
     assert next(SliceLoader(SliceDataset(folder, data, "train"), 4).once()).neighbours is None
 
 
-def test_neighbours_are_read_once_and_without_their_images(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    opened: list[str] = []
-
-    def spy(path: Path, **how: bool) -> np.ndarray:
-        opened.append(str(path.relative_to(folder)))
-        return read_png(path, **how)
-
-    monkeypatch.setattr(dataloaders.slices, "read_png", spy)
-    data = Manifest.load(folder)
-    item = data.split("train")[0].slices
-    SliceDataset(folder, data, "train", neighbours=2)[0]
-    assert sorted(opened) == sorted([item[0].label, item[1].label, item[2].label, *item[0].images])
-    opened.clear()
-    dataset = SliceDataset(folder, data, "train", neighbours=1, cache_gb=1)
-    for _ in range(2):
-        for i in range(len(dataset)):
-            dataset[i]
-    assert len(opened) == len(set(opened)) == 3 * len(dataset)  # a label and two channels
-    opened.clear()
-    labels_fit = SliceDataset(folder, data, "train", neighbours=1, cache_gb=len(dataset) * 32 * 32 * 2 / 2**30)
-    for _ in range(2):
-        for i in range(len(labels_fit)):
-            labels_fit[i]
-    assert len(opened) == (1 + 2 + 2) * len(dataset)
-
-
 def test_a_neighbour_out_of_range_names_its_file(tmp_path: Path) -> None:
     root = prepared_folder(tmp_path, patients=3)
     write_png(root / "train/labels/sub-00_z0003.png", np.full((32, 32), 200, np.uint8))
@@ -364,23 +324,6 @@ def test_a_neighbour_out_of_range_names_its_file(tmp_path: Path) -> None:
 
 
 # -- large data -------------------------------------------------------------------------------------------------------
-
-
-def test_a_slice_table_is_the_list_it_replaces() -> None:
-    """Slices with and without images, names that are not ASCII."""
-    some = tuple(Slice(i, f"train/labels/größe_{i}.png", (f"train/images/größe_{i}.png",) * (i % 2)) for i in (4, 1, 7))
-    cases = (Case("a", "a", "train", (), some), Case("b", "b", "train", (), ()), case_of("c", [3]))
-    table = SliceTable(cases)
-    assert list(table) == [(case, item) for case in cases for item in case.slices]
-    assert (len(table), table[3][0].id) == (4, "c")
-    assert not SliceTable(())
-
-
-def test_manifests_are_read_without_histograms(folder: Path) -> None:
-    whole, lean = Manifest.load(folder), Manifest.load(folder, histograms=False)
-    assert whole.cases[0].slices[0].histogram
-    bare = [replace(case, slices=tuple(replace(s, histogram={}) for s in case.slices)) for case in whole.cases]
-    assert list(lean.cases) == bare
 
 
 def test_a_sample_is_drawn_from_all_cases_alike(tmp_path: Path) -> None:

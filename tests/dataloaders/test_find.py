@@ -85,12 +85,6 @@ def test_one_folder_a_patient(tmp_path: Path, image: str, label: str, ids: list[
     assert [case.label for case in found.cases] == [tmp_path / label.format(case) for case in ids]
 
 
-def test_one_patient_has_the_name_that_it_has_among_others(tmp_path: Path) -> None:
-    touch(tmp_path, "p1/ct.nii.gz", "p1/seg.nii.gz")
-    found = find_pairs(str(tmp_path / "*/ct.nii.gz"), str(tmp_path / "*/seg.nii.gz"), "CT", None)
-    assert ([case.id for case in found.cases], found.faults) == (["p1"], [])
-
-
 def test_one_folder_given_twice_is_one_line(tmp_path: Path) -> None:
     touch(tmp_path, "a_ct.nii.gz", "a_seg.nii.gz")
     with pytest.raises(ValueError, match=r"name the same files \(.*a_ct.nii.gz, …\); give a quoted pattern for each"):
@@ -173,11 +167,6 @@ def test_what_is_excluded_is_not_looked_at(tmp_path: Path) -> None:
     assert not found.faults + [note for note in found.notes if note.startswith("exclude ")]
     found = find_bids(root, [], None, exclude=["sub-03 copy", "sub-04", "sub-2", "sub-01_ses-1"])
     assert "exclude sub-2: no such subject or case" in found.notes
-
-
-def test_a_bad_filter_is_one_line(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="--bids_filter run: must be KEY=VALUE"):
-        find_bids(bids(tmp_path, "T1w"), [], None, wanted=["run"])
 
 
 def test_label_maps_and_scans_of_one_name_are_told_apart(tmp_path: Path) -> None:

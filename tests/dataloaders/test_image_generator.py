@@ -143,26 +143,6 @@ def test_maps_of_any_shape_spacing_and_orientation_in_one_folder(tmp_path: Path)
     assert same.image.shape == same.labels.shape == (3, 16, 16, 16)
 
 
-def test_subjects_prob() -> None:
-    maps = [head(i) for i in range(3)]
-    generator = ImageGenerator(maps, **EXACT, subjects_prob=[1, 0, 3], seed=1)
-    names = [generator.params(number)[0].name for number in range(200)]
-    assert set(names) == {"map0", "map2"}
-    assert names.count("map2") / 200 == pytest.approx(0.75, abs=0.12)
-    for wrong in ([1, 1], [1, -1, 1], [0, 0, 0]):
-        with pytest.raises(ValueError, match=f"subjects_prob has {len(wrong)} values for 3 label maps"):
-            ImageGenerator(maps, **EXACT, subjects_prob=wrong)
-
-
-def test_two_dimensional_arrays() -> None:
-    plane = head()[:, :, 10]
-    image, labels = ImageGenerator(plane, **EXACT).generate_image()
-    assert np.array_equal(labels, plane)
-    assert np.array_equal(labels_of(image), plane)
-    image, _ = ImageGenerator(plane, preset="synthseg", output_shape=16).generate_image()
-    assert image.shape == (16, 16)
-
-
 # Label lists and priors
 
 
@@ -239,14 +219,6 @@ def test_batches_are_stacks_of_the_sequence() -> None:
             image, label = ImageGenerator(head(), seed=4).sample(first + i)
             assert np.array_equal(images[i], image)
             assert np.array_equal(labels[i], label)
-
-
-def test_batches_of_different_shapes_are_refused() -> None:
-    generator = ImageGenerator([head(), head(1, (20, 20, 20))], batchsize=8, seed=0)
-    with pytest.raises(ValueError, match=r"a batch of shapes \(20, 20, 20\) and \(24, 28, 20\): give output_shape"):
-        generator.generate_image()
-    cropped = ImageGenerator([head(), head(1, (20, 20, 20))], batchsize=8, output_shape=16, seed=0)
-    assert cropped.generate_image().image.shape == (8, 16, 16, 16)
 
 
 # Seeds
@@ -413,20 +385,6 @@ def test_real_label_map_back_voxel_for_voxel(shared_data: Path) -> None:
     table[values] = outputs
     assert np.array_equal(sample.labels, table[np.asarray(source.dataobj).astype(int)])
     assert np.allclose(sample.affine, source.affine, atol=1e-4)
-
-
-def test_a_batch_is_not_saved_as_a_volume(tmp_path: Path) -> None:
-    for array in (head(), head()[0]):
-        batch = ImageGenerator(array, batchsize=2).generate_image()
-        with pytest.raises(ValueError, match="give batchsize 1"):
-            batch.save(tmp_path / "image.nii.gz", tmp_path / "labels.nii.gz")
-    assert not list(tmp_path.iterdir())
-
-
-def test_arrays_may_have_negative_strides() -> None:
-    array = head()[::-1, :, ::-1]
-    found = ImageGenerator(array, **EXACT).sample(0)
-    assert np.array_equal(found.labels, array)
 
 
 def test_sagittal_slices_of_files_are_never_mirrored(tmp_path: Path) -> None:

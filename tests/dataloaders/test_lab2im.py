@@ -174,9 +174,3 @@ def test_output_labels_to_keep(maps: Path) -> None:
     assert ImageGenerator(maps, LABELS, [0, 3]).scheme.outputs == (0, 0, 0, 3, 0, 0)
     with pytest.raises(ValueError, match="output_labels has 2 entries for 6"):
         ImageGenerator(maps, LABELS, [0, 5])
-
-
-def test_old_words(maps: Path) -> None:
-    with pytest.warns(UserWarning, match="blur_background: has no effect"):
-        generator = ImageGenerator(maps, batch_size=2, blur_background=False, output_shape=8)
-    assert generator.generate_image().image.shape == (2, 8, 8, 8)

@@ -136,12 +136,6 @@ def test_names_beside_of_every_kind(tmp_path: Path) -> None:
     assert (names[1], where) == ("liver", "manifest.json")
 
 
-def test_a_damaged_table_is_a_fault_that_names_it(tmp_path: Path) -> None:
-    (tmp_path / "dseg.tsv").write_text("number\tname\n1\tliver\n")
-    with pytest.raises(ValueError, match=r"labels .*dseg\.tsv: needs the columns"):
-        labels_with(tmp_path / "a.nii.gz")
-
-
 def test_names_in_the_header_count_unless_there_are_others_beside(tmp_path: Path) -> None:
     """As TotalSegmentator writes them."""
     image = nib.Nifti1Image(np.full((2, 2, 2), 2, np.uint8), np.eye(4))

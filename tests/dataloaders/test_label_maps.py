@@ -121,26 +121,6 @@ def test_sources(tmp_path: Path) -> None:
     assert LabelMaps(volume(1).astype(np.float64))[0].values.dtype == torch.int32
 
 
-def test_bids_folders_give_their_segmentations(tmp_path: Path) -> None:
-    save_nifti(tmp_path / "sub-1" / "anat" / "sub-1_T2w.nii.gz", volume(1))
-    save_nifti(tmp_path / "sub-1" / "anat" / "sub-1_dseg.nii.gz", volume(2))
-    assert [label_map.name for label_map in LabelMaps(tmp_path)] == ["sub-1_dseg"]
-
-
-def test_cache_keeps_what_fits(tmp_path: Path) -> None:
-    for i in range(3):
-        save_nifti(tmp_path / f"{i}.nii.gz", volume(i, (10, 10, 10)))
-    all_stay = LabelMaps(tmp_path)
-    first = all_stay[0]
-    assert all_stay[1] is not first
-    assert all_stay[0] is first
-    two = LabelMaps(tmp_path, cache_gb=2500 * 4 / 2**30)
-    first = two[0]
-    assert [two[i].name for i in (1, 2)] == ["1", "2"]
-    assert two[0] is not first
-    assert np.array_equal(two[0].values, first.values)
-
-
 @pytest.mark.parametrize(
     ("make", "message"),
     [
@@ -155,19 +135,6 @@ def test_cache_keeps_what_fits(tmp_path: Path) -> None:
 def test_what_is_no_label_map_is_refused(make, message: str, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=message):
         LabelMaps(make(tmp_path))[0]
-
-
-def test_files_that_are_no_label_maps_are_named(tmp_path: Path) -> None:
-    text = tmp_path / "map.png"
-    text.write_bytes(b"x")
-    with pytest.raises(ValueError, match=r"map\.png: label maps end in"):
-        LabelMaps(text)
-    line = save_nifti(tmp_path / "line.nii.gz", np.zeros((5, 1, 1), np.int16))
-    with pytest.raises(ValueError, match=r"line\.nii\.gz: shape \(5, 1, 1\) is neither a volume nor a slice"):
-        LabelMaps(line)[0]
-    fraction = save_nifti(tmp_path / "soft.nii.gz", np.full((4, 4, 4), 0.5, np.float32))
-    with pytest.raises(ValueError, match=r"soft\.nii\.gz: labels must be whole numbers"):
-        LabelMaps(fraction)[0]
 
 
 def test_unknown_labels_are_listed_with_their_map(tmp_path: Path) -> None:

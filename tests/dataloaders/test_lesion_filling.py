@@ -58,13 +58,6 @@ def test_grain_is_the_scans_own_and_not_its_anatomy(sigma: float) -> None:
 
 
 @pytest.mark.parametrize("way", WAYS)
-def test_filling_is_reproducible_and_an_empty_mask_returns_the_image(way: str) -> None:
-    p = patient(0)
-    assert np.array_equal(WAYS[way](p.flair, p.lesion, p.white), WAYS[way](p.flair, p.lesion, p.white))
-    assert np.array_equal(WAYS[way](p.flair, np.zeros_like(p.lesion), p.tissue == 3), p.flair)
-
-
-@pytest.mark.parametrize("way", WAYS)
 def test_every_voxel_is_filled_even_far_from_white_matter(way: str) -> None:
     """The public code leaves blobs without white matter around them as they are: the network sees what it is to paint."""
     p = patient(0)
@@ -112,13 +105,3 @@ def test_hyperintense_voxels_lend_no_intensity() -> None:
     bright &= ~mask
     filled = fill_volume(image, mask, p.tissue == 3, avoid=bright)
     assert filled[mask].max() < 150
-
-
-def test_no_white_matter_and_other_shapes_are_errors() -> None:
-    p = patient(0)
-    with pytest.raises(ValueError, match="no white matter"):
-        fill_volume(p.flair, p.lesion, np.zeros_like(p.lesion))
-    with pytest.raises(ValueError, match="differ in shape"):
-        fill_volume(p.flair, p.lesion[:-1], p.white)
-    with pytest.raises(ValueError, match="no voxel outside"):
-        fill_slices(p.flair, np.ones_like(p.lesion), p.white)

@@ -13,13 +13,11 @@ from dataloaders.labelmaps.generated_files import read_params, read_record
 from dataloaders.labelmaps.image_generator import ImageGenerator
 from dataloaders.labelmaps.lesion_maps import match_lesions
 from dataloaders.labelmaps.maps import read_label_map_file
-from models.gmm.labels import LabelScheme
 from tests.launch import call
 from tests.toy import phantom, save_nifti
 
 SHAPE = (12, 14, 10)
 LPS = np.diag([-1.0, -1.0, 2.0, 1.0])
-SCHEME = LabelScheme.from_lists(range(5), names=["background", "white matter", "cortex", "csf", "bone"])
 
 
 def mask() -> np.ndarray:
@@ -51,22 +49,6 @@ def test_a_mask_becomes_one_more_label(folder: Path) -> None:
             assert len(np.unique(sample.image[mask() > 0])) == 1
         assert np.array_equal(sample.labels, expected)
     assert seen == {"m0", "m1"}
-
-
-def test_hypo_and_hyper_by_channel(folder: Path) -> None:
-    options = {"preset": "fitted", "prior_stds": [0, 0], "prior_means": [100, 150], "blur": 0}
-    generator = ImageGenerator(
-        folder / "maps/m1.nii.gz",
-        scheme=SCHEME,
-        lesions=folder / "masks",
-        n_channels=2,
-        lesion_contrast=["hypo", "hyper"],
-        **options,  # type: ignore[arg-type]
-    )
-    for number in range(5):
-        means = generator.params(number)[1].means
-        assert means[0, 5] < means[0, 1]
-        assert means[1, 5] > means[1, 1]
 
 
 @pytest.mark.slow
@@ -107,19 +89,6 @@ def test_the_command_and_its_replay(folder: Path, tmp_path: Path) -> None:
 def test_pairs(maps: list[str], masks: list[str], expected: dict[str, str]) -> None:
     found = match_lesions(*([Path(f"{name}.nii.gz") for name in names] for names in (maps, masks)))
     assert {key.name[:-7]: value.name[:-7] for key, value in found.items()} == expected
-
-
-@pytest.mark.parametrize(
-    ("maps", "masks", "message"),
-    [
-        (["a"], ["b_lesion"], "none of the 1 masks"),
-        (["a"], ["a_lesion", "a"], "only one is allowed"),
-        (["sub-01_run-1_dseg", "sub-01_run-2_dseg"], ["sub-01_lesion"], "may belong to"),
-    ],
-)
-def test_pairs_that_are_not_clear(maps: list[str], masks: list[str], message: str) -> None:
-    with pytest.raises(ValueError, match=message):
-        match_lesions(*([Path(f"{name}.nii.gz") for name in names] for names in (maps, masks)))
 
 
 def test_what_does_not_fit_is_named(folder: Path) -> None:

@@ -9,7 +9,6 @@ from scipy import ndimage
 from dataloaders.io.spec import Label
 from dataloaders.lesions.placing import Variation, allowed_zone, blend_zone, place
 from dataloaders.lesions.preparing import Tissue
-from scripts.add_lesions import millilitres
 from tests.toy_lesions import patient
 
 LABELS = tuple(Label(i, n) for i, n in enumerate(("background", "csf", "grey_matter", "white_matter")))
@@ -88,18 +87,6 @@ def test_mirrored_lesions_lie_on_the_other_side() -> None:
     assert placed.lesions[0].mirrored
 
 
-def test_what_is_cut_off_is_told() -> None:
-    mask = np.zeros(HOST.tissue.shape, bool)
-    mask[8:14, 20:24, 10:13] = True
-    zone = np.ones_like(mask)
-    zone[8:10] = False
-    placed = place(mask, LEVEL, zone, BRAIN, MM, Variation())
-    assert placed.cut_ml == pytest.approx(2 * 4 * 3 / 1000)
-    assert placed.mask.sum() == 4 * 4 * 3
-    assert placed.shortfall() == "; 0.024 ml of lesions lay outside of the white matter"
-    assert place(mask, LEVEL, np.ones_like(mask), BRAIN, MM, Variation()).shortfall() == ""
-
-
 def test_lesions_that_do_not_fit_are_counted() -> None:
     mask = DONOR.lesion.copy()
     mask[1:4, 1:4, 1:4] = True  # outside the brain
@@ -120,8 +107,3 @@ def test_the_blend_ends_at_its_reach() -> None:
     assert (weights[DONOR.lesion] == 1).all()
     assert (weights[~near] == 0).all()
     assert ((weights[near & ~DONOR.lesion] > 0) & (weights[near & ~DONOR.lesion] < 1)).all()
-
-
-@pytest.mark.parametrize(("text", "ml"), [("5ml", 5.0), ("0.5 ml", 0.5), ("12", 12.0), (".5ml", 0.5), ("5l", None)])
-def test_loads_are_read(text: str, ml: float | None) -> None:
-    assert millilitres(text) == ml

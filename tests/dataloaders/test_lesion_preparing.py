@@ -90,15 +90,6 @@ def test_the_zone_to_fill_takes_the_white_matter_that_lesions_touch() -> None:
     assert fill_zone(p.lesion, Tissue.of(label, LABELS))[inner].mean() > 0.95
 
 
-def test_tissue_is_found_by_name() -> None:
-    labels = (Label(0, "background"), Label(1, "Left-Cerebral-Cortex"), Label(2, "left_cerebral_white_matter"))
-    found = Tissue.of(np.array([0, 1, 2]), labels)
-    assert found.white.tolist() == [False, False, True]
-    assert found.grey.tolist() == [False, True, False]
-    with pytest.raises(ValueError, match="'white_matter' in its name, there are background, liver"):
-        Tissue.of(np.zeros(3), (Label(0, "background"), Label(1, "liver")))
-
-
 def test_n4_takes_a_smooth_field_away() -> None:
     p = patient(0)
     bias = np.exp(0.25 * np.linspace(-1, 1, 44))[:, None, None]

@@ -8,9 +8,9 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from dataloaders.lesions.scans import Stored, find_patient, load_head, read_channels, read_mask, read_stored
+from dataloaders.lesions.scans import load_head, read_channels, read_mask, read_stored
 from tests.toy import save_nifti
-from tests.toy_lesions import LAS, bids, patient
+from tests.toy_lesions import LAS, patient
 
 
 def scaled(path: Path, slope: float = 0.5, inter: float = -3.0) -> np.ndarray:
@@ -90,20 +90,6 @@ def test_other_grids_are_named(tmp_path: Path) -> None:
         read_mask(values, scan)
 
 
-def test_a_patient_is_found_in_bids(tmp_path: Path) -> None:
-    root = bids(tmp_path, patients=2)
-    images, mask = find_patient(root / "sub-2", ["T1w", "FLAIR"], None)
-    assert [path.name for path in images] == ["sub-2_T1w.nii.gz", "sub-2_FLAIR.nii.gz"]
-    assert mask.name == "sub-2_label-lesion_mask.nii.gz"
-    with pytest.raises(ValueError, match=r"0 files \*_T2w.nii.gz"):
-        find_patient(root / "sub-2", ["T2w"], None)
-    with pytest.raises(ValueError, match="no such folder"):
-        find_patient(root / "sub-9", ["T1w"], None)
-    mask.unlink()
-    with pytest.raises(ValueError, match="0 lesion masks"):
-        find_patient(root / "sub-2", ["T1w"], None)
-
-
 def test_a_head_in_units_of_white_matter(tmp_path: Path) -> None:
     p = patient(0)
     scans = read_channels(files(tmp_path), ["T1w", "FLAIR"], "--input")
@@ -117,16 +103,6 @@ def test_a_head_in_units_of_white_matter(tmp_path: Path) -> None:
     coarse = load_head(scans, ["T1w", "FLAIR"], p.lesion, tissue, None, spacing=(2.0, 2.0, 2.0))
     assert coarse.spacing == pytest.approx((2, 2, 2))
     assert load_head(scans, ["T1w", "FLAIR"], None, tissue, None, (1.05, 1, 1)).spacing == pytest.approx((1, 1, 1))
-
-
-def test_tissue_needs_a_t1w_scan_or_a_file(tmp_path: Path) -> None:
-    scan = read_stored(files(tmp_path)[1])
-    with pytest.raises(ValueError, match="without a T1w scan tissue cannot be found; give --tissue FILE"):
-        load_head([scan], ["FLAIR"], None, None, None)
-    many = save_nifti(tmp_path / "many.nii.gz", (patient(0).tissue * 20).astype(np.uint8), LAS)
-    with pytest.raises(ValueError, match="found 60"):
-        load_head([scan], ["FLAIR"], None, many, None)
-    assert isinstance(scan, Stored)
 
 
 def test_masks_in_another_order_of_axes_are_moved(tmp_path: Path) -> None:

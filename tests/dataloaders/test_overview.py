@@ -8,16 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from dataloaders.io.intensity import Window
 from dataloaders.io.manifest import FILE_NAME, Manifest
-from dataloaders.io.spec import Channel, DataSpec, Label
-from dataloaders.overview import grid, mirroring, overview, percent
+from dataloaders.io.spec import Label
+from dataloaders.overview import overview
 from tests.toy import prepared_folder
-
-
-def with_labels(*names: str, axis: str | None = "axial") -> DataSpec:
-    labels = tuple(Label(i, name, (i,)) for i, name in enumerate(("background", *names)))
-    return DataSpec(labels, (Channel("CT", "HU"),), (32, 64), (1.5, 1.25), 3.0, axis)  # type: ignore[arg-type]
 
 
 @pytest.mark.slow
@@ -58,28 +52,3 @@ def test_classes_that_no_training_slice_has_are_named(tmp_path: Path) -> None:
     manifest = Manifest.load(prepared_folder(tmp_path))
     spec = replace(manifest.spec, labels=(*manifest.spec.labels, Label(5, "spleen", (5,))))
     assert any("in no training slice: spleen" in line for line in overview(replace(manifest, spec=spec)))
-
-
-def test_windows_of_scans_that_differ(tmp_path: Path) -> None:
-    manifest = Manifest.load(prepared_folder(tmp_path))
-    cases = tuple(replace(case, windows=(Window(-i, 100.0 + i),)) for i, case in enumerate(manifest.cases))
-    assert "channels: MR0 in a.u., windows by case, from -3…0 to 100…103" in overview(replace(manifest, cases=cases))
-
-
-def test_how_many_labels_change_sides() -> None:
-    (line,) = mirroring(with_labels("kidney_left", "kidney_right", "liver"))
-    assert line.startswith("mirroring: 2 of 3 labels change sides")
-    (line,) = mirroring(with_labels("label_1", "label_2"))
-    assert line.startswith("mirroring: 0 of 2 labels change sides")
-    assert "2 have no name" in line
-    assert "--label_map" in line
-    (line,) = mirroring(with_labels("liver", "spleen"))
-    assert "no name" not in line
-    assert mirroring(with_labels("kidney_left", axis="sagittal")) == []
-
-
-def test_words() -> None:
-    shown = [percent(share).replace("\N{NO-BREAK SPACE}", " ") for share in (1, 0.612, 0.0812, 0.00005, 0)]
-    assert shown == ["100 %", "61 %", "8.1 %", "<0.01 %", "0 %"]
-    assert grid(with_labels("a")) == "slices: 32x64 pixels of 1.5 x 1.25 mm, 3 mm apart, axial"
-    assert grid(with_labels("a", axis=None)) == "slices: 32x64 pixels"

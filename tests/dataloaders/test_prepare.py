@@ -3,7 +3,6 @@ from __future__ import annotations
 import json
 import re
 import shutil
-import subprocess
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -24,8 +23,8 @@ from dataloaders.labelmaps.labels import read_dataset_json
 from dataloaders.prepare.check import check_folder
 from dataloaders.prepare.options import PrepareOptions
 from dataloaders.prepare.prepare import DataFaults, prepare
-from dataloaders.prepare.splits import split_patients, split_slices
-from tests.launch import call, run, start
+from dataloaders.prepare.splits import split_patients
+from tests.launch import call, run
 from tests.toy import LAS, phantom, save_nifti
 
 
@@ -87,21 +86,6 @@ def test_hounsfield_units_and_geometry_come_back(source: Path, tmp_path: Path) -
         truth = read_volume(source / case.sources["label"]["file"]).data
         back = np.array([label.source[0] for label in manifest.spec.labels])[ids]
         assert np.array_equal(back[:, :, held], truth[:, :, held])
-
-
-def test_labels_become_contiguous_and_keep_their_source_ids(source: Path, tmp_path: Path) -> None:
-    manifest = whole(options(source, tmp_path / "out"))
-    assert [(label.id, label.source) for label in manifest.spec.labels] == [(i, (7 * i,)) for i in range(5)]
-    assert manifest.spec.channels[0].unit == "HU"
-    assert check_folder(tmp_path / "out") == []
-    total = dict.fromkeys(range(5), 0)
-    for case in manifest.cases:
-        for item in case.slices:
-            pixels = read_png(tmp_path / "out" / item.label)
-            assert item.histogram == {int(i): int((pixels == i).sum()) for i in np.unique(pixels)}
-            for i, n in item.histogram.items():
-                total[i] += n
-    assert all(total.values())
 
 
 def test_an_interrupted_run_goes_on(
@@ -182,12 +166,6 @@ def test_all_faults_are_listed_at_once(source: Path, tmp_path: Path) -> None:
     with pytest.raises(DataFaults) as error:
         prepare(options(source, tmp_path / "out"))
     assert len(error.value.faults) == 3
-
-
-def test_a_differing_affine_can_be_accepted(source: Path, tmp_path: Path) -> None:
-    bad_affine(source)
-    save_nifti(source / "case0_seg.nii.gz", (phantom(0)[0] * 7).astype(np.uint8), LAS + 0.01 * np.eye(4))
-    assert prepare(options(source, tmp_path / "out", affine="warn")) is not None
 
 
 def test_unknown_labels_are_listed_with_their_voxels(source: Path, tmp_path: Path) -> None:
@@ -507,16 +485,6 @@ def test_a_split_that_is_asked_for_is_never_empty(source: Path, tmp_path: Path, 
     assert not list(tmp_path.glob("out/**/*.png"))
 
 
-def test_slice_blocks_have_guards() -> None:
-    split = split_slices(range(100), (0.75, 0.1, 0.15), guard=3)
-    for index, name in split.items():
-        for near in range(index - 3, index + 4):
-            if name == "train":
-                assert split.get(near, "train") == "train"
-    assert {"train", "val", "test"} == set(split.values())
-    assert sum(name == "test" for name in split.values()) >= 12
-
-
 def test_a_split_file_is_obeyed_to_the_letter(source: Path, tmp_path: Path) -> None:
     file = tmp_path / "split.json"
     file.write_text(json.dumps({"train": ["case0", "case2"], "test": ["case1"]}))
@@ -545,17 +513,6 @@ def test_shards_together_prepare_what_one_command_does(tmp_path: Path) -> None:
     assert sorted(read) == ["case0", "case1", "case2"]
     assert tree(tmp_path / "shards") == tree(tmp_path / "whole")
     assert prepare(replace(o, out=tmp_path / "shards", shard="0/2")) == done[1]  # again: nothing to do
-    assert tree(tmp_path / "shards") == tree(tmp_path / "whole")
-
-
-@pytest.mark.slow
-def test_shards_at_the_same_time(source: Path, tmp_path: Path) -> None:
-    prepare(options(source, tmp_path / "whole"))
-    sharded = [*words(source, tmp_path / "shards"), "--workers", 1, "--shard"]
-    running = [start(*sharded, f"{i}/3", stdout=subprocess.PIPE, text=True) for i in range(3)]
-    said = [process.communicate()[0] for process in running]
-    assert [process.returncode for process in running] == [0, 0, 0]
-    assert sum("prepared: " in out for out in said) >= 1, said
     assert tree(tmp_path / "shards") == tree(tmp_path / "whole")
 
 
@@ -714,17 +671,6 @@ def test_the_size_that_is_given_or_needed(tmp_path: Path, changes: dict, size: t
     """The whole plane where classes are still to be made; resampled labels in new pixels."""
     manifest = whole(replace(boxes(tmp_path / "s", (65,)), **changes))
     assert manifest.spec.size == size
-
-
-def test_a_folder_that_was_begun_with_another_size_keeps_it(tmp_path: Path) -> None:
-    o = replace(boxes(tmp_path / "s", (65,)), size=(256,))
-    done = prepare(o)
-    assert prepare(replace(o, size=())) == done
-    begun = tmp_path / "begun"
-    with mock.patch.object(dataloaders.prepare.prepare, "_conclude"):
-        prepare(replace(o, out=begun))
-    manifest = whole(replace(o, out=begun, size=()))
-    assert manifest.spec.size == (256, 256)
 
 
 def test_one_file_in_two_splits_is_said(source: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

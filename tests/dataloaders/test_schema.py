@@ -58,11 +58,3 @@ def test_complete_records_have_no_defaults() -> None:
         decode(
             Outer, {"inner": {"x": 1}, "many": [], "pair": [1, 2], "counts": None, "where": None}, "o", complete=True
         )
-
-
-@pytest.mark.parametrize(
-    ("kind", "value"), [(tuple[int, ...], [1.0]), (float, float("inf")), (dict[str, float], {"a": "1"})]
-)
-def test_types_that_are_no_dataclass_are_as_strict(kind: Any, value: Any) -> None:
-    with pytest.raises(Mismatch, match="must be a"):
-        decode(kind, value, "x")

@@ -86,15 +86,6 @@ def test_sub_clusters_have_means_about_their_tissues(tree: tuple[Path, Path]) ->
     assert gap(tie_std=60) > gap(tie_std=25)
 
 
-def test_the_number_of_clusters_is_drawn_for_each_sample(tree: tuple[Path, Path]) -> None:
-    bids, seeds = tree
-    generator = ImageGenerator(bids, seeds=seeds, seed=0, **STILL)  # type: ignore[arg-type]
-    counts = {len(generator.params(number)[0].values.unique()) for number in range(12)}
-    assert len(counts) > 1
-    same = ImageGenerator(bids, seeds=seeds, seed=0, **STILL)  # type: ignore[arg-type]
-    assert torch.equal(generator.tensors(7)[0], same.tensors(7)[0])
-
-
 def test_what_does_not_fit_is_named(tree: tuple[Path, Path], tmp_path: Path) -> None:
     bids, seeds = tree
     with pytest.raises(ValueError, match=r"make the folder with scripts/make_seeds\.py"):

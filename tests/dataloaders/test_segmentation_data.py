@@ -11,8 +11,8 @@ import pytest
 import torch
 
 from config import Config, starting_values
-from dataloaders.case_volumes import LabelledScan, on_grid, read_case
-from dataloaders.io.geometry import ACROSS, back_to_source, stitch, to_ras
+from dataloaders.case_volumes import read_case
+from dataloaders.io.geometry import ACROSS, back_to_source, stitch
 from dataloaders.io.manifest import Manifest
 from dataloaders.io.png import read_png, write_png
 from dataloaders.io.schema import check
@@ -158,29 +158,6 @@ def test_a_case_comes_back_where_its_slices_came_from(home: Path) -> None:
         assert volume.image[0][volume.label == 0].mean() < 0.05
 
 
-def test_a_turned_volume_goes_back_exactly_and_a_smaller_one_is_padded() -> None:
-    data = np.arange(1, 25).reshape(2, 3, 4)
-    affine = np.array([[0, 0, -2.0, 9], [-1.0, 0, 0, 4], [0, 3.0, 0, 1], [0, 0, 0, 1]])  # axes turned and two reversed
-    ras, ras_affine = to_ras(data, affine)
-    assert ras.shape != data.shape
-    assert np.array_equal(back_to_source(ras, ras_affine, data.shape, affine, labels=True), data)
-    padded = back_to_source(data, np.eye(4), (4, 3, 4), np.eye(4), labels=True, fill=-1)
-    assert np.array_equal(padded[:2], data)
-    assert (padded[2:] == -1).all()
-
-
-def test_another_grid_keeps_everything_in_its_place() -> None:
-    label, image = phantom(0)
-    volume = LabelledScan("a", "a", image[None] / 255, label.astype(np.uint8), LAS)
-    moved = on_grid(volume, (2.0, 2.5, 3.0))
-    assert np.allclose(np.sqrt((moved.affine[:3, :3] ** 2).sum(0)), (2.0, 2.5, 3.0))
-    centres = []
-    for one in (volume, moved):
-        where = np.argwhere(one.label == 3).mean(0)
-        centres.append(one.affine[:3, :3] @ where + one.affine[:3, 3])
-    assert np.allclose(centres[0], centres[1], atol=0.5)  # mm, a quarter of a voxel
-
-
 def test_neighbours_are_the_slices_beside() -> None:
     image = np.arange(2 * 4 * 5 * 6, dtype=np.float32).reshape(2, 4, 5, 6)
     for axis in ("axial", "coronal", "sagittal"):
@@ -190,14 +167,6 @@ def test_neighbours_are_the_slices_beside() -> None:
         stack = neighbour_stack(image, last, o)
         expected = [np.take(image[c], i, across - 1) for c in (0, 1) for i in (last - 1, last, last)]
         assert np.array_equal(stack, np.stack(expected))
-
-
-def test_the_slicing_axis_is_that_of_the_folder(home: Path) -> None:
-    task = SegmentationTask(config(home / "coronal"))
-    assert task.o.axis == "coronal"
-    assert task.data.spec.axis == "coronal"
-    assert task.spacing == (1.5, 1.0, 2.0)
-    assert len(patches(task, 3)) == 3
 
 
 def test_patches_lie_over_a_class(home: Path) -> None:
@@ -281,16 +250,6 @@ def test_label_maps_are_what_their_scheme_says(tmp_path: Path) -> None:
         assert dict(zip(generator.scheme.values, generator.scheme.outputs, strict=True)) == dict(enumerate(order))
     with pytest.raises(ValueError, match=r"--segmenter.scheme feat: must be auto, seeds, freesurfer"):
         SegmentationTask(config(tmp_path / "maps", scheme="feat", **brain))
-
-
-def test_tissue_by_the_names_beside_the_maps(tmp_path: Path) -> None:
-    label = phantom(0)[0] % 4
-    save_nifti(tmp_path / "sub-1" / "anat" / "sub-1_dseg.nii.gz", label.astype(np.uint8))
-    (tmp_path / "dseg.tsv").write_text("index\tname\n1\tGray Matter\n2\tWhite Matter\n3\tCSF\n")
-    task = SegmentationTask(config(tmp_path, real_fraction=0.0, classes="tissue"))
-    (generator,) = task._generators(0)
-    assert dict(zip(generator.scheme.values, generator.scheme.outputs, strict=True)) == {0: 0, 1: 2, 2: 3, 3: 1}
-    assert generator.scheme.partners == (0, 1, 2, 3)
 
 
 def test_the_segmenter_takes_the_files_of_generate(tmp_path: Path) -> None:
@@ -398,8 +357,3 @@ def test_tied_labels_have_like_intensities() -> None:
     deep = tissue_classes().of_scheme(LabelScheme.from_values((0, 3, 42, 10, 49)))
     groups = dict(zip(deep.values, [tied(deep, {"thalamus"}).ties[c] for c in deep.classes], strict=True))  # type: ignore[index]
     assert groups[3] == groups[42] != groups[10] == groups[49]
-
-
-def test_channels_by_name(home: Path) -> None:
-    with pytest.raises(ValueError, match=r"--segmenter.inputs FLAIR: no such channel; there are image"):
-        SegmentationTask(config(home / "axial", inputs=("FLAIR",)))

@@ -108,11 +108,6 @@ def test_one_folder_for_both_is_not_paired(labels: Path) -> None:
     assert 0.4 < alike < 0.6
 
 
-def test_each_seed_has_an_order_of_its_own(labels: Path, images: Path) -> None:
-    orders = [seen(list(islice(loader(labels, images, seed=s).endless(), 3)), images) for s in (0, 1)]
-    assert orders[0] != orders[1]
-
-
 # -- resuming, order of work ------------------------------------------------------------------------------------------
 
 
@@ -128,16 +123,6 @@ def test_resuming_workers_and_cache_change_nothing(labels: Path, images: Path) -
     for start in (4, 20, 40):  # the last epochs of labels and of images begin within batches
         assert equal(reference[start // 4 :], again(start))
     assert equal(reference[5:], again(20, workers=1, cache=1.0))
-
-
-def test_once_gives_labels_in_order_without_images(labels: Path, images: Path) -> None:
-    whole = loader(labels, images)
-    assert (len(whole), whole.batch_size, len(whole.dataset)) == (18, 4, 18)
-    batches = list(whole.once())
-    assert all(batch.image is None and batch.rng is None for batch in batches)
-    assert [i for batch in batches for i in batch.indices] == [*range(2, 8)] * 3
-    assert batches[0].neighbours is not None
-    assert sum(len(batch) for batch in whole.once(limit=5)) == 5
 
 
 def test_sagittal_images_are_never_mirrored_whatever_the_labels_are(labels: Path, images: Path, tmp_path: Path) -> None:
@@ -184,12 +169,6 @@ def test_slices_of_another_size_are_refused_in_one_line(labels: Path, tmp_path: 
     assert "\n" not in str(error.value)
 
 
-def test_other_directions_are_refused(labels: Path) -> None:
-    data = Manifest.load(labels)
-    with pytest.raises(ValueError, match="its slices are coronal, those of --dataroot axial"):
-        unpaired_manifest(data, replace(data, spec=replace(data.spec, axis="coronal")))
-
-
 def test_pixels_of_another_size_are_told(labels: Path) -> None:
     spec = replace(Manifest.load(labels).spec, spacing=(1.0, 1.0))
     assert other_scale(spec, replace(spec, spacing=(1.1, 0.9))) == []
@@ -229,9 +208,3 @@ def test_channels_are_the_same_by_name_and_unit(labels: Path) -> None:
         assert made.spec.channels == (channel,)
         assert made.cases[0].windows == (Window(-1, 2),)
         assert not any(item.images for case in made.cases for item in case.slices)
-
-
-def test_somebody_must_be_there_to_learn_from(labels: Path) -> None:
-    data = Manifest.load(labels)
-    with pytest.raises(ValueError, match="no training cases"):
-        unpaired_manifest(data, replace(data, cases=data.split("test")))

@@ -12,7 +12,7 @@ import pytest
 
 from config import Config
 from dataloaders.io import files, locks
-from dataloaders.io.files import atomic_path, whole_folder, write_text
+from dataloaders.io.files import whole_folder, write_text
 from dataloaders.io.locks import lock_place
 from engine.checkpoint import Weights
 from engine.trained import TrainedRun
@@ -128,13 +128,6 @@ def test_a_lock_whose_file_has_just_gone_is_taken_anew(tmp_path: Path, monkeypat
         with pytest.raises(ValueError, match="in use"):
             lock_place(tmp_path / "out")
     assert not names(tmp_path)
-
-
-def test_a_temporary_name_keeps_the_ending(tmp_path: Path) -> None:
-    with atomic_path(tmp_path / "a.nii.gz") as temporary:
-        assert temporary.name.endswith("a.nii.gz")
-        temporary.touch()
-    assert names(tmp_path) == {"a.nii.gz"}
 
 
 @pytest.mark.parametrize("script", ["scripts/compare", "scripts/export_model", "benchmarks/lesion_study"])

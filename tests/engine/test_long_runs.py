@@ -13,7 +13,6 @@ from torch import Tensor
 
 import engine.run
 from config import parse_train
-from dataloaders.io import ranks
 from dataloaders.io.manifest import Manifest
 from dataloaders.slices import SliceDataset, SliceLoader
 from engine import checkpoint
@@ -112,13 +111,6 @@ def test_a_collapse_has_a_way_back_to_the_best_evaluation(
     run(data, tmp_path, "--num_epochs", 6, *options)
     run(data, tmp_path, "--num_epochs", 6, *options, "--which_iter", "best")
     assert "resumed at 16 of 48" in capsys.readouterr().out
-
-
-def test_without_a_best_state_the_others_are_named(data: Path, tmp_path: Path) -> None:
-    folder = run(data, tmp_path, "--num_epochs", 1, "--metrics", "none")
-    assert checkpoint.best_state(folder) is None
-    with pytest.raises(ValueError, match=r"--which_iter best: .* no state of its best evaluation; it has states of 8$"):
-        run(data, tmp_path, "--num_epochs", 2, "--metrics", "none", "--which_iter", "best")
 
 
 QUICK = ["--metrics", "none", "--freq_save_latest", 8]
@@ -310,18 +302,6 @@ def test_parts_resume_exactly_with_a_critic_and_its_penalty(data: Path, tmp_path
     assert equal(first["method"], of(folder, 16)["method"])
     with pytest.raises(ValueError, match="--batch_size 4: is shared by 1 processes and --accumulate 3"):
         run(data, tmp_path, "--num_epochs", 3, *options, "--accumulate", 3)
-
-
-def test_a_parts_draws_are_those_of_the_whole_on_every_rank(monkeypatch: pytest.MonkeyPatch) -> None:
-    label = torch.zeros(4, 2, 2, dtype=torch.int64)
-    monkeypatch.setattr(ranks, "world_size", lambda: 2)
-    found = []
-    for rank in (0, 1):
-        monkeypatch.setattr(ranks, "rank", lambda rank=rank: rank)
-        batch = Batch(label, None, list("abcd"), list("abcd"), [0, 1, 2, 3])
-        found += [part.own_draws(torch.arange) for part in batch.parts(2)]
-        assert [part.cases for part in batch.parts(2)] == [["a", "b"], ["c", "d"]]
-    assert torch.equal(torch.cat(found), torch.arange(8))
 
 
 @pytest.mark.parametrize("tuned", ["--tuned", "--no-tuned"])

@@ -166,13 +166,6 @@ def test_a_bad_map_costs_that_map_alone(home: Path, maps: Path, tmp_path: Path) 
     assert "unknown_T1w.nii.gz" in files(tmp_path / "out2")
 
 
-def test_a_missing_file_of_a_list_costs_that_map_alone(home: Path, tmp_path: Path) -> None:
-    (tmp_path / "list.txt").write_text(f"{tmp_path / 'gone.nii.gz'}\n{home / 'maps' / 'p0.nii.gz'}\n")
-    out, err = synthesise(home, tmp_path / "list.txt", tmp_path / "out", code=1)
-    assert err.strip() == f"error: {tmp_path / 'gone.nii.gz'}: no such file"
-    assert "1 made, 0 kept, 1 failed" in out
-
-
 def test_a_second_call_makes_only_what_is_missing(home: Path, maps: Path, tmp_path: Path) -> None:
     (maps / "broken.nii.gz").unlink()
     (maps / "unknown.nii.gz").unlink()
@@ -281,25 +274,6 @@ def test_nothing_of_a_map_is_lost_without_a_word(tmp_path: Path) -> None:
     assert (batch.label[1] == 2).sum() == 16 * 5
 
 
-def test_one_slice(tmp_path: Path) -> None:
-    """A slice in the run's direction is one, whatever its thickness; others are refused."""
-    label = np.full((8, 8, 1), 3, np.int16)
-    map_ = read_label_map_file(save_nifti(tmp_path / "a.nii.gz", label, np.diag([2.0, 2.0, 9.0, 1.0])))
-    sliced = slice_map(map_, LabelTable(SPEC.labels), SPEC, "a", ())
-    assert [item.index for item in sliced.case.slices] == [0]
-    assert sliced.case.geometry.source_shape == (8, 8, 1)
-    map_ = read_label_map_file(save_nifti(tmp_path / "b.nii.gz", label.transpose(2, 0, 1)))
-    with pytest.raises(ValueError, match="is one slice, but not an axial one"):
-        slice_map(map_, LabelTable(SPEC.labels), SPEC, "b", ())
-
-
-def test_classes_that_are_not_there_are_told_once(home: Path, tmp_path: Path) -> None:
-    label = np.where(phantom(5)[0] == 1, 4, 0).astype(np.int16)  # csf alone
-    out, _ = synthesise(home, save_nifti(tmp_path / "csf.nii.gz", label), tmp_path / "out")
-    assert "note: classes of the run that no map has: grey_matter, white_matter, lesion" in out
-    assert volume(tmp_path / "out" / "csf_T1w.nii.gz")[:, :, 0].max() <= 0  # a slice without labels is background
-
-
 def test_every_channel_has_a_volume_and_labels_can_be_drawn_anew(tmp_path: Path) -> None:
     spec = replace(
         SPEC, channels=(Channel("T1w"), Channel("FLAIR")), size=(64, 64), spacing=(1.0, 1.0), slice_spacing=1.0
@@ -313,14 +287,6 @@ def test_every_channel_has_a_volume_and_labels_can_be_drawn_anew(tmp_path: Path)
     synthesise(tmp_path, map_, tmp_path / "anew", "--resample", "lesion", "--draw", 2, runs="runs")
     changed = np.abs(volume(tmp_path / "anew" / "a_T1w.nii.gz") - first)
     assert changed[label == 4].mean() > 10 * changed[label == 2].mean()
-
-
-def test_classes_made_from_images_are_said_to_be_absent(tmp_path: Path) -> None:
-    spec = replace(SPEC, labels=(*SPEC.labels, Label(5, "body_unlabelled")))
-    make_run(tmp_path / "runs", "gmm", spec, [[-1024.0, 3071.0]])
-    map_ = save_nifti(tmp_path / "a.nii.gz", source_ids(phantom(5)[0]))
-    out, _ = synthesise(tmp_path, map_, tmp_path / "out", runs="runs")
-    assert "body_unlabelled: made from images when the training data were prepared" in out
 
 
 @pytest.mark.parametrize(
@@ -343,25 +309,6 @@ def test_options_that_do_not_go_together(arguments: list[str], message: str) -> 
     err = call("test.py", "--name", "run", *arguments, code=2).stderr
     assert message in err
     assert len(err.strip().splitlines()) == 1
-
-
-@pytest.mark.parametrize(
-    ("content", "message"),
-    [
-        ("none.nii.gz", "no such file or folder"),
-        ("list.txt", "lists no file"),
-        ("png", "PNG label images go with --dataroot"),
-    ],
-)
-def test_labels_that_are_none(home: Path, tmp_path: Path, content: str, message: str) -> None:
-    (tmp_path / "list.txt").write_text("# nothing\n")
-    (tmp_path / "png").mkdir()
-    (tmp_path / "png" / "a.png").write_bytes(b"")
-    assert f"--labels {tmp_path / content}: " in (
-        err := synthesise(home, tmp_path / content, tmp_path / "out", code=2)[1]
-    )
-    assert message in err
-    assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize(
@@ -404,9 +351,3 @@ def test_weights_without_windows_take_them_from_their_training_data_or_say_so(ho
     assert replace(old, config=replace(run.config, dataroot=home / "data")).windows() == (Window(0.0, 255.0),)
     with pytest.raises(ValueError, match="of an earlier version, do not say which units"):
         old.windows()
-
-
-def test_compare_says_why_such_a_folder_cannot_be_compared(home: Path, maps: Path, tmp_path: Path) -> None:
-    synthesise(home, maps / "a", tmp_path / "out")
-    err = call("scripts/compare.py", tmp_path / "out", "--out", tmp_path / "report", code=2).stderr
-    assert "volumes of test.py --labels, without real images to compare with" in err

@@ -80,13 +80,6 @@ def test_fast_steps_are_measured_after_the_first_which_warms_up(clock: list[floa
     assert "62 s per 1,000 images, 0:04:10 for 4,000" in said[0]
 
 
-def test_a_first_step_of_minutes_says_that_it_lives(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pace, "PATIENCE", 0.01)
-    said: list[str] = []
-    Pace(said.append, 6000, 0, CPU)._timer.join(5)
-    assert "still in the first step" in said[0]
-
-
 def test_the_documented_speed_is_what_is_told() -> None:
     """0.183 images a second at 256² on two cores, 0.0737 untuned; 5.26 GB with one image a step."""
     table = (Path(__file__).parents[2] / "docs" / "benchmarks.md").read_text()

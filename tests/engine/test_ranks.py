@@ -11,20 +11,16 @@ import subprocess
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 import torch
 
-from config import parse_train
 from dataloaders.io import ranks
 from dataloaders.io.manifest import Manifest
 from dataloaders.io.ranks import Place, first_of_nodelist, place
 from dataloaders.io.runlog import read_log
-from dataloaders.slices import EndlessSampler, Part, SliceDataset, SliceLoader
+from dataloaders.slices import EndlessSampler, Part, SliceDataset
 from engine.checkpoint import list_states, load_state
-from engine.run import Run, TrainingState
-from models.base import Method
 from tests.launch import ROOT, finish, free_port, run, start_ranks, wait_for_state
 from tests.toy import prepared_folder, published
 
@@ -186,14 +182,6 @@ def test_an_error_of_the_first_rank_ends_all_with_its_code(data: Path, tmp_path:
     assert "error" not in ended[1][2]
 
 
-def test_a_batch_that_cannot_be_shared_is_refused(data: Path) -> None:
-    config = parse_train(shlex.split(f"--name odd --dataroot {data} --batch_size 3"))
-    training = SimpleNamespace(config=config, world_size=2)
-    loader = SliceLoader(SliceDataset(data, Manifest.load(data), "train"), 3)
-    with pytest.raises(ValueError, match="--batch_size 3: is shared by 2 processes"):
-        Run.track(training, Method(), {"generator": None}, TrainingState(), loader, None)  # type: ignore[arg-type, dict-item]
-
-
 # -- who and where ----------------------------------------------------------------------------------------------------
 
 
@@ -231,15 +219,6 @@ def test_ranks_share_every_batch_without_repetition(ranks: int, start: int) -> N
     share = 8 // ranks
     together = [key for k in range(0, 40 // ranks, share) for own in by_rank for key in own[k : k + share]]
     assert together == alone
-
-
-def test_a_resumed_epoch_does_not_read_what_was_seen(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    dataset = SliceDataset(data, Manifest.load(data), "train")
-    opened: list[str] = []
-    label = dataset._label
-    monkeypatch.setattr(dataset, "_label", lambda name: opened.append(name) or label(name))
-    next(SliceLoader(dataset, 4, seed=1).endless(start=1_000_000))
-    assert len(opened) == 4
 
 
 def test_processes_that_nobody_joins_say_so(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,8 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from dataloaders.io import weights
-from dataloaders.io.weights import KNOWN, MissingWeights, WeightFile, load_state, resolve, sha256
+from dataloaders.io.weights import KNOWN, MissingWeights, WeightFile, load_state, resolve
 from tests.launch import call
 
 run = partial(call, "scripts/download_weights.py")
@@ -53,12 +52,6 @@ def test_explicit_then_environment_then_cache(
     assert resolve("alexnet", given) == given
 
 
-def test_one_given_file_serves_only_the_weights_it_is(made: tuple[WeightFile, Path]) -> None:
-    _, source = made
-    with pytest.raises(MissingWeights, match="inception"):
-        resolve("inception", source)
-
-
 def test_missing_says_what_where_and_how(made: tuple[WeightFile, Path], tmp_path: Path) -> None:
     (tmp_path / "given").mkdir()
     with pytest.raises(MissingWeights) as caught:
@@ -84,17 +77,6 @@ def test_a_wrong_hash_is_refused(made: tuple[WeightFile, Path], tmp_path: Path) 
     damaged.write_bytes(damaged.read_bytes()[:-1])
     with pytest.raises(MissingWeights, match="SHA-256 is"):
         resolve("alexnet", damaged.parent)
-
-
-def test_hash_is_remembered_until_the_file_changes(tmp_path: Path) -> None:
-    path = tmp_path / "w"
-    path.write_bytes(b"one")
-    first = sha256(path)
-    hits = weights._sha256.cache_info().hits
-    assert sha256(path) == first
-    assert weights._sha256.cache_info().hits == hits + 1
-    path.write_bytes(b"other")
-    assert sha256(path) == hashlib.sha256(b"other").hexdigest()
 
 
 def test_loading_runs_no_code(made: tuple[WeightFile, Path], tmp_path: Path) -> None:

@@ -7,7 +7,6 @@ import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -76,20 +75,6 @@ def test_other_slices_are_refused_with_the_difference(
     replace(manifest, cases=(change(first), *others)).save(folders[1])
     with pytest.raises(ValueError, match=message):
         load_entrants(folders)
-
-
-@pytest.mark.parametrize(
-    ("files", "message"),
-    [
-        ({}, "no results here"),
-        ({"metrics.json": {}}, r"numbers of scripts/evaluate\.py about two folders, without the images"),
-    ],
-)
-def test_what_is_no_results_folder_is_refused(tmp_path: Path, files: dict[str, Any], message: str) -> None:
-    for name, content in files.items():
-        (tmp_path / name).write_text(json.dumps(content))
-    with pytest.raises(ValueError, match=message):
-        find_results(tmp_path)
 
 
 def test_an_older_schema_says_what_to_do(folders: list[Path]) -> None:

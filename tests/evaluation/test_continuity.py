@@ -47,27 +47,6 @@ def test_two_channels_and_the_whole_volume_at_once_agree(tmp_path: Path) -> None
             assert result["per_patient"]["sub-01"][key] == pytest.approx(found[1, k], rel=1e-6)
 
 
-def test_cases_then_patients(tmp_path: Path) -> None:
-    """A patient with two scans weighs as much as one with a single scan, and scans are never joined."""
-    folder = write_results(tmp_path / "r", noisy(0.05), patients=3, slices=3, channels=("CT",))
-    a, b, c = Manifest.load(folder).cases
-    b = replace(b, patient=a.patient, slices=tuple(replace(item, index=item.index + 3) for item in b.slices))
-    edit_cases(folder, a, b, c)
-    result = evaluate_results(folder, METRICS)
-    of = {case.id: expected(folder, case, 0)[0] for case in (a, b, c)}
-    mean = ((of[a.id] + of[b.id]) / 2 + of[c.id]) / 2
-    assert result["metrics"]["slice_jump_ratio/CT"]["value"] == pytest.approx(mean, rel=1e-6)
-    assert [row["slice_pairs"] for row in result["per_case"]] == [2, 2, 2]
-
-
-def test_missing_slices_break_the_chain(tmp_path: Path) -> None:
-    folder = write_results(tmp_path / "r", noisy(0.05), patients=1, slices=5)
-    case = Manifest.load(folder).cases[0]
-    gap = replace(case.slices[2], images=())  # no real image, so it is nobody's neighbour
-    edit_cases(folder, replace(case, slices=(*case.slices[:2], gap, *case.slices[3:])))
-    assert {row["slice_pairs"] for row in evaluate_results(folder, METRICS)["per_case"]} == {2}
-
-
 def test_without_neighbours_the_value_is_missing_and_not_zero(tmp_path: Path) -> None:
     folder = write_results(tmp_path / "r", noisy(0.05), patients=2, slices=5)
     first, second = Manifest.load(folder).cases

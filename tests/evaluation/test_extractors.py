@@ -15,13 +15,11 @@ import torchvision
 from torch import Tensor, nn
 
 from dataloaders.io.weights import MissingWeights, load_state, resolve, sha256
-from evaluation.metrics import extractors
 from evaluation.metrics.extractors import (
     Extractor,
     cached_features,
     efficientnet_extractor,
     extractor,
-    image_sha256,
     inception_extractor,
     torchscript_extractor,
     torchvision_extractor,
@@ -127,17 +125,6 @@ def test_torchvision_gives_what_enters_the_last_layer(
         classifier(x)
     hook.remove()
     np.testing.assert_allclose(net.features(images), entered[0].numpy(), rtol=1e-4, atol=1e-6)
-
-
-def test_features_do_not_depend_on_the_batch(
-    state_file: Path, images: np.ndarray, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    net = torchvision_extractor(MODEL, state_file, CPU)
-    together = net.features(images)
-    assert together.std() > 0
-    monkeypatch.setattr(extractors, "BATCH", 2)
-    np.testing.assert_allclose(net.features(images), together, rtol=1e-4, atol=1e-6)
-    np.testing.assert_allclose(net.features(images[3:4]), together[3:4], rtol=1e-4, atol=1e-6)
 
 
 @pytest.mark.slow
@@ -292,15 +279,6 @@ def test_lpips_equals_lpips_with_the_same_backbone(alexnet_file: Path, squares: 
     assert (distances > 0).all()
 
 
-@pytest.mark.slow
-def test_lpips_identity_and_batch_size(alexnet_file: Path, squares: np.ndarray) -> None:
-    net = lpips_alex(alexnet_file)
-    assert np.abs(lpips_distances(net, squares, squares, CPU)).max() < 1e-9
-    together = lpips_distances(net, squares, squares[::-1].copy(), CPU)
-    single = [lpips_distances(net, a[None], b[None], CPU)[0] for a, b in zip(squares, squares[::-1], strict=True)]
-    np.testing.assert_allclose(together, single, rtol=1e-4)
-
-
 # -- cache --------------------------------------------------------------------------------------------------------
 
 
@@ -345,13 +323,6 @@ def test_a_damaged_file_is_computed_again(tmp_path: Path, images: np.ndarray) ->
     assert np.array_equal(cached_features(net.extractor(), images, tmp_path), expected)
     assert net.seen == 5
     assert not list(tmp_path.rglob(".tmp*"))
-
-
-def test_the_hash_of_an_image_is_of_type_shape_and_pixels() -> None:
-    image = np.zeros((4, 6), np.float32)
-    hashes = {image_sha256(x) for x in (image, image.reshape(6, 4), image.astype(np.uint8), image + 1)}
-    assert len(hashes) == 4
-    assert image_sha256(np.zeros((6, 4), np.float32).T) == image_sha256(image)
 
 
 def test_the_second_call_runs_nothing(tmp_path: Path, images: np.ndarray) -> None:

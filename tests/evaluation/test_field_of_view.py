@@ -127,13 +127,3 @@ def test_only_what_was_synthesised_is_compared(
     assert result["metrics"]["mae/image"]["value"] == pytest.approx(25, abs=0.1)
     assert result["n"]["slices"] == slices
     assert result["settings"]["region"] == f"what was synthesised ({slices} of {every} slices, inside their window)"
-
-
-def test_constant_slices_of_foreign_volumes_are_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Nobody says whether they were made, so they count; but not in silence."""
-    folders = stacked(tmp_path, range(3, 12))
-    (tmp_path / "results/volumes").rename(tmp_path / "moved")
-    result = evaluate_pairs(replace(folders, generated=tmp_path / "moved").pairs(), tmp_path / "out", Request("mae"))
-    assert "moved/sub-00_CT.nii.gz: 7 of its axial slices have a single value" in capsys.readouterr().err
-    assert result["n"]["slices"] == 16
-    assert result["settings"]["region"] == "whole volumes"

@@ -45,26 +45,6 @@ def test_two_folders_equal_the_results_folder(folders: tuple[Path, Path, Path], 
         assert theirs["metrics"][f"{key}/image"]["value"] == pytest.approx(expected, rel=1e-6), key
 
 
-def test_without_labels_only_whole_image_metrics(
-    folders: tuple[Path, Path, Path],
-    tmp_path: Path,
-) -> None:
-    real, generated, _ = folders
-    done = run("--real", real, "--generated", generated, "--out", tmp_path / "out", "--json")
-    result = json.loads(done.stdout)  # stdout is JSON and nothing else
-    assert result["metrics"]["mae/image"]["value"] > 0
-    assert result["metrics"]["mae_body/image"]["value"] is None
-    assert result["metrics"]["mae_body/image"]["reason"]
-
-
-def test_eight_bit_images_count_in_their_own_levels(tmp_path: Path) -> None:
-    for name, level in (("real", 10), ("generated", 13)):
-        write_png(tmp_path / name / "a.png", np.full((16, 16), level, np.uint8))
-    pairs = Folders(tmp_path / "real", tmp_path / "generated").pairs()
-    result = evaluate_pairs(pairs, tmp_path / "out", Request("mae"))
-    assert result["metrics"]["mae/image"]["value"] == pytest.approx(3, abs=1e-4)
-
-
 @pytest.mark.parametrize(
     ("names", "pairs"),
     [

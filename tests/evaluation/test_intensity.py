@@ -60,13 +60,6 @@ def test_moments_of_values_know_no_window() -> None:
         assert moments.moments(i) == pytest.approx((every.mean(), every.std()), rel=1e-9)
 
 
-def test_moments_of_a_constant_label_have_no_spread() -> None:
-    moments = LabelMoments()
-    for _ in range(3):
-        moments.add(np.ones((7, 7), int), np.full((7, 7), -1000.1))
-    assert moments.moments(1) == pytest.approx((-1000.1, 0), abs=1e-9)
-
-
 def test_many_labels_are_counted_as_one_by_one() -> None:
     rng = np.random.default_rng(0)
     label, levels = rng.integers(0, 300, (120, 120)), rng.integers(0, 65536, (120, 120)).astype(np.uint16)

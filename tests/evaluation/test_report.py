@@ -20,7 +20,7 @@ from evaluation import evaluate_results
 from evaluation.compare import Entrant, load_entrants, metric_rows
 from evaluation.report import gather_content, render_page, write_report
 from evaluation.report.kit import Heading
-from evaluation.report.names import decimals, group_of, grouped, joined, name_of, number, p_text
+from evaluation.report.names import group_of, grouped, name_of
 from evaluation.report.tables import csv_tables, latex, latex_tables, legend, metric_table, to_json
 from evaluation.report.words import limits, winners
 from tests.toy_results import good_and_bad, noisy, write_results
@@ -346,14 +346,3 @@ def test_limits_follow_the_provenance(tmp_path: Path) -> None:
 def test_every_key_has_a_name_and_a_group(metric: str, name: str, group: str) -> None:
     """Also those that this version does not know."""
     assert (name_of(metric), group_of(metric)) == (name, group)
-
-
-def test_columns_line_up() -> None:
-    columns = ([12.3, 101.0], [0.91], [None], [0.0], [12345.0], [3.2e7], [4e-6])
-    assert [decimals(values) for values in columns] == [1, 4, 0, 0, 0, -1, -1]
-    assert number(-0.0004, 2) == "0.00"
-    assert number(-1.5, 1) == "−1.5"
-    assert number(6.377e12, -1) == "6.38×10¹²"
-    assert number(-2.5e-7, -1) == "−2.50×10⁻⁷"
-    assert [p_text(p) for p in (0.00049, 0.03125, 0.625)] == ["p < 0.001", "p = 0.031", "p = 0.62"]
-    assert joined(["a", "b", "c"]) == "a, b and c"

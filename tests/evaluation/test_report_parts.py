@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import io
 import json
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,8 +14,8 @@ from PIL import Image
 
 from dataloaders.io.intensity import Window
 from dataloaders.io.png import read_png
-from evaluation.compare import Entrant, load_entrants, metric_rows
-from evaluation.report import gather, panels, pictures, plots, ranked, volumes
+from evaluation.compare import Entrant, load_entrants
+from evaluation.report import gather, pictures, plots, ranked, volumes
 from evaluation.report.gather import BINS
 from tests.toy_results import WINDOWS, identity, noisy, write_results
 
@@ -86,34 +85,6 @@ def test_a_small_budget_is_kept_and_told(entrants: list[Entrant]) -> None:
     assert len(volumes.pack(entrants, [(1.0, "HU")], [], budget=1).shown) == 1
 
 
-@pytest.mark.parametrize(
-    ("pictures", "plots", "left"),
-    [
-        (0, 0, 10_000_000),
-        (6_000_000, 0, 7_500_000),
-        (40_000_000, 0, 3_000_000),  # a browser there always is
-        (0, 1_500_000, 10_000_000),
-        (6_000_000, 4_000_000, 5_000_000),
-    ],
-)
-def test_pictures_plots_and_volumes_share_the_page(pictures: int, plots: int, left: int) -> None:
-    assert volumes.budget_beside(pictures, plots) == left
-
-
-def test_large_slices_are_reduced_to_means(entrants: list[Entrant], monkeypatch: pytest.MonkeyPatch) -> None:
-    image = np.arange(35, dtype=float).reshape(5, 7)
-    small = volumes._reduced(image, 2, (3, 4))
-    assert (small[0, 0], small[2, 3]) == (image[:2, :2].mean(), image[4, 6])
-    monkeypatch.setattr(volumes, "LARGEST_SIDE", 20)
-    found = volumes.pack(entrants, [(1.0, "HU")], [])
-    for number, case in enumerate(found.meta["cases"]):
-        assert case["reduced"] == 3
-        assert max(case["size"]) <= 20
-        codes, ids = (decode(found.stacks[f"{number}-{what}"]) for what in ("0-0", "label"))
-        labels = np.array(case["labels"])[ids]
-        assert codes[labels == 0].mean() < codes[labels == 2].mean()  # labels and images still lie on each other
-
-
 # -- worst and best -----------------------------------------------------------------------------------------------
 
 
@@ -157,12 +128,6 @@ def test_windows_of_their_own_make_it_relative(tmp_path: Path) -> None:
     assert pictures.display_window(entrant, 0, entrant.manifest.cases[1]) == Window(0.0, 10000.0)
 
 
-def test_no_values_is_said(entrants: list[Entrant]) -> None:
-    found = ranked.rank(entrants, 0, "wasserstein")
-    assert found.found == ()
-    assert "no values of wasserstein per slice" in found.caption
-
-
 # -- intensities and spectra --------------------------------------------------------------------------------------
 
 
@@ -181,25 +146,6 @@ def test_histograms_count_every_pixel(entrants: list[Entrant]) -> None:
     ]
     mean = float(np.average(found.distributions.values, weights=real[2]))
     assert mean == pytest.approx(float(np.concatenate(pixels).mean()), abs=4095 / BINS)
-
-
-def test_quantiles_and_densities_of_a_known_distribution() -> None:
-    values = np.linspace(-500, 500, BINS)
-    counts = np.round(1e6 * np.exp(-0.5 * (values / 50) ** 2)).astype(np.int64)
-    assert plots._quantiles(counts, values, (0.25, 0.5, 0.75)) == pytest.approx([-33.7, 0, 33.7], abs=1)
-    x, density = plots._density(counts, values, -200, 200)
-    assert density[np.argmin(np.abs(x - 50))] / density.max() == pytest.approx(np.exp(-0.5), abs=0.03)
-    assert plots._quantiles(np.zeros(BINS, int), values, (0.5,)) is None
-
-
-def test_a_single_value_and_an_absent_label_can_be_drawn() -> None:
-    real = np.zeros((3, BINS), np.int64)
-    real[1, 100] = 50
-    found = gather.Distributions(0.0, 1000.0, real, (np.zeros_like(real),))
-    assert plots.shown_labels(found) == [1]
-    figure = Figure()
-    plots.violins(figure, found, 1, "a.u.")
-    figure.draw_without_rendering()
 
 
 def test_spectra_agree_with_the_metric(entrants: list[Entrant]) -> None:
@@ -226,12 +172,6 @@ def test_cases_of_other_sizes_have_spectra_in_one_plot() -> None:
 # -- plots of numbers and pictures --------------------------------------------------------------------------------
 
 
-def test_ticks() -> None:
-    shown = {0: "0", -1000: "−1000", 10000: "10000", 0.1 + 0.2: "0.3", 0.25: "0.25"}
-    shown |= {1e6: "10⁶", 1.5e6: "1.5×10⁶", 2e-4: "2×10⁻⁴", -3e7: "−3×10⁷"}
-    assert {value: plots.tick(value) for value in shown} == shown
-
-
 def test_tiles_are_decoded_windows(entrants: list[Entrant]) -> None:
     """Real images in the soft-tissue window; a method that is the real image differs nowhere."""
     chosen = pictures.chosen_slices(entrants[0], rows=3)
@@ -246,22 +186,3 @@ def test_tiles_are_decoded_windows(entrants: list[Entrant]) -> None:
     assert len(np.unique(row.differences[1].pixels.reshape(-1, 3), axis=0)) == 1  # white
     red = row.differences[0].pixels[..., 0].astype(int) - row.differences[0].pixels[..., 2]
     assert red.mean() > 0  # too bright
-
-
-def test_a_plot_of_thousands_of_patients_is_bounded(entrants: list[Entrant]) -> None:
-    """Dots and lines of some of them, a bar over all."""
-    key = "mae/CT"
-    rng = np.random.default_rng(0)
-    many = [
-        replace(e, metrics=e.metrics | {"per_patient": {f"p{i}": {key: float(rng.normal(i, 1))} for i in range(5000)}})
-        for e in entrants
-    ]
-    row = next(row for row in metric_rows(entrants) if row.key == key)
-    figure = Figure()
-    plots.patient_panel(figure, row, many)
-    (axes,) = figure.axes
-    assert len(axes.lines) == plots.MOST_PATIENTS + 2 * len(many)
-    bars = [line.get_ydata()[0] for line in axes.lines if line.get_linewidth() == 1.4]  # type: ignore[index]
-    assert bars == pytest.approx([2499.5] * len(many), abs=0.1)
-    panel = panels.Panel("", lambda canvas: plots.patient_panel(canvas, row, many))
-    assert len(panels.PanelSet("patients", "p", "", (panel,), (2.0, 1.8), panels.COLUMN).svgs[0]) < 200_000

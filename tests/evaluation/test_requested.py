@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import json
-import shutil
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -177,16 +176,6 @@ def test_lpips_between_draws(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
             found = evaluate(folder, metrics="diversity_lpips", draws=(draw,))
         body = np.mean([(read_png(path) > 0).mean() for path in (folder / "label").iterdir()])
         assert found["metrics"]["diversity_lpips/T1w"]["value"] == pytest.approx(2 * 2000 / 65535 * body, rel=1e-4)
-
-
-def test_a_missing_draw_names_the_file(tmp_path: Path) -> None:
-    folder = write_results(tmp_path / "r", noisy(0.02), channels=("T1w",))
-    shutil.copytree(folder / "generated", tmp_path / "d")
-    (tmp_path / "d" / "sub-01_z0002_0000.png").unlink()
-    with pytest.raises(ValueError, match=r"d/sub-01_z0002_0000\.png"):
-        evaluate(folder, draws=(tmp_path / "d",))
-    with pytest.raises(ValueError, match="no such folder"):
-        evaluate(folder, draws=(tmp_path / "nowhere",))
 
 
 # -- label faithfulness and lesions -------------------------------------------------------------------------------

@@ -70,11 +70,6 @@ def test_only_the_mask_counts() -> None:
     assert math.isnan(rmse(real, fake, np.zeros_like(body)))
 
 
-def test_integers_do_not_wrap_around() -> None:
-    real, fake = np.full((16, 16), 3, np.uint8), np.full((16, 16), 250, np.uint8)
-    assert mae(real, fake) == mae(fake, real) == 247
-
-
 # -- one scale ----------------------------------------------------------------------------------------------------
 
 
@@ -97,16 +92,6 @@ def test_ssim_of_constant_images_does_not_lose_digits() -> None:
     x, y, c = 4024.0, 3024.0, (0.01 * 4095) ** 2
     found = ssim(np.full((256, 256), 3000.0), np.full((256, 256), 2000.0))
     assert found == pytest.approx((2 * x * y + c) / (x * x + y * y + c), abs=1e-9)
-
-
-def test_ssim_in_single_precision_of_what_is_broken_and_of_two_shapes() -> None:
-    real, fake = pair()
-    single = [image.astype(np.float32) for image in (real, fake)]  # what the windows decode to
-    assert ssim(*single) == ssim(*(image.astype(np.float64) for image in single))
-    fake[20, 20] = math.nan
-    assert math.isnan(ssim(real, fake))
-    with pytest.raises(ValueError, match=r"\(20, 20\) and \(20, 21\)"):
-        ssim(np.zeros((20, 20)), np.zeros((20, 21)))
 
 
 # -- five scales --------------------------------------------------------------------------------------------------

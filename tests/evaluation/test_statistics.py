@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from scipy.stats import permutation_test
 
-from evaluation.statistics import bootstrap_interval, nan_mean, paired_difference, sign_flip_p
+from evaluation.statistics import bootstrap_interval, paired_difference, sign_flip_p
 
 
 def samples(n: int, shift: float = 0.5) -> tuple[np.ndarray, np.ndarray]:
@@ -41,15 +41,6 @@ def test_random_flips_come_close_to_all_of_them() -> None:
     assert paired_difference(a, b).p_value == pytest.approx(exact, abs=4 * math.sqrt(exact / 10_000))
 
 
-def test_never_zero() -> None:
-    assert paired_difference(np.arange(40.0) + 100, np.zeros(40)).p_value == pytest.approx(1 / 10_001)
-
-
-def test_methods_that_are_equal() -> None:
-    found = paired_difference(np.ones(7), np.ones(7))
-    assert (found.mean, found.interval, found.p_value) == (0, (0, 0), 1)
-
-
 def test_ties_by_rounding_are_ties() -> None:
     """0.1 + 0.2 - 0.3 is not 0 to the last digit."""
     differences = np.array([0.1, 0.2, 0.3, -0.1, -0.2, -0.3])
@@ -66,12 +57,6 @@ def test_order_of_patients_and_of_methods(n: int) -> None:
     mirrored = paired_difference(b, a)
     assert (mirrored.mean, mirrored.p_value) == (-found.mean, found.p_value)
     assert mirrored.interval == (-found.interval[1], -found.interval[0])
-
-
-def test_seeds() -> None:
-    a, b = samples(30)
-    assert paired_difference(a, b, seed=3) == paired_difference(a, b, seed=3)
-    assert paired_difference(a, b, seed=3).interval != paired_difference(a, b, seed=4).interval
 
 
 @pytest.mark.slow
@@ -103,13 +88,6 @@ def test_with_few_patients_it_says_so(n: int) -> None:
     assert found.mean == 2 if n else math.isnan(found.mean)
 
 
-def test_refusals() -> None:
-    with pytest.raises(ValueError, match="same patients"):
-        paired_difference([1.0, 2.0], [1.0])
-    with pytest.raises(ValueError, match="same patients"):
-        paired_difference(np.zeros((2, 2)), np.zeros((2, 2)))
-
-
 def test_interval_of_one_method() -> None:
     values = np.random.default_rng(0).normal(5, 1, 20)
     interval = bootstrap_interval(values)
@@ -117,8 +95,3 @@ def test_interval_of_one_method() -> None:
     assert bootstrap_interval(values) == interval
     assert bootstrap_interval(values[:4]) is None
     assert bootstrap_interval(np.full(5, 3.0)) == (3, 3)
-
-
-def test_means_without_missing_values() -> None:
-    assert nan_mean([1.0, math.nan, 3.0, math.inf]) == 2
-    assert math.isnan(nan_mean([]))

@@ -78,31 +78,6 @@ def test_the_orientation_of_the_file_changes_nothing(tmp_path: Path, code: str) 
         assert other["metrics"][key]["value"] == pytest.approx(entry["value"], rel=1e-6), key
 
 
-def test_axis_and_spacing_count(tmp_path: Path) -> None:
-    root = write(tmp_path / "a", ("p",))
-    axial = score(folders(root), tmp_path / "1")
-    sagittal = score(folders(root, axis="sagittal"), tmp_path / "2")
-    assert axial["n"]["slices"] == 13
-    assert sagittal["n"]["slices"] == 24  # also those without a label: the real image is not constant there
-    for name in ("ssim", "spectrum_distance", "edge_sharpness_ratio"):
-        assert axial["metrics"][f"{name}/image"]["value"] != sagittal["metrics"][f"{name}/image"]["value"]
-
-
-def test_patients_by_bids_name_or_expression(tmp_path: Path) -> None:
-    root = write(tmp_path / "a", ("sub-1_ses-1", "sub-1_ses-2"))
-    assert score(folders(root), tmp_path / "out", "mae")["n"] == {"slices": 26, "cases": 2, "patients": 1}
-
-
-def test_without_labels_slices_of_air_are_left_out(tmp_path: Path) -> None:
-    root = write(tmp_path / "a", ("p",))
-    data = volumes(0)["real"]
-    data[..., :4] = -1000
-    write_volume(root / "real" / "p.nii.gz", data, AFFINE)
-    result = score(folders(root, labels=False), tmp_path / "out", "mae,mae_body")
-    assert result["n"]["slices"] == 9
-    assert result["metrics"]["mae_body/image"]["value"] is None
-
-
 def test_what_does_not_fit_is_one_line(tmp_path: Path) -> None:
     root = write(tmp_path / "a", ("p", "q"))
     write_volume(root / "generated" / "p.nii.gz", volumes(0)["real"][:-1], AFFINE)
@@ -291,16 +266,6 @@ def test_label_statistics_are_of_the_stored_values(tmp_path: Path) -> None:
         assert result["counts"][f"clipped_{kind}"] == int(beyond.sum())
 
 
-def test_equal_draws_are_equal_beyond_the_window_too(tmp_path: Path) -> None:
-    root = write(tmp_path, ("p",))
-    pairs = folders(root, window=(-600, -300))
-    draws = (root / "generated", root / "generated")
-    metrics = score(pairs, tmp_path / "out", "diversity_ssim,diversity_label_spread", draws=draws)["metrics"]
-    assert metrics["diversity_ssim/image"]["value"] == 1
-    assert metrics["diversity_label_spread/image"]["value"] == 0
-    assert metrics["diversity_ssim/image"]["draws"] == 3
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize("ids", [(3, 9), (7, 20_000_000)])
 def test_ids_of_any_size(tmp_path: Path, ids: tuple[int, int]) -> None:
@@ -319,34 +284,6 @@ def test_ids_of_any_size(tmp_path: Path, ids: tuple[int, int]) -> None:
 
 
 # -- what is said -------------------------------------------------------------------------------------------------
-
-
-def test_the_settings_say_how_the_images_were_read(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    root = write(tmp_path, ("sub-1_a", "sub-1_b"))
-    result = score(folders(root, window=(-1000, 500), unit="HU", axis="coronal"), tmp_path / "1", "psnr,mae")
-    said = {key: result["settings"][key] for key in ("window", "unit", "axis", "labels")}
-    assert said == {"window": "-1000 to 500 HU", "unit": "HU", "axis": "coronal", "labels": "label maps"}
-    assert "sub-<label>" in result["settings"]["patients"]
-    assert "note" not in result["metrics"]["psnr/image"]
-    assert capsys.readouterr().err == ""
-    result = score(folders(root, labels=False), tmp_path / "2", "psnr,mae")
-    assert "range of each real volume" in result["metrics"]["psnr/image"]["note"]
-    assert "note" not in result["metrics"]["mae/image"]
-    assert capsys.readouterr().err.count("no --window") == 1
-    assert [result["settings"][key] for key in ("labels", "axis")] == ["none", "axial"]
-
-
-def test_empty_labels_and_empty_volumes_are_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    root = write(tmp_path, ("p", "q"))
-    for name in "pq":
-        write_volume(root / "labels" / f"{name}.nii.gz", np.zeros((24, 28, 13), np.int16), AFFINE)
-    write_volume(root / "real" / "q.nii.gz", np.full((24, 28, 13), -1000.0), AFFINE)
-    result = score(folders(root, window=(-1000, 500)), tmp_path / "out", "mae,mae_body")
-    assert result["n"]["patients"] == 1
-    assert result["metrics"]["mae_body/image"]["reason"] == "no pixel with a label other than 0"
-    said = capsys.readouterr().err
-    assert "all label maps are 0 everywhere" in said
-    assert "case q is left out" in said
 
 
 def test_volumes_of_a_reference_need_a_window(tmp_path: Path) -> None:

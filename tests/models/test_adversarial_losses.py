@@ -46,13 +46,6 @@ def test_r1_of_a_quadratic_critic_is_the_mean_over_samples() -> None:
     assert gradient.item() == pytest.approx(2 * expected.item() / 3, rel=1e-5)
 
 
-def test_r1_without_gradient_is_refused() -> None:
-    weight = torch.ones(1, 2, 2, requires_grad=True)
-    images = torch.randn(2, 1, 2, 2)
-    with pytest.raises(RuntimeError, match="require grad"):
-        losses.r1_penalty((images * weight).sum((1, 2, 3)), images)
-
-
 def test_feature_matching_by_hand() -> None:
     """The mean over two scales of the sums over one and two maps; the logits at the end do not count."""
     real = [
@@ -82,24 +75,3 @@ def test_matching_relative_to_the_size_of_maps() -> None:
     losses.relative_matching(real, fake).backward()
     assert real[0].grad is None
     assert fake[0].grad is not None
-
-
-def test_feature_matching_moves_only_the_fake() -> None:
-    real, fake = torch.zeros(1, 1, 2, 2, requires_grad=True), torch.ones(1, 1, 2, 2, requires_grad=True)
-    losses.feature_matching([[real, real]], [[fake, fake]]).backward()
-    assert real.grad is None
-    torch.testing.assert_close(fake.grad, torch.full((1, 1, 2, 2), 0.25))
-
-
-def test_losses_are_float32_under_autocast() -> None:
-    half = torch.randn(2, 1, 4, 4, dtype=torch.bfloat16)
-    with torch.autocast("cpu", torch.bfloat16):
-        results = [
-            losses.hinge_discriminator([half, half], [half, half]),
-            losses.hinge_generator([half]),
-            losses.logistic_discriminator(half, half),
-            losses.logistic_generator(half),
-            losses.feature_matching([[half, half]], [[half, half]]),
-        ]
-    assert {result.dtype for result in results} == {torch.float32}
-    assert {result.shape for result in results} == {()}

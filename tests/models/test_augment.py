@@ -114,13 +114,6 @@ def test_cubic_interpolation_keeps_the_texture_that_the_discriminator_sees() -> 
     assert 0.9 < kept < 1.1
 
 
-def test_the_same_step_gives_the_same_batch_and_another_step_another() -> None:
-    once, again, other = (seen(pairs(), 1, 1, step) for step in ("a", "a", "b"))
-    assert torch.equal(once.real, again.real)
-    assert torch.equal(once.label, again.label)
-    assert not torch.equal(once.label, other.label)
-
-
 def test_two_ranks_see_the_halves_of_what_one_sees() -> None:
     batch = pairs()
     whole = seen(batch, 0.5, 0.5)

@@ -12,7 +12,7 @@ import torch.multiprocessing as mp
 from torch import nn
 
 from models.batch_norm import SyncedBatchNorm2d, SyncedBatchNorm3d, with_synced_norms
-from models.gan.norms import InstanceNorm, param_free_norm
+from models.gan.norms import InstanceNorm
 
 
 def test_instance_norm_equals_torchs() -> None:
@@ -20,23 +20,6 @@ def test_instance_norm_equals_torchs() -> None:
     for layout in (torch.contiguous_format, torch.channels_last):
         y = InstanceNorm()(x.contiguous(memory_format=layout))
         torch.testing.assert_close(y, nn.InstanceNorm2d(3)(x), atol=1e-5, rtol=1e-5)
-
-
-@pytest.mark.parametrize(("channels", "groups"), [(64, 32), (24, 24), (48, 24), (7, 7)])
-def test_group_norm_divides_the_channels(channels: int, groups: int) -> None:
-    assert param_free_norm("group", channels).num_groups == groups
-
-
-def test_unknown_norms_are_refused() -> None:
-    with pytest.raises(ValueError, match="batch, instance, group or none"):
-        param_free_norm("layer", 4)
-
-
-def test_batch_norm_in_one_process_is_torchs() -> None:
-    x = torch.randn(4, 3, 5, 5)
-    ours, theirs = SyncedBatchNorm2d(3, affine=False), nn.BatchNorm2d(3, affine=False)
-    assert torch.equal(ours(x), theirs(x))
-    assert list(ours.state_dict()) == list(theirs.state_dict())
 
 
 def test_batch_norms_of_a_foreign_network_are_replaced_in_place() -> None:

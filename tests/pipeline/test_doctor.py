@@ -39,12 +39,6 @@ def test_a_bare_machine() -> None:
         assert get in text
 
 
-def test_a_machine_with_everything(tools: Fakes) -> None:
-    lines, _ = examine(None)
-    assert {name for name, there in states(lines).items() if not there} == {"synthseg-torch", "own"}
-    assert any("FSL licence, non-commercial" in line and "Zhang" in line for line in lines)
-
-
 def test_what_a_study_lacks(tmp_path: Path, tools: Fakes) -> None:
     extra = (
         '[strip]\ntools = ["bet", "bet-wide"]\n[segment]\ntools = ["hmrf", "fast"]\n[tools.bet-wide]\ntool = "bet"\n'
@@ -58,16 +52,6 @@ def test_what_a_study_lacks(tmp_path: Path, tools: Fakes) -> None:
     assert "missing for this study: fast, nnunetv2" in lines
     assert any(line.startswith("  * bet-wide (bet)") for line in lines)
     assert any(line.startswith("    hdbet") for line in lines)
-
-
-def test_whoever_wants_a_gpu_is_named(tmp_path: Path, tools: Fakes) -> None:
-    extra = '[strip]\ntools = ["bet", "hdbet"]\n[tools.hdbet]\ndevice = "cuda"\n'
-    path = study(tmp_path, extra)
-    assert any(
-        line.strip().startswith("tools.hdbet.device: cuda, but there is no GPU here") for line in examine(path)[0]
-    )
-    path.write_text(path.read_text().replace('device = "cuda"', 'device = "cpu"'))
-    assert not any("no GPU here" in line for line in examine(path)[0])
 
 
 def test_the_command(tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ import pytest
 from dataloaders.io.files import read_json
 from pipeline import runner
 from pipeline.project import Project
-from pipeline.records import RECORD, Output, Record
+from pipeline.records import RECORD
 from pipeline.rules import RULES, Rule
 from tests.pipeline.conftest import Fakes, go
 from tests.pipeline.heads import affine, head, study
@@ -261,18 +261,6 @@ def test_a_defect_of_ours_costs_one_unit_and_leaves_its_traceback(
     record = project.records["crop/bet/sub-01"]
     assert (record.state, record.reason) == ("failed", "KeyError: 'oops'")
     assert "bounding_box" in (tmp_path / "work" / "crop" / "bet" / "sub-01" / "traceback.txt").read_text()
-
-
-def test_records_that_nobody_can_read_count_as_none(tmp_path: Path) -> None:
-    assert Record.load(tmp_path) is None
-    outside = '"outputs": {"a": {"file": "../a", "sha256": "", "bytes": 1}}'
-    leaving = f'{{"schema": "medsis-unit/1", "unit": "a", "key": "k", "state": "done", {outside}}}'
-    for text in ("{", "[]", '{"schema": "other"}', '{"schema": "medsis-unit/1", "what": 1}', leaving):
-        (tmp_path / RECORD).write_text(text)
-        assert Record.load(tmp_path) is None
-    record = Record("a", "k", "done", outputs={"own": Output.of(tmp_path, RECORD)})
-    record.save(tmp_path)
-    assert Record.load(tmp_path) == record
 
 
 def test_folders_that_no_run_made_stay(tmp_path: Path, tools: Fakes) -> None:

@@ -17,8 +17,6 @@ from pipeline import nnunet, scores
 from pipeline.context import Excluded
 from pipeline.project import Project
 from pipeline.rules.images import harmonise, n4
-from pipeline.rules.slices import brain_frame
-from pipeline.rules.synthesis import share_of
 from pipeline.study import NnunetOptions
 from tests.pipeline.conftest import Fakes, go
 from tests.pipeline.heads import affine, head, study
@@ -173,22 +171,6 @@ def test_a_brain_larger_than_a_slice_is_excluded(copied: Copied, tools: Fakes) -
     assert project.records["report"].state == "done"
 
 
-def test_windows_are_centred_on_the_brain() -> None:
-    brain = np.zeros((50, 60, 10), bool)
-    brain[20:40, 30:50, 2:8] = True
-    frame = brain_frame(brain, 32)
-    rows, columns = (np.flatnonzero(frame.cut(brain, 5).any(axis)) for axis in (1, 0))
-    assert (rows[0], rows[-1], columns[0], columns[-1]) == (6, 25, 6, 25)
-
-
-@pytest.mark.parametrize(("total", "count"), [(600, 3), (10, 4), (3, 5)])
-def test_images_are_shared_out_evenly(total: int, count: int) -> None:
-    cases = [f"c{i}" for i in range(count)]
-    shares = [share_of(total, cases, case) for case in cases]
-    assert sum(shares) == total
-    assert max(shares) - min(shares) <= 1
-
-
 def test_consensus_is_the_vote_and_where_two_maps_differ_the_intensity_decides() -> None:
     """Neither tool is the reference: the order of the maps changes nothing but the edge of the brain."""
     maps = [np.array(row, np.uint8) for row in ([1, 1, 0, 3, 2], [1, 2, 0, 2, 2], [2, 2, 0, 1, 3])]
@@ -258,12 +240,6 @@ def test_the_small_plan_fits_together() -> None:
         assert len(kinds[key]) == kinds["n_stages"] == 3
     assert len(kinds["n_conv_per_stage_decoder"]) == 2
     assert (plans["plans_name"], own["batch_size"]) == ("nnUNetPlans", 30)  # nnU-Net's own stays
-
-
-def test_planning_never_gets_zero_processes() -> None:
-    o = NnunetOptions(workers=0)
-    assert nnunet.environment({}, o, 1)["nnUNet_n_proc_DA"] == "0"
-    assert nnunet.environment({}, o, 1, planning=True)["nnUNet_n_proc_DA"] == "1"
 
 
 @pytest.mark.parametrize(

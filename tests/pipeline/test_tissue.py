@@ -5,7 +5,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from dataloaders.io.geometry import bounding_box
 from dataloaders.labelmaps.label_files import TABLES
 from pipeline.study import QualityOptions
 from pipeline.tissue import gate, read_table, tissue_facts
@@ -89,12 +88,3 @@ def test_the_gate_names_what_is_wrong() -> None:
     ):
         faults = gate(tissue_facts(found.astype(np.uint8), image, voxel_ml=0.036), QualityOptions(fraction=(0.05, 0.7)))
         assert faults == [] if start is None else any(fault.startswith(start) for fault in faults), (start, faults)
-
-
-def test_boxes_stay_in_the_volume() -> None:
-    mask = np.zeros((10, 10, 10), bool)
-    mask[0:4, 5:10, 3] = True
-    box = bounding_box(mask, np.array([2, 2, 5]))
-    assert [(s.start, s.stop) for s in box] == [(0, 6), (3, 10), (0, 9)]
-    with pytest.raises(ValueError, match="the brain mask is empty"):
-        bounding_box(np.zeros((3, 3, 3), bool), np.zeros(3))

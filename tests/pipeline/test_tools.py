@@ -11,7 +11,7 @@ import pytest
 
 from dataloaders.io.nifti import Volume, read_volume
 from evaluation.metrics.segmentation import dice
-from pipeline.commands import ToolFailed, ToolMissing, last_line, run_command
+from pipeline.commands import ToolFailed, ToolMissing, run_command
 from pipeline.tools import TOOLS
 from pipeline.tools.base import ToolCall
 from pipeline.tools.bet import padded_grid, trim
@@ -92,14 +92,6 @@ def test_nothing_reaches_a_shell(tmp_path: Path) -> None:
     assert not (tmp_path / "victim").exists()
     words = TOOLS["fast"].arguments(ToolCall(odd / "{x} y.nii.gz", odd))
     assert words == ["-t", "1", "-n", "3", "-o", f"{odd}/fast", f"{odd}/{{x}} y.nii.gz"]
-
-
-def test_the_last_line_is_not_a_progress_bar(tmp_path: Path) -> None:
-    log = tmp_path / "log"
-    log.write_bytes(b"$ tool --x\nIteration: 1\rIteration: 2\rIteration: 3\nValueError: no\n\n")
-    assert last_line(log) == "ValueError: no"
-    log.write_bytes(b"$ tool --x\n")
-    assert last_line(log) == "it printed nothing"
 
 
 @pytest.mark.slow

@@ -15,7 +15,7 @@ from dataloaders.io.png import read_png
 from dataloaders.labelmaps.generated_files import SampleLedger, read_params, read_record
 from dataloaders.labelmaps.image_generator import ImageGenerator
 from dataloaders.labelmaps.maps import read_label_map_file
-from dataloaders.labelmaps.schemes import output_labels, read_scheme
+from dataloaders.labelmaps.schemes import read_scheme
 from models.gmm.labels import LabelScheme
 from scripts.generate import GenerateOptions, generate
 from tests.launch import Done, call, left_by_the_dead, running, start, wait_for
@@ -228,20 +228,6 @@ def test_slices_are_a_results_folder(maps: Path, tmp_path: Path, axis: str) -> N
         assert counts == {1: (expected == 3).sum(), 2: (expected == 7).sum()}
 
 
-def test_slices_of_maps_of_different_shapes_share_a_size(tmp_path: Path) -> None:
-    for i, shape in enumerate(((10, 12, 8), (13, 11, 9))):
-        save_nifti(tmp_path / "maps" / f"m{i}.nii.gz", phantom(i, shape)[0].astype(np.uint8))
-    run(tmp_path / "maps", tmp_path / "out", "--slices", "axial", "--flipping", "False", code=2)  # no such form
-    run(tmp_path / "maps", tmp_path / "out", "--slices", "axial", "--no-flipping")
-    manifest = Manifest.load(tmp_path / "out")
-    assert manifest.spec.size == (12, 13)
-    for case in manifest.cases:
-        planes = {item.index: read_png(tmp_path / "out" / item.label) for item in case.slices}
-        stack, _ = stitch(case.geometry, "axial", planes, 0, labels=True)
-        total = sum(item.histogram.get(i, 0) for item in case.slices for i in range(1, 5))
-        assert (stack > 0).sum() == total  # nothing was cut off
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize("flat", [0, 1, 2])
 def test_two_dimensional_maps(tmp_path: Path, flat: int) -> None:
@@ -273,14 +259,6 @@ def test_a_bad_map_costs_its_own_samples_only(maps: Path, tmp_path: Path) -> Non
     assert f"{4 - len(samples)} made, {len(samples)} kept" in run(maps, tmp_path / "out").stdout
     run(maps, tmp_path / "fresh")
     assert content(tmp_path / "out") == content(tmp_path / "fresh")
-
-
-def test_unknown_labels_are_one_line(maps: Path, tmp_path: Path) -> None:
-    np.save(tmp_path / "labels.npy", np.arange(4))
-    error = run(maps, tmp_path / "out", "--generation_labels", tmp_path / "labels.npy", code=2).stderr
-    assert error.startswith("error: ")
-    assert error.count("\n") == 1
-    assert "m0.nii.gz: label map has values that generation_labels does not list: 4 (" in error
 
 
 @pytest.mark.slow
@@ -377,31 +355,6 @@ def test_schemes(tmp_path: Path) -> None:
             read_scheme(str(table), ())
     scheme = read_scheme(str(prepared_folder(tmp_path / "data")), ())
     assert scheme.names == ("background", "csf", "grey_matter", "white_matter", "lesion")
-
-
-def test_names_of_the_output_labels() -> None:
-    seeds = output_labels(LabelScheme.seeds([10, 11, 20, 30, 31]))
-    assert [label.name for label in seeds] == ["background", "csf", "grey_matter", "white_matter"]
-    fused = LabelScheme.from_lists([0, 2, 41, 57, 258], output_labels=[0, 2, 2, 41, 0])
-    assert [label.name for label in output_labels(fused)][1] == "left_cerebral_white_matter"
-    with pytest.raises(ValueError, match="nothing but background"):
-        output_labels(LabelScheme.from_lists([0, 1], output_labels=[0, 0]))
-
-
-def test_running_with_unsafe_map_names(tmp_path: Path) -> None:
-    save_nifti(tmp_path / "my maps" / "head (1)ä.nii.gz", phantom(0, SHAPE)[0].astype(np.uint8))
-    run(tmp_path / "my maps", tmp_path / "out", "--slices", "axial", "--n", 1)
-    assert [case.id for case in Manifest.load(tmp_path / "out").cases] == ["head__1___s00000"]
-
-
-def test_lists_of_text_name_the_flag(maps: Path, tmp_path: Path) -> None:
-    np.save(tmp_path / "labels.npy", np.arange(5))
-    np.save(tmp_path / "names.npy", np.array(list("abcde")))
-    flags = ("--generation_labels", tmp_path / "labels.npy", "--output_labels", tmp_path / "names.npy")
-    assert (
-        f"--output_labels {tmp_path / 'names.npy'}: must hold numbers"
-        in run(maps, tmp_path / "out", *flags, code=2).stderr
-    )
 
 
 @pytest.mark.parametrize("name", ["p.npy", "p.txt"])

@@ -60,11 +60,3 @@ def test_labels_lie_where_their_image_does(size: int, out: int) -> None:
         assert torch.equal(kept.double(), where)
         image = acquire(labels.double(), (out,), (0.0,), (out,))
         assert torch.allclose(image, kept.double())
-
-
-def test_nearest_labels_of_batches_and_types() -> None:
-    for dtype in (torch.uint8, torch.int16, torch.int32, torch.int64):
-        labels = torch.randint(0, 100, (2, 9, 15, 6), generator=torch.Generator().manual_seed(0)).to(dtype)
-        kept = nearest_labels(labels, (3, 5, 6))
-        assert kept.dtype == dtype
-        assert torch.equal(kept, labels[:, 1::3, 1::3])

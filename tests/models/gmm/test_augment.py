@@ -2,7 +2,6 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-import numpy as np
 import pytest
 import torch
 
@@ -72,21 +71,6 @@ def test_a_mirror_exchanges_left_and_right_labels_but_not_the_image() -> None:
     out, moved = repaint(image, label, params, SCHEME)
     assert torch.equal(out[0] > 0.5, image[0].flip(0) > 0.5)
     assert torch.equal(moved == 3, label.flip(0) == 2)
-
-
-def test_outside_the_map_is_background_and_zero() -> None:
-    label = torch.ones((16, 16), dtype=torch.int32)
-    options = replace(PLAIN, output_shape=(24, 20))
-    params = sample_params(label, seeded_generator(0), options=options, scheme=SCHEME)
-    image = torch.rand(1, 16, 16) * 0.5 + 0.5
-    out, moved = repaint(image, label, params, SCHEME)
-    assert out.shape == (1, 24, 20)
-    assert moved.shape == (24, 20)
-    outside = np.ones((24, 20), bool)
-    outside[4:20, 2:18] = False
-    assert not moved.numpy()[outside].any()
-    assert not out[0].numpy()[outside].any()
-    assert torch.equal(moved[4:20, 2:18], label)
 
 
 def test_bias_gamma_and_coarse_sampling_change_the_image_only() -> None:

@@ -187,18 +187,6 @@ def test_index_and_back(dtype: torch.dtype, shape: tuple[int, ...]) -> None:
     assert torch.equal(scheme.output_table()[truth], torch.tensor([0, 1, 14175, 1], dtype=torch.int32)[truth])
 
 
-def test_index_types_and_large_values() -> None:
-    assert LabelScheme.from_lists([0, 14175]).to_index(torch.tensor([14175, 0])).tolist() == [1, 0]
-    many = LabelScheme.from_lists(range(1000, 1300))
-    assert many.index_dtype == many.to_index(torch.tensor([1299])).dtype == torch.int16
-    assert int(many.to_index(torch.tensor([1299]))) == 299
-    assert LabelScheme.from_lists(range(40000)).index_dtype == torch.int32
-    assert LabelScheme.from_lists(range(255)).index_table().dtype == torch.uint8
-    assert LabelScheme.from_lists([3, 1]).index_table().tolist() == [2, 1, 2, 0]
-    assert many.background is None
-    assert many.to_index(torch.zeros(0, 3, dtype=torch.int64)).shape == (0, 3)
-
-
 @pytest.mark.parametrize("high", [85, 2**30])
 def test_unknown_values_are_named_with_their_counts(high: int) -> None:
     """lab2im and SynthSeg made them background, or read past the end of a table."""
@@ -223,14 +211,6 @@ def test_bad_maps(label: torch.Tensor, message: str) -> None:
     with pytest.raises(ValueError, match=re.escape(message)) as error:
         LabelScheme.from_lists([0, 1]).to_index(label)
     assert "\n" not in str(error.value)
-
-
-def test_find_values() -> None:
-    maps = [torch.tensor([[0, 5], [14175, 5]]), torch.tensor([3.0]), torch.zeros(2, dtype=torch.uint8), torch.zeros(0)]
-    assert find_values(maps) == (0, 3, 5, 14175)
-    for bad in (torch.tensor([-1]), torch.tensor([2**30]), torch.tensor([0.5])):
-        with pytest.raises(ValueError, match="label map has"):
-            find_values([bad])
 
 
 def test_faults_of_lists() -> None:
@@ -295,8 +275,3 @@ def test_real_synthseg_and_lab2im_maps(shared_data: Path) -> None:
     assert int(fused.to_index(label).max()) == 25
     with pytest.raises(ValueError, match=r"165 \([\d,]+ voxels\), 258"):
         scheme.to_index(label)
-
-
-def test_given_names_say_more_than_freesurfers_table() -> None:
-    scheme = LabelScheme.from_lists([0, 4, 5], names=["background", "left kidney", "right kidney"])
-    assert scheme.partners == (0, 2, 1)

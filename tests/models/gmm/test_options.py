@@ -52,36 +52,12 @@ def test_false_turns_a_step_off(name: str) -> None:
     assert not any(getattr(gmm_options("synthseg", **{name: False}), name))
 
 
-def test_false_for_other_types() -> None:
-    options = gmm_options("synthseg", flipping=False, gamma_std=False, return_gradients=True)
-    assert options.flipping is False
-    assert options.gamma_std == 0
-    assert options.return_gradients is True
-
-
 def test_none_keeps_what_the_preset_has() -> None:
     names = {f.name for f in fields(GmmConfig)} - {"preset", "max_res_iso", "max_res_aniso"}
     for preset in GMM_PRESETS:
         options = gmm_options(preset, **dict.fromkeys(names))
         assert options == replace(GMM_PRESETS[preset](), resolution_mix=options.resolution_mix)
         assert options.resolution_mix == pytest.approx(GMM_PRESETS[preset]().resolution_mix)
-
-
-def test_shapes_and_whole_numbers() -> None:
-    assert gmm_options(output_shape=160).output_shape == (160,)
-    assert gmm_options(output_shape=np.array([160, 128, 96])).output_shape == (160, 128, 96)
-    assert all(type(n) is int for n in gmm_options(output_shape=np.array([160, 128, 96])).output_shape)
-    assert gmm_options(output_div_by_n=32).output_div_by_n == 32
-    assert gmm_options(output_div_by_n=None).output_div_by_n == 1
-    assert gmm_options(target_res=2).target_res == (2.0,)
-    assert gmm_options(target_res=None).target_res == ()
-    assert gmm_options(noise_coils=[1, 4]).noise_coils == (1, 4)
-
-
-def test_rows_of_channels() -> None:
-    table = np.array([[1.0, 1.0, 5.0], [2.0, 2.0, 2.0]])
-    options = gmm_options("synthseg", data_res=table, thickness=table)
-    assert options.data_res == options.thickness == (1, 1, 5, 2, 2, 2)
 
 
 def test_words_of_the_predecessors() -> None:
@@ -91,18 +67,6 @@ def test_words_of_the_predecessors() -> None:
     assert options.specific_channels is True
     assert options.nonlin_scale == (0.05,)
     assert options.bias_scale == (0.03,)
-
-
-def test_lesion_contrast_as_word_or_list() -> None:
-    assert gmm_options(lesion_contrast="hyper").lesion_contrast == ("hyper",)
-    assert gmm_options(lesion_contrast=["hyper", "hypo"]).lesion_contrast == ("hyper", "hypo")
-
-
-def test_randomise_res() -> None:
-    assert gmm_options("lab2im").resolution_mix == (1.0, 0.0, 0.0, 0.0)
-    assert gmm_options("lab2im", randomise_res=True).resolution_mix == pytest.approx((0.05, 0.095, 0.855, 0))
-    assert gmm_options("synthseg", randomise_res=False).resolution_mix == (1.0, 0.0, 0.0, 0.0)
-    assert gmm_options("synthseg", randomise_res=None).resolution_mix == pytest.approx((0.05, 0.095, 0.855, 0))
 
 
 def test_max_res_of_none_rules_that_kind_out() -> None:
@@ -122,24 +86,6 @@ def test_unknown_words_are_refused_with_what_there_is() -> None:
         gmm_options(scaling_bound=0.2)
     with pytest.raises(ValueError, match=r"preset 'synthsegg': must be one of fitted, lab2im, synthseg"):
         gmm_options("synthsegg")
-
-
-@pytest.mark.parametrize(
-    ("name", "value"),
-    [
-        ("gamma_std", -0.1),
-        ("bias_field_std", [0.5, 0.1]),
-        ("output_shape", [32, -1, 32]),
-        ("thickness", 3.0),
-        ("normalise", "min-max"),
-        ("flipping", "no"),
-        ("rotation_bounds", float("nan")),
-    ],
-)
-def test_values_out_of_range_name_their_option(name: str, value: object) -> None:
-    """One of each kind; all ranges are tried in tests/test_refusals.py."""
-    with pytest.raises(ValueError, match=name):
-        gmm_options("synthseg", **{name: value})
 
 
 def test_presets_are_those_of_the_papers() -> None:

@@ -24,7 +24,6 @@ from models.gmm.priors import (
     pool_subjects,
     priors_for,
     subject_statistics,
-    to_labels,
 )
 
 K = 3
@@ -60,22 +59,6 @@ def test_forms_that_are_the_same_for_every_class(
         assert prior.first.dtype == torch.float32
         assert prior.first[0].tolist() == pytest.approx([expected[0]] * K)
         assert prior.second[0].tolist() == pytest.approx([expected[1]] * K)
-
-
-@pytest.mark.parametrize("convert", [np.asarray, torch.tensor, np.ndarray.tolist])
-def test_arrays(convert: object) -> None:
-    for kind in ("uniform", "normal"):
-        prior = parse_prior(convert(ROWS), kind, K)  # type: ignore[operator]
-        assert prior.first.tolist() == ROWS[0::2].tolist()
-        assert prior.second.tolist() == ROWS[1::2].tolist()
-        assert parse_prior(convert(ROWS[:2]), kind, K).first.shape == (1, K)  # type: ignore[operator]
-
-
-def test_parsing_keeps_no_tie_to_the_array() -> None:
-    rows = torch.tensor(ROWS, dtype=torch.float32)
-    prior = parse_prior(rows, "uniform", K)
-    rows.zero_()
-    assert prior.first[0, 0] == 10
 
 
 @pytest.mark.parametrize(
@@ -163,12 +146,6 @@ def test_background_rules() -> None:
     assert (std[mean == 200] == 200).all()
 
 
-def test_without_background_no_class_is_special() -> None:
-    labels = LabelScheme.from_lists([3, 9], n_neutral_labels=2)
-    means, _ = to_labels(torch.ones(5, 2), torch.ones(5, 2), labels, rng(), background="zero")
-    assert (means == 1).all()
-
-
 def test_ties() -> None:
     labels = LabelScheme.seeds([10, 11, 20, 40, 41])
     prior = parse_prior([80, 120], "uniform", 6)
@@ -211,24 +188,6 @@ def test_subject_statistics_against_the_definition(shape: tuple[int, ...]) -> No
     low, high = (float(limit) for limit in np.percentile(image[0].numpy(), (2, 98)))
     window, _ = subject_statistics(image[:1], label, scheme(5, [0, 1, 2, 2, 3]), window=(low, high))
     assert torch.allclose(window[0, :3], centers[0, :3], atol=1e-3)
-
-
-def test_zeros_count_in_the_background_only() -> None:
-    label = torch.tensor([0] * 50 + [1] * 50)
-    image = torch.cat([torch.zeros(50), torch.zeros(20), torch.linspace(50, 100, 30)])[None]
-    centers, _ = subject_statistics(image, label, scheme(2), clip=(0, 100))
-    assert centers[0].tolist() == pytest.approx([0, 0.75 * 255], abs=3)
-    mean, _ = subject_statistics(image, label, scheme(2), robust=False, clip=(0, 100))
-    assert mean[0].tolist() == pytest.approx([0, 0.75 * 255], abs=0.1)
-
-
-def test_images_that_cannot_be_measured() -> None:
-    label = torch.zeros(4, 4, dtype=torch.uint8)
-    with pytest.raises(ValueError, match=r"image \(1, 4, 5\) and label map \(4, 4\)"):
-        subject_statistics(torch.zeros(1, 4, 5), label, scheme(2))
-    for image in (torch.zeros(1, 4, 4), torch.full((1, 4, 4), float("nan"))):
-        with pytest.raises(ValueError, match="channel 0: cannot rescale"):
-            subject_statistics(image, label, scheme(2))
 
 
 def correlated(S: int = 12, C: int = 2) -> tuple[Tensor, Tensor]:
@@ -277,14 +236,6 @@ def test_pooling_over_subjects_that_lack_a_class() -> None:
         pool_subjects(medians, spreads)
     with pytest.raises(ValueError, match=r"two stacks"):
         pool_subjects(medians, spreads[:, 0])
-
-
-def test_one_subject_has_no_spread() -> None:
-    fitted = pool_subjects(torch.full((1, 1, K), 9.0), torch.full((1, 1, K), 2.0))
-    for covariance in (True, False):
-        mean, std = fitted.draw(rng(), covariance)
-        assert (mean == 9).all()
-        assert (std == 2).all()
 
 
 def test_arrays_of_lab2im() -> None:

@@ -7,7 +7,7 @@ import pytest
 import torch
 from scipy import ndimage
 
-from models.lesion.conditions import WHITE, band_masks, blend_weights, blurred, dilated, soft_maps, z_scores
+from models.lesion.conditions import WHITE, band_masks, blend_weights, blurred, dilated
 from models.lesion.losses import error_weights, latent_variance, weighted_mae
 from models.lesion.options import PUBLISHED_ALPHAS
 from models.lesion.profile import DEPTHS, LevelProfile, depths, measure_profile
@@ -21,26 +21,6 @@ def test_bands_are_the_published_differences_of_thresholds() -> None:
         assert torch.equal(bands[:, k], above[k] - above[k + 1])
     assert torch.equal(bands[:, 7], above[7])
     assert torch.equal(bands.sum(1), above[0])
-
-
-def test_a_value_on_a_threshold_belongs_below_it() -> None:
-    bands = band_masks(torch.tensor([[0.5, 0.8, 0.81, 2.7, 2.71]]), PUBLISHED_ALPHAS)[0]
-    assert bands.argmax(0).tolist() == [0, 0, 1, 6, 7]
-    assert bands.sum(0).tolist() == [0, 1, 1, 1, 1]
-
-
-def test_z_scores_are_by_sample() -> None:
-    level = torch.tensor([[[1.0, 3.0]], [[1.0, 3.0]]])
-    z = z_scores(level, torch.tensor([[1.0, 2.0], [3.0, 0.5]]))
-    assert z.tolist() == [[[0.0, 1.0]], [[-4.0, 0.0]]]
-
-
-def test_soft_maps_are_empty_outside_lesions() -> None:
-    lesion = torch.rand(1, 8, 8) > 0.5
-    maps = soft_maps(torch.rand(1, 8, 8), lesion)
-    assert torch.equal(maps[0, 0], lesion[0].float())
-    assert (maps[0, 1][~lesion[0]] == 0).all()
-    assert soft_maps(torch.full((1, 2, 2), WHITE), torch.ones(1, 2, 2, dtype=torch.bool))[0, 1].abs().max() < 1e-6
 
 
 @pytest.mark.parametrize("shape", [(3, 20, 24), (2, 9, 12, 10)])

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from models.lesion.network import Block, Encoder, Layers, LesionNetwork
+from models.lesion.network import Encoder, Layers, LesionNetwork
 
 # Salem et al. 2019, fig. 3, for 64×64 patches: layer -> (channels, side).
 ENCODER = {
@@ -33,26 +33,10 @@ def test_encoder_has_the_published_sizes() -> None:
     assert seen == ENCODER
 
 
-def test_decoder_widens_by_concatenation() -> None:
-    decoder = LesionNetwork(2, 8).decoders[0]
-    widths = [(block.wide.in_channels, block.wide.out_channels) for block in (*decoder.first, *decoder.second)]
-    assert widths == [(32, 32), (32, 32), (64, 32), (32, 32)]
-    assert (decoder.last.in_channels, decoder.last.out_channels, decoder.last.kernel_size) == (96, 1, (1, 1))
-
-
 @pytest.mark.parametrize(("prelu", "millions"), [("channel", 2.06), ("element", 4.59)])
 def test_published_parameter_counts(prelu: str, millions: float) -> None:
     network = LesionNetwork(2, 8, 32, 2, prelu, 64)  # type: ignore[arg-type]
     assert round(sum(p.numel() for p in network.parameters()) / 1e6, 2) == millions
-
-
-def test_block_adds_a_wide_and_a_narrow_convolution_before_the_slope() -> None:
-    block = Block(Layers(2, "channel", 8), 3, 5)
-    x = torch.randn(2, 3, 8, 8)
-    expected = torch.nn.functional.prelu(block.wide(x) + block.narrow(x), block.act.weight)
-    assert torch.equal(block(x), expected)
-    assert block.wide.kernel_size == (3, 3)
-    assert block.narrow.kernel_size == (1, 1)
 
 
 def test_fusion_is_the_maximum_and_decoders_share_their_weights_over_latents() -> None:
@@ -78,10 +62,3 @@ def test_a_residual_network_starts_at_its_source() -> None:
     source = torch.rand(1, 2, 16, 16)
     (image,), _ = LesionNetwork(2, 2, 4, residual=True)(source, torch.rand(1, 2, 16, 16))
     assert torch.equal(image, source)
-
-
-def test_slopes_by_element_are_tied_to_the_patch() -> None:
-    network = LesionNetwork(1, 1, 2, prelu="element", patch=16)
-    network(torch.zeros(1, 1, 16, 16), torch.zeros(1, 1, 16, 16))
-    with pytest.raises(RuntimeError):
-        network(torch.zeros(1, 1, 24, 24), torch.zeros(1, 1, 24, 24))

@@ -5,7 +5,7 @@ import pytest
 import torch
 from scipy.ndimage import distance_transform_edt
 
-from models.gmm.artefacts import Masks, SimulatedBoundaries
+from models.gmm.artefacts import SimulatedBoundaries
 from models.gmm.artefacts.boundaries import squared_distance
 
 SHAPE = (48, 44, 52)
@@ -19,10 +19,6 @@ def samples(count):
 def ball(shape, radius):
     lines = [torch.arange(n) - n // 2 for n in shape]
     return torch.stack(torch.meshgrid(*lines, indexing="ij")).float().norm(dim=0) <= radius
-
-
-def masks_of(brain):
-    return Masks(cortex=brain, white_matter=brain, brain=brain)
 
 
 PLAIN = SimulatedBoundaries(masked=True, halo=0, rounds=0, thickness=4.0, bumps=40, seed=5)
@@ -57,12 +53,6 @@ def test_halo_is_a_ball(radius):
     np.testing.assert_array_equal(kept.numpy(), expected)
 
 
-def test_nothing_or_background_removed():
-    image, brain = torch.rand(2, *SHAPE), ball(SHAPE, 12)
-    assert torch.equal(replace(PLAIN, masked=False)(image, masks_of(brain)), image)
-    assert torch.equal(PLAIN(image, masks_of(brain)), image * brain)
-
-
 def test_holes_inside_the_brain_stay_filled():
     brain = ball(SHAPE, 12)
     assert torch.equal(PLAIN.field_of_view(brain & ~ball(SHAPE, 3)), brain)
@@ -79,9 +69,3 @@ def test_growth_is_ragged_bounded_and_contains_the_brain(shape):
     rim = kept[(distance > 1) & (distance <= 2)].float().mean()
     assert 0.05 < rim < 0.999
     assert kept.sum() > 1.05 * brain.sum()
-
-
-def test_brain_that_fills_the_volume():
-    everywhere = torch.ones(SHAPE, dtype=torch.bool)
-    image = torch.rand(1, *SHAPE)
-    assert torch.equal(replace(PLAIN, halo=5, rounds=4)(image, masks_of(everywhere)), image)

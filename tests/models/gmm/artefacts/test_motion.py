@@ -6,7 +6,6 @@ from scipy.ndimage import distance_transform_edt
 
 from models.gmm.artefacts import Masks, SimulatedMotion
 from models.gmm.artefacts.fields import blur
-from models.gmm.artefacts.motion import MAX_SLICES, random_walk, rotation_matrices
 
 SHAPE, SPACING = (48, 44, 52), (0.8, 0.8, 0.8)
 
@@ -124,30 +123,3 @@ def test_misregistration_noise_and_voids_each_do_something():
     ):
         assert change(**options).abs().mean() > 5e-4, options
     assert change(void_probability=1.0).mean() < -0.005
-
-
-def test_number_of_slices_is_limited():
-    masks = Masks(*(torch.ones(200, 200, 200, dtype=torch.bool),) * 3)
-    for seed in range(3):
-        artefact = replace(still(seed), stacks=6, spacing=(0.5, 0.5, 0.5))
-        stacks = artefact._plan(masks.brain, seeded(seed))
-        assert len(stacks) >= 1
-        assert sum(len(stack.origin) for stack in stacks) <= MAX_SLICES
-
-
-def test_random_walk_has_its_amplitude_and_is_smooth():
-    walks = torch.stack([random_walk(100, 1.5, seeded(s)) for s in range(30)])
-    assert walks.mean(1).abs().max() < 1e-9
-    assert 1 <= walks.std() < 2.5
-    assert walks.diff(dim=1).abs().median() < 0.3
-
-
-def test_rotations():
-    turn = rotation_matrices(torch.tensor([[0.0, 0.0, 90.0]], dtype=torch.float64))[0]
-    expected = torch.tensor([[0.0, -1.0, 0.0], [1.0, 0.0, 0.0], [0.0, 0.0, 1.0]], dtype=torch.float64)
-    torch.testing.assert_close(turn, expected)
-
-
-def test_needs_a_volume():
-    with pytest.raises(ValueError, match="2 dimensions"):
-        SimulatedMotion.sample(seeded(), (48, 48), (0.5, 0.5))
