@@ -147,4 +147,4 @@ def slice_random(seed: int, case: str, index: int, noise: str, draws: Mapping[in
     random = random if noise == "case" else SampleRandom(random.slice, random.slice)
     place = "case" if noise == "case" else index
     labels = {label: seeded_generator(seed, case, place, draw, "label", label) for label, draw in draws.items()}
-    return SampleRandom(random.case, random.slice, labels)
+    return replace(random, labels=labels)

@@ -16,6 +16,7 @@ from config import METHODS
 from dataloaders.io.manifest import Manifest
 from dataloaders.slices import SliceDataset, SliceLoader
 from engine.methods.base import workflow_of
+from engine.results import slice_random
 from engine.run import only_trains
 from models import build_method
 from models.base import Batch, Method, SampleRandom, seeded_generator
@@ -464,8 +465,8 @@ def test_gmm_draws_tissues_together_where_the_covariance_is_asked_for() -> None:
 def test_grain_changes_from_pixel_to_pixel_and_goes_on_in_the_next_slice(folder: Path) -> None:
     method = make("oasis", folder, "--oasis.grain")
     batch = next(iter(SliceLoader(SliceDataset(folder, Manifest.load(folder), "val"), 2).once(limit=2)))
-    maps = method.grain(batch, [SampleRandom.of(0, "a", 5), SampleRandom.of(0, "a", 6)])
-    far = method.grain(batch, [SampleRandom.of(0, "a", 8), SampleRandom.of(0, "b", 6)])
+    streams = [slice_random(0, case, index, "case", {}) for case, index in (("a", 5), ("a", 6), ("a", 8), ("b", 6))]
+    maps, far = method.grain(batch, streams[:2]), method.grain(batch, streams[2:])
     assert maps.std().item() == pytest.approx(1, abs=0.05)
     alike = [
         torch.corrcoef(torch.stack([maps[1].flatten(), other.flatten()]))[0, 1].item() for other in (maps[0], *far)
