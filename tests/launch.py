@@ -21,7 +21,10 @@ import numpy as np
 import pytest
 
 from dataloaders.io import files
+from dataloaders.io.manifest import Manifest
 from dataloaders.io.runlog import read_log
+from dataloaders.prepare.options import PrepareOptions
+from dataloaders.prepare.prepare import prepare
 from engine import signals
 from engine.checkpoint import list_states
 from tests.toy import LAS, phantom, save_nifti
@@ -120,6 +123,13 @@ def prepared_scans(home: Path, seeds: range = range(3), channel: str = "T1w") ->
     arguments = ["--format", "pairs", "--images", home / "images", "--labels", home / "labels", "--channel", channel]
     call("scripts/prepare_data.py", *arguments, "--size", 64, "--split", 0.4, 0.3, 0.3, "--out", home / "data")
     return home
+
+
+def prepared(kind: str, out: Path, **options: Any) -> Manifest:
+    """What prepare_data.py makes of a data set of this --format, by default slices of 64² in this process."""
+    manifest = prepare(PrepareOptions(format=kind, out=out, **{"size": (64,), "workers": 1} | options))  # type: ignore[arg-type]
+    assert manifest is not None
+    return manifest
 
 
 def assert_killed_run_goes_on(runs: Path, *arguments: object, apart: tuple[object, ...] = ()) -> None:

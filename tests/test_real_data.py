@@ -16,13 +16,12 @@ from dataloaders.io.png import read_png
 from dataloaders.labelmaps.label_files import table_rows
 from dataloaders.prepare.atlas import atlas_tissue
 from dataloaders.prepare.check import check_folder
-from dataloaders.prepare.options import PrepareOptions
-from dataloaders.prepare.prepare import DataFaults, prepare
+from dataloaders.prepare.prepare import DataFaults
 from dataloaders.slices import SliceDataset, SliceLoader
 from evaluation.metrics.segmentation import dice
 from models.gan.body import agreement, mask_loss, paired_threshold
 from pipeline.tissue import read_table
-from tests.launch import TINY, call
+from tests.launch import TINY, call, prepared
 from tests.toy import published, save_nifti
 
 pytestmark = pytest.mark.slow
@@ -31,40 +30,17 @@ pytestmark = pytest.mark.slow
 @pytest.fixture(scope="module")
 def ct(shared_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("ct") / "data"
-    prepare(
-        PrepareOptions(
-            format="pairs",
-            images=str(shared_data / "ct" / "*_ct.nii.gz"),
-            labels=str(shared_data / "ct" / "*_seg.nii.gz"),
-            channel="CT",
-            split_by="slices",
-            split=(0.6, 0.2, 0.2),
-            guard=1,
-            split_background=True,
-            size=(128,),
-            out=out,
-            workers=1,
-        )
-    )
+    scans = {name: str(shared_data / "ct" / f"*_{end}.nii.gz") for name, end in (("images", "ct"), ("labels", "seg"))}
+    split = {"split_by": "slices", "split": (0.6, 0.2, 0.2), "guard": 1}
+    prepared("pairs", out, **scans, **split, channel="CT", split_background=True, size=(128,))
     return out
 
 
 @pytest.fixture(scope="module")
 def ms(shared_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("ms") / "data"
-    prepare(
-        PrepareOptions(
-            format="bids",
-            source=shared_data / "ms",
-            modalities=("T1w", "FLAIR"),
-            tissue="hmrf",
-            test_patients=("sub-07",),
-            spacing=(3.0,),
-            size=(64,),
-            out=out,
-            workers=1,
-        )
-    )
+    how = {"modalities": ("T1w", "FLAIR"), "tissue": "hmrf", "test_patients": ("sub-07",), "spacing": (3.0,)}
+    prepared("bids", out, source=shared_data / "ms", **how)
     return out
 
 
@@ -93,11 +69,7 @@ def test_ms_has_plausible_tissue_and_all_lesions(ms: Path, shared_data: Path) ->
     assert check_folder(ms) == []
     manifest = Manifest.load(ms)
     assert [label.name for label in manifest.spec.labels] == [
-        "background",
-        "csf",
-        "grey_matter",
-        "white_matter",
-        "lesion",
+        *("background", "csf", "grey_matter", "white_matter", "lesion")
     ]
     assert {case.patient: case.split for case in manifest.cases} == {"sub-07": "test", "sub-19": "train"}
     for case in manifest.cases:
@@ -147,17 +119,10 @@ def test_train_and_test_on_real_slices(name: str, request: pytest.FixtureRequest
 def test_raw_heads_ask_for_a_brain_mask_and_run_with_one(
     shared_data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    base = {
-        "format": "bids",
-        "source": shared_data / "ms-raw",
-        "modalities": ("T1w", "FLAIR"),
-        "tissue": "hmrf",
-        "spacing": (3.0,),
-        "size": (96,),
-        "workers": 2,
-    }
+    base = {"source": shared_data / "ms-raw", "modalities": ("T1w", "FLAIR"), "tissue": "hmrf"}
+    base |= {"spacing": (3.0,), "size": (96,), "workers": 2}
     with pytest.raises(DataFaults, match="needs a brain mask") as error:
-        prepare(PrepareOptions(**base, out=tmp_path / "refused"))  # type: ignore[arg-type]
+        prepared("bids", tmp_path / "refused", **base)
     assert len(error.value.faults) == 5
     for path in sorted((shared_data / "ms-raw").glob("sub-*/ses-*/anat/*_T1w.nii.gz")):
         t1 = read_volume(path)
@@ -166,7 +131,7 @@ def test_raw_heads_ask_for_a_brain_mask_and_run_with_one(
         mask = (grid[0] / 0.5) ** 2 + (grid[1] / 0.6) ** 2 + ((grid[2] - 0.25) / 0.4) ** 2 < 1
         name = path.name.replace("_T1w", "_desc-brain_mask")
         save_nifti(tmp_path / "masks" / name, mask.astype(np.uint8), t1.affine)
-    manifest = prepare(PrepareOptions(**base, brain_masks=tmp_path / "masks", out=tmp_path / "out"))  # type: ignore[arg-type]
+    manifest = prepared("bids", tmp_path / "out", **base, brain_masks=tmp_path / "masks")
     assert "FLAIR has its own grid" in capsys.readouterr().out
     assert len(manifest.cases) == 5
     for patient in ("sub-L01", "sub-L12"):  # two sessions each
@@ -178,23 +143,13 @@ def test_raw_heads_ask_for_a_brain_mask_and_run_with_one(
 
 
 def test_fetal_atlas(shared_data: Path, tmp_path: Path) -> None:
-    manifest = prepare(
-        PrepareOptions(
-            format="bids",
-            source=shared_data / "fetal",
-            out=tmp_path,
-            size=(128,),
-            spacing=(1.0,),
-            split=(1, 0, 0),
-            workers=1,
-        )
-    )
+    manifest = prepared("bids", tmp_path, source=shared_data / "fetal", size=(128,), spacing=(1.0,), split=(1, 0, 0))
     assert [case.id for case in manifest.cases] == ["sub-sta21"]  # sub-sta30 has labels only
     assert manifest.spec.num_labels == 8
 
 
 def test_embedded_template(tmp_path: Path) -> None:
-    manifest = prepare(PrepareOptions(format="mni152", out=tmp_path, size=(64,), spacing=(4.0,), guard=1, workers=1))
+    manifest = prepared("mni152", tmp_path, spacing=(4.0,), guard=1)
     assert [label.name for label in manifest.spec.labels] == ["background", "csf", "grey_matter", "white_matter"]
     assert {case.split for case in manifest.cases} == {"train", "val", "test"}
 
@@ -206,20 +161,7 @@ def test_ct_labels_without_images_become_mr_of_images_without_labels(shared_data
         (tmp_path / part).mkdir()
         (tmp_path / part / Path(name).name).symlink_to(shared_data.resolve() / name)
         more = ["--channel", "MR"] if part == "images" else []
-        arguments = [
-            "--format",
-            "pairs",
-            f"--{part}",
-            tmp_path / part,
-            "--size",
-            64,
-            "--spacing",
-            6,
-            "--split",
-            1,
-            0,
-            0,
-        ]
+        arguments = ["--format", "pairs", f"--{part}", tmp_path / part, *"--size 64 --spacing 6 --split 1 0 0".split()]
         call("scripts/prepare_data.py", *arguments, "--workers", 1, "--out", tmp_path / "data" / part, *more)
         assert ": fine" in call("scripts/prepare_data.py", "--check", tmp_path / "data" / part).stdout
     where = ["--name", "mr", "--dataroot", tmp_path / "data/labels", "--checkpoints_dir", tmp_path, "--gpu_ids", -1]

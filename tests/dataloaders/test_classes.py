@@ -155,21 +155,6 @@ def test_a_table_of_classes_needs_no_file_later(tmp_path: Path) -> None:
     assert classes.of_labels((Label(0, "background"), Label(1, "lesion"), Label(2, "CSF"))).tolist() == [0, 1, 2]
 
 
-@pytest.mark.parametrize(
-    ("content", "message"),
-    [
-        ('{"a": [1], "b": [1]}', "1 is in both a and b"),
-        ('{"a": 1}', "must hold {class name"),
-        ('{"a": [1.5]}', "a: entries must be whole numbers"),
-        ('{"a": [-1]}', "a: entries must be whole numbers"),
-        ('{"background": [1]}', "names no class beside background"),
-    ],
-)
-def test_faulty_tables_are_one_line(content: str, message: str) -> None:
-    with pytest.raises(ValueError, match=message):
-        read_classes(content, ())
-
-
 def test_contrasts_are_rows_of_low_and_high_by_intensity_class() -> None:
     classes = tissue_classes()
     scheme = classes.of_scheme(LabelScheme.from_values((0, 2, 3, 24, 530)))

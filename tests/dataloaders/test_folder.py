@@ -16,10 +16,10 @@ from dataloaders.io.manifest import FILE_NAME, Manifest
 from dataloaders.io.png import read_png, write_png
 from dataloaders.overview import overview
 from dataloaders.prepare.check import check_folder
-from dataloaders.prepare.options import PrepareOptions
-from dataloaders.prepare.prepare import DataFaults, prepare
+from dataloaders.prepare.prepare import DataFaults
 from dataloaders.slices import fingerprint
 from test import test as test_command
+from tests.launch import prepared
 from tests.toy import phantom
 from train import train
 
@@ -42,8 +42,7 @@ def plain(root: Path, labels: NDArray | None = None, images: NDArray | None = No
 
 
 def convert(root: Path, out: Path, **more: object) -> Manifest:
-    manifest = prepare(PrepareOptions(format="png", source=root, out=out, **more))  # type: ignore[arg-type]
-    assert manifest is not None
+    manifest = prepared("png", out, source=root, **{"size": ()} | more)
     assert check_folder(out) == []
     return manifest
 

@@ -301,22 +301,6 @@ def test_saved_slices_stand_where_their_source_did(axis: int, tmp_path: Path) ->
     assert np.allclose(labels.affine, source.affine, atol=1e-5)
 
 
-def test_saved_channels_and_flat_arrays(tmp_path: Path) -> None:
-    paths = tmp_path / "image.nii.gz", tmp_path / "labels.nii.gz"
-    sample = ImageGenerator(head(), n_channels=2, seed=0).generate_image()
-    sample.save(*paths)
-    assert np.array_equal(loaded(paths[0]).get_fdata(dtype=np.float32), sample.image)
-    flat = ImageGenerator(head()[:, :, 10], seed=0).generate_image()
-    flat.save(*paths)
-    assert loaded(paths[0]).shape == (24, 28, 1)
-    assert np.array_equal(loaded(paths[0]).get_fdata(dtype=np.float32)[..., 0], flat.image)
-    both = ImageGenerator(head()[:, :, 10], n_channels=2, seed=0).generate_image()
-    both.save(*paths)
-    # space in the first three axes, channels in the fourth
-    assert loaded(paths[0]).shape == (24, 28, 1, 2)
-    assert loaded(paths[1]).shape == (24, 28, 1)
-
-
 def test_maps_that_cannot_be_mirrored_are_told() -> None:
     values = np.zeros((16, 16, 16), np.uint8)
     values[4:12, 4:12, 4:12] = 5

@@ -134,30 +134,3 @@ def test_names_beside_of_every_kind(tmp_path: Path) -> None:
     Manifest(SPEC, ()).save(tmp_path / "results")
     names, where = named(tmp_path / "results" / "predictions" / "case.nii.gz")
     assert (names[1], where) == ("liver", "manifest.json")
-
-
-def test_names_in_the_header_count_unless_there_are_others_beside(tmp_path: Path) -> None:
-    """As TotalSegmentator writes them."""
-    image = nib.Nifti1Image(np.full((2, 2, 2), 2, np.uint8), np.eye(4))
-    table = b'<CaretExtension><Label Key="2" Red="1"><![CDATA[liver]]></Label></CaretExtension>'
-    image.header.extensions.append(nib.nifti1.Nifti1Extension(30, table))
-    image.to_filename(tmp_path / "a.nii.gz")
-    reading = read_ids(tmp_path / "a.nii.gz", {2: 8}, SPEC)
-    assert reading.how == "by name, with its header"
-    assert reading.table.labels[1].source == (2,)
-    (tmp_path / "dseg.tsv").write_text("index\tname\n2\tleft_kidney\n")
-    assert read_ids(tmp_path / "a.nii.gz", {2: 8}, SPEC).table.labels[2].source == (2,)
-
-
-def test_a_built_in_table(map_: Path) -> None:
-    found = sources(map_, {5}, given=read_label_map("totalsegmentator"))
-    assert found["liver"] == [5]
-    with pytest.raises(ValueError, match=r"all are classes in the table totalsegmentator or totalsegmentator-mr"):
-        read_ids(
-            map_, {5: 1, 3: 2, 2: 2}, DataSpec((*SPEC.labels[:1], *renamed()), SPEC.channels, SPEC.size, axis="axial")
-        )
-
-
-def renamed() -> tuple[Label, ...]:
-    """Classes by other ids than any table has."""
-    return tuple(Label(i, name, (100 + i,)) for i, name in enumerate(("liver", "kidney_left", "kidney_right"), 1))

@@ -11,8 +11,7 @@ import torch
 from nibabel.orientations import axcodes2ornt, inv_ornt_aff
 from numpy.typing import NDArray
 
-from dataloaders.labelmaps.maps import LabelMaps, as_indices, read_label_map_file
-from models.gmm.labels import LabelScheme
+from dataloaders.labelmaps.maps import LabelMaps, read_label_map_file
 from tests.toy import save_nifti
 
 
@@ -135,19 +134,6 @@ def test_sources(tmp_path: Path) -> None:
 def test_what_is_no_label_map_is_refused(make, message: str, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=message):
         LabelMaps(make(tmp_path))[0]
-
-
-def test_unknown_labels_are_listed_with_their_map(tmp_path: Path) -> None:
-    data = volume()
-    data[0, 0, :3] = 99
-    path = save_nifti(tmp_path / "odd.nii.gz", data)
-    scheme = LabelScheme.from_lists(range(6))
-    with pytest.raises(ValueError, match=r"odd\.nii\.gz: .*99 \(3 voxels\)"):
-        as_indices(LabelMaps(path)[0], scheme)
-    with pytest.raises(ValueError, match=r"map0: .*99 \(3 voxels\)"):
-        as_indices(LabelMaps(data)[0], scheme)
-    index = as_indices(LabelMaps(volume() * 10)[0], LabelScheme.from_lists(range(0, 60, 10))).values
-    assert np.array_equal(index.numpy(), volume())
 
 
 def test_one_map_in_two_files_is_refused(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ import pytest
 from dataloaders.io.pictures import label_colors
 from dataloaders.io.spec import Channel, DataSpec, Label
 from dataloaders.labelmaps.image_generator import ImageGenerator
-from dataloaders.labelmaps.label_files import TABLES, table_names
+from dataloaders.labelmaps.label_files import table_names
 from dataloaders.labelmaps.labels import labels_with, names_of, read_label_map
 from dataloaders.labelmaps.schemes import output_labels
 from models.gmm.labels import LabelScheme
@@ -119,14 +119,6 @@ def test_every_built_in_table_knows_its_sides() -> None:
         labels = read_label_map(name)
         spec = DataSpec(labels, (Channel("image"),), (8, 8))
         assert LabelScheme.from_spec(spec).partners is not None, name
-
-
-def test_tables_of_tissues_are_label_maps() -> None:
-    found = ids_of(TABLES / "freesurfer.toml")
-    assert set(found) == {"background", "GM", "WM", "CSF"}
-    assert {3, 42, 1000, 11101, 12175} <= set(found["GM"])
-    assert {2, 3024, 4035, 13101, 14175, 5001} <= set(found["WM"])
-    assert {0, 165} <= set(found["background"])
 
 
 def test_names_in_headers(shared_data: Path, tmp_path: Path) -> None:

@@ -89,24 +89,3 @@ def test_the_command_and_its_replay(folder: Path, tmp_path: Path) -> None:
 def test_pairs(maps: list[str], masks: list[str], expected: dict[str, str]) -> None:
     found = match_lesions(*([Path(f"{name}.nii.gz") for name in names] for names in (maps, masks)))
     assert {key.name[:-7]: value.name[:-7] for key, value in found.items()} == expected
-
-
-def test_what_does_not_fit_is_named(folder: Path) -> None:
-    maps, path = folder / "maps/m1.nii.gz", folder / "masks/m1_label-lesion_mask.nii.gz"
-    with pytest.raises(ValueError, match="seeds and lesions cannot both be given"):
-        ImageGenerator(maps, lesions=path, seeds=folder)
-    with pytest.raises(ValueError, match="not with arrays"):
-        ImageGenerator(phantom(0, SHAPE)[0], lesions=path)
-    with pytest.raises(ValueError, match="must be a folder"):
-        ImageGenerator(maps, lesions=folder / "missing")
-    save_nifti(path, mask()[1:], LPS)
-    with pytest.raises(
-        ValueError, match=r"RAS axes: shape \(11, 14, 10\), its label map .*m1\.nii\.gz has \(12, 14, 10\)"
-    ):
-        ImageGenerator(maps, lesions=path).sample(0)
-    save_nifti(path, 3 * mask(), LPS)
-    with pytest.raises(ValueError, match="holds 0 and 1, found 0 to 3"):
-        ImageGenerator(maps, lesions=path).sample(0)
-    save_nifti(path, mask(), 2 * LPS)
-    with pytest.raises(ValueError, match="the affine differs from that of its label map"):
-        ImageGenerator(maps, lesions=path).sample(0)

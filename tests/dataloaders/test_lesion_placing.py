@@ -7,7 +7,7 @@ import pytest
 from scipy import ndimage
 
 from dataloaders.io.spec import Label
-from dataloaders.lesions.placing import Variation, allowed_zone, blend_zone, place
+from dataloaders.lesions.placing import Variation, allowed_zone, place
 from dataloaders.lesions.preparing import Tissue
 from tests.toy_lesions import patient
 
@@ -51,18 +51,6 @@ def test_a_load_beyond_what_is_there_uses_lesions_again_elsewhere() -> None:
     assert len(sources) > len(set(sources))
 
 
-def test_an_impossible_load_says_how_much_fits() -> None:
-    with pytest.raises(ValueError, match=r"--load 500ml: only .* ml fit into the white matter"):
-        put(load_ml=500)
-
-
-def test_the_seed_decides() -> None:
-    a, b, c = (put(load_ml=0.5, shift=3.0, seed=seed) for seed in (1, 1, 2))
-    assert np.array_equal(a.mask, b.mask)
-    assert np.array_equal(a.level, b.level)
-    assert not np.array_equal(a.mask, c.mask)
-
-
 def test_scale_changes_volumes_by_its_cube() -> None:
     ball = np.zeros(HOST.tissue.shape, bool)
     grid = np.stack(np.meshgrid(*(np.arange(n) for n in ball.shape), indexing="ij"))
@@ -99,11 +87,3 @@ def test_lesions_that_do_not_fit_are_counted() -> None:
     nothing = np.zeros_like(BRAIN)
     with pytest.raises(ValueError, match="no white matter"):
         allowed_zone(Tissue(nothing, BRAIN, nothing), BRAIN, MM)
-
-
-def test_the_blend_ends_at_its_reach() -> None:
-    weights = blend_zone(DONOR.lesion, 2, 1.0)
-    near = ndimage.maximum_filter(DONOR.lesion.astype(np.uint8), 5) > 0
-    assert (weights[DONOR.lesion] == 1).all()
-    assert (weights[~near] == 0).all()
-    assert ((weights[near & ~DONOR.lesion] > 0) & (weights[near & ~DONOR.lesion] < 1)).all()

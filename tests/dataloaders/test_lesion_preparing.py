@@ -24,10 +24,9 @@ from dataloaders.lesions.preparing import (
     white_window,
 )
 from dataloaders.prepare.check import check_folder
-from dataloaders.prepare.options import PrepareOptions
-from dataloaders.prepare.prepare import prepare
 from dataloaders.slices import SliceDataset
 from evaluation.metrics.lesions import match_lesions
+from tests.launch import prepared
 from tests.toy_lesions import bids, patient
 
 LABELS = tuple(Label(i, n) for i, n in enumerate(("background", "csf", "grey_matter", "white_matter", "lesion")))
@@ -104,22 +103,10 @@ def test_n4_takes_a_smooth_field_away() -> None:
 # -- prepare_data.py --fill -----------------------------------------------------------------------------------------
 
 
-def prepared(root: Path, out: Path, **options: object) -> Manifest:
+def with_copies(root: Path, out: Path, **options: object) -> Manifest:
     source = bids(root / "bids") if not (root / "bids").is_dir() else root / "bids"
-    o = PrepareOptions(
-        format="bids",
-        source=source,
-        modalities=("T1w", "FLAIR"),
-        label_map=source / "labels.json",
-        test_patients=("sub-3",),
-        size=(64,),
-        workers=1,
-        out=out,
-        **options,  # type: ignore[arg-type]
-    )
-    manifest = prepare(o)
-    assert manifest is not None
-    return manifest
+    tissue = {"label_map": source / "labels.json", "modalities": ("T1w", "FLAIR"), "test_patients": ("sub-3",)}
+    return prepared("bids", out, source=source, **tissue, **options)
 
 
 @pytest.fixture(scope="module")
@@ -129,7 +116,7 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def filled(root: Path) -> Path:
-    prepared(root, root / "filled", fill="lesion")
+    with_copies(root, root / "filled", fill="lesion")
     return root / "filled"
 
 
@@ -165,7 +152,7 @@ def test_prepared_copies_differ_in_lesions_only(filled: Path) -> None:
 
 @pytest.mark.slow
 def test_published_filling_paints_over_everything_bright(root: Path) -> None:
-    manifest = prepared(root, root / "salem", fill="salem2019")
+    manifest = with_copies(root, root / "salem", fill="salem2019")
     dataset = SliceDataset(root / "salem", manifest, "train", filled=True)
     sample = dataset[len(dataset) // 4]
     assert sample.image is not None
@@ -184,7 +171,7 @@ def test_published_filling_paints_over_everything_bright(root: Path) -> None:
 
 @pytest.mark.slow
 def test_without_a_mask_lesions_are_found(root: Path) -> None:
-    manifest = prepared(root, root / "found", fill="lesion", lesions=False)
+    manifest = with_copies(root, root / "found", fill="lesion", lesions=False)
     assert manifest.spec.labels[-1].name == "lesion"
     assert sum(item.histogram.get(4, 0) for case in manifest.cases for item in case.slices) > 50
 

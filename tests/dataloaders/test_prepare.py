@@ -23,8 +23,7 @@ from dataloaders.labelmaps.labels import read_dataset_json
 from dataloaders.prepare.check import check_folder
 from dataloaders.prepare.options import PrepareOptions
 from dataloaders.prepare.prepare import DataFaults, prepare
-from dataloaders.prepare.splits import split_patients
-from tests.launch import call, run
+from tests.launch import call, prepared, run
 from tests.toy import LAS, phantom, save_nifti
 
 
@@ -57,7 +56,7 @@ def whole(o: PrepareOptions) -> Manifest:
 
 
 def made(kind: str, source: Path, out: Path, **more: object) -> Manifest:
-    return whole(PrepareOptions(**{"format": kind, "source": source, "out": out, "size": (64,), "workers": 1} | more))  # type: ignore[arg-type]
+    return prepared(kind, out, source=source, **more)
 
 
 def tree(root: Path) -> dict[str, bytes]:
@@ -118,41 +117,25 @@ def test_an_interrupted_run_goes_on(
     assert tree(tmp_path / "whole") == tree(tmp_path / "out")
 
 
-def bad_shape(source: Path) -> str:
-    save_nifti(source / "case0_seg.nii.gz", np.zeros((3, 3, 3), np.uint8), LAS)
-    return "case0_seg.nii.gz: shape"
+SHAPE, LABELS = (40, 48, 24), phantom(0)[0]
+FAULTS = {  # of the first case: which file, its voxels and affine
+    "case0_seg.nii.gz: shape": ("seg", np.zeros((3, 3, 3), np.uint8), LAS),
+    "affine differs from that of the image by up to 0.47 voxels": (
+        "seg",
+        LABELS.astype(np.uint8),
+        LAS + np.eye(4) / 100,
+    ),
+    "whole numbers": ("seg", LABELS.astype(np.float32) * 0.3, LAS),
+    "positive ids": ("seg", -LABELS.astype(np.int16), LAS),
+    "constant image": ("ct", np.full(SHAPE, 3, np.int16), LAS),
+    "label map is empty": ("seg", np.zeros(SHAPE, np.uint8), LAS),
+}
 
 
-def bad_affine(source: Path) -> str:
-    save_nifti(source / "case0_seg.nii.gz", (phantom(0)[0]).astype(np.uint8), LAS + 0.01 * np.eye(4))
-    return "affine differs from that of the image by up to 0.47 voxels"
-
-
-def fractions(source: Path) -> str:
-    save_nifti(source / "case0_seg.nii.gz", phantom(0)[0].astype(np.float32) * 0.3, LAS)
-    return "whole numbers"
-
-
-def negative(source: Path) -> str:
-    save_nifti(source / "case0_seg.nii.gz", -phantom(0)[0].astype(np.int16), LAS)
-    return "positive ids"
-
-
-def constant(source: Path) -> str:
-    save_nifti(source / "case0_ct.nii.gz", np.full((40, 48, 24), 3, np.int16), LAS)
-    return "constant image"
-
-
-def empty_label(source: Path) -> str:
-    save_nifti(source / "case0_seg.nii.gz", np.zeros((40, 48, 24), np.uint8), LAS)
-    return "label map is empty"
-
-
-@pytest.mark.parametrize("fault", [bad_shape, bad_affine, fractions, negative, constant, empty_label])
-def test_faults_name_the_file_and_nothing_is_written(
-    fault: Callable[[Path], str], source: Path, tmp_path: Path
-) -> None:
-    message = fault(source)
+@pytest.mark.parametrize("message", FAULTS)
+def test_faults_name_the_file_and_nothing_is_written(message: str, source: Path, tmp_path: Path) -> None:
+    part, data, affine = FAULTS[message]
+    save_nifti(source / f"case0_{part}.nii.gz", data, affine)
     with pytest.raises(DataFaults, match=message):
         prepare(options(source, tmp_path / "out"))
     assert not (tmp_path / "out").exists()
@@ -160,9 +143,8 @@ def test_faults_name_the_file_and_nothing_is_written(
 
 def test_all_faults_are_listed_at_once(source: Path, tmp_path: Path) -> None:
     (source / "case1_ct.nii.gz").write_bytes(b"no gzip")
-    for fault in (bad_shape, fractions):
-        fault(source)
-    save_nifti(source / "case2_seg.nii.gz", -phantom(2)[0].astype(np.int16), LAS)
+    for i, data in ((0, LABELS.astype(np.float32) * 0.3), (2, -LABELS.astype(np.int16))):
+        save_nifti(source / f"case{i}_seg.nii.gz", data, LAS)
     with pytest.raises(DataFaults) as error:
         prepare(options(source, tmp_path / "out"))
     assert len(error.value.faults) == 3
@@ -460,17 +442,6 @@ def test_a_single_patient_needs_to_be_told(source: Path, tmp_path: Path) -> None
         assert min(abs(a - b) for a in indices["train"] for b in indices[held_out]) > 1
 
 
-def test_patient_split_is_seeded_and_ignores_order() -> None:
-    patients = [f"p{i}" for i in range(20)]
-    one = split_patients(patients, (0.8, 0.1, 0.1), 1)
-    assert one == split_patients(patients[::-1], (0.8, 0.1, 0.1), 1)
-    assert one != split_patients(patients, (0.8, 0.1, 0.1), 2)
-    assert sorted(one.values()).count("train") == 16
-    assert set(split_patients(["a", "b"], (0.8, 0.1, 0.1), 0).values()) == {"train", "test"}
-    with pytest.raises(ValueError, match="nobody"):
-        split_patients(patients, (1, 0, 0), 0, test=["nobody"])
-
-
 @pytest.mark.parametrize("by", ["patient", "slices"])
 def test_a_split_that_is_asked_for_is_never_empty(source: Path, tmp_path: Path, by: str) -> None:
     """By slices every training slice may lie too near to a held-out one; by patients there may be too few."""
@@ -590,14 +561,8 @@ def test_fractional_hounsfield_units_are_ct_without_being_named_so(tmp_path: Pat
     ("content", "message"),
     [
         ("[]", r"dataset\.json: the file: found \[\], must be an object"),
-        ("null", r"dataset\.json: the file: found None, must be an object"),
-        ('{"labels": ["a", "b"]}', r"dataset\.json: labels: found .* must be an object"),
-        ('{"labels": {"a": 1.5}}', r"dataset\.json: labels\.a: found 1\.5, must be "),
         ('{"labels": {"a": "one"}}', r"dataset\.json: labels\.a: found 'one', must be an id"),
-        ('{"labels": {"a": {}}}', r"dataset\.json: labels\.a: found \{\}, must be "),
-        ('{"channel_names": {"first": "CT"}}', r"dataset\.json: channel_names: found 'first', must be a whole"),
         ('{"channel_names": ["CT"]}', r"dataset\.json: channel_names: found \['CT'\], must be an object"),
-        ('{"modality": {"0": 1}}', r"dataset\.json: modality\.0: found 1, must be text"),
         ('{"labels": ', r"dataset\.json: not a JSON file"),
     ],
 )
@@ -614,14 +579,8 @@ def test_both_versions_of_dataset_json_and_nested_regions(tmp_path: Path) -> Non
     assert read_dataset_json(path) == ({0: "CT"}, {0: "background", 1: "liver"})
     regions = {"background": 0, "whole tumour": [1, 2, 3], "core": [2, 3], "enhancing": 3, "pair": [7, 8]}
     path.write_text(json.dumps({"channel_names": {"0": "T1w"}, "labels": regions}))
-    assert read_dataset_json(path)[1] == {
-        0: "background",
-        1: "whole tumour",
-        2: "core",
-        3: "enhancing",
-        7: "pair_7",
-        8: "pair_8",
-    }
+    names = read_dataset_json(path)[1]
+    assert names == {0: "background", 1: "whole tumour", 2: "core", 3: "enhancing", 7: "pair_7", 8: "pair_8"}
     assert read_dataset_json(tmp_path / "none.json") == ({}, {})
 
 
@@ -763,19 +722,6 @@ def test_what_files_lack_is_told_and_handled(source: Path, tmp_path: Path, capsy
     pixels = np.stack([read_png(tmp_path / "out" / item.images[0])[8:-8, 12:-12] for item in first.slices])
     assert first.windows[0].decode(pixels).min() == pytest.approx(float(np.nanmin(hu)), abs=0.1)
     assert {case.id: case.geometry and case.geometry.source_codes for case in manifest.cases}["case1"] == (0, 0)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("place", ["", "derivatives/manual", "derivatives/manual/sub-0/anat"])
-def test_names_of_bids_come_from_its_table(tmp_path: Path, place: str) -> None:
-    root = tmp_path / "bids"
-    for i in range(3):
-        label, image = phantom(i)
-        save_nifti(root / f"sub-{i}/anat/sub-{i}_T1w.nii.gz", image, LAS)
-        save_nifti(root / f"derivatives/manual/sub-{i}/anat/sub-{i}_dseg.nii.gz", label.astype(np.uint8), LAS)
-    (root / place / "dseg.tsv").write_text("index\tname\n0\tair\n1\tfluid\n2\tgrey\n3\twhite\n4\tspot\n9\tnever\n")
-    manifest = made("bids", root, tmp_path / "out")
-    assert [label.name for label in manifest.spec.labels][1:] == ["fluid", "grey", "white", "spot"]
 
 
 @pytest.mark.parametrize(

@@ -19,8 +19,6 @@ from dataloaders.io.schema import check
 from dataloaders.labelmaps.classes import read_classes, tissue_classes
 from dataloaders.labelmaps.schemes import read_scheme
 from dataloaders.patches import STREAMS, Drawn, MixedVolumes, PatchDataset, neighbour_stack
-from dataloaders.prepare.options import PrepareOptions
-from dataloaders.prepare.prepare import prepare
 from dataloaders.segmentation_task import SHOWN, SegmentationTask, tied
 from models.base import seeded_generator
 from models.gmm.labels import LabelScheme
@@ -28,6 +26,7 @@ from models.gmm.options import synthseg_preset
 from models.gmm.sampling import draw_intensities
 from models.segmenter.options import SegmenterConfig
 from scripts.generate import GenerateOptions, generate
+from tests.launch import prepared
 from tests.toy import phantom, save_nifti
 
 LAS = np.array([[-1.5, 0, 0, 30], [0, 1, 0, -20], [0, 0, 2, 5], [0, 0, 0, 1.0]])
@@ -53,18 +52,8 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
         save_nifti(home / "images" / f"p{i}.nii.gz", image, LAS)
         save_nifti(home / "labels" / f"p{i}.nii.gz", label.astype(np.uint8), LAS)
     for axis in ("axial", "coronal"):
-        prepare(
-            PrepareOptions(
-                format="pairs",
-                images=str(home / "images"),
-                labels=str(home / "labels"),
-                axis=axis,  # type: ignore[arg-type]
-                size=(64,),
-                split=(0.4, 0.3, 0.3),
-                out=home / axis,
-                workers=1,
-            )
-        )
+        pairs = {part: str(home / part) for part in ("images", "labels")}
+        prepared("pairs", home / axis, **pairs, axis=axis, split=(0.4, 0.3, 0.3))
     return home
 
 
@@ -188,8 +177,7 @@ def test_label_maps_alone_are_enough_and_validation_is_other_than_training(home:
 def test_prepared_label_maps_alone_are_as_good_as_beside_images(home: Path, tmp_path: Path) -> None:
     halves = {"labels": str(home / "labels")}, {"images": str(home / "images")}
     for name, half in zip(("maps", "scans"), halves, strict=True):
-        common = {"format": "pairs", "size": (64,), "split": (0.4, 0.3, 0.3), "workers": 1, "out": tmp_path / name}
-        prepare(PrepareOptions(**common, **half))  # type: ignore[arg-type]
+        prepared("pairs", tmp_path / name, **half, split=(0.4, 0.3, 0.3))
     alone = SegmentationTask(config(tmp_path / "maps", real_fraction=0.0))
     assert [channel.name for channel in alone.data.spec.channels] == ["synthetic"]
     beside = SegmentationTask(config(home / "axial", real_fraction=0.0))

@@ -21,7 +21,7 @@ from engine.methods.synthesis import SynthesisJudge
 from engine.run import Run
 from engine.signals import EXIT_DIVERGED, EXIT_STALLED
 from models import build_method
-from models.base import Batch, lr_factor
+from models.base import Batch
 from models.gan.oasis import Oasis
 from tests.toy import prepared_folder
 from train import train
@@ -157,20 +157,6 @@ def test_rates_decay_over_the_run_and_resume_exactly(data: Path, tmp_path: Path)
     assert equal(of(folder, 32)["method"], first)
     run(data, tmp_path, "--num_epochs", 12, *options, "--which_iter", 24)  # at once at the rate of the longer run
     assert len(checkpoint.list_states(folder)) > 3
-
-
-def test_the_decay_is_a_function_of_the_share_of_the_run() -> None:
-    def at(kind: str, share: float, start: float = 0.5) -> float:
-        given = ["--name", "x", "--dataroot", "d", "--lr_decay", kind, "--lr_decay_from", str(start)]
-        return lr_factor(parse_train(given), share)
-
-    assert [at("none", share) for share in (0, 0.7, 1)] == [1, 1, 1]
-    assert [at("linear", share) for share in (0, 0.5, 0.75, 1, 1.2)] == [1, 1, 0.5, 0, 0]
-    assert [at("cosine", share) for share in (0.5, 0.75, 1)] == pytest.approx([1, 0.5, 0])
-    assert at("cosine", 0.5, 0.0) == pytest.approx(0.5)
-    assert at("cosine", 0.25, 0.0) == pytest.approx(0.5 + 0.5**1.5)
-    with pytest.raises(SystemExit):
-        at("linear", 0.5, 1.0)
 
 
 def test_a_winning_discriminator_is_a_warning_where_pairs_teach_the_generator(

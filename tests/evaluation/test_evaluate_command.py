@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -14,8 +13,7 @@ from PIL import Image
 
 from dataloaders.io.png import write_png
 from evaluation import results, scoring
-from evaluation.metrics import extractors, sharpness, similarity
-from tests.evaluation.test_extractors import save_script
+from evaluation.metrics import sharpness, similarity
 from tests.launch import call
 from tests.toy_results import noisy, write_results
 
@@ -123,15 +121,6 @@ def test_colours_and_palettes_are_no_intensities(tmp_path: Path) -> None:
         assert f"found colours (mode {mode}); convert it to greyscale first" in error
 
 
-def test_slices_of_two_sizes_cannot_be_segmentations_of_a_volume(tmp_path: Path) -> None:
-    arguments = images(tmp_path, 16, ("p_z0", "p_z1"))
-    images(tmp_path, 20, ("p_z1",))
-    more = ("--segmented", tmp_path / "label", "--out", tmp_path / "o")
-    error = run(*arguments, *more, code=2).stderr
-    assert "case p: slices of different sizes ((16, 16), (20, 20))" in error
-    run(*arguments, "--out", tmp_path / "o")
-
-
 def test_unrelated_images_are_volumes_of_their_own(tmp_path: Path) -> None:
     """No distance leads from one image to another, and none is in mm."""
     names = ("img_0001", "img_0002")
@@ -149,30 +138,6 @@ def test_unrelated_images_are_volumes_of_their_own(tmp_path: Path) -> None:
     assert result["metrics"]["faithfulness_hd95"]["unit"] == "pixels"
     assert [row["volume_pixels"] for row in result["per_lesion_case"]] == [36, 36]
     assert result["settings"]["spacing"].startswith("unknown")
-
-
-def test_a_reference_needs_no_real_features(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The network sees every generated image once."""
-    seen: list[int] = []
-
-    class Mean(torch.nn.Module):
-        def forward(self, x: torch.Tensor) -> torch.Tensor:
-            return x.mean((2, 3))
-
-    arguments = images(tmp_path, 16, tuple("abcde"), label=False)
-    network = ("--extractors", f"torchscript:{save_script(Mean(), tmp_path / 'net.pt')}")
-    saved = tmp_path / "ref.npz"
-    run(*arguments, *network, "--save_reference", saved, "--out", tmp_path / "1")
-    features = extractors.Extractor.features
-
-    def counted(self: Any, batch: np.ndarray) -> np.ndarray:
-        seen.extend([len(batch)] * self.name.startswith("torchscript"))
-        return features(self, batch)
-
-    monkeypatch.setattr(extractors.Extractor, "features", counted)
-    generated = ("--generated", tmp_path / "generated", "--reference", saved)
-    run(*generated, *network, "--out", tmp_path / "2")
-    assert sum(seen) == 5
 
 
 def test_only_what_is_asked_for_is_computed(toy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -161,13 +161,6 @@ def test_files_that_do_not_fit_are_refused(classifier: nn.Module, tmp_path: Path
         torchvision_extractor("squeezenet1_1", tmp_path / "short.pth", CPU)
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize(("model", "dim"), [("mobilenet_v3_small", 1024), ("resnet18", 512), ("mnasnet0_5", 1280)])
-def test_heads_of_other_families_are_found(model: str, dim: int, tmp_path: Path) -> None:
-    torch.save(torchvision.models.get_model(model, weights=None).state_dict(), tmp_path / "net.pth")
-    assert torchvision_extractor(model, tmp_path / "net.pth", CPU).dim == dim
-
-
 # -- names and published networks -------------------------------------------------------------------------------------
 
 

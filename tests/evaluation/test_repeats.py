@@ -11,8 +11,6 @@ import pytest
 from dataloaders.io.manifest import Manifest
 from dataloaders.io.nifti import read_volume, write_volume
 from dataloaders.io.png import read_png
-from dataloaders.prepare.options import PrepareOptions
-from dataloaders.prepare.prepare import prepare
 from evaluation.floors import add_floors, passed
 from evaluation.folders import Folders
 from evaluation.pairs import ManifestPairs
@@ -22,6 +20,7 @@ from evaluation.results import evaluate_pairs, evaluate_results
 from evaluation.tables import format_table
 from scripts.repeats import RepeatsOptions, repeats
 from tests.dataloaders.test_registration import lopsided, moved, turn
+from tests.launch import prepared
 from tests.toy_results import good_and_bad
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
@@ -35,12 +34,8 @@ def test_a_second_scan_comes_to_lie_on_the_first(tmp_path: Path) -> None:
     for name, data in (("sub-1", head.data), ("sub-2", 2 * again.data)):
         write_volume(tmp_path / "bids" / name / f"{name}_T1w.nii.gz", data.astype(np.float32), head.affine)
     write_volume(tmp_path / "labels" / "sub-1_dseg.nii.gz", (head.data > 0).astype(np.uint8), head.affine)
-    prepare(
-        PrepareOptions(
-            images=str(tmp_path / "bids" / "sub-1" / "*_T1w.nii.gz"), labels=str(tmp_path / "labels" / "*_dseg.nii.gz"),
-            format="pairs", channel="T1w", clean="none", size=(64,), split=(0, 0, 1), out=tmp_path / "data", workers=1,
-        )
-    )  # fmt: skip
+    scans = {"images": str(tmp_path / "bids/sub-1/*_T1w.nii.gz"), "labels": str(tmp_path / "labels/*_dseg.nii.gz")}
+    prepared("pairs", tmp_path / "data", **scans, channel="T1w", clean="none", split=(0, 0, 1))
     table = tmp_path / "second.csv"
     table.write_text("first,second\nsub-1,sub-2\n")
     o = RepeatsOptions(dataroot=tmp_path / "data", scans=tmp_path / "bids", table=table)

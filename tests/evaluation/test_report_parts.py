@@ -103,17 +103,6 @@ def test_cases_are_ranked_by_their_mean(entrants: list[Entrant]) -> None:
     assert max(values[:2]) < min(values[2:])  # higher is better, worst first
 
 
-def test_slices_of_few_cases_are_apart(tmp_path: Path) -> None:
-    folder = write_results(tmp_path / "a", noisy(0.1), name="a", patients=1, slices=12, channels=("CT",))
-    found = ranked.rank(load_entrants([folder]), 0)
-    assert found.what == "slices"
-    indices = [one.item.index for one in found.found]
-    assert len(indices) == 4
-    assert all(abs(a - b) >= 3 for i, a in enumerate(indices) for b in indices[:i])
-    values = [one.value for one in found.found]
-    assert min(values[:2]) > max(values[2:])
-
-
 def test_windows_of_their_own_make_it_relative(tmp_path: Path) -> None:
     """A case whose scanner counts ten times as high is not ten times as wrong; MR is shown in its case's window."""
     folder = write_results(tmp_path / "a", noisy(0.1), name="a", patients=4, channels=("T1w",))

@@ -16,7 +16,7 @@ import torch
 from dataloaders.io.manifest import Manifest
 from dataloaders.io.png import read_png, write_png
 from dataloaders.io.weights import MissingWeights, resolve
-from evaluation import request, scoring
+from evaluation import request
 from evaluation.metrics import extractors
 from evaluation.metrics.distribution import frechet_distance, frechet_of_moments
 from evaluation.pairs import ManifestPairs
@@ -161,23 +161,6 @@ def test_diversity_of_draws(tmp_path: Path) -> None:
     assert other["diversity_ssim/T1w"]["value"] < 1
 
 
-def test_lpips_between_draws(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    class Distance(torch.nn.Module):
-        def forward(self, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
-            return (x - y).abs().mean((1, 2, 3))
-
-    (tmp_path / "w").write_bytes(b"x")
-    monkeypatch.setattr(request, "resolve", lambda key, explicit: tmp_path / "w")
-    monkeypatch.setattr(request.perceptual, "lpips_alex", lambda path: Distance())
-    folder = write_results(tmp_path / "r", lambda real, label, rng: 500.0 * (label > 0), channels=("T1w",))
-    draw = shifted(folder, tmp_path / "d", 2000)
-    for batch in (32, 2):
-        with mock.patch.object(scoring, "BATCH", batch):
-            found = evaluate(folder, metrics="diversity_lpips", draws=(draw,))
-        body = np.mean([(read_png(path) > 0).mean() for path in (folder / "label").iterdir()])
-        assert found["metrics"]["diversity_lpips/T1w"]["value"] == pytest.approx(2 * 2000 / 65535 * body, rel=1e-4)
-
-
 # -- label faithfulness and lesions -------------------------------------------------------------------------------
 
 
@@ -312,22 +295,6 @@ def test_pytorch_fids_statistics(tmp_path: Path, inception_file: Path, monkeypat
 
 
 # -- tables -------------------------------------------------------------------------------------------------------
-
-
-def test_the_summary_table_has_a_row_a_metric(tmp_path: Path) -> None:
-    folder = write_results(tmp_path / "r", noisy(0.05), patients=6, slices=2)
-    result = evaluate(folder)
-    rows = list(csv.DictReader((folder / "summary.csv").open()))
-    assert len(rows) == len(result["metrics"])
-    mae = next(row for row in rows if (row["metric"], row["channel"]) == ("mae", "CT"))
-    assert float(mae["value"]) == pytest.approx(result["metrics"]["mae/CT"]["value"])
-    assert float(mae["ci95_low"]) < float(mae["value"]) < float(mae["ci95_high"])
-    fid = next(row for row in rows if (row["metric"], row["channel"]) == ("fid", "CT"))
-    assert fid["value"] == ""
-    assert "weights missing" in fid["reason"]
-    kid = next(row for row in rows if (row["metric"], row["channel"]) == ("radiomics_kid", "CT"))
-    assert kid["n"] == "12"
-    assert float(kid["floor_n"]) > 0
 
 
 # -- shards -------------------------------------------------------------------------------------------------------

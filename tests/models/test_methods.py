@@ -444,24 +444,6 @@ def test_gmm_style_is_shared_by_a_case_and_grain_is_not() -> None:
     assert not torch.equal(out[0], out[1])
 
 
-def test_gmm_draws_tissues_together_where_the_covariance_is_asked_for() -> None:
-    """Two labels that rise and fall together over subjects do so in new cases too; without covariance they do not."""
-    spec = toy_spec(size=(32, 32), labels=3)
-    label = torch.zeros(4, 32, 32, dtype=torch.long)
-    label[:, :16], label[:, 16:24] = 1, 2
-    level = torch.tensor([-0.3, -0.1, 0.1, 0.3])[:, None, None]
-    image = torch.where(label == 1, level, torch.where(label == 2, level + 0.4, -1.0))[:, None]
-    names = ["a", "b", "c", "d"]
-    gaps = {}
-    for flag in ("--gmm.covariance", "--gmm.no-covariance"):
-        method = Gmm(options("--model", "gmm", "--gmm.blur", "0", flag), spec)
-        method.fit([Batch(label, image, names, names, [0] * 4)])
-        out = method.synthesize(Batch(label, None, names, names, [0] * 4), [SampleRandom.of(1, n, 0) for n in names])
-        gaps[flag] = [(out[i, 0, 18, 5] - out[i, 0, 3, 5]).item() for i in range(4)]
-    assert gaps["--gmm.covariance"] == pytest.approx([0.4] * 4, abs=0.01)
-    assert max(abs(gap - 0.4) for gap in gaps["--gmm.no-covariance"]) > 0.05
-
-
 def test_grain_changes_from_pixel_to_pixel_and_goes_on_in_the_next_slice(folder: Path) -> None:
     method = make("oasis", folder, "--oasis.grain")
     batch = next(iter(SliceLoader(SliceDataset(folder, Manifest.load(folder), "val"), 2).once(limit=2)))

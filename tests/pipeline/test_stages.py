@@ -16,7 +16,7 @@ from evaluation.metrics.segmentation import dice
 from pipeline import nnunet, scores
 from pipeline.context import Excluded
 from pipeline.project import Project
-from pipeline.rules.images import harmonise, n4
+from pipeline.rules.images import harmonise
 from pipeline.study import NnunetOptions
 from tests.pipeline.conftest import Fakes, go
 from tests.pipeline.heads import affine, head, study
@@ -138,20 +138,6 @@ def test_a_crop_can_be_undone(finished: Path) -> None:
     source = np.array(project.records["harmonise/sub-02"].facts["source"]["affine"])
     assert np.linalg.det(source[:2, :2]) > 0
     assert source[0, 0] < 0  # the scan is LPS, the work is RAS
-
-
-def test_n4_takes_a_bias_field_off() -> None:
-    image, tissue = head(0, skull=False)
-    x = np.linspace(-1, 1, image.shape[0])[:, None, None]
-    biased = (image * np.exp(0.4 * x)).astype(np.float32)
-    white = tissue == 3
-
-    def spread(data: np.ndarray) -> float:
-        return float(data[white].std() / data[white].mean())
-
-    corrected = n4(biased, np.array([3.0, 3.0, 4.0]))
-    assert spread(biased) > 0.1
-    assert spread(corrected) < 0.6 * spread(biased)
 
 
 def test_a_scan_without_orientation_is_excluded(tmp_path: Path) -> None:

@@ -101,17 +101,6 @@ def test_neighbours_are_before_and_after() -> None:
         assert (label == 1).all()
 
 
-def test_only_the_bright_box_is_looked_at() -> None:
-    image = np.zeros((1, 30, 30, 30), np.float32)
-    found = predictor().probabilities(image)
-    assert (found[0] == 1).all()
-    image[0, 4:9, 10:20, 7] = 0.7
-    assert box_of(shown(image)) == (slice(1, 12), slice(7, 23), slice(4, 11))
-    label = predictor().label(image)
-    assert (label[image[0] > 0] == 3).all()
-    assert (label[image[0] == 0] == 0).all()
-
-
 def test_specks_and_noise_in_air_do_not_move_the_windows() -> None:
     """A faint voxel far off, a bright one, a marker beside the head, noise of one per cent: the box stays where it was."""
     _, inner = smooth_phantom()

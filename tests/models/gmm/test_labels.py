@@ -197,22 +197,6 @@ def test_unknown_values_are_named_with_their_counts(high: int) -> None:
         scheme.to_index(label)
 
 
-@pytest.mark.parametrize(
-    ("label", "message"),
-    [
-        (torch.tensor([0, -1, -1]), "-1 (2 voxels)"),
-        (torch.tensor([0.0, 1.5]), "1 voxels that are not whole"),
-        (torch.tensor([0.0, float("nan")]), "not whole"),
-        (torch.tensor([0.0, float("inf")]), "up to inf"),
-        (torch.arange(40), "and 28 more"),
-    ],
-)
-def test_bad_maps(label: torch.Tensor, message: str) -> None:
-    with pytest.raises(ValueError, match=re.escape(message)) as error:
-        LabelScheme.from_lists([0, 1]).to_index(label)
-    assert "\n" not in str(error.value)
-
-
 def test_faults_of_lists() -> None:
     cases: list[tuple[dict[str, object], str]] = [
         ({"generation_labels": []}, "is empty"),

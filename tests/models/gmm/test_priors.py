@@ -17,7 +17,6 @@ from models.gmm.priors import (
     SYNTHSEG_MEANS,
     FittedPrior,
     Prior,
-    check_prior,
     draw,
     draw_statistics,
     parse_prior,
@@ -102,16 +101,6 @@ def test_normal_without_a_prior_is_as_wide_as_uniform() -> None:
     assert float((value == 0).float().mean()) < 0.06
     assert float(value.mean()) == pytest.approx(125, abs=3)
     assert float((value > 418).float().mean()) < 0.001
-
-
-def test_classes_are_expanded_to_labels() -> None:
-    prior = parse_prior([[1, 2, 3], [1, 2, 3]], "uniform", K)
-    means, stds = draw_statistics(
-        prior, prior, scheme(4, [0, 2, 1, 2]), 2, rng(), background="class", default_means=(1, 1)
-    )
-    assert means.tolist() == stds.tolist() == [[1, 3, 2, 3]] * 2
-    with pytest.raises(ValueError, match="expected 4 columns"):
-        draw_statistics(prior, prior, scheme(4), 1, rng())
 
 
 def background_draws(rule: str) -> tuple[Tensor, Tensor]:
@@ -236,19 +225,6 @@ def test_pooling_over_subjects_that_lack_a_class() -> None:
         pool_subjects(medians, spreads)
     with pytest.raises(ValueError, match=r"two stacks"):
         pool_subjects(medians, spreads[:, 0])
-
-
-def test_arrays_of_lab2im() -> None:
-    medians, spreads = correlated()
-    fitted: FittedPrior = pool_subjects(medians, spreads)
-    means, stds = fitted.to_arrays()
-    assert means.shape == stds.shape == (4, K)
-    assert means.dtype == np.float64
-    prior = parse_prior(means, "normal", K)
-    check_prior(prior, K, 2, specific=True)
-    assert torch.equal(prior.first, fitted.mean_center)
-    assert torch.equal(prior.second, fitted.mean_spread)
-    assert torch.equal(parse_prior(stds, "normal", K).second, fitted.std_spread)
 
 
 def test_dict_and_back() -> None:

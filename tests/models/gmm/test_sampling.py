@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import random
 from collections import Counter
 from dataclasses import fields, replace
 
@@ -16,7 +15,7 @@ from models.gmm.labels import LabelScheme
 from models.gmm.options import GMM_PRESETS, GmmConfig, synthseg_preset
 from models.gmm.params import Params
 from models.gmm.priors import parse_prior
-from models.gmm.render import render, render_pair
+from models.gmm.render import render
 from models.gmm.sampling import GivenPriors, draw_bounds, sample_params
 
 PLAIN = GmmConfig()
@@ -95,20 +94,6 @@ def test_isotropic_is_alike_on_all_axes_in_mm(shape: tuple[int, ...], spacing: t
         seen.append(shape[0] * spacing[0] / low[0])
     assert max(spacing) <= min(seen) < max(spacing) + 0.3
     assert 3.7 < max(seen) <= 4.15  # max_res_iso, and part of a voxel
-
-
-def test_each_axis_by_itself_and_anisotropic_limits() -> None:
-    options = replace(resolution_only(), resolution_mix=(0.0, 0.0, 0.0, 1.0))
-    lows = [draw(options, seed, shape_only(240, 240, 240)).low_shape[0] for seed in range(60)]
-    assert sum(len(set(low)) > 1 for low in lows) > 50
-    one_axis = replace(resolution_only(), resolution_mix=(0.0, 0.0, 1.0, 0.0), thickness_range=(1.0, 1.0))
-    drawn = [draw(one_axis, seed, shape_only(240, 240, 240)) for seed in range(300)]
-    coarsest = [240 / min(params.low_shape[0]) for params in drawn]
-    assert 7.5 < max(coarsest) <= 8.3
-    assert np.mean(coarsest) == pytest.approx(4.5, abs=0.5)
-    for params in drawn:  # full thickness: sigma is 0.75 slice widths
-        width = max(params.sigma[0]) / 0.75
-        assert width == pytest.approx(240 / min(params.low_shape[0]), rel=0.1)
 
 
 def test_fixed_resolution_in_its_forms() -> None:
@@ -346,20 +331,6 @@ def test_fixed_replaces_the_given_fields_only() -> None:
     assert other.gamma is None
     with pytest.raises(ValueError, match=r"contrast, zoom: no parameter of a synthetic image; there are: .*means"):
         draw(PLAIN, fixed={"zoom": 1, "contrast": 2, "seed": 3})
-
-
-def test_global_random_states_are_left_alone() -> None:
-    torch.manual_seed(5)
-    np.random.seed(5)
-    random.seed(5)
-    before = torch.get_rng_state(), np.random.get_state()[1].copy(), random.getstate()  # type: ignore[index]
-    for name, preset in GMM_PRESETS.items():
-        probable = {f: 1.0 for f in ("blur_cortex_prob", "structured_noise_prob", "boundaries_prob") if name == "fetal"}
-        params = draw(replace(preset(), motion_prob=0.0, **probable), 1)
-        render_pair(LABELS, params, SCHEME)
-    assert torch.equal(torch.get_rng_state(), before[0])
-    assert (np.random.get_state()[1] == before[1]).all()  # type: ignore[index]
-    assert random.getstate() == before[2]
 
 
 # Parameters in and out

@@ -131,34 +131,6 @@ def test_window_is_the_same_region_of_the_whole(
     assert torch.equal(part, whole[region])
 
 
-@pytest.mark.parametrize("fine", [1, 2])
-@pytest.mark.parametrize("still", [True, False])
-@pytest.mark.parametrize(
-    ("start", "size"), [((-4, -3, 0), (40, 33, 24)), ((-40, 0, 0), (20, 27, 24)), ((20, 5, -2), (20, 30, 50))]
-)
-def test_window_beyond_the_map_is_background(start: tuple, size: tuple, still: bool, fine: int) -> None:
-    shape = (30, 27, 24)
-    labels = random_labels(shape)
-    params = replace(moving_params(shape), crop_start=start, crop_shape=size, fill=0)
-    if still:
-        params = replace(params, affine=None, velocity=None)
-    found = fine_deform(labels, params, fine)
-    assert found.shape == tuple(k * fine for k in size)
-    expected = torch.zeros(size, dtype=torch.uint8)
-    overlap = [(max(s, 0), min(s + k, n)) for s, k, n in zip(start, size, shape, strict=True)]
-    if all(low < high for low, high in overlap):
-        target = tuple(slice(low - s, high - s) for (low, high), s in zip(overlap, start, strict=True))
-        expected[target] = labels[tuple(slice(low, high) for low, high in overlap)]
-    if still:
-        for axis in range(3):
-            expected = expected.repeat_interleave(fine, axis)
-        assert torch.equal(found, expected)
-    else:
-        exact = reference.deform(labels.numpy(), replace(params, velocity=None), fine)
-        affine_only = fine_deform(labels, replace(params, velocity=None), fine).numpy()
-        assert (affine_only != exact).mean() < 1e-4
-
-
 def test_spatial_off_leaves_the_map_alone() -> None:
     labels = random_labels((30, 27, 24))
     options = replace(synthseg_preset(), output_shape=(16,))

@@ -126,22 +126,6 @@ def test_it_learns_lesions(options: dict[str, Any]) -> None:
     assert after < 0.5 * before, (before, after)
 
 
-def test_patches_of_a_sample_do_not_depend_on_the_other_samples() -> None:
-    method, whole = method_of(), batch_of(3)
-    last = replace(
-        whole,
-        label=whole.label[2:],
-        image=whole.real[2:],
-        source=whole.source[2:],  # type: ignore[index]
-        grey=whole.grey[2:],  # type: ignore[index]
-        cases=whole.cases[2:],
-        indices=whole.indices[2:],
-        rng=seeded_generator("step"),
-    )
-    for together, alone in zip(method.patches(whole), method.patches(last), strict=True):
-        assert torch.equal(together[-len(alone) :], alone)
-
-
 @pytest.mark.parametrize("prelu", ["channel", "element"])
 def test_windows_take_lesions_larger_than_a_patch(prelu: str) -> None:
     method = scrambled(method_of(windows=True, window_stride=8, prelu=prelu))

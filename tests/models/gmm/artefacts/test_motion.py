@@ -103,23 +103,3 @@ def test_reconstruction_is_seen_in_the_image_within_the_weight():
     assert (change[(distance > 0) & (distance < 1)] > 0).any()  # no edge along the mask
     bare = replace(artefact, removed=1.0)  # no slice left: every voxel keeps the image
     assert torch.equal(bare(image, masks), image)
-
-
-@pytest.mark.slow
-def test_misregistration_noise_and_voids_each_do_something():
-    image, masks = phantom()
-
-    def change(**options):
-        changed = still(1, **options).reconstruct(image, masks.brain, seeded(1))[0]
-        calm = still(1).reconstruct(image, masks.brain, seeded(1))[0]
-        return (changed - calm)[0][masks.brain]
-
-    for options in (
-        {"misregistered": 0.2},
-        {"misregistered_stack": 0},
-        {"noise": 0.1},
-        {"gamma": True},
-        {"smooth": True},
-    ):
-        assert change(**options).abs().mean() > 5e-4, options
-    assert change(void_probability=1.0).mean() < -0.005
