@@ -165,8 +165,9 @@ def spots(label: Tensor) -> Tensor:
     Drawn by class, small structures are seen as often as the cortex; see nnU-Net's sampling (Isensee et al., 2021).
     """
     flat, found = label.flatten(), []
-    for value in label.unique()[label.unique() > 0].tolist():
-        own = (flat == value).nonzero().flatten()
+    inside = flat.nonzero().flatten()
+    values, order = flat[inside].sort(stable=True)
+    for own in inside[order].split(values.unique_consecutive(return_counts=True)[1].tolist()):
         found.append(own[torch.linspace(0, len(own) - 1, SPOTS).long()])
     places = torch.cat(found) if found else flat.new_zeros(0).long()
     return torch.stack(torch.unravel_index(places, label.shape), 1)

@@ -81,7 +81,10 @@ class Fluid:
         table = np.array([self.rims.get(i, 0) for i in range(self.labels)], np.int32)
         if tissue.any():
             box = bounding_box(tissue, [math.ceil(FAR / mm) for mm in label_map.spacing])
-            near, place = ndimage.distance_transform_edt(~tissue[box], sampling=label_map.spacing, return_indices=True)
+            outside, mm = ~tissue[box], label_map.spacing
+            place = ndimage.distance_transform_edt(outside, mm, return_distances=False, return_indices=True)
+            steps = zip(place, np.ogrid[tuple(map(slice, outside.shape))], mm, strict=True)
+            near = np.sqrt(sum(((to - at).astype(np.float32) * step) ** 2 for to, at, step in steps))
             rim[box] = np.where(near <= self.rim, table[values[box][tuple(place)]], 0)
             near[ndimage.binary_fill_holes(near <= REACH) & (near > REACH)] = 0  # large ventricles that are called CSF
             depth[box] = near
