@@ -5,13 +5,11 @@ without images: ``python test.py --name exp --labels maps/ --out DIR``.
 from __future__ import annotations
 
 import sys
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from config import TestConfig, parse_test
 from dataloaders.io.manifest import FILE_NAME, Manifest
-from dataloaders.io.workers import parse_shard
 from dataloaders.slices import fingerprint
 from engine import device
 from engine.command import exit_code
@@ -71,33 +69,10 @@ def refuse_other_results(out: Path, made_from: dict[str, Any], overwrite: bool) 
 
 def test_labels(config: TestConfig) -> int:
     """Weights + label maps without images -> volumes in the maps' own geometry, in --out; how many maps failed."""
-    from dataloaders.labelmaps.labels import read_label_map
-    from engine.map_synthesis import MapJob, synthesize_maps
-    from engine.methods.synthesis import SynthesisWorkflow
-    from engine.split_synthesis import drawing_method, label_ids
+    from engine.map_synthesis import MapSynthesis  # seconds to import
 
-    assert config.labels is not None
-    assert config.out is not None
-    part = parse_shard(config.shard)
     run = TrainedRun.load(config.checkpoints_dir, config.name, config.ckpt_iter)
-    workflow = workflow_of(run.config)
-    if not isinstance(workflow, SynthesisWorkflow) or not workflow.paints_labels:
-        instead = workflow.instead_of_labels.format(name=config.name)
-        raise ValueError(f"--labels: the run {config.name!r} {instead}")
-    windows = run.windows()
-    given = read_label_map(config.label_map) if config.label_map is not None else None
-    resampled = label_ids(config.resample, run.spec)
-    method, target = drawing_method(config, run)
-    settings = {
-        "weights_sha256": run.sha256,
-        **{key: getattr(config, key) for key in ("seed", "noise", "resample")},
-        "draw": config.draw if config.resample else 0,
-        "windows": [[window.low, window.high] for window in windows],
-    }
-    about = {**run.about(), "channels": [asdict(channel) for channel in run.spec.channels]}
-    neighbours = workflow.neighbours
-    job = MapJob(config, config.out, method, run.spec, windows, target, settings, about, neighbours, resampled, given)
-    report = synthesize_maps(job, config.labels, part)
+    report = MapSynthesis(config, run).write()
     for line in report.lines(run.spec):
         print(f"note: {line}")
     print(f"{config.out}: {report.line()}")

@@ -25,6 +25,7 @@ import tyro
 REPOSITORY = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(REPOSITORY))
 
+from benchmarks.measuring import in_process
 from dataloaders.folder import load_manifest
 from dataloaders.io.files import write_json
 from dataloaders.io.manifest import Manifest, Slice, slice_name
@@ -164,12 +165,9 @@ def family_mb() -> float:
 
 def run_stage(name: str, workers: int, root: Path, o: BenchmarkOptions) -> dict[str, Any]:
     """One measurement in a fresh process."""
-    words = [sys.executable, __file__, "--stage", f"{name} {workers}", "--keep", str(root), "--slices", str(o.slices)]
-    words += ["--read", str(o.read), "--batch_size", str(o.batch_size), "--epoch", str(o.epoch)]
-    done = subprocess.run(words, capture_output=True, text=True, check=False)
-    if done.returncode:
-        raise ValueError(f"{name}, {workers} workers: exit code {done.returncode} {done.stderr}")
-    result: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    options = {"slices": o.slices, "read": o.read, "batch_size": o.batch_size, "epoch": o.epoch, "keep": root}
+    words = [word for option, value in options.items() for word in (f"--{option}", value)]
+    result: dict[str, Any] = in_process(__file__, "--stage", f"{name} {workers}", *words)
     return result
 
 

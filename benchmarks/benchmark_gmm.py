@@ -11,13 +11,10 @@ from a process for each.
 
 from __future__ import annotations
 
-import json
 import math
 import statistics
-import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,6 +27,8 @@ import torch.nn.functional as F
 import tyro
 from torch import Tensor
 
+from benchmarks.measuring import in_process, seconds
+from dataloaders.io.files import write_json
 from dataloaders.labelmaps.maps import LabelMaps, as_indices
 from dataloaders.labelmaps.schemes import scheme_of
 from engine.device import keep_freed_memory, peak_memory_gb
@@ -157,34 +156,19 @@ def _straight_blur(image: Tensor, sigma: tuple[float, ...]) -> Tensor:
 # --- measuring ----------------------------------------------------------------------------------------------------------
 
 
-def seconds(work: Callable[[int], object], options: Options) -> float:
+def median(work: Callable[[int], object], options: Options) -> float:
     """Median seconds of a call, given the number of the run."""
-    times = []
-    for run in range(-2, options.runs):
-        _wait(options)
-        start = time.perf_counter()
-        work(run + 2)
-        _wait(options)
-        if run >= 0:
-            times.append(time.perf_counter() - start)
-    return statistics.median(times)
+    return statistics.median(seconds(work, options.runs, torch.device(options.device)))
 
 
-def _wait(options: Options) -> None:
-    if options.device == "cuda":
-        torch.cuda.synchronize()
-
-
-def draws(labels: Tensor, scheme: LabelScheme, count: int) -> list[Params]:
-    """Parameters of the first samples of the SynthSeg preset."""
-    return [
-        sample_params(labels, seeded_generator(0, i), options=synthseg_preset(), scheme=scheme) for i in range(count)
-    ]
+def draw(labels: Tensor, scheme: LabelScheme, number: int) -> Params:
+    """Parameters of one sample of the SynthSeg preset."""
+    return sample_params(labels, seeded_generator(0, number), options=synthseg_preset(), scheme=scheme)
 
 
 def stages(labels: Tensor, scheme: LabelScheme, options: Options) -> dict[str, float]:
     """Seconds of each stage, over the same samples as the whole."""
-    params = draws(labels, scheme, options.runs + 2)
+    params = [draw(labels, scheme, i) for i in range(options.runs + 2)]
     moved = [deform(labels, p) for p in params]
     device = labels.device
     grain = torch.randn(1, 1, *labels.shape, device=device)
@@ -196,9 +180,7 @@ def stages(labels: Tensor, scheme: LabelScheme, options: Options) -> dict[str, f
         return p.means[None].to(device), p.stds[None].to(device)
 
     work: dict[str, Callable[[int], object]] = {
-        "draw parameters": lambda i: sample_params(
-            labels, seeded_generator(0, i), options=synthseg_preset(), scheme=scheme
-        ),
+        "draw parameters": lambda i: draw(labels, scheme, i),
         "integrate velocity": lambda i: backward_coordinates(params[i], device),
         "look labels up (with the above)": lambda i: deform(labels, params[i]),
         "grain": lambda i: torch.randn(1, 1, *labels.shape, device=device),
@@ -209,19 +191,20 @@ def stages(labels: Tensor, scheme: LabelScheme, options: Options) -> dict[str, f
         "output labels": lambda i: output_labels(moved[i], scheme),
         "paint, whole": lambda i: paint(moved[i], params[i]),
     }
-    return {name: seconds(call, options) for name, call in work.items()}
+    return {name: median(call, options) for name, call in work.items()}
 
 
-def compare(labels: Tensor, scheme: LabelScheme, options: Options) -> tuple[float, float]:
-    """Seconds a sample of ours, parameters included, and of the straight version, in turn."""
-    params = draws(labels, scheme, options.runs + 2)
-    ours = seconds(lambda i: render_pair(labels, draws_one(labels, scheme, i), scheme), options)
-    return ours, seconds(lambda i: straight(labels, params[i], scheme), options)
+def compare(labels: Tensor, scheme: LabelScheme, options: Options, batch: int = 1) -> tuple[float, float]:
+    """Seconds a sample of ours and of the straight version, parameters included, in turn, in calls of `batch` samples."""
 
+    def of(render: Callable[..., object]) -> float:
+        def call(run: int) -> None:
+            for i in range(run * batch, (run + 1) * batch):
+                render(labels, draw(labels, scheme, i), scheme)
 
-def draws_one(labels: Tensor, scheme: LabelScheme, number: int) -> Params:
-    """Parameters of one sample."""
-    return sample_params(labels, seeded_generator(0, number), options=synthseg_preset(), scheme=scheme)
+        return median(call, options) / batch
+
+    return of(render_pair), of(straight)
 
 
 def artefact_seconds(labels: Tensor, options: Options) -> dict[str, float]:
@@ -233,7 +216,7 @@ def artefact_seconds(labels: Tensor, options: Options) -> dict[str, float]:
         drawn = [
             kind.sample(seeded_generator(name, i), tuple(labels.shape), (1.0,) * 3) for i in range(options.runs + 2)
         ]
-        found[name] = seconds(lambda i, drawn=drawn: drawn[i](image, masks), options)  # type: ignore[misc]
+        found[name] = median(lambda i, drawn=drawn: drawn[i](image, masks), options)  # type: ignore[misc]
     return found
 
 
@@ -241,11 +224,8 @@ def memory(which: str, labels: Tensor, options: Options) -> float:
     """Peak memory in GB of a process that makes three volumes, or only imports."""
     with tempfile.TemporaryDirectory() as folder:
         np.save(Path(folder) / "map.npy", labels.numpy())
-        command = [sys.executable, __file__, "--child", which, "--indices", str(Path(folder) / "map.npy")]
-        answer = subprocess.run(
-            [*command, "--threads", str(options.threads)], check=True, capture_output=True, text=True
-        )
-    return float(answer.stdout.split()[-1])
+        words = ("--child", which, "--indices", Path(folder) / "map.npy", "--threads", options.threads)
+        return float(in_process(__file__, *words))
 
 
 def child(options: Options) -> None:
@@ -257,7 +237,7 @@ def child(options: Options) -> None:
         labels = torch.from_numpy(np.load(options.indices))
         scheme = LabelScheme.from_values(range(int(labels.max()) + 1))
         for number in range(3):
-            params = draws_one(labels, scheme, number)
+            params = draw(labels, scheme, number)
             if options.child == "ours":
                 render_pair(labels, params, scheme)
             else:
@@ -287,7 +267,7 @@ def main() -> int:
     flat = labels[:, :, options.size // 2]
     flat = torch.nn.functional.pad(flat, [(256 - options.size) // 2] * 4) if options.size < 256 else flat[:256, :256]
     flat = flat.contiguous()
-    ours2, plain2 = (value * 1000 for value in compare_slices(flat, scheme, options))
+    ours2, plain2 = (value * 1000 for value in compare(flat, scheme, options, options.slices))
     print(
         f"2-D 256², batch of {options.slices}: {ours2:.2f} ms a slice, straight {plain2:.2f} ms: {plain2 / ours2:.1f} times"
     )
@@ -301,37 +281,14 @@ def main() -> int:
         print("peak memory of the process: " + ", ".join(f"{name} {value:.2f} GB" for name, value in peaks.items()))
         figures["peak_gb"] = peaks
     else:
-        rate = gpu_rate(labels, scheme, options)
+        rate = 1 / compare(labels, scheme, options, options.batch)[0]
         print(
             f"batches of {options.batch}: {rate:.0f} volumes a second, peak {torch.cuda.max_memory_allocated() / 1e9:.2f} GB"
         )
         figures["volumes_per_s"] = rate
     if options.out:
-        options.out.write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")
+        write_json(options.out, figures)
     return 0
-
-
-def compare_slices(flat: Tensor, scheme: LabelScheme, options: Options) -> tuple[float, float]:
-    """Seconds a slice of both versions, in batches."""
-
-    def batch(work: Callable[[int], object]) -> Callable[[int], object]:
-        return lambda run: [work(run * options.slices + i) for i in range(options.slices)]
-
-    ours = seconds(batch(lambda i: render_pair(flat, draws_one(flat, scheme, i), scheme)), options)
-    plain = seconds(batch(lambda i: straight(flat, draws_one(flat, scheme, i), scheme)), options)
-    return ours / options.slices, plain / options.slices
-
-
-def gpu_rate(labels: Tensor, scheme: LabelScheme, options: Options) -> float:
-    """Volumes a second, parameters included, without waiting within a batch."""
-    total = seconds(
-        lambda run: [
-            render_pair(labels, draws_one(labels, scheme, run * options.batch + i), scheme)
-            for i in range(options.batch)
-        ],
-        options,
-    )
-    return options.batch / total
 
 
 if __name__ == "__main__":

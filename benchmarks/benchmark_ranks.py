@@ -12,7 +12,7 @@ import os
 import socket
 import subprocess
 import sys
-import time
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -24,15 +24,16 @@ REPOSITORY = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(REPOSITORY))
 
 import config as options
+from benchmarks.benchmark_train import train_step
+from benchmarks.measuring import seconds
 from dataloaders.io import ranks
 from dataloaders.io.ranks import alone, rank, world_size
 from dataloaders.io.spec import Channel, DataSpec, Label
 from engine import device
 from engine.command import exit_code
 from engine.methods.base import workflow_of
-from engine.run import only_trains
 from models import build_method
-from models.base import Batch, Method, Player, seeded_generator
+from models.base import Batch, seeded_generator
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,39 +68,6 @@ def random_batch(o: BenchmarkOptions, spec: DataSpec, where: torch.device) -> Ba
     return Batch(label, image, names, names, list(range(o.share)), rng).to(where)
 
 
-def step(method: Method, players: dict[str, Player], batch: Batch, exchange: bool) -> None:
-    """As train.py's: all players once."""
-    batch.rng, batch.fake = seeded_generator("step"), None
-    for player in players.values():
-        with only_trains(player, players):
-            total = torch.stack(list(player.losses(batch).values())).sum()
-        player.optimizer.zero_grad(set_to_none=True)
-        total.backward()
-        if exchange:
-            ranks.average_gradients(player.net.parameters())
-        player.optimizer.step()
-    method.after_step(0)
-    if exchange:
-        ranks.max_over_ranks(None)
-
-
-def seconds(work: Any, steps: int, where: torch.device) -> float:
-    """Of one call, the mean over several after one to warm up."""
-    work()
-    synchronise(where)
-    start = time.perf_counter()
-    for _ in range(steps):
-        work()
-    synchronise(where)
-    return (time.perf_counter() - start) / steps
-
-
-def synchronise(where: torch.device) -> None:
-    """Wait for the GPU."""
-    if where.type == "cuda":
-        torch.cuda.synchronize(where)
-
-
 def measure(o: BenchmarkOptions) -> dict[str, Any]:
     """In each of the processes."""
     here = ranks.place(os.environ)
@@ -110,21 +78,30 @@ def measure(o: BenchmarkOptions) -> dict[str, Any]:
     spec = DataSpec(names, channels, (o.size, o.size))
     config = options.parse_train(["--name", "x", "--dataroot", "x", "--preset", o.preset])
     torch.manual_seed(0)
-    method = build_method(replace(config, batch_size=o.share * world_size()), spec).to(where)
+    config = replace(config, batch_size=o.share * world_size(), precision="fp32")
+    method = build_method(config, spec).to(where)
     workflow_of(config).equip(method)
     players, batch = method.players(), random_batch(o, spec, where)
+
+    def mean(work: Callable[[int], object]) -> float:
+        return sum(seconds(work, o.steps, where, warm=1)) / o.steps
+
+    def spent(exchange: bool) -> float:
+        step = train_step(method, players, config, where, exchange)
+        return mean(lambda i: step(replace(batch, rng=seeded_generator("step"), fake=None), 0))
+
     with alone():
-        compute = seconds(lambda: step(method, players, batch, False), o.steps, where)
+        compute = spent(False)
     ranks.all_gather(None)
-    together = seconds(lambda: step(method, players, batch, True), o.steps, where)
+    together = spent(True)
     parameters = [p for player in players.values() for p in player.net.parameters()]
 
-    def gradients() -> None:
+    def gradients(_: int) -> None:
         for player in players.values():
             ranks.average_gradients(player.net.parameters())
 
     ranks.all_gather(None)
-    exchange = seconds(gradients, o.steps, where)
+    exchange = mean(gradients)
     return {
         "processes": world_size(),
         "device": str(where),

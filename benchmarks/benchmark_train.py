@@ -9,12 +9,10 @@ the training slices of --dataroot.
 from __future__ import annotations
 
 import json
-import os
-import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -28,21 +26,25 @@ REPOSITORY = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(REPOSITORY))
 
 import config as options
+from benchmarks.measuring import in_process, seconds
 from config import Config
 from dataloaders.folder import load_manifest
-from dataloaders.io.files import write_json
+from dataloaders.io import ranks
+from dataloaders.io.files import markdown_table, write_json
 from dataloaders.io.spec import DataSpec, Label
 from dataloaders.prepare.options import PrepareOptions
 from dataloaders.prepare.prepare import prepare
 from dataloaders.slices import SliceDataset, SliceLoader
 from engine import device
 from engine.command import exit_code
+from engine.methods.base import workflow_of
 from engine.run import only_trains
 from models import build_method
-from models.base import Batch, seeded_generator
+from models.base import Batch, Method, Player, seeded_generator
 from models.gan.adversarial import Gan
 
 NUM_LABELS = 38
+Step = Callable[[Batch, int], None]  # a batch and the number of the step
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -152,15 +154,19 @@ def measure(name: str, settings: BenchmarkOptions) -> dict[str, Any]:
     torch.manual_seed(0)
     method = build_method(config, spec).to(target)
     assert isinstance(method, Gan)
+    workflow_of(config).equip(method)
     if config.tuned and target.type == "cuda":
         method.to(memory_format=torch.channels_last)
     batches = [batch.to(target) for batch in batches]
-    step = _forward_step(method) if variant.forward else _train_step(method, config, target)
-    result: dict[str, Any] = {"parameters": sum(p.numel() for p in method.generator.parameters())}
-    for batch in batches[:2]:  # warm-up: memory, optimiser state, compilation
-        _run(step, batch, 0, target)
-    times = [_run(step, batch, i + 1, target) for i, batch in zip(range(settings.steps), _cycle(batches), strict=False)]
-    result |= {
+    step = _forward_step(method) if variant.forward else train_step(method, method.players(), config, target)
+
+    def run(number: int) -> None:
+        batch = batches[number % len(batches)]
+        step(replace(batch, rng=seeded_generator("benchmark", number), fake=None, measures={}), number)
+
+    times = seconds(run, settings.steps, target)  # after two: memory, optimiser state, compilation
+    result: dict[str, Any] = {
+        "parameters": sum(p.numel() for p in method.generator.parameters()),
         "seconds_per_image": min(times) / settings.batch_size,
         "peak_memory_gb": device.peak_memory_gb(target),
         "loader_share": loader_seconds / min(times),
@@ -172,21 +178,7 @@ def measure(name: str, settings: BenchmarkOptions) -> dict[str, Any]:
     return result
 
 
-def _cycle(batches: list[Batch]) -> Iterator[Batch]:
-    while True:
-        yield from batches
-
-
-def _run(step: Any, batch: Batch, number: int, target: torch.device) -> float:
-    batch = replace(batch, rng=seeded_generator("benchmark", number), fake=None, measures={})
-    start = time.perf_counter()
-    step(batch, number)
-    if target.type == "cuda":
-        torch.cuda.synchronize(target)
-    return time.perf_counter() - start
-
-
-def _forward_step(method: Gan) -> Any:
+def _forward_step(method: Gan) -> Step:
     def step(batch: Batch, number: int) -> None:
         with torch.no_grad():
             method.generate(batch)
@@ -194,9 +186,10 @@ def _forward_step(method: Gan) -> Any:
     return step
 
 
-def _train_step(method: Gan, config: Config, target: torch.device) -> Any:
-    """What train.py does between two batches, without files."""
-    players = method.players()
+def train_step(
+    method: Method, players: dict[str, Player], config: Config, target: torch.device, exchange: bool = False
+) -> Step:
+    """What train.py does between two batches, without files. exchange: together with the other processes."""
     if config.compile:
         for player in players.values():
             player.net.compile()
@@ -210,8 +203,12 @@ def _train_step(method: Gan, config: Config, target: torch.device) -> Any:
                     losses = player.losses(batch)
                 player.optimizer.zero_grad(set_to_none=True)
                 torch.stack(list(losses.values())).sum().backward()
+            if exchange:
+                ranks.average_gradients(player.net.parameters())
             player.optimizer.step()
         method.after_step(number)
+        if exchange:
+            ranks.max_over_ranks(None)
 
     return step
 
@@ -230,15 +227,14 @@ def run_all(settings: BenchmarkOptions) -> dict[str, dict[str, Any]]:
     for round_number in range(settings.rounds):
         for name in chosen_variants(settings):
             print(f"round {round_number + 1}/{settings.rounds}: {name}", file=sys.stderr, flush=True)
-            command = [sys.executable, __file__, "--variant", name, "--dataroot", str(settings.dataroot)]
+            words = ["--variant", name, "--dataroot", settings.dataroot]
             for key in ("size", "batch_size", "steps", "gpu_ids", "preset"):
-                command += [f"--{key}", str(getattr(settings, key))]
-            done = subprocess.run(command, capture_output=True, text=True, env=os.environ, check=False)
-            if done.returncode != 0:
-                reason = (done.stderr.strip() or "no message").splitlines()[-1]
-                print(f"  failed: {reason}", file=sys.stderr)
+                words += [f"--{key}", getattr(settings, key)]
+            try:
+                result = in_process(__file__, *words)
+            except ValueError as error:
+                print(f"  failed: {error}", file=sys.stderr)
                 continue
-            result = json.loads(done.stdout.splitlines()[-1])
             if name not in best or result["seconds_per_image"] < best[name]["seconds_per_image"]:
                 best[name] = result
     return best
@@ -246,14 +242,14 @@ def run_all(settings: BenchmarkOptions) -> dict[str, dict[str, Any]]:
 
 def table(best: dict[str, dict[str, Any]]) -> str:
     """Markdown rows; ratios against the baseline of the same kind."""
-    lines = ["| variant | images/s | ratio | peak memory, GB | GFLOP/image forward |", "|---|---|---|---|---|"]
+    lines = []
     for name, result in best.items():
         base = best.get(SPADE_FORWARD if VARIANTS[name].forward else BASELINE)
         ratio = f"{base['seconds_per_image'] / result['seconds_per_image']:.2f}" if base else ""
         flops = f"{result['gflop_per_image']:.0f}" if "gflop_per_image" in result else ""
         speed = 1 / result["seconds_per_image"]
-        lines.append(f"| {name} | {speed:.3g} | {ratio} | {result['peak_memory_gb']:.2f} | {flops} |")
-    return "\n".join(lines)
+        lines.append([name, f"{speed:.3g}", ratio, f"{result['peak_memory_gb']:.2f}", flops])
+    return markdown_table(["variant", "images/s", "ratio", "peak memory, GB", "GFLOP/image forward"], lines)
 
 
 def main() -> int:

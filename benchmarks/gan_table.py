@@ -27,7 +27,7 @@ import tyro
 from numpy.typing import NDArray
 
 from dataloaders.io import geometry
-from dataloaders.io.files import write_json, write_text
+from dataloaders.io.files import markdown_table, write_json, write_text
 from dataloaders.io.intensity import LEVELS
 from dataloaders.io.manifest import Manifest, Slice
 from dataloaders.io.pictures import label_colors, save_picture, tile_grid, titled, to_grey
@@ -156,14 +156,13 @@ def distance(value: float | None, best: int) -> float | None:
 
 def as_markdown(rows: Sequence[Mapping[str, Any]], names: Sequence[str]) -> str:
     """table.md: mean [interval] (difference from the reference [interval]), bold where the latter excludes 0."""
-    lines = [f"| metric | {' | '.join(names)} | repeat scan |", "|---" * (len(names) + 2) + "|"]
+    lines = []
     for row in rows:
         metric, _, channel = row["metric"].partition("/")
         heading = HEADINGS[metric][0] + (f", {channel}" if channel else "")
         heading += f" (ceiling {row['ceiling']:.3f})" if row.get("ceiling") is not None else ""
-        cells = [cell(row[name]) for name in names]
-        lines.append(f"| {heading} | {' | '.join(cells)} | {cell(row['floor'])} |")
-    return "\n".join(lines) + "\n"
+        lines.append([heading, *(cell(row[name]) for name in (*names, "floor"))])
+    return markdown_table(["metric", *names, "repeat scan"], lines) + "\n"
 
 
 def cell(entry: Mapping[str, Any]) -> str:

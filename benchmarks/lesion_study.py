@@ -26,7 +26,7 @@ from torch import Tensor
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from dataloaders.io.files import read_json, write_json
+from dataloaders.io.files import markdown_table, read_json, write_json
 from dataloaders.io.geometry import resample, to_ras
 from dataloaders.io.locks import lock_place
 from dataloaders.io.nifti import stem, write_volume
@@ -210,12 +210,11 @@ def interval(values: Sequence[float]) -> tuple[float, float]:
 def table(runs: dict[str, list[dict[str, float]]]) -> str:
     """Markdown: an arm a row, mean ± half the interval where there are two trainings or more."""
     metrics = list(next(iter(runs.values()))[0])
-    lines = ["| trained on | " + " | ".join(metrics) + " |", "|---" * (len(metrics) + 1) + "|"]
+    lines = []
     for arm, results in runs.items():
         cells = [interval([result[metric] for result in results]) for metric in metrics]
-        shown = [f"{mean:.3f}" if math.isnan(half) else f"{mean:.3f} ± {half:.3f}" for mean, half in cells]
-        lines.append(f"| {arm} | {' | '.join(shown)} |")
-    return "\n".join(lines)
+        lines.append([arm, *(f"{mean:.3f}" + ("" if math.isnan(half) else f" ± {half:.3f}") for mean, half in cells)])
+    return markdown_table(["trained on", *metrics], lines)
 
 
 def study(o: StudyOptions) -> str:

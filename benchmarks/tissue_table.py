@@ -28,7 +28,7 @@ import numpy as np
 import tyro
 from numpy.typing import NDArray
 
-from dataloaders.io.files import read_json, write_json, write_text
+from dataloaders.io.files import markdown_table, read_json, write_json, write_text
 from dataloaders.io.geometry import bounding_box, to_ras
 from dataloaders.io.nifti import Volume, read_volume
 from dataloaders.io.pictures import save_picture, tile_grid, to_grey
@@ -139,17 +139,17 @@ def as_markdown(values: dict[str, Scores], lesions: dict[str, Scores], unseen: S
     if unseen:
         groups |= {"others": [p for p in values if p not in unseen], "unseen": [p for p in values if p in unseen]}
     columns = ["grey", "white", "csf", *PARTS, "seconds"]
-    lines = ["| method | people | " + " | ".join(columns) + " |", "|---|---|" + "---:|" * len(columns)]
+    lines = []
     for method in METHODS:
         for group, people in groups.items():
             cells = [_cell([values[person][method][column] for person in people]) for column in columns]
-            lines.append(f"| `{method}` | {len(people)} {group} | " + " | ".join(cells) + " |")
-    lines += [""] + [
+            lines.append([f"`{method}`", f"{len(people)} {group}", *cells])
+    below = [
         f"lesion voxels of {patient} called white matter: "
         + ", ".join(f"{m} {s['white']:.2f}" for m, s in found.items())
         for patient, found in lesions.items()
     ]
-    return "\n".join(lines) + "\n"
+    return "\n".join([markdown_table(["method", "people", *columns], lines), "", *below]) + "\n"
 
 
 def _cell(values: Sequence[float]) -> str:

@@ -11,30 +11,33 @@ import re
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from config import TestConfig
 from dataloaders.io.console import tracked
 from dataloaders.io.files import file_sha256
 from dataloaders.io.find import files_below
-from dataloaders.io.intensity import Window, model_to_levels
+from dataloaders.io.intensity import model_to_levels
 from dataloaders.io.ledger import Ledger, WorkReport
 from dataloaders.io.manifest import SYNTHESIS
 from dataloaders.io.nifti import SUFFIXES, stem
-from dataloaders.io.spec import DataSpec, Label
+from dataloaders.io.spec import DataSpec
+from dataloaders.io.workers import parse_shard
 from dataloaders.labelmaps.generated_files import bids_place, describe_bids
 from dataloaders.labelmaps.ids import Reading, read_ids
-from dataloaders.labelmaps.labels import count_labels
+from dataloaders.labelmaps.labels import count_labels, read_label_map
 from dataloaders.labelmaps.map_slices import slice_map
 from dataloaders.labelmaps.maps import LabelMaps, read_label_map_file
+from engine.methods.base import workflow_of
+from engine.methods.synthesis import SynthesisWorkflow
 from engine.results import synthesize_split, write_volumes
-from models.base import Method
+from engine.split_synthesis import drawing
+from engine.trained import TrainedRun
 
 SCHEMA = "medsis-synthesis/1"
 
@@ -83,26 +86,6 @@ class MapReport(WorkReport):
                 "these maps leave unlabelled becomes background"
             )
         return lines
-
-
-@dataclass(frozen=True)
-class MapJob:
-    """All that the maps share. windows: one per channel, between which images lie. settings: everything that shapes the
-    volumes, for the folder; about: what else synthesis.json says. neighbours: label slices that the method sees on each
-    side. resampled: ids of labels whose style is drawn anew. given: the table of --label_map.
-    """
-
-    config: TestConfig
-    out: Path
-    method: Method
-    spec: DataSpec
-    windows: tuple[Window, ...]
-    device: torch.device
-    settings: dict[str, Any]
-    about: dict[str, Any] = field(default_factory=dict)
-    neighbours: int = 0
-    resampled: Sequence[int] = ()
-    given: tuple[Label, ...] | None = None
 
 
 @dataclass
@@ -155,94 +138,112 @@ def _bids(path: Path, name: str) -> str | None:
     return place and f"{place[0]}/{place[1]}_desc-{described[1] if described else ''}synth"
 
 
-def synthesize_maps(job: MapJob, labels: Path, part: tuple[int, int] = (0, 1)) -> MapReport:
-    """Write volumes of all maps of part i of n that are not there yet, each with the map's own shape and affine.
+class MapSynthesis:
+    """All that the maps share: a trained run, the options, and the folder of the volumes with its records."""
 
-    ValueError, with nothing written, where the folder holds volumes of other weights or options, or anything else.
-    """
-    maps, bids = find_maps(labels)
-    if job.spec.axis is None:
-        raise ValueError(
-            f"--labels {labels}: the run was trained on PNG slices whose direction and pixel size nobody knows, so volumes "
-            "cannot be sliced as they were; train on data of prepare_data.py, or give --dataroot with labels as PNG"
-        )
-    _refuse_inputs(job, labels, maps, bids)
-    ledger = MapLedger.claim(job.out, job.settings, file=SYNTHESIS, about=job.about, overwrite=job.config.overwrite)
-    if bids:
-        describe_bids(job.out, "Synthetic images", (f"{ledger.records}/", SYNTHESIS))
-    report = MapReport()
-    for item in tracked(maps[part[0] :: part[1]], "label maps"):
-        with report.piece(item.path):
-            _make_or_keep(job, ledger, item, bids, report)
-    return report
+    def __init__(self, config: TestConfig, run: TrainedRun) -> None:
+        """ValueError where the run makes no images of label maps, or does not say how."""
+        workflow = workflow_of(run.config)
+        if not isinstance(workflow, SynthesisWorkflow) or not workflow.paints_labels:
+            raise ValueError(f"--labels: the run {config.name!r} {workflow.instead_of_labels.format(name=config.name)}")
+        assert config.labels is not None
+        assert config.out is not None
+        self.config, self.run, self.out, self.spec = config, run, config.out, run.spec
+        self.windows, self.neighbours = run.windows(), workflow.neighbours
+        self.given = read_label_map(config.label_map) if config.label_map is not None else None
+        self.maps, self.bids = find_maps(config.labels)
+        self.method, self.device, self.draws, self.drawn = drawing(config, run)
+        self.report = MapReport()
 
+    def write(self) -> MapReport:
+        """Volumes of all maps of the shard that are not there yet, each with the map's own shape and affine.
 
-def _paths(job: MapJob, item: MapFile, bids: bool) -> list[str]:
-    """Files of a map's volumes below the output folder, one per channel."""
-    names = [channel.name for channel in job.spec.channels]
-    plain = [re.sub("[^A-Za-z0-9]", "", name) for name in names]  # as BIDS wants its suffixes
-    names = plain if bids and all(plain) and len(set(plain)) == len(names) else names
-    return [f"{item.place}_{name}.nii.gz" for name in names]
+        ValueError, with nothing written, where the folder holds volumes of other weights or options, or anything else.
+        """
+        o = self.config
+        if self.spec.axis is None:
+            raise ValueError(
+                f"--labels {o.labels}: the run was trained on PNG slices whose direction and pixel size nobody knows, so "
+                "volumes cannot be sliced as they were; train on data of prepare_data.py, or give --dataroot with labels "
+                "as PNG"
+            )
+        self._refuse_inputs()
+        windows = [[window.low, window.high] for window in self.windows]
+        settings = {"weights_sha256": self.run.sha256, **self.drawn, "windows": windows}
+        about = {**self.run.about(), "channels": [asdict(channel) for channel in self.spec.channels]}
+        self.ledger = MapLedger.claim(self.out, settings, file=SYNTHESIS, about=about, overwrite=o.overwrite)
+        if self.bids:
+            describe_bids(self.out, "Synthetic images", (f"{self.ledger.records}/", SYNTHESIS))
+        first, step = parse_shard(o.shard)
+        for item in tracked(self.maps[first::step], "label maps"):
+            with self.report.piece(item.path):
+                self._make_or_keep(item)
+        return self.report
 
+    def _paths(self, item: MapFile) -> list[str]:
+        """Files of a map's volumes below the output folder, one per channel."""
+        names = [channel.name for channel in self.spec.channels]
+        plain = [re.sub("[^A-Za-z0-9]", "", name) for name in names]  # as BIDS wants its suffixes
+        names = plain if self.bids and all(plain) and len(set(plain)) == len(names) else names
+        return [f"{item.place}_{name}.nii.gz" for name in names]
 
-def _refuse_inputs(job: MapJob, labels: Path, maps: Sequence[MapFile], bids: bool) -> None:
-    """ValueError where images would come to lie among label maps, of which the next call would read them as such."""
-    out = job.out.resolve()
-    if labels.is_dir() and out.is_relative_to(labels.resolve()):
-        raise ValueError(f"--out {job.out}: lies in --labels {labels}, where images would be taken for label maps")
-    outputs = {out / path for item in maps for path in _paths(job, item, bids)}
-    if taken := [item.path for item in maps if item.path.resolve() in outputs]:
-        raise ValueError(f"--out {job.out}: the volumes would replace the label map {taken[0]}; choose another folder")
+    def _refuse_inputs(self) -> None:
+        """ValueError where images would come to lie among label maps, of which the next call would read them as such."""
+        out, labels = self.out.resolve(), self.config.labels
+        if labels is not None and labels.is_dir() and out.is_relative_to(labels.resolve()):
+            raise ValueError(f"--out {self.out}: lies in --labels {labels}, where images would be taken for label maps")
+        outputs = {out / path for item in self.maps for path in self._paths(item)}
+        if taken := [item.path for item in self.maps if item.path.resolve() in outputs]:
+            raise ValueError(
+                f"--out {self.out}: the volumes would replace the label map {taken[0]}; choose another folder"
+            )
 
+    def _make_or_keep(self, item: MapFile) -> None:
+        if not item.path.is_file():
+            raise ValueError(f"{item.path}: no such file")
+        made_from = {"file": item.file, "case": item.case, "sha256": file_sha256(item.path)}
+        images = self._paths(item)
+        if (record := self.ledger.done(item.place, made_from, images)) is not None:
+            voxels = {int(i): n for i, n in record["voxels"].items()}
+            if {str(i): name for i, name in self._read(item, voxels)[1].items()} == record["classes"]:
+                self.report.kept += 1
+                return
+            if not self.ledger.renew:
+                raise ValueError(f"{item.path}: its ids were other classes in {self.out}; give --overwrite")
+        self.ledger.start(item.place)
+        self.ledger.record(item.place, made_from, **self._make(item, images))
+        self.report.made += 1
 
-def _make_or_keep(job: MapJob, ledger: MapLedger, item: MapFile, bids: bool, report: MapReport) -> None:
-    if not item.path.is_file():
-        raise ValueError(f"{item.path}: no such file")
-    made_from = {"file": item.file, "case": item.case, "sha256": file_sha256(item.path)}
-    images = _paths(job, item, bids)
-    if (record := ledger.done(item.place, made_from, images)) is not None:
-        voxels = {int(i): n for i, n in record["voxels"].items()}
-        if {str(i): name for i, name in _read(job, item, voxels)[1].items()} == record["classes"]:
-            report.kept += 1
-            return
-        if not ledger.renew:
-            raise ValueError(f"{item.path}: its ids were other classes in {job.out}; give --overwrite")
-    ledger.start(item.place)
-    ledger.record(item.place, made_from, **_make(job, item, images, report))
-    report.made += 1
+    def _read(self, item: MapFile, voxels: Mapping[int, int]) -> tuple[Reading, dict[int, str]]:
+        """How the map with these ids is read, and the class of each of them."""
+        lenient = self.config.unknown_labels == "background"
+        reading = read_ids(item.path, voxels, self.spec, self.given, self.config.label_ids, lenient)
+        names = {i: label.name for label in reading.table.labels for i in label.source}
+        return reading, {i: names.get(i, self.spec.labels[0].name) for i in voxels}
 
-
-def _read(job: MapJob, item: MapFile, voxels: Mapping[int, int]) -> tuple[Reading, dict[int, str]]:
-    """How the map with these ids is read, and the class of each of them."""
-    lenient = job.config.unknown_labels == "background"
-    reading = read_ids(item.path, voxels, job.spec, job.given, job.config.label_ids, lenient)
-    names = {i: label.name for label in reading.table.labels for i in label.source}
-    return reading, {i: names.get(i, job.spec.labels[0].name) for i in voxels}
-
-
-def _make(job: MapJob, item: MapFile, images: Sequence[str], report: MapReport) -> dict[str, Any]:
-    """Write the volumes of one map; returns what there is to say about it."""
-    o, label_map = job.config, read_label_map_file(item.path)
-    voxels = count_labels(label_map.values.numpy())
-    reading, classes = _read(job, item, voxels)
-    sliced = slice_map(label_map, reading.table, job.spec, item.case, job.windows)
-    stack, start = _Stack(), time.perf_counter()
-    batches, total = sliced.batches(o.batch_size, job.neighbours), len(sliced.case.slices)
-    synthesize_split(job.method, batches, stack, job.device, o.seed, o.noise, job.resampled, o.draw, total)
-    seconds = round(time.perf_counter() - start, 3)
-    write_volumes(sliced.case, job.spec, stack.levels, [job.out / path for path in images])
-    there = set(np.unique(sliced.ids).tolist())
-    absent = tuple(label.name for label in job.spec.labels[1:] if label.id not in there)
-    notes = sliced.notes + reading.notes
-    report.notes.update([f"labels read {reading.how}", *(f"{item.file}: {note}" for note in notes)])
-    report.lacking.update(absent)
-    return {
-        "images": images,
-        "voxels": voxels,
-        "classes": classes,
-        "read": reading.how,
-        "absent": absent,
-        "notes": notes,
-        "slices": total,
-        "seconds": seconds,
-    }
+    def _make(self, item: MapFile, images: Sequence[str]) -> dict[str, Any]:
+        """Write the volumes of one map; returns what there is to say about it."""
+        label_map = read_label_map_file(item.path)
+        voxels = count_labels(label_map.values.numpy())
+        reading, classes = self._read(item, voxels)
+        sliced = slice_map(label_map, reading.table, self.spec, item.case, self.windows)
+        stack, start = _Stack(), time.perf_counter()
+        batches, total = sliced.batches(self.config.batch_size, self.neighbours), len(sliced.case.slices)
+        synthesize_split(self.method, batches, stack, self.device, self.draws, total)
+        seconds = round(time.perf_counter() - start, 3)
+        write_volumes(sliced.case, self.spec, stack.levels, [self.out / path for path in images])
+        there = set(np.unique(sliced.ids).tolist())
+        absent = tuple(label.name for label in self.spec.labels[1:] if label.id not in there)
+        notes = sliced.notes + reading.notes
+        self.report.notes.update([f"labels read {reading.how}", *(f"{item.file}: {note}" for note in notes)])
+        self.report.lacking.update(absent)
+        return {
+            "images": images,
+            "voxels": voxels,
+            "classes": classes,
+            "read": reading.how,
+            "absent": absent,
+            "notes": notes,
+            "slices": total,
+            "seconds": seconds,
+        }

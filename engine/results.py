@@ -112,26 +112,42 @@ class SliceWriter(Protocol):
         ...
 
 
+@dataclass(frozen=True)
+class Draws:
+    """What styles are drawn from. noise: ``case`` draws once per case, ``slice`` anew for each slice.
+
+    again: label id -> which other draw its style is from, while all other labels keep theirs.
+    """
+
+    seed: int
+    noise: str = "case"
+    again: Mapping[int, int] = field(default_factory=dict)
+
+    def of(self, case: str, index: int) -> SampleRandom:
+        """The streams of one slice."""
+        random = SampleRandom.of(self.seed, case, index)
+        random = random if self.noise == "case" else SampleRandom(random.slice, random.slice)
+        place = "case" if self.noise == "case" else index
+        again = self.again.items()
+        labels = {label: seeded_generator(self.seed, case, place, draw, "label", label) for label, draw in again}
+        return replace(random, labels=labels)
+
+
 def synthesize_split(
     method: Method,
     batches: Iterable[Batch],
     writer: SliceWriter,
     device: torch.device,
-    seed: int,
-    noise: str = "case",
-    resampled: Sequence[int] = (),
-    draw: int = 1,
+    draws: Draws,
     total: int | None = None,
 ) -> float:
     """Synthesise all batches into the writer; returns seconds per slice of pure synthesis.
 
-    noise: ``case`` draws style once per case, ``slice`` anew for each slice. resampled: ids of labels whose style is
-    taken from another `draw`, while all others keep theirs. total: slices of all batches, for the progress shown.
+    total: slices of all batches, for the progress shown.
     """
-    seconds, count, draws = 0.0, 0, dict.fromkeys(resampled, draw)
+    seconds, count = 0.0, 0
     for batch in tracked(batches, "synthesise", total, count=len):
-        keys = zip(batch.cases, batch.indices, strict=True)
-        randoms = [slice_random(seed, case, index, noise, draws) for case, index in keys]
+        randoms = [draws.of(case, index) for case, index in zip(batch.cases, batch.indices, strict=True)]
         start = time.perf_counter()
         images = method.synthesize(batch.to(device), randoms).cpu().numpy()
         seconds += time.perf_counter() - start
@@ -139,12 +155,3 @@ def synthesize_split(
         for case, index, image in zip(batch.cases, batch.indices, images, strict=True):
             writer.add(case, index, image)
     return seconds / max(count, 1)
-
-
-def slice_random(seed: int, case: str, index: int, noise: str, draws: Mapping[int, int]) -> SampleRandom:
-    """The streams of one slice; noise as in `synthesize_split`, draws: label id -> which other draw its style is from."""
-    random = SampleRandom.of(seed, case, index)
-    random = random if noise == "case" else SampleRandom(random.slice, random.slice)
-    place = "case" if noise == "case" else index
-    labels = {label: seeded_generator(seed, case, place, draw, "label", label) for label, draw in draws.items()}
-    return replace(random, labels=labels)

@@ -16,7 +16,7 @@ from dataloaders.io.runlog import JSONL
 from dataloaders.io.spec import DataSpec, plain_name
 from dataloaders.unpaired import as_label_source
 from engine.methods.synthesis import SynthesisWorkflow
-from engine.results import ResultsWriter, synthesize_split
+from engine.results import Draws, ResultsWriter, synthesize_split
 from engine.trained import TrainedRun
 from evaluation import check_metrics, evaluate_results, format_table
 from evaluation.floors import REPEATS
@@ -39,21 +39,17 @@ class SplitSynthesis:
         if self.scored and config.metrics != "none":
             check_metrics(config.metrics, config.weights)  # before any work
         check_same_spec(run.spec, data.spec, config)
-        self.resampled = label_ids(config.resample, run.spec)
-        self.method, self.device = drawing_method(config, run)
-        self.folder = config.ckpt_iter
-        self.made_from = {key: getattr(config, key) for key in ("seed", "noise", "volumes", "resample")}
-        self.made_from["draw"] = config.draw if config.resample else 0
+        self.method, self.device, self.draws, drawn = drawing(config, run)
+        self.folder, self.made_from = config.ckpt_iter, {**drawn, "volumes": config.volumes}
 
     def write(self, out: Path, provenance: dict[str, Any]) -> None:
         """Slices, volumes, manifest and the training's log, so that the results folder can be reported on alone."""
         c = self.config
         classes = run_classes(self.run.spec, self.data.spec)
         loader = self.workflow.test_loader(self.root, self.data, c, classes)
-        draws = (c.seed, c.noise, self.resampled, c.draw)
         with whole_folder(out) as staging:
             writer = ResultsWriter(staging, self.root, self.data, c.volumes)
-            seconds = synthesize_split(self.method, loader.once(), writer, self.device, *draws, total=len(loader))
+            seconds = synthesize_split(self.method, loader.once(), writer, self.device, self.draws, len(loader))
             log = self.run.folder / JSONL
             if log.is_file():
                 write_text(staging / "training_log.jsonl", log.read_text(encoding="utf-8"))
@@ -73,14 +69,19 @@ class SplitSynthesis:
             print(format_regions(lesions))
 
 
-def drawing_method(config: TestConfig, run: TrainedRun) -> tuple[Method, torch.device]:
-    """The trained method and its device. ValueError where --resample has nothing to draw."""
+def drawing(config: TestConfig, run: TrainedRun) -> tuple[Method, torch.device, Draws, dict[str, Any]]:
+    """The trained method, its device, what its styles are drawn from, and what records say of that.
+
+    ValueError where --resample has nothing to draw.
+    """
+    draws = Draws(config.seed, config.noise, dict.fromkeys(label_ids(config.resample, run.spec), config.draw))
     method, device = run.method(config.gpu_ids)
     if config.resample and not method.resamples:
         raise ValueError(
             f"--resample {config.resample}: the run {config.name!r} was trained without noise to draw anew"
         )
-    return method, device
+    said = {key: getattr(config, key) for key in ("seed", "noise", "resample")}
+    return method, device, draws, {**said, "draw": config.draw if config.resample else 0}
 
 
 def label_ids(names: str, spec: DataSpec) -> list[int]:

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from scipy.stats import mannwhitneyu
 from torch.nn import functional
 
+from dataloaders.io.files import markdown_table
 from evaluation.statistics import DRAWS, MIN_PATIENTS, PairedDifference, bootstrap_interval, paired_difference
 
 FOLDER, FILE = "privacy", "privacy.json"  # in a run folder
@@ -300,12 +301,10 @@ def cells(row: Mapping[str, Any]) -> list[str]:
 
 def as_lines(result: Mapping[str, Any]) -> list[str]:
     """Verdict, table and limits of what is written as JSON, in Markdown."""
-    rows = [HEAD, ["---"] * len(HEAD), *map(cells, result["measures"])]
-    table = [f"| {' | '.join(row)} |" for row in rows]
     return [
         result["verdict"],
         "",
-        *table,
+        markdown_table(HEAD, map(cells, result["measures"])),
         "",
         "What this does not say:",
         "",

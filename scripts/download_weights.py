@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import socket
 import sys
 import urllib.error
-import urllib.request
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -13,11 +13,8 @@ import tyro
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from dataloaders.io.console import Progress
 from dataloaders.io.files import atomic_path
-from dataloaders.io.weights import KNOWN, MissingWeights, WeightFile, download_folder, resolve, sha256
-
-_CHUNK = 1 << 20
+from dataloaders.io.weights import KNOWN, MissingWeights, WeightFile, download_folder, resolve
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,26 +47,23 @@ def existing(folder: Path | None) -> Path | None:
 
 
 def fetch(file: WeightFile, folder: Path) -> None:
-    """Download to a temporary name, verify the hash, rename. OSError or ValueError with one line on failure."""
+    """Download, verify the hash, put it in its place. OSError or ValueError with one line on failure."""
     print(
         f"{file.filename}: {file.size_mb} MB, SHA-256 {file.sha256}, {file.licence}, for {file.used_for}\n"
         f"  from {file.url}\n  to   {folder / file.filename}"
     )
+    import torch.hub  # seconds to import
+
+    socket.setdefaulttimeout(30)
     with atomic_path(folder / file.filename) as temporary:
         try:
-            with urllib.request.urlopen(file.url, timeout=30) as response, open(temporary, "wb") as out:
-                size = int(response.headers.get("Content-Length") or 0) or None
-                with Progress(file.filename, size, "B") as progress:
-                    while chunk := response.read(_CHUNK):
-                        out.write(chunk)
-                        progress.update(len(chunk))
+            torch.hub.download_url_to_file(file.url, str(temporary), file.sha256)
         except urllib.error.URLError as error:
             raise OSError(
                 f"{file.url} cannot be reached ({error.reason}); fetch it elsewhere and copy it there"
             ) from None
-        digest = sha256(temporary)
-        if digest != file.sha256:
-            raise ValueError(f"{file.url}: SHA-256 is {digest}, expected {file.sha256}; not kept")
+        except RuntimeError as error:  # another hash
+            raise ValueError(f"{file.url}: {error}; not kept") from None
 
 
 def main() -> int:

@@ -12,7 +12,7 @@ import re
 import sys
 import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -25,7 +25,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from dataloaders.io.console import tracked
 from dataloaders.io.files import atomic_path, file_sha256, listed, with_path, write_json
-from dataloaders.io.find import anatomical, files_below, find_files, without_twins
+from dataloaders.io.find import anatomical, files_below, find_files, label_map_of, without_twins
 from dataloaders.io.geometry import off_grid, to_ras
 from dataloaders.io.nifti import SUFFIXES, read_volume, stem
 from dataloaders.io.schema import AtLeast0, LowHigh, Must, check
@@ -213,12 +213,8 @@ def find_subjects(o: PriorOptions) -> tuple[list[CaseSource], tuple[str, ...], l
         _faultless(o, name, str(folder / f"*_{number}.nii*"), regex)
         for name, number in zip(channels, numbers, strict=True)
     ]
-    cases = []
-    for together in zip(*by_channel, strict=True):  # every label map has every channel, so the lists agree
-        cases.append(
-            CaseSource(together[0].id, together[0].id, tuple(c.images[0] for c in together), together[0].label)
-        )
-    return cases, channels, []
+    together = zip(*by_channel, strict=True)  # every label map has every channel, so the lists agree
+    return [replace(of[0], patient=of[0].id, images=tuple(c.images[0] for c in of)) for of in together], channels, []
 
 
 def _bids_pairs(images: Sequence[Path], labels: Sequence[Path]) -> tuple[list[CaseSource], list[str]] | None:
@@ -231,28 +227,24 @@ def _bids_pairs(images: Sequence[Path], labels: Sequence[Path]) -> tuple[list[Ca
     if not maps or not {*labels} - {*maps} <= {*images}:
         return None
     pictures = {stem(path): path for path in images if not re.search(r"_(dseg|mask|probseg)$", stem(path))}
-    names = {stem(path).removesuffix("_dseg"): path for path in maps}
+    names = {stem(path): path for path in maps}
     partners: dict[str, list[str]] = {name: [] for name in names}
     skipped = []
     for image, path in pictures.items():
-        owner = next((name for name in (image, image.rpartition("_")[0]) if name in names), None)
-        if owner is None:
-            skipped.append(f"{path}: no label map {image}_dseg or {image.rpartition('_')[0]}_dseg, left out")
-        else:
+        if (owner := label_map_of(image, names)) is not None:
             partners[owner].append(image)
-    cases, faults = [], []
-    for name, same in partners.items():
-        if len(same) > 1:
-            faults.append(
-                f"{names[name]}: {len(same)} images belong to it, {', '.join(same)}; give --images 'DIR/*_T2w.nii*'"
-            )
-        elif same:
-            cases.append(CaseSource(same[0], same[0].partition("_")[0], (pictures[same[0]],), names[name]))
         else:
-            skipped.append(f"{names[name]}: no image for this label map, left out")
-    if faults or not cases:
+            skipped.append(f"{path}: no label map {image}_dseg or {image.rpartition('_')[0]}_dseg, left out")
+    faults = [
+        f"{names[name]}: {len(same)} images belong to it, {', '.join(same)}; give --images 'DIR/*_T2w.nii*'"
+        for name, same in partners.items()
+        if len(same) > 1
+    ]
+    skipped += [f"{names[name]}: no image for this label map, left out" for name, same in partners.items() if not same]
+    pairs = [(same[0], names[name]) for name, same in partners.items() if len(same) == 1]
+    if faults or not pairs:
         raise SourceFaults(faults or skipped)
-    return cases, skipped
+    return [CaseSource(i, i.partition("_")[0], (pictures[i],), label) for i, label in pairs], skipped
 
 
 def _files(where: str, flag: str) -> list[Path]:

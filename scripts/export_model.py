@@ -7,10 +7,8 @@ from __future__ import annotations
 
 import hashlib
 import sys
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import tyro
 
@@ -18,7 +16,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import config as options
 from config import Config
-from dataloaders.io.files import read_json, write_text
+from dataloaders.io.files import markdown_table, read_json, write_text
 from dataloaders.io.locks import lock_place
 from dataloaders.io.runlog import JSONL, read_log
 from dataloaders.io.schema import NAME
@@ -101,9 +99,9 @@ def model_card(o: ExportOptions, run: TrainedRun, weights: Weights, trained: Con
     return render(
         "model_card.txt",
         name=trained.name,
-        facts=_table(("", ""), _facts(o, weights, trained, path).items()),
+        facts=markdown_table(("", ""), _facts(o, weights, trained, path).items()),
         usage=workflow.usage.format(name=trained.name),
-        labels=_table(("id", "name", "ids in the source"), found),
+        labels=markdown_table(("id", "name", "ids in the source"), found),
         scores=_scores(run.folder, weights.images),
         memory=_memory(run.folder, run.sha256),
         changed=changed,
@@ -126,11 +124,6 @@ def _facts(o: ExportOptions, weights: Weights, trained: Config, path: Path) -> d
     }
 
 
-def _table(head: Sequence[str], rows: Any) -> str:
-    lines = [f"| {' | '.join(head)} |", "|" + "---|" * len(head)]
-    return "\n".join(lines + [f"| {' | '.join(str(cell).replace('|', '/') for cell in row)} |" for row in rows])
-
-
 def _scores(run: Path, images: int) -> str | None:
     """The evaluation of exactly these weights, where the run's log has one."""
     records = read_log(run / JSONL) if (run / JSONL).is_file() else []
@@ -138,7 +131,7 @@ def _scores(run: Path, images: int) -> str | None:
     if not found:
         return None
     scores = {name: f"{value:.4g}" for name, value in found[-1]["metrics"].items() if value is not None}
-    return _table(("metric", "value"), scores.items())
+    return markdown_table(("metric", "value"), scores.items())
 
 
 def _memory(run: Path, sha256: str) -> str | None:

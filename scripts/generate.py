@@ -223,25 +223,20 @@ class SamplePlan:
     def generator(self, cache_gb: float = 1.0) -> ImageGenerator:
         """The source of the samples."""
         o = self.options
-        return ImageGenerator(
-            [item.path for item in self.maps],
-            scheme=self.scheme,
-            seeds=o.seeds,
-            subclasses=o.subclasses or (1, None),
-            lesions=o.lesions,
-            subjects_prob=self.weights or None,
-            options=o.gmm,
-            priors=self.priors,
-            n_channels=o.channels,
-            seed=o.seed,
-            cache_gb=cache_gb,
-        )
+        found: dict[str, Any] = {"scheme": self.scheme, "priors": self.priors, "subjects_prob": self.weights or None}
+        return _generator(o, self.maps, **found, cache_gb=cache_gb)
 
     def case(self, item: InputMap, number: int) -> str:
         """Name of a sample."""
         if self.bids and (place := bids_place(item.path, item.name)):
             return f"{place[1]}_desc-synth{number:05d}"
         return f"{safe_name(item.name)}_s{number:05d}"
+
+
+def _generator(o: GenerateOptions, maps: Sequence[InputMap], **found: Any) -> ImageGenerator:
+    paths, subclasses = [item.path for item in maps], o.subclasses or (1, None)
+    common: dict[str, Any] = {"seeds": o.seeds, "subclasses": subclasses, "lesions": o.lesions, "options": o.gmm}
+    return ImageGenerator(paths, n_channels=o.channels, seed=o.seed, **common, **found)
 
 
 def safe_name(name: str) -> str:
@@ -323,22 +318,17 @@ def _usable(maps: Sequence[InputMap]) -> list[InputMap]:
 def _first_generator(o: GenerateOptions, good: list[InputMap], scheme: LabelScheme | None) -> ImageGenerator:
     """Of the options as they were typed; it finds the scheme and the priors of the plan."""
     try:
-        return ImageGenerator(
-            [item.path for item in good],
+        return _generator(
+            o,
+            good,
+            scheme=scheme,
             generation_labels=o.generation_labels,
             generation_classes=o.generation_classes,
             output_labels=o.output_labels,
             n_neutral_labels=o.neutral_labels,
-            scheme=scheme,
-            seeds=o.seeds,
-            subclasses=o.subclasses or (1, None),
-            lesions=o.lesions,
             prior_means=o.prior_means_file,
             prior_stds=o.prior_stds_file,
             priors=None if o.gmm.priors == "random" else Path(o.gmm.priors),
-            n_channels=o.channels,
-            options=o.gmm,
-            seed=o.seed,
         )
     except ValueError as error:
         flags = ("generation_labels", "generation_classes", "output_labels", "neutral_labels", "lesions")
@@ -407,16 +397,15 @@ def settings_of(plan: SamplePlan) -> dict[str, Any]:
         "seeds": None if o.seeds is None else _seeds_digest(o.seeds, paths),
         "slice_spec": None if plan.spec is None else plan.spec.to_dict(),
     }
-    if o.subclasses is not None:  # this and the next are listed where they are given: older folders go on
-        settings["subclasses"] = o.subclasses
+    given: dict[str, Any] = {"subclasses": o.subclasses, "subjects_prob": plan.weights}
     if o.anatomies:
-        settings["anatomies"] = {"count": o.anatomies, "maps": {item.file: item.sha256 for item in plan.maps}}
-    if plan.weights:
-        settings["subjects_prob"] = plan.weights
+        given["anatomies"] = {"count": o.anatomies, "maps": {item.file: item.sha256 for item in plan.maps}}
     if o.lesions is not None:
         masks = match_lesions(paths, find_masks(o.lesions, paths))
-        settings["lesions"] = {item.file: file_sha256(masks[item.path]) for item in plan.maps if item.path in masks}
-    return settings
+        given["lesions"] = {item.file: file_sha256(masks[item.path]) for item in plan.maps if item.path in masks}
+    return settings | {
+        name: value for name, value in given.items() if value not in (None, ())
+    }  # folders of versions without them go on
 
 
 def _seeds_digest(seeds: Path, maps: Sequence[Path]) -> str:
@@ -505,30 +494,26 @@ def with_anatomies(plan: SamplePlan, overwrite: bool = False) -> SamplePlan:
     part, parts = parse_shard(o.shard)
     first = part * o.anatomies // parts
     order = [*range(first, o.anatomies), *range(first)]
-    missing = [k for k in order if ledger.done(names[k]) is None]
-    start = (ledger, [item.path for item in plan.maps], plan.scheme, o.anatomies, o.seed)
-    if missing:
-        _start_anatomies(*start)  # also registers what the workers will read
+    missing = [(k, names[k]) for k in order if ledger.done(names[k]) is None]
     count = min(o.num_workers, len(missing))
-    jobs = ((k, names[k]) for k in missing)
-    for _ in tracked(as_ready(_write_anatomy, jobs, count, _start_anatomies, start), "anatomies", len(missing)):
+    start = (ledger, [item.path for item in plan.maps], plan.scheme, o.anatomies, o.seed)
+    if count:
+        _open_anatomies(*start)  # registers what the workers will read
+    made = as_ready(_write_anatomy, missing, count, _open_anatomies, start) if missing else ()
+    for _ in tracked(made, "anatomies", len(missing)):
         pass
     return replace(plan, maps=find_input(LabelMaps([folder / name for name in names]), o.num_workers), bids=False)
 
 
-_anatomies: tuple[Ledger, Anatomies] | None = None  # of a worker process
-
-
-def _start_anatomies(ledger: Ledger, maps: list[Path], scheme: LabelScheme, count: int, seed: int) -> None:
-    global _anatomies
+def _open_anatomies(
+    ledger: Ledger, maps: list[Path], scheme: LabelScheme, count: int, seed: int
+) -> tuple[Ledger, Anatomies]:
     torch.set_num_threads(1)
-    _anatomies = (ledger, Anatomies(maps, scheme, count, seed, ledger.folder / "fields"))
+    return ledger, Anatomies(maps, scheme, count, seed, ledger.folder / "fields")
 
 
-def _write_anatomy(k: int, name: str) -> None:
+def _write_anatomy(ledger: Ledger, maps: Anatomies, k: int, name: str) -> None:
     """Unless another shard has written it meanwhile."""
-    assert _anatomies is not None
-    ledger, maps = _anatomies
     if ledger.done(name) is None:
         write_map(ledger.folder / name, maps.anatomy(k), maps.drawn_scheme())
         ledger.record(name, outputs=[name])
@@ -536,29 +521,17 @@ def _write_anatomy(k: int, name: str) -> None:
 
 # -- samples ------------------------------------------------------------------------------------------------------
 
-_worker: tuple[SamplePlan, SampleLedger, ImageGenerator] | None = None  # of a worker process
-
 
 def _make_all(plan: SamplePlan, ledger: SampleLedger, numbers: list[int]) -> Iterator[str]:
     """One line for each sample, in any order: "" or why it could not be made."""
     count = min(plan.options.num_workers, len(numbers))
-    if count < 1:
-        generator = plan.generator()
-        for number in numbers:
-            yield _make_or_fault(plan, ledger, generator, number)
-        return
-    yield from as_ready(_work, ((number,) for number in numbers), count, _start_worker, (plan, ledger, 1.0 / count))
+    return as_ready(_make_or_fault, ((number,) for number in numbers), count, _open_plan, (plan, ledger, count))
 
 
-def _start_worker(plan: SamplePlan, ledger: SampleLedger, cache_gb: float) -> None:
-    global _worker
-    torch.set_num_threads(1)
-    _worker = (plan, ledger, plan.generator(cache_gb))
-
-
-def _work(number: int) -> str:
-    assert _worker is not None
-    return _make_or_fault(*_worker, number)
+def _open_plan(plan: SamplePlan, ledger: SampleLedger, count: int) -> tuple[SamplePlan, SampleLedger, ImageGenerator]:
+    if count:
+        torch.set_num_threads(1)
+    return plan, ledger, plan.generator(cache_gb=1 / max(count, 1))
 
 
 def _make_or_fault(plan: SamplePlan, ledger: SampleLedger, generator: ImageGenerator, number: int) -> str:

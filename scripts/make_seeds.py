@@ -16,12 +16,13 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from dataloaders.io.console import say, tracked
 from dataloaders.io.files import file_sha256, read_json, write_json
-from dataloaders.io.find import files_in
+from dataloaders.io.find import files_in, label_map_of
 from dataloaders.io.geometry import off_grid, onto_axes
-from dataloaders.io.ledger import Ledger
+from dataloaders.io.ledger import Ledger, WorkReport
 from dataloaders.io.nifti import SUFFIXES, read_volume, stem, whole_numbers, write_volume
 from dataloaders.io.schema import NAME, AtLeast0, Must, Name, check
 from dataloaders.io.workers import as_ready, cores
+from dataloaders.labelmaps.generated_files import describe_bids
 from dataloaders.labelmaps.seeds import (
     FIT_VOXELS,
     INDEX,
@@ -32,13 +33,6 @@ from dataloaders.labelmaps.seeds import (
     subcluster,
 )
 from engine.command import exit_code
-
-DESCRIPTION = {
-    "Name": "Seeds: meta-labels split by intensity",
-    "BIDSVersion": "1.9.0",
-    "DatasetType": "derivative",
-    "GeneratedBy": [{"Name": "medsis", "Description": "scripts/make_seeds.py"}],
-}
 
 Subclasses = Annotated[int, Must(f"1 to {MAX_SUBCLASSES}", lambda count: 1 <= count <= MAX_SUBCLASSES)]
 
@@ -83,13 +77,10 @@ class SeedSource:
 
 
 @dataclass
-class SeedReport:
-    """What became of the cases: keys that were made now, keys that were there before, lines about the others."""
+class SeedReport(WorkReport):
+    """Also a line for each file without a partner."""
 
-    made: list[str] = field(default_factory=list)
-    kept: list[str] = field(default_factory=list)
     skipped: list[str] = field(default_factory=list)
-    failed: list[str] = field(default_factory=list)
 
 
 def find_sources(bids: Path, image_suffix: str, label_suffix: str) -> tuple[list[SeedSource], list[str]]:
@@ -106,10 +97,10 @@ def find_sources(bids: Path, image_suffix: str, label_suffix: str) -> tuple[list
             files[stem(path)] = path
         used = set()
         for name in (name for name in files if name.endswith(f"_{image_suffix}")):
-            candidates = (f"{name}_{label_suffix}", f"{name.removesuffix(image_suffix)}{label_suffix}")
-            label = next((c for c in candidates if c in files), None)
+            label = label_map_of(name, files, label_suffix)
             if label is None:
-                skipped.append(f"{files[name].relative_to(bids)}: no label map {' or '.join(candidates)}")
+                expected = f"{name}_{label_suffix} or {name.removesuffix(image_suffix)}{label_suffix}"
+                skipped.append(f"{files[name].relative_to(bids)}: no label map {expected}")
                 continue
             used.add(label)
             sources.append(SeedSource((folder.relative_to(bids) / name).as_posix(), files[name], files[label]))
@@ -177,30 +168,31 @@ def make_seeds(o: SeedOptions) -> SeedReport:
         alone=True,
     ) as ledger:
         if o.overwrite:
-            _write_if_new(o.out_path / INDEX, {"settings": ledger.settings, "cases": []})
+            _write_index(ledger, [])
         count = min(o.num_workers or cores(), len(sources))
-        jobs = [(o, scheme, replace(ledger, lock=None), source) for source in sources]
-        done = {}
-        for key, state, line in tracked(as_ready(work, jobs, count if count > 1 else 0), "seeds", len(sources)):
-            done[key] = state, line
-            if state == "failed":
-                say(f"failed: {line}")
-        for source in sources:  # in the tree's order, whichever worker was first
-            state, line = done[source.key]
-            getattr(report, state).append(source.key if state != "failed" else line)
-        cases = [source.key for source in sources if done[source.key][0] != "failed"]
-        _write_if_new(o.out_path / INDEX, {"settings": ledger.settings, "cases": cases})
-        _write_if_new(o.out_path / "dataset_description.json", DESCRIPTION)
+        jobs = ((source,) for source in sources)
+        common = (o, scheme, replace(ledger, lock=None))
+        done = as_ready(work, jobs, count if count > 1 else 0, arguments=common)
+        failed = set()
+        for key, made, fault in tracked(done, "seeds", len(sources)):
+            report.made, report.kept = report.made + made, report.kept + (not made and not fault)
+            if fault:
+                failed.add(key)
+                report.faults.append(f"{key}: {fault}")
+                say(f"failed: {report.faults[-1]}")
+        _write_index(ledger, [source.key for source in sources if source.key not in failed])
+        describe_bids(o.out_path, "Seeds: meta-labels split by intensity", ("subclasses_*/", "sub-*/", INDEX))
     return report
 
 
-def _write_if_new(path: Path, data: dict[str, Any]) -> None:
-    if not path.is_file() or read_json(path) != data:
-        write_json(path, data)
+def _write_index(ledger: SeedLedger, cases: list[str]) -> None:
+    path, index = ledger.folder / INDEX, {"settings": ledger.settings, "cases": cases}
+    if not path.is_file() or read_json(path) != index:
+        write_json(path, index)
 
 
-def work(o: SeedOptions, scheme: SeedScheme, ledger: SeedLedger, source: SeedSource) -> tuple[str, str, str]:
-    """One case from files to files: (key, made | kept | failed, line). Its errors do not stop the others."""
+def work(o: SeedOptions, scheme: SeedScheme, ledger: SeedLedger, source: SeedSource) -> tuple[str, bool, str]:
+    """One case from files to files: its key, whether it was made now, why it could not be. The others go on."""
     key = source.key
     try:
         for part in key.split("/"):
@@ -208,14 +200,14 @@ def work(o: SeedOptions, scheme: SeedScheme, ledger: SeedLedger, source: SeedSou
         hashes = {"image": file_sha256(source.image), "label": file_sha256(source.label)}
         record = None if o.overwrite else ledger.done(key, hashes)
         if record is not None and ledger.intact(key, record):
-            return key, "kept", ""
+            return key, False, ""
         ledger.forget(key)
         metas, notes = write_parts(o, scheme, source)
         files = {kind: getattr(source, kind).relative_to(o.bids_path).as_posix() for kind in hashes}
         ledger.record(key, hashes, sources=files, notes=notes, metas=metas)
     except (ValueError, OSError, MemoryError) as error:
-        return key, "failed", f"{key}: {str(error) or type(error).__name__}"
-    return key, "made", ""
+        return key, False, str(error) or type(error).__name__
+    return key, True, ""
 
 
 def write_parts(o: SeedOptions, scheme: SeedScheme, source: SeedSource) -> tuple[list[dict[str, Any]], list[str]]:
@@ -247,9 +239,9 @@ def main() -> int:
     report = make_seeds(options)
     for line in report.skipped:
         print(f"skipped: {line}")
-    counts = f"{len(report.made)} made, {len(report.kept)} kept, {len(report.skipped)} skipped"
-    print(f"{options.out_path}: {counts}, {len(report.failed)} failed")
-    return 1 if report.failed else 0
+    counts = f"{report.made} made, {report.kept} kept, {len(report.skipped)} skipped, {len(report.faults)} failed"
+    print(f"{options.out_path}: {counts}")
+    return 1 if report.faults else 0
 
 
 if __name__ == "__main__":

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -28,7 +28,7 @@ from dataloaders.slices import fingerprint
 from engine.command import exit_code
 from engine.methods.base import workflow_of
 from engine.methods.synthesis import SynthesisWorkflow
-from engine.results import synthesize_split
+from engine.results import Draws, synthesize_split
 from engine.split_synthesis import SplitSynthesis, run_classes
 from engine.trained import TrainedRun
 from evaluation import privacy
@@ -71,48 +71,62 @@ class PrivacyOptions:
 
 
 @dataclass
-class MadeSlices:
-    """Slices as they come by: label (H, W); real, painted and generated images (C, H, W) in [0, 1]; whose they are.
+class MadeSlice:
+    """Label (H, W); real, painted and generated image (C, H, W) in [0, 1]; whose it is, and whether of a training person.
 
-    realness: of the real image, by the discriminator, less that of the painted one.
+    realness: of the real image, by the discriminator, less that of the painted one; None without discriminator.
     """
+
+    label: NDArray
+    real: NDArray
+    painted: NDArray
+    person: str
+    index: int
+    training: bool
+    realness: float | None = None
+    fake: NDArray | None = None
+
+    @property
+    def sides(self) -> tuple[NDArray, NDArray, NDArray]:
+        """Generated, real and painted image."""
+        assert self.fake is not None
+        return self.fake, self.real, self.painted
+
+    @property
+    def name(self) -> str:
+        """Person and slice."""
+        return f"{self.person} z{self.index}"
+
+
+@dataclass
+class MadeSlices:
+    """Slices as they come by `synthesize_split`."""
 
     method: Method
     device: torch.device
-    label: list[NDArray] = field(default_factory=list)
-    real: list[NDArray] = field(default_factory=list)
-    painted: list[NDArray] = field(default_factory=list)
-    fake: list[NDArray] = field(default_factory=list)
-    person: list[str] = field(default_factory=list)
-    index: list[int] = field(default_factory=list)
-    training: list[bool] = field(default_factory=list)
-    realness: list[float] = field(default_factory=list)
+    slices: list[MadeSlice] = field(default_factory=list)
+    filled: int = 0  # slices with a generated image
 
     def watch(self, batches: Iterable[Batch], training: bool, judged: bool) -> Iterator[Batch]:
-        """The batches, on their way to `synthesize_split`. judged: whether a discriminator's weights are there."""
+        """The batches, on their way. judged: whether a discriminator's weights are there."""
         for batch in batches:
-            first = len(self.real)
-            self.label += [*batch.label.numpy()]
-            self.real += [*((batch.real.numpy() + 1) / 2)]
-            sides = zip(self.real[first:], self.label[first:], strict=True)
-            self.painted += [privacy.painted(image, label) for image, label in sides]
-            self.person += batch.patients
-            self.index += batch.indices
-            self.training += [training] * len(batch)
-            if judged:
-                self._judge(batch, torch.from_numpy(np.stack(self.painted[first:])) * 2 - 1)
+            real, label = (batch.real.numpy() + 1) / 2, batch.label.numpy()
+            painted = [privacy.painted(*pair) for pair in zip(real, label, strict=True)]
+            realness = self._realness(batch, torch.from_numpy(np.stack(painted)) * 2 - 1, judged)
+            parts = zip(label, real, painted, batch.patients, batch.indices, strict=True)
+            self.slices += [MadeSlice(*of, training, r) for r, of in zip(realness, parts, strict=True)]
             yield batch
 
-    def _judge(self, batch: Batch, painted: Tensor) -> None:
-        of_real, of_painted = (
-            self.method.realness(replace(batch, image=image).to(self.device)) for image in (batch.real, painted)
-        )
-        if of_real is not None and of_painted is not None:
-            self.realness += (of_real - of_painted).float().cpu().tolist()
+    def _realness(self, batch: Batch, painted: Tensor, judged: bool) -> list[float] | list[None]:
+        images = (batch.real, painted) if judged else ()
+        found = [self.method.realness(replace(batch, image=image).to(self.device)) for image in images]
+        real, fake = found or (None, None)
+        return [None] * len(batch) if real is None or fake is None else (real - fake).float().cpu().tolist()
 
     def add(self, case_id: str, index: int, generated: NDArray) -> None:
         """As `SliceWriter`."""
-        self.fake.append((generated.astype(np.float32) + 1) / 2)
+        self.slices[self.filled].fake = (generated.astype(np.float32) + 1) / 2
+        self.filled += 1
 
 
 def check_people(o: PrivacyOptions, run: TrainedRun) -> Manifest:
@@ -165,26 +179,28 @@ def gather(o: PrivacyOptions, run: TrainedRun, data: Manifest) -> MadeSlices:
         loader = workflow.test_loader(o.dataroot, data, config, run_classes(run.spec, split.data.spec))
         limit = min(o.slices * len(people), len(loader)) or len(loader)
         batches = found.watch(loader.once(limit), phase == TRAIN, judged)
-        synthesize_split(method, batches, found, device, o.seed, total=limit)
+        synthesize_split(method, batches, found, device, Draws(o.seed), limit)
     return found
 
 
 @dataclass
 class Vectors:
-    """Of the slices that can be aligned: their places in `MadeSlices`, and vectors of generated, real, painted images."""
+    """Of the slices that can be aligned: these, and vectors of generated, real and painted images by kind."""
 
-    place: NDArray[np.int64]
-    pixels: tuple[NDArray, ...]
-    features: tuple[NDArray, ...]
+    slices: list[MadeSlice]
+    of: dict[str, tuple[NDArray, ...]]
+
+    def __post_init__(self) -> None:
+        self.person = np.array([one.person for one in self.slices])
+        self.training = np.array([one.training for one in self.slices])
 
 
 def vectors_of(found: MadeSlices, cache: Path | None) -> Vectors:
     """Aligned pixels and EfficientNet-Lite0's features. ValueError where a group has too few people left."""
-    images = (found.fake, found.real, found.painted)
-    rows = [[privacy.aligned(image, label) for image, label in zip(side, found.label, strict=True)] for side in images]
-    place = np.array([i for i, row in enumerate(zip(*rows, strict=True)) if all(x is not None for x in row)], int)
+    aligned = [(one, [privacy.aligned(image, one.label) for image in one.sides]) for one in found.slices]
+    whole = [(one, row) for one, row in aligned if all(vector is not None for vector in row)]
     for training in (True, False):
-        left = {found.person[i] for i in place if found.training[i] == training}
+        left = {one.person for one, _ in whole if one.training == training}
         if len(left) < LEAST_PEOPLE:
             raise ValueError(
                 f"only {len(left)} {'training' if training else 'held-out'} people have slices that are labelled to "
@@ -192,10 +208,11 @@ def vectors_of(found: MadeSlices, cache: Path | None) -> Vectors:
             )
     net = efficientnet_extractor(found.device, resolve(EFFICIENTNET))
     features = []
-    for side in images:
-        channels = [[np.clip(side[i][c], 0, 1) for i in place] for c in range(len(side[0]))]
+    for side in zip(*(one.sides for one, _ in whole), strict=True):
+        channels = [[np.clip(image[c], 0, 1) for image in side] for c in range(len(side[0]))]
         features.append(np.concatenate([cached_features(net, channel, cache) for channel in channels], axis=1))
-    return Vectors(place, tuple(np.stack([row[i] for i in place]) for row in rows), tuple(features))
+    pixels = tuple(np.stack(side) for side in zip(*(row for _, row in whole), strict=True))
+    return Vectors([one for one, _ in whole], {"pixels": pixels, "features": tuple(features)})
 
 
 def pixel_distances(queries: NDArray, scans: NDArray) -> NDArray:
@@ -203,59 +220,50 @@ def pixel_distances(queries: NDArray, scans: NDArray) -> NDArray:
     return np.minimum(privacy.distances(queries, scans), privacy.distances(privacy.mirrored(queries), scans))
 
 
-def measure(found: MadeSlices, vectors: Vectors) -> tuple[dict[str, Any], list[dict[str, Any]], NDArray]:
+def measure(vectors: Vectors, left_out: int) -> tuple[dict[str, Any], list[dict[str, Any]], NDArray]:
     """What privacy.json says, the table of slices, and the pixel distances (S, S) of generated slices to real ones."""
-    person = np.array(found.person)[vectors.place]
-    training = np.array(found.training)[vectors.place]
+    person, training = vectors.person, vectors.training
     people = privacy.People(person, training)
-    tests, controls, near, ratios = [], [], {}, {}
-    apart = {"pixels": pixel_distances(*vectors.pixels[:2]), "features": privacy.distances(*vectors.features[:2])}
-    among = {
-        "pixels": pixel_distances(*2 * [vectors.pixels[1]]),
-        "features": privacy.distances(*2 * [vectors.features[1]]),
-    }
-    own = {"pixels": vectors.pixels, "features": vectors.features}
-    for kind, (fake, real, painted) in own.items():
+    tests, controls, near, ratios, apart = [], [], {}, {}, {}
+    for kind, (fake, real, painted) in vectors.of.items():
         tests.append(privacy.membership(kind, privacy.closeness(fake, real, painted), person, training))
         ease = -np.log(np.linalg.norm(painted - real, axis=1) + privacy.COPY)
         controls.append(privacy.membership(f"how hard scans are ({kind}, no generator)", ease, person, training))
+        distances = pixel_distances if kind == "pixels" else privacy.distances
+        apart[kind] = distances(fake, real)
         ratios[kind] = people.log_ratio(apart[kind], person)
-        floor = people.log_ratio(among[kind], person)
+        floor = people.log_ratio(distances(real, real), person)
         for labels, side in (("held-out", ~training), ("training", training)):
             near[labels, kind] = privacy.nearness(ratios[kind][side], floor[side], person[side])
     judge = None
-    if found.realness:
-        scores = np.array(found.realness)[vectors.place]
+    if all(one.realness is not None for one in vectors.slices):
+        scores = np.array([one.realness for one in vectors.slices], float)
         judge = privacy.membership("the discriminator", scores, person, training)
     said = privacy.verdict(
         tests, controls, judge, {kind: n for (labels, kind), n in near.items() if labels == "held-out"}
     )
     rows = privacy.as_rows([*tests, *([judge] if judge else []), *controls], near)
-    counts = {"slices": len(vectors.place), "left_out": len(found.label) - len(vectors.place)}
+    counts = {"slices": len(vectors.slices), "left_out": left_out}
     result = {"verdict": said, "limits": privacy.LIMITS, "measures": finite_rows(rows), "counts": counts}
-    return result, slice_rows(found, vectors, apart, ratios), apart["pixels"]
+    return result, slice_rows(vectors, apart, ratios), apart["pixels"]
 
 
-def slice_rows(
-    found: MadeSlices, vectors: Vectors, apart: dict[str, NDArray], ratios: dict[str, NDArray]
-) -> list[dict]:
+def slice_rows(vectors: Vectors, apart: dict[str, NDArray], ratios: dict[str, NDArray]) -> list[dict]:
     """One row a generated slice: the nearest training and held-out scan, one's own too, and the ratio without one's own."""
-    place, training = vectors.place, np.array(found.training)[vectors.place]
     rows = []
-    for i, at in enumerate(place):
-        row: dict[str, Any] = {"person": found.person[at], "slice": found.index[at], "training": bool(training[i])}
+    for i, one in enumerate(vectors.slices):
+        row: dict[str, Any] = {"person": one.person, "slice": one.index, "training": one.training}
         for kind, table in apart.items():
-            for who, side in (("training", training), ("held_out", ~training)):
+            for who, side in (("training", vectors.training), ("held_out", ~vectors.training)):
                 nearest = np.flatnonzero(side)[table[i, side].argmin()]
-                there = place[nearest]
-                row[f"{kind}_{who}"] = f"{found.person[there]} z{found.index[there]}"
+                row[f"{kind}_{who}"] = vectors.slices[nearest].name
                 row[f"{kind}_{who}_distance"] = float(table[i, nearest])
             row[f"{kind}_ratio"] = float(np.exp(ratios[kind][i]))
         rows.append(row)
     return rows
 
 
-def closest(apart: NDArray, person: Sequence[str], training: NDArray[np.bool_]) -> list[int]:
+def closest(apart: NDArray, person: NDArray, training: NDArray[np.bool_]) -> list[int]:
     """Places of the generated slices nearest to any training scan, one of each person."""
     chosen: list[int] = []
     for i in apart[:, training].min(axis=1).argsort():
@@ -264,28 +272,25 @@ def closest(apart: NDArray, person: Sequence[str], training: NDArray[np.bool_]) 
     return chosen[:SHOWN]
 
 
-def draw(path: Path, found: MadeSlices, vectors: Vectors, apart: NDArray) -> None:
+def draw(path: Path, vectors: Vectors, apart: NDArray) -> None:
     """The closest pairs: generated, nearest training scan, their difference, nearest held-out scan; first channel."""
     from matplotlib.figure import Figure
 
-    place, training = vectors.place, np.array(found.training)[vectors.place]
-    person = [found.person[i] for i in place]
+    slices, training = vectors.slices, vectors.training
 
-    def shown(images: list[NDArray], i: int) -> NDArray:
-        vector = privacy.aligned(images[place[i]][:1], found.label[place[i]], SHOWN_SIDE)
+    def shown(i: int, side: int) -> NDArray:
+        vector = privacy.aligned(slices[i].sides[side][:1], slices[i].label, SHOWN_SIDE)
         return np.zeros((SHOWN_SIDE, SHOWN_SIDE)) if vector is None else vector.reshape(SHOWN_SIDE, -1) * SHOWN_SIDE
 
-    rows = closest(apart, person, training)
+    rows = closest(apart, vectors.person, training)
     figure = Figure(figsize=(11, 3.05 * len(rows)), facecolor="black")
     for axes, i in zip(figure.subplots(len(rows), 4, squeeze=False), rows, strict=True):
         inside, outside = (np.flatnonzero(side)[apart[i, side].argmin()] for side in (training, ~training))
-        fake, near, far = shown(found.fake, i), shown(found.real, inside), shown(found.real, outside)
+        fake, near, far = shown(i, 0), shown(inside, 1), shown(outside, 1)
         plain, turned = (float(np.square(image - near).mean()) for image in (fake, fake[:, ::-1]))
         fake = fake if plain <= turned else fake[:, ::-1]
-        names = [f"generated, label map of {person[i]} z{found.index[place[i]]}"]
-        names += [
-            f"{kind}: {person[j]} z{found.index[place[j]]}" for kind, j in (("training", inside), ("held out", outside))
-        ]
+        names = [f"generated, label map of {slices[i].name}"]
+        names += [f"training: {slices[inside].name}", f"held out: {slices[outside].name}"]
         names[1] += " (its own)" if inside == i else ""
         difference = (
             f"difference, r = {1 - apart[i, inside] ** 2 / 2:.3f}; held out {1 - apart[i, outside] ** 2 / 2:.3f}"
@@ -312,7 +317,7 @@ def inspect(o: PrivacyOptions) -> tuple[Path, dict[str, Any]]:
     run = TrainedRun.load(o.checkpoints_dir, o.name, o.ckpt_iter)
     found = gather(o, run, check_people(o, run))
     vectors = vectors_of(found, o.cache)
-    measured, slices, apart = measure(found, vectors)
+    measured, slices, apart = measure(vectors, len(found.slices) - len(vectors.slices))
     about = {"schema": SCHEMA, "run": run.about(), "weights_sha256": run.sha256, "data": fingerprint(o.dataroot)}
     settings = {"slices": o.slices, "seed": o.seed, "canaries": o.canaries, "features": EFFICIENTNET}
     result = {**about, "settings": settings, **measured}
@@ -321,7 +326,7 @@ def inspect(o: PrivacyOptions) -> tuple[Path, dict[str, Any]]:
         out.mkdir(parents=True, exist_ok=True)
         write_text(out / "nearest.csv", rows_csv(slices))
         write_text(out / "privacy.csv", rows_csv(result["measures"]))
-        draw(out / "closest.png", found, vectors, apart)
+        draw(out / "closest.png", vectors, apart)
         write_text(out / "privacy.md", as_markdown(o.name, result))
         write_json(out / privacy.FILE, result)
     return out, result

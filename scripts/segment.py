@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import zip_longest
 from pathlib import Path
@@ -189,12 +189,11 @@ class Segmentation:
     def volumes(self, scan: Scan) -> dict[str, Path]:
         """Images that are written of a scan, by the flag that asks for them."""
         o = self.options
-        asides = (("--output", o.output, "dseg"), ("--posteriors", o.posteriors, "probseg"))
-        asides += (("--resample", o.resample, "resampled"),)  # type: ignore[assignment]
+        endings = {"output": "dseg", "posteriors": "probseg", "resample": "resampled"}
         return {
-            flag: where if _is_file(where) else where / f"{scan.name(ending)}.nii.gz"
-            for flag, where, ending in asides
-            if where is not None
+            f"--{flag}": where if _is_file(where) else where / f"{scan.name(ending)}.nii.gz"
+            for flag, ending in endings.items()
+            if (where := getattr(o, flag)) is not None
         }
 
     def picture(self, scan: Scan) -> Path:
@@ -234,10 +233,11 @@ def segment(
     for scan in tracked(scans[start::step], "segment"):
         with report.piece(scan.files[0]):
             _segment_or_keep(work, scan, report)
-    if o.vol is not None:
-        write_text(o.vol, volumes_csv(work, scans))
-    if o.qc is not None:
-        write_text(o.qc, quality_csv(work, scans))
+    records = [(scan.name("dseg"), work.ledger.read(work.key(scan)) or {}) for scan in scans]
+    found = [(name, record) for name, record in records if "made_from" in record]
+    for path, table in ((o.vol, volumes_csv), (o.qc, quality_csv)):
+        if path is not None:
+            write_text(path, table([label.name for label in work.labels], found))
     return report
 
 
@@ -269,11 +269,9 @@ def _refuse_inputs(work: Segmentation, scans: Sequence[Scan]) -> None:
 def _segment_or_keep(work: Segmentation, scan: Scan, report: WorkReport) -> None:
     if scan.fault:
         raise VolumeError(scan.fault)
-    inputs = {}
-    for path in scan.files:
-        if not path.is_file():
-            raise VolumeError(f"{path}: no such file")
-        inputs[path.name] = file_sha256(path)
+    if absent := [path for path in scan.files if not path.is_file()]:
+        raise VolumeError(f"{absent[0]}: no such file")
+    inputs = {path.name: file_sha256(path) for path in scan.files}
     o, ledger, key = work.options, work.ledger, work.key(scan)
     made_from = {"model": work.model, "inputs": inputs, "overlap": work.predictor.o.overlap}
     made_from |= {"ct": True} if o.ct else {}
@@ -350,33 +348,21 @@ def _source(work: Segmentation, scan: Scan, path: Path) -> str:
     return f"bids:{link}:{path.relative_to(scan.root).as_posix()}" if link and scan.root else path.name
 
 
-def volumes_csv(work: Segmentation, scans: Sequence[Scan]) -> str:
-    """One row for each scan that is segmented, of all shards: volumes in mm³ by class."""
-    names = [label.name for label in work.labels if label.id]
-
-    def row(record: Mapping[str, Any]) -> list[str]:
-        volumes = [record.get("Volumes", {}).get(name, 0.0) for name in names]
-        return [*(f"{v:.1f}" for v in volumes), f"{sum(volumes):.1f}"]
-
-    return _csv(work, scans, [*names, "total"], row)
+Records = Sequence[tuple[str, Mapping[str, Any]]]
 
 
-def quality_csv(work: Segmentation, scans: Sequence[Scan]) -> str:
+def volumes_csv(names: Sequence[str], records: Records) -> str:
+    """One row for each scan that is segmented, of all shards: volumes in mm³ by class, background left out."""
+    volumes = [(scan, [record.get("Volumes", {}).get(name, 0.0) for name in names[1:]]) for scan, record in records]
+    rows = ([scan, *(f"{volume:.1f}" for volume in (*own, sum(own)))] for scan, own in volumes)
+    return csv_text(["scan", *names[1:], "total"], rows)
+
+
+def quality_csv(names: Sequence[str], records: Records) -> str:
     """Likewise the mean probability of each class where it was found, empty where it was not, and what is implausible."""
-    names = [label.name for label in work.labels]
-
-    def row(record: Mapping[str, Any]) -> list[str]:
-        sure = record.get("Probability", {})
-        return [*(f"{sure[name]:.4f}" if name in sure else "" for name in names), record.get("Implausible", "")]
-
-    return _csv(work, scans, [*names, "implausible"], row)
-
-
-def _csv(
-    work: Segmentation, scans: Sequence[Scan], head: Sequence[str], row: Callable[[Mapping[str, Any]], list[str]]
-) -> str:
-    found = ((scan.name("dseg"), work.ledger.read(work.key(scan)) or {}) for scan in scans)
-    return csv_text(["scan", *head], ([name, *row(record)] for name, record in found if "made_from" in record))
+    sure = [(scan, record.get("Probability", {}), record.get("Implausible", "")) for scan, record in records]
+    rows = ([scan, *(f"{of[n]:.4f}" if n in of else "" for n in names), strange] for scan, of, strange in sure)
+    return csv_text(["scan", *names, "implausible"], rows)
 
 
 def main() -> int:

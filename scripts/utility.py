@@ -11,8 +11,9 @@ import itertools
 import math
 import shlex
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from operator import itemgetter
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -24,7 +25,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from config import parse_test, parse_train
 from dataloaders.folder import load_manifest
-from dataloaders.io.files import csv_text, read_json, write_json, write_text
+from dataloaders.io.files import csv_text, markdown_table, read_json, write_json, write_text
 from dataloaders.io.ledger import Ledger
 from dataloaders.io.manifest import FILE_NAME, Manifest
 from dataloaders.io.schema import NAME, AtLeast0, AtLeast1, Must, Shard, check
@@ -33,7 +34,7 @@ from dataloaders.slices import fingerprint
 from engine.command import exit_code
 from engine.signals import EXIT_INTERRUPTED, EXIT_TERMINATED, EXIT_TIME_LIMIT
 from evaluation.segmentation_results import SCHEMA as SCORES
-from evaluation.statistics import PairedDifference, bootstrap_interval, paired_difference, student_half_width
+from evaluation.statistics import finite, over_patients, paired_difference, student_half_width
 from evaluation.worth import MIN_TRAININGS, learning_curves, power_law, worth_sentences
 from test import test
 from train import train
@@ -223,14 +224,6 @@ def refuse_leaks(o: UtilityOptions, data: Manifest) -> None:
             raise ValueError(f"{where}validate or test here; make them from the training split (test.py --phase train)")
 
 
-class StudyLedger(Ledger):
-    """study.json says what the study is; its trainings and their scores are folders of train.py and test.py."""
-
-    def settings_in(self, found: dict[str, Any]) -> Any:
-        """Also of studies of version 0.1, which had nothing else in their file."""
-        return found.get("settings", found if "mix" in found else None)
-
-
 def run_study(o: UtilityOptions, options: Sequence[str], run: Command) -> tuple[dict[str, Any], list[str]]:
     """Train and test what is missing of the options' share; returns the table of all that is there, and faults.
 
@@ -251,7 +244,7 @@ def run_study(o: UtilityOptions, options: Sequence[str], run: Command) -> tuple[
         "mix": o.mix,
         "patients": {split: sorted({case.patient for case in data.split(split)}) for split in ("train", "val", "test")},
     }
-    StudyLedger.claim(o.out, settings, file="study.json", records="results")
+    Ledger.claim(o.out, settings, file="study.json", records="results")
     _claim_generators(o)
     first, step = parse_shard(o.shard)
     chosen = jobs[first::step] if o.only is None else [jobs[o.only]]
@@ -376,14 +369,13 @@ def read_scores(arm: str, seed: int, folder: Path, n: int) -> RunScores:
     return RunScores(arm, seed, {name: {p: patients[p].get(name) for p in sorted(patients)} for name in names}, n)
 
 
-def seed_interval(differences: NDArray) -> tuple[float, float] | None:
+def seed_interval(differences: NDArray) -> list[float] | None:
     """95 % interval of the mean over seeds by Student's t; None for fewer than three."""
-    d = np.asarray(differences, np.float64)
-    d = d[np.isfinite(d)]
-    if len(d) < MIN_TRAININGS:
+    known = differences[np.isfinite(differences)]
+    if len(known) < MIN_TRAININGS:
         return None
-    half = student_half_width(d)
-    return float(d.mean()) - half, float(d.mean()) + half
+    mean, half = float(known.mean()), student_half_width(known)
+    return [mean - half, mean + half]
 
 
 def utility_table(runs: Sequence[RunScores], arms: Sequence[str]) -> dict[str, Any]:
@@ -395,7 +387,7 @@ def utility_table(runs: Sequence[RunScores], arms: Sequence[str]) -> dict[str, A
     patients = {tuple(next(iter(run.values.values()))) for run in runs}
     if len(patients) > 1:
         raise ValueError("the runs were tested on different patients, so they cannot be compared in pairs")
-    metrics = list(dict.fromkeys(name for run in runs for name in run.values))
+    metrics = dict.fromkeys(name for run in runs for name in run.values)
     rows, differences = [], []
     for metric, n in itertools.product(metrics, sorted({run.n for run in runs})):
         of = [run for run in runs if run.n == n]
@@ -403,54 +395,41 @@ def utility_table(runs: Sequence[RunScores], arms: Sequence[str]) -> dict[str, A
         rows += [{"metric": metric, "n": n, "arm": arm} | _row(seeds) for arm, seeds in by_arm.items() if seeds]
         for arm in arms[1:]:
             if both := sorted(by_arm[arm].keys() & by_arm[arms[0]].keys()):
-                pair = tuple(np.stack([by_arm[name][seed] for seed in both]) for name in (arm, arms[0]))
+                pair = (np.stack([by_arm[name][seed] for seed in both]) for name in (arm, arms[0]))
                 head = {"metric": metric, "n": n, "arm": arm, "against": arms[0]}
                 differences.append(head | _difference(*pair))
-    return {
-        "schema": "medsis-utility/1",
-        "arms": list(arms),
-        "runs": len(runs),
-        "rows": rows,
-        "differences": differences,
-    }
+    about = {"schema": "medsis-utility/1", "arms": list(arms), "runs": len(runs)}
+    return about | {"rows": rows, "differences": differences}
 
 
 def _values(run: RunScores, metric: str) -> NDArray[np.float64]:
-    return np.array([math.nan if v is None else v for v in run.values[metric].values()], np.float64)
+    return np.array(list(run.values[metric].values()), np.float64)
 
 
 def _row(seeds: Mapping[int, NDArray]) -> dict[str, Any]:
     table = np.stack(list(seeds.values()))  # (seeds, patients)
-    by_seed, by_patient = _means(table, 1), _means(table, 0)
-    known = by_patient[np.isfinite(by_patient)]
-    finite = by_seed[np.isfinite(by_seed)]
-    interval = bootstrap_interval(known)
+    of_seeds, patients = _means(table, 1), over_patients(_means(table, 0))
+    known = of_seeds[np.isfinite(of_seeds)]
     return {
-        "mean": float(known.mean()) if len(known) else None,
-        "seed_sd": float(finite.std(ddof=1)) if len(finite) > 1 else None,
-        "patient_ci95": list(interval) if interval else None,
+        "mean": patients["value"],
+        "seed_sd": float(known.std(ddof=1)) if len(known) > 1 else None,
+        "patient_ci95": patients["ci95"],
         "seeds": len(seeds),
-        "patients": len(known),
+        "patients": patients["n_patients"],
     }
 
 
 def _difference(a: NDArray, b: NDArray) -> dict[str, Any]:
     """a - b, (seeds, patients) each."""
-    patients: PairedDifference = paired_difference(_means(a, 0), _means(b, 0))
-    interval = seed_interval(_means(a - b, 1))
-    return {
-        "mean": patients.mean if math.isfinite(patients.mean) else None,
-        "patients": {k: v for k, v in asdict(patients).items() if k != "mean"},
-        "seed_ci95": list(interval) if interval else None,
-        "seeds": len(a),
-    }
+    patients = asdict(paired_difference(_means(a, 0), _means(b, 0)))
+    mean = finite(patients.pop("mean"))
+    return {"mean": mean, "patients": patients, "seed_ci95": seed_interval(_means(a - b, 1)), "seeds": len(a)}
 
 
 def _means(table: NDArray, axis: int) -> NDArray[np.float64]:
     """Means of the finite values along an axis; NaN where there are none."""
-    known = np.isfinite(table)
-    count = known.sum(axis)
-    return np.where(count > 0, np.where(known, table, 0).sum(axis) / np.maximum(count, 1), np.nan)
+    found: NDArray[np.float64] = np.ma.masked_invalid(table).mean(axis).filled(np.nan)
+    return found
 
 
 def learning(runs: Sequence[RunScores], arms: Sequence[str], counts: Sequence[int]) -> dict[str, Any]:
@@ -491,20 +470,24 @@ def draw_curves(path: Path, learned: Mapping[str, Any]) -> None:
     figure.savefig(path, dpi=110)
 
 
+def _with_differences(table: Mapping[str, Any]) -> Iterator[tuple[dict[str, Any], dict[str, Any] | None]]:
+    """Rows, each with its difference to the first arm, which has none."""
+    key = itemgetter("metric", "n", "arm")
+    found = {key(item): item for item in table["differences"]}
+    return ((row, found.get(key(row))) for row in table["rows"])
+
+
 def write_table(folder: Path, table: Mapping[str, Any]) -> None:
     """utility.json, utility.csv with the rows, and with learning curves curves.png."""
     write_json(folder / "utility.json", dict(table))
     columns = ("metric", "n", "arm", "mean", "seed_sd", "seeds", "patients")
     head = [*columns, "difference", "patient_low", "patient_high", "p_value", "seed_low", "seed_high"]
     lines = []
-    found = {(item["metric"], item["n"], item["arm"]): item for item in table["differences"]}
-    for row in table["rows"]:
-        item = found.get((row["metric"], row["n"], row["arm"]))
-        extra = [""] * 6
+    for row, item in _with_differences(table):
+        lines.append([row[column] for column in columns])
         if item is not None:
-            low, high = item["patients"]["interval"] or ("", "")
-            extra = [item["mean"], low, high, item["patients"]["p_value"], *(item["seed_ci95"] or ("", ""))]
-        lines.append([*(row[column] for column in columns), *extra])
+            of, empty = item["patients"], (None, None)
+            lines[-1] += [item["mean"], *(of["interval"] or empty), of["p_value"], *(item["seed_ci95"] or empty)]
     write_text(folder / "utility.csv", csv_text(head, lines))
     if learned := table.get("learning"):
         draw_curves(folder / "curves.png", learned["dice"])
@@ -513,32 +496,27 @@ def write_table(folder: Path, table: Mapping[str, Any]) -> None:
 def format_table(table: Mapping[str, Any]) -> str:
     """For people: Markdown, one line for each metric and arm."""
     first = table["arms"][0] if table["arms"] else ""
-    lines = [
-        f"| metric | patients | trained on | mean ± sd of seeds | minus {first} | over patients | over seeds |",
-        "|---" * 7 + "|",
-    ]
-    found = {(item["metric"], item["n"], item["arm"]): item for item in table["differences"]}
-    for row in table["rows"]:
+    head = ["metric", "patients", "trained on", "mean ± sd of seeds", f"minus {first}", "over patients", "over seeds"]
+    lines = []
+    for row, item in _with_differences(table):
         spread = f" ± {row['seed_sd']:.3f}" if row["seed_sd"] is not None else ""
         mean = "-" if row["mean"] is None else f"{row['mean']:.3f}{spread}"
-        cells = ["", "", ""]
-        if (item := found.get((row["metric"], row["n"], row["arm"]))) is not None:
-            n = item["patients"]["patients"]
-            of_patients = _interval(item["patients"]["interval"]) or f"too few ({n})"
-            p = item["patients"]["p_value"]
-            cells = [
-                "-" if item["mean"] is None else f"{item['mean']:+.3f}",
-                of_patients + (f", p {p:.3f}" if p is not None else ""),
-                _interval(item["seed_ci95"]) or f"too few ({item['seeds']})",
-            ]
-        lines.append(f"| {row['metric']} | {row['n']} | {row['arm']} | {mean} | " + " | ".join(cells) + " |")
-    if learned := table.get("learning", {}).get("dice"):
-        lines += ["", *(f"- {sentence}" for sentence in worth_sentences(learned))]
-    return "\n".join(lines)
+        lines.append([row["metric"], row["n"], row["arm"], mean, *(_compared(item) if item else [""] * 3)])
+    learned = table.get("learning", {}).get("dice")
+    said = ["", *(f"- {sentence}" for sentence in worth_sentences(learned))] if learned else []
+    return "\n".join([markdown_table(head, lines), *said])
 
 
-def _interval(values: Sequence[float] | None) -> str:
-    return f"{values[0]:+.3f} to {values[1]:+.3f}" if values else ""
+def _compared(item: Mapping[str, Any]) -> list[str]:
+    """Difference, its interval over patients with the p-value, its interval over seeds."""
+    of = item["patients"]
+    p = f", p {of['p_value']:.3f}" if of["p_value"] is not None else ""
+    mean = "-" if item["mean"] is None else f"{item['mean']:+.3f}"
+    return [mean, _interval(of["interval"], of["patients"]) + p, _interval(item["seed_ci95"], item["seeds"])]
+
+
+def _interval(ends: Sequence[float] | None, count: int) -> str:
+    return f"{ends[0]:+.3f} to {ends[1]:+.3f}" if ends else f"too few ({count})"
 
 
 def main() -> int:

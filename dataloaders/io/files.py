@@ -136,6 +136,12 @@ def csv_text(head: Iterable[str], rows: Iterable[Iterable[Any]]) -> str:
     return text.getvalue()
 
 
+def markdown_table(head: Sequence[object], rows: Iterable[Iterable[object]]) -> str:
+    """A table in Markdown, its first column on the left."""
+    lines = [head, ["---"] * len(head), *rows]
+    return "\n".join(f"| {' | '.join(str(cell).replace('|', '/') for cell in line)} |" for line in lines)
+
+
 def _harmless(cell: Any) -> Any:
     if not isinstance(cell, str) or not cell.startswith(("=", "+", "-", "@", "\t", "\r")):
         return cell

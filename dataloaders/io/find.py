@@ -8,7 +8,7 @@ from __future__ import annotations
 import glob
 import os
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from dataloaders.io.console import warn_once
@@ -175,6 +175,11 @@ def subject_session(path: Path) -> str:
     """``sub-01`` or ``sub-01_ses-a`` of a file's name, '' of one that is no subject's."""
     of = entities(path) if path.name.startswith("sub-") else {}
     return f"sub-{of['sub']}" + (f"_ses-{of['ses']}" if "ses" in of else "") if "sub" in of else ""
+
+
+def label_map_of(image: str, names: Collection[str], ending: str = "dseg") -> str | None:
+    """Of the names of files that of an image's label map: ``<image>_dseg``, or ``<name>_dseg`` of ``<name>_T2w``."""
+    return next((n for n in (f"{image}_{ending}", f"{image.rpartition('_')[0]}_{ending}") if n in names), None)
 
 
 def entity_filters(wanted: Sequence[str]) -> dict[str, str]:

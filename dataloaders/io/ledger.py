@@ -94,7 +94,7 @@ class Ledger:
         if path.is_file():  # others have a settings.json too
             found = read_json(path)
             found = found if isinstance(found, dict) else {}
-            settings = self.settings_in(found)
+            settings = found.get("settings")
             if found.get("schema", "") != self.schema or not isinstance(settings, dict):
                 raise ValueError(f"{path}: was not written by this command, or is damaged; choose another {flag}")
             return settings
@@ -103,10 +103,6 @@ class Ledger:
                 f"{flag} {self.folder} is not empty and was not written by this command; choose another folder"
             )
         return None
-
-    def settings_in(self, found: dict[str, Any]) -> Any:
-        """The settings within the content of their file."""
-        return found.get("settings")
 
     def _take(self, file: str, about: Mapping[str, Any], flag: str, overwrite: bool) -> None:
         old = self._settings_there(file, flag)

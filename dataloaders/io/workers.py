@@ -37,19 +37,20 @@ def as_ready(
     work: Callable[..., _T],
     jobs: Iterable[tuple],
     count: int,
-    start: Callable[..., None] | None = None,
-    start_arguments: tuple[Any, ...] = (),
+    begin: Callable[..., tuple] | None = None,
+    arguments: tuple[Any, ...] = (),
 ) -> Iterator[_T]:
     """Results of `work` for the arguments in `jobs`, in any order, by `count` processes; 0 is this one.
 
-    start: what every process does first.
+    arguments: the first ones of all work; with `begin`, which every process does first, it makes those of them.
     """
     if count == 0:
-        yield from (work(*job) for job in jobs)
+        first = begin(*arguments) if begin is not None else arguments
+        yield from (work(*first, *job) for job in jobs)
         return
-    with _pool(count, start, start_arguments) as pool:
+    with _pool(count, begin, arguments) as pool:
         with held(_KEYBOARD):
-            futures = [pool.submit(work, *job) for job in jobs]
+            futures = [pool.submit(_work, work, job) for job in jobs]
         for future in as_completed(futures):
             yield future.result()
 
@@ -70,16 +71,14 @@ def in_order(work: Callable[..., _T], jobs: Sequence[tuple], count: int, what: s
 
 @contextmanager
 def _pool(
-    count: int, start: Callable[..., None] | None = None, start_arguments: tuple[Any, ...] = ()
+    count: int, begin: Callable[..., tuple] | None = None, arguments: tuple[Any, ...] = ()
 ) -> Iterator[ProcessPoolExecutor]:
     """Processes that leave Ctrl-C to this one and end with it; jobs are given to them while `held`.
 
     WorkerLost where one is killed. After an error jobs under way are finished, the others left.
     """
     resource_tracker.ensure_running()  # whose start would let go what is held
-    pool = ProcessPoolExecutor(
-        count, mp_context=get_context("spawn"), initializer=_begin, initargs=(start, start_arguments)
-    )
+    pool = ProcessPoolExecutor(count, mp_context=get_context("spawn"), initializer=_begin, initargs=(begin, arguments))
     try:
         yield pool
     except BrokenProcessPool:
@@ -93,10 +92,17 @@ def _pool(
 _KEYBOARD = (signal.SIGINT,)
 
 
-def _begin(start: Callable[..., None] | None, arguments: tuple[Any, ...]) -> None:
+_begun: tuple = ()  # in a worker: what its work begins with
+
+
+def _begin(begin: Callable[..., tuple] | None, arguments: tuple[Any, ...]) -> None:
+    global _begun
     leave_to_parent(_KEYBOARD)
-    if start is not None:
-        start(*arguments)
+    _begun = begin(*arguments) if begin is not None else arguments
+
+
+def _work(work: Callable[..., _T], job: tuple) -> _T:
+    return work(*_begun, *job)
 
 
 @contextmanager

@@ -18,7 +18,7 @@ from dataloaders.overview import overview
 from dataloaders.slices import SliceDataset, SliceLoader
 from engine.methods.base import Judge, SplitTest, Verdict, Workflow
 from engine.preview import save_preview
-from engine.results import ResultsWriter, synthesize_split
+from engine.results import Draws, ResultsWriter, synthesize_split
 from models.base import Method, SampleRandom, seeded_generator
 
 if TYPE_CHECKING:
@@ -160,7 +160,7 @@ class SynthesisJudge:
         batches, total = self.val_loader.once(limit=limit), min(limit, count) if limit else count
         with whole_folder(folder) as staging:
             writer = ResultsWriter(staging, self.config.dataroot, self.data, volumes=False)
-            synthesize_split(self.method, batches, writer, self.device, self.config.seed, total=total)
+            synthesize_split(self.method, batches, writer, self.device, Draws(self.config.seed), total)
             writer.close({"name": self.config.name, "method": self.config.model, "images_seen": images})
         asked = self.config.metrics
         names = asked if asked == "auto" else ",".join(dict.fromkeys([*asked.split(","), *PARTS]))

@@ -34,7 +34,7 @@ from dataloaders.unpaired import as_label_source
 from engine.methods.base import workflow_of
 from engine.methods.synthesis import SynthesisWorkflow
 from engine.paint.canvas import SLIDERS, Canvas, View
-from engine.results import slice_random, write_volumes
+from engine.results import Draws, write_volumes
 from engine.split_synthesis import check_same_spec, run_classes
 from engine.trained import TrainedRun
 from evaluation.report.pictures import HU_WINDOWS
@@ -75,7 +75,7 @@ class PaintedRun:
     def draw(self, sample: SliceSample, seed: int, draws: Mapping[int, int], sliders: Mapping[str, float]) -> NDArray:
         """(C, H, W) 16-bit levels of one slice, those of test.py with this seed and these draws."""
         known = {self._own(label): draw for label, draw in draws.items() if draw}
-        random = slice_random(seed, sample.case.id, sample.slice.index, "case", known if self.method.resamples else {})
+        random = Draws(seed, "case", known if self.method.resamples else {}).of(sample.case.id, sample.slice.index)
         batch = collate([sample]).to(self.device)
         if not isinstance(self.method, Gmm):
             return model_to_levels(self.method.synthesize(batch, [random])[0].cpu().numpy())

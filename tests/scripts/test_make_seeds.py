@@ -64,7 +64,7 @@ def contents(folder: Path) -> dict[str, bytes]:
 @pytest.fixture(scope="module")
 def made(bids: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("seeds") / "out"
-    assert make(bids, out).made == list(KEYS)
+    assert make(bids, out).made == len(KEYS)
     return out
 
 
@@ -252,7 +252,7 @@ def test_pairs_and_what_has_no_partner(bids: Path) -> None:
 
 @pytest.mark.slow
 def test_workers_do_not_matter(bids: Path, made: Path, tmp_path: Path) -> None:
-    assert make(bids, tmp_path / "out", num_workers=2).made == list(KEYS)
+    assert make(bids, tmp_path / "out", num_workers=2).made == len(KEYS)
     assert contents(tmp_path / "out") == contents(made)
 
 
@@ -264,11 +264,11 @@ def test_only_what_is_damaged_or_changed_is_made_again(bids: Path, made: Path, t
     broken.write_bytes(broken.read_bytes()[:-20])
     (out / f"{KEYS[2]}_seeds.json").write_text("{")
     report = make(source, out)
-    assert (report.made, report.kept) == (list(KEYS[1:]), [KEYS[0]])
+    assert (report.made, report.kept) == (2, 1)
     assert contents(out) == contents(made)
     save_case(source / "sub-01" / "anat", "sub-01_rec-irtk", 77)
     report = make(source, out)
-    assert (report.made, report.kept) == ([KEYS[0]], list(KEYS[1:]))
+    assert (report.made, report.kept) == (1, 2)
 
 
 @pytest.mark.slow
@@ -355,7 +355,7 @@ def test_drawing_is_uniform_independent_and_repeatable(made: Path, tmp_path: Pat
 @pytest.mark.slow
 def test_fetal_atlas(shared_data: Path, tmp_path: Path) -> None:
     report = make(shared_data / "fetal", tmp_path / "out", max_subclasses=2)
-    assert len(report.made) == 1
+    assert report.made == 1
     assert len(report.skipped) == 1
     assert "sub-sta30" in report.skipped[0]
     (case,) = load_seeds(tmp_path / "out")

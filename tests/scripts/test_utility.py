@@ -133,9 +133,6 @@ def test_another_study_in_the_folder_is_refused(options: UtilityOptions) -> None
     with pytest.raises(ValueError, match=r"made with other settings: --options: was \[\], now"):
         run_study(replace(options, seeds=1), ["--batch_size", "2"], stand_in([]))
     run_study(replace(options, seeds=2), [], stand_in([]))  # more seeds of the same
-    study = options.out / "study.json"  # as version 0.1 wrote it
-    study.write_text(json.dumps(json.loads(study.read_text())["settings"]))
-    run_study(replace(options, seeds=2), [], stand_in([]))
 
 
 @pytest.mark.slow
