@@ -8,8 +8,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from matplotlib.figure import Figure
-from matplotlib.patches import Circle
 
 from config import Config
 from dataloaders.io.manifest import Manifest
@@ -19,7 +17,6 @@ from engine.checkpoint import Weights
 from engine.run import _read_start
 from engine.trained import TrainedRun
 from evaluation.report import refuse_foreign
-from evaluation.report.panels import svg
 from scripts.export_model import CARD, ExportOptions, export
 from test import refuse_other_results
 from tests.toy import phantom, prepared_folder, save_nifti, toy_spec
@@ -122,15 +119,3 @@ def test_a_slice_number_that_no_table_holds(tmp_path: Path) -> None:
     (root / "manifest.json").write_text(json.dumps(data))
     with pytest.raises(ValueError, match=r"manifest\.json: case .*slices\[0\]\.index: found .* must be below"):
         Manifest.load(root)
-
-
-def test_ids_of_clip_paths_are_those_of_the_next_time() -> None:
-    def drawn() -> bytes:
-        figure = Figure()
-        axes = figure.add_subplot()
-        axes.plot([0, 1])[0].set_clip_path(Circle((0.5, 0.5), 0.2))
-        return svg(figure)
-
-    kept = [drawn() for _ in range(4)]
-    assert len(set(kept)) == 1
-    assert b"url(#clip0)" in kept[0]

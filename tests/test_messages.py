@@ -48,17 +48,7 @@ def test_what_training_can_say_names_real_options() -> None:
 
 @pytest.mark.parametrize("model", ["oasis", "spade"])
 def test_the_mask_loss_names_its_own_options(model: str) -> None:
-    arguments = [
-        *BASE,
-        "--model",
-        model,
-        "--preset",
-        "small",
-        f"--{model}.lambda_mask",
-        "1",
-        f"--{model}.lambda_lite",
-        "0",
-    ]
+    arguments = [*BASE, *f"--model {model} --preset small --{model}.lambda_mask 1 --{model}.lambda_lite 0".split()]
     method = build_method(parse_train(arguments), toy_spec())
     label = torch.zeros(2, 32, 32, dtype=torch.long)
     batch = Batch(label, torch.zeros(2, 1, 32, 32), ["a", "b"], [0, 0], seeded_generator(0))

@@ -28,17 +28,8 @@ def data(tmp_path: Path) -> Path:
 
 
 def arguments(data: Path, *more: str) -> list[str]:
-    where = [
-        "--name",
-        "exp",
-        "--dataroot",
-        str(data),
-        "--checkpoints_dir",
-        str(data.parent / "runs"),
-        "--gpu_ids",
-        "-1",
-    ]
-    return [*where, *more]
+    runs = data.parent / "runs"
+    return [*f"--name exp --dataroot {data} --checkpoints_dir {runs} --gpu_ids -1".split(), *more]
 
 
 def test_train_says_what_it_found_and_how_long_it_takes(data: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -66,13 +57,6 @@ def test_the_best_of_earlier_evaluations_is_kept_without_metrics(data: Path) -> 
     assert train(parse_train(arguments(data, *common, "--num_epochs", "2", "--metrics", "none"))) == 0
     assert load_weights(folder, "best").images == 8
     assert load_weights(folder, "latest").images == 16
-
-
-def test_methods_without_networks_say_so_without_empty_clauses(data: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert train(parse_train(arguments(data, "--model", "gmm", "--metrics", "none"))) == 0
-    line = next(line for line in capsys.readouterr().out.splitlines() if "new run" in line)
-    assert line.startswith("exp: new run of gmm, on cpu, ")
-    assert line.endswith(("threads", "thread"))
 
 
 def test_training_imports_what_its_method_needs(data: Path) -> None:

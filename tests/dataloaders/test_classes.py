@@ -17,7 +17,6 @@ from dataloaders.labelmaps.classes import (
     tissue_classes,
 )
 from dataloaders.labelmaps.schemes import read_scheme
-from models.gmm import freesurfer
 from models.gmm.labels import LabelScheme
 
 
@@ -58,15 +57,6 @@ def test_tissue_of_other_numberings_is_refused_with_the_table_that_fits() -> Non
     assert outputs_of(LabelScheme.seeds((10, 21, 30, 41))) == {
         0: "background", 10: "csf", 21: "grey_matter", 30: "white_matter", 41: "background"
     }  # fmt: skip
-
-
-def test_tissue_of_destrieux_and_wmparc() -> None:
-    values = [0, 2, 41, 4, 43, 11146, 12146, 3024, 4024, 13101, 14101, 5001, 5002, 258]
-    expected = ["background", "white_matter", "white_matter", "csf", "csf", "grey_matter", "grey_matter"]
-    expected += ["white_matter"] * 6 + ["background"]
-    assert outputs_of(LabelScheme.from_values(values)) == dict(zip(values, expected, strict=True))
-    ids = np.array(values, np.int32)
-    assert [tissue_classes().labels[i].name for i in tissue_classes().of_values(ids)] == expected
 
 
 def test_structures_are_those_of_the_manual_tables() -> None:
@@ -115,15 +105,6 @@ def test_the_corpus_callosum_is_white_matter_of_the_nearer_side() -> None:
     assert found[:, 1, 1].tolist() == [left] * 4 + [right] * 4
     alone = classes.of_values(np.full((2, 2, 2), 252, np.int32) * np.array([1, 0])[:, None, None] + 0)
     assert set(np.unique(alone)) <= {0, left}
-
-
-def test_no_tissue_id_is_listed_twice_and_both_sides_agree() -> None:
-    values = [value for label in tissue_classes().labels for value in label.source]
-    assert len(values) == len(set(values))
-    of = {value: label.id for label in tissue_classes().labels for value in label.source}
-    for value in of:
-        other = freesurfer.PARTNERS.get(value)
-        assert other is None or of.get(other) == of[value], (value, other)
 
 
 def test_labels_of_prepared_folders_are_found_by_name_alias_and_source() -> None:

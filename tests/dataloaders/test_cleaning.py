@@ -52,13 +52,6 @@ def test_a_body_cut_by_the_field_of_view_stays_whole() -> None:
     assert body_mask(image, SPACING, is_ct=True).all()
 
 
-def test_hu_classes() -> None:
-    body = np.ones((1, 1, 5), bool)
-    body[0, 0, 4] = False
-    ct = np.array([[[-800.0, -100.0, 40.0, 600.0, 40.0]]])
-    assert tissue.hu_tissue(ct, body)[0, 0].tolist() == [1, 2, 3, 4, 0]
-
-
 def toy_t1() -> tuple[np.ndarray, np.ndarray]:
     grid = np.meshgrid(*(np.linspace(-1, 1, 48),) * 3, indexing="ij")
     r = np.sqrt(sum(g**2 for g in grid))
@@ -96,8 +89,3 @@ def test_lesions_are_filled_before_classification() -> None:
 def test_a_collapse_is_refused() -> None:
     with pytest.raises(tissue.TissueError, match=r"collapsed.*csf 0\.0 %"):
         tissue.refuse_collapse(np.full((4, 4, 4), 3, np.uint8), np.ones((4, 4, 4), bool))
-
-
-def test_a_whole_head_asks_for_a_brain_mask() -> None:
-    with pytest.raises(tissue.TissueError, match=r"brain_masks"):
-        tissue.brain_mask(np.full((150, 150, 150), 100.0), np.ones(3))

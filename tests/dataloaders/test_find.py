@@ -8,7 +8,7 @@ import pytest
 
 from dataloaders.io.find import files_below, files_in, find_files, not_read
 from dataloaders.labelmaps.maps import LabelMaps
-from dataloaders.prepare.sources import find_bids, find_nnunet, find_pairs
+from dataloaders.prepare.sources import find_bids, find_pairs
 from dataloaders.scans import find_scans
 
 
@@ -206,18 +206,3 @@ def test_what_is_wrong_with_pairs(tmp_path: Path, names: tuple[str, ...], fault:
     found = find_pairs(str(tmp_path / "**/*_ct.nii.gz"), str(tmp_path / "*_seg.nii.gz"), "CT", None)
     assert fault in "\n".join(found.faults)
     assert str(found.faults).encode("utf-8", "backslashreplace")
-
-
-def test_case_ids_that_are_alike_or_no_names_are_all_listed(tmp_path: Path) -> None:
-    touch(tmp_path, "imagesTr/p0_0000.nii", "imagesTr/a b_0000.nii", "imagesTr/b..c_0000.nii", "imagesTr/x.nii")
-    faults = "\n".join(find_nnunet(tmp_path, (), None).faults)
-    for words in (
-        "'a b' is not allowed",
-        "'b..c' is not allowed",
-        "x.nii: the name does not end in a channel",
-        "no label for case 'p0'",
-    ):
-        assert words in faults
-    touch(tmp_path, "case0_ct.nii", "case1_ct.nii")
-    (fault,) = find_pairs(str(tmp_path / "*_ct.nii"), None, "CT", "(case)").faults
-    assert "the case id 'case' is already that of" in fault

@@ -82,20 +82,6 @@ def test_oblique_affine_comes_back(tmp_path: Path) -> None:
     assert np.allclose(back, nib.load(path).affine)
 
 
-@pytest.mark.parametrize("axis", [0, 1, 2])
-def test_slices_are_two_dimensional(axis: int, tmp_path: Path) -> None:
-    shape = [8, 7, 6]
-    shape[axis] = 1
-    data = volume(shape=tuple(shape))
-    path = save_nifti(tmp_path / "slice.nii.gz", data, np.diag([1.0, 2.0, 3.0, 1.0]))
-    label_map = read_label_map_file(path)
-    assert np.array_equal(label_map.values.numpy(), data.squeeze(axis))
-    assert label_map.spacing == tuple(mm for a, mm in enumerate((1.0, 2.0, 3.0)) if a != axis)
-    (found,), affine = label_map.to_source_axes([label_map.values.numpy()], (0, 0), (1, 1))
-    assert np.array_equal(found, data)
-    assert np.allclose(affine, np.diag([1.0, 2.0, 3.0, 1.0]))
-
-
 def test_sources(tmp_path: Path) -> None:
     first = save_nifti(tmp_path / "maps" / "b.nii.gz", volume(1))
     second = save_nifti(tmp_path / "maps" / "deep" / "a.nii", volume(2, (4, 5, 6)))
@@ -118,22 +104,6 @@ def test_sources(tmp_path: Path) -> None:
     assert mixed[2].spacing == (1.0, 1.0)
     assert LabelMaps(volume(), array_spacing=(1.0, 2.0, 0.5))[0].spacing == (1.0, 2.0, 0.5)
     assert LabelMaps(volume(1).astype(np.float64))[0].values.dtype == torch.int32
-
-
-@pytest.mark.parametrize(
-    ("make", "message"),
-    [
-        (lambda path: path / "absent", "absent: no such file or folder"),
-        (lambda path: path, r"no \.nii\.gz, \.nii, \.mgz, \.mgh files"),
-        (lambda path: [], "no label maps: the list is empty"),
-        (lambda path: np.zeros((2, 2, 2, 2)), "must have two or three dimensions"),
-        (lambda path: np.full((4, 4), 0.5), "labels must be whole numbers"),
-        (lambda path: np.full((4, 4), -1), "labels must be 0 or positive"),
-    ],
-)
-def test_what_is_no_label_map_is_refused(make, message: str, tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=message):
-        LabelMaps(make(tmp_path))[0]
 
 
 def test_one_map_in_two_files_is_refused(tmp_path: Path) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import nibabel as nib
 import numpy as np
 import pytest
 
@@ -12,7 +11,7 @@ from dataloaders.io.pictures import label_colors
 from dataloaders.io.spec import Channel, DataSpec, Label
 from dataloaders.labelmaps.image_generator import ImageGenerator
 from dataloaders.labelmaps.label_files import table_names
-from dataloaders.labelmaps.labels import labels_with, names_of, read_label_map
+from dataloaders.labelmaps.labels import read_label_map
 from dataloaders.labelmaps.schemes import output_labels
 from models.gmm.labels import LabelScheme
 from tests.toy import save_nifti
@@ -119,23 +118,6 @@ def test_every_built_in_table_knows_its_sides() -> None:
         labels = read_label_map(name)
         spec = DataSpec(labels, (Channel("image"),), (8, 8))
         assert LabelScheme.from_spec(spec).partners is not None, name
-
-
-def test_names_in_headers(shared_data: Path, tmp_path: Path) -> None:
-    image = nib.Nifti1Image(np.zeros((2, 2, 2), np.uint8), np.eye(4))
-    image.to_filename(tmp_path / "bare.nii")
-    assert labels_with(tmp_path / "bare.nii") is None
-    xml = '<LabelTable><Label Key="1" Red="0"><![CDATA[spleen]]></Label>\n<Label Key="7">gut &amp; co</Label>'
-    image.header.extensions.append(nib.nifti1.Nifti1Extension(0, xml.encode()))
-    image.to_filename(tmp_path / "named.nii")
-    labels, where = labels_with(tmp_path / "named.nii") or ((), "")
-    assert (names_of(labels[1:]), where) == ({1: "spleen", 7: "gut & co"}, "its header")
-    for path, table in (("ct/case01_seg", "totalsegmentator"), ("mr-body/case01_seg", "totalsegmentator-mr")):
-        file = shared_data / f"{path}.nii.gz"
-        if file.is_file():
-            names = {number: name for name, (number,) in ids_of(table).items() if number}
-            labels, where = labels_with(file) or ((), "")
-            assert (names_of(labels[1:]), where) == (names, "its header")
 
 
 def test_the_table_beside_maps_names_what_is_generated_from_them(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from dataloaders.io import ledger as module
-from dataloaders.io.ledger import Ledger, differences
+from dataloaders.io.ledger import Ledger
 from dataloaders.io.locks import lock_folder
 from tests.launch import ROOT
 
@@ -181,10 +181,3 @@ def test_a_kill_costs_the_piece_under_way(before: bool, tmp_path: Path) -> None:
     assert ledger.keys() == ["a"]
     assert ledger.done("a", "a")
     assert ledger.done("b", "older") is None
-
-
-def test_differences_name_the_flags() -> None:
-    assert differences({"a": 1, "b": {"c": 1, "d": 2}}, {"b": {"c": 1, "d": 3}, "e": None}) == [
-        "--a: was 1, now None",
-        "--b.d: was 2, now 3",
-    ]

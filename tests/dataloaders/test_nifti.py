@@ -99,22 +99,6 @@ def mgh(path: Path, data: NDArray | None = None, affine: NDArray | None = None) 
     return path
 
 
-@pytest.mark.parametrize(
-    ("content", "message"),
-    [
-        (b"", "named .mgz but not compressed"),
-        (gzip.compress(b"", mtime=0), "not an MGH file"),
-        (gzip.compress(b"\0\0\0\1" + bytes(300), mtime=0), "damaged header .*non-zero"),
-        (None, "truncated or damaged"),
-    ],
-)
-def test_bad_mgz_files(content: bytes | None, message: str, tmp_path: Path) -> None:
-    path = mgh(tmp_path / "aseg.mgz", np.random.default_rng(0).integers(0, 9, (20, 20, 20)).astype(np.int32))
-    path.write_bytes(path.read_bytes()[:-100] if content is None else content)
-    with pytest.raises(VolumeError, match=rf"aseg\.mgz: .*{message}"):
-        read_volume(path)
-
-
 def test_mgz_is_read_as_nifti_is(tmp_path: Path) -> None:
     affine = np.array([[-1.0, 0, 0, 4], [0, 0, 2, -3], [0, -1, 0, 5], [0, 0, 0, 1]])
     for name in ("a.mgz", "a.mgh"):

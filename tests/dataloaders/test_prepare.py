@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import json
-import re
 import shutil
 from collections.abc import Callable
 from dataclasses import replace
@@ -763,24 +762,6 @@ def test_made_and_given_label_maps_are_not_mixed_and_channels_have_names_of_thei
     (root / "dataset.json").write_text(json.dumps({"channel_names": {"0": "noNorm", "1": "noNorm", "2": "x"}}))
     with pytest.raises(ValueError, match="'noNorm' occurs 2 times"):
         prepare(PrepareOptions(format="nnunet", source=root, dry_run=True, workers=1))
-
-
-def test_what_was_done_to_the_scans_is_said(source: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Slices left out, padding, cropped labels, values found and clipped."""
-    prepare(options(source, tmp_path / "out", size=(64,), min_foreground=0.05, window=("-1024,500",)))
-    said = capsys.readouterr().out
-    kept = len(list((tmp_path / "out").glob("*/labels/*.png")))
-    assert f"kept {kept} of 72 slices; {72 - kept} have less than 5 % of their pixels labelled" in said
-    assert "planes of 48x40 pixels, padded to 64x64 around the labels (--size): 53 % of a slice is padding" in said
-    images = [nib.load(path).get_fdata() for path in sorted(source.glob("*_ct.nii.gz"))]
-    low, high = min(i.min() for i in images), max(i.max() for i in images)
-    assert f"CT: values from {low:.6g} to {high:.6g} HU" in said
-    assert "0 % of the voxels lie below the window" in said or "<0.01 % of the voxels lie below" in said
-    assert "lie outside" not in said
-    prepare(options(source, tmp_path / "small", size=(32,)))
-    said = capsys.readouterr().out
-    assert "planes of 48x40 pixels, cropped to 32x32 around the labels (--size)" in said
-    assert re.search(r"case0: [\d.]+ % of the voxels labelled lie outside the 32x32 pixels", said)
 
 
 def label_header(*names: str) -> nib.nifti1.Nifti1Extension:

@@ -56,24 +56,6 @@ def test_lps_and_ras_of_a_transform() -> None:
     assert np.allclose(lps_to_ras(lps_to_ras(lps)), lps)
 
 
-def test_a_scan_keeps_its_place_in_simpleitk() -> None:
-    from dataloaders.io.geometry import to_ras
-
-    scan = lopsided()
-    ras = BrainScan(*to_ras(scan.data, scan.affine))
-    image = itk_image(ras)
-    for voxel in ((0, 0, 0), (5, 7, 9), (39, 3, 20)):
-        world = ras.affine @ [*voxel, 1]
-        assert image.TransformIndexToPhysicalPoint(voxel) == pytest.approx((-world[0], -world[1], world[2]))
-        assert image[voxel] == ras.data[voxel]
-    sheared = ras.affine.copy()
-    sheared[0, 1] = 0.5
-    with pytest.raises(ValueError, match="right angles"):
-        itk_image(BrainScan(ras.data, sheared))
-    with pytest.raises(ValueError, match="empty"):
-        itk_image(BrainScan(np.zeros((8, 8, 8), np.float32), np.eye(4)))
-
-
 def test_a_known_transform_is_found() -> None:
     """9 degrees, 4 % and 4 mm, the moving scan on another grid: corners end within 1.5 mm."""
     fixed = lopsided()

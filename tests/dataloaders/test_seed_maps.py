@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import pickle
 import shutil
 from pathlib import Path
 
@@ -10,14 +9,12 @@ import nibabel as nib
 import numpy as np
 import pytest
 import torch
-from torch.utils.data import DataLoader
 
 from dataloaders.io.files import file_sha256
 from dataloaders.labelmaps.generated_files import read_params, read_record
 from dataloaders.labelmaps.image_generator import ImageGenerator
 from dataloaders.labelmaps.maps import read_label_map_file
 from dataloaders.labelmaps.seed_maps import SeedMaps
-from dataloaders.labelmaps.synthetic import SyntheticDataset
 from models.gmm.labels import LabelScheme
 from scripts.make_seeds import SeedOptions, make_seeds
 from tests.launch import call
@@ -84,52 +81,6 @@ def test_sub_clusters_have_means_about_their_tissues(tree: tuple[Path, Path]) ->
     assert gap(tie_std=0) < 1e-6
     assert 0.03 < gap(tie_std=25) < 0.3  # 25 of 255, times the difference of two normal values
     assert gap(tie_std=60) > gap(tie_std=25)
-
-
-def test_what_does_not_fit_is_named(tree: tuple[Path, Path], tmp_path: Path) -> None:
-    bids, seeds = tree
-    with pytest.raises(ValueError, match=r"make the folder with scripts/make_seeds\.py"):
-        ImageGenerator(bids, seeds=tmp_path)
-    with pytest.raises(ValueError, match="none of the 1 label maps has seeds here"):
-        ImageGenerator(bids / "sub-02", seeds=seeds)
-    with pytest.raises(ValueError, match="with label maps in files"):
-        ImageGenerator(halves()[0], seeds=seeds)
-    with pytest.raises(ValueError, match="3 to 2 sub-clusters"):
-        ImageGenerator(bids, seeds=seeds, subclasses=(3, 2)).generate_image()
-
-
-@pytest.mark.slow
-def test_spawned_workers_make_the_same_samples(tree: tuple[Path, Path]) -> None:
-    bids, seeds = tree
-    pairs = SyntheticDataset(bids, 3, seeds=seeds, seed=3, repeat=True, **STILL)
-    alone = [pairs[number] for number in range(3)]
-    maps = pairs.generator.maps
-    assert maps._cache
-    assert maps._volumes
-    again = pickle.loads(pickle.dumps(maps))
-    assert not again._cache
-    assert not again._volumes
-    loader = DataLoader(pairs, batch_size=None, num_workers=2, multiprocessing_context="spawn")
-    for expected, found in zip(alone, loader, strict=True):
-        assert int(expected["label"].max()) == 3
-        assert torch.equal(expected["label"], found["label"])
-        assert torch.equal(expected["image"], found["image"])
-
-
-def test_priors_of_a_file_and_seeds_are_refused(tree: tuple[Path, Path], tmp_path: Path) -> None:
-    bids, seeds = tree
-    with pytest.raises(ValueError, match="priors and seeds cannot both be given"):
-        ImageGenerator(bids, seeds=seeds, priors=tmp_path / "p.json")
-    flags = ("--labels", bids, "--seeds", seeds, "--out", tmp_path / "out", "--priors", tmp_path / "p.json")
-    assert "and --seeds cannot both be given" in call("scripts/generate.py", *flags, code=2).stderr
-    call("scripts/generate.py", *flags[:-1], "random", "--n", 1, "--prior_stds_file", stds_file(tree, tmp_path))
-
-
-def stds_file(tree: tuple[Path, Path], folder: Path) -> Path:
-    """Priors as tables count the clusters' classes, so they may go with seeds."""
-    classes = ImageGenerator(tree[0], seeds=tree[1], preset="synthseg").scheme.num_classes
-    np.save(folder / "stds.npy", np.ones((2, classes)))
-    return folder / "stds.npy"
 
 
 def test_a_written_sample_is_replayed_to_the_bit(tree: tuple[Path, Path], tmp_path: Path) -> None:

@@ -113,16 +113,6 @@ def test_endless(maps: Path) -> None:
     assert pickle.loads(pickle.dumps(pairs)).generator.seed == pairs.generator.seed
 
 
-def test_pickled_without_the_maps_in_memory(maps: Path) -> None:
-    data = SyntheticDataset(maps, 2, seed=3, repeat=True)
-    first = data[0]["image"]
-    assert data.generator.maps._cache
-    again = pickle.loads(pickle.dumps(data))
-    assert not again.generator.maps._cache
-    assert data.generator.maps._cache
-    assert torch.equal(again[0]["image"], first)
-
-
 @pytest.mark.slow
 def test_by_index(maps: Path) -> None:
     data = SyntheticDataset(maps, 3, start=5, seed=1, preset="synthseg")
@@ -152,22 +142,6 @@ def test_contiguous_labels(maps: Path) -> None:
     assert hot.shape == (5, *SHAPE)
     assert torch.equal(hot.argmax(0), data[0]["label"][0])
     assert torch.equal(hot.sum(0), torch.ones(SHAPE))
-
-
-@pytest.mark.parametrize(
-    ("keywords", "message"),
-    [
-        ({"samples": 0}, "samples 0"),
-        ({"rank": 2, "world_size": 2}, "rank 2"),
-        ({"batchsize": 2}, "batchsize 2"),
-        ({"preset": "no"}, "preset 'no'"),
-    ],
-)
-def test_errors(maps: Path, keywords: dict, message: str) -> None:
-    with pytest.raises(ValueError, match=message):
-        SyntheticPairs(maps, **keywords)
-    with pytest.raises(ValueError, match="samples 0"):
-        SyntheticDataset(maps, 0)
 
 
 def test_monai(maps: Path) -> None:

@@ -11,10 +11,9 @@ import torch
 
 from dataloaders.io.intensity import Window, levels_to_model
 from dataloaders.io.manifest import Manifest
-from dataloaders.io.png import as_16_bit, read_png, write_png
-from dataloaders.io.spec import Channel
+from dataloaders.io.png import as_16_bit, read_png
 from dataloaders.slices import SliceDataset, SliceLoader
-from dataloaders.unpaired import UnpairedLoader, as_label_source, other_scale, typical_windows, unpaired_manifest
+from dataloaders.unpaired import UnpairedLoader, typical_windows, unpaired_manifest
 from models.base import Batch
 from tests.toy import prepared_folder
 
@@ -148,17 +147,6 @@ def test_sagittal_images_are_never_mirrored_whatever_the_labels_are(labels: Path
     )
 
 
-def test_images_that_are_not_there_are_named(labels: Path, images: Path, tmp_path: Path) -> None:
-    root = shutil.copytree(images, tmp_path / "b")
-    victim = root / "train/images/sub-00_z0002_0001.png"
-    write_png(victim, np.zeros((8, 8), np.uint16))
-    with pytest.raises(ValueError, match=r"sub-00_z0002_0001.png: is \(8, 8\), the manifest says \(32, 32\)"):
-        list(islice(loader(labels, root).endless(), 3))
-    bare = as_label_source(Manifest.load(images), Manifest.load(labels).spec, (Window(0, 1),))
-    with pytest.raises(ValueError, match="10 slices of the split 'train' have no image"):
-        SliceDataset(images, bare, "train", read="images")
-
-
 # -- the manifest -----------------------------------------------------------------------------------------------------
 
 
@@ -167,14 +155,6 @@ def test_slices_of_another_size_are_refused_in_one_line(labels: Path, tmp_path: 
     with pytest.raises(ValueError, match=r"16 x 16 pixels, those of --dataroot 32 x 32") as error:
         unpaired_manifest(Manifest.load(labels), small)
     assert "\n" not in str(error.value)
-
-
-def test_pixels_of_another_size_are_told(labels: Path) -> None:
-    spec = replace(Manifest.load(labels).spec, spacing=(1.0, 1.0))
-    assert other_scale(spec, replace(spec, spacing=(1.1, 0.9))) == []
-    assert other_scale(spec, replace(spec, spacing=(3.0, 3.0), axis=None)) == []  # not known
-    (line,) = other_scale(spec, replace(spec, spacing=(1.0, 3.0)))
-    assert "pixels of the images are 1 x 3 mm, of the label maps 1 x 1 mm" in line
 
 
 def test_images_of_another_kind_lend_channels_and_windows(labels: Path, images: Path) -> None:
@@ -197,14 +177,3 @@ def test_images_of_another_kind_lend_channels_and_windows(labels: Path, images: 
         assert replace(case, windows=old.windows, slices=kept) == old
     test = next(SliceLoader(SliceDataset(labels, made, "test"), 4).once())
     assert test.image is None
-
-
-def test_channels_are_the_same_by_name_and_unit(labels: Path) -> None:
-    data = Manifest.load(labels)
-    twin = replace(data, cases=tuple(replace(case, windows=(Window(-1, 2),)) for case in data.cases))
-    assert unpaired_manifest(data, twin) == data  # own windows, own images as ground truth for test.py
-    for channel in (Channel("MR0", "HU"), Channel("CT", data.spec.channels[0].unit)):
-        made = unpaired_manifest(data, replace(twin, spec=replace(twin.spec, channels=(channel,))))
-        assert made.spec.channels == (channel,)
-        assert made.cases[0].windows == (Window(-1, 2),)
-        assert not any(item.images for case in made.cases for item in case.slices)

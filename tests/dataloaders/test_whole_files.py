@@ -81,19 +81,6 @@ def test_two_commands_cannot_replace_one_folder(tmp_path: Path) -> None:
     assert names(out) == {"first"}
 
 
-def test_files_of_a_folder_that_is_moved_as_a_whole_are_not_synced_one_by_one(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    synced: list[int] = []
-    monkeypatch.setattr(os, "fsync", synced.append)
-    with whole_folder(tmp_path / "out") as staging:
-        write_text(staging / "below" / "a.txt", "whole")
-        assert names(staging / "below") == {"a.txt"}
-    assert not synced
-    write_text(tmp_path / "out" / "b.txt", "whole")
-    assert len(synced) == 2  # the file and its folder
-
-
 def fail(out: Path) -> None:
     with whole_folder(out) as staging:
         (staging / "second").touch()

@@ -67,19 +67,6 @@ def test_slow_steps_are_measured_within_a_minute(clock: list[float]) -> None:
     assert said[-1].startswith("     1,")
 
 
-def test_fast_steps_are_measured_after_the_first_which_warms_up(clock: list[float]) -> None:
-    said: list[str] = []
-    steps = Pace(said.append, 6000, 2000, CPU)  # resumed
-    for step in range(1, 60):
-        clock[0] += 5 if step == 1 else 0.5
-        if step % 2:
-            steps.after_step(2000 + 8 * step)
-        else:
-            steps.logged()
-    assert len(said) == 1
-    assert "62 s per 1,000 images, 0:04:10 for 4,000" in said[0]
-
-
 def test_the_documented_speed_is_what_is_told() -> None:
     """0.183 images a second at 256² on two cores, 0.0737 untuned; 5.26 GB with one image a step."""
     table = (Path(__file__).parents[2] / "docs" / "benchmarks.md").read_text()

@@ -154,17 +154,3 @@ def test_spread_is_the_standard_deviation_of_label_means() -> None:
     base = [np.random.default_rng(0).uniform(0, 1, part.shape) for part in parts]
     draws = [[image + shift[part] for shift in shifts] for image, part in zip(base, parts, strict=True)]
     assert spread(parts, draws) == pytest.approx((3 + 10) / 2)
-
-
-def test_labels_that_come_later_are_counted_and_background_is_not() -> None:
-    one, five, none = np.ones((2, 2), int), np.full((2, 2), 5), np.zeros((2, 2), int)
-    draws = [[np.zeros((2, 2)), np.full((2, 2), by)] for by in (2.0, 4.0)]
-    assert spread([one, five], draws) == pytest.approx((np.sqrt(2) + np.sqrt(8)) / 2)
-    assert math.isnan(spread([none], draws[:1]))
-
-
-@pytest.mark.parametrize("k", [2, 3, 5, 7])
-def test_equal_draws_give_exactly_zero(k: int) -> None:
-    """Of any values: no rounding in the means of the draws."""
-    image = np.random.default_rng(k).normal(0.1, 33.3, (170, 165)).astype(np.float32)
-    assert spread([np.ones(image.shape, int)], [[image] * k]) == 0

@@ -9,7 +9,6 @@ from unittest import mock
 
 import numpy as np
 import pytest
-import skimage
 import torch
 import torchvision
 from torch import Tensor, nn
@@ -49,21 +48,6 @@ class Corner(nn.Module):
         return x[:, :, :2, :2]
 
 
-class Pair(nn.Module):
-    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        return x, x
-
-
-class Total(nn.Module):
-    def forward(self, x: Tensor) -> Tensor:
-        return x.sum()
-
-
-class Broken(nn.Module):
-    def forward(self, x: Tensor) -> Tensor:
-        return x.flatten(1) / x.sum(dim=[1, 2, 3]).reshape(-1, 1)
-
-
 # -- TorchScript --------------------------------------------------------------------------------------------------
 
 
@@ -78,22 +62,6 @@ def test_torchscript_gets_three_equal_channels_at_its_size(tmp_path: Path, image
     np.testing.assert_allclose(net.features(np.full((1, 30, 20), 0.25)), 0.25, rtol=1e-6)  # resized
     other = torchscript_extractor(save_script(nn.Flatten(), tmp_path / "b.pt"), CPU)
     assert (other.dim, other.key != net.key) == (3 * 224 * 224, True)
-
-
-def test_what_is_no_torchscript_or_gives_no_rows_is_refused(tmp_path: Path, images: np.ndarray) -> None:
-    torch.save({"weight": torch.zeros(3)}, tmp_path / "state.pt")
-    (tmp_path / "text.pt").write_text("not a network")
-    for name in ("state.pt", "text.pt"):
-        with pytest.raises(ValueError, match=f"{name} is not a TorchScript file"):
-            torchscript_extractor(tmp_path / name, CPU)
-    with pytest.raises(ValueError, match="gave tuple for 2 images"):
-        torchscript_extractor(save_script(Pair(), tmp_path / "pair.pt"), CPU)
-    with pytest.raises(ValueError, match=r"gave a tensor \(\) for 2 images; one row for each is needed"):
-        torchscript_extractor(save_script(Total(), tmp_path / "total.pt"), CPU)
-    with pytest.raises(ValueError, match=r"does not take images \(2, 1, 224, 224\)"):
-        torchscript_extractor(save_script(nn.Linear(3, 2), tmp_path / "linear.pt"), CPU)
-    with pytest.raises(ValueError, match="features that are not finite"):
-        torchscript_extractor(save_script(Broken(), tmp_path / "broken.pt"), CPU).features(0 * images)
 
 
 # -- torchvision --------------------------------------------------------------------------------------------------
@@ -348,14 +316,3 @@ def test_efficientnet_is_that_of_timm(images: np.ndarray) -> None:
         theirs = reference.forward_head(reference.forward_features((x.expand(-1, 3, -1, -1) * 255 - 127) / 128), True)
     ours = efficientnet_extractor(CPU, resolve("efficientnet_lite0")).features(images)
     assert np.abs(ours - theirs.numpy()).max() < 1e-4 * theirs.std()
-
-
-@pytest.mark.parametrize(("photograph", "imagenet"), [("chelsea", 285), ("coffee", 967)])  # Egyptian cat, espresso
-def test_efficientnet_sees_what_a_photograph_shows(photograph: str, imagenet: int) -> None:
-    path = resolve("efficientnet_lite0")
-    grey = skimage.color.rgb2gray(getattr(skimage.data, photograph)())
-    side = min(grey.shape)
-    top, left = ((length - side) // 2 for length in grey.shape)
-    features = efficientnet_extractor(CPU, path).features(grey[None, top : top + side, left : left + side])
-    state = load_state(path)
-    assert int((features @ state["_fc.weight"].numpy().T + state["_fc.bias"].numpy()).argmax()) == imagenet

@@ -9,7 +9,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
 
 from dataloaders.io.png import read_png, write_png
 from evaluation.folders import Folders
@@ -110,13 +109,3 @@ def test_the_range_of_twelve_bits_in_sixteen_is_that_of_the_data(tmp_path: Path)
     assert psnr("--window", "0", "65535") > 25
     assert "give --levels 4095 if the files have fewer bits" in said
     run("--real", tmp_path / "real", "--generated", tmp_path / "real", "--levels", "70000", code=2)
-
-
-def test_label_palettes_must_agree(folders: tuple[Path, Path, Path]) -> None:
-    real, generated, label = folders
-    for i, path in enumerate(sorted(label.iterdir())):
-        image = Image.fromarray(read_png(path).astype(np.uint8), "P")
-        image.putpalette([(channel * (i + 1) * k) % 256 for k in range(256) for channel in (1, 3, 7)])
-        image.save(path)
-    with pytest.raises(ValueError, match="its palette is not that of"):
-        Folders(real, generated, label).pairs()

@@ -38,15 +38,6 @@ def test_moments_and_distance_are_those_of_the_raw_pixels() -> None:
         )
 
 
-def test_a_label_missing_in_one_slice_is_only_counted_where_it_is() -> None:
-    both = LabelHistograms()
-    both.add(np.array([[0, 1]]), np.array([[5, 6]], np.uint16))
-    both.add(np.array([[0, 0]]), np.array([[5, 7]], np.uint16))
-    assert set(both.counts) == {0, 1}
-    assert both.counts[1].sum() == 1
-    assert both.counts[0].sum() == 3
-
-
 def test_moments_of_values_know_no_window() -> None:
     """Slice by slice equal to all pixels at once, also far from zero and beyond any window."""
     rng = np.random.default_rng(3)

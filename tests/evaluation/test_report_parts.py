@@ -159,19 +159,3 @@ def test_cases_of_other_sizes_have_spectra_in_one_plot() -> None:
 
 
 # -- plots of numbers and pictures --------------------------------------------------------------------------------
-
-
-def test_tiles_are_decoded_windows(entrants: list[Entrant]) -> None:
-    """Real images in the soft-tissue window; a method that is the real image differs nowhere."""
-    chosen = pictures.chosen_slices(entrants[0], rows=3)
-    strip = pictures.strip(entrants, 0, chosen)
-    assert strip.unit == "HU"
-    (case, item), row = chosen[1], strip.rows[1]
-    box = pictures.body_box([read_png(entrants[0].folder / one.label) for _, one in chosen])
-    values = WINDOWS["CT"].decode(read_png(entrants[0].folder / item.images[0]))[box]
-    assert np.abs(row.real.pixels[..., 0] - np.clip((values + 160) / 400, 0, 1) * 255).max() <= 0.5 + 1e-3
-    assert row.where == f"{case.id}, slice {item.index}"
-    assert np.array_equal(row.generated[1].pixels, row.real.pixels)
-    assert len(np.unique(row.differences[1].pixels.reshape(-1, 3), axis=0)) == 1  # white
-    red = row.differences[0].pixels[..., 0].astype(int) - row.differences[0].pixels[..., 2]
-    assert red.mean() > 0  # too bright

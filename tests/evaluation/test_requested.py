@@ -17,7 +17,6 @@ from dataloaders.io.manifest import Manifest
 from dataloaders.io.png import read_png, write_png
 from dataloaders.io.weights import MissingWeights, resolve
 from evaluation import request
-from evaluation.metrics import extractors
 from evaluation.metrics.distribution import frechet_distance, frechet_of_moments
 from evaluation.pairs import ManifestPairs
 from evaluation.request import Request
@@ -71,17 +70,6 @@ def test_extractor_metrics_by_name_and_refusals(tmp_path: Path, script: Path) ->
         evaluate(folder, extractors=(f"torchscript:{script}", f"torchscript:{script}"))
     with pytest.raises(MissingWeights, match="no such file"):
         evaluate(folder, extractors=("resnet50:nowhere.pth",))
-
-
-@pytest.mark.slow
-def test_the_cache_saves_the_second_run_the_network(tmp_path: Path, script: Path) -> None:
-    folder = write_results(tmp_path / "r", noisy(0.05), channels=("CT",))
-    options = {"extractors": (f"torchscript:{script}",), "cache": tmp_path / "cache"}
-    first = evaluate(folder, **options)
-    with mock.patch.object(extractors.Extractor, "features", side_effect=AssertionError("the network ran")):
-        again = evaluate(folder, **options)
-    key = "torchscript_my_net_v2_frechet/CT"
-    assert again["metrics"][key] == first["metrics"][key]
 
 
 # -- protocols ----------------------------------------------------------------------------------------------------
@@ -313,20 +301,6 @@ def test_shards_merge_to_the_same_bytes(tmp_path: Path, script: Path) -> None:
     run(*options, "--out", tmp_path / "parts", "--shard", "1/3", "--json")
     for name in ("metrics.json", "metrics.csv", "summary.csv"):
         assert (tmp_path / "parts" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes(), name
-
-
-def test_parts_of_another_evaluation_are_not_merged(tmp_path: Path) -> None:
-    folder = write_results(tmp_path / "r", noisy(0.05), patients=2, slices=2, channels=("CT",))
-    out = ("--results", folder, "--out", tmp_path / "o")
-    run(*out, "--shard", "0/2", "--metrics", "mae")
-    run(*out, "--shard", "1/2")
-    assert not (tmp_path / "o" / "metrics.json").exists()
-    (tmp_path / "o" / "shards" / "0-of-2.npz").write_bytes(b"torn")
-    run(*out, "--shard", "1/2")
-    assert not (tmp_path / "o" / "metrics.json").exists()
-    run(*out, "--shard", "0/2")
-    assert (tmp_path / "o" / "metrics.json").exists()
-    run(*out, "--shard", "2/2", code=2)
 
 
 @pytest.mark.slow

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import numpy as np
 import pytest
-import skimage.data
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from dataloaders.io import weights
 from dataloaders.io.weights import MissingWeights, load_state, locate, resolve
-from models.efficientnet import PIXEL_MEAN, PIXEL_STD, WIDTHS, EfficientNetLite, folded
+from models.efficientnet import WIDTHS, EfficientNetLite
 from models.gan.perceptual import LiteFeatures
 
 EGYPTIAN_CAT, TABBY, ESPRESSO, TRIPOD = 285, 281, 967, 872  # classes of ImageNet
@@ -25,23 +23,6 @@ def state() -> dict[str, Tensor]:
 @pytest.fixture(scope="module")
 def lite(state: dict[str, Tensor]) -> LiteFeatures:
     return LiteFeatures(state)
-
-
-@pytest.mark.parametrize(
-    ("name", "classes"), [("cat", {EGYPTIAN_CAT, TABBY}), ("coffee", {ESPRESSO}), ("camera", {TRIPOD})]
-)
-def test_a_photograph_is_classified(name: str, classes: set[int], state: dict[str, Tensor]) -> None:
-    photograph = getattr(skimage.data, name)()
-    photograph = photograph if photograph.ndim == 3 else np.stack([photograph] * 3, -1)
-    x = torch.from_numpy(np.ascontiguousarray(photograph)).permute(2, 0, 1)[None] / 255
-    side = min(x.shape[2:])
-    top, left = (x.shape[2] - side) // 2, (x.shape[3] - side) // 2
-    x = F.interpolate(x[:, :, top : top + side, left : left + side], (240, 240), mode="bicubic", antialias=True)
-    last = EfficientNetLite(state)((x - PIXEL_MEAN) / PIXEL_STD)[-1]
-    pooled = F.relu6(folded(state, "_conv_head", "_bn1")(last)).mean((2, 3))
-    chances = (pooled @ state["_fc.weight"].T + state["_fc.bias"]).softmax(1)
-    assert chances.argmax().item() in classes
-    assert chances.max() > 0.4
 
 
 @pytest.mark.slow  # timm takes seconds to import

@@ -117,16 +117,6 @@ def test_channels(folder: Path) -> None:
     assert "no image for case 's1'" in run(folder, code=1).stderr
 
 
-def test_one_subject_of_any_name(folder: Path) -> None:
-    one = ["--images", folder / "images" / "s1.nii.gz", "--labels", folder / "labels" / "s1.nii.gz"]
-    (folder / "labels" / "s1.nii.gz").rename(folder / "labels" / "other.nii.gz")
-    one[-1] = folder / "labels" / "other.nii.gz"
-    done = call("scripts/estimate_priors.py", *one, "--out", folder / "one.json")
-    assert "warning: one subject says nothing about how subjects differ" in done.stderr
-    _, _, prior = FittedPrior.from_dict(json.loads((folder / "one.json").read_text()))
-    assert float(prior.mean_spread.abs().max()) == 0
-
-
 def test_percentiles(folder: Path) -> None:
     """A small head: half of it is above the 98th percentile of the image, and says so."""
     for i in range(3):
@@ -165,12 +155,6 @@ def test_errors_are_one_line(folder: Path, flags: str, code: int, message: str) 
     error = run(folder, *flags.split(), code=code).stderr
     assert message in error
     assert error.count("\n") == 1
-
-
-def test_unknown_labels_name_the_subject(folder: Path) -> None:
-    np.save(folder / "labels.npy", np.arange(3))
-    error = run(folder, "--generation_labels", folder / "labels.npy", code=1).stderr
-    assert error.startswith("error: s0: label map has values that generation_labels does not list: 3 (")
 
 
 @pytest.mark.slow

@@ -14,13 +14,12 @@ import torch
 
 from dataloaders.io.nifti import read_volume
 from dataloaders.labelmaps.seeds import (
-    SeedScheme,
     draw_subclasses,
     find_scheme,
     load_seeds,
     subcluster,
 )
-from scripts.make_seeds import SeedOptions, SeedReport, find_sources, make_seeds
+from scripts.make_seeds import SeedOptions, SeedReport, make_seeds
 from tests.launch import call, start, wait_for
 from tests.toy import phantom, save_nifti
 
@@ -109,33 +108,14 @@ def test_voxels_that_are_not_finite_have_no_seed() -> None:
     assert part.codes.tolist() == [0, 20, 21, 0]
 
 
-@pytest.mark.parametrize("suffix", ["json", "csv", "tsv"])
-def test_tables(suffix: str, tmp_path: Path) -> None:
-    rows = [(1, "fluid"), (7, "fluid"), (3, "solid"), (0, "outside"), (9, "background")]
-    path = tmp_path / f"table.{suffix}"
-    if suffix == "json":
-        path.write_text(json.dumps({"fluid": [1, 7], "solid": 3, "outside": [0], "background": [9]}))
-    else:
-        sign = "," if suffix == "csv" else "\t"
-        path.write_text("\n".join(sign.join(map(str, row)) for row in [("id", "name"), *rows]) + "\n")
-    scheme = find_scheme(str(path))
-    assert scheme == SeedScheme(path.name, (("fluid", (1, 7)), ("solid", (3,)), ("outside", (0,))), (9,))
-    assert scheme.apply(np.array([0, 1, 3, 7, 9, 9]), np.array([0, 0, 0, 0, 0, 5])).tolist() == [0, 1, 2, 1, 0, 3]
-
-
 @pytest.mark.parametrize(
     ("text", "message"),
     [
         ('{"a": [1, 2], "b": [2]}', "'b': id 2 again, 'b'; 'a' says 'a'"),
-        ('{"a": [1, 1]}', "'a': id 1 again"),
-        ('{"a": [1], "background": [1]}', "'background': id 1 again"),
         ('{"a": []}', "table.json: names no ids"),
         ('{"a": [1.5]}', "table.json: expected"),
-        ('{"a": [true]}', "table.json: expected"),
         ('{"a": [-1]}', "labels must be 0 to 65535, found -1"),
         ('{"a/b": [1]}', "'a/b' is not allowed"),
-        ("[1]", "expected"),
-        ("{", "not a JSON file"),
         ("{}", "table.json: names no ids"),
         (json.dumps({f"m{i}": [i] for i in range(1, 11)}), "10 meta-labels; 1 to 9"),
     ],
@@ -238,16 +218,6 @@ def test_every_voxel_of_a_meta_label_has_a_seed(bids: Path, made: Path) -> None:
         for n in (1, 3):
             codes = np.sum([read_volume(case.file(n, meta.id)).data for meta in case.metas], axis=0)
             assert (codes // 10 == metas).all()
-
-
-def test_pairs_and_what_has_no_partner(bids: Path) -> None:
-    sources, skipped = find_sources(bids, "T2w", "dseg")
-    assert [source.key for source in sources] == list(KEYS)
-    assert len(skipped) == 2
-    assert "sub-03_T2w_dseg.nii.gz: no image *_T2w" in skipped[0]
-    assert "sub-04_T2w.nii.gz: no label map sub-04_T2w_dseg or sub-04_dseg" in skipped[1]
-    with pytest.raises(ValueError, match=r"no sub-\*/.*FLAIR"):
-        find_sources(bids, "FLAIR", "dseg")
 
 
 @pytest.mark.slow

@@ -111,13 +111,8 @@ def test_neutral_labels_that_pair_wrong_sides_are_refused() -> None:
     with pytest.raises(ValueError, match=r"pairs 1 \(kidney left\) with 3 \(lung left\), not with 2"):
         LabelScheme.from_lists([0, 1, 2, 3, 4], n_neutral_labels=1,
                                names=["background", "kidney left", "kidney right", "lung left", "lung right"])  # fmt: skip
-    assert LabelScheme.from_lists([0, 1, 2, 3, 4], n_neutral_labels=1).partners == (
-        0,
-        3,
-        4,
-        1,
-        2,
-    )  # nobody knows better
+    unknown = LabelScheme.from_lists([0, 1, 2, 3, 4], n_neutral_labels=1)
+    assert unknown.partners == (0, 3, 4, 1, 2)  # nobody knows better
     assert LabelScheme.from_lists(ascending, n_neutral_labels=54).partners == (
         LabelScheme.from_lists(ascending).partners
     )
@@ -202,13 +197,9 @@ def test_faults_of_lists() -> None:
         ({"generation_labels": []}, "is empty"),
         ({"generation_labels": [0, 4, 4]}, "lists 4 more than once"),
         ({"generation_labels": [0, -4]}, "found -4"),
-        ({"generation_labels": [0, 0.5]}, "whole numbers"),
         ({"generation_labels": [0, 1, 2], "generation_classes": [0, 1]}, "generation_classes has 2 entries for 3"),
         ({"generation_labels": [0, 1, 2], "generation_classes": [0, 4, 1]}, "complete from 0 to K-1: 2, 3 missing"),
-        ({"generation_labels": [0, 1], "generation_classes": [0, -1]}, "found -1"),
         ({"generation_labels": [0, 1], "output_labels": [0]}, "output_labels has 1 entries for 2"),
-        ({"generation_labels": [0, 1], "output_labels": [0, -2]}, "must not be negative"),
-        ({"generation_labels": [0, 1], "names": ["background"]}, "names has 1 entries"),
         ({"generation_labels": SYNTHSEG, "n_neutral_labels": 17}, "an odd number"),
         ({"generation_labels": [0, 1], "n_neutral_labels": 3}, "must lie in 0..2"),
     ]

@@ -64,14 +64,10 @@ def test_forms_that_are_the_same_for_every_class(
     ("value", "kind", "message"),
     [
         (ROWS, "uniform", "expected 5 columns, one per class of generation_classes, got 3"),
-        (ROWS[:3], "uniform", "found (3, 3)"),
         (ROWS[None], "uniform", "found (1, 4, 3)"),
-        ([1, 2, 3], "uniform", "found (3,)"),
         ([225, 25], "uniform", "low is above its high"),
         (-5, "normal", "negative"),
-        ([1, float("nan")], "uniform", "not finite"),
         ([[1, 2], [3]], "uniform", "must be a number"),
-        (None, "gamma", "must be uniform or normal, found 'gamma'"),
     ],
 )
 def test_faults(value: object, kind: str, message: str) -> None:
