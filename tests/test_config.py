@@ -56,10 +56,7 @@ def test_a_value_out_of_range_is_one_line(capsys: pytest.CaptureFixture[str]) ->
         ),
         ("--model spade --preset lesion", "--model spade --preset lesion: there is no such pair"),
         ("--model segmenter --preset demo", "--model segmenter --preset demo: there is no such pair"),
-        (
-            "--model=x",
-            "--model x: there is no such pair; --model oasis has small, demo, oasis, small_unpaired,",
-        ),
+        ("--model=x", "--model x: there is no such pair; --model oasis has small, demo, oasis, small_unpaired,"),
         ("--preset x", "--preset x: there is no such pair"),
     ],
 )

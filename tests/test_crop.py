@@ -102,8 +102,7 @@ def test_unpaired_images_have_windows_of_their_own(folder: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "variant",
-    ["oasis", "spade", "oasis --oasis.generator haar", "oasis --oasis.critic wavelet --oasis.channels_W 4"],
+    "variant", ["oasis", "spade", "oasis --oasis.generator haar", "oasis --oasis.critic wavelet --oasis.channels_W 4"]
 )
 def test_what_trains_on_windows_makes_whole_slices(folder: Path, variant: str) -> None:
     model, *flags = variant.split()

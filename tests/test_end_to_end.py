@@ -13,13 +13,7 @@ from dataloaders.io.manifest import Manifest
 from dataloaders.io.png import write_png
 from dataloaders.io.runlog import read_log
 from engine.checkpoint import list_states
-from tests.launch import (
-    PERIODS,
-    TINY,
-    assert_killed_run_goes_on,
-    call,
-    prepared_scans,
-)
+from tests.launch import PERIODS, TINY, assert_killed_run_goes_on, call, prepared_scans
 from tests.toy import published
 
 pytestmark = pytest.mark.slow

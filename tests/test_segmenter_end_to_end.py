@@ -12,13 +12,7 @@ import pytest
 from dataloaders.io.manifest import Manifest
 from dataloaders.io.runlog import read_log
 from engine.checkpoint import list_states
-from tests.launch import (
-    assert_killed_run_goes_on,
-    call,
-    prepared_scans,
-    start,
-    wait_for,
-)
+from tests.launch import assert_killed_run_goes_on, call, prepared_scans, start, wait_for
 from tests.toy import LAS, phantom, save_nifti
 
 pytestmark = pytest.mark.slow

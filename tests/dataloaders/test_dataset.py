@@ -16,12 +16,7 @@ from dataloaders.io.manifest import Case, Manifest, Slice
 from dataloaders.io.png import read_png, write_png
 from dataloaders.io.spec import Channel, DataSpec, Label
 from dataloaders.prepare.check import check_folder
-from dataloaders.slices import (
-    EndlessSampler,
-    SliceDataset,
-    SliceLoader,
-    flip_table,
-)
+from dataloaders.slices import EndlessSampler, SliceDataset, SliceLoader, flip_table
 from models.base import Batch
 from models.gmm.labels import LabelScheme
 from tests.toy import prepared_folder
@@ -260,11 +255,7 @@ def marks(dataset: SliceDataset) -> list[list[int]]:
         # slice 2 is missing: for slice 1 the slice itself stands in for it, but slice 3 is two away and there
         ((case_of("a", [3, 1]),), 2, [[3, 1, 3, 3, 3], [1, 1, 1, 1, 3]]),
         # one scan split by blocks of slices: the slices next door may be those of the test split
-        (
-            (case_of("a", [1, 2, 5, 6]), case_of("b", [3, 4], "test")),
-            1,
-            [[1, 1, 2], [2, 1, 2], [5, 5, 6], [6, 5, 6]],
-        ),
+        ((case_of("a", [1, 2, 5, 6]), case_of("b", [3, 4], "test")), 1, [[1, 1, 2], [2, 1, 2], [5, 5, 6], [6, 5, 6]]),
     ],
 )
 def test_neighbours_at_ends_and_gaps_are_the_nearest_towards_the_centre(

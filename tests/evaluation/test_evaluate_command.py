@@ -53,10 +53,7 @@ REFUSALS = {
     "no group": ("PAIR --patient_regex sub", "put the patient into a group"),
     "optional group": ("PAIR --patient_regex sub(x)?", "does not match"),
     "device": ("PAIR --device foo", "--device foo: cannot be used here"),
-    "junk extractor": (
-        "PAIR --metrics mae --extractors junk",
-        "--extractors junk: use torchscript:FILE",
-    ),
+    "junk extractor": ("PAIR --metrics mae --extractors junk", "--extractors junk: use torchscript:FILE"),
     "built-in extractor": ("PAIR --extractors efficientnet_lite0", "EfficientNet-Lite0 is always measured"),
     "no repeats": ("PAIR --repeats NOWHERE", "--repeats NOWHERE: no such folder"),
     "inception extractor": ("PAIR --extractors inception:FILE", "name its file by --weights"),

@@ -8,14 +8,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from evaluation.metrics.lesions import (
-    Lesions,
-    change_outside,
-    lesion_row,
-    match_lesions,
-    pooled,
-    volume_correlation,
-)
+from evaluation.metrics.lesions import Lesions, change_outside, lesion_row, match_lesions, pooled, volume_correlation
 
 
 def mask(*boxes: tuple[slice, ...], shape: tuple[int, ...] = (12, 20, 20)) -> NDArray[np.bool_]:

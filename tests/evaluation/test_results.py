@@ -43,12 +43,7 @@ def test_a_perfect_method(tmp_path: Path) -> None:
         assert result["metrics"][f"psnr/{channel}"]["value"] is None
         assert "identical" in result["metrics"][f"psnr/{channel}"]["reason"]
     assert result["metrics"]["wasserstein"]["value"] == 0
-    assert result["counts"] == {
-        "constant_images": 0,
-        "psnr_identical": 12,
-        "clipped_real": 0,
-        "clipped_generated": 0,
-    }
+    assert result["counts"] == {"constant_images": 0, "psnr_identical": 12, "clipped_real": 0, "clipped_generated": 0}
 
 
 def test_an_offset_comes_out_in_physical_units(tmp_path: Path) -> None:

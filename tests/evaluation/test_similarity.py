@@ -13,12 +13,7 @@ from skimage.metrics import mean_squared_error, peak_signal_noise_ratio, structu
 
 from dataloaders.io.intensity import Window
 from evaluation.metrics.errors import mae, psnr, rmse
-from evaluation.metrics.similarity import (
-    pairwise_similarities,
-    similarities,
-    similarity,
-    ssim_3d,
-)
+from evaluation.metrics.similarity import pairwise_similarities, similarities, similarity, ssim_3d
 from tests.toy_cases import WINDOW, case_of
 
 LOW, WIDTH = WINDOW.low, WINDOW.width

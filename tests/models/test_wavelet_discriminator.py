@@ -5,12 +5,7 @@ import torch
 from torch import nn
 
 from models.gan.haar import haar
-from models.gan.wavelet_discriminator import (
-    Blur,
-    WaveletDiscriminator,
-    critic_levels,
-    minibatch_deviation,
-)
+from models.gan.wavelet_discriminator import Blur, WaveletDiscriminator, critic_levels, minibatch_deviation
 
 
 def parameters(net: nn.Module) -> int:

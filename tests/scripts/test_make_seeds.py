@@ -13,12 +13,7 @@ import pytest
 import torch
 
 from dataloaders.io.nifti import read_volume
-from dataloaders.labelmaps.seeds import (
-    draw_subclasses,
-    find_scheme,
-    load_seeds,
-    subcluster,
-)
+from dataloaders.labelmaps.seeds import draw_subclasses, find_scheme, load_seeds, subcluster
 from scripts.make_seeds import SeedOptions, SeedReport, make_seeds
 from tests.launch import call, start, wait_for
 from tests.toy import phantom, save_nifti

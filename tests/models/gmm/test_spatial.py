@@ -13,12 +13,7 @@ from models.gmm.params import Params
 from models.gmm.render import deform
 from models.gmm.resampling import nodes, upsample
 from models.gmm.sampling import sample_params
-from models.gmm.spatial import (
-    affine_matrix,
-    integrate_velocity,
-    look_up,
-    source_coordinates,
-)
+from models.gmm.spatial import affine_matrix, integrate_velocity, look_up, source_coordinates
 from tests.models.gmm import reference
 
 STILL: dict[int, tuple] = {

@@ -106,8 +106,7 @@ def test_given_levels_replace_those_of_the_image() -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    "options",
-    [{}, {"levels": "bands", "branches": "fused", "residual": False}, {"width": 2, "composite": False}],
+    "options", [{}, {"levels": "bands", "branches": "fused", "residual": False}, {"width": 2, "composite": False}]
 )
 def test_it_learns_lesions(options: dict[str, Any]) -> None:
     """A few steps bring the error inside lesions of unseen slices far below that of doing nothing."""

@@ -3,11 +3,7 @@ import pytest
 import torch
 from scipy.ndimage import gaussian_filter
 
-from models.gmm.artefacts.fields import (
-    blur,
-    gaussian_mixture,
-    perlin,
-)
+from models.gmm.artefacts.fields import blur, gaussian_mixture, perlin
 
 
 def seeded(seed=0):
