@@ -12,7 +12,6 @@ import torch
 from config import parse_train
 from dataloaders.io.manifest import Manifest
 from dataloaders.slices import SliceDataset, SliceLoader
-from dataloaders.unpaired import UnpairedLoader
 from engine.methods.base import workflow_of
 from engine.run import only_trains
 from models import build_method
@@ -82,23 +81,6 @@ def replace_seed(loader: SliceLoader, seed: int) -> SliceLoader:
 def test_validation_calibration_and_fitting_see_whole_slices(folder: Path) -> None:
     loader = SliceLoader(SliceDataset(folder, Manifest.load(folder), "train", crop=(32, 32)), 2)
     assert next(loader.once()).label.shape == next(loader.share()).label.shape == (2, 64, 64)
-
-
-def test_unpaired_images_have_windows_of_their_own(folder: Path) -> None:
-    data = Manifest.load(folder)
-    labels = SliceDataset(folder, data, "train", read="labels", crop=(32, 32))
-    images = SliceDataset(folder, data, "train", read="images", crop=(32, 32))
-    batch = next(UnpairedLoader(labels, images, 4).endless())
-    assert batch.label.shape == (4, 32, 32)
-    assert batch.real.shape == (4, 2, 32, 32)
-    found = [
-        places(image, part)
-        for part in batch.real.numpy()
-        for image in (images.image(i) for i in range(len(images)))
-        if image is not None and places(image, part)
-    ]
-    assert len(found) == 4
-    assert len({place[0] for place in found}) > 1
 
 
 @pytest.mark.parametrize(

@@ -441,16 +441,6 @@ def test_signals_that_come_twice_are_one(monkeypatch: pytest.MonkeyPatch) -> Non
         stop._handle(signal.SIGTERM, None)
 
 
-@pytest.mark.parametrize(
-    ("name", "code"),
-    [("TERM", 143), ("INT", 130), ("HUP", 129), ("QUIT", 131), ("XCPU", 152), ("USR1", 85), ("USR2", 85)],
-)
-def test_every_signal_has_its_exit_code(name: str, code: int) -> None:
-    stop = signals.StopRequest()
-    stop._handle(getattr(signal, f"SIG{name}"), None)
-    assert stop.exit_code == code
-
-
 @pytest.mark.parametrize(("name", "code"), [("INT", 130), ("USR1", 85)])
 def test_a_signal_to_all_processes_of_a_run_saves_it(
     name: str, code: int, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -489,15 +479,6 @@ def test_nohup_is_respected() -> None:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
-
-
-def test_the_cpu_time_limit_that_repeats_its_signal_is_one_request(monkeypatch: pytest.MonkeyPatch) -> None:
-    clock = iter([100.0, 110.0, 120.0])
-    monkeypatch.setattr(signals.time, "monotonic", lambda: next(clock))
-    stop = signals.StopRequest()
-    for _ in range(3):
-        stop._handle(signal.SIGXCPU, None)
-    assert stop.exit_code == 152
 
 
 def test_a_run_whose_output_nobody_takes_goes_on(data: Path, tmp_path: Path) -> None:

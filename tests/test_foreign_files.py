@@ -9,17 +9,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from config import Config
 from dataloaders.io.manifest import Manifest
-from dataloaders.labelmaps.generated_files import read_record
 from dataloaders.prepare.prepare import PrepareOptions, prepare
-from engine.checkpoint import Weights
-from engine.run import _read_start
-from engine.trained import TrainedRun
 from evaluation.report import refuse_foreign
-from scripts.export_model import CARD, ExportOptions, export
 from test import refuse_other_results
-from tests.toy import phantom, prepared_folder, save_nifti, toy_spec
+from tests.toy import phantom, prepared_folder, save_nifti
 from tests.toy_results import noisy, write_results
 
 
@@ -65,51 +59,6 @@ def test_a_failed_preparation_leaves_what_it_did_not_write(tmp_path: Path) -> No
     with pytest.raises(ValueError, match="is not empty"):
         prepare(empty)
     assert (out / "notes.txt").read_text() == "mine"
-
-
-@pytest.mark.parametrize("weights", [False, True])
-def test_an_export_replaces_exports_alone(weights: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    folder = tmp_path / "out" / "exp"
-    folder.mkdir(parents=True)
-    (folder / CARD).write_text("mine")
-    if weights:  # a run with notes
-        (folder / "weights-best.safetensors").write_text("mine")
-    run = TrainedRun(tmp_path, "best", Weights({}, {}, {}, 0), Config(name="x", dataroot=tmp_path), toy_spec())
-    monkeypatch.setattr("engine.trained.TrainedRun.load", lambda *_: run)
-    with pytest.raises(ValueError, match="is not empty"):
-        export(ExportOptions(name="exp", out=tmp_path / "out", overwrite=True))
-    assert (folder / CARD).read_text() == "mine"
-
-
-SAMPLE = {
-    "schema": "medsis-samples/1",
-    "number": 3,
-    "case": "c",
-    "settings": "d",
-    "map": {"file": "m", "sha256": "0"},
-    "images": ["images/c.nii.gz"],
-    "labels": ["labels/c.nii.gz"],
-    "params": {},
-}
-
-
-@pytest.mark.parametrize(
-    ("key", "other"), [("map", True), ("map", {}), ("images", [-1]), ("labels", True), ("number", "")]
-)
-def test_a_damaged_record_of_a_sample_is_told(key: str, other: Any, tmp_path: Path) -> None:
-    path = tmp_path / "3.json"
-    path.write_text(json.dumps(SAMPLE))
-    assert read_record(path)["number"] == 3
-    path.write_text(json.dumps(SAMPLE | {key: other}))
-    with pytest.raises(ValueError, match=rf"3\.json: {key}"):
-        read_record(path)
-
-
-@pytest.mark.parametrize("content", ["5", "{}", '{"config": 5, "data": ""}', '{"config": {"preset": "demo"}}'])
-def test_a_damaged_start_of_a_run_is_told(content: str, tmp_path: Path) -> None:
-    (tmp_path / "config.json").write_text(content)
-    with pytest.raises(ValueError, match=r"config\.json: "):
-        _read_start(tmp_path / "config.json")
 
 
 def test_a_slice_number_that_no_table_holds(tmp_path: Path) -> None:

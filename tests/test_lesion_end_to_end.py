@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from scripts.add_lesions import profile_level
 from tests.launch import PERIODS, call, weights
 from tests.toy import save_nifti
 from tests.toy_lesions import LAS, bids, patient
@@ -209,14 +208,3 @@ def test_other_methods_through_the_same_interface(home: Path, tmp_path: Path, mo
     if model == "gmm":  # fitted to lesions, so they are bright
         new = (mask > 0) & ~p.lesion
         assert after[new].mean() > p.flair[new].mean() + 10
-
-
-def test_levels_of_masks_follow_the_profile() -> None:
-    mask = np.zeros((20, 20, 20), bool)
-    mask[5:14, 5:14, 5:14] = True
-    level = profile_level(mask, ((0.0, 0.1, 0.2, 0.3), 0.0, 0.0), 0)
-    assert level[5, 9, 9] == 0
-    assert level[9, 9, 9] == pytest.approx(0.3)
-    noisy = profile_level(mask, ((0.0, 0.1, 0.2, 0.3), 0.1, 0.05), 0)
-    assert np.array_equal(noisy, profile_level(mask, ((0.0, 0.1, 0.2, 0.3), 0.1, 0.05), 0))
-    assert not np.array_equal(noisy, profile_level(mask, ((0.0, 0.1, 0.2, 0.3), 0.1, 0.05), 1))

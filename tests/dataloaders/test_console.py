@@ -33,20 +33,6 @@ def test_a_log_gets_a_line_every_half_minute(clock: list[float], capsys: pytest.
     assert 15 <= len(lines) <= 34  # farther apart towards the end
 
 
-def test_fast_work_is_silent_and_counts_what_an_item_stands_for(
-    clock: list[float], capsys: pytest.CaptureFixture[str]
-) -> None:
-    for _ in tracked([[0] * 8] * 5, "synthesise", total=4000, count=len):
-        clock[0] += 5
-    assert capsys.readouterr().err == ""
-    for _ in tracked(([0] * 8 for _ in range(8)), "synthesise", total=4000, count=len):
-        clock[0] += 5
-    assert capsys.readouterr().err == "synthesise: 48 of 4,000, 1.6/s, 0:41:10 left\n"
-    for _ in tracked(range(9), "evaluate", shown=False):
-        clock[0] += 50
-    assert capsys.readouterr().err == ""
-
-
 def test_a_line_that_cannot_be_written_does_not_end_the_work(
     clock: list[float], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from dataloaders.io.find import files_below, files_in, find_files, not_read
+from dataloaders.io.find import files_below, files_in, find_files
 from dataloaders.labelmaps.maps import LabelMaps
 from dataloaders.prepare.sources import find_bids, find_pairs
 from dataloaders.scans import find_scans
@@ -25,31 +25,6 @@ def test_hidden_files_and_folders_never_count(tmp_path: Path) -> None:
     names = ("a.nii", "b.nii.gz", "x/c.nii")
     assert files_below(tmp_path, (".nii", ".nii.gz")) == [tmp_path / name for name in names]
     assert files_in(tmp_path, (".nii", ".nii.gz")) == [tmp_path / name for name in names[:2]]
-
-
-def test_images_that_are_not_read_are_counted_and_named(tmp_path: Path) -> None:
-    touch(
-        tmp_path, "a.png", "._a.png", "b.PNG", "c.jpg", "d.jpg", "v.NII.GZ", "v.hdr", "v.img", "README.txt", "old/e.png"
-    )
-    (tmp_path / "lost.png").symlink_to(".git/annex/objects/lost")
-    line = not_read(tmp_path, ".png")
-    assert line.startswith(f"{tmp_path}: not read, since only .png files are: ")
-    for part in (
-        "1 .PNG (b.PNG)",
-        "2 .jpg (c.jpg, …)",
-        "1 .NII.GZ (v.NII.GZ)",
-        "1 .hdr",
-        "1 .img",
-        "1 sub-folders (old/)",
-    ):
-        assert part in line
-    assert "1 links to files that are not there (git annex get fetches them) (lost.png)" in line
-    assert "README" not in line
-    assert "a.png" not in line.replace("a.png)", "")
-    below = not_read(tmp_path, ".png", below=True)
-    assert "old" not in below
-    assert "2 .jpg" in below
-    assert not_read(tmp_path / "old", ".png") == ""
 
 
 def test_folders_patterns_and_lists(tmp_path: Path) -> None:
@@ -97,15 +72,6 @@ def test_sessions_count_where_they_differ(tmp_path: Path) -> None:
     assert [case.id for case in found.cases] == ["a_1", "a_2", "b_1"]
     found = find_pairs(str(tmp_path / "**/ct.nii.gz"), None, "CT", None)
     assert [case.id for case in found.cases] == ["a_1", "a_2", "b_1"]
-
-
-def test_an_empty_folder_of_folders_says_what_to_give(tmp_path: Path) -> None:
-    touch(tmp_path, "p1/ct.nii.gz")
-    (fault,) = find_pairs(str(tmp_path), None, "CT", None).faults
-    assert fault == (
-        f"--images {tmp_path}: no .nii.gz, .nii, .mgz, .mgh files; "
-        f"with one folder a patient give a pattern, '{tmp_path}/*/NAME.nii.gz'"
-    )
 
 
 def bids(root: Path, *names: str) -> Path:
@@ -177,16 +143,6 @@ def test_label_maps_and_scans_of_one_name_are_told_apart(tmp_path: Path) -> None
     assert [scan.name("dseg") for scan in scans] == ["bert/mri/orig_dseg", "fsaverage/mri/orig_dseg"]
     (alone,), _ = find_scans([tmp_path / "bert/mri/orig.mgz"], (), ["T1w"])
     assert alone.name("dseg") == "orig_dseg"
-
-
-def test_masks_of_single_classes_are_told(tmp_path: Path) -> None:
-    touch(
-        tmp_path,
-        *(f"s{i}/{name}.nii.gz" for i in (1, 2) for name in ("ct", "segmentations/liver", "segmentations/aorta")),
-    )
-    found = find_pairs(str(tmp_path / "*/ct.nii.gz"), str(tmp_path / "*/segmentations/*.nii.gz"), "CT", None)
-    (fault,) = found.faults
-    assert "4 files for 2 images, one mask a class as it seems" in fault
 
 
 @pytest.mark.parametrize(

@@ -169,22 +169,6 @@ def test_twelve_bits_in_sixteen_are_refused_and_converted_to_the_whole_range(tmp
     assert (narrow.cases[0].windows[0].low, narrow.cases[0].windows[0].high) == (100, 2000)
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize(
-    ("name", "cases", "patients"),
-    [("sub-02_slice{}", 8, {"sub-02"}), ("p{}", 8, {*(f"train_p{i}" for i in range(6)), "test_p6", "test_p7"}),
-     ("sub-02_z{:04d}", 2, {"sub-02"}), ("v_z{}", 2, {"v"})],
-)  # fmt: skip
-def test_patients_are_found_in_names_as_evaluate_does(
-    tmp_path: Path, name: str, cases: int, patients: set[str]
-) -> None:
-    manifest = load_manifest(plain(tmp_path, name=name))
-    assert len(manifest.cases) == cases
-    assert {case.patient for case in manifest.cases} == patients
-    if cases == 2:
-        assert [item.index for item in manifest.cases[0].slices] == list(range(6))
-
-
 def test_equal_slices_and_patients_in_several_splits_are_said(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from dataloaders.io.manifest import FILE_NAME, Manifest
-from dataloaders.io.spec import Label
 from dataloaders.overview import overview
 from tests.toy import prepared_folder
 
@@ -46,9 +44,3 @@ def test_shares_are_known_without_the_histograms(tmp_path: Path) -> None:
     (root / FILE_NAME).write_text(json.dumps(data))
     with pytest.raises(ValueError, match="histogram"):
         Manifest.load(root, histograms=False)
-
-
-def test_classes_that_no_training_slice_has_are_named(tmp_path: Path) -> None:
-    manifest = Manifest.load(prepared_folder(tmp_path))
-    spec = replace(manifest.spec, labels=(*manifest.spec.labels, Label(5, "spleen", (5,))))
-    assert any("in no training slice: spleen" in line for line in overview(replace(manifest, spec=spec)))

@@ -753,17 +753,6 @@ def test_what_makes_no_sense_is_one_line(
     assert not (tmp_path / "out").exists()
 
 
-def test_made_and_given_label_maps_are_not_mixed_and_channels_have_names_of_their_own(tmp_path: Path) -> None:
-    root = bids(tmp_path / "bids")
-    next(root.rglob("sub-02_dseg.nii.gz")).unlink()
-    with pytest.raises(DataFaults, match=r"1 of 2 cases have no label map \(sub-02\)"):
-        prepare(PrepareOptions(format="bids", source=root, tissue="hmrf", dry_run=True, workers=1))
-    root = nnunet(tmp_path / "raw")
-    (root / "dataset.json").write_text(json.dumps({"channel_names": {"0": "noNorm", "1": "noNorm", "2": "x"}}))
-    with pytest.raises(ValueError, match="'noNorm' occurs 2 times"):
-        prepare(PrepareOptions(format="nnunet", source=root, dry_run=True, workers=1))
-
-
 def label_header(*names: str) -> nib.nifti1.Nifti1Extension:
     rows = "".join(f'<Label Key="{7 * i}" Red="0"><![CDATA[{name}]]></Label>' for i, name in enumerate(names, 1))
     return nib.nifti1.Nifti1Extension("comment", f"<LabelTable>{rows}</LabelTable>".encode())

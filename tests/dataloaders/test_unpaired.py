@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import shutil
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
@@ -122,29 +121,6 @@ def test_resuming_workers_and_cache_change_nothing(labels: Path, images: Path) -
     for start in (4, 20, 40):  # the last epochs of labels and of images begin within batches
         assert equal(reference[start // 4 :], again(start))
     assert equal(reference[5:], again(20, workers=1, cache=1.0))
-
-
-def test_sagittal_images_are_never_mirrored_whatever_the_labels_are(labels: Path, images: Path, tmp_path: Path) -> None:
-    root = shutil.copytree(images, tmp_path / "b")
-    other = Manifest.load(root)
-    Manifest(replace(other.spec, axis="sagittal"), other.cases).save(root)
-    unknown = shutil.copytree(labels, tmp_path / "a")
-    data = Manifest.load(unknown)
-    Manifest(replace(data.spec, axis=None), data.cases).save(unknown)
-    batches = list(islice(loader(unknown, root).endless(), 10))
-    assert not any(flipped for _, flipped in seen(batches, root))
-    turned = [flipped for _, flipped in seen(list(islice(loader(labels, images).endless(), 10)), images)]
-    assert 10 < sum(turned) < 30
-    plain = SliceDataset(labels, Manifest.load(labels), "train")
-    upright = {
-        (sample.case.id, sample.slice.index): torch.from_numpy(sample.label)
-        for sample in map(plain.__getitem__, range(len(plain)))
-    }
-    assert any(  # few of the phantoms' label maps are not symmetric
-        not torch.equal(label, upright[case, index])
-        for batch in batches
-        for case, index, label in zip(batch.cases, batch.indices, batch.label, strict=True)
-    )
 
 
 # -- the manifest -----------------------------------------------------------------------------------------------------

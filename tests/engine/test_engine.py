@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from dataloaders.io.files import atomic_path, read_json, write_json
+from dataloaders.io.files import read_json
 from dataloaders.io.runlog import RunLog, read_log
 from dataloaders.io.schema import NAME
 from dataloaders.labelmaps.labels import read_label_map
@@ -21,21 +21,6 @@ from engine.run import match_parameters
 from pipeline.study import read_study
 from pipeline.tissue import read_table
 from tests.toy import save_nifti
-
-
-def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> None:
-    target = tmp_path / "a.json"
-    write_json(target, {"old": 1})
-
-    def fail() -> None:
-        with atomic_path(target) as temporary:
-            temporary.write_text("half")
-            raise RuntimeError("killed")
-
-    with pytest.raises(RuntimeError):
-        fail()
-    assert read_json(target) == {"old": 1}
-    assert list(tmp_path.iterdir()) == [target]
 
 
 def test_lists_tables_and_settings_may_begin_with_a_byte_order_mark(tmp_path: Path) -> None:

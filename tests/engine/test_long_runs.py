@@ -11,7 +11,6 @@ import pytest
 import torch
 from torch import Tensor
 
-import engine.run
 from config import parse_train
 from dataloaders.io.manifest import Manifest
 from dataloaders.slices import SliceDataset, SliceLoader
@@ -19,7 +18,7 @@ from engine import checkpoint
 from engine.methods.base import Verdict
 from engine.methods.synthesis import SynthesisJudge
 from engine.run import Run
-from engine.signals import EXIT_DIVERGED, EXIT_STALLED
+from engine.signals import EXIT_DIVERGED
 from models import build_method
 from models.base import Batch
 from models.gan.oasis import Oasis
@@ -157,21 +156,6 @@ def test_rates_decay_over_the_run_and_resume_exactly(data: Path, tmp_path: Path)
     assert equal(of(folder, 32)["method"], first)
     run(data, tmp_path, "--num_epochs", 12, *options, "--which_iter", 24)  # at once at the rate of the longer run
     assert len(checkpoint.list_states(folder)) > 3
-
-
-def test_a_winning_discriminator_is_a_warning_where_pairs_teach_the_generator(
-    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.setattr(engine.run, "WON", -1.0)  # every accuracy counts as won
-    options = ["--stop_patience", 8, "--freq_print", 4, *QUICK]
-    run(data, tmp_path, "--num_epochs", 3, *options, "--oasis.lambda_l1", 1)
-    run(data, tmp_path, "--num_epochs", 5, *options, "--oasis.lambda_l1", 1)
-    said = capsys.readouterr().out
-    assert said.count("warning: discriminator/accuracy has been above -1.0 for 8 images") == 1
-    assert "finished: 40 images" in said
-    with pytest.raises(SystemExit) as stopped:  # the mask loss knows the label alone
-        run(data, tmp_path, "--num_epochs", 5, *options, "--oasis.lambda_mask", 1, name="alone")
-    assert stopped.value.code == EXIT_STALLED
 
 
 # -- another run's weights --------------------------------------------------------------------------------------------

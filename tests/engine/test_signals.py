@@ -7,14 +7,11 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterable
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 
 from engine import signals
-from engine.run import Run
 
 ROOT = Path(__file__).resolve().parents[2]
 # One call that lasts for minutes and runs no Python in between, as a backward pass does.
@@ -98,24 +95,3 @@ def test_signals_go_back_to_who_had_them() -> None:
     stop.close()
     assert {number: signal.getsignal(number) for number in signals._EXIT_CODES} == before
     assert signal.set_wakeup_fd(-1) == -1
-
-
-def test_a_fit_that_is_stopped_ends_between_batches() -> None:
-    said: list[str] = []
-    run = SimpleNamespace(
-        stop=signals.StopRequest(), log=SimpleNamespace(say=said.append), close=lambda: said.append("closed")
-    )
-    seen = []
-
-    def fit(batches: Iterable[int]) -> None:
-        for batch in batches:
-            seen.append(batch)
-            if batch == 3:
-                run.stop._handle(signal.SIGINT, None)
-
-    with pytest.raises(SystemExit) as left:
-        fit(Run.unless_stopped(run, range(10)))  # type: ignore[arg-type]
-    assert left.value.code == 130
-    assert seen == [0, 1, 2, 3]
-    assert "nothing to save" in said[0]
-    assert said[-1] == "closed"

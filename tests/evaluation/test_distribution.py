@@ -12,10 +12,13 @@ from evaluation.metrics.distribution import (
     density_coverage,
     distribution_metrics,
     floors,
+    frechet_distance,
     kid,
     precision_recall,
     split_by_patient,
 )
+from evaluation.metrics.feature_sets import INCEPTION, RADIOMICS, of_extractor, set_entries
+from evaluation.metrics.radiomics import FEATURE_NAMES, standardise
 
 
 def samples(n: int, d: int, seed: int = 0, scale: float = 1.0, shift: float = 0.0) -> np.ndarray:
@@ -166,3 +169,97 @@ def test_generated_samples_are_set_beside_the_floor_at_its_size() -> None:
     a, b = halves
     fake = features + 2
     assert floors(features, patients, fake=fake)["matched"] == distribution_metrics(real=features[b], fake=fake[a])
+
+
+# -- frechet ------------------------------------------------------------
+
+
+def test_identical_sets_are_zero_even_with_fewer_samples_than_features() -> None:
+    features = samples(20, 64)
+    assert frechet_distance(features, features) == pytest.approx(0, abs=1e-9)
+
+
+def test_a_shift_gives_its_squared_length() -> None:
+    features = samples(50, 8)
+    assert frechet_distance(features, features + 3) == pytest.approx(8 * 9)
+
+
+def test_a_scale_of_uncorrelated_features_has_a_closed_form() -> None:
+    """tr(C) (1 - s)² for Y = s X about the same mean."""
+    features = samples(400, 6)
+    features -= features.mean(0)
+    trace = np.cov(features, rowvar=False).trace()
+    assert frechet_distance(features, 2.5 * features) == pytest.approx(trace * 1.5**2)
+
+
+@pytest.mark.parametrize(("n", "m", "d"), [(10, 14, 32), (300, 200, 16), (8, 200, 16), (200, 8, 16)])
+def test_any_shape_symmetry_and_order(n: int, m: int, d: int) -> None:
+    x, y = samples(n, d), samples(m, d, 1) * 1.3 + 0.2
+    value = frechet_distance(x, y)
+    assert value > 0
+    assert frechet_distance(y, x) == pytest.approx(value)
+    assert frechet_distance(x[::-1], y) == pytest.approx(value)
+
+
+def test_agrees_with_pytorch_fid() -> None:
+    fid_score = pytest.importorskip("pytorch_fid.fid_score")
+    x, y = samples(500, 24), samples(400, 24, 1) @ np.diag(np.linspace(0.5, 2, 24)) + 0.1
+    statistics = [part for z in (x, y) for part in (z.mean(0), np.cov(z, rowvar=False))]
+    try:
+        expected = fid_score.calculate_frechet_distance(*statistics)
+    except TypeError:
+        pytest.skip("this SciPy no longer has sqrtm(disp=...), which pytorch-fid uses")
+    assert frechet_distance(x, y) == pytest.approx(expected, rel=1e-6)
+
+
+def test_one_sample_is_refused() -> None:
+    with pytest.raises(ValueError, match="two sets a side, got 1 and 5"):
+        frechet_distance(samples(1, 4), samples(5, 4))
+
+
+# -- feature sets ------------------------------------------------------------
+
+
+def filled(n: int, patients: int, d: int) -> tuple[np.ndarray, np.ndarray, list[str]]:
+    rng = np.random.default_rng(0)
+    return rng.normal(size=(n, d)), rng.normal(2.0, 1.2, size=(n, d)), [f"p{i % patients}" for i in range(n)]
+
+
+def every(extractor: str) -> set[str]:
+    return {metric.key for metric in of_extractor(extractor).values()}
+
+
+def test_inceptions_metrics_have_the_fields_names_and_values() -> None:
+    real, fake, of = filled(40, 4, 8)
+    entries = set_entries(INCEPTION, real, fake, of, every(INCEPTION))
+    expected = distribution_metrics(real=real, fake=fake)
+    assert set(entries) == {"fid", "kid", "precision", "recall", "density", "coverage"}
+    assert {key: entry["value"] for key, entry in entries.items()} == {
+        metric.key: expected[kind] for kind, metric in of_extractor(INCEPTION).items()
+    }
+    assert entries["kid"]["sd_over_subsets"] == expected["kid_std"]
+    split = split_by_patient(of)
+    assert split is not None
+    assert entries["fid"]["floor"]["n"] == [len(part) for part in split]
+    assert entries["fid"]["floor"]["value"] < entries["fid"]["value"]
+    assert entries["fid"]["better"] == "lower"
+    assert entries["coverage"]["better"] == "higher"
+    assert "below 2048 trust KID more" in entries["fid"]["note"]
+
+
+def test_radiomics_are_standardised_by_the_real_set_and_never_called_fid() -> None:
+    real, fake, of = filled(30, 3, len(FEATURE_NAMES))
+    entries = set_entries(RADIOMICS, real, fake, of, every(RADIOMICS))
+    assert all(key.startswith("radiomics_") for key in entries)
+    x, y, _ = standardise(real=real, fake=fake)
+    assert entries["radiomics_frechet"]["value"] == distribution_metrics(real=x, fake=y)["frechet"]
+    assert "no weights" in entries["radiomics_kid"]["extractor"]
+
+
+def test_too_few_slices_and_one_patient_are_said() -> None:
+    entry = set_entries(RADIOMICS, *filled(1, 1, len(FEATURE_NAMES)), every(RADIOMICS))["radiomics_frechet"]
+    assert entry["value"] is None
+    assert entry["reason"] == "1 slice(s) are too few"
+    entry = set_entries(INCEPTION, *filled(12, 1, 8), every(INCEPTION))["kid"]
+    assert entry["floor"] is None
+    assert "cannot be split by patient" in entry["note"]

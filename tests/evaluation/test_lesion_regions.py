@@ -2,27 +2,19 @@
 
 from __future__ import annotations
 
-import csv
-import json
 import math
-from pathlib import Path
 
 import numpy as np
 import pytest
 from skimage.metrics import structural_similarity
 
 from evaluation.metrics.lesion_regions import (
-    CSV_NAME,
-    JSON_NAME,
     border_distance,
     contrast,
-    evaluate_lesion_regions,
-    format_regions,
     radial_profile,
     regions,
     score_regions,
 )
-from tests.toy_results import noisy, write_results
 
 
 def ball(radius: float, size: int = 31) -> np.ndarray:
@@ -69,16 +61,3 @@ def test_profile_and_contrast_of_a_known_lesion() -> None:
     assert profile[-4] > profile[-3] > profile[-2] > profile[-1] > 1
     assert math.isnan(contrast(image, np.zeros_like(lesion), white))
     assert border_distance(np.zeros_like(lesion)).min() == np.inf
-
-
-def test_a_results_folder_is_scored(tmp_path: Path) -> None:
-    folder = write_results(tmp_path / "r", noisy(0.01))
-    result = evaluate_lesion_regions(folder)
-    rows = result["rows"]
-    assert {row["images"] for row in rows} == {"generated", "real"}
-    assert json.loads((folder / JSON_NAME).read_text())["rows"][0]["case"] == rows[0]["case"]
-    with open(folder / CSV_NAME, encoding="utf-8") as file:
-        table = list(csv.DictReader(file))
-    assert len(table) == len(rows)
-    assert {"psnr_lesion", "ssim_rim", "mse_outside", "contrast"} <= set(table[0])
-    assert "lesion PSNR" in format_regions(result)

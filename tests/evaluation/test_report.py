@@ -21,8 +21,8 @@ from evaluation.compare import Entrant, load_entrants, metric_rows
 from evaluation.report import gather_content, render_page, write_report
 from evaluation.report.kit import Heading
 from evaluation.report.names import group_of, grouped, name_of
-from evaluation.report.tables import csv_tables, latex, latex_tables, legend, metric_table, to_json
-from evaluation.report.words import limits, winners
+from evaluation.report.tables import csv_tables, latex, latex_tables, legend, metric_table
+from evaluation.report.words import winners
 from tests.toy_results import good_and_bad, noisy, write_results
 
 pytestmark = [pytest.mark.usefixtures("no_weights"), pytest.mark.slow]
@@ -282,35 +282,6 @@ def test_one_method_alone_without_labels(tmp_path: Path) -> None:
 
 
 # -- what it does not show ----------------------------------------------------------------------------------------
-
-
-def _limits(entrants: list[Entrant]) -> str:
-    return " ".join(limits(entrants, metric_rows(entrants)))
-
-
-def test_limits_follow_the_provenance(tmp_path: Path) -> None:
-    """Split within a scan, label maps of a classifier, unequal training, another device, constant images."""
-    entrants = load_entrants(good_and_bad(tmp_path, patients=1))
-
-    def changed(entrant: Entrant, counts: dict[str, int], **provenance: Any) -> Entrant:
-        manifest = replace(entrant.manifest, provenance=entrant.manifest.provenance | provenance)
-        return replace(entrant, manifest=manifest, metrics=entrant.metrics | {"counts": counts})
-
-    data = {"split": "blocks of slices of the same scan, not patients", "options": {"tissue": "hmrf"}}
-    one = changed(
-        entrants[0], {"constant_images": 3}, data_provenance=data, split="val", environment={"device": "H200"}
-    )
-    two = changed(entrants[1], {}, method="spade", images_seen=77)
-    text, plain = _limits([one, two]), _limits(entrants)
-    for part in ("same scan", "hmrf", "val slices", "good 1,200 and bad 77", "different devices"):
-        assert part in text, part
-        assert part not in plain, part
-    assert "3 generated images of good have a single value" in text
-    for part in ("trained once", "1 patient: too few", "FID", "weights missing", "several draws from one label map"):
-        assert part in plain, part
-    assert "have no floor (one patient's slices cannot be halved by patient)" in plain
-    assert "correction" not in plain  # nothing was tested
-    assert to_json(entrants, metric_rows(entrants))["metrics"]["ssim/CT"]["difference"] is None
 
 
 # -- names and numbers as text ------------------------------------------------------------------------------------

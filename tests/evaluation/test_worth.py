@@ -60,15 +60,6 @@ def test_a_rise_within_the_scatter_is_no_measure() -> None:
         assert len(learning_curves(N, {"real": first, "both": first + 0.01}, "real")["worth"]) == worth
 
 
-def test_a_dip_in_the_middle_has_a_flat_fit_and_no_inverse() -> None:
-    dip = np.array([0.80, 0.60, 0.50, 0.50, 0.81])
-    scores = {arm: np.broadcast_to(dip[None, :, None], (3, 5, 6)) for arm in ("real", "both")}
-    found = learning_curves(N, scores, "real")
-    assert found["rise"]["interval"][0] > 0
-    assert found["curves"]["real"]["fit"][1] == 0
-    assert found["worth"] == []
-
-
 def test_harm_gain_and_what_lies_beyond() -> None:
     """Draws differ, so intervals have a width; a gain beyond 16 patients is told as such, so is harm below one."""
     shift = np.array([-0.02, 0.0, 0.02])[:, None, None]

@@ -92,21 +92,6 @@ def test_presets_are_the_published_networks() -> None:
         assert (preset.batch_size, preset.segmenter.lr, preset.gmm.priors) == (1, 1e-4, "random")
 
 
-def test_dropout_repeats_with_the_step_and_leaves_the_global_stream_alone() -> None:
-    o = replace(TINY, dropout=0.5)
-    net = method(o)
-    torch.manual_seed(7)
-    before = torch.random.get_rng_state()
-    first = net._losses(batch(o))
-    assert torch.equal(torch.random.get_rng_state(), before)
-    torch.manual_seed(8)
-    again = net._losses(batch(o))
-    assert first["dice"].item() == again["dice"].item()
-    changed = batch(o)
-    changed.rng = seeded_generator("another step")
-    assert net._losses(changed)["dice"].item() != first["dice"].item()
-
-
 def test_learning_rates() -> None:
     cosine = method(replace(TINY, lr=1.0, epoch_samples=8), num_epochs=2, batch_size=2)  # 8 steps
     rates = []

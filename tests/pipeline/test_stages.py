@@ -13,11 +13,10 @@ from dataloaders.io.manifest import Manifest
 from dataloaders.io.nifti import read_volume
 from dataloaders.io.png import read_png
 from evaluation.metrics.segmentation import dice
-from pipeline import nnunet, scores
+from pipeline import scores
 from pipeline.context import Excluded
 from pipeline.project import Project
 from pipeline.rules.images import harmonise
-from pipeline.study import NnunetOptions
 from tests.pipeline.conftest import Fakes, go
 from tests.pipeline.heads import affine, head, study
 from tests.toy import save_nifti
@@ -211,21 +210,6 @@ def test_nnunets_form_on_disk(finished: Path) -> None:
     assert sorted(path.name for path in (folder / "imagesTr").iterdir()) == [f"{name}_0000.png" for name in names]
     assert sorted(path.name for path in (folder / "labelsTr").iterdir()) == [f"{name}.png" for name in names]
     assert read_png(folder / "labelsTr" / f"{names[0]}.png").max() == 3
-
-
-def test_the_small_plan_fits_together() -> None:
-    own = {"data_identifier": "nnUNetPlans_2d", "batch_size": 30, "patch_size": [256, 256]}
-    own["architecture"] = {"arch_kwargs": {"n_stages": 7, "conv_bias": True}}
-    plans = {"plans_name": "nnUNetPlans", "configurations": {"2d": own}}
-    small = nnunet.small_plans(plans, NnunetOptions(features=(8, 16, 32), patch=64, batch=4))
-    kinds = small["configurations"]["2d"]["architecture"]["arch_kwargs"]
-    assert small["plans_name"] == "medsisPlans"
-    assert small["configurations"]["2d"]["data_identifier"] == "nnUNetPlans_2d"  # no new preprocessing
-    assert kinds["conv_bias"]
-    for key in ("features_per_stage", "kernel_sizes", "strides", "n_conv_per_stage"):
-        assert len(kinds[key]) == kinds["n_stages"] == 3
-    assert len(kinds["n_conv_per_stage_decoder"]) == 2
-    assert (plans["plans_name"], own["batch_size"]) == ("nnUNetPlans", 30)  # nnU-Net's own stays
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ import pytest
 from dataloaders.io.files import read_json
 from dataloaders.io.manifest import Manifest
 from dataloaders.io.png import read_png
-from pipeline.rules.slices import FLOOR, stripped
+from pipeline.rules.slices import FLOOR
 from pipeline.subclasses import divide, scheme
 
 pytestmark = pytest.mark.slow
@@ -39,15 +39,6 @@ def test_a_tissue_is_divided_by_intensity_into_equal_parts() -> None:
     assert (white[12:18] == 5).mean() > 0.95
     assert (white[22:] == 6).all()
     np.testing.assert_array_equal(divide(image, tissue, 1, MM), tissue)
-
-
-def test_brain_is_brighter_than_what_was_stripped_off() -> None:
-    """Also where its intensity is 0 or below, as in dark CSF and in the ringing of an interpolation."""
-    image = np.array([[[-5.0, 0.0, 50.0, 100.0, 200.0, 80.0]]])
-    brain = np.array([[[True, True, True, True, True, False]]])
-    data, window = stripped(image, brain, 100.0)
-    found = window.encode(data)[0, 0] / 65535
-    np.testing.assert_allclose(found, [FLOOR, FLOOR, (1 + FLOOR) / 2, 1, 1, 0], atol=1e-4)
 
 
 def test_slices_show_exactly_the_brain(finished: Path) -> None:

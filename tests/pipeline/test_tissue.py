@@ -41,22 +41,6 @@ def test_unknown_ids_are_counted_not_swallowed() -> None:
     assert unknown == {502: 2, 900: 1}
 
 
-@pytest.mark.parametrize(
-    ("text", "message"),
-    [
-        ("[GM]\na = [1]\n[WM]\nb = [1]", r"WM: 'b': id 1 again, 'WM'; GM: 'a' says 'GM'"),
-        ("[GREY]\na = [1]", r"section 'GREY': must be one of GM, WM, CSF, none"),
-        ('[GM]\na = ["5-2"]', r"a = \['5-2'\]: must be positive ids"),
-        ("[GM]\na = [0]", r"must be positive ids"),
-        ("[GM]\na = [1]", r"no id becomes WM, CSF"),
-    ],
-)
-def test_tables_with_faults_are_refused(text: str, message: str, tmp_path: Path) -> None:
-    (tmp_path / "t.toml").write_text(text)
-    with pytest.raises(ValueError, match=message):
-        read_table(tmp_path / "t.toml")
-
-
 def test_any_label_table_can_be_one_of_tissues(tmp_path: Path) -> None:
     """By BIDS' column mapping, by names of tissues, by FreeSurfer's names."""
     table = tmp_path / "dseg.tsv"

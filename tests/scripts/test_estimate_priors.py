@@ -117,24 +117,6 @@ def test_channels(folder: Path) -> None:
     assert "no image for case 's1'" in run(folder, code=1).stderr
 
 
-def test_percentiles(folder: Path) -> None:
-    """A small head: half of it is above the 98th percentile of the image, and says so."""
-    for i in range(3):
-        label = label_map(i)
-        label[:, 1:] = 0
-        image = steps(label, 0.0)
-        save_nifti(folder / "labels" / f"s{i}.nii.gz", label, LPS)
-        save_nifti(folder / "images" / f"s{i}.nii.gz", image, LPS)
-    done = run(folder, "--percentiles", 2, 95)
-    assert "image: above the 95 % percentile in all subjects" in done.stderr
-    done = run(folder, "--percentiles", 0, 100)
-    assert not done.stderr
-    data = json.loads((folder / "priors.json").read_text())
-    np.testing.assert_allclose(data["mean_center"], [MEANS], atol=0.05)
-    assert data["scale"] == {"percentiles": [0, 100]}
-    assert "--percentiles 9 3: must be" in run(folder, "--percentiles", 9, 3, code=2).stderr
-
-
 def test_a_class_that_nobody_shows_is_a_warning(folder: Path) -> None:
     np.save(folder / "labels.npy", np.arange(5))
     warning = run(folder, "--generation_labels", folder / "labels.npy").stderr

@@ -17,7 +17,6 @@ from dataloaders.labelmaps.image_generator import ImageGenerator
 from dataloaders.labelmaps.maps import read_label_map_file
 from dataloaders.labelmaps.schemes import read_scheme
 from models.gmm.labels import LabelScheme
-from scripts.generate import GenerateOptions, generate
 from tests.launch import Done, call, left_by_the_dead, running, start, wait_for
 from tests.toy import phantom, prepared_folder, save_nifti
 
@@ -307,18 +306,6 @@ def test_maps_from_a_list_and_priors_from_arrays(maps: Path, tmp_path: Path) -> 
         np.testing.assert_allclose(image, means[0][label] / 255, atol=1e-6)
 
 
-def test_a_wrong_order_of_labels_is_told_by_its_flag(tmp_path: Path) -> None:
-    save_nifti(tmp_path / "maps" / "a.nii.gz", np.array([0, 2, 3, 41, 42], np.int32)[phantom(0, (8, 8, 8))[0]])
-    np.save(tmp_path / "labels.npy", [0, 2, 41, 3, 42])
-    options = GenerateOptions(
-        labels=tmp_path / "maps", out=tmp_path / "out", n=1, generation_labels=tmp_path / "labels.npy", neutral_labels=1
-    )
-    with pytest.raises(ValueError, match=r"^--neutral_labels 1: pairs 2 \(left cerebral white matter\) with 3 "):
-        generate(options)
-    np.save(tmp_path / "labels.npy", [0, 2, 3, 41, 42])
-    assert generate(options).made == 1
-
-
 def test_schemes_of_tables(tmp_path: Path) -> None:
     kidneys = read_scheme("totalsegmentator", [0, 2, 3, 13])
     assert (kidneys.values, kidneys.partners) == ((0, 2, 3, 13), (0, 2, 1, 3))
@@ -355,15 +342,6 @@ def test_schemes(tmp_path: Path) -> None:
             read_scheme(str(table), ())
     scheme = read_scheme(str(prepared_folder(tmp_path / "data")), ())
     assert scheme.names == ("background", "csf", "grey_matter", "white_matter", "lesion")
-
-
-@pytest.mark.parametrize("name", ["p.npy", "p.txt"])
-def test_chances_of_maps_from_a_file(maps: Path, tmp_path: Path, name: str) -> None:
-    np.save(tmp_path / "p.npy", [1.0, 0.0])
-    (tmp_path / "p.txt").write_text("1\n0\n")
-    run(maps, tmp_path / "out", "--subjects_prob", tmp_path / name)
-    samples = json.loads((tmp_path / "out" / "samples.json").read_text())["samples"]
-    assert [sample["map"]["file"] for sample in samples] == ["m0.nii.gz"] * 4
 
 
 @pytest.mark.slow

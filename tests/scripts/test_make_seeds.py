@@ -150,23 +150,6 @@ def test_the_split_does_not_depend_on_scale_and_offset() -> None:
         assert (other.codes != plain.codes).mean() < 1e-3
 
 
-@pytest.mark.parametrize(
-    ("values", "n", "codes"),
-    [
-        ([], 3, []),
-        ([5.0], 3, [10]),
-        ([5.0] * 50, 4, [10] * 50),
-        ([7.0, 3.0, 7.0], 2, [11, 10, 11]),
-        ([7.0, 3.0, 5.0], 6, [12, 10, 11]),
-    ],
-)
-def test_too_few_intensities_give_fewer_clusters_and_a_note(values: list[float], n: int, codes: list[int]) -> None:
-    part = subcluster(np.array(values), np.ones(len(values), bool), 1, n)
-    assert part.codes.tolist() == codes
-    assert len(part.means) == len(part.sizes) == len(set(codes))
-    assert bool(part.notes) == (len(set(codes)) < n)
-
-
 def test_awkward_distributions_never_stop_it() -> None:
     rng = np.random.default_rng(2)
     for trial in range(15):

@@ -11,7 +11,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from scipy import stats
 
 from config import parse_test, parse_train
 from dataloaders.io.manifest import Manifest
@@ -154,14 +153,6 @@ def test_options_out_of_range(options: UtilityOptions, change: dict, message: st
 
 def scores(arm: str, seed: int, values: list[float | None]) -> RunScores:
     return RunScores(arm, seed, {"dice": {f"p{i}": value for i, value in enumerate(values)}})
-
-
-def test_seed_interval_is_students() -> None:
-    d = np.array([0.1, 0.2, 0.4])
-    low, high = seed_interval(d) or (0, 0)
-    expected = stats.t.interval(0.95, 2, loc=d.mean(), scale=stats.sem(d))
-    assert (low, high) == pytest.approx(expected)
-    assert seed_interval(d[:2]) is None
 
 
 def test_pairs_by_patient_and_by_seed(tmp_path: Path) -> None:

@@ -14,7 +14,6 @@ from models.gmm.options import GMM_PRESETS, GmmConfig, synthseg_preset
 from models.gmm.params import Params
 from models.gmm.render import deform, render, render_pair
 from models.gmm.sampling import sample_params
-from tests.models.gmm.reference import near_border
 
 NAMES = ("background", "csf", "left cerebral cortex", "right cerebral cortex", "white matter", "brainstem")
 SCHEME = LabelScheme.from_lists(range(6), names=NAMES)
@@ -126,20 +125,3 @@ def test_image_moments_reproduce_the_parameters_through_the_whole_chain() -> Non
         assert float(region.std()) == pytest.approx(float(stds[0, k]), rel=0.04)
     without = render(labels, replace(params, gain=(1.0,)))[0] * 255
     assert float(without[3:21, 3:-3, 3:-3].std()) < 6  # of 10
-
-
-def test_partial_volume_mixes_borders_only() -> None:
-    labels = head((30, 33, 28))
-    options = replace(GmmConfig(), rotation_bounds=(20.0,), blur=(0.0,))
-    plain = replace(
-        draw(labels, 2, options), stds=torch.zeros(1, 6), means=torch.tensor([[0.0, 40, 80, 120, 160, 200]])
-    )
-    hard, mixed = render(labels, plain), render(labels, replace(plain, partial_volume=True))
-    kept = render_pair(labels, replace(plain, partial_volume=True), SCHEME)[1]
-    assert torch.equal(kept, render_pair(labels, plain, SCHEME)[1])
-    values = set(hard.unique().tolist())
-    between = ~torch.isin(mixed, torch.tensor(sorted(values)))
-    assert 0.02 < float(between.float().mean()) < 0.5
-    changed = (mixed != hard)[0].numpy()
-    assert not (changed & ~near_border(kept.numpy())).any()
-    assert float((mixed - hard).mean()) == pytest.approx(0, abs=0.01)

@@ -13,23 +13,12 @@ from models.gmm.params import Params
 from models.gmm.render import deform
 from models.gmm.resampling import nodes, upsample
 from models.gmm.sampling import sample_params
-from models.gmm.spatial import affine_matrix, integrate_velocity, look_up, source_coordinates
+from models.gmm.spatial import affine_matrix, integrate_velocity
 from tests.models.gmm import reference
-
-STILL: dict[int, tuple] = {
-    2: ((0.0,), (1.0,) * 2, (0.0,) * 2, (0.0,) * 2),
-    3: ((0.0,) * 3, (1.0,) * 3, (0.0,) * 6, (0.0,) * 3),
-}
 
 
 def random_labels(shape: tuple[int, ...], seed: int = 0) -> torch.Tensor:
     return torch.randint(1, 9, shape, generator=torch.Generator().manual_seed(seed)).to(torch.uint8)
-
-
-def moved(labels: torch.Tensor, matrix: torch.Tensor, fill: int = 0, fine: int = 1) -> torch.Tensor:
-    shape = tuple(labels.shape)
-    where = source_coordinates(matrix, None, shape)
-    return look_up(labels, where, (0,) * len(shape), shape, tuple(fine * size for size in shape), flip=False, fill=fill)
 
 
 def fine_deform(labels: torch.Tensor, params: Params, fine: int) -> torch.Tensor:
@@ -57,16 +46,6 @@ def test_affine_matrix_against_an_independent_construction() -> None:
             found = affine_matrix(*(list(map(float, item)) for item in given))
             assert found.dtype == torch.float64
             assert np.allclose(found.numpy(), reference.affine(*given), atol=1e-12)
-
-
-@pytest.mark.parametrize(("axis", "plane"), [(0, (1, 2)), (1, (2, 0)), (2, (0, 1))])
-def test_rotation_by_90_degrees_is_rot90(axis: int, plane: tuple[int, int]) -> None:
-    labels = random_labels((21, 21, 21))
-    angles = [0.0, 0.0, 0.0]
-    angles[axis] = 90.0
-    found = moved(labels, affine_matrix(angles, *STILL[3][1:]))
-    assert torch.equal(found, torch.rot90(labels, -1, plane))
-    assert not torch.equal(found, torch.rot90(labels, 1, plane))
 
 
 # Elastic

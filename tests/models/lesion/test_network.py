@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
+from scipy import ndimage
 
+from models.lesion.conditions import WHITE, band_masks, blend_weights, blurred, dilated
+from models.lesion.losses import error_weights, latent_variance, weighted_mae
 from models.lesion.network import Encoder, Layers, LesionNetwork
+from models.lesion.options import PUBLISHED_ALPHAS
+from models.lesion.profile import DEPTHS, LevelProfile, depths, measure_profile
+from models.lesion.windows import average_windows, cut, grid_corners, random_corners, window_starts
 
 # Salem et al. 2019, fig. 3, for 64×64 patches: layer -> (channels, side).
 ENCODER = {
@@ -62,3 +69,130 @@ def test_a_residual_network_starts_at_its_source() -> None:
     source = torch.rand(1, 2, 16, 16)
     (image,), _ = LesionNetwork(2, 2, 4, residual=True)(source, torch.rand(1, 2, 16, 16))
     assert torch.equal(image, source)
+
+
+# -- windows ------------------------------------------------------------
+
+
+@pytest.mark.parametrize("length", [1, 63, 64, 65, 100, 181, 218])
+@pytest.mark.parametrize("stride", [16, 32, 64])
+def test_windows_cover_every_pixel(length: int, stride: int) -> None:
+    """The public grid left out up to stride - 1 rows and columns: (H - 64) mod stride."""
+    starts = window_starts(length, 64, stride)
+    covered = {pixel for start in starts for pixel in range(start, start + 64)}
+    assert covered >= set(range(length))
+    assert max(starts) + 64 <= max(length, 64)
+    assert len(set(starts)) == len(starts)
+    if (length - 64) % stride == 0 and length >= 64:
+        assert starts == list(range(0, length - 63, stride))  # nothing but the published ones
+
+
+@pytest.mark.parametrize("shape", [(20, 37), (5, 40), (11, 13, 17)])
+def test_average_of_windows_gives_an_image_back(shape: tuple[int, ...]) -> None:
+    image = torch.rand(2, 3, *shape)
+    result = average_windows(shape, 8, 3, lambda corner: cut(image, corner, 8))
+    assert torch.allclose(result, image, atol=1e-6)
+    assert torch.isfinite(result).all()  # the public code had 0 / 0 at uncovered borders
+
+
+def test_random_windows_hold_lesions_as_often_as_asked() -> None:
+    lesion = torch.zeros(90, 70, dtype=torch.bool)
+    lesion[3, 5] = lesion[80:84, 60:66] = True
+    body = torch.ones_like(lesion)
+    rng = torch.Generator().manual_seed(0)
+    corners = random_corners(lesion, body, 200, 32, 1.0, rng)
+    assert all(cut(lesion, corner, 32).any() for corner in corners)
+    assert all(cut(body, corner, 32).shape == (32, 32) for corner in corners)
+    some = random_corners(lesion, body, 400, 32, 0.5, torch.Generator().manual_seed(1))
+    share = sum(bool(cut(lesion, corner, 32).any()) for corner in some) / 400
+    assert 0.5 < share < 0.95
+    assert corners == random_corners(lesion, body, 200, 32, 1.0, torch.Generator().manual_seed(0))
+
+
+def test_slices_without_lesions_or_body_still_give_windows() -> None:
+    empty = torch.zeros(40, 40, dtype=torch.bool)
+    corners = random_corners(empty, empty, 3, 16, 1.0, torch.Generator().manual_seed(0))
+    assert len(corners) == 3
+    assert random_corners(empty, ~empty, 1, 64, 1.0, None) == [(0, 0)]  # a patch larger than the slice
+
+
+def test_grid_windows_hold_body_by_mask() -> None:
+    """The public code asks for voxels that are not 0, which interpolation's ringing makes true nearly everywhere."""
+    body = torch.zeros(64, 64, dtype=torch.bool)
+    body[40:, 40:] = True
+    corners = grid_corners(body, 99, 16, 8, torch.Generator().manual_seed(0))
+    assert len(set(corners)) == len(corners)
+    assert all(cut(body, corner, 16).any() for corner in corners)
+    assert len(grid_corners(body, 3, 16, 8, torch.Generator().manual_seed(0))) == 3
+
+
+# -- conditions ------------------------------------------------------------
+
+
+def test_bands_are_the_published_differences_of_thresholds() -> None:
+    z = torch.randn(2, 30, 40) * 2
+    bands = band_masks(z, PUBLISHED_ALPHAS)
+    above = [(z > alpha).float() for alpha in PUBLISHED_ALPHAS]
+    for k in range(7):
+        assert torch.equal(bands[:, k], above[k] - above[k + 1])
+    assert torch.equal(bands[:, 7], above[7])
+    assert torch.equal(bands.sum(1), above[0])
+
+
+@pytest.mark.parametrize("shape", [(3, 20, 24), (2, 9, 12, 10)])
+def test_dilation_and_blur_agree_with_scipy(shape: tuple[int, ...]) -> None:
+    mask = np.random.default_rng(0).random(shape) > 0.97
+    for step in (0, 1, 3):
+        expected = np.stack([ndimage.maximum_filter(m, 2 * step + 1, mode="constant") for m in mask])
+        assert np.array_equal(dilated(torch.from_numpy(mask), step).numpy(), expected)
+    x = np.random.default_rng(1).random(shape)
+    expected = np.stack([ndimage.gaussian_filter(v, 1.3, radius=4, mode="nearest") for v in x])
+    assert np.allclose(blurred(torch.from_numpy(x), 1.3).numpy(), expected, atol=1e-9)
+
+
+@pytest.mark.parametrize(("reach", "feather"), [(0, 1.0), (2, 0.0), (2, 1.0), (4, 2.0)])
+def test_the_blend_is_one_in_lesions_and_exactly_zero_beyond_reach(reach: int, feather: float) -> None:
+    lesion = torch.zeros(1, 32, 32, dtype=torch.bool)
+    lesion[0, 10:14, 12:20] = True
+    weights = blend_weights(lesion, reach, feather)
+    assert (weights[lesion] == 1).all()
+    assert (weights[dilated(lesion, reach) == 0] == 0).all()
+    assert weights.min() >= 0
+    if reach == 4:  # falls monotonically: no ring of its own
+        row = weights[0, 12, 19:25]
+        assert (row.diff() <= 0).all()
+        assert 0 < row[1] < 1
+
+
+def test_weighted_mae_is_the_sum_over_modalities() -> None:
+    real = torch.zeros(2, 2, 4, 4)
+    image = torch.cat([torch.full((2, 1, 4, 4), 1.0), torch.full((2, 1, 4, 4), -3.0)], 1)
+    lesion = torch.zeros(2, 4, 4, dtype=torch.bool)
+    assert weighted_mae(image, real, error_weights(lesion, 0)).item() == pytest.approx(4.0)
+    lesion[0, 0, 0] = True  # itself and three neighbours weigh 11, the other 28 pixels 1
+    image = torch.zeros(2, 2, 4, 4)
+    image[0, 0, 0, 0] = 2.0
+    assert weighted_mae(image, real, error_weights(lesion, 10)).item() == pytest.approx(2 * 11 / (4 * 11 + 28))
+
+
+def test_latent_variance_of_two_modalities() -> None:
+    a, b = torch.randn(2, 3, 4, 4), torch.randn(2, 3, 4, 4)
+    assert latent_variance(torch.stack([a, b])).item() == pytest.approx(((a - b) / 2).square().mean().item(), rel=1e-5)
+    assert latent_variance(torch.stack([a, a])).item() == 0
+
+
+def test_profile_measures_brightness_by_depth() -> None:
+    lesion = torch.zeros(1, 20, 20, dtype=torch.bool)
+    lesion[0, 4:15, 4:15] = True
+    depth = depths(lesion)
+    assert depth[0, 4, 4] == 1
+    assert depth[0, 9, 9] == DEPTHS
+    assert depth[~lesion].max() == 0
+    level = 0.1 * depth.float()
+    profile = measure_profile([(level, lesion), (level + 0.2, lesion)])
+    assert profile.mean == pytest.approx([0.2, 0.3, 0.4, 0.5], abs=1e-6)
+    assert profile.between == pytest.approx(0.2 / 2**0.5, abs=1e-6)
+    assert profile.within == pytest.approx(0, abs=1e-6)
+    again = LevelProfile.of(profile.tensor())
+    assert again.mean == pytest.approx(profile.mean)
+    assert measure_profile([]).mean[0] > WHITE

@@ -1,14 +1,37 @@
 """What all artefacts promise: pure, repeatable, recorded in JSON, indifferent to empty masks."""
 
 import json
+from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
+from scipy.ndimage import distance_transform_edt, gaussian_filter
 
-from models.gmm.artefacts import ARTEFACTS, Masks, artefact_from_dict, artefact_to_dict
+from models.gmm.artefacts import (
+    ARTEFACTS,
+    BlurCortex,
+    Masks,
+    SimulatedBoundaries,
+    SimulatedMotion,
+    StructuredNoise,
+    artefact_from_dict,
+    artefact_to_dict,
+)
+from models.gmm.artefacts.boundaries import squared_distance
+from models.gmm.artefacts.fields import blur, gaussian_mixture, perlin
+from models.gmm.artefacts.structured_noise import noise_pyramid
 
-SPACING = (0.5, 0.5, 0.5)
+SPACING, SHAPE, CUBE = (0.5, 0.5, 0.5), (48, 44, 52), (48, 48, 48)
 CASES = [(name, ndim) for name in ARTEFACTS for ndim in (2, 3) if (name, ndim) != ("motion", 2)]
+
+
+def seeded(seed=0):
+    return torch.Generator().manual_seed(seed)
+
+
+def samples(kind, count, shape=SHAPE, spacing=SPACING):
+    return [kind.sample(seeded(s), shape, spacing) for s in range(count)]
 
 
 def head(shape):
@@ -80,3 +103,300 @@ def test_repeatable_on_the_gpu(name):
     first = artefact(image.cuda(), on_gpu)
     assert first.is_cuda
     assert torch.equal(first, artefact(image.cuda(), on_gpu))
+
+
+# -- fields ------------------------------------------------------------
+
+
+def test_blur_agrees_with_scipy():
+    image = torch.rand(1, 30, 26, 34, generator=seeded())
+    ours = blur(image, (1.5, 0.0, 2.5))[0]
+    theirs = gaussian_filter(image[0].numpy(), (1.5, 0, 2.5), truncate=8)
+    middle = (slice(10, -10), slice(None), slice(14, -14))  # they mirror at the edge, we normalise
+    np.testing.assert_allclose(ours[middle].numpy(), theirs[middle], atol=1e-6)
+
+
+@pytest.mark.parametrize("shape", [(20, 30), (12, 14, 16)])
+def test_mixture_is_the_sum_of_gaussians(shape):
+    centers = torch.rand(7, len(shape), generator=seeded()) * torch.tensor(shape)
+    sigma = 1 + 3 * torch.rand(7, len(shape), generator=seeded(1))
+    grid = torch.stack(torch.meshgrid(*[torch.arange(n) for n in shape], indexing="ij"), -1)
+    distance = (grid[..., None, :] - centers) / sigma
+    expected = (torch.exp(-0.5 * (distance**2).sum(-1)) * (distance.abs() <= 4).all(-1)).sum(-1)
+    torch.testing.assert_close(gaussian_mixture(centers, sigma, shape), expected)
+
+
+def perlin_at(point, gradients, cells, shape):
+    """Gradient noise at one voxel the usual way: over the corners of its cell."""
+    x = (np.array(point) + 0.5) * cells / np.array(shape)
+    value = 0.0
+    for corner in np.ndindex(*(2,) * len(shape)):
+        lattice = np.floor(x).astype(int) + corner
+        offset = x - lattice
+        t = 1 - np.abs(offset)
+        value += np.prod(6 * t**5 - 15 * t**4 + 10 * t**3) * offset @ gradients[(slice(None), *lattice)]
+    return value
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("shape", [(20, 30), (12, 14, 16)])
+def test_perlin_agrees_with_its_definition(shape):
+    noise = perlin(shape, 2, 1, seeded(), torch.device("cpu"))
+    gradients = torch.randn(len(shape), *(3,) * len(shape), generator=seeded())
+    gradients = (gradients / gradients.norm(dim=0)).numpy()
+    expected = torch.tensor([perlin_at(point, gradients, 2, shape) for point in np.ndindex(*shape)])
+    expected = ((expected - expected.mean()) / expected.std()).view(shape).float()
+    torch.testing.assert_close(noise, expected, atol=1e-4, rtol=1e-4)
+
+
+# -- blur cortex ------------------------------------------------------------
+
+
+def only_cortex(cortex):
+    return Masks(cortex=cortex, white_matter=torch.zeros_like(cortex), brain=torch.ones_like(cortex))
+
+
+def test_published_ranges_of_blur_cortex():
+    drawn = samples(BlurCortex, 400, CUBE)
+    blobs = torch.tensor([a.blobs for a in drawn]).float()
+    assert blobs.min() >= 50
+    assert blobs.max() <= 199
+    assert blobs.min() < 60
+    assert blobs.max() > 190
+    sigma = torch.tensor([a.blur_sigma for a in drawn])  # Gamma(2, 1): mean 2, variance 2
+    assert abs(sigma.mean() - 2) < 0.15
+    assert abs(sigma.var() - 2) < 0.4
+
+
+def test_only_near_cortex():
+    cortex = torch.zeros(CUBE, dtype=torch.bool)
+    cortex[:2, :2, :2] = True
+    image = torch.rand(1, *CUBE, generator=torch.Generator().manual_seed(0))
+    for artefact in samples(BlurCortex, 5, CUBE):
+        changed = artefact(image, only_cortex(cortex))[0] != image[0]
+        distance = torch.tensor(distance_transform_edt(~cortex.numpy()))
+        assert changed.any()
+        assert not changed[distance > 60].any()
+        near, far = artefact.weight_map(cortex)[distance < 4], artefact.weight_map(cortex)[distance > 30]
+        assert near.mean() > 0.5
+        assert far.mean() < 0.001
+
+
+def test_mixes_image_and_blurred_copy():
+    image = torch.rand(1, *CUBE, generator=torch.Generator().manual_seed(0))
+    masks = only_cortex(torch.ones(CUBE, dtype=torch.bool))
+    artefact = samples(BlurCortex, 1, CUBE)[0]
+    weight = artefact.weight_map(masks.cortex)
+    assert 0 <= weight.min() <= weight.max() <= 1
+    expected = (1 - weight) * image + weight * blur(image, artefact.blur_sigma)
+    torch.testing.assert_close(artefact(image, masks), expected)
+
+
+def test_frontal_option_prefers_both_frontal_corners():
+    cortex = torch.ones(CUBE, dtype=torch.bool)
+    maps = torch.stack([replace(a, frontal=True).weight_map(cortex) for a in samples(BlurCortex, 4, CUBE)]).mean(
+        0
+    )  # axes: right, anterior, superior
+    assert maps[:, 32:].mean() > 3 * maps[:, :16].mean()
+    left, right = maps[:16, 32:].mean(), maps[32:, 32:].mean()
+    assert 0.5 < left / right < 2
+    assert maps[16:32, 32:].mean() < min(left, right)
+
+
+# -- structured noise ------------------------------------------------------------
+
+
+def half_brain():
+    brain = torch.zeros(CUBE, dtype=torch.bool)
+    brain[:24] = True
+    return Masks(cortex=brain, white_matter=brain, brain=brain)
+
+
+def test_published_ranges_of_structured_noise():
+    drawn = samples(StructuredNoise, 300, CUBE)
+    assert {a.stages for a in drawn} == {1, 2, 3, 4}
+    assert {a.weight for a in drawn} == {"perlin", "gaussians"}
+    assert {a.periods for a in drawn} == {1, 2}
+    assert {a.octaves for a in drawn} == {1, 2, 4}
+    assert {a.gaussians for a in drawn} == set(range(5, 15))
+    strength = torch.tensor([a.strength for a in drawn])
+    assert 0.2 <= strength.min() < 0.21
+    assert 0.39 < strength.max() <= 0.4
+
+
+def test_only_inside_the_brain_and_no_stronger_than_said():
+    image = torch.full((2, *CUBE), 0.5)
+    for artefact in samples(StructuredNoise, 8, CUBE):
+        change = artefact(image, half_brain()) - image
+        assert change[:, :24].abs().amax() > 0
+        assert change[:, 24:].abs().amax() == 0
+        assert change.abs().amax() <= artefact.strength + 1e-6
+        assert not torch.equal(change[0], change[1])  # channels have noise of their own
+
+
+def test_more_stages_give_coarser_noise():
+    def neighbours(stages):
+        noise = noise_pyramid(torch.Size((1, 64, 64, 64)), stages, torch.Generator().manual_seed(1))[0]
+        assert noise.abs().max().item() == pytest.approx(1)
+        return torch.corrcoef(torch.stack([noise[8:].flatten(), noise[:-8].flatten()]))[0, 1]
+
+    assert abs(neighbours(1)) < 0.05
+    assert neighbours(4) > 0.3
+
+
+def test_noise_does_not_follow_its_weight():
+    image = torch.full((1, *CUBE), 0.5)
+    everywhere = Masks(*(torch.ones(CUBE, dtype=torch.bool),) * 3)
+    for artefact in samples(StructuredNoise, 6, CUBE):
+        change = replace(artefact, stages=1)(image, everywhere) - image
+        assert abs(change.mean()) < 0.1 * change.std()
+
+
+# -- boundaries ------------------------------------------------------------
+
+
+def ball(shape, radius):
+    lines = [torch.arange(n) - n // 2 for n in shape]
+    return torch.stack(torch.meshgrid(*lines, indexing="ij")).float().norm(dim=0) <= radius
+
+
+PLAIN = SimulatedBoundaries(masked=True, halo=0, rounds=0, thickness=4.0, bumps=40, seed=5)
+
+
+def test_published_probabilities_and_ranges():
+    drawn = samples(SimulatedBoundaries, 600)
+    share = [
+        sum(chosen) / len(drawn) for chosen in zip(*((a.masked, a.halo > 0, a.rounds > 0) for a in drawn), strict=True)
+    ]
+    assert share == pytest.approx([0.5, 0.5, 0.5], abs=0.07)
+    assert {a.halo for a in drawn} == {0, *range(5, 15)}
+    assert {a.rounds for a in drawn} == {0, 2, 3, 4}
+
+
+@pytest.mark.parametrize("radius", [1, 5, 14])
+@pytest.mark.parametrize("shape", [SHAPE, (60, 50)])
+def test_distance_is_exact_up_to_the_radius(radius, shape):
+    mask = torch.rand(shape, generator=torch.Generator().manual_seed(radius)) < 0.002
+    exact = np.rint(distance_transform_edt(~mask.numpy()) ** 2).astype(int)
+    ours = squared_distance(mask, radius).numpy()
+    within = exact <= radius**2
+    np.testing.assert_array_equal(ours[within], exact[within])
+    assert (ours[~within] == radius**2 + 1).all()
+
+
+@pytest.mark.parametrize("radius", [5, 9, 14])
+def test_halo_is_a_ball(radius):
+    brain = ball(SHAPE, 6)
+    kept = replace(PLAIN, halo=radius).field_of_view(brain)
+    expected = distance_transform_edt(~brain.numpy()) <= radius
+    np.testing.assert_array_equal(kept.numpy(), expected)
+
+
+def test_holes_inside_the_brain_stay_filled():
+    brain = ball(SHAPE, 12)
+    assert torch.equal(PLAIN.field_of_view(brain & ~ball(SHAPE, 3)), brain)
+
+
+@pytest.mark.parametrize("shape", [SHAPE, (60, 50)])
+def test_growth_is_ragged_bounded_and_contains_the_brain(shape):
+    brain = ball(shape, 12)
+    artefact = replace(PLAIN, rounds=3)
+    kept = artefact.field_of_view(brain)
+    distance = torch.tensor(distance_transform_edt(~brain.numpy()))
+    assert kept[brain].all()
+    assert not kept[distance > artefact.rounds * artefact.thickness].any()
+    rim = kept[(distance > 1) & (distance <= 2)].float().mean()
+    assert 0.05 < rim < 0.999
+    assert kept.sum() > 1.05 * brain.sum()
+
+
+# -- motion ------------------------------------------------------------
+
+MM = (0.8, 0.8, 0.8)
+
+
+def still(seed, **changes):
+    """Nothing but acquisition and reconstruction of densely spaced slices."""
+    calm = {
+        "rotation": 0.0,
+        "translation": 0.0,
+        "noise": 0.0,
+        "gamma": False,
+        "void_probability": 0.0,
+        "misregistered": 0.0,
+        "misregistered_stack": -1,
+        "removed": 0.0,
+        "smooth": False,
+        "thickness": 1.5,
+        "slice_spacing": 1.5,
+        "resolution": 0.8,
+    }
+    return replace(SimulatedMotion.sample(seeded(seed), SHAPE, MM), **{**calm, **changes})
+
+
+def phantom():
+    """A smooth image (1, X, Y, Z), off centre so that shifts show, and its brain."""
+    lines = [torch.arange(n) - n / 2 for n in SHAPE]
+    x, y, z = torch.meshgrid(*lines, indexing="ij")
+    brain = ((x / 17) ** 2 + (y / 15) ** 2 + (z / 19) ** 2) < 1
+    image = 0.6 * torch.exp(-0.5 * (((x - 3) / 5) ** 2 + ((y + 2) / 4) ** 2 + ((z - 4) / 6) ** 2))
+    return blur((image + 0.3 * brain)[None], (1.5,) * 3).clamp(0, 1), Masks(brain, brain, brain)
+
+
+def centroid(image):
+    lines = [torch.arange(n, dtype=torch.float64) for n in image.shape]
+    grid = torch.stack(torch.meshgrid(*lines, indexing="ij"))
+    return (grid * image).sum((1, 2, 3)) / image.sum()
+
+
+def test_published_ranges_of_motion():
+    drawn = samples(SimulatedMotion, 500, spacing=SPACING)
+    assert {a.stacks for a in drawn} == {2, 3, 4, 5, 6}
+    for name, low, high in (
+        ("resolution", 0.25, 1.0),
+        ("thickness", 1.5, 3.5),
+        ("slice_spacing", 1.5, 5.5),
+        ("repetition_time", 1.0, 2.0),
+        ("noise", 0.0, 0.1),
+    ):
+        values = torch.tensor([getattr(a, name) for a in drawn])
+        assert low - 1e-6 <= values.min() < low + 0.05 * (high - low), name
+        assert high - 0.05 * (high - low) < values.max() <= high + 1e-6, name
+    for name, expected in (("gamma", 0.1), ("misregistered", 0.1), ("removed", 0.3), ("smooth", 0.2)):
+        assert sum(bool(getattr(a, name)) for a in drawn) / 500 == pytest.approx(expected, abs=0.06), name
+    assert sum(a.misregistered_stack >= 0 for a in drawn) / 500 == pytest.approx(0.1, abs=0.05)
+    assert all(0.1 <= a.removed <= 0.4 for a in drawn if a.removed)
+    assert max(a.resolution for a in samples(SimulatedMotion, 50, spacing=(1.0, 1.0, 1.0))) == 1.5
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", [0, 1, 2, 3])
+def test_without_motion_nothing_moves(seed):
+    image, masks = phantom()
+    result, seen = still(seed).reconstruct(image, masks.brain, seeded(seed))
+    assert seen[masks.brain].all()
+    inside = masks.brain & (image[0] > 0)
+    assert (result - image)[0][inside].abs().mean() < 0.02
+    shift = centroid(torch.where(seen, result, image)[0].double()) - centroid(image[0].double())
+    assert shift.abs().max() < 0.1
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+def test_known_motion_does_not_shift_the_anatomy(seed):
+    image, masks = phantom()
+    moving = still(seed, rotation=6.0, translation=3.0)
+    result, seen = moving.reconstruct(image, masks.brain, seeded(seed))
+    shift = centroid(torch.where(seen, result, image)[0].double()) - centroid(image[0].double())
+    assert shift.abs().max() < 0.2
+
+
+def test_reconstruction_is_seen_in_the_image_within_the_weight():
+    image, masks = phantom()
+    artefact = still(2, thickness=3.5, noise=0.1, weight="gaussians", gaussians=14)
+    change = (artefact(image, masks) - image)[0].abs()
+    assert change[masks.brain].mean() > 0.003
+    distance = torch.tensor(distance_transform_edt(~masks.brain.numpy())) * MM[0]
+    assert change[distance > 6].max() == 0
+    assert (change[(distance > 0) & (distance < 1)] > 0).any()  # no edge along the mask
+    bare = replace(artefact, removed=1.0)  # no slice left: every voxel keeps the image
+    assert torch.equal(bare(image, masks), image)
