@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 import tyro
 from numpy.typing import NDArray
 from PIL import Image
@@ -25,11 +24,13 @@ from benchmarks.lesion_study import StudyOptions, head_of
 from dataloaders.io.files import atomic_path, write_json
 from dataloaders.io.geometry import plane
 from dataloaders.io.pictures import titled
-from dataloaders.lesions.adding import Painting, add_lesions, without_own_lesions
-from dataloaders.lesions.placing import Placed, Variation, allowed_zone, place
+from dataloaders.lesions.adding import add_lesions, without_own_lesions
+from dataloaders.lesions.placing import Placed, Variation, place
 from dataloaders.lesions.scans import Head
 from dataloaders.registration import BrainScan, register
 from engine.command import exit_code
+from engine.lesions import LesionRun, profile_level
+from engine.trained import TrainedRun
 from evaluation.metrics.lesion_regions import (
     RANGE_PERCENTILE,
     border_distance,
@@ -38,9 +39,6 @@ from evaluation.metrics.lesion_regions import (
     regions,
     score_regions,
 )
-from models.base import Method
-from models.lesion.method import LesionUnet
-from scripts.add_lesions import AddLesionsOptions, painter, profile_level
 
 TILE, GAP = 192, 4
 ROWS = 3
@@ -72,9 +70,7 @@ class FigureOptions:
     """GPU to use: a number, -1 for the CPU, auto for GPU 0 where there is one."""
 
 
-def painted(
-    o: FigureOptions, method: Method, how: Painting, head: Head, donor: Head | None
-) -> tuple[Placed, list[NDArray]]:
+def painted(o: FigureOptions, run: LesionRun, head: Head, donor: Head | None) -> tuple[Placed, list[NDArray]]:
     """The lesions and the images with them."""
     mask, level = head.lesion, head.level
     if donor is not None:
@@ -85,14 +81,11 @@ def painted(
         mask = transform.carry(donor.lesion.astype(np.float32), donor.grid) > 0.5
         level = transform.carry(donor.level + 1, donor.grid) - 1
     if o.mask_only:
-        profile = method.level_profile if isinstance(method, LesionUnet) else None
-        level = profile_level(mask, None if profile is None else (profile.mean, profile.between, profile.within), 0)
+        level = profile_level(mask, run.profile, 0)
     placed = Placed(mask, level)
     if donor is not None:
-        zone = allowed_zone(head.tissue, head.brain, head.spacing) | head.lesion
-        placed = place(mask, level, zone, head.brain, head.spacing, Variation())
-    device = next(iter(method.parameters())).device if list(method.parameters()) else torch.device("cpu")
-    return placed, add_lesions(method, how, head, placed, 0, device)
+        placed = place(mask, level, head.room, head.brain, head.spacing, Variation())
+    return placed, add_lesions(run.method, run.how, head, placed, 0, run.device)
 
 
 def scores(head: Head, before: Sequence[NDArray], after: Sequence[NDArray]) -> dict[str, Any]:
@@ -198,13 +191,12 @@ def _tile(shown: NDArray, x: int, y: int, radius: int, high: float) -> NDArray[n
 def figure(o: FigureOptions) -> str:
     """Everything; returns the lines to print."""
     o.out.mkdir(parents=True, exist_ok=True)
-    common: dict[str, Any] = {"checkpoints_dir": o.checkpoints_dir, "ckpt_iter": o.ckpt_iter, "gpu_ids": o.gpu_ids}
-    method, how = painter(AddLesionsOptions(name=o.name, input=(), output=o.out, **common))
-    channels = [channel.name for channel in method.spec.channels]
+    run = LesionRun.of(TrainedRun.load(o.checkpoints_dir, o.name, o.ckpt_iter), o.gpu_ids)
+    channels = [channel.name for channel in run.run.spec.channels]
     study = StudyOptions(bids=o.bids, name=o.name, train=o.patient, test=o.patient, out=o.out)
     head = head_of(study, o.patient, channels)
     donor = head_of(study, o.donor, channels) if o.donor else None
-    placed, after = painted(o, method, how, head, donor)
+    placed, after = painted(o, run, head, donor)
     before = without_own_lesions(head, 0)
     image = picture(columns(o, head, donor, placed, before, after), o.radius)
     with atomic_path(o.out / "figure.png") as temporary:

@@ -30,15 +30,15 @@ from dataloaders.io.files import markdown_table, read_json, write_json
 from dataloaders.io.geometry import resample, to_ras
 from dataloaders.io.locks import lock_place
 from dataloaders.io.nifti import stem, write_volume
-from dataloaders.lesions.adding import Painting, add_lesions
-from dataloaders.lesions.placing import Variation, allowed_zone, place
+from dataloaders.lesions.adding import add_lesions
+from dataloaders.lesions.placing import Variation, place
 from dataloaders.lesions.scans import Head, find_patient, load_head, read_channels, read_mask
 from engine.command import exit_code
+from engine.lesions import AddLesionsOptions, LesionRun, profile_level
+from engine.trained import TrainedRun
 from evaluation.metrics.lesions import match_lesions
 from evaluation.statistics import student_half_width
-from models.base import Method, seeded_generator
-from models.lesion.method import LesionUnet
-from scripts.add_lesions import AddLesionsOptions, painter, profile_level
+from models.base import seeded_generator
 
 ARMS = ("real", "real + synthetic", "synthetic")
 FEATURES = (16, 16, 32, 64, 128, 16)
@@ -109,13 +109,12 @@ def example(head: Head, images: Sequence[NDArray], lesion: NDArray) -> Example:
     )
 
 
-def synthetic(o: StudyOptions, head: Head, method: Method, how: Painting, number: int) -> Example:
+def synthetic(o: StudyOptions, head: Head, run: LesionRun, number: int) -> Example:
     """Scan `number`: every other one has the patient's own lesions, the others those of another patient's mask, varied."""
     usual = AddLesionsOptions(name="", input=(), output=Path(), vary=True, seed=number).variation()
     others = sorted(
         p for p in o.bids.glob("derivatives/**/*lesion*.nii.gz") if stem(p).partition("_")[0] not in (o.train, o.test)
     )
-    profile = method.level_profile if isinstance(method, LesionUnet) else None
     scan = read_channels(find_patient(o.bids / o.train, head.channels, None)[0], head.channels, "--train")[0]
     if number % 2 == 0 or not others:
         mask, level = head.lesion, head.level
@@ -125,12 +124,9 @@ def synthetic(o: StudyOptions, head: Head, method: Method, how: Painting, number
     else:
         path = others[(number // 2) % len(others)]
         mask = to_ras(read_mask(path, scan), scan.affine)[0]
-        parts = None if profile is None else (profile.mean, profile.between, profile.within)
-        level = profile_level(mask, parts, number)
-    zone = allowed_zone(head.tissue, head.brain, head.spacing) | head.lesion
-    placed = place(mask, level, zone, head.brain, head.spacing, usual)
-    device = next(iter(method.parameters())).device
-    images = add_lesions(method, how, head, placed, number, device)
+        level = profile_level(mask, run.profile, number)
+    placed = place(mask, level, head.room, head.brain, head.spacing, usual)
+    images = add_lesions(run.method, run.how, head, placed, number, run.device)
     return example(head, images, placed.mask)
 
 
@@ -225,21 +221,11 @@ def study(o: StudyOptions) -> str:
 
 def _study(o: StudyOptions) -> str:
     o.out.mkdir(parents=True, exist_ok=True)
-    method, how = painter(
-        AddLesionsOptions(
-            name=o.name,
-            input=(),
-            output=o.out,
-            checkpoints_dir=o.checkpoints_dir,
-            ckpt_iter=o.ckpt_iter,
-            gpu_ids=o.gpu_ids,
-        )
-    )
-    device = next(iter(method.parameters())).device
-    channels = [channel.name for channel in method.spec.channels]
+    run = LesionRun.of(TrainedRun.load(o.checkpoints_dir, o.name, o.ckpt_iter), o.gpu_ids)
+    channels = [channel.name for channel in run.run.spec.channels]
     mine, other = head_of(o, o.train, channels), head_of(o, o.test, channels)
     real, target = example(mine, mine.images, mine.lesion), example(other, other.images, other.lesion)
-    made = [synthetic(o, mine, method, how, number) for number in range(o.heads)]
+    made = [synthetic(o, mine, run, number) for number in range(o.heads)]
     print(f"{len(made)} synthetic scans, {', '.join(f'{int(e.lesion.sum()) / 1000:.3g}' for e in made)} ml", flush=True)
     # In "real + synthetic" the real scan counts as much as all synthetic ones.
     sets = {"real": [real], "real + synthetic": [real] * len(made) + made, "synthetic": made}
@@ -257,8 +243,8 @@ def _study(o: StudyOptions) -> str:
             results = done["runs"].setdefault(arm, [])
             if len(results) > seed:
                 continue
-            net = train_segmenter(o, sets[arm], (arm, seed), device)
-            results.append(test_segmenter(net, target, device))
+            net = train_segmenter(o, sets[arm], (arm, seed), run.device)
+            results.append(test_segmenter(net, target, run.device))
             write_json(path, done)
             print(arm, seed, json.dumps({k: round(v, 3) for k, v in results[-1].items()}), flush=True)
     return table(done["runs"])

@@ -40,6 +40,7 @@ window.addEventListener("message", ({ data }) => {
   document.getElementById("answer").textContent = data;
 });
 </script><iframe src='asked.html' style='border:0;width:%dpx;height:%dpx'></iframe></body>"""
+DARK = ["--force-dark-mode", "--blink-settings=preferredColorScheme=0"]
 STILL = """<!doctype html><body><iframe sandbox='allow-same-origin' style='border:0;width:1300px;height:900px'></iframe>
 <script>
 const frame = document.querySelector("iframe");
@@ -74,23 +75,34 @@ def ask(page: Path, script: str, width: int = 1300, height: int = 900, dark: boo
     copy.write_text(text.replace("</body>", RUN % script + "</body>"), encoding="utf-8")
     frame = page.with_name("frame.html")
     frame.write_text(FRAME % (width, height), encoding="utf-8")
-    return _answer(frame, width, height, *["--force-dark-mode", "--blink-settings=preferredColorScheme=0"] * dark)
+    return _answer(frame, width, height, *DARK * dark)
 
 
-def ask_server(address: str, pages: dict[str, tuple[str, bytes]], script: str) -> dict[str, Any]:
+def ask_server(
+    address: str, pages: dict[str, tuple[str, bytes]], script: str, width: int = 1300, dark: bool = False
+) -> dict[str, Any]:
     """As `ask`, of a page of a server: `pages`, path -> type and bytes, is what it serves, the page itself at ``/``.
 
-    The server's policy stays; that it is kept is what a complaint is about. No name but this machine's is found.
+    The server's policy stays; that it is kept is what a complaint is about. No name but this machine's is found. Below 500
+    pixels the page is shown in a frame, which the policy has to allow.
     """
     kind, page = pages["/index.html"]
     watch, run = (text.removeprefix("<script>").removesuffix("</script>") for text in (WATCH, RUN % script))
-    done = """const pre = Object.assign(document.createElement("pre"), { id: "answer", textContent: event.data });
-      document.body.replaceChildren(pre);"""
-    run = f'window.addEventListener("message", (event) => {{ {done} }});\n{run}'
+    done = """window.addEventListener("message", (event) => {
+      const pre = Object.assign(document.createElement("pre"), { id: "answer", textContent: event.data });
+      document.body.replaceChildren(pre);
+    });"""
     pages |= {"/watch.js": ("text/javascript", watch.encode()), "/ask.js": ("text/javascript", run.encode())}
+    pages |= {"/done.js": ("text/javascript", done.encode())}
     page = page.replace(b"<head>", b'<head><script src="watch.js"></script>')
-    pages["/"] = kind, page.replace(b"</head>", b'<script src="ask.js" defer></script></head>')
-    return _answer(address, 1300, 900, "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1")
+    page = page.replace(b"</head>", b'<script src="done.js"></script><script src="ask.js" defer></script></head>')
+    pages["/"] = pages["/asked.html"] = kind, page
+    if width < 500:
+        token = address.partition("#")[2]
+        frame = f"<iframe width={width} height=900 src='asked.html#{token}'></iframe>"
+        pages["/"] = kind, f"<!doctype html><script src='done.js'></script><body>{frame}".encode()
+    flags = ["--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1", *DARK * dark]
+    return _answer(address, 1300, 900, *flags)
 
 
 def ask_without_scripts(page: Path, script: str) -> dict[str, Any]:

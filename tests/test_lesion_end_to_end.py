@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import threading
 from pathlib import Path
 
 import nibabel as nib
@@ -10,7 +11,18 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
+from dataloaders.io.geometry import plane, to_ras
+from dataloaders.lesions.filling import FULL
+from engine.lesions import profile_level
+from engine.paint.canvas import brushed
+from engine.paint.lesions import LesionStudio
+from engine.paint.session import Session
+from models.lesion.profile import LevelProfile
+from scripts.paint import PaintOptions
+from scripts.paint import load as load_page
+from tests import chromium
 from tests.launch import PERIODS, call, weights
+from tests.painting import PAINT, serving, stroke
 from tests.toy import save_nifti
 from tests.toy_lesions import LAS, bids, patient
 
@@ -208,3 +220,146 @@ def test_other_methods_through_the_same_interface(home: Path, tmp_path: Path, mo
     if model == "gmm":  # fitted to lesions, so they are bright
         new = (mask > 0) & ~p.lesion
         assert after[new].mean() > p.flair[new].mean() + 10
+
+
+def test_a_lesion_stays_when_another_comes() -> None:
+    mask, profile = np.zeros((20, 20, 20), bool), LevelProfile((0.0, 0.1, 0.2, 0.3), 0.1, 0.05)
+    mask[5:14, 5:14, 5:14] = True
+    level = profile_level(mask, LevelProfile(profile.mean, 0.0, 0.0), 0)
+    assert (level[5, 9, 9], level[9, 9, 9]) == (0, pytest.approx(0.3))
+    alone, other = profile_level(mask, profile, 0), profile_level(mask, profile, 1)
+    assert not np.array_equal(alone[mask], other[mask])
+    both = mask.copy()
+    both[16:19, 2:5, 2:5] = True
+    assert np.array_equal(profile_level(both, profile, 0)[mask], alone[mask])
+
+
+# -- painted on the page ----------------------------------------------------------------------------------------------
+
+SPOTS = ((29, 21), (31, 27)), ((11, 25), (12, 29))  # of white matter on both sides, (x, y) in the middle slice
+
+
+def page(home: Path, folder: Path, turned: bool = False) -> LesionStudio:
+    """The page on a head without lesions; `turned` has whole numbers with a scale, thick slices, axes in another order."""
+    p, affine = patient(3, lesions=0), LAS
+    if turned:
+        affine = LAS @ np.array([[0, 0, 1, 0], [-1, 0, 0, 51], [0, 2, 0, 0], [0, 0, 0, 1.0]])
+    for name, data in (("T1w", p.t1), ("FLAIR", p.flair), ("tissue", p.tissue)):
+        if turned:
+            data = np.rint(data * (1 if name == "tissue" else 4)).astype(np.int16).transpose(1, 2, 0)[::-1, ::2]
+        image = nib.Nifti1Image(data, affine)
+        if turned and name != "tissue":
+            image.header.set_slope_inter(0.25, 0)
+        image.to_filename(folder / f"x_{name}.nii.gz")
+    scan = {"input": (folder / "x_T1w.nii.gz", folder / "x_FLAIR.nii.gz"), "tissue": folder / "x_tissue.nii.gz"}
+    return load_page(PaintOptions(name=("lesion",), checkpoints_dir=home / "runs", gpu_ids="-1", **scan))
+
+
+def painted(session: Session, z: int) -> np.ndarray:
+    scene = session.scene
+    return scene.image("lesion", z, scene.canvas.view()).astype(int)
+
+
+@pytest.mark.parametrize("turned", [False, True])
+def test_the_page_writes_what_the_command_writes(home: Path, tmp_path: Path, turned: bool) -> None:
+    studio = page(home, tmp_path, turned)
+    session = Session(studio, tmp_path / "page", threading.Lock())
+    z = session.opened()["slices"] // 2
+    before = painted(session, z)
+    assert session.act(stroke(1, z - 1, 5, SPOTS[0]))["elsewhere"] == 0
+    answer = session.act(stroke(1, z, 5, SPOTS[0]))
+    assert answer["elsewhere"] == np.count_nonzero(session.scene.canvas.ids[z - 1]) > 20
+    one = painted(session, z)
+    session.act(stroke(1, z, 5, SPOTS[1]))
+    two = painted(session, z)
+    near = ndimage.binary_dilation(brushed(one.shape[1:], SPOTS[1], 5), FULL[1], iterations=4)
+    assert np.abs(one - two)[:, ~near].max() < 400  # half a per cent of the range: what the network sees of it
+    assert (two[1] - before[1])[brushed(one.shape[1:], SPOTS[1], 3)].mean() > 3000  # bright on FLAIR
+    session.act({"kind": "noise", "seed": 2})
+    image = session.image({"panel": "lesion", "slice": z})
+    assert "ml in 2 lesions" in image["note"]
+
+    saved = session.save({"what": "volumes"})
+    mask, *files = (session.file(name) for name in saved["files"])
+    arguments = ["--name", "lesion", "--checkpoints_dir", home / "runs", "--gpu_ids", -1, "--seed", 2, "--mask", mask]
+    arguments += ["--input", tmp_path / "x_T1w.nii.gz", tmp_path / "x_FLAIR.nii.gz"]
+    call("scripts/add_lesions.py", *arguments, "--tissue", tmp_path / "x_tissue.nii.gz", "--output", tmp_path / "o")
+    assert [file.name for file in files] == ["x_T1w.nii.gz", "x_FLAIR.nii.gz", "lesion_mask.nii.gz"]
+    for file in [*files, files[0].with_name("provenance.json")]:
+        assert file.read_bytes() == (tmp_path / "o" / file.name).read_bytes(), file.name
+    spots = load(mask) > 0
+    far = ~ndimage.maximum_filter(spots, 13)
+    for c, file in enumerate(files[:2]):
+        now, was = (nib.load(path) for path in (file, tmp_path / file.name))
+        assert np.array_equal(now.affine, was.affine)
+        new, old = np.asarray(now.dataobj.get_unscaled()), np.asarray(was.dataobj.get_unscaled())
+        assert np.array_equal(new[far], old[far])
+        assert not np.array_equal(new, old)
+        shown = plane(to_ras(np.asarray(now.dataobj), now.affine)[0], "axial", z)
+        assert np.abs(studio.windows[c].encode(shown).astype(int) - painted(session, z)[c]).max() <= 1
+    opened = studio.of_file(mask)
+    assert np.array_equal(opened.ids, session.scene.canvas.ids)
+    with pytest.raises(ValueError, match="shape"):
+        studio.of_file(save_nifti(tmp_path / "small.nii.gz", np.zeros((4, 4, 4), np.uint8)))
+
+
+def test_painted_lesions_are_undone_and_play_again(home: Path, tmp_path: Path) -> None:
+    studio = page(home, tmp_path)
+    session, other = (Session(studio, tmp_path / name, threading.Lock()) for name in ("one", "other"))
+    z = session.opened()["slices"] // 2
+    before = painted(session, z)
+    session.act(stroke(1, z, 5, SPOTS[0]))
+    after = painted(session, z)
+    assert not np.array_equal(after, before)
+    (name,) = session.save({"what": "session", "slice": z})["files"]
+    notes = other.replay(json.loads(session.file(name).read_text()))["notes"]
+    assert notes == ["images of before, lesion are those that were saved, pixel by pixel"]
+    assert np.array_equal(painted(other, z), after)
+    session.act({"kind": "undo"})
+    assert np.array_equal(painted(session, z), before)
+    session.act(stroke(1, z, 3, [(1, 1)]))
+    assert session.image({"panel": "lesion", "slice": z})["note"] == "no lesion lies inside the brain"
+    assert np.array_equal(painted(session, z), before)
+    with pytest.raises(ValueError, match="no lesion lies inside the brain"):
+        session.save({"what": "volumes"})
+
+
+def test_a_lesion_is_painted_in_a_browser(home: Path, tmp_path: Path) -> None:
+    chromium.find()
+    with serving(page(home, tmp_path), tmp_path / "page") as server:
+        found = chromium.ask_server(
+            server.address,
+            server.pages,
+            PAINT
+            + """
+            const load = () => $("#load").value, before = [load(), ...canvases().map(look)];
+            $("#size").value = 5; $("#size").dispatchEvent(new Event("input"));
+            event("pointerdown", 29, 21); event("pointermove", 31, 27);
+            const under = load();
+            event("pointerup", 31, 27);
+            await drawn(1);
+            const after = [load(), ...canvases().map(look)], told = $(".told:not([hidden])").textContent;
+            $("[data-save=volumes]").click();
+            await wait(() => $("#message").textContent.startsWith("saved"));
+            const names = [...document.querySelectorAll("#message a")].map((a) => a.textContent);
+            key("z", { ctrlKey: true });
+            await drawn(2);
+            return { before, under, after, told, names, back: [load(), ...canvases().map(look)],
+              title: document.title, captions: [...document.querySelectorAll("figcaption b")].map((b) => b.textContent) };
+            """,
+        )
+    mask = brushed((52, 44), SPOTS[0], 5)
+    ml = f"{mask.sum() / 1000:.3g} ml"
+    assert found["captions"] == ["before · T1w", "before · FLAIR", "lesion · T1w", "lesion · FLAIR"]
+    assert (found["title"], found["before"][0]) == ("Paint a lesion, see the scans", "0 ml painted")
+    assert found["under"] == found["after"][0] == f"{ml} painted"
+    assert found["told"].startswith(f"{ml} in 1 lesions")
+    assert found["back"] == found["before"]
+    assert found["after"][1:3] == found["before"][1:3]
+    far = ~ndimage.binary_dilation(mask, FULL[1], iterations=2)
+    for c, sign in ((3, -1), (4, 1)):
+        was, now = (np.array(found[when][c]).reshape(52, 44, 3)[..., 0] for when in ("before", "after"))
+        assert np.array_equal(was[far], now[far])
+        assert sign * (now - was)[mask].mean() > 10
+    assert found["names"][0] == "x_painted_mask.nii.gz"
+    assert found["names"][1:] == [f"lesion/{name}.nii.gz" for name in ("x_T1w", "x_FLAIR", "lesion_mask")]

@@ -16,37 +16,42 @@ from typing import Any
 import nibabel as nib
 import numpy as np
 import pytest
+from scipy import ndimage
 
 from dataloaders.io.manifest import Manifest
 from dataloaders.io.png import read_png
 from engine.paint.canvas import Canvas, Fill, Stroke, brushed, read_action
-from engine.paint.maps import PaintedRun, Studio
-from engine.paint.server import MAX_REQUEST, PaintServer
+from engine.paint.maps import MapStudio, PaintedRun
+from engine.paint.scene import Studio
+from engine.paint.server import MAX_REQUEST, POLICY, PaintServer
 from engine.paint.session import Session
 from engine.trained import TrainedRun
 from tests import chromium
 from tests.launch import PERIODS, TINY, call, command
+from tests.painting import PAINT, opened, post, serving, stroke
 from tests.toy import LAS, prepared_folder, published
 
 pytestmark = pytest.mark.slow
 SIDE = 32
+RUNS = ("gmm", "oasis", "thick")  # the last of several slices
 
 
 @pytest.fixture(scope="module")
 def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Prepared phantoms, a GMM fitted to them and a tiny OASIS."""
+    """Prepared phantoms, a GMM fitted to them and tiny OASIS, the second of three slices at once."""
     home = tmp_path_factory.mktemp("paint")
     prepared_folder(home / "data", size=SIDE)
     where = ["--dataroot", home / "data", "--checkpoints_dir", home / "runs", "--metrics", "none", *PERIODS]
     call("train.py", "--name", "gmm", "--model", "gmm", *where)
-    call("train.py", *published("--name", "oasis", "--model", "oasis", "--num_epochs", 1, *TINY, *where))
+    for name, more in {"oasis": [], "thick": ["--oasis.neighbours", 1]}.items():
+        call("train.py", *published("--name", name, "--model", "oasis", "--num_epochs", 1, *TINY, *more, *where))
     return home
 
 
 @pytest.fixture(scope="module")
-def studio(home: Path) -> Studio:
-    runs = [PaintedRun(TrainedRun.load(home / "runs", name, "latest"), "-1") for name in ("gmm", "oasis")]
-    return Studio(runs, home / "data")
+def studio(home: Path) -> MapStudio:
+    runs = [PaintedRun(TrainedRun.load(home / "runs", name, "latest"), "-1") for name in RUNS]
+    return MapStudio(runs, home / "data")
 
 
 @pytest.fixture
@@ -59,41 +64,13 @@ def session(studio: Studio, tmp_path: Path) -> Session:
 
 @pytest.fixture
 def server(studio: Studio, tmp_path: Path) -> Iterator[PaintServer]:
-    server = PaintServer("127.0.0.1", 0, lambda name: Session(studio, tmp_path / name, threading.Lock()))
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
-    thread.start()
-    yield server
-    server.shutdown()
-    thread.join()
-    server.server_close()
-
-
-def stroke(label: int = 3, z: int = 2, size: int = 5, points: Any = ((10, 10), (20, 14))) -> dict[str, Any]:
-    return {"kind": "stroke", "slice": z, "label": label, "size": size, "points": [list(p) for p in points]}
+    with serving(studio, tmp_path) as server:
+        yield server
 
 
 def pixels(session: Session, panel: str, z: int = 2) -> np.ndarray:
     scene = session.scene
     return scene.image(panel, z, scene.canvas.view())
-
-
-def post(
-    server: PaintServer, path: str, body: Any, headers: dict[str, str], length: str | None = None
-) -> tuple[int, dict[str, Any]]:
-    content = body if isinstance(body, bytes) else json.dumps(body).encode()
-    connection = http.client.HTTPConnection("127.0.0.1", server.server_port, timeout=60)
-    connection.putrequest("POST", path, skip_host="Host" in headers)
-    for name, value in {"Content-Length": length or str(len(content)), **headers}.items():
-        connection.putheader(name, value)
-    connection.endheaders(content)
-    response = connection.getresponse()
-    return response.status, json.loads(response.read())
-
-
-def opened(server: PaintServer) -> dict[str, str]:
-    status, answer = post(server, "/api/open", {}, {"X-Token": server.token})
-    assert status == 200
-    return {"X-Session": answer["session"]}
 
 
 # -- strokes ----------------------------------------------------------------------------------------------------------
@@ -172,7 +149,7 @@ def test_images_are_those_of_test_py(session: Session, home: Path, tmp_path: Pat
     """With the same seed, and with the same draw of one class."""
     session.act({"kind": "noise", "seed": 3})
     session.act({"kind": "resample", "label": 2, "draw": 2})
-    for name in ("gmm", "oasis"):
+    for name in RUNS:
         where = ["--name", name, "--dataroot", home / "data", "--checkpoints_dir", home / "runs", "--gpu_ids", -1]
         how = ["--ckpt_iter", "latest", "--seed", 3, "--resample", "grey_matter", "--draw", 2, "--metrics", "none"]
         call("test.py", *where, *how, "--results_dir", tmp_path)
@@ -240,7 +217,7 @@ def test_a_saved_session_plays_again_to_the_same_pixels(session: Session, studio
     answer = other.receive(place)
     assert "pixel by pixel" in answer["notes"][-1]
     assert np.array_equal(other.scene.canvas.ids, session.scene.canvas.ids)
-    for panel in ("gmm", "oasis"):
+    for panel in RUNS:
         assert np.array_equal(pixels(other, panel), pixels(session, panel))
     data = json.loads(text)
     data["start"]["ids"] = data["start"]["ids"][:40]
@@ -248,7 +225,7 @@ def test_a_saved_session_plays_again_to_the_same_pixels(session: Session, studio
         other.replay(data)
 
 
-def test_slices_and_volumes_are_written(session: Session, studio: Studio, home: Path) -> None:
+def test_slices_and_volumes_are_written(session: Session, studio: MapStudio, home: Path) -> None:
     session.act(stroke(label=4))
     files = session.save({"what": "slice", "slice": 2})["files"]
     assert np.array_equal(read_png(session.file(files[0])), session.scene.canvas.ids[2])
@@ -391,24 +368,6 @@ def test_ctrl_c_ends_at_once(home: Path) -> None:
 
 # -- a browser --------------------------------------------------------------------------------------------------------
 
-PAINT = """
-await wait(() => document.documentElement.dataset.ready);
-const map = document.getElementById("map"), $ = (s) => document.querySelector(s);
-const canvases = () => [...document.querySelectorAll("#panels canvas")];
-const look = (canvas) => {
-  const { data } = canvas.getContext("2d").getImageData(0, 0, canvas.width, canvas.height);
-  return [...data].filter((_, i) => i % 4 < 3);
-};
-const drawn = (n) => wait(() => Number(document.documentElement.dataset.drawn) >= n && !$(".busy"));
-const event = (kind, x, y) => {
-  const box = map.getBoundingClientRect();
-  map.dispatchEvent(new PointerEvent(kind, { bubbles: true, isPrimary: true, button: 0,
-    clientX: box.left + ((x + 0.5) / map.width) * box.width, clientY: box.top + ((y + 0.5) / map.height) * box.height }));
-};
-const key = (name, more = {}) => map.dispatchEvent(new KeyboardEvent("keydown", { key: name, bubbles: true, ...more }));
-await drawn(0);
-"""
-
 
 def test_a_stroke_in_a_browser(server: PaintServer) -> None:
     """Label there, image near it and nothing far away; what is drawn under way is what comes back; undo; nothing leaves."""
@@ -454,3 +413,115 @@ def test_a_stroke_in_a_browser(server: PaintServer) -> None:
     assert found["back"] == found["before"]
     assert found["typed"] != found["back"][0]
     assert all(name.startswith(f"http://127.0.0.1:{server.server_port}/") for name in found["asked"])
+
+
+def test_fingers_zoom_and_the_dark_on_a_telephone(server: PaintServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    """400 pixels wide: one finger paints, two enlarge, buttons and keys too; what is painted lies under the pointer."""
+    monkeypatch.setattr("engine.paint.server.POLICY", POLICY.replace("'none';", "'none'; frame-src 'self';", 1))
+    found = chromium.ask_server(
+        server.address,
+        server.pages,
+        PAINT
+        + """
+        const before = look(map);
+        $('#classes input[value="4"]').click();
+        const finger = (id) => ({ pointerType: "touch", pointerId: id, isPrimary: id === 1 });
+        event("pointerdown", 8, 9, finger(1)); event("pointermove", 15, 12, finger(1));
+        event("pointerup", 15, 12, finger(1));
+        await drawn(1);
+        const touched = look(map), width = () => map.getBoundingClientRect().width;
+        const stage = $(".stage").getBoundingClientRect(), widths = [width()];
+        event("pointerdown", 14, 16, finger(1)); event("pointerdown", 18, 16, finger(2));
+        event("pointermove", 26, 16, finger(2));
+        event("pointerup", 14, 16, finger(1)); event("pointerup", 26, 16, finger(2));
+        await drawn(1);
+        await wait(() => look(map).join() === touched.join());
+        widths.push(width());
+        const pinched = look(map);
+        key("+"); widths.push(width()); key("-"); widths.push(width());
+        $("#zoom-in").click(); widths.push(width());
+        while (!$("#zoom-out").disabled) $("#zoom-out").click();
+        widths.push(width());
+        const box = map.getBoundingClientRect(), bubbles = true, cancelable = true;
+        const middle = { clientX: box.left + box.width / 2, clientY: box.top + box.height / 2 };
+        const wheel = { bubbles, cancelable, ctrlKey: true, deltaY: -1, ...middle };
+        for (let i = 0; i < 2; i++) map.dispatchEvent(new WheelEvent("wheel", wheel));
+        const corner = { bubbles, isPrimary: true, clientX: stage.left + 2, clientY: stage.top + 2 };
+        for (const kind of ["pointerdown", "pointerup"]) map.dispatchEvent(new PointerEvent(kind, corner));
+        await drawn(2);
+        const style = getComputedStyle(document.body);
+        return { before, touched, pinched, cornered: look(map), widths, stage: stage.width, wide: innerWidth,
+          over: document.documentElement.scrollWidth, colors: [style.backgroundColor, style.color],
+          low: Math.min(...[...document.querySelectorAll("button")].map((b) => b.offsetHeight || 99)) };
+        """,
+        width=400,
+        dark=True,
+    )
+    assert (found["wide"], found["over"]) == (400, 400)
+    assert found["low"] >= 36
+    ground, ink = (np.mean([int(part) for part in color[4:-1].split(",")]) for color in found["colors"])
+    assert ground < 60
+    assert ink > 200
+    before, touched, corner = (
+        np.array(found[name]).reshape(SIDE, SIDE, 3) for name in ("before", "touched", "cornered")
+    )
+    mask = brushed((SIDE, SIDE), [(8, 9), (15, 12)], 6)
+    assert np.array_equal((touched != before).any(axis=-1), mask & (before != touched[9, 8]).any(axis=-1))
+    assert found["pinched"] == found["touched"]
+    start, pinched, keyed, back, button, out = found["widths"]
+    assert start == out == pytest.approx(found["stage"], abs=1)
+    assert pinched > 1.5 * start
+    assert keyed == button == pytest.approx(1.25 * pinched)
+    assert back == pytest.approx(pinched)
+    spot = np.argwhere((corner != touched).any(axis=-1)).mean(axis=0)
+    assert (abs(spot - SIDE / 2 * (1 - 1 / 1.25**2)) < 1.5).all()  # the corner of what is seen
+
+
+def test_saving_opening_and_new_draws_in_a_browser(server: PaintServer) -> None:
+    """Files and links, a session that is opened again on the page, and a class drawn anew that changes nothing else."""
+    found = chromium.ask_server(
+        server.address,
+        server.pages,
+        PAINT
+        + """
+        const blobs = [];
+        URL.createObjectURL = (blob) => { blobs.push(blob); return "#"; };
+        const save = async (what) => {
+          $(`[data-save=${what}]`).click();
+          await wait(() => $("#message").textContent.startsWith("saved") && !$(`[data-save=${what}]`).disabled);
+          return [...document.querySelectorAll("#message a")].map((a) => a.textContent);
+        };
+        $('#classes input[value="3"]').click();
+        const first = canvases().map(look), color = getComputedStyle($('#classes input[value="3"] + i')).backgroundColor;
+        $("#draw-next").click();
+        await drawn(1);
+        const map_ = look(map), redrawn = canvases().map(look);
+        event("pointerdown", 8, 9); event("pointermove", 15, 12); event("pointerup", 15, 12);
+        await drawn(2);
+        const painted = [look(map), ...canvases().map(look)];
+        const pngs = await save("slice"), [name] = await save("session");
+        document.querySelector("#message a").click();
+        await wait(() => blobs.length);
+        $("#case").value = ""; $("#case").dispatchEvent(new Event("change"));
+        await wait(() => $("#undo").disabled && $("#slices").hidden);
+        const empty = look(map), files = new DataTransfer();
+        files.items.add(new File(blobs, name));
+        $("#file").files = files.files; $("#file").dispatchEvent(new Event("change"));
+        await wait(() => $("#message").textContent.includes("pixel by pixel") && `${look(map)}` === `${painted[0]}`);
+        await drawn(2);
+        return { first, map_, redrawn, painted, pngs, color, empty, again: [look(map), ...canvases().map(look)],
+          message: $("#message").textContent };
+        """,
+    )
+    assert "images of gmm, oasis, thick are those that were saved" in found["message"]
+    assert found["again"] == found["painted"]
+    assert not any(found["empty"])
+    (folder,) = {path.parent for path in next(iter(server.sessions.values())).folder.parent.rglob("*.png")}
+    assert {path.name for path in folder.glob("*.png")} == set(found["pngs"])
+    assert len(found["pngs"]) == 4
+    color = [int(part) for part in found["color"][4:-1].split(",")]
+    region = (np.array(found["map_"]).reshape(SIDE, SIDE, 3) == color).all(axis=-1)
+    first, redrawn = (np.array(found[name][0]).reshape(SIDE, SIDE, 3)[..., 0] for name in ("first", "redrawn"))
+    changed = first != redrawn
+    assert changed[region].mean() > 0.5
+    assert not changed[~ndimage.binary_dilation(region, iterations=5)].any()

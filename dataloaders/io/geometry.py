@@ -96,11 +96,13 @@ def resample(
     Labels by nearest neighbour, images linearly; where the new voxels are larger the image is smoothed first with a
     Gaussian of sigma (f - 1) / 2 old voxels (f: ratio of spacings along the axis), which keeps aliasing down.
     Outside the source: `fill`, towards which the outermost half voxels fade; rounding at the border costs no plane of
-    voxels. Equal grids are returned as they are.
+    voxels. Equal grids are returned as they are, and those of other axes alone are moved exactly.
     """
     matrix = np.linalg.inv(affine) @ target  # target voxel -> source voxel
     if tuple(shape) == data.shape and np.allclose(matrix, np.eye(4), atol=1e-4):
         return data
+    if _moves_only(matrix) and _covers(matrix, shape, data.shape):
+        return _move(data, matrix, shape)
     if labels:
         return ndimage.affine_transform(
             data, matrix, output_shape=tuple(shape), order=0, mode="grid-constant", cval=fill

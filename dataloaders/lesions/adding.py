@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from dataloaders.io.geometry import plane, plane_shape, put_plane, resample
+from dataloaders.io.geometry import ACROSS, bounding_box, plane, plane_shape, put_plane, resample
 from dataloaders.io.spec import LESION, Axis, level_channel
 from dataloaders.lesions.filling import fill_slices, near
 from dataloaders.lesions.placing import Placed, blend_zone
@@ -56,14 +56,14 @@ def add_lesions(
     base = without_own_lesions(host, seed)
     if not placed.mask.any():
         return base
-    generated = _generate(method, how, host, base, placed, seed, device)
-    weights = blend_zone(placed.mask, how.reach, how.feather)
+    slab, generated = _generate(method, how, host, base, placed, seed, device)
+    weights = blend_zone(placed.mask, how.reach, how.feather)[slab]
     zone = weights > 0
     result = []
     for c, image in enumerate(base):
         out = image.copy()
-        painted = host.physical(c, generated[c])[zone]
-        out[zone] += weights[zone] * (painted - image[zone])
+        painted = host.physical(c, generated[c][zone])
+        out[slab][zone] += weights[zone] * (painted - image[slab][zone])
         result.append(out)
     return result
 
@@ -76,54 +76,53 @@ def _generate(
     placed: Placed,
     seed: int,
     device: torch.device,
-) -> list[NDArray[np.float32]]:
-    """The method's images in the model's range, (I, J, K) per channel; where it painted no slice, the base."""
+) -> tuple[tuple[slice, ...], list[NDArray[np.float32]]]:
+    """The slices around the lesions as a part of the host, and the method's images of them in the model's range."""
     spec = method.spec
     axis: Axis = spec.axis or "axial"
-    label = _label_map(method, how, host, placed)
-    level = host.model(level_channel(host.channels), base[level_channel(host.channels)])
-    level = np.where(placed.mask, placed.level, level).astype(np.float32)
+    frame = _frame(host.brain | placed.mask, placed.mask, axis, how, spec.size)
+    along = bounding_box(placed.mask, how.reach + SIDE_STEP * how.volume)[ACROSS[axis]]
+    slab = tuple(along if i == ACROSS[axis] else slice(None) for i in range(3))
+    mask = placed.mask[slab]
+    shown = level_channel(host.channels)
     sources = base
     if how.everywhere:
-        bright = hyperintense(base[level_channel(host.channels)], host.tissue.grey)
+        bright = hyperintense(base[shown], host.tissue.grey)
         sources = [fill_slices(image, bright, host.tissue.white, seed) for image in base]
-    inputs = [np.clip(host.model(c, image), -1, MAX_VALUE) for c, image in enumerate(sources)]
-    frame = _frame(label > 0, placed.mask, axis, how, spec.size)
-    around = near(placed.mask, how.reach)
-    wanted = [i for i in range(plane_shape(label.shape, axis)[0]) if plane(around, axis, i).any()]
-    if how.volume:
-        last = plane_shape(label.shape, axis)[0] - 1
-        wanted = list(range(max(0, wanted[0] - SIDE_STEP), min(wanted[-1] + SIDE_STEP, last) + 1))
-    out = [host.model(c, image) for c, image in enumerate(base)]
-    for part in [wanted] if how.volume else [[i] for i in wanted]:
+    inputs = [np.clip(host.model(c, image[slab]), -1, MAX_VALUE) for c, image in enumerate(sources)]
+    out = [host.model(c, image[slab]) for c, image in enumerate(base)]
+    level = np.where(mask, placed.level[slab], out[shown]).astype(np.float32)
+    label = _label_map(method, host, mask, slab)
+    zone = near(mask, how.reach)
+    planes = list(range(along.stop - along.start))
+    for part in [planes] if how.volume else [[i] for i in planes if plane(zone, axis, i).any()]:
+        numbers = [along.start + i for i in part]
         batch = Batch(
             label=torch.from_numpy(np.stack([frame.cut(label, i) for i in part]).astype(np.int64)),
             image=None,
             cases=["host"] * len(part),
             patients=["host"] * len(part),
-            indices=part,
+            indices=numbers,
             position=torch.zeros(len(part)),
             source=torch.from_numpy(np.stack([[frame.cut(x, i, -1) for x in inputs] for i in part]).astype(np.float32)),
             level=torch.from_numpy(np.stack([frame.cut(level, i, -1) for i in part])),
             grey=torch.tensor([host.grey] * len(part), dtype=torch.float32),
         )
-        randoms = [SampleRandom.of(seed, "host", i) for i in part]
-        images = method.synthesize(batch.to(device), randoms).float().cpu().numpy()
-        for i, image in zip(part, images, strict=True):
+        images = method.synthesize(batch.to(device), [SampleRandom.of(seed, "host", i) for i in numbers])
+        for i, image in zip(part, images.float().cpu().numpy(), strict=True):
             for volume, painted in zip(out, image, strict=True):
                 put_plane(volume, axis, i, painted, frame.crop)
-    return out
+    return slab, out
 
 
-def _label_map(method: Method, how: Painting, host: Head, placed: Placed) -> NDArray[np.int64]:
+def _label_map(method: Method, host: Head, mask: NDArray[np.bool_], slab: tuple[slice, ...]) -> NDArray[np.int64]:
     """Class ids of the run's label map: the host's tissue by name, its own lesions as white matter, the new ones on top."""
     spec = method.spec
     table = np.zeros(len(TISSUE_LABELS), np.int64)
     for label in TISSUE_LABELS[1:]:
         table[label.id] = spec.label_id(label.name)
-    ids = np.where(host.lesion, 3, host.ids)
-    out = table[ids]
-    out[placed.mask] = spec.label_id(LESION)
+    out = table[np.where(host.lesion[slab], 3, host.ids[slab])]
+    out[mask] = spec.label_id(LESION)
     return out
 
 

@@ -6,6 +6,7 @@ comes from one seed.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
@@ -14,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
+from dataloaders.io.geometry import bounding_box
 from dataloaders.lesions.filling import FULL, near
 from dataloaders.lesions.preparing import Tissue
 
@@ -229,8 +231,12 @@ def _deepest(mask: NDArray[np.bool_], count: int) -> NDArray[np.bool_]:
 
 def blend_zone(lesion: NDArray[np.bool_], reach: int, feather: float) -> NDArray[np.float32]:
     """How much of the generated scan shows, (I, J, K) in 0..1: 1 in lesions, exactly 0 beyond `reach` voxels around them."""
-    zone = near(lesion, reach)
-    if feather <= 0 or reach == 0:
-        return zone.astype(np.float32)
-    soft = ndimage.gaussian_filter(near(lesion, reach - 1).astype(np.float32), feather, truncate=3)
-    return np.where(lesion, 1.0, np.where(zone, soft, 0.0)).astype(np.float32)
+    weights = np.zeros(lesion.shape, np.float32)
+    if lesion.any():
+        box = bounding_box(lesion, reach + math.ceil(3 * feather))
+        inner = lesion[box]
+        soft = zone = near(inner, reach)
+        if feather > 0 and reach > 0:
+            soft = ndimage.gaussian_filter(near(inner, reach - 1).astype(np.float32), feather, truncate=3)
+        weights[box] = np.where(inner, 1, np.where(zone, soft, 0))
+    return weights

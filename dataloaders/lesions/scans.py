@@ -24,6 +24,7 @@ from dataloaders.io.nifti import (
     write_volume,
 )
 from dataloaders.io.spec import Label, level_channel
+from dataloaders.lesions.placing import allowed_zone
 from dataloaders.lesions.preparing import Tissue, grey_statistics, white_window
 from dataloaders.prepare import tissue
 from dataloaders.prepare.atlas import atlas_tissue
@@ -163,7 +164,7 @@ class Head:
     ids: NDArray[np.uint8]
     lesion: NDArray[np.bool_]
 
-    @property
+    @cached_property
     def brain(self) -> NDArray[np.bool_]:
         """Voxels of any tissue, and lesions."""
         return (self.ids > 0) | self.lesion
@@ -172,6 +173,11 @@ class Head:
     def tissue(self) -> Tissue:
         """Masks without the lesions."""
         return Tissue.of(np.where(self.lesion, 0, self.ids), TISSUE_LABELS)
+
+    @cached_property
+    def room(self) -> NDArray[np.bool_]:
+        """Voxels that lesions may take; its own are filled with white matter first."""
+        return allowed_zone(self.tissue, self.brain, self.spacing) | self.lesion
 
     @cached_property
     def windows(self) -> tuple[Window, ...]:
@@ -184,7 +190,7 @@ class Head:
         return tuple(geometry.spacing(self.grid).tolist())
 
     def model(self, channel: int, image: NDArray | None = None) -> NDArray[np.float32]:
-        """A channel (or another image in its units) in the model's range: 0 is -1, white matter -0.2; not clipped."""
+        """A channel (or other values in its units) in the model's range: 0 is -1, white matter -0.2; not clipped."""
         window = self.windows[channel]
         values = self.images[channel] if image is None else image
         return ((values - window.low) * (2 / window.width) - 1).astype(np.float32)

@@ -2,48 +2,42 @@
 
 from __future__ import annotations
 
-import base64
-import zlib
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image
 
 from config import TestConfig
 from dataloaders.folder import load_manifest
-from dataloaders.io.files import atomic_path, write_text
+from dataloaders.io.files import write_text
 from dataloaders.io.geometry import PLANES, stitch
 from dataloaders.io.intensity import Window, model_to_levels
-from dataloaders.io.manifest import SPLITS, Case, Geometry, Manifest, Slice, affine_rows, case_from_dict
+from dataloaders.io.manifest import SPLITS, Case, Geometry, Manifest, Slice, affine_rows
 from dataloaders.io.nifti import read_volume, write_volume
-from dataloaders.io.pictures import hex_color, label_colors, label_table
-from dataloaders.io.png import as_16_bit, read_png, write_png
-from dataloaders.io.spec import DataSpec, Label
+from dataloaders.io.pictures import label_table
+from dataloaders.io.png import as_16_bit, read_png
+from dataloaders.io.spec import DataSpec
 from dataloaders.labelmaps.classes import ras_spacing
 from dataloaders.labelmaps.ids import read_ids
-from dataloaders.labelmaps.labels import count_labels, id_type
+from dataloaders.labelmaps.labels import count_labels
 from dataloaders.labelmaps.map_slices import slice_map
 from dataloaders.labelmaps.maps import read_label_map_file
 from dataloaders.slices import SliceDataset, SliceSample, collate, neighbour_entries, slice_positions
 from dataloaders.unpaired import as_label_source
 from engine.methods.base import workflow_of
 from engine.methods.synthesis import SynthesisWorkflow
-from engine.paint.canvas import SLIDERS, Canvas, View
+from engine.paint.canvas import SLIDERS, View
+from engine.paint.scene import MAX_VOXELS, ImagePanel, Scene, Start, Studio, coloured
 from engine.results import Draws, write_volumes
 from engine.split_synthesis import check_same_spec, run_classes
 from engine.trained import TrainedRun
-from evaluation.report.pictures import HU_WINDOWS
 from models.gmm.labels import plain_name
 from models.gmm.method import Gmm
 
-MAX_VOXELS = 2**27  # of files that are sent to the page: 512³
-MAX_SLICES = 2048
-OKABE_ITO = "#e69f00 #56b4e9 #009e73 #f0e442 #0072b2 #d55e00 #cc79a7".split()  # Okabe and Ito, 2008: for all eyes
 EMPTY = "painted"  # id of the case of an empty map
 
 
@@ -55,22 +49,16 @@ class PaintedRun:
         self.run, self.name = run, run.folder.name
         if not isinstance(workflow, SynthesisWorkflow) or not workflow.paints_labels:
             raise ValueError(
-                f"--name {self.name}: makes no images of label maps; lesions go into scans by scripts/add_lesions.py"
+                f"--name {self.name}: makes no images of label maps; with --input T1w FLAIR it paints lesions into a scan"
             )
         self.neighbours = workflow.neighbours
         self.method, self.device = run.method(gpu_ids)
         self.classes: NDArray[np.int64] | None = None  # of the page's labels, None where they are the run's
 
-    def describe(self) -> dict[str, Any]:
-        """For the page."""
+    def panel(self, windows: Sequence[Window]) -> ImagePanel:
+        """Its images on the page."""
         sliders = [[name, *what] for name, what in SLIDERS.items()] if isinstance(self.method, Gmm) else []
-        return {
-            "name": self.name,
-            "method": self.run.config.model,
-            "channels": [[channel.name, channel.unit] for channel in self.run.spec.channels],
-            "resamples": self.method.resamples,
-            "sliders": sliders,
-        }
+        return ImagePanel(self.name, self.run.spec.channels, windows, self.method.resamples, sliders)
 
     def draw(self, sample: SliceSample, seed: int, draws: Mapping[int, int], sliders: Mapping[str, float]) -> NDArray:
         """(C, H, W) 16-bit levels of one slice, those of test.py with this seed and these draws."""
@@ -108,25 +96,7 @@ def _slid(config: Any, sliders: Mapping[str, float], spec: DataSpec) -> tuple[An
     return replace(config, **changes), fixed
 
 
-@dataclass(frozen=True)
-class Start:
-    """What painting begins with. ids (S, H, W) classes of the page; case: their place and the windows of their images.
-
-    notes: what the user should know of the file that it was read from.
-    """
-
-    case: Case
-    ids: NDArray
-    notes: tuple[str, ...] = ()
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain values for JSON: everything that is needed to begin again, without paths and pictures."""
-        bare = tuple(Slice(item.index, "") for item in self.case.slices)
-        packed = base64.b64encode(zlib.compress(self.ids.tobytes(), 9)).decode()
-        return {"case": asdict(replace(self.case, slices=bare, sources={})), "ids": packed}
-
-
-class Studio:
+class MapStudio(Studio):
     """Runs and data that all pages share. `spec`: labels and grid of the first run, which the others must know.
 
     ValueError where they do not, and where the data do not fit.
@@ -136,6 +106,7 @@ class Studio:
         self.runs = {run.name: run for run in runs}
         first = runs[0].run
         self.spec = replace(first.spec, labels=coloured(first.spec.labels))
+        self.sha256 = {run.name: run.run.sha256 for run in runs}
         for run in runs:
             _refuse_others(run.run.spec, self.spec, run.name, first.folder.name)
             run.classes = run_classes(run.run.spec, self.spec)
@@ -156,6 +127,15 @@ class Studio:
             return run.windows()
         except ValueError:
             return tuple(Window(0, 1) for _ in run.spec.channels)
+
+    def units(self, run: PaintedRun, case: Case) -> tuple[Window, ...]:
+        """Of the run's images of a case: the case's own where it has scans of these channels, else typical ones."""
+        same = self.data is not None and self.data.spec.channels == run.run.spec.channels
+        return case.windows if same else self.windows[run.name]
+
+    def scene(self, start: Start) -> MapScene:
+        """To paint on."""
+        return MapScene(self, start)
 
     def cases(self) -> list[list[Any]]:
         """[id, split, slices] of each case with label maps."""
@@ -201,29 +181,6 @@ class Studio:
         notes = (f"labels read {reading.how}", *reading.notes, *sliced.notes)
         return Start(sliced.case, np.stack(planes).astype(self.id_type), notes)
 
-    def of_saved(self, data: Any) -> Start:
-        """Inverse of `Start.to_dict`; ValueError for what it cannot have written."""
-        if not isinstance(data, dict) or set(data) != {"case", "ids"} or not isinstance(data["ids"], str):
-            raise ValueError("the session says not what it begins with")
-        case = case_from_dict(data["case"])
-        if not 1 <= len(case.slices) <= MAX_SLICES:
-            raise ValueError(f"the session has {len(case.slices)} slices, allowed are 1..{MAX_SLICES}")
-        shape = (len(case.slices), *self.spec.size)
-        wanted = int(np.prod(shape)) * np.dtype(self.id_type).itemsize
-        try:
-            unpacked = zlib.decompressobj().decompress(base64.b64decode(data["ids"], validate=True), wanted + 1)
-        except (ValueError, zlib.error):
-            unpacked = b""
-        ids = np.frombuffer(unpacked, self.id_type)
-        if len(unpacked) != wanted or ids.max() >= self.spec.num_labels:
-            raise ValueError(f"the session's label map is damaged, or not one of {shape[1]} x {shape[2]} pixels")
-        return Start(case, ids.reshape(shape))
-
-    @property
-    def id_type(self) -> Any:
-        """Pixel type of labels."""
-        return id_type(self.spec.num_labels)
-
     def _flat_case(self, name: str) -> Case:
         """A single slice in a place of its own."""
         geometry = None
@@ -246,46 +203,16 @@ def _refuse_others(spec: DataSpec, page: DataSpec, name: str, first: str) -> Non
         raise ValueError(f"--name {first} {name}: do not go together, {name} {why}")
 
 
-def coloured(labels: Sequence[Label]) -> tuple[Label, ...]:
-    """Labels with the colours that they are painted in: their own, else those that all eyes tell apart while they last."""
-    few = len(labels) <= len(OKABE_ITO) + 1
-    other = ["#000000", *OKABE_ITO] if few else [hex_color(color) for color in label_colors(labels)]
-    return tuple(replace(label, color=label.color or other[label.id]) for label in labels)
-
-
-class MapScene:
+class MapScene(Scene):
     """A label map under the brush, and the images that the runs make of it."""
 
-    def __init__(self, studio: Studio, start: Start) -> None:
-        self.studio, self.start = studio, start
-        self.canvas = Canvas(start.ids, studio.spec.num_labels)
-        self.panels = tuple(studio.runs)
-        self._positions = slice_positions([start.case])
-
-    def describe(self) -> dict[str, Any]:
-        """What the page shows beside pixels."""
-        spec, data, case = self.studio.spec, self.studio.data, self.start.case
-        return {
-            "case": case.id,
-            "slices": len(self.start.ids),
-            "size": spec.size,
-            "aspect": spec.spacing[0] / spec.spacing[1],
-            "labels": [[label.name, label.color] for label in spec.labels],
-            "panels": [run.describe() | {"windows": self._window_pairs(run)} for run in self.studio.runs.values()],
-            "backdrops": [c.name for c in data.spec.channels] if data and self.backdrop(0) is not None else [],
-            "volumes": case.geometry is not None,
-            "hu": HU_WINDOWS,
-            "notes": list(self.start.notes),
-        }
-
-    def _windows(self, run: PaintedRun) -> tuple[Window, ...]:
-        """Units of the run's images: the case's own where it has scans of these channels, else typical ones."""
-        data = self.studio.data
-        same = data is not None and data.spec.channels == run.run.spec.channels
-        return self.start.case.windows if same else self.studio.windows[run.name]
-
-    def _window_pairs(self, run: PaintedRun) -> list[tuple[float, float]]:
-        return [(window.low, window.high) for window in self._windows(run)]
+    def __init__(self, studio: MapStudio, start: Start) -> None:
+        case, data = start.case, studio.data
+        own = [channel.name for channel in data.spec.channels] if data and case.slices[0].images else []
+        super().__init__(studio, start, [run.panel(studio.units(run, case)) for run in studio.runs.values()])
+        self.studio, self.backdrops = studio, own
+        self.volumes = case.geometry is not None
+        self._positions = slice_positions([case])
 
     def image(self, name: str, position: int, view: View) -> NDArray[np.uint16]:
         """(C, H, W) levels of a slice by the run of that name."""
@@ -306,27 +233,6 @@ class MapScene:
             return None
         return np.stack([as_16_bit(read_png(self.studio.root / file, image_only=True)) for file in files])
 
-    def save_slice(self, folder: Path, position: int, view: View) -> list[Path]:
-        """PNG files of a slice: class ids in their colours, and 16-bit images."""
-        case = self.start.case
-        place = f"{case.id}_z{case.slices[position].index:04d}"
-        written = [folder / f"{place}_label.png"]
-        colours = np.zeros((256, 3), np.uint8)
-        own = label_colors(self.studio.spec.labels)[:256]
-        colours[: len(own)] = own
-        if self.studio.spec.num_labels <= len(colours):
-            picture = Image.fromarray(view.ids[position])
-            picture.putpalette(colours.tobytes())
-            with atomic_path(written[0]) as temporary:
-                picture.save(temporary, format="PNG")
-        else:
-            write_png(written[0], view.ids[position])
-        for run in self.studio.runs.values():
-            for channel, levels in zip(run.run.spec.channels, self.image(run.name, position, view), strict=True):
-                written.append(folder / f"{place}_{run.name}_{channel.name}.png")
-                write_png(written[-1], levels)
-        return written
-
     def save_volumes(self, folder: Path, view: View) -> list[Path]:
         """NIfTI files in the case's geometry and units: labels with their table, and an image of each run and channel."""
         case, spec = self.start.case, self.studio.spec
@@ -340,6 +246,6 @@ class MapScene:
         for run in self.studio.runs.values():
             stack = {item.index: self.image(run.name, i, view) for i, item in enumerate(case.slices)}
             paths = [folder / f"{case.id}_{run.name}_{channel.name}.nii.gz" for channel in run.run.spec.channels]
-            write_volumes(replace(case, windows=self._windows(run)), run.run.spec, stack, paths)
+            write_volumes(replace(case, windows=tuple(self.panels[run.name].windows)), run.run.spec, stack, paths)
             written += paths
         return written

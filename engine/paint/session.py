@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from dataloaders.io.files import read_json, write_json
 from dataloaders.io.schema import NAME
 from engine.paint.canvas import Fill, Stroke, View, action_to_dict, read_action
-from engine.paint.maps import MapScene, Studio
+from engine.paint.scene import Scene, Studio
 
 SCHEMA = "medsis-paint/1"
 INPUT = "input"  # folder of files that were sent, which goes with the session
@@ -34,7 +34,8 @@ class Session:
         self.studio, self.folder, self.drawing = studio, folder, drawing
         self.changing = threading.Lock()
         self.used = time.monotonic()
-        self.scene = MapScene(studio, studio.empty())
+        self.saved: set[str] = set()  # files below the folder that may be asked for
+        self.scene = studio.scene(studio.empty())
 
     # -- what the page asks: JSON in, JSON out -----------------------------------------------------------------------
 
@@ -52,9 +53,9 @@ class Session:
         """A case of the data, or an empty map."""
         name = asked.get("case")
         start = self.studio.empty() if name is None else self.studio.of_case(str(name))
-        return self._begin(MapScene(self.studio, start))
+        return self._begin(self.studio.scene(start))
 
-    def _begin(self, scene: MapScene) -> dict[str, Any]:
+    def _begin(self, scene: Scene) -> dict[str, Any]:
         with self.changing:
             self.scene = scene
         return self.opened()
@@ -69,16 +70,21 @@ class Session:
                 action = read_action(asked)
                 canvas.act(action)
             changed = action.slice if isinstance(action, (Stroke, Fill)) else None
-            plane = {} if changed is None else {"slice": changed, "ids": _packed(canvas.ids[changed])}
-            return self.state() | plane
+            return self.state() | ({} if changed is None else self._plane(changed))
 
     def slice(self, asked: dict[str, Any]) -> dict[str, Any]:
         """Labels of a slice, and its real scan where there is one."""
         position = self._position(asked)
         with self.changing:
-            ids = _packed(self.scene.canvas.ids[position])
+            plane = self._plane(position)
         real = self.scene.backdrop(position)
-        return {"slice": position, "ids": ids, "real": None if real is None else [_packed(c) for c in real]}
+        return plane | {"real": None if real is None else [_packed(c) for c in real]}
+
+    def _plane(self, position: int) -> dict[str, Any]:
+        """elsewhere: pixels that are no background in the other slices, where what is painted is counted."""
+        ids = self.scene.canvas.ids
+        elsewhere = np.count_nonzero(ids) - np.count_nonzero(ids[position]) if self.scene.voxel_ml else 0
+        return {"slice": position, "ids": _packed(ids[position]), "elsewhere": int(elsewhere)}
 
     def image(self, asked: dict[str, Any]) -> dict[str, Any]:
         """A slice in a panel as the canvas is when its turn comes, so strokes in between cost nothing."""
@@ -90,8 +96,10 @@ class Session:
             started = time.perf_counter()
             levels = scene.image(name, min(position, len(view.ids) - 1), view)
             ms = round(1000 * (time.perf_counter() - started), 1)
+            note = scene.note(name, view)
         channels = [_packed(channel) for channel in levels]
-        return {"panel": name, "slice": position, "revision": view.revision, "ms": ms, "channels": channels}
+        answer = {"panel": name, "slice": position, "revision": view.revision, "ms": ms, "channels": channels}
+        return answer | {"note": note}
 
     def save(self, asked: dict[str, Any]) -> dict[str, Any]:
         """Write ``slice``, ``volumes`` or ``session`` to the session's folder; names of the files."""
@@ -106,14 +114,15 @@ class Session:
                 files = [self._save_session(scene, view, self._position(asked))]
             else:
                 raise ValueError("save: must be slice, volumes or session")
-        return {"folder": str(self.folder), "files": [path.relative_to(self.folder).as_posix() for path in files]}
+        names = [path.relative_to(self.folder).as_posix() for path in files]
+        self.saved.update(names)
+        return {"folder": str(self.folder), "files": names}
 
     def file(self, name: str) -> Path:
         """A file that was saved; ValueError for any other."""
-        path = self.folder / name
-        if not path.is_file() or path.resolve().parent != self.folder.resolve() or path.is_symlink():
+        if name not in self.saved:
             raise ValueError(f"no saved file {name[:80]!r}")
-        return path
+        return self.folder / name
 
     def incoming(self, name: str) -> Path:
         """Where a file of that name is put, below the session's folder, whatever the name; ValueError for unfit ones."""
@@ -129,24 +138,24 @@ class Session:
         """Begin with a file that was sent, a label map or a saved session. ValueError for what is neither."""
         if path.suffix == ".json":
             return self.replay(read_json(path))
-        return self._begin(MapScene(self.studio, self.studio.of_file(path)))
+        return self._begin(self.studio.scene(self.studio.of_file(path)))
 
     # -- saved sessions ----------------------------------------------------------------------------------------------
 
-    def _save_session(self, scene: MapScene, view: View, position: int) -> Path:
+    def _save_session(self, scene: Scene, view: View, position: int) -> Path:
         data = {
             "schema": SCHEMA,
             "labels": [label.name for label in self.studio.spec.labels],
             "start": scene.start.to_dict(),
             "actions": [action_to_dict(action) for action in view.done],
-            "weights": {name: run.run.sha256 for name, run in self.studio.runs.items()},
+            "weights": self.studio.sha256,
             "shown": {"slice": position, "images": self._digests(scene, view, position)},
         }
         path = self.folder / f"{scene.start.case.id}_session.json"
         write_json(path, data)
         return path
 
-    def _digests(self, scene: MapScene, view: View, position: int) -> dict[str, str]:
+    def _digests(self, scene: Scene, view: View, position: int) -> dict[str, str]:
         return {n: hashlib.sha256(scene.image(n, position, view).tobytes()).hexdigest() for n in scene.panels}
 
     def replay(self, data: Any) -> dict[str, Any]:
@@ -155,7 +164,7 @@ class Session:
             raise ValueError(f"not a session that this page saved ({SCHEMA})")
         if data.get("labels") != [label.name for label in self.studio.spec.labels]:
             raise ValueError("the session was painted with other classes than those of the runs that are open")
-        scene = MapScene(self.studio, self.studio.of_saved(data.get("start")))
+        scene = self.studio.scene(self.studio.of_saved(data.get("start")))
         for action in data["actions"]:
             scene.canvas.act(read_action(action))
         shown = data.get("shown")
@@ -165,7 +174,7 @@ class Session:
             opened["notes"] = [*opened["notes"], *self._differences(scene, shown, data.get("weights"))]
         return opened
 
-    def _differences(self, scene: MapScene, shown: dict[str, Any], weights: Any) -> Sequence[str]:
+    def _differences(self, scene: Scene, shown: dict[str, Any], weights: Any) -> Sequence[str]:
         was = shown.get("images")
         with self.drawing:
             now = self._digests(scene, scene.canvas.view(), shown["slice"])
@@ -173,8 +182,10 @@ class Session:
         notes = [f"images of {', '.join(same)} are those that were saved, pixel by pixel"] if same else []
         there = weights if isinstance(weights, dict) else {}
         for name in now.keys() - set(same):
-            other = there.get(name) != self.studio.runs[name].run.sha256
-            why = "other weights, or none of this run" if other else "another machine or number of threads"
+            other = there.get(name) != self.studio.sha256[name]
+            why = (
+                "made by other weights, or of another scan" if other else "made by another machine or number of threads"
+            )
             notes.append(f"images of {name} are not those that were saved: {why}")
         return notes
 
@@ -182,7 +193,7 @@ class Session:
         """Remove what was sent; what was saved stays."""
         shutil.rmtree(self.folder / INPUT, ignore_errors=True)
 
-    def _now(self) -> tuple[MapScene, View]:
+    def _now(self) -> tuple[Scene, View]:
         with self.changing:
             return self.scene, self.scene.canvas.view()
 

@@ -16,11 +16,13 @@
   let state = { revision: 0, undo: 0, redo: 0, seed: 0, draws: {}, sliders: {} };
   let ids = null; // labels of the slice, as shown
   let real = null; // its real scan, 16-bit levels by channel
+  let elsewhere = 0; // pixels painted in other slices, where they are counted
   let colors = [];
   let slice = 0, label = 1, tool = "brush", saved = true;
   let sent = []; // strokes that the server has not answered
   let stroke = null; // the one under way
   let cursor = null; // of the keyboard, [x, y]
+  let seen = { zoom: 1, x: 0.5, y: 0.5 }; // and what is in the middle, in shares of the picture
   let queue = Promise.resolve();
   const panels = new Map();
   const map = $("#map");
@@ -69,6 +71,12 @@
     const [height, width] = info.size;
     [map.width, map.height] = [width, height];
     map.style.aspectRatio = `${width} / ${height * info.aspect}`;
+    const lesions = info.voxel_ml > 0;
+    $("h1").textContent = document.title = lesions ? "Paint a lesion, see the scans" : "Paint a label, see the scan";
+    if (lesions) $("#opacity").value = 40;
+    $("main").classList.toggle("two", info.labels.length === 2);
+    $("main").style.setProperty("--shape", width / (height * info.aspect));
+    look(1, 0.5, 0.5);
     fillCases();
     fillClasses();
     fillBackdrops();
@@ -79,7 +87,20 @@
     const resamples = info.panels.some((panel) => panel.resamples);
     $("#draw-next").parentElement.hidden = $("#draw-now").hidden = !resamples;
     say(info.notes.join(" · "));
-    return go(slice);
+    return go(slice).then(() => { if (lesions) fit(real[info.panels[0].channels.length - 1]); });
+  }
+
+  function fit(levels) { // the zoom at which what a scan shows fills the picture
+    const rows = [], columns = [];
+    levels.forEach((level, i) => {
+      if (level < 6500) return; // a tenth of white
+      rows.push(Math.floor(i / map.width));
+      columns.push(i % map.width);
+    });
+    const range = (of) => of.reduce(([low, high], v) => [Math.min(low, v), Math.max(high, v)], [of[0] ?? 0, of[0] ?? 0]);
+    const [[top, bottom], [left, right]] = [range(rows), range(columns)];
+    const share = Math.max((bottom - top + 9) / map.height, (right - left + 9) / map.width);
+    look(Math.min(4, Math.max(1, 1 / share)), (left + right + 1) / 2 / map.width, (top + bottom + 1) / 2 / map.height);
   }
 
   async function go(to) {
@@ -92,6 +113,7 @@
       const answer = await ask("slice", { slice });
       if (mine !== scene || asked !== slice) return;
       ids = unpack(answer.ids, wide());
+      elsewhere = answer.elsewhere;
       real = answer.real && answer.real.map((channel) => unpack(channel, true));
       again();
       draw();
@@ -106,9 +128,9 @@
   function fillCases() {
     const name = (id, split, n) => `${id} (${split}, ${n} slice${n === 1 ? "" : "s"})`;
     const choices = info.cases.map(([id, split, n]) => make("option", { value: id, textContent: name(id, split, n) }));
-    const own = info.cases.some(([id]) => id === info.case);
-    if (!own) choices.unshift(make("option", { value: "", textContent: info.case === "painted" ? "an empty map" : info.case }));
-    if (own || info.case !== "painted") choices.push(make("option", { value: "", textContent: "an empty map" }));
+    const own = info.cases.some(([id]) => id === info.case), none = info.voxel_ml ? "no lesion" : "an empty map";
+    if (!own) choices.unshift(make("option", { value: "", textContent: info.case === "painted" ? none : info.case }));
+    if (own || info.case !== "painted") choices.push(make("option", { value: "", textContent: none }));
     $("#case").replaceChildren(...choices);
     $("#case").value = own ? info.case : "";
   }
@@ -130,12 +152,13 @@
     info.backdrops.forEach((name, c) => options.push([`real ${c}`, `real ${name}`]));
     info.panels.forEach((panel, p) => panel.channels.forEach(([name], c) => options.push([`${p} ${c}`, `${panel.name} ${name}`])));
     $("#backdrop").replaceChildren(...options.map(([value, textContent]) => make("option", { value, textContent })));
-    $("#backdrop").value = options.some(([value]) => value === before) ? before : "";
+    $("#backdrop").value = before && options.some(([value]) => value === before) ? before : info.over;
   }
 
   function fillPanels() {
     panels.clear();
     $("#panels").replaceChildren();
+    $("#panels").classList.toggle("pairs", info.panels.every((panel) => panel.channels.length === 2));
     const [height, width] = info.size;
     let physical = false;
     for (const panel of info.panels) {
@@ -148,13 +171,16 @@
         canvas.addEventListener("pointermove", (event) => hover(canvas, event, one, c));
         canvas.addEventListener("pointerleave", () => { note.textContent = ""; });
         const note = make("span");
-        const stage = make("div", { className: "stage" }, canvas, make("i", { className: "bar" }));
+        const sheet = make("div", { className: "sheet" }, canvas);
+        const stage = make("div", { className: "stage" }, sheet, make("i", { className: "bar" }));
         const figure = make("figure", {}, stage, make("figcaption", {}, make("b", { textContent: `${panel.name} · ${name}` }), note));
         one.figures.push({ figure, canvas, note, unit });
         if (c === 0 && panel.sliders.length) figure.append(sliders(panel));
         $("#panels").append(figure);
         physical ||= unit === "HU";
       });
+      one.told = make("p", { className: "told", hidden: true });
+      $("#panels").append(one.told);
       panels.set(panel.name, one);
     }
     $("#window").hidden = !physical;
@@ -231,6 +257,9 @@
     }
     map.getContext("2d").putImageData(picture, 0, 0);
     showBrush();
+    if (!info.voxel_ml) return;
+    const here = ids.reduce((count, id) => count + (id > 0), 0);
+    $("#load").value = `${Number(((elsewhere + here) * info.voxel_ml).toPrecision(3))} ml painted`;
   }
 
   function drawPanel(panel) {
@@ -251,7 +280,7 @@
     panel.asking = true;
     const mine = scene;
     try {
-      while (mine === scene && (panel.revision < state.revision || panel.slice !== slice)) {
+      while (mine === scene && ((panel.live && panel.revision < state.revision) || panel.slice !== slice)) {
         panel.figures.forEach(({ figure }) => {
           figure.style.setProperty("--ms", `${panel.ms}ms`);
           figure.classList.add("busy");
@@ -264,7 +293,9 @@
           drawPanel(panel);
           if ($("#backdrop").value) draw();
         }
-        panel.figures[0].note.textContent = `${Math.round(answer.ms)} ms`;
+        if (panel.live) panel.figures[0].note.textContent = `${Math.round(answer.ms)} ms`;
+        panel.told.textContent = answer.note;
+        panel.told.hidden = !answer.note;
         document.documentElement.dataset.drawn = answer.revision;
       }
     } catch (error) {
@@ -322,6 +353,7 @@
         if (answer.slice !== undefined && answer.slice !== slice && action.kind !== "stroke") return void go(answer.slice);
         if (answer.slice === slice) {
           ids = unpack(answer.ids, wide());
+          elsewhere = answer.elsewhere;
           again();
           draw();
         }
@@ -370,17 +402,38 @@
     act(done);
   }
 
+  const fingers = new Map(); // on the map: where each is; one paints, two move and enlarge what is seen
+  let hand = null; // where the middle button holds the picture
+
   map.addEventListener("pointerdown", (event) => {
-    if (!event.isPrimary || event.button > 2) return;
+    if (event.button > 2) return;
     event.preventDefault();
     map.focus({ preventScroll: true });
     cursor = null;
     if (event.isTrusted) map.setPointerCapture(event.pointerId);
-    press(pixel(map, event), event.button === 2 || event.altKey);
+    if (event.pointerType === "touch") fingers.set(event.pointerId, [event.clientX, event.clientY]);
+    if (event.button === 1) hand = [event.clientX, event.clientY];
+    else if (fingers.size < 2 && event.isPrimary) press(pixel(map, event), event.button === 2 || event.altKey);
+    else if (stroke) {
+      stroke = null;
+      go(slice);
+    }
   });
   map.addEventListener("pointermove", (event) => {
-    const point = pixel(map, event);
+    const to = [event.clientX, event.clientY];
     cursor = null;
+    if (hand) {
+      pin(share(hand), to, seen.zoom);
+      hand = to;
+    } else if (fingers.size > 1) {
+      const [before, apart] = spread();
+      const held = share(before);
+      if (fingers.has(event.pointerId)) fingers.set(event.pointerId, to);
+      const [now, further] = spread();
+      pin(held, now, (seen.zoom * further) / Math.max(apart, 1));
+      return;
+    }
+    const point = pixel(map, event);
     if (stroke && event.isPrimary) {
       const moves = event.getCoalescedEvents?.() ?? [];
       for (const move of moves.length ? moves : [event]) drag(pixel(map, move));
@@ -389,16 +442,61 @@
     showBrush(point);
     tell(point);
   });
-  map.addEventListener("pointerup", release);
-  map.addEventListener("pointercancel", release);
+  for (const end of ["pointerup", "pointercancel"]) {
+    map.addEventListener(end, (event) => {
+      fingers.delete(event.pointerId);
+      hand = null;
+      release();
+    });
+  }
   map.addEventListener("pointerleave", () => { if (!stroke) showBrush([-999, -999]); });
   map.addEventListener("contextmenu", (event) => event.preventDefault());
   map.addEventListener("wheel", (event) => {
-    if (info.slices < 2 || event.ctrlKey) return;
+    if (event.ctrlKey) enlarge(event.deltaY < 0 ? 1.25 : 0.8, [event.clientX, event.clientY]);
+    else if (info.slices > 1) go(slice + Math.sign(event.deltaY));
+    else return;
     event.preventDefault();
-    go(slice + Math.sign(event.deltaY));
   }, { passive: false });
   map.addEventListener("blur", () => { cursor = null; showBrush([-999, -999]); });
+
+  // -- what is seen: the same part of all pictures --------------------------------------------------------------------
+
+  function look(zoom, x, y) {
+    const within = (value) => Math.min(Math.max(value, 0.5 / zoom), 1 - 0.5 / zoom);
+    seen = { zoom, x: within(x), y: within(y) };
+    const style = $("main").style;
+    style.setProperty("--zoom", zoom);
+    style.setProperty("--x", `${100 * (0.5 - seen.x * zoom)}%`);
+    style.setProperty("--y", `${100 * (0.5 - seen.y * zoom)}%`);
+    $("#zoom-now").value = `${Number(zoom.toPrecision(2))}×`;
+    $("#zoom-out").disabled = zoom <= 1;
+    $("#zoom-in").disabled = zoom >= 8;
+  }
+
+  function share([x, y]) { // of the picture, at a place of the window
+    const box = map.getBoundingClientRect();
+    return [(x - box.left) / box.width, (y - box.top) / box.height];
+  }
+
+  function pin([px, py], [x, y], zoom) { // this share of the picture comes to that place of the window
+    const box = $(".stage").getBoundingClientRect();
+    const now = Math.min(8, Math.max(1, zoom));
+    look(now, px - ((x - box.left) / box.width - 0.5) / now, py - ((y - box.top) / box.height - 0.5) / now);
+  }
+
+  function enlarge(factor, place) { // about a place of the window, else about the brush
+    const box = map.getBoundingClientRect();
+    const [x, y] = cursor ?? shown;
+    const brush = [box.left + ((x + 0.5) / map.width) * box.width, box.top + ((y + 0.5) / map.height) * box.height];
+    const frame = $(".stage").getBoundingClientRect();
+    const about = place ?? (inside([x, y]) ? brush : [frame.left + frame.width / 2, frame.top + frame.height / 2]);
+    pin(share(about), about, seen.zoom * factor);
+  }
+
+  function spread() { // middle and distance of two fingers
+    const [[ax, ay], [bx, by]] = fingers.values();
+    return [[(ax + bx) / 2, (ay + by) / 2], Math.hypot(ax - bx, ay - by)];
+  }
 
   let shown = [-999, -999];
   function showBrush(point = cursor ?? shown) {
@@ -462,6 +560,8 @@
   all("[data-tool]").forEach((button) => button.addEventListener("click", () => take(button.dataset.tool)));
   click("#undo", undo);
   click("#redo", redo);
+  click("#zoom-in", () => enlarge(1.25));
+  click("#zoom-out", () => enlarge(0.8));
   click("#noise-next", () => noise(1));
   click("#noise-back", () => noise(-1));
   click("#draw-next", () => resample(1));
@@ -504,8 +604,9 @@
 
   all("[data-save]").forEach((button) => button.addEventListener("click", async () => {
     button.disabled = true;
-    const many = button.dataset.save === "volumes" ? info.slices * [...panels.values()].reduce((sum, one) => sum + one.ms, 0) : 0;
-    say(many > 3000 ? `drawing ${info.slices} slices, about ${Math.ceil(many / 1000)} s …` : "saving …");
+    const slices = info.voxel_ml ? 1 : info.slices; // lesions are painted into the whole scan at once
+    const many = button.dataset.save === "volumes" ? slices * [...panels.values()].reduce((sum, one) => sum + one.ms, 0) : 0;
+    say(many > 3000 ? `drawing ${slices} slices, about ${Math.ceil(many / 1000)} s …` : "saving …");
     try {
       await queue;
       const { folder, files } = await ask("save", { what: button.dataset.save, slice });
@@ -535,6 +636,8 @@
     const [dx, dy] = MOVES[event.key];
     const [x, y] = cursor ?? (inside(shown) ? shown : [map.width >> 1, map.height >> 1]);
     cursor = [Math.min(map.width - 1, Math.max(0, x + dx * step)), Math.min(map.height - 1, Math.max(0, y + dy * step))];
+    const near = (middle, at) => Math.min(Math.max(middle, at - 0.45 / seen.zoom), at + 0.45 / seen.zoom);
+    look(seen.zoom, near(seen.x, cursor[0] / map.width), near(seen.y, cursor[1] / map.height));
     showBrush(cursor);
     tell(cursor);
   }
@@ -542,7 +645,7 @@
   const KEYS = {
     b: () => take("brush"), e: () => take("eraser"), f: () => take("fill"), i: () => press(shown, true),
     "[": () => resize(-1), "]": () => resize(1), n: () => noise(1), r: () => resample(1),
-    PageUp: () => go(slice - 1), PageDown: () => go(slice + 1),
+    "+": () => enlarge(1.25), "=": () => enlarge(1.25), "-": () => enlarge(0.8), PageUp: () => go(slice - 1), PageDown: () => go(slice + 1),
   };
 
   document.addEventListener("keydown", (event) => {

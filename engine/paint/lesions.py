@@ -1,0 +1,157 @@
+"""Lesions into a scan, on the page: the canvas is a mask on the scan's own grid, the images are add_lesions.py's."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dataloaders.io.geometry import PLANES, plane_spacing, to_ras
+from dataloaders.io.manifest import Case, Slice
+from dataloaders.io.nifti import read_volume, stem
+from dataloaders.io.spec import LESION, DataSpec, Label
+from dataloaders.lesions.scans import Stored, read_mask
+from dataloaders.prepare.slicing import mr_window
+from engine.lesions import MASK_NAME, Added, AddLesionsOptions, Host, LesionRun, lesions_in, paint_in, write_added
+from engine.paint.canvas import View
+from engine.paint.scene import MAX_VOXELS, OKABE_ITO, ImagePanel, Scene, Start, Studio
+
+BEFORE = "before"  # panel of the scan as it is
+
+
+class LesionStudio(Studio):
+    """A scan, and runs that paint lesions into it. o: what scripts/add_lesions.py would be called with, mask apart.
+
+    places: (S, H, W) index into the files' flat voxels of each pixel. ValueError where runs and scan do not go together.
+    """
+
+    def __init__(self, runs: Sequence[LesionRun], o: AddLesionsOptions) -> None:
+        first = runs[0].run.spec
+        for run in runs:
+            spec, name = run.run.spec, run.run.folder.name
+            if (spec.channels, spec.axis, spec.spacing) != (first.channels, first.axis, first.spacing):
+                raise ValueError(f"--name {runs[0].run.folder.name} {name}: are of other modalities or voxel sizes")
+            if name == BEFORE:
+                raise ValueError(f"--name {name}: is what the page calls the scan as it is; rename the run's folder")
+        self.options, self.runs = o, {run.run.folder.name: run for run in runs}
+        self.host = host = Host(o, first)
+        host.head  # now, not at the first stroke  # noqa: B018
+        file, axis = host.scans[0], first.axis or "axial"
+        voxels = np.arange(file.raw.size).reshape(file.raw.shape)
+        numbered, grid = to_ras(voxels, file.affine)
+        self.places = numbered.transpose(PLANES[axis])[:, ::-1, ::-1]
+        between, *pixel = plane_spacing(grid, axis)
+        labels = (Label(0, "background", color="#000000"), Label(1, LESION, color=OKABE_ITO[5]))
+        rows, columns = self.places.shape[1:]
+        self.spec = DataSpec(labels, first.channels, (rows, columns), (pixel[0], pixel[1]), between, axis)
+        self.windows = tuple(mr_window(scan.values) for scan in host.scans)
+        whole = hashlib.sha256(b"".join(np.ascontiguousarray(scan.raw).tobytes() for scan in host.scans))
+        self.sha256 = {BEFORE: whole.hexdigest()} | {name: run.run.sha256 for name, run in self.runs.items()}
+
+    def scene(self, start: Start) -> LesionScene:
+        """To paint on."""
+        return LesionScene(self, start)
+
+    def empty(self) -> Start:
+        """No lesion."""
+        return self._start(np.zeros(self.places.shape, self.id_type))
+
+    def of_file(self, path: Path) -> Start:
+        """A mask on the scan's grid, as add_lesions.py --mask reads it."""
+        read_volume(path, MAX_VOXELS)  # before anything else reads it
+        return self._start(read_mask(path, self.host.scans[0]).ravel()[self.places].astype(self.id_type))
+
+    def of_saved(self, data: object) -> Start:
+        """As ever; ValueError for a session of a scan of another size."""
+        start = super().of_saved(data)
+        if start.ids.shape != self.places.shape:
+            raise ValueError(f"the session's scan has {len(start.ids)} slices, this one {len(self.places)}")
+        return start
+
+    def _start(self, ids: NDArray) -> Start:
+        name = stem(self.host.scans[0].path)
+        ending = f"_{self.host.channels[0]}"
+        name = re.sub(r"[^A-Za-z0-9-]+", "_", name.removesuffix(ending)).strip("_-") or "scan"
+        return Start(Case(name, name, "test", self.windows, tuple(Slice(i, "") for i in range(len(ids)))), ids)
+
+    def levels(self, raws: Sequence[NDArray], position: int) -> NDArray[np.uint16]:
+        """(C, H, W) of a slice of raw values of each file."""
+        scans = zip(self.host.scans, raws, self.windows, strict=True)
+        where = self.places[position]
+        return np.stack(
+            [w.encode(np.nan_to_num(raw.ravel()[where] * scan.slope + scan.inter)) for scan, raw, w in scans]
+        )
+
+
+class LesionScene(Scene):
+    """A lesion mask under the brush, the scan, and the scan with the lesions by each run."""
+
+    def __init__(self, studio: LesionStudio, start: Start) -> None:
+        what = studio.spec.channels, studio.windows
+        panels = [ImagePanel(BEFORE, *what, live=False), *(ImagePanel(name, *what) for name in studio.runs)]
+        super().__init__(studio, start, panels)
+        self.studio, self.backdrops = studio, studio.host.channels
+        self.over = studio.spec.level_channel
+        self.voxel_ml = abs(float(np.linalg.det(studio.host.scans[0].affine[:3, :3]))) / 1000
+        self._made: dict[str, tuple[int, Added | ValueError]] = {}  # by run: of which revision, and what came of it
+
+    def image(self, name: str, position: int, view: View) -> NDArray[np.uint16]:
+        """(C, H, W) levels of a slice: the scan's where no lesion fits."""
+        added = None if name == BEFORE else self._added(name, view)
+        raws = added.raws if isinstance(added, Added) else [scan.raw for scan in self.studio.host.scans]
+        return self.studio.levels(raws, position)
+
+    def note(self, name: str, view: View) -> str:
+        """How much of the mask is in the scan, and why not more."""
+        added = None if name == BEFORE else self._added(name, view)
+        if isinstance(added, ValueError):
+            return str(added).removeprefix("--mask: ").partition(";")[0]
+        if added is None or added.placed is None:
+            return ""
+        placed = added.placed
+        return f"{int(added.mask.sum()) * self.voxel_ml:.3g} ml in {len(placed.lesions)} lesions{placed.shortfall()}"
+
+    def backdrop(self, position: int) -> NDArray[np.uint16]:
+        """(C, H, W) levels of the scan."""
+        return self.studio.levels([scan.raw for scan in self.studio.host.scans], position)
+
+    def save_volumes(self, folder: Path, view: View) -> list[Path]:
+        """The mask, and what add_lesions.py writes of it by each run, into a folder of that name."""
+        first = self.studio.host.scans[0]
+        mask = Stored(
+            folder / f"{self.start.case.id}_painted_mask.nii.gz", self._mask(view).astype(np.uint8), first.affine
+        )
+        mask.write(mask.path, mask.raw)
+        written = [mask.path]
+        for name in self.studio.runs:
+            added = self._added(name, view)
+            if isinstance(added, ValueError):
+                raise added
+            o = replace(self._options(name, view), output=folder / name, mask=mask.path)
+            write_added(o, self.studio.host, added)
+            written += [o.output / file for file in (*(scan.name for scan in self.studio.host.scans), MASK_NAME)]
+        return written
+
+    def _mask(self, view: View) -> NDArray[np.bool_]:
+        """What is painted, on the files' grid."""
+        mask = np.zeros(self.studio.host.scans[0].raw.shape, bool)
+        mask.reshape(-1)[self.studio.places[view.ids > 0]] = True
+        return mask
+
+    def _options(self, name: str, view: View) -> AddLesionsOptions:
+        return replace(self.studio.options, name=name, seed=view.settings.seed)
+
+    def _added(self, name: str, view: View) -> Added | ValueError:
+        if name not in self._made or self._made[name][0] != view.revision:
+            o, host, run = self._options(name, view), self.studio.host, self.studio.runs[name]
+            try:
+                added: Added | ValueError = paint_in(o, host, run, lesions_in(o, host, run, self._mask(view)))
+            except ValueError as error:
+                added = error
+            self._made[name] = view.revision, added
+        return self._made[name][1]
