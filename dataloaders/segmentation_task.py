@@ -24,7 +24,7 @@ from dataloaders.folder import is_plain, load_manifest
 from dataloaders.io.geometry import ACROSS, spacing
 from dataloaders.io.intensity import shown
 from dataloaders.io.manifest import FILE_NAME, Case, Manifest
-from dataloaders.io.spec import Channel, DataSpec, Label
+from dataloaders.io.spec import Channel, DataSpec, Label, sideless
 from dataloaders.labelmaps.classes import (
     Classes,
     apart,
@@ -33,7 +33,6 @@ from dataloaders.labelmaps.classes import (
     inline_contrasts,
     ras_spacing,
     read_classes,
-    sideless,
     tissue_classes,
 )
 from dataloaders.labelmaps.fluid import FAR, Fluid, with_rim

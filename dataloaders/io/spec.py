@@ -137,6 +137,17 @@ def mirrored_name(name: str) -> str:
     return plain_name(_SIDE.sub(lambda found: _OTHER_SIDE[found[0].lower()], name))
 
 
+def sideless(name: str) -> str:
+    """The plain name without its side: ``Left-Thalamus``, ``Thalamus_L`` and ``lh.thalamus`` -> ``thalamus``."""
+    return plain_name(name if _ONE_SIDED.search(plain_name(name)) else _SIDE.sub(" ", name))
+
+
+def side_of(name: str) -> str:
+    """``left``, ``right``, or nothing where the name has no side."""
+    found = None if _ONE_SIDED.search(plain_name(name)) else _SIDE.search(name)
+    return "" if found is None else {"l": "left", "r": "right"}[found[0][0].lower()]
+
+
 def level_channel(names: Sequence[str]) -> int:
     """See `DataSpec.level_channel`."""
     return next((list(names).index(name) for name in LEVEL_CHANNELS if name in names), 0)

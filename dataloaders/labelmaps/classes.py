@@ -14,7 +14,7 @@ from scipy import ndimage
 
 from config import Config
 from dataloaders.io.files import read_json, read_toml
-from dataloaders.io.spec import BACKGROUND, DataSpec, Label, plain_name
+from dataloaders.io.spec import BACKGROUND, DataSpec, Label, plain_name, sideless
 from dataloaders.labelmaps.label_files import id_list
 from dataloaders.labelmaps.labels import LabelTable
 from dataloaders.labelmaps.schemes import fitting_tables
@@ -280,11 +280,6 @@ def apart(text: str, labels: Sequence[Label]) -> set[str]:
     """Structures, without their side, that contrasts give ranges of their own beside the classes `labels`."""
     given = set() if text == "any" else {plain_name(name) for means in _contrasts(text).values() for name in means}
     return given - {plain_name(label.name) for label in labels}
-
-
-def sideless(name: str) -> str:
-    """``Left-Thalamus`` -> ``thalamus``."""
-    return re.sub(r"^(left|right|lh|rh) ", "", plain_name(name))
 
 
 def trained_classes(config: Config, spec: DataSpec) -> Classes:

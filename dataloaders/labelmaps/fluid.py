@@ -7,7 +7,6 @@ shell calls the outermost cortex fluid.
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -17,6 +16,7 @@ from scipy import ndimage
 from torch import Tensor
 
 from dataloaders.io.geometry import bounding_box
+from dataloaders.io.spec import side_of
 from dataloaders.labelmaps.maps import LabelMap
 from models.gmm.draws import uniform
 from models.gmm.labels import LabelScheme
@@ -102,8 +102,7 @@ def with_rim(scheme: LabelScheme) -> LabelScheme:
     if not cortex or not scheme.role("csf"):
         return scheme
     for i in cortex:
-        side = re.match(r"((left|right|lh|rh) )?", scheme.names[i])
-        scheme = scheme.add_lesion(output=scheme.outputs[i], name=f"{side[0] if side else ''}{RIM}")
+        scheme = scheme.add_lesion(output=scheme.outputs[i], name=f"{side_of(scheme.names[i])} {RIM}".strip())
     if partners is None:
         return scheme
     others = [first + cortex.index(partners[i]) for i in cortex]

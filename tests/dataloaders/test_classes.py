@@ -146,12 +146,20 @@ def test_contrasts_are_rows_of_low_and_high_by_intensity_class() -> None:
     assert rows[2:4, at[24]].tolist() == [180, 250]  # T2w
     assert rows[:, at[530]].tolist() == [1, 2] * 3  # not named
     deep = classes.of_scheme(LabelScheme.from_values((0, 2, 3, 10, 42, 49)))
-    own = contrast_means('{"a": {"grey_matter": [80, 90], "thalamus": [5, 6]}}', classes.labels, deep, (1.0, 2.0))
-    assert own is not None
-    assert own[:, [deep.classes[deep.values.index(value)] for value in (3, 10, 42, 49)]].tolist() == [
-        [80, 5, 80, 5],
-        [90, 6, 90, 6],
-    ]
+    for left, right in (
+        ("left thalamus", "right thalamus"),
+        ("Thalamus_L", "Thalamus_R"),
+        ("lh.Thalamus", "rh.Thalamus"),
+    ):
+        sided = {10: left, 49: right}
+        names = tuple(sided.get(value, name) for value, name in zip(deep.values, deep.names, strict=True))
+        text = '{"a": {"grey_matter": [80, 90], "thalamus": [5, 6]}}'
+        own = contrast_means(text, classes.labels, replace(deep, names=names), (1.0, 2.0))
+        assert own is not None
+        assert own[:, [deep.classes[deep.values.index(value)] for value in (3, 10, 42, 49)]].tolist() == [
+            [80, 5, 80, 5],
+            [90, 6, 90, 6],
+        ]
     assert contrast_means("any", classes.labels, scheme, (1.0, 2.0)) is None
     for text, message in (
         ('{"a": {"bone": [1, 2]}}', "a: no class bone; there are background, csf"),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -57,8 +59,11 @@ def test_the_rim_is_learned_as_cortex_and_cut_fluid_is_dark() -> None:
     assert with_rim(LabelScheme.from_values((0, 1))).names == LabelScheme.from_values((0, 1)).names
 
 
-def test_rims_have_the_side_of_their_cortex() -> None:
-    scheme = with_rim(LabelScheme.from_values((0, 2, 41, 3, 42, 24)))
+@pytest.mark.parametrize("named", ["left cortex|right cortex", "Cortex_L|Cortex_R", "ctx-lh-cortex|ctx-rh-cortex"])
+def test_rims_have_the_side_of_their_cortex(named: str) -> None:
+    scheme = LabelScheme.from_values((0, 2, 41, 3, 42, 24))
+    names = dict(zip(scheme.values, scheme.names, strict=True)) | dict(zip((3, 42), named.split("|"), strict=True))
+    scheme = with_rim(replace(scheme, names=tuple(names[value] for value in scheme.values)))
     left, right = (scheme.names.index(f"{side} cortex rim") for side in ("left", "right"))
     assert (scheme.outputs[left], scheme.outputs[right]) == (3, 42)
     assert scheme.partners is not None
