@@ -30,6 +30,7 @@ from dataloaders.io.schema import (
     Shard,
     check,
     decode,
+    options_of,
 )
 from models import MethodOptions
 from models.gan.options import OASIS, SPADE, OasisConfig, SpadeConfig
@@ -311,7 +312,7 @@ def parse_train(arguments: Sequence[str] | None = None) -> Config:
     own = [(name, kind, field(default=getattr(start, name))) for name, kind in kinds.items()]
     shown: Any = make_dataclass("Config", own, bases=(CommonConfig,), frozen=True, kw_only=True)
     default = shown(**{f.name: getattr(start, f.name) for f in fields(shown)})
-    given = tyro.cli(shown, args=_without_foreign(arguments, start), default=default, description=CommonConfig.__doc__)
+    given = options_of(shown, _without_foreign(arguments, start), default=default, description=CommonConfig.__doc__)
     config = replace(start, **{f.name: getattr(given, f.name) for f in fields(shown)})
     _refused_in_one_line(lambda: check(config), arguments)
     for argument, why in method.idle(arguments, config):
@@ -336,7 +337,7 @@ def _without_foreign(arguments: Sequence[str], start: Config) -> list[str]:
 
 def parse_test(arguments: Sequence[str] | None = None) -> TestConfig:
     """Command line -> checked TestConfig; a bad value ends with one line on stderr and exit code 2."""
-    config = tyro.cli(TestConfig, args=arguments, description=TestConfig.__doc__)
+    config = options_of(TestConfig, arguments)
     _refused_in_one_line(lambda: check(config))
     return config
 

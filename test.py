@@ -8,6 +8,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import engine.signals  # noqa: F401  # isort: skip
+
 from config import TestConfig, parse_test
 from dataloaders.io.manifest import FILE_NAME, Manifest
 from dataloaders.slices import fingerprint

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import sys
 
+import engine.signals  # noqa: F401  # isort: skip
+
 from config import Config, parse_train
 from dataloaders.io.console import tracked
 from dataloaders.io.ranks import rank

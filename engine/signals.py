@@ -13,7 +13,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from types import FrameType
+from types import FrameType, TracebackType
 from typing import Any
 
 from dataloaders.io.console import say
@@ -48,6 +48,16 @@ SAME_PRESS = 0.2  # seconds in which nobody presses Ctrl-C twice
 def _launched() -> bool:
     """Whether torchrun or srun started this process and passes signals on."""
     return "TORCHELASTIC_RUN_ID" in os.environ or "SLURM_STEP_ID" in os.environ
+
+
+def _interrupted(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    if issubclass(kind, KeyboardInterrupt):
+        print("interrupted", file=sys.stderr)
+    else:
+        sys.__excepthook__(kind, error, trace)
+
+
+sys.excepthook = _interrupted  # every command imports this file first, as its other imports take seconds
 
 
 class Stopped(BaseException):  # no Exception, which what waits may catch

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import functools
 import sys
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import tyro
 
+from dataloaders.io.schema import refused_in_one_line
 from pipeline.doctor import examine
 from pipeline.project import Project
 from pipeline.records import STATES
@@ -105,9 +108,22 @@ def problems(project: Project) -> list[str]:
 
 def main() -> int:
     """Exit code: 0 all done, 1 something could not be done, 2 a fault in the study file."""
-    code: int = tyro.extras.subcommand_cli_from_dict(
-        {"run": run_study, "plan": show_plan, "status": show_status, "doctor": show_doctor},
-        prog="pipeline.py",
-        description="Raw scans to a tissue-segmentation study.",
-    )
-    return code
+    commands = {"run": run_study, "plan": show_plan, "status": show_status, "doctor": show_doctor}
+    with refused_in_one_line():
+        command: Callable[[], int] = tyro.extras.subcommand_cli_from_dict(
+            {name: _read_first(command) for name, command in commands.items()},
+            prog="pipeline.py",
+            description="Raw scans to a tissue-segmentation study.",
+            use_underscores=True,
+        )
+    return command()
+
+
+def _read_first(command: Callable[..., int]) -> Callable[..., Callable[[], int]]:
+    """The command with its options, to be called when all of them are read."""
+
+    @functools.wraps(command)
+    def read(*given: Any, **named: Any) -> Callable[[], int]:
+        return functools.partial(command, *given, **named)
+
+    return read

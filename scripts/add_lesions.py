@@ -5,11 +5,11 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-import tyro
-
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from dataloaders.io.schema import check
+import engine.signals  # noqa: F401  # isort: skip
+
+from dataloaders.io.schema import check, options_of
 from engine.command import exit_code
 from engine.lesions import AddLesionsOptions, LesionRun, add_to_scan
 from engine.trained import TrainedRun
@@ -17,7 +17,7 @@ from engine.trained import TrainedRun
 
 def main() -> int:
     """Exit codes: 0 fine, 2 bad options or scans that cannot be used."""
-    o = tyro.cli(AddLesionsOptions, description=AddLesionsOptions.__doc__)
+    o = options_of(AddLesionsOptions)
     check(o)
     print(add_to_scan(o, LesionRun.of(TrainedRun.load(o.checkpoints_dir, o.name, o.ckpt_iter), o.gpu_ids)))
     return 0

@@ -7,11 +7,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
-import tyro
-
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+import engine.signals  # noqa: F401  # isort: skip
+
+import tyro
+
 from dataloaders.io.locks import lock_place
+from dataloaders.io.schema import options_of
 from engine.command import exit_code
 from evaluation.compare import load_entrants
 from evaluation.report import refuse_foreign, write_report
@@ -39,7 +42,7 @@ class CompareOptions:
 
 def main() -> int:
     """Exit codes: 0 fine, 2 bad options or folders that cannot be compared."""
-    options = tyro.cli(CompareOptions, description=CompareOptions.__doc__)
+    options = options_of(CompareOptions)
     if not options.results:
         raise ValueError("name at least one results folder")
     refuse_foreign(options.out)  # before any work

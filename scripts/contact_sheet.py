@@ -12,14 +12,16 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+import engine.signals  # noqa: F401  # isort: skip
+
 import numpy as np
-import tyro
 from numpy.typing import NDArray
 
 from dataloaders.io.files import atomic_path
 from dataloaders.io.geometry import PLANES, plane
 from dataloaders.io.nifti import stem
 from dataloaders.io.pictures import resized
+from dataloaders.io.schema import options_of
 from dataloaders.labelmaps.image_generator import ImageGenerator
 from engine.command import exit_code
 from models.gmm.options import GmmPreset
@@ -105,7 +107,7 @@ def _caption(generator: ImageGenerator, number: int) -> str:
 
 def main() -> int:
     """Command line."""
-    options = tyro.cli(Options, description=__doc__)
+    options = options_of(Options, description=__doc__)
     generator = ImageGenerator(
         options.labels, preset=options.preset, seed=options.seed, output_shape=options.size or None
     )

@@ -12,12 +12,13 @@ import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-import tyro
-
 REPOSITORY = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(REPOSITORY))
 
+import engine.signals  # noqa: F401  # isort: skip
+
 from dataloaders.io.files import write_json
+from dataloaders.io.schema import options_of
 from engine.device import cpu_has_bf16
 
 
@@ -71,7 +72,7 @@ def run_stage(name: str, command: list[str]) -> Stage:
 
 def main() -> int:
     """Run all stages, print what each took and where the report lies."""
-    options = tyro.cli(DemoOptions, description=DemoOptions.__doc__)
+    options = options_of(DemoOptions)
     done = [run_stage(name, command) for name, command in stages(options).items()]
     write_json(options.out / "stages.json", [asdict(stage) for stage in done])
     print(f"\n{'stage':<12} {'seconds':>8} {'peak memory':>12}")

@@ -9,11 +9,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-import tyro
-
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+import engine.signals  # noqa: F401  # isort: skip
+
 from dataloaders.io.files import atomic_path
+from dataloaders.io.schema import options_of
 from dataloaders.io.weights import KNOWN, MissingWeights, WeightFile, download_folder, resolve
 
 
@@ -68,7 +69,7 @@ def fetch(file: WeightFile, folder: Path) -> None:
 
 def main() -> int:
     """Exit codes: 0 fine, 1 missing or not fetched."""
-    options = tyro.cli(DownloadOptions, description=DownloadOptions.__doc__)
+    options = options_of(DownloadOptions)
     if options.check:
         return check(options)
     for key in options.keys:

@@ -16,19 +16,20 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+import engine.signals  # noqa: F401  # isort: skip
+
 import numpy as np
 import torch
-import tyro
 from torch import Tensor
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from dataloaders.io.console import tracked
 from dataloaders.io.files import atomic_path, file_sha256, listed, with_path, write_json
 from dataloaders.io.find import anatomical, files_below, find_files, label_map_of, without_twins
 from dataloaders.io.geometry import off_grid, to_ras
 from dataloaders.io.nifti import SUFFIXES, read_volume, stem
-from dataloaders.io.schema import AtLeast0, LowHigh, Must, check
+from dataloaders.io.schema import AtLeast0, LowHigh, Must, check, options_of
 from dataloaders.io.workers import in_order
 from dataloaders.labelmaps.lab2im import list_scheme
 from dataloaders.labelmaps.maps import read_label_map_file
@@ -323,7 +324,7 @@ def _measure(case: CaseSource, channels: tuple[str, ...], scheme: LabelScheme, o
 
 def main() -> int:
     """Exit codes: 0 fine, 1 faults in the data, 2 bad options."""
-    options = tyro.cli(PriorOptions, description=PriorOptions.__doc__)
+    options = options_of(PriorOptions)
     try:
         result = estimate_priors(options)
     except SourceFaults as error:

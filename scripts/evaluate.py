@@ -8,12 +8,12 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, Literal
 
-import tyro
-
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+import engine.signals  # noqa: F401  # isort: skip
+
 from dataloaders.io.manifest import Manifest
-from dataloaders.io.schema import LowHigh, Shard, check
+from dataloaders.io.schema import LowHigh, Shard, check, options_of
 from dataloaders.io.spec import Axis
 from dataloaders.io.workers import parse_shard
 from engine.command import exit_code
@@ -137,7 +137,7 @@ def _folders(options: EvaluateOptions, real: Path) -> Folders:
 
 def main() -> int:
     """Exit codes: 0 fine, 2 bad options or files, 3 weights of a named metric are missing."""
-    options = tyro.cli(EvaluateOptions, description=EvaluateOptions.__doc__)
+    options = options_of(EvaluateOptions)
     result = evaluate(options)
     if result is None:
         print(f"shard {options.shard} is done; the last one merges all", file=sys.stderr)

@@ -10,16 +10,16 @@ import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import tyro
-
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+import engine.signals  # noqa: F401  # isort: skip
 
 import config as options
 from config import Config
 from dataloaders.io.files import markdown_table, read_json, write_text
 from dataloaders.io.locks import lock_place
 from dataloaders.io.runlog import JSONL, read_log
-from dataloaders.io.schema import NAME
+from dataloaders.io.schema import NAME, options_of
 from dataloaders.io.spec import DataSpec
 from engine.checkpoint import Weights, save_weights, weights_path
 from engine.command import exit_code
@@ -143,7 +143,7 @@ def _memory(run: Path, sha256: str) -> str | None:
 
 def main() -> int:
     """Exit codes: 0 fine, 2 bad options."""
-    folder = export(tyro.cli(ExportOptions, description=ExportOptions.__doc__))
+    folder = export(options_of(ExportOptions))
     print(f"released: {folder}; read {folder / 'README.md'} and complete it before you pass it on")
     return 0
 

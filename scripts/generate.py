@@ -15,11 +15,13 @@ from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Literal
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+import engine.signals  # noqa: F401  # isort: skip
+
 import numpy as np
 import torch
 import tyro
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from dataloaders.io.console import tracked
 from dataloaders.io.files import file_sha256, listed, with_path, write_json
@@ -28,7 +30,7 @@ from dataloaders.io.intensity import Window
 from dataloaders.io.ledger import Ledger, WorkReport
 from dataloaders.io.manifest import Case, Geometry, Manifest, Slice, affine_rows, case_from_dict, slice_name
 from dataloaders.io.nifti import write_volume
-from dataloaders.io.schema import AtLeast0, AtLeast1, Shape, Shard, check
+from dataloaders.io.schema import AtLeast0, AtLeast1, Shape, Shard, check, options_of
 from dataloaders.io.spec import Axis, Channel, DataSpec
 from dataloaders.io.workers import as_ready, in_order, parse_shard
 from dataloaders.labelmaps.anatomies import VERSION, Anatomies
@@ -174,11 +176,10 @@ def parse(arguments: Sequence[str] | None = None) -> GenerateOptions:
     peek.add_argument("--preset", default="synthseg")
     preset = peek.parse_known_args(arguments)[0].preset  # an unknown one is refused by tyro, which lists the allowed
     gmm = GMM_PRESETS.get(preset, GMM_PRESETS["synthseg"])()
-    return tyro.cli(
+    return options_of(
         GenerateOptions,
-        args=arguments,
+        arguments,
         default=GenerateOptions(labels=tyro.MISSING, out=tyro.MISSING, gmm=gmm),
-        description=GenerateOptions.__doc__,
         config=(tyro.conf.OmitArgPrefixes,),
     )
 

@@ -10,9 +10,9 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Any
 
-import tyro
-
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+import engine.signals  # noqa: F401  # isort: skip
 
 from dataloaders.io.console import say, tracked
 from dataloaders.io.files import file_sha256, read_json, write_json
@@ -20,7 +20,7 @@ from dataloaders.io.find import files_in, label_map_of
 from dataloaders.io.geometry import off_grid, onto_axes
 from dataloaders.io.ledger import Ledger, WorkReport
 from dataloaders.io.nifti import SUFFIXES, read_volume, stem, whole_numbers, write_volume
-from dataloaders.io.schema import NAME, AtLeast0, Must, Name, check
+from dataloaders.io.schema import NAME, AtLeast0, Must, Name, check, options_of
 from dataloaders.io.workers import as_ready, cores
 from dataloaders.labelmaps.generated_files import describe_bids
 from dataloaders.labelmaps.seeds import (
@@ -235,7 +235,7 @@ def write_parts(o: SeedOptions, scheme: SeedScheme, source: SeedSource) -> tuple
 
 def main() -> int:
     """Exit codes: 0 fine, 1 some subjects failed, 2 bad options."""
-    options = tyro.cli(SeedOptions, description=SeedOptions.__doc__)
+    options = options_of(SeedOptions)
     report = make_seeds(options)
     for line in report.skipped:
         print(f"skipped: {line}")

@@ -9,11 +9,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
-import tyro
-
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from dataloaders.io.schema import GpuIds, Iteration, Must, check
+import engine.signals  # noqa: F401  # isort: skip
+
+from dataloaders.io.schema import GpuIds, Iteration, Must, check, options_of
 from engine.command import exit_code
 from engine.lesions import AddLesionsOptions, LesionRun
 from engine.paint.lesions import LesionStudio
@@ -95,7 +95,7 @@ def serve(o: PaintOptions) -> None:
 
 def main() -> int:
     """Exit codes: 0 ended by Ctrl-C, 2 bad options."""
-    o = tyro.cli(PaintOptions, description=PaintOptions.__doc__)
+    o = options_of(PaintOptions)
     check(o)
     serve(o)
     return 0

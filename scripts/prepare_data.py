@@ -5,11 +5,12 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-import tyro
-
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+import engine.signals  # noqa: F401  # isort: skip
+
 from dataloaders.io.files import listed
+from dataloaders.io.schema import options_of
 from dataloaders.overview import overview
 from dataloaders.prepare.check import check_folder
 from dataloaders.prepare.options import PrepareOptions
@@ -19,9 +20,9 @@ from engine.command import exit_code
 
 def main() -> int:
     """Exit codes: 0 fine, 1 faults in the data, 2 bad options."""
-    options = tyro.cli(PrepareOptions, description=PrepareOptions.__doc__)
+    options = options_of(PrepareOptions)
     if options.check is not None:
-        return report_check(options.check, options.workers)
+        return max(report_check(folder, options.workers) for folder in options.checked)
     try:
         manifest = prepare(options)
     except DataFaults as error:

@@ -11,9 +11,10 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+import engine.signals  # noqa: F401  # isort: skip
+
 import numpy as np
 import torch
-import tyro
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -22,7 +23,7 @@ from dataloaders.folder import load_manifest
 from dataloaders.io.files import atomic_path, read_json, write_json, write_text
 from dataloaders.io.locks import lock_place
 from dataloaders.io.manifest import SPLITS, Manifest
-from dataloaders.io.schema import AtLeast0, GpuIds, Iteration
+from dataloaders.io.schema import AtLeast0, GpuIds, Iteration, options_of
 from dataloaders.io.weights import resolve
 from dataloaders.slices import fingerprint
 from engine.command import exit_code
@@ -334,7 +335,7 @@ def inspect(o: PrivacyOptions) -> tuple[Path, dict[str, Any]]:
 
 def main() -> int:
     """Exit codes: 0 fine, 2 bad options or data."""
-    out, result = inspect(tyro.cli(PrivacyOptions, description=PrivacyOptions.__doc__))
+    out, result = inspect(options_of(PrivacyOptions))
     print(result["verdict"])
     print(f"{out}: privacy.md, privacy.json, privacy.csv, nearest.csv, closest.png")
     return 0

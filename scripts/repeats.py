@@ -10,12 +10,13 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-import tyro
-
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+import engine.signals  # noqa: F401  # isort: skip
 
 from dataloaders.io.files import whole_folder
 from dataloaders.io.manifest import Manifest
+from dataloaders.io.schema import options_of
 from engine.command import exit_code
 from evaluation.floors import REPEATS
 from evaluation.folders import Folders
@@ -74,7 +75,7 @@ def _of_volumes(real: Path, o: RepeatsOptions, out: Path) -> list[tuple[str, str
 
 def run() -> int:
     """The command."""
-    pairs, out = repeats(tyro.cli(RepeatsOptions, description=__doc__))
+    pairs, out = repeats(options_of(RepeatsOptions, description=__doc__))
     print(f"{out}: " + ", ".join(f"{first} = {second}" for first, second in pairs))
     return 0
 

@@ -14,11 +14,13 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Annotated, Any
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+import engine.signals  # noqa: F401  # isort: skip
+
 import numpy as np
 import torch
 import tyro
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from dataloaders.io.console import say, tracked
 from dataloaders.io.files import csv_text, file_sha256, read_json, write_text
@@ -27,7 +29,7 @@ from dataloaders.io.intensity import shown
 from dataloaders.io.ledger import Ledger, WorkReport
 from dataloaders.io.nifti import NIFTI_SUFFIXES, VolumeError, write_volume
 from dataloaders.io.pictures import label_table
-from dataloaders.io.schema import AtLeast0, BelowOne, Iteration, Must, Shard, check
+from dataloaders.io.schema import AtLeast0, BelowOne, Iteration, Must, Shard, check, options_of
 from dataloaders.io.spec import Label
 from dataloaders.io.workers import parse_shard
 from dataloaders.labelmaps.classes import ras_spacing
@@ -123,7 +125,7 @@ def parse(arguments: Sequence[str] | None = None) -> SegmentOptions:
     words = ["--no-pictures" if word == "--no-qc" else word for word in words]
     bare = [word == "--qc" and (after is None or after[:1] == "-") for word, after in zip_longest(words, words[1:])]
     words = ["--pictures" if alone else word for word, alone in zip(words, bare, strict=True)]
-    o = tyro.cli(SegmentOptions, args=words, description=SegmentOptions.__doc__)
+    o = options_of(SegmentOptions, words)
     check(o)
     return o
 

@@ -17,18 +17,18 @@ from operator import itemgetter
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import numpy as np
-import tyro
-from numpy.typing import NDArray
-
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+import engine.signals  # noqa: F401  # isort: skip
+import numpy as np
+from numpy.typing import NDArray
 
 from config import parse_test, parse_train
 from dataloaders.folder import load_manifest
 from dataloaders.io.files import csv_text, markdown_table, read_json, write_json, write_text
 from dataloaders.io.ledger import Ledger
 from dataloaders.io.manifest import FILE_NAME, Manifest
-from dataloaders.io.schema import NAME, AtLeast0, AtLeast1, Must, Shard, check
+from dataloaders.io.schema import NAME, AtLeast0, AtLeast1, Must, Shard, check, options_of
 from dataloaders.io.workers import parse_shard
 from dataloaders.slices import fingerprint
 from engine.command import exit_code
@@ -150,7 +150,7 @@ def parse(arguments: Sequence[str] | None = None) -> tuple[UtilityOptions, list[
     """Options of the study, and those of train.py after ``--``."""
     given = list(sys.argv[1:] if arguments is None else arguments)
     place = given.index("--") if "--" in given else len(given)
-    return tyro.cli(UtilityOptions, args=given[:place], description=UtilityOptions.__doc__), given[place + 1 :]
+    return options_of(UtilityOptions, given[:place]), given[place + 1 :]
 
 
 def draws(patients: Sequence[str], counts: Sequence[int], seeds: int) -> list[list[tuple[str, ...]]]:

@@ -1,4 +1,5 @@
-"""What values may be: types with ranges, the one way from plain values to frozen dataclasses, and from there to flags.
+"""What values may be: types with ranges, the one way from plain values and command lines to frozen dataclasses, and from
+there to flags.
 
 A range stands in the type of an option, as ``n: AtLeast1``; what options must fulfil together is their method
 `check_together`.
@@ -9,16 +10,22 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import io
 import json
 import re
+import sys
 import types
 import unicodedata
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
+from contextlib import contextmanager, redirect_stderr
 from dataclasses import dataclass
-from typing import Annotated, Any, Union, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, TypeVar, Union, get_args, get_origin, get_type_hints
 
+import tyro
 from pydantic import ConfigDict, Field, GetCoreSchemaHandler, TypeAdapter, ValidationError
 from pydantic_core import CoreConfig, CoreSchema, PydanticCustomError, SchemaValidator, core_schema
+
+_T = TypeVar("_T")
 
 
 class Mismatch(ValueError):  # noqa: N818 (reads as what it is in `except Mismatch`)
@@ -273,3 +280,38 @@ def _allowed(error: Any, errors: Sequence[Any]) -> str:
     if kind == "too_long":
         return f"a list of {error['ctx']['max_length']}"
     return _ALLOWED.get(kind.partition("_")[0], error["msg"])
+
+
+def options_of(kind: type[_T], arguments: Sequence[str] | None = None, **how: Any) -> _T:
+    """Options of the dataclass `kind`, whose docstring is the help's first line; what is not one ends the command, code 2.
+
+    arguments: by default those of the process. how: further arguments of ``tyro.cli``.
+    """
+    with refused_in_one_line():
+        return tyro.cli(kind, args=arguments, use_underscores=True, **{"description": kind.__doc__} | how)
+
+
+@contextmanager
+def refused_in_one_line() -> Iterator[None]:
+    """What tyro draws in a box when it refuses a command line becomes one line on stderr."""
+    box = io.StringIO()
+    try:
+        with redirect_stderr(box):
+            yield
+    except SystemExit:
+        if text := _in_one_line(box.getvalue()):
+            print(text, file=sys.stderr)
+        raise
+
+
+def _in_one_line(box: str) -> str:
+    """What was given, and of the help beneath the flags alone."""
+    lines = [stripped for line in box.splitlines() if (stripped := line.strip("│| "))]
+    ruled = "\n".join("" if set(line) <= set("─-") else line for line in lines if line[0] not in "╭╰")
+    title = (
+        0 if "╭" in box else 1
+    )  # which stands in the box' upper border, or above a rule where the terminal has no such
+    said, *more = ruled.split("\n\n")[title:] or [""]
+    flags = [next(line for line in part.splitlines() if line.startswith("--")) for part in more if "\n--" in part]
+    meant = f"; {'perhaps ' if 'Perhaps' in box else ''}{' or '.join(flags)}" if flags else ""
+    return f"error: {' '.join(said.split()).rstrip('.')}{meant}; --help lists all" if said else ""

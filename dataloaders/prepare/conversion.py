@@ -28,8 +28,8 @@ def convert_folder(o: PrepareOptions) -> Manifest | None:
     so many bits can hold. ValueError lists all faults before anything is written.
     """
     assert o.source is not None
-    if o.out is not None and o.out.is_dir() and any(o.out.iterdir()):
-        raise ValueError(f"--out {o.out} is not empty; choose another folder")
+    if o.out is not None and o.out.exists() and (not o.out.is_dir() or any(o.out.iterdir())):
+        raise ValueError(f"--out {o.out} is a file or not empty; choose another folder")
     found = scan(o.source)
     coded = bool(found.colours)
     if coded:

@@ -46,8 +46,9 @@ class PrepareOptions:
     """Folder of the source data (nnunet, synthrad2023, bids; png: {train,val,test}/{images,labels}/X.png)."""
     out: Path | None = None
     """Folder to write; resumes what was interrupted there."""
-    check: Path | None = None
-    """Only check a folder that was prepared before: every byte, faults listed, exit code 1 if there are any."""
+    check: tuple[Path, ...] | None = None
+    """Only check folders that were prepared before, without a name that of --out: every byte, faults listed, exit code 1
+    if there are any."""
     dry_run: bool = False
     """Only inspect the sources."""
 
@@ -135,6 +136,13 @@ class PrepareOptions:
     """Processes; 0 for one per core. Does not change the result."""
     shard: Shard = "0/1"
     """Do the cases of part i of n, i from 0 to n-1, as for a Slurm array; the last part to end writes the manifest."""
+
+    @property
+    def checked(self) -> tuple[Path, ...]:
+        """Folders that --check is about; ValueError where it has none."""
+        if not (folders := self.check or ((self.out,) if self.out is not None else ())):
+            raise ValueError("--check: name a folder that was prepared before, or give --out with it")
+        return folders
 
     @property
     def half(self) -> Half | None:

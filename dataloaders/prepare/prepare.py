@@ -71,6 +71,8 @@ def prepare(o: PrepareOptions) -> Manifest | None:
         read_label_map(o.label_map)  # a table with faults is told before all scans are read
     if o.format == "png":
         return convert_folder(o)
+    if o.out is not None and not o.dry_run:
+        _refuse_foreign(o.out)
     found = _find(o)
     regex, flag = o.patient_regex, "--patient_regex"
     found.cases = [replace(case, patient=first_group(regex, case.patient, flag)) for case in found.cases]
@@ -255,8 +257,17 @@ def _options(o: PrepareOptions) -> dict[str, Any]:
     return plain
 
 
+def _refuse_foreign(out: Path) -> None:
+    """ValueError for an --out that is or holds what is not ours."""
+    if out.exists() and not out.is_dir():
+        raise ValueError(f"--out {out} is a file; choose a folder")
+    ours = (out / FILE_NAME).is_file() or (out / RESUME_FOLDER / SETTINGS).is_file()
+    if not ours and out.is_dir() and any(path.name != RESUME_FOLDER for path in out.iterdir()):
+        raise ValueError(f"--out {out} is not empty and was not written by this command; choose another folder")
+
+
 def _prepared_before(out: Path, identity: dict[str, Any]) -> Manifest | None:
-    """The manifest of the same identity that is there; ValueError for one of another, and for anything that is not ours."""
+    """The manifest of the same identity that is there; ValueError for one of another."""
     if (out / FILE_NAME).is_file():
         manifest = Manifest.load(out)
         if manifest.provenance.get("digest") == identity["digest"]:
@@ -266,9 +277,6 @@ def _prepared_before(out: Path, identity: dict[str, Any]) -> Manifest | None:
             f"--out {out} holds data prepared with other options or sources; choose another folder or delete it:\n  "
             + "\n  ".join(changed or ["the source files, or the names of their labels, are not the same"])
         )
-    begun = (out / RESUME_FOLDER / SETTINGS).is_file()
-    if not begun and out.is_dir() and any(path.name != RESUME_FOLDER for path in out.iterdir()):
-        raise ValueError(f"--out {out} is not empty and was not written by this command; choose another folder")
     return None
 
 

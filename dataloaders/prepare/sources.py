@@ -123,6 +123,8 @@ def find_pairs(images: str | None, labels: str | None, channel: str, case_regex:
         hint = f"; with one folder a patient give a pattern, '{where}/*/NAME.nii.gz'" if Path(where).is_dir() else ""
         if not paths[flag]:
             found.faults.append(f"--{flag} {where}: no {', '.join(SUFFIXES)} files{hint}")
+    if found.faults:
+        return found
     names = [set(case_names(paths[flag], where)) for flag, where in wanted.items()]
     unlike = case_regex is None and len(names) == 2 and not names[0] & names[1]
     if unlike and all(len({name.rpartition("_")[2] for name in own}) == 1 for own in names):

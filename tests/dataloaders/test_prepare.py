@@ -179,6 +179,8 @@ def test_the_command_with_more_workers_makes_the_same(source: Path, tmp_path: Pa
     prepare(options(source, tmp_path / "one"))
     assert tree(out) == tree(tmp_path / "one")
     call("scripts/prepare_data.py", "--check", out)
+    assert call("scripts/prepare_data.py", "--out", out, "--check").stdout == f"{out}: fine\n"
+    assert call("scripts/prepare_data.py", "--check", code=2).stderr.startswith("error: --check: name a folder")
     victim = next((out / "train" / "images").iterdir())
     victim.write_bytes(victim.read_bytes()[:40])
     assert str(victim) in call("scripts/prepare_data.py", "--check", out, code=1).stderr
@@ -751,6 +753,22 @@ def test_what_makes_no_sense_is_one_line(
     with pytest.raises(ValueError, match=message.replace("SOURCE", str(source))):
         prepare(options(source, tmp_path / "out", **changes))
     assert not (tmp_path / "out").exists()
+
+
+def test_a_folder_that_is_not_ours_and_a_place_that_is_not_there_are_told_before_scans_are_read(
+    source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("dataloaders.prepare.prepare.inspect_case", lambda *_: pytest.fail("read a scan"))
+    (tmp_path / "file").touch()
+    for out, message in (
+        (tmp_path / "file", "is a file; choose"),
+        (source, "is not empty and was not written by this"),
+    ):
+        with pytest.raises(ValueError, match=f"--out {out} {message}"):
+            prepare(options(source, out))
+    with pytest.raises(DataFaults) as fault:
+        prepare(options(source, tmp_path / "out", images=str(tmp_path / "nowhere")))
+    assert len(str(fault.value).splitlines()) == 2, fault.value  # and no line for every label map
 
 
 def label_header(*names: str) -> nib.nifti1.Nifti1Extension:

@@ -1,12 +1,15 @@
 from __future__ import annotations
 
+import io
+import re
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 import pytest
 
-from dataloaders.io.schema import Mismatch, decode
+from dataloaders.io.schema import Mismatch, decode, options_of
 
 
 @dataclass(frozen=True)
@@ -58,3 +61,41 @@ def test_complete_records_have_no_defaults() -> None:
         decode(
             Outer, {"inner": {"x": 1}, "many": [], "pair": [1, 2], "counts": None, "where": None}, "o", complete=True
         )
+
+
+@dataclass(frozen=True)
+class Flags:
+    """What can be given."""
+
+    run_name: str
+    size: tuple[int, ...] = ()
+    kind: Literal["a", "b"] = "a"
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ("", r"error: Missing from \S+ --run_name STR .*required\)"),
+        ("--run_name x --size 3 large", r"error: .*--size.*'large'.*; --size \[INT \[INT ...\]\]"),
+        ("--run_name x --kind c", r"error: invalid choice 'c' for argument '--kind'. Expected one of .*'b'.*"),
+        ("--run_name x --kimd a", r"error: Unrecognized options: --kimd, a; perhaps --kind \{a,b\}"),
+        ("--run_name", r"error: Missing value for argument '--run_name'. Expected 1 values"),
+    ],
+)
+@pytest.mark.parametrize("encoding", ["ascii", "utf-8"])  # which draws another box
+def test_a_refused_command_line_is_one_line(
+    given: str, message: str, encoding: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(io.BytesIO(), encoding))
+    with pytest.raises(SystemExit) as end:
+        options_of(Flags, given.split())
+    assert end.value.code == 2
+    assert re.fullmatch(f"{message}; --help lists all\n", capsys.readouterr().err)
+
+
+def test_the_help_writes_flags_as_the_documentation_does(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as end:
+        options_of(Flags, ["--help"])
+    assert end.value.code == 0
+    assert "--run_name STR" in capsys.readouterr().out
+    assert options_of(Flags, ["--run-name", "x"]) == options_of(Flags, ["--run_name", "x"])

@@ -95,3 +95,15 @@ def test_signals_go_back_to_who_had_them() -> None:
     stop.close()
     assert {number: signal.getsignal(number) for number in signals._EXIT_CODES} == before
     assert signal.set_wakeup_fd(-1) == -1
+
+
+COMMANDS = ["train.py", "test.py", *(f"scripts/{path.name}" for path in sorted((ROOT / "scripts").glob("*.py")))]
+
+
+@pytest.mark.parametrize("script", COMMANDS)
+def test_ctrl_c_while_a_command_is_loaded_is_one_line(script: str, tmp_path: Path) -> None:
+    for library in ("numpy", "torch", "tyro"):  # whichever it imports first
+        (tmp_path / f"{library}.py").write_text("raise KeyboardInterrupt")
+    environment = PLAIN | {"PYTHONPATH": str(tmp_path)}
+    done = subprocess.run([sys.executable, ROOT / script], env=environment, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (-signal.SIGINT, "interrupted\n")  # 130 to a shell
