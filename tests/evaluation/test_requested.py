@@ -90,7 +90,7 @@ def test_oasis_is_what_pytorch_fid_prints(
 ) -> None:
     """pytorch-fid's own features of 8-bit files of the same images, with the same test-made weights.
 
-    Its distance is what `frechet_distance` is tested against in test_frechet.py; its square root of a singular
+    Its distance is what `frechet_distance` is tested against in test_distribution.py; its square root of a singular
     2048 x 2048 matrix takes half a minute, so it is not repeated here.
     """
     from pytorch_fid import fid_score
