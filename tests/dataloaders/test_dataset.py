@@ -169,24 +169,6 @@ def test_a_plain_folder_of_label_maps_alone(tmp_path: Path) -> None:
         SliceDataset(root, manifest, "train", read="images")
 
 
-def test_a_plain_folder_of_images_alone(tmp_path: Path) -> None:
-    root = halves(plain_folder(tmp_path), "train", "labels")
-    shutil.rmtree(root / "test")
-    manifest = load_manifest(root)
-    assert manifest.spec.labels == ()
-    assert ([c.name for c in manifest.spec.channels], manifest.spec.size) == (["image"], (32, 64))
-    assert {(case.windows, case.slices[0].label) for case in manifest.cases} == {((Window(0, 255),), "")}
-    assert load_manifest(root) == Manifest.load(root) == manifest
-    assert check_folder(root) == []
-    image = SliceDataset(root, manifest, "train", flip=True, read="images").image(2)
-    assert image[0] == pytest.approx(read_png(root / "train/images/x2.png") / 127.5 - 1, abs=1e-6)
-    for read in ("both", "labels"):
-        with pytest.raises(
-            ValueError, match=r"have no label map, the first is train/images/x0.png; images alone are for"
-        ):
-            SliceDataset(root, manifest, "train", read=read)
-
-
 def test_a_split_of_a_plain_folder_may_have_no_images(tmp_path: Path) -> None:
     """Pairs to train on and label maps to synthesise: the images to come are in the units of the others."""
     root = halves(plain_folder(tmp_path), "test", "images")

@@ -20,7 +20,6 @@ from dataloaders.labelmaps.labels import LabelTable
 from dataloaders.labelmaps.map_slices import slice_map
 from dataloaders.labelmaps.maps import read_label_map_file
 from engine.checkpoint import Weights, load_weights, save_weights, weights_path
-from engine.map_synthesis import find_maps
 from engine.trained import TrainedRun
 from models import build_method
 from tests.launch import call, left_by_the_dead
@@ -206,29 +205,6 @@ def test_another_reading_of_the_ids_makes_only_what_it_changes(home: Path, maps:
 def test_images_never_lie_among_the_label_maps(home: Path, maps: Path) -> None:
     assert "would be taken for label maps" in synthesise(home, maps, maps / "out", code=2)[1]
     assert not (maps / "out").exists()
-
-
-def test_names_of_equal_stems_and_of_bids(tmp_path: Path) -> None:
-    """What seeds the noise is the prepared case's id where it can be; places never meet."""
-    for file in ("x/a.nii.gz", "y/a.nii.gz", "b.nii.gz"):
-        save_nifti(tmp_path / "plain" / file, np.ones((2, 2, 2), np.uint8))
-    found, bids = find_maps(tmp_path / "plain")
-    assert ([(item.place, item.case) for item in found], bids) == ([("b", "b"), ("x/a", "x/a"), ("y/a", "y/a")], False)
-    for name in (
-        "sub-1/anat/sub-1_dseg",
-        "sub-2/ses-a/anat/sub-2_ses-a_run-2_desc-hand_dseg",
-        "sub-2/ses-a/anat/notes",
-    ):
-        save_nifti(tmp_path / "bids" / f"{name}.nii.gz", np.ones((2, 2, 2), np.uint8))
-    found, bids = find_maps(tmp_path / "bids")
-    assert bids
-    assert [(item.place, item.case) for item in found] == [
-        ("sub-1/anat/sub-1_desc-synth", "sub-1"),
-        ("sub-2/ses-a/anat/sub-2_ses-a_run-2_desc-handsynth", "sub-2_ses-a_run-2_desc-hand"),
-    ]
-    save_nifti(tmp_path / "plain" / "b.nii", np.ones((2, 2, 2), np.uint8))
-    with pytest.raises(ValueError, match=r"both b\.nii and b\.nii\.gz; remove one"):
-        find_maps(tmp_path / "plain")
 
 
 def test_bids_maps_by_their_table_become_a_derivative(home: Path, tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ from config import METHODS
 from dataloaders.io.manifest import Manifest
 from dataloaders.slices import SliceDataset, SliceLoader
 from engine.methods.base import workflow_of
-from engine.results import slice_random
+from engine.results import Draws
 from engine.run import only_trains
 from models import build_method
 from models.base import Batch, Method, SampleRandom, seeded_generator
@@ -447,7 +447,7 @@ def test_gmm_style_is_shared_by_a_case_and_grain_is_not() -> None:
 def test_grain_changes_from_pixel_to_pixel_and_goes_on_in_the_next_slice(folder: Path) -> None:
     method = make("oasis", folder, "--oasis.grain")
     batch = next(iter(SliceLoader(SliceDataset(folder, Manifest.load(folder), "val"), 2).once(limit=2)))
-    streams = [slice_random(0, case, index, "case", {}) for case, index in (("a", 5), ("a", 6), ("a", 8), ("b", 6))]
+    streams = [Draws(0).of(case, index) for case, index in (("a", 5), ("a", 6), ("a", 8), ("b", 6))]
     maps, far = method.grain(batch, streams[:2]), method.grain(batch, streams[2:])
     assert maps.std().item() == pytest.approx(1, abs=0.05)
     alike = [

@@ -104,27 +104,6 @@ def test_given_levels_replace_those_of_the_image() -> None:
     assert torch.equal(method.synthesize(batch, randoms(batch)), method.synthesize(healthy, randoms(healthy)))
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize(
-    "options", [{}, {"levels": "bands", "branches": "fused", "residual": False}, {"width": 2, "composite": False}]
-)
-def test_it_learns_lesions(options: dict[str, Any]) -> None:
-    """A few steps bring the error inside lesions of unseen slices far below that of doing nothing."""
-    method = method_of(**options)
-    (player,) = method.players().values()
-    for step in range(60):
-        batch = replace(batch_of(seed=step % 10 + 1), rng=seeded_generator("step", step))
-        player.optimizer.zero_grad()
-        torch.stack(list(player.losses(batch).values())).sum().backward()
-        player.optimizer.step()
-        method.after_step(step)
-    batch = batch_of(seed=0)
-    image, mask = method.synthesize(batch, randoms(batch)), (batch.label == LESION)[:, None].expand_as(batch.real)
-    before = (batch.source - batch.real)[mask].abs().mean()  # type: ignore[operator]
-    after = (image - batch.real)[mask].abs().mean()
-    assert after < 0.5 * before, (before, after)
-
-
 @pytest.mark.parametrize("prelu", ["channel", "element"])
 def test_windows_take_lesions_larger_than_a_patch(prelu: str) -> None:
     method = scrambled(method_of(windows=True, window_stride=8, prelu=prelu))
