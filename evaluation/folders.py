@@ -151,8 +151,12 @@ def _warn_of_empty_labels(folder: Path, ids: SourceIds) -> None:
 
 def _levels(folder: Path, real: Iterable[Path], windowed: bool) -> int:
     """What 16-bit files hold at most: 65535, or where all real images stay far below as much as their bits can hold."""
-    highest = max(int(read_png(path, image_only=True).max()) for path in real)
-    if not 0 < highest < MIN_RANGE:
+    highest = 0
+    for path in real:  # one is enough where all bits are in use
+        highest = max(highest, int(read_png(path, image_only=True).max()))
+        if highest >= MIN_RANGE:
+            return LEVELS
+    if highest == 0:
         return LEVELS
     levels = 2 ** max(8, highest.bit_length()) - 1
     line = f"{folder}: 16-bit images whose highest level is {highest}"

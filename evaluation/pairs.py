@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import functools
 import glob
+import threading
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -99,6 +100,7 @@ class Pairs(ABC):
     patients: str
     region: str
     ids: SourceIds | None = None
+    _held: threading.local
 
     @abstractmethod
     def groups(self) -> list[list[str]]:
@@ -136,6 +138,13 @@ class Pairs(ABC):
         """How the images are read: what numbers of another evaluation have to share to be comparable."""
         units = {channel.name: channel.unit for channel in self.spec.channels}
         return {"windows": self.windows, "units": units, "axis": self.spec.axis, "labels": self.labelled}
+
+    def _of_case(self, folder: Path, case: str, read: Callable[[], NDArray]) -> NDArray:
+        """The volume of a case in a folder, as `read`, kept until the thread asks for another case there."""
+        held: dict[Path, tuple[str, NDArray]] = self._held.__dict__.setdefault("volumes", {})
+        if held.get(folder, ("",))[0] != case:
+            held[folder] = (case, read())
+        return held[folder][1]
 
     def _ids(self, map_: NDArray) -> NDArray:
         """Ids of a label file as the spec's."""
@@ -178,7 +187,7 @@ class ManifestPairs(Pairs):
             found = {(case.windows[i].low, case.windows[i].high) for case in manifest.cases}
             self.windows[channel.name] = list(found.pop()) if len(found) == 1 else "of each case"
         self.region = _region(manifest)
-        self._maps: dict[Path, tuple[str, NDArray]] = {}  # folder -> (case, volume on the case's grid)
+        self._held = threading.local()
 
     def groups(self) -> list[list[str]]:
         """Cases in order, put together until there are `GROUP` slices."""
@@ -265,12 +274,13 @@ class ManifestPairs(Pairs):
             raise ValueError(
                 f"{folder} has neither {wanted.name} nor one volume {case}.nii.gz or {case}_*.nii.gz ({len(files)})"
             )
-        if self._maps.get(folder, ("",))[0] != item.case.id:
+
+        def on_grid() -> NDArray:
             volume = read_ids(files[0])
             data, affine = to_ras(volume.data, volume.affine)
-            grid = resample(data, affine, geometry.grid_shape, np.array(geometry.grid_affine), labels=True)
-            self._maps[folder] = (item.case.id, grid)
-        full = plane(self._maps[folder][1], axis, item.slice.index)
+            return resample(data, affine, geometry.grid_shape, np.array(geometry.grid_affine), labels=True)
+
+        full = plane(self._of_case(folder, case, on_grid), axis, item.slice.index)
         return window_plane(full, geometry.crop, item.real.shape, fill=0)
 
 

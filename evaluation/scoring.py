@@ -1,13 +1,17 @@
-"""Stream over pairs of slices and gather what every metric needs; memory is that of one case and one batch."""
+"""Stream over pairs of slices and gather what every metric needs; memory is that of four cases and batches at most."""
 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
+from typing import TypeVar
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
+from threadpoolctl import threadpool_limits
 
 from dataloaders.io.console import Progress, warn_once
 from dataloaders.io.intensity import LEVELS
@@ -23,7 +27,10 @@ from evaluation.metrics.radiomics import slice_features
 from evaluation.pairs import Item, Pairs
 from evaluation.request import ScoringPlan
 
+_T = TypeVar("_T")
+_R = TypeVar("_R")
 BATCH = 32
+AT_ONCE = 4  # groups of cases: each is in memory
 COUNTS = ("constant_images", "psnr_identical", "clipped_real", "clipped_generated")
 TABLES: dict[Level, str] = {  # field of `Scores` with the rows of each level
     **{"slice": "rows", "label": "labels", "case": "cases", "overlap": "overlap", "lesions": "lesions"}
@@ -63,17 +70,40 @@ def score(pairs: Pairs, plan: ScoringPlan, groups: Sequence[int] | None = None) 
     """
     all_groups = pairs.groups()
     chosen = range(len(all_groups)) if groups is None else groups
+
+    def one(number: int) -> tuple[int, Scores]:
+        group = Group(pairs, plan)
+        for case, of_case in itertools.groupby(pairs.items(all_groups[number]), key=lambda item: item.case):
+            group.add(case, of_case)
+        group.run_networks()
+        return number, group.scores
+
     scored = []
     with Progress("evaluate", sum(len(all_groups[n]) for n in chosen), "case", plan.request.progress) as bar:
-        for number in chosen:
-            group = Group(pairs, plan)
-            items = pairs.items(all_groups[number])
-            for case, of_case in itertools.groupby(items, key=lambda item: item.case):
-                group.add(case, of_case)
-            group.run_networks()
-            scored.append((number, group.scores))
+        for number, scores in side_by_side(one, chosen):
+            scored.append((number, scores))
             bar.update(len(all_groups[number]))
     return scored
+
+
+def side_by_side(work: Callable[[_T], _R], jobs: Sequence[_T]) -> Iterator[_R]:
+    """Results in the jobs' order, of as many threads as torch has, `AT_ONCE` at most; networks share the rest of them.
+
+    Reading, transforms and networks let other threads run, so that two cores take little more than half the time.
+    """
+    threads = torch.get_num_threads()
+    count = min(threads, AT_ONCE, len(jobs))
+    if count <= 1:
+        yield from map(work, jobs)
+        return
+    share = threads // count
+    # NumPy's own threads would wait for each other.
+    with threadpool_limits(share, "blas"), ThreadPoolExecutor(count, "score", torch.set_num_threads, (share,)) as pool:
+        try:
+            yield from pool.map(work, jobs)
+        finally:
+            pool.shutdown(cancel_futures=True)
+            torch.set_num_threads(threads)  # of threads that start later
 
 
 def merged(scored: Iterable[tuple[int, Scores]]) -> Scores:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -62,7 +63,7 @@ class VolumePairs(Pairs):
         self.spec = DataSpec(self.ids.labels, (Channel("image", unit),), (first[1], first[2]), axis=axis)
         self.provenance = {"kind": FOLDERS, "name": cases[0].generated.parent.name}
         self._grids: dict[str, tuple[tuple[int, ...], NDArray]] = {}  # case -> shape and affine of its volumes
-        self._others: dict[Path, tuple[str, NDArray]] = {}  # folder -> (case, volume)
+        self._held = threading.local()
 
     def _tell_missing(self) -> tuple[int, int]:
         """Say what was never synthesised; number of such slices, and of all, in the volumes of which it is known."""
@@ -156,7 +157,8 @@ class VolumePairs(Pairs):
 
     def companion(self, folder: Path, item: Item, labels: bool) -> NDArray:
         """The slice of the equally named volume."""
-        if self._others.get(folder, ("",))[0] != item.case.id:
+
+        def read() -> NDArray:
             flag = "--segmented" if labels else "--draws"
             found = {stem(path): path for path in without_twins(files_in(folder, SUFFIXES, flag))}
             names = [stem(Path(path)) for path in (item.slice.generated[0], item.slice.label) if path]
@@ -164,8 +166,9 @@ class VolumePairs(Pairs):
             if path is None:
                 raise ValueError(f"{folder} has no {' or '.join(f'{name}.nii.gz' for name in dict.fromkeys(names))}")
             volume = _on_grid(path, self._grids[item.case.id], Path(item.slice.images[0]), labels)
-            self._others[folder] = (item.case.id, self._ids(volume) if labels else volume)
-        return plane(self._others[folder][1], self.axis, item.slice.index)
+            return self._ids(volume) if labels else volume
+
+        return plane(self._of_case(folder, item.case.id, read), self.axis, item.slice.index)
 
 
 def synthesised(path: Path) -> tuple[NDArray[np.bool_], ...] | None:

@@ -19,24 +19,12 @@ WIDTHS = (16, 24, 40, 112, 320)  # channels of the maps at strides 2, 4, 8, 16, 
 PIXEL_MEAN, PIXEL_STD = 127 / 255, 128 / 255  # of RGB in [0, 1], as in training: (0 … 255 - 127) / 128
 
 
-class SameConv(nn.Conv2d):
-    """A convolution padded as TensorFlow does: where an odd pixel is left over, it goes to the right and the bottom."""
+def folded(state: Mapping[str, Tensor], conv: str, norm: str, stride: int = 1) -> nn.Conv2d:
+    """The convolution with the batch norm behind it (in evaluation mode) multiplied into its weights, turned by 180°.
 
-    def forward(self, x: Tensor) -> Tensor:
-        """(B, K, H, W) -> (B, K', ⌈H / stride⌉, ⌈W / stride⌉)."""
-        before, after = [], []
-        for length, kernel, stride in zip(x.shape[2:], self.kernel_size, self.stride, strict=True):
-            total = max((-(-length // stride) - 1) * stride + kernel - length, 0)
-            before.append(total // 2)
-            after.append(total - total // 2)
-        if before != after:
-            x, before = F.pad(x, (before[1], after[1], before[0], after[0])), [0, 0]
-        # Padding inside the convolution copies nothing: an eighth of the time of a forward pass.
-        return F.conv2d(x, self.weight, self.bias, self.stride, before, self.dilation, self.groups)
-
-
-def folded(state: Mapping[str, Tensor], conv: str, norm: str, stride: int = 1) -> SameConv:
-    """The convolution with the batch norm behind it (in evaluation mode) multiplied into its weights."""
+    TensorFlow pads at the right and the bottom where an odd pixel is left over. On an image that is turned too this is
+    the same padding at all sides, which happens inside the convolution and copies nothing: half the time of a pass.
+    """
     weight, bias = fuse_conv_bn_weights(
         state[f"{conv}.weight"],
         None,
@@ -48,8 +36,9 @@ def folded(state: Mapping[str, Tensor], conv: str, norm: str, stride: int = 1) -
     )
     channels, fan_in, kernel = weight.shape[:3]
     depthwise = fan_in == 1
-    layer = SameConv(channels if depthwise else fan_in, channels, kernel, stride, groups=channels if depthwise else 1)
-    layer.weight, layer.bias = weight, bias
+    groups = channels if depthwise else 1
+    layer = nn.Conv2d(fan_in * groups, channels, kernel, stride, kernel // 2, groups=groups)
+    layer.weight, layer.bias = nn.Parameter(weight.flip(2, 3), requires_grad=False), bias
     return layer
 
 
@@ -97,9 +86,9 @@ class EfficientNetLite(nn.Module):
 
     def forward(self, x: Tensor) -> list[Tensor]:
         """x (B, 3, H, W), normalised by PIXEL_MEAN and PIXEL_STD -> maps (B, K, ⌈H/s⌉, ⌈W/s⌉), s = 2 … 32, K of WIDTHS."""
-        x, maps = F.relu6(self.stem(x), inplace=True), []
+        x, maps = F.relu6(self.stem(x.flip(2, 3)), inplace=True), []
         for i, stage in enumerate(self.stages):
             x = stage(x)
             if i + 1 == len(STRIDES) or STRIDES[i + 1] == 2:  # the last map of its resolution
-                maps.append(x)
+                maps.append(x.flip(2, 3))
         return maps

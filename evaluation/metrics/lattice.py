@@ -11,9 +11,9 @@ import math
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import fft
 
 from evaluation.metrics.metric import TEXTURE, CaseSlices, Metric
+from evaluation.metrics.spectrum import hann_power
 
 PERIODS = (2, 4, 8)  # pixels
 SMALLEST_SIDE = 64  # pixels; below, the bins beside a line reach the next one
@@ -45,11 +45,7 @@ def line_powers(image: NDArray) -> NDArray[np.float64]:
     Under a window of Hann over the largest part whose sides are multiples of 8, so that the lines are bins of the transform.
     """
     H, W = (n // 8 * 8 for n in image.shape)
-    values = np.asarray(image[:H, :W], np.float64)
-    window = np.outer(*(np.sin(np.pi * (np.arange(n) + 0.5) / n) ** 2 for n in (H, W)))
-    values = (values - (window * values).sum() / window.sum()) * window
-    transform = fft.fft2(values)
-    power = (transform.real**2 + transform.imag**2).ravel()
+    power = hann_power(image[:H, :W]).ravel()
     power += FLOOR * power.max()
     return np.stack([power[bins].mean(1) for bins in _bins((H, W))])
 
@@ -63,13 +59,16 @@ def _lines() -> tuple[NDArray[np.intp], NDArray[np.intp]]:
 
 @functools.lru_cache(maxsize=16)
 def _bins(shape: tuple[int, int]) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
-    """Indices into the raveled transform of the bins on each line (63, 9), and of those beside it (63, 56)."""
+    """Indices into the raveled half of the transform of the bins on each line (63, 9), and of those beside it (63, 56)."""
     steps = np.argwhere(np.ones((9, 9))) - 4
     far = np.abs(steps).max(1)
     near_and_beside = []
     for chosen in (steps[far <= 1], steps[far >= 3]):
         rows, columns = np.moveaxis(_lines()[0][:, None] * np.array(shape) // 8 + chosen, -1, 0)
-        near_and_beside.append(rows % shape[0] * shape[1] + columns % shape[1])
+        columns = columns % shape[1]
+        other = columns > shape[1] // 2  # the conjugate has the same power
+        rows, columns = np.where(other, -rows, rows) % shape[0], np.where(other, shape[1] - columns, columns)
+        near_and_beside.append(rows * (shape[1] // 2 + 1) + columns)
     return near_and_beside[0], near_and_beside[1]
 
 

@@ -74,11 +74,25 @@ def spectrum_distance(real: NDArray, fake: NDArray) -> float:
     return float(np.abs(np.log10(np.maximum(fake, floor)) - np.log10(np.maximum(real, floor))).mean())
 
 
+@functools.lru_cache(maxsize=16)
+def _hann(shape: tuple[int, int]) -> NDArray[np.float64]:
+    """Window over the pixels' centres, so symmetric; sums to 1."""
+    window = np.outer(*(np.sin(np.pi * (np.arange(n) + 0.5) / n) ** 2 for n in shape))
+    return np.asarray(window / window.sum(), np.float64)
+
+
+def hann_power(image: NDArray) -> NDArray[np.float64]:
+    """|coefficient|² (H, W // 2 + 1) of the real transform of an image (H, W) under a window of Hann."""
+    values, window = np.asarray(image, np.float64), _hann((image.shape[0], image.shape[1]))
+    # Less the mean under the window, so that it leaks nothing into the lowest frequencies.
+    transform = fft.rfft2((values - np.vdot(window, values)) * window)
+    return np.asarray(transform.real**2 + transform.imag**2, np.float64)
+
+
 @dataclass(frozen=True)
 class _Plan:
     """What depends on the size of a slice only. C: coefficients of the real transform, H·(W // 2 + 1)."""
 
-    window: NDArray[np.float64]  # (H, W), sums to 1
     index: NDArray[np.intp]  # (C,) bin of each coefficient; those above Nyquist in one bin more
     weight: NDArray[np.float64]  # (C,) 2 where the transform leaves out the conjugate; 0 at zero frequency
     counts: NDArray[np.float64]  # (bins,)
@@ -86,20 +100,13 @@ class _Plan:
 
     def sums(self, image: NDArray) -> NDArray[np.float64]:
         """Sum of the power spectral density per bin: (H, W) -> (bins,)."""
-        values = np.asarray(image, np.float64)
-        # The mean under the window, so that it leaks nothing into the lowest frequencies.
-        values = (values - (self.window * values).sum()) * self.window
-        transform = fft.rfft2(values).ravel()
-        power = (transform.real**2 + transform.imag**2) * self.weight
+        power = hann_power(image).ravel() * self.weight
         return np.asarray(np.bincount(self.index, power, minlength=BINS + 1)[:BINS] * self.scale, np.float64)
 
 
 @functools.lru_cache(maxsize=16)
 def _plan(shape: tuple[int, int], spacing: tuple[float, float]) -> _Plan:
     H, W = shape
-    # Hann windows over the pixels' centres, so symmetric.
-    window = np.outer(*(np.sin(np.pi * (np.arange(n) + 0.5) / n) ** 2 for n in shape))
-    window /= window.sum()
     radius = np.hypot(fft.fftfreq(H, spacing[0])[:, None], fft.rfftfreq(W, spacing[1]))  # (H, W // 2 + 1) cycles/mm
     nyquist = 0.5 / max(spacing)
     position = radius / nyquist * BINS
@@ -112,8 +119,8 @@ def _plan(shape: tuple[int, int], spacing: tuple[float, float]) -> _Plan:
         weight[:, -1] = 1
     weight[0, 0] = 0  # the mean is no texture
     counts = np.bincount(index, weight.ravel(), minlength=BINS + 1)[:BINS].astype(np.float64)
-    scale = spacing[0] * spacing[1] / float((window**2).sum())
-    return _Plan(window, index, weight.ravel(), counts, scale)
+    scale = spacing[0] * spacing[1] / float((_hann(shape) ** 2).sum())
+    return _Plan(index, weight.ravel(), counts, scale)
 
 
 METRICS = (

@@ -3,20 +3,25 @@
 from __future__ import annotations
 
 import json
+import threading
 from dataclasses import replace
 from pathlib import Path
 
 import nibabel as nib
 import numpy as np
 import pytest
+import torch
 
-from dataloaders.io.nifti import write_volume
+from dataloaders.io.nifti import read_ids, write_volume
 from dataloaders.io.png import write_png
+from evaluation import volume_pairs
 from evaluation.folders import Folders
 from evaluation.metrics.protocols import synthrad2023
 from evaluation.metrics.similarity import similarity
 from evaluation.request import Request
 from evaluation.results import evaluate_generated, evaluate_pairs
+from evaluation.scoring import side_by_side
+from evaluation.volume_pairs import VolumePairs
 from tests.launch import call
 
 pytestmark = pytest.mark.usefixtures("no_weights")
@@ -142,6 +147,52 @@ def test_draws_and_segmentations_as_volumes(tmp_path: Path) -> None:
 
 
 # -- which slices count, and for what -----------------------------------------------------------------------------
+
+
+def test_cases_side_by_side_give_the_same_bytes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each thread has its own volumes of other folders, also where their slices come in turns."""
+    root = write(tmp_path / "a", ("sub-1", "sub-2", "sub-3"))
+    options = {"draws": (write(tmp_path / "b", ("sub-3", "sub-1", "sub-2")) / "generated",), "lesion": "2"}
+    options["segmented"] = tmp_path / "b" / "labels"
+    in_turns, read = threading.Barrier(3, timeout=60), VolumePairs.companion
+
+    def companion(self: VolumePairs, *given: object, **named: object) -> np.ndarray:
+        if torch.get_num_threads() == 1 and threading.current_thread() is not threading.main_thread():
+            in_turns.wait()
+        return read(self, *given, **named)  # type: ignore[arg-type]
+
+    opened: list[Path] = []
+    monkeypatch.setattr(VolumePairs, "companion", companion)
+    monkeypatch.setattr(volume_pairs, "read_ids", lambda path: opened.append(path) or read_ids(path))
+    before = torch.get_num_threads()
+    for threads in (1, 3):
+        torch.set_num_threads(threads)
+        score(folders(root, window=(-1000, 500)), tmp_path / str(threads), "auto", **options)
+        assert torch.get_num_threads() == threads
+        assert len(opened) == 3 * 3  # ids, labels, segmentations
+        opened.clear()
+    torch.set_num_threads(before)
+    for name in ("metrics.json", "metrics.csv", "summary.csv"):
+        assert (tmp_path / "1" / name).read_bytes() == (tmp_path / "3" / name).read_bytes()
+
+
+def test_an_error_of_one_case_ends_all_of_them() -> None:
+    started, before = [], torch.get_num_threads()
+
+    def work(number: int) -> int:
+        started.append(number)
+        if number == 1:
+            raise ValueError("case 1")
+        return number
+
+    torch.set_num_threads(2)
+    try:
+        with pytest.raises(ValueError, match="case 1"):
+            list(side_by_side(work, range(1000)))
+        assert list(side_by_side(lambda n: n * n, range(9))) == [n * n for n in range(9)]
+    finally:
+        torch.set_num_threads(before)
+    assert len(started) < 1000
 
 
 def arrays_of(root: Path, name: str = "p") -> dict[str, np.ndarray]:
