@@ -111,7 +111,7 @@ class CommonConfig:
     which_iter: StateIteration = "latest"
     """State to resume from: latest, best (of the best evaluation), or a number of images of which a state is kept."""
     init_from: str | None = None
-    """Begin a new run with another run's weights: FOLDER, FOLDER:best, :latest or :<images>, or a weights file."""
+    """Begin a new run with another run's weights: its name or folder, RUN:best, :latest or :<images>, or a weights file."""
     freq_print: AtLeast1 = 1000
     """Images between log lines."""
     freq_preview: AtLeast1 = 10000

@@ -211,9 +211,12 @@ class Run:
         for flag in sorted(name for name in {**old, **new} if name.startswith("--")):
             if old.get(flag) != new.get(flag):
                 changed.append(f"{flag}: its files are not those of the training so far")
+        models = [config["config"]["model"] for config in (old, new)]
+        if models[0] != models[1]:
+            changed = [f"--model: was {models[0]}, now {models[1]}"]  # which have little in common
         if changed:
             presets = [config["config"]["preset"] for config in (old, new)]
-            if presets[0] != presets[1]:
+            if models[0] == models[1] and presets[0] != presets[1]:
                 changed.insert(0, f"--preset: was {presets[0]}, now {presets[1]}, which sets many of those below")
             raise ValueError(
                 f"run {self.config.name!r} in {self.config.checkpoints_dir} was started with other options; "

@@ -98,7 +98,12 @@ def lock_folder(folder: Path) -> FolderLock:
 
 
 def lock_place(folder: Path) -> FolderLock:
-    """Hold the place of a folder that a command writes as a whole or replaces; the lock lies beside it meanwhile."""
+    """Hold the place of a folder that a command writes as a whole or replaces; the lock lies beside it meanwhile.
+
+    ValueError where another process holds it, or a file lies there.
+    """
+    if folder.exists() and not folder.is_dir():
+        raise ValueError(f"{folder} is a file; choose a folder")
     path = folder.absolute().with_name(f"{LOCK}-{folder.absolute().name}")
     path.parent.mkdir(parents=True, exist_ok=True)
     while True:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, get_args
 
 from dataloaders.io.file_names import check_regex
 from dataloaders.io.intensity import Window
@@ -30,6 +30,19 @@ NEEDS_IMAGES = (
     "split_background",
 )
 NEEDS_LABELS = ("brain_masks", "label_channel", "fill", "tissue", "split_background", "label_map", "unknown_labels")
+# Options that some formats alone read; png reads no others than these and PNG_READS.
+READ_WITH: dict[str, tuple[Format, ...]] = {
+    "source": ("nnunet", "synthrad2023", "bids", "png"),
+    "images": ("pairs",),
+    "labels": ("pairs", "synthrad2023"),
+    "channel": ("pairs", "png"),
+    "case_regex": ("pairs",),
+    "image_channels": ("nnunet",),
+    "label_channel": ("nnunet",),
+    "image": ("synthrad2023",),
+    **dict.fromkeys(("modalities", "brain_masks", "bids_filter", "exclude", "lesions"), ("bids",)),
+}
+PNG_READS = ("format", "out", "check", "dry_run", "label_map", "unknown_labels", "window", "patient_regex", "workers")
 
 
 def _are_sizes(sizes: tuple[int, ...]) -> bool:
@@ -177,9 +190,10 @@ class PrepareOptions:
         """ValueError for options that do not go together, and for names that stand for nothing."""
         if self.format is None or (self.out is None and not self.dry_run):
             raise ValueError("give --format and --out (or --check DIR to check a prepared folder)")
+        self._check_read()
         if self.format == "pairs" and (self.images if self.half == "images" else self.labels or self.images) is None:
             needed = "--images" if self.half == "images" else "--images and --labels, or one of them"
-            raise ValueError(f"--format pairs needs {needed}" + ("; it does not read --source" if self.source else ""))
+            raise ValueError(f"--format pairs needs {needed}")
         self._check_half()
         if self.format in ("nnunet", "synthrad2023", "bids", "png"):
             if self.source is None:
@@ -190,6 +204,18 @@ class PrepareOptions:
         check_regex(self.patient_regex, "--patient_regex", "patient")
         for text in self.window:
             parse_window(text)
+
+    def _check_read(self) -> None:
+        """ValueError for options that the format does not read."""
+        assert self.format is not None
+        for option in fields(self):
+            formats: tuple[str, ...] = READ_WITH.get(option.name, get_args(Format))
+            if option.name not in (*READ_WITH, *PNG_READS):
+                formats = tuple(name for name in formats if name != "png")
+            if self.format not in formats and getattr(self, option.name) != option.default:
+                raise ValueError(
+                    f"--{option.name}: not read with --format {self.format}, only with {', '.join(formats)}"
+                )
 
     def _check_half(self) -> None:
         """ValueError where one half alone is to be prepared, by options that need the other."""

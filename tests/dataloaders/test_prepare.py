@@ -725,6 +725,9 @@ def test_what_files_lack_is_told_and_handled(source: Path, tmp_path: Path, capsy
     assert {case.id: case.geometry and case.geometry.source_codes for case in manifest.cases}["case1"] == (0, 0)
 
 
+NO_PAIRS = {"images": None, "labels": None, "channel": "image"}
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
@@ -734,10 +737,13 @@ def test_what_files_lack_is_told_and_handled(source: Path, tmp_path: Path, capsy
         ({"labels": None, "fill": "lesion"}, "--fill: needs label maps"),
         ({"images": None, "labels": None}, "--format pairs needs --images and --labels, or one of them"),
         ({"only": "images", "images": None}, "--format pairs needs --images$"),
-        ({"only": "labels", "format": "mni152"}, "--only labels: not with --format mni152"),
+        ({"only": "labels", "format": "mni152", **NO_PAIRS}, "--only labels: not with --format mni152"),
         ({"labels": "SOURCE/none/*"}, "--labels SOURCE/none/\\*: no .nii"),
         ({"labels": None, "tissue": "hu", "channel": "MR", "images": "SOURCE/case0_seg.nii.gz"}, "needs a CT channel"),
         ({"channel": "label"}, "'label' is reserved"),
+        ({"label_channel": 2}, "--label_channel: not read with --format pairs, only with nnunet"),
+        ({"format": "bids"}, "--images: not read with --format bids, only with pairs"),
+        ({"exclude": ("sub-1",)}, "--exclude: not read with --format pairs, only with bids"),
         ({"case_regex": "(case"}, r"--case_regex '\(case': not a regular expression"),
         ({"case_regex": "case"}, "--case_regex 'case': put the case into a group"),
         ({"patient_regex": "["}, r"--patient_regex '\[': not a regular expression"),

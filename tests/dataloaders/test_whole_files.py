@@ -114,6 +114,9 @@ def test_a_lock_whose_file_has_just_gone_is_taken_anew(tmp_path: Path, monkeypat
         monkeypatch.undo()
         with pytest.raises(ValueError, match="in use"):
             lock_place(tmp_path / "out")
+    (tmp_path / "file").touch()
+    with pytest.raises(ValueError, match="is a file; choose a folder"):
+        lock_place(tmp_path / "file")
     assert not names(tmp_path)
 
 

@@ -206,6 +206,7 @@ def test_another_runs_weights_must_fit(data: Path, tmp_path: Path) -> None:
         return str(error.value)
 
     assert "no such run folder" in refused("--init_from", tmp_path / "none")
+    assert "there are: best" in refused("--init_from", f"{base.name}:77", match="no weights called '77'")  # by name
     assert "there are: best" in refused("--init_from", f"{base}:77", match="no weights called '77'")
     assert "--oasis.z_dim: was 4, now 6" in refused("--init_from", base, "--oasis.z_dim", 6)
     other = prepared_folder(tmp_path / "other", slices=4, channels=2)
