@@ -24,7 +24,7 @@ from dataloaders.folder import is_plain, load_manifest
 from dataloaders.io.geometry import ACROSS, spacing
 from dataloaders.io.intensity import shown
 from dataloaders.io.manifest import FILE_NAME, Case, Manifest
-from dataloaders.io.spec import Channel, DataSpec, Label, sideless
+from dataloaders.io.spec import SYNTHETIC, Channel, DataSpec, Label, sideless
 from dataloaders.labelmaps.classes import (
     Classes,
     apart,
@@ -126,7 +126,7 @@ class SegmentationTask:
 
     def _channels(self) -> tuple[Channel, ...]:
         if self.prepared is None or not self.prepared.spec.channels:
-            names = self.o.inputs or ("synthetic",)
+            names = self.o.inputs or (SYNTHETIC,)
             return tuple(Channel(name) for name in names)
         spec = self.prepared.spec
         numbers = channel_numbers(spec, self.o.inputs, len(self.o.inputs or spec.channels), "--segmenter.inputs")

@@ -9,7 +9,7 @@ from typing import Any
 
 import config as options
 from config import Config
-from dataloaders.io.spec import DataSpec
+from dataloaders.io.spec import SYNTHETIC, DataSpec
 from engine.trained import TrainedRun
 from models.base import Method
 
@@ -60,8 +60,9 @@ def _differences(other: TrainedRun, config: Config, spec: DataSpec) -> list[str]
     if other.config.model != config.model:
         return [f"is a run of {other.config.model}, this is one of {config.model}"]
     labels = _unlike("labels", [label.name for label in other.spec.labels], [label.name for label in spec.labels])
-    channels = _unlike("channels", [c.name for c in other.spec.channels], [c.name for c in spec.channels])
-    return labels + channels
+    there, here = ([channel.name for channel in one.channels] for one in (other.spec, spec))
+    painted = there == [SYNTHETIC] and len(here) == 1
+    return labels + ([] if painted else _unlike("channels", there, here))
 
 
 def _unlike(what: str, there: Sequence[str], here: Sequence[str]) -> list[str]:

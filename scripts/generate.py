@@ -31,7 +31,7 @@ from dataloaders.io.ledger import Ledger, WorkReport
 from dataloaders.io.manifest import Case, Geometry, Manifest, Slice, affine_rows, case_from_dict, slice_name
 from dataloaders.io.nifti import write_volume
 from dataloaders.io.schema import AtLeast0, AtLeast1, Shape, Shard, check, options_of
-from dataloaders.io.spec import Axis, Channel, DataSpec
+from dataloaders.io.spec import SYNTHETIC, Axis, Channel, DataSpec
 from dataloaders.io.workers import as_ready, in_order, parse_shard
 from dataloaders.labelmaps.anatomies import VERSION, Anatomies
 from dataloaders.labelmaps.generated_files import INDEX, SCHEMA, SampleLedger, bids_place, describe_bids
@@ -375,7 +375,7 @@ def _spec(axis: Axis, maps: list[InputMap], generator: ImageGenerator) -> DataSp
             flush=True,
         )
     between, rows, columns = spacings[0]
-    names = ["synthetic"] if generator.channels == 1 else [f"synthetic_{c}" for c in range(generator.channels)]
+    names = [SYNTHETIC] if generator.channels == 1 else [f"{SYNTHETIC}_{c}" for c in range(generator.channels)]
     height, width = (int(n) for n in np.max(sizes, axis=0))
     labels = output_labels(generator.scheme)
     return DataSpec(labels, tuple(map(Channel, names)), (height, width), (rows, columns), between, axis)

@@ -82,6 +82,13 @@ def test_other_label_maps_are_refused(home: Path, tmp_path: Path) -> None:
     assert f"error: --segmenter.results {tmp_path / 'no'}: no such file or folder" in none.stderr
 
 
+def test_real_scans_go_on_from_images_painted_from_label_maps(home: Path) -> None:
+    painted = ["--segmenter.real_fraction", 0, "--segmenter.val_samples", 0, "--num_epochs", 1]
+    call(*[home / "labels" if word == home / "data" else word for word in train(home, "painted", *painted)])
+    done = call(*train(home, "scans", "--num_epochs", 1, "--init_from", f"{home / 'runs' / 'painted'}:latest"))
+    assert "begins with the weights of `painted`, latest, after 32 images" in done.stdout
+
+
 def test_test_scores_whole_volumes_in_the_space_of_the_source(home: Path, trained: Path) -> None:
     del trained
     where = ["--dataroot", home / "data", "--checkpoints_dir", home / "runs", "--results_dir", home / "results"]

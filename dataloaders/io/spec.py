@@ -48,6 +48,9 @@ class Label:
         return {key: value for key, value in asdict(self).items() if key != "color" or value}
 
 
+SYNTHETIC = "synthetic"  # name of the channel of images that are painted from label maps: of any contrast
+
+
 @dataclass(frozen=True)
 class Channel:
     """One image channel: its name (``T1w``, ``CT``) and the physical unit of its intensities (``HU`` or ``a.u.``).
