@@ -75,6 +75,8 @@ def load(o: PaintOptions) -> Studio:
     runs = [TrainedRun.load(o.checkpoints_dir, name, o.ckpt_iter) for name in dict.fromkeys(o.name)]
     if not o.input:
         return MapStudio([PaintedRun(run, o.gpu_ids) for run in runs], o.dataroot)
+    if o.tissue is None:
+        print("finding tissue in the scan, which --tissue would spare …", flush=True)
     return LesionStudio([LesionRun.of(run, o.gpu_ids) for run in runs], o.lesions())
 
 

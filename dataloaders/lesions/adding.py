@@ -42,8 +42,10 @@ def without_own_lesions(host: Head, seed: int) -> list[NDArray[np.float32]]:
     """The host's images with its own lesions filled."""
     if not host.lesion.any():
         return host.images
-    level = level_channel(host.channels)
-    return without_lesions(host.images, host.lesion, host.tissue, level, "lesion", seed)
+    if seed not in host.filled:
+        level = level_channel(host.channels)
+        host.filled = {seed: without_lesions(host.images, host.lesion, host.tissue, level, "lesion", seed)}
+    return host.filled[seed]
 
 
 def add_lesions(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
@@ -155,7 +155,7 @@ def _only(paths: Sequence[Path], message: str) -> Path:
 class Head:
     """A brain on a RAS grid of the wanted voxel size: physical images, tissue 1 CSF, 2 grey, 3 white, lesion mask.
 
-    Lesions count as no tissue. `grid` (4, 4) is the affine.
+    Lesions count as no tissue. `grid` (4, 4) is the affine. filled: images without the lesions, of the last seed asked for.
     """
 
     channels: tuple[str, ...]
@@ -163,6 +163,7 @@ class Head:
     grid: NDArray[np.float64]
     ids: NDArray[np.uint8]
     lesion: NDArray[np.bool_]
+    filled: dict[int, list[NDArray[np.float32]]] = field(default_factory=dict)
 
     @cached_property
     def brain(self) -> NDArray[np.bool_]:

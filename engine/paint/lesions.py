@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dataloaders.io.geometry import PLANES, plane_spacing, to_ras
+from dataloaders.io.intensity import Window
 from dataloaders.io.manifest import Case, Slice
 from dataloaders.io.nifti import read_volume, stem
 from dataloaders.io.spec import LESION, DataSpec, Label
@@ -21,6 +22,7 @@ from engine.lesions import MASK_NAME, Added, AddLesionsOptions, Host, LesionRun,
 from engine.paint.canvas import View
 from engine.paint.scene import MAX_VOXELS, OKABE_ITO, ImagePanel, Scene, Start, Studio
 
+ABOVE = 1.2  # of what scans show, so that lesions are not all white
 BEFORE = "before"  # panel of the scan as it is
 
 
@@ -49,7 +51,8 @@ class LesionStudio(Studio):
         labels = (Label(0, "background", color="#000000"), Label(1, LESION, color=OKABE_ITO[5]))
         rows, columns = self.places.shape[1:]
         self.spec = DataSpec(labels, first.channels, (rows, columns), (pixel[0], pixel[1]), between, axis)
-        self.windows = tuple(mr_window(scan.values) for scan in host.scans)
+        shown = [mr_window(scan.values) for scan in host.scans]
+        self.windows = tuple(Window(w.low, w.low + ABOVE * w.width) for w in shown)
         whole = hashlib.sha256(b"".join(np.ascontiguousarray(scan.raw).tobytes() for scan in host.scans))
         self.sha256 = {BEFORE: whole.hexdigest()} | {name: run.run.sha256 for name, run in self.runs.items()}
 

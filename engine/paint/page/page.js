@@ -73,7 +73,7 @@
     map.style.aspectRatio = `${width} / ${height * info.aspect}`;
     const lesions = info.voxel_ml > 0;
     $("h1").textContent = document.title = lesions ? "Paint a lesion, see the scans" : "Paint a label, see the scan";
-    if (lesions) $("#opacity").value = 40;
+    if (lesions) $("#opacity").value = 50;
     $("main").classList.toggle("two", info.labels.length === 2);
     $("main").style.setProperty("--shape", width / (height * info.aspect));
     look(1, 0.5, 0.5);
@@ -468,7 +468,7 @@
     style.setProperty("--zoom", zoom);
     style.setProperty("--x", `${100 * (0.5 - seen.x * zoom)}%`);
     style.setProperty("--y", `${100 * (0.5 - seen.y * zoom)}%`);
-    $("#zoom-now").value = `${Number(zoom.toPrecision(2))}×`;
+    $("#zoom-now").value = `${Number(zoom.toPrecision(3))}×`;
     $("#zoom-out").disabled = zoom <= 1;
     $("#zoom-in").disabled = zoom >= 8;
   }
