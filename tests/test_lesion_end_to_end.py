@@ -273,9 +273,10 @@ def test_the_page_writes_what_the_command_writes(home: Path, tmp_path: Path, tur
     session.act(stroke(1, z, 5, SPOTS[1]))
     two = painted(session, z)
     near = ndimage.binary_dilation(brushed(one.shape[1:], SPOTS[1], 5), FULL[1], iterations=4)
-    assert np.abs(one - two)[:, ~near].max() < 400  # half a per cent of the range: what the network sees of it
     assert (two[1] - before[1])[brushed(one.shape[1:], SPOTS[1], 3)].mean() > 3000  # bright on FLAIR
     session.act({"kind": "noise", "seed": 2})
+    drawn_anew = np.abs(painted(session, z) - two)[:, ~near].max()
+    assert np.abs(one - two)[:, ~near].max() < 0.5 * drawn_anew  # what the network sees of the other lesion
     image = session.image({"panel": "lesion", "slice": z})
     assert "ml in 2 lesions" in image["note"]
 
