@@ -58,21 +58,6 @@ def test_codes_of_hu_are_fine_in_soft_tissue() -> None:
     assert list(volumes.to_codes(np.array([-3000.0, 9000.0]), knots)) == [0, 255]
 
 
-def test_everything_is_there_where_it_fits(entrants: list[Entrant]) -> None:
-    found = volumes.pack(entrants, [(100.0, "HU")], [])
-    assert found.note == ""
-    assert [len(case["slices"]) for case in found.meta["cases"]] == [6] * 5
-    case = found.meta["cases"][2]
-    ids = decode(found.stacks["2-label"])
-    assert list(ids.shape[1:]) == case["size"]
-    expected = np.stack([read_png(entrants[0].folder / f"label/sub-02_z{z:04d}.png") for z in range(6)])
-    cut = (slice(None), *pictures.body_box(list(expected)))
-    assert np.array_equal(np.array(case["labels"])[ids], expected[cut])
-    real, noise, same = (decode(found.stacks[f"2-0-{source}"]) for source in (0, 1, 2))
-    assert np.array_equal(real, same)  # the second method returns the real images
-    assert not np.array_equal(real, noise)
-
-
 def test_a_small_budget_is_kept_and_told(entrants: list[Entrant]) -> None:
     """Fewer cases and slices, evenly spaced; what the page points at is always there."""
     whole = sum(len(text) for text in volumes.pack(entrants, [(1.0, "HU")], []).stacks.values())

@@ -133,10 +133,6 @@ def test_it_learns_and_its_release_predicts_the_same() -> None:
     [
         ({"patch": (40,)}, "--segmenter.patch 40: must be one or 2 multiples of 16"),
         ({"features": (8, 16)}, "--segmenter.features 8 16: must be five numbers for basic"),
-        (
-            {"features": (8, 16), "network": "dynunet"},
-            "--segmenter.features 8 16: must be three or more numbers above 0",
-        ),
         ({"lambda_dice": 0.0, "lambda_ce": 0.0}, "nothing would be learned"),
         ({"results": (Path("a"),)}, "of no use with --segmenter.real_fraction 1"),
         ({"results": (Path("a"),), "label_maps": Path("b"), "real_fraction": 0.5}, "cannot both be given"),
