@@ -49,7 +49,10 @@ def test_a_value_out_of_range_is_one_line(capsys: pytest.CaptureFixture[str]) ->
         ("--oasis.unpaired --oasis.lambda_l1 1", "--oasis.lambda_l1 1.0: needs pairs"),
         ("--oasis.images_from b", "--oasis.images_from b: only with --oasis.unpaired"),
         ("--oasis.generator haar --oasis.channels_G 10", "--oasis.channels_G 10: must be a multiple of 4"),
-        ("--model oasis --preset brain", "--model oasis --preset brain: there is no such pair; --model oasis has small,"),
+        (
+            "--model oasis --preset brain",
+            "--model oasis --preset brain: there is no such pair; --model oasis has small,",
+        ),
         ("--model segmenter --preset demo", "--model segmenter --preset demo: there is no such pair"),
         ("--model=x", "--model x: there is no such pair; --model oasis has small, demo, oasis, small_unpaired,"),
         ("--preset x", "--preset x: there is no such pair"),

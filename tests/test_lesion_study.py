@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks.lesion_study import Example, StudyOptions, interval, table, test_segmenter, train_segmenter
+from benchmarks.lesion_study import Example, StudyOptions, test_segmenter, train_segmenter
 from tests.toy_lesions import patient
 
 test_segmenter.__test__ = False  # type: ignore[attr-defined]  # it tests a network, not this code
@@ -34,14 +34,3 @@ def test_the_segmenter_finds_lesions_of_another_phantom() -> None:
     assert scores["dice"] > 0.25, scores  # it has seen 60 steps
     assert scores["lesion_sensitivity"] > 0.5
     assert set(scores) >= {"sensitivity", "precision", "lesion_precision", "lesion_f1"}
-
-
-def test_intervals_are_students() -> None:
-    mean, half = interval([0.4, 0.5, 0.6])
-    assert mean == pytest.approx(0.5)
-    assert half == pytest.approx(4.3027 * 0.1 / 3**0.5, rel=1e-4)
-    assert np.isnan(interval([0.4])[1])
-    assert table({"real": [{"dice": 0.4}]}).splitlines()[2] == "| real | 0.400 |"
-    lines = table({"real": [{"dice": 0.4}, {"dice": 0.6}]}).splitlines()
-    assert lines[0] == "| trained on | dice |"
-    assert lines[2].startswith("| real | 0.500 ± ")

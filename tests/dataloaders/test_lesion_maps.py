@@ -89,3 +89,28 @@ def test_the_command_and_its_replay(folder: Path, tmp_path: Path) -> None:
 def test_pairs(maps: list[str], masks: list[str], expected: dict[str, str]) -> None:
     found = match_lesions(*([Path(f"{name}.nii.gz") for name in names] for names in (maps, masks)))
     assert {key.name[:-7]: value.name[:-7] for key, value in found.items()} == expected
+
+
+@pytest.mark.parametrize(
+    ("maps", "masks", "message"),
+    [
+        (["a"], ["b_lesion"], "none of the 1 masks"),
+        (["a"], ["a_lesion", "a"], "only one is allowed"),
+        (["sub-01_run-1_dseg", "sub-01_run-2_dseg"], ["sub-01_lesion"], "may belong to"),
+    ],
+)
+def test_pairs_that_are_not_clear(maps: list[str], masks: list[str], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        match_lesions(*([Path(f"{name}.nii.gz") for name in names] for names in (maps, masks)))
+
+
+def test_masks_on_another_grid_are_refused(folder: Path) -> None:
+    maps, path = folder / "maps/m1.nii.gz", folder / "masks/m1_label-lesion_mask.nii.gz"
+    for data, affine, message in (
+        (mask()[1:], LPS, r"RAS axes: shape \(11, 14, 10\), its label map .*m1\.nii\.gz has \(12, 14, 10\)"),
+        (3 * mask(), LPS, "holds 0 and 1, found 0 to 3"),
+        (mask(), 2 * LPS, "the affine differs from that of its label map"),
+    ):
+        save_nifti(path, data, affine)
+        with pytest.raises(ValueError, match=message):
+            ImageGenerator(maps, lesions=path).sample(0)

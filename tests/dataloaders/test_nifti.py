@@ -207,3 +207,19 @@ def test_written_headers_carry_no_text_of_the_source(tmp_path: Path) -> None:
     assert bytes(header["descrip"]).strip(b"\0") == b""
     assert header.get_zooms() == (1, 1, 2)
     assert not list(tmp_path.glob(".tmp*"))
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"", "named .mgz but not compressed"),
+        (gzip.compress(b"", mtime=0), "not an MGH file"),
+        (gzip.compress(b"\0\0\0\1" + bytes(300), mtime=0), "damaged header .*non-zero"),
+        (None, "truncated or damaged"),
+    ],
+)
+def test_bad_mgz_files(content: bytes | None, message: str, tmp_path: Path) -> None:
+    path = mgh(tmp_path / "aseg.mgz", np.random.default_rng(0).integers(0, 9, (20, 20, 20)).astype(np.int32))
+    path.write_bytes(path.read_bytes()[:-100] if content is None else content)
+    with pytest.raises(VolumeError, match=rf"aseg\.mgz: .*{message}"):
+        read_volume(path)

@@ -22,6 +22,7 @@ from dataloaders.labelmaps.labels import read_dataset_json
 from dataloaders.prepare.check import check_folder
 from dataloaders.prepare.options import PrepareOptions
 from dataloaders.prepare.prepare import DataFaults, prepare
+from dataloaders.prepare.splits import split_patients
 from tests.launch import call, prepared, run
 from tests.toy import LAS, phantom, save_nifti
 
@@ -811,3 +812,10 @@ def test_totalsegmentators_ids_are_known_without_names(
     assert manifest.spec.labels[-1].name.startswith("rib_right_") is named
     assert ("label names: totalsegmentator's" in capsys.readouterr().out) is named
     assert (sum(label.name.startswith("label_") for label in manifest.spec.labels) == 0) is named
+
+
+def test_patients_are_split_by_the_seed_whatever_their_order() -> None:
+    patients = [f"p{i}" for i in range(20)]
+    one = split_patients(patients, (0.8, 0.1, 0.1), 1)
+    assert one == split_patients(patients[::-1], (0.8, 0.1, 0.1), 1) != split_patients(patients, (0.8, 0.1, 0.1), 2)
+    assert sorted(one.values()).count("train") == 16

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import shutil
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
@@ -126,13 +127,6 @@ def test_resuming_workers_and_cache_change_nothing(labels: Path, images: Path) -
 # -- the manifest -----------------------------------------------------------------------------------------------------
 
 
-def test_slices_of_another_size_are_refused_in_one_line(labels: Path, tmp_path: Path) -> None:
-    small = Manifest.load(prepared_folder(tmp_path, patients=3, slices=2, size=16))
-    with pytest.raises(ValueError, match=r"16 x 16 pixels, those of --dataroot 32 x 32") as error:
-        unpaired_manifest(Manifest.load(labels), small)
-    assert "\n" not in str(error.value)
-
-
 def test_images_of_another_kind_lend_channels_and_windows(labels: Path, images: Path) -> None:
     data, other = Manifest.load(labels), Manifest.load(images)
     windows = [(Window(0, 100), Window(5, 9)), (Window(-10, 300), Window(1, 7)), (Window(-900, 900),) * 2]
@@ -153,3 +147,15 @@ def test_images_of_another_kind_lend_channels_and_windows(labels: Path, images: 
         assert replace(case, windows=old.windows, slices=kept) == old
     test = next(SliceLoader(SliceDataset(labels, made, "test"), 4).once())
     assert test.image is None
+
+
+def test_images_are_mirrored_by_themselves_and_sagittal_ones_never(labels: Path, images: Path, tmp_path: Path) -> None:
+    root = shutil.copytree(images, tmp_path / "b")
+    other = Manifest.load(root)
+    Manifest(replace(other.spec, axis="sagittal"), other.cases).save(root)
+    unknown = shutil.copytree(labels, tmp_path / "a")
+    data = Manifest.load(unknown)
+    Manifest(replace(data.spec, axis=None), data.cases).save(unknown)
+    assert not any(flipped for _, flipped in seen(list(islice(loader(unknown, root).endless(), 10)), root))
+    turned = [flipped for _, flipped in seen(list(islice(loader(labels, images).endless(), 10)), images)]
+    assert 10 < sum(turned) < 30

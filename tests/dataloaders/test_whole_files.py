@@ -12,7 +12,7 @@ import pytest
 
 from config import Config
 from dataloaders.io import files, locks
-from dataloaders.io.files import whole_folder, write_text
+from dataloaders.io.files import atomic_path, whole_folder, write_text
 from dataloaders.io.locks import lock_place
 from engine.checkpoint import Weights
 from engine.trained import TrainedRun
@@ -136,3 +136,16 @@ def test_a_folder_that_another_command_writes_is_refused(
         done = call(f"{script}.py", *arguments[script.partition("/")[2]], code=2)
     assert f"{folder} is in use by process {os.getpid()}" in done.stderr
     assert not folder.exists()
+
+
+def test_a_file_is_as_before_where_its_writing_fails(tmp_path: Path) -> None:
+    write_text(tmp_path / "a.txt", "old")
+
+    def half() -> None:
+        with atomic_path(tmp_path / "a.txt") as temporary:
+            temporary.write_text("half")
+            raise OSError("disk full")
+
+    with pytest.raises(OSError, match="disk full"):
+        half()
+    assert (names(tmp_path), (tmp_path / "a.txt").read_text()) == ({"a.txt"}, "old")

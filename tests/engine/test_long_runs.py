@@ -11,6 +11,7 @@ import pytest
 import torch
 from torch import Tensor
 
+import engine.run
 from config import parse_train
 from dataloaders.io.manifest import Manifest
 from dataloaders.slices import SliceDataset, SliceLoader
@@ -18,7 +19,7 @@ from engine import checkpoint
 from engine.methods.base import Verdict
 from engine.methods.synthesis import SynthesisJudge
 from engine.run import Run
-from engine.signals import EXIT_DIVERGED
+from engine.signals import EXIT_DIVERGED, EXIT_STALLED
 from models import build_method
 from models.base import Batch
 from models.gan.oasis import Oasis
@@ -320,3 +321,18 @@ def test_a_step_waits_for_the_gpu_once(data: Path, tmp_path: Path, monkeypatch: 
         run(data, tmp_path, "--num_epochs", 4, *QUICK, "--gpu_ids", "0", "--oasis.lambda_l1", 1)
     finally:
         torch.cuda.set_sync_debug_mode("default")
+
+
+def test_a_winning_discriminator_is_a_warning_where_pairs_teach_the_generator(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(engine.run, "WON", -1.0)  # every accuracy counts as won
+    options = ["--stop_patience", 8, "--freq_print", 4, *QUICK]
+    run(data, tmp_path, "--num_epochs", 3, *options, "--oasis.lambda_l1", 1)
+    run(data, tmp_path, "--num_epochs", 5, *options, "--oasis.lambda_l1", 1)
+    said = capsys.readouterr().out
+    assert said.count("warning: discriminator/accuracy has been above -1.0 for 8 images") == 1
+    assert "finished: 40 images" in said
+    with pytest.raises(SystemExit) as stopped:  # the mask loss knows the label alone
+        run(data, tmp_path, "--num_epochs", 5, *options, "--oasis.lambda_mask", 1, name="alone")
+    assert stopped.value.code == EXIT_STALLED

@@ -299,3 +299,15 @@ def test_weights_without_windows_take_them_from_their_training_data_or_say_so(ho
     assert replace(old, config=replace(run.config, dataroot=home / "data")).windows() == (Window(0.0, 255.0),)
     with pytest.raises(ValueError, match="of an earlier version, do not say which units"):
         old.windows()
+
+
+def test_one_slice(tmp_path: Path) -> None:
+    """A slice in the run's direction is one, whatever its thickness; others are refused."""
+    label = np.full((8, 8, 1), 3, np.int16)
+    map_ = read_label_map_file(save_nifti(tmp_path / "a.nii.gz", label, np.diag([2.0, 2.0, 9.0, 1.0])))
+    sliced = slice_map(map_, LabelTable(SPEC.labels), SPEC, "a", ())
+    assert [item.index for item in sliced.case.slices] == [0]
+    assert sliced.case.geometry.source_shape == (8, 8, 1)
+    map_ = read_label_map_file(save_nifti(tmp_path / "b.nii.gz", label.transpose(2, 0, 1)))
+    with pytest.raises(ValueError, match="is one slice, but not an axial one"):
+        slice_map(map_, LabelTable(SPEC.labels), SPEC, "b", ())

@@ -53,13 +53,3 @@ def test_a_further_metric_is_chosen_scored_summed_up_and_described(
     assert result["settings"]["median_error"] == "of the whole image"
     assert "median_error,CT" in (tmp_path / "o" / "summary.csv").read_text()
     assert catalog.described("median_error") is median
-
-
-def test_metrics_of_further_extractors_are_described_too() -> None:
-    metric = catalog.described("torchscript_my_net_kid")
-    assert (metric.name, metric.group) == (
-        "Torchscript my net kernel distance",
-        "Distribution: torchscript my net features",
-    )
-    assert catalog.described("fid") is catalog.METRICS["fid"]
-    assert catalog.described("of_another_version") is None

@@ -109,3 +109,15 @@ def test_the_range_of_twelve_bits_in_sixteen_is_that_of_the_data(tmp_path: Path)
     assert psnr("--window", "0", "65535") > 25
     assert "give --levels 4095 if the files have fewer bits" in said
     run("--real", tmp_path / "real", "--generated", tmp_path / "real", "--levels", "70000", code=2)
+
+
+def test_without_labels_only_whole_image_metrics(
+    folders: tuple[Path, Path, Path],
+    tmp_path: Path,
+) -> None:
+    real, generated, _ = folders
+    done = run("--real", real, "--generated", generated, "--out", tmp_path / "out", "--json")
+    result = json.loads(done.stdout)  # stdout is JSON and nothing else
+    assert result["metrics"]["mae/image"]["value"] > 0
+    assert result["metrics"]["mae_body/image"]["value"] is None
+    assert result["metrics"]["mae_body/image"]["reason"]

@@ -117,13 +117,6 @@ def test_channels(folder: Path) -> None:
     assert "no image for case 's1'" in run(folder, code=1).stderr
 
 
-def test_a_class_that_nobody_shows_is_a_warning(folder: Path) -> None:
-    np.save(folder / "labels.npy", np.arange(5))
-    warning = run(folder, "--generation_labels", folder / "labels.npy").stderr
-    assert "no subject shows label 4" in warning
-    assert json.loads((folder / "priors.json").read_text())["subjects"][0]["means"][0][4] is None
-
-
 @pytest.mark.parametrize(
     ("flags", "code", "message"),
     [

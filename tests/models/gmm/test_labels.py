@@ -239,3 +239,14 @@ def test_real_synthseg_and_lab2im_maps(shared_data: Path) -> None:
     assert int(fused.to_index(label).max()) == 25
     with pytest.raises(ValueError, match=r"165 \([\d,]+ voxels\), 258"):
         scheme.to_index(label)
+
+
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.int16, torch.uint16, torch.int32, torch.int64, torch.float32])
+@pytest.mark.parametrize("shape", [(30,), (6, 5), (2, 3, 5)])
+def test_index_and_back(dtype: torch.dtype, shape: tuple[int, ...]) -> None:
+    scheme = LabelScheme.from_lists([0, 200, 17, 4], output_labels=[0, 1, 14175, 1])
+    truth = torch.randint(0, 4, shape, generator=torch.Generator().manual_seed(0))
+    index = scheme.to_index(torch.tensor(scheme.values)[truth].to(dtype))
+    assert index.dtype == torch.uint8
+    assert torch.equal(index.long(), truth)
+    assert torch.equal(scheme.output_table()[truth], torch.tensor([0, 1, 14175, 1], dtype=torch.int32)[truth])

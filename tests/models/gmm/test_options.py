@@ -12,18 +12,6 @@ from models.gmm.lab2im_options import gmm_options
 from models.gmm.options import GMM_PRESETS, GmmConfig, lab2im_preset, synthseg_preset
 
 
-@pytest.mark.parametrize("preset", GMM_PRESETS)
-def test_a_preset_alone_is_itself(preset: str) -> None:
-    options = gmm_options(preset)
-    for f in fields(GmmConfig):
-        found, expected = getattr(options, f.name), getattr(GMM_PRESETS[preset](), f.name)
-        if f.name == "resolution_mix":
-            assert found == pytest.approx(expected)
-        else:
-            assert found == expected
-            assert type(found) is type(expected)
-
-
 @pytest.mark.parametrize(
     ("given", "kept"),
     [
