@@ -31,7 +31,7 @@ from dataloaders.io.files import write_json
 from dataloaders.io.manifest import Manifest, Slice, slice_name
 from dataloaders.prepare.options import PrepareOptions
 from dataloaders.prepare.prepare import prepare
-from dataloaders.slices import SliceDataset, SliceLoader
+from dataloaders.slices import BatchLoader, SliceDataset
 from engine import device
 from engine.command import exit_code
 
@@ -104,7 +104,7 @@ def dataset(root: Path) -> SliceDataset:
 
 def loading(root: Path, o: BenchmarkOptions, workers: int) -> dict[str, Any]:
     """Slices a second, after the first batches."""
-    batches = SliceLoader(dataset(root), o.batch_size, 1, workers).endless()
+    batches = BatchLoader(dataset(root), o.batch_size, 1, workers).endless()
     for _ in range(8):
         next(batches)
     start = time.perf_counter()
@@ -117,7 +117,7 @@ def memory(root: Path, o: BenchmarkOptions, workers: int) -> dict[str, Any]:
     """Own memory of the main process and of the loader processes at the start and the end of an epoch, in MB."""
     data = dataset(root)
     total = o.epoch or len(data)
-    batches = SliceLoader(data, o.batch_size, 1, workers).endless()
+    batches = BatchLoader(data, o.batch_size, 1, workers).endless()
     seen, early = 0, 0.0
     for batch in batches:
         seen += len(batch)
@@ -140,7 +140,7 @@ def resuming(root: Path, o: BenchmarkOptions, workers: int) -> dict[str, Any]:
 
     data._plane = counting  # type: ignore[method-assign]
     start = time.perf_counter()
-    next(SliceLoader(data, o.batch_size, 1, workers).endless(start=len(data) * 5 // 2))
+    next(BatchLoader(data, o.batch_size, 1, workers).endless(start=len(data) * 5 // 2))
     return {"seconds": round(time.perf_counter() - start, 2), "files_opened": len(opened)}
 
 

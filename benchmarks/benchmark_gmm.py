@@ -34,10 +34,10 @@ from dataloaders.labelmaps.schemes import scheme_of
 from engine.device import keep_freed_memory, peak_memory_gb
 from models.base import seeded_generator
 from models.gmm import LabelScheme, Params, deform, paint, render_pair, sample_params
-from models.gmm.acquisition import acquire
-from models.gmm.artefacts import ARTEFACTS, Masks
-from models.gmm.intensity import apply_bias, mixture, tone
-from models.gmm.options import synthseg_preset
+from models.gmm.artefacts import ARTEFACTS
+from models.gmm.artefacts.fields import Masks
+from models.gmm.intensity import acquire, apply_bias, mixture, tone
+from models.gmm.options import GMM_PRESETS
 from models.gmm.render import backward_coordinates, output_labels
 
 
@@ -163,7 +163,7 @@ def median(work: Callable[[int], object], options: Options) -> float:
 
 def draw(labels: Tensor, scheme: LabelScheme, number: int) -> Params:
     """Parameters of one sample of the SynthSeg preset."""
-    return sample_params(labels, seeded_generator(0, number), options=synthseg_preset(), scheme=scheme)
+    return sample_params(labels, seeded_generator(0, number), options=GMM_PRESETS["synthseg"](), scheme=scheme)
 
 
 def stages(labels: Tensor, scheme: LabelScheme, options: Options) -> dict[str, float]:

@@ -34,7 +34,7 @@ from dataloaders.io.files import markdown_table, write_json
 from dataloaders.io.spec import DataSpec, Label
 from dataloaders.prepare.options import PrepareOptions
 from dataloaders.prepare.prepare import prepare
-from dataloaders.slices import SliceDataset, SliceLoader
+from dataloaders.slices import BatchLoader, SliceDataset
 from engine import device
 from engine.command import exit_code
 from engine.methods.base import workflow_of
@@ -125,7 +125,7 @@ def load_batches(settings: BenchmarkOptions) -> tuple[DataSpec, list[Batch], flo
     """Spec, a few training batches in memory, and the seconds that the loader takes for one once its cache is warm."""
     assert settings.dataroot is not None
     data = load_manifest(settings.dataroot)
-    loader = SliceLoader(SliceDataset(settings.dataroot, data, "train", flip=True, cache_gb=2.0), settings.batch_size)
+    loader = BatchLoader(SliceDataset(settings.dataroot, data, "train", flip=True, cache_gb=2.0), settings.batch_size)
     batches = loader.endless()
     for _ in range(-(-len(loader) // settings.batch_size)):
         next(batches)

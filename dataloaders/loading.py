@@ -23,10 +23,8 @@ PATIENCE = 600.0  # seconds until they count as hung
 SIGNALS = [getattr(signal, f"SIG{name}") for name in ("INT", "TERM", "HUP", "QUIT", "USR1", "USR2", "XCPU")]
 
 
-def load(
-    dataset: Dataset[Any], keys: Iterable[Any], batch_size: int, count: int, collate: Callable[[Sequence[Any]], Batch]
-) -> Iterator[Batch]:
-    """Batches of the items `keys`, read by `count` processes, or by this one where that is 0.
+def load(dataset: Any, keys: Iterable[Any], batch_size: int, count: int) -> Iterator[Batch]:
+    """Batches (`dataset.collate`) of the items `keys`, read by `count` processes, or by this one where that is 0.
 
     What stops a training is the training's alone to answer: the processes ignore it, and end when this one does.
     ValueError for damaged data, WorkerLost for a process that died or delivers nothing for `PATIENCE` seconds.
@@ -37,7 +35,7 @@ def load(
         batch_size=batch_size,
         sampler=keys,
         num_workers=count,
-        collate_fn=partial(_collate_or_fault, collate),
+        collate_fn=partial(_collate_or_fault, dataset.collate),
         worker_init_fn=_start,
         timeout=POLL if count else 0,
         pin_memory=torch.cuda.is_available(),
@@ -120,7 +118,7 @@ class _Fault:
 
 
 class _Reporting(Dataset[Any]):
-    def __init__(self, dataset: Dataset[Any]) -> None:
+    def __init__(self, dataset: Any) -> None:
         self.dataset = dataset
 
     def __getitem__(self, key: Any) -> Any:

@@ -7,7 +7,7 @@ batch size, workers and resumption change nothing.
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol
 
@@ -22,14 +22,11 @@ from dataloaders.io.geometry import ACROSS
 from dataloaders.io.intensity import robust_unit
 from dataloaders.labelmaps.classes import Classes
 from dataloaders.labelmaps.image_generator import ImageGenerator, warn_unmirrored
-from dataloaders.loading import load
-from dataloaders.slices import Part
 from models.base import Batch, seeded_generator
-from models.gmm.augment import repaint
 from models.gmm.labels import LabelScheme
 from models.gmm.options import GmmConfig
 from models.gmm.params import Params
-from models.gmm.render import output_labels, render_pair
+from models.gmm.render import output_labels, render_pair, repaint
 from models.gmm.sampling import sample_params
 from models.segmenter.options import SegmenterConfig
 
@@ -192,7 +189,7 @@ def aim(params: Params, spots: Tensor, foreground: float, generator: torch.Gener
 
 
 class PatchDataset(Dataset[Drawn]):
-    """Patches by number.
+    """Patches by number, which is the position in training; as many as --num_epochs counts as one pass.
 
     2-D: several slices are cut from each drawn volume, and neighbouring numbers from different volumes: a batch of one
     volume has one anatomy and one contrast, and learns far less.
@@ -202,13 +199,27 @@ class PatchDataset(Dataset[Drawn]):
         self.volumes, self.o, self.seed = volumes, o, seed
         self._kept: dict[int, tuple[int, Drawn, NDArray[np.bool_]]] = {}
 
-    def __getitem__(self, number: int) -> Drawn:
+    def __len__(self) -> int:
+        return self.o.epoch_samples
+
+    def __getitem__(self, key: tuple[int, int]) -> Drawn:
+        number = key[1]  # there is no end of patches, so none is drawn again
         if self.o.dims == 3:
             return replace(self.volumes.draw(number), number=number)
         found, seen = self._volume_of(number)
         index = self._choose(seen, seeded_generator(self.seed, "slice", number))
         image, label = stacked_slice(found.image, found.label, index, self.o)
         return Drawn(image, label, f"{found.source}_z{index}", number)
+
+    def collate(self, patches: Sequence[Drawn]) -> Batch:
+        """Patches -> Batch."""
+        return Batch(
+            label=torch.from_numpy(np.stack([patch.label for patch in patches])),
+            image=torch.from_numpy(np.stack([patch.image for patch in patches])),
+            cases=[patch.source for patch in patches],
+            patients=[patch.source for patch in patches],
+            indices=[patch.number for patch in patches],
+        )
 
     def _volume_of(self, number: int) -> tuple[Drawn, NDArray[np.bool_]]:
         """The volume of a 2-D patch, and which of its slices (columns) hold which class (rows).
@@ -252,46 +263,3 @@ def neighbour_stack(image: NDArray[np.float32], index: int, o: SegmenterConfig) 
     wanted = np.clip(np.arange(index - o.neighbours, index + o.neighbours + 1), 0, image.shape[across] - 1)
     stack = np.moveaxis(np.take(image, wanted, across), across, 1)
     return np.ascontiguousarray(stack.reshape(-1, *stack.shape[2:]))
-
-
-class PatchLoader:
-    """Batches of patches from any number on; the same interface as `dataset.SliceLoader`."""
-
-    def __init__(self, dataset: PatchDataset, batch_size: int, seed: int, num_workers: int = 0) -> None:
-        self.dataset, self.batch_size, self.seed, self.num_workers = dataset, batch_size, seed, num_workers
-
-    def __len__(self) -> int:
-        return self.dataset.o.epoch_samples
-
-    def endless(self, start: int = 0, part: Part | None = None) -> Iterator[Batch]:
-        """Training batches from patch `start` on, with the random stream of their first patch.
-
-        part: which share of each batch; that of this rank unless told.
-        """
-        part = Part.own() if part is None else part
-        numbers = part.positions(start, self.batch_size)
-        for step, batch in enumerate(self._loader(numbers, self.batch_size // part.ranks)):
-            batch.rng = seeded_generator(self.seed, "step", start + step * self.batch_size)
-            yield batch
-
-    def sample(self, limit: int) -> Iterator[Batch]:
-        """The first patches of training, up to `limit`."""
-        yield from self._loader(range(min(limit, len(self))))
-
-    def share(self) -> Iterator[Batch]:
-        """For methods that are fitted at once, which a segmenter is not."""
-        return iter(())
-
-    def _loader(self, numbers: Iterable[int], batch_size: int = 0) -> Iterator[Batch]:
-        return load(self.dataset, numbers, batch_size or self.batch_size, self.num_workers, collate_patches)
-
-
-def collate_patches(patches: Sequence[Drawn]) -> Batch:
-    """Patches -> Batch."""
-    return Batch(
-        label=torch.from_numpy(np.stack([patch.label for patch in patches])),
-        image=torch.from_numpy(np.stack([patch.image for patch in patches])),
-        cases=[patch.source for patch in patches],
-        patients=[patch.source for patch in patches],
-        indices=[patch.number for patch in patches],
-    )

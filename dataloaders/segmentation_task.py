@@ -47,10 +47,10 @@ from dataloaders.patches import (
     GeneratedVolumes,
     MixedVolumes,
     PatchDataset,
-    PatchLoader,
     PatchSource,
     window_shape,
 )
+from dataloaders.slices import BatchLoader
 from models.gmm.labels import LabelScheme
 from models.gmm.options import GmmConfig
 
@@ -202,11 +202,11 @@ class SegmentationTask:
 
     # -- sources --------------------------------------------------------------------------------------------------
 
-    def loader(self) -> PatchLoader:
+    def loader(self) -> BatchLoader:
         """The training patches."""
         volumes = self._volumes(self.config.seed)
         dataset = PatchDataset(volumes, self.o, self.config.seed)
-        return PatchLoader(dataset, self.config.batch_size, self.config.seed, self.config.num_workers)
+        return BatchLoader(dataset, self.config.batch_size, self.config.seed, self.config.num_workers)
 
     def _volumes(self, seed: int) -> PatchSource:
         real = self._real("train") if self.o.real_fraction > 0 else []

@@ -6,13 +6,14 @@ import hashlib
 import itertools
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, Protocol
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch.utils.data import Dataset, Sampler
+from torch.utils.data import Dataset
 
 from dataloaders.folder import unwritten
 from dataloaders.io.files import file_sha256
@@ -25,7 +26,6 @@ from dataloaders.loading import load
 from models.base import Batch, seeded_generator
 
 Read = Literal["both", "labels", "images"]
-T = TypeVar("T", bound=np.generic)
 Place = tuple[Any, slice, slice]  # index of rows and columns, after any other axes
 MIRROR: Place = (..., slice(None), slice(None, None, -1))
 SAMPLES = "samples.json"  # the index of scripts/generate.py
@@ -170,6 +170,10 @@ class SliceDataset(Dataset[SliceSample]):
             sample = read_at(sample, window(self.spec.size, self.crop, self.seed, "crop", position))
         return sample
 
+    def collate(self, samples: Sequence[SliceSample]) -> Batch:
+        """See `collate`."""
+        return collate(samples)
+
     def image(self, index: int) -> NDArray[np.float32] | None:
         """The image of one slice alone, unchanged: (C, H, W) in [-1, 1], None where there is none."""
         assert self.read != "labels", "images are not to be opened"
@@ -262,17 +266,9 @@ def window(size: tuple[int, int], crop: tuple[int, int], *key: object) -> Place:
 
 def read_at(sample: SliceSample, place: Place) -> SliceSample:
     """The sample with the same pixels of label, image, neighbours and source."""
-
-    def part(array: NDArray[T]) -> NDArray[T]:
-        return np.ascontiguousarray(array[place])
-
-    return replace(
-        sample,
-        label=part(sample.label),
-        image=None if sample.image is None else part(sample.image),
-        neighbours=None if sample.neighbours is None else part(sample.neighbours),
-        source=None if sample.source is None else part(sample.source),
-    )
+    arrays = ((name, getattr(sample, name)) for name in ("label", "image", "neighbours", "source"))
+    parts: dict[str, Any] = {name: None if a is None else np.ascontiguousarray(a[place]) for name, a in arrays}
+    return replace(sample, **parts)
 
 
 def flip_table(spec: DataSpec) -> NDArray[np.int64] | None:
@@ -307,83 +303,86 @@ class Part:
             yield from range(first, first + share)
 
 
-class EndlessSampler(Sampler[tuple[int, int]]):
-    """(index, position) from position `start` on, for ever: every epoch a new permutation from (seed, stream, epoch).
+@lru_cache(maxsize=8)
+def epoch_order(length: int, seed: int, stream: str, epoch: int) -> torch.Tensor:
+    """A permutation of 0..length-1 that these alone decide."""
+    return torch.randperm(length, generator=seeded_generator(seed, stream, epoch))
 
-    part: of batches of `batch_size` only this share.
+
+def drawn_index(length: int, seed: int, stream: str, position: int) -> int:
+    """Which of `length` items the running number `position` sees: every epoch goes through all, in an order of its own."""
+    epoch, place = divmod(position, length)
+    return int(epoch_order(length, seed, stream, epoch)[place])
+
+
+class TrainingItems(Protocol):
+    """What training reads, by (index, position): `position` is the running number of images seen."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, key: Any) -> Any: ...
+
+    def collate(self, samples: Sequence[Any]) -> Batch:
+        """Items -> Batch."""
+        ...
+
+
+class BatchLoader:
+    """Batches of a data set: endless and shuffled from any position, or once in order.
+
+    batch_size: images per step over all ranks. training: what `endless` reads instead of the data set itself, such as stacks
+    of its slices.
     """
 
     def __init__(
         self,
-        length: int,
-        seed: int,
-        start: int = 0,
-        stream: str = "order",
-        batch_size: int = 1,
-        part: Part = Part(),
+        dataset: TrainingItems,
+        batch_size: int,
+        seed: int = 0,
+        num_workers: int = 0,
+        training: TrainingItems | None = None,
     ) -> None:
-        self.length, self.seed, self.start, self.stream = length, seed, start, stream
-        self.batch_size, self.part = batch_size, part
-
-    def __iter__(self) -> Iterator[tuple[int, int]]:
-        epoch, order = -1, torch.empty(0)
-        for position in self.part.positions(self.start, self.batch_size):
-            if position // self.length != epoch:
-                epoch = position // self.length
-                order = torch.randperm(self.length, generator=seeded_generator(self.seed, self.stream, epoch))
-            yield int(order[position % self.length]), position
-
-
-class SliceLoader:
-    """Batches of a SliceDataset: endless and shuffled from any position, or once in order.
-
-    batch_size: images per step over all ranks.
-    """
-
-    def __init__(self, dataset: SliceDataset, batch_size: int, seed: int = 0, num_workers: int = 0) -> None:
         self.dataset, self.batch_size, self.seed, self.num_workers = dataset, batch_size, seed, num_workers
+        self.training = dataset if training is None else training
 
     def __len__(self) -> int:
-        return len(self.dataset)
+        return len(self.training)
 
     def endless(self, start: int = 0, part: Part | None = None) -> Iterator[Batch]:
         """Training batches from image number `start` on; batch k carries the random stream of its first image.
 
         part: which share of each batch; by default that of this rank.
         """
-        part = Part.own() if part is None else part
-        for step, batch in enumerate(self._shuffled(start, part)):
+        part, length = Part.own() if part is None else part, len(self.training)
+        positions = part.positions(start, self.batch_size)
+        keys = ((drawn_index(length, self.seed, "order", position), position) for position in positions)
+        batches = load(self.training, keys, self.batch_size // part.ranks, self.num_workers)
+        for step, batch in enumerate(batches):
             batch.rng = seeded_generator(self.seed, "step", start + step * self.batch_size)
             yield batch
 
     def share(self) -> Iterator[Batch]:
-        """All slices in case order, unchanged, but of R ranks each gets its block of them."""
+        """All items in order, unchanged, but of R ranks each gets its block of them."""
         part, total = Part.own(), len(self.dataset)
         first, end = (total * r // part.ranks for r in (part.rank, part.rank + 1))
-        yield from self._loader(self.dataset, range(first, end))
+        return self._batches(range(first, end))
 
     def once(self, limit: int = 0) -> Iterator[Batch]:
-        """All slices in case order, unchanged; with `limit` that many, evenly spaced."""
+        """All items in order, unchanged; with `limit` that many, evenly spaced."""
         total = len(self.dataset)
-        chosen = (
-            range(total) if not 0 < limit < total else np.linspace(0, total - 1, limit).round().astype(int).tolist()
-        )
-        yield from self._loader(self.dataset, list(chosen))
+        chosen = np.linspace(0, total - 1, limit).round().astype(int) if 0 < limit < total else np.arange(total)
+        return self._batches(chosen.tolist())
 
     def sample(self, limit: int) -> Iterator[Batch]:
-        """Up to `limit` slices, unchanged, drawn from all cases alike: their batches vary as those of training do.
+        """Up to `limit` items, unchanged, drawn from all cases alike: their batches vary as those of training do.
 
         Neighbours in a batch would be alike, and statistics within batches too narrow.
         """
         order = torch.randperm(len(self.dataset), generator=seeded_generator(self.seed, "sample"))
-        yield from self._loader(self.dataset, order[:limit].tolist())
+        return self._batches(order[:limit].tolist())
 
-    def _shuffled(self, start: int, part: Part) -> Iterable[Batch]:
-        order = EndlessSampler(len(self.dataset), self.seed, start, batch_size=self.batch_size, part=part)
-        return self._loader(self.dataset, order, self.batch_size // part.ranks)
-
-    def _loader(self, dataset: Dataset[SliceSample], keys: Iterable, batch_size: int = 0) -> Iterator[Batch]:
-        return load(dataset, keys, batch_size or self.batch_size, self.num_workers, collate)
+    def _batches(self, keys: Iterable[int]) -> Iterator[Batch]:
+        return load(self.dataset, keys, self.batch_size, self.num_workers)
 
 
 def collate(samples: Sequence[SliceSample]) -> Batch:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import replace
 from statistics import median
 
@@ -12,8 +11,7 @@ from torch.utils.data import Dataset
 from dataloaders.io.intensity import Window
 from dataloaders.io.manifest import Case, Manifest
 from dataloaders.io.spec import DataSpec
-from dataloaders.slices import MIRROR, EndlessSampler, Part, SliceDataset, SliceLoader, SliceSample, coin, window
-from models.base import Batch
+from dataloaders.slices import MIRROR, SliceDataset, SliceSample, coin, drawn_index, window
 
 SAME_SCALE = 1.25  # of pixel sizes; people differ by as much
 
@@ -84,44 +82,27 @@ def as_label_source(labels: Manifest, spec: DataSpec, windows: tuple[Window, ...
 
 
 class UnpairedDataset(Dataset[SliceSample]):
-    """Items `[((i, position), (j, position))]`: label, neighbours, case ... of slice i of one data set, image j of another.
+    """Items (i, position) of training: label, neighbours, case ... of slice i of one data set, with an image of another.
 
-    The image is mirrored by a coin of its own, where its data set may be mirrored at all, and has a window of its own.
+    labels: read with ``read="labels"``, images with ``read="images"``. Images go round at their own length, in an order,
+    mirrored by a coin (where their data set may be mirrored at all) and cut to a window that `seed` and `position` decide
+    independently of those of the labels, so that nothing is paired even where both are the same folder, and resuming is
+    exact.
     """
 
     def __init__(self, labels: SliceDataset, images: SliceDataset, seed: int) -> None:
-        self.labels, self.images, self.seed = labels, images, seed
+        assert (labels.read, images.read) == ("labels", "images"), (labels.read, images.read)
+        self.labels, self.images, self.seed, self.collate = labels, images, seed, labels.collate
 
-    def __getitem__(self, key: tuple[tuple[int, int], tuple[int, int]]) -> SliceSample:
-        chosen, (index, position) = key
-        image = self.images.image(index)
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def __getitem__(self, key: tuple[int, int]) -> SliceSample:
+        position = key[1]
+        image = self.images.image(drawn_index(len(self.images), self.seed, "images/order", position))
         assert image is not None  # SliceDataset has seen to it
         if self.images.flip_ids is not None and coin(self.seed, "images", "flip", position):
             image = image[MIRROR]
         if (crop := self.images.crop) is not None:
             image = image[window(self.images.spec.size, crop, self.seed, "images", "crop", position)]
-        return replace(self.labels[chosen], image=np.ascontiguousarray(image))
-
-
-class UnpairedLoader(SliceLoader):
-    """A SliceLoader of `labels` whose training batches carry images of another SliceDataset.
-
-    labels: read with ``read="labels"``; it gives length and order of an epoch and everything in a batch but the image.
-    images: read with ``read="images"``; it goes round at its own length, in an order and with a mirroring drawn
-    independently from (seed, position), so that nothing is paired even where both are the same folder, and resuming is
-    exact. `once` gives labels without images.
-    """
-
-    def __init__(
-        self, labels: SliceDataset, images: SliceDataset, batch_size: int, seed: int = 0, num_workers: int = 0
-    ) -> None:
-        assert (labels.read, images.read) == ("labels", "images"), (labels.read, images.read)
-        super().__init__(labels, batch_size, seed, num_workers)
-        self.images = images
-
-    def _shuffled(self, start: int, part: Part) -> Iterable[Batch]:
-        chosen = EndlessSampler(len(self.dataset), self.seed, start, "order", self.batch_size, part)
-        others = EndlessSampler(len(self.images), self.seed, start, "images/order", self.batch_size, part)
-        pairs = zip(chosen, others, strict=True)
-        dataset = UnpairedDataset(self.dataset, self.images, self.seed)
-        return self._loader(dataset, pairs, self.batch_size // part.ranks)
+        return replace(self.labels[key], image=np.ascontiguousarray(image))

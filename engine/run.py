@@ -11,7 +11,7 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import asdict, dataclass, field
 from datetime import timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -23,11 +23,11 @@ from dataloaders.io.console import tracked
 from dataloaders.io.files import naming, read_json, write_json, write_text
 from dataloaders.io.locks import LOCK, FolderLock, lock_folder
 from dataloaders.io.ranks import all_gather, rank, world_size
-from dataloaders.io.runlog import RunLog, SilentLog
+from dataloaders.io.runlog import RunLog
 from dataloaders.io.schema import decode
 from dataloaders.io.workers import WorkerLost
 from dataloaders.overview import counted
-from dataloaders.slices import Part, SliceLoader, fingerprint
+from dataloaders.slices import BatchLoader, Part, fingerprint
 from dataloaders.unpaired import typical_windows
 from engine import checkpoint, device
 from engine.checkpoint import Weights
@@ -36,9 +36,6 @@ from engine.methods.base import Judge, Workflow
 from engine.pace import Pace, expectation
 from engine.signals import EXIT_DIVERGED, EXIT_STALLED, Stopped, StopRequest
 from models.base import Batch, Method, Player, lr_factor, scaled_rates
-
-if TYPE_CHECKING:
-    from dataloaders.patches import PatchLoader
 
 WON = 0.99  # accuracy of a discriminator above which the generator gets no useful gradient
 ADVICE = (
@@ -152,7 +149,7 @@ class Run:
         self.lock: FolderLock | None = None
         self._check_ranks()
         on_rank_zero(self._claim_folder)
-        self.log = SilentLog(self.folder) if rank() else RunLog(self.folder)
+        self.log = RunLog(self.folder, silent=rank() > 0)
         self.meter = Meter()
         self.pace: Pace | None = None  # once the training begins
         self.best = math.inf
@@ -234,7 +231,7 @@ class Run:
         method: Method,
         players: dict[str, Player],
         state: TrainingState,
-        train_loader: SliceLoader | PatchLoader,
+        train_loader: BatchLoader,
         judge: Judge,
     ) -> None:
         """Name the parts whose state is saved and restored, and what validates them."""

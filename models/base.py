@@ -29,6 +29,16 @@ def seeded_generator(*key: object) -> torch.Generator:
     return torch.Generator().manual_seed(int.from_bytes(digest[:8], "big") >> 1)
 
 
+def uniform(generator: torch.Generator, low: float, high: float) -> float:
+    """One draw from U(low, high)."""
+    return low + (high - low) * float(torch.rand((), generator=generator, dtype=torch.float64))
+
+
+def integer(generator: torch.Generator, low: int, high: int) -> int:
+    """One draw from {low, ..., high}, both included."""
+    return int(torch.randint(low, high + 1, (), generator=generator))
+
+
 @dataclass
 class SampleRandom:
     """The two random streams of one sample: `case` repeats for all slices of a case, `slice` is the slice's own.

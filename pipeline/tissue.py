@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from dataloaders.io.spec import Label
 from dataloaders.labelmaps.label_files import table_rows
-from dataloaders.prepare.cleaning import largest_component
+from dataloaders.prepare.tissue import largest_component
 from pipeline.study import QualityOptions
 
 HIGH_PERCENTILE = 99.9  # of the brain's intensities: the white end of a case's window

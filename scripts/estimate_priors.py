@@ -32,12 +32,13 @@ from dataloaders.io.nifti import SUFFIXES, read_volume, stem
 from dataloaders.io.schema import AtLeast0, LowHigh, Must, check, options_of
 from dataloaders.io.workers import in_order
 from dataloaders.labelmaps.lab2im import list_scheme
+from dataloaders.labelmaps.labels import count_labels
 from dataloaders.labelmaps.maps import read_label_map_file
 from dataloaders.labelmaps.schemes import read_scheme
 from dataloaders.prepare.sources import CaseSource, find_pairs
 from engine.command import exit_code
 from models.gmm.intensity import FULL_SCALE
-from models.gmm.labels import LabelScheme, find_values
+from models.gmm.labels import LabelScheme
 from models.gmm.priors import FittedPrior, pool_subjects, subject_statistics
 
 SCHEMA = "medsis-priors/1"
@@ -283,7 +284,7 @@ def _scheme(o: PriorOptions, cases: Sequence[CaseSource]) -> LabelScheme:
     if o.scheme != "feta" and not Path(o.scheme).is_dir() and Path(o.scheme).suffix != ".json":
         for case in tracked(cases, "read label maps"):
             assert case.label is not None
-            values |= set(find_values([read_label_map_file(case.label).values]))
+            values |= set(count_labels(read_label_map_file(case.label).values.numpy()))
     return read_scheme(o.scheme, values, sources=[case.label for case in cases])
 
 

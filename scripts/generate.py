@@ -36,7 +36,7 @@ from dataloaders.io.workers import as_ready, in_order, parse_shard
 from dataloaders.labelmaps.anatomies import VERSION, Anatomies
 from dataloaders.labelmaps.generated_files import INDEX, SCHEMA, SampleLedger, bids_place, describe_bids
 from dataloaders.labelmaps.image_generator import ImageGenerator, SyntheticImage
-from dataloaders.labelmaps.labels import LabelTable, id_type
+from dataloaders.labelmaps.labels import LabelTable, count_labels, id_type
 from dataloaders.labelmaps.lesion_maps import find_masks, match_lesions
 from dataloaders.labelmaps.maps import LabelMap, LabelMaps, as_indices, read_label_map_file
 from dataloaders.labelmaps.schemes import output_labels, read_scheme
@@ -46,8 +46,8 @@ from dataloaders.labelmaps.seeds import draw_subclasses, record_file
 from dataloaders.slice_files import Frame, write_slice
 from engine.command import exit_code
 from models.base import seeded_generator
-from models.gmm.labels import LabelScheme, find_values
-from models.gmm.options import GMM_PRESETS, GmmConfig, synthseg_preset
+from models.gmm.labels import LabelScheme
+from models.gmm.options import GMM_PRESETS, GmmConfig
 from models.gmm.params import Params
 from models.gmm.priors import FittedPrior
 from models.gmm.sampling import Priors
@@ -107,7 +107,7 @@ class GenerateOptions:
     """Format of each sample's parameters, which make the image again."""
     overwrite: bool = False
     """Replace samples in the folder that were made with other settings or of other maps."""
-    gmm: GmmConfig = field(default_factory=synthseg_preset)
+    gmm: GmmConfig = field(default_factory=GMM_PRESETS["synthseg"])
 
     @property
     def numbers(self) -> range:
@@ -289,7 +289,7 @@ def _read_input(item: InputMap) -> InputMap:
         return replace(
             item,
             sha256=file_sha256(item.path),
-            values=find_values([found.values]),
+            values=tuple(count_labels(found.values.numpy())),
             shape=tuple(found.values.shape),
             spacing=found.spacing,
             plane=found.plane,
@@ -516,7 +516,7 @@ def _open_anatomies(
 def _write_anatomy(ledger: Ledger, maps: Anatomies, k: int, name: str) -> None:
     """Unless another shard has written it meanwhile."""
     if ledger.done(name) is None:
-        write_map(ledger.folder / name, maps.anatomy(k), maps.drawn_scheme())
+        write_map(ledger.folder / name, maps.anatomy(k), maps.drawn)
         ledger.record(name, outputs=[name])
 
 

@@ -213,7 +213,7 @@ def work(o: SeedOptions, scheme: SeedScheme, ledger: SeedLedger, source: SeedSou
 def write_parts(o: SeedOptions, scheme: SeedScheme, source: SeedSource) -> tuple[list[dict[str, Any]], list[str]]:
     """Write the seeds of one case: every meta-label in 1, 2, … clusters. Returns what the record says of them, and notes."""
     image, label = read_volume(source.image), read_volume(source.label)
-    ids, affine = onto_axes(whole_numbers(source.label, label.data), label.affine, image.data.shape, image.affine)
+    ids, affine = onto_axes(whole_numbers(source.label, label.data), label.affine, image.affine)
     if fault := off_grid(ids.shape, affine, image.data.shape, image.affine, "the image"):
         raise ValueError(f"{source.label.name}: {fault}")
     if image.missing is not None and (missing := int((image.missing & (ids > 0)).sum())):

@@ -28,7 +28,7 @@ from dataloaders.io import locks
 from dataloaders.io.locks import Holder, lock_folder, lock_place
 from dataloaders.io.manifest import Manifest
 from dataloaders.io.runlog import RunLog, read_log
-from dataloaders.slices import EndlessSampler, SliceDataset
+from dataloaders.slices import SliceDataset, drawn_index
 from engine import checkpoint, signals
 from engine.checkpoint import list_states, load_state
 from engine.command import DEFECT, exit_code
@@ -193,7 +193,7 @@ def test_object_arrays_are_not_unpickled(tmp_path: Path) -> None:
 def without_slice(data: Path, tmp_path: Path, position: int) -> tuple[Path, Path, bytes]:
     """A copy of the data without the label map that training takes as number `position`, that file and its content."""
     copy = shutil.copytree(data, tmp_path / "data")
-    index, _ = next(itertools.islice(EndlessSampler(12, seed=42), position, None))
+    index = drawn_index(12, 42, "order", position)
     victim = copy / SliceDataset(copy, Manifest.load(copy), "train").entries[index][1].label
     content = victim.read_bytes()
     victim.unlink()
@@ -249,7 +249,7 @@ def test_nan_in_an_image_is_told_from_divergence(data: Path, tmp_path: Path, mon
 def in_a_worker(monkeypatch: pytest.MonkeyPatch, fault: Callable[[], object]) -> None:
     """Let a fault happen in the loader process that reads training image number 9, of the third batch."""
     image, parent = SliceDataset._image, os.getpid()
-    index, _ = next(itertools.islice(EndlessSampler(12, seed=42), 9, None))
+    index = drawn_index(12, 42, "order", 9)
 
     def faulty(self: SliceDataset, names: tuple[str, ...]) -> np.ndarray | None:
         if names == self.entries[index][1].images and os.getpid() != parent:

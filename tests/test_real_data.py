@@ -17,7 +17,7 @@ from dataloaders.labelmaps.label_files import table_rows
 from dataloaders.prepare.atlas import atlas_tissue
 from dataloaders.prepare.check import check_folder
 from dataloaders.prepare.prepare import DataFaults
-from dataloaders.slices import SliceDataset, SliceLoader
+from dataloaders.slices import BatchLoader, SliceDataset
 from evaluation.metrics.segmentation import dice
 from models.gan.body import agreement, mask_loss, paired_threshold
 from pipeline.tissue import read_table
@@ -183,7 +183,7 @@ def test_ct_labels_without_images_become_mr_of_images_without_labels(shared_data
 def test_body_thresholds_of_real_data(ms: Path, ct: Path) -> None:
     """Found without help, they separate real bodies from air to within two percent of the body's pixels."""
     for root in (ms, ct):
-        batch = next(SliceLoader(SliceDataset(root, Manifest.load(root), "train"), 32).endless())
+        batch = next(BatchLoader(SliceDataset(root, Manifest.load(root), "train"), 32).endless())
         threshold = paired_threshold(batch.real, batch.label)
         assert agreement(batch.real, batch.label, threshold) > 0.985
         assert agreement(batch.real.roll(4, -1), batch.label, threshold) < 0.975

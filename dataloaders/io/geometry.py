@@ -50,14 +50,9 @@ def same_axes(affine: NDArray, target: NDArray) -> bool:
     return nib.aff2axcodes(affine) == nib.aff2axcodes(target)
 
 
-def onto_axes(
-    data: NDArray, affine: NDArray, shape: Sequence[int], target: NDArray
-) -> tuple[NDArray, NDArray[np.float64]]:
-    """Data and affine with the axes in the order of the grid (`shape`, `target`): moved exactly, nothing is resampled."""
-    if not off_grid(data.shape, affine, shape, target, ""):
-        return data, affine  # before orientations are looked at, which noise decides in an image turned by 45 degrees
-    own, wanted = (nib.orientations.io_orientation(a) for a in (affine, target))
-    turn = nib.orientations.ornt_transform(own, wanted)
+def onto_axes(data: NDArray, affine: NDArray, target: NDArray) -> tuple[NDArray, NDArray[np.float64]]:
+    """Data and affine with the axes in the order of the grid `target`: moved exactly, nothing is resampled."""
+    turn = nib.orientations.io_orientation(np.linalg.inv(target) @ affine)
     return nib.orientations.apply_orientation(data, turn), affine @ nib.orientations.inv_ornt_aff(turn, data.shape)
 
 
@@ -218,18 +213,13 @@ def back_to_source(
 
     mode: of `ndimage.affine_transform`, beyond the volume.
     """
+    moved, own = onto_axes(volume, affine, target)
+    if not off_grid(moved.shape, own, shape, target, ""):
+        return np.ascontiguousarray(moved)
     matrix = np.linalg.inv(affine) @ target  # source voxel -> voxel of the volume
-    if _moves_only(matrix) and _covers(matrix, shape, volume.shape):
-        return _move(volume, matrix, shape)
     return ndimage.affine_transform(
         volume, matrix, output_shape=tuple(shape), order=0 if labels else 1, mode=mode, cval=fill
     )
-
-
-def _covers(matrix: NDArray, shape: Sequence[int], grid: Sequence[int]) -> bool:
-    """Whether the source's corners are the grid's, so that a move needs neither padding nor cropping."""
-    corners = np.rint(np.stack([matrix @ (0, 0, 0, 1), matrix @ (*np.subtract(shape, 1), 1)]))[:, :3]
-    return bool((corners.min(0) == 0).all() and (corners.max(0) == np.subtract(grid, 1)).all())
 
 
 def stitch(
@@ -250,19 +240,3 @@ def stitch(
     return back_to_source(
         grid, grid_affine, geometry.source_shape, source_affine, labels, mode="nearest"
     ), source_affine
-
-
-def _moves_only(matrix: NDArray) -> bool:
-    """Whether the matrix permutes and flips axes with whole offsets."""
-    rounded = np.rint(matrix)
-    return bool(np.allclose(matrix, rounded, atol=1e-4) and (np.abs(rounded[:3, :3]).sum(axis=0) == 1).all())
-
-
-def _move(grid: NDArray, matrix: NDArray, shape: Sequence[int]) -> NDArray:
-    """grid[matrix @ source voxel] for a signed permutation matrix."""
-    rotation = np.rint(matrix[:3, :3]).astype(int)
-    axes = np.abs(rotation).argmax(axis=0)  # grid axis of each source axis
-    moved = grid.transpose(axes)
-    moved = moved[tuple(slice(None, None, rotation[axes[i], i]) for i in range(3))]
-    assert moved.shape == tuple(shape), (moved.shape, shape)
-    return np.ascontiguousarray(moved)

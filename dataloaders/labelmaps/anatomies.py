@@ -37,12 +37,11 @@ from dataloaders.labelmaps.map_registration import (
     register_labels,
     sampled,
     shares,
-    smooth,
 )
 from dataloaders.labelmaps.maps import LabelMap, LabelMaps, Source
-from models.base import seeded_generator
-from models.gmm.draws import uniform
+from models.base import seeded_generator, uniform
 from models.gmm.labels import LabelScheme
+from models.gmm.resampling import blurred
 from models.gmm.spatial import look_up, node_coordinates
 
 VERSION = 1  # of the method: fields of another one are made again
@@ -170,7 +169,7 @@ class Anatomies(LabelMaps):
         base = int(torch.randint(self.given, (), generator=generator))
         own = self.fields[base]
         label_map = replace(self[base], name=self.name(self.given + k), path=None)
-        fill = self.drawn_scheme().background or 0
+        fill = self.drawn.background or 0
         velocity, change = self.draw_velocity(generator), self.draw_sizes(own, generator)
         found = label_map
         for way in WAYS:
@@ -188,7 +187,7 @@ class Anatomies(LabelMaps):
 
     def _usual(self, label_map: LabelMap) -> bool:
         """Whether its structures are about as large as those of the given maps; small ones do not count."""
-        volumes = volumes_of(label_map, self.drawn_scheme())
+        volumes = volumes_of(label_map, self.drawn)
         low, high = self.volumes.min(0).values, self.volumes.max(0).values
         large = low > LARGE * self.volumes.sum(1).min()
         return bool(((volumes > low / UNUSUAL) & (volumes < high * UNUSUAL))[large].all())
@@ -223,7 +222,7 @@ def sizes_of(label_map: LabelMap, scheme: LabelScheme, frame: NodeGrid, matrix: 
     for (name, size), mask in zip(SIZES.items(), shares(label_map, table, frame, matrix), strict=True):
         if not mask.any():
             continue
-        outwards = -gradient(smooth(mask[None], size.reach))[0] * frame.taper()
+        outwards = -gradient(blurred(mask[None], (size.reach,) * mask.ndim))[0] * frame.taper()
         spread = sum(torch.gradient(outwards[axis], dim=axis)[0] for axis in range(len(outwards)))
         rate = float((mask * spread).sum() / mask.sum())  # growth of its volume per unit of its own
         fastest = STEEPEST / (size.change * float(outwards.norm(dim=0).max()))

@@ -22,26 +22,7 @@ from models.gmm import freesurfer
 from models.gmm.labels import LabelScheme
 
 TISSUE_TABLES = ("csf-gm-wm", "gm-wm-csf")  # of `dataloaders.labelmaps.labels`: nothing but tissues
-# How bright tissue is on 0-255, in ranges that hold what scanners make of it; which is brighter never changes. Deep grey
-# matter and the brain stem hold myelin and iron: on every contrast they lie on the way to white matter, the pallidum at
-# its end. The cortex' rim shares its voxels with fluid.
-MR_CONTRASTS: dict[str, dict[str, Sequence[float]]] = {
-    "T1w": {
-        **{"csf": (10, 90), "grey_matter": (90, 135), "white_matter": (155, 220), "cortex rim": (55, 115)},
-        **{"caudate": (95, 155), "putamen": (105, 175), "thalamus": (110, 180), "pallidum": (135, 210)},
-        **{"brain stem": (130, 205), "ventral dc": (130, 205)},
-    },
-    "T2w": {
-        **{"csf": (180, 250), "grey_matter": (110, 165), "white_matter": (50, 100), "cortex rim": (140, 205)},
-        **{"caudate": (95, 155), "putamen": (80, 145), "thalamus": (80, 145), "pallidum": (45, 120)},
-        **{"brain stem": (60, 125), "ventral dc": (60, 125)},
-    },
-    "FLAIR": {
-        **{"csf": (5, 60), "grey_matter": (120, 180), "white_matter": (80, 135), "cortex rim": (60, 130)},
-        **{"caudate": (110, 170), "putamen": (95, 160), "thalamus": (95, 160), "pallidum": (75, 145)},
-        **{"brain stem": (85, 150), "ventral dc": (85, 150)},
-    },
-}
+MR_CONTRASTS: dict[str, dict[str, Sequence[float]]] = read_toml(Path(__file__).with_name("contrasts.toml"), "table")
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ from torch import Tensor
 from dataloaders.io.geometry import bounding_box
 from dataloaders.io.spec import side_of
 from dataloaders.labelmaps.maps import LabelMap
-from models.gmm.draws import uniform
+from models.base import uniform
 from models.gmm.labels import LabelScheme
 
 RIM = "cortex rim"  # name, after the side, of the labels of voxels that cortex and fluid share

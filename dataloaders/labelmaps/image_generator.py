@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from dataloaders.io.files import read_json, with_path
+from dataloaders.io.files import naming, read_json
 from dataloaders.io.nifti import write_volume
 from dataloaders.labelmaps.anatomies import Anatomies
 from dataloaders.labelmaps.fluid import Fluid
@@ -31,9 +31,9 @@ from models.gmm.lab2im_options import gmm_options
 from models.gmm.labels import LabelScheme
 from models.gmm.options import GmmConfig
 from models.gmm.params import Params
-from models.gmm.priors import FittedPrior, parse_prior, priors_for
+from models.gmm.priors import FittedPrior, GivenPriors, default_priors, parse_prior, priors_for
 from models.gmm.render import render_pair
-from models.gmm.sampling import GivenPriors, Priors, default_priors, sample_params
+from models.gmm.sampling import Priors, sample_params
 
 MAX_GROWTH, MAX_VOXELS = 4, 2**30  # of an image: times its map's size per axis, in all
 
@@ -171,7 +171,7 @@ class ImageGenerator(Lab2imAttributes):
         self.seed = secrets.randbits(62) if seed is None else seed
         if anatomies:
             self.maps = Anatomies(labels_dir, self.base_scheme, anatomies, self.seed, fields, cache_gb, spacing)
-        self.scheme = self.maps.drawn_scheme()
+        self.scheme = self.maps.drawn
         self.fluid = None if fluid_margin == () and not rim else Fluid(self.scheme, fluid_margin, rim)
         self.channels = n_channels
         self.device = torch.device(device)
@@ -214,7 +214,7 @@ class ImageGenerator(Lab2imAttributes):
         if priors is not None or (means is None and stds is None):
             return priors
         K, kind = self.scheme.num_classes, self.options.prior_distributions
-        default = default_priors(self.options, K)
+        default = default_priors(self.options, K, kind)
         return GivenPriors(
             default.means if means is None else parse_prior(means, kind, K, name="prior_means"),
             default.stds if stds is None else parse_prior(stds, kind, K, name="prior_stds"),
@@ -233,10 +233,8 @@ class ImageGenerator(Lab2imAttributes):
         index = self._choose(generator)
         label_map = self.maps.draw(index, generator)
         label_map = label_map if self.fluid is None else self.fluid.cut(index, label_map, generator)
-        try:
+        with naming(label_map.path or label_map.name):
             return label_map, self.draw(label_map.values, label_map.spacing, generator, fixed, 0 in label_map.plane)
-        except ValueError as error:
-            raise ValueError(with_path(label_map.path or label_map.name, error)) from None
 
     def draw(
         self,
@@ -354,10 +352,8 @@ def _check_size(params: Params, options: GmmConfig) -> None:
 
 def read_priors(path: Path | str, scheme: LabelScheme, channels: int) -> FittedPrior:
     """Priors of a file of scripts/estimate_priors.py, by class name; ValueError where they do not fit the labels."""
-    try:
+    with naming(path):
         return priors_for(read_json(path), scheme, channels)
-    except ValueError as error:
-        raise ValueError(with_path(path, error)) from None
 
 
 def _flat_axes(label_map: LabelMap) -> tuple[int, ...]:

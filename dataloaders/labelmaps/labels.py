@@ -14,7 +14,7 @@ import nibabel as nib
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
-from dataloaders.io.files import read_json, with_path
+from dataloaders.io.files import naming, read_json
 from dataloaders.io.manifest import FILE_NAME, Manifest
 from dataloaders.io.nifti import NIFTI_SUFFIXES, stem
 from dataloaders.io.schema import decode
@@ -114,13 +114,11 @@ def read_dataset_json(path: Path) -> tuple[dict[int, str], dict[int, str]]:
     """
     if not path.is_file():
         return {}, {}
-    try:
+    with naming(path):
         data = decode(dict[str, Any], read_json(path), "the file")
         key = "channel_names" if "channel_names" in data else "modality"
         channels = decode(dict[int, str], data.get(key, {}), key)
         entries = decode(dict[str, int | str | list[int]], data.get("labels", {}), "labels")
-    except ValueError as error:
-        raise ValueError(with_path(path, error)) from None
     names: dict[int, str] = {}
     for name, value in sorted(entries.items(), key=lambda item: -len(item[1]) if isinstance(item[1], list) else 0):
         if isinstance(value, str):  # version 1: id -> name

@@ -18,7 +18,7 @@ from torch import Tensor
 from dataloaders.labelmaps.maps import LabelMap
 from models.base import seeded_generator
 from models.gmm.labels import LabelScheme, plain_name
-from models.gmm.resampling import along, gaussian_matrix, upsample
+from models.gmm.resampling import blurred, upsample
 from models.gmm.spatial import NODE_STEP, integrate_velocity, node_coordinates
 
 NODES = 90  # at most, along the longest side of what is registered: 2 mm for a head
@@ -198,13 +198,6 @@ def sampled(field: Tensor, where: Tensor) -> Tensor:
     return F.grid_sample(field[None], unit[None], align_corners=True, padding_mode="zeros")[0]
 
 
-def smooth(field: Tensor, sigma: float) -> Tensor:
-    """Gaussian blur of (C, *g), sigma in nodes."""
-    for axis in range(1, field.ndim):
-        field = along(field, gaussian_matrix(field.shape[axis], sigma), axis)
-    return field
-
-
 def gradient(field: Tensor) -> Tensor:
     """(C, *g) -> (C, n, *g), per node."""
     return torch.stack(torch.gradient(field, dim=tuple(range(1, field.ndim))), 1)
@@ -232,7 +225,7 @@ def velocity_between(fixed: Tensor, moving: Tensor, taper: Tensor) -> Tensor:
             force = (error[:, None] * ahead).sum(0) / (
                 (ahead**2).sum((0, 1)) + (error**2).sum(0) / (4 * FORCE**2) + 1e-6
             )
-            velocity = edge * smooth(velocity + force, STIFFNESS)
+            velocity = edge * blurred(velocity + force, (STIFFNESS,) * n)
     return upsample(velocity, taper.shape) * coarser
 
 

@@ -35,7 +35,7 @@ class MapSlices:
     notes: tuple[str, ...] = ()
 
     def batches(self, batch_size: int, neighbours: int = 0) -> Iterator[Batch]:
-        """Batches without images, as a SliceLoader gives them of a prepared case of these slices."""
+        """Batches without images, as a BatchLoader gives them of a prepared case of these slices."""
         others = neighbour_entries([self.case], neighbours)
         positions = slice_positions([self.case])
 

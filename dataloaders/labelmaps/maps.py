@@ -14,10 +14,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from dataloaders.io.cache import Cache
+from dataloaders.io.files import naming
 from dataloaders.io.find import case_names, find_files, read_list, without_twins
 from dataloaders.io.geometry import spacing, to_ras
 from dataloaders.io.nifti import SUFFIXES, VolumeError, read_volume, stem, whole_numbers
-from models.gmm.labels import LabelScheme, find_values
+from dataloaders.labelmaps.labels import count_labels
+from models.gmm.labels import LabelScheme
 
 Source = Any  # a path, an array or a tensor
 
@@ -86,7 +88,9 @@ class LabelMaps:
 
     sources: a file (.nii, .nii.gz, .mgz), a folder (searched with its subfolders; in BIDS folders files ending in
     ``_dseg`` where there are any), a .txt list of files, an array or tensor (2-D or 3-D, RAS axes, spacing `array_spacing`),
-    or a list of these. Raises ValueError naming what was found where there is no map.
+    or a list of these. drawn: scheme of the maps that `draw` gives, once `use` has set it.
+
+    Raises ValueError naming what was found where there is no map.
     """
 
     def __init__(self, sources: Source, cache_gb: float = 1.0, array_spacing: Sequence[float] | None = None) -> None:
@@ -97,6 +101,7 @@ class LabelMaps:
         )
         self.array_spacing = array_spacing
         self.scheme: LabelScheme | None = None
+        self.drawn: LabelScheme
         self._cache: Cache[LabelMap] = Cache(cache_gb, LabelMap.nbytes)
 
     def __len__(self) -> int:
@@ -126,13 +131,8 @@ class LabelMaps:
 
     def use(self, scheme: LabelScheme) -> None:
         """From now on give maps as indices of the scheme, which take a quarter of the memory."""
-        self.scheme = scheme
+        self.scheme = self.drawn = scheme
         self._cache.clear()
-
-    def drawn_scheme(self) -> LabelScheme:
-        """The scheme of the maps that `draw` gives."""
-        assert self.scheme is not None
-        return self.scheme
 
     def name(self, index: int) -> str:
         """File name without suffix (with one folder a patient see `case_names`), or ``map0``, ``map1``, … for arrays."""
@@ -150,7 +150,7 @@ class LabelMaps:
 
     def values(self) -> tuple[int, ...]:
         """Every label value of any map, ascending. Reads every file."""
-        return find_values(label_map.values for label_map in self)
+        return tuple(sorted({value for label_map in self for value in count_labels(label_map.values.numpy())}))
 
     def _read(self, index: int) -> LabelMap:
         source = self.sources[index]
@@ -215,7 +215,5 @@ def as_indices(label_map: LabelMap, scheme: LabelScheme) -> LabelMap:
     """The map with label indices; ValueError naming the map and the values that the scheme does not list."""
     if label_map.indexed:
         return label_map
-    try:
+    with naming(label_map.path or label_map.name):
         return replace(label_map, values=scheme.to_index(label_map.values), indexed=True)
-    except ValueError as error:
-        raise ValueError(f"{label_map.path or label_map.name}: {error}") from None

@@ -67,16 +67,12 @@ class SeedMaps(LabelMaps):
         known = seeded(self.sources, folder)
         self.sources, self.cases = list(known), list(known.values())
         self.codes = seed_codes(self.cases)
-        self.pairs = pair_scheme(base, self.codes)
         self.use(base)
+        self.drawn = pair_scheme(base, self.codes)  # each label with each seed
         self._volumes: Cache[NDArray[np.uint8]] = Cache(cache_gb / 2, np.size, least=4)
 
-    def drawn_scheme(self) -> LabelScheme:
-        """See `LabelMaps`: each label with each seed."""
-        return self.pairs
-
     def draw(self, index: int, generator: torch.Generator) -> LabelMap:
-        """Map `index` with freshly drawn seeds, as indices of `drawn_scheme`. ValueError where grids differ."""
+        """Map `index` with freshly drawn seeds, as indices of `drawn`. ValueError where grids differ."""
         return self._pairs(index, self[index], draw_subclasses(self.cases[index], generator, *self.subclasses))
 
     def ready(self, label_map: LabelMap, subclasses: Sequence[int] = ()) -> LabelMap:
@@ -105,7 +101,7 @@ class SeedMaps(LabelMaps):
         table[list(self.codes)] = torch.arange(len(self.codes), dtype=torch.int32)
         code = table[torch.from_numpy(seeds).long()]
         pairs = label_map.values.int() * len(self.codes) + code
-        values = pairs.to(self.pairs.index_dtype)
+        values = pairs.to(self.drawn.index_dtype)
         return replace(label_map, values=values, subclasses=tuple(counts))
 
     def _volume(self, index: int, n: int, meta: int) -> NDArray[np.uint8]:

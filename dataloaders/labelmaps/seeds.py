@@ -41,34 +41,12 @@ class SeedScheme:
     """Meta-labels in the order of their ids 1..M: (name, label ids).
 
     Id 0 in a meta-label stands for the voxels without label where the image is not 0 (skull, uterus, mother).
-    `background`: further ids that count as 0. Raises ValueError for what cannot be meant.
+    `background`: further ids that count as 0.
     """
 
     name: str
     metas: tuple[tuple[str, tuple[int, ...]], ...]
     background: tuple[int, ...] = ()
-
-    def __post_init__(self) -> None:
-        if not 1 <= len(self.metas) <= MAX_META:
-            raise ValueError(f"{self.name}: {len(self.metas)} meta-labels; 1 to {MAX_META} are allowed")
-        owner = dict.fromkeys(self.background, "background")
-        if 0 in owner:
-            raise ValueError(f"{self.name}: 0 is background anyway; list it in a meta-label or not at all")
-        for name, labels in self.metas:
-            NAME.of(name, f"{self.name}: meta-label")
-            if not labels:
-                raise ValueError(f"{self.name}: meta-label {name!r} has no labels")
-            for label in labels:
-                if label in owner:
-                    both = f"{owner[label]!r} and {name!r}" if owner[label] != name else f"twice in {name!r}"
-                    raise ValueError(f"{self.name}: label {label} is in {both}")
-                owner[label] = name
-        names = [name for name, _ in self.metas]
-        if len(set(names)) < len(names):
-            raise ValueError(f"{self.name}: meta-label names repeat: {', '.join(names)}")
-        wrong = [label for label in owner if not 0 <= label <= MAX_LABEL]
-        if wrong:
-            raise ValueError(f"{self.name}: labels must be 0 to {MAX_LABEL}, found {wrong[0]}")
 
     def apply(self, labels: NDArray[np.integer], image: NDArray) -> NDArray[np.uint8]:
         """Meta-label ids 0..M of label ids >= 0 and the image, all of one shape. Voxels that are not finite become 0.
@@ -104,12 +82,16 @@ def find_scheme(annotation: str) -> SeedScheme:
     else:
         for row in table_rows(annotation, "--annotation"):
             groups.setdefault(row.name, []).append(row.id)
-    background = groups.pop("background", [])
-    try:
-        metas = tuple((name, tuple(ids)) for name, ids in groups.items())
-        return SeedScheme(Path(annotation).name, metas, tuple(i for i in background if i != 0))
-    except ValueError as error:
-        raise ValueError(f"--annotation {error}") from None
+    scheme, background = Path(annotation).name, groups.pop("background", [])
+    if not 1 <= len(groups) <= MAX_META:
+        raise ValueError(f"--annotation {scheme}: {len(groups)} meta-labels; 1 to {MAX_META} are allowed")
+    for name, ids in groups.items():
+        NAME.of(name, f"--annotation {scheme}: meta-label")
+        if max(ids) > MAX_LABEL:
+            raise ValueError(f"--annotation {scheme}: labels must be 0 to {MAX_LABEL}, found {max(ids)}")
+    return SeedScheme(
+        scheme, tuple((name, tuple(ids)) for name, ids in groups.items()), tuple(filter(None, background))
+    )
 
 
 @dataclass(frozen=True)
@@ -134,12 +116,6 @@ def subcluster(image: NDArray, mask: NDArray[np.bool_], meta: int, n: int, seed:
     finite get 0. Where there are not enough different intensities, or a component wins no voxel, there are fewer
     clusters and a note. The result does not depend on the image's scale or offset.
     """
-    if not 1 <= meta <= MAX_META or not 1 <= n <= MAX_SUBCLASSES:
-        raise ValueError(
-            f"meta-label {meta} and {n} sub-clusters: 1 to {MAX_META} and 1 to {MAX_SUBCLASSES} are allowed"
-        )
-    if image.shape != mask.shape:
-        raise ValueError(f"the image has shape {image.shape}, the mask {mask.shape}")
     mask = mask & np.isfinite(image)
     values = image[mask].astype(np.float64)
     codes = np.zeros_like(image, np.uint8)  # in the image's memory order

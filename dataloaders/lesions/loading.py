@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,13 +13,12 @@ from torch.utils.data import Dataset
 from config import Config
 from dataloaders.io.manifest import Manifest
 from dataloaders.io.spec import LESION
-from dataloaders.loading import load
-from dataloaders.slices import EndlessSampler, Part, SliceDataset, SliceLoader, SliceSample, collate
+from dataloaders.slices import BatchLoader, SliceDataset, SliceSample, collate
 from models.base import Batch, seeded_generator
 from models.lesion.options import LesionConfig
 
 
-def lesion_loaders(config: Config, data: Manifest) -> tuple[SliceLoader, SliceLoader | None]:
+def lesion_loaders(config: Config, data: Manifest) -> tuple[BatchLoader, BatchLoader | None]:
     """Training and, where there are validation cases, validation loader. ValueError for data that were not filled."""
     o = config.lesion
     check_filled(data, o.everywhere, config.dataroot)
@@ -27,23 +26,23 @@ def lesion_loaders(config: Config, data: Manifest) -> tuple[SliceLoader, SliceLo
     common = (config.flip, config.seed, config.cache_gb)
     validation = SliceDataset(config.dataroot, data, "val", filled=True) if data.split("val") else None
     if o.dims == 2:
-        loader = SliceLoader(
+        loader = BatchLoader(
             SliceDataset(config.dataroot, training, "train", *common, filled=True),
             config.batch_size,
             config.seed,
             config.num_workers,
         )
-        return loader, None if validation is None else SliceLoader(validation, config.batch_size)
+        return loader, None if validation is None else BatchLoader(validation, config.batch_size)
     whole = SliceDataset(config.dataroot, data, "train", *common, filled=True)
-    stacks = StackLoader(whole, o.patch, config.batch_size, config.seed, config.num_workers)
+    stacks = BatchLoader(whole, config.batch_size, config.seed, config.num_workers, StackDataset(whole, o.patch))
     return stacks, None if validation is None else CaseLoader(validation)
 
 
-def lesion_test_loader(o: LesionConfig, root: Path, data: Manifest, split: str, batch_size: int) -> SliceLoader:
+def lesion_test_loader(o: LesionConfig, root: Path, data: Manifest, split: str, batch_size: int) -> BatchLoader:
     """All slices of a split with their copies without lesions; whole cases for a network of volumes."""
     check_filled(data, o.everywhere, root)
     dataset = SliceDataset(root, data, split, filled=True)
-    return SliceLoader(dataset, batch_size) if o.dims == 2 else CaseLoader(dataset)
+    return BatchLoader(dataset, batch_size) if o.dims == 2 else CaseLoader(dataset)
 
 
 def check_filled(data: Manifest, everywhere: bool, root: Path) -> None:
@@ -74,16 +73,17 @@ def with_lesions(data: Manifest) -> Manifest:
     return replace(data, cases=tuple(cases))
 
 
-class CaseLoader(SliceLoader):
+class CaseLoader(BatchLoader):
     """Whole cases in order, one a batch, for networks that need all slices of a volume at once."""
 
     def __init__(self, dataset: SliceDataset) -> None:
         super().__init__(dataset, 1)
+        self.slices = dataset
 
     def once(self, limit: int = 0) -> Iterator[Batch]:
         """All slices of each case, (D, H, W); with `limit` about that many in all, neighbours from each case's middle."""
         places: dict[str, list[int]] = {}
-        for index, (case, _) in enumerate(self.dataset.entries):
+        for index, (case, _) in enumerate(self.slices.entries):
             places.setdefault(case.id, []).append(index)
         share = max(1, limit // len(places)) if limit else 0
         for indices in places.values():
@@ -94,7 +94,10 @@ class CaseLoader(SliceLoader):
 
 
 class StackDataset(Dataset[list[SliceSample]]):
-    """Stacks of neighbouring slices of one case, around each slice that shows lesions (all, where none does)."""
+    """Stacks of neighbouring slices of one case, around each slice that shows lesions (all, where none does).
+
+    In batches label (B, D, H, W), image and source (B, C, D, H, W).
+    """
 
     def __init__(self, slices: SliceDataset, depth: int) -> None:
         self.slices, self.depth = slices, depth
@@ -114,6 +117,10 @@ class StackDataset(Dataset[list[SliceSample]]):
     def __len__(self) -> int:
         return len(self.centres)
 
+    def collate(self, samples: Sequence[Sequence[SliceSample]]) -> Batch:
+        """See `collate_stacks`."""
+        return collate_stacks(samples)
+
     def __getitem__(self, key: tuple[int, int]) -> list[SliceSample]:
         index, position = key
         centre = self.centres[index]
@@ -123,21 +130,6 @@ class StackDataset(Dataset[list[SliceSample]]):
         start = min(max(start, first), stop - self.depth)
         # One position for all slices, so that the stack is mirrored as a whole or not at all.
         return [self.slices[i, position] for i in range(start, start + self.depth)]
-
-
-class StackLoader(SliceLoader):
-    """Training batches of stacks: label (B, D, H, W), image and source (B, C, D, H, W)."""
-
-    def __init__(self, slices: SliceDataset, depth: int, batch_size: int, seed: int, num_workers: int) -> None:
-        super().__init__(slices, batch_size, seed, num_workers)
-        self.stacks = StackDataset(slices, depth)
-
-    def __len__(self) -> int:
-        return len(self.stacks)
-
-    def _shuffled(self, start: int, part: Part) -> Iterable[Batch]:
-        order = EndlessSampler(len(self.stacks), self.seed, start, batch_size=self.batch_size, part=part)
-        return load(self.stacks, order, self.batch_size // part.ranks, self.num_workers, collate_stacks)
 
 
 def collate_stacks(stacks: Sequence[Sequence[SliceSample]]) -> Batch:

@@ -109,7 +109,7 @@ def check_grid(path: Path | str, shape: Sequence[int], affine: NDArray, referenc
 def read_like(path: Path | str, reference: Stored) -> NDArray[np.int32]:
     """Label ids on the reference's grid and in its axes; VolumeError or ValueError for anything else."""
     volume = read_ids(path)
-    data, affine = geometry.onto_axes(volume.data, volume.affine, reference.raw.shape, reference.affine)
+    data, affine = geometry.onto_axes(volume.data, volume.affine, reference.affine)
     check_grid(path, data.shape, affine, reference)
     return data
 

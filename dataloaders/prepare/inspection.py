@@ -139,7 +139,7 @@ def _missing(path: Path, image: Volume, label: Volume | None) -> str:
     """A line where an image has no numbers within labels; elsewhere it is the background."""
     if image.missing is None or label is None:
         return ""
-    labelled, _ = geometry.onto_axes(label.data > 0, label.affine, image.data.shape, image.affine)
+    labelled, _ = geometry.onto_axes(label.data > 0, label.affine, image.affine)
     within = int((image.missing & labelled).sum()) if labelled.shape == image.missing.shape else 0
     return f"warning: {path}: {within} of the NaN or infinite voxels are labelled" if within else ""
 
@@ -174,7 +174,7 @@ def _compare_grids(path: Path, volume: Volume, reference: Volume, on_affine: str
     as the user says.
     """
     grid = reference.data.shape, reference.affine
-    data, affine = geometry.onto_axes(volume.data, volume.affine, *grid)
+    data, affine = geometry.onto_axes(volume.data, volume.affine, reference.affine)
     fault = geometry.off_grid(data.shape, affine, *grid, "the image")
     if not fault:
         return

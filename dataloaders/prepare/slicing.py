@@ -24,7 +24,7 @@ from dataloaders.lesions.preparing import (
     white_window,
     without_lesions,
 )
-from dataloaders.prepare import cleaning, tissue
+from dataloaders.prepare import tissue
 from dataloaders.prepare.atlas import atlas_tissue
 from dataloaders.prepare.notes import CaseNotes, clipped, value_ranges
 from dataloaders.prepare.options import PrepareOptions, parse_window
@@ -104,7 +104,7 @@ def _load(source: CaseSource, plan: PreparePlan) -> tuple[list[NDArray], dict[st
         data, own = volume.data, volume.affine
         if not is_image:
             # Masks lie on the first image's grid (inspected); with --affine warn that grid's affine is the one that holds.
-            data, own = geometry.onto_axes(data, own, first.data.shape, first.affine)[0], first.affine
+            data, own = geometry.onto_axes(data, own, first.affine)[0], first.affine
         data, own = geometry.to_ras(data, own)
         is_ct = is_image and plan.ct[plan.channels.index(role)]
         if is_ct and o.hu_offset and not in_hu(data):
@@ -139,7 +139,7 @@ def _labels(
         label = table.apply(found.astype(np.int32))
     else:
         ct = images[plan.ct.index(True)]
-        body = maps["body"] > 0 if "body" in maps else cleaning.body_mask(ct, spacing, is_ct=True)
+        body = maps["body"] > 0 if "body" in maps else tissue.body_mask(ct, spacing, is_ct=True)
         label = table.apply(tissue.hu_tissue(ct, body).astype(np.int32))
     if lesion is not None:
         label[lesion] = next(item.id for item in table.labels if item.name == "lesion")
@@ -161,7 +161,7 @@ def _clean(
         body = (maps["body"] > 0) | (label > 0)
     else:
         first = plan.ct.index(True) if any(plan.ct) else 0
-        body = cleaning.body_mask(images[first], geometry.spacing(affine), plan.ct[first], label > 0)
+        body = tissue.body_mask(images[first], geometry.spacing(affine), plan.ct[first], label > 0)
     cleaned = [
         np.where(body, image, AIR_HU if is_ct else min(0.0, float(image.min()))) if want else image
         for image, is_ct, want in zip(images, plan.ct, wanted, strict=True)

@@ -19,8 +19,7 @@ from models import load_class
 from models.base import Method
 
 if TYPE_CHECKING:
-    from dataloaders.patches import PatchLoader
-    from dataloaders.slices import SliceLoader
+    from dataloaders.slices import BatchLoader
     from engine.trained import TrainedRun
 
 
@@ -132,7 +131,7 @@ class Workflow(ABC):
         return []
 
     @abstractmethod
-    def loader(self) -> SliceLoader | PatchLoader:
+    def loader(self) -> BatchLoader:
         """Batches of the training split."""
 
     def equip(self, method: Method) -> None:  # noqa: B027 (most methods need nothing)

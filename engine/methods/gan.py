@@ -9,8 +9,8 @@ import torch
 from dataloaders.folder import load_manifest
 from dataloaders.io.weights import load_state, resolve
 from dataloaders.overview import counted, grid
-from dataloaders.slices import SliceLoader
-from dataloaders.unpaired import UnpairedLoader, other_scale, unpaired_manifest
+from dataloaders.slices import BatchLoader
+from dataloaders.unpaired import UnpairedDataset, other_scale, unpaired_manifest
 from engine.device import machine_memory_gb
 from engine.methods.synthesis import SynthesisWorkflow
 from engine.pace import rate_words
@@ -63,7 +63,7 @@ class GanWorkflow(SynthesisWorkflow):
             "for such machines: --preset demo (minutes on two cores), or small (a night)",
         ]
 
-    def loader(self) -> SliceLoader:
+    def loader(self) -> BatchLoader:
         """The training slices; ValueError where a 2.5-D generator has none with neighbours."""
         if self.neighbours and all(len(case.slices) == 1 for case in self.data.split("train")):
             raise ValueError(
@@ -118,11 +118,11 @@ class OasisWorkflow(GanWorkflow):
             lines += [f"{what}; {grid(self.images.spec)}", *other_scale(self.data.spec, self.images.spec)]
         return lines
 
-    def training_loader(self) -> SliceLoader:
+    def training_loader(self) -> BatchLoader:
         """Pairs, or label maps with images in an order of their own."""
         if not self.unpaired:
             return super().training_loader()
         c = self.config
         labels = self.training_slices(c.dataroot, self.data, "labels")
         images = self.training_slices(self.images_from, self.images, "images")
-        return UnpairedLoader(labels, images, c.batch_size, c.seed, c.num_workers)
+        return BatchLoader(labels, c.batch_size, c.seed, c.num_workers, UnpairedDataset(labels, images, c.seed))

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from config import TestConfig
 from dataloaders.io.manifest import Manifest
 from dataloaders.lesions.loading import lesion_loaders, lesion_test_loader
-from dataloaders.slices import SliceLoader
+from dataloaders.slices import BatchLoader
 from engine.methods.synthesis import SynthesisWorkflow
 
 
@@ -22,13 +22,13 @@ class LesionWorkflow(SynthesisWorkflow):
     usage = ""
     instead_of_labels = "paints lesions into images: python scripts/add_lesions.py --name {name} --input SCANS …"
 
-    def loader(self) -> SliceLoader:
+    def loader(self) -> BatchLoader:
         """Slices, or stacks of them, that show lesions."""
         loader, self.val_loader = lesion_loaders(self.config, self.data)
         return loader
 
     def test_loader(
         self, root: Path, data: Manifest, config: TestConfig, classes: NDArray[np.int64] | None
-    ) -> SliceLoader:
+    ) -> BatchLoader:
         """All slices of a split, or whole cases for a network of volumes."""
         return lesion_test_loader(self.config.lesion, root, data, config.phase, config.batch_size)

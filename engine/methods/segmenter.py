@@ -21,8 +21,8 @@ from dataloaders.io.manifest import Manifest
 from dataloaders.io.schema import NAME
 from dataloaders.io.spec import DataSpec
 from dataloaders.labelmaps.classes import ras_spacing
-from dataloaders.patches import PatchLoader
 from dataloaders.segmentation_task import SegmentationTask
+from dataloaders.slices import BatchLoader
 from engine.methods.base import Judge, SplitTest, Verdict, Workflow
 from engine.preview import save_label_preview
 from engine.segmentation import Predictor, as_tissue, predict_split
@@ -66,7 +66,7 @@ class SegmenterWorkflow(Workflow):
         """What was found, in lines."""
         return self.task.overview()
 
-    def loader(self) -> PatchLoader:
+    def loader(self) -> BatchLoader:
         """The training patches."""
         return self.task.loader()
 

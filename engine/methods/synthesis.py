@@ -15,7 +15,7 @@ from dataloaders.io.files import whole_folder
 from dataloaders.io.manifest import Manifest
 from dataloaders.io.spec import DataSpec
 from dataloaders.overview import overview
-from dataloaders.slices import SliceDataset, SliceLoader
+from dataloaders.slices import BatchLoader, SliceDataset
 from engine.methods.base import Judge, SplitTest, Verdict, Workflow
 from engine.preview import save_preview
 from engine.results import Draws, ResultsWriter, synthesize_split
@@ -46,7 +46,7 @@ class SynthesisWorkflow(Workflow):
         "data, and may repeat features of single training images: whoever releases them must judge whether that is",
         "allowed. What a label does not say (texture within an organ, small findings) is invented.",
     )
-    val_loader: SliceLoader | None = None
+    val_loader: BatchLoader | None = None
 
     def read(self) -> None:
         """A prepared folder, or one of PNG slices, with label maps in both splits and training images."""
@@ -66,17 +66,17 @@ class SynthesisWorkflow(Workflow):
         """What was found, in lines."""
         return [f"data: {self.config.dataroot}", *overview(self.data)]
 
-    def loader(self) -> SliceLoader:
+    def loader(self) -> BatchLoader:
         """The training slices; those of validation are found too."""
         if self.data.split("val"):
             validation = SliceDataset(self.config.dataroot, self.data, "val", neighbours=self.neighbours)
-            self.val_loader = SliceLoader(validation, self.config.batch_size)
+            self.val_loader = BatchLoader(validation, self.config.batch_size)
         return self.training_loader()
 
-    def training_loader(self) -> SliceLoader:
+    def training_loader(self) -> BatchLoader:
         """Slices in an order drawn anew for each epoch."""
         c = self.config
-        return SliceLoader(self.training_slices(c.dataroot, self.data), c.batch_size, c.seed, c.num_workers)
+        return BatchLoader(self.training_slices(c.dataroot, self.data), c.batch_size, c.seed, c.num_workers)
 
     def training_slices(self, root: Path, data: Manifest, read: Any = "both") -> SliceDataset:
         """Training slices of a folder, mirrored and cut as the options say. read: as that of `SliceDataset`."""
@@ -96,10 +96,10 @@ class SynthesisWorkflow(Workflow):
 
     def test_loader(
         self, root: Path, data: Manifest, config: TestConfig, classes: NDArray[np.int64] | None
-    ) -> SliceLoader:
+    ) -> BatchLoader:
         """All slices of a split. classes: the run's class of each label of the data, None where they are the same."""
         dataset = SliceDataset(root, data, config.phase, neighbours=self.neighbours, classes=classes)
-        return SliceLoader(dataset, config.batch_size)
+        return BatchLoader(dataset, config.batch_size)
 
     def purpose(self, spec: DataSpec) -> dict[str, str]:
         """What goes in, what comes out, and on which grid."""
@@ -122,7 +122,7 @@ class SynthesisJudge:
         config: Config,
         data: Manifest,
         method: Method,
-        val_loader: SliceLoader | None,
+        val_loader: BatchLoader | None,
         folder: Path,
         device: torch.device,
         paired: bool = True,

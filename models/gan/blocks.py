@@ -13,7 +13,7 @@ from torch.nn.utils.parametrizations import spectral_norm
 
 from models.gan.condition import Condition
 from models.gan.haar import HaarConv
-from models.gan.norms import MakeNorm
+from models.gan.norms import NormOptions
 
 LEAK = 0.2
 
@@ -38,20 +38,20 @@ class ResidualBlock(nn.Module):
     (StyleGAN; Karras et al., CVPR 2019, sec. 3.2). The conditioned norm behind it scales it by label.
     """
 
-    def __init__(self, fin: int, fout: int, make_norm: MakeNorm, haar: bool = False, grain: bool = False) -> None:
+    def __init__(self, fin: int, fout: int, norms: NormOptions, haar: bool = False, grain: bool = False) -> None:
         super().__init__()
         middle = min(fin, fout)
         first, second = (partial(HaarConv, shift=s) if haar else nn.Conv2d for s in (0, 1))
-        self.norm_0 = make_norm(fin)
+        self.norm_0 = norms.make(fin)
         self.conv_0 = normalised_conv(fin, middle, 3, conv_type=first)
         self.grain = nn.Parameter(torch.zeros(middle, 1, 1)) if grain else None
-        self.norm_1 = make_norm(middle)
+        self.norm_1 = norms.make(middle)
         self.conv_1 = normalised_conv(middle, fout, 3, conv_type=second)
         self.norm_s = self.conv_s = None
         if fin != fout:
             # In this order: states of optimisers know parameters by their number.
             self.conv_s = normalised_conv(fin, fout, 1, bias=False)
-            self.norm_s = make_norm(fin, False)
+            self.norm_s = norms.make(fin, False)
 
     def forward(self, x: Tensor, condition: Condition) -> Tensor:
         """x (B, fin, H, W) -> (B, fout, H, W)."""

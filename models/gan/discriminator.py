@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from models.gan.blocks import INIT_GAIN, DownBlock, UpBlock, init_weights
-from models.gan.generator import check_size, halvings, num_upsamplings
+from models.gan.generator import halvings, num_upsamplings
 
 
 class OasisDiscriminator(nn.Module):
@@ -26,7 +26,6 @@ class OasisDiscriminator(nn.Module):
         tuned: bool = True,
     ) -> None:
         super().__init__()
-        check_size(size)
         self.tuned = tuned
         levels = min(num_upsamplings(size) + 1, halvings(size[0]), halvings(size[1]))
         widths = [channels * multiplier for multiplier in (1, 1, 2, 2, 4, 4, 4, 4)[:levels]]

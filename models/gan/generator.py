@@ -52,7 +52,7 @@ class SpadeGenerator(nn.Module):
     haar: feature maps have a quarter of the channels, and the 3×3 convolutions of all stages but the finest, which writes
     the pixels, see their Haar coefficients: as many channels again at half the size, a quarter of the arithmetic. Maps are
     enlarged smoothly. After the wavelet generators of USIS (Eskandar et al., 2021-23) and SWAGAN (Gal et al., SIGGRAPH
-    2021). `channels` must then be a multiple of 4, ValueError otherwise.
+    2021). `channels` must then be a multiple of 4.
     halvings: how often the first feature map is halved against the label; labels of other sizes than the one that a
     generator is built for must be multiples of 2 ** halvings.
     """
@@ -73,15 +73,13 @@ class SpadeGenerator(nn.Module):
         check_size(size)
         doublings = num_upsamplings(size)
         self.halvings = doublings
-        if haar and channels % 4:
-            raise ValueError(f"channels {channels}: must be a multiple of 4 for Haar coefficients")
         widths = [channels * multiplier // (4 if haar else 1) for multiplier in stage_widths(doublings)]
         self.stem = nn.Conv2d(norms.condition_channels, widths[0], 3, padding=1)
         self.blocks = nn.ModuleList(
-            ResidualBlock(fin, fout, norms.make, haar and i < doublings, grain and i > doublings - GRAIN_LEVELS)
+            ResidualBlock(fin, fout, norms, haar and i < doublings, grain and i > doublings - GRAIN_LEVELS)
             for i, (fin, fout) in enumerate(itertools.pairwise(widths))
         )
-        self.middle = ResidualBlock(widths[1], widths[1], norms.make, haar) if middle_block else None
+        self.middle = ResidualBlock(widths[1], widths[1], norms, haar) if middle_block else None
         self.to_image = nn.Conv2d(widths[-1], out_channels, 3, padding=1)
         init_weights(self, spectral_gain)
 

@@ -6,14 +6,13 @@ Legend: B batch, C channels, K label slices, N labels, Z noise length, H W pixel
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from models.batch_norm import SyncedBatchNorm2d
 from models.gan.condition import Condition
+from models.layers import SyncedBatchNorm2d
 
 GROUPS = 32
 # Of CLADE's tables by class and of its map of the noise at the start: classes must differ by more than draws do.
@@ -42,10 +41,8 @@ def param_free_norm(kind: str, channels: int) -> nn.Module:
         return SyncedBatchNorm2d(channels, affine=False)
     if kind == "instance":
         return InstanceNorm()
-    if kind == "group":
-        groups = next(g for g in range(min(GROUPS, channels), 0, -1) if channels % g == 0)
-        return nn.GroupNorm(groups, channels, affine=False)
-    raise ValueError(f"unknown normalisation {kind!r}: batch, instance, group or none")
+    groups = next(g for g in range(min(GROUPS, channels), 0, -1) if channels % g == 0)
+    return nn.GroupNorm(groups, channels, affine=False)
 
 
 class ConditionedNorm(nn.Module):
@@ -148,14 +145,6 @@ class Clade(ConditionedNorm):
         return (rows.view(B, H, W, -1) + added).permute(0, 3, 1, 2)
 
 
-class MakeNorm(Protocol):
-    """Builds a conditioned norm of so many channels; without own statistics it is always given the normalised input."""
-
-    def __call__(self, channels: int, own_statistics: bool = True) -> ConditionedNorm:
-        """The norm."""
-        ...
-
-
 @dataclass(frozen=True)
 class NormOptions:
     """How every conditioned norm of a generator is built.
@@ -179,7 +168,7 @@ class NormOptions:
         return self.z_dim + self.slices * self.num_labels
 
     def make(self, channels: int, own_statistics: bool = True) -> ConditionedNorm:
-        """A norm of this many channels; see `MakeNorm`."""
+        """A norm of this many channels; without own statistics it is always given the normalised input."""
         beneath = self.beneath if own_statistics else "none"
         if self.kind == "clade":
             return Clade(channels, self.num_labels, self.slices, self.z_dim, beneath)

@@ -176,7 +176,7 @@ class LabelScheme:
 
     @classmethod
     def from_values(cls, values: Iterable[int]) -> LabelScheme:
-        """Scheme of the values found in a set of maps (see `find_values`): one class each, output as they are.
+        """Scheme of the values found in a set of maps: one class each, output as they are.
 
         FreeSurfer ids are put in the order of `from_lists`. Where only some of them lack their partner on the other
         side (a lesion on the left in every map), that partner is added, so that maps can still be flipped.
@@ -245,18 +245,15 @@ class LabelScheme:
         return torch.tensor(self.outputs, dtype=torch.int32)
 
     def to_index(self, label: Tensor) -> Tensor:
-        """Label indices of a map of values: (*S) whole numbers -> (*S) of `index_dtype`, on the same device.
+        """Label indices of a map of values: (*S) of an integer type -> (*S) of `index_dtype`, on the same device.
 
-        ValueError naming the values that the scheme does not list, with their voxel counts; for negative and
-        fractional values. (The predecessors turn unknown values into background, without a word.)
+        ValueError naming the values that the scheme does not list, with their voxel counts. (The predecessors turn unknown
+        values into background, without a word.)
         """
-        label = _whole(label)
-        if label.numel() == 0:
-            return label.to(self.index_dtype)
         table = self.index_table().to(label.device)
         lowest, highest = (int(value) for value in label.aminmax())
         if lowest >= 0 and highest < len(table):
-            index = table.index_select(0, label.flatten()).view(label.shape)
+            index = table.index_select(0, label.flatten().int()).view(label.shape)
             if int(index.max()) < self.num_labels:
                 return index
         values, counts = label.unique(return_counts=True)  # slow, on the way to an error
@@ -272,8 +269,6 @@ class LabelScheme:
         """
         if name == "brain":
             return tuple(i for i, output in enumerate(self.outputs) if output != BACKGROUND)
-        if name not in _ROLES:
-            raise ValueError(f"role must be brain or one of {_join(_ROLES)}, found {name}")
         return tuple(i for i, text in enumerate(self.names) if _ROLES[name].search(plain_name(text)))
 
     def add_lesion(self, value: int | None = None, output: int | None = None, name: str = "lesion") -> LabelScheme:
@@ -291,38 +286,6 @@ class LabelScheme:
             ties=None if self.ties is None else (*self.ties, max(self.ties) + 1),
             colors=(*self.colors, "") if self.colors else (),
         )
-
-
-def find_values(maps: Iterable[Tensor]) -> tuple[int, ...]:
-    """Every value that occurs in any of the maps, ascending. maps: tensors of whole numbers, of any shapes.
-
-    ValueError for negative or fractional values, and for values above 2^20.
-    """
-    found: set[int] = set()
-    for label in maps:
-        label = _whole(label)
-        if label.numel() == 0:
-            continue
-        lowest, highest = (int(value) for value in label.aminmax())
-        if lowest < 0 or highest > MAX_VALUE:
-            raise ValueError(f"label map has values from {lowest} to {highest}, allowed are 0..{MAX_VALUE}")
-        found.update(torch.bincount(label.flatten()).nonzero().flatten().tolist())
-    return tuple(sorted(found))
-
-
-def _whole(label: Tensor) -> Tensor:
-    """The map as int32 or int64."""
-    if label.is_floating_point():
-        whole = label.round()
-        if not torch.equal(whole, label):  # also where NaN
-            n = int((whole != label).sum())
-            raise ValueError(f"label map has {n:,} voxels that are not whole numbers; was it resampled linearly?")
-        if label.numel() and float(label.abs().max()) > 2**31 - 1:
-            raise ValueError(f"label map has values up to {float(label.abs().max()):g}, allowed are 0..{MAX_VALUE}")
-        return whole.int()
-    if label.dtype in (torch.int32, torch.int64):
-        return label
-    return label.to(torch.int32 if label.dtype.itemsize <= 2 else torch.int64)
 
 
 def _integers(values: Integers, what: str) -> tuple[int, ...]:

@@ -19,10 +19,17 @@ from config import Config
 from dataloaders.io.ranks import sums_by_key
 from dataloaders.io.spec import DataSpec
 from models.base import Batch, Method, SampleRandom
-from models.gmm.histograms import BINS, SparseCounts, histogram_moments, label_histograms
 from models.gmm.intensity import FULL_SCALE
 from models.gmm.labels import LabelScheme
-from models.gmm.priors import FittedPrior, pool_subjects, priors_for
+from models.gmm.priors import (
+    BINS,
+    FittedPrior,
+    SparseCounts,
+    histogram_moments,
+    label_histograms,
+    pool_subjects,
+    priors_for,
+)
 from models.gmm.render import render
 from models.gmm.sampling import draw_intensities, sample_params
 

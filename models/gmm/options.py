@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Annotated, Literal
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal, cast, get_args
 
+from dataloaders.io.files import read_toml
 from dataloaders.io.schema import (
     SPREAD,
     UP_TO_THREE,
@@ -185,50 +188,20 @@ class GmmConfig:
             raise ValueError(f"--thickness {spelled(self.thickness)}: only with --data_res")
 
 
-def lab2im_preset() -> GmmConfig:
-    """lab2im's ImageGenerator; its blur follows the voxel size, so there is no separate resolution."""
-    return GmmConfig(
-        preset="lab2im",
-        priors="random",
-        prior_means=(25.0, 225.0),
-        prior_stds=(5.0, 25.0),
-        scaling_bounds=(0.15,),
-        rotation_bounds=(10.0,),
-        shearing_bounds=(0.02,),
-        nonlin_std=(4.0,),
-        nonlin_scale=(0.0625,),
-        bias_field_std=(0.3,),
-        gamma_std=0.2,
-        normalise="minmax",
-        blur_range=1.15,
-        keep_std=False,
-    )
+def preset(name: str) -> GmmConfig:
+    """A preset as published, see presets.toml; fitted are the defaults."""
+    table = read_toml(Path(__file__).with_name("presets.toml"), "table of presets").get(name, {})
+    values: dict[str, Any] = {key: tuple(value) if isinstance(value, list) else value for key, value in table.items()}
+    return GmmConfig(preset=cast(GmmPreset, name), **values)
 
 
-def synthseg_preset() -> GmmConfig:
-    """SynthSeg's BrainGenerator (Billot et al., Med. Image Anal. 2023)."""
-    return GmmConfig(
-        preset="synthseg",
-        priors="random",
-        background="synthseg",
-        flipping=True,
-        scaling_bounds=(0.2,),
-        rotation_bounds=(15.0,),
-        shearing_bounds=(0.012,),
-        nonlin_std=(4.0,),
-        bias_field_std=(0.7,),
-        gamma_std=0.5,
-        normalise="minmax",
-        blur_range=1.03,
-        keep_std=False,
-        resolution_mix=(0.05, 0.095, 0.855, 0.0),
-    )
+GMM_PRESETS: dict[str, Callable[[], GmmConfig]] = {name: partial(preset, name) for name in get_args(GmmPreset)}
 
 
 def stripped_brain() -> GmmConfig:
     """SynthSeg's generator for brains without skull, in the narrower ranges that a small network learns in minutes."""
     return replace(
-        synthseg_preset(),
+        GMM_PRESETS["synthseg"](),
         prior_stds=(2.0, 25.0),
         tie_std=8.0,
         skull_strip_prob=1.0,
@@ -239,86 +212,6 @@ def stripped_brain() -> GmmConfig:
         max_res_iso=2.0,
         max_res_aniso=3.0,
     )
-
-
-def fetal_preset() -> GmmConfig:
-    """FetalSynthSeg's ranges with fetalsyngen's artefacts; noise and shifts on their 0-300 scale."""
-    return GmmConfig(
-        preset="fetal",
-        priors="random",
-        prior_means=(25.0, 225.0),
-        prior_stds=(5.0, 25.0),
-        background="half",
-        flipping=True,
-        scaling_bounds=(0.1,),
-        rotation_bounds=(20.0,),
-        shearing_bounds=(0.02,),
-        nonlin_std=(4.0,),
-        nonlin_scale=(0.03, 0.06),
-        bias_field_std=(0.01, 0.3),
-        bias_scale=(0.004, 0.02),
-        bias_prob=1.0,
-        gamma_std=0.1,
-        normalise="max",
-        keep_std=False,
-        resolution_mix=(0.2, 0.8, 0.0, 0.0),
-        blur=(0.0,),
-        blur_width=0.512,
-        blur_range=1.15,
-        thickness_range=(1.0, 1.0),
-        max_res_iso=1.5,
-        noise_std=(5 / 300, 15 / 300),
-        noise_prob=1.0,
-        blur_cortex_prob=0.4,
-        structured_noise_prob=0.4,
-        motion_prob=0.4,
-        boundaries_prob=1.0,
-    )
-
-
-def cornucopia_preset() -> GmmConfig:
-    """cornucopia's SynthFromLabelTransform (0.5.1)."""
-    return GmmConfig(
-        preset="cornucopia",
-        priors="random",
-        prior_means=(0.0, 255.0),
-        prior_stds=(0.0, 12.75),
-        background="zero",
-        scaling_bounds=(0.15,),
-        rotation_bounds=(15.0,),
-        shearing_bounds=(0.012,),
-        translation_bounds=(0.1,),
-        nonlin_std=(0.05,),
-        nonlin_scale=(2.0, 10.0),
-        spatial_unit="fov",
-        spline=3,
-        texture_fwhm=(10.0,),
-        bias_field_std=(0.5,),
-        bias_scale=(2.0, 7.0),
-        bias_form="linear",
-        bias_prob=1.0,
-        gamma_std=0.6,
-        normalise="quantile",
-        keep_std=False,
-        blur=(0.0, 1.27),
-        resolution_mix=(0.0, 0.5, 0.5, 0.0),
-        max_res_iso=8.0,
-        max_res_aniso=8.0,
-        resolution_unit="voxel",
-        thickness_range=(0.1, 1.0),
-        noise_std=(0.1,),
-        noise_prob=1.0,
-        noise_coils=(2, 8),
-    )
-
-
-GMM_PRESETS: dict[str, Callable[[], GmmConfig]] = {
-    "fitted": GmmConfig,
-    "lab2im": lab2im_preset,
-    "synthseg": synthseg_preset,
-    "fetal": fetal_preset,
-    "cornucopia": cornucopia_preset,
-}
 
 
 def _idle(arguments: Sequence[str], config: Config) -> list[tuple[str, str]]:

@@ -29,7 +29,7 @@ class Params:
     fill: label index outside the map. means, stds (C, N): on 0-255. gain (C,): factor of the stds that outweighs the blur.
     fwhm (N,): texture in voxels. partial_volume: mix labels at borders.
     bias: (C, *g) log-factors. gamma (C,): logarithm of the exponent. normalise: range of the result.
-    low_shape (C, n) voxels, sigma (C, n) voxels, noise (C,) and coils (C,): acquisition, see models/gmm/acquisition.py.
+    low_shape (C, n) voxels, sigma (C, n) voxels, noise (C,) and coils (C,): acquisition, see models/gmm/intensity.py.
     gradients: return the gradient's magnitude. artefacts: in the order in which they act; roles: label indices of the
     regions that they need, by name.
     """

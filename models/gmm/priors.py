@@ -9,6 +9,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
+from functools import lru_cache
 from typing import Any, Literal, TypeAlias
 
 import numpy as np
@@ -17,17 +18,20 @@ from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
 from dataloaders.io.spec import plain_name
-from models.gmm.histograms import histogram_moments, label_histograms
 from models.gmm.intensity import FULL_SCALE
 from models.gmm.labels import LabelScheme
+from models.gmm.options import GmmConfig
 
 Kind = Literal["uniform", "normal"]
-Background = Literal["class", "zero", "synthseg", "half"]
 PriorForm: TypeAlias = ArrayLike | Tensor | None  # None, r, [a, b], (2, K), (2R, K)
 
 SYNTHSEG_MEANS = (125.0, 125.0)  # centre and half range: uniform in 0..250
 SYNTHSEG_STDS = (15.0, 15.0)  # uniform in 0..30
 MAX_TIED_MEAN = 225.0
+BINS = 4096  # of histograms over [-1, 1]: half a bin is 0.5 HU in the CT window
+MAD_TO_STD = 1.4826
+# Of a coin in [0, 1): from where on the background is 0, and from where on it is dark
+ZERO_AND_DARK = {"class": (2.0, 2.0), "zero": (-1.0, 2.0), "half": (0.5, 2.0), "synthseg": (0.95, 0.7)}
 
 
 @dataclass(frozen=True)
@@ -86,18 +90,6 @@ def parse_prior(
     return Prior(kind, first, second)
 
 
-def check_prior(prior: Prior, num_classes: int, channels: int, specific: bool) -> None:
-    """ValueError where a prior does not have K columns or, with channel-specific statistics, one row pair per channel."""
-    rows, columns = prior.first.shape
-    if columns != num_classes:
-        raise ValueError(f"prior: expected {num_classes} columns, one per class of generation_classes, got {columns}")
-    if specific and rows != channels:
-        raise ValueError(
-            f"use_specific_stats_for_channel needs one row pair for each of {channels} channels ({2 * channels} rows), "
-            f"got {rows} ({2 * rows} rows)"
-        )
-
-
 def draw(prior: Prior, channels: int, generator: torch.Generator, specific: bool = False) -> Tensor:
     """One value per channel and class, (C, K) float32; values below 0 become 0.
 
@@ -113,64 +105,71 @@ def draw(prior: Prior, channels: int, generator: torch.Generator, specific: bool
     return value.clamp(min=0)
 
 
+@dataclass(frozen=True)
+class GivenPriors:
+    """Priors of class means and standard deviations that are given as tables (see `parse_prior` for their forms)."""
+
+    means: Prior
+    stds: Prior
+
+
+_parsed = lru_cache(maxsize=16)(parse_prior)
+
+
+def default_priors(options: GmmConfig, num_classes: int, kind: Kind) -> GivenPriors:
+    """The random priors of the options, alike for all classes; normal ones have the moments of the uniform range."""
+    ranges = (options.prior_means, SYNTHSEG_MEANS[0]), (options.prior_stds, SYNTHSEG_STDS[0])
+    halves = [(c, r[0]) if len(r) == 1 else ((r[0] + r[1]) / 2, (r[1] - r[0]) / 2) for r, c in ranges]
+    return GivenPriors(*(_parsed(None, kind, num_classes, half) for half in halves))
+
+
 def draw_statistics(
-    mean_prior: Prior,
-    std_prior: Prior,
-    scheme: LabelScheme,
-    channels: int,
-    generator: torch.Generator,
-    *,
-    specific: bool = False,
-    mix_random: bool = False,
-    default_means: tuple[float, float] = SYNTHSEG_MEANS,
-    default_stds: tuple[float, float] = SYNTHSEG_STDS,
-    background: Background = "synthseg",
-    tie_std: float = 25.0,
+    given: GivenPriors | None, options: GmmConfig, scheme: LabelScheme, channels: int, generator: torch.Generator
 ) -> tuple[Tensor, Tensor]:
     """Mean and standard deviation of every label of one image: two (C, N) float32 tensors.
 
-    specific: see `draw`. mix_random: for each channel the means and, independently, the standard deviations come with
-    probability 1/2 from the uniform default (centre, half range) instead of the prior. background, tie_std: see
-    `to_labels`. All randomness is from the CPU `generator`. ValueError where a prior does not fit (`check_prior`).
+    given: None for the options' own ranges. With mix_prior_and_random the means and, independently, the standard deviations
+    of each channel come with probability 1/2 from these instead. All randomness is from the CPU `generator`. ValueError
+    where a prior does not have K columns or, with channel-specific statistics, one row pair per channel.
     """
-    drawn = []
-    for prior, default in ((mean_prior, default_means), (std_prior, default_stds)):
-        check_prior(prior, scheme.num_classes, channels, specific)
+    K, specific, drawn = scheme.num_classes, options.specific_channels, []
+    priors = default_priors(options, K, options.prior_distributions) if given is None else given
+    random = default_priors(options, K, "uniform")
+    for prior, plain in ((priors.means, random.means), (priors.stds, random.stds)):
+        rows, columns = prior.first.shape
+        if columns != K:
+            raise ValueError(f"prior: expected {K} columns, one per class of generation_classes, got {columns}")
+        if specific and rows != channels:
+            raise ValueError(
+                f"use_specific_stats_for_channel needs one row pair for each of {channels} channels "
+                f"({2 * channels} rows), got {rows} ({2 * rows} rows)"
+            )
         value = draw(prior, channels, generator, specific)
-        if mix_random:
-            plain = draw(parse_prior(None, "uniform", scheme.num_classes, default), channels, generator)
-            value = torch.where(torch.rand(channels, 1, generator=generator) < 0.5, plain, value)
+        if options.mix_prior_and_random and given is not None:
+            other = draw(plain, channels, generator)
+            value = torch.where(torch.rand(channels, 1, generator=generator) < 0.5, other, value)
         drawn.append(value)
-    return to_labels(drawn[0], drawn[1], scheme, generator, background=background, tie_std=tie_std)
+    return to_labels(drawn[0], drawn[1], scheme, options, generator)
 
 
 def to_labels(
-    means: Tensor,
-    stds: Tensor,
-    scheme: LabelScheme,
-    generator: torch.Generator,
-    *,
-    background: Background = "synthseg",
-    tie_std: float = 25.0,
+    means: Tensor, stds: Tensor, scheme: LabelScheme, options: GmmConfig, generator: torch.Generator
 ) -> tuple[Tensor, Tensor]:
     """From classes to labels, with tied means and the rule for the background: two (C, K) -> two (C, N).
 
     Ties (fetalsyngen): the first class of a tissue gives its mean, and every class gets
     clamp(mean of its tissue + tie_std·N(0, 1), 0, 225); standard deviations stay their own.
-    background, for each channel and for the class of value 0 (with every label of that class):
+    options.background, for each channel and for the class of value 0 (with every label of that class):
     "class": as any class. "zero": mean and std 0. "half": 0 with probability 1/2.
     "synthseg": 0 with probability 0.05, mean uniform in 0..15 and std in 0..5 with probability 0.25, else as any class.
     """
     means, stds = means.clone(), stds.clone()
-    channels = len(means)
     if scheme.ties is not None:
         first = torch.tensor([scheme.ties.index(tissue) for tissue in scheme.ties])
         noise = torch.randn(means.shape, generator=generator)
-        means = (means[:, first] + tie_std * noise).clamp(0, MAX_TIED_MEAN)
-    coin, mean, std = torch.rand(3, channels, generator=generator)
-    zero_from, dark_from = {"class": (2.0, 2.0), "zero": (-1.0, 2.0), "half": (0.5, 2.0), "synthseg": (0.95, 0.7)}[
-        background
-    ]
+        means = (means[:, first] + options.tie_std * noise).clamp(0, MAX_TIED_MEAN)
+    coin, mean, std = torch.rand(3, len(means), generator=generator)
+    zero_from, dark_from = ZERO_AND_DARK[options.background]
     if scheme.background is not None:
         k = scheme.classes[scheme.background]
         dark, zero = coin > dark_from, coin > zero_from
@@ -178,6 +177,72 @@ def to_labels(
         stds[:, k] = torch.where(dark, 5 * std, stds[:, k]).masked_fill(zero, 0)
     classes = scheme.class_table()
     return means[:, classes], stds[:, classes]
+
+
+# -- fitting ------------------------------------------------------------------------------------------------------
+
+
+def label_histograms(label: Tensor, image: Tensor, num_labels: int) -> Tensor:
+    """Intensity histograms by label. label (H, W) int64, image (C, H, W) in [-1, 1] -> counts (C, N, BINS) int64."""
+    level = ((image + 1) * (BINS / 2)).long().clamp(0, BINS - 1)
+    index = label * BINS + level  # (C, H, W)
+    counts = [torch.bincount(channel.flatten(), minlength=num_labels * BINS) for channel in index]
+    return torch.stack(counts).view(len(image), num_labels, BINS)
+
+
+@dataclass(frozen=True)
+class SparseCounts:
+    """Counts of which most are 0: where they stand in the flattened tensor, and how many; both int32."""
+
+    places: NDArray[np.int32]
+    counts: NDArray[np.int32]
+
+    @classmethod
+    def of(cls, counts: Tensor) -> SparseCounts:
+        """Those of a tensor of integers."""
+        flat = counts.flatten().cpu().numpy()
+        places = flat.nonzero()[0]
+        return cls(places.astype(np.int32), flat[places].astype(np.int32))
+
+    def __add__(self, other: SparseCounts) -> SparseCounts:
+        places, where = np.unique(np.concatenate([self.places, other.places]), return_inverse=True)
+        counts = np.bincount(where, np.concatenate([self.counts, other.counts]))  # exact below 2^53
+        return SparseCounts(places, counts.astype(np.int32))
+
+    def dense(self, shape: Sequence[int]) -> Tensor:
+        """The tensor, int64."""
+        counts = torch.zeros(*shape, dtype=torch.int64)
+        counts.view(-1)[torch.from_numpy(self.places).long()] = torch.from_numpy(self.counts).long()
+        return counts
+
+
+def histogram_moments(counts: Tensor, robust: bool) -> tuple[Tensor, Tensor]:
+    """Centre and spread of each histogram. counts (C, N, BINS) -> two (C, N) tensors; NaN where a label is empty.
+
+    robust: median and 1.4826·MAD; otherwise mean and standard deviation.
+    """
+    centers = (torch.arange(BINS, device=counts.device, dtype=torch.float64) + 0.5) * (2 / BINS) - 1
+    total = counts.sum(-1)
+    if robust:
+        median = _weighted_median(centers.expand(counts.shape), counts)
+        deviation = (centers - median[..., None]).abs()
+        order = deviation.argsort(-1)
+        mad = _weighted_median(deviation.gather(-1, order), counts.gather(-1, order))
+        center, spread = median, MAD_TO_STD * mad
+    else:
+        weight = counts / total.clamp(min=1)[..., None]
+        center = (weight * centers).sum(-1)
+        spread = (weight * (centers - center[..., None]) ** 2).sum(-1).sqrt()
+    empty = total == 0
+    return center.masked_fill(empty, float("nan")).float(), spread.masked_fill(empty, float("nan")).float()
+
+
+def _weighted_median(values: Tensor, counts: Tensor) -> Tensor:
+    """Lower median of sorted `values` (..., n) with multiplicities `counts` (..., n) -> (...)."""
+    cumulative = counts.cumsum(-1)
+    half = (cumulative[..., -1:] + 1) // 2
+    position = torch.searchsorted(cumulative, half.clamp(min=1)).clamp(max=values.shape[-1] - 1)
+    return values.gather(-1, position).squeeze(-1)
 
 
 def subject_statistics(

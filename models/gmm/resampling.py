@@ -58,11 +58,6 @@ def linear_taps(count: int, nodes: int) -> tuple[Tensor, Tensor, Tensor]:
     return low.long(), (low.long() + 1).clamp(max=nodes - 1), (position - low).float()
 
 
-def upsample_axis(grid: Tensor, axis: int, size: int) -> Tensor:
-    """Linear interpolation of corner-aligned nodes along one axis: (..., n at `axis`, ...) -> (..., size, ...)."""
-    return interpolate_axis(grid, axis % grid.ndim, linear_taps(size, grid.shape[axis]))
-
-
 def interpolate_axis(grid: Tensor, axis: int, taps: tuple[Tensor, Tensor, Tensor]) -> Tensor:
     """Values between the nodes of one axis. taps: lower node, upper node, weight of the upper, one for each result."""
     low, high, weight = (t.to(grid.device) for t in taps)
@@ -76,12 +71,12 @@ def upsample(grid: Tensor, shape: Sequence[int], order: int = 1, first: int = 1)
     first: the axis of the grid that shape begins with; those before it stay as they are.
     """
     for axis in range(grid.ndim - 1, first - 1, -1):  # last axis first: the long final pass then copies whole rows
-        grid = _upsample_axis(grid, axis, shape[axis - first], order)
+        size, nodes = shape[axis - first], grid.shape[axis]
+        if order == 1:
+            grid = interpolate_axis(grid, axis, linear_taps(size, nodes))
+        else:
+            grid = along(grid, cubic_matrix(size, nodes), axis)
     return grid
-
-
-def _upsample_axis(grid: Tensor, axis: int, size: int, order: int) -> Tensor:
-    return upsample_axis(grid, axis, size) if order == 1 else along(grid, cubic_matrix(size, grid.shape[axis]), axis)
 
 
 def upsample_rows(grid: Tensor, size: int, rows: slice, order: int = 1) -> Tensor:
@@ -103,9 +98,7 @@ def slabs(shape: Sequence[int], device: torch.device) -> list[slice]:
 @lru_cache(maxsize=512)
 def control_matrix(count: int, nodes: int) -> Tensor:
     """(count, nodes) weights of linear interpolation between corner-aligned nodes."""
-    low, high, weight = linear_taps(count, nodes)
-    eye = torch.eye(nodes, dtype=torch.float64)
-    return torch.lerp(eye.index_select(0, low), eye.index_select(0, high), weight.double()[:, None])
+    return interpolate_axis(torch.eye(nodes, dtype=torch.float64), 0, linear_taps(count, nodes))
 
 
 @lru_cache(maxsize=512)
@@ -134,16 +127,7 @@ def _centre_taps(count: int, size: int) -> tuple[Tensor, Tensor, Tensor]:
 
 def linear_matrix(count: int, size: int) -> Tensor:
     """(count, size) linear interpolation of `size` voxels at `count` centre-aligned positions; edges replicated."""
-    low, high, weight = _centre_taps(count, size)
-    matrix = torch.zeros(count, size, dtype=torch.float64)
-    matrix.scatter_(1, low[:, None], (1 - weight)[:, None])
-    return matrix.scatter_add_(1, high[:, None], weight[:, None])
-
-
-def _interpolated_rows(matrix: Tensor, count: int) -> Tensor:
-    """Rows of a matrix between its rows, at `count` centre-aligned positions."""
-    low, high, weight = _centre_taps(count, len(matrix))
-    return torch.lerp(matrix.index_select(0, low), matrix.index_select(0, high), weight[:, None])
+    return interpolate_axis(torch.eye(size, dtype=torch.float64), 0, _centre_taps(count, size))
 
 
 def gaussian_matrix(size: int, sigma: float) -> Tensor:
@@ -156,10 +140,18 @@ def gaussian_matrix(size: int, sigma: float) -> Tensor:
     return matrix.div_(matrix.sum(1, keepdim=True))
 
 
+def blurred(image: Tensor, sigma: Sequence[float]) -> Tensor:
+    """Gaussian blur, normalised at the edges: a constant stays constant. image (C, *S), sigma in voxels per axis of S."""
+    for axis, (size, width) in enumerate(zip(image.shape[1:], sigma, strict=True), start=1):
+        if width > 0:
+            image = along(image, gaussian_matrix(size, width), axis)
+    return image
+
+
 def acquisition_matrix(size: int, count: int, sigma: float) -> Tensor:
     """(count, size): blur with sigma (voxels), then sample at `count` centre-aligned positions, linearly."""
     blur = gaussian_matrix(size, sigma)
-    return blur if count == size else _interpolated_rows(blur, count)
+    return blur if count == size else interpolate_axis(blur, 0, _centre_taps(count, size))
 
 
 def grain_gain(shape: Sequence[int], sigma: Sequence[float]) -> float:

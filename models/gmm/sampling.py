@@ -8,34 +8,24 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from functools import lru_cache, partial
-from typing import Any, Literal
+from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from models.base import seeded_generator
-from models.gmm.acquisition import low_shape
+from models.base import integer, seeded_generator, uniform
 from models.gmm.artefacts import ARTEFACTS
-from models.gmm.draws import integer, uniform
+from models.gmm.intensity import low_shape
 from models.gmm.labels import LabelScheme, Role
 from models.gmm.options import GmmConfig
 from models.gmm.params import Params
-from models.gmm.priors import FittedPrior, Prior, draw_statistics, parse_prior, to_labels
+from models.gmm.priors import FittedPrior, GivenPriors, draw_statistics, to_labels
 from models.gmm.resampling import Shape, grain_gain, nodes
 from models.gmm.spatial import affine_matrix
 
 ROLES: tuple[Role, ...] = ("cortex", "white_matter", "brain")  # regions that artefacts ask for
 LESION_CONTRAST = (30.0, 90.0)  # how far a lesion's mean is from white matter's, on 0-255
-
-
-@dataclass(frozen=True)
-class GivenPriors:
-    """Priors of class means and standard deviations that are given as tables (see `parse_prior` for their forms)."""
-
-    means: Prior
-    stds: Prior
 
 
 Priors = GivenPriors | FittedPrior
@@ -229,49 +219,16 @@ def draw_intensities(
     options: GmmConfig, scheme: LabelScheme, priors: Priors | None, channels: int, generator: torch.Generator
 ) -> tuple[Tensor, Tensor]:
     """Mean and standard deviation of every label, two (C, N) tensors on 0-255."""
-    if isinstance(priors, FittedPrior):
-        if options.vary:
-            means, stds = priors.draw(generator, options.covariance)
-        else:
-            means, stds = priors.mean_center, priors.std_center
-        means, stds = to_labels(means, stds, scheme, generator, background=options.background, tie_std=options.tie_std)
+    if not isinstance(priors, FittedPrior):
+        means, stds = draw_statistics(priors, options, scheme, channels, generator)
+    elif options.vary:
+        means, stds = to_labels(*priors.draw(generator, options.covariance), scheme, options, generator)
     else:
-        default = default_priors(options, scheme.num_classes)
-        given = default if priors is None else priors
-        means, stds = draw_statistics(
-            given.means,
-            given.stds,
-            scheme,
-            channels,
-            generator,
-            specific=options.specific_channels,
-            mix_random=options.mix_prior_and_random and priors is not None,
-            default_means=_centre_and_half_range(options.prior_means, 125.0),
-            default_stds=_centre_and_half_range(options.prior_stds, 15.0),
-            background=options.background,
-            tie_std=options.tie_std,
-        )
+        means, stds = to_labels(priors.mean_center, priors.std_center, scheme, options, generator)
     if scheme.background is not None and _coin(generator, options.skull_strip_prob):
         outside = [i for i, value in enumerate(scheme.outputs) if value == 0]
         means[:, outside], stds[:, outside] = means[:, [scheme.background]], stds[:, [scheme.background]]
     return _with_lesions(means, stds, options, scheme, generator)
-
-
-def default_priors(options: GmmConfig, num_classes: int) -> GivenPriors:
-    """The random priors of the options, alike for all classes; normal ones have the moments of the uniform range."""
-    kind = options.prior_distributions
-    means = _centre_and_half_range(options.prior_means, 125.0)
-    stds = _centre_and_half_range(options.prior_stds, 15.0)
-    return GivenPriors(_default_prior(kind, means, num_classes), _default_prior(kind, stds, num_classes))
-
-
-@lru_cache(maxsize=16)
-def _default_prior(kind: Literal["uniform", "normal"], default: tuple[float, float], num_classes: int) -> Prior:
-    return parse_prior(None, kind, num_classes, default)
-
-
-def _centre_and_half_range(values: tuple[float, ...], centre: float) -> tuple[float, float]:
-    return (centre, values[0]) if len(values) == 1 else ((values[0] + values[1]) / 2, (values[1] - values[0]) / 2)
 
 
 def _with_lesions(

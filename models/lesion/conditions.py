@@ -1,19 +1,23 @@
-"""What the network is told about lesions: where they are, and how bright.
+"""Lesions as maps: what the network is told of them, how bright they are, how much errors in them count. Losses in float32.
 
-Legend: B batch, K maps, S the two or three spatial axes. Intensities are those of the model, [-1, 1]; in data that were
-prepared with --fill they are anchored at white matter (`WHITE`).
+Legend: B batch, M modalities, C width, K maps, S the two or three spatial axes. Intensities are those of the model,
+[-1, 1]; in data that were prepared with --fill they are anchored at white matter (`WHITE`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from dataloaders.io.ranks import mean_over_all
+
 WHITE = -0.2  # white matter in [-1, 1], where the window goes from 0 to 2.5 times white matter
 ZERO = -1.0  # physical 0
+DEPTHS = 4  # pixels from a lesion's border, the last one and everything deeper
 SOFT_SCALE = 3.0  # brings the usual excess of lesions on FLAIR, 0.1 to 0.5, to about 1
 
 
@@ -76,3 +80,85 @@ def blend_weights(lesion: Tensor, reach: int, feather: float) -> Tensor:
     soft = blurred(dilated(lesion, max(reach - 1, 0)), feather)
     inside = lesion.to(soft.dtype)
     return torch.maximum(soft, inside) * zone
+
+
+# -- losses -------------------------------------------------------------------------------------------------------
+
+
+def error_weights(lesion: Tensor, extra: float) -> Tensor:
+    """1, and 1 + `extra` in lesions and one pixel around them: lesion (B, *S) -> (B, 1, *S)."""
+    return (1 + extra * dilated(lesion, 1))[:, None]
+
+
+def weighted_mae(image: Tensor, real: Tensor, weights: Tensor) -> Tensor:
+    """sum(w · |image - real|) / sum(w) per modality, added over modalities: (B, M, *S), weights (B, 1, *S) -> ().
+
+    With equal weights the sum of the modalities' mean absolute errors, the published one. Where ranks share the batch,
+    sum(w) is that of the whole.
+    """
+    error = (image.float() - real.float()).abs() * weights
+    return mean_over_all(error.sum(), weights.sum())
+
+
+def latent_variance(latents: Tensor) -> Tensor:
+    """Mean over all elements of the biased variance over modalities: (M, B, C, *S) -> ().
+
+    For two modalities ((z_1 - z_2) / 2)². Where ranks share the batch, elements are those of the whole.
+    """
+    variance = latents.float().var(dim=0, unbiased=False)
+    return mean_over_all(variance.sum(), variance.numel())
+
+
+# -- brightness by depth below the border, for masks that come without a scan of their own -------------------------
+
+
+@dataclass(frozen=True)
+class LevelProfile:
+    """mean: (DEPTHS,) intensity in [-1, 1] at 1, 2, 3, 4 or more pixels from the border. between: standard deviation of
+    slices' means. within: standard deviation of pixels about their slice's profile.
+    """
+
+    mean: tuple[float, ...]
+    between: float
+    within: float
+
+    def tensor(self) -> Tensor:
+        """(3, DEPTHS), for a buffer."""
+        rest = [[value] + [0.0] * (DEPTHS - 1) for value in (self.between, self.within)]
+        return torch.tensor([list(self.mean), *rest])
+
+    @classmethod
+    def of(cls, tensor: Tensor) -> LevelProfile:
+        """Inverse of `tensor`."""
+        rows = tensor.tolist()
+        return cls(tuple(rows[0]), rows[1][0], rows[2][0])
+
+
+def depths(lesion: Tensor) -> Tensor:
+    """Pixels to the border of the lesion, diagonal steps included: 0 outside, 1 at the border, at most DEPTHS. (B, *S)."""
+    depth = lesion.to(torch.long)
+    for step in range(1, DEPTHS):
+        depth = depth + (dilated(~lesion, step) == 0).long()
+    return depth * lesion.long()
+
+
+def measure_profile(stacks: Iterable[tuple[Tensor, Tensor]]) -> LevelProfile:
+    """Profile of (level, lesion) pairs, each (B, *S). Without any lesion: a tenth above white matter."""
+    found: list[tuple[Tensor, Tensor]] = []  # (values, depths) of each sample with lesions
+    for levels, lesions in stacks:
+        for level, lesion in zip(levels.cpu(), lesions.cpu(), strict=True):
+            if lesion.any():
+                found.append((level[lesion].double(), depths(lesion[None])[0][lesion]))
+    if not found:
+        return LevelProfile((WHITE + 0.08,) * DEPTHS, 0.02, 0.02)
+    values, where = (torch.cat(parts) for parts in zip(*found, strict=True))
+    mean, last = [], float(values.mean())
+    for depth in range(1, DEPTHS + 1):
+        here = values[where == depth]
+        last = float(here.mean()) if len(here) >= 10 else last  # small lesions have no depth
+        mean.append(last)
+    centre = torch.tensor(mean, dtype=torch.double)
+    offsets = torch.stack([(v - centre[d - 1]).mean() for v, d in found if len(v) >= 5] or [torch.zeros(())])
+    rest = torch.cat([(v - centre[d - 1]) - (v - centre[d - 1]).mean() for v, d in found])
+    between = float(offsets.std()) if len(offsets) > 1 else 0.0
+    return LevelProfile(tuple(mean), between, float(rest.std()) if len(rest) > 1 else 0.0)

@@ -15,10 +15,21 @@ from config import Config
 from dataloaders.io.spec import LESION, DataSpec
 from models.base import Batch, Method, Player, SampleRandom, adam, seeded_generator
 from models.ema import ema_copy, ema_update
-from models.lesion.conditions import ZERO, band_masks, blend_weights, blurred, soft_maps, z_scores
-from models.lesion.losses import error_weights, latent_variance, weighted_mae
+from models.lesion.conditions import (
+    DEPTHS,
+    ZERO,
+    LevelProfile,
+    band_masks,
+    blend_weights,
+    blurred,
+    error_weights,
+    latent_variance,
+    measure_profile,
+    soft_maps,
+    weighted_mae,
+    z_scores,
+)
 from models.lesion.network import LesionNetwork
-from models.lesion.profile import DEPTHS, LevelProfile, measure_profile
 from models.lesion.windows import average_windows, cut, grid_corners, random_corners
 
 

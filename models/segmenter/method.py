@@ -15,8 +15,7 @@ from config import Config
 from dataloaders.io.ranks import summed
 from dataloaders.io.spec import DataSpec
 from models.base import Batch, Method, Player, adam
-from models.batch_norm import with_synced_norms
-from models.segmenter.dropout import give_streams, with_image_dropout
+from models.layers import give_streams, with_image_dropout, with_synced_norms
 from models.segmenter.options import SegmenterConfig
 
 PLATEAU_FACTOR = 0.1

@@ -95,7 +95,7 @@ def _given_maps(context: Context, source: Volume, grid: Volume) -> dict[str, str
         if path is None:
             continue
         given = read_volume(path)
-        moved, affine = geometry.onto_axes(given.data, given.affine, source.data.shape, source.affine)
+        moved, affine = geometry.onto_axes(given.data, given.affine, source.affine)
         if fault := geometry.off_grid(moved.shape, affine, source.data.shape, source.affine, context.case.t1.name):
             raise Excluded(f"{path.name}: {fault}")
         ids = on_grid(whole_numbers(path, given.data), given.affine, grid, labels=True)

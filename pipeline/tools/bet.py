@@ -10,7 +10,7 @@ from scipy import ndimage
 
 from dataloaders.io.geometry import regrid, resample, spacing
 from dataloaders.io.nifti import Volume, read_volume, write_volume
-from dataloaders.prepare.cleaning import ellipsoid, largest_component
+from dataloaders.prepare.tissue import ellipsoid, largest_component
 from pipeline.tools.base import Tool, ToolCall
 
 GRID_MM = 2.0

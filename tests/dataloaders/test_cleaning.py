@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from dataloaders.prepare import tissue
-from dataloaders.prepare.cleaning import body_mask
+from dataloaders.prepare.tissue import body_mask
 
 SPACING = np.array([2.0, 2.0, 3.0])
 

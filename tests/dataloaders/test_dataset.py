@@ -16,7 +16,7 @@ from dataloaders.io.manifest import Case, Manifest, Slice
 from dataloaders.io.png import read_png, write_png
 from dataloaders.io.spec import Channel, DataSpec, Label
 from dataloaders.prepare.check import check_folder
-from dataloaders.slices import EndlessSampler, SliceDataset, SliceLoader, flip_table
+from dataloaders.slices import BatchLoader, SliceDataset, drawn_index, epoch_order, flip_table
 from models.base import Batch
 from models.gmm.labels import LabelScheme
 from tests.toy import prepared_folder
@@ -27,8 +27,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return prepared_folder(tmp_path_factory.mktemp("data"), channels=2)
 
 
-def loader(folder: Path, split: str = "train", workers: int = 0, flip: bool = True, cache: float = 0.0) -> SliceLoader:
-    return SliceLoader(SliceDataset(folder, Manifest.load(folder), split, flip, 3, cache, neighbours=1), 4, 3, workers)
+def loader(folder: Path, split: str = "train", workers: int = 0, flip: bool = True, cache: float = 0.0) -> BatchLoader:
+    return BatchLoader(SliceDataset(folder, Manifest.load(folder), split, flip, 3, cache, neighbours=1), 4, 3, workers)
 
 
 def take(iterator, n: int) -> list[torch.Tensor]:  # type: ignore[no-untyped-def]
@@ -45,11 +45,12 @@ def test_values_outside_are_clipped_not_wrapped() -> None:
 
 
 def test_order_is_a_permutation_each_epoch_and_resumes_anywhere() -> None:
-    first = list(islice(EndlessSampler(10, seed=1), 30))
+    first = [(drawn_index(10, 1, "order", position), position) for position in range(30)]
     for epoch in range(3):
         assert sorted(i for i, _ in first[10 * epoch : 10 * epoch + 10]) == list(range(10))
     assert [i for i, _ in first[:10]] != [i for i, _ in first[10:20]]
-    assert list(islice(EndlessSampler(10, seed=1, start=13), 17)) == first[13:]
+    epoch_order.cache_clear()
+    assert [(drawn_index(10, 1, "order", position), position) for position in range(13, 30)] == first[13:]
 
 
 def test_batches_do_not_depend_on_workers_cache_or_where_one_starts(folder: Path) -> None:
@@ -258,14 +259,14 @@ def test_mirroring_takes_the_neighbours_along(tmp_path: Path) -> None:
 
 def test_batches_carry_neighbours_and_position(folder: Path) -> None:
     data = Manifest.load(folder)
-    batch = next(SliceLoader(SliceDataset(folder, data, "train", neighbours=2), 6).once())
+    batch = next(BatchLoader(SliceDataset(folder, data, "train", neighbours=2), 6).once())
     assert (batch.neighbours.shape, batch.neighbours.dtype) == ((6, 4, 32, 32), torch.int64)
     assert batch.indices == [2, 3, 4, 5, 6, 7]
     for i, chosen in enumerate([[0, 0, 1, 2], [0, 0, 2, 3], [0, 1, 3, 4], [1, 2, 4, 5], [2, 3, 5, 5], [3, 4, 5, 5]]):
         assert torch.equal(batch.neighbours[i], batch.label[chosen])
     assert batch.position.dtype == torch.float32
     assert torch.allclose(batch.position, torch.linspace(-1, 1, 6))
-    assert next(SliceLoader(SliceDataset(folder, data, "train"), 4).once()).neighbours is None
+    assert next(BatchLoader(SliceDataset(folder, data, "train"), 4).once()).neighbours is None
 
 
 # -- large data -------------------------------------------------------------------------------------------------------
@@ -274,7 +275,7 @@ def test_batches_carry_neighbours_and_position(folder: Path) -> None:
 def test_a_sample_is_drawn_from_all_cases_alike(tmp_path: Path) -> None:
     """Batches of neighbours would be alike: running variances of batch norm came out some per cent low."""
     root = prepared_folder(tmp_path, patients=8, slices=8)
-    whole = SliceLoader(SliceDataset(root, Manifest.load(root), "train"), 4, seed=3)
+    whole = BatchLoader(SliceDataset(root, Manifest.load(root), "train"), 4, seed=3)
 
     def keys(batches: Iterator[Batch]) -> list[list[tuple[str, int]]]:
         return [list(zip(batch.cases, batch.indices, strict=True)) for batch in batches]

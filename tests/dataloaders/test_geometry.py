@@ -108,7 +108,7 @@ def test_grids_are_compared_in_voxels() -> None:
 def test_data_are_moved_onto_the_axes_of_another_grid_exactly(codes: str) -> None:
     ras, source, affine = volume_in(codes)
     target = volume_in("RAS")[2]
-    moved, grid = onto_axes(source, affine, ras.shape, target)
+    moved, grid = onto_axes(source, affine, target)
     assert np.array_equal(moved, ras)
     assert np.allclose(grid, target)
     assert same_axes(affine, target) == (codes == "RAS")

@@ -12,7 +12,7 @@ from scipy import ndimage
 from config import parse_train
 from dataloaders.io.manifest import Manifest
 from dataloaders.io.spec import Label
-from dataloaders.lesions.loading import CaseLoader, StackLoader, check_filled, lesion_loaders, with_lesions
+from dataloaders.lesions.loading import CaseLoader, StackDataset, check_filled, lesion_loaders, with_lesions
 from dataloaders.lesions.preparing import (
     Tissue,
     fill_zone,
@@ -186,7 +186,7 @@ def test_loaders_of_two_and_three_dimensions(filled: Path) -> None:
     assert batch.grey is not None
     assert batch.label.shape == (2, 64, 64)
     deep, _ = lesion_loaders(parse_train([*base, "--lesion.dims", "3"]), manifest)
-    assert isinstance(deep, StackLoader)
+    assert isinstance(deep.training, StackDataset)
     first, second = (next(deep.endless(start=4)) for _ in range(2))
     assert first.label.shape == (2, 16, 64, 64)
     assert first.real.shape == (2, 2, 16, 64, 64)

@@ -53,7 +53,7 @@ def test_each_voxel_is_a_pair_of_label_and_seed(tree: tuple[Path, Path]) -> None
     label, _ = halves()
     label = label[::-1]  # RAS
     drawn = maps.draw(0, torch.Generator().manual_seed(0)).values
-    scheme = maps.drawn_scheme()
+    scheme = maps.drawn
     outputs = scheme.output_table()[drawn.int()].numpy()
     assert np.array_equal(outputs, label)
     classes = scheme.class_table()[drawn.int()].numpy()

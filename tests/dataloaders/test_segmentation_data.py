@@ -22,7 +22,7 @@ from dataloaders.patches import STREAMS, Drawn, MixedVolumes, PatchDataset, neig
 from dataloaders.segmentation_task import SHOWN, SegmentationTask, tied
 from models.base import seeded_generator
 from models.gmm.labels import LabelScheme
-from models.gmm.options import synthseg_preset
+from models.gmm.options import GMM_PRESETS
 from models.gmm.sampling import draw_intensities
 from models.segmenter.options import SegmenterConfig
 from scripts.generate import GenerateOptions, generate
@@ -101,7 +101,7 @@ def test_a_batch_is_of_many_volumes_and_each_is_drawn_once() -> None:
     source = Counted()
     o = SegmenterConfig(patch=(8,), depth=4, slices_per_volume=5)
     dataset = PatchDataset(source, o, seed=1)
-    volumes = [int(dataset[number].image.max()) for number in range(STREAMS * 40)]
+    volumes = [int(dataset[0, number].image.max()) for number in range(STREAMS * 40)]
     assert len(source.asked) == len(set(source.asked))
     for start in range(0, len(volumes), 8):
         assert len(set(volumes[start : start + 8])) == 8
@@ -110,7 +110,7 @@ def test_a_batch_is_of_many_volumes_and_each_is_drawn_once() -> None:
     drawn_in_turn = [len(set(volumes[: (turn + 1) * STREAMS])) for turn in range(40)]
     assert max(np.diff(drawn_in_turn)) <= 4  # never all streams at once: steps take the same time
     late = PatchDataset(Counted(), o, seed=1)
-    assert [int(late[number].image.max()) for number in range(333, 400)] == volumes[333:400]
+    assert [int(late[0, number].image.max()) for number in range(333, 400)] == volumes[333:400]
 
 
 class Named:
@@ -282,7 +282,7 @@ def test_validation_is_whole_real_scans_on_the_grid(home: Path) -> None:
 
 @pytest.mark.parametrize("slices", ["none", "axial"])
 def test_folders_of_generate_train_as_they_are(home: Path, tmp_path: Path, slices: str) -> None:
-    gmm = replace(synthseg_preset(), target_res=(2.0,))
+    gmm = replace(GMM_PRESETS["synthseg"](), target_res=(2.0,))
     out = tmp_path / slices
     generate(GenerateOptions(labels=home / "labels", out=out, n=3, slices=slices, gmm=gmm))  # type: ignore[arg-type]
     task = SegmentationTask(config(home / "axial", real_fraction=0.0, results=(out,), dims=3, patch=(16,)))
@@ -297,7 +297,7 @@ def test_folders_of_generate_train_as_they_are(home: Path, tmp_path: Path, slice
 
 def test_generated_slices_are_on_the_grid_of_their_labels(home: Path, tmp_path: Path) -> None:
     out = tmp_path / "slices"
-    flat = replace(synthseg_preset(), bias_field_std=(0.0,), gamma_std=0.0, resolution_mix=(1.0, 0.0, 0.0, 0.0))
+    flat = replace(GMM_PRESETS["synthseg"](), bias_field_std=(0.0,), gamma_std=0.0, resolution_mix=(1.0, 0.0, 0.0, 0.0))
     generate(GenerateOptions(labels=home / "labels", out=out, n=2, slices="axial", gmm=flat))
     task = SegmentationTask(config(home / "axial", real_fraction=0.0, results=(out,), dims=3))
     case = task._results()[0].read()
@@ -333,7 +333,7 @@ def test_lesions_become_the_class_that_takes_them(home: Path, tmp_path: Path) ->
 
 def test_tied_labels_have_like_intensities() -> None:
     scheme = tissue_classes().of_scheme(LabelScheme.from_values((0, 2, 41, 7, 3, 42, 530)))
-    options = replace(synthseg_preset(), tie_std=1.0, prior_stds=(1.0, 2.0))
+    options = replace(GMM_PRESETS["synthseg"](), tie_std=1.0, prior_stds=(1.0, 2.0))
     apart = {}
     for name, one in (("tied", tied(scheme)), ("free", scheme)):
         draws = [draw_intensities(options, one, None, 1, seeded_generator(k))[0][0] for k in range(40)]

@@ -12,8 +12,8 @@ import torch
 from dataloaders.io.intensity import Window, levels_to_model
 from dataloaders.io.manifest import Manifest
 from dataloaders.io.png import as_16_bit, read_png
-from dataloaders.slices import SliceDataset, SliceLoader
-from dataloaders.unpaired import UnpairedLoader, typical_windows, unpaired_manifest
+from dataloaders.slices import BatchLoader, SliceDataset
+from dataloaders.unpaired import UnpairedDataset, typical_windows, unpaired_manifest
 from models.base import Batch
 from tests.toy import prepared_folder
 
@@ -28,11 +28,11 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return prepared_folder(tmp_path_factory.mktemp("images"), patients=4, slices=5, channels=2)
 
 
-def loader(labels: Path, images: Path, workers: int = 0, cache: float = 0.0, seed: int = 3) -> UnpairedLoader:
+def loader(labels: Path, images: Path, workers: int = 0, cache: float = 0.0, seed: int = 3) -> BatchLoader:
     data, other = Manifest.load(labels), Manifest.load(images)
     chosen = SliceDataset(labels, unpaired_manifest(data, other), "train", True, seed, cache, 1, read="labels")
     shown = SliceDataset(images, other, "train", True, seed, cache, read="images")
-    return UnpairedLoader(chosen, shown, 4, seed, workers)
+    return BatchLoader(chosen, 4, seed, workers, UnpairedDataset(chosen, shown, seed))
 
 
 def equal(first: list[Batch], second: list[Batch]) -> bool:
@@ -82,7 +82,7 @@ def test_labels_and_images_are_those_of_the_two_training_splits(labels: Path, im
 
 
 def test_labels_come_as_from_a_loader_of_their_own(labels: Path, images: Path) -> None:
-    alone = SliceLoader(SliceDataset(labels, Manifest.load(labels), "train", True, 3, neighbours=1), 4, 3)
+    alone = BatchLoader(SliceDataset(labels, Manifest.load(labels), "train", True, 3, neighbours=1), 4, 3)
     for batch, own in islice(zip(loader(labels, images).endless(), alone.endless(), strict=False), 10):
         assert (batch.cases, batch.patients, batch.indices) == (own.cases, own.patients, own.indices)
         assert torch.equal(batch.label, own.label)
@@ -95,7 +95,7 @@ def test_labels_come_as_from_a_loader_of_their_own(labels: Path, images: Path) -
 def test_one_folder_for_both_is_not_paired(labels: Path) -> None:
     """Otherwise an unpaired run on paired data would see pairs and prove nothing."""
     epochs = 20
-    paired = SliceLoader(SliceDataset(labels, Manifest.load(labels), "train", True, 3), 18, 3)
+    paired = BatchLoader(SliceDataset(labels, Manifest.load(labels), "train", True, 3), 18, 3)
     unpaired = loader(labels, labels)
     unpaired.batch_size = 18
     own = seen(list(islice(paired.endless(), epochs)), labels)  # the image that belongs to each label, and how it lies
@@ -145,7 +145,7 @@ def test_images_of_another_kind_lend_channels_and_windows(labels: Path, images: 
         assert all(item.images == () for item in case.slices)
         kept = tuple(replace(item, images=o.images) for item, o in zip(case.slices, old.slices, strict=True))
         assert replace(case, windows=old.windows, slices=kept) == old
-    test = next(SliceLoader(SliceDataset(labels, made, "test"), 4).once())
+    test = next(BatchLoader(SliceDataset(labels, made, "test"), 4).once())
     assert test.image is None
 
 

@@ -14,7 +14,7 @@ from torch import Tensor
 import engine.run
 from config import parse_train
 from dataloaders.io.manifest import Manifest
-from dataloaders.slices import SliceDataset, SliceLoader
+from dataloaders.slices import BatchLoader, SliceDataset
 from engine import checkpoint
 from engine.methods.base import Verdict
 from engine.methods.synthesis import SynthesisJudge
@@ -233,7 +233,7 @@ def one_step(data: Path, model: str, parts: int, *more: str) -> tuple[dict[str, 
     method = build_method(config, manifest.spec)
     method.mask_threshold.fill_(-0.5)  # away from the first images, all of whose pixels are at the threshold of 0
     players = method.players()
-    batch = next(SliceLoader(SliceDataset(data, manifest, "train"), 4, 1).endless())
+    batch = next(BatchLoader(SliceDataset(data, manifest, "train"), 4, 1).endless())
     training = SimpleNamespace(players=players, method=method)
     cut, losses, gradients = batch.parts(parts), {}, {}
     for name, player in players.items():

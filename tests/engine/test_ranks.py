@@ -19,7 +19,7 @@ from dataloaders.io import ranks
 from dataloaders.io.manifest import Manifest
 from dataloaders.io.ranks import Place, first_of_nodelist, place
 from dataloaders.io.runlog import read_log
-from dataloaders.slices import EndlessSampler, Part, SliceDataset
+from dataloaders.slices import Part, SliceDataset, drawn_index
 from engine.checkpoint import list_states, load_state
 from tests.launch import ROOT, finish, free_port, run, start_ranks, wait_for_state
 from tests.toy import prepared_folder, published
@@ -161,8 +161,8 @@ def test_a_killed_rank_ends_the_others_with_one_line(data: Path, tmp_path: Path)
 
 def test_a_missing_slice_is_named_by_the_rank_that_needs_it_and_ends_both(data: Path, tmp_path: Path) -> None:
     copy = shutil.copytree(data, tmp_path / "data")
-    order = EndlessSampler(15, seed=42, batch_size=4, part=Part(1, 2))
-    index, _ = list(itertools.islice(order, 5))[4]  # rank 1, first of its third batch
+    position = list(itertools.islice(Part(1, 2).positions(0, 4), 5))[4]  # rank 1, first of its third batch
+    index = drawn_index(15, 42, "order", position)
     victim = copy / SliceDataset(copy, Manifest.load(copy), "train").entries[index][1].label
     victim.unlink()
     words = shlex.split(options(copy, tmp_path, "broken", "--freq_save_latest 1000 --cache_gb 0"))
@@ -211,11 +211,8 @@ def test_the_first_of_slurms_node_names(nodes: str, first: str) -> None:
 @pytest.mark.parametrize(("ranks", "start"), [(1, 0), (2, 0), (4, 8), (2, 13)])
 def test_ranks_share_every_batch_without_repetition(ranks: int, start: int) -> None:
     """Batch k of all ranks together, in their order, is batch k of one process."""
-    alone = list(itertools.islice(EndlessSampler(11, 1, start), 40))
-    by_rank = [
-        list(itertools.islice(EndlessSampler(11, 1, start, batch_size=8, part=Part(r, ranks)), 40 // ranks))
-        for r in range(ranks)
-    ]
+    alone = list(range(start, start + 40))
+    by_rank = [list(itertools.islice(Part(r, ranks).positions(start, 8), 40 // ranks)) for r in range(ranks)]
     share = 8 // ranks
     together = [key for k in range(0, 40 // ranks, share) for own in by_rank for key in own[k : k + share]]
     assert together == alone

@@ -14,7 +14,7 @@ import torchvision
 import config
 from config import METHODS
 from dataloaders.io.manifest import Manifest
-from dataloaders.slices import SliceDataset, SliceLoader
+from dataloaders.slices import BatchLoader, SliceDataset
 from engine.methods.base import workflow_of
 from engine.results import Draws
 from engine.run import only_trains
@@ -57,7 +57,7 @@ def make(name: str, folder: Path, *flags: str) -> Method:
     data = Manifest.load(folder)
     torch.manual_seed(0)
     method = build_method(options("--model", name, *flags), data.spec)
-    training = SliceLoader(SliceDataset(folder, data, "train", neighbours=slices(method)), 4)
+    training = BatchLoader(SliceDataset(folder, data, "train", neighbours=slices(method)), 4)
     if isinstance(method, Gmm):
         method.fit(training.once())
     method.calibrate(training.once())
@@ -72,7 +72,7 @@ def slices(method: Method) -> int:
 def synthesize(
     method: Method, folder: Path, batch_size: int, reverse: bool = False
 ) -> dict[tuple[str, int], torch.Tensor]:
-    loader = SliceLoader(SliceDataset(folder, Manifest.load(folder), "test", neighbours=slices(method)), batch_size)
+    loader = BatchLoader(SliceDataset(folder, Manifest.load(folder), "test", neighbours=slices(method)), batch_size)
     order = range(len(loader))[:: -1 if reverse else 1]
     images = {}
     for batch in loader._loader(loader.dataset, list(order)):
@@ -113,7 +113,7 @@ def variant(name: str, folder: Path) -> tuple[str, Path, *tuple[str, ...]]:
 
 def training_batch(folder: Path, neighbours: int = 0) -> Batch:
     data = Manifest.load(folder)
-    return next(SliceLoader(SliceDataset(folder, data, "train", neighbours=neighbours), 2).endless())
+    return next(BatchLoader(SliceDataset(folder, data, "train", neighbours=neighbours), 2).endless())
 
 
 PLAYERS = {"critic": ["generator", "discriminator", "critic", "penalty"]}
@@ -235,7 +235,7 @@ def test_r1_is_scaled_by_its_interval(folder: Path) -> None:
 @pytest.mark.slow
 def test_a_mask_threshold_that_separates_no_bodies_is_said(folder: Path) -> None:
     data = Manifest.load(folder)
-    batches = list(SliceLoader(SliceDataset(folder, data, "train"), 4).once())
+    batches = list(BatchLoader(SliceDataset(folder, data, "train"), 4).once())
 
     def said(*flags: str) -> str:
         words = options("--model", "oasis", "--oasis.lambda_mask", "1", *flags)
@@ -307,7 +307,7 @@ def test_the_spectral_gain_scales_the_first_weights_of_both_players(name: str, f
 def test_one_label_can_be_resampled(name: str, folder: Path) -> None:
     """Another draw for one label changes its pixels; the same draw gives the same image; no labels give the plain one."""
     method = make(*variant(name, folder)).eval()
-    batch = next(SliceLoader(SliceDataset(folder, Manifest.load(folder), "test"), 2).once())
+    batch = next(BatchLoader(SliceDataset(folder, Manifest.load(folder), "test"), 2).once())
     inside = batch.label[:, None].expand(-1, 2, -1, -1) == 3
 
     def image(labels: dict[int, int]) -> torch.Tensor:
@@ -446,7 +446,7 @@ def test_gmm_style_is_shared_by_a_case_and_grain_is_not() -> None:
 
 def test_grain_changes_from_pixel_to_pixel_and_goes_on_in_the_next_slice(folder: Path) -> None:
     method = make("oasis", folder, "--oasis.grain")
-    batch = next(iter(SliceLoader(SliceDataset(folder, Manifest.load(folder), "val"), 2).once(limit=2)))
+    batch = next(iter(BatchLoader(SliceDataset(folder, Manifest.load(folder), "val"), 2).once(limit=2)))
     streams = [Draws(0).of(case, index) for case, index in (("a", 5), ("a", 6), ("a", 8), ("b", 6))]
     maps, far = method.grain(batch, streams[:2]), method.grain(batch, streams[2:])
     assert maps.std().item() == pytest.approx(1, abs=0.05)

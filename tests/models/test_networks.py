@@ -54,7 +54,7 @@ def test_published_discriminator_parameters() -> None:
 
 
 def test_spectral_norm_is_on_the_published_layers() -> None:
-    block = ResidualBlock(8, 4, NormOptions(3, 3, hidden=4).make)
+    block = ResidualBlock(8, 4, NormOptions(3, 3, hidden=4))
     for name in ("conv_0", "conv_1", "conv_s"):
         assert hasattr(getattr(block, name), "parametrizations")
     assert not hasattr(block.norm_0.gamma, "parametrizations")
@@ -89,7 +89,7 @@ def test_spade_formula() -> None:
 
 def test_parameters_keep_their_order() -> None:
     """States of optimisers know parameters by their number: another order gives each the memory of another one."""
-    block = ResidualBlock(8, 4, NormOptions(3, 3, hidden=4).make, grain=True)
+    block = ResidualBlock(8, 4, NormOptions(3, 3, hidden=4), grain=True)
     assert [name for name, _ in block.named_children()] == ["norm_0", "conv_0", "norm_1", "conv_1", "conv_s", "norm_s"]
     net = small((32, 32))
     assert [name for name, _ in net.named_children()] == ["stem", "blocks", "to_image"]

@@ -11,8 +11,8 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 from torch import nn
 
-from models.batch_norm import SyncedBatchNorm2d, SyncedBatchNorm3d, with_synced_norms
 from models.gan.norms import InstanceNorm
+from models.layers import SyncedBatchNorm2d, SyncedBatchNorm3d, with_synced_norms
 
 
 def test_instance_norm_equals_torchs() -> None:

@@ -12,7 +12,7 @@ from torch import Tensor
 from config import Config, starting_values
 from dataloaders.io.schema import check
 from models.base import Batch, seeded_generator
-from models.segmenter.dropout import give_streams, with_image_dropout
+from models.layers import give_streams, with_image_dropout
 from models.segmenter.method import Segmenter, build_network
 from models.segmenter.options import SegmenterConfig
 from tests.toy import toy_spec

@@ -15,7 +15,6 @@ from typing import Any
 from models.gmm.artefacts.blur_cortex import BlurCortex
 from models.gmm.artefacts.boundaries import SimulatedBoundaries
 from models.gmm.artefacts.fields import Artefact
-from models.gmm.artefacts.masks import Masks
 from models.gmm.artefacts.motion import SimulatedMotion
 from models.gmm.artefacts.structured_noise import StructuredNoise
 
@@ -26,18 +25,6 @@ ARTEFACTS: dict[str, type[Artefact]] = {
     "motion": SimulatedMotion,
     "boundaries": SimulatedBoundaries,
 }
-
-__all__ = [
-    "ARTEFACTS",
-    "Artefact",
-    "BlurCortex",
-    "Masks",
-    "SimulatedBoundaries",
-    "SimulatedMotion",
-    "StructuredNoise",
-    "artefact_from_dict",
-    "artefact_to_dict",
-]
 
 
 def artefact_to_dict(artefact: Artefact) -> dict[str, Any]:
@@ -51,7 +38,8 @@ def artefact_from_dict(record: Mapping[str, Any]) -> Artefact:
     kind = ARTEFACTS.get(record.get("name", ""))
     if kind is None:
         raise ValueError(f"artefact {record.get('name')!r} is unknown; known are {', '.join(ARTEFACTS)}")
-    given, needed = set(record) - {"name"}, {field.name for field in dataclasses.fields(kind)}
+    # frontal: of files that were written before 0.3, where it is never true
+    given, needed = set(record) - {"name", "frontal"}, {field.name for field in dataclasses.fields(kind)}
     if given != needed:
         wrong = ", ".join(sorted(given ^ needed))
         raise ValueError(f"artefact {record['name']!r}: fields missing or not known: {wrong}")

@@ -8,8 +8,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from models.base import integer, uniform
 from models.gmm.artefacts.fields import (
     Artefact,
+    Masks,
     bounding_box,
     coin,
     draw_seed,
@@ -18,8 +20,6 @@ from models.gmm.artefacts.fields import (
     noise_on_grid,
     random_voxels,
 )
-from models.gmm.artefacts.masks import Masks
-from models.gmm.draws import integer, uniform
 
 NOTHING = 0.5  # probability that the background stays
 HALO = 0.5

@@ -1,4 +1,4 @@
-"""Draws and smooth fields that the artefacts share: Gaussian blur, Gaussian mixtures, Perlin noise, weight maps.
+"""What artefacts share: the regions that they refer to, draws, Gaussian mixtures, Perlin noise, weight maps.
 
 Legend: C channels, S spatial shape, D its length (2 or 3), K Gaussians, N voxels along one axis, L lattice points.
 Everything separable is a product of small matrices, one per axis: exact (no truncated kernel), of one cost for any width.
@@ -17,9 +17,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from models.gmm.artefacts.masks import Masks
-from models.gmm.draws import integer, uniform
-from models.gmm.resampling import along, gaussian_matrix
+from models.base import integer, uniform
+from models.gmm.resampling import along
 
 PERLIN_PERIODS = (1, 2)  # lattice cells per axis, inclusive range
 OCTAVES = (1, 2, 4)
@@ -57,6 +56,23 @@ def gamma_draws(generator: torch.Generator, shape: int, size: Sequence[int]) -> 
 
 
 @dataclass(frozen=True)
+class Masks:
+    """Regions of one label map, all (*S) bool and on the image's device; each may be empty.
+
+    cortex: where blurred patches are centred. white_matter: where smooth weights are centred. brain: what artefacts act in,
+    and what stays when the background is removed.
+    """
+
+    cortex: Tensor
+    white_matter: Tensor
+    brain: Tensor
+
+    def cropped(self, box: tuple[slice, ...]) -> Masks:
+        """The masks within a box, one slice per axis."""
+        return Masks(self.cortex[box], self.white_matter[box], self.brain[box])
+
+
+@dataclass(frozen=True)
 class Artefact(ABC):
     """The random decisions of one artefact, all of them plain JSON."""
 
@@ -75,14 +91,6 @@ class Artefact(ABC):
     @abstractmethod
     def __call__(self, image: Tensor, masks: Masks) -> Tensor:
         """Image (C, *S) in [0, 1] -> (C, *S); the image itself where the region that it acts in is empty."""
-
-
-def blur(image: Tensor, sigma: Sequence[float]) -> Tensor:
-    """Gaussian blur, normalised at the edges: a constant stays constant. image (C, *S), sigma in voxels per axis of S."""
-    for axis, (size, width) in enumerate(zip(image.shape[1:], sigma, strict=True), start=1):
-        if width > 0:
-            image = along(image, gaussian_matrix(size, width), axis)
-    return image
 
 
 def gaussian_mixture(centers: Tensor, sigma: Tensor, shape: Sequence[int]) -> Tensor:
@@ -104,18 +112,13 @@ def gaussian_mixture(centers: Tensor, sigma: Tensor, shape: Sequence[int]) -> Te
     return (factors[0].T @ rest.flatten(1)).reshape(*shape)
 
 
-def random_voxels(mask: Tensor, count: int, generator: torch.Generator, weight: Tensor | None = None) -> Tensor:
+def random_voxels(mask: Tensor, count: int, generator: torch.Generator) -> Tensor:
     """Voxels of a mask with replacement. mask (*S) bool, not empty -> indices (count, D) float32 on its device.
 
-    weight: (M,) float64 on the CPU, over the M voxels of `mask.nonzero()`; None for all alike. generator: on the CPU.
+    generator: on the CPU.
     """
     voxels = mask.nonzero()
-    draws = torch.rand(count, generator=generator, dtype=torch.float64)
-    if weight is None:
-        chosen = (draws * len(voxels)).long()
-    else:
-        cumulative = weight.cumsum(0)  # on the CPU, as CUDA adds in no fixed order
-        chosen = torch.searchsorted(cumulative, draws * cumulative[-1])
+    chosen = (torch.rand(count, generator=generator, dtype=torch.float64) * len(voxels)).long()
     return voxels[chosen.clamp(max=len(voxels) - 1).to(mask.device)].float()
 
 

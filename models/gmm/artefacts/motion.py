@@ -16,17 +16,17 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from models.base import integer, uniform
 from models.gmm.artefacts.fields import (
+    Masks,
     SmoothWeight,
-    blur,
     bounding_box,
     coin,
     draw_seed,
     generator_for,
     sample_weight,
 )
-from models.gmm.artefacts.masks import Masks
-from models.gmm.draws import integer, uniform
+from models.gmm.resampling import blurred
 
 STACKS = (2, 6)
 MAX_SLICES = 250  # of all stacks together
@@ -149,11 +149,7 @@ class SimulatedMotion(SmoothWeight):
 
     @classmethod
     def sample(cls, generator: torch.Generator, shape: tuple[int, ...], spacing: tuple[float, ...]) -> SimulatedMotion:
-        """Draw one. generator: on the CPU. shape, spacing: of the image, voxels and mm. ValueError unless 3-D."""
-        if len(shape) != 3:
-            raise ValueError(
-                f"motion between slices needs a volume, but the image has {len(shape)} dimensions: {shape}"
-            )
+        """Draw one. generator: on the CPU. shape, spacing: of the image, voxels and mm, of three axes."""
         count = integer(generator, *STACKS)
         wrong_stack = integer(generator, 0, count - 1) if coin(generator, MISREGISTERED_STACK) else -1
         in_plane = min(uniform(generator, *RESOLUTION) * min(spacing), MAX_RESOLUTION)
@@ -205,7 +201,7 @@ class SimulatedMotion(SmoothWeight):
         noise_generator = generator_for(self.seed + 1, image.device)
         stacks = self._plan(brain, generator)
         in_plane = 0.5 * self.resolution  # mm, standard deviation; FWHM 1.2 pixels (Kuklisova-Murgasova et al., 2012)
-        smooth = blur(image, [in_plane / s for s in self.spacing])
+        smooth = blurred(image, [in_plane / s for s in self.spacing])
         sums = [
             torch.zeros(len(image) + 1, *order, device=image.device) for order in _last_axis_orders(image.shape[1:])
         ]
@@ -329,7 +325,7 @@ class SimulatedMotion(SmoothWeight):
 
     def _taper(self, brain: Tensor) -> Tensor:
         """1 in the brain, falling smoothly to 0 outside: (X, Y, Z). An edge along the mask would give the labels away."""
-        near = blur(brain[None].float(), [TAPER / s for s in self.spacing])[0]
+        near = blurred(brain[None].float(), [TAPER / s for s in self.spacing])[0]
         return (3 * near - 0.15).clamp_(0, 1)
 
 

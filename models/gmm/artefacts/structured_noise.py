@@ -8,7 +8,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from models.base import integer, uniform
 from models.gmm.artefacts.fields import (
+    Masks,
     SmoothWeight,
     bounding_box,
     draw_seed,
@@ -16,8 +18,6 @@ from models.gmm.artefacts.fields import (
     sample_weight,
     upsample,
 )
-from models.gmm.artefacts.masks import Masks
-from models.gmm.draws import integer, uniform
 
 STAGES = (1, 4)
 STRENGTH = (0.2, 0.4)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from models.gmm.acquisition import acquire, low_shape, nearest_labels
+from models.gmm.intensity import acquire, low_shape, nearest_labels
 
 
 def test_low_shape_is_what_fits_and_never_more_than_there_is() -> None:

@@ -9,8 +9,7 @@ import pytest
 import torch
 from scipy import ndimage
 
-from models.gmm.acquisition import acquire
-from models.gmm.intensity import add_noise, apply_bias, final_range, gradient_magnitude, textured_grain, tone
+from models.gmm.intensity import acquire, add_noise, apply_bias, final_range, gradient_magnitude, textured_grain, tone
 from models.gmm.resampling import grain_gain, upsample
 
 

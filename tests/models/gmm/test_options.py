@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from models.gmm.lab2im_options import gmm_options
-from models.gmm.options import GMM_PRESETS, GmmConfig, lab2im_preset, synthseg_preset
+from models.gmm.options import GMM_PRESETS, GmmConfig
 
 
 @pytest.mark.parametrize(
@@ -30,7 +30,10 @@ def test_forms_of_bounds(given: object, kept: tuple[float, ...]) -> None:
     options = gmm_options("synthseg", scaling_bounds=given)
     assert options.scaling_bounds == pytest.approx(kept)
     assert all(type(value) is float for value in options.scaling_bounds)
-    assert replace(options, scaling_bounds=(0.2,), resolution_mix=synthseg_preset().resolution_mix) == synthseg_preset()
+    assert (
+        replace(options, scaling_bounds=(0.2,), resolution_mix=GMM_PRESETS["synthseg"]().resolution_mix)
+        == GMM_PRESETS["synthseg"]()
+    )
 
 
 @pytest.mark.parametrize(
@@ -77,7 +80,7 @@ def test_unknown_words_are_refused_with_what_there_is() -> None:
 
 
 def test_presets_are_those_of_the_papers() -> None:
-    synthseg, lab2im = synthseg_preset(), lab2im_preset()
+    synthseg, lab2im = GMM_PRESETS["synthseg"](), GMM_PRESETS["lab2im"]()
     assert (synthseg.scaling_bounds, synthseg.rotation_bounds, synthseg.shearing_bounds) == ((0.2,), (15.0,), (0.012,))
     assert (lab2im.scaling_bounds, lab2im.rotation_bounds, lab2im.shearing_bounds) == ((0.15,), (10.0,), (0.02,))
     assert (synthseg.nonlin_std, synthseg.nonlin_scale) == ((4.0,), (0.04,))

@@ -13,9 +13,11 @@ import torch
 from torch import Tensor
 
 from models.gmm.labels import LabelScheme
+from models.gmm.options import GmmConfig
 from models.gmm.priors import (
     SYNTHSEG_MEANS,
     FittedPrior,
+    GivenPriors,
     Prior,
     draw,
     draw_statistics,
@@ -36,6 +38,10 @@ def rng(seed: int = 0) -> torch.Generator:
 
 def scheme(n: int = 4, classes: list[int] | None = None) -> LabelScheme:
     return LabelScheme.from_lists(range(n), classes, n_neutral_labels=n)
+
+
+def statistics(prior: Prior, labels: LabelScheme, channels: int, **options: object) -> tuple[Tensor, Tensor]:
+    return draw_statistics(GivenPriors(prior, prior), GmmConfig(**options), labels, channels, rng())  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(
@@ -103,7 +109,7 @@ def background_draws(rule: str) -> tuple[Tensor, Tensor]:
     ones = torch.full((1, 2), 200.0)
     labels = scheme(3, [1, 0, 1])  # value 0 is of class 1, and so is value 2
     prior = Prior("uniform", ones, ones)
-    means, stds = draw_statistics(prior, prior, labels, MANY, rng(), background=rule)  # type: ignore[arg-type]
+    means, stds = statistics(prior, labels, MANY, background=rule)
     assert (means[:, 1] == 200).all()
     assert torch.equal(means[:, 0], means[:, 2])
     assert torch.equal(stds[:, 0], stds[:, 2])
@@ -134,16 +140,16 @@ def test_background_rules() -> None:
 def test_ties() -> None:
     labels = LabelScheme.seeds([10, 11, 20, 40, 41])
     prior = parse_prior([80, 120], "uniform", 6)
-    means, stds = draw_statistics(prior, prior, labels, MANY, rng(), background="class", tie_std=5)
+    means, stds = statistics(prior, labels, MANY, tie_std=5)
     assert float((means[:, 1] - means[:, 2]).std()) == pytest.approx(5 * 2**0.5, rel=0.03)
     assert float((means[:, 1] - means[:, 3]).std()) == pytest.approx((2 * (40**2 / 12 + 25)) ** 0.5, rel=0.03)
     assert float((means[:, 4] - means[:, 5]).std()) == pytest.approx((2 * (40**2 / 12 + 25)) ** 0.5, rel=0.03)
     assert float((stds[:, 1] - stds[:, 2]).std()) == pytest.approx((2 * 40**2 / 12) ** 0.5, rel=0.03)
-    wide, _ = draw_statistics(prior, prior, labels, MANY, rng(), tie_std=1000)
+    wide, _ = statistics(prior, labels, MANY, tie_std=1000)
     assert (float(wide.min()), float(wide.max())) == (0, 225)
-    same, _ = draw_statistics(prior, prior, labels, 9, rng(), tie_std=0)
+    same, _ = statistics(prior, labels, 9, tie_std=0)
     assert torch.equal(same[:, 1], same[:, 2])
-    free, _ = draw_statistics(prior, prior, replace(labels, ties=None), 9, rng())
+    free, _ = statistics(prior, replace(labels, ties=None), 9)
     assert not torch.equal(free[:, 1], free[:, 2])
 
 
@@ -244,7 +250,7 @@ def test_published_priors(shared_data: Path) -> None:
     lists = {path.stem: np.load(path) for path in (folder / "synthseg").glob("*.npy")}
     labels = LabelScheme.from_lists(lists["generation_labels"], lists["generation_classes_contrast_specific"], None, 18)
     priors = [parse_prior(lists[f"prior_{name}_t1"], "normal", labels.num_classes) for name in ("means", "stds")]
-    means, _ = draw_statistics(priors[0], priors[1], labels, 2000, rng(), background="class")
+    means, _ = draw_statistics(GivenPriors(*priors), GmmConfig(), labels, 2000, rng())
     cortex, white = (means[:, labels.values.index(value)] for value in (3, 2))
     assert float(white.mean()) == pytest.approx(lists["prior_means_t1"][0, 2], abs=2)  # 129.5 and 96.3: T1
     assert float(cortex.mean()) == pytest.approx(lists["prior_means_t1"][0, 3], abs=2)

@@ -13,9 +13,8 @@ import numpy as np
 import pytest
 import torch
 
-from models.gmm.acquisition import acquire
-from models.gmm.intensity import textured_grain
-from models.gmm.options import GMM_PRESETS, GmmConfig, synthseg_preset
+from models.gmm.intensity import acquire, textured_grain
+from models.gmm.options import GMM_PRESETS, GmmConfig
 from models.gmm.params import Params
 from models.gmm.render import deform, paint, render
 from models.gmm.resampling import nodes, upsample
@@ -37,7 +36,7 @@ def head(shape: tuple[int, ...]) -> torch.Tensor:
 
 
 def draw(shape: tuple[int, ...], seed: int, options: GmmConfig | None = None, channels: int = 1) -> Params:
-    options = synthseg_preset() if options is None else options
+    options = GMM_PRESETS["synthseg"]() if options is None else options
     return sample_params(head(shape), torch.Generator().manual_seed(seed), options=options, channels=channels)
 
 
@@ -130,7 +129,7 @@ def test_elastic_labels_differ_at_borders_only(shape: tuple[int, ...]) -> None:
 
 def test_cropped_flipped_map_agrees() -> None:
     shape = (40, 37, 30)
-    params = draw(shape, 5, replace(synthseg_preset(), output_shape=(28, 50, 24)))
+    params = draw(shape, 5, replace(GMM_PRESETS["synthseg"](), output_shape=(28, 50, 24)))
     params = replace(params, velocity=None, flip=True, partners=(0, 1, 2, 4, 3))
     found, exact = deform(head(shape), params).numpy(), reference.deform(head(shape).numpy(), params)
     assert found.shape == (28, 50, 24)
@@ -170,7 +169,7 @@ CHAINS = {
     "lab2im": GMM_PRESETS["lab2im"](),
     "synthseg": GMM_PRESETS["synthseg"](),
     "partial volume, noise": replace(
-        synthseg_preset(), partial_volume=True, noise_std=(0.1,), noise_coils=(0, 2), target_res=(1.5,)
+        GMM_PRESETS["synthseg"](), partial_volume=True, noise_std=(0.1,), noise_coils=(0, 2), target_res=(1.5,)
     ),
     "spline, quantile": replace(GMM_PRESETS["cornucopia"](), texture_fwhm=(0.0,)),
 }

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from models.gmm.labels import LabelScheme
-from models.gmm.options import GMM_PRESETS, GmmConfig, synthseg_preset
+from models.gmm.options import GMM_PRESETS, GmmConfig
 from models.gmm.params import Params
 from models.gmm.render import deform, render, render_pair
 from models.gmm.sampling import sample_params
@@ -31,7 +31,7 @@ def head(shape: tuple[int, ...], dtype: torch.dtype = torch.uint8) -> torch.Tens
 
 def draw(labels: torch.Tensor, seed: int = 0, options: GmmConfig | None = None, channels: int = 1) -> Params:
     generator = torch.Generator().manual_seed(seed)
-    options = synthseg_preset() if options is None else options
+    options = GMM_PRESETS["synthseg"]() if options is None else options
     return sample_params(labels, generator, options=options, scheme=SCHEME, channels=channels)
 
 
@@ -103,7 +103,7 @@ def test_threads_change_the_image_by_rounding_at_most(preset: str, shape: tuple[
 def test_labels_of_the_image_are_the_deformed_ones() -> None:
     """Zero spread, one blurless channel: every intensity is its label's mean, so image and labels agree everywhere."""
     labels = head((36, 40, 33))
-    options = replace(synthseg_preset(), resolution_mix=(1.0, 0.0, 0.0, 0.0), blur=(0.0,), normalise="window")
+    options = replace(GMM_PRESETS["synthseg"](), resolution_mix=(1.0, 0.0, 0.0, 0.0), blur=(0.0,), normalise="window")
     for seed in range(4):
         params = draw(labels, seed, options)
         means = torch.tensor([[0.0, 50.0, 100.0, 150.0, 200.0, 250.0]])

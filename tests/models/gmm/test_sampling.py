@@ -12,11 +12,11 @@ import torch
 
 from models.gmm.lab2im_options import gmm_options
 from models.gmm.labels import LabelScheme
-from models.gmm.options import GMM_PRESETS, GmmConfig, synthseg_preset
+from models.gmm.options import GMM_PRESETS, GmmConfig
 from models.gmm.params import Params
-from models.gmm.priors import parse_prior
+from models.gmm.priors import GivenPriors, parse_prior
 from models.gmm.render import render
-from models.gmm.sampling import GivenPriors, draw_bounds, sample_params
+from models.gmm.sampling import draw_bounds, sample_params
 
 PLAIN = GmmConfig()
 LABELS = torch.zeros(32, 30, 28, dtype=torch.uint8)
@@ -63,7 +63,7 @@ def resolution_only(**options: object) -> GmmConfig:
 
 @pytest.mark.slow
 def test_kinds_of_resolution_come_at_synthsegs_rates() -> None:
-    assert synthseg_preset().resolution_mix == (0.05, 0.095, 0.855, 0.0)
+    assert GMM_PRESETS["synthseg"]().resolution_mix == (0.05, 0.095, 0.855, 0.0)
     count: Counter[int] = Counter()
     axes: Counter[int] = Counter()
     options = replace(resolution_only(), blur_range=1.0)
@@ -109,7 +109,7 @@ def test_fixed_resolution_in_its_forms() -> None:
 
 
 def test_channels_have_their_own_resolution_and_means() -> None:
-    drawn = [draw(synthseg_preset(), seed, shape_only(120, 120, 120), channels=2) for seed in range(40)]
+    drawn = [draw(GMM_PRESETS["synthseg"](), seed, shape_only(120, 120, 120), channels=2) for seed in range(40)]
     assert sum(params.low_shape[0] != params.low_shape[1] for params in drawn) > 30
     means = torch.stack([params.means for params in drawn])
     assert means.shape == (40, 2, 4)
@@ -185,7 +185,7 @@ def test_velocity_has_the_drawn_std_and_grid() -> None:
 
 def test_mix_prior_and_random_replaces_half() -> None:
     given = GivenPriors(parse_prior([100.0, 100.0], "uniform", 4), parse_prior([7.0, 7.0], "uniform", 4))
-    options = replace(synthseg_preset(), mix_prior_and_random=True, background="class")
+    options = replace(GMM_PRESETS["synthseg"](), mix_prior_and_random=True, background="class")
     drawn = [draw(options, seed, priors=given) for seed in range(400)]
     means = np.array([bool((params.means == 100).all()) for params in drawn])
     stds = np.array([bool((params.stds == 7).all()) for params in drawn])
@@ -233,11 +233,11 @@ def test_never_a_flip_where_sides_are_unknown() -> None:
     """Predecessors flipped without exchanging left and right."""
     unknown = LabelScheme.from_lists([0, 1, 2, 3])
     assert unknown.partners is None
-    assert not any(draw(synthseg_preset(), seed, scheme=unknown).flip for seed in range(60))
-    assert not any(sample_params(LABELS, generator(seed), options=synthseg_preset()).flip for seed in range(60))
-    flips = sum(draw(synthseg_preset(), seed).flip for seed in range(400))
+    assert not any(draw(GMM_PRESETS["synthseg"](), seed, scheme=unknown).flip for seed in range(60))
+    assert not any(sample_params(LABELS, generator(seed), options=GMM_PRESETS["synthseg"]()).flip for seed in range(60))
+    flips = sum(draw(GMM_PRESETS["synthseg"](), seed).flip for seed in range(400))
     assert 160 < flips < 240
-    assert not any(draw(replace(synthseg_preset(), flipping=False), seed).flip for seed in range(60))
+    assert not any(draw(replace(GMM_PRESETS["synthseg"](), flipping=False), seed).flip for seed in range(60))
 
 
 # Shapes
@@ -258,7 +258,7 @@ def test_never_a_flip_where_sides_are_unknown() -> None:
 )
 def test_shapes(options: dict, out: tuple, crop: tuple) -> None:
     for seed in range(5):
-        params = draw(replace(synthseg_preset(), **options), seed)
+        params = draw(replace(GMM_PRESETS["synthseg"](), **options), seed)
         assert params.out_shape == out
         assert params.crop_shape == crop
         for start, part, size in zip(params.crop_start, crop, LABELS.shape, strict=True):
@@ -296,7 +296,7 @@ def test_crops_reach_every_place_the_last_too() -> None:
 )
 def test_a_stage_turned_off_leaves_the_other_draws(off: dict, changed: set[str]) -> None:
     more = {"noise_std": (0.1,), "texture_fwhm": (5.0,), "translation_bounds": (2.0,), "motion_prob": 1.0}
-    full = replace(synthseg_preset(), **more, bias_prob=1.0)  # type: ignore[arg-type]
+    full = replace(GMM_PRESETS["synthseg"](), **more, bias_prob=1.0)  # type: ignore[arg-type]
     seen: set[str] = set()
     for seed in range(8):
         one, other = draw(full, seed), draw(replace(full, **off), seed)
@@ -307,7 +307,8 @@ def test_a_stage_turned_off_leaves_the_other_draws(off: dict, changed: set[str])
 
 def test_fixed_replaces_the_given_fields_only() -> None:
     means = torch.full((1, 4), 50.0)
-    one, other = draw(synthseg_preset(), 2), draw(synthseg_preset(), 2, fixed={"means": means, "gamma": None})
+    options = GMM_PRESETS["synthseg"]()
+    one, other = draw(options, 2), draw(options, 2, fixed={"means": means, "gamma": None})
     assert ALL - same(one, other) == {"means", "gamma"}
     assert torch.equal(other.means, means)
     assert other.gamma is None

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from models.gmm.options import GmmConfig, synthseg_preset
+from models.gmm.options import GMM_PRESETS, GmmConfig
 from models.gmm.params import Params
 from models.gmm.render import deform
 from models.gmm.resampling import nodes, upsample
@@ -83,7 +83,7 @@ def test_integrated_fields_do_not_fold(shape: tuple[int, ...], scale: float, std
 
 
 def moving_params(shape: tuple[int, ...], seed: int = 0, **options: object):
-    config = replace(synthseg_preset(), nonlin_scale=(0.1,), nonlin_std=(3.0, 3.0), flipping=False, **options)
+    config = replace(GMM_PRESETS["synthseg"](), nonlin_scale=(0.1,), nonlin_std=(3.0, 3.0), flipping=False, **options)
     return sample_params(random_labels(shape), torch.Generator().manual_seed(seed), options=config)
 
 
@@ -107,7 +107,7 @@ def test_window_is_the_same_region_of_the_whole(
 
 def test_spatial_off_leaves_the_map_alone() -> None:
     labels = random_labels((30, 27, 24))
-    options = replace(synthseg_preset(), output_shape=(16,))
+    options = replace(GMM_PRESETS["synthseg"](), output_shape=(16,))
     params = sample_params(labels, torch.Generator().manual_seed(0), options=options, spatial=False)
     assert torch.equal(deform(labels, params), labels)
     still = sample_params(labels, torch.Generator().manual_seed(0), options=GmmConfig())

@@ -7,11 +7,22 @@ import pytest
 import torch
 from scipy import ndimage
 
-from models.lesion.conditions import WHITE, band_masks, blend_weights, blurred, dilated
-from models.lesion.losses import error_weights, latent_variance, weighted_mae
+from models.lesion.conditions import (
+    DEPTHS,
+    WHITE,
+    LevelProfile,
+    band_masks,
+    blend_weights,
+    blurred,
+    depths,
+    dilated,
+    error_weights,
+    latent_variance,
+    measure_profile,
+    weighted_mae,
+)
 from models.lesion.network import Encoder, Layers, LesionNetwork
 from models.lesion.options import PUBLISHED_ALPHAS
-from models.lesion.profile import DEPTHS, LevelProfile, depths, measure_profile
 from models.lesion.windows import average_windows, cut, grid_corners, random_corners, window_starts
 
 # Salem et al. 2019, fig. 3, for 64×64 patches: layer -> (channels, side).

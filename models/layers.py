@@ -1,13 +1,14 @@
-"""Batch normalisation over all ranks, and layers of networks that others have built, exchanged for our own."""
+"""Layers of networks that others have built, exchanged for our own: batch norm over all ranks, dropout by image."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
 
 from dataloaders.io.ranks import summed, world_size
+from models.base import seeded_generator
 
 
 def replace_modules(net: nn.Module, instead: Callable[[nn.Module], nn.Module | None]) -> nn.Module:
@@ -72,3 +73,36 @@ def _synced_norm(child: nn.Module) -> nn.Module | None:
     synced = kind(child.num_features, child.eps, child.momentum, child.affine, child.track_running_stats)
     synced.load_state_dict(child.state_dict())
     return synced
+
+
+class ImageDropout(nn.Module):
+    """nn.Dropout whose noise is the same for any batch size and any number of ranks: it draws image i's noise from
+    `streams[i]`, which `give_streams` sets before each forward pass.
+    """
+
+    def __init__(self, p: float) -> None:
+        super().__init__()
+        self.p = p
+        self.streams: Sequence[torch.Generator] = ()
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, ...) -> the same shape; elements are 0 with probability p, the others grow by 1 / (1 - p)."""
+        if not self.training or self.p == 0:
+            return x
+        own = zip(x.detach(), self.streams, strict=True)
+        keep = [torch.empty_like(one).bernoulli_(1 - self.p, generator=rng) for one, rng in own]
+        return x * torch.stack(keep).div_(1 - self.p)
+
+
+def with_image_dropout(net: nn.Module) -> nn.Module:
+    """The network with each nn.Dropout replaced."""
+    return replace_modules(net, lambda child: ImageDropout(child.p) if type(child) is nn.Dropout else None)
+
+
+def give_streams(net: nn.Module, keys: Sequence[object], device: torch.device) -> None:
+    """One stream an image for the coming forward pass, made from its key and shared by all layers."""
+    seeds = [int(torch.randint(2**62, (), generator=seeded_generator("dropout", key))) for key in keys]
+    streams = [torch.Generator(device).manual_seed(seed) for seed in seeds]
+    for module in net.modules():
+        if isinstance(module, ImageDropout):
+            module.streams = streams
