@@ -24,36 +24,6 @@ if TYPE_CHECKING:
     from models.gan.perceptual import LiteFeatures, VggFeatures
 
 
-def build_generator(
-    options: GanConfig, spec: DataSpec, z_dim: int, tuned: bool = True, middle_block: bool = False
-) -> SpadeGenerator:
-    """The generator that the options name. z_dim: noise length without the slice position, which is one more.
-
-    ValueError for slices whose size it cannot make.
-    """
-    norms = NormOptions(
-        spec.num_labels,
-        z_dim + int(options.slice_position),
-        1 + 2 * options.neighbours,
-        options.norm,
-        options.param_free_norm,
-        options.spade_hidden,
-        options.spade_ks,
-        tuned,
-    )
-    check_size(spec.size)
-    return SpadeGenerator(
-        norms,
-        spec.num_channels,
-        options.crop or spec.size,
-        options.channels_G,
-        options.spectral_gain,
-        middle_block=middle_block,
-        grain=options.grain,
-        haar=options.generator == "haar",
-    )
-
-
 class Gan(Method):
     """Base of OASIS and SPADE.
 
@@ -72,7 +42,9 @@ class Gan(Method):
     ) -> None:
         super().__init__()
         self.config, self.options, self.spec, self.noise_length = config, options, spec, z_dim
-        self.generator = build_generator(options, spec, z_dim, config.tuned, middle_block)
+        check_size(spec.size)
+        norms = NormOptions(options, spec.num_labels, z_dim + int(options.slice_position), config.tuned)
+        self.generator = SpadeGenerator(norms, spec.num_channels, options.crop or spec.size, middle_block)
         self.average = ema_copy(self.generator)
         self.register_buffer("mask_threshold", torch.zeros(()))
         # In lists, so that they are neither saved nor trained with the method.

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from models.gan.blocks import INIT_GAIN, ResidualBlock, init_weights, leaky_relu
+from models.gan.blocks import ResidualBlock, init_weights, leaky_relu
 from models.gan.condition import Condition
 from models.gan.norms import NormOptions
 
@@ -52,36 +52,29 @@ class SpadeGenerator(nn.Module):
     haar: feature maps have a quarter of the channels, and the 3×3 convolutions of all stages but the finest, which writes
     the pixels, see their Haar coefficients: as many channels again at half the size, a quarter of the arithmetic. Maps are
     enlarged smoothly. After the wavelet generators of USIS (Eskandar et al., 2021-23) and SWAGAN (Gal et al., SIGGRAPH
-    2021). `channels` must then be a multiple of 4.
+    2021). `channels_G` is then a multiple of 4.
     halvings: how often the first feature map is halved against the label; labels of other sizes than the one that a
     generator is built for must be multiples of 2 ** halvings.
     """
 
     def __init__(
-        self,
-        norms: NormOptions,
-        out_channels: int,
-        size: tuple[int, int],
-        channels: int = 64,
-        spectral_gain: float = INIT_GAIN,
-        middle_block: bool = False,
-        grain: bool = False,
-        haar: bool = False,
+        self, norms: NormOptions, out_channels: int, size: tuple[int, int], middle_block: bool = False
     ) -> None:
         super().__init__()
-        self.norms, self.grain, self.haar = norms, grain, haar
+        o = norms.options
+        self.norms, self.grain, self.haar = norms, o.grain, o.generator == "haar"
         check_size(size)
         doublings = num_upsamplings(size)
         self.halvings = doublings
-        widths = [channels * multiplier // (4 if haar else 1) for multiplier in stage_widths(doublings)]
+        widths = [o.channels_G * multiplier // (4 if self.haar else 1) for multiplier in stage_widths(doublings)]
         self.stem = nn.Conv2d(norms.condition_channels, widths[0], 3, padding=1)
         self.blocks = nn.ModuleList(
-            ResidualBlock(fin, fout, norms, haar and i < doublings, grain and i > doublings - GRAIN_LEVELS)
+            ResidualBlock(fin, fout, norms, self.haar and i < doublings, self.grain and i > doublings - GRAIN_LEVELS)
             for i, (fin, fout) in enumerate(itertools.pairwise(widths))
         )
-        self.middle = ResidualBlock(widths[1], widths[1], norms, haar) if middle_block else None
+        self.middle = ResidualBlock(widths[1], widths[1], norms, self.haar) if middle_block else None
         self.to_image = nn.Conv2d(widths[-1], out_channels, 3, padding=1)
-        init_weights(self, spectral_gain)
+        init_weights(self, o.spectral_gain)
 
     @property
     def z_dim(self) -> int:

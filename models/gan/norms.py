@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from models.gan.condition import Condition
+from models.gan.options import GanConfig
 from models.layers import SyncedBatchNorm2d
 
 GROUPS = 32
@@ -147,20 +148,20 @@ class Clade(ConditionedNorm):
 
 @dataclass(frozen=True)
 class NormOptions:
-    """How every conditioned norm of a generator is built.
+    """How every conditioned norm of a generator is built: by the method's options, for num_labels N and z_dim Z.
 
-    kind: ``spade`` or ``clade``. beneath: ``batch``, ``instance`` or ``group``. num_labels N, slices K, z_dim Z: the
-    condition. hidden, kernel: SPADE's convolutions. tuned: see `Spade`.
+    tuned: see `Spade`.
     """
 
+    options: GanConfig
     num_labels: int
     z_dim: int
-    slices: int = 1
-    kind: str = "spade"
-    beneath: str = "batch"
-    hidden: int = 128
-    kernel: int = 3
     tuned: bool = True
+
+    @property
+    def slices(self) -> int:
+        """K: the slice itself and its neighbours."""
+        return 1 + 2 * self.options.neighbours
 
     @property
     def condition_channels(self) -> int:
@@ -169,7 +170,7 @@ class NormOptions:
 
     def make(self, channels: int, own_statistics: bool = True) -> ConditionedNorm:
         """A norm of this many channels; without own statistics it is always given the normalised input."""
-        beneath = self.beneath if own_statistics else "none"
-        if self.kind == "clade":
+        o, beneath = self.options, self.options.param_free_norm if own_statistics else "none"
+        if o.norm == "clade":
             return Clade(channels, self.num_labels, self.slices, self.z_dim, beneath)
-        return Spade(channels, self.condition_channels, self.hidden, self.kernel, beneath, self.tuned)
+        return Spade(channels, self.condition_channels, o.spade_hidden, o.spade_ks, beneath, self.tuned)

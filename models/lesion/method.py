@@ -50,7 +50,7 @@ class LesionUnet(Method):
         self.composite = self.options.composite
         o = self.options
         conditions = 2 if o.levels == "soft" else len(o.alphas) + (not o.everywhere)
-        self.net = LesionNetwork(spec.num_channels, conditions, o.width, o.dims, o.prelu, o.patch, o.residual)
+        self.net = LesionNetwork(spec.num_channels, conditions, o)
         self.average = ema_copy(self.net)
         self.register_buffer("profile", torch.zeros(3, DEPTHS))
 

@@ -6,15 +6,16 @@ Legend: B batch, M modalities, K condition maps, C width, S the two or three spa
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from models.lesion.options import LesionConfig
+
 HALVINGS = 3
 STEP = 2**HALVINGS
-Prelu = Literal["channel", "element"]
 
 
 class ElementPrelu(nn.Module):
@@ -32,14 +33,14 @@ class ElementPrelu(nn.Module):
 class Layers:
     """Makes the layers of one network: convolutions of two or three dimensions, slopes by channel or by element.
 
-    patch: pixels at full resolution along each axis, for slopes by element.
+    o.patch: pixels at full resolution along each axis, for slopes by element.
     """
 
-    def __init__(self, dims: int, prelu: Prelu, patch: int) -> None:
-        self.dims, self.kind, self.patch = dims, prelu, patch
-        self._conv = (nn.Conv2d, nn.Conv3d)[dims - 2]
-        self._up = (nn.ConvTranspose2d, nn.ConvTranspose3d)[dims - 2]
-        self.pool = (F.max_pool2d, F.max_pool3d)[dims - 2]
+    def __init__(self, o: LesionConfig) -> None:
+        self.dims, self.kind, self.patch = o.dims, o.prelu, o.patch
+        self._conv = (nn.Conv2d, nn.Conv3d)[o.dims - 2]
+        self._up = (nn.ConvTranspose2d, nn.ConvTranspose3d)[o.dims - 2]
+        self.pool = (F.max_pool2d, F.max_pool3d)[o.dims - 2]
 
     def conv(self, fin: int, fout: int, kernel: int, zero: bool = False) -> nn.Module:
         """A convolution that keeps the size, with bias; started for the PReLU behind it, or at 0."""
@@ -122,25 +123,16 @@ class Decoder(nn.Module):
 class LesionNetwork(nn.Module):
     """Scans without lesions and condition maps -> scans with lesions.
 
-    modalities, conditions: M, K. width: C. residual: images are sources plus what the decoder says. 2.06 M parameters for
-    M 2, K 8, C 32; 4.59 M with slopes by element at patch 64.
+    modalities, conditions: M, K. o.width: C. o.residual: images are sources plus what the decoder says. 2.06 M parameters
+    for M 2, K 8, C 32; 4.59 M with slopes by element at patch 64.
     """
 
-    def __init__(
-        self,
-        modalities: int,
-        conditions: int,
-        width: int = 32,
-        dims: int = 2,
-        prelu: Prelu = "channel",
-        patch: int = 64,
-        residual: bool = False,
-    ) -> None:
+    def __init__(self, modalities: int, conditions: int, o: LesionConfig) -> None:
         super().__init__()
-        layers = Layers(dims, prelu, patch)
-        self.residual = residual
-        self.encoders = nn.ModuleList(Encoder(layers, 1 + conditions, width) for _ in range(modalities))
-        self.decoders = nn.ModuleList(Decoder(layers, width, residual) for _ in range(modalities))
+        layers = Layers(o)
+        self.residual = o.residual
+        self.encoders = nn.ModuleList(Encoder(layers, 1 + conditions, o.width) for _ in range(modalities))
+        self.decoders = nn.ModuleList(Decoder(layers, o.width, o.residual) for _ in range(modalities))
 
     def forward(self, source: Tensor, conditions: Tensor, every: bool = False) -> tuple[list[Tensor], Tensor]:
         """source (B, M, *S), conditions (B, K, *S) -> images, latents (M, B, C, *S). Any size; borders are repeated.

@@ -6,6 +6,7 @@ Legend: B batch, C image channels, k neighbouring slices on each side, N classes
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -32,40 +33,16 @@ def build_network(o: SegmenterConfig, inputs: int, classes: int) -> nn.Module:
 
     act = (o.activation, {"inplace": True})
     norm: tuple = ("instance", {"affine": True}) if o.norm == "instance" else ("batch", {})
-    levels = len(o.features)
-    if o.network == "basic":
-        return nets.BasicUNet(
-            spatial_dims=o.dims,
-            in_channels=inputs,
-            out_channels=classes,
-            features=(*o.features, o.features[0]),
-            act=act,
-            norm=norm,
-            dropout=o.dropout,
-            upsample="nontrainable",
-        )
+    halvings = len(o.features) - 1
+    common: dict[str, Any] = {"spatial_dims": o.dims, "in_channels": inputs, "out_channels": classes}
+    if o.network == "dynunet":
+        strides, kernels = [2] * halvings, [3] * len(o.features)
+        common |= {"kernel_size": kernels, "strides": [1, *strides], "upsample_kernel_size": strides}
+        return nets.DynUNet(**common, filters=list(o.features), norm_name=norm, dropout=o.dropout or None)
+    common |= {"act": act, "norm": norm, "dropout": o.dropout}
     if o.network == "unet":
-        return nets.UNet(
-            spatial_dims=o.dims,
-            in_channels=inputs,
-            out_channels=classes,
-            channels=o.features,
-            strides=(2,) * (levels - 1),
-            act=act,
-            norm=norm,
-            dropout=o.dropout,
-        )
-    return nets.DynUNet(
-        spatial_dims=o.dims,
-        in_channels=inputs,
-        out_channels=classes,
-        kernel_size=[3] * levels,
-        strides=[1] + [2] * (levels - 1),
-        upsample_kernel_size=[2] * (levels - 1),
-        filters=list(o.features),
-        norm_name=norm,
-        dropout=o.dropout or None,
-    )
+        return nets.UNet(**common, channels=o.features, strides=(2,) * halvings)
+    return nets.BasicUNet(**common, features=(*o.features, o.features[0]), upsample="nontrainable")
 
 
 def soft_dice_loss(logits: Tensor, label: Tensor, together: bool) -> Tensor:

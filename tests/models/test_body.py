@@ -12,6 +12,7 @@ from models.gan.norms import NormOptions
 from models.gan.options import GanConfig
 
 AIR, TISSUE, LUNG = -1.0, 0.2, -0.95
+SMALL = GanConfig(spade_hidden=8, param_free_norm="instance", channels_G=8, spectral_gain=1.0)
 
 
 def ellipse(rows: float, columns: float, shift: int = 0, size: int = 32) -> torch.Tensor:
@@ -95,7 +96,7 @@ def test_training_with_it_lowers_the_outline_error_of_misaligned_data() -> None:
     target = torch.stack([scan(ellipse(12, 10, shift=2)), scan(ellipse(8, 13, shift=2))])[:, None]
     for weight in (0.0, 3.0):
         torch.manual_seed(0)
-        net = SpadeGenerator(NormOptions(2, 0, hidden=8, beneath="instance"), 1, (32, 32), 8, spectral_gain=1.0)
+        net = SpadeGenerator(NormOptions(SMALL, 2, 0), 1, (32, 32))
         optimizer = torch.optim.Adam(net.parameters(), lr=5e-3)
         for _ in range(60):
             image = net(LABEL)
@@ -113,7 +114,7 @@ def test_training_with_it_lowers_the_outline_error_of_misaligned_data() -> None:
 def test_default_form_has_a_slope_everywhere_at_the_first_output_of_a_generator() -> None:
     """An untrained generator paints mid-grey everywhere; soft Dice has a slope of 1e-7 there, and the air stays grey."""
     torch.manual_seed(0)
-    net = SpadeGenerator(NormOptions(2, 0, hidden=8, beneath="instance"), 1, (32, 32), 8, spectral_gain=1.0)
+    net = SpadeGenerator(NormOptions(SMALL, 2, 0), 1, (32, 32))
     image = net(LABEL).detach().requires_grad_()
     assert image.abs().max() < 0.2
     body.mask_loss(image, LABEL, THRESHOLD, GanConfig().mask_loss).backward()

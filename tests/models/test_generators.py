@@ -9,13 +9,11 @@ import pytest
 import torch
 from torch import nn
 
-from models.gan.adversarial import build_generator
 from models.gan.discriminator import OasisDiscriminator
 from models.gan.generator import SpadeGenerator
 from models.gan.haar import HaarConv
 from models.gan.norms import NormOptions
-from models.gan.options import OasisConfig
-from tests.toy import toy_spec
+from models.gan.options import GanConfig, OasisConfig
 
 pytestmark = pytest.mark.slow
 
@@ -24,9 +22,14 @@ PARAMETERS = {"image": 71_190_467, "haar": 54_341_171}
 NAMES = tuple(PARAMETERS)
 
 
+def of(num_labels: int, z_dim: int, **options: object) -> NormOptions:
+    return NormOptions(GanConfig(**options), num_labels, z_dim)  # type: ignore[arg-type]
+
+
 def make(name: str, norms: NormOptions, size: tuple[int, int] = (64, 96), channels: int = 8) -> SpadeGenerator:
     torch.manual_seed(0)
-    net = SpadeGenerator(norms, 2, size, channels, spectral_gain=1.0, haar=name == "haar")
+    o = replace(norms.options, channels_G=channels, spectral_gain=1.0, generator=name)  # type: ignore[arg-type]
+    net = SpadeGenerator(replace(norms, options=o), 2, size)
     # Published initial weights hardly react to the label; these do.
     with torch.no_grad():
         for parameter in net.parameters():
@@ -51,7 +54,7 @@ def labels(slices: int = 1, size: tuple[int, int] = (64, 96)) -> torch.Tensor:
 def test_parameter_counts(name: str) -> None:
     with torch.device("meta"):
         options = OasisConfig(generator=name)  # type: ignore[arg-type]
-        net = build_generator(options, toy_spec(3, (256, 256), labels=38), options.z_dim)
+        net = SpadeGenerator(NormOptions(options, 38, options.z_dim), 3, (256, 256))
     assert sum(p.numel() for p in net.parameters()) == PARAMETERS[name]
 
 
@@ -59,7 +62,7 @@ def test_parameter_counts(name: str) -> None:
 @pytest.mark.parametrize("kind", ["spade", "clade"])
 @pytest.mark.parametrize("beneath", ["batch", "instance", "group"])
 def test_every_generator_takes_every_norm_and_uses_all_its_parameters(name: str, kind: str, beneath: str) -> None:
-    net = make(name, NormOptions(5, 3, kind=kind, beneath=beneath, hidden=4), (32, 64))
+    net = make(name, of(5, 3, norm=kind, param_free_norm=beneath, spade_hidden=4), (32, 64))
     image = net(labels(size=(32, 64)), torch.randn(2, 3))
     assert image.shape == (2, 2, 32, 64)
     assert image.abs().max() <= 1
@@ -97,14 +100,14 @@ def relative(a: torch.Tensor, b: torch.Tensor) -> float:
     return ((a - b).norm() / b.norm().clamp(min=1e-12)).item()
 
 
-CASES = [("image", {}), ("image", {"slices": 3}), ("image", {"z_dim": 0}), ("image", {"kernel": 1})]
-CASES += [("image", {"beneath": "batch"}), ("haar", {"slices": 3})]
+CASES = [("image", {}), ("image", {"neighbours": 1}), ("image", {"z_dim": 0}), ("image", {"spade_ks": 1})]
+CASES += [("image", {"param_free_norm": "batch"}), ("haar", {"neighbours": 1})]
 
 
 @pytest.mark.parametrize(("name", "options"), CASES)
 def test_tuned_generator_equals_the_plain_one(name: str, options: dict[str, object]) -> None:
     """Images, gradients and statistics, float32: gamma and beta in one convolution."""
-    norms = NormOptions(5, **{"z_dim": 3, "hidden": 8, "beneath": "instance", **options})  # type: ignore[arg-type]
+    norms = of(5, **{"z_dim": 3, "spade_hidden": 8, "param_free_norm": "instance", **options})  # type: ignore[arg-type]
     tuned, plain = make(name, norms), make(name, replace(norms, tuned=False))
     plain.load_state_dict(tuned.state_dict())
     label, noise = labels(norms.slices), torch.randn(2, norms.z_dim) if norms.z_dim else None
@@ -142,7 +145,7 @@ def test_tuned_discriminator_equals_the_plain_one() -> None:
 @pytest.mark.parametrize("name", ["image", "haar"])
 @pytest.mark.parametrize("kind", ["spade", "clade"])
 def test_noise_by_image_class_and_pixel_agree(name: str, kind: str) -> None:
-    net = make(name, NormOptions(5, 3, hidden=8, kind=kind, beneath="instance")).eval()
+    net = make(name, of(5, 3, spade_hidden=8, norm=kind, param_free_norm="instance")).eval()
     label, z = labels(), torch.randn(2, 3)
     image = net(label, z)
     assert relative(net(label, z[:, None].expand(-1, 5, -1)), image) < 1e-5
@@ -152,14 +155,14 @@ def test_noise_by_image_class_and_pixel_agree(name: str, kind: str) -> None:
 
 def test_clade_starts_with_classes_that_differ_more_than_draws() -> None:
     torch.manual_seed(0)
-    layer = NormOptions(8, 16, kind="clade", beneath="instance").make(32)
+    layer = of(8, 16, norm="clade", param_free_norm="instance").make(32)
     classes = layer.table.std(dim=1).mean()
     draws = layer.noise(torch.randn(64, 16)).std(dim=0).mean()  # a draw sums over its length
     assert classes > 3 * draws > 0
 
 
 def test_clade_looks_up_by_class_and_place() -> None:
-    norms = NormOptions(4, 0, kind="clade", beneath="instance")
+    norms = of(4, 0, norm="clade", param_free_norm="instance")
     layer = norms.make(2)
     nn.init.zeros_(layer.position.weight)
     nn.init.zeros_(layer.position.bias)
@@ -181,7 +184,7 @@ def test_clade_looks_up_by_class_and_place() -> None:
 
 
 def test_position_map_is_the_offset_from_the_class_centroid() -> None:
-    net = make("image", NormOptions(4, 0, hidden=4), (32, 32), 4)
+    net = make("image", of(4, 0, spade_hidden=4), (32, 32), 4)
     label = torch.zeros(1, 1, 32, 32, dtype=torch.long)
     label[:, :, 10:21, 4:7] = 1  # centre at row 15, column 5
     offsets = net.condition(label, None).offsets()[0]

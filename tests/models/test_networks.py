@@ -12,6 +12,7 @@ from models.gan.condition import Condition
 from models.gan.discriminator import OasisDiscriminator
 from models.gan.generator import SpadeGenerator
 from models.gan.norms import NormOptions, Spade
+from models.gan.options import GanConfig
 
 
 def parameters(net: nn.Module) -> int:
@@ -19,13 +20,13 @@ def parameters(net: nn.Module) -> int:
 
 
 def small(size: tuple[int, int] = (32, 64), labels: int = 5, channels: int = 2, **options: object) -> SpadeGenerator:
-    norms = NormOptions(labels, z_dim=3, hidden=4, **options)  # type: ignore[arg-type]
-    return SpadeGenerator(norms, channels, size, channels=4)
+    o = GanConfig(spade_hidden=4, channels_G=4, **options)  # type: ignore[arg-type]
+    return SpadeGenerator(NormOptions(o, labels, 3), channels, size)
 
 
 def published(num_labels: int, z_dim: int = 64, middle_block: bool = False) -> SpadeGenerator:
     with torch.device("meta"):
-        return SpadeGenerator(NormOptions(num_labels, z_dim), 3, (256, 256), middle_block=middle_block)
+        return SpadeGenerator(NormOptions(GanConfig(), num_labels, z_dim), 3, (256, 256), middle_block)
 
 
 @pytest.mark.slow
@@ -54,7 +55,7 @@ def test_published_discriminator_parameters() -> None:
 
 
 def test_spectral_norm_is_on_the_published_layers() -> None:
-    block = ResidualBlock(8, 4, NormOptions(3, 3, hidden=4))
+    block = ResidualBlock(8, 4, NormOptions(GanConfig(spade_hidden=4), 3, 3))
     for name in ("conv_0", "conv_1", "conv_s"):
         assert hasattr(getattr(block, name), "parametrizations")
     assert not hasattr(block.norm_0.gamma, "parametrizations")
@@ -89,7 +90,7 @@ def test_spade_formula() -> None:
 
 def test_parameters_keep_their_order() -> None:
     """States of optimisers know parameters by their number: another order gives each the memory of another one."""
-    block = ResidualBlock(8, 4, NormOptions(3, 3, hidden=4), grain=True)
+    block = ResidualBlock(8, 4, NormOptions(GanConfig(spade_hidden=4), 3, 3), grain=True)
     assert [name for name, _ in block.named_children()] == ["norm_0", "conv_0", "norm_1", "conv_1", "conv_s", "norm_s"]
     net = small((32, 32))
     assert [name for name, _ in net.named_children()] == ["stem", "blocks", "to_image"]

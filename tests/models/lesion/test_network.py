@@ -22,7 +22,7 @@ from models.lesion.conditions import (
     weighted_mae,
 )
 from models.lesion.network import Encoder, Layers, LesionNetwork
-from models.lesion.options import PUBLISHED_ALPHAS
+from models.lesion.options import PUBLISHED_ALPHAS, LesionConfig
 from models.lesion.windows import average_windows, cut, grid_corners, random_corners, window_starts
 
 # Salem et al. 2019, fig. 3, for 64×64 patches: layer -> (channels, side).
@@ -42,7 +42,7 @@ ENCODER = {
 
 
 def test_encoder_has_the_published_sizes() -> None:
-    encoder = Encoder(Layers(2, "channel", 64), 9, 32)
+    encoder = Encoder(Layers(LesionConfig()), 9, 32)
     seen: dict[str, tuple[int, int]] = {}
     for name in ENCODER:
         layer = getattr(encoder, name)
@@ -53,12 +53,12 @@ def test_encoder_has_the_published_sizes() -> None:
 
 @pytest.mark.parametrize(("prelu", "millions"), [("channel", 2.06), ("element", 4.59)])
 def test_published_parameter_counts(prelu: str, millions: float) -> None:
-    network = LesionNetwork(2, 8, 32, 2, prelu, 64)  # type: ignore[arg-type]
+    network = LesionNetwork(2, 8, LesionConfig(prelu=prelu, windows=prelu == "element", residual=False))  # type: ignore[arg-type]
     assert round(sum(p.numel() for p in network.parameters()) / 1e6, 2) == millions
 
 
 def test_fusion_is_the_maximum_and_decoders_share_their_weights_over_latents() -> None:
-    network = LesionNetwork(2, 2, 4)
+    network = LesionNetwork(2, 2, LesionConfig(width=4, residual=False))
     images, latents = network(torch.rand(1, 2, 16, 16), torch.rand(1, 2, 16, 16), every=True)
     assert len(images) == 3  # T1w alone, FLAIR alone, fused: six images for two modalities
     for z, image in zip([*latents, latents.amax(0)], images, strict=True):
@@ -69,7 +69,7 @@ def test_fusion_is_the_maximum_and_decoders_share_their_weights_over_latents() -
 
 @pytest.mark.parametrize(("modalities", "dims", "size"), [(1, 2, (13, 50)), (3, 2, (8, 17)), (2, 3, (9, 16, 11))])
 def test_any_modalities_dimensions_and_sizes(modalities: int, dims: int, size: tuple[int, ...]) -> None:
-    network = LesionNetwork(modalities, 2, 2, dims)
+    network = LesionNetwork(modalities, 2, LesionConfig(width=2, dims=dims, residual=False))  # type: ignore[arg-type]
     images, latents = network(torch.rand(2, modalities, *size), torch.rand(2, 2, *size), every=True)
     assert all(image.shape == (2, modalities, *size) for image in images)
     assert latents.shape == (modalities, 2, 2, *size)
@@ -78,7 +78,7 @@ def test_any_modalities_dimensions_and_sizes(modalities: int, dims: int, size: t
 
 def test_a_residual_network_starts_at_its_source() -> None:
     source = torch.rand(1, 2, 16, 16)
-    (image,), _ = LesionNetwork(2, 2, 4, residual=True)(source, torch.rand(1, 2, 16, 16))
+    (image,), _ = LesionNetwork(2, 2, LesionConfig(width=4))(source, torch.rand(1, 2, 16, 16))
     assert torch.equal(image, source)
 
 
