@@ -171,23 +171,19 @@ def stages(labels: Tensor, scheme: LabelScheme, options: Options) -> dict[str, f
     params = [draw(labels, scheme, i) for i in range(options.runs + 2)]
     moved = [deform(labels, p) for p in params]
     device = labels.device
-    grain = torch.randn(1, 1, *labels.shape, device=device)
+    grain = torch.randn(1, *labels.shape, device=device)
     bias = [p.bias if p.bias is not None else torch.zeros(1, *[2] * labels.ndim) for p in params]
     image = grain.mul(20).add(100)
-    gamma = [None if p.gamma is None else p.gamma[None] for p in params]
-
-    def statistics_of(p: Params) -> tuple[Tensor, Tensor]:
-        return p.means[None].to(device), p.stds[None].to(device)
 
     work: dict[str, Callable[[int], object]] = {
         "draw parameters": lambda i: draw(labels, scheme, i),
         "integrate velocity": lambda i: backward_coordinates(params[i], device),
         "look labels up (with the above)": lambda i: deform(labels, params[i]),
-        "grain": lambda i: torch.randn(1, 1, *labels.shape, device=device),
-        "mixture": lambda i: mixture(moved[i][None], *statistics_of(params[i]), grain),
-        "bias field": lambda i: apply_bias(image, [bias[i].to(device)]),
-        "range and gamma": lambda i: tone(image, gamma[i], "minmax"),
-        "acquisition": lambda i: acquire(image[0, 0], params[i].low_shape[0], params[i].sigma[0], params[i].out_shape),
+        "grain": lambda i: torch.randn(1, *labels.shape, device=device),
+        "mixture": lambda i: mixture(moved[i], params[i].means.to(device), params[i].stds.to(device), grain),
+        "bias field": lambda i: apply_bias(image, bias[i].to(device)),
+        "range and gamma": lambda i: tone(image, params[i].gamma, "minmax"),
+        "acquisition": lambda i: acquire(image[0], params[i].low_shape[0], params[i].sigma[0], params[i].out_shape),
         "output labels": lambda i: output_labels(moved[i], scheme),
         "paint, whole": lambda i: paint(moved[i], params[i]),
     }

@@ -11,7 +11,6 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from dataloaders.io.cache import Cache
 from dataloaders.io.files import naming, read_json
 from dataloaders.io.geometry import regrid, resample, stack_slices, to_ras
 from dataloaders.io.intensity import LEVELS, robust_unit
@@ -50,20 +49,6 @@ class CaseFile:
     case: str
     patient: str
     read: partial[LabelledScan]
-
-
-class CaseFiles:
-    """Scans by number; the last few stay in memory, up to `cache_gb`."""
-
-    def __init__(self, files: Sequence[CaseFile], cache_gb: float) -> None:
-        self.files = list(files)
-        self._cache: Cache[LabelledScan] = Cache(cache_gb, LabelledScan.nbytes)
-
-    def __len__(self) -> int:
-        return len(self.files)
-
-    def __getitem__(self, index: int) -> LabelledScan:
-        return self._cache.get(index, self.files[index].read)
 
 
 def channel_numbers(spec: DataSpec, inputs: Sequence[str], count: int, flag: str) -> tuple[int, ...]:

@@ -17,7 +17,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from dataloaders.case_volumes import CaseFiles
+from dataloaders.case_volumes import CaseFile, LabelledScan
+from dataloaders.io.cache import Cache
 from dataloaders.io.geometry import ACROSS
 from dataloaders.io.intensity import robust_unit
 from dataloaders.labelmaps.classes import Classes
@@ -103,10 +104,22 @@ class GeneratedVolumes:
 
 
 class CaseVolumes:
-    """Images from disk: cut, and with `augment` deformed, biased, blurred and darkened as the generator does its own."""
+    """Images from disk: cut, and with `augment` deformed, biased, blurred and darkened as the generator does its own.
 
-    def __init__(self, cases: CaseFiles, scheme: LabelScheme, o: SegmenterConfig, gmm: GmmConfig, seed: int) -> None:
+    The last few scans stay in memory, up to `cache_gb`.
+    """
+
+    def __init__(
+        self,
+        cases: Sequence[CaseFile],
+        cache_gb: float,
+        scheme: LabelScheme,
+        o: SegmenterConfig,
+        gmm: GmmConfig,
+        seed: int,
+    ) -> None:
         self.cases, self.scheme, self.o, self.seed = cases, scheme, o, seed
+        self._cache: Cache[LabelledScan] = Cache(cache_gb, LabelledScan.nbytes)
         self.options = gmm if o.augment else PLAIN
         warn_unmirrored(self.options, scheme)
         self._spots: dict[int, Tensor] = {}
@@ -115,7 +128,7 @@ class CaseVolumes:
         """See `PatchSource`."""
         generator = seeded_generator(self.seed, "case", number)
         index = int(torch.randint(len(self.cases), (), generator=generator))
-        case = self.cases[index]
+        case = self._cache.get(index, self.cases[index].read)
         image, label = torch.from_numpy(case.image), torch.from_numpy(case.label.astype(np.int32))
         flat = 3 if label.shape[-1] == 1 else 0  # of one slice
         if flat:

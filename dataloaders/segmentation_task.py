@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,7 +12,6 @@ from numpy.typing import NDArray
 from config import Config
 from dataloaders.case_volumes import (
     CaseFile,
-    CaseFiles,
     LabelledScan,
     case_labels,
     channel_numbers,
@@ -220,8 +218,7 @@ class SegmentationTask:
         return other if from_disk is None else MixedVolumes(from_disk, other, self.o.real_fraction, seed)
 
     def _case_volumes(self, cases: Sequence[CaseFile], seed: int) -> CaseVolumes:
-        files = CaseFiles(cases, self.config.cache_gb)
-        return CaseVolumes(files, self.scheme, self.o, self.config.gmm, seed)
+        return CaseVolumes(cases, self.config.cache_gb, self.scheme, self.o, self.config.gmm, seed)
 
     def _real(self, split: str) -> list[CaseFile]:
         """Scans of one split that have images."""
@@ -241,12 +238,9 @@ class SegmentationTask:
     def _results(self) -> list[CaseFile]:
         found: list[CaseFile] = []
         names = [channel.name for channel in self.channels]
-        for root in self._result_folders():
+        for root in (self.config.dataroot,) if self._from_results else self.o.results:
             found += folder_cases(root, self.classes, names, len(self.channels), self.spacing)
         return found
-
-    def _result_folders(self) -> tuple[Path, ...]:
-        return (self.config.dataroot,) if self._from_results else self.o.results
 
     @property
     def _from_results(self) -> bool:

@@ -1,6 +1,6 @@
 """From labels to intensities: mixture, texture, partial volume, bias, contrast, noise, the scanner's resolution.
 
-Images are (B, C, *S) float32, in the acquisition one channel (*S).
+Images are (C, *S) float32, in the acquisition one channel (*S).
 """
 
 from __future__ import annotations
@@ -34,21 +34,19 @@ FWHM_TO_SIGMA = 1 / math.sqrt(8 * math.log(2))
 def mixture(labels: Tensor, means: Tensor, stds: Tensor, grain: Tensor) -> Tensor:
     """Gaussian mixture by label: mean[label] + std[label] · grain.
 
-    labels (B, *S) label indices, or (B, *(f · S)) for f samples per voxel and axis: then means and stds are averaged over a
-    voxel's samples, as in partial volume. means, stds (B, C, N); grain (B, C, *S) of unit variance. -> (B, C, *S)
+    labels (*S) label indices, or (*(f · S)) for f samples per voxel and axis: then means and stds are averaged over a
+    voxel's samples, as in partial volume. means, stds (C, N); grain (C, *S) of unit variance. -> (C, *S)
     """
-    shape = tuple(grain.shape[2:])
-    images = torch.empty_like(grain)
-    fine = labels.shape[1] // shape[0]
-    for b, label in enumerate(labels):
-        for rows in slabs(shape, grain.device):
-            part = label[rows.start * fine : rows.stop * fine]
-            index, inner = part.flatten().int(), (rows.stop - rows.start, *shape[1:])
-            for c in range(means.shape[1]):
-                mean = _average(means[b, c].index_select(0, index).view(part.shape), inner)
-                std = _average(stds[b, c].index_select(0, index).view(part.shape), inner)
-                torch.addcmul(mean, std, grain[b, c, rows], out=images[b, c, rows])
-    return images
+    shape, image = tuple(grain.shape[1:]), torch.empty_like(grain)
+    fine = len(labels) // shape[0]
+    for rows in slabs(shape, grain.device):
+        part = labels[rows.start * fine : rows.stop * fine]
+        index, inner = part.flatten().int(), (rows.stop - rows.start, *shape[1:])
+        for c in range(len(means)):
+            mean = _average(means[c].index_select(0, index).view(part.shape), inner)
+            std = _average(stds[c].index_select(0, index).view(part.shape), inner)
+            torch.addcmul(mean, std, grain[c, rows], out=image[c, rows])
+    return image
 
 
 def _average(fine: Tensor, shape: Shape) -> Tensor:
@@ -63,80 +61,77 @@ def _average(fine: Tensor, shape: Shape) -> Tensor:
 def textured_grain(grain: Tensor, labels: Tensor, fwhm: Tensor) -> Tensor:
     """Grain with a texture of its own in each label, of unit variance whatever its width.
 
-    grain (B, C, *S) white, unit variance; labels (B, *S); fwhm (B, N) voxels, rounded to TEXTURE_LEVELS widths (and 0).
+    grain (C, *S) white, unit variance; labels (*S); fwhm (N,) voxels, rounded to TEXTURE_LEVELS widths (and 0).
     cornucopia's texture loses its variance when it is smoothed (down to 2 % of the std at 10 voxels); here every voxel's
     gain undoes the smoothing exactly, at edges too.
     """
     step = float(fwhm.max()) / TEXTURE_LEVELS
     if step <= 0:
         return grain
-    level = (fwhm / step).round().int()
-    out = grain.clone()
+    level, out = (fwhm / step).round().int().to(labels.device), grain
     for k in range(1, TEXTURE_LEVELS + 1):
-        members = level == k  # (B, N)
+        members = level == k  # (N,)
         if members.any():
-            smooth = _smooth_grain(grain, k * step * FWHM_TO_SIGMA)
-            for b in range(len(grain)):
-                inside = members[b].to(labels.device).index_select(0, labels[b].flatten().int()).view(labels[b].shape)
-                out[b] = torch.where(inside, smooth[b], out[b])
+            inside = members.index_select(0, labels.flatten().int()).view(labels.shape)
+            out = torch.where(inside, _smooth_grain(grain, k * step * FWHM_TO_SIGMA), out)
     return out
 
 
 def _smooth_grain(grain: Tensor, sigma: float) -> Tensor:
-    for axis in range(2, grain.ndim):
+    for axis in range(1, grain.ndim):
         matrix = gaussian_matrix(grain.shape[axis], sigma)
         grain = along(grain, matrix / matrix.square().sum(1, keepdim=True).sqrt(), axis)
     return grain
 
 
-def apply_bias(image: Tensor, nodes: Sequence[Tensor], order: int = 1) -> Tensor:
-    """image (B, C, *S) times exp(upsampled nodes), one (C, *g) grid of log-factors per sample; slab by slab."""
-    shape = tuple(image.shape[2:])
-    out = torch.empty_like(image)
-    for b, grid in enumerate(nodes):
-        field = upsample(grid, shape[1:], order, first=2)  # all axes but the first
-        for rows in slabs(shape, image.device):
-            part = upsample_rows(field, shape[0], rows, order)
-            torch.mul(image[b, :, rows], part.exp_(), out=out[b, :, rows])
+def apply_bias(image: Tensor, nodes: Tensor, order: int = 1) -> Tensor:
+    """image (C, *S) times exp(upsampled nodes), a (C, *g) grid of log-factors; slab by slab."""
+    shape, out = tuple(image.shape[1:]), torch.empty_like(image)
+    field = upsample(nodes, shape[1:], order, first=2)  # all axes but the first
+    for rows in slabs(shape, image.device):
+        part = upsample_rows(field, shape[0], rows, order)
+        torch.mul(image[:, rows], part.exp_(), out=out[:, rows])
     return out
 
 
 def tone(image: Tensor, gamma: Tensor | None, normalise: Normalise) -> Tensor:
-    """Range and gamma. image (B, C, *S) on 0-255; gamma (B, C), the exponent is exp(gamma).
+    """Range and gamma. image (C, *S) on 0-255; gamma (C,), the exponent is exp(gamma).
 
-    minmax: clip to [0, 300], then each image's own minimum and maximum to 0 and 1 (lab2im, SynthSeg). window: 0-255 to
+    minmax: clip to [0, 300], then each channel's own minimum and maximum to 0 and 1 (lab2im, SynthSeg). window: 0-255 to
     [0, 1], clipped, so intensities keep their meaning. max, quantile: positive values over 300; `final_range` then
     takes the maximum or the quantiles. Gamma acts on the result, so the ends stay where they are.
     """
-    shape = (*image.shape[:2], *[1] * (image.ndim - 2))
     if normalise == "minmax":
         image = image.clamp(0, CLIP)
-        flat = image.flatten(2)
-        low, high = flat.amin(-1).view(shape), flat.amax(-1).view(shape)
+        low, high = _ends(image)
         image.sub_(low).div_((high - low).clamp(min=1e-7))
     elif normalise == "window":
         image = (image / FULL_SCALE).clamp_(0, 1)
     else:
         image = (image / CLIP).clamp_(min=0)
     if gamma is not None:
-        for b in range(len(image)):
-            for c in range(image.shape[1]):
-                exponent = math.exp(float(gamma[b, c]))
-                if exponent != 1:
-                    image[b, c].pow_(exponent)
+        for channel, log_exponent in zip(image, gamma.tolist(), strict=True):
+            if log_exponent:
+                channel.pow_(math.exp(log_exponent))
     return image
+
+
+def _ends(image: Tensor) -> tuple[Tensor, Tensor]:
+    """Minimum and maximum of each channel, (C, 1, ...)."""
+    axes = tuple(range(1, image.ndim))
+    return image.amin(axes, keepdim=True), image.amax(axes, keepdim=True)
 
 
 def final_range(image: Tensor, normalise: Normalise) -> Tensor:
     """The last step's range, since noise and blur may have left it.
 
-    max: negative noise cut, then over the maximum of each image, to [0, 1]; quantile: 1 and 99 % of the non-zero voxels to
+    max: negative noise cut, then over the maximum of each channel, to [0, 1]; quantile: 1 and 99 % of the non-zero voxels to
     0 and 1, unclipped (cornucopia); minmax, window: clipped to [0, 1].
     """
     if normalise in ("minmax", "window"):
         return image.clamp(0, 1)
     out = torch.empty_like(image)
-    for source, target in zip(image.flatten(0, 1), out.flatten(0, 1), strict=True):
+    for source, target in zip(image, out, strict=True):
         if normalise == "max":
             torch.div(source.clamp(min=0), source.amax().clamp(min=1e-7), out=target)
         else:
@@ -221,21 +216,19 @@ def nearest_labels(labels: Tensor, out: Shape) -> Tensor:
 
 
 def gradient_magnitude(image: Tensor) -> Tensor:
-    """Magnitude of the Sobel gradient, clipped at ten and scaled by each image's own minimum and maximum to [0, 1].
+    """Magnitude of the Sobel gradient, clipped at ten and scaled by each channel's own minimum and maximum to [0, 1].
 
-    image (B, C, *S) -> the same; SynthSeg's `return_gradients`, which trains on edges instead of intensities.
+    image (C, *S) -> the same; SynthSeg's `return_gradients`, which trains on edges instead of intensities.
     """
     total = torch.zeros_like(image)
-    for axis in range(2, image.ndim):
+    for axis in range(1, image.ndim):
         part = image
-        for other in range(2, image.ndim):
+        for other in range(1, image.ndim):
             taps = (-1.0, 0.0, 1.0) if other == axis else (1.0, 2.0, 1.0)
             part = _three_taps(part, other, taps)
         total.add_(part.square())
     magnitude = total.sqrt_().clamp_(max=10)
-    flat = magnitude.flatten(2)
-    shape = (*image.shape[:2], *[1] * (image.ndim - 2))
-    low, high = flat.amin(-1).view(shape), flat.amax(-1).view(shape)
+    low, high = _ends(magnitude)
     return (magnitude - low) / (high - low).clamp(min=1e-7)
 
 

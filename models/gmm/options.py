@@ -188,9 +188,12 @@ class GmmConfig:
             raise ValueError(f"--thickness {spelled(self.thickness)}: only with --data_res")
 
 
+PUBLISHED = read_toml(Path(__file__).with_name("presets.toml"), "table of presets")
+
+
 def preset(name: str) -> GmmConfig:
-    """A preset as published, see presets.toml; fitted are the defaults."""
-    table = read_toml(Path(__file__).with_name("presets.toml"), "table of presets").get(name, {})
+    """A preset as published; fitted are the defaults."""
+    table = PUBLISHED.get(name, {})
     values: dict[str, Any] = {key: tuple(value) if isinstance(value, list) else value for key, value in table.items()}
     return GmmConfig(preset=cast(GmmPreset, name), **values)
 

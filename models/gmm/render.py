@@ -72,34 +72,34 @@ def paint(deformed: Tensor, params: Params) -> Tensor:
     """
     device, channels = deformed.device, len(params.means)
     random = torch.Generator(device).manual_seed(params.seed)
-    grain = torch.randn(1, channels, *params.crop_shape, generator=random, device=device)
+    grain = torch.randn(channels, *params.crop_shape, generator=random, device=device)
     voxels = nearest_labels(deformed, params.crop_shape)
     if params.fwhm is not None:
-        grain = textured_grain(grain, voxels[None], params.fwhm[None])
+        grain = textured_grain(grain, voxels, params.fwhm)
     stds = params.stds * torch.tensor(params.gain)[:, None]
-    image = mixture(deformed[None], params.means[None].to(device), stds[None].to(device), grain)
+    image = mixture(deformed, params.means.to(device), stds.to(device), grain)
     del grain
     if params.bias is not None:
-        image = apply_bias(image, [params.bias.to(device)], params.spline)
-    image = tone(image, None if params.gamma is None else params.gamma[None], params.normalise)
+        image = apply_bias(image, params.bias.to(device), params.spline)
+    image = tone(image, params.gamma, params.normalise)
     image = acquire_channels(image, params, random)
-    image = final_range(image, params.normalise)[0]
+    image = final_range(image, params.normalise)
     if params.artefacts:
         masks = _masks(nearest_labels(voxels, params.out_shape), params)
         for artefact in params.artefacts:
             image = artefact(image, masks)
         image = image.clamp(0, 1) if params.normalise != "quantile" else image
-    return gradient_magnitude(image[None])[0] if params.gradients else image
+    return gradient_magnitude(image) if params.gradients else image
 
 
 def acquire_channels(image: Tensor, params: Params, random: torch.Generator) -> Tensor:
-    """Every channel through its own acquisition: (1, C, *crop) -> (1, C, *out)."""
-    own = zip(image[0], params.low_shape, params.sigma, params.noise, params.coils, strict=True)
+    """Every channel through its own acquisition: (C, *crop) -> (C, *out)."""
+    own = zip(image, params.low_shape, params.sigma, params.noise, params.coils, strict=True)
     channels = [
         acquire(channel, low, sigma, params.out_shape, noise=noise, coils=coils, generator=random)
         for channel, low, sigma, noise, coils in own
     ]
-    return torch.stack(channels)[None]
+    return torch.stack(channels)
 
 
 def _masks(labels: Tensor, params: Params) -> Masks:
@@ -149,13 +149,13 @@ def repaint(image: Tensor, labels: Tensor, params: Params, scheme: LabelScheme) 
     deviations, texture and artefacts, which belong to the mixture or to its labels, are not used. Outside the map: 0.
     """
     random = torch.Generator(image.device).manual_seed(params.seed)
-    moved = deform_image(image, params)[None] * FULL_SCALE
+    moved = deform_image(image, params) * FULL_SCALE
     if params.bias is not None:
-        moved = apply_bias(moved, [params.bias.to(image.device)], params.spline)
-    moved = tone(moved, None if params.gamma is None else params.gamma[None], params.normalise)
+        moved = apply_bias(moved, params.bias.to(image.device), params.spline)
+    moved = tone(moved, params.gamma, params.normalise)
     out = final_range(acquire_channels(moved, params, random), params.normalise)
     out = gradient_magnitude(out) if params.gradients else out
-    return out[0], output_labels(deform(labels, params, params.out_shape), scheme)
+    return out, output_labels(deform(labels, params, params.out_shape), scheme)
 
 
 def deform_image(image: Tensor, params: Params) -> Tensor:

@@ -10,8 +10,9 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, cast
 
+from dataloaders.io.schema import decode
 from models.gmm.artefacts.blur_cortex import BlurCortex
 from models.gmm.artefacts.boundaries import SimulatedBoundaries
 from models.gmm.artefacts.fields import Artefact
@@ -39,8 +40,5 @@ def artefact_from_dict(record: Mapping[str, Any]) -> Artefact:
     if kind is None:
         raise ValueError(f"artefact {record.get('name')!r} is unknown; known are {', '.join(ARTEFACTS)}")
     # frontal: of files that were written before 0.3, where it is never true
-    given, needed = set(record) - {"name", "frontal"}, {field.name for field in dataclasses.fields(kind)}
-    if given != needed:
-        wrong = ", ".join(sorted(given ^ needed))
-        raise ValueError(f"artefact {record['name']!r}: fields missing or not known: {wrong}")
-    return kind(**{name: record[name] for name in needed})
+    own = {key: value for key, value in record.items() if key not in ("name", "frontal")}
+    return cast(Artefact, decode(kind, own, f"artefact {record['name']!r}", complete=True))

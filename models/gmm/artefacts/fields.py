@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -75,13 +75,6 @@ class Masks:
 @dataclass(frozen=True)
 class Artefact(ABC):
     """The random decisions of one artefact, all of them plain JSON."""
-
-    def __post_init__(self) -> None:
-        """Fields that JSON returned as lists become tuples again."""
-        for field in fields(self):
-            value = getattr(self, field.name)
-            if isinstance(value, list):
-                object.__setattr__(self, field.name, tuple(value))
 
     @classmethod
     @abstractmethod
