@@ -5,8 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from models.gan.blocks import INIT_GAIN, DownBlock, UpBlock, init_weights
+from models.gan.blocks import DownBlock, UpBlock, init_weights
 from models.gan.generator import halvings, num_upsamplings
+from models.gan.options import OasisConfig
 
 
 class OasisDiscriminator(nn.Module):
@@ -17,28 +18,22 @@ class OasisDiscriminator(nn.Module):
     """
 
     def __init__(
-        self,
-        num_labels: int,
-        in_channels: int,
-        size: tuple[int, int],
-        channels: int = 128,
-        spectral_gain: float = INIT_GAIN,
-        tuned: bool = True,
+        self, num_labels: int, in_channels: int, size: tuple[int, int], o: OasisConfig, tuned: bool = True
     ) -> None:
         super().__init__()
         self.tuned = tuned
         levels = min(num_upsamplings(size) + 1, halvings(size[0]), halvings(size[1]))
-        widths = [channels * multiplier for multiplier in (1, 1, 2, 2, 4, 4, 4, 4)[:levels]]
+        widths = [o.channels_D * multiplier for multiplier in (1, 1, 2, 2, 4, 4, 4, 4)[:levels]]
         self.down = nn.ModuleList(
             DownBlock(fin, fout, first=i == 0, tuned=tuned)
             for i, (fin, fout) in enumerate(zip([in_channels, *widths], widths, strict=False))
         )
         # Decoder outputs mirror the encoder's inputs; from its second block on it reads [upsampled, skip].
-        outputs = [*widths[-2::-1], channels // 2]
+        outputs = [*widths[-2::-1], o.channels_D // 2]
         inputs = [widths[-1], *(2 * width for width in widths[-2::-1])]
         self.up = nn.ModuleList(UpBlock(fin, fout, tuned) for fin, fout in zip(inputs, outputs, strict=True))
-        self.to_logits = nn.Conv2d(channels // 2, num_labels + 1, 1)
-        init_weights(self, spectral_gain)
+        self.to_logits = nn.Conv2d(o.channels_D // 2, num_labels + 1, 1)
+        init_weights(self, o.spectral_gain)
 
     def forward(self, image: Tensor, features: bool = False) -> Tensor | tuple[Tensor, list[Tensor]]:
         """image (B, C, H, W) in [-1, 1] -> logits (B, N+1, H, W); channel 0 is fake, channel y + 1 is label y.

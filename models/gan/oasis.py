@@ -26,9 +26,7 @@ class Oasis(Gan):
         super().__init__(config, o, spec, o.z_dim)
         self.oasis = o
         size = o.crop or spec.size
-        self.discriminator = OasisDiscriminator(
-            spec.num_labels, spec.num_channels, size, o.channels_D, o.spectral_gain, config.tuned
-        )
+        self.discriminator = OasisDiscriminator(spec.num_labels, spec.num_channels, size, o, config.tuned)
         self.critic = None
         if o.unpaired or o.critic == "wavelet":
             from models.gan.wavelet_discriminator import WaveletDiscriminator

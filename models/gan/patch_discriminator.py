@@ -9,33 +9,27 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils.parametrizations import spectral_norm
 
-from models.gan.blocks import INIT_GAIN, init_weights, leaky_relu
+from models.gan.blocks import init_weights, leaky_relu
 from models.gan.condition import one_hot
+from models.gan.options import SpadeConfig
 
+LAYERS = 4  # convolutions before the last one
 KERNEL, PADDING = 4, 2  # as published: with a padding of 2 each map is one pixel longer than its share
 
 
 class MultiscalePatchDiscriminator(nn.Module):
     """Equal PatchGANs on the image and on its halvings (Wang et al., CVPR 2018, sec. 3.2; Park et al., CVPR 2019, app. A).
 
-    Reads the image and its one-hot labels side by side. channels: width of the first layer; it doubles up to 8 times
-    that. scales: patch networks, each on half the size of the one before. layers: convolutions before the last one.
-    5.8 M parameters for 151 labels and three channels.
+    Reads the image and its one-hot labels side by side. o.channels_D: width of the first layer; it doubles up to 8 times
+    that. o.num_D: patch networks, each on half the size of the one before. 5.8 M parameters for 151 labels and three
+    channels.
     """
 
-    def __init__(
-        self,
-        num_labels: int,
-        in_channels: int,
-        channels: int = 64,
-        scales: int = 2,
-        layers: int = 4,
-        spectral_gain: float = INIT_GAIN,
-    ) -> None:
+    def __init__(self, num_labels: int, in_channels: int, o: SpadeConfig) -> None:
         super().__init__()
         self.num_labels = num_labels
-        self.nets = nn.ModuleList(PatchDiscriminator(in_channels + num_labels, channels, layers) for _ in range(scales))
-        init_weights(self, spectral_gain)
+        self.nets = nn.ModuleList(PatchDiscriminator(in_channels + num_labels, o.channels_D) for _ in range(o.num_D))
+        init_weights(self, o.spectral_gain)
 
     def forward(self, image: Tensor, label: Tensor) -> list[list[Tensor]]:
         """image (M·B, C, H, W) in [-1, 1], label (B, H, W) int64 in 0..N-1 -> feature maps by scale, finest first.
@@ -62,18 +56,18 @@ class PatchDiscriminator(nn.Module):
     All but the first and the last have spectral norm and instance norm without scale and shift.
     """
 
-    def __init__(self, in_channels: int, channels: int, layers: int) -> None:
+    def __init__(self, in_channels: int, channels: int) -> None:
         super().__init__()
-        widths = [channels * min(2**i, 8) for i in range(layers)]
+        widths = [channels * min(2**i, 8) for i in range(LAYERS)]
         self.first = nn.Conv2d(in_channels, widths[0], KERNEL, stride=2, padding=PADDING)
         # No bias in front of a norm that would subtract it again.
         self.convs = nn.ModuleList(
             spectral_norm(
                 nn.Conv2d(
-                    widths[i - 1], widths[i], KERNEL, stride=1 if i == layers - 1 else 2, padding=PADDING, bias=False
+                    widths[i - 1], widths[i], KERNEL, stride=1 if i == LAYERS - 1 else 2, padding=PADDING, bias=False
                 )
             )
-            for i in range(1, layers)
+            for i in range(1, LAYERS)
         )
         self.norms = nn.ModuleList(nn.InstanceNorm2d(width) for width in widths[1:])
         self.to_logits = nn.Conv2d(widths[-1], 1, KERNEL, padding=PADDING)

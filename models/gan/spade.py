@@ -31,9 +31,7 @@ class SpadeGan(Gan):
                 f"have at least {SMALLEST_SCALE} pixels"
             )
         super().__init__(config, o, spec, z_dim=0, middle_block=o.generator == "image")
-        self.discriminator = MultiscalePatchDiscriminator(
-            spec.num_labels, spec.num_channels, o.channels_D, o.num_D, spectral_gain=o.spectral_gain
-        )
+        self.discriminator = MultiscalePatchDiscriminator(spec.num_labels, spec.num_channels, o)
 
     def generator_losses(self, batch: Batch) -> dict[str, Tensor]:
         """Hinge loss of all scales, feature matching, and the losses of the image itself."""

@@ -15,39 +15,30 @@ from torch import Tensor, nn
 
 from dataloaders.io.ranks import gathered, own_part, world_size
 from models.gan.blocks import leaky_relu
-from models.gan.generator import check_size
 from models.gan.haar import haar, inverse_haar
 
 COARSEST_SIDE = 4  # halve until the shorter side is no longer than this, or odd
 BANDS = 4
+MAX_CHANNELS = 512
+GROUP = 4  # most samples that share one minibatch standard deviation
 
 
 class WaveletDiscriminator(nn.Module):
     """Unconditional critic of whole images: (B, C, H, W) -> (B,), higher for more real.
 
-    size: of the image, multiples of 32 (ValueError otherwise). Feature maps start at half of it with `channels`
-    channels, then have min(4·channels, max_channels), and are halved until the shorter side is at most 4 or odd.
-    group: most samples that share one minibatch standard deviation; 1 makes the samples independent.
+    size: of the image, multiples of 32. Feature maps start at half of it with `channels`
+    channels, then have min(4·channels, MAX_CHANNELS), and are halved until the shorter side is at most 4 or odd.
     26.2 M parameters at 256² with three channels. The last map is flattened, so sides with a large odd factor
     (544 = 17·32) make a large linear layer.
 
     Weights are N(0, 1) and scaled in the forward pass; no spectral norm: the R1 penalty is what holds it.
     """
 
-    def __init__(
-        self,
-        in_channels: int,
-        size: tuple[int, int],
-        channels: int = 128,
-        max_channels: int = 512,
-        group: int = 4,
-    ) -> None:
+    def __init__(self, in_channels: int, size: tuple[int, int], channels: int = 128) -> None:
         super().__init__()
-        check_size(size)
         self.image_shape = (in_channels, *size)
-        self.group = group
         levels, coarsest = critic_levels(size)
-        widths = [channels] + [min(4 * channels, max_channels)] * levels
+        widths = [channels] + [min(4 * channels, MAX_CHANNELS)] * levels
         self.from_wavelet = nn.ModuleList(EqualConv(BANDS * in_channels, width, 1) for width in widths)
         self.down = nn.ModuleList(CriticBlock(fin, fout) for fin, fout in itertools.pairwise(widths))
         self.shrink = Blur(stride=2)
@@ -70,7 +61,7 @@ class WaveletDiscriminator(nn.Module):
             maps.append(down(x))
             coefficients = haar(self.shrink(inverse_haar(coefficients)))
             x = maps[-1] + activate(from_wavelet(coefficients))
-        x = activate(self.last_conv(minibatch_deviation(x, self.group)))
+        x = activate(self.last_conv(minibatch_deviation(x)))
         scores = self.score(activate(self.hidden(x.flatten(1)))).squeeze(1)
         return (scores, maps) if features else scores
 
@@ -154,15 +145,15 @@ def critic_levels(size: tuple[int, int]) -> tuple[int, tuple[int, int]]:
     return levels, (height, width)
 
 
-def minibatch_deviation(x: Tensor, group: int = 4) -> Tensor:
+def minibatch_deviation(x: Tensor) -> Tensor:
     """Append the minibatch standard deviation as one channel: (B, K, H, W) -> (B, K + 1, H, W) (Karras et al. 2018, sec. 3).
 
     The deviation over the samples of a group, averaged over K, H, W, the same at every pixel of its samples. Groups are
-    neighbours in the batch; their size is the largest divisor of B up to `group`, so any B works, though B = 5 or 7
+    neighbours in the batch; their size is the largest divisor of B up to GROUP, so any B works, though B = 5 or 7
     leaves each sample alone with the constant 1e-4. Where ranks share the batch, B and the groups are those of the whole.
     """
     whole = len(x) * world_size()
-    size = next(n for n in range(min(group, whole), 0, -1) if whole % n == 0)
+    size = next(n for n in range(min(GROUP, whole), 0, -1) if whole % n == 0)
     # Squares of small differences would be lost in bfloat16.
     wide = x.to(torch.promote_types(x.dtype, torch.float32))
     across = len(x) % size > 0  # a group lies on several ranks

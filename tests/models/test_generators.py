@@ -127,8 +127,8 @@ def test_tuned_generator_equals_the_plain_one(name: str, options: dict[str, obje
 
 def test_tuned_discriminator_equals_the_plain_one() -> None:
     torch.manual_seed(0)
-    tuned = OasisDiscriminator(5, 2, (64, 96), 8, spectral_gain=1.0)
-    plain = OasisDiscriminator(5, 2, (64, 96), 8, spectral_gain=1.0, tuned=False)
+    tuned = OasisDiscriminator(5, 2, (64, 96), OasisConfig(channels_D=8, spectral_gain=1.0))
+    plain = OasisDiscriminator(5, 2, (64, 96), OasisConfig(channels_D=8, spectral_gain=1.0), tuned=False)
     plain.load_state_dict(tuned.state_dict())
     image = torch.randn(2, 2, 64, 96)
     outputs = [net(image) for net in (tuned, plain)]

@@ -12,7 +12,7 @@ from models.gan.condition import Condition
 from models.gan.discriminator import OasisDiscriminator
 from models.gan.generator import SpadeGenerator
 from models.gan.norms import NormOptions, Spade
-from models.gan.options import GanConfig
+from models.gan.options import GanConfig, OasisConfig
 
 
 def parameters(net: nn.Module) -> int:
@@ -48,7 +48,7 @@ def test_spade_has_one_block_more() -> None:
 @pytest.mark.slow
 def test_published_discriminator_parameters() -> None:
     with torch.device("meta"):
-        net = OasisDiscriminator(38, 3, (256, 256))
+        net = OasisDiscriminator(38, 3, (256, 256), OasisConfig())
     assert parameters(net) == 22_251_559  # 22.25 M
     assert [block.conv_0.in_channels for block in net.up] == [512, 1024, 512, 512, 256, 256]
     assert [block.conv_0.out_channels for block in net.up] == [512, 256, 256, 128, 128, 64]
@@ -59,7 +59,7 @@ def test_spectral_norm_is_on_the_published_layers() -> None:
     for name in ("conv_0", "conv_1", "conv_s"):
         assert hasattr(getattr(block, name), "parametrizations")
     assert not hasattr(block.norm_0.gamma, "parametrizations")
-    net = OasisDiscriminator(3, 1, (32, 32), channels=4)
+    net = OasisDiscriminator(3, 1, (32, 32), OasisConfig(channels_D=4))
     plain = [n for n, m in net.named_modules() if isinstance(m, nn.Conv2d) and not hasattr(m, "parametrizations")]
     assert plain == ["to_logits"]
 
@@ -71,7 +71,7 @@ def test_sizes(size: tuple[int, int]) -> None:
     image = small(size)(label, torch.randn(2, 3))
     assert image.shape == (2, 2, *size)
     assert image.abs().max() <= 1
-    assert OasisDiscriminator(5, 2, size, channels=4)(image).shape == (2, 6, *size)
+    assert OasisDiscriminator(5, 2, size, OasisConfig(channels_D=4))(image).shape == (2, 6, *size)
 
 
 def test_spade_formula() -> None:

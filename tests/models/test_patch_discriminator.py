@@ -3,6 +3,7 @@ from __future__ import annotations
 import torch
 from torch import nn
 
+from models.gan.options import SpadeConfig
 from models.gan.patch_discriminator import MultiscalePatchDiscriminator
 
 
@@ -12,7 +13,7 @@ def parameters(net: nn.Module) -> int:
 
 def small(**options: int) -> MultiscalePatchDiscriminator:
     torch.manual_seed(0)
-    return MultiscalePatchDiscriminator(3, 2, channels=4, **options)
+    return MultiscalePatchDiscriminator(3, 2, SpadeConfig(channels_D=4, **options))  # type: ignore[arg-type]
 
 
 def pair(batch: int = 2, size: tuple[int, int] = (64, 64)) -> tuple[torch.Tensor, torch.Tensor]:
@@ -22,7 +23,7 @@ def pair(batch: int = 2, size: tuple[int, int] = (64, 64)) -> tuple[torch.Tensor
 def test_published_parameters() -> None:
     """5.8 M for ADE20K: 151 labels, three channels, two scales; no bias in front of the norms."""
     with torch.device("meta"):
-        net = MultiscalePatchDiscriminator(151, 3)
+        net = MultiscalePatchDiscriminator(151, 3, SpadeConfig())
     one = (154 * 16 + 1) * 64 + 16 * (64 * 128 + 128 * 256 + 256 * 512) + 16 * 512 + 1
     assert parameters(net) == 2 * one == 5_836_930
 
@@ -34,7 +35,7 @@ def test_maps_and_logits() -> None:
         assert [tuple(m.shape) for m in scale] == [
             (2, k, *side) for k, side in zip([4, 8, 16, 32, 1], expected, strict=True)
         ]
-    assert [len(scale) for scale in small(scales=3, layers=3)(*pair())] == [4, 4, 4]
+    assert [len(scale) for scale in small(num_D=3)(*pair())] == [5, 5, 5]
 
 
 def test_labels_serve_real_and_generated_images_alike() -> None:

@@ -12,11 +12,9 @@ def parameters(net: nn.Module) -> int:
     return sum(p.numel() for p in net.parameters())
 
 
-def small(
-    size: tuple[int, int] = (32, 32), in_channels: int = 1, channels: int = 4, **options: int
-) -> WaveletDiscriminator:
+def small(size: tuple[int, int] = (32, 32), in_channels: int = 1, channels: int = 4) -> WaveletDiscriminator:
     torch.manual_seed(0)
-    return WaveletDiscriminator(in_channels, size, channels, **options)
+    return WaveletDiscriminator(in_channels, size, channels)
 
 
 def test_published_parameters() -> None:
