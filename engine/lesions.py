@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal
 
 import numpy as np
 import torch
+from models.lesion.profile import LevelProfile
 from numpy.typing import NDArray
 from scipy import ndimage
 
@@ -29,7 +30,6 @@ from engine.trained import TrainedRun
 from models.base import Method
 from models.lesion.conditions import WHITE
 from models.lesion.method import LesionUnet
-from models.lesion.profile import LevelProfile
 
 PROVENANCE = "provenance.json"
 OFFSET_CELL = 12  # voxels; lesions nearer to each other than that may be equally bright

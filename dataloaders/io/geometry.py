@@ -56,6 +56,13 @@ def onto_axes(data: NDArray, affine: NDArray, target: NDArray) -> tuple[NDArray,
     return nib.orientations.apply_orientation(data, turn), affine @ nib.orientations.inv_ornt_aff(turn, data.shape)
 
 
+def _moved(data: NDArray, affine: NDArray, shape: Sequence[int], target: NDArray) -> NDArray | None:
+    """Data on the grid (`shape`, `target`) where that has other axes and nothing else, so that no voxel is interpolated."""
+    moved, own = onto_axes(data, affine, target)
+    same = moved.shape == tuple(shape) and np.allclose(np.linalg.inv(own) @ target, np.eye(4), atol=1e-4)
+    return np.ascontiguousarray(moved) if same else None
+
+
 def spacing(affine: NDArray) -> NDArray[np.float64]:
     """Voxel size in mm along each array axis, (3,)."""
     return nib.affines.voxel_sizes(affine)
@@ -96,8 +103,8 @@ def resample(
     matrix = np.linalg.inv(affine) @ target  # target voxel -> source voxel
     if tuple(shape) == data.shape and np.allclose(matrix, np.eye(4), atol=1e-4):
         return data
-    if _moves_only(matrix) and _covers(matrix, shape, data.shape):
-        return _move(data, matrix, shape)
+    if (moved := _moved(data, affine, shape, target)) is not None:
+        return moved
     if labels:
         return ndimage.affine_transform(
             data, matrix, output_shape=tuple(shape), order=0, mode="grid-constant", cval=fill
@@ -213,9 +220,8 @@ def back_to_source(
 
     mode: of `ndimage.affine_transform`, beyond the volume.
     """
-    moved, own = onto_axes(volume, affine, target)
-    if not off_grid(moved.shape, own, shape, target, ""):
-        return np.ascontiguousarray(moved)
+    if (moved := _moved(volume, affine, shape, target)) is not None:
+        return moved
     matrix = np.linalg.inv(affine) @ target  # source voxel -> voxel of the volume
     return ndimage.affine_transform(
         volume, matrix, output_shape=tuple(shape), order=0 if labels else 1, mode=mode, cval=fill
