@@ -75,7 +75,7 @@ def synthesize(
     loader = BatchLoader(SliceDataset(folder, Manifest.load(folder), "test", neighbours=slices(method)), batch_size)
     order = range(len(loader))[:: -1 if reverse else 1]
     images = {}
-    for batch in loader._loader(loader.dataset, list(order)):
+    for batch in loader._batches(list(order)):
         keys = list(zip(batch.cases, batch.indices, strict=True))
         out = method.synthesize(batch, [SampleRandom.of(0, *key) for key in keys])
         images |= dict(zip(keys, out, strict=True))
