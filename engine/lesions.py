@@ -11,7 +11,6 @@ from typing import Annotated, Any, Literal
 
 import numpy as np
 import torch
-from models.lesion.profile import LevelProfile
 from numpy.typing import NDArray
 from scipy import ndimage
 
@@ -28,7 +27,7 @@ from dataloaders.registration import BrainScan, register, same_space
 from engine.methods.base import workflow_of
 from engine.trained import TrainedRun
 from models.base import Method
-from models.lesion.conditions import WHITE
+from models.lesion.conditions import WHITE, LevelProfile
 from models.lesion.method import LesionUnet
 
 PROVENANCE = "provenance.json"

@@ -9,7 +9,6 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 import pytest
-from models.lesion.profile import LevelProfile
 from scipy import ndimage
 
 from dataloaders.io.geometry import plane, to_ras
@@ -18,6 +17,7 @@ from engine.lesions import profile_level
 from engine.paint.canvas import brushed
 from engine.paint.lesions import LesionStudio
 from engine.paint.session import Session
+from models.lesion.conditions import LevelProfile
 from scripts.paint import PaintOptions
 from scripts.paint import load as load_page
 from tests import chromium
