@@ -87,8 +87,8 @@ def find_scheme(annotation: str) -> SeedScheme:
         raise ValueError(f"--annotation {scheme}: {len(groups)} meta-labels; 1 to {MAX_META} are allowed")
     for name, ids in groups.items():
         NAME.of(name, f"--annotation {scheme}: meta-label")
-        if max(ids) > MAX_LABEL:
-            raise ValueError(f"--annotation {scheme}: labels must be 0 to {MAX_LABEL}, found {max(ids)}")
+        if wrong := [i for i in ids if not 0 <= i <= MAX_LABEL]:
+            raise ValueError(f"--annotation {scheme}: labels must be 0 to {MAX_LABEL}, found {wrong[0]}")
     return SeedScheme(
         scheme, tuple((name, tuple(ids)) for name, ids in groups.items()), tuple(filter(None, background))
     )
