@@ -11,8 +11,8 @@ import torch
 
 from config import parse_train
 from dataloaders.io.manifest import Manifest
-from dataloaders.slices import SliceDataset, SliceLoader
-from dataloaders.unpaired import UnpairedLoader
+from dataloaders.slices import BatchLoader, SliceDataset
+from dataloaders.unpaired import UnpairedDataset
 from engine.methods.base import workflow_of
 from engine.run import only_trains
 from models import build_method
@@ -126,7 +126,7 @@ def test_what_cannot_work_is_refused_in_one_line(folder: Path, capsys: pytest.Ca
 def test_unpaired_images_have_windows_of_their_own(folder: Path) -> None:
     data = Manifest.load(folder)
     labels, images = (SliceDataset(folder, data, "train", read=half, crop=(32, 32)) for half in ("labels", "images"))
-    batch = next(UnpairedLoader(labels, images, 4).endless())
+    batch = next(BatchLoader(labels, 4, training=UnpairedDataset(labels, images, 0)).endless())
     assert (batch.label.shape, batch.real.shape) == ((4, 32, 32), (4, 2, 32, 32))
     whole = [images.image(i) for i in range(len(images))]
     found = [place for part in batch.real.numpy() for image in whole for place in places(image, part)]

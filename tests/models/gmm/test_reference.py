@@ -105,7 +105,9 @@ def test_spline_and_unintegrated_fields(shape: tuple[int, ...]) -> None:
 @pytest.mark.parametrize("shape", SHAPES)
 def test_affine_labels_agree_voxel_for_voxel(shape: tuple[int, ...], fine: int) -> None:
     for seed in range(4):
-        params = replace(draw(shape, seed, replace(synthseg_preset(), translation_bounds=(4.0,))), velocity=None)
+        params = replace(
+            draw(shape, seed, replace(GMM_PRESETS["synthseg"](), translation_bounds=(4.0,))), velocity=None
+        )
         found, exact = (
             deform(head(shape), params, tuple(fine * size for size in shape)).numpy(),
             reference.deform(head(shape).numpy(), params, fine),
