@@ -37,6 +37,7 @@ def test_differences_are_of_distances_from_the_best_value() -> None:
     assert "| slice jump ratio, T1w | 1.2 [1.2, 1.2] | 0.9 [0.9, 0.9] (**-0.1 [-0.1, -0.1]**) | – |" in text
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::UserWarning")
 def test_the_whole_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     folders = [str(path) for path in good_and_bad(tmp_path, size=(64, 72), channels=("T1w",), patients=3, slices=4)]

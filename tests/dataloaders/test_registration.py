@@ -75,6 +75,7 @@ def test_a_known_transform_is_found() -> None:
     assert np.array_equal(register(fixed, moving, "affine").affine, found.affine)  # reproducible
 
 
+@pytest.mark.slow
 def test_deformable_registration_carries_masks_onto_las_grids() -> None:
     fixed = lopsided()
     moving = moved(fixed, turn(5, (2.0, 1.0, 0.0)))

@@ -26,6 +26,8 @@ from models.gan.oasis import Oasis
 from tests.toy import prepared_folder
 from train import train
 
+pytestmark = pytest.mark.slow
+
 TINY = "--preset oasis --oasis.channels_G 4 --oasis.channels_D 4 --oasis.spade_hidden 4 --oasis.z_dim 4"
 TINY += " --batch_size 4 --gpu_ids -1"
 

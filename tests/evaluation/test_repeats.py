@@ -76,6 +76,7 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     return good_and_bad(tmp_path_factory.mktemp("runs"), size=(64, 72), channels=("T1w",), patients=3, slices=3)
 
 
+@pytest.mark.slow
 def test_the_floor_is_what_the_second_scans_get_by_the_same_code(folders: list[Path], tmp_path: Path) -> None:
     good, bad = folders
     alone = evaluate_results(good, PAIRED)

@@ -48,6 +48,7 @@ def script(tmp_path: Path) -> Path:
 # -- extractors ---------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_further_extractor_has_its_own_names(tmp_path: Path, script: Path) -> None:
     folder = write_results(tmp_path / "r", noisy(0.05), patients=3, channels=("CT",))
     result = evaluate(folder, extractors=(f"torchscript:{script}",))
@@ -134,16 +135,17 @@ def shifted(folder: Path, out: Path, levels: int) -> Path:
     return out
 
 
+@pytest.mark.slow
 def test_diversity_of_draws(tmp_path: Path) -> None:
     folder = write_results(tmp_path / "r", noisy(0.02), channels=("T1w",))
-    assert not any(key.startswith("diversity") for key in evaluate(folder)["metrics"])
     equal = evaluate(folder, draws=(folder / "generated",))["metrics"]
     assert equal["diversity_ssim/T1w"]["value"] == pytest.approx(1)
     assert equal["diversity_ssim/T1w"]["draws"] == 2
     assert equal["diversity_ssim/T1w"]["better"] is None
     assert equal["diversity_label_spread/T1w"]["value"] == 0
     assert "weights missing" in equal["diversity_lpips/T1w"]["reason"]
-    other = evaluate(folder, draws=(shifted(folder, tmp_path / "d", 1000),))["metrics"]
+    of, draws = "diversity_ssim,diversity_label_spread", (shifted(folder, tmp_path / "d", 1000),)
+    other = evaluate(folder, metrics=of, draws=draws)["metrics"]
     expected = 1000 / 65535 * 1000 / np.sqrt(2)  # window 0..1000; two draws that differ by d have a spread of d/sqrt(2)
     assert other["diversity_label_spread/T1w"]["value"] == pytest.approx(expected, rel=1e-3)
     assert other["diversity_ssim/T1w"]["value"] < 1
@@ -215,6 +217,7 @@ def test_lesions_found_in_the_generated_images(tmp_path: Path) -> None:
 # -- references ---------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_saved_reference_gives_the_same_numbers(tmp_path: Path, script: Path) -> None:
     folder = write_results(tmp_path / "r", noisy(0.05), patients=3, channels=("CT",))
     network = ("--extractors", f"torchscript:{script}")

@@ -210,6 +210,7 @@ def cropped_body(root: Path) -> dict[str, np.ndarray]:
     return arrays_of(root)
 
 
+@pytest.mark.slow
 def test_synthrad_is_of_the_whole_volume(tmp_path: Path) -> None:
     """The challenge leaves out the outermost 3 voxels of the volume, not of the body."""
     arrays = cropped_body(tmp_path)
@@ -231,6 +232,7 @@ def test_ssim_3d_is_of_the_whole_volume(tmp_path: Path) -> None:
     assert found["value"] == pytest.approx(expected, rel=1e-6)
 
 
+@pytest.mark.slow
 def test_faults_outside_of_a_lesion_mask_are_seen(tmp_path: Path) -> None:
     root = write(tmp_path, ("p",))
     lesion = np.zeros((24, 28, 13), np.int16)
@@ -337,6 +339,7 @@ def test_ids_of_any_size(tmp_path: Path, ids: tuple[int, int]) -> None:
 # -- what is said -------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_volumes_of_a_reference_need_a_window(tmp_path: Path) -> None:
     root = write(tmp_path, ("p", "q"))
     with pytest.raises(ValueError, match="need a common --window"):

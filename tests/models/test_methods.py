@@ -326,6 +326,7 @@ def test_one_label_can_be_resampled(name: str, folder: Path) -> None:
         assert torch.equal(image({3: 1})[~inside], image({})[~inside])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["oasis", "spade"])
 def test_a_discriminator_overfitted_to_scans_takes_them_for_more_real_than_noise(name: str, folder: Path) -> None:
     """`realness`, which the membership test asks: one number a slice, of its image and labels alone."""

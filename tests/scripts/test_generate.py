@@ -91,6 +91,7 @@ def test_the_second_call_writes_nothing_and_more_samples_are_added(maps: Path, t
     assert "2 made, 4 kept, 0 missing; 6 whole" in run(maps, out, "--n", 6).stdout
 
 
+@pytest.mark.slow
 def test_anatomies_are_made_once_and_painted(maps: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     assert "0 made, 0 kept, 0 missing; 0 whole" in run(maps, out, "--anatomies", 3, "--n", 0).stdout  # the maps alone

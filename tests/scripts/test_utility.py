@@ -206,6 +206,7 @@ def test_draws_are_nested_differ_and_small_ones_share_nobody() -> None:
     assert len(draws(names[:2], (2,), 3)) == 3  # everybody: only the trainings differ
 
 
+@pytest.mark.slow
 def test_a_generator_is_trained_once_on_each_draw_and_on_nobody_else(options: UtilityOptions) -> None:
     gan = "gan=--model spade --preset demo --num_epochs 4"
     o = replace(options, generators=("gmm", gan), patients=(1, 3), seeds=2)
