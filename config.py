@@ -13,7 +13,7 @@ import sys
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, fields, is_dataclass, make_dataclass, replace
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar, cast, get_args, get_type_hints
+from typing import Any, Literal, TypeVar, cast, get_args, get_type_hints
 
 import tyro
 
@@ -24,7 +24,6 @@ from dataloaders.io.schema import (
     BelowOne,
     GpuIds,
     Iteration,
-    Must,
     NotNegative,
     Positive,
     Shard,
@@ -38,9 +37,6 @@ from models.gmm.options import GMM, GMM_PRESETS, GmmConfig
 from models.lesion.options import LESION, LesionConfig
 from models.segmenter.options import SEGMENTER, SegmenterConfig
 
-StateIteration = Annotated[
-    str, Must("latest, best or a number of images seen", lambda text: text in ("latest", "best") or text.isdigit())
-]
 Precision = Literal["auto", "fp32", "bf16"]
 # --model -> what there is to know of it. A --preset without --model means the first method that has it.
 METHODS: dict[str, MethodOptions] = {
@@ -108,7 +104,7 @@ class CommonConfig:
 
     continue_train: bool = True
     """Resume where the run stands; with --no-continue_train an existing run folder is an error."""
-    which_iter: StateIteration = "latest"
+    which_iter: Iteration = "latest"
     """State to resume from: latest, best (of the best evaluation), or a number of images of which a state is kept."""
     init_from: str | None = None
     """Begin a new run with another run's weights: its name or folder, RUN:best, :latest or :<images>, or a weights file."""
@@ -158,12 +154,36 @@ class Config(CommonConfig):
         self.method.check(self)
 
 
+OF_LABELS = ("out", "label_map", "label_ids", "unknown_labels", "shard")  # options of test.py that go with --labels
+OF_DATA = (
+    "patient_regex",
+    "phase",
+    "only_patients",
+    "inputs",
+    "tissue",
+    "volumes",
+    "metrics",
+    "weights",
+    "results_dir",
+)
+
+
 @dataclass(frozen=True, kw_only=True)
-class TestConfig:
-    """Synthesise a split, or label maps without images (--labels), with a trained run: images, volumes, metrics."""
+class RunOptions:
+    """Which trained run a command takes."""
 
     name: str
-    """Name of the run to test."""
+    """Name of the run."""
+    checkpoints_dir: Path = Path("checkpoints")
+    """Folder of all runs."""
+    ckpt_iter: Iteration = "best"
+    """Weights to use: best, latest, or a number of images seen."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TestConfig(RunOptions):
+    """Synthesise a split, or label maps without images (--labels), with a trained run: images, volumes, metrics."""
+
     dataroot: Path | None = None
     """Prepared data, with images or label maps alone; labels are found by name among the training's. Or give --labels."""
     patient_regex: str | None = None
@@ -180,12 +200,8 @@ class TestConfig:
     """With --labels: what to do with ids that are no class of the run."""
     shard: Shard = "0/1"
     """With --labels: only every n-th map from the i-th on, as i/n; shards may run at the same time."""
-    checkpoints_dir: Path = Path("checkpoints")
-    """Folder of all runs."""
     results_dir: Path = Path("results")
     """Results go to <results_dir>/<name>/<ckpt_iter>."""
-    ckpt_iter: Iteration = "best"
-    """Weights to use: best, latest, or a number of images seen."""
     phase: Literal["test", "val", "train"] = "test"
     """Split to synthesise."""
     only_patients: tuple[str, ...] = ()
@@ -226,26 +242,14 @@ class TestConfig:
             raise ValueError("--labels: give --out, the folder for the volumes")
         if self.label_map is not None and self.label_ids != "auto":
             raise ValueError("--label_map and --label_ids: a table says by name what ids mean; give one of them")
-        foreign, other = ["out", "label_map", "label_ids", "unknown_labels", "shard"], "--labels"
-        if self.labels is not None:
-            foreign = [
-                "patient_regex",
-                "phase",
-                "only_patients",
-                "inputs",
-                "tissue",
-                "volumes",
-                "metrics",
-                "weights",
-                "results_dir",
-            ]
-            other = "--dataroot"
+        foreign, other = (OF_DATA, "--dataroot") if self.labels is not None else (OF_LABELS, "--labels")
         for option in fields(self):
             given = getattr(self, option.name)
             if option.name in foreign and given != option.default and (option.name, given) != ("metrics", "none"):
                 raise ValueError(f"--{'no-' * (given is False)}{option.name}: goes with {other}")
 
 
+GROUPS = {group for method in METHODS.values() for group in method.groups}  # of options, in Config
 # Options of how fast a run learns from here on, which may differ when it is resumed.
 RATES = frozenset({"lr_g", "lr_d"} | {name for method in METHODS.values() for name in method.rates})
 # Options that may differ when a run is resumed: they change neither the model nor what it learns from. Folders may move;
@@ -322,7 +326,7 @@ def parse_train(arguments: Sequence[str] | None = None) -> Config:
 
 def _without_foreign(arguments: Sequence[str], start: Config) -> list[str]:
     """The arguments without options of other methods, which have no effect, so that only a warning is due."""
-    foreign = {group for method in METHODS.values() for group in method.groups} - set(start.method.groups)
+    foreign = GROUPS - set(start.method.groups)
     kept: list[str] = []
     dropping = False
     for argument in arguments:
@@ -368,15 +372,7 @@ def _refused_in_one_line(check: Callable[[], _Any], arguments: Sequence[str] = (
 
 def to_dict(config: Config | TestConfig) -> dict[str, Any]:
     """Plain JSON-able values, for checkpoints and manifests."""
-    return cast(dict[str, Any], _plain(asdict(config)))
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _plain(item) for key, item in value.items()}
-    if isinstance(value, tuple):  # as JSON gives it back, so that a resumed run's options compare equal
-        return [_plain(item) for item in value]
-    return str(value) if isinstance(value, Path) else value
+    return cast(dict[str, Any], ledger.plain(asdict(config)))
 
 
 def without_paths(options: Any) -> dict[str, Any]:
@@ -393,7 +389,7 @@ def without_paths(options: Any) -> dict[str, Any]:
             kept[item.name] = without_paths(value)
         elif item.name != "only_patients" and not _holds_path(hints[item.name]):
             is_file = isinstance(value, str) and not value.startswith("{") and ("/" in value or "\\" in value)
-            kept[item.name] = re.split(r"[/\\]", value)[-1] if is_file else _plain(value)
+            kept[item.name] = re.split(r"[/\\]", value)[-1] if is_file else ledger.plain(value)
     return kept
 
 
@@ -422,23 +418,16 @@ def from_dict(data: dict[str, Any]) -> Config:
     return config if config.preset in presets else replace(config, preset=next(iter(presets)))
 
 
-def differences(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
+def differences(old: dict[str, Any], new: dict[str, Any], rates: bool = False) -> list[str]:
     """Lines ``--flag: was X, now Y`` for every option that shapes the model or its training and is not equal.
 
-    Of the methods' options those of the method in `new` count; presets of version 0.1 changed others too.
+    rates: instead for `RATES`. Of the methods' options those of the method in `new` count.
     """
-    return _compared(old, new, lambda name: name not in RUNTIME_OPTIONS)
-
-
-def changed_rates(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
-    """Such lines for `RATES`."""
-    return _compared(old, new, RATES.__contains__)
-
-
-def _compared(old: dict[str, Any], new: dict[str, Any], wanted: Callable[[str], bool]) -> list[str]:
-    """Differences in the options wanted, without those of other methods than that of `new`."""
     method = METHODS.get(new.get("model", ""))
-    foreign = {group for other in METHODS.values() for group in other.groups} - set(method.groups) if method else set()
+    foreign = GROUPS - set(method.groups) if method else set()
+
+    def wanted(name: str) -> bool:
+        return name in RATES if rates else name not in RUNTIME_OPTIONS
 
     def chosen(part: dict[str, Any], prefix: str = "") -> dict[str, Any]:
         kept = {key: value for key, value in part.items() if f"{prefix}{key}" not in foreign}

@@ -21,6 +21,7 @@ from scipy import ndimage
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks.lesion_study import StudyOptions, head_of
+from config import RunOptions
 from dataloaders.io.files import atomic_path, write_json
 from dataloaders.io.geometry import plane
 from dataloaders.io.pictures import titled
@@ -45,13 +46,11 @@ ROWS = 3
 
 
 @dataclass(frozen=True, kw_only=True)
-class FigureOptions:
+class FigureOptions(RunOptions):
     """Fill a patient's lesions, paint them again, score and show the result."""
 
     bids: Path
     """BIDS folder with the patients' scans and lesion masks in derivatives."""
-    name: str
-    """Run that paints, trained without this patient."""
     patient: str
     """Patient whose scan is painted on, e.g. sub-07."""
     out: Path
@@ -62,10 +61,6 @@ class FigureOptions:
     """Use the mask alone, with the brightness that lesions had in training."""
     radius: int = 24
     """Half the side of each tile in voxels."""
-    checkpoints_dir: Path = Path("checkpoints")
-    """Folder of all runs."""
-    ckpt_iter: str = "best"
-    """Weights of the run."""
     gpu_ids: str = "auto"
     """GPU to use: a number, -1 for the CPU, auto for GPU 0 where there is one."""
 

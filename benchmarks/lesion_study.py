@@ -26,6 +26,7 @@ from torch import Tensor
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from config import RunOptions
 from dataloaders.io.files import markdown_table, read_json, write_json
 from dataloaders.io.geometry import resample, to_ras
 from dataloaders.io.locks import lock_place
@@ -45,13 +46,11 @@ FEATURES = (16, 16, 32, 64, 128, 16)
 
 
 @dataclass(frozen=True, kw_only=True)
-class StudyOptions:
+class StudyOptions(RunOptions):
     """Train a small 2-D U-Net on one patient's real and synthetic scans, test it on another patient."""
 
     bids: Path
     """BIDS folder with the patients' scans and lesion masks in derivatives, all in one space."""
-    name: str
-    """Run that paints lesions, trained on --train alone."""
     train: str
     """Patient to train on, e.g. sub-19."""
     test: str
@@ -68,10 +67,6 @@ class StudyOptions:
     """Patches per step."""
     patch: int = 64
     """Side of the patches."""
-    checkpoints_dir: Path = Path("checkpoints")
-    """Folder of all runs."""
-    ckpt_iter: str = "best"
-    """Weights of the run."""
     gpu_ids: str = "auto"
     """GPU to use: a number, -1 for the CPU, auto for GPU 0 where there is one."""
 
@@ -215,11 +210,6 @@ def table(runs: dict[str, list[dict[str, float]]]) -> str:
 
 def study(o: StudyOptions) -> str:
     """All trainings; every finished one is written at once and not repeated."""
-    with lock_place(o.out):
-        return _study(o)
-
-
-def _study(o: StudyOptions) -> str:
     o.out.mkdir(parents=True, exist_ok=True)
     run = LesionRun.of(TrainedRun.load(o.checkpoints_dir, o.name, o.ckpt_iter), o.gpu_ids)
     channels = [channel.name for channel in run.run.spec.channels]
@@ -252,7 +242,9 @@ def _study(o: StudyOptions) -> str:
 
 def main() -> int:
     """Command line."""
-    print(study(tyro.cli(StudyOptions, description=StudyOptions.__doc__)))
+    options = tyro.cli(StudyOptions, description=StudyOptions.__doc__)
+    with lock_place(options.out):
+        print(study(options))
     return 0
 
 

@@ -13,7 +13,7 @@ import re
 import shutil
 import zipfile
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -28,12 +28,16 @@ from dataloaders.io.weights import load_state as read_pickle
 
 STATE_SCHEMA = "medsis-state/1"
 WEIGHTS_SCHEMA = "medsis-weights/2"
-WITHOUT_CHECKSUM = "medsis-weights/1"
 KEEP_STATES = 3
 
 
 class CheckpointError(ValueError):
     """A state or weight file that is missing, damaged or of another schema."""
+
+
+def images_of(state: Path) -> int:
+    """Images seen by a state, by the name of its file."""
+    return int(state.stem.rpartition("-")[2])
 
 
 def state_path(folder: Path, images: int) -> Path:
@@ -90,7 +94,7 @@ def save_state(folder: Path, images: int, state: dict[str, Any], keep: int = KEE
         raise OSError(f"{folder}: {free / 1e9:.1f} GB free, a state needs about {needed / 1e9:.1f} GB")
     path = state_path(folder, images)
     write(path, {"schema": STATE_SCHEMA, "images": images, **state})
-    for old in outdated([int(state.stem.removeprefix("state-")) for state in list_states(folder)], keep):
+    for old in outdated([images_of(old) for old in list_states(folder)], keep):
         state_path(folder, old).unlink()
     return path
 
@@ -108,7 +112,7 @@ def set_aside_newer(folder: Path, images: int) -> None:
     """Rename states after `images` to ``abandoned-…``: a run that goes back must not be overtaken by its other future."""
     best = best_state(folder)
     for path in [*list_states(folder), *([best] if best else [])]:
-        if int(path.stem.rpartition("-")[2]) > images:
+        if images_of(path) > images:
             path.rename(path.with_name(f"abandoned-{path.name}"))
 
 
@@ -155,8 +159,7 @@ def weights_path(folder: Path, which: str) -> Path:
 
 def save_weights(path: Path, weights: Weights) -> None:
     """Write tensors with config and spec in the file's metadata, atomically."""
-    header = {"schema": WEIGHTS_SCHEMA, "config": weights.config, "spec": weights.spec, "images": weights.images}
-    header |= {"windows": weights.windows, "expected": weights.expected, "origin": weights.origin}
+    header = {"schema": WEIGHTS_SCHEMA} | {name: part for name, part in vars(weights).items() if name != "tensors"}
     header = json.loads(json.dumps(header))  # as it will be read
     tensors = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in weights.tensors.items()}
     with atomic_path(path) as temporary:
@@ -192,10 +195,10 @@ def load_weights(folder: Path, which: str) -> Weights:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
     except Exception as error:  # safetensors raises its own error type, missing metadata a KeyError
         raise CheckpointError(f"{path}: damaged or foreign weight file ({type(error).__name__})") from None
-    if not isinstance(header, dict) or header.get("schema") not in (WEIGHTS_SCHEMA, WITHOUT_CHECKSUM):
+    if not isinstance(header, dict) or header.get("schema") != WEIGHTS_SCHEMA:
         found = header.get("schema") if isinstance(header, dict) else header
-        raise CheckpointError(f"{path}: schema {found!r}, this version reads {WEIGHTS_SCHEMA!r}")
-    if header["schema"] == WEIGHTS_SCHEMA and header.pop("sha256", "") != _digest(header, tensors):
+        raise CheckpointError(f"{path}: schema {found!r}, this version reads {WEIGHTS_SCHEMA!r}; train anew")
+    if header.pop("sha256", "") != _digest(header, tensors):
         raise CheckpointError(f"{path}: damaged weight file (wrong checksum)")
     method = METHODS.get(header["config"].get("model"))
     fitted = method is not None and method.fitted  # priors of a generator are NaN where they are random
@@ -204,12 +207,5 @@ def load_weights(folder: Path, which: str) -> Weights:
             f"{path}: {len(broken)} of {len(tensors)} tensors hold NaN or infinity ({broken[0]}): the training went astray; "
             "take other weights (--ckpt_iter)"
         )
-    return Weights(
-        tensors,
-        header["config"],
-        header["spec"],
-        header["images"],
-        header.get("windows", ()),
-        header.get("expected", {}),
-        header.get("origin", {}),
-    )
+    known = {field.name: header[field.name] for field in fields(Weights) if field.name in header}
+    return Weights(tensors, **known)

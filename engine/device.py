@@ -10,11 +10,12 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from importlib import metadata
 from pathlib import Path
 
 import torch
 from torch.nn.utils import parametrizations
+
+from dataloaders.io.files import package_version
 
 M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # of glibc's malloc.h
 PACKAGES = ("torch", "torchvision", "numpy", "scipy", "nibabel", "scikit-image", "pytorch-fid", "lpips", "tyro", "dipy")
@@ -117,12 +118,7 @@ def machine_memory_gb() -> float:
 
 def environment(device: torch.device) -> dict[str, str]:
     """Versions and hardware for run logs and manifests; no user names, host names or paths."""
-    versions = {}
-    for package in PACKAGES:
-        try:
-            versions[package] = metadata.version(package)
-        except metadata.PackageNotFoundError:
-            versions[package] = "not installed"
+    versions = {package: package_version(package) or "not installed" for package in PACKAGES}
     hardware = (
         torch.cuda.get_device_name(device) if device.type == "cuda" else f"CPU, {torch.get_num_threads()} threads"
     )
@@ -132,13 +128,9 @@ def environment(device: torch.device) -> dict[str, str]:
 def git_commit() -> str:
     """Commit of this checkout, with ``-dirty`` for changes; ``unknown`` outside git."""
     command = ["git", "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"]
-    root = Path(__file__).resolve().parents[1]
+    root, env = Path(__file__).resolve().parents[1], {**os.environ, "GIT_OPTIONAL_LOCKS": "0"}
     try:
-        done = subprocess.run(command, cwd=root, capture_output=True, text=True, timeout=10, check=True, env=_git_env())
+        done = subprocess.run(command, cwd=root, capture_output=True, text=True, timeout=10, check=True, env=env)
     except (OSError, subprocess.SubprocessError):
         return "unknown"
     return done.stdout.strip()
-
-
-def _git_env() -> dict[str, str]:
-    return {**os.environ, "GIT_OPTIONAL_LOCKS": "0"}

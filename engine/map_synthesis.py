@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from config import TestConfig
 from dataloaders.io.console import tracked
@@ -35,7 +34,7 @@ from dataloaders.labelmaps.map_slices import slice_map
 from dataloaders.labelmaps.maps import LabelMaps, read_label_map_file
 from engine.methods.base import workflow_of
 from engine.methods.synthesis import SynthesisWorkflow
-from engine.results import synthesize_split, write_volumes
+from engine.results import Synthesis, write_volumes
 from engine.split_synthesis import drawing
 from engine.trained import TrainedRun
 
@@ -86,16 +85,6 @@ class MapReport(WorkReport):
                 "these maps leave unlabelled becomes background"
             )
         return lines
-
-
-@dataclass
-class _Stack:
-    """The slices of one map as 16-bit levels, by index."""
-
-    levels: dict[int, NDArray] = field(default_factory=dict)
-
-    def add(self, case_id: str, index: int, generated: NDArray) -> None:
-        self.levels[index] = model_to_levels(generated)
 
 
 def find_maps(labels: Path) -> tuple[list[MapFile], bool]:
@@ -227,11 +216,12 @@ class MapSynthesis:
         voxels = count_labels(label_map.values.numpy())
         reading, classes = self._read(item, voxels)
         sliced = slice_map(label_map, reading.table, self.spec, item.case, self.windows)
-        stack, start = _Stack(), time.perf_counter()
+        start = time.perf_counter()
         batches, total = sliced.batches(self.config.batch_size, self.neighbours), len(sliced.case.slices)
-        synthesize_split(self.method, batches, stack, self.device, self.draws, total)
+        made = Synthesis(self.method, batches, self.device, self.draws, total)
+        levels = {index: model_to_levels(image) for _, index, image in made}
         seconds = round(time.perf_counter() - start, 3)
-        write_volumes(sliced.case, self.spec, stack.levels, [self.out / path for path in images])
+        write_volumes(sliced.case, self.spec, levels, [self.out / path for path in images])
         there = set(np.unique(sliced.ids).tolist())
         absent = tuple(label.name for label in self.spec.labels[1:] if label.id not in there)
         notes = sliced.notes + reading.notes

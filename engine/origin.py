@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import config as options
@@ -20,7 +18,7 @@ def begin_with(method: Method, config: Config, spec: DataSpec) -> tuple[dict[str
     ValueError in one line where there are none, or where method, labels, channels or networks are not those of this run.
     """
     assert config.init_from is not None
-    other = _named(config.init_from, config.checkpoints_dir)
+    other = TrainedRun.named(config.init_from, "--init_from", config.checkpoints_dir)
     if config.method.fitted:
         raise ValueError(
             f"--init_from {config.init_from}: {config.model} is fitted to its data, it begins with nothing"
@@ -41,19 +39,6 @@ def begin_with(method: Method, config: Config, spec: DataSpec) -> tuple[dict[str
 def origin_line(origin: Mapping[str, Any]) -> str:
     """What was recorded, in words."""
     return f"`{origin['run']}`, {origin['weights']}, after {origin['images']:,} images (SHA-256 `{origin['sha256']}`)"
-
-
-def _named(text: str, runs: Path) -> TrainedRun:
-    """The run of a folder, or else of a name in `runs`; what follows a colon says which of its weights."""
-    path = Path(text)
-    if path.is_file() and (found := re.fullmatch(r"weights-(.+)\.safetensors", path.name)):
-        return TrainedRun.of(path.parent, found[1])
-    folder, _, which = text.rpartition(":")
-    for name, weights in ((text, "best"), (folder, which)):
-        for path in (Path(name), runs / name):
-            if name and path.is_dir():
-                return TrainedRun.of(path, weights)
-    raise ValueError(f"--init_from {text}: no such run folder or weights file, nor a run in {runs}")
 
 
 def _differences(other: TrainedRun, config: Config, spec: DataSpec) -> list[str]:

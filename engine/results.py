@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
+import operator
 import shutil
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import torch
@@ -22,94 +24,7 @@ from dataloaders.io.png import write_png
 from dataloaders.io.spec import DataSpec
 from models.base import Batch, Method, SampleRandom, seeded_generator
 
-
-@dataclass
-class ResultsWriter:
-    """Writes `{label,generated,groundtruth}/*.png`, optionally `volumes/*.nii.gz`, and at last the manifest.
-
-    folder: a new one, of `whole_folder`, so that results are whole or absent.
-    """
-
-    folder: Path
-    data_root: Path
-    data: Manifest
-    volumes: bool = True
-    slices: dict[str, list[Slice]] = field(default_factory=dict)
-    stack: dict[int, NDArray] = field(default_factory=dict)
-
-    def __post_init__(self) -> None:
-        self.cases = {case.id: case for case in self.data.cases}
-
-    def add(self, case_id: str, index: int, generated: NDArray) -> None:
-        """One slice: generated (C, H, W) in [-1, 1]. Slices of one case must follow each other."""
-        if case_id not in self.slices:
-            self._finish_case()
-            self.slices[case_id] = []
-        source = next(item for item in self.cases[case_id].slices if item.index == index)
-        levels = model_to_levels(generated)
-        written = [f"generated/{slice_name(case_id, index, c)}" for c in range(len(levels))]
-        for path, channel in zip(written, levels, strict=True):
-            write_png(self.folder / path, channel)
-        copied = replace(
-            source,
-            label=self._copy(source.label, "label", slice_name(case_id, index)),
-            images=tuple(
-                self._copy(path, "groundtruth", slice_name(case_id, index, c)) for c, path in enumerate(source.images)
-            ),
-            generated=tuple(written),
-            filled=self._copy_filled(case_id, index, source),
-        )
-        self.slices[case_id].append(copied)
-        if self.volumes and self.cases[case_id].geometry is not None:
-            self.stack[index] = levels
-
-    def _copy_filled(self, case_id: str, index: int, source: Slice) -> tuple[str, ...]:
-        """Copies without lesions, what a lesion generator started from; the real files again where they are the same."""
-        if source.filled == source.images:
-            return tuple(f"groundtruth/{slice_name(case_id, index, c)}" for c in range(len(source.images)))
-        names = [slice_name(case_id, index, c) for c in range(len(source.filled))]
-        return tuple(self._copy(path, "filled", name) for path, name in zip(source.filled, names, strict=True))
-
-    def _copy(self, source: str, folder: str, name: str) -> str:
-        target = self.folder / folder / name
-        target.parent.mkdir(exist_ok=True)
-        shutil.copyfile(self.data_root / source, target)
-        return f"{folder}/{name}"
-
-    def _finish_case(self) -> None:
-        """Stack the slices gathered so far to one NIfTI file per channel, in source geometry and units."""
-        if not self.stack:
-            return
-        case = self.cases[list(self.slices)[-1]]
-        names = [f"{case.id}_{channel.name}.nii.gz" for channel in self.data.spec.channels]
-        write_volumes(case, self.data.spec, self.stack, [self.folder / "volumes" / name for name in names])
-        self.stack = {}
-
-    def close(self, provenance: dict[str, Any]) -> Manifest:
-        """Write the manifest, the last file."""
-        self._finish_case()
-        cases: list[Case] = [replace(self.cases[i], slices=tuple(slices)) for i, slices in self.slices.items()]
-        manifest = Manifest(self.data.spec, tuple(cases), {"kind": "results", **provenance})
-        manifest.save(self.folder)
-        return manifest
-
-
-def write_volumes(case: Case, spec: DataSpec, stack: Mapping[int, NDArray], paths: Sequence[Path]) -> None:
-    """Slice index -> (C, H, W) 16-bit levels of a case to one NIfTI file per channel, in source geometry and units."""
-    assert case.geometry is not None
-    assert spec.axis is not None
-    for c, (path, window) in enumerate(zip(paths, case.windows, strict=True)):
-        planes = {index: window.decode(levels[c]) for index, levels in stack.items()}
-        volume, affine = stitch(case.geometry, spec.axis, planes, fill=window.low)
-        write_volume(path, volume, affine, np.float32, case.geometry.source_codes)
-
-
-class SliceWriter(Protocol):
-    """What takes the slices of `synthesize_split`."""
-
-    def add(self, case_id: str, index: int, generated: NDArray) -> None:
-        """One slice: generated (C, H, W) in [-1, 1]."""
-        ...
+Generated = tuple[str, int, NDArray]  # case, index of the slice, image (C, H, W) in [-1, 1]
 
 
 @dataclass(frozen=True)
@@ -133,25 +48,87 @@ class Draws:
         return replace(random, labels=labels)
 
 
-def synthesize_split(
-    method: Method,
-    batches: Iterable[Batch],
-    writer: SliceWriter,
-    device: torch.device,
-    draws: Draws,
-    total: int | None = None,
-) -> float:
-    """Synthesise all batches into the writer; returns seconds per slice of pure synthesis.
+@dataclass
+class Synthesis:
+    """The slices of all batches, made as they are asked for. seconds: per slice, of pure synthesis, so far.
 
     total: slices of all batches, for the progress shown.
     """
-    seconds, count = 0.0, 0
-    for batch in tracked(batches, "synthesise", total, count=len):
-        randoms = [draws.of(case, index) for case, index in zip(batch.cases, batch.indices, strict=True)]
-        start = time.perf_counter()
-        images = method.synthesize(batch.to(device), randoms).cpu().numpy()
-        seconds += time.perf_counter() - start
-        count += len(batch)
-        for case, index, image in zip(batch.cases, batch.indices, images, strict=True):
-            writer.add(case, index, image)
-    return seconds / max(count, 1)
+
+    method: Method
+    batches: Iterable[Batch]
+    device: torch.device
+    draws: Draws
+    total: int | None = None
+    seconds: float = 0.0
+
+    def __iter__(self) -> Iterator[Generated]:
+        spent, count = 0.0, 0
+        for batch in tracked(self.batches, "synthesise", self.total, count=len):
+            randoms = [self.draws.of(case, index) for case, index in zip(batch.cases, batch.indices, strict=True)]
+            start = time.perf_counter()
+            images = self.method.synthesize(batch.to(self.device), randoms).cpu().numpy()
+            spent, count = spent + time.perf_counter() - start, count + len(batch)
+            self.seconds = spent / count
+            yield from zip(batch.cases, batch.indices, images, strict=True)
+
+
+def write_results(
+    folder: Path,
+    data_root: Path,
+    data: Manifest,
+    made: Iterable[Generated],
+    provenance: dict[str, Any],
+    volumes: bool = True,
+) -> None:
+    """Write `{label,generated,groundtruth,filled}/*.png`, with `volumes` also `volumes/*.nii.gz`, and at last the manifest.
+
+    folder: a new one, of `whole_folder`, so that results are whole or absent. made: slices of a case follow each other.
+    """
+    of_id, cases = {case.id: case for case in data.cases}, []
+    for case_id, of_case in itertools.groupby(made, operator.itemgetter(0)):
+        case, items, stack = of_id[case_id], [], {}
+        sources = {item.index: item for item in case.slices}
+        for _, index, image in of_case:
+            levels = model_to_levels(image)
+            items.append(_write_slice(folder, data_root, case_id, sources[index], levels))
+            if volumes and case.geometry is not None:
+                stack[index] = levels
+        if stack:
+            names = [f"{case_id}_{channel.name}.nii.gz" for channel in data.spec.channels]
+            write_volumes(case, data.spec, stack, [folder / "volumes" / name for name in names])
+        cases.append(replace(case, slices=tuple(items)))
+    timed = {"seconds_per_slice": round(made.seconds, 5)} if isinstance(made, Synthesis) else {}
+    Manifest(data.spec, tuple(cases), {"kind": "results", **provenance, **timed}).save(folder)
+
+
+def _write_slice(folder: Path, data_root: Path, case: str, source: Slice, levels: NDArray) -> Slice:
+    """One generated slice, with copies of what it was made of."""
+
+    def copied(paths: Sequence[str], kind: str) -> tuple[str, ...]:
+        written = tuple(f"{kind}/{slice_name(case, source.index, c)}" for c in range(len(paths)))
+        for path, target in zip(paths, written, strict=True):
+            (folder / kind).mkdir(exist_ok=True)
+            shutil.copyfile(data_root / path, folder / target)
+        return written
+
+    written = tuple(f"generated/{slice_name(case, source.index, c)}" for c in range(len(levels)))
+    for path, channel in zip(written, levels, strict=True):
+        write_png(folder / path, channel)
+    label = folder / "label" / slice_name(case, source.index)
+    label.parent.mkdir(exist_ok=True)
+    shutil.copyfile(data_root / source.label, label)
+    images = copied(source.images, "groundtruth")
+    # What a lesion generator started from; the real files again where they are the same.
+    filled = images if source.filled == source.images else copied(source.filled, "filled")
+    return replace(source, label=f"label/{label.name}", images=images, generated=written, filled=filled)
+
+
+def write_volumes(case: Case, spec: DataSpec, stack: Mapping[int, NDArray], paths: Sequence[Path]) -> None:
+    """Slice index -> (C, H, W) 16-bit levels of a case to one NIfTI file per channel, in source geometry and units."""
+    assert case.geometry is not None
+    assert spec.axis is not None
+    for c, (path, window) in enumerate(zip(paths, case.windows, strict=True)):
+        planes = {index: window.decode(levels[c]) for index, levels in stack.items()}
+        volume, affine = stitch(case.geometry, spec.axis, planes, fill=window.low)
+        write_volume(path, volume, affine, np.float32, case.geometry.source_codes)

@@ -6,7 +6,7 @@ import itertools
 import math
 import os
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import asdict, dataclass, field
 from datetime import timedelta
@@ -49,11 +49,17 @@ CALIBRATION_SLICES = 256  # training slices that give the moving average its bat
 
 @dataclass
 class TrainingState:
-    """How far the run is."""
+    """How far the run is, and what it remembers beside weights and optimisers."""
 
     step: int = 0
     images_seen: int = 0
     previous: int = 0  # images seen before the newest step
+    best: float = math.inf  # loss of the best evaluation
+    stale: int = 0  # evaluations since the best one
+    finished: bool = False  # all images seen, and the last evaluation and preview made
+    won_since: int | None = None  # images seen when a discriminator began to win
+    warned: bool = False  # that it has won for long
+    origin: dict[str, Any] = field(default_factory=dict)  # the run whose weights this one began with
 
     def advance(self, batch: Batch) -> None:
         """Count one finished step of all ranks."""
@@ -65,35 +71,36 @@ class TrainingState:
         """Whether the newest step passed a multiple of `period` images."""
         return self.images_seen // period > self.previous // period
 
+    def saved(self) -> dict[str, Any]:
+        """What a state file holds of it."""
+        return {name: value for name, value in vars(self).items() if name not in ("images_seen", "previous")}
+
+    def restore(self, found: Mapping[str, Any]) -> None:
+        """Go on from a state file, which may be of a version that did not know all of it."""
+        vars(self).update({name: found[name] for name in self.saved().keys() & found.keys()})
+        self.images_seen = self.previous = found["images"]
+
 
 @dataclass
 class Meter:
-    """Means of losses and measures, largest gradient norms, images and waiting time since the last report."""
+    """Losses and measures (name -> sum, count), largest gradient norms, images and waiting time since the last report."""
 
-    sums: dict[str, float] = field(default_factory=dict)
-    counts: dict[str, int] = field(default_factory=dict)
+    losses: dict[str, list[float]] = field(default_factory=dict)
+    measures: dict[str, list[float]] = field(default_factory=dict)
     gradient_norm: dict[str, float] = field(default_factory=dict)
-    measures: dict[str, list[float]] = field(default_factory=dict)  # name -> [sum, count]
     images: int = 0
     waited: float = 0.0  # seconds spent waiting for the loader
 
-    def add(self, name: str, value: float) -> None:
-        """One more value of a loss."""
-        self.sums[name] = self.sums.get(name, 0.0) + value
-        self.counts[name] = self.counts.get(name, 0) + 1
 
-    def means(self) -> dict[str, float]:
-        """Mean of each loss over the steps in which it was played."""
-        return {name: self.sums[name] / self.counts[name] for name in self.sums}
+def count(totals: dict[str, list[float]], name: str, value: float) -> None:
+    """One more value of a loss or a measure."""
+    total = totals.setdefault(name, [0.0, 0])
+    total[0], total[1] = total[0] + value, total[1] + 1
 
-    def observe(self, name: str, value: float) -> None:
-        """One more value of a measure."""
-        total = self.measures.setdefault(name, [0.0, 0.0])
-        total[0], total[1] = total[0] + value, total[1] + 1
 
-    def measured(self) -> dict[str, float]:
-        """Mean of each measure."""
-        return {name: total / count for name, (total, count) in self.measures.items()}
+def means(totals: dict[str, list[float]]) -> dict[str, float]:
+    """Mean of each over the steps in which it was played."""
+    return {name: total / number for name, (total, number) in totals.items()}
 
 
 @contextmanager
@@ -152,14 +159,9 @@ class Run:
         self.log = RunLog(self.folder, silent=rank() > 0)
         self.meter = Meter()
         self.pace: Pace | None = None  # once the training begins
-        self.best = math.inf
-        self.stale, self.judged = 0, False  # evaluations since the best one; whether the newest gave a verdict
-        self.finished = False
+        self.judged = False  # whether the newest evaluation gave a verdict
         self.whole = True  # not in the midst of a step
         self.ready_at = -1
-        self.won_since: int | None = None  # images seen when a discriminator began to win
-        self.warned = False  # that it has won for long
-        self.origin: dict[str, Any] = {}  # the run whose weights this one began with
         self.played: dict[str, tuple[list[str], Tensor]] = {}  # of this step: names and values of each player's losses
         self.clock = time.perf_counter()
         torch.manual_seed(config.seed)  # initial weights; everything later draws from seeded streams of its own
@@ -260,19 +262,16 @@ class Run:
             state = checkpoint.load_state(checkpoint.state_path(self.folder, chosen))
         self.method.load_state_dict(state["method"])
         before = options.to_dict(options.from_dict(state["config"]))
-        changed = options.changed_rates(before, options.to_dict(self.config))
+        changed = options.differences(before, options.to_dict(self.config), rates=True)
         for name, optimizer in self._optimizers().items():
             given = [group["lr"] for group in optimizer.param_groups]
             optimizer.load_state_dict(state["optimizers"][name])
             match_parameters(optimizer, fused=self.config.tuned)
             for group, rate in zip(optimizer.param_groups, given, strict=True):
                 group["lr"] = rate if changed else group["lr"]  # a plateau may have lowered it
-        self.state.step, self.state.images_seen, self.state.previous = state["step"], state["images"], state["images"]
-        self.finished, self.won_since = state["finished"], state.get("won_since")
-        self.warned = state.get("warned", False)
-        self.origin = state.get("origin", {})
-        self._restore_best(state)
-        self.meter = Meter(**state["meter"])
+        self.state.restore(state)
+        self._check_best(state)
+        self.meter = Meter(**state["meter"]) if "losses" in state["meter"] else Meter()  # up to version 0.2
         self.log.rewind(self.state.images_seen)
         self.log.say(f"{self.config.name}: resumed at {self.state.images_seen:,} of {self.total:,} images")
         for line in changed:
@@ -281,18 +280,18 @@ class Run:
     def _begin_with_another(self) -> None:
         from engine.origin import begin_with, origin_line  # of no use to most runs
 
-        self.origin, taken = begin_with(self.method, self.config, self.data.spec)
+        self.state.origin, taken = begin_with(self.method, self.config, self.data.spec)
         besides = [name for name in list(self.players)[1:] if name not in taken and name in self.method.networks()]
         new = f"; anew: {', '.join(besides)}" if besides else ""
-        self.log.say(f"begins with the weights of {origin_line(self.origin)}{new}")
+        self.log.say(f"begins with the weights of {origin_line(self.state.origin)}{new}")
 
-    def _restore_best(self, state: dict[str, Any]) -> None:
-        """The best so far, unless it was chosen by something else: two measures cannot be compared."""
+    def _check_best(self, state: dict[str, Any]) -> None:
+        """Forget the best so far where it was chosen by something else: two measures cannot be compared."""
         # States up to 0.2 do not say by what: by Dice, which is kept with a minus, or by the label-wise Wasserstein.
         measure = state.get("measure", "dice" if state["best"] <= 0 else "wasserstein")
         if measure == self.judge.measure or not math.isfinite(state["best"]):
-            self.best, self.stale = state["best"], state.get("stale", 0)
             return
+        self.state.best, self.state.stale = math.inf, 0
         self.log.say(
             f"warning: the best weights so far were chosen by {measure}, those from here on by {self.judge.measure}; "
             "the next evaluation replaces weights-best. Copy it first if you want to keep it"
@@ -338,9 +337,7 @@ class Run:
             return checkpoint.state_path(self.folder, int(wanted))
         best = checkpoint.best_state(self.folder)
         if best is None:
-            there = ", ".join(
-                str(int(path.stem.removeprefix("state-"))) for path in checkpoint.list_states(self.folder)
-            )
+            there = ", ".join(str(checkpoint.images_of(path)) for path in checkpoint.list_states(self.folder))
             raise ValueError(
                 f"--which_iter best: {self.folder} has no state of its best evaluation; it has states of "
                 f"{there or 'nothing yet'}"
@@ -490,9 +487,9 @@ class Run:
             largest = self.meter.gradient_norm
             largest[name] = max(values.pop("gradient norm"), largest.get(name, 0.0))
             for loss, value in values.items():
-                self.meter.add(f"{name}/{loss}", value)
+                count(self.meter.losses, f"{name}/{loss}", value)
         for measure in measures:
-            self.meter.observe(measure, next(numbers))
+            count(self.meter.measures, measure, next(numbers))
 
     def _diverged(self, name: str, values: dict[str, float], batch: Batch) -> None:
         path = self.folder / f"crash-{self.state.images_seen:010d}.pt"
@@ -518,7 +515,7 @@ class Run:
     @property
     def complete(self) -> bool:
         """Enough images seen, or no better evaluation for as many as the judge has patience."""
-        return self.state.images_seen >= self.total or 0 < self.judge.patience <= self.stale
+        return self.state.images_seen >= self.total or 0 < self.judge.patience <= self.state.stale
 
     @property
     def done(self) -> bool:
@@ -530,19 +527,19 @@ class Run:
         """Count the step; log line and record every --freq_print images."""
         self.whole = True
         self.meter.images += len(batch) * world_size()
-        if not self.state.crossed(self.config.freq_print) or not self.meter.sums:
+        if not self.state.crossed(self.config.freq_print) or not self.meter.losses:
             if self.pace is not None:
                 self.pace.after_step(self.state.images_seen)
             return
         now = time.perf_counter()
         seconds, self.clock = max(now - self.clock, 1e-9), now
         speed = self.meter.images / seconds
-        means, measures = self.meter.means(), self.meter.measured()
+        losses, measures = means(self.meter.losses), means(self.meter.measures)
         record = {
             "kind": "train",
             "images": self.state.images_seen,
             "step": self.state.step,
-            "losses": means,
+            "losses": losses,
             "measures": measures,
             "gradient_norm": dict(self.meter.gradient_norm),
             "images_per_second": round(speed, 3),
@@ -550,9 +547,9 @@ class Run:
             "peak_memory_gb": round(device.peak_memory_gb(self.device), 3),
         }
         self.log.record(record)
-        losses = "  ".join(f"{name} {value:.4g}" for name, value in (means | measures).items())
+        shown = "  ".join(f"{name} {value:.4g}" for name, value in (losses | measures).items())
         left = timedelta(seconds=round((self.total - self.state.images_seen) / speed))
-        self.log.say(f"{self.state.images_seen:>10,}/{self.total:,} images  {speed:.1f}/s  {left} left  {losses}")
+        self.log.say(f"{self.state.images_seen:>10,}/{self.total:,} images  {speed:.1f}/s  {left} left  {shown}")
         self.meter = Meter()
         if self.pace is not None:
             self.pace.logged()
@@ -563,22 +560,23 @@ class Run:
 
         Where losses against the real image go on teaching the generator, that is told once, and it goes on.
         """
+        state = self.state
         winners = [name for name, value in measures.items() if name.endswith("accuracy") and value > WON]
         if not winners:
-            self.won_since, self.warned = None, False
+            state.won_since, state.warned = None, False
             return
-        self.won_since = self.state.images_seen if self.won_since is None else self.won_since
+        state.won_since = state.images_seen if state.won_since is None else state.won_since
         patience = self.config.stop_patience
-        if not 0 < patience <= self.state.images_seen - self.won_since or self.state.images_seen >= self.total:
+        if not 0 < patience <= state.images_seen - state.won_since or state.images_seen >= self.total:
             return
         what = f"{winners[0]} has been above {WON} for {patience:,} images"
         if self.method.taught_by_pairs:
-            if not self.warned:
+            if not state.warned:
                 self.log.say(
                     f"warning: {what}; the losses against the real image go on teaching the generator, the adversarial one "
                     "no more. A lower --lr_d may bring it back; it can be changed when the run is resumed"
                 )
-            self.warned = True
+            state.warned = True
             return
         on_rank_zero(self.save)
         self.log.say(
@@ -598,9 +596,9 @@ class Run:
         if self.state.crossed(self.config.freq_fid):
             self.judged = False
             on_rank_zero(lambda: self._if_there_is_room(self.evaluate, "not evaluated"))
-            self.judged, self.stale = ranks.broadcast((self.judged, self.stale))
+            self.judged, self.state.stale = ranks.broadcast((self.judged, self.state.stale))
             if self.judged:
-                self.method.after_evaluation(self.stale)  # on every rank, since it may change the learning rate
+                self.method.after_evaluation(self.state.stale)  # on every rank, since it may change the learning rate
 
     def maybe_save(self) -> None:
         """State every --freq_save_latest, weights for good every --freq_save_ckpt images; a full disk only warns."""
@@ -636,11 +634,13 @@ class Run:
     def _conclude(self) -> None:
         self.save()  # first, so that nothing that goes wrong below can cost the training
         if self.state.images_seen < self.total:
-            self.log.say(f"stopped early at {self.state.images_seen:,} images: no better evaluation among {self.stale}")
+            self.log.say(
+                f"stopped early at {self.state.images_seen:,} images: no better evaluation among {self.state.stale}"
+            )
         else:
             self.preview()
             self.evaluate()
-        self.finished = True
+        self.state.finished = True
         self.save()
 
     def close(self) -> None:
@@ -655,7 +655,7 @@ class Run:
     @property
     def finished_before(self) -> bool:
         """Whether there was nothing left to do at the start."""
-        return self.finished and self.complete
+        return self.state.finished and self.complete
 
     # -- saving, looking, judging ---------------------------------------------------------------------------------
 
@@ -669,16 +669,10 @@ class Run:
         return {
             "config": options.to_dict(self.config),
             "spec": self.data.spec.to_dict(),
-            "step": self.state.step,
-            "best": self.best,
+            **self.state.saved(),
             "measure": self.judge.measure,
-            "stale": self.stale,
-            "finished": self.finished,  # all images seen, and the last evaluation and preview made
             "meter": asdict(self.meter),
             "method": self.method.state_dict(),
-            "won_since": self.won_since,
-            "warned": self.warned,
-            "origin": self.origin,
             "optimizers": {name: optimizer.state_dict() for name, optimizer in self._optimizers().items()},
         }
 
@@ -716,7 +710,7 @@ class Run:
             self.state.images_seen,
             [(w.low, w.high) for w in typical_windows(self.data)] if self.workflow.paints_labels else (),
             self.data.provenance.get("expected", {}),
-            self.origin,
+            self.state.origin,
         )
         checkpoint.save_weights(checkpoint.weights_path(self.folder, which), weights)
 
@@ -731,20 +725,20 @@ class Run:
         self._ready()
         verdict = self.judge.evaluate(self.state.images_seen) if self.config.metrics != "none" else None
         if verdict is None:
-            if not math.isfinite(self.best):  # else it was judged before, and stays
+            if not math.isfinite(self.state.best):  # else it was judged before, and stays
                 self._save_weights("best")
             return
         self.log.record({"kind": "eval", "images": self.state.images_seen, "metrics": verdict.metrics})
-        better = verdict.loss < self.best
-        self.judged, self.stale = True, 0 if better else self.stale + 1
+        better = verdict.loss < self.state.best
+        self.judged, self.state.stale = True, 0 if better else self.state.stale + 1
         if better:
-            self.best = verdict.loss
+            self.state.best = verdict.loss
             self._save_weights("best")
             if self.players:
                 checkpoint.keep_as_best(self._save_state())
         self.log.say(
             f"{self.state.images_seen:>10,} images  validation {verdict.name} {verdict.value:.4f}"
-            + (" (best so far)" if better else f" (best {-self.best if verdict.higher else self.best:.4f})")
+            + (" (best so far)" if better else f" (best {-self.state.best if verdict.higher else self.state.best:.4f})")
         )
         self.clock = time.perf_counter()  # evaluation does not count as training time
 
@@ -772,6 +766,4 @@ def _read_start(path: Path) -> dict[str, Any]:
         config = decode(dict[str, Any], found.get("config"), "config")
         decode(str, found.get("data"), "data")
         decode(str, config.get("preset"), "config.preset")
-    if "images" in found:  # of version 0.1
-        found["--oasis.images_from"] = found.pop("images")
     return found

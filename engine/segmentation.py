@@ -1,11 +1,9 @@
-"""Prediction with a segmenter: whole volumes by sliding window, and a split of a prepared folder for test.py."""
+"""Prediction with a segmenter: whole volumes by sliding window."""
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import Protocol
 
 import numpy as np
@@ -15,17 +13,11 @@ from scipy import ndimage
 from torch import Tensor
 
 from config import Config
-from dataloaders.case_volumes import read_case
-from dataloaders.io.console import tracked
-from dataloaders.io.geometry import ACROSS, back_to_source, regrid, resample
+from dataloaders.io.geometry import ACROSS, regrid, resample
 from dataloaders.io.intensity import shown
-from dataloaders.io.manifest import Case, Manifest
-from dataloaders.io.nifti import write_volume
 from dataloaders.io.spec import DataSpec
-from dataloaders.labelmaps.classes import Classes, tissue_classes, trained_classes
-from dataloaders.labelmaps.labels import id_type
+from dataloaders.labelmaps.classes import Classes, tissue_classes
 from dataloaders.patches import neighbour_stack
-from evaluation.segmentation_results import PREDICTED, TRUE
 from models.segmenter.options import SegmenterConfig
 
 SLICES = 16  # of a 2-D network that are predicted at once
@@ -138,39 +130,6 @@ def box_of(mask: NDArray[np.bool_], crop: Sequence[int] = ()) -> tuple[slice, ..
         for s, start, part, size in zip(found[0], starts, wanted, mask.shape, strict=True)
     )
     return None if any(s.start >= s.stop for s in box) else box
-
-
-def predict_split(
-    predictor: Predictor,
-    root: Path,
-    data: Manifest,
-    cases: Sequence[Case],
-    channels: Sequence[int],
-    spacing: Sequence[float],
-    folder: Path,
-) -> tuple[list[Case], float]:
-    """Predicted and true classes of cases as NIfTI files in the geometry of their sources; returns seconds per case too.
-
-    Written to `folder`/predictions and /groundtruth as <case>.nii.gz. channels: of the folder, in the network's order.
-    spacing: mm of the network's grid. Labels without a class count as background.
-    """
-    spec = predictor.method.spec
-    classes = trained_classes(predictor.config, spec)
-    done, seconds = [], 0.0
-    for case in tracked(cases, "segment"):
-        native = read_case(root, case, data.spec, classes, channels, ())
-        start = time.perf_counter()
-        predicted, _, _ = most_probable(predictor, native.image, native.affine, spacing)
-        seconds += time.perf_counter() - start
-        shape, affine, codes = native.label.shape, native.affine, None
-        if case.geometry is not None:
-            shape, affine = case.geometry.source_shape, np.array(case.geometry.source_affine)
-            codes = case.geometry.source_codes
-        for kind, volume in ((PREDICTED, predicted), (TRUE, native.label)):
-            moved = back_to_source(volume, native.affine, shape, affine, labels=True)
-            write_volume(folder / kind / f"{case.id}.nii.gz", moved, affine, id_type(spec.num_labels), codes)
-        done.append(replace(case, slices=()))
-    return done, seconds / max(len(done), 1)
 
 
 def most_probable(

@@ -45,11 +45,6 @@ PATIENCE = 3.0  # seconds
 SAME_PRESS = 0.2  # seconds in which nobody presses Ctrl-C twice
 
 
-def _launched() -> bool:
-    """Whether torchrun or srun started this process and passes signals on."""
-    return "TORCHELASTIC_RUN_ID" in os.environ or "SLURM_STEP_ID" in os.environ
-
-
 def _interrupted(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
     if issubclass(kind, KeyboardInterrupt):
         print("interrupted", file=sys.stderr)
@@ -135,14 +130,15 @@ class StopRequest:
 
     def _answer(self, number: int, answer: bool) -> None:
         """Say that the request was heard; leave where Ctrl-C was pressed again."""
-        now = time.monotonic()
-        pressed = number == signal.SIGINT
+        now, pressed = time.monotonic(), number == signal.SIGINT
+        launched = "TORCHELASTIC_RUN_ID" in os.environ or "SLURM_STEP_ID" in os.environ  # who passes signals on
+        patience = PATIENCE if launched else SAME_PRESS
         if self._answered_at is None:
             self._answered_at = now
             again = "; Ctrl-C again leaves without saving" if pressed else ""
             if answer:
                 say(f"{signal.Signals(number).name}: stopping after this step, saving{again}")
-        elif pressed and now - self._answered_at > (PATIENCE if _launched() else SAME_PRESS):
+        elif pressed and now - self._answered_at > patience:
             if answer:
                 say("left without saving; the same command resumes from the newest state saved before, if there is one")
             os._exit(EXIT_INTERRUPTED)

@@ -16,7 +16,7 @@ from dataloaders.io.runlog import JSONL
 from dataloaders.io.spec import DataSpec, plain_name
 from dataloaders.unpaired import as_label_source
 from engine.methods.synthesis import SynthesisWorkflow
-from engine.results import Draws, ResultsWriter, synthesize_split
+from engine.results import Draws, Synthesis, write_results
 from engine.trained import TrainedRun
 from evaluation import check_metrics, evaluate_results, format_table
 from evaluation.floors import REPEATS
@@ -47,13 +47,12 @@ class SplitSynthesis:
         c = self.config
         classes = run_classes(self.run.spec, self.data.spec)
         loader = self.workflow.test_loader(self.root, self.data, c, classes)
+        made = Synthesis(self.method, loader.once(), self.device, self.draws, len(loader))
         with whole_folder(out) as staging:
-            writer = ResultsWriter(staging, self.root, self.data, c.volumes)
-            seconds = synthesize_split(self.method, loader.once(), writer, self.device, self.draws, len(loader))
+            write_results(staging, self.root, self.data, made, provenance, c.volumes)
             log = self.run.folder / JSONL
             if log.is_file():
                 write_text(staging / "training_log.jsonl", log.read_text(encoding="utf-8"))
-            writer.close({**provenance, "seconds_per_slice": round(seconds, 5)})
 
     def evaluate(self, out: Path) -> None:
         """Every metric that was asked for, and of lesions by region."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -46,6 +47,22 @@ class TrainedRun:
         weights = load_weights(folder, which)
         return cls(folder, which, weights, from_dict(weights.config), DataSpec.from_dict(weights.spec))
 
+    @classmethod
+    def named(cls, text: str, flag: str, runs: Path, which: str = "best") -> TrainedRun:
+        """That of a weights file, of a folder, or of a name in `runs`; what follows a colon says which of its weights.
+
+        ValueError naming the flag where there is none.
+        """
+        path = Path(text)
+        if path.is_file() and (found := re.fullmatch(r"weights-(.+)\.safetensors", path.name)):
+            return cls.of(path.parent, found[1])
+        folder, _, after = text.rpartition(":")
+        for name, weights in ((text, which), (folder, after)):
+            for path in (Path(name), runs / name):
+                if name and path.is_dir():
+                    return cls.of(path, weights)
+        raise ValueError(f"{flag} {text}: no such run folder or weights file, nor a run in {runs}")
+
     @functools.cached_property
     def sha256(self) -> str:
         """Of the weight file."""
@@ -64,7 +81,7 @@ class TrainedRun:
         """All networks of the run after as many images; nothing where no state of that moment was kept."""
         best = checkpoint.best_state(self.folder)
         for path in (checkpoint.state_path(self.folder, self.weights.images), *([best] if best else [])):
-            if path.is_file() and int(path.stem.rpartition("-")[2]) == self.weights.images:
+            if path.is_file() and checkpoint.images_of(path) == self.weights.images:
                 found: dict[str, Any] = checkpoint.load_state(path)["method"]
                 return found
         return {}

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 from dataloaders.io.console import warn_once
@@ -11,6 +10,7 @@ from dataloaders.io.files import listed
 from dataloaders.io.manifest import Split
 from dataloaders.io.schema import NAME
 from dataloaders.prepare.sources import find_bids
+from dataloaders.prepare.splits import split_patients
 from pipeline.study import CaseOptions, InputOptions, Study
 
 
@@ -58,7 +58,8 @@ def _bids_cases(o: InputOptions) -> list[StudyCase]:
         if "--bids_filter" in note or note.startswith("exclude "):
             warn_once(note.replace("--bids_filter", "input.filter"))
     patients = sorted({case.patient for case in found.cases})
-    _refuse_unknown("input.subjects", o.subjects, patients)
+    if unknown := sorted(set(o.subjects) - set(patients)):
+        raise ValueError(f"input.subjects: {', '.join(unknown)} not among the patients {', '.join(patients)}")
     wanted = [p for p in patients if p in o.subjects or not o.subjects][: o.limit or None]
     cases = [
         StudyCase(
@@ -77,26 +78,19 @@ def _bids_cases(o: InputOptions) -> list[StudyCase]:
     return cases
 
 
-def _refuse_unknown(key: str, names: Sequence[str], patients: Sequence[str]) -> None:
-    unknown = sorted(set(names) - set(patients))
-    if unknown:
-        raise ValueError(f"{key}: {', '.join(unknown)} not among the patients {', '.join(patients)}")
-
-
 def _splits(study: Study, patients: list[str]) -> dict[str, Split]:
     """Patient -> split."""
     o = study.split
-    _refuse_unknown("split", (*o.test, *o.val), patients)
-    both = sorted(set(o.val) & set(o.test))
-    if both:
-        raise ValueError(f"split: {', '.join(both)} in both val and test")
     if o.val and not o.test:
         raise ValueError(f"split.val = {list(o.val)}: name the patients of split.test too")
     if len(patients) < 2:
         raise ValueError(f"a study needs two patients at least, one to train and one to test on; found {patients}")
-    from dataloaders.prepare.splits import split_patients  # imports torch, which most units do without
-
-    splits = split_patients(patients, o.fractions, study.seed, o.val, o.test)
+    try:
+        splits = split_patients(patients, o.fractions, study.seed, o.val, o.test)
+    except ValueError as error:
+        raise ValueError(
+            str(error).replace("--val_patients", "split.val").replace("--test_patients", "split.test")
+        ) from None
     for name in ("train", "test"):
         if name not in splits.values():
             raise ValueError(f"split: no patient is left for {name}; the patients are {', '.join(patients)}")

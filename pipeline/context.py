@@ -64,6 +64,11 @@ class Context:
         """Facts of another unit."""
         return self.records[unit].facts
 
+    def of(self, stage: str, case: str = "") -> dict[str, Record]:
+        """Records of a stage's units by their ids, in the order of these; of one case where it is named."""
+        ending = f"/{case}" if case else ""
+        return {n: r for n, r in sorted(self.records.items()) if n.startswith(f"{stage}/") and n.endswith(ending)}
+
     def needed(self, stage: str) -> str:
         """The id of the unit of a stage that this one needs."""
         return next(name for name in self.unit.needs if name.split("/")[0] == stage)

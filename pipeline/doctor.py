@@ -6,13 +6,14 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+from dataloaders.io.files import package_version
 from dataloaders.io.workers import cores
 from pipeline import nnunet
 from pipeline.commands import ToolMissing, answer, find_program
 from pipeline.plan import find_tools
 from pipeline.study import Study, read_study
 from pipeline.tools import TOOLS
-from pipeline.tools.base import Tool, package_version
+from pipeline.tools.base import Tool
 
 SHARED_MEMORY_GB = 1.0  # less makes nnU-Net's and PyTorch's worker processes die
 SLOW_TORCH = "2.9."  # its 3-D convolutions are slow with mixed precision; nnU-Net refuses it
@@ -24,7 +25,8 @@ def examine(path: Path | None) -> tuple[list[str], list[str]]:
     Every tool is looked for in the way in which the pipeline would find it; nothing is run but for versions.
     """
     study = read_study(path) if path is not None else None
-    used = find_tools(study).all if study is not None else {}
+    nnunetv2 = TOOLS["nnunetv2"]
+    used = {**find_tools(study).all, nnunetv2.name: (nnunetv2, {})} if study is not None else {}
     named = {tool.name for tool, _ in used.values()}
     others = {name: (tool, dict(tool.settings)) for name, tool in TOOLS.items() if name not in named}
     lines, lacking = ["tools:"], []
@@ -32,12 +34,9 @@ def examine(path: Path | None) -> tuple[list[str], list[str]]:
         line, there = _tool_line(name, tool, settings)
         lines.append(f"  {'*' if name in used else ' '} {line}")
         lacking += [name] if name in used and not there else []
-    line, there = _nnunet_line()
-    lines.append(f"  {'*' if study is not None else ' '} {line}")
     lines += ["machine:", *(f"    {line}" for line in _machine(study))]
     if study is None:
         return lines, []
-    lacking += [] if there else ["nnunetv2"]
     missing = f"missing for this study: {', '.join(lacking)}" if lacking else "this study has all of its tools"
     return [*lines, "* used by this study", missing], lacking
 
@@ -48,20 +47,15 @@ def _tool_line(name: str, tool: Tool, settings: dict[str, Any]) -> tuple[str, bo
         found = tool.located(settings)
     except ToolMissing as error:
         return f"{label} missing: {str(error).removeprefix(f'{tool.name} is not installed: ')}", False
-    return f"{label} {tool.version(found)}, {found}; {tool.licence}; cite {tool.citation}", True
-
-
-def _nnunet_line() -> tuple[str, bool]:
-    """nnU-Net, and whether its trainers can be looked up: that imports parts of it that need timm and torchvision."""
-    found = find_program(["nnUNetv2_train"])
-    label = f"{'nnunetv2':<16} {'train':<9}"
-    if found is None:
-        return f"{label} missing: {nnunet.GET}", False
-    python, broken = found.with_name("python"), ""
-    if python.is_file() and not answer([python, "-c", "import timm, torchvision; print('fine')"], 120):
+    python, broken = Path(found).with_name("python"), ""
+    # Trainers are looked up by importing parts of nnU-Net that need these two.
+    if (
+        tool.kind == "train"
+        and python.is_file()
+        and not answer([python, "-c", "import timm, torchvision; print(1)"], 120)
+    ):
         broken = "; but timm or torchvision cannot be imported, which it needs to find its trainers"
-    about = nnunet.about()
-    return f"{label} {about['version']}, {found}{broken}; {about['licence']}; cite {about['citation']}", True
+    return f"{label} {tool.version(found)}, {found}{broken}; {tool.licence}; cite {tool.citation}", True
 
 
 def _machine(study: Study | None) -> list[str]:

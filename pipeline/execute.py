@@ -8,7 +8,6 @@ import sys
 import time
 import traceback
 from pathlib import Path
-from types import FrameType
 
 from dataloaders.io.files import whole_folder, write_text
 from engine.signals import EXIT_USAGE
@@ -62,7 +61,8 @@ def _cpu_seconds() -> float:
 def main() -> int:
     """0 where the unit is over, whatever its state: states are in records."""
     study, name = sys.argv[1:3]
-    signal.signal(signal.SIGTERM, _terminate)
+    # As an exception, so that a tool that runs is stopped on the way out.
+    signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
     project = Project.load(Path(study))
     from_array = name.startswith("@")
     if from_array:
@@ -75,11 +75,6 @@ def main() -> int:
         if from_array:  # otherwise the runner says it
             print(record.line(), flush=True)
     return 0
-
-
-def _terminate(number: int, frame: FrameType | None) -> None:
-    """As an exception, so that a tool that runs is stopped on the way out."""
-    raise SystemExit(128 + number)
 
 
 if __name__ == "__main__":

@@ -15,11 +15,8 @@ from dataloaders.io.workers import cores
 from pipeline.commands import ToolMissing, find_program
 from pipeline.study import NnunetOptions
 from pipeline.tissue import LABELS
-from pipeline.tools.base import package_version
+from pipeline.tools import TOOLS
 
-GET = "pip install nnunetv2==2.8.1 (after torch and torchvision)"
-LICENCE = "Apache-2.0"
-CITATION = "Isensee et al., Nature Methods 2021, doi 10.1038/s41592-020-01008-z"
 TRAINER = "nnUNetTrainerMedsis"
 PLANS = "nnUNetPlans"
 SMALL_PLANS = "medsisPlans"
@@ -43,14 +40,13 @@ def program(name: str) -> Path:
     """A command of nnU-Net, as nnUNetv2_train; ToolMissing where it is not installed."""
     found = find_program([name])
     if found is None:
-        raise ToolMissing(f"{name} is not installed: {GET}")
+        raise ToolMissing(f"{name} is not installed: {TOOLS['nnunetv2'].get}")
     return found
 
 
 def about() -> dict[str, str]:
     """For records."""
-    version = package_version("nnunetv2") or "unknown"
-    return {"name": "nnunetv2", "version": version, "licence": LICENCE, "citation": CITATION}
+    return TOOLS["nnunetv2"].about(program("nnUNetv2_train"))
 
 
 def dataset_name(number: int, combination: str) -> str:

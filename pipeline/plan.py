@@ -10,10 +10,9 @@ from typing import Any
 
 from dataloaders.labelmaps.label_files import TABLES
 from pipeline.cases import StudyCase
-from pipeline.generator import gmm_options
 from pipeline.records import Unit
 from pipeline.rules import RULES
-from pipeline.study import PATH_SETTINGS, Study
+from pipeline.study import PATH_SETTINGS, Study, gmm_options
 from pipeline.tissue import read_table
 from pipeline.tools import TOOLS, Tool, configured
 
@@ -47,12 +46,10 @@ def find_tools(study: Study) -> StudyTools:
     for name in sorted(set(study.tools) - set(tools.all)):
         raise ValueError(f"tools.{name}: is in neither strip.tools nor segment.tools")
     drawn = {"labels"} if study.evaluate.reference == "labels" else set()
-    for name in sorted(set(study.tissue.tables) - set(tools.segmenters) - drawn):
-        raise ValueError(f"tissue.tables.{name}: is not in segment.tools, which has {', '.join(tools.segmenters)}")
-    for name in sorted(set(study.tissue.fluid_is_rest) - set(tools.segmenters)):
-        raise ValueError(
-            f"tissue.fluid_is_rest: {name!r} is not in segment.tools, which has {', '.join(tools.segmenters)}"
-        )
+    strange = [f"tissue.tables.{name}:" for name in sorted(set(study.tissue.tables) - set(tools.segmenters) - drawn)]
+    strange += [f"tissue.fluid_is_rest: {n!r}" for n in sorted(set(study.tissue.fluid_is_rest) - set(tools.segmenters))]
+    if strange:
+        raise ValueError(f"{strange[0]} is not in segment.tools, which has {', '.join(tools.segmenters)}")
     for path in study.tissue.tables.values():
         read_table(path)
     return tools

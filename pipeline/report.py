@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from dataloaders.io.files import read_json, write_json, write_text
+from dataloaders.io.manifest import SPLITS
 from evaluation.report.kit import Cell, Table, measured, missing, render
 from pipeline.context import Context
 from pipeline.records import Record
@@ -40,10 +41,7 @@ def collect(context: Context) -> dict[str, Any]:
     for name, record in sorted(records.items()):
         if record.state == "blocked":
             blocked.setdefault(_root(record, records), []).append(name)
-    tools = {}
-    for record in records.values():
-        if record.tool.get("name") and record.tool.get("name") != "given":
-            tools[record.tool["name"]] = record.tool
+    tools = {r.tool["name"]: r.tool for r in records.values() if r.tool.get("name", "given") != "given"}
     return {
         "study": context.study.name,
         "scores": read_json(context.path("evaluate", "scores")) if done else None,
@@ -86,56 +84,44 @@ def _root(record: Record, records: Mapping[str, Record]) -> str:
 
 
 def _case_row(context: Context, case: str) -> dict[str, Any]:
-    records = context.records
     maps = {}
-    for name, record in records.items():
-        if name.startswith("tissue/") and name.endswith(f"/{case}") and record.facts:
-            keys = ("litres", "share", "largest", "unknown_ml", "outside_ml")
-            facts = {key: record.facts[key] for key in keys}
+    for name, record in context.of("tissue", case).items():
+        if record.facts:
+            facts = {key: record.facts[key] for key in ("litres", "share", "largest", "unknown_ml", "outside_ml")}
             reason = _without_folders(record.reason, context)
             maps[name.split("/")[1]] = {"state": record.state, "reason": reason, **facts}
-    masks = {
-        name.split("/")[1]: record.facts["litres"]
-        for name, record in records.items()
-        if name.startswith("strip/") and name.endswith(f"/{case}") and "litres" in record.facts
-    }
+    strips = context.of("strip", case).items()
+    masks = {name.split("/")[1]: record.facts["litres"] for name, record in strips if "litres" in record.facts}
     found = context.cases[case]
     return {"id": case, "patient": found.patient, "split": found.split, "brain_litres": masks, "maps": maps}
 
 
 def page(context: Context, data: dict[str, Any]) -> str:
     """The page as one string; it refers to no other file and to no network."""
-    scores = data["scores"]
-    tables = _tables(data) | (
-        _score_tables(scores, f"{_reference_note(context)} {_mean_note(context)}") if scores else {"real": None}
-    )
+    scores, study = data["scores"], context.study
+    found = {name: tables["dice"].get("reference") for name, tables in scores["real"].items()} if scores else {}
+    values = {name: of["mean"]["value"] for name, of in found.items() if of and of["mean"]["value"] is not None}
+    splits = [row["split"] for row in data["cases"]]
+    sources = {s for name in context.done(context.of("reference")) for s in context.facts(name)["from"]}
     return render(
         "report.html",
         Path(__file__).parent,
         title=data["study"],
-        verdict=_verdict(context, data),
-        strippers=len(context.study.strip.tools),
-        tables=tables,
+        splits={split: splits.count(split) for split in SPLITS if split in splits},
+        over=study.evaluate.tissues,
+        best=max(values.items(), key=lambda item: item[1], default=None),
+        drawn=_drawn(context),
+        sources=sorted(sources),
+        strippers=len(study.strip.tools),
+        tables=_tables(data) | (_score_tables(scores) if scores else {"real": None}),
         tissues=KEYS,
         predictions=predictions(context) if scores else {},
         cases=case_pictures(context),
         samples=samples(context),
-        limits=_limits(context, scores),
+        tested=len({case.patient for case in context.cases.values() if case.split == "test"}),
+        given_brains=any(case.given_brain for case in context.cases.values()),
+        scored=scores is not None,
     )
-
-
-def _verdict(context: Context, data: dict[str, Any]) -> str:
-    splits = [row["split"] for row in data["cases"]]
-    words = {"train": "to train on", "val": "to validate on", "test": "to test on"}
-    counts = ", ".join(f"{splits.count(split)} {word}" for split, word in words.items() if split in splits)
-    text = f"{len(splits)} scans: {counts}. Networks saw synthetic slices only; patients are never in two splits."
-    tissues = " and ".join(context.study.evaluate.tissues)
-    found = {name: tables["dice"].get("reference") for name, tables in (data["scores"] or {"real": {}})["real"].items()}
-    values = {name: of["mean"]["value"] for name, of in found.items() if of and of["mean"]["value"] is not None}
-    if values:
-        name = max(values, key=lambda key: values[key])
-        text += f" Best mean Dice of {tissues} on real scans: {values[name]:.3f} ({name}). {_reference_note(context)}"
-    return text
 
 
 def _drawn(context: Context) -> bool:
@@ -146,22 +132,7 @@ def _drawn(context: Context) -> bool:
     )
 
 
-def _reference_note(context: Context) -> str:
-    if _drawn(context):
-        return "Reference: labels that were given with the cases."
-    units = [name for name in context.records if name.startswith("reference/")]
-    sources = sorted({s for name in context.done(units) for s in context.facts(name)["from"]})
-    if len(sources) == 1:
-        return f"Reference: the labels of {sources[0]} itself, so Dice is agreement with this tool, not accuracy."
-    ties = " (where they tie, the scan's intensity decides)"
-    return f"Reference: the vote of {', '.join(sources)}{ties}, so Dice is agreement with these tools, not accuracy."
-
-
-def _mean_note(context: Context) -> str:
-    return f"Mean over patients, then over {' and '.join(context.study.evaluate.tissues)}"
-
-
-def _score_tables(scores: dict[str, Any], note: str) -> dict[str, Table]:
+def _score_tables(scores: dict[str, Any]) -> dict[str, Table]:
     real, scans = [], []
     for name, tables in scores["real"].items():
         found, distances = tables["dice"].get("reference"), tables["hd95"]
@@ -169,15 +140,14 @@ def _score_tables(scores: dict[str, Any], note: str) -> dict[str, Table]:
             real.append([name, *missing(len(COLUMNS) + 2)])
             continue
         distance = measured(distances["mean"]["value"] if distances else None, 1)
-        real.append([name, *(_with_interval(found[c]) for c in COLUMNS), distance, measured(len(found["cases"]), 0)])
+        real.append([name, *(_measured(found[c]) for c in COLUMNS), distance, measured(len(found["cases"]), 0)])
         scans += [[name, case, *map(measured, map(values.get, COLUMNS))] for case, values in found["cases"].items()]
     agreement = scores["agreement"]
     pairs = [(row["a"].split("_"), row["b"].split("_"), row) for row in agreement]
     stripped = [[f"{a[0]}: {a[1]}, {b[1]}", *_tissues_of(row)] for a, b, row in pairs if a[0] == b[0]]
     masks = [[f"{row['a']}, {row['b']}", measured(row["dice"]), measured(row["cases"], 0)] for row in scores["masks"]]
-    note += "; brackets: 95 % bootstrap interval over patients, from five patients on."
     return {
-        "real": Table(["network trained on", *COLUMNS, "HD95 mm", "scans"], real, note=note),
+        "real": Table(["network trained on", *COLUMNS, "HD95 mm", "scans"], real),
         "scans": Table(["network trained on", "scan", *COLUMNS], scans),
         "cross_real": _matrix(
             {name: tables["dice"] for name, tables in scores["real"].items()},
@@ -193,22 +163,14 @@ def _score_tables(scores: dict[str, Any], note: str) -> dict[str, Table]:
         "agreement_by_tissue": Table(
             ["maps", *COLUMNS, "scans"], [[f"{row['a']}, {row['b']}", *_tissues_of(row)] for row in agreement]
         ),
-        "strippers": Table(
-            ["segmenter: strippers", *COLUMNS, "scans"],
-            stripped,
-            note="Dice of one segmenter's maps after two strippers.",
-        ),
-        "masks": Table(
-            ["brain masks", "Dice", "scans"],
-            masks,
-            note="Scans that came with a brain mask or without a skull are not counted.",
-        ),
+        "strippers": Table(["segmenter: strippers", *COLUMNS, "scans"], stripped),
+        "masks": Table(["brain masks", "Dice", "scans"], masks),
     }
 
 
-def _with_interval(entry: dict[str, Any]) -> Cell:
-    interval = entry.get("ci95")
-    return measured(entry["value"], small=(f"[{interval[0]:.3f}, {interval[1]:.3f}]",) if interval else ())
+def _measured(entry: dict[str, Any]) -> Cell:
+    ends = entry.get("ci95")
+    return measured(entry["value"], small=(f"[{ends[0]:.3f}, {ends[1]:.3f}]",) if ends else ())
 
 
 def _tissues_of(row: dict[str, Any]) -> list[Cell]:
@@ -231,20 +193,15 @@ def _agreement(found: list[dict[str, Any]]) -> Table:
         tissues = ", ".join(f"{t} {row[t]:.3f}" for t in TISSUES if row[t] is not None)
         cells[row["a"], row["b"]] = cells[row["b"], row["a"]] = measured(row["mean"], title=tissues)
     rows = [[a, *(cells.get((a, b), Cell("–", kind="na")) for b in names)] for a in names]
-    note = "Mean Dice between tissue maps, over the scans that both have."
-    return Table(["", *names], rows, note=note)
+    return Table(["", *names], rows)
 
 
 def _tables(data: dict[str, Any]) -> dict[str, Table]:
     """Those that are there before anything could be evaluated."""
+    waiting = {unit: len(names) for unit, names in data["blocked"].items()}
     left_out = [
-        [
-            item["unit"],
-            item["state"],
-            Cell(item["reason"], kind="text bad"),
-            measured(len(data["blocked"].get(item["unit"], ())), 0),
-        ]
-        for item in data["left_out"]
+        [i["unit"], i["state"], Cell(i["reason"], kind="text bad"), measured(waiting.get(i["unit"], 0), 0)]
+        for i in data["left_out"]
     ]
     times = [
         [stage, measured(t["units"], 0), measured(t["minutes"], 1), measured(t["cpu_minutes"], 1)]
@@ -258,9 +215,7 @@ def _tables(data: dict[str, Any]) -> dict[str, Table]:
             [line for case in data["cases"] for line in _case_lines(case)],
         ),
         "tools": Table(keys, [[tool.get(key, "") for key in keys] for tool in data["tools"]]),
-        "times": Table(
-            ["stage", "units", "minutes", "processor minutes"], times, note="Sums over units; with --jobs they overlap."
-        ),
+        "times": Table(["stage", "units", "minutes", "processor minutes"], times),
     }
 
 
@@ -272,17 +227,3 @@ def _case_lines(case: dict[str, Any]) -> list[list[Any]]:
         gate = "good" if found["state"] == "done" else Cell(found["reason"], kind="text bad")
         lines.append([case["id"], case["split"], name, measured(found["litres"], 2), *shares, unknown, gate])
     return lines or [[case["id"], case["split"], *missing(7)]]
-
-
-def _limits(context: Context, scores: dict[str, Any] | None) -> list[str]:
-    lines = []
-    if not _drawn(context):
-        lines.append("How good a segmentation is by an expert's eye: no drawn reference was given.")
-    patients = {case.patient for case in context.cases.values() if case.split == "test"}
-    if len(patients) < 5:
-        lines.append(f"What other patients would show: {len(patients)} were tested, too few for an interval.")
-    if any(case.given_brain for case in context.cases.values()):
-        lines.append("How strippers do on scans that came without a skull or with a mask.")
-    if scores is None:
-        lines.append("Any Dice: nothing could be evaluated; see what is left out.")
-    return lines

@@ -28,7 +28,7 @@ Tile = tuple[str, bytes]  # caption, WebP
 
 def predictions(context: Context) -> dict[str, list[Tile]]:
     """Of every test scan: the slices that networks saw, the reference, and what each network made of them."""
-    networks = context.done(sorted(name for name in context.records if name.startswith("predict/")))
+    networks = context.done(context.of("predict"))
     found = {}
     for case in sorted(case.id for case in context.cases.values() if case.split == "test"):
         shown = {
@@ -58,30 +58,27 @@ def _tiles(context: Context, case: str) -> list[Tile]:
     image = context.volume(f"harmonise/{case}", "image")
     tiles = []
     at: list[int] | None = None
-    for name, record in sorted(context.records.items()):
-        stage, _, rest = name.partition("/")
-        label = rest.split("/")[0]
-        if not rest.endswith(f"/{case}"):
-            continue
-        if stage == "strip" and "mask" in record.outputs:
+    for name, record in context.of("strip", case).items():
+        if "mask" in record.outputs:
             mask = context.volume(name, "mask").data > 0
             at = at or heights(mask)
             given = " (given)" if record.tool.get("name") == "given" else ""
-            tiles.append((f"{label}{given}, {record.facts['litres']:.2f} l", scan_strip(image, mask, at)))
-        elif stage == "tissue" and "tissue" in record.outputs:
+            caption = f"{name.split('/')[1]}{given}, {record.facts['litres']:.2f} l"
+            tiles.append((caption, scan_strip(image, mask, at)))
+    for name, record in context.of("tissue", case).items():
+        if "tissue" in record.outputs:
             found = context.volume(name, "tissue")
             at = at or heights(found.data > 0)
-            tiles.append((label if record.state == "done" else f"{label}: {record.reason}", tissue_strip(found, at)))
+            caption = name.split("/")[1] + ("" if record.state == "done" else f": {record.reason}")
+            tiles.append((caption, tissue_strip(found, at)))
     return tiles
 
 
 def samples(context: Context) -> list[Tile]:
     """The first synthetic slices of every combination."""
     units: dict[str, list[str]] = {}
-    for name in context.done(sorted(context.records)):
-        stage, _, rest = name.partition("/")
-        if stage in ("synthesise", "paint"):
-            units.setdefault(rest.split("/")[0], []).append(name)
+    for name in context.done([*context.of("paint"), *context.of("synthesise")]):
+        units.setdefault(name.split("/")[1], []).append(name)
     tiles = []
     for combination, names in units.items():
         for name in names[:SAMPLES]:

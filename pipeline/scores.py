@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from evaluation.metrics.segmentation import dice, hd95
-from evaluation.statistics import bootstrap_interval
+from evaluation.statistics import finite, over_patients
 from pipeline.tissue import TISSUES
 
 TissueScores = dict[str, float | None]  # GM, WM, CSF, mean
@@ -32,16 +32,12 @@ def tissue_hd95(
 
 def mask_dice(a: NDArray, b: NDArray) -> TissueScores:
     """Dice of two brain masks, as dice."""
-    return {"dice": _plain(dice((a > 0).astype(np.uint8), (b > 0).astype(np.uint8), [1])[1])}
+    return {"dice": finite(dice((a > 0).astype(np.uint8), (b > 0).astype(np.uint8), [1])[1])}
 
 
 def _named(values: Mapping[int, float], over: Sequence[str]) -> TissueScores:
-    named = {name: _plain(values[i]) for name, i in TISSUES.items()}
+    named = {name: finite(values[i]) for name, i in TISSUES.items()}
     return {**named, "mean": _mean(named[name] for name in over)}
-
-
-def _plain(value: float) -> float | None:
-    return float(value) if math.isfinite(value) else None
 
 
 def pooled(
@@ -52,13 +48,8 @@ def pooled(
     table: dict[str, Any] = {}
     for name in TISSUES:
         values = [_mean(cases[c][name] for c in sorted(cases) if patient_of[c] == p) for p in patients]
-        known = np.array([value for value in values if value is not None])
-        interval = bootstrap_interval(known)
-        table[name] = {
-            "value": _mean(values),
-            "ci95": None if interval is None else list(interval),
-            "patients": len(known),
-        }
+        of = over_patients(math.nan if value is None else value for value in values)
+        table[name] = {"value": of["value"], "ci95": of["ci95"], "patients": of["n_patients"]}
     table["mean"] = {"value": _mean(table[name]["value"] for name in over)}
     table["cases"] = dict(cases)
     return table

@@ -1,4 +1,4 @@
-"""Labels of any tool to GM, WM and CSF, by tables that are data; and what a usable tissue map is like."""
+"""Labels of any tool on the scan's grid, as GM, WM and CSF by tables that are data; and what a usable tissue map is like."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from dataloaders.io.geometry import resample, to_ras
+from dataloaders.io.nifti import Volume, read_volume, whole_numbers
 from dataloaders.io.spec import Label
 from dataloaders.labelmaps.label_files import table_rows
 from dataloaders.prepare.tissue import largest_component
@@ -17,6 +19,19 @@ from pipeline.study import QualityOptions
 HIGH_PERCENTILE = 99.9  # of the brain's intensities: the white end of a case's window
 TISSUES = {"GM": 1, "WM": 2, "CSF": 3}
 LABELS = (Label(0, "background"), Label(1, "GM"), Label(2, "WM"), Label(3, "CSF"))
+
+
+def read_labels(path: Path, grid: Volume) -> NDArray[np.int32]:
+    """Label ids on the grid of another volume: moved by nearest neighbour only, so that no new id appears."""
+    volume = read_volume(path)
+    ids = whole_numbers(path, volume.data)
+    return np.asarray(on_grid(ids, volume.affine, grid, labels=True), np.int32)
+
+
+def on_grid(data: NDArray, affine: NDArray, grid: Volume, labels: bool) -> NDArray:
+    """`data` brought to the grid of another volume through scanner coordinates."""
+    moved, own = to_ras(data, affine)
+    return resample(moved, own, grid.data.shape, grid.affine, labels=labels)
 
 
 @dataclass(frozen=True)

@@ -17,8 +17,7 @@ from dataloaders.io.locks import lock_place
 from dataloaders.io.schema import options_of
 from engine.command import exit_code
 from evaluation.compare import load_entrants
-from evaluation.report import refuse_foreign, write_report
-from evaluation.report.page import RUNS
+from evaluation.report.page import RUNS, refuse_foreign, write_report
 from evaluation.report.pdf import print_pdf
 
 

@@ -5,7 +5,6 @@ Weights without anybody's paths, and a model card that says what they are.
 
 from __future__ import annotations
 
-import hashlib
 import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -15,8 +14,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import engine.signals  # noqa: F401  # isort: skip
 
 import config as options
-from config import Config
-from dataloaders.io.files import markdown_table, read_json, write_text
+from config import Config, RunOptions
+from dataloaders.io.files import file_sha256, markdown_table, read_json, write_text
 from dataloaders.io.locks import lock_place
 from dataloaders.io.runlog import JSONL, read_log
 from dataloaders.io.schema import NAME, options_of
@@ -30,23 +29,17 @@ from evaluation.privacy import FILE, FOLDER, as_lines
 from evaluation.report.kit import render
 
 CARD = "README.md"
-_SHA256 = "SHA-256 of the file"
+SHA256 = "SHA-256 of the file"  # of its table
 
 
 @dataclass(frozen=True, kw_only=True)
-class ExportOptions:
+class ExportOptions(RunOptions):
     """Write the weights of a run and a model card to a folder that test.py reads as a run."""
 
-    name: str
-    """Name of the run."""
     out: Path
     """Folder of released models; this one goes to <out>/<as_name>."""
     as_name: str = ""
     """Name of the released model; that of the run unless given."""
-    checkpoints_dir: Path = Path("checkpoints")
-    """Folder of all runs."""
-    ckpt_iter: str = "best"
-    """Weights to release: best, latest, or a number of images seen."""
     license: str = "not stated"
     """Licence of the weights, which follows from that of the data."""
     data: str = "not stated"
@@ -79,7 +72,7 @@ def export(o: ExportOptions) -> Path:
 def _is_export(folder: Path) -> bool:
     """Whether an export wrote the folder; others have a README.md too, and runs weights of that name."""
     card = folder / CARD
-    ours = card.is_file() and _SHA256 in card.read_text(encoding="utf-8", errors="replace")
+    ours = card.is_file() and SHA256 in card.read_text(encoding="utf-8", errors="replace")
     return ours and weights_path(folder, "best").is_file()
 
 
@@ -94,34 +87,23 @@ def model_card(o: ExportOptions, run: TrainedRun, weights: Weights, trained: Con
     start = replace(
         options.starting_values(trained.model, trained.preset, trained.gmm.preset), name="", dataroot=Path()
     )
-    changed = options.differences(options.to_dict(start), options.to_dict(trained))
     found = ((i.id, i.name, " ".join(map(str, i.source)) or "made") for i in spec.labels)
     return render(
         "model_card.txt",
-        name=trained.name,
-        facts=markdown_table(("", ""), _facts(o, weights, trained, path).items()),
+        o=o,
+        trained=trained,
+        weights=weights,
+        purpose=workflow.purpose(spec),
+        parameters=sum(tensor.numel() for tensor in weights.tensors.values()),
+        origin=origin_line(weights.origin) if weights.origin else "",
+        sha256=file_sha256(path),
         usage=workflow.usage.format(name=trained.name),
         labels=markdown_table(("id", "name", "ids in the source"), found),
         scores=_scores(run.folder, weights.images),
         memory=_memory(run.folder, run.sha256),
-        changed=changed,
+        changed=options.differences(options.to_dict(start), options.to_dict(trained)),
         limits=workflow.limits,
     )
-
-
-def _facts(o: ExportOptions, weights: Weights, trained: Config, path: Path) -> dict[str, str]:
-    parameters = sum(tensor.numel() for tensor in weights.tensors.values())
-    return {
-        "Method": f"`{trained.model}`, preset `{trained.preset}` (medsis)",
-        **workflow_of(trained).purpose(DataSpec.from_dict(weights.spec)),
-        "Numbers in the file": f"{parameters:,}",
-        "Images seen in training": f"{weights.images:,}",
-        **({"Began with the weights of": origin_line(weights.origin)} if weights.origin else {}),
-        "Training data": o.data,
-        "Licence of the weights": o.license,
-        "Contact": o.contact,
-        _SHA256: f"`{hashlib.sha256(path.read_bytes()).hexdigest()}`",
-    }
 
 
 def _scores(run: Path, images: int) -> str | None:

@@ -18,18 +18,19 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from config import TestConfig
+from config import RunOptions, TestConfig
 from dataloaders.folder import load_manifest
 from dataloaders.io.files import atomic_path, read_json, write_json, write_text
 from dataloaders.io.locks import lock_place
 from dataloaders.io.manifest import SPLITS, Manifest
-from dataloaders.io.schema import AtLeast0, GpuIds, Iteration, options_of
+from dataloaders.io.pictures import to_grey
+from dataloaders.io.schema import AtLeast0, GpuIds, options_of
 from dataloaders.io.weights import resolve
 from dataloaders.slices import fingerprint
 from engine.command import exit_code
 from engine.methods.base import workflow_of
 from engine.methods.synthesis import SynthesisWorkflow
-from engine.results import Draws, synthesize_split
+from engine.results import Draws, Synthesis
 from engine.split_synthesis import SplitSynthesis, run_classes
 from engine.trained import TrainedRun
 from evaluation import privacy
@@ -43,20 +44,15 @@ SCHEMA = "medsis-privacy/1"
 LEAST_PEOPLE = 2
 TRAIN, OTHERS = "train", ("val", "test")
 SHOWN, SHOWN_SIDE = 3, 192  # pairs in the picture, pixels of each
+ENDS = 2.5  # standard deviations from the mean that are black and white
 
 
 @dataclass(frozen=True, kw_only=True)
-class PrivacyOptions:
+class PrivacyOptions(RunOptions):
     """Tell whether images of a run are nearer to its training people than to others: JSON, tables, a picture, a verdict."""
 
-    name: str
-    """Name of the run: label maps to images."""
     dataroot: Path
     """The prepared data that it was trained on, with people in train and others in val or test."""
-    checkpoints_dir: Path = Path("checkpoints")
-    """Folder of all runs."""
-    ckpt_iter: Iteration = "best"
-    """Weights to use: best, latest, or a number of images seen."""
     out: Path | None = None
     """Folder to write; by default <checkpoints_dir>/<name>/privacy, where export_model.py finds it for the model card."""
     slices: AtLeast0 = 8
@@ -101,12 +97,11 @@ class MadeSlice:
 
 @dataclass
 class MadeSlices:
-    """Slices as they come by `synthesize_split`."""
+    """Slices as they come by."""
 
     method: Method
     device: torch.device
     slices: list[MadeSlice] = field(default_factory=list)
-    filled: int = 0  # slices with a generated image
 
     def watch(self, batches: Iterable[Batch], training: bool, judged: bool) -> Iterator[Batch]:
         """The batches, on their way. judged: whether a discriminator's weights are there."""
@@ -123,11 +118,6 @@ class MadeSlices:
         found = [self.method.realness(replace(batch, image=image).to(self.device)) for image in images]
         real, fake = found or (None, None)
         return [None] * len(batch) if real is None or fake is None else (real - fake).float().cpu().tolist()
-
-    def add(self, case_id: str, index: int, generated: NDArray) -> None:
-        """As `SliceWriter`."""
-        self.slices[self.filled].fake = (generated.astype(np.float32) + 1) / 2
-        self.filled += 1
 
 
 def check_people(o: PrivacyOptions, run: TrainedRun) -> Manifest:
@@ -180,7 +170,9 @@ def gather(o: PrivacyOptions, run: TrainedRun, data: Manifest) -> MadeSlices:
         loader = workflow.test_loader(o.dataroot, data, config, run_classes(run.spec, split.data.spec))
         limit = min(o.slices * len(people), len(loader)) or len(loader)
         batches = found.watch(loader.once(limit), phase == TRAIN, judged)
-        synthesize_split(method, batches, found, device, Draws(o.seed), limit)
+        made = Synthesis(method, batches, device, Draws(o.seed), limit)
+        for i, (_, _, image) in enumerate(made, len(found.slices)):
+            found.slices[i].fake = (image.astype(np.float32) + 1) / 2
     return found
 
 
@@ -275,7 +267,8 @@ def closest(apart: NDArray, person: NDArray, training: NDArray[np.bool_]) -> lis
 
 def draw(path: Path, vectors: Vectors, apart: NDArray) -> None:
     """The closest pairs: generated, nearest training scan, their difference, nearest held-out scan; first channel."""
-    from matplotlib.figure import Figure
+    from evaluation.report.panels import png  # slow to import
+    from evaluation.report.pictures import Tile, signed, tile_sheet
 
     slices, training = vectors.slices, vectors.training
 
@@ -283,29 +276,22 @@ def draw(path: Path, vectors: Vectors, apart: NDArray) -> None:
         vector = privacy.aligned(slices[i].sides[side][:1], slices[i].label, SHOWN_SIDE)
         return np.zeros((SHOWN_SIDE, SHOWN_SIDE)) if vector is None else vector.reshape(SHOWN_SIDE, -1) * SHOWN_SIDE
 
-    rows = closest(apart, vectors.person, training)
-    figure = Figure(figsize=(11, 3.05 * len(rows)), facecolor="black")
-    for axes, i in zip(figure.subplots(len(rows), 4, squeeze=False), rows, strict=True):
-        inside, outside = (np.flatnonzero(side)[apart[i, side].argmin()] for side in (training, ~training))
+    rows = []
+    for i in closest(apart, vectors.person, training):
+        inside, outside = (int(np.flatnonzero(side)[apart[i, side].argmin()]) for side in (training, ~training))
         fake, near, far = shown(i, 0), shown(inside, 1), shown(outside, 1)
-        plain, turned = (float(np.square(image - near).mean()) for image in (fake, fake[:, ::-1]))
-        fake = fake if plain <= turned else fake[:, ::-1]
-        names = [f"generated, label map of {slices[i].name}"]
-        names += [f"training: {slices[inside].name}", f"held out: {slices[outside].name}"]
-        names[1] += " (its own)" if inside == i else ""
-        difference = (
-            f"difference, r = {1 - apart[i, inside] ** 2 / 2:.3f}; held out {1 - apart[i, outside] ** 2 / 2:.3f}"
-        )
-        for ax, image, name in zip(axes[[0, 1, 3]], (fake, near, far), names, strict=True):
-            ax.imshow(image, cmap="gray", vmin=-2.5, vmax=2.5)
-            ax.set_title(name, color="white", fontsize=7)
-        axes[2].imshow(fake - near, cmap="RdBu_r", vmin=-2.5, vmax=2.5)
-        axes[2].set_title(difference, color="white", fontsize=7)
-        for ax in axes:
-            ax.axis("off")
-    figure.subplots_adjust(0.005, 0.005, 0.995, 0.95, 0.02, 0.1)
+        fake = min((fake, fake[:, ::-1]), key=lambda image: float(np.square(image - near).mean()))
+        r, elsewhere = (1 - apart[i, j] ** 2 / 2 for j in (inside, outside))
+        own = " (its own)" if inside == i else ""
+        tiles = [
+            Tile(f"generated, label map of\n{slices[i].name}", to_grey(fake, -ENDS, ENDS)),
+            Tile(f"training{own}:\n{slices[inside].name}", to_grey(near, -ENDS, ENDS)),
+            Tile(f"difference, r = {r:.3f};\nheld out {elsewhere:.3f}", signed(fake - near, ENDS)),
+            Tile(f"held out:\n{slices[outside].name}", to_grey(far, -ENDS, ENDS)),
+        ]
+        rows.append(("", [(tile.title, tile) for tile in tiles]))
     with atomic_path(path) as temporary:
-        figure.savefig(temporary, dpi=90, facecolor="black")
+        temporary.write_bytes(png(tile_sheet(rows, 1.0, "intensities standardised within the body")))
 
 
 def as_markdown(name: str, result: dict[str, Any]) -> str:

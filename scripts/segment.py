@@ -135,15 +135,7 @@ def load(o: SegmentOptions) -> tuple[Predictor, dict[str, str], Expected]:
 
     ValueError for weights of another method.
     """
-    folder, which = o.checkpoint, o.ckpt_iter
-    if folder.suffix == ".safetensors":
-        folder, which = folder.parent, folder.stem.removeprefix("weights-")
-    if not folder.is_dir():
-        raise ValueError(
-            f"--checkpoint {o.checkpoint}: no such run folder; train.py --model segmenter --name NAME makes one in "
-            "checkpoints/NAME"
-        )
-    run = TrainedRun.of(folder, which)
+    run = TrainedRun.named(str(o.checkpoint), "--checkpoint", Path("checkpoints"), o.ckpt_iter)
     method, target = run.method(o.gpu_ids, flag="--device")
     if not isinstance(method, Segmenter):
         raise ValueError(f"--checkpoint {o.checkpoint}: was trained with --model {run.config.model}, not segmenter")

@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 
 from config import parse_test, parse_train
 from dataloaders.folder import load_manifest
-from dataloaders.io.files import csv_text, markdown_table, read_json, write_json, write_text
+from dataloaders.io.files import csv_text, read_json, write_json, write_text
 from dataloaders.io.ledger import Ledger
 from dataloaders.io.manifest import FILE_NAME, Manifest
 from dataloaders.io.schema import NAME, AtLeast0, AtLeast1, Must, Shard, check, options_of
@@ -33,6 +33,7 @@ from dataloaders.io.workers import parse_shard
 from dataloaders.slices import fingerprint
 from engine.command import exit_code
 from engine.signals import EXIT_INTERRUPTED, EXIT_TERMINATED, EXIT_TIME_LIMIT
+from evaluation.report.kit import SOFT, color_of, render
 from evaluation.segmentation_results import SCHEMA as SCORES
 from evaluation.statistics import finite, over_patients, paired_difference, student_half_width
 from evaluation.worth import MIN_TRAININGS, learning_curves, power_law, worth_sentences
@@ -449,8 +450,6 @@ def draw_curves(path: Path, learned: Mapping[str, Any]) -> None:
     """Mean Dice against the number of real patients: means with their intervals and fitted curves, one colour an arm."""
     from matplotlib.figure import Figure  # slow to import
 
-    from evaluation.report.kit import SOFT, color_of
-
     figure = Figure((6.4, 4.2), layout="constrained")
     axes = figure.add_subplot(xscale="log", xlabel="real patients that train", ylabel="Dice of test patients")
     n = np.array(learned["n"], float)
@@ -495,28 +494,9 @@ def write_table(folder: Path, table: Mapping[str, Any]) -> None:
 
 def format_table(table: Mapping[str, Any]) -> str:
     """For people: Markdown, one line for each metric and arm."""
-    first = table["arms"][0] if table["arms"] else ""
-    head = ["metric", "patients", "trained on", "mean ± sd of seeds", f"minus {first}", "over patients", "over seeds"]
-    lines = []
-    for row, item in _with_differences(table):
-        spread = f" ± {row['seed_sd']:.3f}" if row["seed_sd"] is not None else ""
-        mean = "-" if row["mean"] is None else f"{row['mean']:.3f}{spread}"
-        lines.append([row["metric"], row["n"], row["arm"], mean, *(_compared(item) if item else [""] * 3)])
     learned = table.get("learning", {}).get("dice")
-    said = ["", *(f"- {sentence}" for sentence in worth_sentences(learned))] if learned else []
-    return "\n".join([markdown_table(head, lines), *said])
-
-
-def _compared(item: Mapping[str, Any]) -> list[str]:
-    """Difference, its interval over patients with the p-value, its interval over seeds."""
-    of = item["patients"]
-    p = f", p {of['p_value']:.3f}" if of["p_value"] is not None else ""
-    mean = "-" if item["mean"] is None else f"{item['mean']:+.3f}"
-    return [mean, _interval(of["interval"], of["patients"]) + p, _interval(item["seed_ci95"], item["seeds"])]
-
-
-def _interval(ends: Sequence[float] | None, count: int) -> str:
-    return f"{ends[0]:+.3f} to {ends[1]:+.3f}" if ends else f"too few ({count})"
+    said = worth_sentences(learned) if learned else []
+    return render("utility.txt", rows=[*_with_differences(table)], first=table["arms"][:1], said=said).rstrip()
 
 
 def main() -> int:

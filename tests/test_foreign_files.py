@@ -11,7 +11,7 @@ import pytest
 
 from dataloaders.io.manifest import Manifest
 from dataloaders.prepare.prepare import PrepareOptions, prepare
-from evaluation.report import refuse_foreign
+from evaluation.report.page import refuse_foreign
 from test import refuse_other_results
 from tests.toy import phantom, prepared_folder, save_nifti
 from tests.toy_results import noisy, write_results

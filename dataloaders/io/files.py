@@ -15,6 +15,7 @@ import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import cache
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -136,6 +137,17 @@ def csv_text(head: Iterable[str], rows: Iterable[Iterable[Any]]) -> str:
     return text.getvalue()
 
 
+def read_csv(path: Path) -> list[dict[str, str]]:
+    """Rows of a CSV file of ours, () where there is none; ValueError naming it where it is damaged."""
+    if not path.is_file():
+        return []
+    with naming(path, "damaged"), open(path, encoding="utf-8", newline="") as file:
+        try:
+            return list(csv.DictReader(file))
+        except csv.Error as error:
+            raise ValueError(str(error)) from None
+
+
 def markdown_table(head: Sequence[object], rows: Iterable[Iterable[object]]) -> str:
     """A table in Markdown, its first column on the left."""
     lines = [head, ["---"] * len(head), *rows]
@@ -156,6 +168,14 @@ def with_path(path: Path | str, error: Exception | str) -> str:
     """The error's message, with the file it is about in front unless it names that already."""
     text = str(error)
     return text if str(path) in text else f"{path}: {text}"
+
+
+def package_version(name: str) -> str | None:
+    """Version of an installed Python package, None where it is not installed."""
+    try:
+        return metadata.version(name)
+    except metadata.PackageNotFoundError:
+        return None
 
 
 @contextmanager

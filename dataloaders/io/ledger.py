@@ -71,7 +71,7 @@ class Ledger:
 
         ValueError in one line where the folder holds something else, or pieces made with other settings, or is in use.
         """
-        ledger = cls(folder, settings=_plain(settings), **{"renew": overwrite, **how})
+        ledger = cls(folder, settings=plain(settings), **{"renew": overwrite, **how})
         ledger._settings_there(file, flag)  # first, so that no lock is left in a folder of something else
         folder.mkdir(parents=True, exist_ok=True)
         lock = lock_folder(folder) if alone else _waited(folder)
@@ -204,7 +204,7 @@ class Ledger:
         if not self._is_made(record):
             return None
         files = [*wanted, *(self.folder / file for file in self._files(record))]
-        if changed := differences({"sources": record[self.sources]}, {"sources": _plain(sources)}):
+        if changed := differences({"sources": record[self.sources]}, {"sources": plain(sources)}):
             if not self.renew:
                 what = ", ".join(
                     line.partition(":")[0].removeprefix("--sources.").removeprefix("--") for line in changed
@@ -227,7 +227,7 @@ class Ledger:
         """
         record = {"schema": self.schema} if self.schema else {}
         record |= {} if self.settings is None else {"settings": self.digest}
-        record |= {self.sources: _plain(sources), **facts}
+        record |= {self.sources: plain(sources), **facts}
         self.save(self.path(key), record)
         return record
 
@@ -282,9 +282,9 @@ def differences(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = ""
     return lines
 
 
-def _plain(value: Any) -> Any:
-    """As it comes back from a file."""
-    return json.loads(json.dumps(value))
+def plain(value: Any) -> Any:
+    """As it comes back from a JSON file: tuples are lists, paths are texts."""
+    return json.loads(json.dumps(value, default=str))
 
 
 def _waited(folder: Path) -> FolderLock:

@@ -9,14 +9,13 @@ import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
-from dataloaders.io.files import atomic_path, read_json, write_json, write_text
+from dataloaders.io.files import atomic_path, package_version, read_json, write_json, write_text
 from dataloaders.io.find import files_below
 from dataloaders.io.ledger import SETTINGS, Ledger
 from dataloaders.io.schema import decode
@@ -111,10 +110,7 @@ def describe_bids(
 
     links: data sets that BIDS URIs name, and where they lie, relative to `out`.
     """
-    try:
-        program = {"Name": "medsis", "Version": version("medsis")}
-    except PackageNotFoundError:
-        program = {"Name": "medsis"}
+    program = {"Name": "medsis"} | ({"Version": own} if (own := package_version("medsis")) else {})
     path = out / "dataset_description.json"
     old = read_json(path) if path.is_file() else None
     fresh: dict[str, Any] = {

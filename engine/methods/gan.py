@@ -6,6 +6,7 @@ from pathlib import Path
 
 import torch
 
+from config import Config
 from dataloaders.folder import load_manifest
 from dataloaders.io.weights import load_state, resolve
 from dataloaders.overview import counted, grid
@@ -26,17 +27,9 @@ IMAGE_GB, FIXED_GB = 2.9, 2.4
 class GanWorkflow(SynthesisWorkflow):
     """SPADE, and what OASIS shares with it."""
 
-    @property
-    def neighbours(self) -> int:  # type: ignore[override]
-        """Label slices on each side that the generator sees too."""
-        found: int = self.config.own.neighbours
-        return found
-
-    @property
-    def crop(self) -> tuple[int, int] | None:  # type: ignore[override]
-        """Size of the windows that the networks see in training."""
-        found: tuple[int, int] | None = self.config.own.crop
-        return found
+    def __init__(self, config: Config) -> None:
+        super().__init__(config)
+        self.neighbours, self.crop = config.own.neighbours, config.own.crop
 
     def pretrained(self) -> list[str]:
         """The networks of the perceptual losses."""
@@ -76,20 +69,15 @@ class GanWorkflow(SynthesisWorkflow):
 class OasisWorkflow(GanWorkflow):
     """Unpaired, --dataroot gives the label maps and --oasis.images_from the images."""
 
-    @property
-    def unpaired(self) -> bool:  # type: ignore[override]
-        """Whether labels and images do not belong together."""
-        return self.config.oasis.unpaired
-
-    @property
-    def metrics_needed(self) -> bool:  # type: ignore[override]
-        """Nothing is compared without pairs, but names that are given are checked."""
-        return not (self.unpaired and self.config.metrics == "auto")
+    def __init__(self, config: Config) -> None:
+        super().__init__(config)
+        self.unpaired = config.oasis.unpaired  # nothing is compared without pairs, but names that are given are checked
+        self.metrics_needed = not (self.unpaired and config.metrics == "auto")
 
     def sources(self) -> dict[str, Path]:
         """The folder of the images."""
-        given = self.config.oasis.images_from if self.unpaired else None
-        return {"--oasis.images_from": given} if given is not None else {}
+        given = self.config.oasis.images_from
+        return {"--oasis.images_from": given} if self.unpaired and given is not None else {}
 
     @property
     def images_from(self) -> Path:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -12,23 +13,25 @@ import numpy as np
 import torch
 
 from config import Config, TestConfig
-from dataloaders.case_volumes import LabelledScan, channel_numbers
+from dataloaders.case_volumes import LabelledScan, channel_numbers, read_case
 from dataloaders.folder import load_manifest
 from dataloaders.io.console import tracked
 from dataloaders.io.files import whole_folder
-from dataloaders.io.geometry import PLANES, plane
+from dataloaders.io.geometry import PLANES, back_to_source, plane
 from dataloaders.io.manifest import Manifest
+from dataloaders.io.nifti import write_volume
 from dataloaders.io.schema import NAME
 from dataloaders.io.spec import DataSpec
-from dataloaders.labelmaps.classes import ras_spacing
+from dataloaders.labelmaps.classes import ras_spacing, trained_classes
+from dataloaders.labelmaps.labels import id_type
 from dataloaders.segmentation_task import SegmentationTask
 from dataloaders.slices import BatchLoader
 from engine.methods.base import Judge, SplitTest, Verdict, Workflow
 from engine.preview import save_label_preview
-from engine.segmentation import Predictor, as_tissue, predict_split
+from engine.segmentation import Predictor, as_tissue, most_probable
 from engine.trained import TrainedRun
 from evaluation.metrics.segmentation import dice, mean_over_cases
-from evaluation.segmentation_results import evaluate_segmentation, segmentation_table
+from evaluation.segmentation_results import PREDICTED, TRUE, evaluate_segmentation, segmentation_table
 from models.base import Method
 from models.segmenter.method import Segmenter
 
@@ -145,17 +148,32 @@ class SplitSegmentation:
         self.made_from: dict[str, Any] = {"inputs": names}
 
     def write(self, out: Path, provenance: dict[str, Any]) -> None:
-        """Predicted and true label maps, and the manifest."""
+        """Predicted and true label maps as <case>.nii.gz in the geometry of the sources, and the manifest.
+
+        Labels without a class count as background.
+        """
         method, device = self.run.method(self.config.gpu_ids)
         assert isinstance(method, Segmenter)
         network, options = as_tissue(method, self.run.config) if self.config.tissue else (method, self.run.config)
-        predictor, spec = Predictor(network, options, device), network.spec
+        predictor, spec, seconds = Predictor(network, options, device), network.spec, 0.0
+        classes = trained_classes(options, spec)
         with whole_folder(out) as staging:
-            found, seconds = predict_split(
-                predictor, self.root, self.data, self.cases, self.channels, ras_spacing(spec), staging
-            )
-            facts = {**provenance, "kind": "segmentation", **self.made_from, "seconds_per_case": round(seconds, 3)}
-            Manifest(replace(self.data.spec, labels=spec.labels), tuple(found), facts).save(staging)
+            for case in tracked(self.cases, "segment"):
+                native = read_case(self.root, case, self.data.spec, classes, self.channels, ())
+                start = time.perf_counter()
+                predicted, _, _ = most_probable(predictor, native.image, native.affine, ras_spacing(spec))
+                seconds += time.perf_counter() - start
+                shape, affine, codes = native.label.shape, native.affine, None
+                if case.geometry is not None:
+                    shape, affine = case.geometry.source_shape, np.array(case.geometry.source_affine)
+                    codes = case.geometry.source_codes
+                for kind, volume in ((PREDICTED, predicted), (TRUE, native.label)):
+                    moved = back_to_source(volume, native.affine, shape, affine, labels=True)
+                    write_volume(staging / kind / f"{case.id}.nii.gz", moved, affine, id_type(spec.num_labels), codes)
+            each = round(seconds / len(self.cases), 3)
+            facts = {**provenance, "kind": "segmentation", **self.made_from, "seconds_per_case": each}
+            cases = tuple(replace(case, slices=()) for case in self.cases)
+            Manifest(replace(self.data.spec, labels=spec.labels), cases, facts).save(staging)
 
     def evaluate(self, out: Path) -> None:
         """Dice, HD95 and volumes; `--metrics dice` does without HD95, which takes long."""

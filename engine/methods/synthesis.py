@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from config import Config, TestConfig
+from config import TestConfig
 from dataloaders.folder import load_manifest
 from dataloaders.io.files import whole_folder
 from dataloaders.io.manifest import Manifest
@@ -18,7 +18,7 @@ from dataloaders.overview import overview
 from dataloaders.slices import BatchLoader, SliceDataset
 from engine.methods.base import Judge, SplitTest, Verdict, Workflow
 from engine.preview import save_preview
-from engine.results import Draws, ResultsWriter, synthesize_split
+from engine.results import Draws, Synthesis, write_results
 from models.base import Method, SampleRandom, seeded_generator
 
 if TYPE_CHECKING:
@@ -86,7 +86,7 @@ class SynthesisWorkflow(Workflow):
 
     def judge(self, method: Method, folder: Path, device: torch.device) -> Judge:
         """The validation split; without pairs there is no best by comparison, which would use a pairing not to be used."""
-        return SynthesisJudge(self.config, self.data, method, self.val_loader, folder, device, not self.unpaired)
+        return SynthesisJudge(self, method, folder, device)
 
     def test(self, config: TestConfig, run: TrainedRun) -> SplitTest:
         """See `SplitSynthesis`."""
@@ -117,19 +117,11 @@ class SynthesisJudge:
     patience = 0
     measure = "composite"
 
-    def __init__(
-        self,
-        config: Config,
-        data: Manifest,
-        method: Method,
-        val_loader: BatchLoader | None,
-        folder: Path,
-        device: torch.device,
-        paired: bool = True,
-    ) -> None:
-        self.config, self.data, self.method, self.val_loader = config, data, method, val_loader
-        self.folder, self.device = folder, device
-        self.comparable = paired and any(item.images for case in data.split("val") for item in case.slices)
+    def __init__(self, workflow: SynthesisWorkflow, method: Method, folder: Path, device: torch.device) -> None:
+        self.config, self.data, self.val_loader = workflow.config, workflow.data, workflow.val_loader
+        self.method, self.folder, self.device = method, folder, device
+        real = any(item.images for case in self.data.split("val") for item in case.slices)
+        self.comparable = real and not workflow.unpaired
 
     def preview(self, path: Path) -> None:
         """Rows of label | real | generated (trained net) | generated (moving average)."""
@@ -159,9 +151,9 @@ class SynthesisJudge:
         limit, count = self.config.eval_slices, len(self.val_loader)
         batches, total = self.val_loader.once(limit=limit), min(limit, count) if limit else count
         with whole_folder(folder) as staging:
-            writer = ResultsWriter(staging, self.config.dataroot, self.data, volumes=False)
-            synthesize_split(self.method, batches, writer, self.device, Draws(self.config.seed), total)
-            writer.close({"name": self.config.name, "method": self.config.model, "images_seen": images})
+            about = {"name": self.config.name, "method": self.config.model, "images_seen": images}
+            made = Synthesis(self.method, batches, self.device, Draws(self.config.seed), total)
+            write_results(staging, self.config.dataroot, self.data, made, about, volumes=False)
         asked = self.config.metrics
         names = asked if asked == "auto" else ",".join(dict.fromkeys([*asked.split(","), *PARTS]))
         metrics = headline(evaluate_results(folder, names, self.config.weights, str(self.device), progress=True))

@@ -18,6 +18,7 @@ from markupsafe import Markup
 from PIL import Image
 
 from dataloaders.io.files import csv_text
+from dataloaders.overview import counted
 
 TEMPLATES = Path(__file__).parent / "templates"
 METHOD_COLORS = (
@@ -31,6 +32,36 @@ INK, SOFT, LINE = "#1c2430", "#5a6472", "#b9bfc7"
 def color_of(i: int) -> str:
     """Colour of method i."""
     return METHOD_COLORS[i % len(METHOD_COLORS)]
+
+
+_LATEX = {
+    "\\": r"\textbackslash{}",
+    **{letter: f"\\{letter}" for letter in "&%$#_{}"},
+    "~": r"\textasciitilde{}",
+    "^": r"\textasciicircum{}",
+    "<": r"\textless{}",
+    ">": r"\textgreater{}",
+    "|": r"\textbar{}",
+    '"': r"\textquotedbl{}",
+    "−": "$-$",
+    "·": r"$\cdot$",
+    "×": r"$\times$",
+    "±": r"$\pm$",
+    **{raised: f"$^{{{plain}}}$" for plain, raised in zip("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹", strict=True)},
+    "µ": r"$\mu$",
+    "…": r"\ldots{}",
+    "–": "--",
+}
+
+
+def latex(text: object) -> str:
+    """`text` as LaTeX prints it."""
+    return "".join(_LATEX.get(letter, letter if letter.isprintable() else " ") for letter in str(text))
+
+
+def joined(items: Sequence[str]) -> str:
+    """``a``, ``a and b``, ``a, b and c``."""
+    return items[0] if len(items) == 1 else f"{', '.join(items[:-1])} and {items[-1]}" if items else ""
 
 
 def source(data: bytes) -> Markup:
@@ -54,7 +85,8 @@ def render(template: str, folder: Path = TEMPLATES, **content: Any) -> str:
         lstrip_blocks=True,
     )
     environment.policies["json.dumps_kwargs"] = {"separators": (",", ":"), "allow_nan": False}
-    environment.filters["source"] = source
+    environment.filters |= {"source": source, "latex": latex, "braced": "{{{}}}".format}
+    environment.filters |= {"counted": counted, "joined": joined}
     environment.globals["asset"] = lambda name: Markup((TEMPLATES / name).read_text(encoding="utf-8"))
     return environment.get_template(template).render(**content)
 

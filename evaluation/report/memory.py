@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from dataloaders.io.files import naming, read_json
+from dataloaders.io.files import naming, read_csv, read_json
 from dataloaders.io.pictures import webp
 from dataloaders.io.schema import decode
 from evaluation import privacy
@@ -81,11 +80,10 @@ def _of(i: int, entrant: Entrant, runs: Path) -> Remembered:
 
 def _ratios(path: Path) -> dict[str, NDArray[np.float64]]:
     """Of the slices with label maps of people who were not trained on."""
-    if not path.is_file():
-        return {}
-    with naming(path, "damaged"), open(path, encoding="utf-8", newline="") as file:
-        rows = [row for row in csv.DictReader(file) if row.get("training") == "False"]
-        return {kind: np.array([float(row.get(f"{kind}_ratio") or "nan") for row in rows]) for kind in privacy.KINDS}
+    rows = [row for row in read_csv(path) if row.get("training") == "False"]
+    with naming(path, "damaged"):
+        kinds = privacy.KINDS if rows else ()
+        return {kind: np.array([float(row.get(f"{kind}_ratio") or "nan") for row in rows]) for kind in kinds}
 
 
 def _pairs(folder: Path) -> bytes | None:

@@ -11,7 +11,6 @@ from evaluation.metrics.feature_sets import KINDS
 GROUPS = catalog.TITLES
 OTHER = "Other"
 _RAISED = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
-RATIO_NOTE = "1 is as in the real images"
 HEADLINE = (  # what stands for its kind on the first screen, and first among the plots by patient
     *("mae_body", "efficientnet_lite0_kid", "kid", "radiomics_kid", "label_mean_error_relative", "label_mean_error"),
     *("spectrum_distance", "faithfulness_dice", "lesion_f1", "ssim", "wasserstein"),
@@ -117,8 +116,3 @@ def p_text(p: float | None) -> str:
     if p is None:
         return ""
     return "p < 0.001" if p < 0.001 else f"p = {p:.2g}" if p < 0.1 else f"p = {p:.2f}"
-
-
-def joined(items: Sequence[str]) -> str:
-    """``a``, ``a and b``, ``a, b and c``."""
-    return items[0] if len(items) == 1 else f"{', '.join(items[:-1])} and {items[-1]}" if items else ""

@@ -154,18 +154,14 @@ def _memory_panels(memory: Sequence[Remembered]) -> tuple[Panel, ...]:
     """Nearest scans of what each method makes, by kind of distance."""
     panels = []
     for kind in KINDS:
-        found = [
-            (one.method, one.ratios[kind], row["value"], _ends(row["low"], row["high"]), row["without"])
-            for one in memory
-            if kind in one.ratios and (row := one.ratio(kind))
-        ]
+        found: list[Any] = []
+        for one in memory:
+            if kind in one.ratios and (row := one.ratio(kind)):
+                ends = None if row["low"] is None or row["high"] is None else (row["low"], row["high"])
+                found.append((one.method, one.ratios[kind], row["value"], ends, row["without"]))
         if found:
             panels.append(Panel(f"Nearest training / held-out scan, {kind}", partial(plots.ratio_panel, found=found)))
     return tuple(panels)
-
-
-def _ends(low: float | None, high: float | None) -> plots.Interval | None:
-    return None if low is None or high is None else (low, high)
 
 
 # -- training -----------------------------------------------------------------------------------------------------

@@ -142,7 +142,7 @@ def strip(
                 Tile("label map", colors[picture.label[cut]], exact=True),
                 Tile("real", real),
                 tuple(Tile(name, fake) for name, fake in zip(names, fakes, strict=True)),
-                tuple(Tile(f"{name} − real", _signed(d, limit)) for name, d in zip(names, of_slice, strict=True)),
+                tuple(Tile(f"{name} − real", signed(d, limit)) for name, d in zip(names, of_slice, strict=True)),
             )
         )
     height, width = images[0][0].shape
@@ -159,7 +159,8 @@ def body_box(labels: Sequence[NDArray]) -> tuple[slice, slice]:
     return tuple(slice(max(0, int(i[0]) - MARGIN), int(i[-1]) + MARGIN + 1) for i in (rows, columns))  # type: ignore[return-value]
 
 
-def _signed(difference: NDArray, limit: float) -> NDArray[np.uint8]:
+def signed(difference: NDArray, limit: float) -> NDArray[np.uint8]:
+    """Colours (H, W, 3) of a difference from -limit to +limit."""
     return (DIVERGING(np.clip(difference / limit, -1, 1) / 2 + 0.5)[..., :3] * 255).round().astype(np.uint8)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import zip_longest
@@ -10,6 +9,7 @@ from itertools import zip_longest
 import numpy as np
 from matplotlib.figure import Figure
 
+from dataloaders.io.files import naming, read_csv
 from dataloaders.io.manifest import Case, Slice
 from dataloaders.overview import counted
 from evaluation.compare import Entrant
@@ -129,19 +129,14 @@ def _titled(name: str, ranking: Ranking, one: Ranked) -> list[tuple[str, Tile | 
 
 def _slice_values(entrant: Entrant, channel: str, metric: str) -> dict[tuple[str, int], float]:
     """(case, slice) -> value, from metrics.csv; those that are not finite are left out."""
-    path = entrant.folder / "metrics.csv"
-    if not path.is_file():
-        return {}
-    values = {}
-    try:
-        with open(path, encoding="utf-8", newline="") as file:
-            for row in csv.DictReader(file):
-                if row.get("channel") == channel and row.get(metric) and row.get("slice"):
-                    key, value = (str(row.get("case")), int(row["slice"])), float(row[metric])
-                    if np.isfinite(value) and key in entrant.slices:
-                        values[key] = value
-    except (ValueError, csv.Error) as error:
-        raise ValueError(f"{path}: damaged: {error}") from None
+    values, path = {}, entrant.folder / "metrics.csv"
+    rows = read_csv(path)
+    with naming(path, "damaged"):
+        for row in rows:
+            if row.get("channel") == channel and row.get(metric) and row.get("slice"):
+                key, value = (str(row.get("case")), int(row["slice"])), float(row[metric])
+                if np.isfinite(value) and key in entrant.slices:
+                    values[key] = value
     return values
 
 

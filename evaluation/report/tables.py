@@ -10,9 +10,8 @@ from dataloaders.overview import counted
 from evaluation.compare import Entrant, Row
 from evaluation.metrics.metric import AGREEMENT
 from evaluation.report.cards import settings_table
-from evaluation.report.kit import Cell, Heading, Table, color_of
+from evaluation.report.kit import Cell, Heading, Table, color_of, render
 from evaluation.report.names import (
-    RATIO_NOTE,
     SETS,
     group_of,
     grouped,
@@ -149,12 +148,9 @@ def _reference(row: Row, what: str, places: int) -> str:
 def _floor(row: Row, places: int) -> Cell:
     """What real images get, and which: second scans of the same people, or other people."""
     found = [floor for entry in row.entries if isinstance(floor := (entry or {}).get("floor"), dict)]
-    what = {" of ".join(filter(None, (str(floor.get("of") or ""), _people(floor)))) for floor in found}
+    people = [counted(of["n_patients"], "patient") if of.get("n_patients") else "" for of in found]
+    what = {" of ".join(filter(None, (str(of.get("of") or ""), n))) for of, n in zip(found, people, strict=True)}
     return Cell(_reference(row, "floor", places), small=tuple(sorted(filter(None, what))))
-
-
-def _people(floor: dict[str, Any]) -> str:
-    return counted(floor["n_patients"], "patient") if floor.get("n_patients") else ""
 
 
 def _difference(row: Row, places: int) -> Cell:
@@ -184,35 +180,14 @@ def long_table(entrants: Sequence[Entrant], rows: Sequence[Row]) -> Table:
     return Table([*own[:3], *methods, own[3], Heading("p", sort="number")], lines, kind="metrics sortable long")
 
 
-def legend(rows: Sequence[Row]) -> str:
-    """What the marks in the tables mean."""
-    parts = ["↑ higher, ↓ lower is better; the best value is shaded"]
-    if any(row.better is None and row.metric.endswith("_ratio") for row in rows):
-        parts.append(f"ratios without an arrow have no better side: {RATIO_NOTE}")
-    if any(entry and entry.get("ci95") for row in rows for entry in row.entries):
-        parts.append(
-            "brackets: 95 % bootstrap interval over patients; best − next: mean difference over the same patients, its "
-            "interval and the p-value of a sign-flip test; ● that interval leaves out zero"
-        )
-    else:
-        parts.append("± standard deviation between slices, which is not an interval")
-    return " ".join(filter(None, ["; ".join(parts) + ".", floor_note(rows)]))
-
-
-def first_note(rows: Sequence[Row]) -> str:
-    """What the marks of the first screen mean."""
-    spread = "±: standard deviation between slices, which is no interval."
-    if any(entry and entry.get("ci95") for row in rows for entry in row.entries):
-        spread = "Brackets: 95 % intervals over patients; ●: that of the difference to the next leaves out zero."
-    return f"{spread} {floor_note(rows)}".strip()
-
-
-def floor_note(rows: Sequence[Row]) -> str:
-    """What floors are and what passing one means; empty where there are none."""
-    if not any(row.references("floor") for row in rows):
-        return ""
-    passed = any(row.passed(i) for row in rows for i in range(len(row.entries)))
-    return f"{FLOOR}." + (" Can no longer tell: as good as that, so that the metric is used up." if passed else "")
+def marks(rows: Sequence[Row]) -> dict[str, Any]:
+    """What the marks in the tables need explained: ratios without a better side, intervals, floors and passing one."""
+    return {
+        "ratios": any(row.better is None and row.metric.endswith("_ratio") for row in rows),
+        "intervals": any(entry and entry.get("ci95") for row in rows for entry in row.entries),
+        "floors": FLOOR if any(row.references("floor") for row in rows) else "",
+        "passed": any(row.passed(i) for row in rows for i in range(len(row.entries))),
+    }
 
 
 # -- CSV ----------------------------------------------------------------------------------------------------------
@@ -257,33 +232,9 @@ def _record(entrant: Entrant, row: Row, i: int) -> dict[str, Any]:
 
 # -- LaTeX --------------------------------------------------------------------------------------------------------
 
-_LATEX = {
-    "\\": r"\textbackslash{}",
-    **{letter: f"\\{letter}" for letter in "&%$#_{}"},
-    "~": r"\textasciitilde{}",
-    "^": r"\textasciicircum{}",
-    "<": r"\textless{}",
-    ">": r"\textgreater{}",
-    "|": r"\textbar{}",
-    '"': r"\textquotedbl{}",
-    "−": "$-$",
-    "·": r"$\cdot$",
-    "×": r"$\times$",
-    "±": r"$\pm$",
-    **{raised: f"$^{{{plain}}}$" for plain, raised in zip("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹", strict=True)},
-    "µ": r"$\mu$",
-    "…": r"\ldots{}",
-    "–": "--",
-}
-
-
-def latex(text: object) -> str:
-    """`text` as LaTeX prints it."""
-    return "".join(_LATEX.get(letter, letter if letter.isprintable() else " ") for letter in str(text))
-
 
 def latex_tables(entrants: Sequence[Entrant], rows: Sequence[Row]) -> dict[str, str]:
-    """File name -> a booktabs table of one channel: metrics down, methods across, the best in bold."""
+    """File name -> a booktabs table of one channel."""
     channels = dict.fromkeys(row.channel for row in rows if row.channel)
     return {
         f"metrics_{file_stem(channel)}.tex": _latex_table(
@@ -294,65 +245,26 @@ def latex_tables(entrants: Sequence[Entrant], rows: Sequence[Row]) -> dict[str, 
 
 
 def _latex_table(entrants: Sequence[Entrant], rows: Sequence[Row], channel: str) -> str:
-    floors = any(row.references("floor") for row in rows)
-    columns = 1 + len(entrants) + floors
-    head = " & ".join(["", *(latex(entrant.name) for entrant in entrants), *(["Floor"] if floors else [])])
-    lines = []
-    for (of, title), of_group in sorted(grouped(rows).items(), key=lambda item: item[0][0] is None):
-        title += "" if of else ", all channels"
-        lines.append(rf"\midrule\multicolumn{{{columns}}}{{@{{}}l}}{{\emph{{{latex(title)}}}}} \\")
-        for row, line in zip(of_group, metric_table(entrants, of_group, []).rows, strict=True):
-            floor = [latex(_reference(row, "floor", row_decimals(row)))] if floors else []
-            cells = [_latex_head(line[0]), *(_latex_cell(cell) for cell in line[1 : 1 + len(entrants)]), *floor]
-            lines.append(" & ".join(cells) + r" \\")
-    return "\n".join(
-        [
-            r"% needs \usepackage{booktabs,graphicx}",
-            r"\begin{table}",
-            r"\centering",
-            rf"\caption{{{latex(_caption(entrants, rows, channel))}}}",
-            rf"\label{{tab:metrics-{file_stem(channel).lower()}}}",
-            r"\resizebox{\ifdim\width>\linewidth\linewidth\else\width\fi}{!}{% only where it is too wide",
-            rf"\begin{{tabular}}{{@{{}}l{'r' * (columns - 1)}@{{}}}}",
-            r"\toprule",
-            rf"{head} \\",
-            *lines,
-            r"\bottomrule",
-            r"\end{tabular}}",
-            r"\end{table}",
-            "",
-        ]
+    n, split = entrants[0].metrics["n"], entrants[0].provenance.get("split") or ""
+    groups = sorted(grouped(rows).items(), key=lambda item: item[0][0] is None)
+    text = render(
+        "metrics.tex",
+        channel=channel,
+        stem=file_stem(channel),
+        methods=[entrant.name for entrant in entrants],
+        groups=[
+            (title + ("" if of else ", all channels"), metric_table(entrants, of_group, []))
+            for (of, title), of_group in groups
+        ],
+        slices=counted(n["slices"], f"{split} slice".strip()),
+        patients=counted(n["patients"], "patient"),
+        intervals=n["patients"] >= MIN_PATIENTS,
+        fewest=MIN_PATIENTS,
+        best=any(row.best is not None for row in rows),
+        floors=FLOOR if any(row.references("floor") for row in rows) else "",
+        lacking=[metric_name(row) for row in rows if row.measured and None in row.values],
     )
-
-
-def _latex_head(head: Heading) -> str:
-    arrow = {"higher": r" $\uparrow$", "lower": r" $\downarrow$"}.get(head.better or "", "")
-    return latex(head.text) + (f" ({latex(head.unit)})" if head.unit else "") + arrow
-
-
-def _latex_cell(cell: Cell) -> str:
-    shown = rf"\textbf{{{latex(cell.text)}}}" if cell.kind == "best" else latex(cell.text)
-    return shown + "".join(rf" {{\small {latex(line)}}}" for line in cell.small if line.startswith("["))
-
-
-def _caption(entrants: Sequence[Entrant], rows: Sequence[Row], channel: str) -> str:
-    n = entrants[0].metrics["n"]
-    split = entrants[0].provenance.get("split") or ""
-    parts = [
-        f"Metrics of {channel}, {counted(n['slices'], f'{split} slice'.strip())} of {counted(n['patients'], 'patient')}."
-    ]
-    if n["patients"] >= MIN_PATIENTS:
-        parts.append("Brackets: 95 % bootstrap intervals over patients.")
-    else:
-        parts.append(f"No intervals: fewer than {MIN_PATIENTS} patients.")
-    if any(row.best is not None for row in rows):
-        parts.append("Bold: best value.")
-    if any(row.references("floor") for row in rows):
-        parts.append(f"{FLOOR}.")
-    lacking = [metric_name(row) for row in rows if row.measured and None in row.values]
-    if lacking:
-        parts.append(f"n/a: not measured ({', '.join(lacking)}).")
-    return " ".join(parts)
+    return f"{text}\n"
 
 
 # -- JSON ---------------------------------------------------------------------------------------------------------
@@ -362,7 +274,14 @@ def to_json(entrants: Sequence[Entrant], rows: Sequence[Row], files: Sequence[st
     """compare.json: methods, numbers, verdict, and the files beside it. The schema is in docs/report.md."""
     return {
         "schema": SCHEMA,
-        "methods": [{"name": e.name, "provenance": _public(e.provenance), "n": e.metrics["n"]} for e in entrants],
+        "methods": [
+            {
+                "name": e.name,
+                "provenance": {key: of for key, of in e.provenance.items() if key != "made_from"},
+                "n": e.metrics["n"],
+            }
+            for e in entrants
+        ],
         "metrics": {row.key: _row_json(row, [entrant.name for entrant in entrants]) for row in rows},
         "verdict": verdict(entrants, rows),
         "limits": limits(entrants, rows),
@@ -393,7 +312,3 @@ def _row_json(row: Row, names: Sequence[str]) -> dict[str, Any]:
 def _difference_json(of: PairedDifference) -> dict[str, Any]:
     interval = None if of.interval is None else list(of.interval)
     return {"mean": of.mean, "ci95": interval, "p": of.p_value, "patients": of.patients, "left_out": of.left_out}
-
-
-def _public(provenance: dict[str, Any]) -> dict[str, Any]:
-    return {key: value for key, value in provenance.items() if key != "made_from"}

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 
 from dataloaders.overview import counted
 from evaluation.compare import Entrant, Row
-from evaluation.report.names import GROUPS, OTHER, group_of, is_distribution, joined, kind_of, metric_name, name_of
+from evaluation.report.kit import joined, render
+from evaluation.report.names import GROUPS, OTHER, group_of, is_distribution, kind_of, metric_name, name_of
 from evaluation.statistics import MIN_PATIENTS
 
 ENOUGH_FOR_FID = 2048  # slices; the size of Inception's features
@@ -15,6 +16,11 @@ SUMMED_UP = {  # groups of metrics that the verdict speaks of even when nothing 
     "Intensities within the labels",
     "Texture, borders and continuity",
 }
+ANSWERS = {  # group of metrics -> the question that it answers
+    "Label faithfulness": "whether a segmenter finds the labels again in the generated images",
+    "Variety of draws": "how much several draws from one label map differ",
+}
+NEVER_ASKED = ("whether the images help to train a segmenter", "whether a radiologist would take them for real")
 
 
 # -- verdict ------------------------------------------------------------------------------------------------------
@@ -91,75 +97,36 @@ def certainty(rows: Sequence[Row], patients: int) -> str:
 
 
 def limits(entrants: Sequence[Entrant], rows: Sequence[Row]) -> list[str]:
-    """What the report does not show: from the patients, the split, the training, the metrics that are missing."""
-    return [
-        *_of_patients(entrants),
-        *_of_tests(entrants, rows),
-        *_of_training(entrants),
-        *_of_missing(entrants, rows),
-        *_of_distribution(entrants, rows),
-        *_of_images(entrants),
-        *_of_purpose(rows),
-    ]
-
-
-def _of_patients(entrants: Sequence[Entrant]) -> Iterator[str]:
-    """Who the numbers are about."""
-    patients, data = counted(entrants[0].metrics["n"]["patients"], "patient"), entrants[0].part("data_provenance")
-    if "slices" in str(data.get("split", "")):
-        yield (
-            "Training and test slices come from the same scan (held-out blocks with guard slices between). "
-            "That tests interpolation within one anatomy, not generalisation to new patients."
-        )
-    split = entrants[0].provenance.get("split")
-    if split in ("train", "val"):
-        seen = "trained" if split == "train" else "chosen"
-        yield f"These are {split} slices, on which methods were {seen}: new patients will look worse."
-    if entrants[0].metrics["n"]["patients"] < MIN_PATIENTS:
-        yield f"{patients}: too few for intervals or for any claim about a population."
-    else:
-        yield (
-            f"{patients} from the sources of this data set: other scanners, sequences, ages and diseases were not tested."
-        )
-    tissue = (data.get("options") or {}).get("tissue", "none")
-    if tissue != "none":
-        yield (
-            f"The label maps were made from the real images ({tissue}), not drawn by a reader: what that classifier gets "
-            "wrong is asked of every method and counted as right."
-        )
-
-
-def _of_tests(entrants: Sequence[Entrant], rows: Sequence[Row]) -> Iterator[str]:
-    """What intervals and p-values leave open."""
-    tested = [row.difference for row in rows if row.difference is not None and row.difference.p_value is not None]
-    if tested:
-        patients = min(difference.patients for difference in tested)
-        by_chance = f"about {max(1, round(0.05 * len(tested)))} would fall below 0.05 by chance alone"
-        yield f"{counted(len(tested), 'test')} without correction for their number; {by_chance}."
-        if 2.0 ** (1 - patients) > 0.01:
-            least = f"{2.0 ** (1 - patients):.2g}"
-            yield f"With {counted(patients, 'patient')} the sign-flip test cannot give a p below {least}."
-    apart = [f"{metric_name(row)} ({row.incomparable.partition(': ')[2]})" for row in rows if row.incomparable]
-    if apart and len(entrants) > 1:
-        yield f"Computed in different ways for the methods, so nobody is called best: {joined(apart)}."
-
-
-def _of_training(entrants: Sequence[Entrant]) -> Iterator[str]:
-    """Whether the methods had the same chances."""
-    trained = [e for e in entrants if e.provenance.get("images_seen")]
-    if trained and len({e.part("config").get("seed") for e in trained}) <= 1:
-        each = "The method was" if len(entrants) == 1 else "Each method was"
-        yield (
-            f"{each} trained once, with one seed: how far two trainings of the same settings lie apart is not known, and "
-            "intervals over patients do not contain it."
-        )
-    learned = [e for e in trained if not e.fitted]
-    images = {e.name: int(e.provenance["images_seen"]) for e in learned}
-    if len(set(images.values())) > 1:
-        each = joined([f"{name} {seen:,}" for name, seen in images.items()])
-        yield f"Methods saw different numbers of images ({each}): longer training may change their order."
-    if len({str(e.part("environment").get("device")) for e in entrants}) > 1:
-        yield "Seconds per slice were measured on different devices and say nothing about the methods."
+    """Sentences on what the report does not show."""
+    first, several = entrants[0], len(entrants) > 1
+    data, n = first.part("data_provenance"), first.metrics["n"]
+    trained = [entrant for entrant in entrants if entrant.provenance.get("images_seen")]
+    seen = {e.name: int(e.provenance["images_seen"]) for e in trained if not e.fitted}
+    lacking = [(e, row, row.reason(i)) for row in rows for i, e in enumerate(entrants) if row.values[i] is None]
+    measured = {group_of(row.metric) for row in rows if row.measured}
+    unasked = [question for group, question in ANSWERS.items() if group not in measured]
+    text = render(
+        "limits.txt",
+        n=n,
+        fewest=MIN_PATIENTS,
+        enough=ENOUGH_FOR_FID,
+        split=first.provenance.get("split"),
+        blocks="slices" in str(data.get("split", "")),
+        tissue=(data.get("options") or {}).get("tissue", "none"),
+        methods=len(entrants),
+        tests=[of.patients for row in rows if (of := row.difference) is not None and of.p_value is not None],
+        apart=[f"{metric_name(r)} ({r.incomparable.partition(': ')[2]})" for r in rows if r.incomparable and several],
+        once=bool(trained) and len({e.part("config").get("seed") for e in trained}) <= 1,
+        seen=[f"{name} {images:,}" for name, images in seen.items()] if len(set(seen.values())) > 1 else [],
+        devices=len({str(e.part("environment").get("device")) for e in entrants}),
+        nowhere=by_reason((reason, name_of(row.metric)) for _, row, reason in lacking if not row.measured),
+        partly=by_reason((f"{e.name}: {reason}", metric_name(row)) for e, row, reason in lacking if row.measured),
+        sets=any(is_distribution(row.metric) and row.measured for row in rows),
+        floors=any(row.references("floor") for row in rows if is_distribution(row.metric) and row.measured),
+        counts={entrant.name: entrant.metrics.get("counts") or {} for entrant in entrants},
+        open=[*unasked, *NEVER_ASKED],
+    )
+    return text.splitlines()
 
 
 def by_reason(found: Iterable[tuple[str, str]]) -> dict[str, list[str]]:
@@ -168,58 +135,3 @@ def by_reason(found: Iterable[tuple[str, str]]) -> dict[str, list[str]]:
     for reason, name in found:
         grouped.setdefault(reason, {})[name] = None
     return {reason: [*names] for reason, names in grouped.items()}
-
-
-def _of_missing(entrants: Sequence[Entrant], rows: Sequence[Row]) -> Iterator[str]:
-    """Metrics without a value, with the reason."""
-    lacking = [(e, row, row.reason(i)) for row in rows for i, e in enumerate(entrants) if row.values[i] is None]
-    nowhere = by_reason((reason, name_of(row.metric)) for _, row, reason in lacking if not row.measured)
-    if nowhere:
-        yield f"Not computed here: {'; '.join(f'{joined(names)} ({reason})' for reason, names in nowhere.items())}."
-    partly = by_reason((f"{e.name}: {reason}", metric_name(row)) for e, row, reason in lacking if row.measured)
-    for reason, names in partly.items():
-        yield f"Missing for some: {joined(names)} ({reason})."
-
-
-def _of_distribution(entrants: Sequence[Entrant], rows: Sequence[Row]) -> Iterator[str]:
-    """Floors and numbers of slices of the metrics that compare sets."""
-    n = entrants[0].metrics["n"]
-    sets = [row for row in rows if is_distribution(row.metric) and row.measured]
-    if sets and not any(row.references("floor") for row in sets):
-        why = "one patient's slices cannot be halved by patient" if n["patients"] < 2 else "none was computed"
-        yield (
-            f"Distribution metrics have no floor ({why}): how large they are between two sets of real images is unknown."
-        )
-    if sets and n["slices"] < ENOUGH_FOR_FID:
-        yield (
-            f"Fréchet distances (FID) depend on the number of slices; with {n['slices']} they compare methods on these "
-            "slices at best, and never with other papers."
-        )
-
-
-def _of_images(entrants: Sequence[Entrant]) -> Iterator[str]:
-    """Faults of the images that no mean shows."""
-    for entrant in entrants:
-        counts = entrant.metrics.get("counts") or {}
-        if constant := counts.get("constant_images"):
-            yield f"{counted(constant, 'generated image')} of {entrant.name} have a single value."
-        if identical := counts.get("psnr_identical"):
-            yield (
-                f"{counted(identical, 'image')} of {entrant.name} equal the real one and are left out of the mean PSNR."
-            )
-
-
-def _of_purpose(rows: Sequence[Row]) -> Iterator[str]:
-    """Questions that these metrics do not ask."""
-    yield (
-        "Pixelwise metrics (MAE, RMSE, PSNR, SSIM) ask for the one real image; several images may fit a label map, so "
-        "they reward blur."
-    )
-    measured = {group_of(row.metric) for row in rows if row.measured}
-    answers = {
-        "Label faithfulness": "whether a segmenter finds the labels again in the generated images",
-        "Variety of draws": "how much several draws from one label map differ",
-    }
-    open_ = [question for group, question in answers.items() if group not in measured]
-    open_ += ["whether the images help to train a segmenter", "whether a radiologist would take them for real"]
-    yield f"Not measured: {joined(open_)}."

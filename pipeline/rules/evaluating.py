@@ -16,8 +16,7 @@ from dataloaders.io.png import read_png
 from pipeline import scores
 from pipeline.context import Context, Excluded, Made
 from pipeline.report import write_report
-from pipeline.tissue import TISSUES, read_table
-from pipeline.volumes import read_labels
+from pipeline.tissue import TISSUES, read_labels, read_table
 
 
 def reference(context: Context) -> Made:

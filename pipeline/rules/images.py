@@ -11,15 +11,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dataloaders.io import geometry
+from dataloaders.io.files import package_version
 from dataloaders.io.manifest import affine_rows
 from dataloaders.io.nifti import Volume, read_volume, whole_numbers, write_volume
 from dataloaders.prepare.tissue import TissueError, brain_mask
 from pipeline.context import LOG, Context, Excluded, Made
 from pipeline.interleave import even_slices
-from pipeline.tissue import HIGH_PERCENTILE, TISSUES, gate, read_table, tissue_facts
+from pipeline.tissue import HIGH_PERCENTILE, TISSUES, gate, on_grid, read_labels, read_table, tissue_facts
 from pipeline.tools import TOOLS
-from pipeline.tools.base import ToolCall, package_version
-from pipeline.volumes import on_grid, read_labels
+from pipeline.tools.base import ToolCall
 
 N4 = {
     "version": package_version("simpleitk") or "unknown",

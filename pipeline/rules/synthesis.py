@@ -1,4 +1,7 @@
-"""Stage 6: priors, and the synthetic slices of a case."""
+"""Stage 6: priors, and the synthetic slices of a case.
+
+Tissues are divided by intensity, so that slices are not three flat colours: deep grey matter, partial volume.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +10,8 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
+from scipy import ndimage
 
 from dataloaders.io import geometry
 from dataloaders.io.files import write_json
@@ -16,14 +21,15 @@ from dataloaders.io.nifti import Volume
 from dataloaders.io.png import write_png
 from dataloaders.labelmaps.image_generator import ImageGenerator, read_priors
 from dataloaders.labelmaps.labels import count_labels
+from models.gmm.labels import LabelScheme
 from models.gmm.priors import pool_subjects, subject_statistics
 from pipeline.context import Context, Excluded, Made
-from pipeline.generator import gmm_options
 from pipeline.rules.slices import FLOOR, brain_frame, chosen_slices, data_spec, save_manifest, slice_files
-from pipeline.subclasses import divide, scheme
-from pipeline.tissue import LABELS
+from pipeline.study import gmm_options
+from pipeline.tissue import LABELS, TISSUES
 
 RANGE = Window(0.0, 1.0)  # of the generator
+SMOOTHING_MM = 1.0  # so that subclasses are places, not noise
 
 
 def priors(context: Context) -> Made:
@@ -96,3 +102,34 @@ def _sample(context: Context, generator: ImageGenerator, number: int) -> Slice:
     write_png(context.folder / item.label, ids)
     write_png(context.folder / item.images[0], RANGE.encode(shown))
     return Slice(number, item.label, item.images, (), count_labels(ids))
+
+
+def scheme(count: int) -> LabelScheme:
+    """Labels of the generator: background 0, then `count` subclasses of each tissue, dark to bright; their output is the
+    tissue.
+    """
+    tissues = [label for label in LABELS if label.id]
+    names = [label.name if count == 1 else f"{label.name} {k + 1}" for label in tissues for k in range(count)]
+    values = tuple(range(1 + len(names)))
+    outputs = (0, *(label.id for label in tissues for _ in range(count)))
+    return LabelScheme(values, (LABELS[0].name, *names), values, outputs, None)
+
+
+def divide(image: NDArray, tissue: NDArray[np.uint8], count: int, mm: NDArray) -> NDArray[np.uint8]:
+    """Ids of `scheme` from a tissue map: each tissue in `count` parts of one size, by its intensity smoothed within itself.
+
+    image, tissue: (I, J, K). mm: voxel size.
+    """
+    if count == 1:
+        return tissue
+    out = np.zeros(tissue.shape, np.uint8)
+    sigma = SMOOTHING_MM / np.asarray(mm, float)
+    for label in TISSUES.values():
+        inside = tissue == label
+        weight = ndimage.gaussian_filter(inside.astype(np.float32), sigma)
+        smooth = ndimage.gaussian_filter(np.where(inside, image, 0).astype(np.float32), sigma)
+        values = smooth[inside] / weight[inside]
+        part = np.empty(len(values), np.int64)
+        part[np.argsort(values, kind="stable")] = np.arange(len(values)) * count // max(1, len(values))
+        out[inside] = 1 + (label - 1) * count + part
+    return out

@@ -9,8 +9,7 @@ from dataloaders.io.files import read_toml
 from dataloaders.io.schema import decode
 from pipeline.study import Study
 from pipeline.tools.base import Kind, Tool
-from pipeline.tools.bet import Bet
-from pipeline.tools.builtin import Atlas, Hmrf
+from pipeline.tools.ours import Atlas, Bet, Hmrf
 
 _OURS = {"bet": Bet, "hmrf": Hmrf, "atlas": Atlas}  # more than a command line
 

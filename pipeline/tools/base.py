@@ -7,14 +7,14 @@ import re
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, Literal
 
+from dataloaders.io.files import package_version
 from dataloaders.io.nifti import VolumeError, read_volume
 from pipeline.commands import ToolFailed, ToolMissing, answer, find_program, run_command
 
-Kind = Literal["harmonise", "strip", "segment"]
+Kind = Literal["harmonise", "strip", "segment", "train"]
 ROOT = Path(__file__).resolve().parents[2]
 PYTHON = str(Path(sys.executable).absolute())
 _THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "ITK_GLOBAL_DEFAULT_NUMBER_OF_THREADS")
@@ -152,11 +152,3 @@ class Tool:
         except VolumeError as error:
             raise ToolFailed(f"{found.name} left a damaged file: {error}") from None
         return output, self.about(found)
-
-
-def package_version(name: str) -> str | None:
-    """Version of an installed Python package, None where it is not installed."""
-    try:
-        return version(name)
-    except PackageNotFoundError:
-        return None

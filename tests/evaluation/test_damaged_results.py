@@ -37,7 +37,7 @@ def report(folder: Path) -> None:
     json.dumps(to_json(entrants, rows, []), allow_nan=False, ensure_ascii=False).encode()
     texts = [*tables.csv_tables(entrants, rows).values(), *tables.latex_tables(entrants, rows).values()]
     parts = [cards(entrants), settings_table(entrants), tables.page_tables(entrants, rows, texts)]
-    parts += [tables.long_table(entrants, rows), tables.legend(rows), tables.first_table(entrants, rows)]
+    parts += [tables.long_table(entrants, rows), tables.marks(rows), tables.first_table(entrants, rows)]
     "".join([*texts, *verdict(entrants, rows), *limits(entrants, rows), str(parts)]).encode()
     panel_sets(entrants, rows, gather.gather(entrants))
     ranked.rank(entrants, 0)

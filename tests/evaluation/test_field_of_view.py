@@ -12,7 +12,7 @@ from dataloaders.io.geometry import field_of_view
 from dataloaders.io.manifest import Geometry, Manifest, affine_rows
 from dataloaders.io.nifti import write_volume
 from dataloaders.io.png import read_png, write_png
-from engine.results import ResultsWriter
+from engine.results import write_results as write_generated
 from evaluation import evaluate_results
 from evaluation.compare import load_entrants
 from evaluation.folders import Folders
@@ -104,11 +104,12 @@ def stacked(root: Path, indices: range, axis: str = "axial") -> Folders:
     manifest = Manifest.load(data)
     case = replace(manifest.cases[0], geometry=scan(real.shape, (8, 4)))
     manifest = replace(manifest, spec=replace(manifest.spec, size=(32, 32), axis="axial"), cases=(case,))
-    writer = ResultsWriter(root / "results", data, manifest)
+    window, made = case.windows[0], []
     for index in indices:
         shown = real.transpose(2, 1, 0)[index, ::-1, ::-1][8:40, 4:36] + 25
-        writer.add("sub-00", index, ((shown - case.windows[0].low) / case.windows[0].width * 2 - 1)[None])
-    writer.close({})
+        made.append(("sub-00", index, ((shown - window.low) / window.width * 2 - 1)[None]))
+    (root / "results").mkdir()
+    write_generated(root / "results", data, manifest, made, {})
     write_volume(root / "real/sub-00_CT.nii.gz", real, np.eye(4))
     return Folders(root / "real", root / "results/volumes", None, window=(-1024, 3071), axis=axis)  # type: ignore[arg-type]
 

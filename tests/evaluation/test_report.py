@@ -18,10 +18,10 @@ from PIL import Image
 
 from evaluation import evaluate_results
 from evaluation.compare import Entrant, load_entrants, metric_rows
-from evaluation.report import gather_content, render_page, write_report
-from evaluation.report.kit import Heading
+from evaluation.report.kit import Heading, latex
 from evaluation.report.names import group_of, grouped, name_of
-from evaluation.report.tables import csv_tables, latex, latex_tables, legend, metric_table
+from evaluation.report.page import gather_content, render_page, write_report
+from evaluation.report.tables import csv_tables, latex_tables, marks, metric_table
 from evaluation.report.words import winners
 from tests.toy_results import good_and_bad, noisy, write_results
 
@@ -108,7 +108,7 @@ def test_best_values_are_marked_and_ratios_never(written: tuple[list[Entrant], P
     assert [cell.kind for cell in lines["MAE"][:2]] == ["best", ""]
     assert lines["MAE"][0].clear
     assert [cell.kind for cell in lines["Slice jump relative to real"][:2]] == ["", ""]
-    assert "1 is as in the real images" in legend(rows)
+    assert marks(rows)["ratios"]
     across = table.transposed(Heading("method"), feet=len(table.columns) - 3)
     assert across.columns[1:] == [row[0] for row in table.rows]
     assert [row[0].text for row in across.rows] == ["good", "bad"]

@@ -18,8 +18,8 @@ from dataloaders.io.pictures import label_colors
 from dataloaders.io.png import read_png
 from dataloaders.io.spec import Label
 from evaluation.compare import load_entrants
-from evaluation.report import gather_content, render_page
 from evaluation.report import pdf as pdf_module
+from evaluation.report.page import gather_content, render_page
 from evaluation.report.pdf import print_pdf
 from evaluation.report.pictures import body_box
 from tests import chromium

@@ -14,12 +14,11 @@ from dataloaders.io.manifest import Manifest
 from dataloaders.io.nifti import read_volume
 from dataloaders.io.png import read_png
 from dataloaders.labelmaps.image_generator import ImageGenerator
-from pipeline.generator import gmm_options
 from pipeline.nnunet import TrainingSlice, group_splits
 from pipeline.project import Project
 from pipeline.rules.slices import chosen_slices
-from pipeline.study import SliceOptions
-from pipeline.subclasses import scheme
+from pipeline.rules.synthesis import scheme
+from pipeline.study import SliceOptions, gmm_options
 from pipeline.tools import TOOLS
 from tests.pipeline.conftest import Fakes, finish, go
 from tests.pipeline.heads import head, study

@@ -48,7 +48,7 @@ def test_every_table_is_there_and_escaped() -> None:
         work=Path("x"),
     )
     cases = {"sub-02": SimpleNamespace(id="sub-02", split="test", patient="2", given_brain=None)}
-    context: Any = SimpleNamespace(study=study, records={}, cases=cases, done=lambda names: [])
+    context: Any = SimpleNamespace(study=study, records={}, cases=cases, done=lambda names: [], of=lambda *names: {})
     page = report.page(context, data)
     for harmful in ("<script", "<b>", "<space>", "0.3 l <small>"):
         assert harmful not in page

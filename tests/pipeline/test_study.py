@@ -49,7 +49,7 @@ def found(path: Path, text: str) -> list[StudyCase]:
         ("[tools.hdbet]\ntta = true", r"tools\.hdbet: is in neither strip\.tools nor segment\.tools"),
         ("[synthesise.gmm]\nblur_range = 0.1", r"synthesise\.gmm.*blur_range.* 0\.1.* must be "),
         ("[tissue.tables]\nfast = 'x.toml'", r"tissue\.tables\.fast: is not in segment\.tools, which has atlas"),
-        ("[split]\ntest = ['sub-09']", "split: sub-09 not among the patients sub-01, sub-02"),
+        ("[split]\ntest = ['sub-09']", r"split\.val/split\.test name \['sub-09'\], the patients are"),
         ("[split]\nval = ['sub-01']", r"split\.val = \['sub-01'\]: name the patients of split\.test too"),
     ],
 )

@@ -9,7 +9,7 @@ from dataloaders.io.files import read_json
 from dataloaders.io.manifest import Manifest
 from dataloaders.io.png import read_png
 from pipeline.rules.slices import FLOOR
-from pipeline.subclasses import divide, scheme
+from pipeline.rules.synthesis import divide, scheme
 
 pytestmark = pytest.mark.slow
 

@@ -12,10 +12,10 @@ import pytest
 from dataloaders.io.nifti import Volume, read_volume
 from evaluation.metrics.segmentation import dice
 from pipeline.commands import ToolFailed, ToolMissing, run_command
+from pipeline.tissue import on_grid, read_labels
 from pipeline.tools import TOOLS
 from pipeline.tools.base import ToolCall
-from pipeline.tools.bet import padded_grid, trim
-from pipeline.volumes import on_grid, read_labels
+from pipeline.tools.ours import padded_grid, trim
 from tests.pipeline.conftest import Fakes
 from tests.pipeline.heads import MM, affine, head
 from tests.toy import save_nifti

@@ -1,16 +1,22 @@
-"""BET (Smith 2002) as brainextractor does it in Python, on a grid that it can work with, its mask trimmed."""
+"""Tools with code of ours: BET on a grid that it can work with, and the segmenters that come with medsis."""
 
 from __future__ import annotations
 
+from abc import abstractmethod
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
+from dataloaders.io.files import package_version
 from dataloaders.io.geometry import regrid, resample, spacing
 from dataloaders.io.nifti import Volume, read_volume, write_volume
-from dataloaders.prepare.tissue import ellipsoid, largest_component
+from dataloaders.prepare.atlas import atlas_tissue
+from dataloaders.prepare.tissue import TissueError, ellipsoid, hmrf_tissue, largest_component
+from pipeline.commands import ToolFailed
 from pipeline.tools.base import Tool, ToolCall
 
 GRID_MM = 2.0
@@ -20,7 +26,9 @@ BRIGHTNESS = (0.45, 1.45)  # of white matter on T1w: below is skull and air, abo
 
 
 class Bet(Tool):
-    """brainextractor reads voxels as if they were cubes and reaches beyond the image: with clinical grids it stops or
+    """BET (Smith 2002) as brainextractor does it in Python, its mask trimmed.
+
+    brainextractor reads voxels as if they were cubes and reaches beyond the image: with clinical grids it stops or
     crashes. So it gets the head at 2 mm with air around, and the mask comes back to the scan's grid.
     """
 
@@ -71,3 +79,41 @@ def trim(image: NDArray, mask: NDArray[np.bool_], mm: NDArray) -> NDArray[np.boo
     out = np.zeros_like(mask)
     out[box] = ndimage.binary_fill_holes(closed[inner] & mask[box])
     return largest_component(out)
+
+
+class BuiltIn(Tool):
+    """A segmenter that needs no program."""
+
+    @abstractmethod
+    def labels(self, brain: Volume) -> NDArray[np.uint8]:
+        """CSF 1, grey 2, white matter 3, where voxels that are not 0 are brain. TissueError."""
+
+    def find(self, settings: Mapping[str, Any]) -> str | None:
+        """The package."""
+        return self.package if package_version(self.package) else None
+
+    def run(self, call: ToolCall) -> tuple[Path, dict[str, str]]:
+        """In this process."""
+        brain = read_volume(call.image)
+        try:
+            labels = self.labels(brain)
+        except TissueError as error:
+            raise ToolFailed(str(error)) from None
+        write_volume(call.folder / self.output, labels, brain.affine)
+        return call.folder / self.output, self.about(self.located(call.settings))
+
+
+class Hmrf(BuiltIn):
+    """FSL FAST's algorithm, beta 0.1, on intensities clipped at the 0.5th and 99.5th percentile."""
+
+    def labels(self, brain: Volume) -> NDArray[np.uint8]:
+        """By dipy."""
+        return hmrf_tissue(brain.data, brain.data > 0)
+
+
+class Atlas(BuiltIn):
+    """Intensities, and the places of deep structures in the MNI152 template that is laid over the brain."""
+
+    def labels(self, brain: Volume) -> NDArray[np.uint8]:
+        """By our own code; one thread."""
+        return atlas_tissue(brain.data, brain.affine, brain.data > 0)
