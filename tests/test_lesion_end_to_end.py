@@ -255,6 +255,22 @@ def page(home: Path, folder: Path, turned: bool = False) -> LesionStudio:
     return load_page(PaintOptions(name=("lesion",), checkpoints_dir=home / "runs", gpu_ids="-1", **scan))
 
 
+def test_the_page_refuses_in_one_line(home: Path, tmp_path: Path) -> None:
+    page(home, tmp_path)
+    t1, flair = tmp_path / "x_T1w.nii.gz", tmp_path / "x_FLAIR.nii.gz"
+    cases: dict[str, list[object]] = {
+        "--name lesion: makes no images of label maps; with --input T1w FLAIR it paints lesions": [],
+        "--input: 1 files for 2 modalities": ["--input", t1],
+        "its name says FLAIR, but T1w is expected here": ["--input", flair, t1],
+        "--tissue nowhere.nii.gz: only with --input": ["--tissue", "nowhere.nii.gz"],
+        "so --dataroot has no use beside it": ["--input", t1, flair, "--dataroot", home / "lesion"],
+    }
+    for message, more in cases.items():
+        error = call("scripts/paint.py", "--name", "lesion", "--checkpoints_dir", home / "runs", *more, code=2).stderr
+        assert message in error, (message, error)
+        assert len(error.strip().splitlines()) == 1
+
+
 def painted(session: Session, z: int) -> np.ndarray:
     scene = session.scene
     return scene.image("lesion", z, scene.canvas.view()).astype(int)

@@ -44,7 +44,7 @@ class LesionStudio(Studio):
         self.host = host = Host(o, first)
         host.head  # now, not at the first stroke  # noqa: B018
         file, axis = host.scans[0], first.axis or "axial"
-        voxels = np.arange(file.raw.size).reshape(file.raw.shape)
+        voxels = np.arange(file.raw.size, dtype=np.uint32).reshape(file.raw.shape)
         numbered, grid = to_ras(voxels, file.affine)
         self.places = numbered.transpose(PLANES[axis])[:, ::-1, ::-1]
         between, *pixel = plane_spacing(grid, axis)
