@@ -112,3 +112,22 @@ def test_data_are_moved_onto_the_axes_of_another_grid_exactly(codes: str) -> Non
     assert np.array_equal(moved, ras)
     assert np.allclose(grid, target)
     assert same_axes(affine, target) == (codes == "RAS")
+
+
+def test_missing_slices_and_cropped_margins_are_filled() -> None:
+    grid = np.ones((8, 8, 4), np.float32)
+    geometry = Geometry(np.eye(4), grid.shape, np.eye(4), grid.shape, (2, 2))  # type: ignore[arg-type]
+    back, _ = stitch(geometry, "axial", {1: np.full((4, 4), 5.0, np.float32)}, fill=-7)
+    assert (back[:, :, [0, 2, 3]] == -7).all()
+    assert (back[2:6, 2:6, 1] == 5).all()
+    assert (back == 5).sum() == 16
+
+
+def test_resampling_follows_world_coordinates() -> None:
+    x, y, z = np.meshgrid(*(np.arange(n, dtype=float) for n in (20, 22, 18)), indexing="ij")
+    ramp = x + 2 * y - z
+    shape, affine = regrid(ramp.shape, np.eye(4), (2, 2, 2))
+    coarse = resample(ramp, np.eye(4), shape, affine)
+    i, j, k = 4, 5, 3
+    world = affine @ [i, j, k, 1]
+    assert coarse[i, j, k] == pytest.approx(world[0] + 2 * world[1] - world[2], abs=1e-3)

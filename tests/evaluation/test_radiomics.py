@@ -128,3 +128,12 @@ def test_z_scores_are_by_the_real_set_and_constants_are_named() -> None:
     np.testing.assert_allclose(x.std(0), 1)
     kept = np.delete(np.arange(53), 1)
     np.testing.assert_allclose(y, (fake - real.mean(0))[:, kept] / real.std(0)[kept])
+
+
+def test_a_ramp_has_its_slope_as_gradient() -> None:
+    image = np.tile(np.linspace(0, 1, 65), (65, 1))
+    of = named(image)
+    assert of["gradient_mean"] == of["gradient_p50"] == of["gradient_p90"] == pytest.approx(1 / 64)
+    assert of["gradient_std"] == pytest.approx(0, abs=1e-12)
+    assert of["haar_lh_1"] == pytest.approx(1 / 64)
+    assert of["haar_hl_1"] == pytest.approx(0, abs=1e-12)

@@ -95,3 +95,7 @@ def test_interval_of_one_method() -> None:
     assert bootstrap_interval(values) == interval
     assert bootstrap_interval(values[:4]) is None
     assert bootstrap_interval(np.full(5, 3.0)) == (3, 3)
+
+
+def test_never_zero() -> None:
+    assert paired_difference(np.arange(40.0) + 100, np.zeros(40)).p_value == pytest.approx(1 / 10_001)

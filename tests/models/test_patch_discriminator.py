@@ -61,3 +61,12 @@ def test_the_next_scale_reads_the_average_of_three_by_three() -> None:
     torch.testing.assert_close(seen[0][0, :2, 4, 6], image[0, :, 7:10, 11:14].mean((1, 2)))
     torch.testing.assert_close(seen[0][0, :2, 0, 0], image[0, :, :2, :2].mean((1, 2)))  # padding is not counted
     torch.testing.assert_close(seen[0][:, 2:].sum(1), torch.ones(1, 32, 32))  # the labels' shares
+
+
+def test_hidden_maps_are_normalised_per_sample() -> None:
+    net = small()
+    before: list[torch.Tensor] = []
+    net.nets[0].norms[1].register_forward_hook(lambda _, __, output: before.append(output))
+    net(*pair(3))
+    assert before[0].mean((2, 3)).abs().max() < 1e-4
+    assert torch.allclose(before[0].var((2, 3), unbiased=False), torch.ones(3, 16), atol=0.05)

@@ -104,3 +104,10 @@ def test_only_the_fake_gets_a_gradient(net: VggFeatures) -> None:
     assert real.grad is None
     assert all(not p.requires_grad and p.grad is None for p in net.parameters())
     assert not net.training
+
+
+def test_channels_are_images_of_their_own(net: VggFeatures) -> None:
+    fake, real = images(2, 3, seed=1), images(2, 3, seed=2)
+    assert net(fake)[0].shape[0] == 6
+    single = [perceptual_loss(net, fake[:, c : c + 1], real[:, c : c + 1]) for c in range(3)]
+    torch.testing.assert_close(perceptual_loss(net, fake, real), torch.stack(single).mean(), rtol=1e-4, atol=1e-6)

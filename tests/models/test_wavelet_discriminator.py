@@ -5,7 +5,15 @@ import torch
 from torch import nn
 
 from models.gan.haar import haar
-from models.gan.wavelet_discriminator import Blur, WaveletDiscriminator, critic_levels, minibatch_deviation
+from models.gan.wavelet_discriminator import (
+    Blur,
+    EqualConv,
+    EqualLinear,
+    WaveletDiscriminator,
+    activate,
+    critic_levels,
+    minibatch_deviation,
+)
 
 
 def parameters(net: nn.Module) -> int:
@@ -121,3 +129,17 @@ def test_r1_can_be_differentiated_by_the_weights() -> None:
         with torch.no_grad():
             gradients[name].add_(step, alpha=1e-7)
         assert (above - below) / 2e-7 == pytest.approx((gradient * step).sum().item(), rel=1e-3, abs=1e-5), name
+
+
+def test_equalised_layers_start_at_unit_variance() -> None:
+    """N(0, 1) weights times 1/√fan_in keep the variance of their input, whatever their width."""
+    torch.manual_seed(0)
+    conv, linear = EqualConv(64, 256, 3, padding=0), EqualLinear(1000, 500)
+    assert conv.weight.std().item() == pytest.approx(1.0, abs=0.02)
+    assert linear.weight.std().item() == pytest.approx(1.0, abs=0.02)
+    assert conv(torch.randn(4, 64, 16, 16)).std().item() == pytest.approx(1.0, abs=0.1)
+    assert linear(torch.randn(64, 1000)).std().item() == pytest.approx(1.0, abs=0.1)
+
+
+def test_activation_keeps_the_scale() -> None:
+    assert activate(torch.tensor([1.0, -1.0])).tolist() == pytest.approx([2**0.5, -0.2 * 2**0.5])

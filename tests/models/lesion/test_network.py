@@ -19,7 +19,9 @@ from models.lesion.conditions import (
     error_weights,
     latent_variance,
     measure_profile,
+    soft_maps,
     weighted_mae,
+    z_scores,
 )
 from models.lesion.network import Encoder, Layers, LesionNetwork
 from models.lesion.options import PUBLISHED_ALPHAS, LesionConfig
@@ -207,3 +209,17 @@ def test_profile_measures_brightness_by_depth() -> None:
     again = LevelProfile.of(profile.tensor())
     assert again.mean == pytest.approx(profile.mean)
     assert measure_profile([]).mean[0] > WHITE
+
+
+def test_z_scores_are_by_sample() -> None:
+    level = torch.tensor([[[1.0, 3.0]], [[1.0, 3.0]]])
+    z = z_scores(level, torch.tensor([[1.0, 2.0], [3.0, 0.5]]))
+    assert z.tolist() == [[[0.0, 1.0]], [[-4.0, 0.0]]]
+
+
+def test_soft_maps_are_empty_outside_lesions() -> None:
+    lesion = torch.rand(1, 8, 8) > 0.5
+    maps = soft_maps(torch.rand(1, 8, 8), lesion)
+    assert torch.equal(maps[0, 0], lesion[0].float())
+    assert (maps[0, 1][~lesion[0]] == 0).all()
+    assert soft_maps(torch.full((1, 2, 2), WHITE), torch.ones(1, 2, 2, dtype=torch.bool))[0, 1].abs().max() < 1e-6
