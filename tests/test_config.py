@@ -38,11 +38,6 @@ def test_flags_of_the_predecessors_keep_their_names() -> None:
     assert tested.ckpt_iter == "latest"
 
 
-def test_a_value_out_of_range_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
-    """All are in tests/test_refusals.py."""
-    assert refused(capsys, "--model", "lesion", "--lesion.patch", "60").startswith("error: --lesion.patch 60: must be ")
-
-
 @pytest.mark.parametrize(
     ("flags", "message"),
     [

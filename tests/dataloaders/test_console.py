@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-import ast
 import io
 import sys
-from pathlib import Path
 
 import pytest
 
 from dataloaders.io import console
 from dataloaders.io.console import tracked
-
-ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture
@@ -46,15 +42,3 @@ def test_a_line_that_cannot_be_written_does_not_end_the_work(
         clock[0] += 50
         done += 1
     assert done == 3
-
-
-@pytest.mark.slow
-def test_there_is_one_kind_of_progress() -> None:
-    """Nothing else uses tqdm, which is silent in a log."""
-    for file in [*ROOT.glob("*.py"), *ROOT.glob("[a-z]*/**/*.py")]:
-        if "tests" in file.parts or file.name == "console.py":
-            continue
-        for node in ast.walk(ast.parse(file.read_text())):
-            names = [node.module] if isinstance(node, ast.ImportFrom) else []
-            names += [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
-            assert "tqdm" not in names, file

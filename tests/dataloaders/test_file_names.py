@@ -41,18 +41,6 @@ def test_patients(name: str, channels: bool, patient: str) -> None:
     assert PatientRule(None, channels).patient(name) == patient
 
 
-def test_patients_by_expression() -> None:
-    assert PatientRule(r"scan(\d+)").patient("scan12_b") == "12"
-    with pytest.raises(ValueError, match="does not match 'x'"):
-        PatientRule(r"scan(\d+)").patient("x")
-    with pytest.raises(ValueError, match="does not match 'scan'"):
-        PatientRule(r"scan(\d+)?").patient("scan")
-    with pytest.raises(ValueError, match="put the patient into a group"):
-        PatientRule(r"scan\d+")
-    with pytest.raises(ValueError, match="not a regular expression"):
-        PatientRule(r"scan(")
-
-
 def test_places_and_labels() -> None:
     assert place_of("a_z0012_0001") == ("a_0001", 12)
     assert place_of("a_z9") == ("a", 9)

@@ -11,7 +11,7 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
-from dataloaders.io.png import NoGrey, Palettes, read_colours, read_png
+from dataloaders.io.png import read_colours, read_png
 
 IDS = np.arange(64).reshape(8, 8) % 4
 
@@ -72,26 +72,3 @@ def test_palettes_are_ids_for_labels_and_greys_for_images(tmp_path: Path) -> Non
     image.putpalette([0, 0, 0, 50, 50, 50, 200, 200, 200, 9, 9, 9])
     image.save(tmp_path / "grey.png")
     assert np.array_equal(read_png(tmp_path / "grey.png", image_only=True), np.array([0, 50, 200, 9])[IDS])
-
-
-def palette_png(path: Path, ids: NDArray, *colours: tuple[int, int, int]) -> Path:
-    image = Image.fromarray(ids.astype(np.uint8), "P")
-    image.putpalette([level for colour in colours for level in colour])
-    path.parent.mkdir(parents=True, exist_ok=True)
-    image.save(path)
-    return path
-
-
-def test_palettes_must_agree_on_the_ids_that_occur(tmp_path: Path) -> None:
-    black, red, green = (0, 0, 0), (255, 0, 0), (0, 255, 0)
-    first = palette_png(tmp_path / "a.png", IDS % 2, black, red, green)
-    shorter = palette_png(tmp_path / "b.png", IDS % 2, black, red)
-    other_colour = palette_png(tmp_path / "c.png", IDS % 2, black, green)
-    other_index = palette_png(tmp_path / "d.png", 2 * (IDS % 2), black, green, red)
-    palettes = Palettes()
-    assert np.array_equal(palettes.read(first), IDS % 2)
-    assert np.array_equal(palettes.read(shorter), IDS % 2)
-    with pytest.raises(NoGrey, match=r"c\.png: its palette is not that of .*a\.png \(index 1 is \(0, 255, 0\)\)"):
-        palettes.read(other_colour)
-    with pytest.raises(NoGrey, match=r"d\.png: its palette is not that of .*a\.png"):
-        palettes.read(other_index)

@@ -10,14 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from config import Config
 from dataloaders.io import files, locks
 from dataloaders.io.files import atomic_path, whole_folder, write_text
 from dataloaders.io.locks import lock_place
-from engine.checkpoint import Weights
-from engine.trained import TrainedRun
-from tests.launch import ROOT, call
-from tests.toy import toy_spec
+from tests.launch import ROOT
 
 HALF = """
 import os, signal, sys
@@ -118,24 +114,6 @@ def test_a_lock_whose_file_has_just_gone_is_taken_anew(tmp_path: Path, monkeypat
     with pytest.raises(ValueError, match="is a file; choose a folder"):
         lock_place(tmp_path / "file")
     assert not names(tmp_path)
-
-
-@pytest.mark.parametrize("script", ["scripts/compare", "scripts/export_model", "benchmarks/lesion_study"])
-def test_a_folder_that_another_command_writes_is_refused(
-    script: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    folder = tmp_path / "out"
-    arguments: dict[str, list[object]] = {
-        "compare": [tmp_path, "--out", folder],
-        "export_model": ["--name", "x", "--out", tmp_path, "--as_name", "out", "--checkpoints_dir", tmp_path],
-        "lesion_study": ["--name", "x", "--bids", tmp_path, "--train", "a", "--test", "b", "--out", folder],
-    }
-    run = TrainedRun(tmp_path, "best", Weights({}, {}, {}, 0), Config(name="x", dataroot=Path("d")), toy_spec())
-    monkeypatch.setattr("engine.trained.TrainedRun.load", lambda *_: run)
-    with lock_place(folder):
-        done = call(f"{script}.py", *arguments[script.partition("/")[2]], code=2)
-    assert f"{folder} is in use by process {os.getpid()}" in done.stderr
-    assert not folder.exists()
 
 
 def test_a_file_is_as_before_where_its_writing_fails(tmp_path: Path) -> None:

@@ -109,13 +109,6 @@ def test_download_verifies_and_check_reports(made: tuple[WeightFile, Path], tmp_
     run("--keys", "alexnet", "--out", str(out))  # nothing to do
 
 
-def test_download_of_another_file_is_not_kept(made: tuple[WeightFile, Path], tmp_path: Path) -> None:
-    _, source = made
-    source.write_bytes(b"something else")
-    assert "expected" in run("--keys", "alexnet", "--out", str(tmp_path / "out"), code=1).stderr
-    assert not list((tmp_path / "out").iterdir())
-
-
 def test_download_without_network_is_one_line(made: tuple[WeightFile, Path], tmp_path: Path) -> None:
     _, source = made
     source.unlink()

@@ -14,7 +14,6 @@ from dataloaders.io.manifest import Case, Manifest
 from evaluation.compare import Row, find_results, load_entrants, metric_rows
 from evaluation.report.tables import to_json
 from evaluation.report.words import verdict
-from tests.launch import call
 from tests.toy_results import good_and_bad, identity, noisy, write_results
 
 pytestmark = [pytest.mark.usefixtures("no_weights"), pytest.mark.slow]
@@ -163,10 +162,3 @@ def test_the_best_is_compared_with_every_other(tmp_path: Path) -> None:
     good, bad = (entrant.metrics["per_patient"] for entrant in entrants[1:])
     assert row.differences[2].mean == pytest.approx(sum(good[p]["mae/CT"] - bad[p]["mae/CT"] for p in good) / 5)
     assert row.difference is row.differences[0]
-
-
-def test_command_line(scored: Path, tmp_path: Path) -> None:
-    assert (
-        "report.html" in call("scripts/compare.py", scored / "good", scored / "bad", "--out", tmp_path / "out").stdout
-    )
-    assert call("scripts/compare.py", tmp_path / "nowhere", code=2).stderr.startswith("error: ")

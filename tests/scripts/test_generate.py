@@ -358,15 +358,3 @@ def test_generate_ends_with_all_its_workers_and_leaves_nothing_half(tmp_path: Pa
     left_by_the_dead(out / "half.json").write_text("{")
     assert "12 whole" in call(*arguments).stdout
     assert not list(out.rglob(".tmp-*"))
-
-
-@pytest.mark.parametrize("codes", [(1, 0), (1, 4)])
-def test_orientation_codes_of_a_map_are_those_of_its_images(tmp_path: Path, codes: tuple[int, int]) -> None:
-    image = nib.Nifti1Image(phantom(0, SHAPE)[0].astype(np.uint8), PSR)
-    image.set_qform(PSR, codes[0])
-    image.set_sform(PSR, codes[1])
-    image.to_filename(tmp_path / "m.nii.gz")
-    ImageGenerator(tmp_path / "m.nii.gz", seed=0).sample(0).save(tmp_path / "image.nii.gz", tmp_path / "label.nii.gz")
-    for name in ("image", "label"):
-        header = nib.load(tmp_path / f"{name}.nii.gz").header
-        assert (int(header["qform_code"]), int(header["sform_code"])) == codes
