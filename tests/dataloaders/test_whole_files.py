@@ -110,9 +110,6 @@ def test_a_lock_whose_file_has_just_gone_is_taken_anew(tmp_path: Path, monkeypat
         monkeypatch.undo()
         with pytest.raises(ValueError, match="in use"):
             lock_place(tmp_path / "out")
-    (tmp_path / "file").touch()
-    with pytest.raises(ValueError, match="is a file; choose a folder"):
-        lock_place(tmp_path / "file")
     assert not names(tmp_path)
 
 
@@ -127,3 +124,10 @@ def test_a_file_is_as_before_where_its_writing_fails(tmp_path: Path) -> None:
     with pytest.raises(OSError, match="disk full"):
         half()
     assert (names(tmp_path), (tmp_path / "a.txt").read_text()) == ({"a.txt"}, "old")
+
+
+def test_a_file_in_the_folders_place_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(ValueError, match="is a file; choose a folder"):
+        lock_place(tmp_path / "file")
+    assert names(tmp_path) == {"file"}
