@@ -36,7 +36,8 @@ class LesionStudio(Studio):
         first = runs[0].run.spec
         for run in runs:
             spec, name = run.run.spec, run.run.folder.name
-            if (spec.channels, spec.axis, spec.spacing) != (first.channels, first.axis, first.spacing):
+            grids = [(one.channels, one.axis, one.spacing, one.slice_spacing) for one in (spec, first)]
+            if grids[0] != grids[1]:
                 raise ValueError(f"--name {runs[0].run.folder.name} {name}: are of other modalities or voxel sizes")
             if name == BEFORE:
                 raise ValueError(f"--name {name}: is what the page calls the scan as it is; rename the run's folder")
