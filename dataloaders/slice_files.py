@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from dataloaders.io.geometry import plane, plane_shape, window_plane
+from dataloaders.io.geometry import ACROSS, plane, window_plane
 from dataloaders.io.intensity import Window
 from dataloaders.io.manifest import Slice
 from dataloaders.io.png import write_png
@@ -30,6 +30,19 @@ class Frame:
         return window_plane(plane(volume, self.axis, index), self.crop, self.size, fill)
 
 
+def shadow_box(mask: NDArray, axis: Axis) -> list[tuple[int, int]]:
+    """First row and column of all planes' pixels above 0 together, and those behind the last."""
+    shadow = plane((mask > 0).any(axis=ACROSS[axis], keepdims=True), axis, 0)
+    places = [np.flatnonzero(shadow.any(axis=across)) for across in (1, 0)]
+    return [(int(of_axis[0]), int(of_axis[-1]) + 1) for of_axis in places]
+
+
+def centred(box: Sequence[tuple[int, int]], size: tuple[int, int]) -> tuple[int, int]:
+    """Where a window of `size` begins that has the middle of the box in its own."""
+    top, left = (round((first + end - length) / 2) for (first, end), length in zip(box, size, strict=True))
+    return top, left
+
+
 def choose_slices(
     label: NDArray, axis: Axis, size: tuple[int, int], min_foreground: float = 0.0
 ) -> tuple[list[int], tuple[int, int], float]:
@@ -38,18 +51,13 @@ def choose_slices(
 
     A slice is kept where at least one pixel, and that share of its pixels, is labelled within the window.
     """
-    count, *_ = plane_shape(label.shape, axis)
-    planes = [plane(label, axis, i) for i in range(count)]
-    shadow = np.any([p > 0 for p in planes], axis=0)
-    if not shadow.any():
+    total = np.count_nonzero(label > 0)
+    if not total:
         return [], (0, 0), 0.0
-    box = [np.flatnonzero(shadow.any(axis=across)) for across in (1, 0)]
-    crop = tuple(round((b[0] + b[-1] + 1 - s) / 2) for b, s in zip(box, size, strict=True))
-    crop = (crop[0], crop[1])
-    inside = [int((window_plane(p, crop, size, 0) > 0).sum()) for p in planes]
-    total = sum(int((p > 0).sum()) for p in planes)
+    frame = Frame(axis, centred(shadow_box(label, axis), size), size)
+    inside = [int((frame.cut(label, i) > 0).sum()) for i in range(label.shape[ACROSS[axis]])]
     kept = [i for i, n in enumerate(inside) if n >= max(1, min_foreground * size[0] * size[1])]
-    return kept, crop, 1 - sum(inside) / total
+    return kept, frame.crop, 1 - sum(inside) / total
 
 
 def write_slice(

@@ -11,13 +11,13 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from dataloaders.io.geometry import ACROSS, bounding_box, plane, plane_shape, put_plane, resample
+from dataloaders.io.geometry import ACROSS, bounding_box, plane, put_plane, resample
 from dataloaders.io.spec import LESION, Axis, level_channel
 from dataloaders.lesions.filling import fill_slices, near
 from dataloaders.lesions.placing import Placed, blend_zone
 from dataloaders.lesions.preparing import hyperintense, without_lesions
 from dataloaders.lesions.scans import TISSUE_LABELS, Head, Stored
-from dataloaders.slice_files import Frame
+from dataloaders.slice_files import Frame, centred, shadow_box
 from models.base import Batch, Method, SampleRandom
 
 SIDE_STEP = 32
@@ -135,19 +135,14 @@ def _frame(
 
     ValueError where lesions would lie outside.
     """
-    count, *_ = plane_shape(body.shape, axis)
-    shadow = np.any([plane(body, axis, i) for i in range(count)], axis=0)
-    spots = np.any([plane(lesion, axis, i) for i in range(count)], axis=0)
-    box = [np.flatnonzero(shadow.any(axis=a)) for a in (1, 0)]
+    box = shadow_box(body, axis)
     if how.any_size:
-        long = [int(b[-1] - b[0] + 1 + 2 * 8) for b in box]
+        long = [end - first + 2 * 8 for first, end in box]
         size = (max(size[0], -(-long[0] // SIDE_STEP) * SIDE_STEP), max(size[1], -(-long[1] // SIDE_STEP) * SIDE_STEP))
-    crop = (round((box[0][0] + box[0][-1] + 1 - size[0]) / 2), round((box[1][0] + box[1][-1] + 1 - size[1]) / 2))
-    rows, columns = np.nonzero(spots)
-    inside = (rows >= crop[0]) & (rows < crop[0] + size[0]) & (columns >= crop[1]) & (columns < crop[1] + size[1])
-    if not inside.all():
+    frame = Frame(axis, centred(box, size), size)
+    if sum(int(frame.cut(lesion, i).sum()) for i in range(lesion.shape[ACROSS[axis]])) < lesion.sum():
         raise ValueError(f"lesions lie outside the {size[0]} x {size[1]} pixels that the run was trained on")
-    return Frame(axis, crop, size)
+    return frame
 
 
 def back_to_file(scan: Stored, host: Head, before: NDArray, after: NDArray) -> NDArray:
