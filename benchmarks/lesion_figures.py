@@ -24,11 +24,12 @@ from benchmarks.lesion_study import StudyOptions, head_of
 from config import RunOptions
 from dataloaders.io.files import atomic_path, write_json
 from dataloaders.io.geometry import plane
+from dataloaders.io.nifti import Volume
 from dataloaders.io.pictures import titled
 from dataloaders.lesions.adding import add_lesions, without_own_lesions
 from dataloaders.lesions.placing import Placed, Variation, place
 from dataloaders.lesions.scans import Head
-from dataloaders.registration import BrainScan, register
+from dataloaders.registration import register
 from engine.command import exit_code
 from engine.lesions import LesionRun, profile_level
 from engine.trained import TrainedRun
@@ -70,8 +71,8 @@ def painted(o: FigureOptions, run: LesionRun, head: Head, donor: Head | None) ->
     mask, level = head.lesion, head.level
     if donor is not None:
         anatomy = head.channels.index("T1w") if "T1w" in head.channels else 0
-        fixed = BrainScan(np.where(head.brain, head.images[anatomy], 0), head.grid)
-        moving = BrainScan(np.where(donor.brain, donor.images[anatomy], 0), donor.grid)
+        fixed = Volume(np.where(head.brain, head.images[anatomy], 0), head.grid)
+        moving = Volume(np.where(donor.brain, donor.images[anatomy], 0), donor.grid)
         transform = register(fixed, moving)
         mask = transform.carry(donor.lesion.astype(np.float32), donor.grid) > 0.5
         level = transform.carry(donor.level + 1, donor.grid) - 1

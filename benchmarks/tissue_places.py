@@ -25,9 +25,9 @@ from sklearn.mixture import GaussianMixture
 
 from dataloaders.io.files import write_text
 from dataloaders.io.geometry import regrid, resample
-from dataloaders.io.nifti import read_volume
+from dataloaders.io.nifti import Volume, read_volume
 from dataloaders.prepare.atlas import CSF, GREY, GRID_MM, WHITE, template
-from dataloaders.registration import BrainScan, Transform, register
+from dataloaders.registration import Transform, register
 from engine.command import exit_code
 
 STRUCTURES = {  # name: FreeSurfer's ids, tissue, number of Gaussians
@@ -79,7 +79,7 @@ def on_template(path: Path) -> dict[str, NDArray[np.bool_]]:
         painted[np.isin(labels, ids)] = value
     shape, affine = regrid(painted.shape, volume.affine, (GRID_MM,) * 3)
     image, own = template()
-    found = register(BrainScan(image, own), BrainScan(resample(painted, volume.affine, shape, affine), affine))
+    found = register(Volume(image, own), Volume(resample(painted, volume.affine, shape, affine), affine))
     here = Transform(found.affine, image.shape, own, found.mapping)
     return {name: here.carry(np.isin(labels, ids), volume.affine) > 0.5 for name, (ids, _, _) in STRUCTURES.items()}
 

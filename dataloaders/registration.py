@@ -3,6 +3,7 @@
 Chosen by measurement on two MS patients (8 degrees, 3-5 % and 6 mm apart): SimpleITK's affine took 10-15 s to a brain Dice
 of .953 (dipy's 360 s to .954), SyN another 26 s to .979 without a folded voxel (demons 40 s, .970; B-splines 18 s, .954).
 
+Scans are volumes of which all but the brain is 0.
 SimpleITK counts in LPS millimetres, nibabel and dipy in RAS: A_ras = D A_lps D with D = diag(-1, -1, 1, 1).
 """
 
@@ -19,6 +20,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from dataloaders.io.geometry import off_grid, spacing, to_ras
+from dataloaders.io.nifti import Volume
 
 Method = Literal["none", "affine", "deformable"]
 LPS = np.diag([-1.0, -1.0, 1.0, 1.0])
@@ -27,14 +29,6 @@ SAMPLED, ENOUGH = 0.1, 20_000  # share of the voxels that the metric reads, and 
 SYN_ITERATIONS = [20, 10, 0]  # from coarse to fine
 SYN_SMALLEST = 12  # voxels
 SAME_SPACE_DICE = 0.85  # two brains in MNI space overlap by about .89, unregistered ones seldom by .8
-
-
-@dataclass(frozen=True)
-class BrainScan:
-    """A brain-extracted volume (I, J, K) with its affine (4, 4), voxel -> mm RAS+."""
-
-    data: NDArray
-    affine: NDArray[np.float64]
 
 
 @dataclass(frozen=True)
@@ -60,21 +54,21 @@ class Transform:
         return moved.astype(np.float32)
 
 
-def same_space(fixed: BrainScan, moving: BrainScan) -> bool:
+def same_space(fixed: Volume, moving: Volume) -> bool:
     """Whether both lie on one grid and their brains (voxels above 0) already overlap: nothing to register."""
     if off_grid(moving.data.shape, moving.affine, fixed.data.shape, fixed.affine, ""):
         return False
     return dice(_head(fixed.data), _head(moving.data)) >= SAME_SPACE_DICE
 
 
-def register(fixed: BrainScan, moving: BrainScan, method: Method = "deformable") -> Transform:
+def register(fixed: Volume, moving: Volume, method: Method = "deformable") -> Transform:
     """Find `moving` in `fixed`; both brain-extracted and of one contrast (T1w). ValueError for empty or sheared scans.
 
     One thread and a regular sample of the voxels, so the same scans always give the same transform.
     """
     if method == "none":
         return Transform(np.eye(4), fixed.data.shape, fixed.affine)
-    still, loose = (BrainScan(*to_ras(scan.data, scan.affine)) for scan in (fixed, moving))
+    still, loose = (Volume(*to_ras(scan.data, scan.affine)) for scan in (fixed, moving))
     with _one_thread(), itk_in_one_line("registration"):
         affine = _affine(itk_image(still), itk_image(loose))
     mapping = _syn(still, loose, affine) if method == "deformable" else None
@@ -133,7 +127,7 @@ def as_matrix(transform: sitk.Transform) -> NDArray[np.float64]:
     return matrix
 
 
-def itk_image(scan: BrainScan) -> sitk.Image:
+def itk_image(scan: Volume) -> sitk.Image:
     """A RAS volume as SimpleITK's image, in LPS."""
     size = spacing(scan.affine)
     directions = (LPS @ scan.affine)[:3, :3] / size
@@ -185,7 +179,7 @@ def _optimise(fixed: sitk.Image, moving: sitk.Image, start: sitk.Transform) -> s
     return method.Execute(fixed, moving)
 
 
-def _syn(fixed: BrainScan, moving: BrainScan, affine: NDArray) -> Any:
+def _syn(fixed: Volume, moving: Volume, affine: NDArray) -> Any:
     """dipy's symmetric diffeomorphic registration by local cross-correlation, started at the affine."""
     from dipy.align.imwarp import SymmetricDiffeomorphicRegistration  # slow to import
     from dipy.align.metrics import CCMetric

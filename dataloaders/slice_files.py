@@ -32,7 +32,7 @@ class Frame:
 
 def shadow_box(mask: NDArray, axis: Axis) -> list[tuple[int, int]]:
     """First row and column of all planes' pixels above 0 together, and those behind the last."""
-    shadow = plane((mask > 0).any(axis=ACROSS[axis], keepdims=True), axis, 0)
+    shadow = plane(np.asarray((mask > 0).any(axis=ACROSS[axis], keepdims=True)), axis, 0)
     places = [np.flatnonzero(shadow.any(axis=across)) for across in (1, 0)]
     return [(int(of_axis[0]), int(of_axis[-1]) + 1) for of_axis in places]
 

@@ -16,14 +16,14 @@ from scipy import ndimage
 
 from dataloaders.io.files import write_json
 from dataloaders.io.geometry import resample, to_ras
-from dataloaders.io.nifti import stem
+from dataloaders.io.nifti import Volume, stem
 from dataloaders.io.schema import AtLeast0, GpuIds, Iteration, Must, Share
 from dataloaders.io.spec import LESION, DataSpec
 from dataloaders.lesions.adding import Painting, add_lesions, back_to_file, mask_to_file
 from dataloaders.lesions.filling import FULL
 from dataloaders.lesions.placing import Placed, Variation, place
 from dataloaders.lesions.scans import Head, Stored, find_patient, load_head, read_channels, read_like, read_mask
-from dataloaders.registration import BrainScan, register, same_space
+from dataloaders.registration import register, same_space
 from engine.methods.base import workflow_of
 from engine.trained import TrainedRun
 from models.base import Method
@@ -300,8 +300,8 @@ def _from_patient(o: AddLesionsOptions, host: Head, how: Painting) -> Carried:
     files = (o.patient_tissue, o.patient_brain_mask)
     patient = load_head(scans, host.channels, mask, *files, flag="--patient_tissue")
     anatomy = host.channels.index("T1w") if "T1w" in host.channels else 0
-    fixed = BrainScan(np.where(host.brain, host.images[anatomy], 0), host.grid)
-    moving = BrainScan(np.where(patient.brain, patient.images[anatomy], 0), patient.grid)
+    fixed = Volume(np.where(host.brain, host.images[anatomy], 0), host.grid)
+    moving = Volume(np.where(patient.brain, patient.images[anatomy], 0), patient.grid)
     way = o.registration
     if way == "auto":
         way = "none" if same_space(fixed, moving) else "deformable"

@@ -18,11 +18,11 @@ from numpy.typing import NDArray
 from dataloaders.io import geometry
 from dataloaders.io.files import naming
 from dataloaders.io.manifest import Case, Manifest, Slice
-from dataloaders.io.nifti import read_volume, write_volume
+from dataloaders.io.nifti import Volume, read_volume, write_volume
 from dataloaders.io.png import write_png
 from dataloaders.io.spec import Channel
 from dataloaders.prepare.slicing import AIR_HU, mr_window
-from dataloaders.registration import BrainScan, register
+from dataloaders.registration import register
 from evaluation.floors import REPEATS
 from evaluation.volume_pairs import Files
 
@@ -63,16 +63,11 @@ def _read_pairs(table: Path, people: Mapping[str, str]) -> list[tuple[str, str]]
     return found
 
 
-def laid_on(first: BrainScan, second: BrainScan, shape: Sequence[int], grid: NDArray, fill: float = 0.0) -> NDArray:
+def laid_on(first: Volume, second: Volume, shape: Sequence[int], grid: NDArray, fill: float = 0.0) -> NDArray:
     """The second scan of a head on a grid (I, J, K) with its affine (4, 4) in the space of the first one."""
     # mm of the first scan -> mm of the second; its inverse says where the second scan's voxels lie in the first head.
     placed = np.linalg.inv(register(first, second, "affine").affine) @ second.affine
     return geometry.resample(second.data, placed, (shape[0], shape[1], shape[2]), grid, fill=fill)
-
-
-def _scan(path: Path) -> BrainScan:
-    volume = read_volume(path)
-    return BrainScan(volume.data, volume.affine)
 
 
 # -- of a prepared folder -----------------------------------------------------------------------------------------
@@ -113,7 +108,7 @@ def _second(cases: Mapping[str, Case], first: str, second: str, channel: Channel
         path = next(iter(sorted(scans.rglob(wanted))), None)
         if path is None:
             raise ValueError(f"{first} = {second}: {scans} has no {wanted}")
-        found.append(_scan(path))
+        found.append(read_volume(path))
     return laid_on(found[0], found[1], case.geometry.grid_shape, np.array(case.geometry.grid_affine), outside(channel))
 
 
@@ -153,7 +148,7 @@ def write_volumes(cases: Mapping[str, Files], pairs: Sequence[tuple[str, str]], 
     for first, second in pairs:
         if second not in cases:
             raise ValueError(f"{first} = {second}: there is no volume {second}")
-        one, other = (_scan(cases[name].real) for name in (first, second))
+        one, other = (read_volume(cases[name].real) for name in (first, second))
         write_volume(
             out / f"{first}.nii.gz", laid_on(one, other, one.data.shape, one.affine).astype(np.float32), one.affine
         )

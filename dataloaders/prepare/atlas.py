@@ -25,6 +25,7 @@ from scipy.special import expit, logsumexp
 
 from dataloaders.io import geometry
 from dataloaders.io.files import read_toml
+from dataloaders.io.nifti import Volume
 from dataloaders.io.schema import decode
 from dataloaders.prepare.tissue import TissueError, refuse_collapse
 
@@ -176,12 +177,12 @@ def template_maps() -> NDArray[np.float32]:
 
 def locate(brain: NDArray, affine: NDArray, inside: NDArray[np.bool_]) -> Anatomy:
     """Lay the template over a stripped brain. ValueError where registration fails."""
-    from dataloaders.registration import BrainScan, register
+    from dataloaders.registration import register
 
     image, own = template()
     shape, coarse = geometry.regrid(brain.shape, affine, (GRID_MM,) * 3)
-    small = BrainScan(geometry.resample(brain, affine, shape, coarse), coarse)
-    transform = register(small, BrainScan(image, own))
+    small = Volume(geometry.resample(brain, affine, shape, coarse), coarse)
+    transform = register(small, Volume(image, own))
     moved = [geometry.resample(transform.carry(m, own), coarse, brain.shape, affine)[inside] for m in template_maps()]
     names = [structure.name for structure in structures()]
     return Anatomy(moved[0], moved[1], moved[2], dict(zip(names, moved[3:], strict=True)))

@@ -7,8 +7,8 @@ import pytest
 import SimpleITK as sitk  # noqa: N813
 from scipy import ndimage
 
+from dataloaders.io.nifti import Volume
 from dataloaders.registration import (
-    BrainScan,
     _optimise,
     as_matrix,
     dice,
@@ -21,19 +21,19 @@ from dataloaders.registration import (
 from tests.toy_lesions import LAS, patient
 
 
-def lopsided(seed: int = 0) -> BrainScan:
+def lopsided(seed: int = 0) -> Volume:
     """A head without symmetry, on a LAS grid."""
     p = patient(seed, lesions=0, shape=(40, 64, 36))
     image = p.t1.copy()
     image[28:34, 34:40, 15:22] *= 0.4
     image[10:16, 12:16, 8:14] *= 1.4
-    return BrainScan(image, LAS)
+    return Volume(image, LAS)
 
 
-def moved(scan: BrainScan, matrix: np.ndarray, order: int = 1) -> BrainScan:
+def moved(scan: Volume, matrix: np.ndarray, order: int = 1) -> Volume:
     """The scan as it looks after its points x went to matrix @ x (mm, RAS), on its own grid."""
     pull = np.linalg.inv(scan.affine) @ np.linalg.inv(matrix) @ scan.affine
-    return BrainScan(ndimage.affine_transform(scan.data, pull, order=order), scan.affine)
+    return Volume(ndimage.affine_transform(scan.data, pull, order=order), scan.affine)
 
 
 def turn(degrees: float, shift: tuple[float, float, float], scale: float = 1.0) -> np.ndarray:
@@ -61,7 +61,7 @@ def test_a_known_transform_is_found() -> None:
     fixed = lopsided()
     truth = turn(9, (3.0, -2.0, 2.0), 1.04)  # fixed -> moving points
     loose = moved(fixed, truth)
-    moving = BrainScan(
+    moving = Volume(
         loose.data[::-1, :, ::-1],
         loose.affine @ np.array([[-1, 0, 0, 39], [0, 1, 0, 0], [0, 0, -1, 35], [0, 0, 0, 1.0]]),
     )
@@ -79,11 +79,11 @@ def test_a_known_transform_is_found() -> None:
 def test_deformable_registration_carries_masks_onto_las_grids() -> None:
     fixed = lopsided()
     moving = moved(fixed, turn(5, (2.0, 1.0, 0.0)))
-    bent = BrainScan(ndimage.map_coordinates(moving.data, _bend(moving.data.shape), order=1), moving.affine)
+    bent = Volume(ndimage.map_coordinates(moving.data, _bend(moving.data.shape), order=1), moving.affine)
     mark = np.zeros(fixed.data.shape, np.float32)
     mark[18:26, 20:28, 12:18] = 1
     moving_mark = ndimage.map_coordinates(
-        moved(BrainScan(mark, LAS), turn(5, (2.0, 1.0, 0.0))).data, _bend(mark.shape), order=1
+        moved(Volume(mark, LAS), turn(5, (2.0, 1.0, 0.0))).data, _bend(mark.shape), order=1
     )
     scores = {}
     for method in ("affine", "deformable"):
@@ -102,8 +102,8 @@ def _bend(shape: tuple[int, ...]) -> np.ndarray:
 def test_nothing_to_register_in_one_space() -> None:
     a, b = lopsided(0), lopsided(1)
     assert same_space(a, b)
-    assert not same_space(a, BrainScan(b.data, b.affine + np.eye(4) * 0.1))
-    assert not same_space(a, BrainScan(np.roll(b.data, 14, 1), b.affine))
+    assert not same_space(a, Volume(b.data, b.affine + np.eye(4) * 0.1))
+    assert not same_space(a, Volume(np.roll(b.data, 14, 1), b.affine))
     transform = register(a, b, "none")
     assert np.array_equal(transform.carry(b.data, b.affine), b.data)
     assert np.array_equal(transform.affine, np.eye(4))
@@ -112,7 +112,7 @@ def test_nothing_to_register_in_one_space() -> None:
 def test_what_itk_refuses_is_one_line() -> None:
     """Two heads a metre apart, and nothing that would bring them together first."""
     head = lopsided()
-    away = BrainScan(head.data, head.affine.copy())
+    away = Volume(head.data, head.affine.copy())
     away.affine[0, 3] -= 1000
     still, moving = itk_image(head), itk_image(away)
     with pytest.raises(RuntimeError, match="\n"):  # as it comes: a line of C++, then the reason
