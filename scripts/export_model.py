@@ -18,7 +18,7 @@ from config import Config, RunOptions
 from dataloaders.io.files import file_sha256, markdown_table, read_json, write_text
 from dataloaders.io.locks import lock_place
 from dataloaders.io.runlog import JSONL, read_log
-from dataloaders.io.schema import NAME, options_of
+from dataloaders.io.schema import NAME, check, options_of
 from dataloaders.io.spec import DataSpec
 from engine.checkpoint import Weights, save_weights, weights_path
 from engine.command import exit_code
@@ -56,6 +56,7 @@ def export(o: ExportOptions) -> Path:
     The file holds tensors, options and facts of the data, and nothing that could be executed. ValueError where the run
     or the weights are missing, or the folder holds something else.
     """
+    check(o)
     run = TrainedRun.load(o.checkpoints_dir, o.name, o.ckpt_iter)
     trained = shareable(run.config, NAME.of(o.as_name or o.name, "--as_name"))
     folder = o.out / trained.name

@@ -24,7 +24,7 @@ from dataloaders.io.files import atomic_path, read_json, write_json, write_text
 from dataloaders.io.locks import lock_place
 from dataloaders.io.manifest import SPLITS, Manifest
 from dataloaders.io.pictures import to_grey
-from dataloaders.io.schema import AtLeast0, GpuIds, options_of
+from dataloaders.io.schema import AtLeast0, GpuIds, check, options_of
 from dataloaders.io.weights import resolve
 from dataloaders.slices import fingerprint
 from engine.command import exit_code
@@ -301,6 +301,7 @@ def as_markdown(name: str, result: dict[str, Any]) -> str:
 
 def inspect(o: PrivacyOptions) -> tuple[Path, dict[str, Any]]:
     """Everything, written to the folder that is returned."""
+    check(o)
     run = TrainedRun.load(o.checkpoints_dir, o.name, o.ckpt_iter)
     found = gather(o, run, check_people(o, run))
     vectors = vectors_of(found, o.cache)
