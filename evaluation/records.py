@@ -40,6 +40,8 @@ class Floor(TypedDict, total=False):
     ci95: tuple[float, float] | None
     n_patients: int
     n: list[int]
+    range: tuple[float, float] | None
+    splits: int
     matched: Number
 
 

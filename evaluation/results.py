@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from dataloaders.io.console import warn_once
 from dataloaders.io.files import write_json, write_text
 from dataloaders.io.manifest import Manifest
 from dataloaders.io.weights import MissingWeights
@@ -46,9 +47,8 @@ def evaluate_results(
 ) -> dict[str, Any]:
     """Score `folder` (written by test.py) and write metrics.json and its tables there; returns the former.
 
-    metrics: ``auto`` for all that can be computed, else names. repeats: second scans, where there is such a folder.
-    Raises MissingWeights for a named metric without
-    weights, ValueError for folders without real images or with damaged files.
+    metrics: ``auto`` for all that can be computed, else names. repeats: second scans, where there is such a folder;
+    those that do not fit are left out with a warning. Raises MissingWeights for a named metric without weights, ValueError for folders without real images or with damaged files.
     """
     pairs = ManifestPairs(folder, Manifest.load(folder))
     second = repeats if repeats is not None and repeats.is_dir() else None
@@ -61,8 +61,7 @@ def evaluate_pairs(pairs: Pairs, out: Path, request: Request) -> dict[str, Any]:
 
     ValueError, with nothing written, where none of the named metrics can be computed.
     """
-    refuse_unwritable(out, request)
-    planned = plan(request, pairs)  # first of all, because it may fail
+    planned = _planned(pairs, out, request)
     return _write(pairs, out, planned, merged(score(pairs, planned)), strict=True)
 
 
@@ -72,8 +71,7 @@ def evaluate_shard(pairs: Pairs, out: Path, request: Request, shard: tuple[int, 
     Returns metrics.json, byte for byte that of `evaluate_pairs`, or None while other shards are missing.
     """
     number, shards = shard
-    refuse_unwritable(out, request)
-    planned = plan(request, pairs)
+    planned = _planned(pairs, out, request)
     groups = range(number, len(pairs.groups()), shards)
     key, parts = key_of(pairs, request), Parts.of(out)
     parts.save_part(shard, key, score(pairs, planned, groups))
@@ -83,6 +81,14 @@ def evaluate_shard(pairs: Pairs, out: Path, request: Request, shard: tuple[int, 
     result = _write(pairs, out, planned, merged(scored), strict=True)
     parts.remove()
     return result
+
+
+def _planned(pairs: Pairs, out: Path, request: Request) -> ScoringPlan:
+    """First of all, because it may fail."""
+    refuse_unwritable(out, request)
+    if request.repeats is not None:
+        pairs.beside(request.repeats)
+    return plan(request, pairs)
 
 
 def evaluate_generated(pairs: Pairs, reference_file: Path, out: Path, request: Request) -> dict[str, Any]:
@@ -142,11 +148,17 @@ def refuse_unwritable(out: Path, request: Request) -> None:
 
 
 def _write(pairs: Pairs, out: Path, planned: ScoringPlan, scores: Scores, strict: bool = False) -> dict[str, Any]:
-    """strict: whether an evaluation without any of the metrics that were named is an error."""
+    """strict: whether second scans that do not fit, and having none of the metrics that were named, are errors."""
     if not scores.rows:
         raise ValueError(f"{out}: no slice has both a real and a generated image, so there is nothing to compare")
     result = Summary(pairs, scores, planned).result()
-    seconds, said = second_scans(pairs, planned, planned.request.repeats)
+    try:
+        seconds, said = second_scans(pairs, planned, planned.request.repeats)
+    except (OSError, ValueError) as error:
+        if strict:
+            raise
+        seconds, said = {}, f"none: {error}"
+        warn_once(f"paired metrics have no floor: {error}; remove the folder and run scripts/repeats.py again")
     add_floors(result["metrics"], seconds)
     result["settings"]["repeats"] = said
     named = {key: entry for key, entry in result["metrics"].items() if key.partition("/")[0] in planned.chosen}

@@ -9,7 +9,7 @@ from dataloaders.io.files import csv_text
 from dataloaders.overview import counted
 
 SUMMARY_FIELDS = (
-    *("metric", "channel", "value", "ci95_low", "ci95_high", "unit", "better", "n", "floor", "floor_n"),
+    *("metric", "channel", "value", "ci95_low", "ci95_high", "unit", "better", "n", "floor", "floor_low", "floor_high", "floor_n"),
     *("floor_passed", "ceiling"),
     *("slice_sd", "extractor", "weights_sha256", "reason"),
 )
@@ -33,6 +33,7 @@ def summary_csv(result: dict[str, Any]) -> str:
 def _summary_row(key: str, entry: dict[str, Any]) -> dict[str, Any]:
     low, high = entry.get("ci95") or (None, None)
     floor = entry.get("floor") or {}
+    floor_low, floor_high = floor.get("range") or floor.get("ci95") or (None, None)
     row = {
         "metric": key.partition("/")[0],
         "channel": entry.get("channel"),
@@ -40,6 +41,8 @@ def _summary_row(key: str, entry: dict[str, Any]) -> dict[str, Any]:
         "ci95_high": high,
         "n": entry.get("n", entry.get("n_patients")),
         "floor": floor.get("value"),
+        "floor_low": floor_low,
+        "floor_high": floor_high,
         "floor_n": min(floor["n"]) if "n" in floor else floor.get("n_patients"),
     }
     return entry | row
@@ -77,4 +80,5 @@ def _value(name: str, entry: dict[str, Any]) -> str:
 def _floor(entry: dict[str, Any], floor: dict[str, Any]) -> str:
     matched = floor.get("matched")
     beside = "" if matched is None else f", there {matched:.4g}"
-    return f"floor {floor['value']:.4g}{beside}" + (", passed" if entry.get("floor_passed") else "")
+    spread = " [{:.4g}, {:.4g}]".format(*floor["range"]) if floor.get("splits", 1) > 1 else ""
+    return f"floor {floor['value']:.4g}{spread}{beside}" + (", passed" if entry.get("floor_passed") else "")

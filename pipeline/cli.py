@@ -12,6 +12,7 @@ from typing import Annotated, Any
 import tyro
 
 from dataloaders.io.schema import refused_in_one_line
+from evaluation.report.pdf import print_pdf
 from pipeline.doctor import examine
 from pipeline.project import Project
 from pipeline.records import STATES
@@ -29,6 +30,7 @@ def run_study(
     only: tuple[str, ...] = (),
     slurm: bool = False,
     write_only: bool = False,
+    pdf: bool = False,
 ) -> int:
     """Run a study, or go on with it: what is done and has not changed stays.
 
@@ -39,9 +41,12 @@ def run_study(
         only: Patterns of units, such as 'segment/*' or '*/sub-01'; as listed by plan.
         slurm: Submit job arrays instead, one for each stage, each waiting for the one before.
         write_only: With --slurm: write the job scripts, submit nothing.
+        pdf: Also write the report as PDF, by the Chromium or Chrome that is installed.
     """
     if write_only and not slurm:
         raise ValueError("--write_only: only with --slurm")
+    if pdf and slurm:
+        raise ValueError("--pdf: not with --slurm; run again without it when the jobs are done")
     project = Project.load(study)
     if slurm:
         print("\n".join(submit(project, only, write_only)))
@@ -52,6 +57,8 @@ def run_study(
     report = project.study.work / "report" / "report.html"
     if report.is_file():
         print(f"report: {report.resolve()}")
+        if pdf:
+            print(print_pdf(report))
     return int(counts["done"] < counts.total())
 
 

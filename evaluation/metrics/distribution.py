@@ -17,6 +17,8 @@ from numpy.typing import ArrayLike, NDArray
 METRICS = ("frechet", "kid", "precision", "recall", "density", "coverage")
 KID_SUBSETS, KID_SUBSET_SIZE = 100, 1000
 PRECISION_K, DENSITY_K = 3, 5  # neighbours, as in the two papers
+SPLITS, TRIES = 10, 200  # of the people, for floors; how many are looked for
+FLOOR_SIZE = 1000  # samples of a half, so that floors of large sets cost no more than the rest
 _CHUNK = 2**23  # numbers in one block of a distance or kernel matrix: 64 MiB
 _SHARED_KERNEL = 10_000  # up to so many samples, one kernel matrix costs less than one for each subset
 _ROUNDING = 1e-12  # relative error of a squared distance; float32 features cannot tell anything closer
@@ -197,51 +199,66 @@ def _centred(x: NDArray, y: NDArray) -> tuple[NDArray, NDArray]:
 # -- floors, equal n ----------------------------------------------------------------------------------------------
 
 
-def split_by_patient(patients: Sequence[str], seed: int = 0) -> tuple[NDArray[np.intp], NDArray[np.intp]] | None:
-    """Indices of two halves that share no patient, as equal in samples as patients allow; None for a single patient.
+def splits_by_patient(patients: Sequence[str], seed: int = 0) -> list[tuple[NDArray[np.intp], NDArray[np.intp]]]:
+    """Indices of two halves that share no patient, the smaller one first, for up to 10 ways of parting the patients.
 
-    Among equally good splits the seed chooses. Which patients go together does not depend on the order of samples. The
-    first half is the smaller one.
+    People in a random order, up to where the samples are parted most equally; of splits that were found those whose
+    smaller half has 80 % of the largest such half. Which patients go together does not depend on the order of samples.
+    Empty for a single patient.
     """
     names, of_sample, counts = np.unique(np.asarray(patients), return_inverse=True, return_counts=True)
-    if len(names) < 2:
-        return None
-    order = np.random.default_rng(seed).permutation(len(names))
-    # Bit s of reachable[i]: some of the first i patients have s samples together.
-    limit = (1 << (len(of_sample) // 2 + 1)) - 1
-    reachable = [1]
-    for patient in order:
-        reachable.append((reachable[-1] | reachable[-1] << int(counts[patient])) & limit)
-    left = reachable[-1].bit_length() - 1
-    first = np.zeros(len(names), bool)
-    for i in range(len(order) - 1, -1, -1):
-        if not reachable[i] >> left & 1:  # not without this patient
-            first[order[i]] = True
-            left -= int(counts[order[i]])
-    chosen = first[of_sample]
-    return np.flatnonzero(chosen), np.flatnonzero(~chosen)
+    rng = np.random.default_rng(seed)
+    found: dict[bytes, NDArray[np.bool_]] = {}
+    for _ in range(TRIES if len(names) > 1 else 0):
+        order = rng.permutation(len(names))
+        twice = 2 * np.cumsum(counts[order])[:-1]
+        first = np.zeros(len(names), bool)
+        first[order[: 1 + np.abs(twice - len(of_sample)).argmin()]] = True
+        surplus = 2 * int(counts[first].sum()) - len(of_sample)
+        first ^= surplus > 0 or (surplus == 0 and not first[0])  # the smaller half; of equal ones always the same
+        found[first.tobytes()] = first[of_sample]
+    least = 0.8 * max((int(half.sum()) for half in found.values()), default=0)
+    halves = [half for half in found.values() if half.sum() >= least][:SPLITS]
+    return [(np.flatnonzero(half), np.flatnonzero(~half)) for half in halves]
 
 
 def floors(
     features: ArrayLike, patients: Sequence[str], seed: int = 0, fake: ArrayLike | None = None
-) -> dict[str, Any] | None:
+) -> dict[str, dict[str, Any]]:
     """Every metric between two halves of the real data, by patient: what a perfect generator would get at this n.
 
-    Keys of `distribution_metrics` (None where a half is too small), and `n`: samples of the two halves, [a, b]. The
-    smaller half stands as `fake`. None for a single patient. fake: generated samples of the same slices; then `matched`
-    holds what those of the smaller half get against the same real half: what may be set beside the floor.
+    By metric of METRICS, of all `splits_by_patient`: `value`, their mean, `range`, the lowest and the highest (None where
+    a half is too small), `splits`, how many there were, and `n`: samples of the two halves, equally many in all splits and
+    1000 at most. The smaller half stands as `fake`. Nothing for a single patient. fake: generated samples of the same
+    slices; then `matched` is what those of the smaller halves get against the same real halves: what may be set beside
+    the floor.
     """
-    x = np.asarray(features)
-    if len(x) != len(patients):
-        raise ValueError(f"{len(x)} features but {len(patients)} patients")
-    halves = split_by_patient(patients, seed)
-    if halves is None:
-        return None
-    a, b = halves
-    found: dict[str, Any] = {**distribution_metrics(real=x[b], fake=x[a], seed=seed), "n": [len(a), len(b)]}
-    if fake is not None:
-        found["matched"] = distribution_metrics(real=x[b], fake=np.asarray(fake)[a], seed=seed)
+    x, people, other = np.asarray(features), np.asarray(patients), None if fake is None else np.asarray(fake)
+    if len(x) != len(people):
+        raise ValueError(f"{len(x)} features but {len(people)} patients")
+    order = _own_order(x)
+    x, people, other = x[order], people[order], None if other is None else other[order]
+    halves = splits_by_patient(people.tolist(), seed)
+    if not halves:
+        return {}
+    n, rng = min(FLOOR_SIZE, *(len(smaller) for smaller, _ in halves)), np.random.default_rng(seed)
+    real, matched = [], []
+    for pair in halves:
+        a, b = (rng.choice(half, n, replace=False) for half in pair)
+        real.append(distribution_metrics(real=x[b], fake=x[a], seed=seed))
+        if other is not None:
+            matched.append(distribution_metrics(real=x[b], fake=other[a], seed=seed))
+    found = {}
+    for kind in METRICS:
+        (value, spread), (beside, _) = _over_splits(real, kind), _over_splits(matched, kind)
+        found[kind] = {"value": value, "range": spread, "splits": len(halves), "n": [n, n], "matched": beside}
     return found
+
+
+def _over_splits(rows: Sequence[dict[str, float | None]], kind: str) -> tuple[float | None, list[float] | None]:
+    """Mean, and lowest and highest value; None where there is none."""
+    values = [value for row in rows if (value := row[kind]) is not None]
+    return (float(np.mean(values)), [min(values), max(values)]) if values else (None, None)
 
 
 def same_size(*, real: ArrayLike, fake: ArrayLike, seed: int = 0) -> tuple[NDArray, NDArray]:

@@ -113,8 +113,8 @@ def set_entries(
     for kind, metric in chosen.items():
         entry: dict[str, Any] = {"value": values[kind], "ci95": None, "unit": "", "n": len(y), "n_real": len(x)}
         entry["better"] = metric.better
-        entry["floor"] = None if floor is None else _floor(floor, kind)
-        entry["note"] = _note(kind, len(x), floor is None, cut)
+        entry["floor"] = {"of": "other people"} | floor[kind] if floor else None
+        entry["note"] = _note(kind, len(x), not floor, cut)
         if kind == "kid":
             entry["sd_over_subsets"] = values["kid_std"]
         if extractor == RADIOMICS:
@@ -123,11 +123,6 @@ def set_entries(
             entry["reason"] = f"{len(x)} slice(s) are too few"
         entries[metric.key] = entry
     return entries
-
-
-def _floor(floor: dict[str, Any], kind: str) -> dict[str, Any]:
-    matched = floor.get("matched", {}).get(kind)
-    return {"of": "other people", "value": floor[kind], "n": floor["n"], "matched": matched}
 
 
 def _note(kind: str, n: int, alone: bool, cut: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 
 import numpy as np
@@ -150,12 +151,15 @@ def _logarithm(power: NDArray) -> NDArray[np.float64]:
 
 
 def floor_panel(canvas: Canvas, row: Row) -> None:
-    """One distribution metric: a dot per method, hollow at the floor's number of images; the floor as a dashed line."""
+    """One distribution metric: a dot per method, hollow at the floor's number of images; the floor dashed, its range grey."""
     values = [(i, value) for i, value in enumerate(row.values) if value is not None]
     floors = sorted(row.references("floor"))
     matched = {i: found for i, _ in values if (found := row.matched(i)) is not None}
     places = decimals([value for _, value in values] + floors, 3)
     axes = plain(canvas.add_subplot(), without="left")
+    ranges = {tuple(found) for entry in row.entries if (found := ((entry or {}).get("floor") or {}).get("range"))}
+    for low, high in ranges:
+        axes.axvspan(low, high, color=REAL_INK, alpha=0.15, linewidth=0)
     for floor in floors:
         axes.axvline(floor, color=REAL_INK, linewidth=1.2, linestyle=(0, (4, 2)))
     for i, value in values:
@@ -164,7 +168,7 @@ def floor_panel(canvas: Canvas, row: Row) -> None:
         if i in matched:
             axes.plot([matched[i]], [y], "o", markerfacecolor="none", color=color_of(i), markersize=6.5)
         axes.annotate(number(value, places), (value, y), (0, 6), textcoords="offset points", ha="center", fontsize=7.5)
-    shown = [0.0, *floors, *(value for _, value in values), *matched.values()]
+    shown = [0.0, *floors, *itertools.chain(*ranges), *(value for _, value in values), *matched.values()]
     if row.metric.rpartition("_")[2] in ("precision", "recall", "density", "coverage"):
         shown.append(1.0)
     low, high = min(shown), max(shown)

@@ -148,9 +148,15 @@ def _reference(row: Row, what: str, places: int) -> str:
 def _floor(row: Row, places: int) -> Cell:
     """What real images get, and which: second scans of the same people, or other people."""
     found = [floor for entry in row.entries if isinstance(floor := (entry or {}).get("floor"), dict)]
-    people = [counted(of["n_patients"], "patient") if of.get("n_patients") else "" for of in found]
-    what = {" of ".join(filter(None, (str(of.get("of") or ""), n))) for of, n in zip(found, people, strict=True)}
-    return Cell(_reference(row, "floor", places), small=tuple(sorted(filter(None, what))))
+    what = {line: None for floor in found for line in _of_whom(floor, places)}
+    return Cell(_reference(row, "floor", places), small=tuple(what))
+
+
+def _of_whom(floor: dict[str, Any], places: int) -> list[str]:
+    people = counted(floor["n_patients"], "patient") if floor.get("n_patients") else ""
+    several = floor.get("splits", 1) > 1
+    of_splits = [f"{_interval(floor['range'], places)} in {floor['splits']} splits"] if several else []
+    return [*of_splits, *filter(None, [" of ".join(filter(None, (str(floor.get("of") or ""), people)))])]
 
 
 def _difference(row: Row, places: int) -> Cell:

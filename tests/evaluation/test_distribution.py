@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from evaluation.metrics import distribution
+from evaluation.metrics import distribution
 from evaluation.metrics.distribution import (
     density_coverage,
     distribution_metrics,
@@ -15,7 +16,7 @@ from evaluation.metrics.distribution import (
     frechet_distance,
     kid,
     precision_recall,
-    split_by_patient,
+    splits_by_patient,
 )
 from evaluation.metrics.feature_sets import INCEPTION, RADIOMICS, of_extractor, set_entries
 from evaluation.metrics.radiomics import FEATURE_NAMES, standardise
@@ -127,48 +128,64 @@ def test_metrics_with_too_few_samples_are_none_not_zero() -> None:
 
 
 @pytest.mark.parametrize(
-    ("sizes", "smaller"),
-    [([5, 5], 5), ([1, 100], 1), ([3, 3, 2, 2, 2], 6), ([7, 1, 1, 1], 3), ([1] * 9, 4), ([8, 7, 6, 5, 4], 15)],
+    ("sizes", "ways", "fewest"),
+    [([5, 5], 1, 5), ([1, 100], 1, 1), ([5, 4, 3], 2, 4), ([7, 1, 1, 1], 1, 3), ([1] * 9, 10, 4), ([8, 7, 6, 5, 4], 5, 12)],
 )
-def test_halves_share_no_patient_and_are_as_equal_as_can_be(sizes: list[int], smaller: int) -> None:
+def test_halves_share_no_patient_and_are_about_equal(sizes: list[int], ways: int, fewest: int) -> None:
     patients = np.random.default_rng(0).permutation(np.repeat([f"p{i}" for i in range(len(sizes))], sizes))
-    for seed in range(5):
-        halves = split_by_patient(list(patients), seed)
-        assert halves is not None
-        a, b = halves
-        assert len(a) == smaller
-        assert sorted([*a, *b]) == list(range(len(patients)))
-        assert not set(patients[a]) & set(patients[b])
+    for seed in range(3):
+        halves = splits_by_patient(list(patients), seed)
+        groups = {frozenset({frozenset(patients[a]), frozenset(patients[b])}) for a, b in halves}
+        assert len(halves) == len(groups) >= ways  # each way of parting them once
+        for a, b in halves:
+            assert fewest <= len(a) <= len(b)
+            assert sorted([*a, *b]) == list(range(len(patients)))
+            assert not set(patients[a]) & set(patients[b])
 
 
 def test_one_patient_has_no_halves_and_no_floor() -> None:
-    assert split_by_patient(["a"] * 10) is None
-    assert floors(samples(10, 3), ["a"] * 10) is None
+    assert splits_by_patient(["a"] * 10) == []
+    assert floors(samples(10, 3), ["a"] * 10) == {}
 
 
-def test_floors_are_the_metrics_between_the_halves() -> None:
-    features, patients = samples(61, 4), [f"p{i // 10}" for i in range(61)]
-    result = floors(features, patients, seed=2)
-    halves = split_by_patient(patients, 2)
-    assert halves is not None
-    a, b = halves
-    assert result.pop("n") == [len(a), len(b)] == [30, 31]
-    assert result == distribution_metrics(real=features[b], fake=features[a], seed=2)
-    assert None not in result.values()
+def test_floors_are_the_metrics_between_halves_over_all_splits() -> None:
+    """Three people with 20, 20 and 21 samples: the smaller half is always one of them, the larger one cut to its size."""
+    features, patients = samples(61, 4), [f"p{i // 20}" for i in range(60)] + ["p2"]
+    result = floors(features, patients)
+    assert {tuple(floor["n"]) for floor in result.values()} == {(20, 20)}
+    assert {floor["splits"] for floor in result.values()} == {3}
+    for kind, floor in result.items():
+        assert floor["range"][0] <= floor["value"] <= floor["range"][1], kind
+    assert result["kid"]["range"][0] < result["kid"]["range"][1]
+    order = np.random.default_rng(1).permutation(61)
+    assert floors(features[order], [patients[i] for i in order]) == result
     with pytest.raises(ValueError, match="61 features but 60 patients"):
         floors(features, patients[:60])
+
+
+def test_of_two_people_there_is_one_split() -> None:
+    features = samples(40, 4)
+    result = floors(features, ["p0"] * 20 + ["p1"] * 20)
+    expected = distribution_metrics(real=features[20:], fake=features[:20])
+    for kind, floor in result.items():
+        assert floor["value"] == pytest.approx(expected[kind])
+        assert floor["range"] == [floor["value"]] * 2
+        assert floor["splits"] == 1
+
+
+def test_halves_of_large_sets_are_cut(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(distribution, "FLOOR_SIZE", 12)
+    assert floors(samples(61, 4), [f"p{i // 10}" for i in range(61)])["kid"]["n"] == [12, 12]
 
 
 def test_generated_samples_are_set_beside_the_floor_at_its_size() -> None:
     """Of the smaller half's slices, against the same real half; copies of the real ones get the floor itself."""
     features, patients = samples(61, 4), [f"p{i // 10}" for i in range(61)]
-    floor = floors(features, patients, fake=features)
-    assert floor["matched"] == {key: value for key, value in floor.items() if key not in ("n", "matched")}
-    halves = split_by_patient(patients)
-    assert halves is not None
-    a, b = halves
-    fake = features + 2
-    assert floors(features, patients, fake=fake)["matched"] == distribution_metrics(real=features[b], fake=fake[a])
+    for floor in floors(features, patients, fake=features).values():
+        assert floor["matched"] == floor["value"]
+    moved = floors(features, patients, fake=features + 2)
+    assert moved["frechet"]["matched"] == pytest.approx(4 * 4 + moved["frechet"]["value"], rel=0.1)
+    assert floors(features, patients)["kid"]["matched"] is None
 
 
 # -- frechet ------------------------------------------------------------
@@ -213,7 +230,7 @@ def test_agrees_with_pytorch_fid() -> None:
 
 
 def test_one_sample_is_refused() -> None:
-    with pytest.raises(ValueError, match="two sets a side, got 1 and 5"):
+    with pytest.raises(ValueError, match="two samples a side, got 1 and 5"):
         frechet_distance(samples(1, 4), samples(5, 4))
 
 
@@ -238,9 +255,8 @@ def test_inceptions_metrics_have_the_fields_names_and_values() -> None:
         metric.key: expected[kind] for kind, metric in of_extractor(INCEPTION).items()
     }
     assert entries["kid"]["sd_over_subsets"] == expected["kid_std"]
-    split = split_by_patient(of)
-    assert split is not None
-    assert entries["fid"]["floor"]["n"] == [len(part) for part in split]
+    assert entries["fid"]["floor"]["n"] == [20, 20]
+    assert entries["fid"]["floor"]["splits"] == 3
     assert entries["fid"]["floor"]["value"] < entries["fid"]["value"]
     assert entries["fid"]["better"] == "lower"
     assert entries["coverage"]["better"] == "higher"

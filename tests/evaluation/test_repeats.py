@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from dataloaders.io.console import collected
 from dataloaders.io.manifest import Manifest
 from dataloaders.io.nifti import read_volume, write_volume
 from dataloaders.io.png import read_png
@@ -96,10 +97,21 @@ def test_the_floor_is_what_the_second_scans_get_by_the_same_code(folders: list[P
     assert (row["floor_n"], row["floor_passed"]) == ("3", "True")
 
 
-def test_second_scans_of_other_data_are_refused(folders: list[Path], tmp_path: Path) -> None:
+def test_second_scans_that_do_not_fit_cost_the_floor_alone(folders: list[Path], tmp_path: Path) -> None:
+    """Of a folder that was named, they are refused before anything is scored."""
     (other,) = good_and_bad(tmp_path, size=(64, 72), channels=("CT",), patients=1, slices=2)[:1]
-    with pytest.raises(ValueError, match="classes, channels or pixel size are not those of"):
-        evaluate_results(folders[0], "mae", repeats=other)
+    said = "classes, channels or pixel size are not those of"
+    with collected() as warnings:
+        result = evaluate_results(folders[0], "mae", repeats=other)
+    assert [line for line in warnings if said in line and "run scripts/repeats.py again" in line]
+    assert result["settings"]["repeats"].startswith("none: ")
+    assert result["settings"]["repeats"].endswith(str(folders[0]))
+    assert result["metrics"]["mae/T1w"]["value"] is not None
+    assert "floor" not in result["metrics"]["mae/T1w"]
+    pairs = ManifestPairs(folders[0], Manifest.load(folders[0]))
+    pairs.items = None  # type: ignore[method-assign, assignment]  # nothing is read
+    with pytest.raises(ValueError, match=said):
+        evaluate_pairs(pairs, tmp_path / "out", Request("mae", repeats=other))
 
 
 def test_volumes_of_one_person_by_their_names(tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from pipeline.cli import run_study
 from pipeline.commands import ToolFailed, ToolMissing
 from pipeline.project import Project
 from pipeline.slurm import submit
@@ -80,6 +81,8 @@ def test_write_only_and_refusals(tmp_path: Path, sbatch: Fakes, monkeypatch: pyt
     (tmp_path / "bin" / "sbatch").write_text("#!/bin/bash\necho 'sbatch: error: Invalid account' >&2\nexit 1\n")
     with pytest.raises(ToolFailed, match=r"sbatch refused .*harmonise\.sh: sbatch: error: Invalid account"):
         submit(project)
+    with pytest.raises(ValueError, match="--pdf: not with --slurm"):
+        run_study(tmp_path / "study.toml", slurm=True, pdf=True)
     monkeypatch.setenv("PATH", str(tmp_path / "empty"))
     with pytest.raises(ToolMissing, match="sbatch is not on PATH"):
         submit(project)
