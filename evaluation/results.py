@@ -48,7 +48,8 @@ def evaluate_results(
     """Score `folder` (written by test.py) and write metrics.json and its tables there; returns the former.
 
     metrics: ``auto`` for all that can be computed, else names. repeats: second scans, where there is such a folder;
-    those that do not fit are left out with a warning. Raises MissingWeights for a named metric without weights, ValueError for folders without real images or with damaged files.
+    those that do not fit are left out with a warning. Raises MissingWeights for a named metric without weights, ValueError
+    for folders without real images or with damaged files.
     """
     pairs = ManifestPairs(folder, Manifest.load(folder))
     second = repeats if repeats is not None and repeats.is_dir() else None

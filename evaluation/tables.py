@@ -9,8 +9,8 @@ from dataloaders.io.files import csv_text
 from dataloaders.overview import counted
 
 SUMMARY_FIELDS = (
-    *("metric", "channel", "value", "ci95_low", "ci95_high", "unit", "better", "n", "floor", "floor_low", "floor_high", "floor_n"),
-    *("floor_passed", "ceiling"),
+    *("metric", "channel", "value", "ci95_low", "ci95_high", "unit", "better", "n", "floor", "floor_n"),
+    *("floor_low", "floor_high", "floor_passed", "ceiling"),
     *("slice_sd", "extractor", "weights_sha256", "reason"),
 )
 

@@ -151,7 +151,7 @@ def _logarithm(power: NDArray) -> NDArray[np.float64]:
 
 
 def floor_panel(canvas: Canvas, row: Row) -> None:
-    """One distribution metric: a dot per method, hollow at the floor's number of images; the floor dashed, its range grey."""
+    """One distribution metric: a dot per method, hollow at the floor's n; dashed: the floor, grey: its range."""
     values = [(i, value) for i, value in enumerate(row.values) if value is not None]
     floors = sorted(row.references("floor"))
     matched = {i: found for i, _ in values if (found := row.matched(i)) is not None}

@@ -11,6 +11,7 @@ from evaluation.report.names import GROUPS, OTHER, group_of, is_distribution, ki
 from evaluation.statistics import MIN_PATIENTS
 
 ENOUGH_FOR_FID = 2048  # slices; the size of Inception's features
+MOST_NAMED = 2  # measures; of more the number is told
 SUMMED_UP = {  # groups of metrics that the verdict speaks of even when nothing was measured
     "Agreement with the real image",
     "Intensities within the labels",
@@ -62,7 +63,8 @@ def winners(entrants: Sequence[Entrant], group: Sequence[Row]) -> str:
     else:
         several = len({row.channel for row in group}) > 2  # one of them, and what is of all
         named = {other: [metric_name(row) if several else name_of(row.metric) for row in of] for other, of in others}
-        told = "; ".join(f"{other} on {', '.join(dict.fromkeys(names))}" for other, names in named.items())
+        short = {other: [str(len(names))] if len(names) > MOST_NAMED else names for other, names in named.items()}
+        told = "; ".join(f"{other} on {', '.join(dict.fromkeys(names))}" for other, names in short.items())
         text = f"{name} is best on {len(most)} of {measures}; {told}"
     passed = sum(row.passed(row.best) for row in judged if row.best is not None)
     return text + (f"; {passed} can no longer tell the best from real images" if passed else "")

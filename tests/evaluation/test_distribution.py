@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 
 from evaluation.metrics import distribution
-from evaluation.metrics import distribution
 from evaluation.metrics.distribution import (
     density_coverage,
     distribution_metrics,
@@ -129,7 +128,14 @@ def test_metrics_with_too_few_samples_are_none_not_zero() -> None:
 
 @pytest.mark.parametrize(
     ("sizes", "ways", "fewest"),
-    [([5, 5], 1, 5), ([1, 100], 1, 1), ([5, 4, 3], 2, 4), ([7, 1, 1, 1], 1, 3), ([1] * 9, 10, 4), ([8, 7, 6, 5, 4], 5, 12)],
+    [
+        ([5, 5], 1, 5),
+        ([1, 100], 1, 1),
+        ([5, 4, 3], 2, 4),
+        ([7, 1, 1, 1], 1, 3),
+        ([1] * 9, 10, 4),
+        ([8, 7, 6, 5, 4], 5, 12),
+    ],
 )
 def test_halves_share_no_patient_and_are_about_equal(sizes: list[int], ways: int, fewest: int) -> None:
     patients = np.random.default_rng(0).permutation(np.repeat([f"p{i}" for i in range(len(sizes))], sizes))
