@@ -250,6 +250,8 @@ class LabelScheme:
         ValueError naming the values that the scheme does not list, with their voxel counts. (The predecessors turn unknown
         values into background, without a word.)
         """
+        if label.dtype not in (torch.int32, torch.int64):  # torch has no minimum of the others
+            label = label.to(torch.int32 if label.dtype.itemsize <= 2 else torch.int64)
         table = self.index_table().to(label.device)
         lowest, highest = (int(value) for value in label.aminmax())
         if lowest >= 0 and highest < len(table):
