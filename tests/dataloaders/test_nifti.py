@@ -189,7 +189,9 @@ def test_good_files(tmp_path: Path) -> None:
 
 
 def test_labels_must_be_whole_and_not_negative() -> None:
-    assert whole_numbers("l", np.array([0.0, 7.0])).dtype == np.int32
+    for dtype in (np.uint8, np.uint16, np.int16, np.int64, np.float32):
+        read = whole_numbers("l", np.array([0, 77], dtype))
+        assert (read.dtype, read.tolist()) == (np.int32, [0, 77])
     with collected() as told:
         assert whole_numbers("l", np.array([0, 0.9999999998, 2.0001, 7.9993])).tolist() == [0, 1, 2, 8]
     assert told == ["l: 3 labels are off whole numbers by 0.0007 at most; rounded"]
