@@ -9,6 +9,7 @@ import re
 from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -168,7 +169,10 @@ def test_floors_stand_beside_the_metrics_and_passing_one_is_said(tmp_path: Path)
     load_entrants(folders)
     floors: dict[str, dict[str, Any]] = {
         "mae_body/CT": {"of": "second scan", "value": 150.0, "ci95": None, "n_patients": 2},
-        "radiomics_kid/CT": {"of": "other people", "value": 0.25, "n": [6, 6], "matched": 0.75},
+        "radiomics_kid/CT": {
+            **{"of": "other people", "value": 0.25, "n": [6, 6], "matched": 0.75},
+            **{"range": [0.125, 0.5], "splits": 7},
+        },
     }
     for folder, passed in zip(folders, (True, False), strict=True):
         metrics = json.loads((folder / "metrics.json").read_text())
@@ -189,7 +193,7 @@ def test_floors_stand_beside_the_metrics_and_passing_one_is_said(tmp_path: Path)
     assert floor.small == ("second scan of 2 patients",)
     good, _, _, floor, _ = table.rows[[row.metric for row in rows].index("radiomics_kid")][1:]
     assert good.small[-1] == "0.75 at the floor's n"
-    assert floor.small == ("other people",)
+    assert floor.small == ("[0.13, 0.50] in 7 splits", "other people")
     assert winners(entrants, rows).endswith("; 1 can no longer tell the best from real images")
     page = render_page(gather_content(entrants))
     for part in ("Can no longer tell: ", "Second scans: 2 people: a = b, c = d.", "second scan of 2 patients"):
@@ -306,3 +310,15 @@ def test_one_method_alone_without_labels(tmp_path: Path) -> None:
 def test_every_key_has_a_name_and_a_group(metric: str, name: str, group: str) -> None:
     """Also those that this version does not know."""
     assert (name_of(metric), group_of(metric)) == (name, group)
+
+
+def test_of_many_measures_the_number_is_told() -> None:
+    entrants = [SimpleNamespace(name=name) for name in ("a", "b")]
+
+    def row(metric: str, best: int) -> SimpleNamespace:
+        return SimpleNamespace(metric=metric, best=best, channel="CT", passed=lambda i: False)
+
+    mine = [row(metric, 0) for metric in ("mae", "rmse", "psnr")]
+    others = [row(metric, 1) for metric in ("ssim", "ms_ssim", "ssim_3d")]
+    assert winners(entrants, mine + others) == "a is best on 3 of 6 measures; b on 3"  # type: ignore[arg-type]
+    assert winners(entrants, mine + others[:2]).endswith("; b on SSIM, MS-SSIM")  # type: ignore[arg-type]
