@@ -80,19 +80,20 @@ def score(pairs: Pairs, plan: ScoringPlan, groups: Sequence[int] | None = None) 
 
     scored = []
     with Progress("evaluate", sum(len(all_groups[n]) for n in chosen), "case", plan.request.progress) as bar:
-        for number, scores in side_by_side(one, chosen):
+        for number, scores in side_by_side(one, chosen, len(all_groups)):
             scored.append((number, scores))
             bar.update(len(all_groups[number]))
     return scored
 
 
-def side_by_side(work: Callable[[_T], _R], jobs: Sequence[_T]) -> Iterator[_R]:
+def side_by_side(work: Callable[[_T], _R], jobs: Sequence[_T], of: int) -> Iterator[_R]:
     """Results in the jobs' order, of as many threads as torch has, `AT_ONCE` at most; networks share the rest of them.
 
+    of: jobs in all shards together, so that a job has equally many threads in each, and the same rounding.
     Reading, transforms and networks let other threads run, so that two cores take little more than half the time.
     """
     threads = torch.get_num_threads()
-    count = min(threads, AT_ONCE, len(jobs))
+    count = min(threads, AT_ONCE, of)
     if count <= 1:
         yield from map(work, jobs)
         return

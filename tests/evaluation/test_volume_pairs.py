@@ -188,8 +188,8 @@ def test_an_error_of_one_case_ends_all_of_them() -> None:
     torch.set_num_threads(2)
     try:
         with pytest.raises(ValueError, match="case 1"):
-            list(side_by_side(work, range(1000)))
-        assert list(side_by_side(lambda n: n * n, range(9))) == [n * n for n in range(9)]
+            list(side_by_side(work, range(1000), 1000))
+        assert list(side_by_side(lambda n: n * n, range(9), 9)) == [n * n for n in range(9)]
     finally:
         torch.set_num_threads(before)
     assert len(started) < 1000
