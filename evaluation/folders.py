@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from dataloaders.io.console import warn_once
-from dataloaders.io.file_names import PatientRule, label_of, place_of, shows_channels
+from dataloaders.io.file_names import PatientRule, label_of, place_of, shows_channels, without_modality
 from dataloaders.io.files import listed
 from dataloaders.io.find import files_in, warn_of_unread, without_twins
 from dataloaders.io.intensity import LEVELS, Window
@@ -71,13 +71,19 @@ class Folders:
         return self._volumes(files, patients) if kind == "NIfTI" else self._slices(files, patients)
 
     def _matched(self, kind: str) -> tuple[list[Files], str]:
-        """Files of one name in all folders, and how their patients were found; label maps may have no channel ending."""
+        """Files of one name in all folders, and how their patients were found.
+
+        Label maps may have no channel ending. Where nothing else is equal, names are compared without a modality that all
+        of a folder share: ``test.py --labels`` adds its channel's, BIDS ends in ``_T1w`` here and in ``_dseg`` there.
+        """
         folders = {"real": self.real, "generated": self.generated} | ({"labels": self.labels} if self.labels else {})
         real, generated, *found = (
             {stem(path): path for path in without_twins(files_in(folder, KINDS[kind], f"--{flag}"))}
             for flag, folder in folders.items()
         )
         maps = found[0] if found else {}
+        if not real.keys() & generated.keys() or (maps and not any(label_of(name, maps) for name in real)):
+            real, generated, maps = (without_modality(files) for files in (real, generated, maps))
         labels = {name: path for name in real if (path := label_of(name, maps))}
         lacking = [(self.generated, name) for name in sorted(real.keys() - generated.keys())]
         lacking += [(self.real, name) for name in sorted(generated.keys() - real.keys())]

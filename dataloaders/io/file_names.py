@@ -9,6 +9,7 @@ from typing import TypeVar
 
 _BIDS = re.compile(r"^(sub-[A-Za-z0-9]+)(?:_|$)")
 _ENDING = re.compile(r"^(.+)_(\d{4})$")
+_MODALITY = re.compile(r".(_[A-Za-z][A-Za-z0-9]*)$")
 _SLICE = re.compile(r"^(.+)_z(\d+)(_\d{4})?$")  # after the slice's number, four digits are always a channel
 _T = TypeVar("_T")
 
@@ -22,6 +23,16 @@ def place_of(name: str) -> tuple[str, int | None]:
 def label_of(name: str, labels: dict[str, _T]) -> _T | None:
     """The label map of an image: of the same name, or of the name without the channel."""
     return labels.get(name) or labels.get(re.sub(r"_\d{4}$", "", name))
+
+
+def without_modality(files: dict[str, _T]) -> dict[str, _T]:
+    """Files by their names without a last part that all share and that is no number: ``_T1w``, ``_dseg``, ``_CT``."""
+    endings = {match[1] if (match := _MODALITY.search(name)) else "" for name in files}
+    return (
+        {name.removesuffix(ending): file for name, file in files.items() for ending in endings}
+        if len(endings) == 1
+        else files
+    )
 
 
 def shows_channels(names: Collection[str], labels: Collection[str] = ()) -> bool:

@@ -329,8 +329,8 @@ def warn_unmirrored(options: GmmConfig, scheme: LabelScheme) -> None:
     """Say that maps whose sides are unknown are never mirrored, where the options ask for it."""
     if options.flipping and scheme.partners is None:
         warnings.warn(
-            "label maps are not mirrored, as which labels are left and right is unknown: give n_neutral_labels or a "
-            "scheme of names with left and right, or turn flipping off",
+            "label maps are not mirrored, as which labels are left and right is unknown: give a table or scheme "
+            "of names with left and right (--scheme; n_neutral_labels in Python), or turn flipping off (--no-flipping)",
             stacklevel=1,  # once, however many generators a command makes
         )
 

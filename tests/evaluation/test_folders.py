@@ -71,6 +71,17 @@ def test_neighbours_are_told_by_the_slice_number(tmp_path: Path, names: tuple[st
     assert result["metrics"]["slice_jump_ratio/image"]["value"] == (1 if pairs else None)
 
 
+@pytest.mark.parametrize("endings", [("", "_T1w", "_dseg"), ("_T1w", "_T1w", "_dseg"), ("_MR", "_CT", "")])
+def test_a_modality_that_all_names_share_is_no_part_of_the_name(tmp_path: Path, endings: tuple[str, ...]) -> None:
+    """`test.py --labels` adds the channel's name, and BIDS ends in _T1w and in _dseg: such files were without partner."""
+    folders = [tmp_path / folder for folder in ("real", "generated", "label")]
+    for folder, ending in zip(folders, endings, strict=True):
+        for name in ("sub-1", "sub-2"):
+            write_png(folder / f"{name}{ending}.png", np.full((16, 16), 1 if folder.name == "label" else 40, np.uint8))
+    result = evaluate_pairs(Folders(*folders).pairs(), tmp_path / "out", Request("mae,label_mean_error"))
+    assert [row["case"] for row in result["per_case"]] == ["sub-1", "sub-2"]
+
+
 def test_files_without_partner_are_listed(folders: tuple[Path, Path, Path]) -> None:
     real, generated, _ = folders
     (generated / "sub-00_z0000_0000.png").unlink()
