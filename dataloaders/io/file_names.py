@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -20,7 +20,7 @@ def place_of(name: str) -> tuple[str, int | None]:
     return (match[1] + (match[3] or ""), int(match[2])) if match else (name, None)
 
 
-def label_of(name: str, labels: dict[str, _T]) -> _T | None:
+def label_of(name: str, labels: Mapping[str, _T]) -> _T | None:
     """The label map of an image: of the same name, or of the name without the channel."""
     return labels.get(name) or labels.get(re.sub(r"_\d{4}$", "", name))
 
