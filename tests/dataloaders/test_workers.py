@@ -44,7 +44,8 @@ from dataloaders.loading import load
 class Waits:
     def __getitem__(self, key):
         name_and_wait(*key)
-next(load(Waits(), jobs, 1, 2, list))""",
+    collate = list
+next(load(Waits(), jobs, 1, 2))""",
     }
     script = f"""
 from pathlib import Path
@@ -57,7 +58,8 @@ if __name__ == "__main__":
     (tmp_path / "parent.py").write_text(script)
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     parent = subprocess.Popen([sys.executable, tmp_path / "parent.py"], cwd=ROOT, env=environment)
-    wait_for(lambda: len(list(tmp_path.glob("[01]-*"))) == 2)
+    wait_for(lambda: len(list(tmp_path.glob("[01]-*"))) == 2 or parent.poll() is not None, 60)
+    assert parent.poll() is None
     workers = [int(path.name.partition("-")[2]) for path in tmp_path.glob("[01]-*")]
     assert all(running(pid) for pid in workers)
     parent.send_signal(number)
@@ -74,7 +76,9 @@ def test_a_killed_worker_is_told() -> None:
 
 def test_a_loader_process_that_dies_with_a_lock_does_not_hang_the_end() -> None:
     """torch tells its processes by an event that they are done; one that is killed may hold the event's lock."""
-    batches = load(TensorDataset(torch.zeros(8)), range(8), 2, 1, lambda samples: samples)  # type: ignore[arg-type,return-value]
+    data = TensorDataset(torch.zeros(8))
+    data.collate = list  # type: ignore[attr-defined]
+    batches = load(data, range(8), 2, 1)
     next(batches)
     batches.gi_frame.f_locals["batches"]._workers_done_event._cond.acquire()  # type: ignore[attr-defined]
     end = threading.Thread(target=batches.close, daemon=True)  # type: ignore[attr-defined]

@@ -193,7 +193,7 @@ def test_floors_stand_beside_the_metrics_and_passing_one_is_said(tmp_path: Path)
     assert floor.small == ("second scan of 2 patients",)
     good, _, _, floor, _ = table.rows[[row.metric for row in rows].index("radiomics_kid")][1:]
     assert good.small[-1] == "0.75 at the floor's n"
-    assert floor.small == ("[0.13, 0.50] in 7 splits", "other people")
+    assert floor.small == ("[0.125, 0.5] in 7 splits", "other people")
     assert winners(entrants, rows).endswith("; 1 can no longer tell the best from real images")
     page = render_page(gather_content(entrants))
     for part in ("Can no longer tell: ", "Second scans: 2 people: a = b, c = d.", "second scan of 2 patients"):
