@@ -19,7 +19,7 @@ from dataloaders.case_volumes import (
     manifest_cases,
 )
 from dataloaders.folder import is_plain, load_manifest
-from dataloaders.io.geometry import ACROSS, spacing
+from dataloaders.io.geometry import ACROSS, spacing, voxel_volume
 from dataloaders.io.intensity import shown
 from dataloaders.io.manifest import FILE_NAME, Case, Manifest
 from dataloaders.io.spec import SYNTHETIC, Channel, DataSpec, Label, sideless
@@ -161,7 +161,7 @@ class SegmentationTask:
             files = self._real("train")
             for i in _spread(len(files)):
                 scan = files[i].read()
-                voxel = float(abs(np.linalg.det(scan.affine[:3, :3]))) / 1000
+                voxel = voxel_volume(scan.affine) / 1000
                 classes, counts = np.unique(scan.label, return_counts=True)
                 found.append(
                     self._volumes_ml(classes, counts * voxel) | {SHOWN: float(shown(scan.image).sum() * voxel)}

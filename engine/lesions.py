@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from dataloaders.io.files import write_json
-from dataloaders.io.geometry import resample, to_ras
+from dataloaders.io.geometry import resample, to_ras, voxel_volume
 from dataloaders.io.nifti import Volume, stem
 from dataloaders.io.schema import AtLeast0, GpuIds, Iteration, Must, Share
 from dataloaders.io.spec import LESION, DataSpec
@@ -334,7 +334,7 @@ def write_added(o: AddLesionsOptions, host: Host, added: Added) -> str:
     for scan, raw in zip(scans, added.raws, strict=True):
         scan.write(o.output / scan.name, raw)
     Stored(o.output / MASK_NAME, added.mask, first.affine).write(o.output / MASK_NAME, added.mask)
-    voxel = abs(float(np.linalg.det(first.affine[:3, :3]))) / 1000
+    voxel = voxel_volume(first.affine) / 1000
     provenance: dict[str, Any] = {
         "run": o.name,
         "checkpoint": o.ckpt_iter,

@@ -25,7 +25,7 @@ import tyro
 from dataloaders.io.console import say, tracked
 from dataloaders.io.files import csv_text, file_sha256, read_json, write_text
 from dataloaders.io.find import find_files
-from dataloaders.io.geometry import back_to_source, regrid, resample, spacing
+from dataloaders.io.geometry import back_to_source, regrid, resample, spacing, voxel_volume
 from dataloaders.io.intensity import shown
 from dataloaders.io.ledger import Ledger, WorkReport
 from dataloaders.io.nifti import NIFTI_SUFFIXES, VolumeError, write_volume
@@ -300,7 +300,7 @@ def _segment_one(work: Segmentation, scan: Scan, read: ReadScan) -> dict[str, An
         write_volume(paths["--resample"], seen, grid, np.float32, read.codes)
     if o.pictures:
         save_overlay(work.picture(scan), read.image[0], label, spacing(read.affine).tolist(), labels)
-    voxel = float(abs(np.linalg.det(read.affine[:3, :3])))
+    voxel = voxel_volume(read.affine)
     volumes = {item.name: float((label == item.id).sum() * voxel) for item in labels if item.id}
     sure = {item.name: float(probability[label == item.id].mean()) for item in labels if (label == item.id).any()}
     expected = {} if o.crop else work.expected  # a box has less than a scan

@@ -68,6 +68,11 @@ def spacing(affine: NDArray) -> NDArray[np.float64]:
     return nib.affines.voxel_sizes(affine)
 
 
+def voxel_volume(affine: NDArray) -> float:
+    """Of a voxel, in mm³, also where axes are sheared."""
+    return abs(float(np.linalg.det(affine[:3, :3])))
+
+
 def bounding_box(mask: NDArray[np.bool_], margin: ArrayLike = 0) -> tuple[slice, ...]:
     """The box of a mask with a margin in voxels, for all axes or each, within the volume; ValueError for an empty mask."""
     found = ndimage.find_objects(mask.astype(np.uint8))

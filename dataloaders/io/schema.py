@@ -308,9 +308,7 @@ def _in_one_line(box: str) -> str:
     """What was given, and of the help beneath the flags alone."""
     lines = [stripped for line in box.splitlines() if (stripped := line.strip("│| "))]
     ruled = "\n".join("" if set(line) <= set("─-") else line for line in lines if line[0] not in "╭╰")
-    title = (
-        0 if "╭" in box else 1
-    )  # which stands in the box' upper border, or above a rule where the terminal has no such
+    title = 0 if "╭" in box else 1  # it stands in the upper border, or above a rule where the terminal has no boxes
     said, *more = ruled.split("\n\n")[title:] or [""]
     flags = [next(line for line in part.splitlines() if line.startswith("--")) for part in more if "\n--" in part]
     meant = f"; {'perhaps ' if 'Perhaps' in box else ''}{' or '.join(flags)}" if flags else ""

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from dataloaders.io.geometry import PLANES, plane_spacing, to_ras
+from dataloaders.io.geometry import PLANES, plane_spacing, to_ras, voxel_volume
 from dataloaders.io.intensity import Window
 from dataloaders.io.manifest import Case, Slice
 from dataloaders.io.nifti import read_volume, stem
@@ -101,7 +101,7 @@ class LesionScene(Scene):
         super().__init__(studio, start, panels)
         self.studio, self.backdrops = studio, studio.host.channels
         self.over = studio.spec.level_channel
-        self.voxel_ml = abs(float(np.linalg.det(studio.host.scans[0].affine[:3, :3]))) / 1000
+        self.voxel_ml = voxel_volume(studio.host.scans[0].affine) / 1000
         self._made: dict[str, tuple[int, Added | ValueError]] = {}  # by run: of which revision, and what came of it
 
     def image(self, name: str, position: int, view: View) -> NDArray[np.uint16]:
