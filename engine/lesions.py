@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from scipy import ndimage
+from torch import Tensor
 
 from dataloaders.io.files import write_json
 from dataloaders.io.geometry import resample, to_ras, voxel_volume
@@ -27,14 +28,14 @@ from dataloaders.registration import register, same_space
 from engine.methods.base import workflow_of
 from engine.trained import TrainedRun
 from models.base import Method
-from models.lesion.conditions import WHITE, LevelProfile
+from models.lesion.conditions import DEPTHS, WHITE, profile_of
 from models.lesion.method import LesionUnet
 
 PROVENANCE = "provenance.json"
 OFFSET_CELL = 12  # voxels; lesions nearer to each other than that may be equally bright
 LEVEL_SIGMA = 1.2  # voxels; brightness changes slowly within a lesion, its grain is the network's to paint
 MASK_NAME = "lesion_mask.nii.gz"
-PLAIN = LevelProfile((WHITE + 0.16,), 0.0, 0.0)  # a fifth above white matter
+PLAIN = profile_of([WHITE + 0.16] * DEPTHS, 0.0, 0.0)  # a fifth above white matter
 
 Factors = Annotated[
     tuple[float, float], Must("two factors in (0, 10], the lower one first", lambda v: 0 < v[0] <= v[1] <= 10)
@@ -136,13 +137,13 @@ def millilitres(text: str) -> float | None:
 
 @dataclass(frozen=True)
 class LesionRun:
-    """A trained run that paints lesions, and how. profile: brightness of lesions whose mask comes without a scan."""
+    """A trained run that paints lesions, and how. profile: see `profile_of`, for masks without a scan."""
 
     run: TrainedRun
     method: Method
     how: Painting
     device: torch.device
-    profile: LevelProfile
+    profile: Tensor
 
     @classmethod
     def of(cls, run: TrainedRun, gpu_ids: str) -> LesionRun:
@@ -158,7 +159,7 @@ class LesionRun:
         method.composite = False  # blended in three dimensions, in the scan's own units
         u = run.config.lesion
         how = Painting(u.everywhere, True, u.dims == 3, u.levels == "bands", u.reach, u.feather)
-        return cls(run, method, how, target, method.level_profile)
+        return cls(run, method, how, target, method.profile)
 
 
 class Host:
@@ -258,20 +259,20 @@ def _from_mask(host: Head, mask: NDArray[np.bool_], scan: Stored, run: LesionRun
     return Carried(on_grid, level, {"levels": "brightness of the training lesions by depth"})
 
 
-def profile_level(mask: NDArray[np.bool_], profile: LevelProfile, seed: int) -> NDArray[np.float32]:
+def profile_level(mask: NDArray[np.bool_], profile: Tensor, seed: int) -> NDArray[np.float32]:
     """Intensities in the model's range for a mask without a scan: mean by depth, an offset for each lesion, smooth grain.
 
     Draws belong to places, so that a lesion stays as it is when another one comes.
     """
     grain, cells = _draws(mask.shape, seed)
-    level = profile.mean[0] + profile.within * grain
+    mean, (between, *_), (within, *_) = profile.tolist()
+    level = mean[0] + within * grain
     parts, _ = ndimage.label(mask, FULL)
     for number, box in enumerate(ndimage.find_objects(parts), start=1):
         inside = parts[box] == number
         depth = ndimage.distance_transform_cdt(np.pad(inside, 1), "chessboard")[1:-1, 1:-1, 1:-1][inside]
         cell = tuple((s.start + s.stop) // 2 // OFFSET_CELL for s in box)
-        means = np.asarray(profile.mean)[np.minimum(depth, len(profile.mean)) - 1]
-        level[box][inside] += means - profile.mean[0] + profile.between * cells[cell]
+        level[box][inside] += np.asarray(mean)[np.minimum(depth, DEPTHS) - 1] - mean[0] + between * cells[cell]
     return level.astype(np.float32)
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from copy import deepcopy
 
 import torch
@@ -33,21 +32,6 @@ def ema_update(average: nn.Module, net: nn.Module, decay: float, step: int) -> N
         copy.copy_(original)
 
 
-@contextmanager
-def _train_mode_norms(norms: list[nn.modules.batchnorm._BatchNorm]) -> Iterator[None]:
-    momenta = [norm.momentum for norm in norms]
-    for norm in norms:
-        norm.reset_running_stats()
-        norm.momentum = None  # None means a plain average over the batches
-        norm.train()
-    try:
-        yield
-    finally:
-        for norm, momentum in zip(norms, momenta, strict=True):
-            norm.momentum = momentum
-            norm.eval()
-
-
 @torch.no_grad()
 def recalibrate_batchnorm(net: nn.Module, forwards: Iterator[Callable[[], object]]) -> None:
     """Recompute the running statistics of all batch norms as the plain average over the given forward passes.
@@ -56,7 +40,13 @@ def recalibrate_batchnorm(net: nn.Module, forwards: Iterator[Callable[[], object
     go to train mode, so spectral norm takes no power step. Nets without batch norm consume nothing.
     """
     norms = [module for module in net.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
-    if norms:
-        with _train_mode_norms(norms):
-            for forward in forwards:
-                forward()
+    momenta = [norm.momentum for norm in norms]
+    for norm in norms:
+        norm.reset_running_stats()
+        norm.momentum = None  # None means a plain average over the batches
+        norm.train()
+    for forward in forwards if norms else ():
+        forward()
+    for norm, momentum in zip(norms, momenta, strict=True):
+        norm.momentum = momentum
+        norm.eval()

@@ -17,7 +17,7 @@ from engine.lesions import profile_level
 from engine.paint.canvas import brushed
 from engine.paint.lesions import LesionStudio
 from engine.paint.session import Session
-from models.lesion.conditions import LevelProfile
+from models.lesion.conditions import profile_of
 from scripts.paint import PaintOptions
 from scripts.paint import load as load_page
 from tests import chromium
@@ -223,9 +223,9 @@ def test_other_methods_through_the_same_interface(home: Path, tmp_path: Path, mo
 
 
 def test_a_lesion_stays_when_another_comes() -> None:
-    mask, profile = np.zeros((20, 20, 20), bool), LevelProfile((0.0, 0.1, 0.2, 0.3), 0.1, 0.05)
+    mask, profile = np.zeros((20, 20, 20), bool), profile_of([0.0, 0.1, 0.2, 0.3], 0.1, 0.05)
     mask[5:14, 5:14, 5:14] = True
-    level = profile_level(mask, LevelProfile(profile.mean, 0.0, 0.0), 0)
+    level = profile_level(mask, profile_of(profile[0].tolist(), 0.0, 0.0), 0)
     assert (level[5, 9, 9], level[9, 9, 9]) == (0, pytest.approx(0.3))
     alone, other = profile_level(mask, profile, 0), profile_level(mask, profile, 1)
     assert not np.array_equal(alone[mask], other[mask])

@@ -35,20 +35,18 @@ class OasisDiscriminator(nn.Module):
         self.to_logits = nn.Conv2d(o.channels_D // 2, num_labels + 1, 1)
         init_weights(self, o.spectral_gain)
 
-    def forward(self, image: Tensor, features: bool = False) -> Tensor | tuple[Tensor, list[Tensor]]:
+    def forward(self, image: Tensor) -> tuple[Tensor, list[Tensor]]:
         """image (B, C, H, W) in [-1, 1] -> logits (B, N+1, H, W); channel 0 is fake, channel y + 1 is label y.
 
-        features: also return the outputs of all blocks, encoder first, (B, K, H/2^i, W/2^i).
+        And the outputs of all blocks, encoder first, (B, K, H/2^i, W/2^i).
         """
         x = image.contiguous(memory_format=torch.channels_last) if self.tuned else image
-        skips = []
+        maps: list[Tensor] = []
         for down in self.down:
             x = down(x)
-            skips.append(x)
-        maps = list(skips)
-        skips.pop()
+            maps.append(x)
+        skips = maps[:-1]
         for i, up in enumerate(self.up):
             x = up(torch.cat([x, skips.pop()], dim=1) if i > 0 else x)
             maps.append(x)
-        logits: Tensor = self.to_logits(x)
-        return (logits, maps) if features else logits
+        return self.to_logits(x), maps

@@ -59,15 +59,15 @@ class Oasis(Gan):
     def generator_losses(self, batch: Batch) -> dict[str, Tensor]:
         """The generator wants every pixel of its image to be taken for a real pixel of its label (eq. 3)."""
         fake = self.generate(batch)
-        logits, features = self.discriminator(fake, features=True)
+        logits, features = self.discriminator(fake)
         segmentation = losses.real_cross_entropy(logits, batch.label, self.weights(batch))
         result = {"segmentation": self.oasis.lambda_segment * segmentation}
         if self.critic is not None:
-            scores, features = self.critic(fake, features=True)
+            scores, features = self.critic(fake)
             result["critic"] = self.oasis.lambda_critic * losses.logistic_generator(scores)
         if self.oasis.lambda_feature > 0:  # in the critic where there is one
             with torch.no_grad():
-                _, wanted = (self.critic or self.discriminator)(batch.real, features=True)
+                _, wanted = (self.critic or self.discriminator)(batch.real)
             result["feature"] = self.oasis.lambda_feature * losses.relative_matching(wanted, features)
         return result | self.image_losses(fake, batch)
 
@@ -81,7 +81,7 @@ class Oasis(Gan):
             mask = losses.labelmix_mask(batch.label, self.spec.num_labels, batch.rng)
             images.append(mask * real + (1 - mask) * fake)
         # One pass for all: one power step of the spectral norm, and larger matrices.
-        real_logits, fake_logits, *mixed = self.discriminator(torch.cat(images)).chunk(len(images))
+        real_logits, fake_logits, *mixed = self.discriminator(torch.cat(images))[0].chunk(len(images))
         result = {
             "fake": losses.fake_cross_entropy(fake_logits),
             "real": losses.real_cross_entropy(real_logits, batch.label, self.weights(batch)),
@@ -94,13 +94,13 @@ class Oasis(Gan):
 
     def segmenter_losses(self, batch: Batch) -> dict[str, Tensor]:
         """Unpaired: learn to segment generated images; no real image is shown, so no pairing is needed."""
-        logits = self.discriminator(self.fake_for_discriminators(batch))
+        logits, _ = self.discriminator(self.fake_for_discriminators(batch))
         return {"segmentation": losses.real_cross_entropy(logits, batch.label, self.weights(batch))}
 
     def critic_losses(self, batch: Batch) -> dict[str, Tensor]:
         """Logistic loss on whole images, without labels."""
         assert self.critic is not None
-        real, fake = self.critic(batch.real), self.critic(self.fake_for_discriminators(batch))
+        (real, _), (fake, _) = self.critic(batch.real), self.critic(self.fake_for_discriminators(batch))
         with torch.no_grad():
             batch.measures["critic/accuracy"] = ((real > 0).float().mean() + (fake < 0).float().mean()) / 2
         return {"logistic": losses.logistic_discriminator(real, fake)}
@@ -110,16 +110,14 @@ class Oasis(Gan):
         assert self.critic is not None
         with torch.autocast(batch.label.device.type, enabled=False):
             images = batch.real.detach().requires_grad_()
-            scores = self.critic.forward(images)  # not __call__: torch.compile has no double backward
-            assert isinstance(scores, Tensor)
+            scores, _ = self.critic.forward(images)  # not __call__: torch.compile has no double backward
             penalty = losses.r1_penalty(scores, images)
         return {"r1": self.r1_gamma * self.oasis.r1_every * penalty}
 
     @torch.no_grad()
     def realness(self, batch: Batch) -> Tensor:
         """Mean log-probability of the pixels' labels, which "fake" competes with."""
-        logits = self.discriminator(batch.real)
-        assert isinstance(logits, Tensor)
+        logits, _ = self.discriminator(batch.real)
         return -cross_entropy(logits, batch.label + 1, reduction="none").mean((1, 2))
 
     def weights(self, batch: Batch) -> Tensor | None:

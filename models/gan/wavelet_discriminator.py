@@ -46,10 +46,10 @@ class WaveletDiscriminator(nn.Module):
         self.hidden = EqualLinear(widths[-1] * math.prod(coarsest), widths[-1])
         self.score = EqualLinear(widths[-1], 1)
 
-    def forward(self, image: Tensor, features: bool = False) -> Tensor | tuple[Tensor, list[Tensor]]:
+    def forward(self, image: Tensor) -> tuple[Tensor, list[Tensor]]:
         """image (B, C, H, W) in [-1, 1] -> scores (B,), unbounded.
 
-        features: also return the maps behind each halving, (B, K, H/4, W/4) first, then half as large each.
+        And the maps behind each halving, (B, K, H/4, W/4) first, then half as large each.
         Twice differentiable in image and weights. Samples meet only in the minibatch standard deviation, so real and
         generated images go through separately and in batches of the same size.
         """
@@ -62,8 +62,7 @@ class WaveletDiscriminator(nn.Module):
             coefficients = haar(self.shrink(inverse_haar(coefficients)))
             x = maps[-1] + activate(from_wavelet(coefficients))
         x = activate(self.last_conv(minibatch_deviation(x)))
-        scores = self.score(activate(self.hidden(x.flatten(1)))).squeeze(1)
-        return (scores, maps) if features else scores
+        return self.score(activate(self.hidden(x.flatten(1)))).squeeze(1), maps
 
 
 class CriticBlock(nn.Module):

@@ -5,22 +5,7 @@ steps, each usable alone; labels.py and priors.py say what the labels are and ho
 """
 
 from importlib import import_module
-from typing import TYPE_CHECKING, Any
-
-if TYPE_CHECKING:
-    from dataloaders.labelmaps import lab2im as utils  # noqa: F401 (a door by another name)
-    from dataloaders.labelmaps.image_generator import BrainGenerator as BrainGenerator
-    from dataloaders.labelmaps.image_generator import ImageGenerator as ImageGenerator
-    from models.gmm.labels import LabelScheme as LabelScheme
-    from models.gmm.method import Gmm as Gmm
-    from models.gmm.params import Params as Params
-    from models.gmm.priors import FittedPrior as FittedPrior
-    from models.gmm.priors import GivenPriors as GivenPriors
-    from models.gmm.priors import parse_prior as parse_prior
-    from models.gmm.render import deform as deform
-    from models.gmm.render import paint as paint
-    from models.gmm.render import render_pair as render_pair
-    from models.gmm.sampling import sample_params as sample_params
+from typing import Any
 
 # Imported when they are asked for: the options of this folder are read by every command, and the generators that users
 # expect here read files, so they live with the data loaders.

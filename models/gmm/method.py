@@ -13,6 +13,7 @@ from itertools import groupby
 from typing import Any
 
 import torch
+from scipy.sparse import csr_array
 from torch import Tensor
 
 from config import Config
@@ -24,7 +25,6 @@ from models.gmm.labels import LabelScheme
 from models.gmm.priors import (
     BINS,
     FittedPrior,
-    SparseCounts,
     histogram_moments,
     label_histograms,
     pool_subjects,
@@ -66,13 +66,13 @@ class Gmm(Method):
         if self.config.priors != "fit":
             return
         slices = (item for batch in batches for item in zip(batch.patients, batch.label, batch.real, strict=True))
-        histograms: dict[str, SparseCounts] = {}
+        shape = (self.spec.num_channels, self.spec.num_labels, BINS)
+        histograms: dict[str, csr_array] = {}  # of (C, N · BINS), mostly zeros, or many patients would not fit
         for patient, own in groupby(slices, key=lambda item: item[0]):
             each = (label_histograms(label, image, self.spec.num_labels) for _, label, image in own)
-            counts = SparseCounts.of(sum(each, start=torch.zeros((), dtype=torch.long)))
+            counts = csr_array(sum(each, start=torch.zeros(shape, dtype=torch.long)).flatten(1).cpu().numpy())
             histograms[patient] = histograms[patient] + counts if patient in histograms else counts
-        shape = (self.spec.num_channels, self.spec.num_labels, BINS)
-        whole = (counts.dense(shape) for counts in sums_by_key(histograms).values())
+        whole = (torch.from_numpy(counts.toarray()).view(shape) for counts in sums_by_key(histograms).values())
         moments = [histogram_moments(counts, self.config.robust) for counts in whole]
         half = FULL_SCALE / 2
         centers = torch.stack([(center + 1) * half for center, _ in moments])

@@ -190,32 +190,6 @@ def label_histograms(label: Tensor, image: Tensor, num_labels: int) -> Tensor:
     return torch.stack(counts).view(len(image), num_labels, BINS)
 
 
-@dataclass(frozen=True)
-class SparseCounts:
-    """Counts of which most are 0: where they stand in the flattened tensor, and how many; both int32."""
-
-    places: NDArray[np.int32]
-    counts: NDArray[np.int32]
-
-    @classmethod
-    def of(cls, counts: Tensor) -> SparseCounts:
-        """Those of a tensor of integers."""
-        flat = counts.flatten().cpu().numpy()
-        places = flat.nonzero()[0]
-        return cls(places.astype(np.int32), flat[places].astype(np.int32))
-
-    def __add__(self, other: SparseCounts) -> SparseCounts:
-        places, where = np.unique(np.concatenate([self.places, other.places]), return_inverse=True)
-        counts = np.bincount(where, np.concatenate([self.counts, other.counts]))  # exact below 2^53
-        return SparseCounts(places, counts.astype(np.int32))
-
-    def dense(self, shape: Sequence[int]) -> Tensor:
-        """The tensor, int64."""
-        counts = torch.zeros(*shape, dtype=torch.int64)
-        counts.view(-1)[torch.from_numpy(self.places).long()] = torch.from_numpy(self.counts).long()
-        return counts
-
-
 def histogram_moments(counts: Tensor, robust: bool) -> tuple[Tensor, Tensor]:
     """Centre and spread of each histogram. counts (C, N, BINS) -> two (C, N) tensors; NaN where a label is empty.
 

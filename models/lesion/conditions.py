@@ -7,10 +7,10 @@ Legend: B batch, M modalities, C width, K maps, S the two or three spatial axes.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
+from scipy.ndimage import distance_transform_cdt
 from torch import Tensor
 
 from dataloaders.io.ranks import mean_over_all
@@ -112,45 +112,27 @@ def latent_variance(latents: Tensor) -> Tensor:
 # -- brightness by depth below the border, for masks that come without a scan of their own -------------------------
 
 
-@dataclass(frozen=True)
-class LevelProfile:
-    """mean: (DEPTHS,) intensity in [-1, 1] at 1, 2, 3, 4 or more pixels from the border. between: standard deviation of
-    slices' means. within: standard deviation of pixels about their slice's profile.
+def profile_of(mean: Sequence[float], between: float, within: float) -> Tensor:
+    """(3, DEPTHS) of how bright lesions are in [-1, 1]: by depth, and two deviations, each at the first place of its row.
+
+    mean: at 1, 2, 3, 4 or more pixels from the border. between: standard deviation of slices' means. within: standard
+    deviation of pixels about their slice's profile.
     """
-
-    mean: tuple[float, ...]
-    between: float
-    within: float
-
-    def tensor(self) -> Tensor:
-        """(3, DEPTHS), for a buffer."""
-        rest = [[value] + [0.0] * (DEPTHS - 1) for value in (self.between, self.within)]
-        return torch.tensor([list(self.mean), *rest])
-
-    @classmethod
-    def of(cls, tensor: Tensor) -> LevelProfile:
-        """Inverse of `tensor`."""
-        rows = tensor.tolist()
-        return cls(tuple(rows[0]), rows[1][0], rows[2][0])
+    profile = torch.zeros(3, DEPTHS)
+    profile[0], profile[1:, 0] = torch.tensor(mean), torch.tensor([between, within])
+    return profile
 
 
-def depths(lesion: Tensor) -> Tensor:
-    """Pixels to the border of the lesion, diagonal steps included: 0 outside, 1 at the border, at most DEPTHS. (B, *S)."""
-    depth = lesion.to(torch.long)
-    for step in range(1, DEPTHS):
-        depth = depth + (dilated(~lesion, step) == 0).long()
-    return depth * lesion.long()
-
-
-def measure_profile(stacks: Iterable[tuple[Tensor, Tensor]]) -> LevelProfile:
-    """Profile of (level, lesion) pairs, each (B, *S). Without any lesion: a tenth above white matter."""
-    found: list[tuple[Tensor, Tensor]] = []  # (values, depths) of each sample with lesions
+def measure_profile(stacks: Iterable[tuple[Tensor, Tensor]]) -> Tensor:
+    """Profile (`profile_of`) of (level, lesion) pairs, each (B, *S). Without any lesion: a tenth above white matter."""
+    found: list[tuple[Tensor, Tensor]] = []  # (values, pixels to the border) of each sample with lesions
     for levels, lesions in stacks:
         for level, lesion in zip(levels.cpu(), lesions.cpu(), strict=True):
             if lesion.any():
-                found.append((level[lesion].double(), depths(lesion[None])[0][lesion]))
+                steps = torch.from_numpy(distance_transform_cdt(lesion.numpy(), "chessboard"))[lesion]
+                found.append((level[lesion].double(), steps.clamp(1, DEPTHS).long()))
     if not found:
-        return LevelProfile((WHITE + 0.08,) * DEPTHS, 0.02, 0.02)
+        return profile_of([WHITE + 0.08] * DEPTHS, 0.02, 0.02)
     values, where = (torch.cat(parts) for parts in zip(*found, strict=True))
     mean, last = [], float(values.mean())
     for depth in range(1, DEPTHS + 1):
@@ -161,4 +143,4 @@ def measure_profile(stacks: Iterable[tuple[Tensor, Tensor]]) -> LevelProfile:
     offsets = torch.stack([(v - centre[d - 1]).mean() for v, d in found if len(v) >= 5] or [torch.zeros(())])
     rest = torch.cat([(v - centre[d - 1]) - (v - centre[d - 1]).mean() for v, d in found])
     between = float(offsets.std()) if len(offsets) > 1 else 0.0
-    return LevelProfile(tuple(mean), between, float(rest.std()) if len(rest) > 1 else 0.0)
+    return profile_of(mean, between, float(rest.std()) if len(rest) > 1 else 0.0)

@@ -18,7 +18,6 @@ from models.ema import ema_copy, ema_update
 from models.lesion.conditions import (
     DEPTHS,
     ZERO,
-    LevelProfile,
     band_masks,
     blend_weights,
     blurred,
@@ -38,7 +37,7 @@ class LesionUnet(Method):
 
     Batches need `source`, the scan with its lesions filled; the brightness of lesions comes from `level`, or from the
     real image where there is one. `composite` may be turned off to get the network's own image everywhere.
-    profile: (3, DEPTHS) buffer, what brightness lesions had in training; see `LevelProfile`.
+    profile: (3, DEPTHS) buffer, what brightness lesions had in training; see `profile_of`.
     """
 
     profile: Tensor
@@ -61,13 +60,8 @@ class LesionUnet(Method):
     def calibrate(self, batches: Iterable[Batch]) -> str:
         """Measure how bright lesions are, for masks that come without intensities."""
         stacks = ((batch.real[:, self.level_channel], batch.label == self.lesion) for batch in batches)
-        self.profile.copy_(measure_profile(stacks).tensor())
+        self.profile.copy_(measure_profile(stacks))
         return ""
-
-    @property
-    def level_profile(self) -> LevelProfile:
-        """Brightness of the training lesions by depth."""
-        return LevelProfile.of(self.profile)
 
     # -- training -------------------------------------------------------------------------------------------------
 

@@ -71,7 +71,7 @@ def test_sizes(size: tuple[int, int]) -> None:
     image = small(size)(label, torch.randn(2, 3))
     assert image.shape == (2, 2, *size)
     assert image.abs().max() <= 1
-    assert OasisDiscriminator(5, 2, size, OasisConfig(channels_D=4))(image).shape == (2, 6, *size)
+    assert OasisDiscriminator(5, 2, size, OasisConfig(channels_D=4))(image)[0].shape == (2, 6, *size)
 
 
 def test_spade_formula() -> None:

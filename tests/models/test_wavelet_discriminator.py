@@ -51,11 +51,11 @@ def test_published_parameters() -> None:
 def test_sizes(size: tuple[int, int], levels: int, coarsest: tuple[int, int]) -> None:
     assert critic_levels(size) == (levels, coarsest)
     net = small(size, in_channels=2, channels=2)
-    scores, maps = net(torch.randn(2, 2, *size), features=True)
+    scores, maps = net(torch.randn(2, 2, *size))
     assert scores.shape == (2,)
     assert [m.shape for m in maps] == [(2, 8, size[0] >> i, size[1] >> i) for i in range(2, levels + 2)]
     assert maps[-1].shape[2:] == coarsest
-    assert torch.equal(net(torch.zeros(1, 2, *size)), net(torch.zeros(1, 2, *size)))
+    assert torch.equal(net(torch.zeros(1, 2, *size))[0], net(torch.zeros(1, 2, *size))[0])
 
 
 def test_an_image_of_another_size_is_refused() -> None:
@@ -111,7 +111,7 @@ def test_r1_can_be_differentiated_by_the_weights() -> None:
     image = torch.randn(3, 2, 32, 32, dtype=torch.float64, requires_grad=True)
 
     def penalty() -> torch.Tensor:
-        (gradient,) = torch.autograd.grad(net(image).sum(), image, create_graph=True)
+        (gradient,) = torch.autograd.grad(net(image)[0].sum(), image, create_graph=True)
         return gradient.square().sum()
 
     penalty().backward()

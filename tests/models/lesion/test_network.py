@@ -8,13 +8,10 @@ import torch
 from scipy import ndimage
 
 from models.lesion.conditions import (
-    DEPTHS,
     WHITE,
-    LevelProfile,
     band_masks,
     blend_weights,
     blurred,
-    depths,
     dilated,
     error_weights,
     latent_variance,
@@ -197,18 +194,14 @@ def test_latent_variance_of_two_modalities() -> None:
 def test_profile_measures_brightness_by_depth() -> None:
     lesion = torch.zeros(1, 20, 20, dtype=torch.bool)
     lesion[0, 4:15, 4:15] = True
-    depth = depths(lesion)
-    assert depth[0, 4, 4] == 1
-    assert depth[0, 9, 9] == DEPTHS
-    assert depth[~lesion].max() == 0
-    level = 0.1 * depth.float()
-    profile = measure_profile([(level, lesion), (level + 0.2, lesion)])
-    assert profile.mean == pytest.approx([0.2, 0.3, 0.4, 0.5], abs=1e-6)
-    assert profile.between == pytest.approx(0.2 / 2**0.5, abs=1e-6)
-    assert profile.within == pytest.approx(0, abs=1e-6)
-    again = LevelProfile.of(profile.tensor())
-    assert again.mean == pytest.approx(profile.mean)
-    assert measure_profile([]).mean[0] > WHITE
+    level = torch.zeros(1, 20, 20)
+    for depth in (1, 2, 3, 4):  # diagonal steps count as one; the fourth ring and everything within
+        level[0, 3 + depth : 16 - depth, 3 + depth : 16 - depth] = 0.1 * depth
+    mean, between, within = measure_profile([(level, lesion), (level + 0.2, lesion)])
+    assert mean.tolist() == pytest.approx([0.2, 0.3, 0.4, 0.5], abs=1e-6)
+    assert between.tolist() == pytest.approx([0.2 / 2**0.5, 0, 0, 0], abs=1e-6)
+    assert within.abs().max() < 1e-6
+    assert measure_profile([])[0, 0] > WHITE
 
 
 def test_z_scores_are_by_sample() -> None:
