@@ -14,6 +14,7 @@ from typing import Any
 
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
+from torch import Tensor
 
 from dataloaders.io.files import atomic_path, package_version, read_json, write_json, write_text
 from dataloaders.io.find import files_below
@@ -52,13 +53,15 @@ class SampleLedger(Ledger):
     def save(self, path: Path, record: dict[str, Any]) -> None:
         """With the parameters, as JSON or safetensors by the file's name."""
         params: Params = record["params"]
+        plain = params.to_dict()
         if path.suffix != ".safetensors":
-            write_json(path, {**record, "params": params.to_dict()})
+            write_json(path, {**record, "params": plain})
             return
-        tensors, rest = params.to_tensors()
+        tensors = {name: value.contiguous() for name, value in vars(params).items() if isinstance(value, Tensor)}
+        rest = {name: value for name, value in plain.items() if name not in tensors}
         metadata = {_METADATA: json.dumps({**record, "params": rest}, allow_nan=False)}
         with atomic_path(path) as temporary:
-            save_file({key: tensor.contiguous() for key, tensor in tensors.items()}, temporary, metadata)
+            save_file(tensors, temporary, metadata)
 
 
 def read_record(path: Path | str) -> dict[str, Any]:
@@ -97,7 +100,7 @@ def read_params(path: Path | str) -> Params:
         return Params.from_dict(record["params"])
     with safe_open(path, "pt") as file:
         tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (no dict)
-    return Params.from_tensors(tensors, record["params"])
+    return Params.from_dict({**record["params"], **tensors})
 
 
 def describe_bids(

@@ -5,11 +5,12 @@ Legend: B batch, C channels, N labels, Z noise length, H W pixels.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Iterable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import l1_loss
 
 from config import Config
 from dataloaders.io.spec import DataSpec
@@ -19,9 +20,6 @@ from models.gan import body, losses
 from models.gan.generator import GRAIN_LEVELS, SpadeGenerator, check_size
 from models.gan.norms import NormOptions
 from models.gan.options import PAIRED_LOSSES, GanConfig
-
-if TYPE_CHECKING:
-    from models.gan.perceptual import LiteFeatures, VggFeatures
 
 
 class Gan(Method):
@@ -47,9 +45,7 @@ class Gan(Method):
         self.generator = SpadeGenerator(norms, spec.num_channels, options.crop or spec.size, middle_block)
         self.average = ema_copy(self.generator)
         self.register_buffer("mask_threshold", torch.zeros(()))
-        # In lists, so that they are neither saved nor trained with the method.
-        self._vgg: list[VggFeatures] = []
-        self._lite: list[LiteFeatures] = []
+        self._perceptual: dict[str, Any] = {}  # networks that are neither saved nor trained with the method
         if options.lambda_lite > 0:
             from models.efficientnet import WIDTHS
 
@@ -61,11 +57,8 @@ class Gan(Method):
         """A network of the perceptual losses, as a state dict. key: vgg19 or efficientnet_lite1."""
         from models.gan.perceptual import LiteFeatures, load_vgg
 
-        device = self.mask_threshold.device
-        if key == "vgg19":
-            self._vgg = [load_vgg(tensors).to(device)]
-        else:
-            self._lite = [LiteFeatures(tensors).to(device)]
+        net = load_vgg(tensors) if key == "vgg19" else LiteFeatures(tensors)
+        self._perceptual[key] = net.to(self.mask_threshold.device)
 
     def calibrate(self, batches: Iterable[Batch]) -> str:
         """Find what some training batches tell: the spread of perceptual features, the mask loss's body threshold.
@@ -74,7 +67,7 @@ class Gan(Method):
         """
         if self.options.lambda_lite > 0:
             batches = list(batches)
-            self.feature_spread.copy_(self._lite[0].spread(batch.real for batch in batches))
+            self.feature_spread.copy_(self._perceptual["efficientnet_lite1"].spread(batch.real for batch in batches))
         return self._calibrate_mask(batches)
 
     def _calibrate_mask(self, batches: Iterable[Batch]) -> str:
@@ -244,22 +237,16 @@ class Gan(Method):
 
     def image_losses(self, fake: Tensor, batch: Batch) -> dict[str, Tensor]:
         """Losses of the generated images (B, C, H, W) beside the adversarial ones, weighted; only those with a weight."""
-        o, result = self.options, {}
-        if o.lambda_mask > 0:
-            result["mask"] = o.lambda_mask * body.mask_loss(fake, batch.label, self.mask_threshold, o.mask_loss)
-        if o.lambda_l1 > 0:
-            result["l1"] = o.lambda_l1 * losses.l1(fake, batch.real)
-        if o.lambda_edge > 0:
-            result["edge"] = o.lambda_edge * losses.edge(fake, batch.real)
-        if o.lambda_spectrum > 0:
-            result["spectrum"] = o.lambda_spectrum * losses.spectrum(fake, batch.real)
-        if o.lambda_vgg > 0:
-            from models.gan.perceptual import perceptual_loss
-
-            result["vgg"] = o.lambda_vgg * perceptual_loss(self._vgg[0], fake, batch.real)
-        if o.lambda_lite > 0:
-            result["lite"] = o.lambda_lite * self._lite[0].loss(fake, batch.real, self.feature_spread)
-        return result
+        o, nets = self.options, self._perceptual
+        terms: list[tuple[str, float, Callable[[], Tensor]]] = [
+            ("mask", o.lambda_mask, lambda: body.mask_loss(fake, batch.label, self.mask_threshold, o.mask_loss)),
+            ("l1", o.lambda_l1, lambda: l1_loss(fake.float(), batch.real.float())),
+            ("edge", o.lambda_edge, lambda: losses.edge(fake, batch.real)),
+            ("spectrum", o.lambda_spectrum, lambda: losses.spectrum(fake, batch.real)),
+            ("vgg", o.lambda_vgg, lambda: nets["vgg19"].loss(fake, batch.real)),
+            ("lite", o.lambda_lite, lambda: nets["efficientnet_lite1"].loss(fake, batch.real, self.feature_spread)),
+        ]
+        return {name: weight * loss() for name, weight, loss in terms if weight > 0}
 
     # -- life -----------------------------------------------------------------------------------------------------
 

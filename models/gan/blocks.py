@@ -57,7 +57,7 @@ class ResidualBlock(nn.Module):
         """x (B, fin, H, W) -> (B, fout, H, W)."""
         shortcut, normalised = x, None
         if self.norm_s is not None and self.conv_s is not None:
-            normalised = self.norm_0.normalise(x)  # both norms see the same x
+            normalised = self.norm_0.norm(x)  # both norms see the same x
             shortcut = self.conv_s(self.norm_s(x, condition, normalised))
         delta = self.conv_0(leaky_relu(self.norm_0(x, condition, normalised)))
         if self.grain is not None:

@@ -5,8 +5,9 @@ Legend: B batch, K label slices (1, or 1 + 2k in 2.5-D), N labels, Z noise lengt
 
 from __future__ import annotations
 
+from functools import cached_property
+
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 
@@ -14,24 +15,15 @@ class Condition:
     """Labels and noise at one resolution; `at` gives the same at another one.
 
     label: (B, K, H, W) int64, the slice itself first, then its neighbours in slice order.
-    noise: None, (B, Z) for the whole image, (B, N, Z) by class of the slice, or (B, Z, H, W) by pixel.
+    noise: None, (B, Z) for the whole image, or (B, N, Z) by class of the slice.
     grain: None, or noise for single pixels (B, L, H, W) of the finest size, of which the k-th channel is for the k-th
     halving of it.
     """
 
-    def __init__(
-        self,
-        label: Tensor,
-        num_labels: int,
-        noise: Tensor | None,
-        grain: Tensor | None = None,
-    ) -> None:
+    def __init__(self, label: Tensor, num_labels: int, noise: Tensor | None, grain: Tensor | None = None) -> None:
         assert label.ndim == 4, label.shape
-        self.grain = grain
-        self.label, self.num_labels, self.noise = label, num_labels, noise
+        self.label, self.num_labels, self.noise, self.grain = label, num_labels, noise, grain
         self.levels: dict[tuple[int, int], Condition] = {self.size: self}  # shared by all resolutions
-        self._dense: Tensor | None = None
-        self._offsets: Tensor | None = None
 
     @property
     def size(self) -> tuple[int, int]:
@@ -39,42 +31,27 @@ class Condition:
         return self.label.shape[2], self.label.shape[3]
 
     def at(self, size: tuple[int, int]) -> Condition:
-        """The condition at another size, nearest pixel, remembered."""
-        size = (int(size[0]), int(size[1]))
+        """The condition at a size that divides this one, remembered: of each block of pixels the first."""
         if size not in self.levels:
-            level = Condition(self._resized(self.label, size), self.num_labels, self.noise, self.grain)
-            if self.noise is not None and self.noise.ndim == 4:
-                level.noise = F.interpolate(self.noise, size=size)
-            level.levels = self.levels
-            self.levels[size] = level
+            label = self.label[:, :, :: self.size[0] // size[0], :: self.size[1] // size[1]]
+            self.levels[size] = Condition(label, self.num_labels, self.noise, self.grain)
+            self.levels[size].levels = self.levels
         return self.levels[size]
 
-    @staticmethod
-    def _resized(label: Tensor, size: tuple[int, int]) -> Tensor:
-        rows, columns = (
-            (torch.arange(new, device=label.device) * old).div(new, rounding_mode="floor")
-            for new, old in zip(size, label.shape[2:], strict=True)
-        )
-        return label[:, :, rows[:, None], columns]
-
+    @cached_property
     def dense(self) -> Tensor:
         """Noise and one-hot labels (B, Z + K·N, H, W) float32, channels last in memory."""
-        if self._dense is None:
-            parts = list(one_hot(self.label, self.num_labels).unbind(1))  # K of (B, H, W, N)
-            if self.noise is not None:
-                parts.insert(0, self.pixel_noise().permute(0, 2, 3, 1))
-            self._dense = torch.cat(parts, dim=-1).permute(0, 3, 1, 2)
-        return self._dense
+        parts = list(one_hot(self.label, self.num_labels).unbind(1))  # K of (B, H, W, N)
+        if self.noise is not None:
+            parts.insert(0, self._pixel_noise(self.noise))
+        return torch.cat(parts, dim=-1).permute(0, 3, 1, 2)
 
-    def pixel_noise(self) -> Tensor:
-        """The noise at every pixel (B, Z, H, W), without copies where it is the same for all."""
-        assert self.noise is not None
-        if self.noise.ndim == 4:
-            return self.noise
-        if self.noise.ndim == 3:
-            batch = torch.arange(len(self.label), device=self.label.device)[:, None, None]
-            return self.noise[batch, self.label[:, 0]].permute(0, 3, 1, 2)
-        return self.noise[:, :, None, None].expand(-1, -1, *self.size)
+    def _pixel_noise(self, noise: Tensor) -> Tensor:
+        """The noise at every pixel (B, H, W, Z), without copies where it is the same for all."""
+        if noise.ndim == 2:
+            return noise[:, None, None].expand(-1, *self.size, -1)
+        batch = torch.arange(len(noise), device=noise.device)[:, None, None]
+        return noise[batch, self.label[:, 0]]
 
     def pixel_grain(self, size: tuple[int, int]) -> Tensor:
         """The grain (B, 1, H', W') of a size that is the finest one halved less than L times."""
@@ -83,14 +60,13 @@ class Condition:
         level = factor.bit_length() - 1
         return self.grain[:, level : level + 1, : size[0], : size[1]]
 
+    @cached_property
     def offsets(self) -> Tensor:
         """Position of each pixel in its class: (B, 2, H, W), row and column distance to the class's centroid.
 
         Divided by the class's largest distance, so in [-1, 1] (the position map of CLADE: Tan et al., TPAMI 2021, sec. 3.3).
         """
-        if self._offsets is None:
-            self._offsets = class_offsets(self.label[:, 0], self.num_labels)
-        return self._offsets
+        return class_offsets(self.label[:, 0], self.num_labels)
 
 
 def one_hot(label: Tensor, num_labels: int) -> Tensor:

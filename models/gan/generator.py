@@ -63,7 +63,6 @@ class SpadeGenerator(nn.Module):
         super().__init__()
         o = norms.options
         self.norms, self.grain, self.haar = norms, o.grain, o.generator == "haar"
-        check_size(size)
         doublings = num_upsamplings(size)
         self.halvings = doublings
         widths = [o.channels_G * multiplier // (4 if self.haar else 1) for multiplier in stage_widths(doublings)]
@@ -97,13 +96,13 @@ class SpadeGenerator(nn.Module):
         return condition.at((height >> self.halvings, width >> self.halvings))
 
     def forward(self, label: Tensor, noise: Tensor | None = None, grain: Tensor | None = None) -> Tensor:
-        """label (B, H, W) or (B, K, H, W) int64, noise (B, Z), (B, N, Z) or (B, Z, H, W) -> (B, C, H, W) in [-1, 1].
+        """label (B, H, W) or (B, K, H, W) int64, noise (B, Z) or (B, N, Z) -> (B, C, H, W) in [-1, 1].
 
-        noise by class or by pixel allows resampling one region while keeping the rest. grain: (B, L, H, W), see
-        `Condition`. None means zeros.
+        noise by class allows resampling one of them while keeping the rest. grain: (B, L, H, W), see `Condition`.
+        None means zeros.
         """
         condition = self.condition(label, noise, grain)
-        x = self.stem(self.coarsest(condition).dense())
+        x = self.stem(self.coarsest(condition).dense)
         for i, block in enumerate(self.blocks):
             if i > 0:
                 x = F.interpolate(x, scale_factor=2, mode="bilinear" if self.haar else "nearest")

@@ -72,11 +72,6 @@ def real_fake_accuracy(real_logits: Tensor, fake_logits: Tensor) -> Tensor:
     return (real_right + (fake_logits.argmax(1) == FAKE).float().mean()) / 2
 
 
-def l1(fake: Tensor, real: Tensor) -> Tensor:
-    """Mean of |fake - real|, two images (B, C, H, W). Returns ()."""
-    return F.l1_loss(fake.float(), real.float())
-
-
 def edge(fake: Tensor, real: Tensor) -> Tensor:
     """Mean over pixels and both directions of |∇fake - ∇real|, ∇ by Sobel with kernels of unit sum. (B, C, H, W) -> ().
 

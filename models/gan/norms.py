@@ -47,17 +47,18 @@ def param_free_norm(kind: str, channels: int) -> nn.Module:
 
 
 class ConditionedNorm(nn.Module):
-    """Base of the norms whose scale and shift come from a `Condition`."""
+    """Base of the norms whose scale and shift come from a `Condition`: norm(x) · scale + shift."""
 
     norm: nn.Module
 
-    def normalise(self, x: Tensor) -> Tensor:
-        """x with mean 0 and variance 1, before scale and shift."""
-        normalised: Tensor = self.norm(x)
-        return normalised
-
     def forward(self, x: Tensor, condition: Condition, normalised: Tensor | None = None) -> Tensor:
-        """x (B, C, H, W) -> (B, C, H, W). normalised: `normalise(x)` where the caller has it already."""
+        """x (B, C, H, W) -> (B, C, H, W). normalised: `norm(x)` where the caller has it already."""
+        normalised = self.norm(x) if normalised is None else normalised
+        scale, shift = self.modulation(condition.at((x.shape[2], x.shape[3])))
+        return torch.addcmul(shift, normalised, scale)
+
+    def modulation(self, condition: Condition) -> tuple[Tensor, Tensor]:
+        """Scale and shift (B, C, H, W) at the condition's own size."""
         raise NotImplementedError
 
 
@@ -78,19 +79,17 @@ class Spade(ConditionedNorm):
         self.gamma = nn.Conv2d(hidden, channels, kernel, padding=kernel // 2)
         self.beta = nn.Conv2d(hidden, channels, kernel, padding=kernel // 2)
 
-    def forward(self, x: Tensor, condition: Condition, normalised: Tensor | None = None) -> Tensor:
+    def modulation(self, condition: Condition) -> tuple[Tensor, Tensor]:
         """See `ConditionedNorm`."""
-        normalised = self.normalise(x) if normalised is None else normalised
-        level = condition.at((x.shape[2], x.shape[3]))
-        hidden = F.relu(self.shared(level.dense()))
+        hidden = F.relu(self.shared(condition.dense))
         if not self.tuned:
-            return normalised * (1 + self.gamma(hidden)) + self.beta(hidden)
+            return 1 + self.gamma(hidden), self.beta(hidden)
         assert self.gamma.bias is not None
         assert self.beta.bias is not None
         weight = torch.cat([self.gamma.weight, self.beta.weight])
         bias = torch.cat([self.gamma.bias + 1, self.beta.bias])
         scale, shift = F.conv2d(hidden, weight, bias, padding=self.gamma.padding).chunk(2, dim=1)
-        return torch.addcmul(shift, normalised, scale)
+        return scale, shift
 
 
 class Clade(ConditionedNorm):
@@ -113,32 +112,24 @@ class Clade(ConditionedNorm):
         if self.noise is not None:
             nn.init.normal_(self.noise.weight, std=NOISE_STD)
 
-    def forward(self, x: Tensor, condition: Condition, normalised: Tensor | None = None) -> Tensor:
-        """See `ConditionedNorm`."""
-        normalised = self.normalise(x) if normalised is None else normalised
-        gamma, beta = self.modulation(condition.at((x.shape[2], x.shape[3])))
-        return torch.addcmul(beta, normalised, 1 + gamma)
-
     def modulation(self, condition: Condition) -> tuple[Tensor, Tensor]:
-        """gamma and beta (B, C, H, W) at the condition's own size."""
+        """See `ConditionedNorm`."""
         B, K, H, W = condition.label.shape
         offset = torch.arange(K, device=condition.label.device)[:, None, None] * self.num_labels
         rows = F.embedding_bag(
             (condition.label + offset).permute(0, 2, 3, 1).reshape(-1, K), self.table.flatten(0, 1), mode="sum"
         )
         both = rows.view(B, H, W, -1).permute(0, 3, 1, 2) if self.noise is None else self._with_noise(rows, condition)
-        strength = 1 + self.position(condition.offsets())
+        strength = 1 + self.position(condition.offsets)
         gamma, beta = both.chunk(2, dim=1)
-        return gamma * strength[:, :1], beta * strength[:, 1:]
+        return 1 + gamma * strength[:, :1], beta * strength[:, 1:]
 
     def _with_noise(self, rows: Tensor, condition: Condition) -> Tensor:
         B, _, H, W = condition.label.shape
         noise = condition.noise
         assert self.noise is not None
         assert noise is not None
-        if noise.ndim == 4:
-            added = self.noise(noise.permute(0, 2, 3, 1))
-        elif noise.ndim == 3:
+        if noise.ndim == 3:
             batch = torch.arange(B, device=noise.device)[:, None, None]
             added = self.noise(noise)[batch, condition.label[:, 0]]
         else:

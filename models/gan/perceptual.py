@@ -57,6 +57,17 @@ class VggFeatures(nn.Module):
         grey = (image.flatten(0, 1).unsqueeze(1) + 1) / 2  # (B·C, 1, H, W)
         return (grey - self.mean) / self.std
 
+    def loss(self, fake: Tensor, real: Tensor) -> Tensor:
+        """Sum over layers of w_i · mean |VGG_i(fake) - VGG_i(real)|, w = 1/32, 1/16, 1/8, 1/4, 1 (Wang et al., CVPR 2018).
+
+        fake, real: (B, C, H, W) in [-1, 1]; real is the target, without gradient. Returns (), float32. The predecessors fed
+        [-1, 1] as it was, without ImageNet's normalisation, so their weight of 10 is not exactly ours.
+        """
+        with torch.no_grad():
+            targets = self(real)
+        layers = zip(LAYER_WEIGHTS, self(fake), targets, strict=True)
+        return torch.stack([weight * F.l1_loss(x, target) for weight, x, target in layers]).sum()
+
 
 def load_vgg(state: Mapping[str, Tensor]) -> VggFeatures:
     """The network with the weights of a state dict of torchvision's vgg19 (keys features.N.weight and .bias).
@@ -75,18 +86,6 @@ def load_vgg(state: Mapping[str, Tensor]) -> VggFeatures:
     weights = {name.removeprefix("features."): state[name].detach().float().clone() for name in names}
     features.load_state_dict(weights, assign=True)
     return VggFeatures(features)
-
-
-def perceptual_loss(net: VggFeatures, fake: Tensor, real: Tensor) -> Tensor:
-    """Sum over layers of w_i · mean |VGG_i(fake) - VGG_i(real)|, w = 1/32, 1/16, 1/8, 1/4, 1 (Wang et al., CVPR 2018).
-
-    fake, real: (B, C, H, W) in [-1, 1]; real is the target, without gradient. Returns (), float32. The predecessors fed
-    [-1, 1] as it was, without ImageNet's normalisation, so their weight of 10 is not exactly ours.
-    """
-    with torch.no_grad():
-        targets = net(real)
-    layers = zip(LAYER_WEIGHTS, net(fake), targets, strict=True)
-    return torch.stack([weight * F.l1_loss(x, target) for weight, x, target in layers]).sum()
 
 
 class LiteFeatures(nn.Module):

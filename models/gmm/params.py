@@ -14,7 +14,6 @@ from models.gmm.intensity import Normalise
 from models.gmm.resampling import Shape
 
 _TENSORS = ("affine", "velocity", "means", "stds", "fwhm", "bias", "gamma")
-_TENSOR_TYPES = {"float32": torch.float32, "float64": torch.float64, "int64": torch.int64}
 
 
 @dataclass
@@ -89,24 +88,13 @@ class Params:
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Params:
-        """Inverse of `to_dict`; ValueError naming the field that is missing or unknown."""
+        """Inverse of `to_dict`, also where tensors are tensors; ValueError naming the field that is missing or unknown."""
         names = {f.name for f in fields(cls)}
         if set(data) != names:
             raise ValueError(f"parameters of a synthetic image: missing or unknown {sorted(set(data) ^ names)}")
         values = {name: _value(value) for name, value in data.items()}
         values["artefacts"] = tuple(artefact_from_dict(item) for item in data["artefacts"])
         return cls(**values)
-
-    def to_tensors(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
-        """Tensors, and all else as plain values: the two parts of a safetensors file."""
-        data = self.to_dict()
-        tensors = {f.name: v for f in fields(self) if isinstance(v := getattr(self, f.name), Tensor)}
-        return tensors, {name: value for name, value in data.items() if name not in tensors}
-
-    @classmethod
-    def from_tensors(cls, tensors: Mapping[str, Tensor], rest: Mapping[str, Any]) -> Params:
-        """Inverse of `to_tensors`."""
-        return cls.from_dict({**rest, **{name: _plain(tensor) for name, tensor in tensors.items()}})
 
 
 def _plain(value: Any) -> Any:
@@ -119,7 +107,7 @@ def _plain(value: Any) -> Any:
 
 def _value(value: Any) -> Any:
     if isinstance(value, Mapping) and set(value) == {"type", "values"}:
-        return torch.tensor(value["values"], dtype=_TENSOR_TYPES[value["type"]])
+        return torch.tensor(value["values"], dtype=getattr(torch, value["type"]))
     if isinstance(value, Mapping):
         return {key: _value(item) for key, item in value.items()}
     return tuple(_value(item) for item in value) if isinstance(value, (tuple, list)) else value

@@ -9,7 +9,6 @@ from __future__ import annotations
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
-from functools import lru_cache
 from typing import Any, Literal, TypeAlias
 
 import numpy as np
@@ -113,14 +112,11 @@ class GivenPriors:
     stds: Prior
 
 
-_parsed = lru_cache(maxsize=16)(parse_prior)
-
-
 def default_priors(options: GmmConfig, num_classes: int, kind: Kind) -> GivenPriors:
     """The random priors of the options, alike for all classes; normal ones have the moments of the uniform range."""
     ranges = (options.prior_means, SYNTHSEG_MEANS[0]), (options.prior_stds, SYNTHSEG_STDS[0])
     halves = [(c, r[0]) if len(r) == 1 else ((r[0] + r[1]) / 2, (r[1] - r[0]) / 2) for r, c in ranges]
-    return GivenPriors(*(_parsed(None, kind, num_classes, half) for half in halves))
+    return GivenPriors(*(parse_prior(None, kind, num_classes, half) for half in halves))
 
 
 def draw_statistics(

@@ -55,7 +55,7 @@ def sample_params(
     it is, whatever the options say. sided: whether the first axis is left-right; sagittal slices are never mirrored.
     ValueError for options that do not fit the dimensions, and where a scheme without background shows what is outside.
     """
-    scheme = _plain_scheme(labels) if scheme is None else scheme
+    scheme = LabelScheme.from_lists(range(int(labels.max()) + 1)) if scheme is None else scheme
     seed = int(torch.randint(2**62, (), generator=generator))
     stream = partial(seeded_generator, seed)
     shape = tuple(labels.shape)
@@ -75,7 +75,7 @@ def sample_params(
         fwhm=_texture(options, scheme.num_labels, stream("texture")),
         partial_volume=options.partial_volume,
         bias=_bias(options, channels, crop, stream("bias")),
-        gamma=_gamma(options, channels, stream("gamma")),
+        gamma=options.gamma_std * torch.randn(channels, generator=stream("gamma")) if options.gamma_std else None,
         normalise=options.normalise,
         **_acquisition(options, channels, crop, mm, out_mm, stream),
         gradients=options.return_gradients,
@@ -84,13 +84,6 @@ def sample_params(
     if params.artefacts and not params.roles:
         params.roles = {role: scheme.role(role) for role in ROLES}
     return params
-
-
-def _plain_scheme(labels: Tensor) -> LabelScheme:
-    """Every index a class of its own, 0 background, sides unknown."""
-    count = int(labels.max()) + 1
-    values = tuple(range(count))
-    return LabelScheme(values, tuple(f"label_{v}" for v in values), values, values, None)
 
 
 def _between(generator: torch.Generator, values: Sequence[float]) -> float:
@@ -274,10 +267,6 @@ def _bias(options: GmmConfig, channels: int, crop: Shape, generator: torch.Gener
         return std * torch.randn(channels, *grid, generator=generator)
     # 1 plus uniform values, as the logarithm that the renderer upsamples
     return (1 + std * (2 * torch.rand(channels, *grid, generator=generator) - 1)).clamp(min=1e-3).log()
-
-
-def _gamma(options: GmmConfig, channels: int, generator: torch.Generator) -> Tensor | None:
-    return options.gamma_std * torch.randn(channels, generator=generator) if options.gamma_std > 0 else None
 
 
 def _acquisition(

@@ -23,28 +23,10 @@ def test_class_weights_are_inverse_frequencies_and_average_to_one() -> None:
     # B·H·W = 6 pixels, K = 3 classes: 6 / (3 · n_c)
     assert torch.allclose(weight, torch.tensor([2 / 3, 1.0, 2.0, 0.0]))
     assert weight[label].mean() == pytest.approx(1.0)
-
-
-def test_air_has_a_weight_above_zero() -> None:
-    """The predecessor gave class 0 weight 0, so nothing told the generator where the body ends."""
+    capped = losses.class_weights(label, N, max_weight=1.5)
+    assert torch.equal(capped, weight.clamp(max=1.5))
+    # The predecessor gave class 0 weight 0, so nothing told the generator where the body ends.
     assert losses.class_weights(torch.zeros(1, 2, 2, dtype=torch.long), N)[0] == 1.0
-
-
-def test_rare_classes_are_capped() -> None:
-    label = torch.zeros(1, 100, 100, dtype=torch.long)
-    label[0, 0, 0] = 1
-    assert losses.class_weights(label, N)[1] == 5000
-    assert losses.class_weights(label, N, max_weight=100)[1] == 100
-
-
-def test_uniform_logits_cost_log_n_plus_one() -> None:
-    label = torch.randint(0, N, (2, 5, 5))
-    logits = torch.zeros(2, N + 1, 5, 5)
-    assert losses.real_cross_entropy(logits, label).item() == pytest.approx(math.log(N + 1))
-    assert losses.real_cross_entropy(logits, label, losses.class_weights(label, N)).item() == pytest.approx(
-        math.log(N + 1)
-    )
-    assert losses.fake_cross_entropy(logits).item() == pytest.approx(math.log(N + 1))
 
 
 def test_weighted_cross_entropy_by_hand() -> None:
@@ -54,19 +36,16 @@ def test_weighted_cross_entropy_by_hand() -> None:
     probability = logits.softmax(1)[0, :, 0]
     expected = (-2.0 * probability[2, 0].log() - 0.5 * probability[4, 1].log()) / 2
     assert losses.real_cross_entropy(logits, label, weight).item() == pytest.approx(expected.item(), rel=1e-6)
-
-
-def test_labelmix_mask_is_constant_on_classes_and_shared_in_the_batch() -> None:
-    label = torch.randint(0, N, (3, 16, 16))
-    mask = losses.labelmix_mask(label, N, seeded_generator(1))
-    for c in range(N):
-        assert len(mask[:, 0][label == c].unique()) == 1
+    fake = -probability[0].log().mean()
+    assert losses.fake_cross_entropy(logits).item() == pytest.approx(fake.item(), rel=1e-6)
 
 
 def test_labelmix_coins_are_fair_and_independent() -> None:
     """Writing coins into the map class by class re-tosses class 0 with class 1: P(equal) would be 0.74, not 0.5."""
-    label = labels([0, 1])
+    label = labels([0, 1, 0])
     masks = torch.stack([losses.labelmix_mask(label, N, seeded_generator(i))[0, 0, 0] for i in range(2000)])
+    assert torch.equal(masks[:, 0], masks[:, 2])
+    masks = masks[:, :2]
     assert masks.mean(0).tolist() == pytest.approx([0.5, 0.5], abs=0.04)
     assert (masks[:, 0] == masks[:, 1]).float().mean().item() == pytest.approx(0.5, abs=0.04)
 
@@ -117,23 +96,16 @@ def test_spectrum_sees_texture_and_not_its_place() -> None:
 # -- adversarial losses ------------------------------------------------------------
 
 
-def test_hinge_of_the_discriminator_by_hand() -> None:
+def test_hinge_by_hand_with_scales_that_count_alike_whatever_their_size() -> None:
     real, fake = torch.tensor([[2.0, 0.0, -1.0]]), torch.tensor([[-3.0, 0.5]])
     # max(0, 1 - D): 0, 1, 2; max(0, 1 + D): 0, 1.5
     assert losses.hinge_discriminator([real], [fake]).item() == pytest.approx(1.0 + 0.75)
-    assert losses.hinge_discriminator([torch.full((2, 1, 3, 3), 1.5)], [torch.full((2, 1, 3, 3), -1.5)]).item() == 0.0
-
-
-def test_hinge_of_the_generator_is_minus_the_mean() -> None:
-    assert losses.hinge_generator([torch.tensor([1.0, -4.0])]).item() == pytest.approx(1.5)
-
-
-def test_scales_count_alike_whatever_their_size() -> None:
-    real, fake = [torch.zeros(1, 1, 9, 9), torch.ones(1, 1, 2, 2)], [torch.zeros(1, 1, 9, 9), -torch.ones(1, 1, 2, 2)]
-    assert losses.hinge_discriminator(real, fake).item() == pytest.approx((2.0 + 0.0) / 2)
-    assert losses.hinge_generator(fake).item() == pytest.approx((0.0 + 1.0) / 2)
+    assert losses.hinge_generator([fake]).item() == pytest.approx(1.25)
+    reals, fakes = [torch.zeros(1, 1, 9, 9), torch.ones(1, 1, 2, 2)], [torch.zeros(1, 1, 9, 9), -torch.ones(1, 1, 2, 2)]
+    assert losses.hinge_discriminator(reals, fakes).item() == pytest.approx((2.0 + 0.0) / 2)
+    assert losses.hinge_generator(fakes).item() == pytest.approx((0.0 + 1.0) / 2)
     with pytest.raises(ValueError, match="zip"):
-        losses.hinge_discriminator(real, fake[:1])
+        losses.hinge_discriminator(reals, fakes[:1])
 
 
 def test_logistic_losses_are_binary_cross_entropy_and_do_not_overflow() -> None:
@@ -192,8 +164,3 @@ def test_labelmix_of_a_consistent_discriminator_is_zero() -> None:
     assert losses.labelmix_consistency(mask * real + (1 - mask) * fake, real, fake, mask).item() == pytest.approx(
         0.0, abs=1e-12
     )
-
-
-def test_l1_is_the_mean_absolute_difference() -> None:
-    fake, real = torch.full((2, 1, 4, 4), 0.5), torch.full((2, 1, 4, 4), -0.25)
-    assert losses.l1(fake, real).item() == 0.75

@@ -189,14 +189,9 @@ def sample_weight(generator: torch.Generator) -> dict[str, Any]:
 
 def bounding_box(mask: Tensor, margin: int) -> tuple[slice, ...]:
     """Slices round the true voxels of a mask (*S), not empty, and this many voxels further, within the volume."""
-    box = []
-    for axis, size in enumerate(mask.shape):
-        line = mask
-        for other in reversed([a for a in range(mask.ndim) if a != axis]):
-            line = line.any(other)
-        true = line.nonzero()
-        box.append(slice(max(int(true[0]) - margin, 0), min(int(true[-1]) + margin + 1, size)))
-    return tuple(box)
+    true = mask.nonzero()
+    ends = zip(true.amin(0).tolist(), true.amax(0).tolist(), mask.shape, strict=True)
+    return tuple(slice(max(low - margin, 0), min(high + margin + 1, size)) for low, high, size in ends)
 
 
 def noise_on_grid(shape: Sequence[int], coarser: int, generator: torch.Generator, device: torch.device) -> Tensor:
