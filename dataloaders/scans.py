@@ -15,7 +15,7 @@ from dataloaders.io.geometry import resample, to_ras
 from dataloaders.io.intensity import robust_unit
 from dataloaders.io.nifti import Volume, VolumeError, read_volume, stem
 
-OUTPUTS = ("dseg", "probseg", "resampled")  # endings of scripts/segment.py's own files
+NO_SCANS = (*NO_IMAGES, "resampled")  # endings of label maps, and of what scripts/segment.py writes
 CT_WINDOW = (0.0, 80.0)  # HU, SynthSeg's
 MAX_GRID = 2**29  # voxels that a scan may have on the network's grid
 
@@ -43,21 +43,23 @@ def find_scans(inputs: Sequence[Path], suffixes: Sequence[str], channels: Sequen
     """Scans in the order of their paths, and whether all are of a BIDS data set.
 
     channels: of the network. With several, files belong together whose names differ in the last part only
-    (``sub-01_T1w``, ``sub-01_FLAIR``). ValueError where there is nothing, and where two outputs would have one name.
+    (``sub-01_T1w``, ``sub-01_FLAIR``). Label maps and resampled images are only taken where they are all that is named.
+    ValueError where there is nothing, and where two outputs would have one name.
     """
-    given_roots: list[tuple[Path | None, Path]] = []
-    bids = True
-    for given in inputs:
-        root, files = _expand(given, suffixes)
-        bids = bids and root is not None and is_bids(root)
-        given_roots += [(root, file) for file in files]
-    if not given_roots:
-        endings = f" ending in {', '.join(suffixes)}" if suffixes else ""
-        raise ValueError(f"--input {' '.join(map(str, inputs))}: no scans{endings}")
-    loose = {file for root, file in given_roots if root is None}
+    given = [(path if path.is_dir() else None, file) for path in inputs for file in _files(path, suffixes)]
+    given = [(root, file) for root, file in given if suffix(file) not in NO_SCANS] or [
+        (root, file) for root, file in given if root is None
+    ]
+    what = f"--input {' '.join(map(str, inputs))}"
+    if not given:
+        raise ValueError(f"{what}: no scans" + f" ending in {', '.join(suffixes)}" * bool(suffixes))
+    if not any(file.exists() for _, file in given):  # of several, a missing one is that scan's fault
+        raise ValueError(f"{what}: no scan and no folder")
+    bids = all(map(is_bids, inputs))
+    loose = {file for root, file in given if root is None}
     alike = len({stem(file) for file in loose}) < len(loose)  # one folder a patient: the folders make the names
     common = Path(os.path.commonpath([file.parent for file in loose])) if alike else None
-    found = [(root or common or file.parent, file) for root, file in given_roots]
+    found = [(root or common or file.parent, file) for root, file in given]
     scans = (
         _grouped(found, channels, bids) if len(channels) > 1 else [_scan(root, (file,), bids) for root, file in found]
     )
@@ -71,17 +73,14 @@ def find_scans(inputs: Sequence[Path], suffixes: Sequence[str], channels: Sequen
     return scans, bids
 
 
-def _expand(given: Path, suffixes: Sequence[str]) -> tuple[Path | None, list[Path]]:
-    """Root, None for single files, and files."""
+def _files(given: Path, suffixes: Sequence[str]) -> list[Path]:
+    """Files of a folder, of the anatomy in a BIDS data set; or those that a pattern, list or name means."""
     files = find_files(given, below=True)
     if not given.is_dir():
-        return None, files or [given]  # a file that is missing is a fault of its own when it is read
+        return files or [given]
     if is_bids(given):
-        images = [file for file in anatomical(files, given) if suffix(file) not in NO_IMAGES]
-        files = [file for file in images if suffix(file) in suffixes or not suffixes]
-    elif suffixes:
-        files = [file for file in files if stem(file).endswith(tuple(suffixes))]
-    return given, [file for file in files if suffix(file) not in OUTPUTS]
+        return [file for file in anatomical(files, given) if suffix(file) in suffixes or not suffixes]
+    return [file for file in files if stem(file).endswith(tuple(suffixes))] if suffixes else files
 
 
 def _scan(root: Path, files: tuple[Path, ...], bids: bool) -> Scan:

@@ -24,7 +24,6 @@ import tyro
 
 from dataloaders.io.console import say, tracked
 from dataloaders.io.files import csv_text, file_sha256, read_json, write_text
-from dataloaders.io.find import find_files
 from dataloaders.io.geometry import back_to_source, regrid, resample, spacing, voxel_volume
 from dataloaders.io.intensity import shown
 from dataloaders.io.ledger import Ledger, WorkReport
@@ -363,8 +362,6 @@ def quality_csv(names: Sequence[str], records: Records) -> str:
 def main() -> int:
     """Exit codes: 0 fine, 1 some scans could not be segmented, 2 bad options."""
     o = parse()
-    if not any(path.is_dir() or find_files(path) for path in o.input):  # of several, a missing one is that scan's fault
-        raise ValueError(f"--input {' '.join(map(str, o.input))}: no scan and no folder")
     if o.threads:
         torch.set_num_threads(o.threads)
     report = segment(o, *load(o))

@@ -57,8 +57,11 @@ def test_own_outputs_are_no_input_and_links_to_folders_are_followed(tmp_path: Pa
     (scan,), bids = find_scans([tmp_path / "bids"], (), ("c",))
     assert bids
     assert scan.name("dseg") == "sub-01/anat/sub-01_desc-T1w_dseg"
-    touch(*(tmp_path / "plain" / f"a{name}.nii.gz" for name in ("", "_dseg", "_probseg", "_resampled")))
-    assert [scan.place for scan in find_scans([tmp_path / "plain"], (), ("c",))[0]] == ["a"]
+    touch(*(tmp_path / "plain" / f"a{name}.nii.gz" for name in ("", "_dseg", "_probseg", "_resampled", "_mask")))
+    for inputs in ([tmp_path / "plain"], [tmp_path / "plain" / "*.nii.gz"], sorted((tmp_path / "plain").iterdir())):
+        assert [scan.place for scan in find_scans(inputs, (), ("c",))[0]] == ["a"]
+    (alone,), _ = find_scans([tmp_path / "plain" / "a_resampled.nii.gz"], (), ("c",))
+    assert alone.place == "a_resampled"  # whoever names nothing else means it
 
 
 def test_folders_lists_and_names_that_collide(tmp_path: Path) -> None:

@@ -21,7 +21,7 @@ from dataloaders.io.spec import DataSpec, Label
 from dataloaders.segmentation_task import SHOWN
 from engine.segmentation import Predictor, as_tissue, box_of
 from models.segmenter.options import SegmenterConfig
-from scripts.segment import SegmentOptions, implausible, main, parse, segment
+from scripts.segment import SegmentOptions, implausible, parse, segment
 from tests.toy import phantom, save_nifti, toy_spec
 
 LIMITS = torch.tensor([0.1, 0.35, 0.55, 0.85])  # intensities between the phantom's labels
@@ -228,18 +228,10 @@ def test_an_output_never_replaces_a_scan(tmp_path: Path) -> None:
     assert scan.read_bytes() == before
 
 
-def test_missing_scans_are_refused_before_the_network_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    words = (
-        "--input",
-        str(tmp_path / "no*.nii.gz"),
-        "--output",
-        str(tmp_path / "out"),
-        "--checkpoint",
-        str(tmp_path / "no"),
-    )
-    monkeypatch.setattr("sys.argv", ["segment.py", *words])
+def test_missing_scans_are_refused(tmp_path: Path) -> None:
+    o = SegmentOptions(input=(tmp_path / "no*.nii.gz",), output=tmp_path / "out")
     with pytest.raises(ValueError, match=r"--input .*no\*.nii.gz: no scan and no folder"):
-        main()
+        segment(o, predictor(), {})
     assert not (tmp_path / "out").exists()
 
 
