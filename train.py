@@ -43,7 +43,6 @@ def train(config: Config) -> int:
     if players and state.step == 0 and (warning := method.calibrate(run.first_batches())):
         run.log.say(f"warning: {warning}")
 
-    run.begin()
     with run.kept():
         for batch in run.timed(train_loader.endless(start=state.images_seen)):
             if run.done:

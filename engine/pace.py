@@ -5,7 +5,6 @@ All of it goes to the console and log.txt alone; metrics.jsonl and its means do 
 
 from __future__ import annotations
 
-import threading
 import time
 from collections.abc import Callable
 
@@ -16,7 +15,6 @@ from engine.device import peak_memory_gb
 from engine.methods.base import Workflow
 
 STEPS, SECONDS = 5, 20.0  # the time is known after so many steps, or after the first that ends so late
-PATIENCE = 45.0  # seconds until a word on a first step that has not ended
 
 
 def expectation(workflow: Workflow, length: int, device: torch.device) -> list[str]:
@@ -39,7 +37,8 @@ def rate_words(images_per_second: float, images: int) -> str:
 class Pace:
     """Says when a training's time is known, and later how far it is where the log has been silent for long.
 
-    say: takes a line. total: images of the whole run; seen: those before this process.
+    say: takes a line. total: images of the whole run; seen: those before this process. said: when the log told how far it
+    is, which others may set.
     """
 
     def __init__(self, say: Callable[[str], None], total: int, seen: int, device: torch.device) -> None:
@@ -47,21 +46,11 @@ class Pace:
         self.steps, self.known = 0, False
         self.start = self.said = self.since = time.monotonic()
         self.first = seen
-        self._timer = threading.Timer(
-            PATIENCE, say, (f"still in the first step after {PATIENCE:.0f} s (the time it takes is said when it ends)",)
-        )
-        self._timer.daemon = True
-        self._timer.start()
-
-    def logged(self) -> None:
-        """The log has said how far the training is."""
-        self.said = time.monotonic()
 
     def after_step(self, images: int) -> None:
         """images: seen by now, the step's own included."""
         now = time.monotonic()
         self.steps += 1
-        self._timer.cancel()
         speed = (images - self.first) / max(now - self.since, 1e-9)
         if self.steps == 1:  # it warms up, so it counts only while nothing better is known
             self.since, self.first = now, images
@@ -73,7 +62,3 @@ class Pace:
             self.said = now
             left = duration((self.total - images) / speed)
             self.say(f"{images:>10,}/{self.total:,} images  {speed:.3g}/s  {left} left")
-
-    def close(self) -> None:
-        """No more lines."""
-        self._timer.cancel()

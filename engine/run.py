@@ -158,7 +158,6 @@ class Run:
         on_rank_zero(self._claim_folder)
         self.log = RunLog(self.folder, silent=rank() > 0)
         self.meter = Meter()
-        self.pace: Pace | None = None  # once the training begins
         self.judged = False  # whether the newest evaluation gave a verdict
         self.whole = True  # not in the midst of a step
         self.ready_at = -1
@@ -177,6 +176,10 @@ class Run:
             )
 
     def _claim_folder(self) -> None:
+        if self.workflow.other is not None:
+            from engine.origin import check_data  # of no use to most runs
+
+            check_data(self.workflow.other, self.config, self.data.spec)
         new = {"config": options.to_dict(self.config), "data": fingerprint(self.config.dataroot)}
         for flag, folder in self.workflow.sources().items():
             try:
@@ -278,9 +281,10 @@ class Run:
             self.log.say(f"learning rate from here on: {line}")
 
     def _begin_with_another(self) -> None:
-        from engine.origin import begin_with, origin_line  # of no use to most runs
+        from engine.origin import begin_with, origin_line, other_run  # of no use to most runs
 
-        self.state.origin, taken = begin_with(self.method, self.config, self.data.spec)
+        other = self.workflow.other or other_run(self.config)  # here where states were there that cannot be read
+        self.state.origin, taken = begin_with(self.method, other)
         besides = [name for name in list(self.players)[1:] if name not in taken and name in self.method.networks()]
         new = f"; anew: {', '.join(besides)}" if besides else ""
         self.log.say(f"begins with the weights of {origin_line(self.state.origin)}{new}")
@@ -309,11 +313,6 @@ class Run:
         """Say what was found, how much there is to do in epochs of `length` images, and what to expect of it."""
         for line in [*found, *expectation(self.workflow, length, self.device)]:
             self.log.say(line)
-
-    def begin(self) -> None:
-        """From here on the pace is told: what is measured after some steps, and signs of life where the log is silent."""
-        if self.players and not self.done:
-            self.pace = Pace(self.log.say, self.total, self.state.images_seen, self.device)
 
     def _read_state(self) -> dict[str, Any] | None:
         wanted, marker = self.config.which_iter, self.folder / "which_iter.json"
@@ -401,6 +400,7 @@ class Run:
     @contextmanager
     def kept(self) -> Iterator[None]:
         """Whatever ends the training inside, its state is saved, unless that is in the midst of a step."""
+        self.pace = Pace(self.log.say, self.total, self.state.images_seen, self.device)
         try:
             yield
         except SystemExit:  # by a second signal, or when all has been said
@@ -528,8 +528,7 @@ class Run:
         self.whole = True
         self.meter.images += len(batch) * world_size()
         if not self.state.crossed(self.config.freq_print) or not self.meter.losses:
-            if self.pace is not None:
-                self.pace.after_step(self.state.images_seen)
+            self.pace.after_step(self.state.images_seen)
             return
         now = time.perf_counter()
         seconds, self.clock = max(now - self.clock, 1e-9), now
@@ -551,8 +550,7 @@ class Run:
         left = timedelta(seconds=round((self.total - self.state.images_seen) / speed))
         self.log.say(f"{self.state.images_seen:>10,}/{self.total:,} images  {speed:.1f}/s  {left} left  {shown}")
         self.meter = Meter()
-        if self.pace is not None:
-            self.pace.logged()
+        self.pace.said = time.monotonic()
         self._watch(measures)
 
     def _watch(self, measures: dict[str, float]) -> None:
@@ -589,13 +587,13 @@ class Run:
     def maybe_preview(self) -> None:
         """Preview picture and curves every --freq_preview images; a full disk only warns."""
         if self.state.crossed(self.config.freq_preview):
-            on_rank_zero(lambda: self._if_there_is_room(self.preview, "no preview"))
+            self._where_there_is_room(self.preview, "no preview")
 
     def maybe_evaluate(self) -> None:
         """Metrics on the validation split every --freq_fid images; a full disk only warns."""
         if self.state.crossed(self.config.freq_fid):
             self.judged = False
-            on_rank_zero(lambda: self._if_there_is_room(self.evaluate, "not evaluated"))
+            self._where_there_is_room(self.evaluate, "not evaluated")
             self.judged, self.state.stale = ranks.broadcast((self.judged, self.state.stale))
             if self.judged:
                 self.method.after_evaluation(self.state.stale)  # on every rank, since it may change the learning rate
@@ -603,7 +601,7 @@ class Run:
     def maybe_save(self) -> None:
         """State every --freq_save_latest, weights for good every --freq_save_ckpt images; a full disk only warns."""
         if self.state.crossed(self.config.freq_save_ckpt) or self.state.crossed(self.config.freq_save_latest):
-            on_rank_zero(lambda: self._if_there_is_room(self._save_what_is_due, "not saved"))
+            self._where_there_is_room(self._save_what_is_due, "not saved")
 
     def _save_what_is_due(self) -> None:
         if self.state.crossed(self.config.freq_save_latest):
@@ -612,17 +610,20 @@ class Run:
             self._ready()
             self._save_weights(str(self.state.images_seen))
 
-    def _if_there_is_room(self, work: Callable[[], None], otherwise: str) -> None:
-        try:
-            work()
-        except OSError as error:
-            self.log.say(f"warning: {otherwise}: {error}")
+    def _where_there_is_room(self, work: Callable[[], None], otherwise: str) -> None:
+        def attempt() -> None:
+            try:
+                work()
+            except OSError as error:
+                self.log.say(f"warning: {otherwise}: {error}")
+
+        on_rank_zero(attempt)
 
     def finish(self) -> int:
         """Save; after the last image also evaluate and preview. Returns the process's exit code."""
         if not self.complete:
             assert self.stop.exit_code is not None
-            on_rank_zero(self._save_on_leaving)
+            on_rank_zero(lambda: self.save(leaving=True))
             self.log.say(f"stopped at {self.state.images_seen:,} images, state saved; the same command resumes")
             self.close()
             return self.stop.exit_code
@@ -646,8 +647,6 @@ class Run:
     def close(self) -> None:
         """Close the log and let go of the run folder and of the signals."""
         self.stop.close()
-        if self.pace is not None:
-            self.pace.close()
         self.log.close()
         if self.lock is not None:
             self.lock.close()
@@ -676,11 +675,20 @@ class Run:
             "optimizers": {name: optimizer.state_dict() for name, optimizer in self._optimizers().items()},
         }
 
-    def save(self) -> None:
-        """Write the state, and then the newest weights, which need data and on a slow machine minutes to make ready."""
+    def save(self, leaving: bool = False) -> None:
+        """Write the state, and then the newest weights, which need data and on a slow machine minutes to make ready.
+
+        leaving: where the data cannot be read now, the weights stay as they were.
+        """
         self._save_state()
-        self._ready()
-        self._save_weights("latest")
+        try:
+            self._ready()
+        except (ValueError, WorkerLost) as error:
+            if not leaving:
+                raise
+            self.log.say(f"warning: weights-latest stays as it was: {_cause(error)}")
+        else:
+            self._save_weights("latest")
 
     def _save_state(self) -> Path:
         if not self._is_finite():
@@ -691,16 +699,6 @@ class Run:
             self.close()
             raise SystemExit(EXIT_DIVERGED)
         return checkpoint.save_state(self.folder, self.state.images_seen, self._state())
-
-    def _save_on_leaving(self) -> None:
-        """Save; weights that would need data which cannot be read now stay as they were."""
-        self._save_state()
-        try:
-            self._ready()
-        except (ValueError, WorkerLost) as error:
-            self.log.say(f"warning: weights-latest stays as it was: {_cause(error)}")
-        else:
-            self._save_weights("latest")
 
     def _save_weights(self, which: str) -> None:
         weights = Weights(
@@ -723,22 +721,24 @@ class Run:
     def evaluate(self) -> None:
         """Validate as the judge does; keep the best weights."""
         self._ready()
-        verdict = self.judge.evaluate(self.state.images_seen) if self.config.metrics != "none" else None
-        if verdict is None:
+        metrics = self.judge.evaluate(self.state.images_seen) if self.config.metrics != "none" else None
+        if metrics is None:
             if not math.isfinite(self.state.best):  # else it was judged before, and stays
                 self._save_weights("best")
             return
-        self.log.record({"kind": "eval", "images": self.state.images_seen, "metrics": verdict.metrics})
-        better = verdict.loss < self.state.best
+        self.log.record({"kind": "eval", "images": self.state.images_seen, "metrics": metrics})
+        sign = -1 if self.judge.higher else 1  # `best` is a loss
+        value = metrics[self.judge.measure] or 0.0
+        better = sign * value < self.state.best
         self.judged, self.state.stale = True, 0 if better else self.state.stale + 1
         if better:
-            self.state.best = verdict.loss
+            self.state.best = sign * value
             self._save_weights("best")
             if self.players:
                 checkpoint.keep_as_best(self._save_state())
         self.log.say(
-            f"{self.state.images_seen:>10,} images  validation {verdict.name} {verdict.value:.4f}"
-            + (" (best so far)" if better else f" (best {-self.state.best if verdict.higher else self.state.best:.4f})")
+            f"{self.state.images_seen:>10,} images  validation {self.judge.measure} {value:.4f}"
+            + (" (best so far)" if better else f" (best {sign * self.state.best:.4f})")
         )
         self.clock = time.perf_counter()  # evaluation does not count as training time
 

@@ -287,8 +287,20 @@ def options_of(kind: type[_T], arguments: Sequence[str] | None = None, **how: An
 
     arguments: by default those of the process. how: further arguments of ``tyro.cli``.
     """
+    _silent_about_none(kind)
     with refused_in_one_line():
         return tyro.cli(kind, args=arguments, use_underscores=True, **{"description": kind.__doc__} | how)
+
+
+def _silent_about_none(kind: Any) -> None:
+    """Let --help not end ``(default: None)``, as the sentence before it says what happens by default."""
+    hint = tyro.conf.arg(help_behavior_hint=lambda default: "" if default == "None" else f"(default: {default})")
+    hints = get_type_hints(kind, include_extras=True)
+    for item in dataclasses.fields(kind):
+        if dataclasses.is_dataclass(hints[item.name]):
+            _silent_about_none(hints[item.name])
+        elif item.default is None:
+            kind.__annotations__[item.name] = Annotated[hints[item.name], hint]
 
 
 @contextmanager

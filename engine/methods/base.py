@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -23,32 +22,18 @@ if TYPE_CHECKING:
     from engine.trained import TrainedRun
 
 
-@dataclass(frozen=True)
-class Verdict:
-    """Metrics of one validation, and the one that chooses the best weights: name, value, and whether higher is better."""
-
-    metrics: Mapping[str, float | None]
-    name: str
-    value: float
-    higher: bool = False
-
-    @property
-    def loss(self) -> float:
-        """The value as a number of which less is better."""
-        return -self.value if self.higher else self.value
-
-
 class Judge(Protocol):
     """Chosen once for a run. patience: evaluations without a better one after which it stops, 0 for never.
 
-    measure: name of what its verdicts choose the best weights by.
+    measure: name of the metric that chooses the best weights; higher: whether more of it is better.
     """
 
     patience: int
     measure: str
+    higher: bool
 
-    def evaluate(self, images: int) -> Verdict | None:
-        """Validate the method as it is after so many images; None where there is nothing to validate on."""
+    def evaluate(self, images: int) -> Mapping[str, float | None] | None:
+        """Metrics of the method as it is after so many images; None where there is nothing to validate on."""
         ...
 
     def preview(self, path: Path) -> None:
@@ -78,12 +63,14 @@ class SplitTest(Protocol):
 class Workflow(ABC):
     """Made of the options of a run, before anything is read. config: those options, completed by `read`.
 
-    data: what is trained on, after `read`. metrics_needed: whether --metrics says what the judge computes.
+    data: what is trained on, after `read`. other: the run that --init_from names, after `check_start`.
+    metrics_needed: whether --metrics says what the judge computes.
     instead_of_labels: command that does with {name} what test.py --labels cannot, "" where it can.
     usage, limits: lines of the model card.
     """
 
     data: Manifest
+    other: TrainedRun | None = None
     metrics_needed = True
     instead_of_labels = ""
     usage = ""
@@ -98,7 +85,7 @@ class Workflow(ABC):
         return not self.instead_of_labels
 
     def check_start(self) -> None:
-        """What can be refused at once, before any data are read: the name, metrics, pretrained weights not there.
+        """What can be refused before any data are read: the name, metrics, weights that are not there or do not fit.
 
         ValueError or MissingWeights.
         """
@@ -109,6 +96,12 @@ class Workflow(ABC):
             check_metrics(self.config.metrics, self.config.weights)
         for key in self.pretrained():
             locate(key, self.config.weights)
+        if self.config.init_from is not None:  # of no use to most runs, as the imports
+            from engine.checkpoint import has_work
+            from engine.origin import other_run
+
+            if not has_work(self.config.checkpoints_dir / self.config.name):  # else it is resumed
+                self.other = other_run(self.config)
 
     def pretrained(self) -> list[str]:
         """Keys of the pretrained weight files that training needs."""

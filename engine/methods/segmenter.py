@@ -26,7 +26,7 @@ from dataloaders.labelmaps.classes import ras_spacing, trained_classes
 from dataloaders.labelmaps.labels import id_type
 from dataloaders.segmentation_task import SegmentationTask
 from dataloaders.slices import BatchLoader
-from engine.methods.base import Judge, SplitTest, Verdict, Workflow
+from engine.methods.base import Judge, SplitTest, Workflow
 from engine.preview import save_label_preview
 from engine.segmentation import Predictor, as_tissue, most_probable
 from engine.trained import TrainedRun
@@ -93,13 +93,14 @@ class SegmentationJudge:
     """Images to labels: Dice of whole validation scans on the network's grid, best by its mean over labels."""
 
     measure = "dice"
+    higher = True
 
     def __init__(self, config: Config, method: Any, scans: Sequence[LabelledScan], device: torch.device) -> None:
         self.patience = config.segmenter.patience
         self.spec, self.scans = method.spec, list(scans)
         self.predictor = Predictor(method, config, device)
 
-    def evaluate(self, images: int) -> Verdict | None:
+    def evaluate(self, images: int) -> dict[str, float | None] | None:
         """Dice by label with nnU-Net's rules for absent labels (`evaluation.metrics.segmentation`), then their mean."""
         del images
         if not self.scans:
@@ -108,9 +109,7 @@ class SegmentationJudge:
         scores = [dice(scan.label, self.predictor.label(scan.image), names) for scan in tracked(self.scans, "validate")]
         found = mean_over_cases(scores)
         values = {"dice": found.mean} | {f"dice/{names[i]}": value for i, value in found.per_label.items()}
-        metrics = {name: value if math.isfinite(value) else None for name, value in values.items()}
-        mean = found.mean if math.isfinite(found.mean) else 0.0
-        return Verdict(metrics, self.measure, mean, higher=True)
+        return {name: value if math.isfinite(value) else None for name, value in values.items()}
 
     def preview(self, path: Path) -> None:
         """Rows of image | truth | prediction, the slice with most foreground of each of the first scans."""

@@ -16,7 +16,7 @@ from dataloaders.io.manifest import Manifest
 from dataloaders.io.spec import DataSpec
 from dataloaders.overview import overview
 from dataloaders.slices import BatchLoader, SliceDataset
-from engine.methods.base import Judge, SplitTest, Verdict, Workflow
+from engine.methods.base import Judge, SplitTest, Workflow
 from engine.preview import save_preview
 from engine.results import Draws, Synthesis, write_results
 from models.base import Method, SampleRandom, seeded_generator
@@ -116,6 +116,7 @@ class SynthesisJudge:
 
     patience = 0
     measure = "composite"
+    higher = False
 
     def __init__(self, workflow: SynthesisWorkflow, method: Method, folder: Path, device: torch.device) -> None:
         self.config, self.data, self.val_loader = workflow.config, workflow.data, workflow.val_loader
@@ -140,7 +141,7 @@ class SynthesisJudge:
         stacked = [torch.cat(column).numpy() for column in zip(*columns, strict=True)]
         save_preview(path, torch.cat(labels).numpy(), stacked, self.data.spec.labels)
 
-    def evaluate(self, images: int) -> Verdict | None:
+    def evaluate(self, images: int) -> dict[str, float] | None:
         """All metrics of the validation split; None without pairs to compare."""
         if self.val_loader is None or not self.comparable:
             return None
@@ -157,5 +158,4 @@ class SynthesisJudge:
         asked = self.config.metrics
         names = asked if asked == "auto" else ",".join(dict.fromkeys([*asked.split(","), *PARTS]))
         metrics = headline(evaluate_results(folder, names, self.config.weights, str(self.device), progress=True))
-        value = composite(metrics)
-        return Verdict(metrics | {self.measure: value}, self.measure, value)
+        return metrics | {self.measure: composite(metrics)}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 from pathlib import Path
 from types import SimpleNamespace
@@ -16,7 +17,6 @@ from config import parse_train
 from dataloaders.io.manifest import Manifest
 from dataloaders.slices import BatchLoader, SliceDataset
 from engine import checkpoint
-from engine.methods.base import Verdict
 from engine.methods.synthesis import SynthesisJudge
 from engine.run import Run
 from engine.signals import EXIT_DIVERGED, EXIT_STALLED
@@ -38,7 +38,8 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def run(data: Path, home: Path, *more: object, name: str = "exp", code: int = 0) -> Path:
-    where = ["--name", name, "--dataroot", str(data), "--checkpoints_dir", str(home), *TINY.split()]
+    tiny = [] if "--model" in more else TINY.split()
+    where = ["--name", name, "--dataroot", str(data), "--checkpoints_dir", str(home), *tiny]
     assert train(parse_train([*where, *map(str, more)])) == code
     return home / name
 
@@ -85,8 +86,8 @@ def equal(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor], prefix: 
 def judged(monkeypatch: pytest.MonkeyPatch, values: dict[int, float]) -> None:
     """Evaluations that give these values by images seen."""
 
-    def evaluate(judge: SynthesisJudge, images: int) -> Verdict:
-        return Verdict({"composite": values[images]}, "composite", values[images])
+    def evaluate(judge: SynthesisJudge, images: int) -> dict[str, float]:
+        return {"composite": values[images]}
 
     monkeypatch.setattr(SynthesisJudge, "evaluate", evaluate)
 
@@ -199,27 +200,27 @@ def test_a_run_begins_with_another_runs_weights(
 
 
 def test_another_runs_weights_must_fit(data: Path, tmp_path: Path) -> None:
+    """What the data have no part in is said before they are read, and no refusal leaves a folder behind."""
     base = run(data, tmp_path, "--num_epochs", 1, *QUICK, name="base")
-
-    def refused(*more: object, root: Path = data, match: str = r"^--init_from") -> str:
-        name = f"new{len(list(tmp_path.iterdir()))}"  # that of a start which failed is locked as long as this process lives
-        with pytest.raises(ValueError, match=match) as error:
-            run(root, tmp_path, "--num_epochs", 1, *QUICK, *more, name=name)
-        assert "\n" not in str(error.value)
-        return str(error.value)
-
-    assert "no such run folder" in refused("--init_from", tmp_path / "none")
-    assert "there are: best" in refused("--init_from", f"{base.name}:77", match="no weights called '77'")  # by name
-    assert "there are: best" in refused("--init_from", f"{base}:77", match="no weights called '77'")
-    assert "--oasis.z_dim: was 4, now 6" in refused("--init_from", base, "--oasis.z_dim", 6)
-    other = prepared_folder(tmp_path / "other", slices=4, channels=2)
-    assert "its channels are not those of --dataroot: MR1 only here" in refused("--init_from", base, root=other)
-    renamed = tmp_path / "renamed"
+    two, renamed = prepared_folder(tmp_path / "two", slices=4, channels=2), tmp_path / "renamed"
     shutil.copytree(data, renamed)
     text = (data / "manifest.json").read_text(encoding="utf-8")
     (renamed / "manifest.json").write_text(text.replace('"csf"', '"fluid"'), encoding="utf-8")
-    why = "its labels are not those of --dataroot: csf only there and fluid only here"
-    assert why in refused("--init_from", base, root=renamed)
+    nowhere = tmp_path / "nowhere"
+    for root, source, more, why in (
+        (nowhere, tmp_path / "none", [], "no such run folder"),
+        (nowhere, f"{base.name}:77", [], "no weights called '77'; there are: best"),  # by name
+        (nowhere, f"{base}:77", [], "no weights called '77'; there are: best"),
+        (nowhere, base, ["--oasis.z_dim", 6], "not of this run's shape: --oasis.z_dim: was 4, now 6"),
+        (nowhere, base, ["--model", "gmm"], "gmm is fitted to its data"),
+        (nowhere, base, ["--model", "spade"], "is a run of oasis"),
+        (two, base, [], "its channels are not those of --dataroot: MR1 only here"),
+        (renamed, base, [], "its labels are not those of --dataroot: csf only there and fluid only here"),
+    ):
+        with pytest.raises(ValueError, match=re.escape(why)) as error:
+            run(root, tmp_path, *QUICK, "--init_from", source, *more, name="new")
+        assert "\n" not in str(error.value)
+        assert not (tmp_path / "new").exists()
 
 
 # -- a batch in parts, and steps that are not finite --------------------------------------------------------------------

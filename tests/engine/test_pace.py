@@ -61,7 +61,6 @@ def test_slow_steps_are_measured_within_a_minute(clock: list[float]) -> None:
     for step in range(2, 200):
         clock[0] += 30
         steps.after_step(8 * step)
-    steps.close()
     assert said[1] == "        16/6,000 images  0.267/s  6:14:00 left"
     assert 30 < len(said) < 100  # ever farther apart
     assert said[-1].startswith("     1,")
