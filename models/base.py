@@ -9,7 +9,7 @@ import hashlib
 import math
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -98,22 +98,14 @@ class Batch:
         if len(self) % count:
             raise ValueError(f"--accumulate {count}: does not divide {len(self)} images; choose another --batch_size")
 
-        def own(value: Any, i: int) -> Any:
-            size = len(value) // count
-            return value[i * size : (i + 1) * size]
+        size = len(self) // count
+        whole: dict[str, Any] = {name: value for name, value in vars(self).items() if isinstance(value, (Tensor, list))}
 
-        values = {f.name: getattr(self, f.name) for f in fields(self)}
-        whole: Any = {name: value for name, value in values.items() if isinstance(value, (Tensor, list))}
-        return [
-            replace(
-                self,
-                **{name: own(value, i) for name, value in whole.items()},
-                whole_label=self.label,
-                part=(i, count),
-                measures={},
-            )
-            for i in range(count)
-        ]
+        def part(i: int) -> Batch:
+            own = {name: value[i * size : (i + 1) * size] for name, value in whole.items()}
+            return replace(self, **own, whole_label=self.label, part=(i, count), measures={})
+
+        return [part(i) for i in range(count)]
 
     def own_draws(self, draw: Callable[[int], Tensor]) -> Tensor:
         """Of what `draw` gives for so many images, this batch's (B, ...).
@@ -142,8 +134,8 @@ class Batch:
         return self._with(lambda tensor: tensor.to(device, non_blocking=True))
 
     def _with(self, move: Callable[[Tensor], Tensor]) -> Batch:
-        own = {f.name: getattr(self, f.name) for f in fields(self)}
-        return replace(self, **{name: move(value) for name, value in own.items() if isinstance(value, Tensor)})  # type: ignore[arg-type]
+        moved: dict[str, Any] = {name: move(value) for name, value in vars(self).items() if isinstance(value, Tensor)}
+        return replace(self, **moved)
 
 
 @dataclass

@@ -322,19 +322,18 @@ def _check_pairs(
 
     known_partners: all partners by names or ids; None where some are absent, and single ids tell.
     """
-    for i, other in enumerate(partners):
-        right = known_partners[i] if known_partners is not None else i
-        if known_partners is None and (mirrored := freesurfer.PARTNERS.get(values[i])) in values:
-            right = values.index(mirrored)
-        if other == right or (known_partners is None and freesurfer.PARTNERS.get(values[i]) is None):
-            continue
-        one, two, known = (f"{values[k]} ({names[k]})" for k in (i, other, right))
-        found = f"leaves {one} without a side" if other == i else f"pairs {one} with {two}"
-        raise ValueError(
-            f"n_neutral_labels {neutral}: {found}, {'which has no other side' if right == i else f'not with {known}'}; "
-            "generation_labels must be those without a side, then left, then right in the order of the left ones; or leave "
-            "n_neutral_labels out, as sides are known"
-        )
+    if known_partners is None:
+        mirrored = [freesurfer.PARTNERS.get(value) for value in values]
+        right = [values.index(m) if m in values else i for i, m in enumerate(mirrored)]
+        known_partners = [k if m is not None else other for k, m, other in zip(right, mirrored, partners, strict=True)]
+    for i, (other, right_one) in enumerate(zip(partners, known_partners, strict=True)):
+        if other != right_one:
+            one, two, known = (f"{values[k]} ({names[k]})" for k in (i, other, right_one))
+            raise ValueError(
+                f"n_neutral_labels {neutral}: pairs {one} with {two}, not with {known}; generation_labels must be those "
+                "without a side, then left, then right in the order of the left ones; or leave n_neutral_labels out, as "
+                "sides are known"
+            )
 
 
 def _table_partners(values: tuple[int, ...]) -> tuple[int, ...] | None:

@@ -162,21 +162,11 @@ def deform_image(image: Tensor, params: Params) -> Tensor:
     """(C, *S) -> (C, *crop), moved as `render.deform` moves the labels, linearly; 0 outside the map."""
     n, shape = len(params.shape), params.shape
     assert tuple(image.shape[1:]) == shape, (tuple(image.shape), shape)
-    low = [max(0, start) for start in params.crop_start]
-    high = [min(s, start + size) for s, start, size in zip(shape, params.crop_start, params.crop_shape, strict=True)]
-    if params.affine is None and params.velocity is None:
-        inner = image[(slice(None), *(slice(a, b) for a, b in zip(low, high, strict=True)))]
-    else:
-        where = backward_coordinates(params, image.device)
-        for axis in range(n, 0, -1):  # to the window's voxels only
-            size = high[axis - 1] - low[axis - 1]
-            taps = window_taps(where.shape[axis], shape[axis - 1], low[axis - 1], size, size)
-            where = interpolate_axis(where, axis, taps)
-        unit = torch.tensor([2 / max(size - 1, 1) for size in shape], device=image.device).view(n, *[1] * n)
-        grid = (where * unit - 1).flip(0).movedim(0, -1)
-        inner = F.grid_sample(image[None], grid[None].to(image), align_corners=True)[0]
-    margins = []
-    for start, size, a, b in reversed(list(zip(params.crop_start, params.crop_shape, low, high, strict=True))):
-        margins += [a - start, start + size - b]
-    window = F.pad(inner, margins)
+    where = backward_coordinates(params, image.device)
+    for axis, start, size in zip(range(n, 0, -1), params.crop_start[::-1], params.crop_shape[::-1], strict=True):
+        taps = window_taps(where.shape[axis], shape[axis - 1], start, size, size)
+        where = interpolate_axis(where, axis, taps)
+    unit = torch.tensor([2 / max(size - 1, 1) for size in shape], device=image.device).view(n, *[1] * n)
+    grid = (where * unit - 1).flip(0).movedim(0, -1)
+    window = F.grid_sample(image[None], grid[None].to(image), align_corners=True)[0]
     return window.flip(1) if params.flip else window

@@ -14,6 +14,7 @@ from scipy.ndimage import distance_transform_cdt
 from torch import Tensor
 
 from dataloaders.io.ranks import mean_over_all
+from models.gmm.resampling import blurred
 
 WHITE = -0.2  # white matter in [-1, 1], where the window goes from 0 to 2.5 times white matter
 ZERO = -1.0  # physical 0
@@ -53,21 +54,6 @@ def dilated(mask: Tensor, steps: int) -> Tensor:
     return x[:, 0]
 
 
-def blurred(x: Tensor, sigma: float) -> Tensor:
-    """Gaussian blur of (B, *S), borders repeated; sigma 0 changes nothing."""
-    if sigma <= 0:
-        return x
-    radius = max(1, round(3 * sigma))
-    taps = torch.exp(-0.5 * (torch.arange(-radius, radius + 1, dtype=x.dtype, device=x.device) / sigma) ** 2)
-    taps = taps / taps.sum()
-    for axis in range(1, x.ndim):
-        moved = x.movedim(axis, -1)
-        rows = moved.reshape(-1, 1, moved.shape[-1])
-        rows = F.conv1d(F.pad(rows, (radius, radius), mode="replicate"), taps[None, None])
-        x = rows.reshape(moved.shape).movedim(-1, axis)
-    return x
-
-
 def blend_weights(lesion: Tensor, reach: int, feather: float) -> Tensor:
     """How much of the generated image shows, (B, *S) in [0, 1]: 1 in lesions, smoothly to exactly 0 beyond `reach` pixels.
 
@@ -77,7 +63,7 @@ def blend_weights(lesion: Tensor, reach: int, feather: float) -> Tensor:
     if feather <= 0 or reach == 0:
         return zone
     # Shrunk first, so that the blur's tail ends about where the zone does, then cut off there.
-    soft = blurred(dilated(lesion, max(reach - 1, 0)), feather)
+    soft = blurred(dilated(lesion, max(reach - 1, 0)), [feather] * (lesion.ndim - 1))
     inside = lesion.to(soft.dtype)
     return torch.maximum(soft, inside) * zone
 

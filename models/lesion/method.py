@@ -15,12 +15,12 @@ from config import Config
 from dataloaders.io.spec import LESION, DataSpec
 from models.base import Batch, Method, Player, SampleRandom, adam, seeded_generator
 from models.ema import ema_copy, ema_update
+from models.gmm.resampling import blurred
 from models.lesion.conditions import (
     DEPTHS,
     ZERO,
     band_masks,
     blend_weights,
-    blurred,
     error_weights,
     latent_variance,
     measure_profile,
@@ -29,7 +29,7 @@ from models.lesion.conditions import (
     z_scores,
 )
 from models.lesion.network import LesionNetwork
-from models.lesion.windows import average_windows, cut, grid_corners, random_corners
+from models.lesion.windows import cut, grid_corners, random_corners
 
 
 class LesionUnet(Method):
@@ -70,7 +70,8 @@ class LesionUnet(Method):
         o = self.options
         source, real, lesion, level, grey = self.patches(batch)
         if o.levels == "soft" and o.level_blur > 0:
-            level = blurred(level, o.level_blur * float(torch.rand((), generator=batch.rng)))
+            sigma = o.level_blur * float(torch.rand((), generator=batch.rng))
+            level = blurred(level, [sigma] * o.dims)
         images, latents = self.net(source - ZERO, self.conditions(level, lesion, grey), every=o.branches == "all")
         weights = error_weights(lesion, o.lesion_weight)
         result = {"fused": weighted_mae(images[-1], real - ZERO, weights)}
@@ -161,14 +162,20 @@ class LesionUnet(Method):
     ) -> Tensor:
         o = self.options
         conditions = self.conditions(level, lesion, grey)
+
+        def paint(both: Tensor) -> Tensor:
+            return net(both[:, : source.shape[1]] - ZERO, both[:, source.shape[1] :])[0][-1]
+
+        image = torch.cat([source, conditions], 1)
         if o.windows:
+            from monai.inferers import sliding_window_inference  # seconds to import
 
-            def paint(corner: tuple[int, ...]) -> Tensor:
-                return net(cut(source, corner, o.patch) - ZERO, cut(conditions, corner, o.patch))[0][-1]
-
-            image = average_windows(source.shape[2:], o.patch, o.window_stride, paint)
+            overlap = max(0.0, 1 - (o.window_stride + 0.5) / o.patch)  # half a pixel, lest rounding take one
+            found = sliding_window_inference(image, o.patch, len(image), paint, overlap, padding_mode="replicate")
+            assert isinstance(found, Tensor)
+            image = found
         else:
-            image = net(source - ZERO, conditions)[0][-1]
+            image = paint(image)
         image = (image.float() + ZERO).clamp(-1, 1)
         if not self.composite:
             return torch.where(body[:, None], image, source)

@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import Annotated, Any, Literal
 
 from dataloaders.io.schema import AtLeast0, AtLeast1, BelowOne, Must, NotNegative, Share
 from models import MethodOptions
-
-if TYPE_CHECKING:
-    pass
 
 PUBLISHED_ALPHAS = (0.5, 0.8, 1.1, 1.4, 1.7, 2.1, 2.4, 2.7)  # the step from 1.7 to 2.1 is the paper's
 Rising = Annotated[tuple[float, ...], Must("one or more that rise", lambda v: bool(v) and list(v) == sorted(set(v)))]

@@ -1,12 +1,8 @@
-"""Patches: a grid that covers everything, patches around lesions, and the way back by weighted average.
-
-Legend: B batch, C channels, S the two or three spatial axes.
-"""
+"""Patches of training: a grid that covers everything, and patches around lesions. S: the two or three spatial axes."""
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -15,50 +11,21 @@ from torch import Tensor
 Corner = tuple[int, ...]
 
 
-def window_starts(length: int, size: int, stride: int) -> list[int]:
-    """First pixels of windows of `size` at `stride` that cover 0..length-1; the last one ends at the border.
-
-    The public code keeps whole strides only, so up to stride - 1 rows and columns are never seen. A length below
-    `size` has the one window at 0.
-    """
-    if length <= size:
-        return [0]
-    starts = list(range(0, length - size + 1, stride))
-    if starts[-1] + size < length:
-        starts.append(length - size)
-    return starts
-
-
 def grid(shape: Sequence[int], size: int, stride: int) -> list[Corner]:
-    """Corners of all windows over an image of `shape`."""
-    return list(itertools.product(*(window_starts(n, size, stride) for n in shape)))
+    """Corners of windows of `size` at `stride` that cover an image of `shape`; the last ones end at its border.
 
+    The public code keeps whole strides only, so up to stride - 1 rows and columns are never seen.
+    """
+    from monai.data.utils import dense_patch_slices  # seconds to import
 
-def place(corner: Corner, size: int) -> Any:
-    """Index of the window at `corner` in (..., *S)."""
-    return (..., *(slice(c, c + size) for c in corner))
+    windows = dense_patch_slices(shape, (size,) * len(shape), (stride,) * len(shape))
+    return [tuple(int(part.start) for part in window) for window in windows]
 
 
 def cut(x: Tensor, corner: Corner, size: int) -> Tensor:
     """The window of (..., *S) at `corner`."""
-    return x[place(corner, size)]
-
-
-def average_windows(shape: Sequence[int], size: int, stride: int, paint: Callable[[Corner], Tensor]) -> Tensor:
-    """Mean of overlapping windows: `paint` gives (B, C, *window) for a corner; result (B, C, *shape).
-
-    Every pixel is covered (see `window_starts`); where the public code's grid ended there were 0/0.
-    """
-    total, count = None, torch.zeros(tuple(shape))
-    for corner in grid(shape, size, stride):
-        image = paint(corner)
-        if total is None:
-            total = image.new_zeros((*image.shape[:2], *shape))
-            count = count.to(image.device)
-        total[place(corner, size)] += image
-        count[place(corner, size)] += 1
-    assert total is not None
-    return total / count.clamp_min(1)
+    place: Any = (..., *(slice(c, c + size) for c in corner))
+    return x[place]
 
 
 def random_corners(

@@ -9,7 +9,6 @@ reconstruction knows where each slice was, except for misregistered ones, so ana
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -98,13 +97,8 @@ class SliceStack:
 
     def only(self, kept: Tensor) -> SliceStack:
         """The slices that are kept, (K,) bool."""
-        return replace(
-            self,
-            origin=self.origin[kept],
-            axes=self.axes[kept],
-            believed_origin=self.believed_origin[kept],
-            believed_axes=self.believed_axes[kept],
-        )
+        poses = ("origin", "axes", "believed_origin", "believed_axes")
+        return replace(self, **{name: getattr(self, name)[kept] for name in poses})
 
     def pixels(self) -> tuple[Tensor, Tensor]:
         """Positions in plane, mm from the origin: (H,) and (W,)."""
@@ -202,9 +196,10 @@ class SimulatedMotion(SmoothWeight):
         stacks = self._plan(brain, generator)
         in_plane = 0.5 * self.resolution  # mm, standard deviation; FWHM 1.2 pixels (Kuklisova-Murgasova et al., 2012)
         smooth = blurred(image, [in_plane / s for s in self.spacing])
-        sums = [
-            torch.zeros(len(image) + 1, *order, device=image.device) for order in _last_axis_orders(image.shape[1:])
-        ]
+        sums = []  # by axis: the volume with that axis moved to the end and one more voxel at either end of it
+        for axis, size in enumerate(image.shape[1:], 1):
+            others = [n for other, n in enumerate(image.shape) if other not in (0, axis)]
+            sums.append(torch.zeros(len(image) + 1, *others, size + 2, device=image.device))
         for stack in stacks:
             slices = self._acquire(smooth, stack, in_plane)
             slices = self._corrupt(slices, stack, generator, noise_generator)
@@ -357,11 +352,6 @@ def _add_slice(image: Tensor, total: Tensor, offset: Tensor, step: Tensor, sigma
     index = n.clamp_(-1, N).add_(1).long()
     for channel, part in enumerate(total):
         part[rows, columns].scatter_add_(2, index, weight * value[:, channel])
-
-
-def _last_axis_orders(shape: Sequence[int]) -> list[list[int]]:
-    """For each axis the shape of the volume with that axis moved to the end and one more voxel at either end of it."""
-    return [[n for other, n in enumerate(shape) if other != axis] + [shape[axis] + 2] for axis in range(len(shape))]
 
 
 def _brain_points(brain: Tensor) -> Tensor:

@@ -43,7 +43,7 @@ def test_without_options_the_pair_is_cut_and_nothing_else(shape: tuple[int, ...]
     image[:, 0], image[:, -1] = 0, 1  # each channel spans the range
     params = sample_params(label, seeded_generator(0), options=PLAIN, scheme=SCHEME, channels=2)
     out, moved = repaint(image, label, params, SCHEME)
-    assert torch.allclose(out, image, atol=1e-6)
+    assert torch.allclose(out, image, atol=1e-5)  # places are float32
     assert torch.equal(moved, label)
 
 

@@ -109,7 +109,10 @@ def test_windows_take_lesions_larger_than_a_patch(prelu: str) -> None:
     method = scrambled(method_of(windows=True, window_stride=8, prelu=prelu))
     batch = batch_of(size=48)
     batch.label[0, 6:42, 6:42] = LESION
+    seen: list[int] = []
+    method.average.register_forward_hook(lambda _, inputs, __: seen.append(len(inputs[0])))
     image = method.synthesize(batch, randoms(batch))
+    assert sum(seen) == 3 * 5 * 5
     assert image.shape == (3, 2, 48, 48)
     assert torch.isfinite(image).all()
 
