@@ -17,7 +17,7 @@ from __future__ import annotations
 import csv
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
@@ -32,16 +32,12 @@ from dataloaders.io.files import markdown_table, read_json, write_json, write_te
 from dataloaders.io.geometry import bounding_box, to_ras
 from dataloaders.io.nifti import Volume, read_volume
 from dataloaders.io.pictures import save_picture, tile_grid, to_grey
-from dataloaders.prepare.atlas import atlas_tissue, template_maps
-from dataloaders.prepare.tissue import hmrf_tissue
+from dataloaders.prepare.atlas import template_maps
 from dataloaders.registration import dice
 from engine.command import exit_code
 from evaluation.statistics import bootstrap_interval
+from pipeline.tools.ours import CLASSIFIERS
 
-METHODS: dict[str, Callable[[Volume], NDArray[np.uint8]]] = {
-    "hmrf": lambda scan: hmrf_tissue(scan.data, scan.data > 0),
-    "atlas": lambda scan: atlas_tissue(scan.data, scan.affine, scan.data > 0),
-}
 TISSUES = {"csf": 1, "grey_matter": 2, "white_matter": 3}
 PARTS = (
     *("thalamus", "pallidum", "putamen", "caudate", "hippocampus", "cerebral cortex"),
@@ -102,22 +98,22 @@ def of_person(o: TableOptions, person: str, rows: Sequence[dict[str, str]], done
     """Scores of a person by every method that is not in `done` yet."""
     scan = read_volume(next((o.bids / person).rglob("*_T1w.nii.gz")))
     ids = manual(o, person)
-    for name in [name for name in METHODS if name not in done]:
+    for name in [name for name in CLASSIFIERS if name not in done]:
         start = time.process_time()
-        found = METHODS[name](scan)
+        found = CLASSIFIERS[name](scan)
         done[name] = {**scored(found, ids, rows), "seconds": time.process_time() - start}
 
 
 def of_patient(scan: Volume, lesion: NDArray[np.bool_], done: Scores) -> None:
     """Share of the lesion voxels that are called white matter, by every method that is not in `done` yet."""
-    for name in [name for name in METHODS if name not in done]:
-        done[name] = {"white": float((METHODS[name](scan)[lesion] == 3).mean())}
+    for name in [name for name in CLASSIFIERS if name not in done]:
+        done[name] = {"white": float((CLASSIFIERS[name](scan)[lesion] == 3).mean())}
 
 
 def shown(o: TableOptions, rows: Sequence[dict[str, str]]) -> NDArray[np.uint8]:
     """The person of --shown: manual labels, then the methods' maps."""
     scan = read_volume(next((o.bids / o.shown).rglob("*_T1w.nii.gz")))
-    return picture(scan, [tissue_of(manual(o, o.shown), rows), *(method(scan) for method in METHODS.values())])
+    return picture(scan, [tissue_of(manual(o, o.shown), rows), *(method(scan) for method in CLASSIFIERS.values())])
 
 
 def picture(scan: Volume, maps: Sequence[NDArray[np.uint8]]) -> NDArray[np.uint8]:
@@ -140,7 +136,7 @@ def as_markdown(values: dict[str, Scores], lesions: dict[str, Scores], unseen: S
         groups |= {"others": [p for p in values if p not in unseen], "unseen": [p for p in values if p in unseen]}
     columns = ["grey", "white", "csf", *PARTS, "seconds"]
     lines = []
-    for method in METHODS:
+    for method in CLASSIFIERS:
         for group, people in groups.items():
             cells = [_cell([values[person][method][column] for person in people]) for column in columns]
             lines.append([f"`{method}`", f"{len(people)} {group}", *cells])

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from dataloaders.io.console import warn_once
 from dataloaders.io.files import listed
 from dataloaders.io.manifest import Split
-from dataloaders.io.schema import NAME
 from dataloaders.prepare.sources import find_bids
 from dataloaders.prepare.splits import split_patients
 from pipeline.study import CaseOptions, InputOptions, Study
@@ -37,9 +36,7 @@ def find_cases(study: Study) -> list[StudyCase]:
         for key, path in {"t1": entry.t1, "brain": entry.brain, "reference": entry.reference}.items():
             if path is not None and not path.is_file():
                 raise ValueError(f"case {entry.id}: {key} = {path}: no such file")
-        NAME.of(entry.id, "case id")
-        patient = NAME.of(entry.patient or entry.id, "patient")
-        cases.append(StudyCase(**{**vars(entry), "patient": patient}))
+        cases.append(StudyCase(**{**vars(entry), "patient": entry.patient or entry.id}))
     twice = sorted(name for name, count in Counter(case.id for case in cases).items() if count > 1)
     if twice:
         raise ValueError(f"cases {', '.join(twice)} occur more than once; exclude them from one input")

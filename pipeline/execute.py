@@ -13,7 +13,7 @@ from dataloaders.io.files import whole_folder, write_text
 from engine.signals import EXIT_USAGE
 from pipeline.commands import ToolMissing
 from pipeline.context import LOG, Context, Excluded, Made
-from pipeline.project import KEY, Project
+from pipeline.project import Project
 from pipeline.records import Output, Record, State, Unit
 from pipeline.rules import RULES
 
@@ -23,7 +23,6 @@ def execute(project: Project, unit: Unit) -> Record:
     target, key, rule = project.folder(unit), project.key(unit), RULES[unit.stage]
     project.refuse_foreign(unit)
     with whole_folder(target, key if rule.resumable else "") as part:
-        write_text(part / KEY, key)
         context = Context(project.study, project.cases, unit, part, project.upstream(unit))
         start, before = time.monotonic(), _cpu_seconds()
         made, state, reason = _attempt(context)

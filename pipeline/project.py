@@ -7,17 +7,17 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatch
+from functools import cache
 from pathlib import Path
 
-from dataloaders.io.files import with_path
+from dataloaders.io.files import file_sha256, with_path
 from pipeline.cases import StudyCase, find_cases
 from pipeline.plan import make_plan
-from pipeline.records import RECORD, FileHashes, Record, Unit
+from pipeline.records import RECORD, Record, Unit
 from pipeline.rules import RULES
 from pipeline.study import Study, read_study
 
-KEY = ".key"  # every unit's folder begins with it
-_MARKS = (KEY, RECORD, "blocked.json")  # the last of version 0.1
+_MARKS = (RECORD, ".key", "blocked.json")  # the last two of earlier versions
 
 
 @dataclass
@@ -28,7 +28,6 @@ class Project:
     study: Study
     cases: dict[str, StudyCase]
     units: dict[str, Unit]
-    hashes: FileHashes
     records: dict[str, Record] = field(default_factory=dict)
 
     @classmethod
@@ -40,7 +39,7 @@ class Project:
             units = {unit.id: unit for unit in make_plan(study, cases)}
         except ValueError as error:
             raise ValueError(with_path(file, error)) from None
-        project = cls(file, study, {case.id: case for case in cases}, units, FileHashes(study.work / ".hashes.json"))
+        project = cls(file, study, {case.id: case for case in cases}, units)
         for unit in units.values():
             project.look(unit)
         return project
@@ -78,7 +77,7 @@ class Project:
             "version": RULES[unit.stage].version,
             "settings": unit.settings,
             "upstream": {name: record.digest() for name, record in sorted(self.upstream(unit).items())},
-            "files": {f"{i} {path.name}": self.hashes.of(path) for i, path in enumerate(unit.files)},
+            "files": {f"{i} {path.name}": _sha256(path, path.stat().st_mtime_ns) for i, path in enumerate(unit.files)},
         }
         return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()
 
@@ -108,3 +107,9 @@ class Project:
             raise ValueError(f"{folder}: holds files that no run of this study wrote; move it, or choose another work")
         if folder.exists() and not folder.is_dir():
             raise ValueError(f"{folder}: is a file where the study wants a folder; move it, or choose another work")
+
+
+@cache
+def _sha256(path: Path, changed: int) -> str:
+    """Of a file as it was `changed`, once: weights are of many units."""
+    return file_sha256(path)

@@ -7,10 +7,10 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from dataloaders.io.files import file_sha256, read_json, write_json
+from dataloaders.io.files import file_sha256
+from dataloaders.io.ledger import Ledger
 from dataloaders.io.schema import PathBelow, decode
 
-SCHEMA = "medsis-unit/1"
 RECORD = "record.json"
 # done: outputs are there. excluded: run, and not to be used. failed: a tool failed. missing: a tool is not installed.
 # blocked: what it needs is none of these but done; never on disk, as it follows from the other records.
@@ -59,6 +59,11 @@ class Output:
         return cls(file, file_sha256(folder / file), (folder / file).stat().st_size)
 
 
+def ledger(folder: Path) -> Ledger:
+    """Of units whose folders lie in this one, each with its record, made from its key. Their outputs are `Output`s."""
+    return Ledger(folder, "medsis-unit/1", records="", ending=f"/{RECORD}", sources="key", outputs=())
+
+
 @dataclass(frozen=True)
 class Record:
     """What became of a unit. key: hash of everything that the result depends on; see `Project.key`.
@@ -78,15 +83,17 @@ class Record:
 
     def save(self, folder: Path) -> None:
         """Write record.json, the last file of a unit."""
-        write_json(folder / RECORD, {"schema": SCHEMA, **asdict(self)})
+        said = asdict(self)
+        ledger(folder.parent).record(folder.name, said.pop("key"), **said)
 
     @classmethod
     def load(cls, folder: Path) -> Record | None:
         """The record of a folder; None where there is none, or one that nobody can read."""
-        with suppress(OSError, ValueError, TypeError):
-            data = dict(read_json(folder / RECORD))
-            if data.pop("schema", None) == SCHEMA:
-                return decode(cls, data, RECORD)
+        found = ledger(folder.parent).read(folder.name) or {}
+        found.pop("schema", None)
+        with suppress(ValueError):
+            record: Record = decode(cls, found, RECORD)
+            return record
         return None
 
     def intact(self, folder: Path) -> bool:
@@ -103,26 +110,3 @@ class Record:
         """What the units that come after depend on."""
         sums = {name: output.sha256 for name, output in self.outputs.items()}
         return {"state": self.state, "outputs": sums, "facts": self.facts}
-
-
-class FileHashes:
-    """SHA-256 of source files, remembered by size and time of change, so that a second run does not read them again."""
-
-    def __init__(self, memory: Path) -> None:
-        self.memory = memory
-        self.known: dict[str, list[Any]] = {}
-        with suppress(OSError, ValueError, TypeError):
-            self.known = dict(read_json(memory))
-
-    def of(self, path: Path) -> str:
-        """SHA-256; OSError where the file is not there."""
-        stat = path.stat()
-        mark = [stat.st_size, stat.st_mtime_ns]
-        found = self.known.get(str(path))
-        if found is None or found[:2] != mark:
-            found = self.known[str(path)] = [*mark, file_sha256(path)]
-        return str(found[2])
-
-    def save(self) -> None:
-        """Remember for the next run."""
-        write_json(self.memory, self.known)

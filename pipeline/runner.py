@@ -54,7 +54,6 @@ def run(
                     running[ready.id] = start(project, ready)
         finally:
             _end(running.values())
-            project.hashes.save()
     unreached = [name for name in named if name not in project.records]
     return Counter([record.state for record in project.records.values()] + ["blocked"] * len(unreached))
 

@@ -60,28 +60,18 @@ def _mean(values: Iterable[float | None]) -> float | None:
     return float(np.mean(known)) if known else None
 
 
-def confusion(truth: NDArray, found: NDArray) -> NDArray[np.int64]:
-    """Voxels of each true label (rows: background, GM, WM, CSF) that were found as each label (columns)."""
-    size = len(TISSUES) + 1
-    counts = np.bincount(truth.astype(np.int64).ravel() * size + found.astype(np.int64).ravel(), minlength=size * size)
-    return counts.reshape(size, size)
-
-
-def consensus(maps: Sequence[NDArray[np.uint8]], image: NDArray | None = None) -> NDArray[np.uint8]:
+def consensus(maps: Sequence[NDArray[np.uint8]], image: NDArray) -> NDArray[np.uint8]:
     """The label that most maps give each voxel.
 
     Where several tissues are equally often given, as wherever two maps differ, the scan's intensity decides: the tissue is
-    taken that it is likeliest of, with mean and spread where all maps agree. Without an image, or with background among
-    them: that of the first map.
+    taken that it is likeliest of, with mean and spread where all maps agree. With background among them: that of the
+    first map.
     """
     votes = np.stack([sum((m == i).astype(np.uint8) for m in maps) for i in range(len(TISSUES) + 1)])
     most = votes.max(0)
-    out = np.full(maps[0].shape, 255, np.uint8)
-    for m in maps:
-        wins = np.take_along_axis(votes, m[None].astype(np.int64), 0)[0] == most
-        out = np.where((out == 255) & wins, m, out)
-    if image is None:
-        return out
+    out = maps[-1]
+    for m in reversed(maps):
+        out = np.where(np.take_along_axis(votes, m[None].astype(np.int64), 0)[0] == most, m, out)
     tied = ((votes == most).sum(0) > 1) & (votes[0] < most)
     agreed = votes.max(0) == len(maps)
     unlikely = [_unlikely(image, tied, agreed & (maps[0] == i)) for i in TISSUES.values()]

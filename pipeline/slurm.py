@@ -53,7 +53,6 @@ def submit(project: Project, only: Sequence[str] = (), write_only: bool = False)
             jobs.append(_sbatch(sbatch, script, previous))
             lines.append(f"{what}, job {jobs[-1]}{' after ' + previous if previous else ''}")
         previous = ":".join(jobs) or previous
-    project.hashes.save()
     return lines or ["nothing to do"]
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,14 +11,15 @@ from numpy.typing import NDArray
 
 from dataloaders.io.geometry import resample, to_ras
 from dataloaders.io.nifti import Volume, read_volume, whole_numbers
-from dataloaders.io.spec import Label
+from dataloaders.io.spec import Label, plain_name
 from dataloaders.labelmaps.label_files import table_rows
+from dataloaders.labelmaps.labels import LabelTable
 from dataloaders.prepare.tissue import largest_component
 from pipeline.study import QualityOptions
 
 HIGH_PERCENTILE = 99.9  # of the brain's intensities: the white end of a case's window
 TISSUES = {"GM": 1, "WM": 2, "CSF": 3}
-LABELS = (Label(0, "background"), Label(1, "GM"), Label(2, "WM"), Label(3, "CSF"))
+LABELS = (Label(0, "background"), *(Label(i, name) for name, i in TISSUES.items()))
 
 
 def read_labels(path: Path, grid: Volume) -> NDArray[np.int32]:
@@ -34,31 +35,14 @@ def on_grid(data: NDArray, affine: NDArray, grid: Volume, labels: bool) -> NDArr
     return resample(moved, own, grid.data.shape, grid.affine, labels=labels)
 
 
-@dataclass(frozen=True)
-class TissueTable:
-    """ids: source id -> 0 (known, no tissue), 1 GM, 2 WM, 3 CSF."""
-
-    ids: dict[int, int]
-
-    def apply(self, labels: NDArray[np.int32]) -> tuple[NDArray[np.uint8], dict[int, int]]:
-        """The tissue map, and the voxels of each id that the table does not list; these become 0."""
-        present, inverse, counts = np.unique(labels, return_inverse=True, return_counts=True)
-        lookup = np.array([self.ids.get(int(i), 0) for i in present], np.uint8)
-        unknown = {
-            int(i): int(n) for i, n in zip(present, counts, strict=True) if int(i) not in self.ids and int(i) != 0
-        }
-        return lookup[inverse].reshape(labels.shape), unknown
-
-
-def read_table(path: Path) -> TissueTable:
-    """A table of `label_files.table_rows` whose ids are tissues: by BIDS' column mapping, else by their names.
+def read_table(path: Path) -> LabelTable:
+    """The tissue of each id of a tool: by BIDS' column mapping of any `label_files.table_rows`, else by the names there.
 
     ValueError names file and row, and tissues that nothing becomes.
     """
-    from dataloaders.io.spec import plain_name
     from dataloaders.labelmaps.classes import tissue_classes  # here, since it loads torch
 
-    classes, ids = tissue_classes(), {}
+    classes, ids = tissue_classes(), {label.name: list[int]() for label in LABELS}
     known, short = classes.names(), {"grey_matter": "GM", "white_matter": "WM", "csf": "CSF"}
     for row in table_rows(path, "tissue table"):
         number = known.get(plain_name(row.tissue or row.name))
@@ -67,11 +51,10 @@ def read_table(path: Path) -> TissueTable:
                 f"tissue table {path}: {row.where}: {row.tissue or row.name!r}; must be csf, grey_matter, white_matter, "
                 "background or a name of FreeSurfer's, or have BIDS' column mapping"
             )
-        ids[row.id] = TISSUES.get(short.get(classes.labels[number].name, ""), 0)
-    absent = [name for name, tissue in TISSUES.items() if tissue not in ids.values()]
-    if absent:
+        ids[short.get(classes.labels[number].name, "background")].append(row.id)
+    if absent := [name for name in TISSUES if not ids[name]]:
         raise ValueError(f"{path}: no id becomes {', '.join(absent)}")
-    return TissueTable(ids)
+    return LabelTable(tuple(replace(label, source=tuple(ids[label.name])) for label in LABELS), lenient=True)
 
 
 def tissue_facts(tissue: NDArray[np.uint8], t1: NDArray, voxel_ml: float) -> dict[str, Any]:

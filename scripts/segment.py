@@ -9,7 +9,6 @@ import os
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from itertools import zip_longest
 from pathlib import Path
 from types import MappingProxyType
 from typing import Annotated, Any
@@ -27,7 +26,7 @@ from dataloaders.io.files import csv_text, file_sha256, read_json, write_text
 from dataloaders.io.geometry import back_to_source, regrid, resample, spacing, voxel_volume
 from dataloaders.io.intensity import shown
 from dataloaders.io.ledger import Ledger, WorkReport
-from dataloaders.io.nifti import NIFTI_SUFFIXES, VolumeError, write_volume
+from dataloaders.io.nifti import NIFTI_SUFFIXES, VolumeError, stem, write_volume
 from dataloaders.io.pictures import label_table
 from dataloaders.io.schema import AtLeast0, BelowOne, Iteration, Must, Shard, check, options_of
 from dataloaders.io.spec import Label
@@ -99,6 +98,11 @@ class SegmentOptions:
     """Segment again what was segmented with other weights or of another scan."""
 
     @property
+    def single(self) -> Path | None:
+        """The one output file, where it was named."""
+        return self.output if _is_file(self.output) else None
+
+    @property
     def gpu_ids(self) -> str:
         """The device in the words of train.py; ValueError for others."""
         if self.cpu or self.device == "cpu":
@@ -123,7 +127,7 @@ def parse(arguments: Sequence[str] | None = None) -> SegmentOptions:
     """Command line -> checked options. --no-qc, and --qc without a file, are about pictures, as they used to be."""
     words = list(sys.argv[1:] if arguments is None else arguments)
     words = ["--no-pictures" if word == "--no-qc" else word for word in words]
-    bare = [word == "--qc" and (after is None or after[:1] == "-") for word, after in zip_longest(words, words[1:])]
+    bare = [word == "--qc" and after[:1] == "-" for word, after in zip(words, [*words[1:], "-"], strict=True)]
     words = ["--pictures" if alone else word for word, alone in zip(words, bare, strict=True)]
     o = options_of(SegmentOptions, words)
     check(o)
@@ -166,19 +170,16 @@ class Segmentation:
         return self.predictor.method.spec.labels
 
     @property
-    def single(self) -> Path | None:
-        """The one output file, where it was named."""
-        return self.options.output if _is_file(self.options.output) else None
-
-    @property
     def ledger(self) -> Ledger:
         """Claims and records beside the segmentations, as BIDS has its .json files."""
-        where, renew = self.options.output if self.single is None else self.single.parent, self.options.overwrite
-        return Ledger(where, "medsis-scan/1", records="", sources="made_from", renew=renew, facts=FACTS)
+        o = self.options
+        where = o.output if o.single is None else o.single.parent
+        return Ledger(where, "medsis-scan/1", records="", sources="made_from", renew=o.overwrite, facts=FACTS)
 
     def key(self, scan: Scan) -> str:
         """Of the scan's record."""
-        return scan.name("dseg") if self.single is None else _without_suffix(self.single.name)
+        single = self.options.single
+        return scan.name("dseg") if single is None else stem(single)
 
     def volumes(self, scan: Scan) -> dict[str, Path]:
         """Images that are written of a scan, by the flag that asks for them."""
@@ -192,16 +193,12 @@ class Segmentation:
 
     def picture(self, scan: Scan) -> Path:
         """File of the picture."""
-        name = scan.name("qc") if self.single is None else f"{_without_suffix(self.single.name)}_qc"
-        return self.ledger.folder / f"{name}.png"
+        single = self.options.single
+        return self.ledger.folder / f"{scan.name('qc') if single is None else f'{stem(single)}_qc'}.png"
 
 
 def _is_file(path: Path) -> bool:
     return path.name.endswith(NIFTI_SUFFIXES)
-
-
-def _without_suffix(name: str) -> str:
-    return name.removesuffix(".gz").removesuffix(".nii")
 
 
 def segment(
@@ -209,16 +206,12 @@ def segment(
 ) -> WorkReport:
     """Segment all scans of the options' shard that are not segmented yet. ValueError where options and scans do not fit."""
     scans, bids = find_scans(o.input, o.suffix, [channel.name for channel in predictor.method.spec.channels])
-    for flag, path in {"--output": o.output, "--posteriors": o.posteriors, "--resample": o.resample}.items():
-        if path is not None and _is_file(path) and len(scans) > 1:
-            raise ValueError(f"{flag} {path}: one file for {len(scans)} scans; name a folder")
-    work = Segmentation(o, predictor, model, expected)
-    if work.single is None:
-        if o.output.is_file():
-            raise ValueError(f"--output {o.output}: is a file; name a folder, or a file ending in .nii.gz")
-        work = replace(work, links=_links(o.output, list(dict.fromkeys(scan.root for scan in scans if scan.root))))
-    _refuse_inputs(work, scans)
-    if bids and work.single is None:
+    if o.single is None and o.output.is_file():
+        raise ValueError(f"--output {o.output}: is a file; name a folder, or a file ending in .nii.gz")
+    roots = dict.fromkeys(scan.root for scan in scans if scan.root)
+    work = Segmentation(o, predictor, model, expected, _links(o.output, [*roots]) if o.single is None else {})
+    _refuse_outputs(work, scans)
+    if bids and o.single is None:
         links = {name: _relative(root, o.output) for root, name in work.links.items()}
         describe_bids(o.output, "Segmentations", ("*_qc.png", "*_resampled.nii.gz", "*.csv"), links)
         write_text(o.output / "dseg.tsv", label_table(work.labels))
@@ -251,13 +244,15 @@ def _links(output: Path, roots: Sequence[Path]) -> dict[Path, str]:
     return found
 
 
-def _refuse_inputs(work: Segmentation, scans: Sequence[Scan]) -> None:
-    """ValueError where an output would replace a scan."""
-    given = {path.resolve() for scan in scans for path in scan.files}
-    for scan in scans:
-        for flag, path in work.volumes(scan).items():
-            if path.resolve() in given:
-                raise ValueError(f"{flag} {path}: is a scan of --input, which would be replaced")
+def _refuse_outputs(work: Segmentation, scans: Sequence[Scan]) -> None:
+    """ValueError where an output would replace a scan, or that of another one."""
+    given, outputs = {path.resolve() for scan in scans for path in scan.files}, [*map(work.volumes, scans)]
+    for flag, path in outputs[0].items():
+        if len(outputs) > 1 and outputs[1][flag] == path:
+            raise ValueError(f"{flag} {path}: one file for {len(scans)} scans; name a folder")
+    for flag, path in [pair for paths in outputs for pair in paths.items()]:
+        if path.resolve() in given:
+            raise ValueError(f"{flag} {path}: is a scan of --input, which would be replaced")
 
 
 def _segment_or_keep(work: Segmentation, scan: Scan, report: WorkReport) -> None:

@@ -80,9 +80,14 @@ class UtilityOptions:
     dry_run: bool = False
     """Only list the trainings."""
 
+    @property
+    def sources(self) -> list[Generator]:
+        """The generators; ValueError for a text that is none."""
+        return [Generator.of(text) for text in self.generators]
+
     def check_together(self) -> None:
         """ValueError where there is nothing to do, or a generator's folder is missing."""
-        for source in map(Generator.of, self.generators):
+        for source in self.sources:
             if source.folder is not None and not source.folder.is_dir():
                 raise ValueError(
                     f"--generators {source.name}={source.folder}: no such folder; test.py --phase train makes one"
@@ -175,14 +180,14 @@ def draws(patients: Sequence[str], counts: Sequence[int], seeds: int) -> list[li
 
 def all_tasks(o: UtilityOptions, data: Manifest) -> list[Task]:
     """Every training of the study in a fixed order, seed by seed. ValueError for a generator or numbers that do not fit."""
-    training, sources = _with_images(data, "train"), [Generator.of(text) for text in o.generators]
+    training = _with_images(data, "train")
     arms: list[tuple[str, Generator | None, str]] = []
     for arm in o.arms:
         if arm == REAL:
             arms.append((REAL, None, "1"))
             continue
-        for source in sources:
-            name = f"{arm}-{source.name}" if o.patients or len(sources) > 1 or source.name != GMM else arm
+        for source in o.sources:
+            name = f"{arm}-{source.name}" if o.patients or len(o.generators) > 1 or source.name != GMM else arm
             arms.append((name, source, "0" if arm == SYNTHETIC else f"{o.mix:g}"))
     # Without a validation split the newest weights count in every arm; synthetic patches would choose for some.
     blind = () if _with_images(data, "val") else ("--segmenter.val_samples", "0")
@@ -213,7 +218,7 @@ def refuse_leaks(o: UtilityOptions, data: Manifest) -> None:
     """ValueError where synthetic images were made from label maps of patients that validate or test, or may be left out."""
     splits = ("val", "test", "train") if o.patients else ("val", "test")
     held = {case.patient for split in splits for case in data.split(split)}
-    for source in map(Generator.of, o.generators):
+    for source in o.sources:
         if source.folder is None or not (source.folder / FILE_NAME).is_file():
             continue
         if leaked := sorted({case.patient for case in Manifest.load(source.folder).cases} & held):
@@ -246,40 +251,26 @@ def run_study(o: UtilityOptions, options: Sequence[str], run: Command) -> tuple[
         "patients": {split: sorted({case.patient for case in data.split(split)}) for split in ("train", "val", "test")},
     }
     Ledger.claim(o.out, settings, file="study.json", records="results")
-    _claim_generators(o)
+    for source in [source for source in o.sources if source.options]:  # more generators may come at any time
+        folder = o.out / "generators" / source.name
+        Ledger.claim(folder, {source.name: list(source.options)}, flag="--generators", records=".")
     first, step = parse_shard(o.shard)
     chosen = jobs[first::step] if o.only is None else [jobs[o.only]]
     faults = []
     for task in [] if o.table else [task for job in chosen for task in job]:
-        if not _done(o, task) and (fault := _train_and_test(o, task, options, run)):
+        if read_scores(o, task) is None and (fault := _train_and_test(o, task, options, run)):
             faults.append(fault)
     return make_table(o, tasks), faults
 
 
-def _claim_generators(o: UtilityOptions) -> None:
-    """ValueError where a trained generator of the name had other options; more generators may come at any time."""
-    for source in map(Generator.of, o.generators):
-        if source.options:
-            folder = o.out / "generators" / source.name
-            Ledger.claim(folder, {source.name: list(source.options)}, flag="--generators", records=".")
-
-
 def make_table(o: UtilityOptions, tasks: Sequence[Task]) -> dict[str, Any]:
     """The table of the trainings that are done."""
-    done = [read_scores(task.arm, task.seed, _results(o, task), task.n) for task in tasks if _done(o, task)]
+    found = {task.name: read_scores(o, task) for task in tasks}
+    done = [scores for scores in found.values() if scores is not None]
     table = utility_table(done, list(dict.fromkeys(task.arm for task in tasks)))
     if len(set(o.patients)) >= MIN_TRAININGS:
         table["learning"] = learning(done, table["arms"], sorted(set(o.patients)))
-    return table | {"missing": [task.name for task in tasks if not _done(o, task)]}
-
-
-def _results(o: UtilityOptions, task: Task) -> Path:
-    return o.out / "results" / task.name / "best"
-
-
-def _done(o: UtilityOptions, task: Task) -> bool:
-    path = _results(o, task) / "metrics.json"
-    return path.is_file() and read_json(path).get("schema") == SCORES
+    return table | {"missing": [name for name, scores in found.items() if scores is None]}
 
 
 def commands(o: UtilityOptions, task: Task, options: Sequence[str]) -> list[tuple[str, list[str]]]:
@@ -360,14 +351,16 @@ class RunScores:
     n: int = 0  # patients that it was trained on
 
 
-def read_scores(arm: str, seed: int, folder: Path, n: int) -> RunScores:
-    """Dice of one results folder of a segmenter. ValueError where it holds something else."""
-    data = read_json(folder / "metrics.json")
+def read_scores(o: UtilityOptions, task: Task) -> RunScores | None:
+    """Dice of a training; None of one that is not done."""
+    path = o.out / "results" / task.name / "best" / "metrics.json"
+    data = read_json(path) if path.is_file() else {}
     if data.get("schema") != SCORES:
-        raise ValueError(f"{folder}: schema {data.get('schema')!r}, a segmenter's results have {SCORES!r}")
+        return None
     names = ["dice", *(f"dice/{label}" for label in data["labels"])]
-    patients = data["per_patient"]
-    return RunScores(arm, seed, {name: {p: patients[p].get(name) for p in sorted(patients)} for name in names}, n)
+    patients = sorted(data["per_patient"].items())
+    values = {name: {patient: of.get(name) for patient, of in patients} for name in names}
+    return RunScores(task.arm, task.seed, values, task.n)
 
 
 def seed_interval(differences: NDArray) -> list[float] | None:

@@ -28,13 +28,13 @@ def reference(context: Context) -> Made:
             raise Excluded('evaluate.reference = "labels", but no reference file came with the case')
         (table,) = context.unit.files
         drawn = read_labels(context.path(scan, "reference"), grid)
-        labels, source = read_table(table).apply(drawn)[0], ["labels"]
+        labels, source = read_table(table).apply(drawn).astype(np.uint8), ["labels"]
     elif not used:
         raise Excluded("no combination has a usable tissue map of this case")
     else:
         labels = scores.consensus([context.volume(name, "tissue").data for name in used], grid.data)
         source = [name.split("/")[1] for name in used]
-    write_volume(context.folder / "reference.nii.gz", labels.astype(np.uint8), grid.affine)
+    write_volume(context.folder / "reference.nii.gz", labels, grid.affine)
     return Made({"reference": "reference.nii.gz"}, {"from": source})
 
 
@@ -65,7 +65,6 @@ def _real(context: Context, unit: str) -> dict[str, Any]:
     against: dict[str, dict[str, scores.TissueScores]] = {}
     distances: dict[str, scores.TissueScores] = {}
     over = context.study.evaluate.tissues
-    matrix = np.zeros((len(TISSUES) + 1, len(TISSUES) + 1), np.int64)
     for task in [task for task in context.facts(unit)["tasks"] if task.startswith("slices/")]:
         case, chosen = task.rpartition("/")[2], context.facts(task)["slices"]
         found = context.volume(unit, task)
@@ -78,11 +77,9 @@ def _real(context: Context, unit: str) -> dict[str, Any]:
             against.setdefault(column, {})[case] = scores.tissue_dice(*pair, over)
             if column == "reference":
                 distances[case] = scores.tissue_hd95(*pair, spacing(found.affine).tolist(), over)
-                matrix += scores.confusion(*pair)
     return {
         "dice": {column: _pooled(context, cases) for column, cases in sorted(against.items())},
         "hd95": _pooled(context, distances) if distances else None,
-        "confusion": matrix.tolist(),
     }
 
 

@@ -14,6 +14,7 @@ from dataloaders.io import geometry
 from dataloaders.io.files import package_version
 from dataloaders.io.manifest import affine_rows
 from dataloaders.io.nifti import Volume, read_volume, whole_numbers, write_volume
+from dataloaders.labelmaps.labels import count_labels
 from dataloaders.prepare.tissue import TissueError, brain_mask
 from pipeline.context import LOG, Context, Excluded, Made
 from pipeline.interleave import even_slices
@@ -189,18 +190,18 @@ def tissue(context: Context) -> Made:
     image = context.volume(context.needed("harmonise"), "image")
     mask = context.volume(context.needed("strip"), "mask").data > 0
     labels = read_labels(context.path(context.needed("segment"), "labels"), image)
-    (table,) = context.unit.files
-    tissues, unknown = read_table(table).apply(labels)
-    tissues[~mask] = 0
+    (file,) = context.unit.files
+    table = read_table(file)
+    tissues = np.where(mask, table.apply(labels), 0).astype(np.uint8)
     if context.unit.settings.get("fluid_is_rest"):
         tissues[mask & (tissues == 0)] = TISSUES["CSF"]
     voxel_ml = float(np.prod(geometry.spacing(image.affine)) / 1000)
     write_volume(context.folder / "tissue.nii.gz", tissues, image.affine)
     facts = tissue_facts(tissues, image.data, voxel_ml)
-    facts["unknown_ml"] = {str(i): n * voxel_ml for i, n in unknown.items()}
+    facts["unknown_ml"] = {str(i): n * voxel_ml for i, n in table.unknown(count_labels(labels)).items()}
     facts["outside_ml"] = float((mask & (tissues == 0)).sum()) * voxel_ml
     facts["window"] = [0.0, float(np.percentile(image.data[mask], HIGH_PERCENTILE))]
-    made = Made({"tissue": "tissue.nii.gz"}, facts, {"table": table.name})
+    made = Made({"tissue": "tissue.nii.gz"}, facts, {"table": file.name})
     faults = gate(facts, context.study.quality)
     if faults:
         raise Excluded("; ".join(faults), made)

@@ -9,9 +9,9 @@ from dataloaders.io.files import read_toml
 from dataloaders.io.schema import decode
 from pipeline.study import Study
 from pipeline.tools.base import Kind, Tool
-from pipeline.tools.ours import Atlas, Bet, Hmrf
+from pipeline.tools.ours import CLASSIFIERS, Bet, BuiltIn
 
-_OURS = {"bet": Bet, "hmrf": Hmrf, "atlas": Atlas}  # more than a command line
+_OURS = {"bet": Bet, **dict.fromkeys(CLASSIFIERS, BuiltIn)}  # more than a command line
 
 
 def read_tools(path: Path) -> dict[str, Tool]:

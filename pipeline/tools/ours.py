@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from abc import abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +22,11 @@ GRID_MM = 2.0
 PAD_MM = 30.0  # the surface may leave the head, and brainextractor reads beyond the image without looking
 OPENING_MM, GROWTH_MM, CLOSING_MM = 3.0, 4.0, 8.0
 BRIGHTNESS = (0.45, 1.45)  # of white matter on T1w: below is skull and air, above is fat
+# By name: CSF 1, grey 2, white matter 3 of a scan whose voxels that are not 0 are brain. TissueError where there are none.
+CLASSIFIERS: dict[str, Callable[[Volume], NDArray[np.uint8]]] = {
+    "hmrf": lambda brain: hmrf_tissue(brain.data, brain.data > 0),
+    "atlas": lambda brain: atlas_tissue(brain.data, brain.affine, brain.data > 0),
+}
 
 
 class Bet(Tool):
@@ -82,38 +86,18 @@ def trim(image: NDArray, mask: NDArray[np.bool_], mm: NDArray) -> NDArray[np.boo
 
 
 class BuiltIn(Tool):
-    """A segmenter that needs no program."""
-
-    @abstractmethod
-    def labels(self, brain: Volume) -> NDArray[np.uint8]:
-        """CSF 1, grey 2, white matter 3, where voxels that are not 0 are brain. TissueError."""
+    """A segmenter of `CLASSIFIERS`, which needs no program."""
 
     def find(self, settings: Mapping[str, Any]) -> str | None:
         """The package."""
         return self.package if package_version(self.package) else None
 
     def run(self, call: ToolCall) -> tuple[Path, dict[str, str]]:
-        """In this process."""
+        """In this process, on one thread."""
         brain = read_volume(call.image)
         try:
-            labels = self.labels(brain)
+            labels = CLASSIFIERS[self.name](brain)
         except TissueError as error:
             raise ToolFailed(str(error)) from None
         write_volume(call.folder / self.output, labels, brain.affine)
         return call.folder / self.output, self.about(self.located(call.settings))
-
-
-class Hmrf(BuiltIn):
-    """FSL FAST's algorithm, beta 0.1, on intensities clipped at the 0.5th and 99.5th percentile."""
-
-    def labels(self, brain: Volume) -> NDArray[np.uint8]:
-        """By dipy."""
-        return hmrf_tissue(brain.data, brain.data > 0)
-
-
-class Atlas(BuiltIn):
-    """Intensities, and the places of deep structures in the MNI152 template that is laid over the brain."""
-
-    def labels(self, brain: Volume) -> NDArray[np.uint8]:
-        """By our own code; one thread."""
-        return atlas_tissue(brain.data, brain.affine, brain.data > 0)

@@ -39,7 +39,7 @@ def test_lists_tables_and_settings_may_begin_with_a_byte_order_mark(tmp_path: Pa
     assert [scan.files[0].name for scan in find_scans([tmp_path / "maps.txt"], (), ("T1w",))[0]] == ["a.nii.gz"]
     assert [label.name for label in read_label_map(tmp_path / "table.csv")] == ["background", "bone"]
     assert read_study(tmp_path / "study.toml").name == "x"
-    assert read_table(tmp_path / "tissue.toml").ids == {1: 1, 2: 2, 3: 3}
+    assert read_table(tmp_path / "tissue.toml").labels[2].source == (2,)
 
 
 def test_states_are_kept_in_order_and_thinned(tmp_path: Path) -> None:
