@@ -5,8 +5,6 @@ Samples are rendered one by one: an image cannot depend on its batch, and on a C
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -111,14 +109,12 @@ def _masks(labels: Tensor, params: Params) -> Masks:
     return Masks(cortex=region("cortex"), white_matter=region("white_matter"), brain=region("brain"))
 
 
-def render(labels: Tensor, params: Params | Sequence[Params]) -> Tensor:
-    """Images of label maps: (*S) and one `Params` -> (C, *out); (B, *S) and B of them -> (B, C, *out).
+def render(labels: Tensor, params: Params) -> Tensor:
+    """Image (C, *out) of a label map (*S).
 
     Same parameters, same image, bit for bit, on one device with one number of threads (with another one labels are the
-    same and intensities within 2e-7); a batch equals its elements one by one.
+    same and intensities within 2e-7).
     """
-    if not isinstance(params, Params):
-        return torch.stack([render(label, one) for label, one in zip(labels, params, strict=True)])
     return paint(deform(labels, params, _samples(params)), params)
 
 

@@ -17,9 +17,7 @@ from models.gan.options import GanConfig, OasisConfig
 
 pytestmark = pytest.mark.slow
 
-# At 38 labels, noise of 64, three image channels, 256²; the image domain as published.
-PARAMETERS = {"image": 71_190_467, "haar": 54_341_171}
-NAMES = tuple(PARAMETERS)
+NAMES = ("image", "haar")
 
 
 def of(num_labels: int, z_dim: int, **options: object) -> NormOptions:
@@ -48,14 +46,6 @@ def labels(slices: int = 1, size: tuple[int, int] = (64, 96)) -> torch.Tensor:
     for k in range(1, slices):
         label[:, k] = label[:, 0].roll(k, 1)
     return label
-
-
-@pytest.mark.parametrize("name", NAMES)
-def test_parameter_counts(name: str) -> None:
-    with torch.device("meta"):
-        options = OasisConfig(generator=name)  # type: ignore[arg-type]
-        net = SpadeGenerator(NormOptions(options, 38, options.z_dim), 3, (256, 256))
-    assert sum(p.numel() for p in net.parameters()) == PARAMETERS[name]
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -97,14 +97,6 @@ def test_moments_of_draws() -> None:
     )
 
 
-def test_normal_without_a_prior_is_as_wide_as_uniform() -> None:
-    """The predecessors drew from N(0, 250): 49 % of the class means were 0."""
-    value = draw(parse_prior(None, "normal", 50), MANY // 50, rng())
-    assert float((value == 0).float().mean()) < 0.06
-    assert float(value.mean()) == pytest.approx(125, abs=3)
-    assert float((value > 418).float().mean()) < 0.001
-
-
 def background_draws(rule: str) -> tuple[Tensor, Tensor]:
     ones = torch.full((1, 2), 200.0)
     labels = scheme(3, [1, 0, 1])  # value 0 is of class 1, and so is value 2

@@ -63,9 +63,6 @@ def test_reference_integration_is_the_flow_of_the_velocity() -> None:
     assert error.max() < 0.3
 
 
-# Interpolation matrices
-
-
 # Deformation
 
 
@@ -174,6 +171,7 @@ CHAINS = {
         GMM_PRESETS["synthseg"](), partial_volume=True, noise_std=(0.1,), noise_coils=(0, 2), target_res=(1.5,)
     ),
     "spline, quantile": replace(GMM_PRESETS["cornucopia"](), texture_fwhm=(0.0,)),
+    "maximum, noise": replace(GMM_PRESETS["lab2im"](), normalise="max", noise_std=(0.1,)),
 }
 
 

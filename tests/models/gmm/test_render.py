@@ -62,18 +62,6 @@ def test_same_parameters_same_image(preset: str, shape: tuple[int, ...]) -> None
         assert not torch.equal(one, render(labels, replace(params, seed=params.seed + 1)))
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("preset", GMM_PRESETS)
-def test_a_batch_equals_its_elements(preset: str) -> None:
-    labels = torch.stack([head((32, 30, 28)), head((32, 30, 28)).flip(1), head((32, 30, 28)).flip(2)])
-    params = [draw(label, seed, rich(preset, 3), channels=2) for seed, label in enumerate(labels)]
-    batch = render(labels, params)
-    for image, label, one in zip(batch, labels, params, strict=True):
-        assert torch.equal(image, render(label, one))
-    with pytest.raises(ValueError, match="zip"):
-        render(labels, params[:2])
-
-
 @pytest.fixture
 def threads() -> Iterator[None]:
     count = torch.get_num_threads()

@@ -9,7 +9,6 @@ import pytest
 import torch
 
 from models.gmm.options import GMM_PRESETS, GmmConfig
-from models.gmm.params import Params
 from models.gmm.render import deform
 from models.gmm.resampling import nodes, upsample
 from models.gmm.sampling import sample_params
@@ -21,16 +20,9 @@ def random_labels(shape: tuple[int, ...], seed: int = 0) -> torch.Tensor:
     return torch.randint(1, 9, shape, generator=torch.Generator().manual_seed(seed)).to(torch.uint8)
 
 
-def fine_deform(labels: torch.Tensor, params: Params, fine: int) -> torch.Tensor:
-    return deform(labels, params, tuple(fine * size for size in params.crop_shape))
-
-
 def velocity(shape: tuple[int, ...], std: float, scale: float = 0.04, seed: int = 1) -> torch.Tensor:
     generator = torch.Generator().manual_seed(seed)
     return std * torch.randn(len(shape), *(nodes(size, scale) for size in shape), generator=generator)
-
-
-# Affine
 
 
 def test_affine_matrix_against_an_independent_construction() -> None:
@@ -48,9 +40,6 @@ def test_affine_matrix_against_an_independent_construction() -> None:
             assert np.allclose(found.numpy(), reference.affine(*given), atol=1e-12)
 
 
-# Elastic
-
-
 def determinants(u: np.ndarray) -> np.ndarray:
     """Jacobian determinants of x + u(x) at every voxel."""
     n = len(u)
@@ -62,7 +51,6 @@ def determinants(u: np.ndarray) -> np.ndarray:
     ("shape", "scale", "std", "folded"),
     [
         ((48, 44, 40), 0.04, 4.0, 0.0),
-        ((48, 44, 40), 0.04, 8.0, 0.0),
         ((48, 44, 40), 0.0625, 4.0, 0.0),
         ((64, 61), 0.0625, 8.0, 0.0),
         # Twice any preset's largest velocity over cells of 15 voxels: the coarse integration folds in 3 voxels of 84,480
@@ -79,30 +67,14 @@ def test_integrated_fields_do_not_fold(shape: tuple[int, ...], scale: float, std
             assert (determinants(plain) <= 0).mean() > 0.01  # the same velocity as a plain displacement
 
 
-# Window, fine samples, mirror
-
-
-def moving_params(shape: tuple[int, ...], seed: int = 0, **options: object):
-    config = replace(GMM_PRESETS["synthseg"](), nonlin_scale=(0.1,), nonlin_std=(3.0, 3.0), flipping=False, **options)
-    return sample_params(random_labels(shape), torch.Generator().manual_seed(seed), options=config)
-
-
-@pytest.mark.parametrize("fine", [1, 2, 3])
-@pytest.mark.parametrize("elastic", [True, False])
-@pytest.mark.parametrize(
-    ("shape", "start", "size"),
-    [((30, 27, 24), (3, 0, 5), (20, 27, 11)), ((41, 38), (40, 7), (1, 30)), ((30, 27, 24), (0, 0, 0), (30, 27, 24))],
-)
-def test_window_is_the_same_region_of_the_whole(
-    shape: tuple[int, ...], start: tuple, size: tuple, elastic: bool, fine: int
-) -> None:
-    labels = random_labels(shape)
-    params = moving_params(shape)
-    params = params if elastic else replace(params, velocity=None)
-    whole = fine_deform(labels, params, fine)
-    part = fine_deform(labels, replace(params, crop_start=start, crop_shape=size), fine)
-    region = tuple(slice(s * fine, (s + k) * fine) for s, k in zip(start, size, strict=True))
-    assert torch.equal(part, whole[region])
+@pytest.mark.parametrize("start", [(3, 0, 5), (29, 7, 0)])
+def test_window_is_the_same_region_of_the_whole(start: tuple[int, ...]) -> None:
+    labels, size = random_labels((30, 27, 24)), (1, 20, 11)
+    params = sample_params(labels, torch.Generator().manual_seed(0), options=GMM_PRESETS["synthseg"]())
+    params = replace(params, velocity=velocity((30, 27, 24), 3.0, 0.1), flip=False)
+    whole = deform(labels, params, (60, 54, 48))
+    part = deform(labels, replace(params, crop_start=start, crop_shape=size), tuple(2 * n for n in size))
+    assert torch.equal(part, whole[tuple(slice(2 * s, 2 * (s + n)) for s, n in zip(start, size, strict=True))])
 
 
 def test_spatial_off_leaves_the_map_alone() -> None:
