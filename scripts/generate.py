@@ -10,7 +10,7 @@ import hashlib
 import os
 import re
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -209,35 +209,21 @@ class InputMap:
 
 @dataclass(frozen=True)
 class SamplePlan:
-    """All that a worker needs. spec: of the slices; None writes volumes. bids: name files as BIDS derivatives. weights: of
-    the maps, () for equal ones.
+    """All that a worker needs. source: of the samples, of all maps. spec: of the slices; None writes volumes. bids: name
+    files as BIDS derivatives.
     """
 
     options: GenerateOptions
     maps: tuple[InputMap, ...]
-    scheme: LabelScheme
-    priors: Priors | None
+    source: ImageGenerator
     bids: bool
     spec: DataSpec | None
-    weights: tuple[float, ...] = ()
-
-    def generator(self, cache_gb: float = 1.0) -> ImageGenerator:
-        """The source of the samples."""
-        o = self.options
-        found: dict[str, Any] = {"scheme": self.scheme, "priors": self.priors, "subjects_prob": self.weights or None}
-        return _generator(o, self.maps, **found, cache_gb=cache_gb)
 
     def case(self, item: InputMap, number: int) -> str:
         """Name of a sample."""
         if self.bids and (place := bids_place(item.path, item.name)):
             return f"{place[1]}_desc-synth{number:05d}"
         return f"{safe_name(item.name)}_s{number:05d}"
-
-
-def _generator(o: GenerateOptions, maps: Sequence[InputMap], **found: Any) -> ImageGenerator:
-    paths, subclasses = [item.path for item in maps], o.subclasses or (1, None)
-    common: dict[str, Any] = {"seeds": o.seeds, "subclasses": subclasses, "lesions": o.lesions, "options": o.gmm}
-    return ImageGenerator(paths, n_channels=o.channels, seed=o.seed, **common, **found)
 
 
 def safe_name(name: str) -> str:
@@ -265,13 +251,12 @@ def make_plan(o: GenerateOptions) -> SamplePlan:
         raise ValueError(f"--generation_labels and --scheme {o.scheme} cannot both be given")
     if scheme is not None and (o.generation_classes or o.output_labels or o.neutral_labels is not None):
         raise ValueError("--generation_classes, --output_labels and --neutral_labels need --generation_labels")
-    ready = _first_generator(o, good, scheme)
-    maps = tuple(_known_values(item, ready.base_scheme) for item in maps)
+    source = _source(o, maps, scheme, weights)
+    maps = tuple(_known_values(item, source.base_scheme) for item in maps)
     good = _usable(maps)
     bids = o.slices == "none" and all(bids_place(item.path, item.name) is not None for item in maps)
-    _try_shapes(o, good, ready)
-    spec = None if o.slices == "none" else _spec(o.slices, good, ready)
-    return SamplePlan(o, maps, ready.base_scheme, ready.priors, bids, spec, weights)
+    _try_shapes(o, good, source)
+    return SamplePlan(o, maps, source, bids, None if o.slices == "none" else _spec(o.slices, good, source))
 
 
 def find_input(maps: LabelMaps, workers: int = 0) -> tuple[InputMap, ...]:
@@ -316,12 +301,13 @@ def _usable(maps: Sequence[InputMap]) -> list[InputMap]:
     return good
 
 
-def _first_generator(o: GenerateOptions, good: list[InputMap], scheme: LabelScheme | None) -> ImageGenerator:
-    """Of the options as they were typed; it finds the scheme and the priors of the plan."""
+def _source(
+    o: GenerateOptions, maps: Sequence[InputMap], scheme: LabelScheme | None, weights: tuple[float, ...]
+) -> ImageGenerator:
+    """The source of the samples, of the options as they were typed; it finds the scheme and the priors."""
     try:
-        return _generator(
-            o,
-            good,
+        return ImageGenerator(
+            [item.path for item in maps],
             scheme=scheme,
             generation_labels=o.generation_labels,
             generation_classes=o.generation_classes,
@@ -330,6 +316,14 @@ def _first_generator(o: GenerateOptions, good: list[InputMap], scheme: LabelSche
             prior_means=o.prior_means_file,
             prior_stds=o.prior_stds_file,
             priors=None if o.gmm.priors == "random" else Path(o.gmm.priors),
+            seeds=o.seeds,
+            subclasses=o.subclasses or (1, None),
+            lesions=o.lesions,
+            subjects_prob=weights or None,
+            n_channels=o.channels,
+            options=o.gmm,
+            seed=o.seed,
+            cache_gb=1 / max(o.num_workers, 1),
         )
     except ValueError as error:
         flags = ("generation_labels", "generation_classes", "output_labels", "neutral_labels", "lesions")
@@ -393,12 +387,12 @@ def settings_of(plan: SamplePlan) -> dict[str, Any]:
         "channels": o.channels,
         "slices": None if plan.spec is None else plan.spec.axis,
         "labels": [item.file for item in plan.maps],
-        "priors": _priors_digest(plan.priors),
-        "scheme": plan.scheme.to_dict(),
+        "priors": _priors_digest(plan.source.priors),
+        "scheme": plan.source.base_scheme.to_dict(),
         "seeds": None if o.seeds is None else _seeds_digest(o.seeds, paths),
         "slice_spec": None if plan.spec is None else plan.spec.to_dict(),
     }
-    given: dict[str, Any] = {"subclasses": o.subclasses, "subjects_prob": plan.weights}
+    given: dict[str, Any] = {"subclasses": o.subclasses, "subjects_prob": plan.source.given["subjects_prob"]}
     if o.anatomies:
         given["anatomies"] = {"count": o.anatomies, "maps": {item.file: item.sha256 for item in plan.maps}}
     if o.lesions is not None:
@@ -456,10 +450,9 @@ def generate(o: GenerateOptions) -> GenerateReport:
     if plan.bids:
         describe_bids(o.out)
     report = GenerateReport(faults=[item.fault for item in plan.maps if item.fault])
-    chooser = plan.generator()
     wanted = []
     for number in o.numbers:
-        item = plan.maps[chooser.map_index(number)]
+        item = plan.maps[plan.source.map_index(number)]
         if item.fault:
             report.missing += 1
         elif ledger.done(plan.case(item, number), item.sources) is not None:
@@ -467,7 +460,9 @@ def generate(o: GenerateOptions) -> GenerateReport:
         else:
             wanted.append(number)
     try:
-        for fault in tracked(_make_all(plan, ledger, wanted), "generate", len(wanted)):
+        count, jobs = min(o.num_workers, len(wanted)), ((number,) for number in wanted)
+        made = as_ready(_make_or_fault, jobs, count, _one_thread if count else None, (plan, ledger))
+        for fault in tracked(made, "generate", len(wanted)):
             report.made += not fault
             report.missing += bool(fault)
             if fault and fault not in report.faults:
@@ -497,13 +492,15 @@ def with_anatomies(plan: SamplePlan, overwrite: bool = False) -> SamplePlan:
     order = [*range(first, o.anatomies), *range(first)]
     missing = [(k, names[k]) for k in order if ledger.done(names[k]) is None]
     count = min(o.num_workers, len(missing))
-    start = (ledger, [item.path for item in plan.maps], plan.scheme, o.anatomies, o.seed)
+    scheme = plan.source.base_scheme
+    start = (ledger, [item.path for item in plan.maps], scheme, o.anatomies, o.seed)
     if count:
         _open_anatomies(*start)  # registers what the workers will read
     made = as_ready(_write_anatomy, missing, count, _open_anatomies, start) if missing else ()
     for _ in tracked(made, "anatomies", len(missing)):
         pass
-    return replace(plan, maps=find_input(LabelMaps([folder / name for name in names]), o.num_workers), bids=False)
+    maps = find_input(LabelMaps([folder / name for name in names]), o.num_workers)
+    return replace(plan, maps=maps, source=_source(o, maps, scheme, ()), bids=False)
 
 
 def _open_anatomies(
@@ -523,29 +520,24 @@ def _write_anatomy(ledger: Ledger, maps: Anatomies, k: int, name: str) -> None:
 # -- samples ------------------------------------------------------------------------------------------------------
 
 
-def _make_all(plan: SamplePlan, ledger: SampleLedger, numbers: list[int]) -> Iterator[str]:
-    """One line for each sample, in any order: "" or why it could not be made."""
-    count = min(plan.options.num_workers, len(numbers))
-    return as_ready(_make_or_fault, ((number,) for number in numbers), count, _open_plan, (plan, ledger, count))
+def _one_thread(*first: Any) -> tuple[Any, ...]:
+    """What a worker begins with: the others have the other cores."""
+    torch.set_num_threads(1)
+    return first
 
 
-def _open_plan(plan: SamplePlan, ledger: SampleLedger, count: int) -> tuple[SamplePlan, SampleLedger, ImageGenerator]:
-    if count:
-        torch.set_num_threads(1)
-    return plan, ledger, plan.generator(cache_gb=1 / max(count, 1))
-
-
-def _make_or_fault(plan: SamplePlan, ledger: SampleLedger, generator: ImageGenerator, number: int) -> str:
-    """A fault of one map must not stop the others; a full disk must."""
+def _make_or_fault(plan: SamplePlan, ledger: SampleLedger, number: int) -> str:
+    """One line, "" or why the sample could not be made: a fault of one map must not stop the others; a full disk must."""
     try:
-        make_sample(plan, ledger, generator, number)
+        make_sample(plan, ledger, number)
     except ValueError as error:
-        return with_path(plan.maps[generator.map_index(number)].path, error)
+        return with_path(plan.maps[plan.source.map_index(number)].path, error)
     return ""
 
 
-def make_sample(plan: SamplePlan, ledger: SampleLedger, generator: ImageGenerator, number: int) -> None:
+def make_sample(plan: SamplePlan, ledger: SampleLedger, number: int) -> None:
     """Make one sample and write its files, its record last; where that fails, nothing of it stays."""
+    generator = plan.source
     index = generator.map_index(number)
     source = plan.maps[index]
     case = plan.case(source, number)
