@@ -35,9 +35,8 @@ from dataloaders.labelmaps.classes import (
 )
 from dataloaders.labelmaps.fluid import FAR, Fluid, with_rim
 from dataloaders.labelmaps.image_generator import ImageGenerator
-from dataloaders.labelmaps.lab2im import list_scheme
 from dataloaders.labelmaps.maps import LabelMap, LabelMaps, as_indices
-from dataloaders.labelmaps.schemes import output_labels, read_scheme
+from dataloaders.labelmaps.schemes import output_labels, scheme_of_options
 from dataloaders.labelmaps.seed_maps import seeded
 from dataloaders.overview import split_sizes, wrapped
 from dataloaders.patches import (
@@ -104,14 +103,8 @@ class SegmentationTask:
                     f"--segmenter.{given[0] if given else 'scheme'}: is for label maps; give --segmenter.label_maps"
                 )
             return None
-        if self.o.generation_labels is None:
-            values = self.maps.values()
-            return read_scheme(self.o.scheme, values, self.config.gmm.preset, "--segmenter.scheme", self.maps.sources)
-        try:
-            o = self.o
-            return list_scheme(o.generation_labels, o.generation_classes, o.output_labels, o.neutral_labels)
-        except ValueError as error:
-            raise ValueError(f"--segmenter.{str(error).replace('n_neutral_labels', 'neutral_labels')}") from None
+        preset = self.config.gmm.preset
+        return scheme_of_options(self.o, self.maps.values, preset, self.maps.sources, "--segmenter.")
 
     def _classes(self) -> Classes:
         if self.prepared is not None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -17,13 +17,13 @@ from torch import Tensor
 
 from dataloaders.io.files import write_json
 from dataloaders.io.geometry import resample, to_ras, voxel_volume
-from dataloaders.io.nifti import Volume, stem
+from dataloaders.io.nifti import Volume, stem, write_volume
 from dataloaders.io.schema import AtLeast0, GpuIds, Iteration, Must, Share
 from dataloaders.io.spec import LESION, DataSpec
 from dataloaders.lesions.adding import Painting, add_lesions, back_to_file, mask_to_file
 from dataloaders.lesions.filling import FULL
 from dataloaders.lesions.placing import Placed, Variation, place
-from dataloaders.lesions.scans import Head, Stored, find_patient, load_head, read_channels, read_like, read_mask
+from dataloaders.lesions.scans import Head, find_patient, load_head, read_channels, read_like, read_mask
 from dataloaders.registration import register, same_space
 from engine.methods.base import workflow_of
 from engine.trained import TrainedRun
@@ -32,6 +32,7 @@ from models.lesion.conditions import DEPTHS, WHITE, profile_of
 from models.lesion.method import LesionUnet
 
 PROVENANCE = "provenance.json"
+CHANGES = ("scale", "mirror", "elastic", "shift")  # of lesions, as options and in `Variation`
 OFFSET_CELL = 12  # voxels; lesions nearer to each other than that may be equally bright
 LEVEL_SIGMA = 1.2  # voxels; brightness changes slowly within a lesion, its grain is the network's to paint
 MASK_NAME = "lesion_mask.nii.gz"
@@ -101,14 +102,8 @@ class AddLesionsOptions:
     def variation(self) -> Variation:
         """How lesions are changed."""
         usual = Variation(scale=(0.8, 1.2), mirror=0.5, elastic=1.0, shift=4.0) if self.vary else Variation()
-        return Variation(
-            load_ml=millilitres(self.load),
-            scale=usual.scale if self.scale is None else self.scale,
-            mirror=usual.mirror if self.mirror is None else self.mirror,
-            elastic=usual.elastic if self.elastic is None else self.elastic,
-            shift=usual.shift if self.shift is None else self.shift,
-            seed=self.seed,
-        )
+        given = {name: value for name in CHANGES if (value := getattr(self, name)) is not None}
+        return replace(usual, load_ml=millilitres(self.load), seed=self.seed, **given)
 
     def check_together(self) -> None:
         """ValueError for options that do not go together."""
@@ -182,27 +177,18 @@ class Host:
 
 
 @dataclass(frozen=True)
-class Carried:
-    """Lesions on the host's grid: mask, intensities in the host's model range, and how they came there."""
-
-    mask: NDArray[np.bool_]
-    level: NDArray[np.float32]
-    how: dict[str, Any]
-
-
-@dataclass(frozen=True)
 class Added:
     """Raw values of every file with the lesions, and the new mask (I, J, K) on their grid. placed: None for no lesion."""
 
     raws: list[NDArray]
     mask: NDArray[np.uint8]
     placed: Placed | None = None
-    how: dict[str, Any] = field(default_factory=dict)
 
 
 def add_to_scan(o: AddLesionsOptions, run: LesionRun) -> str:
     """The whole command; returns the line to print. ValueError and VolumeError for input that cannot be used."""
-    refuse_existing(o)
+    if o.output.exists() and not o.overwrite and any(o.output.iterdir()):
+        raise ValueError(f"--output {o.output}: is not empty; choose another folder or give --overwrite")
     host = Host(o, run.method.spec)
     mask = None if o.mask is None or o.from_patient is not None else read_mask(o.mask, host.scans[0])
     lesions = lesions_in(o, host, run, mask)
@@ -210,53 +196,42 @@ def add_to_scan(o: AddLesionsOptions, run: LesionRun) -> str:
         return write_added(o, host, paint_in(o, host, run, lesions))
     if lesions is None:
         return "the mask is empty: the scan would come back as it is"
-    placed, _ = lesions
-    ml = int(placed.mask.sum()) * float(np.prod(host.head.spacing)) / 1000
-    return f"{ml:.3g} ml in {len(placed.lesions)} lesions would be added{placed.shortfall()}"
+    ml = int(lesions.mask.sum()) * float(np.prod(host.head.spacing)) / 1000
+    return f"{ml:.3g} ml in {len(lesions.lesions)} lesions would be added{lesions.shortfall()}"
 
 
-def refuse_existing(o: AddLesionsOptions) -> None:
-    """ValueError where the folder to write holds something already."""
-    if o.output.exists() and not o.overwrite and any(o.output.iterdir()):
-        raise ValueError(f"--output {o.output}: is not empty; choose another folder or give --overwrite")
-
-
-def lesions_in(
-    o: AddLesionsOptions, host: Host, run: LesionRun, mask: NDArray[np.bool_] | None
-) -> tuple[Placed, dict[str, Any]] | None:
-    """Where lesions go, and how they came there: those of a mask on the files' grid, for None of --from_patient.
+def lesions_in(o: AddLesionsOptions, host: Host, run: LesionRun, mask: NDArray[np.bool_] | None) -> Placed | None:
+    """Where lesions go: those of a mask on the files' grid, for None of --from_patient.
 
     None for an empty mask. ValueError where no lesion fits.
     """
     if mask is not None and not mask.any():
         return None
     head = host.head
-    carried = _from_patient(o, head, run.how) if mask is None else _from_mask(head, mask, host.scans[0], run, o.seed)
-    return place(carried.mask, carried.level, head.room, head.brain, head.spacing, o.variation()), carried.how
+    if mask is None:
+        on_grid, level, facts = _from_patient(o, head, run.how)
+    else:
+        data, affine = to_ras(mask.astype(np.float32), host.scans[0].affine)
+        on_grid = resample(data, affine, head.ids.shape, head.grid) > 0.5
+        if not (on_grid & head.brain).any():
+            raise ValueError("--mask: no lesion lies inside the brain; is the mask in the space of --input?")
+        level = profile_level(on_grid, run.profile, o.seed)
+        facts = {"levels": "brightness of the training lesions by depth"}
+    return replace(place(on_grid, level, head.room, head.brain, head.spacing, o.variation()), facts=facts)
 
 
-def paint_in(o: AddLesionsOptions, host: Host, run: LesionRun, lesions: tuple[Placed, dict[str, Any]] | None) -> Added:
+def paint_in(o: AddLesionsOptions, host: Host, run: LesionRun, placed: Placed | None) -> Added:
     """The files with what `lesions_in` found; as they are without lesions."""
     first = host.scans[0]
-    if lesions is None:
+    if placed is None:
         return Added([scan.raw for scan in host.scans], np.zeros(first.raw.shape, np.uint8))
-    placed, how = lesions
     head = host.head
     after = add_lesions(run.method, run.how, head, placed, o.seed, run.device)
     raws = [back_to_file(scan, head, *images) for scan, *images in zip(host.scans, head.images, after, strict=True)]
-    return Added(raws, mask_to_file(first, head, placed.mask), placed, how)
+    return Added(raws, mask_to_file(first, head, placed.mask), placed)
 
 
 # -- where lesions come from --------------------------------------------------------------------------------------
-
-
-def _from_mask(host: Head, mask: NDArray[np.bool_], scan: Stored, run: LesionRun, seed: int) -> Carried:
-    """A mask on the host's grid, given the brightness that lesions had in training."""
-    on_grid = _to_head(mask, scan, host)
-    if not (on_grid & host.brain).any():
-        raise ValueError("--mask: no lesion lies inside the brain; is the mask in the space of --input?")
-    level = profile_level(on_grid, run.profile, seed)
-    return Carried(on_grid, level, {"levels": "brightness of the training lesions by depth"})
 
 
 def profile_level(mask: NDArray[np.bool_], profile: Tensor, seed: int) -> NDArray[np.float32]:
@@ -285,13 +260,13 @@ def _draws(shape: tuple[int, ...], seed: int) -> tuple[NDArray[np.float32], NDAr
     return grain / grain.std(), np.clip(cells, -2, 2)
 
 
-def _to_head(mask: NDArray[np.bool_], scan: Stored, host: Head) -> NDArray[np.bool_]:
-    data, affine = to_ras(mask.astype(np.float32), scan.affine)
-    return resample(data, affine, host.ids.shape, host.grid) > 0.5
+def _from_patient(
+    o: AddLesionsOptions, host: Head, how: Painting
+) -> tuple[NDArray[np.bool_], NDArray[np.float32], dict[str, Any]]:
+    """A patient's lesions carried onto the host's grid: mask, intensities in the host's model range, and how they came.
 
-
-def _from_patient(o: AddLesionsOptions, host: Head, how: Painting) -> Carried:
-    """A patient's lesions carried onto the host's grid, with the patient's intensities in units of its white matter."""
+    Intensities are the same share of white matter, or for bands as many standard deviations above grey matter.
+    """
     assert o.from_patient is not None
     paths, mask_path = find_patient(o.from_patient, host.channels, o.mask)
     scans = read_channels(paths, host.channels, "--from_patient")
@@ -308,22 +283,18 @@ def _from_patient(o: AddLesionsOptions, host: Head, how: Painting) -> Carried:
         way = "none" if same_space(fixed, moving) else "deformable"
     transform = register(fixed, moving, way)
     on_grid = transform.carry(patient.lesion.astype(np.float32), patient.grid) > 0.5
-    level = _host_level(patient.level, patient, host, how)
+    level = patient.level
+    if how.bands:
+        (mean, deviation), (own_mean, own_deviation) = patient.grey, host.grey
+        level = own_mean + (level - mean) / deviation * own_deviation
     level = transform.carry(level + 1, patient.grid) - 1  # 0 is what lies outside a carried scan
-    facts: dict[str, Any] = {"registration": way, "patient_files": [path.name for path in (*paths, mask_path)]}
-    voxel = float(np.prod(host.spacing)) / 1000
-    facts["carried_ml"] = round(int(on_grid.sum()) * voxel, 4)
-    return Carried(on_grid, level.astype(np.float32), {**facts, "affine": transform.affine.round(6).tolist()})
-
-
-def _host_level(level: NDArray[np.float32], patient: Head, host: Head, how: Painting) -> NDArray[np.float32]:
-    """The patient's intensities as they would be in the host: the same share of white matter, or for bands the same
-    number of standard deviations above grey matter.
-    """
-    if not how.bands:
-        return level
-    (mean, deviation), (own_mean, own_deviation) = patient.grey, host.grey
-    return own_mean + (level - mean) / deviation * own_deviation
+    facts = {
+        "registration": way,
+        "patient_files": [path.name for path in (*paths, mask_path)],
+        "carried_ml": round(int(on_grid.sum()) * float(np.prod(host.spacing)) / 1000, 4),
+        "affine": transform.affine.round(6).tolist(),
+    }
+    return on_grid, level.astype(np.float32), facts
 
 
 # -- writing ------------------------------------------------------------------------------------------------------
@@ -334,20 +305,22 @@ def write_added(o: AddLesionsOptions, host: Host, added: Added) -> str:
     scans, first, placed = host.scans, host.scans[0], added.placed
     for scan, raw in zip(scans, added.raws, strict=True):
         scan.write(o.output / scan.name, raw)
-    Stored(o.output / MASK_NAME, added.mask, first.affine).write(o.output / MASK_NAME, added.mask)
+    write_volume(o.output / MASK_NAME, added.mask, first.affine)
     voxel = voxel_volume(first.affine) / 1000
     provenance: dict[str, Any] = {
         "run": o.name,
         "checkpoint": o.ckpt_iter,
         "inputs": {
-            scan.name: {"sha256": _sha256(scan.raw), "changed_voxels": int((raw != scan.raw).sum())}
+            scan.name: {
+                "sha256": hashlib.sha256(np.ascontiguousarray(scan.raw)).hexdigest(),
+                "changed_voxels": int((raw != scan.raw).sum()),
+            }
             for scan, raw in zip(scans, added.raws, strict=True)
         },
         "mask": None if o.mask is None else o.mask.name,
         "own_lesions": None if o.own_lesions is None else o.own_lesions.name,
-        "options": {key: getattr(o, key) for key in ("load", "vary", "scale", "mirror", "elastic", "shift", "seed")},
+        "options": {key: getattr(o, key) for key in ("load", "vary", *CHANGES, "seed")},
         "lesion_ml": round(int(added.mask.sum()) * voxel, 4),
-        **added.how,
         **({} if placed is None else placed.report()),
     }
     if placed is not None:
@@ -361,7 +334,3 @@ def write_added(o: AddLesionsOptions, host: Host, added: Added) -> str:
         + placed.shortfall()
         + f"; {', '.join(stem(scan.path) for scan in scans)}"
     )
-
-
-def _sha256(raw: NDArray) -> str:
-    return hashlib.sha256(np.ascontiguousarray(raw).tobytes()).hexdigest()

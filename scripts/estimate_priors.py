@@ -31,10 +31,9 @@ from dataloaders.io.geometry import off_grid, to_ras
 from dataloaders.io.nifti import SUFFIXES, read_volume, stem
 from dataloaders.io.schema import AtLeast0, LowHigh, Must, check, options_of
 from dataloaders.io.workers import in_order
-from dataloaders.labelmaps.lab2im import list_scheme
 from dataloaders.labelmaps.labels import count_labels
 from dataloaders.labelmaps.maps import read_label_map_file
-from dataloaders.labelmaps.schemes import read_scheme
+from dataloaders.labelmaps.schemes import scheme_of_options
 from dataloaders.prepare.sources import CaseSource, find_pairs
 from engine.command import exit_code
 from models.gmm.intensity import FULL_SCALE
@@ -274,18 +273,15 @@ def _faultless(o: PriorOptions, channel: str, images: str, regex: str | None) ->
 
 
 def _scheme(o: PriorOptions, cases: Sequence[CaseSource]) -> LabelScheme:
-    if o.generation_labels is not None:
-        if o.scheme != "auto":
-            raise ValueError(f"--generation_labels and --scheme {o.scheme} cannot both be given")
-        return list_scheme(o.generation_labels, o.generation_classes, None, None)
-    if o.generation_classes is not None:
-        raise ValueError("--generation_classes needs --generation_labels, whose order it follows")
-    values: set[int] = set()
-    if o.scheme != "feta" and not Path(o.scheme).is_dir() and Path(o.scheme).suffix != ".json":
-        for case in tracked(cases, "read label maps"):
-            assert case.label is not None
-            values |= set(count_labels(read_label_map_file(case.label).values.numpy()))
-    return read_scheme(o.scheme, values, sources=[case.label for case in cases])
+    labels = [case.label for case in cases if case.label is not None]
+
+    def values() -> set[int]:
+        if o.scheme == "feta" or Path(o.scheme).is_dir() or Path(o.scheme).suffix == ".json":
+            return set()  # they say it all
+        maps = (read_label_map_file(path).values.numpy() for path in tracked(labels, "read label maps"))
+        return {value for label in maps for value in count_labels(label)}
+
+    return scheme_of_options(o, values, sources=labels)
 
 
 def _measure_or_fault(

@@ -39,7 +39,7 @@ from dataloaders.labelmaps.image_generator import ImageGenerator, SyntheticImage
 from dataloaders.labelmaps.labels import LabelTable, count_labels, id_type
 from dataloaders.labelmaps.lesion_maps import find_masks, match_lesions
 from dataloaders.labelmaps.maps import LabelMap, LabelMaps, as_indices, read_label_map_file
-from dataloaders.labelmaps.schemes import output_labels, read_scheme
+from dataloaders.labelmaps.schemes import output_labels, scheme_of_options
 from dataloaders.labelmaps.seed_maps import SeedMaps, seeded
 from dataloaders.labelmaps.seeds import INDEX as SEED_INDEX
 from dataloaders.labelmaps.seeds import draw_subclasses, record_file
@@ -243,16 +243,10 @@ def make_plan(o: GenerateOptions) -> SamplePlan:
         if weights and sum(weights) <= 0:
             raise ValueError(f"--subjects_prob {' '.join(o.subjects_prob)}: is 0 for all {len(maps)} maps with seeds")
     good = _usable(maps)
-    scheme = None
-    if o.generation_labels is None:
-        values = {value for item in good for value in item.values}
-        scheme = read_scheme(o.scheme, values, o.gmm.preset, sources=[item.path for item in good])
-    elif o.scheme != "auto":
-        raise ValueError(f"--generation_labels and --scheme {o.scheme} cannot both be given")
-    if scheme is not None and (o.generation_classes or o.output_labels or o.neutral_labels is not None):
-        raise ValueError("--generation_classes, --output_labels and --neutral_labels need --generation_labels")
+    values = {value for item in good for value in item.values}
+    scheme = scheme_of_options(o, lambda: values, o.gmm.preset, [item.path for item in good])
     source = _source(o, maps, scheme, weights)
-    maps = tuple(_known_values(item, source.base_scheme) for item in maps)
+    maps = tuple(_known_values(item, scheme) for item in maps)
     good = _usable(maps)
     bids = o.slices == "none" and all(bids_place(item.path, item.name) is not None for item in maps)
     _try_shapes(o, good, source)
@@ -302,17 +296,12 @@ def _usable(maps: Sequence[InputMap]) -> list[InputMap]:
 
 
 def _source(
-    o: GenerateOptions, maps: Sequence[InputMap], scheme: LabelScheme | None, weights: tuple[float, ...]
+    o: GenerateOptions, maps: Sequence[InputMap], scheme: LabelScheme, weights: tuple[float, ...] = ()
 ) -> ImageGenerator:
-    """The source of the samples, of the options as they were typed; it finds the scheme and the priors."""
     try:
         return ImageGenerator(
             [item.path for item in maps],
             scheme=scheme,
-            generation_labels=o.generation_labels,
-            generation_classes=o.generation_classes,
-            output_labels=o.output_labels,
-            n_neutral_labels=o.neutral_labels,
             prior_means=o.prior_means_file,
             prior_stds=o.prior_stds_file,
             priors=None if o.gmm.priors == "random" else Path(o.gmm.priors),
@@ -326,9 +315,7 @@ def _source(
             cache_gb=1 / max(o.num_workers, 1),
         )
     except ValueError as error:
-        flags = ("generation_labels", "generation_classes", "output_labels", "neutral_labels", "lesions")
-        text = str(error).replace("n_neutral_labels", "neutral_labels")
-        raise ValueError(f"{'--' if text.startswith(tuple(f'{name} ' for name in flags)) else ''}{text}") from None
+        raise ValueError(f"{'--' if str(error).startswith('lesions ') else ''}{error}") from None
 
 
 def _try_shapes(o: GenerateOptions, maps: list[InputMap], generator: ImageGenerator) -> None:
@@ -500,7 +487,7 @@ def with_anatomies(plan: SamplePlan, overwrite: bool = False) -> SamplePlan:
     for _ in tracked(made, "anatomies", len(missing)):
         pass
     maps = find_input(LabelMaps([folder / name for name in names]), o.num_workers)
-    return replace(plan, maps=maps, source=_source(o, maps, scheme, ()), bids=False)
+    return replace(plan, maps=maps, source=_source(o, maps, scheme), bids=False)
 
 
 def _open_anatomies(

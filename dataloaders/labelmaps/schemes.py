@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import fields, replace
 from pathlib import Path
+from typing import Any
 
 from dataloaders.io.files import read_json
 from dataloaders.io.manifest import FILE_NAME, Manifest
 from dataloaders.io.spec import BACKGROUND, Label, mirrored_name, plain_name
+from dataloaders.labelmaps.lab2im import list_scheme
 from dataloaders.labelmaps.label_files import FREESURFER, READERS, table_names
 from dataloaders.labelmaps.labels import common_labels, named_labels, read_label_map
 from models.gmm import freesurfer
@@ -71,6 +73,33 @@ def read_scheme(
         f"{flag} {text}: must be auto, seeds, {', '.join(table_names())}, an existing table "
         f"({', '.join(READERS)}), or a prepared data folder"
     )
+
+
+def scheme_of_options(
+    o: Any,
+    values: Callable[[], Iterable[int]],
+    preset: str = "",
+    sources: Sequence[object] = (),
+    flag: str = "--",
+) -> LabelScheme:
+    """The scheme that a command's options say: --scheme, or SynthSeg's lists (`list_scheme`), --generation_labels first.
+
+    values: gives those of the maps. flag: what the options' names begin with. ValueError, which names one, for options
+    that do not fit, or not each other.
+    """
+    names = ("generation_labels", "generation_classes", "output_labels", "neutral_labels")
+    lists = {name: getattr(o, name, None) for name in names}
+    given = [name for name, value in lists.items() if value is not None]
+    if not given:
+        return read_scheme(o.scheme, values(), preset, f"{flag}scheme", sources)
+    if lists["generation_labels"] is None:
+        raise ValueError(f"{flag}{given[0]} needs {flag}generation_labels, whose order it follows")
+    if o.scheme != "auto":
+        raise ValueError(f"{flag}generation_labels and {flag}scheme {o.scheme} cannot both be given")
+    try:
+        return list_scheme(*lists.values())
+    except ValueError as error:
+        raise ValueError(f"{flag}{str(error).replace('n_neutral_labels', 'neutral_labels')}") from None
 
 
 def fitting_tables(values: Iterable[int], among: Iterable[str] = ()) -> list[str]:

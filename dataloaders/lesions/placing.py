@@ -63,7 +63,8 @@ class Lesion:
 class Placed:
     """mask, level: (I, J, K) on the host's grid; level is meant inside the mask only.
 
-    left_out: lesions that did not fit. cut_ml: what was cut off those that are there, outside of the allowed zone.
+    left_out: lesions that did not fit. cut_ml: what was cut off those that are there, outside of the allowed zone. facts:
+    how they came to the host.
     """
 
     mask: NDArray[np.bool_]
@@ -71,11 +72,12 @@ class Placed:
     lesions: list[Lesion] = field(default_factory=list)
     left_out: int = 0
     cut_ml: float = 0.0
+    facts: dict[str, Any] = field(default_factory=dict)
 
     def report(self) -> dict[str, Any]:
         """Plain values for JSON."""
         lesions = [asdict(lesion) for lesion in self.lesions]
-        return {"lesions": lesions, "left_out": self.left_out, "cut_ml": round(self.cut_ml, 4)}
+        return {**self.facts, "lesions": lesions, "left_out": self.left_out, "cut_ml": round(self.cut_ml, 4)}
 
     def shortfall(self) -> str:
         """What of the mask is not there, as a sentence's end; empty where all is."""

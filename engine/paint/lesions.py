@@ -14,9 +14,9 @@ from numpy.typing import NDArray
 from dataloaders.io.geometry import PLANES, plane_spacing, to_ras, voxel_volume
 from dataloaders.io.intensity import Window
 from dataloaders.io.manifest import Case, Slice
-from dataloaders.io.nifti import read_volume, stem
+from dataloaders.io.nifti import read_volume, stem, write_volume
 from dataloaders.io.spec import LESION, DataSpec, Label
-from dataloaders.lesions.scans import Stored, read_mask
+from dataloaders.lesions.scans import read_mask
 from dataloaders.prepare.slicing import mr_window
 from engine.lesions import MASK_NAME, Added, AddLesionsOptions, Host, LesionRun, lesions_in, paint_in, write_added
 from engine.paint.canvas import View
@@ -126,17 +126,14 @@ class LesionScene(Scene):
 
     def save_volumes(self, folder: Path, view: View) -> list[Path]:
         """The mask, and what add_lesions.py writes of it by each run, into a folder of that name."""
-        first = self.studio.host.scans[0]
-        mask = Stored(
-            folder / f"{self.start.case.id}_painted_mask.nii.gz", self._mask(view).astype(np.uint8), first.affine
-        )
-        mask.write(mask.path, mask.raw)
-        written = [mask.path]
+        mask = folder / f"{self.start.case.id}_painted_mask.nii.gz"
+        write_volume(mask, self._mask(view).astype(np.uint8), self.studio.host.scans[0].affine)
+        written = [mask]
         for name in self.studio.runs:
             added = self._added(name, view)
             if isinstance(added, ValueError):
                 raise added
-            o = replace(self._options(name, view), output=folder / name, mask=mask.path)
+            o = replace(self._options(name, view), output=folder / name, mask=mask)
             write_added(o, self.studio.host, added)
             written += [o.output / file for file in (*(scan.name for scan in self.studio.host.scans), MASK_NAME)]
         return written

@@ -149,12 +149,6 @@ class SegmenterConfig:
             given := next((n for n in ("results", "label_maps", "seeds") if getattr(self, n)), "")
         ):
             raise ValueError(f"--{given}: of no use with --real_fraction 1, which has no synthetic share")
-        lists = [name for name in ("generation_classes", "output_labels") if getattr(self, name)]
-        lists += ["neutral_labels"] if self.neutral_labels is not None else []
-        if lists and self.generation_labels is None:
-            raise ValueError(f"--{lists[0]} needs --generation_labels, whose order it follows")
-        if self.generation_labels and self.scheme != "auto":
-            raise ValueError(f"--generation_labels and --scheme {self.scheme} cannot both be given")
         if (self.prior_means_file or self.prior_stds_file) and self.seeds:
             raise ValueError("--prior_means_file or prior_stds_file and --seeds cannot both be given")
         if self.anatomies and (self.seeds or self.lesions):

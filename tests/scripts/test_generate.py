@@ -273,7 +273,7 @@ def test_a_bad_map_costs_its_own_samples_only(maps: Path, tmp_path: Path) -> Non
         ("--subclasses 1 2", "--subclasses 1 2 needs --seeds"),
         ("--subjects_prob 1 2 3", "--subjects_prob 1 2 3: 3 values for 2 label maps"),
         ("--scheme freesurfer", "--scheme freesurfer: the maps hold 1"),
-        ("--neutral_labels 3", "need --generation_labels"),
+        ("--neutral_labels 3", "--neutral_labels needs --generation_labels"),
         ("--prior_means_file missing.npy", "missing.npy"),
         ("--labels missing", "missing: no such file or folder"),
     ],
