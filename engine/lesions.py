@@ -312,7 +312,7 @@ def write_added(o: AddLesionsOptions, host: Host, added: Added) -> str:
         "checkpoint": o.ckpt_iter,
         "inputs": {
             scan.name: {
-                "sha256": hashlib.sha256(np.ascontiguousarray(scan.raw)).hexdigest(),
+                "sha256": hashlib.sha256(scan.raw.tobytes()).hexdigest(),
                 "changed_voxels": int((raw != scan.raw).sum()),
             }
             for scan, raw in zip(scans, added.raws, strict=True)

@@ -26,7 +26,7 @@ from torch import Tensor
 
 from dataloaders.io.console import tracked
 from dataloaders.io.files import atomic_path, file_sha256, listed, with_path, write_json
-from dataloaders.io.find import anatomical, files_below, find_files, label_map_of, without_twins
+from dataloaders.io.find import anatomical, files_below, find_files, label_pairs, without_twins
 from dataloaders.io.geometry import off_grid, to_ras
 from dataloaders.io.nifti import SUFFIXES, read_volume, stem
 from dataloaders.io.schema import AtLeast0, LowHigh, Must, check, options_of
@@ -41,6 +41,7 @@ from models.gmm.labels import LabelScheme
 from models.gmm.priors import FittedPrior, pool_subjects, subject_statistics
 
 SCHEMA = "medsis-priors/1"
+_NO_SCANS = ("_dseg", "_mask", "_probseg")
 
 
 class SourceFaults(ValueError):  # noqa: N818 (several faults, one error)
@@ -98,11 +99,12 @@ class Subject:
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON, null for unseen classes."""
 
-        def table(values: Tensor) -> list[list[float | None]]:
-            return [[None if np.isnan(value) else value for value in row] for row in values.tolist()]
-
-        tables = {"means": table(self.centers), "stds": table(self.spreads)}
-        return {"id": self.id, "sources": self.sources, **tables}
+        tables = {"means": self.centers.tolist(), "stds": self.spreads.tolist()}
+        plain = {
+            name: [[None if np.isnan(value) else value for value in row] for row in table]
+            for name, table in tables.items()
+        }
+        return {"id": self.id, "sources": self.sources, **plain}
 
 
 @dataclass(frozen=True)
@@ -198,16 +200,17 @@ def find_subjects(o: PriorOptions) -> tuple[list[CaseSource], tuple[str, ...], l
     images, labels = _files(o.images, "--images"), _files(o.labels, "--labels")
     suffixes = [re.fullmatch(r".+_(\d{4})", stem(path)) for path in images]
     numbers = sorted({match[1] for match in suffixes if match})
-    if not numbers or not all(suffixes):
-        channels = o.channel or ("image",)
-        _check_channels(channels, 1, o.images)
+    numbers = numbers if all(suffixes) else []
+    channels = o.channel or tuple(f"channel_{int(number)}" for number in numbers) or ("image",)
+    if len(channels) != (count := len(numbers) or 1):
+        given = " ".join(channels)
+        raise ValueError(f"--channel has {len(channels)} names ({given}), --images {o.images} {count} channels")
+    if not numbers:
         if len(images) == len(labels) == 1:  # whatever their names
             return [CaseSource(stem(images[0]), stem(images[0]), (images[0],), labels[0])], channels, []
         if o.case_regex is None and (found := _bids_pairs(images, labels)) is not None:
             return found[0], channels, found[1]
         return _faultless(o, channels[0], o.images, o.case_regex), channels, []
-    channels = o.channel or tuple(f"channel_{int(number)}" for number in numbers)
-    _check_channels(channels, len(numbers), o.images)
     folder = Path(o.images) if Path(o.images).is_dir() else Path(o.images).parent
     regex = o.case_regex or r"^(.+?)(?:_\d{4})?$"
     by_channel = [
@@ -227,25 +230,17 @@ def _bids_pairs(images: Sequence[Path], labels: Sequence[Path]) -> tuple[list[Ca
     maps = [path for path in labels if re.fullmatch(r"sub-[A-Za-z0-9]+_(.+_)?dseg", stem(path))]
     if not maps or not {*labels} - {*maps} <= {*images}:
         return None
-    pictures = {stem(path): path for path in images if not re.search(r"_(dseg|mask|probseg)$", stem(path))}
-    names = {stem(path): path for path in maps}
-    partners: dict[str, list[str]] = {name: [] for name in names}
-    skipped = []
-    for image, path in pictures.items():
-        if (owner := label_map_of(image, names)) is not None:
-            partners[owner].append(image)
-        else:
-            skipped.append(f"{path}: no label map {image}_dseg or {image.rpartition('_')[0]}_dseg, left out")
+    pairs, alone = label_pairs([path for path in images if not stem(path).endswith(_NO_SCANS)], maps)
+    owned = {label: [stem(image) for image, own in pairs if own == label] for label in maps}
     faults = [
-        f"{names[name]}: {len(same)} images belong to it, {', '.join(same)}; give --images 'DIR/*_T2w.nii*'"
-        for name, same in partners.items()
+        f"{label}: {len(same)} images belong to it, {', '.join(same)}; give --images 'DIR/*_T2w.nii*'"
+        for label, same in owned.items()
         if len(same) > 1
     ]
-    skipped += [f"{names[name]}: no image for this label map, left out" for name, same in partners.items() if not same]
-    pairs = [(same[0], names[name]) for name, same in partners.items() if len(same) == 1]
+    skipped = [f"{line}, left out" for line in alone]
     if faults or not pairs:
         raise SourceFaults(faults or skipped)
-    return [CaseSource(i, i.partition("_")[0], (pictures[i],), label) for i, label in pairs], skipped
+    return [CaseSource(stem(i), stem(i).partition("_")[0], (i,), label) for i, label in pairs], skipped
 
 
 def _files(where: str, flag: str) -> list[Path]:
@@ -256,13 +251,6 @@ def _files(where: str, flag: str) -> list[Path]:
     if not files:
         raise ValueError(f"{flag} {where}: no {', '.join(SUFFIXES)} files")
     return without_twins(files)
-
-
-def _check_channels(channels: Sequence[str], count: int, where: str) -> None:
-    if len(channels) != count:
-        raise ValueError(
-            f"--channel has {len(channels)} names ({' '.join(channels)}), --images {where} {count} channels"
-        )
 
 
 def _faultless(o: PriorOptions, channel: str, images: str, regex: str | None) -> list[CaseSource]:

@@ -42,7 +42,7 @@ from dataloaders.labelmaps.maps import LabelMap, LabelMaps, as_indices, read_lab
 from dataloaders.labelmaps.schemes import output_labels, scheme_of_options
 from dataloaders.labelmaps.seed_maps import SeedMaps, seeded
 from dataloaders.labelmaps.seeds import INDEX as SEED_INDEX
-from dataloaders.labelmaps.seeds import draw_subclasses, record_file
+from dataloaders.labelmaps.seeds import draw_subclasses
 from dataloaders.slice_files import Frame, write_slice
 from engine.command import exit_code
 from models.base import seeded_generator
@@ -394,7 +394,7 @@ def _seeds_digest(seeds: Path, maps: Sequence[Path]) -> str:
     """Of the index and of the records of the maps' cases, which hold the hashes of all their files."""
     digest = hashlib.sha256(file_sha256(seeds / SEED_INDEX).encode())
     for case in seeded(maps, seeds).values():
-        digest.update(f"{case.key} {file_sha256(record_file(case.folder, case.key))}\n".encode())
+        digest.update(f"{case.key} {file_sha256(case.record)}\n".encode())
     return digest.hexdigest()
 
 
@@ -534,7 +534,7 @@ def make_sample(plan: SamplePlan, ledger: SampleLedger, number: int) -> None:
         assert isinstance(generator.maps, SeedMaps)
         seeds = generator.maps.cases[index]
         about["subclasses"] = list(sample.source.subclasses)
-        about["seeds"] = {"case": seeds.key, "sha256": file_sha256(record_file(seeds.folder, seeds.key))}
+        about["seeds"] = {"case": seeds.key, "sha256": file_sha256(seeds.record)}
     files: dict[str, list[str]] = {"images": [], "labels": []}
     ledger.forget(case)
     try:

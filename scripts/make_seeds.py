@@ -15,8 +15,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import engine.signals  # noqa: F401  # isort: skip
 
 from dataloaders.io.console import say, tracked
-from dataloaders.io.files import file_sha256, read_json, write_json
-from dataloaders.io.find import files_in, label_map_of
+from dataloaders.io.files import file_sha256, write_json
+from dataloaders.io.find import files_in, label_pairs
 from dataloaders.io.geometry import off_grid, onto_axes
 from dataloaders.io.ledger import Ledger, WorkReport
 from dataloaders.io.nifti import SUFFIXES, read_volume, stem, whole_numbers, write_volume
@@ -27,11 +27,12 @@ from dataloaders.labelmaps.seeds import (
     FIT_VOXELS,
     INDEX,
     MAX_SUBCLASSES,
+    SeedCase,
     SeedScheme,
     find_scheme,
-    seed_file,
     subcluster,
 )
+from dataloaders.prepare.sources import CaseSource
 from engine.command import exit_code
 
 Subclasses = Annotated[int, Must(f"1 to {MAX_SUBCLASSES}", lambda count: 1 <= count <= MAX_SUBCLASSES)]
@@ -67,15 +68,6 @@ class SeedOptions:
             raise ValueError(f"--out_path {self.out_path} is the source folder; a usual place is {usual}")
 
 
-@dataclass(frozen=True)
-class SeedSource:
-    """Image and label map of one case. key as in SeedCase."""
-
-    key: str
-    image: Path
-    label: Path
-
-
 @dataclass
 class SeedReport(WorkReport):
     """Also a line for each file without a partner."""
@@ -83,8 +75,8 @@ class SeedReport(WorkReport):
     skipped: list[str] = field(default_factory=list)
 
 
-def find_sources(bids: Path, image_suffix: str, label_suffix: str) -> tuple[list[SeedSource], list[str]]:
-    """Images with a label map beside them, and one line for each file without a partner.
+def find_sources(bids: Path, image_suffix: str, label_suffix: str) -> tuple[list[CaseSource], list[str]]:
+    """Images with a label map beside them, named by their place in the tree, and one line for each file without a partner.
 
     ``<name>_T2w`` belongs to ``<name>_T2w_dseg``, or else to ``<name>_dseg``. ValueError where nothing is found.
     """
@@ -92,20 +84,12 @@ def find_sources(bids: Path, image_suffix: str, label_suffix: str) -> tuple[list
         raise ValueError(f"--bids_path {bids}: no such folder")
     sources, skipped = [], []
     for folder in sorted([*bids.glob("sub-*/anat"), *bids.glob("sub-*/ses-*/anat")]):
-        files: dict[str, Path] = {}
-        for path in files_in(folder, SUFFIXES):  # .nii before .nii.gz, and the latter counts
-            files[stem(path)] = path
-        used = set()
-        for name in (name for name in files if name.endswith(f"_{image_suffix}")):
-            label = label_map_of(name, files, label_suffix)
-            if label is None:
-                expected = f"{name}_{label_suffix} or {name.removesuffix(image_suffix)}{label_suffix}"
-                skipped.append(f"{files[name].relative_to(bids)}: no label map {expected}")
-                continue
-            used.add(label)
-            sources.append(SeedSource((folder.relative_to(bids) / name).as_posix(), files[name], files[label]))
-        for name in (name for name in files if name.endswith(f"_{label_suffix}") and name not in used):
-            skipped.append(f"{files[name].relative_to(bids)}: no image *_{image_suffix} for this label map")
+        files = {stem(path): path for path in files_in(folder, SUFFIXES)}  # .nii before .nii.gz, and the latter counts
+        images, maps = ([files[n] for n in files if n.endswith(f"_{end}")] for end in (image_suffix, label_suffix))
+        pairs, alone = label_pairs(images, maps, label_suffix)
+        keys = [(folder.relative_to(bids) / stem(image)).as_posix() for image, _ in pairs]
+        sources += [CaseSource(key, key, (image,), label) for key, (image, label) in zip(keys, pairs, strict=True)]
+        skipped += alone
     if not sources:
         lines = "".join(f"\n  {line}" for line in skipped)
         raise ValueError(f"--bids_path {bids}: no sub-*/[ses-*/]anat/*_{image_suffix} with a label map{lines}")
@@ -124,7 +108,7 @@ class SeedLedger(Ledger):
         """Whether every file is what the record says."""
         try:
             files = {
-                seed_file(self.folder, key, n, meta["id"]): split["sha256"]
+                SeedCase(self.folder, key).file(n, meta["id"]): split["sha256"]
                 for meta in record["metas"]
                 for n, split in enumerate(meta["splits"], 1)
             }
@@ -180,53 +164,53 @@ def make_seeds(o: SeedOptions) -> SeedReport:
                 failed.add(key)
                 report.faults.append(f"{key}: {fault}")
                 say(f"failed: {report.faults[-1]}")
-        _write_index(ledger, [source.key for source in sources if source.key not in failed])
+        _write_index(ledger, [source.id for source in sources if source.id not in failed])
         describe_bids(o.out_path, "Seeds: meta-labels split by intensity", ("subclasses_*/", "sub-*/", INDEX))
     return report
 
 
 def _write_index(ledger: SeedLedger, cases: list[str]) -> None:
-    path, index = ledger.folder / INDEX, {"settings": ledger.settings, "cases": cases}
-    if not path.is_file() or read_json(path) != index:
-        write_json(path, index)
+    write_json(ledger.folder / INDEX, {"settings": ledger.settings, "cases": cases})
 
 
-def work(o: SeedOptions, scheme: SeedScheme, ledger: SeedLedger, source: SeedSource) -> tuple[str, bool, str]:
+def work(o: SeedOptions, scheme: SeedScheme, ledger: SeedLedger, source: CaseSource) -> tuple[str, bool, str]:
     """One case from files to files: its key, whether it was made now, why it could not be. The others go on."""
-    key = source.key
+    key, files = source.id, source.files(("image",))
     try:
         for part in key.split("/"):
             NAME.of(part, "file or folder name")
-        hashes = {"image": file_sha256(source.image), "label": file_sha256(source.label)}
+        hashes = {role: file_sha256(path) for role, path in files.items()}
         record = None if o.overwrite else ledger.done(key, hashes)
         if record is not None and ledger.intact(key, record):
             return key, False, ""
         ledger.forget(key)
-        metas, notes = write_parts(o, scheme, source)
-        files = {kind: getattr(source, kind).relative_to(o.bids_path).as_posix() for kind in hashes}
-        ledger.record(key, hashes, sources=files, notes=notes, metas=metas)
+        metas, notes = write_parts(o, scheme, SeedCase(o.out_path, key), **files)
+        places = {role: path.relative_to(o.bids_path).as_posix() for role, path in files.items()}
+        ledger.record(key, hashes, sources=places, notes=notes, metas=metas)
     except (ValueError, OSError, MemoryError) as error:
         return key, False, str(error) or type(error).__name__
     return key, True, ""
 
 
-def write_parts(o: SeedOptions, scheme: SeedScheme, source: SeedSource) -> tuple[list[dict[str, Any]], list[str]]:
+def write_parts(
+    o: SeedOptions, scheme: SeedScheme, case: SeedCase, image: Path, label: Path
+) -> tuple[list[dict[str, Any]], list[str]]:
     """Write the seeds of one case: every meta-label in 1, 2, … clusters. Returns what the record says of them, and notes."""
-    image, label = read_volume(source.image), read_volume(source.label)
-    ids, affine = onto_axes(whole_numbers(source.label, label.data), label.affine, image.affine)
-    if fault := off_grid(ids.shape, affine, image.data.shape, image.affine, "the image"):
-        raise ValueError(f"{source.label.name}: {fault}")
-    if image.missing is not None and (missing := int((image.missing & (ids > 0)).sum())):
-        raise ValueError(f"{source.image.name}: {missing} labelled voxels are NaN or infinite")
-    meta_map = scheme.apply(ids, image.data)
+    scan, label_map = read_volume(image), read_volume(label)
+    ids, affine = onto_axes(whole_numbers(label, label_map.data), label_map.affine, scan.affine)
+    if fault := off_grid(ids.shape, affine, scan.data.shape, scan.affine, "the image"):
+        raise ValueError(f"{label.name}: {fault}")
+    if scan.missing is not None and (missing := int((scan.missing & (ids > 0)).sum())):
+        raise ValueError(f"{image.name}: {missing} labelled voxels are NaN or infinite")
+    meta_map = scheme.apply(ids, scan.data)
     metas, notes = [], []
     for i, (name, _) in enumerate(scheme.metas, 1):
         mask = (meta_map == i).T  # NIfTI stores the first axis fastest; masks are fast the other way round
         splits = []
         for n in range(1, o.max_subclasses + 1):
-            part = subcluster(image.data.T, mask, i, n, o.seed)
-            path = seed_file(o.out_path, source.key, n, i)
-            write_volume(path, part.codes.T, image.affine, codes=image.codes)
+            part = subcluster(scan.data.T, mask, i, n, o.seed)
+            path = case.file(n, i)
+            write_volume(path, part.codes.T, scan.affine, codes=scan.codes)
             splits.append({"means": part.means, "sizes": part.sizes, "sha256": file_sha256(path)})
             notes += [f"{name} in {n}: {note}" for note in part.notes]
         metas.append({"id": i, "name": name, "voxels": int(mask.sum()), "splits": splits})

@@ -182,6 +182,22 @@ def label_map_of(image: str, names: Collection[str], ending: str = "dseg") -> st
     return next((n for n in (f"{image}_{ending}", f"{image.rpartition('_')[0]}_{ending}") if n in names), None)
 
 
+def label_pairs(
+    images: Iterable[Path], maps: Sequence[Path], ending: str = "dseg"
+) -> tuple[list[tuple[Path, Path]], list[str]]:
+    """Images with their label maps by name (`label_map_of`), and a line for each file without a partner."""
+    named = {stem(path): path for path in maps}
+    pairs, alone = [], []
+    for image in images:
+        name = stem(image)
+        if (own := label_map_of(name, named, ending)) is not None:
+            pairs.append((image, named[own]))
+        else:
+            alone.append(f"{image}: no label map {name}_{ending} or {name.rpartition('_')[0]}_{ending}")
+    used = {label for _, label in pairs}
+    return pairs, alone + [f"{path}: no image for this label map" for path in maps if path not in used]
+
+
 def entity_filters(wanted: Sequence[str]) -> dict[str, str]:
     """``KEY=VALUE`` texts as a table; ValueError for others."""
     if bad := [text for text in wanted if not re.fullmatch(r"[A-Za-z]+=[A-Za-z0-9]*", text)]:

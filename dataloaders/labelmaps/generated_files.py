@@ -15,6 +15,7 @@ from typing import Any
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
+from typing_extensions import TypedDict
 
 from dataloaders.io.files import atomic_path, package_version, read_json, write_json, write_text
 from dataloaders.io.find import files_below
@@ -26,6 +27,14 @@ SCHEMA = "medsis-samples/1"
 INDEX, PARAMS = "samples.json", "params"
 FORMATS = (".json", ".safetensors")
 _METADATA = "medsis"
+
+
+class _Map(TypedDict):
+    file: str
+    sha256: str
+
+
+_RECORD = {"number": int, "case": str, "settings": str, "map": _Map, "images": list[str], "labels": list[str]}
 
 
 @dataclass(frozen=True)
@@ -75,21 +84,10 @@ def read_record(path: Path | str) -> dict[str, Any]:
             record = read_json(path)
     except (SafetensorError, json.JSONDecodeError) as error:
         raise ValueError(f"{path}: damaged ({error})") from None
-    wanted = {"schema", "number", "case", "settings", "map", "images", "labels", "params"}
-    if not isinstance(record, dict) or not wanted <= set(record) or record["schema"] != SCHEMA:
+    if not isinstance(record, dict) or record.get("schema") != SCHEMA or "params" not in record:
         raise ValueError(f"{path}: no parameters of a synthetic image of scripts/generate.py")
-    kinds = {
-        "number": int,
-        "case": str,
-        "settings": str,
-        "map": dict[str, str],
-        "images": list[str],
-        "labels": list[str],
-    }
-    for key, kind in kinds.items():
-        decode(kind, record[key], f"{path}: {key}")
-    if not {"file", "sha256"} <= set(record["map"]):
-        raise ValueError(f"{path}: map: file or sha256 missing")
+    for key, kind in _RECORD.items():
+        decode(kind, record.get(key), f"{path}: {key}")
     return record
 
 

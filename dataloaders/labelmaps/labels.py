@@ -148,10 +148,10 @@ def labels_with(path: Path) -> tuple[tuple[Label, ...], str] | None:
         data = read_json(sidecar)
         found = data.get("LabelMap") if isinstance(data, dict) else None
         if isinstance(found, dict) and found and all(type(number) is int for number in found.values()):
-            colors = {label.name: label.color for label in _read_table(tables[0])} if tables else {}
+            colors = {label.name: label.color for label in read_label_map(tables[0], flag="labels")} if tables else {}
             return named_labels((i, str(name), colors.get(name, "")) for name, i in found.items()), sidecar.name
     if tables:
-        return _read_table(tables[0]), tables[0].name
+        return read_label_map(tables[0], flag="labels"), tables[0].name
     results = path.parent.parent
     if path.parent.name in ("predictions", "groundtruth") and (results / FILE_NAME).is_file():
         return tuple(replace(label, source=(label.id,)) for label in _classes_of(results)), FILE_NAME
@@ -184,15 +184,6 @@ def _tables(folder: Path, name: str) -> list[Path]:
         if table.name[0] != "."
     }
     return sorted((t for t in parts if parts[t] <= entities), key=lambda table: (-len(parts[table]), table.name))
-
-
-def _read_table(path: Path) -> tuple[Label, ...]:
-    return _read_table_of(path, path.stat().st_mtime_ns)
-
-
-@lru_cache(maxsize=16)
-def _read_table_of(path: Path, changed: int) -> tuple[Label, ...]:
-    return read_label_map(path, flag="labels")
 
 
 @lru_cache(maxsize=16)

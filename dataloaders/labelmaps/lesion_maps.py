@@ -68,20 +68,15 @@ def read_mask(path: Path, label_map: LabelMap) -> torch.Tensor:
 
 
 def find_masks(lesions: Lesions, maps: Sequence[Path]) -> list[Path]:
-    """Files of lesion masks; in folders those with lesion in their name where there are any, never the maps themselves."""
+    """Files of lesion masks (`find_files`); of folders those with lesion in their name if there are any, never the maps."""
     if not isinstance(lesions, (str, Path)):
         return [path for item in lesions for path in find_masks(item, maps)]
-    folder = Path(lesions)
-    if not folder.is_dir():
-        if not folder.is_file() or not folder.name.endswith(SUFFIXES):
-            raise ValueError(f"lesions {folder}: must be a folder, or a file ending in {', '.join(SUFFIXES)}")
-        return [folder]
     known = {path.resolve() for path in maps}
-    files = [path for path in find_files(folder, below=True) if path.resolve() not in known]
-    files = [path for path in files if "lesion" in path.name.lower()] or files
+    files = [path for path in find_files(lesions, below=True) if path.resolve() not in known]
     if not files:
-        raise ValueError(f"lesions {folder}: no {', '.join(SUFFIXES)} files beside the label maps")
-    return without_twins(files)
+        raise ValueError(f"lesions {lesions}: no {', '.join(SUFFIXES)} files beside the label maps")
+    named = [path for path in files if "lesion" in path.name.lower()]
+    return without_twins(named or files) if Path(lesions).is_dir() else files
 
 
 def match_lesions(maps: Sequence[Path], masks: Sequence[Path]) -> dict[Path, Path]:

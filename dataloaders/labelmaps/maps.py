@@ -191,24 +191,15 @@ def _expand(sources: Source) -> list[Source]:
 
 
 def _expand_path(path: Path) -> list[Source]:
-    if path.is_dir():
-        files = find_files(path, below=True)
-        labels = [file for file in files if stem(file).endswith("_dseg")]
-        if not files:
-            raise ValueError(f"{path}: no {', '.join(SUFFIXES)} files")
-        return list(without_twins(labels or files))
-    if not path.is_file():
-        raise ValueError(f"{path}: no such file or folder")
-    if path.suffix == ".txt":
+    if path.suffix == ".txt" and path.is_file():
         # A file that is missing is a fault of its own when it is read; the others of the list are there.
-        return [item for file in read_list(path) for item in ([file] if _names_map(file) else _expand_path(file))]
-    if not path.name.endswith(SUFFIXES):
-        raise ValueError(f"{path}: label maps end in {', '.join(SUFFIXES)}, lists of them in .txt")
-    return [path]
-
-
-def _names_map(path: Path) -> bool:
-    return path.name.endswith(SUFFIXES) and not path.is_dir()
+        return [item for line in read_list(path) for item in (_expand_path(line) if line.is_dir() else [line])]
+    files = find_files(path, below=True)
+    if not files:
+        what = "files ending in " + ", ".join(SUFFIXES) if path.exists() else "such file or folder"
+        raise ValueError(f"{path}: no {what}")
+    labels = [file for file in files if stem(file).endswith("_dseg")]
+    return list(without_twins(labels or files) if path.is_dir() else files)
 
 
 def as_indices(label_map: LabelMap, scheme: LabelScheme) -> LabelMap:

@@ -23,12 +23,6 @@ from dataloaders.labelmaps.seeds import SeedCase, draw_subclasses, load_seeds
 from models.gmm.labels import LabelScheme
 
 
-def seed_codes(cases: Sequence[SeedCase]) -> tuple[int, ...]:
-    """All codes that the seeds of the cases can hold, 0 first."""
-    found = {10 * meta.id + c for case in cases for meta in case.metas for c in range(max(meta.clusters))}
-    return (BACKGROUND, *sorted(found))
-
-
 def pair_scheme(base: LabelScheme, codes: Sequence[int]) -> LabelScheme:
     """One generation label per (label of `base`, code); index = label index · number of codes + code index.
 
@@ -66,7 +60,11 @@ class SeedMaps(LabelMaps):
         self.base, self.subclasses = base, subclasses
         known = seeded(self.sources, folder)
         self.sources, self.cases = list(known), list(known.values())
-        self.codes = seed_codes(self.cases)
+        metas = {(meta, max(clusters)) for case in self.cases for meta, clusters in case.clusters.items()}
+        self.codes = (
+            BACKGROUND,
+            *sorted({10 * meta + c for meta, most in metas for c in range(most)}),
+        )  # all there are
         self.use(base)
         self.drawn = pair_scheme(base, self.codes)  # each label with each seed
         self._volumes: Cache[NDArray[np.uint8]] = Cache(cache_gb / 2, np.size, least=4)
@@ -85,15 +83,15 @@ class SeedMaps(LabelMaps):
         if not counts:
             raise ValueError(f"{name}: without seeds, but this generator has seeds; give subclasses of the record")
         index = self.find(label_map)
-        metas = self.cases[index].metas
-        if len(counts) != len(metas) or not all(1 <= n <= len(m.clusters) for n, m in zip(counts, metas, strict=True)):
-            most = ", ".join(f"1 to {len(meta.clusters)}" for meta in metas)
-            raise ValueError(f"{name}: subclasses {counts}: must be {len(metas)} numbers, {most}")
+        most = [len(clusters) for clusters in self.cases[index].clusters.values()]
+        if len(counts) != len(most) or not all(1 <= n <= m for n, m in zip(counts, most, strict=True)):
+            allowed = ", ".join(f"1 to {m}" for m in most)
+            raise ValueError(f"{name}: subclasses {counts}: must be {len(most)} numbers, {allowed}")
         return self._pairs(index, label_map, counts)
 
     def _pairs(self, index: int, label_map: LabelMap, counts: Sequence[int]) -> LabelMap:
         case, label_map = self.cases[index], as_indices(label_map, self.base)
-        seeds = sum(self._volume(index, n, meta.id) for n, meta in zip(counts, case.metas, strict=True))
+        seeds = sum(self._volume(index, n, meta) for n, meta in zip(counts, case.clusters, strict=True))
         assert isinstance(seeds, np.ndarray)
         if seeds.shape != tuple(label_map.values.shape):
             raise ValueError(f"{label_map.path}: shape {tuple(label_map.values.shape)}, its seeds have {seeds.shape}")

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import re
 import warnings
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -168,35 +168,23 @@ def _mixture(
 
 
 @dataclass(frozen=True)
-class SeedMeta:
-    """A meta-label of one subject. clusters[n - 1]: how many clusters the split into n really has."""
-
-    id: int
-    name: str
-    clusters: tuple[int, ...]
-
-
-@dataclass(frozen=True)
 class SeedCase:
-    """Seeds of one image on disk. key: its place in the tree, ``sub-01/anat/sub-01_T2w``."""
+    """Seeds of one image on disk. key: its place in the tree, ``sub-01/anat/sub-01_T2w``. clusters: by the id of each
+    meta-label, how many clusters its splits into 1, 2, … really have.
+    """
 
     folder: Path
     key: str
-    metas: tuple[SeedMeta, ...]
+    clusters: dict[int, tuple[int, ...]] = field(default_factory=dict)
 
     def file(self, n: int, meta: int) -> Path:
-        """Seeds of meta-label `meta` split into `n`."""
-        return seed_file(self.folder, self.key, n, meta)
+        """Seeds of meta-label `meta` split into `n`: ``<folder>/subclasses_<n>/<key>_mlabel_<meta>.nii.gz``."""
+        return self.folder / f"subclasses_{n}" / f"{self.key}_mlabel_{meta}.nii.gz"
 
-
-def seed_file(folder: Path, key: str, n: int, meta: int) -> Path:
-    """``<folder>/subclasses_<n>/<key>_mlabel_<meta>.nii.gz``."""
-    return folder / f"subclasses_{n}" / f"{key}_mlabel_{meta}.nii.gz"
-
-
-def record_file(folder: Path, key: str) -> Path:
-    """``<folder>/<key>_seeds.json``: what the seeds of a case were made of; written after them."""
-    return folder / f"{key}_seeds.json"
+    @property
+    def record(self) -> Path:
+        """What the seeds were made of, written after them: ``<folder>/<key>_seeds.json``."""
+        return self.folder / f"{self.key}_seeds.json"
 
 
 def load_seeds(folder: Path | str) -> tuple[SeedCase, ...]:
@@ -208,12 +196,9 @@ def load_seeds(folder: Path | str) -> tuple[SeedCase, ...]:
     for key in read_json(folder / INDEX)["cases"]:
         for part in key.split("/"):
             NAME.of(part, f"{folder / INDEX}: case")
-        record = read_json(record_file(folder, key))
-        metas = tuple(
-            SeedMeta(meta["id"], meta["name"], tuple(len(split["means"]) for split in meta["splits"]))
-            for meta in record["metas"]
-        )
-        cases.append(SeedCase(folder, key, metas))
+        metas = read_json(SeedCase(folder, key).record)["metas"]
+        clusters = {meta["id"]: tuple(len(split["means"]) for split in meta["splits"]) for meta in metas}
+        cases.append(SeedCase(folder, key, clusters))
     return tuple(cases)
 
 
@@ -227,8 +212,8 @@ def draw_subclasses(
     """
     import torch  # here, so that making seeds starts without it
 
-    available = min(len(meta.clusters) for meta in case.metas)
+    available = min(map(len, case.clusters.values()))
     maximum = available if maximum is None else maximum
     if not 1 <= minimum <= maximum <= available:
         raise ValueError(f"{minimum} to {maximum} sub-clusters: {case.folder} has 1 to {available}")
-    return torch.randint(minimum, maximum + 1, (len(case.metas),), generator=generator).tolist()
+    return torch.randint(minimum, maximum + 1, (len(case.clusters),), generator=generator).tolist()

@@ -185,7 +185,7 @@ def test_every_voxel_of_a_meta_label_has_a_seed(bids: Path, made: Path) -> None:
     assert set(np.unique(metas)) == {0, 1, 2, 3, 4}
     for case in load_seeds(made)[:1]:
         for n in (1, 3):
-            codes = np.sum([read_volume(case.file(n, meta.id)).data for meta in case.metas], axis=0)
+            codes = np.sum([read_volume(case.file(n, meta)).data for meta in case.clusters], axis=0)
             assert (codes // 10 == metas).all()
 
 
@@ -233,7 +233,7 @@ def test_command_line(bids: Path, tmp_path: Path) -> None:
     arguments = ["--bids_path", bids, "--out_path", tmp_path / "out", "--max_subclasses", 1, "--num_workers", 1]
     done = call("scripts/make_seeds.py", *arguments)
     assert "3 made, 0 kept, 2 skipped, 0 failed" in done.stdout
-    assert "skipped: sub-03/anat/sub-03_T2w_dseg.nii.gz: no image" in done.stdout
+    assert f"skipped: {bids}/sub-03/anat/sub-03_T2w_dseg.nii.gz: no image" in done.stdout
     assert "0 made, 3 kept" in call("scripts/make_seeds.py", *arguments).stdout
     for wrong in (["--max_subclasses", 11], ["--annotation", "nobody"]):
         done = call("scripts/make_seeds.py", *arguments, *wrong, code=2)
@@ -298,9 +298,9 @@ def test_fetal_atlas(shared_data: Path, tmp_path: Path) -> None:
     assert len(report.skipped) == 1
     assert "sub-sta30" in report.skipped[0]
     (case,) = load_seeds(tmp_path / "out")
-    assert all(meta.clusters == (1, 2) for meta in case.metas)
+    assert all(clusters == (1, 2) for clusters in case.clusters.values())
     image = read_volume(shared_data / "fetal" / f"{case.key}.nii.gz")
-    two, one = (np.sum([read_volume(case.file(n, m.id)).data for m in case.metas], axis=0).ravel() for n in (2, 1))
+    two, one = (np.sum([read_volume(case.file(n, m)).data for m in case.clusters], axis=0).ravel() for n in (2, 1))
     assert np.unique(two).tolist() == [0, 10, 11, 20, 21, 30, 31, 40, 41]
     means = np.bincount(two, weights=image.data.ravel()) / np.maximum(1, np.bincount(two))
     assert all(means[10 * m + 1] > means[10 * m] + 200 for m in (1, 2, 3, 4))
