@@ -24,11 +24,12 @@ from dataloaders.io.intensity import shown
 from dataloaders.io.manifest import FILE_NAME, Case, Manifest
 from dataloaders.io.spec import SYNTHETIC, Channel, DataSpec, Label, sideless
 from dataloaders.labelmaps.classes import (
+    CLASSES,
+    MR_CONTRASTS,
     Classes,
     apart,
     contrast_means,
-    inline_classes,
-    inline_contrasts,
+    inlined,
     ras_spacing,
     read_classes,
     tissue_classes,
@@ -65,8 +66,8 @@ class SegmentationTask:
     """
 
     def __init__(self, config: Config) -> None:
-        classes = inline_classes(config.segmenter.classes)
-        contrasts = inline_contrasts(config.segmenter.contrasts)
+        classes = inlined("--segmenter.classes", config.segmenter.classes, CLASSES)
+        contrasts = inlined("--segmenter.contrasts", config.segmenter.contrasts, ("any", "mr", *MR_CONTRASTS))
         self.config = replace(config, segmenter=replace(config.segmenter, classes=classes, contrasts=contrasts))
         self.o = self.config.segmenter
         self.prepared = _prepared(config)

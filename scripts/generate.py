@@ -35,7 +35,7 @@ from dataloaders.io.spec import SYNTHETIC, Axis, Channel, DataSpec
 from dataloaders.io.workers import as_ready, in_order, parse_shard
 from dataloaders.labelmaps.anatomies import VERSION, Anatomies
 from dataloaders.labelmaps.generated_files import INDEX, SCHEMA, SampleLedger, bids_place, describe_bids
-from dataloaders.labelmaps.image_generator import ImageGenerator, SyntheticImage
+from dataloaders.labelmaps.image_generator import ImageGenerator, SyntheticImage, check_exclusive
 from dataloaders.labelmaps.labels import LabelTable, count_labels, id_type
 from dataloaders.labelmaps.lesion_maps import find_masks, match_lesions
 from dataloaders.labelmaps.maps import LabelMap, LabelMaps, as_indices, read_label_map_file
@@ -121,19 +121,8 @@ class GenerateOptions:
             raise ValueError("--n 0: only with --anatomies, which makes label maps")
         if parse_shard(self.shard)[1] > max(self.n, self.anatomies):
             raise ValueError(f"--shard {self.shard}: there are only --n {self.n} samples")
-        if self.anatomies and (self.seeds or self.lesions or self.subjects_prob):
-            raise ValueError(
-                f"--anatomies {self.anatomies} and --seeds, --lesions or --subjects_prob cannot both be given"
-            )
         if self.subclasses is not None and self.seeds is None:
             raise ValueError(f"--subclasses {self.subclasses[0]} {self.subclasses[1]} needs --seeds")
-        if self.seeds is not None and self.lesions is not None:
-            raise ValueError("--seeds and --lesions cannot both be given")
-        if self.seeds is not None and self.gmm.priors != "random":
-            raise ValueError(
-                f"--priors {self.gmm.priors} and --seeds cannot both be given: "
-                "priors are of the labels, intensities are of the seeds' clusters"
-            )
         if self.size and self.gmm.output_shape:
             raise ValueError("--size and --output_shape are the same; give one of them")
         if self.gmm.priors == "fit":
@@ -141,8 +130,14 @@ class GenerateOptions:
                 "--preset fitted has no training images to fit priors from here; "
                 "give --priors FILE of scripts/estimate_priors.py, or --priors random"
             )
-        if self.gmm.priors != "random" and (self.prior_means_file or self.prior_stds_file):
-            raise ValueError("--priors FILE and --prior_means_file or --prior_stds_file cannot both be given")
+        sources: dict[str, Any] = {
+            "prior_means": self.prior_means_file,
+            "prior_stds": self.prior_stds_file,
+            "seeds": self.seeds,
+        }
+        sources |= {"lesions": self.lesions, "subjects_prob": self.subjects_prob, "anatomies": self.anatomies}
+        sources |= {"priors": self.gmm.priors != "random"}
+        check_exclusive({name for name, value in sources.items() if value}, "--")
         if self.labels.is_dir() and self.out.resolve().is_relative_to(self.labels.resolve()):
             raise ValueError(
                 f"--out {self.out} lies in --labels {self.labels}, where its maps would count as input next time"

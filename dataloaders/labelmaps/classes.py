@@ -22,6 +22,7 @@ from models.gmm import freesurfer
 from models.gmm.labels import LabelScheme
 
 TISSUE_TABLES = ("csf-gm-wm", "gm-wm-csf")  # of `dataloaders.labelmaps.labels`: nothing but tissues
+CLASSES = ("auto", "tissue", "structures")  # --segmenter.classes by name
 MR_CONTRASTS: dict[str, dict[str, Sequence[float]]] = read_toml(Path(__file__).with_name("contrasts.toml"), "table")
 
 
@@ -164,17 +165,10 @@ def _named_classes(file: str) -> Classes:
     return Classes(tuple(labels), aliases, tissue=True, sides=tuple(sides))
 
 
-def inline_classes(text: str) -> str:
-    """--segmenter.classes with the content of its .json file in the file's place, so that a checkpoint needs no file."""
-    return _inlined("--segmenter.classes", text, ("auto", "tissue", "structures"))
-
-
-def inline_contrasts(text: str) -> str:
-    """--segmenter.contrasts likewise."""
-    return _inlined("--segmenter.contrasts", text, ("any", "mr", *MR_CONTRASTS))
-
-
-def _inlined(flag: str, text: str, names: tuple[str, ...]) -> str:
+def inlined(flag: str, text: str, names: Sequence[str]) -> str:
+    """The text of an option, one of `names`, or in its file's place the content of a .json file, so that a checkpoint needs
+    no file. ValueError, which names the flag, for anything else.
+    """
     if text in names or text.startswith("{"):
         return text
     path = Path(text)
@@ -184,7 +178,7 @@ def _inlined(flag: str, text: str, names: tuple[str, ...]) -> str:
 
 
 def read_classes(text: str, labels: Sequence[Label]) -> Classes:
-    """What --segmenter.classes names: auto for `labels`, tissue, or the content of a .json file (`inline_classes`).
+    """What --segmenter.classes names: auto for `labels`, tissue, or the content of a .json file (`inlined`).
 
     That is {class name: [values of label maps and names of labels]}; what it does not list is background.
     ValueError where it is not.

@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 import secrets
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -36,6 +36,11 @@ from models.gmm.render import render_pair
 from models.gmm.sampling import Priors, sample_params
 
 MAX_GROWTH, MAX_VOXELS = 4, 2**30  # of an image: times its map's size per axis, in all
+EXCLUSIVE = (
+    *(("anatomies", other) for other in ("seeds", "lesions", "subjects_prob")),
+    *(("priors", other) for other in ("seeds", "prior_means", "prior_stds")),  # of the labels, not of clusters
+    ("seeds", "lesions"),
+)
 
 
 @dataclass(frozen=True)
@@ -149,9 +154,13 @@ class ImageGenerator(Lab2imAttributes):
         cache_gb: float = 1.0,
         **keywords: Any,
     ) -> None:
-        _check_together(seeds, lesions, priors, n_channels, batchsize)
-        if anatomies and any(given is not None for given in (seeds, lesions, subjects_prob)):
-            raise ValueError("anatomies and seeds, lesions or subjects_prob cannot both be given")
+        for name, value in {"n_channels": n_channels, "batchsize": batchsize}.items():
+            if value < 1:
+                raise ValueError(f"{name} {value}: must be at least 1")
+        sources = {"seeds": seeds, "lesions": lesions, "subjects_prob": subjects_prob, "anatomies": anatomies or None}
+        sources |= {"prior_means": prior_means, "prior_stds": prior_stds}
+        sources |= {"priors": priors}
+        check_exclusive({name for name, value in sources.items() if value is not None})
         self.maps = LabelMaps(labels_dir, cache_gb, spacing)
         keywords |= {"target_res": target_res, "output_shape": output_shape, "output_div_by_n": output_div_by_n}
         keywords |= {"prior_distributions": prior_distributions}
@@ -207,8 +216,6 @@ class ImageGenerator(Lab2imAttributes):
         return replace(found, outputs=tuple(kept))
 
     def _find_priors(self, means: Any, stds: Any, priors: Path | str | Priors | None) -> Priors | None:
-        if priors is not None and (means is not None or stds is not None):
-            raise ValueError("priors and prior_means or prior_stds cannot both be given")
         if isinstance(priors, (str, Path)):
             return read_priors(priors, self.scheme, self.channels)
         if priors is not None or (means is None and stds is None):
@@ -376,16 +383,11 @@ class BrainGenerator(ImageGenerator):
         super().__init__(labels_dir, **{"preset": "synthseg"} | named | keywords)
 
 
-def _check_together(seeds: Any, lesions: Any, priors: Any, n_channels: int, batchsize: int) -> None:
-    for name, value in {"n_channels": n_channels, "batchsize": batchsize}.items():
-        if value < 1:
-            raise ValueError(f"{name} {value}: must be at least 1")
-    if seeds is not None and lesions is not None:
-        raise ValueError("seeds and lesions cannot both be given")
-    if seeds is not None and isinstance(priors, (str, Path, FittedPrior)):
-        raise ValueError(
-            "priors and seeds cannot both be given: priors are of the labels, intensities are of the seeds' clusters"
-        )
+def check_exclusive(given: Collection[str], flag: str = "") -> None:
+    """ValueError for two of these arguments, which begin with `flag`, that say the same or do not go together."""
+    for one, other in EXCLUSIVE:
+        if one in given and other in given:
+            raise ValueError(f"{flag}{one} and {flag}{other} cannot both be given")
 
 
 def _options(preset: str, options: GmmConfig | None, keywords: dict[str, Any]) -> GmmConfig:

@@ -6,7 +6,6 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
 import torch
 from torch.utils.data import Dataset
 
@@ -20,22 +19,13 @@ from models.lesion.options import LesionConfig
 
 def lesion_loaders(config: Config, data: Manifest) -> tuple[BatchLoader, BatchLoader | None]:
     """Training and, where there are validation cases, validation loader. ValueError for data that were not filled."""
-    o = config.lesion
-    check_filled(data, o.everywhere, config.dataroot)
-    training = with_lesions(data) if o.sampling == "lesions" else data
-    common = (config.flip, config.seed, config.cache_gb)
-    validation = SliceDataset(config.dataroot, data, "val", filled=True) if data.split("val") else None
-    if o.dims == 2:
-        loader = BatchLoader(
-            SliceDataset(config.dataroot, training, "train", *common, filled=True),
-            config.batch_size,
-            config.seed,
-            config.num_workers,
-        )
-        return loader, None if validation is None else BatchLoader(validation, config.batch_size)
-    whole = SliceDataset(config.dataroot, data, "train", *common, filled=True)
-    stacks = BatchLoader(whole, config.batch_size, config.seed, config.num_workers, StackDataset(whole, o.patch))
-    return stacks, None if validation is None else CaseLoader(validation)
+    o, root = config.lesion, config.dataroot
+    check_filled(data, o.everywhere, root)
+    training = with_lesions(data) if o.sampling == "lesions" and o.dims == 2 else data
+    slices = SliceDataset(root, training, "train", config.flip, config.seed, config.cache_gb, filled=True)
+    stacks = None if o.dims == 2 else StackDataset(slices, o.patch)
+    loader = BatchLoader(slices, config.batch_size, config.seed, config.num_workers, stacks)
+    return loader, lesion_test_loader(o, root, data, "val", config.batch_size) if data.split("val") else None
 
 
 def lesion_test_loader(o: LesionConfig, root: Path, data: Manifest, split: str, batch_size: int) -> BatchLoader:
@@ -118,8 +108,12 @@ class StackDataset(Dataset[list[SliceSample]]):
         return len(self.centres)
 
     def collate(self, samples: Sequence[Sequence[SliceSample]]) -> Batch:
-        """See `collate_stacks`."""
-        return collate_stacks(samples)
+        """Stacks of D slices -> one Batch, the depth behind the channels; case and index are those of the first slices."""
+        stacks = [collate(stack) for stack in samples]
+        label = torch.stack([stack.label for stack in stacks])
+        image = torch.stack([stack.real for stack in stacks]).movedim(1, 2)
+        source = torch.stack([stack.source for stack in stacks if stack.source is not None]).movedim(1, 2)
+        return replace(collate([stack[0] for stack in samples]), label=label, image=image, source=source)
 
     def __getitem__(self, key: tuple[int, int]) -> list[SliceSample]:
         index, position = key
@@ -130,15 +124,3 @@ class StackDataset(Dataset[list[SliceSample]]):
         start = min(max(start, first), stop - self.depth)
         # One position for all slices, so that the stack is mirrored as a whole or not at all.
         return [self.slices[i, position] for i in range(start, start + self.depth)]
-
-
-def collate_stacks(stacks: Sequence[Sequence[SliceSample]]) -> Batch:
-    """Stacks of D slices -> one Batch, the depth behind the channels; case and index are those of the first slices."""
-    batches = [collate(stack) for stack in stacks]
-    images, sources = (
-        torch.stack([part.movedim(0, 1) for part in parts])
-        for parts in ([b.real for b in batches], [b.source for b in batches if b.source is not None])
-    )
-    first = collate([stack[0] for stack in stacks])
-    assert np.all([len(stack) == len(stacks[0]) for stack in stacks])
-    return replace(first, label=torch.stack([b.label for b in batches]), image=images, source=sources)

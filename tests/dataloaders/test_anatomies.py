@@ -162,5 +162,5 @@ def test_the_generator_paints_them(tmp_path: Path) -> None:
     image, label = generator.sample(number)
     assert image.shape == label.shape == (40, 48)
     assert generator.sample(number).source.name.startswith("anatomy")
-    with pytest.raises(ValueError, match="anatomies and seeds, lesions or subjects_prob"):
+    with pytest.raises(ValueError, match="anatomies and subjects_prob cannot"):
         ImageGenerator(three((40, 48)), scheme=SCHEME, anatomies=5, subjects_prob=[1, 1, 2])

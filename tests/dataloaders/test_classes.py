@@ -10,8 +10,7 @@ import pytest
 from dataloaders.io.spec import Label
 from dataloaders.labelmaps.classes import (
     contrast_means,
-    inline_classes,
-    inline_contrasts,
+    inlined,
     read_classes,
     structure_classes,
     tissue_classes,
@@ -122,9 +121,9 @@ def test_labels_of_prepared_folders_are_found_by_name_alias_and_source() -> None
 def test_a_table_of_classes_needs_no_file_later(tmp_path: Path) -> None:
     path = tmp_path / "classes.json"
     path.write_text(json.dumps({"brain": [2, 3, "lesion"], "fluid": [24, "csf"], "background": [5]}))
-    text = inline_classes(str(path))
+    text = inlined("--classes", str(path), ())
     path.unlink()
-    assert inline_classes(text) == text
+    assert inlined("--classes", text, ()) == text
     classes = read_classes(text, ())
     assert [label.name for label in classes.labels] == ["background", "brain", "fluid"]
     scheme = classes.of_scheme(LabelScheme.from_values((0, 2, 3, 5, 24)))
@@ -164,5 +163,5 @@ def test_contrasts_are_rows_of_low_and_high_by_intensity_class() -> None:
     ):
         with pytest.raises(ValueError, match=message):
             contrast_means(text, classes.labels, scheme, (1.0, 2.0))
-    with pytest.raises(ValueError, match="must be any, mr, T1w, T2w, FLAIR or an existing"):
-        inline_contrasts("flair")
+    with pytest.raises(ValueError, match="--contrasts flair: must be any, mr or an existing"):
+        inlined("--contrasts", "flair", ("any", "mr"))

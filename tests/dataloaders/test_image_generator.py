@@ -119,7 +119,7 @@ def test_maps_of_any_shape_spacing_and_orientation_in_one_folder(tmp_path: Path)
         ({"generation_classes": [0, 1]}, "generation_classes need generation_labels"),
         ({"prior_means": np.zeros((2, 3))}, "prior_means: expected 5 columns"),
         ({"prior_means": "absent.npy"}, r"absent\.npy: must be an existing \.npy file"),
-        ({"prior_means": 1, "priors": "x.json"}, "priors and prior_means or prior_stds cannot both be given"),
+        ({"prior_means": 1, "priors": "x.json"}, "priors and prior_means cannot both be given"),
         ({"options": STILL, "scaling_bounds": 0.1}, "options and scaling_bounds cannot both be given"),
         ({"batchsize": 0}, "batchsize"),
         ({"rotation_bounds": [1, 2, 3, 4]}, "rotation_bounds"),
