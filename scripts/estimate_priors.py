@@ -25,14 +25,13 @@ import torch
 from torch import Tensor
 
 from dataloaders.io.console import tracked
-from dataloaders.io.files import atomic_path, file_sha256, listed, with_path, write_json
+from dataloaders.io.files import atomic_path, file_sha256, listed, naming, with_path, write_json
 from dataloaders.io.find import anatomical, files_below, find_files, label_pairs, without_twins
-from dataloaders.io.geometry import off_grid, to_ras
-from dataloaders.io.nifti import SUFFIXES, read_volume, stem
+from dataloaders.io.geometry import onto_grid
+from dataloaders.io.nifti import SUFFIXES, read_ids, read_volume, stem
 from dataloaders.io.schema import AtLeast0, LowHigh, Must, check, options_of
 from dataloaders.io.workers import in_order
 from dataloaders.labelmaps.labels import count_labels
-from dataloaders.labelmaps.maps import read_label_map_file
 from dataloaders.labelmaps.schemes import scheme_of_options
 from dataloaders.prepare.sources import CaseSource, find_pairs
 from engine.command import exit_code
@@ -266,8 +265,7 @@ def _scheme(o: PriorOptions, cases: Sequence[CaseSource]) -> LabelScheme:
     def values() -> set[int]:
         if o.scheme == "feta" or Path(o.scheme).is_dir() or Path(o.scheme).suffix == ".json":
             return set()  # they say it all
-        maps = (read_label_map_file(path).values.numpy() for path in tracked(labels, "read label maps"))
-        return {value for label in maps for value in count_labels(label)}
+        return {value for path in tracked(labels, "read label maps") for value in count_labels(read_ids(path).data)}
 
     return scheme_of_options(o, values, sources=labels)
 
@@ -283,25 +281,23 @@ def _measure_or_fault(
 
 
 def _measure(case: CaseSource, channels: tuple[str, ...], scheme: LabelScheme, o: PriorOptions) -> Subject:
-    """Statistics of one subject, its files brought to RAS axes.
+    """Statistics of one subject, its images brought to the axes of its label map.
 
     ValueError where image and label map are not on one grid, naming shapes or the distance of the affines.
     """
     assert case.label is not None
-    label_map = read_label_map_file(case.label)
-    label = label_map.values.reshape(label_map.shape)
-    images = []
+    label = read_ids(case.label)
+    images, grid = [], (label.data.shape, label.affine, case.label)
     for path in case.images:
         volume = read_volume(path)
-        image, affine = to_ras(volume.data, volume.affine)
-        if fault := off_grid(image.shape, affine, label_map.shape, label_map.affine, case.label):
-            raise ValueError(f"{path}: in RAS axes: {fault}; resample one to the other's grid")
+        with naming(path):
+            image = onto_grid(volume.data, volume.affine, *grid)
         if volume.missing is not None:
-            missing = to_ras(volume.missing, volume.affine)[0] & (label.numpy() > 0)
+            missing = onto_grid(volume.missing, volume.affine, *grid) & (label.data > 0)
             if missing.any():
                 raise ValueError(f"{path}: {int(missing.sum())} labelled voxels are NaN or infinite")
         images.append(torch.from_numpy(np.ascontiguousarray(image, np.float32)))
-    index = scheme.to_index(label)
+    index = scheme.to_index(torch.from_numpy(np.ascontiguousarray(label.data)))
     tables = subject_statistics(torch.stack(images), index, scheme, o.robust, o.percentiles, o.window)
     sources = {role: {"file": path.name, "sha256": file_sha256(path)} for role, path in case.files(channels).items()}
     return Subject(case.id, *tables, sources)

@@ -15,11 +15,11 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import engine.signals  # noqa: F401  # isort: skip
 
 from dataloaders.io.console import say, tracked
-from dataloaders.io.files import file_sha256, write_json
+from dataloaders.io.files import file_sha256, naming, write_json
 from dataloaders.io.find import files_in, label_pairs
-from dataloaders.io.geometry import off_grid, onto_axes
+from dataloaders.io.geometry import onto_grid
 from dataloaders.io.ledger import Ledger, WorkReport
-from dataloaders.io.nifti import SUFFIXES, read_volume, stem, whole_numbers, write_volume
+from dataloaders.io.nifti import SUFFIXES, read_ids, read_volume, stem, write_volume
 from dataloaders.io.schema import NAME, AtLeast0, Must, Name, check, options_of
 from dataloaders.io.workers import as_ready, cores
 from dataloaders.labelmaps.generated_files import describe_bids
@@ -196,10 +196,9 @@ def write_parts(
     o: SeedOptions, scheme: SeedScheme, case: SeedCase, image: Path, label: Path
 ) -> tuple[list[dict[str, Any]], list[str]]:
     """Write the seeds of one case: every meta-label in 1, 2, … clusters. Returns what the record says of them, and notes."""
-    scan, label_map = read_volume(image), read_volume(label)
-    ids, affine = onto_axes(whole_numbers(label, label_map.data), label_map.affine, scan.affine)
-    if fault := off_grid(ids.shape, affine, scan.data.shape, scan.affine, "the image"):
-        raise ValueError(f"{label.name}: {fault}")
+    scan, label_map = read_volume(image), read_ids(label)
+    with naming(label):
+        ids = onto_grid(label_map.data, label_map.affine, scan.data.shape, scan.affine, "the image")
     if scan.missing is not None and (missing := int((scan.missing & (ids > 0)).sum())):
         raise ValueError(f"{image.name}: {missing} labelled voxels are NaN or infinite")
     meta_map = scheme.apply(ids, scan.data)

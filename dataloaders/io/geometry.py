@@ -56,6 +56,14 @@ def onto_axes(data: NDArray, affine: NDArray, target: NDArray) -> tuple[NDArray,
     return nib.orientations.apply_orientation(data, turn), affine @ nib.orientations.inv_ornt_aff(turn, data.shape)
 
 
+def onto_grid(data: NDArray, affine: NDArray, shape: Sequence[int], target: NDArray, name: object) -> NDArray:
+    """Data with the axes in the order of the grid (`shape`, `target`) of `name`; ValueError saying why it is not on it."""
+    moved, own = onto_axes(data, affine, target)
+    if fault := off_grid(moved.shape, own, shape, target, name):
+        raise ValueError(fault)
+    return moved
+
+
 def _moved(data: NDArray, affine: NDArray, shape: Sequence[int], target: NDArray) -> NDArray | None:
     """Data on the grid (`shape`, `target`) where that has other axes and nothing else, so that no voxel is interpolated."""
     moved, own = onto_axes(data, affine, target)

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dataloaders.io import geometry
+from dataloaders.io.files import naming
 from dataloaders.io.find import files_below
 from dataloaders.io.intensity import Window
 from dataloaders.io.nifti import (
@@ -95,23 +96,18 @@ def read_channels(paths: Sequence[Path], names: Sequence[str], flag: str) -> lis
         if said in names and said != name:
             raise ValueError(f"{flag} {path}: its name says {said}, but {name} is expected here ({' '.join(names)})")
     scans = [read_stored(path) for path in paths]
+    first = scans[0]
     for scan in scans[1:]:
-        check_grid(scan.path, scan.raw.shape, scan.affine, scans[0])
+        if fault := geometry.off_grid(scan.raw.shape, scan.affine, first.raw.shape, first.affine, first.path):
+            raise ValueError(f"{scan.path}: {fault}")
     return scans
-
-
-def check_grid(path: Path | str, shape: Sequence[int], affine: NDArray, reference: Stored) -> None:
-    """ValueError where a file does not lie on the reference's grid, naming both."""
-    if fault := geometry.off_grid(shape, affine, reference.raw.shape, reference.affine, reference.path):
-        raise ValueError(f"{path}: {fault}")
 
 
 def read_like(path: Path | str, reference: Stored) -> NDArray[np.int32]:
     """Label ids on the reference's grid and in its axes; VolumeError or ValueError for anything else."""
     volume = read_ids(path)
-    data, affine = geometry.onto_axes(volume.data, volume.affine, reference.affine)
-    check_grid(path, data.shape, affine, reference)
-    return data
+    with naming(path):
+        return geometry.onto_grid(volume.data, volume.affine, reference.raw.shape, reference.affine, reference.path)
 
 
 def read_mask(path: Path | str, reference: Stored) -> NDArray[np.bool_]:

@@ -267,10 +267,12 @@ def test_the_segmenter_takes_the_files_of_generate(tmp_path: Path) -> None:
     for wrong, message in (
         ({"output_labels": files["output_labels"]}, "--segmenter.output_labels needs --segmenter.generation_labels"),
         ({"generation_labels": files["output_labels"], "scheme": "feta"}, "--segmenter.scheme feta cannot both"),
-        ({"prior_stds_file": files["prior_stds_file"], "seeds": tmp_path, "real_fraction": 0.0}, "seeds cannot both"),
     ):
         with pytest.raises(ValueError, match=message):
-            check(replace(SMALL, **wrong), "segmenter.")  # type: ignore[arg-type]
+            SegmentationTask(config(tmp_path / "maps", real_fraction=0.0, **wrong))  # type: ignore[arg-type]
+    wrong = {"prior_stds_file": files["prior_stds_file"], "seeds": tmp_path, "real_fraction": 0.0}
+    with pytest.raises(ValueError, match="seeds cannot both"):
+        check(replace(SMALL, **wrong), "segmenter.")  # type: ignore[arg-type]
 
 
 def test_validation_is_whole_real_scans_on_the_grid(home: Path) -> None:

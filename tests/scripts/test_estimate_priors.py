@@ -97,7 +97,7 @@ def test_orientations_may_differ_but_grids_may_not(folder: Path) -> None:
     lines = done.stderr.splitlines()
     assert len(lines) == 2
     assert "by up to 3 voxels" in lines[0]
-    assert "s1.nii.gz: in RAS axes: shape (9, 11, 12), " in lines[1]
+    assert "s1.nii.gz: shape (9, 11, 12), " in lines[1]
 
 
 def test_channels(folder: Path) -> None:
