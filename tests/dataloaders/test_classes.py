@@ -72,6 +72,14 @@ def test_structures_are_those_of_the_manual_tables() -> None:
     assert table.tolist() == [0, cortex, 0]
 
 
+def test_every_structure_has_the_tissue_of_its_ids() -> None:
+    """Also the cerebellum's exterior, as which FreeSurfer knows something outside the brain."""
+    tissue, structures = tissue_classes(), structure_classes().labels
+    expected = tissue.of_values(np.array([label.source[-1] for label in structures], np.int32)).tolist()
+    assert tissue.of_labels(structures).tolist() == expected
+    assert expected.count(0) == 1
+
+
 NO_STRUCTURE = {30, 62, 72, 85}  # of SynthSeg's maps: vessels, cavum septi, optic chiasm
 
 
