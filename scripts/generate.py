@@ -28,9 +28,9 @@ from dataloaders.io.files import file_sha256, listed, with_path, write_json
 from dataloaders.io.geometry import plane_shape, plane_spacing, to_ras
 from dataloaders.io.intensity import Window
 from dataloaders.io.ledger import Ledger, WorkReport
-from dataloaders.io.manifest import Case, Geometry, Manifest, Slice, affine_rows, case_from_dict, slice_name
+from dataloaders.io.manifest import Case, Geometry, Manifest, Slice, affine_rows, slice_name
 from dataloaders.io.nifti import write_volume
-from dataloaders.io.schema import AtLeast0, AtLeast1, Shape, Shard, check, options_of
+from dataloaders.io.schema import AtLeast0, AtLeast1, Shape, Shard, check, decode, options_of
 from dataloaders.io.spec import SYNTHETIC, Axis, Channel, DataSpec
 from dataloaders.io.workers import as_ready, in_order, parse_shard
 from dataloaders.labelmaps.anatomies import VERSION, Anatomies
@@ -617,7 +617,7 @@ def write_index(plan: SamplePlan, ledger: SampleLedger) -> int:
                 "made_from": {"settings": ledger.digest},
                 "config": {"seed": plan.options.seed, "gmm": gmm},
             }
-            cases = tuple(case_from_dict(r["slices"]) for _, r in whole if r["slices"]["slices"])
+            cases = decode(tuple[Case, ...], [r["slices"] for _, r in whole if r["slices"]["slices"]], "cases")
             Manifest(plan.spec, cases, provenance).save(ledger.folder)
     return len(whole)
 

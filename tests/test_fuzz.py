@@ -115,11 +115,10 @@ def tampered(draw: st.DrawFn, tree: Any) -> Any:
 
 
 def same_json(a: Any, b: Any) -> bool:
-    """Equal, where 1 and 1.0 are the same number but 1 and true are not, and a tuple is a list."""
+    """Whether a is b, but for fields that b lacks; 1 and 1.0 are the same number, 1 and true are not, a tuple is a list."""
     if isinstance(a, dict) and isinstance(b, dict):
-        return {str(k) for k in a} == {str(k) for k in b} and all(
-            same_json(a[k], b[k] if k in b else b[str(k)]) for k in a
-        )
+        a = {str(k): value for k, value in a.items()}
+        return all(k in a and same_json(a[k], b[k]) for k in b)
     if isinstance(a, (list, tuple)) and isinstance(b, (list, tuple)):
         return len(a) == len(b) and all(same_json(x, y) for x, y in zip(a, b, strict=True))
     return isinstance(a, bool) == isinstance(b, bool) and a == b
@@ -216,12 +215,6 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return prepared_folder(tmp_path_factory.mktemp("prepared"), patients=3, slices=2)
 
 
-def with_later_fields(cases: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """As files of the first version read, which have neither grey levels nor filled slices."""
-    full = [{**case, "slices": [{"filled": [], **item} for item in case["slices"]]} for case in cases]
-    return [{"grey": None, **case} for case in full]
-
-
 @given(data=st.data())
 @fuzz(300)
 def test_manifests(data: st.DataObject, prepared: Path, folder: Path) -> None:
@@ -232,7 +225,7 @@ def test_manifests(data: st.DataObject, prepared: Path, folder: Path) -> None:
     if manifest is None:
         return
     assert same_json(manifest.spec.to_dict(), tree["spec"])
-    assert same_json([asdict(case) for case in manifest.cases], with_later_fields(tree["cases"]))
+    assert same_json([asdict(case) for case in manifest.cases], tree["cases"])
     assert same_json(manifest.provenance, tree["provenance"])
     dataset = outcome(lambda: SliceDataset(prepared, manifest, "train"))
     for i in range(len(dataset) if dataset is not None else 0):
@@ -260,12 +253,7 @@ def test_options_of_checkpoints(data: st.DataObject) -> None:
     changed = data.draw(tampered(plain_options()))
     config = outcome(lambda: options.from_dict(changed))
     if config is not None:
-        found = options.to_dict(config)
-        for key, value in changed.items():  # absent options have their defaults
-            ours = found[key]
-            if isinstance(value, dict):
-                ours = {name: ours[name] for name in value}
-            assert same_json(ours, value), key
+        assert same_json(options.to_dict(config), changed)
 
 
 FLAGS = st.sampled_from(

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Annotated, Any, Literal, cast
+from typing import Annotated, Any, Literal
 
 from numpy.typing import NDArray
+from pydantic import AfterValidator, ValidationInfo
 
-from dataloaders.io.files import json_text, listed, naming, read_json, write_text
+from dataloaders.io.files import json_text, listed, naming, write_text
 from dataloaders.io.intensity import Window
-from dataloaders.io.schema import BELOW, AtLeast0, Must, Name, PathBelow, Text, decode
+from dataloaders.io.schema import BELOW, AtLeast0, Must, Name, PathBelow, Text, decode_json
 from dataloaders.io.spec import DataSpec
 
 SCHEMA = "medsis-manifest/1"
@@ -23,6 +25,14 @@ SYNTHESIS = "synthesis.json"  # of folders of test.py --labels, which have no ma
 Split = Literal["train", "val", "test"]
 PathOrNone = Annotated[str, Must("empty, or a path below the folder", lambda path: not path or BELOW.test(path))]
 SPLITS: tuple[Split, ...] = ("train", "val", "test")
+
+
+def _is_json(tree: dict[str, Any]) -> bool:
+    with contextlib.suppress(ValueError):
+        return bool(json.dumps(tree, allow_nan=False))
+    return False
+
+
 _ALONE = {
     "label map": "images alone are for unpaired training, as --oasis.images_from (scripts/segment.py labels scans)",
     "image": "label maps alone are for test.py, and for training with --oasis.unpaired --oasis.images_from DIR",
@@ -65,6 +75,16 @@ class Slice:
     filled: tuple[PathBelow, ...] = ()
 
 
+def _counted(slices: tuple[Slice, ...], case: ValidationInfo) -> tuple[Slice, ...]:
+    """Slices of a case that is being read; without histograms, but for their sums, where a context for these is given."""
+    if case.context is not None:
+        total = case.context.setdefault(case.data.get("split"), Counter())
+        for item in slices:
+            total.update(item.histogram)
+            item.histogram.clear()
+    return slices
+
+
 @dataclass(frozen=True)
 class Case:
     """One scan (a patient may have several). `windows` holds one intensity window per channel.
@@ -77,7 +97,7 @@ class Case:
     patient: Text
     split: Split
     windows: tuple[Window, ...]
-    slices: tuple[Slice, ...]
+    slices: Annotated[tuple[Slice, ...], AfterValidator(_counted)]
     geometry: Geometry | None = None
     sources: dict[str, dict[str, str]] = field(default_factory=dict)
     grey: tuple[float, float] | None = None
@@ -96,10 +116,22 @@ class Manifest:
     sums: dict[str, dict[int, int]] = field(default_factory=dict, compare=False, repr=False)
 
     def __post_init__(self) -> None:
+        """ValueError where cases do not fit the spec, or two have one name."""
         ids = [case.id for case in self.cases]
         twice = sorted({i for i in ids if ids.count(i) > 1}) if len(set(ids)) < len(ids) else []
         if twice:
             raise ValueError(f"case ids must be unique, these are not: {', '.join(twice[:5])}")
+        channels = self.spec.num_channels
+        for case in self.cases:
+            if len(case.windows) != channels:
+                raise ValueError(f"case {case.id} has {len(case.windows)} windows for {channels} channels")
+            for item in case.slices:
+                if len(item.images) not in (0, channels) or len(item.generated) not in (0, channels):
+                    raise ValueError(
+                        f"case {case.id}, slice {item.index}: not one image for each of {channels} channels"
+                    )
+            if len({item.index for item in case.slices}) < len(case.slices):
+                raise ValueError(f"case {case.id}: two slices have the same index")
 
     def split(self, name: str) -> tuple[Case, ...]:
         """Cases of one split."""
@@ -163,35 +195,21 @@ class Manifest:
         path = Path(folder) / FILE_NAME
         if not path.is_file():
             raise ValueError(f"{path}: not found; is {folder} a folder written by prepare_data.py or test.py?")
-        reader = _Reader(histograms)
-        data = read_json(path, reader)
-        if not isinstance(data, dict) or data.get("schema") != SCHEMA:
-            found = data.get("schema") if isinstance(data, dict) else type(data).__name__
-            raise ValueError(f"{path}: schema {found!r}, this version reads {SCHEMA!r}")
+        sums: dict[str, Counter[int]] = {}
         with naming(path, "damaged manifest"):
-            provenance = decode(dict[str, Any], data.get("provenance"), "provenance")
-            if not isinstance(data.get("cases"), list):
-                raise ValueError("cases missing")
-            cases = tuple(case if isinstance(case, Case) else case_from_dict(case) for case in data["cases"])
-            manifest = cls(DataSpec.from_dict(data.get("spec", {})), cases, provenance, reader.sums())
-            manifest.check()
-            if "inferred" not in provenance:  # whoever lays out a plain folder may do so by links
-                _refuse_links_out(Path(folder), cases)
+            found = decode_json(_File, path.read_text(encoding="utf-8-sig"), "", None if histograms else sums)
+            manifest = cls(found.spec, found.cases, found.provenance, {split: dict(of) for split, of in sums.items()})
+            if "inferred" not in manifest.provenance:  # whoever lays out a plain folder may do so by links
+                _refuse_links_out(Path(folder), manifest.cases)
         return manifest
 
-    def check(self) -> None:
-        """ValueError where cases do not fit the spec."""
-        channels = self.spec.num_channels
-        for case in self.cases:
-            if len(case.windows) != channels:
-                raise ValueError(f"case {case.id} has {len(case.windows)} windows for {channels} channels")
-            for item in case.slices:
-                if len(item.images) not in (0, channels) or len(item.generated) not in (0, channels):
-                    raise ValueError(
-                        f"case {case.id}, slice {item.index}: not one image for each of {channels} channels"
-                    )
-            if len({item.index for item in case.slices}) < len(case.slices):
-                raise ValueError(f"case {case.id}: two slices have the same index")
+
+@dataclass(frozen=True)
+class _File:
+    schema: Literal["medsis-manifest/1"]
+    spec: DataSpec
+    cases: tuple[Case, ...]
+    provenance: Annotated[dict[str, Any], Must("free of NaN and infinity", _is_json)]
 
 
 def _refuse_links_out(root: Path, cases: Sequence[Case]) -> None:
@@ -217,47 +235,6 @@ def _refuse_links_out(root: Path, cases: Sequence[Case]) -> None:
                 raise ValueError(
                     f"{path} is a link that leaves the folder; copy what it points to, or make the whole folder a link"
                 )
-
-
-def case_from_dict(data: Any) -> Case:
-    """Inverse of `dataclasses.asdict` for one case; ValueError where something is missing, unknown or of another type."""
-    if isinstance(data, dict):  # what files of the first version lack
-        data.setdefault("grey", None)
-        slices = data.get("slices")
-        for item in slices if isinstance(slices, list) else ():
-            if isinstance(item, dict):
-                item.setdefault("filled", [])
-    return cast(
-        Case, decode(Case, data, f"case {data.get('id')!r}" if isinstance(data, dict) else "a case", complete=True)
-    )
-
-
-class _Reader:
-    """While JSON is being read: each case at once as such, which takes a fifth of the memory.
-
-    Histograms that are left out are summed; a case's own fields are read after its slices.
-    """
-
-    def __init__(self, histograms: bool) -> None:
-        self.histograms = histograms
-        self._of_case: dict[str, int] = {}
-        self._of_split: dict[str, Counter[str]] = {}
-
-    def __call__(self, found: dict[str, Any]) -> Any:
-        if not self.histograms and "histogram" in found:
-            with contextlib.suppress(AttributeError, TypeError):  # decode says what is wrong
-                for label, count in found["histogram"].items():
-                    self._of_case[label] = self._of_case.get(label, 0) + count
-                found["histogram"] = {}
-        if not isinstance(found.get("slices"), list):  # settings in the provenance may have a key of this name too
-            return found
-        self._of_split.setdefault(str(found.get("split")), Counter()).update(self._of_case)
-        self._of_case = {}
-        return case_from_dict(found)
-
-    def sums(self) -> dict[str, dict[int, int]]:
-        """Pixels per split and label id."""
-        return {split: {int(i): n for i, n in counts.items()} for split, counts in self._of_split.items() if counts}
 
 
 def affine_rows(affine: Sequence[Sequence[float]] | NDArray) -> tuple[tuple[float, ...], ...]:

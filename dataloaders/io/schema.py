@@ -17,7 +17,7 @@ import sys
 import types
 import unicodedata
 from collections.abc import Callable, Hashable, Iterator, Sequence
-from contextlib import contextmanager, redirect_stderr
+from contextlib import contextmanager, redirect_stderr, suppress
 from dataclasses import dataclass
 from typing import Annotated, Any, TypeVar, Union, get_args, get_origin, get_type_hints
 
@@ -125,19 +125,24 @@ Spacing = Annotated[
 ]
 
 
-def decode(kind: Any, value: Any, where: str, complete: bool = False, context: Any = None) -> Any:
+def decode(kind: Any, value: Any, where: str, context: Any = None) -> Any:
     """`value`, as JSON or TOML give it, as `kind`: a dataclass or any other type that pydantic knows.
 
     Strict as JSON is: a list stands for a tuple, a text for a path, and nothing else is converted; numbers are finite. A
-    dataclass takes a dict of its fields: unknown ones are refused, absent ones only allowed where there is a default, and
-    with `complete` not at all. where: how messages call the value, "" for the file itself. context: for validators.
-    Raises Mismatch for the first value that does not fit.
+    dataclass takes a dict of its fields: unknown ones are refused, absent ones have their defaults, where there are any.
+    where: how messages call the value, "" for the file itself. context: for validators. Raises Mismatch for the first value
+    that does not fit.
     """
+    return decode_json(kind, json.dumps(value, default=str), where, context)
+
+
+def decode_json(kind: Any, text: str, where: str, context: Any = None) -> Any:
+    """As `decode`, from the text of a JSON file: no other Python objects are made of it on the way."""
+    text = f"[{text}]"
     try:
-        (found,) = _validator(kind, complete).validate_json(json.dumps([value], default=str), context=context)
+        (found,) = _validator(kind).validate_json(text, context=context)
     except ValidationError as error:
-        errors = [{**one, "loc": one["loc"][1:]} for one in error.errors(include_url=False)]
-        raise _mismatch(kind, value, where, errors) from None
+        raise _mismatch(kind, text, where, error.errors(include_url=False)) from None
     return found
 
 
@@ -173,23 +178,11 @@ def spelled(value: Any) -> str:
 
 
 @functools.cache
-def _validator(kind: Any, complete: bool) -> SchemaValidator:
+def _validator(kind: Any) -> SchemaValidator:
     # A tuple, since a dataclass by itself would take no configuration from here. Dataclasses keep the first of the two.
     config = ConfigDict(strict=True, extra="forbid", allow_inf_nan=False)
     schema = TypeAdapter(tuple[kind], config=config).core_schema
-    return SchemaValidator(
-        _without_defaults(schema) if complete else schema, CoreConfig(strict=True, allow_inf_nan=False)
-    )
-
-
-def _without_defaults(schema: Any) -> Any:
-    if isinstance(schema, list):
-        return [_without_defaults(item) for item in schema]
-    if not isinstance(schema, dict):
-        return schema
-    if schema.get("type") == "default":
-        return _without_defaults(schema["schema"])
-    return {key: _without_defaults(item) for key, item in schema.items()}
+    return SchemaValidator(schema, CoreConfig(strict=True, allow_inf_nan=False))
 
 
 @functools.cache
@@ -197,46 +190,26 @@ def _hints(kind: Hashable) -> dict[str, Any]:
     return get_type_hints(kind)
 
 
-_ALLOWED = {
-    "int": "a whole number",
-    "float": "a finite number",
-    "finite": "a finite number",
-    "string": "text",
-    "bool": "true or false",
-    "path": "a path",
-    "none": "null",
-    "dict": "an object",
-    "dataclass": "an object",
-    "tuple": "a list",
-    "list": "a list",
-    "json": "free of half characters (lone surrogates)",
-}
-
-
-def _mismatch(kind: Any, value: Any, where: str, errors: Sequence[Any]) -> Mismatch:
-    """The first of pydantic's errors in our words; those of a union's other members add what they allow."""
-    first, path = errors[0], _path(value, errors[0]["loc"])
-    names = [str(error["loc"][-1]) for error in errors if error["loc"] and error["type"] == first["type"]]
-    found = value
-    for step in path:
-        found = found[step]
+def _mismatch(kind: Any, text: str, where: str, errors: Sequence[Any]) -> Mismatch:
+    """The first of pydantic's errors by path, value and what is allowed; those of a union's other members add to that."""
+    first = errors[0]
+    if first["type"] == "json_invalid":  # half a character (a lone surrogate) is
+        return Mismatch(_named(where, (), first["msg"]))
+    path, found = _path(text, first), first["input"]
+    last = first["loc"][-1]
     if first["type"] == "unexpected_keyword_argument":
-        path = path[:-1]
-        text = f"unknown {', '.join(sorted(repr(name)[:60] for name in names))}"
-        text += f"; there are {', '.join(_hints(_kind_at(kind, path)))}"
-    elif first["type"] == "missing" and isinstance(first["loc"][-1], str):
-        text = f"{', '.join(names)} missing"
+        path.pop()
+        words = f"unknown {last[:60]!r}; there are {', '.join(_hints(_kind_at(kind, path)))}"
+    elif first["type"] == "missing" and isinstance(last, str):
+        words = f"{last} missing"
     elif first["type"] == "value_error":  # of the dataclass's own __post_init__
-        text = str(first["ctx"]["error"])
+        words = str(first["ctx"]["error"])
     else:
-        if first["loc"][-1:] == ("[key]",):
-            found, path = path[-1], path[:-1]
-        alike = [error for error in errors if _path(value, error["loc"]) == _path(value, first["loc"])]
-        allowed = " or ".join(dict.fromkeys(_allowed(error, errors) for error in alike))
+        allowed = " or ".join(dict.fromkeys(_allowed(error) for error in errors if _path(text, error) == path))
         shown = repr(found)
-        text = f"found {shown if len(shown) < 60 else shown[:57] + '...'}, must be {allowed}"
-        return Mismatch(_named(where, path, text), path, found, allowed)
-    return Mismatch(_named(where, path, text), path)
+        words = f"found {shown if len(shown) < 60 else shown[:57] + '...'}, must be {allowed}"
+        return Mismatch(_named(where, path, words), tuple(path), found, allowed)
+    return Mismatch(_named(where, path, words), tuple(path))
 
 
 def _named(where: str, path: Sequence[str | int], text: str) -> str:
@@ -245,19 +218,14 @@ def _named(where: str, path: Sequence[str | int], text: str) -> str:
     return f"{where}: {text}" if where else text
 
 
-def _holds(value: Any, step: str | int) -> bool:
-    return step in value if isinstance(value, dict) else isinstance(value, (list, tuple)) and step in range(len(value))
-
-
-def _path(value: Any, location: tuple[str | int, ...]) -> tuple[str | int, ...]:
-    """pydantic's location without the names of a union's members, which are no keys."""
-    path: list[str | int] = []
-    for step in location:
-        step = int(step) if isinstance(value, dict) and str(step).isdigit() and step not in value else step
-        if _holds(value, step):
-            path.append(step)
+def _path(text: str, error: Any) -> list[str | int]:
+    """Keys and indices to the value that is wrong: pydantic's location without the names of a union's members."""
+    value, path = json.loads(text), []
+    for step in error["loc"]:
+        with suppress(KeyError, IndexError, TypeError):
             value = value[step]
-    return tuple(path)
+            path.append(step)
+    return path[1:]
 
 
 def _kind_at(kind: Any, path: Sequence[str | int]) -> Any:
@@ -269,17 +237,11 @@ def _kind_at(kind: Any, path: Sequence[str | int]) -> Any:
     return kind
 
 
-def _allowed(error: Any, errors: Sequence[Any]) -> str:
-    kind = error["type"]
-    if kind == "literal_error":
-        return "one of " + error["ctx"]["expected"].replace("'", "").replace(" or ", ", ")
-    if kind == "missing":  # of a tuple
-        return f"a list of {max(e['loc'][-1] for e in errors if e['loc'][:-1] == error['loc'][:-1]) + 1}"
-    if kind in ("greater_than_equal", "less_than"):
-        return "at least 0" if "ge" in error["ctx"] else f"below {error['ctx']['lt']}"
-    if kind == "too_long":
-        return f"a list of {error['ctx']['max_length']}"
-    return _ALLOWED.get(kind.partition("_")[0], error["msg"])
+def _allowed(error: Any) -> str:
+    if error["type"] in ("missing", "too_long"):  # of a tuple
+        return f"{'more' if error['type'] == 'missing' else 'fewer'} than {len(error['input'])} values"
+    words: str = error["msg"].removeprefix("Input should be ")
+    return words.replace("greater than or equal to", "at least").replace("less than", "below")
 
 
 def options_of(kind: type[_T], arguments: Sequence[str] | None = None, **how: Any) -> _T:

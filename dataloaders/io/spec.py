@@ -123,9 +123,7 @@ class DataSpec:
     @classmethod
     def from_dict(cls, data: dict[str, Any]) -> DataSpec:
         """Inverse of `to_dict`; ValueError where something is missing, unknown or of another type."""
-        if isinstance(data, dict) and isinstance(labels := data.get("labels"), list):
-            data = data | {"labels": [{"color": ""} | label if isinstance(label, dict) else label for label in labels]}
-        return cast(DataSpec, decode(cls, data, "spec", complete=True))
+        return cast(DataSpec, decode(cls, data, "spec"))
 
 
 def plain_name(name: str) -> str:

@@ -17,7 +17,7 @@ from dataloaders.io.file_names import first_group
 from dataloaders.io.files import listed, read_json
 from dataloaders.io.ledger import SETTINGS, Ledger, differences
 from dataloaders.io.locks import lock_folder
-from dataloaders.io.manifest import FILE_NAME, Case, Manifest, Split, case_from_dict
+from dataloaders.io.manifest import FILE_NAME, Case, Manifest, Split
 from dataloaders.io.schema import NAME, check, decode
 from dataloaders.io.spec import Channel, DataSpec
 from dataloaders.io.workers import cores, in_order, parse_shard
@@ -165,7 +165,8 @@ def _conclude(
             print(f"shard {o.shard} is done; another one is writing the manifest", flush=True)
             return None
         with lock:
-            manifest = _manifest(o, plan, [case_from_dict(c) for record in records for c in record["cases"]], identity)
+            cases = decode(list[Case], [case for record in records for case in record["cases"]], "cases")
+            manifest = _manifest(o, plan, cases, identity)
             notes = [decode(CaseNotes, record["notes"], "notes") for record in records]
             for line in note_lines(notes, plan.channels, plan.ct, plan.options):
                 print(line, flush=True)

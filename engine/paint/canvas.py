@@ -91,7 +91,7 @@ def read_action(data: Any) -> Action:
     kind = data.get("kind") if isinstance(data, dict) else None
     if not isinstance(kind, str) or kind not in KINDS:
         raise ValueError(f"action {str(kind)[:40]!r}: must be one of {', '.join(KINDS)}")
-    action: Action = decode(KINDS[kind], {key: value for key, value in data.items() if key != "kind"}, kind, True)
+    action: Action = decode(KINDS[kind], {key: value for key, value in data.items() if key != "kind"}, kind)
     return action
 
 

@@ -16,9 +16,10 @@ from PIL import Image
 
 from dataloaders.io.files import atomic_path
 from dataloaders.io.intensity import Window
-from dataloaders.io.manifest import Case, Slice, case_from_dict
+from dataloaders.io.manifest import Case, Slice
 from dataloaders.io.pictures import hex_color, label_colors
 from dataloaders.io.png import write_png
+from dataloaders.io.schema import decode
 from dataloaders.io.spec import Channel, DataSpec, Label
 from dataloaders.labelmaps.labels import id_type
 from engine.paint.canvas import Canvas, View
@@ -82,7 +83,7 @@ class Studio(ABC):
         """Inverse of `Start.to_dict`; ValueError for what it cannot have written."""
         if not isinstance(data, dict) or set(data) != {"case", "ids"} or not isinstance(data["ids"], str):
             raise ValueError("the session says not what it begins with")
-        case = case_from_dict(data["case"])
+        case = decode(Case, data["case"], "case")
         if not 1 <= len(case.slices) <= MAX_SLICES:
             raise ValueError(f"the session has {len(case.slices)} slices, allowed are 1..{MAX_SLICES}")
         shape = (len(case.slices), *self.spec.size)

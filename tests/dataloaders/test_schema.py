@@ -36,31 +36,24 @@ def test_what_fits_is_taken() -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"inner": {"x": "1"}}, r"o\.inner\.x: found '1', must be a finite number"),
+        ({"inner": {"x": "1"}}, r"o\.inner\.x: found '1', must be a valid number"),
         ({"inner": {"x": float("nan")}}, r"o\.inner\.x: found nan"),
         ({"inner": {"x": True}}, r"o\.inner\.x: found True"),
-        ({"inner": {"x": 1, "kind": "c"}}, r"must be one of a, b"),
+        ({"inner": {"x": 1, "kind": "c"}}, r"must be 'a' or 'b'"),
         ({"kind": 1}, r"o: unknown 'kind'; there are inner, many, pair, counts, where"),
         ({"inner": {}}, r"o\.inner: x missing"),
         ({"inner": {"x": 1, "y": 2}}, r"o\.inner: unknown 'y'; there are x, kind"),
         ({"inner": [1]}, r"o\.inner: found \[1\], must be an object"),
-        ({"pair": [1]}, r"o\.pair: found \[1\], must be a list of 2"),
-        ({"pair": [1, 2.5]}, r"o\.pair\[1\]: found 2\.5, must be a whole number"),
-        ({"many": "ab"}, r"o\.many: found 'ab', must be a list"),
+        ({"pair": [1]}, r"o\.pair: found \[1\], must be more than 1 values"),
+        ({"pair": [1, 2.5]}, r"o\.pair\[1\]: found 2\.5, must be a valid integer"),
+        ({"many": "ab"}, r"o\.many: found 'ab', must be a valid array"),
         ({"many": [{"x": 1}, 3]}, r"o\.many\[1\]: found 3"),
-        ({"counts": {"a": 1}}, r"o\.counts: found 'a', must be a whole number"),
+        ({"counts": {"a": 1}}, r"o\.counts\.a: found 'a', must be a valid integer"),
     ],
 )
 def test_what_does_not_fit_is_named(change: dict[str, Any], message: str) -> None:
     with pytest.raises(Mismatch, match=message):
         decode(Outer, {"inner": {"x": 1}, **change}, "o")
-
-
-def test_complete_records_have_no_defaults() -> None:
-    with pytest.raises(Mismatch, match=r"o\.inner: kind missing"):
-        decode(
-            Outer, {"inner": {"x": 1}, "many": [], "pair": [1, 2], "counts": None, "where": None}, "o", complete=True
-        )
 
 
 @dataclass(frozen=True)

@@ -37,7 +37,7 @@ def found(path: Path, text: str) -> list[StudyCase]:
         ('name = "x"', r"study\.toml: give \[\[input\]\] with a BIDS folder"),
         ("nonsense = 1\n" + INPUT, r"study\.toml: unknown 'nonsense'; there are name, work, "),
         ("[strip]\ntools = []", r"strip\.tools: found \[\], must be one or more tools"),
-        ("[crop]\nmargin_mm = true", r"crop\.margin_mm: found True, must be a finite number"),
+        ("[crop]\nmargin_mm = true", r"crop\.margin_mm: found True, must be a valid number"),
         ("[nnunet]\npatch = 100", r"nnunet: patch = 100: must be a multiple of 8, for 4 stages"),
         ('[slurm.stages]\ntrain = ["--mem=4G\\r"]', r"train\[0\]: found '--mem=4G\\r', must be one line"),
         ("[strip]\ntools = ['bett']", r'"bett": must be one of deepbet, bet, synthstrip, hdbet, or a variant'),

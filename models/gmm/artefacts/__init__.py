@@ -41,4 +41,4 @@ def artefact_from_dict(record: Mapping[str, Any]) -> Artefact:
         raise ValueError(f"artefact {record.get('name')!r} is unknown; known are {', '.join(ARTEFACTS)}")
     # frontal: of files that were written before 0.3, where it is never true
     own = {key: value for key, value in record.items() if key not in ("name", "frontal")}
-    return cast(Artefact, decode(kind, own, f"artefact {record['name']!r}", complete=True))
+    return cast(Artefact, decode(kind, own, f"artefact {record['name']!r}"))

@@ -115,7 +115,7 @@ def test_numpy_numbers_and_lists_are_as_good_as_pythons() -> None:
     assert torch.equal(render(label, params), render(label, again))
     listed = replace(GmmConfig(), prior_means=[0.0, 250.0], prior_stds=[0.0, 30.0])  # type: ignore[arg-type]
     sample_params(label, seeded_generator(0), options=listed, scheme=BALL)
-    with pytest.raises(ValueError, match=r"max_res_iso .*must be a finite number"):
+    with pytest.raises(ValueError, match=r"max_res_iso .*must be a valid number"):
         gmm_options("synthseg", max_res_iso=[4, 8])
 
 
