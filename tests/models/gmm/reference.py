@@ -36,19 +36,6 @@ def displacement(velocity: Array, shape: Sequence[int], order: int = 1, squaring
     return u
 
 
-def trajectory(velocity: Array, shape: Sequence[int], points: Array, steps: int = 400) -> Array:
-    """Where points (n, P) end after unit time in the velocity field: Runge-Kutta of dx/dt = v(x), no squaring at all."""
-    v = np.stack([control_grid(part, shape) for part in velocity])
-
-    def at(x: Array) -> Array:
-        return np.stack([map_coordinates(part, x, order=1, mode="nearest") for part in v])
-
-    x = points.astype(np.float64)
-    for _ in range(steps):
-        x = x + at(x + at(x) / (2 * steps)) / steps
-    return x
-
-
 def affine(
     rotation: Sequence[float], scaling: Sequence[float], shearing: Sequence[float], translation: Sequence[float]
 ) -> Array:

@@ -136,11 +136,8 @@ def test_bounds_as_one_number_as_low_and_high_and_by_axis(
 ) -> None:
     drawn = np.array([draw_bounds(bounds, centre, 3, generator(seed)) for seed in range(400)])
     width = np.subtract(high, low)
-    assert (np.abs(drawn.min(0) - low) <= 0.02 * width).all()
-    assert (np.abs(drawn.max(0) - high) <= 0.02 * width).all()
-    assert drawn.min(0) == pytest.approx(np.maximum(drawn.min(0), low), abs=1e-6)
-    assert drawn.max(0) == pytest.approx(np.minimum(drawn.max(0), high), abs=1e-6)
-    assert (np.abs(drawn.mean(0) - np.add(low, high) / 2) <= 0.06 * width).all()
+    assert ((drawn.min(0) >= np.subtract(low, 1e-6)) & (drawn.min(0) <= low + 0.02 * width)).all()
+    assert ((drawn.max(0) <= np.add(high, 1e-6)) & (drawn.max(0) >= high - 0.02 * width)).all()
     assert abs(np.corrcoef(drawn[:, :2].T)[0, 1]) < 0.2  # each axis by itself
 
 

@@ -9,27 +9,26 @@ import pytest
 import torch
 
 from config import Config
-from dataloaders.io.spec import Channel, DataSpec, Label
+from dataloaders.io.spec import Channel, DataSpec
 from models import build_method
 from models.base import Batch, SampleRandom, seeded_generator
 from models.lesion.conditions import dilated
 from models.lesion.method import LesionUnet
 from models.lesion.options import LesionConfig
+from tests.toy import toy_spec
 
-NAMES = ("background", "csf", "grey_matter", "white_matter", "lesion")
 LESION = 4
 
 
-def spec_of(channels: tuple[str, ...] = ("T1w", "FLAIR"), size: int = 32) -> DataSpec:
-    labels = tuple(Label(i, name) for i, name in enumerate(NAMES))
-    return DataSpec(labels, tuple(Channel(name) for name in channels), (size, size), axis="axial")
+def spec_of(*channels: str) -> DataSpec:
+    return replace(toy_spec(), channels=tuple(Channel(name) for name in channels))
 
 
 def method_of(spec: DataSpec | None = None, **options: Any) -> LesionUnet:
     torch.manual_seed(0)
     lesion = replace(LesionConfig(width=4, patch=16, patches=4, ema_decay=0.0), **options)
     config = Config(name="a", dataroot=None, model="lesion", lr_g=3e-3, beta1=0.9, lesion=lesion)  # type: ignore[arg-type]
-    method = build_method(config, spec or spec_of())
+    method = build_method(config, spec or spec_of("T1w", "FLAIR"))
     assert isinstance(method, LesionUnet)
     return method
 
@@ -84,17 +83,8 @@ def test_without_lesions_the_source_comes_back(levels: str) -> None:
 def test_images_do_not_depend_on_the_batch() -> None:
     method, batch = scrambled(method_of()), batch_of()
     whole = method.synthesize(batch, randoms(batch))
-    for i in range(3):
-        part = replace(
-            batch,
-            label=batch.label[i : i + 1],
-            image=batch.real[i : i + 1],
-            source=batch.source[i : i + 1],  # type: ignore[index]
-            grey=batch.grey[i : i + 1],  # type: ignore[index]
-            cases=batch.cases[i : i + 1],
-            indices=batch.indices[i : i + 1],
-        )
-        assert torch.allclose(method.synthesize(part, randoms(part)), whole[i : i + 1], atol=1e-6)
+    for part, image in zip(batch.parts(3), whole.split(1), strict=True):
+        assert torch.allclose(method.synthesize(part, randoms(part)), image, atol=1e-6)
 
 
 def test_given_levels_replace_those_of_the_image() -> None:
@@ -119,30 +109,20 @@ def test_windows_take_lesions_larger_than_a_patch(prelu: str) -> None:
 
 def test_volumes_are_cases() -> None:
     """In three dimensions a case's slices are one volume, and the next case does not matter to it."""
-    spec = spec_of()
-    method = scrambled(method_of(spec, dims=3, width=2))
-    a, b = batch_of(12, seed=1), batch_of(9, seed=2)
-    both = Batch(
-        torch.cat([a.label, b.label]),
-        torch.cat([a.real, b.real]),
-        ["a"] * 12 + ["b"] * 9,
-        ["a"] * 12 + ["b"] * 9,
-        [*range(12), *range(9)],
-        source=torch.cat([a.source, b.source]),  # type: ignore[list-item]
-    )
-    together = method.synthesize(both, randoms(both))
-    alone = method.synthesize(replace(a, cases=["a"] * 12), randoms(a))
-    assert together.shape == (21, 2, 32, 32)
-    assert torch.allclose(together[:12], alone, atol=1e-6)
-    changed = replace(a, cases=["a"] * 12, level=a.real[:, 1] + 0.5 * (torch.arange(12) == 11)[:, None, None])
+    method, both = scrambled(method_of(dims=3, width=2)), batch_of(20)
+    both.cases = ["a"] * 10 + ["b"] * 10
+    a, _ = both.parts(2)
+    together, alone = method.synthesize(both, randoms(both)), method.synthesize(a, randoms(a))
+    assert together.shape == (20, 2, 32, 32)
+    assert torch.allclose(together[:10], alone, atol=1e-6)
+    changed = replace(a, level=a.real[:, 1] + 0.5 * (torch.arange(10) == 9)[:, None, None])
     other = method.synthesize(changed, randoms(a))
-    assert not torch.allclose(other[10], alone[10], atol=1e-6)  # neighbouring slices do matter
+    assert not torch.allclose(other[8], alone[8], atol=1e-6)  # neighbouring slices do matter
 
 
 @pytest.mark.parametrize("channels", [("FLAIR",), ("T1w", "T2w", "PDw"), ("T2w", "T1w")])
 def test_any_modalities(channels: tuple[str, ...]) -> None:
-    spec = spec_of(channels)
-    method, batch = method_of(spec), batch_of(channels=len(channels))
+    method, batch = method_of(spec_of(*channels)), batch_of(channels=len(channels))
     assert method.level_channel == {"FLAIR": 0, "T1w": 1, "T2w": 0}[channels[0]]
     assert method.synthesize(batch, randoms(batch)).shape == batch.real.shape
     assert ("variance" in method.losses(batch)) == (len(channels) > 1)
@@ -159,6 +139,5 @@ def test_release_keeps_the_average_and_the_profile() -> None:
 
 
 def test_data_without_the_class_are_refused() -> None:
-    spec = spec_of()
     with pytest.raises(ValueError, match="no class named 'lesion'"):
-        method_of(replace(spec, labels=spec.labels[:4]))
+        method_of(toy_spec(labels=4))
