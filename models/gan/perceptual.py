@@ -16,8 +16,8 @@ from models.efficientnet import PIXEL_MEAN, PIXEL_STD, WIDTHS, EfficientNetLite
 # Positions in torchvision's vgg19().features, and the weights of pix2pixHD and SPADE.
 LAYERS = {"relu1_1": 1, "relu2_1": 6, "relu3_1": 11, "relu4_1": 20, "relu5_1": 29}
 LAYER_WEIGHTS = (1 / 32, 1 / 16, 1 / 8, 1 / 4, 1.0)
-IMAGENET_MEAN = (0.485, 0.456, 0.406)  # of RGB in [0, 1]; what torchvision's weights were trained with
-IMAGENET_STD = (0.229, 0.224, 0.225)
+IMAGENET_MEAN = [0.485, 0.456, 0.406]  # of RGB in [0, 1]; what torchvision's weights were trained with
+IMAGENET_STD = [0.229, 0.224, 0.225]
 LEAST_SPREAD = 0.1  # of the median channel's: a channel that hardly moves on medical slices must not lead the loss
 
 
@@ -27,15 +27,10 @@ class VggFeatures(nn.Module):
     features: torchvision's vgg19().features up to relu5_1 with trained weights.
     """
 
-    mean: Tensor
-    std: Tensor
-
     def __init__(self, features: nn.Sequential) -> None:
         super().__init__()
         assert len(features) == max(LAYERS.values()) + 1, len(features)
         self.features = features
-        self.register_buffer("mean", torch.tensor(IMAGENET_MEAN).view(1, 3, 1, 1), persistent=False)
-        self.register_buffer("std", torch.tensor(IMAGENET_STD).view(1, 3, 1, 1), persistent=False)
         self.requires_grad_(False).eval()
 
     def forward(self, image: Tensor) -> list[Tensor]:
@@ -43,19 +38,16 @@ class VggFeatures(nn.Module):
 
         Each channel is seen as a grey image of its own, so any C works. H and W at least 16.
         """
+        from torchvision.transforms.functional import normalize
+
+        grey = (image.float().flatten(0, 1).unsqueeze(1) + 1) / 2  # (B·C, 1, H, W)
+        x, maps = normalize(grey.expand(-1, 3, -1, -1), IMAGENET_MEAN, IMAGENET_STD), []
         with torch.autocast(image.device.type, enabled=False):
-            x = self.normalise(image.float())
-            maps = []
             for i, layer in enumerate(self.features):
                 x = layer(x)
                 if i in LAYERS.values():
                     maps.append(x)
         return maps
-
-    def normalise(self, image: Tensor) -> Tensor:
-        """(B, C, H, W) in [-1, 1] -> (B·C, 3, H, W): grey as RGB, to [0, 1], minus ImageNet's mean, by its deviation."""
-        grey = (image.flatten(0, 1).unsqueeze(1) + 1) / 2  # (B·C, 1, H, W)
-        return (grey - self.mean) / self.std
 
     def loss(self, fake: Tensor, real: Tensor) -> Tensor:
         """Sum over layers of w_i · mean |VGG_i(fake) - VGG_i(real)|, w = 1/32, 1/16, 1/8, 1/4, 1 (Wang et al., CVPR 2018).

@@ -236,10 +236,6 @@ class LabelScheme:
         table[list(self.values)] = torch.arange(self.num_labels).to(self.index_dtype)
         return table
 
-    def class_table(self) -> Tensor:
-        """Intensity class of each label, (N,) int64."""
-        return torch.tensor(self.classes)
-
     def output_table(self) -> Tensor:
         """Output value of each label, (N,) int32."""
         return torch.tensor(self.outputs, dtype=torch.int32)

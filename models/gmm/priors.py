@@ -171,8 +171,7 @@ def to_labels(
         dark, zero = coin > dark_from, coin > zero_from
         means[:, k] = torch.where(dark, 15 * mean, means[:, k]).masked_fill(zero, 0)
         stds[:, k] = torch.where(dark, 5 * std, stds[:, k]).masked_fill(zero, 0)
-    classes = scheme.class_table()
-    return means[:, classes], stds[:, classes]
+    return means[:, scheme.classes], stds[:, scheme.classes]
 
 
 # -- fitting ------------------------------------------------------------------------------------------------------
@@ -235,7 +234,7 @@ def subject_statistics(
         raise ValueError(f"image {tuple(image.shape)} and label map {tuple(label_index.shape)} differ in shape")
     num_classes = scheme.num_classes
     background = -1 if scheme.background is None else scheme.classes[scheme.background]
-    classes = scheme.class_table().to(label_index.device)[label_index.long()]
+    classes = torch.tensor(scheme.classes, device=label_index.device)[label_index.long()]
     centers, spreads = [], []
     for c, channel in enumerate(image):
         low, high = np.percentile(channel.cpu().numpy(), clip) if window is None else window

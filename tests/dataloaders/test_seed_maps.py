@@ -56,7 +56,7 @@ def test_each_voxel_is_a_pair_of_label_and_seed(tree: tuple[Path, Path]) -> None
     scheme = maps.drawn
     outputs = scheme.output_table()[drawn.int()].numpy()
     assert np.array_equal(outputs, label)
-    classes = scheme.class_table()[drawn.int()].numpy()
+    classes = torch.tensor(scheme.classes)[drawn.int()].numpy()
     white = label == 3
     assert len(np.unique(classes[white])) == 2  # dark and bright half
     bright = np.zeros_like(white)

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from unittest import mock
 
 import pytest
 import torch
 
 from config import parse_train
-from dataloaders.io import ranks
 from models import build_method
 from models.base import Batch, seeded_generator
 from models.gan import augment
@@ -112,18 +110,3 @@ def test_cubic_interpolation_keeps_the_texture_that_the_discriminator_sees() -> 
     middle = (slice(None), slice(None), slice(16, 48), slice(24, 72))
     kept = seen(batch, 1, 0).real[middle].var() / image[middle].var()
     assert 0.9 < kept < 1.1
-
-
-def test_two_ranks_see_the_halves_of_what_one_sees() -> None:
-    batch = pairs()
-    whole = seen(batch, 0.5, 0.5)
-    for rank in (0, 1):
-        part = slice(2 * rank, 2 * rank + 2)
-        half = replace(batch, label=batch.label[part], image=batch.real[part], neighbours=batch.neighbours[part])
-        with (
-            mock.patch.object(ranks, "world_size", return_value=2),
-            mock.patch.object(ranks, "rank", return_value=rank),
-        ):
-            mine = seen(replace(half, cases=batch.cases[part]), 0.5, 0.5)
-        assert torch.equal(mine.label, whole.label[part])
-        torch.testing.assert_close(mine.real, whole.real[part])
