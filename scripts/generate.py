@@ -35,7 +35,7 @@ from dataloaders.io.spec import SYNTHETIC, Axis, Channel, DataSpec
 from dataloaders.io.workers import as_ready, in_order, parse_shard
 from dataloaders.labelmaps.anatomies import VERSION, Anatomies
 from dataloaders.labelmaps.generated_files import INDEX, SCHEMA, SampleLedger, bids_place, describe_bids
-from dataloaders.labelmaps.image_generator import ImageGenerator, SyntheticImage, check_exclusive
+from dataloaders.labelmaps.image_generator import ImageGenerator, SyntheticImage, check_exclusive, map_weights
 from dataloaders.labelmaps.labels import LabelTable, count_labels, id_type
 from dataloaders.labelmaps.lesion_maps import find_masks, match_lesions
 from dataloaders.labelmaps.maps import LabelMap, LabelMaps, as_indices, read_label_map_file
@@ -144,25 +144,19 @@ class GenerateOptions:
             )
 
 
-def map_weights(given: tuple[str, ...], count: int) -> tuple[float, ...]:
-    """Numbers of --subjects_prob, () for none; ValueError where they do not fit so many label maps."""
+def weights_of(given: tuple[str, ...], count: int) -> tuple[float, ...]:
+    """Numbers of --subjects_prob for so many label maps, () for none; ValueError where they do not fit."""
     if not given:
         return ()
-    text = f"--subjects_prob {' '.join(given)}"
+    file = given[0] if len(given) == 1 else ""
     try:
-        if len(given) == 1 and given[0].endswith(".npy"):
-            numbers = np.load(given[0], allow_pickle=False).astype(float).ravel()
-        elif len(given) == 1 and given[0].endswith(".txt"):
-            numbers = np.loadtxt(given[0], ndmin=1).ravel()
+        if file.endswith(".txt"):
+            numbers = np.loadtxt(file, ndmin=1)
         else:
-            numbers = np.array([float(item) for item in given])
+            numbers = np.load(file, allow_pickle=False) if file.endswith(".npy") else np.array(given)
+        return tuple(map_weights(numbers.astype(float).ravel(), count).tolist())
     except (ValueError, OSError) as error:
-        raise ValueError(f"{text}: must be numbers, or a .npy or .txt file of them ({error})") from None
-    if len(numbers) != count or not np.isfinite(numbers).all() or (numbers < 0).any() or numbers.sum() <= 0:
-        raise ValueError(
-            f"{text}: {len(numbers)} values for {count} label maps; one for each, 0 or more, not all 0, is allowed"
-        )
-    return tuple(numbers.tolist())
+        raise ValueError(f"--subjects_prob {' '.join(given)}: {error}") from None
 
 
 def parse(arguments: Sequence[str] | None = None) -> GenerateOptions:
@@ -230,7 +224,7 @@ def make_plan(o: GenerateOptions) -> SamplePlan:
     """What to do. ValueError where the options do not fit the maps."""
     o = replace(o, gmm=replace(o.gmm, output_shape=o.size)) if o.size else o
     maps = find_input(LabelMaps(o.labels), o.num_workers)
-    weights = map_weights(o.subjects_prob, len(maps))
+    weights = weights_of(o.subjects_prob, len(maps))
     if o.seeds is not None:
         names = seeded([item.path for item in maps], o.seeds)
         weights = tuple(p for p, item in zip(weights, maps, strict=False) if item.path in names)

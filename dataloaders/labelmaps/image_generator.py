@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 import secrets
 import warnings
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,7 @@ from dataloaders.io.files import naming, read_json
 from dataloaders.io.nifti import write_volume
 from dataloaders.labelmaps.anatomies import Anatomies
 from dataloaders.labelmaps.fluid import Fluid
-from dataloaders.labelmaps.lab2im import Lab2imAttributes, kept_outputs, list_scheme, loaded, whole_list
+from dataloaders.labelmaps.lab2im import Lab2imAttributes, kept_outputs, list_scheme, loaded
 from dataloaders.labelmaps.lesion_maps import LesionMaps, Lesions
 from dataloaders.labelmaps.maps import LabelMap, LabelMaps, Source
 from dataloaders.labelmaps.schemes import read_scheme, scheme_of
@@ -185,7 +185,8 @@ class ImageGenerator(Lab2imAttributes):
         self.channels = n_channels
         self.device = torch.device(device)
         self.priors = self._find_priors(self.given["prior_means"], self.given["prior_stds"], priors)
-        self.weights = _weights(self.given["subjects_prob"], len(self.maps))
+        with naming("subjects_prob"):
+            self.weights = map_weights(self.given["subjects_prob"], len(self.maps))
 
     def __iter__(self) -> Iterator[SyntheticImage]:
         return self
@@ -208,12 +209,12 @@ class ImageGenerator(Lab2imAttributes):
         found = scheme_of(self.maps.values(), self.options.preset, self.maps.sources)
         if outputs is None:
             return found
-        kept = kept_outputs(found.values, whole_list("output_labels", outputs))
+        kept = kept_outputs(found.values, loaded("output_labels", outputs))
         if kept is None:
             raise ValueError(
                 "output_labels need generation_labels, whose order they follow, or must be among the labels"
             )
-        return replace(found, outputs=tuple(kept))
+        return replace(found, outputs=kept)
 
     def _find_priors(self, means: Any, stds: Any, priors: Path | str | Priors | None) -> Priors | None:
         if isinstance(priors, (str, Path)):
@@ -401,12 +402,13 @@ def _options(preset: str, options: GmmConfig | None, keywords: dict[str, Any]) -
     return options or gmm_options(preset, **given)
 
 
-def _weights(given: Any, count: int) -> torch.Tensor:
+def map_weights(given: Iterable[float] | None, count: int) -> torch.Tensor:
+    """How often each of so many label maps is drawn, (count,); equally often for None. ValueError where they do not fit."""
     if given is None:
         return torch.ones(count)
     weights = torch.as_tensor(list(given), dtype=torch.float64)
-    if len(weights) != count or bool((weights < 0).any()) or float(weights.sum()) <= 0:
+    if len(weights) != count or not bool((weights >= 0).all()) or not 0 < float(weights.sum()) < math.inf:
         raise ValueError(
-            f"subjects_prob has {len(weights)} values for {count} label maps; they must be 0 or more, not all 0"
+            f"{len(weights)} values for {count} label maps; one for each, 0 or more, not all 0, is allowed"
         )
     return weights

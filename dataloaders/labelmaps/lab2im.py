@@ -120,10 +120,10 @@ class Lab2imAttributes:
         return getattr(self.__dict__["options"], LAB2IM_NAMES.get(name, name))
 
 
-def as_array(value: Any, name: str = "") -> Any:
-    """A list or array, or the content of a .npy file, as an array; None for None. ValueError with `name` for other paths."""
-    if not isinstance(value, (str, Path)):
-        return np.asarray(value) if value is not None else None
+def loaded(name: str, value: Any) -> Any:
+    """The value, or the content of the .npy file that it names; ValueError with `name` for other files."""
+    if not isinstance(value, Path) and not (isinstance(value, str) and value.endswith(".npy")):
+        return value
     path = Path(value)
     if path.suffix != ".npy" or not path.is_file():
         raise ValueError(f"{name} {path}: must be an existing .npy file")
@@ -133,36 +133,22 @@ def as_array(value: Any, name: str = "") -> Any:
     return array
 
 
-def loaded(name: str, value: Any) -> Any:
-    """The value, or the content of the .npy file that it names."""
-    return as_array(value, name) if isinstance(value, (str, Path)) and str(value).endswith(".npy") else value
-
-
-def whole_list(name: str, item: Any) -> Any:
-    """A list of whole numbers, None for None; ValueError naming the argument."""
-    array = as_array(item, name)
-    if array is None:
-        return None
-    if array.dtype.kind not in "biuf" or not np.array_equal(array, np.round(array)):
-        where = f"{item} " if isinstance(item, (str, Path)) else ""
-        raise ValueError(f"{name} {where}must hold whole numbers, found {array.dtype} {array.ravel()[:3].tolist()}")
-    return array.astype(np.int64).tolist()
-
-
 def list_scheme(labels: Any, classes: Any, outputs: Any, neutral: int | None) -> LabelScheme:
     """The scheme of lab2im's lists: numbers or .npy files of them; ValueError naming the list.
 
     outputs of another length than labels, and all among them, are those to keep, as in lab2im; others become 0.
     """
-    values, kept = whole_list("generation_labels", labels), whole_list("output_labels", outputs)
+    values, kept = loaded("generation_labels", labels), loaded("output_labels", outputs)
     if kept is not None and len(kept) != len(values):
         kept = kept_outputs(values, kept) or kept
-    return LabelScheme.from_lists(values, whole_list("generation_classes", classes), kept, neutral)
+    return LabelScheme.from_lists(values, loaded("generation_classes", classes), kept, neutral)
 
 
-def kept_outputs(values: Sequence[int], outputs: Sequence[int]) -> list[int] | None:
+def kept_outputs(values: Sequence[int], outputs: Sequence[int]) -> tuple[int, ...] | None:
     """Output of each value where only those of `outputs` are kept; None where some of these are no values."""
-    return [value if value in outputs else BACKGROUND for value in values] if set(outputs) <= set(values) else None
+    if not np.isin(outputs, values).all():
+        return None
+    return tuple(np.where(np.isin(values, outputs), values, BACKGROUND).tolist())
 
 
 def mkdir(path: Path | str) -> None:

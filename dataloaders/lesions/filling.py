@@ -46,10 +46,7 @@ def fill_volume(
         raise ValueError("no white matter outside the lesions, so there is nothing to fill them with")
     grain = Grain.of(image, clean, mask, np.random.default_rng(seed))
     overall = float(np.median(image[clean]))
-    labelled, count = ndimage.label(mask, FULL)
-    for number, box in enumerate(ndimage.find_objects(labelled, count), start=1):
-        wide = tuple(slice(max(0, s.start - RINGS[-1] - 1), s.stop + RINGS[-1] + 1) for s in box)
-        blob = labelled[wide] == number
+    for wide, blob in _blobs(mask, RINGS[-1] + 1, FULL):
         out[wide][blob] = _healthy(image[wide], blob, clean[wide], overall, grain.within(wide))
     return out
 
@@ -183,9 +180,11 @@ def _fill_plane(
     out[region] = ndimage.gaussian_filter(out, GRAIN_SIGMA)[region]
 
 
-def _blobs(mask: NDArray[np.bool_], margin: int) -> Iterator[tuple[tuple[slice, ...], NDArray[np.bool_]]]:
-    """4-connected blobs with the box around each."""
-    labelled, count = ndimage.label(mask)
+def _blobs(
+    mask: NDArray[np.bool_], margin: int, neighbours: NDArray | None = None
+) -> Iterator[tuple[tuple[slice, ...], NDArray[np.bool_]]]:
+    """Connected blobs with the box around each; face to face, unless `neighbours` says what touches."""
+    labelled, count = ndimage.label(mask, neighbours)
     for number, box in enumerate(ndimage.find_objects(labelled, count), start=1):
         wide = tuple(slice(max(0, s.start - margin), s.stop + margin) for s in box)
         yield wide, labelled[wide] == number
