@@ -88,28 +88,6 @@ def test_left_is_left_in_any_axes(tmp_path: Path) -> None:
     assert np.allclose(back.affine, one.affine)
 
 
-# Sources
-
-
-def test_maps_of_any_shape_spacing_and_orientation_in_one_folder(tmp_path: Path) -> None:
-    save_nifti(tmp_path / "a.nii.gz", head(0).astype(np.int16), np.diag([1.0, 1.0, 1.0, 1.0]))
-    save_nifti(tmp_path / "b.nii.gz", head(1, (30, 20, 22)).astype(np.uint8), lia((30, 20, 22), (1.0, 2.0, 1.5)))
-    save_nifti(tmp_path / "c.nii.gz", head(2, (18, 26, 34)).astype(np.float32), lia((18, 26, 34), (0.7, 0.7, 3.0)))
-    generator = ImageGenerator(tmp_path, **EXACT, seed=0)
-    seen = {}
-    for number in range(20):
-        sample = generator.sample(number)
-        source = nib.load(sample.source.path)
-        assert sample.image.shape == source.shape
-        assert np.allclose(sample.affine, source.affine, atol=1e-5)
-        assert np.array_equal(sample.labels, source.get_fdata())
-        seen[sample.source.name] = sample.params.spacing
-    assert set(seen) == {"a", "b", "c"}
-    assert seen["b"] == pytest.approx((1.0, 1.5, 2.0))
-    same = ImageGenerator(tmp_path, preset="synthseg", output_shape=16, target_res=2, batchsize=3).generate_image()
-    assert same.image.shape == same.labels.shape == (3, 16, 16, 16)
-
-
 # Label lists and priors
 
 
@@ -264,12 +242,6 @@ REAL = [
     "fetal/sub-sta21/anat/sub-sta21_rec-irtk_T2w_dseg.nii.gz",
     "fetal/sub-sta30/anat/sub-sta30_rec-irtk_T2w_dseg.nii.gz",
 ]
-
-
-def test_every_real_label_map_is_tried(shared_data: Path) -> None:
-    there = {str(p.relative_to(shared_data)) for p in (shared_data / "labelmaps").rglob("*.nii.gz")}
-    there |= {str(p.relative_to(shared_data)) for p in (shared_data / "fetal").rglob("*_dseg.nii.gz")}
-    assert set(REAL) <= there
 
 
 @pytest.mark.slow

@@ -156,14 +156,3 @@ def test_monai(maps: Path) -> None:
     assert [[batch["number"].tolist() for batch in loader] for _ in range(2)] == [[[0, 1], [2, 3]], [[4, 5], [6, 7]]]
     batch = next(iter(loader))
     assert tuple(batch["image"].shape) == tuple(batch["label"].shape) == (2, 1, *SHAPE)
-
-
-def test_torchio(maps: Path) -> None:
-    """A pair makes a subject, a list of pairs a data set."""
-    tio = pytest.importorskip("torchio")
-    subjects = [
-        tio.Subject(image=tio.ScalarImage(tensor=pair["image"]), label=tio.LabelMap(tensor=pair["label"]))
-        for pair in SyntheticDataset(maps, 2, seed=1)
-    ]
-    changed = tio.SubjectsDataset(subjects, transform=tio.RandomAffine())[0]
-    assert changed.spatial_shape == SHAPE

@@ -47,8 +47,9 @@ def content(folder: Path) -> dict[str, bytes]:
 
 
 def test_volumes(maps: Path, tmp_path: Path) -> None:
-    out = tmp_path / "out"
-    assert "4 made, 0 kept, 0 missing; 4 whole" in run(maps, out, "--channels", 2, "--gamma_std", 0.3).stdout
+    """The second call writes nothing, and more samples are added."""
+    out, flags = tmp_path / "out", ("--channels", 2, "--gamma_std", 0.3)
+    assert "4 made, 0 kept, 0 missing; 4 whole" in run(maps, out, *flags).stdout
     samples = json.loads((out / "samples.json").read_text())["samples"]
     assert [sample["number"] for sample in samples] == [0, 1, 2, 3]
     assert {sample["map"]["file"] for sample in samples} == {"m0.nii.gz", "m1.nii.gz"}
@@ -70,6 +71,10 @@ def test_volumes(maps: Path, tmp_path: Path) -> None:
     assert settings["gamma_std"] == 0.3
     assert settings["bias_field_std"] == [0.7]  # of the preset
     assert str(tmp_path) not in json.dumps([samples, settings])
+    before = {path: path.stat().st_mtime_ns for path in out.rglob("*.*") if path.name not in ("samples.json", ".lock")}
+    assert "0 made, 4 kept" in run(maps, out, *flags).stdout
+    assert before == {path: path.stat().st_mtime_ns for path in before}
+    assert "2 made, 4 kept, 0 missing; 6 whole" in run(maps, out, *flags, "--n", 6).stdout
 
 
 def test_a_sample_is_that_of_the_image_generator(maps: Path, tmp_path: Path) -> None:
@@ -80,15 +85,6 @@ def test_a_sample_is_that_of_the_image_generator(maps: Path, tmp_path: Path) -> 
         found = nib.load(tmp_path / "out" / sample["images"][0])
         np.testing.assert_array_equal(np.asarray(found.dataobj), expected.image)
         np.testing.assert_allclose(found.affine, expected.affine, atol=1e-5)
-
-
-def test_the_second_call_writes_nothing_and_more_samples_are_added(maps: Path, tmp_path: Path) -> None:
-    out = tmp_path / "out"
-    run(maps, out)
-    before = {path: path.stat().st_mtime_ns for path in out.rglob("*.*") if path.name not in ("samples.json", ".lock")}
-    assert "0 made, 4 kept" in run(maps, out).stdout
-    assert before == {path: path.stat().st_mtime_ns for path in before}
-    assert "2 made, 4 kept, 0 missing; 6 whole" in run(maps, out, "--n", 6).stdout
 
 
 @pytest.mark.slow
