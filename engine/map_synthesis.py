@@ -99,8 +99,6 @@ def find_maps(labels: Path) -> tuple[list[MapFile], bool]:
         paths: list[Path] = list(dict.fromkeys(LabelMaps(labels).sources))
     except ValueError as error:
         raise ValueError(f"--labels {error}") from None
-    if not paths:
-        raise ValueError(f"--labels {labels}: lists no file")
     root = labels if labels.is_dir() else Path(os.path.commonpath([path.absolute().parent for path in paths]))
     files = [Path(os.path.relpath(path, root)) for path in paths]
     places = [_bids(path, stem(path)) for path in paths]

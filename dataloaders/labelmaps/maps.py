@@ -94,11 +94,9 @@ class LabelMaps:
     """
 
     def __init__(self, sources: Source, cache_gb: float = 1.0, array_spacing: Sequence[float] | None = None) -> None:
-        self.sources = _expand(sources)
-        files = [source for source in self.sources if isinstance(source, Path)]
-        self._names = (
-            case_names(files) if len(files) == len(self.sources) else [stem(Path(str(s))) for s in self.sources]
-        )
+        self.sources = expanded(sources)
+        names = iter(case_names([source for source in self.sources if isinstance(source, Path)]))
+        self._names = [next(names) if isinstance(s, Path) else f"map{i}" for i, s in enumerate(self.sources)]
         self.array_spacing = array_spacing
         self.scheme: LabelScheme | None = None
         self.drawn: LabelScheme
@@ -136,8 +134,7 @@ class LabelMaps:
 
     def name(self, index: int) -> str:
         """File name without suffix (with one folder a patient see `case_names`), or ``map0``, ``map1``, … for arrays."""
-        source = self.sources[index]
-        return self._names[index] if isinstance(source, Path) else f"map{index}"
+        return self._names[index]
 
     def find(self, label_map: LabelMap) -> int:
         """Place of the map's file, or else of the only one of its name; ValueError where there is none, or several."""
@@ -177,23 +174,27 @@ def read_label_map_file(path: Path | str) -> LabelMap:
     return LabelMap(stem(path), torch.from_numpy(values), ras, orientation, plane, path, codes=volume.codes)
 
 
-def _expand(sources: Source) -> list[Source]:
+def expanded(sources: Source) -> list[Source]:
+    """Every file, array or tensor of what `LabelMaps` takes; ValueError where there is none."""
     if isinstance(sources, (str, Path)):
-        return _expand_path(Path(sources))
+        return _files_of(Path(sources))
     if isinstance(sources, (list, tuple)) and not (
         sources and np.isscalar(sources[0]) and not isinstance(sources[0], str)
     ):
-        found = [item for source in sources for item in _expand(source)]
+        found = [item for source in sources for item in expanded(source)]
         if not found:
             raise ValueError("no label maps: the list is empty")
         return found
     return [sources]
 
 
-def _expand_path(path: Path) -> list[Source]:
+def _files_of(path: Path) -> list[Source]:
     if path.suffix == ".txt" and path.is_file():
         # A file that is missing is a fault of its own when it is read; the others of the list are there.
-        return [item for line in read_list(path) for item in (_expand_path(line) if line.is_dir() else [line])]
+        listed = [item for line in read_list(path) for item in (_files_of(line) if line.is_dir() else [line])]
+        if not listed:
+            raise ValueError(f"{path}: lists no file")
+        return listed
     files = find_files(path, below=True)
     if not files:
         what = "files ending in " + ", ".join(SUFFIXES) if path.exists() else "such file or folder"

@@ -18,7 +18,7 @@ from dataloaders.io.cache import Cache
 from dataloaders.io.geometry import to_ras
 from dataloaders.io.nifti import read_volume, stem
 from dataloaders.io.spec import BACKGROUND
-from dataloaders.labelmaps.maps import LabelMap, LabelMaps, Source, as_indices
+from dataloaders.labelmaps.maps import LabelMap, LabelMaps, Source, as_indices, expanded
 from dataloaders.labelmaps.seeds import SeedCase, draw_subclasses, load_seeds
 from models.gmm.labels import LabelScheme
 
@@ -56,10 +56,9 @@ class SeedMaps(LabelMaps):
         subclasses: tuple[int, int | None] = (1, None),
         cache_gb: float = 1.0,
     ) -> None:
-        super().__init__(labels, cache_gb / 2)
-        self.base, self.subclasses = base, subclasses
-        known = seeded(self.sources, folder)
-        self.sources, self.cases = list(known), list(known.values())
+        known = seeded(expanded(labels), folder)
+        super().__init__(list(known), cache_gb / 2)
+        self.base, self.subclasses, self.cases = base, subclasses, list(known.values())
         metas = {(meta, max(clusters)) for case in self.cases for meta, clusters in case.clusters.items()}
         self.codes = (
             BACKGROUND,
