@@ -345,7 +345,7 @@ def _spec(axis: Axis, maps: list[InputMap], generator: ImageGenerator) -> DataSp
             flush=True,
         )
     between, rows, columns = spacings[0]
-    names = [SYNTHETIC] if generator.channels == 1 else [f"{SYNTHETIC}_{c}" for c in range(generator.channels)]
+    names = [SYNTHETIC] if generator.n_channels == 1 else [f"{SYNTHETIC}_{c}" for c in range(generator.n_channels)]
     height, width = (int(n) for n in np.max(sizes, axis=0))
     labels = output_labels(generator.scheme)
     return DataSpec(labels, tuple(map(Channel, names)), (height, width), (rows, columns), between, axis)

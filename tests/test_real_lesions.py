@@ -12,7 +12,6 @@ from dataloaders.io import geometry
 from dataloaders.io.nifti import read_volume
 from dataloaders.lesions.filling import fill_slices, fill_volume
 from dataloaders.lesions.preparing import Tissue, fill_zone, find_lesions, hyperintense, white_mode
-from dataloaders.lesions.scans import TISSUE_LABELS
 from dataloaders.prepare import tissue
 from evaluation.metrics.lesion_regions import (
     RANGE_PERCENTILE,
@@ -38,7 +37,8 @@ class Patient:
         self.flair = read_volume(anat / "sub-07_FLAIR.nii.gz").data.astype(np.float32)
         self.brain = tissue.brain_mask(self.t1, geometry.spacing(t1.affine))
         ids = tissue.hmrf_tissue(self.t1, self.brain, self.lesion)
-        self.tissue = Tissue.of(np.where(self.lesion, 0, ids), TISSUE_LABELS)
+        csf, grey, white = ((ids == i) & ~self.lesion for i in tissue.BRAIN_TISSUE)
+        self.tissue = Tissue(white, grey, csf)
         self.bright = hyperintense(self.flair, self.tissue.grey)
 
 

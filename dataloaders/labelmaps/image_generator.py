@@ -166,11 +166,13 @@ class ImageGenerator(Lab2imAttributes):
         keywords |= {"prior_distributions": prior_distributions}
         keywords |= {"use_specific_stats_for_channel": use_specific_stats_for_channel}
         tables = {"prior_means": prior_means, "prior_stds": prior_stds, "subjects_prob": subjects_prob}
-        self.batch_size = keywords.pop("batch_size", batchsize)  # lab2im's first name of it
+        self.batchsize = keywords.pop("batch_size", batchsize)  # lab2im's first name of it
         self.given = {name: loaded(name, value) for name, value in (keywords | tables).items()}
         self.options = _options(preset, options, {name: self.given[name] for name in keywords})
         lists = (generation_labels, generation_classes, output_labels, n_neutral_labels)
         self.scheme = self.base_scheme = self._find_scheme(scheme, *lists)
+        self.generation_labels, self.generation_classes = np.array(self.scheme.values), np.array(self.scheme.classes)
+        self.output_labels = np.array(self.scheme.outputs)
         warn_unmirrored(self.options, self.scheme)
         self.maps.use(self.scheme)
         if lesions is not None:
@@ -180,9 +182,12 @@ class ImageGenerator(Lab2imAttributes):
         self.seed = secrets.randbits(62) if seed is None else seed
         if anatomies:
             self.maps = Anatomies(labels_dir, self.base_scheme, anatomies, self.seed, fields, cache_gb, spacing)
+        self.labels_paths = [
+            str(s) if isinstance(s, Path) else self.maps.name(i) for i, s in enumerate(self.maps.sources)
+        ]
         self.scheme = self.maps.drawn
         self.fluid = None if fluid_margin == () and not rim else Fluid(self.scheme, fluid_margin, rim)
-        self.channels = n_channels
+        self.n_channels = n_channels
         self.device = torch.device(device)
         self.priors = self._find_priors(self.given["prior_means"], self.given["prior_stds"], priors)
         with naming("subjects_prob"):
@@ -218,7 +223,7 @@ class ImageGenerator(Lab2imAttributes):
 
     def _find_priors(self, means: Any, stds: Any, priors: Path | str | Priors | None) -> Priors | None:
         if isinstance(priors, (str, Path)):
-            return read_priors(priors, self.scheme, self.channels)
+            return read_priors(priors, self.scheme, self.n_channels)
         if priors is not None or (means is None and stds is None):
             return priors
         K, kind = self.scheme.num_classes, self.options.prior_distributions
@@ -259,7 +264,7 @@ class ImageGenerator(Lab2imAttributes):
             options=self.options,
             scheme=self.scheme,
             priors=self.priors,
-            channels=self.channels,
+            channels=self.n_channels,
             spacing=spacing,
             fixed=fixed,
             sided=sided,
@@ -290,7 +295,7 @@ class ImageGenerator(Lab2imAttributes):
         channels_last = np.ascontiguousarray(image.movedim(0, -1).cpu().numpy())
         factor = [c / o for c, o in zip(params.crop_shape, params.out_shape, strict=True)]
         arrays, affine = label_map.to_source_axes([channels_last, labels.cpu().numpy()], params.crop_start, factor)
-        squeezed = arrays[0][..., 0] if self.channels == 1 else arrays[0]
+        squeezed = arrays[0][..., 0] if self.n_channels == 1 else arrays[0]
         if len(params.shape) == 2:
             axes = _flat_axes(label_map) if arrays[1].ndim == 3 else ()
             squeezed, arrays[1] = np.squeeze(squeezed, axes), np.squeeze(arrays[1], axes)
@@ -302,10 +307,10 @@ class ImageGenerator(Lab2imAttributes):
         A batch's affine, params, number and source are those of its first element. Raises ValueError where the elements of
         a batch differ in shape.
         """
-        samples = [self.sample(self.made + i) for i in range(self.batch_size)]
-        self.made += self.batch_size
+        samples = [self.sample(self.made + i) for i in range(self.batchsize)]
+        self.made += self.batchsize
         self.written = samples[0].affine, samples[0].volumes()[1].shape
-        if self.batch_size == 1:
+        if self.batchsize == 1:
             return samples[0]
         shapes = sorted({sample.labels.shape for sample in samples})
         if len(shapes) > 1:
@@ -319,14 +324,14 @@ class ImageGenerator(Lab2imAttributes):
     @property
     def model_output_shape(self) -> list[int]:
         """Size of an image of the first map that is drawn, in RAS axes, and its channels."""
-        return [*self.params(0)[1].out_shape, self.channels]
+        return [*self.params(0)[1].out_shape, self.n_channels]
 
     @property
     def image_generator(self) -> Iterator[tuple[NDArray[np.float32], NDArray[np.int32]]]:
         """Endless batches in RAS axes: images (B, *S, C), labels (B, *S, 1)."""
         while True:
-            pairs = [self.tensors(self.made + i) for i in range(self.batch_size)]
-            self.made += self.batch_size
+            pairs = [self.tensors(self.made + i) for i in range(self.batchsize)]
+            self.made += self.batchsize
             images = np.stack([image.movedim(0, -1).cpu().numpy() for image, _ in pairs])
             yield images, np.stack([label[..., None].cpu().numpy() for _, label in pairs])
 

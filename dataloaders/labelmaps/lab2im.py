@@ -22,21 +22,24 @@ from models.gmm.options import GmmConfig
 
 
 class Lab2imAttributes:
-    """Attributes of lab2im's and SynthSeg's generators. Options have the values that they were given."""
+    """Attributes of lab2im's and SynthSeg's generators. Options have the values that they were given.
+
+    labels_paths: files of the label maps, or names of arrays. n_channels: of an image. batchsize: images that are
+    generated at once. generation_labels, generation_classes, output_labels: (N,) int64.
+    """
 
     maps: LabelMaps
     options: GmmConfig
     base_scheme: LabelScheme
-    channels: int
-    batch_size: int
+    labels_paths: list[str]
+    n_channels: int
+    batchsize: int
+    generation_labels: NDArray[np.int64]
+    generation_classes: NDArray[np.int64]
+    output_labels: NDArray[np.int64]
     given: dict[str, Any]
     made = 0  # images so far
     written: tuple[NDArray[np.float64], tuple[int, ...]] | None = None  # affine and shape of the last image
-
-    @property
-    def labels_paths(self) -> list[str]:
-        """Files of the label maps, or names of arrays."""
-        return [str(s) if isinstance(s, Path) else self.maps.name(i) for i, s in enumerate(self.maps.sources)]
 
     @property
     def aff(self) -> NDArray[np.float64]:
@@ -74,31 +77,6 @@ class Lab2imAttributes:
     def atlas_res(self) -> NDArray[np.float64]:
         """mm per RAS axis of the first label map."""
         return np.array(self.maps[0].spacing)
-
-    @property
-    def n_channels(self) -> int:
-        """Channels of an image."""
-        return self.channels
-
-    @property
-    def batchsize(self) -> int:
-        """Images that are generated at once."""
-        return self.batch_size
-
-    @property
-    def generation_labels(self) -> NDArray[np.int64]:
-        """(N,)."""
-        return np.array(self.base_scheme.values)
-
-    @property
-    def generation_classes(self) -> NDArray[np.int64]:
-        """(N,), 0..K-1."""
-        return np.array(self.base_scheme.classes)
-
-    @property
-    def output_labels(self) -> NDArray[np.int64]:
-        """(N,): value of each of generation_labels in the label maps that come out."""
-        return np.array(self.base_scheme.outputs)
 
     @property
     def n_neutral_labels(self) -> int:

@@ -16,7 +16,8 @@ from dataloaders.io.spec import LESION, Axis, level_channel
 from dataloaders.lesions.filling import fill_slices, near
 from dataloaders.lesions.placing import Placed, blend_zone
 from dataloaders.lesions.preparing import hyperintense, without_lesions
-from dataloaders.lesions.scans import TISSUE_LABELS, Head, Stored
+from dataloaders.lesions.scans import Head, Stored
+from dataloaders.prepare.tissue import BRAIN_TISSUE
 from dataloaders.slice_files import Frame, centred, shadow_box
 from models.base import Batch, Method, SampleRandom
 
@@ -120,9 +121,7 @@ def _generate(
 def _label_map(method: Method, host: Head, mask: NDArray[np.bool_], slab: tuple[slice, ...]) -> NDArray[np.int64]:
     """Class ids of the run's label map: the host's tissue by name, its own lesions as white matter, the new ones on top."""
     spec = method.spec
-    table = np.zeros(len(TISSUE_LABELS), np.int64)
-    for label in TISSUE_LABELS[1:]:
-        table[label.id] = spec.label_id(label.name)
+    table = np.array([0, *(spec.label_id(name) for name in BRAIN_TISSUE.values())])
     out = table[np.where(host.lesion[slab], 3, host.ids[slab])]
     out[mask] = spec.label_id(LESION)
     return out

@@ -24,13 +24,12 @@ from dataloaders.io.nifti import (
     stem,
     write_volume,
 )
-from dataloaders.io.spec import Label, level_channel
+from dataloaders.io.spec import level_channel
 from dataloaders.lesions.placing import allowed_zone
 from dataloaders.lesions.preparing import Tissue, grey_statistics, white_window
 from dataloaders.prepare import tissue
 from dataloaders.prepare.atlas import atlas_tissue
 
-TISSUE_LABELS = tuple(Label(i, name) for i, name in ((0, "background"), *tissue.BRAIN_TISSUE.items()))
 SAME_SPACING = 0.1  # voxel sizes that differ by less than this share count as those of the training
 
 
@@ -169,7 +168,8 @@ class Head:
     @cached_property
     def tissue(self) -> Tissue:
         """Masks without the lesions."""
-        return Tissue.of(np.where(self.lesion, 0, self.ids), TISSUE_LABELS)
+        csf, grey, white = ((self.ids == i) & ~self.lesion for i in tissue.BRAIN_TISSUE)
+        return Tissue(white, grey, csf)
 
     @cached_property
     def room(self) -> NDArray[np.bool_]:

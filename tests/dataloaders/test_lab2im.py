@@ -132,12 +132,12 @@ def test_attributes(maps: Path, lists: dict[str, str]) -> None:
 def test_positions_are_theirs(maps: Path, lists: dict[str, str]) -> None:
     labels, outputs, classes = (lists[name] for name in ("generation_labels", "output_labels", "generation_classes"))
     one = ImageGenerator(maps, labels, outputs, 2, 3, 2.0, 6, None, classes, "normal", [100, 5], [5, 1], True)
-    assert (one.batch_size, one.channels, one.options.target_res, one.options.output_shape) == (2, 3, (2.0,), (6,))
+    assert (one.batchsize, one.n_channels, one.options.target_res, one.options.output_shape) == (2, 3, (2.0,), (6,))
     assert (one.options.prior_distributions, one.options.specific_channels) == ("normal", True)
     assert one.scheme.classes == (0, 1, 2, 3, 2, 3)
     assert one.priors is not None
     two = BrainGenerator(maps, labels, 2, outputs, [1, 0], 2, 3, None, 6, 2, "normal", classes, [100, 5], [5, 1])
-    assert (two.batch_size, two.channels, two.scheme.partners) == (2, 3, (0, 1, 4, 5, 2, 3))
+    assert (two.batchsize, two.n_channels, two.scheme.partners) == (2, 3, (0, 1, 4, 5, 2, 3))
     assert two.weights.tolist() == [1, 0]
     assert (two.options.output_div_by_n, two.options.prior_distributions) == (2, "normal")
 

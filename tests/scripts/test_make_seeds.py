@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 
-from dataloaders.io.nifti import read_volume
+from dataloaders.io.nifti import read_ids, read_volume
 from dataloaders.labelmaps.seeds import draw_subclasses, find_scheme, load_seeds, subcluster
 from scripts.make_seeds import SeedOptions, SeedReport, make_seeds
 from tests.launch import call
@@ -176,7 +176,8 @@ def test_the_folder_is_laid_out_as_published(bids: Path, made: Path) -> None:
     assert record["sources"]["label"] == "sub-01/anat/sub-01_rec-irtk_T2w_dseg.nii.gz"
     for meta in record["metas"]:
         assert [sum(split["sizes"]) for split in meta["splits"]] == [meta["voxels"]] * 3
-    metas = find_scheme("feta").apply(*(read_volume(bids / f"{KEYS[0]}{end}.nii.gz").data for end in ("_dseg", "")))
+    label, image = read_ids(bids / f"{KEYS[0]}_dseg.nii.gz"), read_volume(bids / f"{KEYS[0]}.nii.gz")
+    metas = find_scheme("feta").apply(label.data, image.data)
     assert set(np.unique(metas)) == {0, 1, 2, 3, 4}
     case = load_seeds(made)[0]
     for n in (1, 3):  # every voxel of a meta-label has a seed
