@@ -426,13 +426,13 @@ def differences(old: dict[str, Any], new: dict[str, Any], rates: bool = False) -
     method = METHODS.get(new.get("model", ""))
     foreign = GROUPS - set(method.groups) if method else set()
 
-    def wanted(name: str) -> bool:
-        return name in RATES if rates else name not in RUNTIME_OPTIONS
-
-    def chosen(part: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-        kept = {key: value for key, value in part.items() if f"{prefix}{key}" not in foreign}
-        deeper = {key: chosen(value, f"{prefix}{key}.") for key, value in kept.items() if isinstance(value, dict)}
-        flat = {key: value for key, value in kept.items() if not isinstance(value, dict) and wanted(f"{prefix}{key}")}
-        return flat | deeper
+    def chosen(options: dict[str, Any]) -> dict[str, Any]:
+        groups = {group: values for group, values in options.items() if isinstance(values, dict)}
+        flat = {name: value for name, value in options.items() if name not in groups}
+        for group in groups.keys() - foreign:
+            flat |= {f"{group}.{name}": value for name, value in groups[group].items()}
+        return {
+            name: value for name, value in flat.items() if (name in RATES if rates else name not in RUNTIME_OPTIONS)
+        }
 
     return ledger.differences(chosen(old), chosen(new))

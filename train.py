@@ -11,13 +11,13 @@ from dataloaders.io.console import tracked
 from dataloaders.io.ranks import rank
 from engine.command import exit_code
 from engine.methods.base import workflow_of
-from engine.run import Run, TrainingState, only_trains
+from engine.run import Run, only_trains
 from models import build_method
 
 
 def train(config: Config) -> int:
     """The whole run; returns the exit code."""
-    workflow = workflow_of(config)  # the method's data and judge
+    workflow = workflow_of(config)  # the method's data and validation
     workflow.check_start()  # before the data, which may take longer to read
     workflow.read()
     run = Run(workflow)
@@ -26,8 +26,8 @@ def train(config: Config) -> int:
     method = build_method(workflow.config, workflow.data.spec).to(run.device)
     workflow.equip(method)
     players = method.players()  # none for the GMM; generator and discriminator for OASIS
-    state = TrainingState()
-    run.track(method, players, state, train_loader, workflow.judge(method, run.folder, run.device))
+    run.track(method, players, train_loader)
+    state = run.state
     run.speed_up()
     run.load_latest()  # same command again = resume
     if run.finished_before:

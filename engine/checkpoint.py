@@ -140,7 +140,7 @@ class Weights:
     windows: (low, high) by channel for images that no scan of their own lends its window; weights of earlier versions have
     them of unpaired training only.
     expected: name -> (low, high) in ml over the training scans, of a segmenter (`SegmentationTask.expected`).
-    origin: the run whose weights the training began with (`engine.origin`); empty where it began with none.
+    origin: the run whose weights the training began with (`engine.trained`); empty where it began with none.
     """
 
     tensors: dict[str, Tensor]

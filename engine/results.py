@@ -24,8 +24,6 @@ from dataloaders.io.png import write_png
 from dataloaders.io.spec import DataSpec
 from models.base import Batch, Method, SampleRandom, seeded_generator
 
-Generated = tuple[str, int, NDArray]  # case, index of the slice, image (C, H, W) in [-1, 1]
-
 
 @dataclass(frozen=True)
 class Draws:
@@ -50,9 +48,9 @@ class Draws:
 
 @dataclass
 class Synthesis:
-    """The slices of all batches, made as they are asked for. seconds: per slice, of pure synthesis, so far.
+    """The slices of all batches, made as they are asked for: case, index of the slice, image (C, H, W) in [-1, 1].
 
-    total: slices of all batches, for the progress shown.
+    seconds: per slice, of pure synthesis, so far. total: slices of all batches, for the progress shown.
     """
 
     method: Method
@@ -62,7 +60,7 @@ class Synthesis:
     total: int | None = None
     seconds: float = 0.0
 
-    def __iter__(self) -> Iterator[Generated]:
+    def __iter__(self) -> Iterator[tuple[str, int, NDArray]]:
         spent, count = 0.0, 0
         for batch in tracked(self.batches, "synthesise", self.total, count=len):
             randoms = [self.draws.of(case, index) for case, index in zip(batch.cases, batch.indices, strict=True)]
@@ -77,7 +75,7 @@ def write_results(
     folder: Path,
     data_root: Path,
     data: Manifest,
-    made: Iterable[Generated],
+    made: Synthesis,
     provenance: dict[str, Any],
     volumes: bool = True,
 ) -> None:
@@ -98,8 +96,8 @@ def write_results(
             names = [f"{case_id}_{channel.name}.nii.gz" for channel in data.spec.channels]
             write_volumes(case, data.spec, stack, [folder / "volumes" / name for name in names])
         cases.append(replace(case, slices=tuple(items)))
-    timed = {"seconds_per_slice": round(made.seconds, 5)} if isinstance(made, Synthesis) else {}
-    Manifest(data.spec, tuple(cases), {"kind": "results", **provenance, **timed}).save(folder)
+    facts = {"kind": "results", **provenance, "seconds_per_slice": round(made.seconds, 5)}
+    Manifest(data.spec, tuple(cases), facts).save(folder)
 
 
 def _write_slice(folder: Path, data_root: Path, case: str, source: Slice, levels: NDArray) -> Slice:

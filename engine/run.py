@@ -32,7 +32,7 @@ from dataloaders.unpaired import typical_windows
 from engine import checkpoint, device
 from engine.checkpoint import Weights
 from engine.command import DEFECT, code_of, message_of, on_rank_zero
-from engine.methods.base import Judge, Workflow
+from engine.methods.base import Workflow
 from engine.pace import Pace, expectation
 from engine.signals import EXIT_DIVERGED, EXIT_STALLED, Stopped, StopRequest
 from models.base import Batch, Method, Player, lr_factor, scaled_rates
@@ -157,7 +157,7 @@ class Run:
         self._check_ranks()
         on_rank_zero(self._claim_folder)
         self.log = RunLog(self.folder, silent=rank() > 0)
-        self.meter = Meter()
+        self.state, self.meter = TrainingState(), Meter()
         self.judged = False  # whether the newest evaluation gave a verdict
         self.whole = True  # not in the midst of a step
         self.ready_at = -1
@@ -176,10 +176,9 @@ class Run:
             )
 
     def _claim_folder(self) -> None:
-        if self.workflow.other is not None:
-            from engine.origin import check_data  # of no use to most runs
-
-            check_data(self.workflow.other, self.config, self.data.spec)
+        begun = checkpoint.has_work(self.folder)
+        if not begun and self.workflow.other is not None:
+            self.workflow.other.refuse_other_data(self.config, self.data.spec)
         new = {"config": options.to_dict(self.config), "data": fingerprint(self.config.dataroot)}
         for flag, folder in self.workflow.sources().items():
             try:
@@ -189,7 +188,7 @@ class Run:
         path = self.folder / "config.json"
         self.lock = lock_folder(self.folder) if self.folder.is_dir() else None
         if path.is_file():
-            if checkpoint.has_work(self.folder):  # a start that failed before it saved anything binds nobody
+            if begun:  # a start that failed before it saved anything binds nobody
                 self._refuse_other_run(_read_start(path), new)
         elif self.folder.is_dir() and any(child.name != LOCK for child in self.folder.iterdir()):
             raise ValueError(f"{self.folder} exists and is not a run folder; choose another --name")
@@ -231,17 +230,10 @@ class Run:
 
     # -- what is tracked ------------------------------------------------------------------------------------------
 
-    def track(
-        self,
-        method: Method,
-        players: dict[str, Player],
-        state: TrainingState,
-        train_loader: BatchLoader,
-        judge: Judge,
-    ) -> None:
-        """Name the parts whose state is saved and restored, and what validates them."""
-        self.method, self.players, self.state = method, players, state
-        self.train_loader, self.judge = train_loader, judge
+    def track(self, method: Method, players: dict[str, Player], train_loader: BatchLoader) -> None:
+        """Name the parts whose state is saved and restored, and what is validated."""
+        self.method, self.players, self.train_loader = method, players, train_loader
+        self.workflow.validate(method, self.folder, self.device)
         self.total = self.config.num_epochs * len(train_loader) if players else len(train_loader)
         parts = self.world_size * self.config.accumulate
         if players and self.config.batch_size % parts:
@@ -281,10 +273,10 @@ class Run:
             self.log.say(f"learning rate from here on: {line}")
 
     def _begin_with_another(self) -> None:
-        from engine.origin import begin_with, origin_line, other_run  # of no use to most runs
+        from engine.trained import origin_line  # of no use to most runs
 
-        other = self.workflow.other or other_run(self.config)  # here where states were there that cannot be read
-        self.state.origin, taken = begin_with(self.method, other)
+        assert self.workflow.other is not None
+        self.state.origin, taken = self.workflow.other.give_weights(self.method)
         besides = [name for name in list(self.players)[1:] if name not in taken and name in self.method.networks()]
         new = f"; anew: {', '.join(besides)}" if besides else ""
         self.log.say(f"begins with the weights of {origin_line(self.state.origin)}{new}")
@@ -293,11 +285,11 @@ class Run:
         """Forget the best so far where it was chosen by something else: two measures cannot be compared."""
         # States up to 0.2 do not say by what: by Dice, which is kept with a minus, or by the label-wise Wasserstein.
         measure = state.get("measure", "dice" if state["best"] <= 0 else "wasserstein")
-        if measure == self.judge.measure or not math.isfinite(state["best"]):
+        if measure == self.workflow.measure or not math.isfinite(state["best"]):
             return
         self.state.best, self.state.stale = math.inf, 0
         self.log.say(
-            f"warning: the best weights so far were chosen by {measure}, those from here on by {self.judge.measure}; "
+            f"warning: the best weights so far were chosen by {measure}, those from here on by {self.workflow.measure}; "
             "the next evaluation replaces weights-best. Copy it first if you want to keep it"
         )
 
@@ -514,8 +506,8 @@ class Run:
 
     @property
     def complete(self) -> bool:
-        """Enough images seen, or no better evaluation for as many as the judge has patience."""
-        return self.state.images_seen >= self.total or 0 < self.judge.patience <= self.state.stale
+        """Enough images seen, or no better evaluation for as many as the method has patience."""
+        return self.state.images_seen >= self.total or 0 < self.workflow.patience <= self.state.stale
 
     @property
     def done(self) -> bool:
@@ -669,7 +661,7 @@ class Run:
             "config": options.to_dict(self.config),
             "spec": self.data.spec.to_dict(),
             **self.state.saved(),
-            "measure": self.judge.measure,
+            "measure": self.workflow.measure,
             "meter": asdict(self.meter),
             "method": self.method.state_dict(),
             "optimizers": {name: optimizer.state_dict() for name, optimizer in self._optimizers().items()},
@@ -713,22 +705,22 @@ class Run:
         checkpoint.save_weights(checkpoint.weights_path(self.folder, which), weights)
 
     def preview(self) -> None:
-        """previews/<images>.png by the judge, and curves.png."""
+        """previews/<images>.png by the workflow, and curves.png."""
         self.log.plot()
         self._ready()
-        self.judge.preview(self.folder / "previews" / f"{self.state.images_seen:010d}.png")
+        self.workflow.preview(self.folder / "previews" / f"{self.state.images_seen:010d}.png")
 
     def evaluate(self) -> None:
-        """Validate as the judge does; keep the best weights."""
+        """Validate as the method's workflow does; keep the best weights."""
         self._ready()
-        metrics = self.judge.evaluate(self.state.images_seen) if self.config.metrics != "none" else None
+        metrics = self.workflow.evaluate(self.state.images_seen) if self.config.metrics != "none" else None
         if metrics is None:
             if not math.isfinite(self.state.best):  # else it was judged before, and stays
                 self._save_weights("best")
             return
         self.log.record({"kind": "eval", "images": self.state.images_seen, "metrics": metrics})
-        sign = -1 if self.judge.higher else 1  # `best` is a loss
-        value = metrics[self.judge.measure] or 0.0
+        sign = -1 if self.workflow.higher else 1  # `best` is a loss
+        value = metrics[self.workflow.measure] or 0.0
         better = sign * value < self.state.best
         self.judged, self.state.stale = True, 0 if better else self.state.stale + 1
         if better:
@@ -737,7 +729,7 @@ class Run:
             if self.players:
                 checkpoint.keep_as_best(self._save_state())
         self.log.say(
-            f"{self.state.images_seen:>10,} images  validation {self.judge.measure} {value:.4f}"
+            f"{self.state.images_seen:>10,} images  validation {self.workflow.measure} {value:.4f}"
             + (" (best so far)" if better else f" (best {sign * self.state.best:.4f})")
         )
         self.clock = time.perf_counter()  # evaluation does not count as training time

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Protocol
+from typing import Any
 
 import numpy as np
 import torch
@@ -15,45 +15,12 @@ from torch import Tensor
 from config import Config
 from dataloaders.io.geometry import ACROSS, regrid, resample
 from dataloaders.io.intensity import shown
-from dataloaders.io.spec import DataSpec
-from dataloaders.labelmaps.classes import Classes, tissue_classes
+from dataloaders.labelmaps.classes import tissue_classes
 from dataloaders.patches import neighbour_stack
 from models.segmenter.options import SegmenterConfig
 
 SLICES = 16  # of a 2-D network that are predicted at once
 MARGIN = 2  # voxels around what is shown, for dark rims such as fluid around a brain
-
-
-class SegmentsImages(Protocol):
-    """A method that gives logits: (B, C', *S) -> (B, N, *S)."""
-
-    spec: DataSpec
-
-    def logits(self, image: Tensor) -> Tensor:
-        """Logits of patches."""
-        ...
-
-
-class Merged:
-    """A method whose classes are counted together as fewer: softmax of its logits is the sum of their probabilities.
-
-    ValueError where none of them is known to `classes`.
-    """
-
-    def __init__(self, method: SegmentsImages, classes: Classes) -> None:
-        self.method, self.spec = method, replace(method.spec, labels=classes.labels)
-        table = torch.from_numpy(classes.of_labels(method.spec.labels).astype(np.int64))
-        self.members = [(table == label.id).nonzero().flatten() for label in classes.labels]
-
-    def logits(self, image: Tensor) -> Tensor:
-        """(B, C', *S) -> (B, N, *S) of the merged classes."""
-        found = self.method.logits(image)
-        return torch.stack([found[:, own.to(found.device)].logsumexp(1) for own in self.members], 1)
-
-
-def as_tissue(method: SegmentsImages, config: Config) -> tuple[Merged, Config]:
-    """A network of structures as one of CSF, grey and white matter, with the options that say so."""
-    return Merged(method, tissue_classes()), replace(config, segmenter=replace(config.segmenter, classes="tissue"))
 
 
 class Predictor:
@@ -63,18 +30,33 @@ class Predictor:
     window); volumes smaller than a window are padded. Only the box of what the scan shows (`shown`) is looked at, without
     the noise in its air; the rest is background.
 
-    crop: voxels along each axis of a box in the volume's centre that alone is looked at; () for all.
+    method: gives logits (B, C', *S) -> (B, N, *S). crop: voxels along each axis of a box in the volume's centre that alone
+    is looked at; () for all. tissue: structures are counted together as CSF, grey and white matter; ValueError where none is
+    known. spec, config: the method's own, with the classes that are told.
     """
 
-    def __init__(self, method: SegmentsImages, config: Config, device: torch.device, crop: Sequence[int] = ()) -> None:
-        spec = method.spec
-        self.method, self.config, self.device, self.crop = method, config, device, tuple(crop)
-        self.o: SegmenterConfig = replace(config.segmenter, axis=spec.axis or config.segmenter.axis)
-        self.classes = spec.num_labels
+    def __init__(
+        self, method: Any, config: Config, device: torch.device, crop: Sequence[int] = (), tissue: bool = False
+    ) -> None:
+        self.method, self.spec, self.device, self.crop = method, method.spec, device, tuple(crop)
+        self.o: SegmenterConfig = replace(config.segmenter, axis=self.spec.axis or config.segmenter.axis)
+        self.members: list[Tensor] = []
+        if tissue:
+            classes = tissue_classes()
+            table = torch.from_numpy(classes.of_labels(self.spec.labels).astype(np.int64))
+            self.members = [(table == label.id).nonzero().flatten().to(device) for label in classes.labels]
+            self.spec = replace(self.spec, labels=classes.labels)
+            config = replace(config, segmenter=replace(config.segmenter, classes="tissue"))
+        self.config = config
+
+    def logits(self, image: Tensor) -> Tensor:
+        """(B, C', *S) -> (B, N, *S); those of several structures have the softmax that their probabilities add up to."""
+        found: Tensor = self.method.logits(image)
+        return torch.stack([found[:, own].logsumexp(1) for own in self.members], 1) if self.members else found
 
     def probabilities(self, image: NDArray[np.float32]) -> NDArray[np.float32]:
         """(C, X, Y, Z) in [0, 1] -> (N, X, Y, Z) that sum to 1."""
-        out = np.zeros((self.classes, *image.shape[1:]), np.float32)
+        out = np.zeros((self.spec.num_labels, *image.shape[1:]), np.float32)
         out[0] = 1.0
         seen = shown(image)
         box = box_of(seen, self.crop)
@@ -110,7 +92,7 @@ class Predictor:
             images.to(self.device),
             roi_size=self.o.spatial_patch,
             sw_batch_size=1 if self.o.dims == 3 else SLICES,
-            predictor=self.method.logits,
+            predictor=self.logits,
             overlap=self.o.overlap,
             mode="gaussian",
         )

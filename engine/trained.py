@@ -1,21 +1,22 @@
-"""A trained run as it is read again: to test it, to give it away, to use its method in other commands."""
+"""A trained run as it is read again: to test it, to give it away, to begin another with it, to use it in other commands."""
 
 from __future__ import annotations
 
 import functools
 import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from config import Config, from_dict, without_paths
+from config import Config, differences, from_dict, to_dict, without_paths
 from dataloaders.io.files import file_sha256
 from dataloaders.io.intensity import Window
 from dataloaders.io.manifest import Manifest
 from dataloaders.io.schema import NAME
-from dataloaders.io.spec import DataSpec
+from dataloaders.io.spec import SYNTHETIC, DataSpec
 from dataloaders.unpaired import typical_windows
 from engine import checkpoint, device
 from engine.checkpoint import Weights, load_weights, weights_path
@@ -116,3 +117,57 @@ class TrainedRun:
             "config": without_paths(self.config),
             **({"origin": dict(self.weights.origin)} if self.weights.origin else {}),
         }
+
+    # -- what a new run begins with --------------------------------------------------------------------------------------
+
+    @classmethod
+    def to_begin_with(cls, config: Config) -> TrainedRun:
+        """The run that --init_from names.
+
+        ValueError in one line where there are no such weights, or where its networks are not those that `config` describes.
+        """
+        assert config.init_from is not None
+        other, why = cls.named(config.init_from, "--init_from", config.checkpoints_dir), ""
+        if config.method.fitted:
+            why = f"{config.model} is fitted to its data, it begins with nothing"
+        elif other.config.model != config.model:
+            why = f"is a run of {other.config.model}, this is one of {config.model}"
+        else:
+            try:
+                build_method(config, other.spec).start_from(other.weights.tensors, {})
+            except RuntimeError as error:  # torch's, of one line for each tensor
+                changed = differences(to_dict(other.config), to_dict(config))
+                sizes = [line for line in changed if line.startswith(tuple(f"--{g}." for g in config.method.groups))]
+                found = "; ".join(sizes) or str(error).splitlines()[1].strip()
+                why = f"its networks are not of this run's shape: {found}"
+        if why:
+            raise ValueError(f"--init_from {config.init_from}: {why}")
+        return other
+
+    def refuse_other_data(self, config: Config, spec: DataSpec) -> None:
+        """ValueError in one line where its labels or channels are not those of the data of a run that begins with it."""
+        faults = _unlike("labels", [label.name for label in self.spec.labels], [label.name for label in spec.labels])
+        there, here = ([channel.name for channel in one.channels] for one in (self.spec, spec))
+        if not (there == [SYNTHETIC] and len(here) == 1):  # painted from label maps alone: any one channel
+            faults += _unlike("channels", there, here)
+        if faults:
+            raise ValueError(f"--init_from {config.init_from}: {'; '.join(faults)}")
+
+    def give_weights(self, method: Method) -> tuple[dict[str, Any], list[str]]:
+        """Let a new method begin with its weights. Returns what is recorded of them, and what else was taken."""
+        taken = method.start_from(self.weights.tensors, self.state())
+        facts = {"run": self.folder.name, "weights": self.which, "images": self.weights.images, "sha256": self.sha256}
+        return facts, taken
+
+
+def origin_line(origin: Mapping[str, Any]) -> str:
+    """What was recorded, in words."""
+    return f"`{origin['run']}`, {origin['weights']}, after {origin['images']:,} images (SHA-256 `{origin['sha256']}`)"
+
+
+def _unlike(what: str, there: Sequence[str], here: Sequence[str]) -> list[str]:
+    if there == here:
+        return []
+    alone = [", ".join(name for name in one if name not in two) for one, two in ((there, here), (here, there))]
+    parts = [f"{names} only {place}" for names, place in zip(alone, ("there", "here"), strict=True) if names]
+    return [f"its {what} are not those of --dataroot: {' and '.join(parts) or 'they are in another order'}"]

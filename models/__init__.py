@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 class MethodOptions:
     """What the command line and a run's files know of a method; stands beside its options, config.py lists all.
 
-    network, workflow: ``module:class``, imported when it is needed; of its `Method`, and of its data, judge and test.
+    network, workflow: ``module:class``, imported when it is needed; of its `Method`, and of its data, validation and test.
     groups: fields of Config with the options that it reads, its own first. presets: --preset -> values of Config that
     differ from the defaults; the first one is the default. check: raises ValueError for options that do not go together.
     runtime: its options that may differ when a run is resumed; rates: its learning rates, which may too. idle: options of a

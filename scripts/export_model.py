@@ -23,8 +23,7 @@ from dataloaders.io.spec import DataSpec
 from engine.checkpoint import Weights, save_weights, weights_path
 from engine.command import exit_code
 from engine.methods.base import workflow_of
-from engine.origin import origin_line
-from engine.trained import TrainedRun
+from engine.trained import TrainedRun, origin_line
 from evaluation.privacy import FILE, FOLDER, as_lines
 from evaluation.report.kit import render
 

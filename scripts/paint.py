@@ -18,9 +18,9 @@ from engine.command import exit_code
 from engine.lesions import AddLesionsOptions, LesionRun
 from engine.paint.lesions import LesionStudio
 from engine.paint.maps import MapStudio, PaintedRun
-from engine.paint.scene import Studio
 from engine.paint.server import HERE, PaintServer
 from engine.paint.session import Session
+from engine.paint.studio import Studio
 from engine.trained import TrainedRun
 
 Port = Annotated[int, Must("in 0..65535, 0 for any that is free", lambda port: 0 <= port <= 65535)]

@@ -38,7 +38,7 @@ from dataloaders.scans import MAX_GRID, ReadScan, Scan, find_scans, read_scan
 from dataloaders.segmentation_task import SHOWN
 from engine.command import exit_code
 from engine.preview import save_overlay
-from engine.segmentation import Predictor, as_tissue, most_probable
+from engine.segmentation import Predictor, most_probable
 from engine.trained import TrainedRun
 from models.segmenter.method import Segmenter
 
@@ -148,7 +148,7 @@ def load(o: SegmentOptions) -> tuple[Predictor, dict[str, str], Expected]:
         config = replace(config, segmenter=replace(config.segmenter, overlap=o.overlap))
     model = {"name": config.name, "weights_sha256": run.sha256}
     if o.tissue:
-        return Predictor(*as_tissue(method, config), target, o.crop), model | {"classes": "tissue"}, {}
+        return Predictor(method, config, target, o.crop, tissue=True), model | {"classes": "tissue"}, {}
     return Predictor(method, config, target, o.crop), model, run.weights.expected
 
 
@@ -167,7 +167,7 @@ class Segmentation:
     @property
     def labels(self) -> tuple[Label, ...]:
         """Classes of the network."""
-        return self.predictor.method.spec.labels
+        return self.predictor.spec.labels
 
     @property
     def ledger(self) -> Ledger:
@@ -205,7 +205,7 @@ def segment(
     o: SegmentOptions, predictor: Predictor, model: dict[str, Any], expected: Expected = MappingProxyType({})
 ) -> WorkReport:
     """Segment all scans of the options' shard that are not segmented yet. ValueError where options and scans do not fit."""
-    scans, bids = find_scans(o.input, o.suffix, [channel.name for channel in predictor.method.spec.channels])
+    scans, bids = find_scans(o.input, o.suffix, [channel.name for channel in predictor.spec.channels])
     if o.single is None and o.output.is_file():
         raise ValueError(f"--output {o.output}: is a file; name a folder, or a file ending in .nii.gz")
     roots = dict.fromkeys(scan.root for scan in scans if scan.root)
@@ -277,7 +277,7 @@ def _segment_or_keep(work: Segmentation, scan: Scan, report: WorkReport) -> None
 def _segment_one(work: Segmentation, scan: Scan, read: ReadScan) -> dict[str, Any]:
     """Write all outputs of one scan; returns what its record says."""
     o, labels, paths = work.options, work.labels, work.volumes(scan)
-    mm = ras_spacing(work.predictor.method.spec)
+    mm = ras_spacing(work.predictor.spec)
     shape, grid = regrid(read.image.shape[1:], read.affine, mm)
     if np.prod([float(n) for n in shape]) > MAX_GRID:
         raise ValueError(f"{scan.files[0]}: {shape} voxels of {mm} mm are more than the limit of {MAX_GRID}")

@@ -10,9 +10,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from engine.paint.scene import Studio
 from engine.paint.server import PaintServer
 from engine.paint.session import Session
+from engine.paint.studio import Studio
 
 
 @contextmanager

@@ -168,14 +168,6 @@ def test_compressed_scans(data: st.DataObject, folder: Path) -> None:
         assert np.array_equal(volume.affine, AFFINE)
 
 
-@given(content=st.binary(max_size=400))
-@fuzz(100)
-def test_noise_is_no_scan(content: bytes, folder: Path) -> None:
-    for name in ("noise.nii", "noise.nii.gz"):
-        (folder / name).write_bytes(content)
-        assert outcome(lambda name=name: read_volume(folder / name), VolumeError) is None  # type: ignore[misc]
-
-
 # -- slices -----------------------------------------------------------------------------------------------------------
 
 
@@ -230,13 +222,6 @@ def test_manifests(data: st.DataObject, prepared: Path, folder: Path) -> None:
     dataset = outcome(lambda: SliceDataset(prepared, manifest, "train"))
     for i in range(len(dataset) if dataset is not None else 0):
         outcome(lambda i=i: dataset[i])  # type: ignore[misc]
-
-
-@given(data=st.data())
-@fuzz(60)
-def test_bytes_of_manifests(data: st.DataObject, prepared: Path, folder: Path) -> None:
-    (folder / "manifest.json").write_bytes(data.draw(damage((prepared / "manifest.json").read_bytes())))
-    outcome(lambda: Manifest.load(folder))
 
 
 # -- options ----------------------------------------------------------------------------------------------------------

@@ -272,8 +272,7 @@ def test_the_page_refuses_in_one_line(home: Path, tmp_path: Path) -> None:
 
 
 def painted(session: Session, z: int) -> np.ndarray:
-    scene = session.scene
-    return scene.image("lesion", z, scene.canvas.view()).astype(int)
+    return session.studio.image("lesion", z, session.canvas.view()).astype(int)
 
 
 @pytest.mark.parametrize("turned", [False, True])
@@ -284,7 +283,7 @@ def test_the_page_writes_what_the_command_writes(home: Path, tmp_path: Path, tur
     before = painted(session, z)
     assert session.act(stroke(1, z - 1, 5, SPOTS[0]))["elsewhere"] == 0
     answer = session.act(stroke(1, z, 5, SPOTS[0]))
-    assert answer["elsewhere"] == np.count_nonzero(session.scene.canvas.ids[z - 1]) > 20
+    assert answer["elsewhere"] == np.count_nonzero(session.canvas.ids[z - 1]) > 20
     one = painted(session, z)
     session.act(stroke(1, z, 5, SPOTS[1]))
     two = painted(session, z)
@@ -315,7 +314,7 @@ def test_the_page_writes_what_the_command_writes(home: Path, tmp_path: Path, tur
         shown = plane(to_ras(np.asarray(now.dataobj), now.affine)[0], "axial", z)
         assert np.abs(studio.windows[c].encode(shown).astype(int) - painted(session, z)[c]).max() <= 1
     opened = studio.of_file(mask)
-    assert np.array_equal(opened.ids, session.scene.canvas.ids)
+    assert np.array_equal(opened.ids, session.canvas.ids)
     with pytest.raises(ValueError, match="shape"):
         studio.of_file(save_nifti(tmp_path / "small.nii.gz", np.zeros((4, 4, 4), np.uint8)))
 

@@ -1,7 +1,8 @@
-"""What every method has beside its networks: data, a judge, a test, words on it. The loop and the commands know no other."""
+"""What a method has beside its networks: data, validation, a test, words on it. The loop and the commands know no other."""
 
 from __future__ import annotations
 
+import functools
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from pathlib import Path
@@ -14,31 +15,13 @@ from dataloaders.io.manifest import Manifest
 from dataloaders.io.schema import NAME
 from dataloaders.io.spec import DataSpec
 from dataloaders.io.weights import locate
+from engine.checkpoint import has_work
 from models import load_class
 from models.base import Method
 
 if TYPE_CHECKING:
     from dataloaders.slices import BatchLoader
     from engine.trained import TrainedRun
-
-
-class Judge(Protocol):
-    """Chosen once for a run. patience: evaluations without a better one after which it stops, 0 for never.
-
-    measure: name of the metric that chooses the best weights; higher: whether more of it is better.
-    """
-
-    patience: int
-    measure: str
-    higher: bool
-
-    def evaluate(self, images: int) -> Mapping[str, float | None] | None:
-        """Metrics of the method as it is after so many images; None where there is nothing to validate on."""
-        ...
-
-    def preview(self, path: Path) -> None:
-        """Write one picture, if there is anything to show."""
-        ...
 
 
 class SplitTest(Protocol):
@@ -63,15 +46,18 @@ class SplitTest(Protocol):
 class Workflow(ABC):
     """Made of the options of a run, before anything is read. config: those options, completed by `read`.
 
-    data: what is trained on, after `read`. other: the run that --init_from names, after `check_start`.
-    metrics_needed: whether --metrics says what the judge computes.
+    data: what is trained on, after `read`. metrics_needed: whether --metrics says what the validation computes.
+    measure: name of the metric that chooses the best weights; higher: whether more of it is better; patience: evaluations
+    without a better one after which training stops, 0 for never. method, folder, device: after `validate`.
     instead_of_labels: command that does with {name} what test.py --labels cannot, "" where it can.
     usage, limits: lines of the model card.
     """
 
     data: Manifest
-    other: TrainedRun | None = None
     metrics_needed = True
+    measure: str
+    higher = False
+    patience = 0
     instead_of_labels = ""
     usage = ""
     limits: tuple[str, ...] = ()
@@ -96,12 +82,17 @@ class Workflow(ABC):
             check_metrics(self.config.metrics, self.config.weights)
         for key in self.pretrained():
             locate(key, self.config.weights)
-        if self.config.init_from is not None:  # of no use to most runs, as the imports
-            from engine.checkpoint import has_work
-            from engine.origin import other_run
+        if not has_work(self.config.checkpoints_dir / self.config.name):  # else it is resumed
+            self.other  # noqa: B018
 
-            if not has_work(self.config.checkpoints_dir / self.config.name):  # else it is resumed
-                self.other = other_run(self.config)
+    @functools.cached_property
+    def other(self) -> TrainedRun | None:
+        """The run that --init_from names, read when it is first asked for."""
+        if self.config.init_from is None:
+            return None
+        from engine.trained import TrainedRun  # of no use to most runs
+
+        return TrainedRun.to_begin_with(self.config)
 
     def pretrained(self) -> list[str]:
         """Keys of the pretrained weight files that training needs."""
@@ -130,9 +121,17 @@ class Workflow(ABC):
     def equip(self, method: Method) -> None:  # noqa: B027 (most methods need nothing)
         """Give a new method what it needs from disk beside its data. MissingWeights, or ValueError where it does not fit."""
 
+    def validate(self, method: Method, folder: Path, device: torch.device) -> None:
+        """It is this method that is evaluated and shown from here on; folder: of the run. After `loader`."""
+        self.method, self.folder, self.device = method, folder, device
+
     @abstractmethod
-    def judge(self, method: Method, folder: Path, device: torch.device) -> Judge:
-        """After `loader`; folder: of the run."""
+    def evaluate(self, images: int) -> Mapping[str, float | None] | None:
+        """Metrics of the method as it is after so many images; None where there is nothing to validate on."""
+
+    @abstractmethod
+    def preview(self, path: Path) -> None:
+        """Write one picture, if there is anything to show."""
 
     @abstractmethod
     def test(self, config: TestConfig, run: TrainedRun) -> SplitTest:

@@ -1,10 +1,9 @@
-"""Images to labels: what a segmenter is trained on, what judges it, and how test.py tests it."""
+"""Images to labels: what a segmenter is trained and validated on, and how test.py tests it."""
 
 from __future__ import annotations
 
 import math
 import time
-from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,8 +11,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from config import Config, TestConfig
-from dataloaders.case_volumes import LabelledScan, channel_numbers, read_case
+from config import TestConfig
+from dataloaders.case_volumes import channel_numbers, read_case
 from dataloaders.folder import load_manifest
 from dataloaders.io.console import tracked
 from dataloaders.io.files import whole_folder
@@ -26,14 +25,13 @@ from dataloaders.labelmaps.classes import ras_spacing, trained_classes
 from dataloaders.labelmaps.labels import id_type
 from dataloaders.segmentation_task import SegmentationTask
 from dataloaders.slices import BatchLoader
-from engine.methods.base import Judge, SplitTest, Workflow
+from engine.methods.base import SplitTest, Workflow
 from engine.preview import save_label_preview
-from engine.segmentation import Predictor, as_tissue, most_probable
+from engine.segmentation import Predictor, most_probable
 from engine.trained import TrainedRun
 from evaluation.metrics.segmentation import dice, mean_over_cases
 from evaluation.segmentation_results import PREDICTED, TRUE, evaluate_segmentation, segmentation_table
 from models.base import Method
-from models.segmenter.method import Segmenter
 
 PREVIEW_ROWS = 6
 
@@ -42,6 +40,8 @@ class SegmenterWorkflow(Workflow):
     """Real scans, synthetic ones made on the fly, or both. config: with the classes written out, after `read`."""
 
     metrics_needed = False  # it is judged by its Dice
+    measure = "dice"
+    higher = True
     instead_of_labels = (
         "turns images into labels: python scripts/segment.py --checkpoint RUN --input SCANS --output DIR"
     )
@@ -73,39 +73,17 @@ class SegmenterWorkflow(Workflow):
         """The training patches."""
         return self.task.loader()
 
-    def judge(self, method: Method, folder: Path, device: torch.device) -> Judge:
-        """Its validation scans are read now."""
-        return SegmentationJudge(self.config, method, self.task.validation(), device)
-
-    def test(self, config: TestConfig, run: TrainedRun) -> SplitTest:
-        """See `SplitSegmentation`."""
-        return SplitSegmentation(config, run)
-
-    def purpose(self, spec: DataSpec) -> dict[str, str]:
-        """What goes in, what comes out, and on which grid."""
-        o = self.config.segmenter
-        images = " and ".join(f"{channel.name} ({channel.unit})" for channel in spec.channels)
-        patch = " x ".join(map(str, o.spatial_patch))
-        return {"Makes": f"label maps from {images}", "Patches": f"{o.dims}-D, {patch} voxels"}
-
-
-class SegmentationJudge:
-    """Images to labels: Dice of whole validation scans on the network's grid, best by its mean over labels."""
-
-    measure = "dice"
-    higher = True
-
-    def __init__(self, config: Config, method: Any, scans: Sequence[LabelledScan], device: torch.device) -> None:
-        self.patience = config.segmenter.patience
-        self.spec, self.scans = method.spec, list(scans)
-        self.predictor = Predictor(method, config, device)
+    def validate(self, method: Method, folder: Path, device: torch.device) -> None:
+        """The validation scans are read now."""
+        super().validate(method, folder, device)
+        self.patience = self.config.segmenter.patience
+        self.scans, self.predictor = self.task.validation(), Predictor(method, self.config, device)
 
     def evaluate(self, images: int) -> dict[str, float | None] | None:
         """Dice by label with nnU-Net's rules for absent labels (`evaluation.metrics.segmentation`), then their mean."""
-        del images
         if not self.scans:
             return None
-        names = {label.id: label.name for label in self.spec.labels if label.id}
+        names = {label.id: label.name for label in self.data.spec.labels if label.id}
         scores = [dice(scan.label, self.predictor.label(scan.image), names) for scan in tracked(self.scans, "validate")]
         found = mean_over_cases(scores)
         values = {"dice": found.mean} | {f"dice/{names[i]}": value for i, value in found.per_label.items()}
@@ -122,7 +100,18 @@ class SegmentationJudge:
                 (plane(scan.image[0], axis, index), plane(scan.label, axis, index), plane(predicted, axis, index))
             )
         if rows:
-            save_label_preview(path, rows, self.spec.labels)
+            save_label_preview(path, rows, self.data.spec.labels)
+
+    def test(self, config: TestConfig, run: TrainedRun) -> SplitTest:
+        """See `SplitSegmentation`."""
+        return SplitSegmentation(config, run)
+
+    def purpose(self, spec: DataSpec) -> dict[str, str]:
+        """What goes in, what comes out, and on which grid."""
+        o = self.config.segmenter
+        images = " and ".join(f"{channel.name} ({channel.unit})" for channel in spec.channels)
+        patch = " x ".join(map(str, o.spatial_patch))
+        return {"Makes": f"label maps from {images}", "Patches": f"{o.dims}-D, {patch} voxels"}
 
 
 class SplitSegmentation:
@@ -152,10 +141,8 @@ class SplitSegmentation:
         Labels without a class count as background.
         """
         method, device = self.run.method(self.config.gpu_ids)
-        assert isinstance(method, Segmenter)
-        network, options = as_tissue(method, self.run.config) if self.config.tissue else (method, self.run.config)
-        predictor, spec, seconds = Predictor(network, options, device), network.spec, 0.0
-        classes = trained_classes(options, spec)
+        predictor, seconds = Predictor(method, self.run.config, device, tissue=self.config.tissue), 0.0
+        spec, classes = predictor.spec, trained_classes(predictor.config, predictor.spec)
         with whole_folder(out) as staging:
             for case in tracked(self.cases, "segment"):
                 native = read_case(self.root, case, self.data.spec, classes, self.channels, ())

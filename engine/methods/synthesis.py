@@ -1,4 +1,4 @@
-"""Label maps to images: what its methods are trained on, and what judges them."""
+"""Label maps to images: what its methods are trained and validated on."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from dataloaders.io.manifest import Manifest
 from dataloaders.io.spec import DataSpec
 from dataloaders.overview import overview
 from dataloaders.slices import BatchLoader, SliceDataset
-from engine.methods.base import Judge, SplitTest, Workflow
+from engine.methods.base import SplitTest, Workflow
 from engine.preview import save_preview
 from engine.results import Draws, Synthesis, write_results
-from models.base import Method, SampleRandom, seeded_generator
+from models.base import SampleRandom, seeded_generator
 
 if TYPE_CHECKING:
     from engine.trained import TrainedRun
@@ -35,6 +35,7 @@ class SynthesisWorkflow(Workflow):
     unpaired: whether labels and images do not belong together. source: what images are made from, for the model card.
     """
 
+    measure = "composite"
     neighbours = 0
     crop: tuple[int, int] | None = None
     histograms = False
@@ -84,9 +85,45 @@ class SynthesisWorkflow(Workflow):
         common = (root, data, "train", c.flip, c.seed, c.cache_gb, self.neighbours, read)
         return SliceDataset(*common, crop=self.crop)
 
-    def judge(self, method: Method, folder: Path, device: torch.device) -> Judge:
-        """The validation split; without pairs there is no best by comparison, which would use a pairing not to be used."""
-        return SynthesisJudge(self, method, folder, device)
+    def preview(self, path: Path) -> None:
+        """Rows of label | real | generated (trained net) | generated (moving average)."""
+        if self.val_loader is None:
+            return
+        batches = list(self.val_loader.once(limit=PREVIEW_ROWS))
+        labels, columns = [], []
+        for batch in (b.to(self.device) for b in batches):
+            randoms = [SampleRandom.of(self.config.seed, c, i) for c, i in zip(batch.cases, batch.indices, strict=True)]
+            average = self.method.synthesize(batch, randoms)
+            batch.rng = seeded_generator(self.config.seed, "preview")
+            current = self.method.current(batch)
+            shown = [batch.image, current, average] if batch.image is not None else [current, average]
+            labels.append(batch.label.cpu())
+            columns.append([column.cpu() for column in shown if column is not None])
+        stacked = [torch.cat(column).numpy() for column in zip(*columns, strict=True)]
+        save_preview(path, torch.cat(labels).numpy(), stacked, self.data.spec.labels)
+
+    def evaluate(self, images: int) -> dict[str, float] | None:
+        """All metrics of the validation split as test.py would synthesise it, and their composite.
+
+        None without pairs, as a comparison would use a pairing that is not to be used.
+        """
+        real = any(item.images for case in self.data.split("val") for item in case.slices)
+        if self.val_loader is None or not real or self.unpaired:
+            return None
+        from evaluation import evaluate_results, headline  # seconds to import
+        from evaluation.composite import PARTS, composite
+
+        folder = self.folder / "validation"
+        limit, count = self.config.eval_slices, len(self.val_loader)
+        batches, total = self.val_loader.once(limit=limit), min(limit, count) if limit else count
+        with whole_folder(folder) as staging:
+            about = {"name": self.config.name, "method": self.config.model, "images_seen": images}
+            made = Synthesis(self.method, batches, self.device, Draws(self.config.seed), total)
+            write_results(staging, self.config.dataroot, self.data, made, about, volumes=False)
+        asked = self.config.metrics
+        names = asked if asked == "auto" else ",".join(dict.fromkeys([*asked.split(","), *PARTS]))
+        metrics = headline(evaluate_results(folder, names, self.config.weights, str(self.device), progress=True))
+        return metrics | {self.measure: composite(metrics)}
 
     def test(self, config: TestConfig, run: TrainedRun) -> SplitTest:
         """See `SplitSynthesis`."""
@@ -109,53 +146,3 @@ class SynthesisWorkflow(Workflow):
             "Makes": f"{images} from {self.source}",
             "Slices": f"{spec.axis or 'any direction'}, {size}, {spec.slice_spacing:g} mm apart",
         }
-
-
-class SynthesisJudge:
-    """Label maps to images: the validation split as test.py would synthesise it, best by `evaluation.composite`."""
-
-    patience = 0
-    measure = "composite"
-    higher = False
-
-    def __init__(self, workflow: SynthesisWorkflow, method: Method, folder: Path, device: torch.device) -> None:
-        self.config, self.data, self.val_loader = workflow.config, workflow.data, workflow.val_loader
-        self.method, self.folder, self.device = method, folder, device
-        real = any(item.images for case in self.data.split("val") for item in case.slices)
-        self.comparable = real and not workflow.unpaired
-
-    def preview(self, path: Path) -> None:
-        """Rows of label | real | generated (trained net) | generated (moving average)."""
-        if self.val_loader is None:
-            return
-        batches = list(self.val_loader.once(limit=PREVIEW_ROWS))
-        labels, columns = [], []
-        for batch in (b.to(self.device) for b in batches):
-            randoms = [SampleRandom.of(self.config.seed, c, i) for c, i in zip(batch.cases, batch.indices, strict=True)]
-            average = self.method.synthesize(batch, randoms)
-            batch.rng = seeded_generator(self.config.seed, "preview")
-            current = self.method.current(batch)
-            shown = [batch.image, current, average] if batch.image is not None else [current, average]
-            labels.append(batch.label.cpu())
-            columns.append([column.cpu() for column in shown if column is not None])
-        stacked = [torch.cat(column).numpy() for column in zip(*columns, strict=True)]
-        save_preview(path, torch.cat(labels).numpy(), stacked, self.data.spec.labels)
-
-    def evaluate(self, images: int) -> dict[str, float] | None:
-        """All metrics of the validation split; None without pairs to compare."""
-        if self.val_loader is None or not self.comparable:
-            return None
-        from evaluation import evaluate_results, headline  # seconds to import
-        from evaluation.composite import PARTS, composite
-
-        folder = self.folder / "validation"
-        limit, count = self.config.eval_slices, len(self.val_loader)
-        batches, total = self.val_loader.once(limit=limit), min(limit, count) if limit else count
-        with whole_folder(folder) as staging:
-            about = {"name": self.config.name, "method": self.config.model, "images_seen": images}
-            made = Synthesis(self.method, batches, self.device, Draws(self.config.seed), total)
-            write_results(staging, self.config.dataroot, self.data, made, about, volumes=False)
-        asked = self.config.metrics
-        names = asked if asked == "auto" else ",".join(dict.fromkeys([*asked.split(","), *PARTS]))
-        metrics = headline(evaluate_results(folder, names, self.config.weights, str(self.device), progress=True))
-        return metrics | {self.measure: composite(metrics)}

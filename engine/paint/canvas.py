@@ -6,8 +6,10 @@ comes back from here is what was seen.
 
 from __future__ import annotations
 
+import base64
+import zlib
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from itertools import pairwise
 from typing import Annotated, Any, Literal
 
@@ -15,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
+from dataloaders.io.manifest import Case, Slice
 from dataloaders.io.schema import AtLeast0, Must, Name, decode
 
 MAX_BRUSH = 128  # pixels
@@ -122,13 +125,37 @@ class Settings:
 
 
 @dataclass(frozen=True)
+class Start:
+    """What painting begins with. ids (S, H, W) classes of the page; case: their place and the windows of their images.
+
+    notes: what the user should know of the file that it was read from.
+    """
+
+    case: Case
+    ids: NDArray
+    notes: tuple[str, ...] = ()
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values for JSON: everything that is needed to begin again, without paths and pictures."""
+        bare = tuple(Slice(item.index, "") for item in self.case.slices)
+        packed = base64.b64encode(zlib.compress(self.ids.tobytes(), 9)).decode()
+        return {"case": asdict(replace(self.case, slices=bare, sources={})), "ids": packed}
+
+
+@dataclass(frozen=True)
 class View:
     """A canvas as it was at one moment: slices (S, H, W), what else images depend on, and all that was done."""
 
+    start: Start
     ids: NDArray
     settings: Settings
     revision: int
     done: tuple[Action, ...]
+
+    @property
+    def case(self) -> Case:
+        """What is painted."""
+        return self.start.case
 
 
 class Canvas:
@@ -137,8 +164,8 @@ class Canvas:
     revision: counts up with every change. done: all actions in order, those undone left out.
     """
 
-    def __init__(self, ids: NDArray, labels: int) -> None:
-        self.ids, self.labels = ids.copy(), labels
+    def __init__(self, start: Start, labels: int) -> None:
+        self.start, self.ids, self.labels = start, start.ids.copy(), labels
         self.revision = 0
         self.done: list[Action] = []
         self._before: list[
@@ -156,7 +183,7 @@ class Canvas:
 
     def view(self) -> View:
         """The canvas as it is now, which later strokes leave alone."""
-        return View(self.ids.copy(), self.settings, self.revision, tuple(self.done))
+        return View(self.start, self.ids.copy(), self.settings, self.revision, tuple(self.done))
 
     @property
     def steps(self) -> tuple[int, int]:

@@ -19,8 +19,8 @@ from dataloaders.io.spec import LESION, DataSpec, Label
 from dataloaders.lesions.scans import read_mask
 from dataloaders.prepare.slicing import mr_window
 from engine.lesions import MASK_NAME, Added, AddLesionsOptions, Host, LesionRun, lesions_in, paint_in, write_added
-from engine.paint.canvas import View
-from engine.paint.scene import MAX_VOXELS, OKABE_ITO, ImagePanel, Scene, Start, Studio
+from engine.paint.canvas import Start, View
+from engine.paint.studio import MAX_VOXELS, OKABE_ITO, ImagePanel, Studio
 
 ABOVE = 1.2  # of what scans show, so that lesions are not all white
 BEFORE = "before"  # panel of the scan as it is
@@ -55,11 +55,10 @@ class LesionStudio(Studio):
         shown = [mr_window(scan.values) for scan in host.scans]
         self.windows = tuple(Window(w.low, w.low + ABOVE * w.width) for w in shown)
         whole = hashlib.sha256(b"".join(np.ascontiguousarray(scan.raw).tobytes() for scan in host.scans))
+        self.over, self.voxel_ml = self.spec.level_channel, voxel_volume(file.affine) / 1000
+        # By run: the mask and the seed that lesions were made of last, and what came of it.
+        self._made: dict[str, tuple[NDArray, int, Added | ValueError]] = {}
         self.sha256 = {BEFORE: whole.hexdigest()} | {name: run.run.sha256 for name, run in self.runs.items()}
-
-    def scene(self, start: Start) -> LesionScene:
-        """To paint on."""
-        return LesionScene(self, start)
 
     def empty(self) -> Start:
         """No lesion."""
@@ -91,24 +90,20 @@ class LesionStudio(Studio):
             [w.encode(np.nan_to_num(raw.ravel()[where] * scan.slope + scan.inter)) for scan, raw, w in scans]
         )
 
+    def panels(self, case: Case) -> list[ImagePanel]:
+        """The scan as it is, and with the lesions by each run."""
+        what = self.spec.channels, self.windows
+        return [ImagePanel(BEFORE, *what, live=False), *(ImagePanel(name, *what) for name in self.runs)]
 
-class LesionScene(Scene):
-    """A lesion mask under the brush, the scan, and the scan with the lesions by each run."""
-
-    def __init__(self, studio: LesionStudio, start: Start) -> None:
-        what = studio.spec.channels, studio.windows
-        panels = [ImagePanel(BEFORE, *what, live=False), *(ImagePanel(name, *what) for name in studio.runs)]
-        super().__init__(studio, start, panels)
-        self.studio, self.backdrops = studio, studio.host.channels
-        self.over = studio.spec.level_channel
-        self.voxel_ml = voxel_volume(studio.host.scans[0].affine) / 1000
-        self._made: dict[str, tuple[int, Added | ValueError]] = {}  # by run: of which revision, and what came of it
+    def has_volumes(self, case: Case) -> bool:
+        """Always: those of the scan."""
+        return True
 
     def image(self, name: str, position: int, view: View) -> NDArray[np.uint16]:
         """(C, H, W) levels of a slice: the scan's where no lesion fits."""
         added = None if name == BEFORE else self._added(name, view)
-        raws = added.raws if isinstance(added, Added) else [scan.raw for scan in self.studio.host.scans]
-        return self.studio.levels(raws, position)
+        raws = added.raws if isinstance(added, Added) else [scan.raw for scan in self.host.scans]
+        return self.levels(raws, position)
 
     def note(self, name: str, view: View) -> str:
         """How much of the mask is in the scan, and why not more."""
@@ -120,39 +115,44 @@ class LesionScene(Scene):
         placed = added.placed
         return f"{int(added.mask.sum()) * self.voxel_ml:.3g} ml in {len(placed.lesions)} lesions{placed.shortfall()}"
 
-    def backdrop(self, position: int) -> NDArray[np.uint16]:
+    def backdrops(self, case: Case) -> list[str]:
+        """The scan's channels."""
+        return self.host.channels
+
+    def backdrop(self, case: Case, position: int) -> NDArray[np.uint16]:
         """(C, H, W) levels of the scan."""
-        return self.studio.levels([scan.raw for scan in self.studio.host.scans], position)
+        return self.levels([scan.raw for scan in self.host.scans], position)
 
     def save_volumes(self, folder: Path, view: View) -> list[Path]:
         """The mask, and what add_lesions.py writes of it by each run, into a folder of that name."""
-        mask = folder / f"{self.start.case.id}_painted_mask.nii.gz"
-        write_volume(mask, self._mask(view).astype(np.uint8), self.studio.host.scans[0].affine)
+        mask = folder / f"{view.case.id}_painted_mask.nii.gz"
+        write_volume(mask, self._mask(view).astype(np.uint8), self.host.scans[0].affine)
         written = [mask]
-        for name in self.studio.runs:
+        for name in self.runs:
             added = self._added(name, view)
             if isinstance(added, ValueError):
                 raise added
             o = replace(self._options(name, view), output=folder / name, mask=mask)
-            write_added(o, self.studio.host, added)
-            written += [o.output / file for file in (*(scan.name for scan in self.studio.host.scans), MASK_NAME)]
+            write_added(o, self.host, added)
+            written += [o.output / file for file in (*(scan.name for scan in self.host.scans), MASK_NAME)]
         return written
 
     def _mask(self, view: View) -> NDArray[np.bool_]:
         """What is painted, on the files' grid."""
-        mask = np.zeros(self.studio.host.scans[0].raw.shape, bool)
-        mask.reshape(-1)[self.studio.places[view.ids > 0]] = True
+        mask = np.zeros(self.host.scans[0].raw.shape, bool)
+        mask.reshape(-1)[self.places[view.ids > 0]] = True
         return mask
 
     def _options(self, name: str, view: View) -> AddLesionsOptions:
-        return replace(self.studio.options, name=name, seed=view.settings.seed)
+        return replace(self.options, name=name, seed=view.settings.seed)
 
     def _added(self, name: str, view: View) -> Added | ValueError:
-        if name not in self._made or self._made[name][0] != view.revision:
-            o, host, run = self._options(name, view), self.studio.host, self.studio.runs[name]
+        before = self._made.get(name)
+        if before is None or before[1] != view.settings.seed or not np.array_equal(before[0], view.ids):
+            o, host, run = self._options(name, view), self.host, self.runs[name]
             try:
                 added: Added | ValueError = paint_in(o, host, run, lesions_in(o, host, run, self._mask(view)))
             except ValueError as error:
                 added = error
-            self._made[name] = view.revision, added
-        return self._made[name][1]
+            self._made[name] = view.ids, view.settings.seed, added
+        return self._made[name][2]

@@ -30,8 +30,8 @@ from dataloaders.slices import SliceDataset, SliceSample, collate, neighbour_ent
 from dataloaders.unpaired import as_label_source
 from engine.methods.base import workflow_of
 from engine.methods.synthesis import SynthesisWorkflow
-from engine.paint.canvas import SLIDERS, View
-from engine.paint.scene import MAX_VOXELS, ImagePanel, Scene, Start, Studio, coloured
+from engine.paint.canvas import SLIDERS, Start, View
+from engine.paint.studio import MAX_VOXELS, ImagePanel, Studio, coloured
 from engine.results import Draws, write_volumes
 from engine.split_synthesis import check_same_spec, run_classes
 from engine.trained import TrainedRun
@@ -128,15 +128,6 @@ class MapStudio(Studio):
         except ValueError:
             return tuple(Window(0, 1) for _ in run.spec.channels)
 
-    def units(self, run: PaintedRun, case: Case) -> tuple[Window, ...]:
-        """Of the run's images of a case: the case's own where it has scans of these channels, else typical ones."""
-        same = self.data is not None and self.data.spec.channels == run.run.spec.channels
-        return case.windows if same else self.windows[run.name]
-
-    def scene(self, start: Start) -> MapScene:
-        """To paint on."""
-        return MapScene(self, start)
-
     def cases(self) -> list[list[Any]]:
         """[id, split, slices] of each case with label maps."""
         found = [] if self.data is None else [case for case in self.data.cases if case.slices and case.slices[0].label]
@@ -193,6 +184,53 @@ class MapStudio(Studio):
             geometry = Geometry(affine, whole, affine, whole, (0, 0))
         return Case(name, name, "test", next(iter(self.windows.values())), (Slice(0, ""),), geometry)
 
+    def panels(self, case: Case) -> list[ImagePanel]:
+        """One of each run, in the case's own units where it has scans of the run's channels, else in typical ones."""
+        own = None if self.data is None else self.data.spec.channels
+        return [
+            run.panel(case.windows if own == run.run.spec.channels else self.windows[run.name])
+            for run in self.runs.values()
+        ]
+
+    def image(self, name: str, position: int, view: View) -> NDArray[np.uint16]:
+        """(C, H, W) levels of a slice by the run of that name."""
+        run, settings, case = self.runs[name], view.settings, view.case
+        around = None
+        if run.neighbours:
+            others = neighbour_entries([case], run.neighbours)[position]
+            around = np.stack([run.labels(view.ids[i]) for i in others])
+        labels, place = run.labels(view.ids[position]), slice_positions([case])[position]
+        sample = SliceSample(labels, None, case, case.slices[position], around, place)
+        return run.draw(sample, settings.seed, settings.draws, settings.sliders.get(name, {}))
+
+    def backdrops(self, case: Case) -> list[str]:
+        """The channels of its scans."""
+        return [channel.name for channel in self.data.spec.channels] if self.data and case.slices[0].images else []
+
+    def backdrop(self, case: Case, position: int) -> NDArray[np.uint16] | None:
+        """(C, H, W) levels of the real scan; None where there is none."""
+        files = case.slices[position].images
+        if not files or self.root is None:
+            return None
+        return np.stack([as_16_bit(read_png(self.root / file, image_only=True)) for file in files])
+
+    def save_volumes(self, folder: Path, view: View) -> list[Path]:
+        """NIfTI files in the case's geometry and units: labels with their table, and an image of each run and channel."""
+        case, spec = view.case, self.spec
+        if case.geometry is None or spec.axis is None:
+            raise ValueError("slices of a PNG folder have no place in a volume; save them as PNG")
+        planes = {item.index: plane for item, plane in zip(case.slices, view.ids, strict=True)}
+        volume, affine = stitch(case.geometry, spec.axis, planes, fill=0, labels=True)
+        written = [folder / f"{case.id}_dseg.nii.gz", folder / f"{case.id}_dseg.tsv"]
+        write_volume(written[0], volume, affine, self.id_type, case.geometry.source_codes)
+        write_text(written[1], label_table(spec.labels))
+        for panel in self.panels(case):
+            stack = {item.index: self.image(panel.name, i, view) for i, item in enumerate(case.slices)}
+            paths = [folder / f"{case.id}_{panel.name}_{channel.name}.nii.gz" for channel in panel.channels]
+            write_volumes(replace(case, windows=tuple(panel.windows)), self.runs[panel.name].run.spec, stack, paths)
+            written += paths
+        return written
+
 
 def _refuse_others(spec: DataSpec, page: DataSpec, name: str, first: str) -> None:
     """ValueError where a run beside the first one has slices of another size or lacks one of its classes."""
@@ -201,51 +239,3 @@ def _refuse_others(spec: DataSpec, page: DataSpec, name: str, first: str) -> Non
     if spec.size != page.size or lacking:
         why = f"does not know {', '.join(lacking)}" if lacking else f"has slices of {spec.size}, not {page.size} pixels"
         raise ValueError(f"--name {first} {name}: do not go together, {name} {why}")
-
-
-class MapScene(Scene):
-    """A label map under the brush, and the images that the runs make of it."""
-
-    def __init__(self, studio: MapStudio, start: Start) -> None:
-        case, data = start.case, studio.data
-        own = [channel.name for channel in data.spec.channels] if data and case.slices[0].images else []
-        super().__init__(studio, start, [run.panel(studio.units(run, case)) for run in studio.runs.values()])
-        self.studio, self.backdrops = studio, own
-        self.volumes = case.geometry is not None
-        self._positions = slice_positions([case])
-
-    def image(self, name: str, position: int, view: View) -> NDArray[np.uint16]:
-        """(C, H, W) levels of a slice by the run of that name."""
-        run, settings = self.studio.runs[name], view.settings
-        item = self.start.case.slices[position]
-        around = None
-        if run.neighbours:
-            others = neighbour_entries([self.start.case], run.neighbours)[position]
-            around = np.stack([run.labels(view.ids[i]) for i in others])
-        labels = run.labels(view.ids[position])
-        sample = SliceSample(labels, None, self.start.case, item, around, self._positions[position])
-        return run.draw(sample, settings.seed, settings.draws, settings.sliders.get(name, {}))
-
-    def backdrop(self, position: int) -> NDArray[np.uint16] | None:
-        """(C, H, W) levels of the real scan; None where there is none."""
-        files = self.start.case.slices[position].images
-        if not files or self.studio.root is None:
-            return None
-        return np.stack([as_16_bit(read_png(self.studio.root / file, image_only=True)) for file in files])
-
-    def save_volumes(self, folder: Path, view: View) -> list[Path]:
-        """NIfTI files in the case's geometry and units: labels with their table, and an image of each run and channel."""
-        case, spec = self.start.case, self.studio.spec
-        if case.geometry is None or spec.axis is None:
-            raise ValueError("slices of a PNG folder have no place in a volume; save them as PNG")
-        planes = {item.index: plane for item, plane in zip(case.slices, view.ids, strict=True)}
-        volume, affine = stitch(case.geometry, spec.axis, planes, fill=0, labels=True)
-        written = [folder / f"{case.id}_dseg.nii.gz", folder / f"{case.id}_dseg.tsv"]
-        write_volume(written[0], volume, affine, self.studio.id_type, case.geometry.source_codes)
-        write_text(written[1], label_table(spec.labels))
-        for run in self.studio.runs.values():
-            stack = {item.index: self.image(run.name, i, view) for i, item in enumerate(case.slices)}
-            paths = [folder / f"{case.id}_{run.name}_{channel.name}.nii.gz" for channel in run.run.spec.channels]
-            write_volumes(replace(case, windows=tuple(self.panels[run.name].windows)), run.run.spec, stack, paths)
-            written += paths
-        return written

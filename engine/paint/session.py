@@ -1,4 +1,4 @@
-"""What one page of the browser works on: a scene, its folder, and the answers to what the page asks."""
+"""What one page of the browser works on: a canvas, its folder, and the answers to what the page asks."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from numpy.typing import NDArray
 
 from dataloaders.io.files import read_json, write_json
 from dataloaders.io.schema import NAME
-from engine.paint.canvas import Fill, Stroke, View, action_to_dict, read_action
-from engine.paint.scene import Scene, Studio
+from engine.paint.canvas import Action, Canvas, Fill, Start, Stroke, View, action_to_dict, read_action
+from engine.paint.studio import Studio
 
 SCHEMA = "medsis-paint/1"
 INPUT = "input"  # folder of files that were sent, which goes with the session
@@ -35,35 +35,39 @@ class Session:
         self.changing = threading.Lock()
         self.used = time.monotonic()
         self.saved: set[str] = set()  # files below the folder that may be asked for
-        self.scene = studio.scene(studio.empty())
+        self._put(studio.empty())
 
     # -- what the page asks: JSON in, JSON out -----------------------------------------------------------------------
 
     def state(self) -> dict[str, Any]:
         """Of the canvas."""
-        canvas = self.scene.canvas
+        canvas = self.canvas
         undo, redo = canvas.steps
         return {"revision": canvas.revision, "undo": undo, "redo": redo, **asdict(canvas.settings)}
 
     def opened(self) -> dict[str, Any]:
-        """All there is to know of a new scene."""
-        return {"cases": self.studio.cases(), **self.scene.describe(), **self.state()}
+        """All there is to know of a new canvas."""
+        return {"cases": self.studio.cases(), **self.studio.describe(self.canvas.start), **self.state()}
 
     def begin(self, asked: dict[str, Any]) -> dict[str, Any]:
         """A case of the data, or an empty map."""
         name = asked.get("case")
         start = self.studio.empty() if name is None else self.studio.of_case(str(name))
-        return self._begin(self.studio.scene(start))
-
-    def _begin(self, scene: Scene) -> dict[str, Any]:
-        with self.changing:
-            self.scene = scene
+        self._put(start)
         return self.opened()
+
+    def _put(self, start: Start, actions: Sequence[Action] = ()) -> None:
+        """A new canvas, with what was done to it."""
+        canvas = Canvas(start, self.studio.spec.num_labels)
+        for action in actions:
+            canvas.act(action)
+        with self.changing:
+            self.canvas = canvas
 
     def act(self, asked: dict[str, Any]) -> dict[str, Any]:
         """An action, ``undo`` or ``redo``; the slice that changed comes back."""
         with self.changing:
-            canvas = self.scene.canvas
+            canvas = self.canvas
             if (kind := asked.get("kind")) in ("undo", "redo"):
                 action = canvas.undo() if kind == "undo" else canvas.redo()
             else:
@@ -77,26 +81,26 @@ class Session:
         position = self._position(asked)
         with self.changing:
             plane = self._plane(position)
-        real = self.scene.backdrop(position)
+        real = self.studio.backdrop(self.canvas.start.case, position)
         return plane | {"real": None if real is None else [_packed(c) for c in real]}
 
     def _plane(self, position: int) -> dict[str, Any]:
         """elsewhere: pixels that are no background in the other slices, where what is painted is counted."""
-        ids = self.scene.canvas.ids
-        elsewhere = np.count_nonzero(ids) - np.count_nonzero(ids[position]) if self.scene.voxel_ml else 0
+        ids = self.canvas.ids
+        elsewhere = np.count_nonzero(ids) - np.count_nonzero(ids[position]) if self.studio.voxel_ml else 0
         return {"slice": position, "ids": _packed(ids[position]), "elsewhere": int(elsewhere)}
 
     def image(self, asked: dict[str, Any]) -> dict[str, Any]:
         """A slice in a panel as the canvas is when its turn comes, so strokes in between cost nothing."""
         position, name = self._position(asked), str(asked.get("panel"))
         with self.drawing:
-            scene, view = self._now()
-            if name not in scene.panels:
+            view = self._view()
+            if name not in self._panels(view):
                 raise ValueError(f"no panel {name[:80]!r}")
             started = time.perf_counter()
-            levels = scene.image(name, min(position, len(view.ids) - 1), view)
+            levels = self.studio.image(name, min(position, len(view.ids) - 1), view)
             ms = round(1000 * (time.perf_counter() - started), 1)
-            note = scene.note(name, view)
+            note = self.studio.note(name, view)
         channels = [_packed(channel) for channel in levels]
         answer = {"panel": name, "slice": position, "revision": view.revision, "ms": ms, "channels": channels}
         return answer | {"note": note}
@@ -105,13 +109,13 @@ class Session:
         """Write ``slice``, ``volumes`` or ``session`` to the session's folder; names of the files."""
         what = asked.get("what")
         with self.drawing:
-            scene, view = self._now()
+            view = self._view()
             if what == "slice":
-                files = scene.save_slice(self.folder, self._position(asked), view)
+                files = self.studio.save_slice(self.folder, self._position(asked), view)
             elif what == "volumes":
-                files = scene.save_volumes(self.folder, view)
+                files = self.studio.save_volumes(self.folder, view)
             elif what == "session":
-                files = [self._save_session(scene, view, self._position(asked))]
+                files = [self._save_session(view, self._position(asked))]
             else:
                 raise ValueError("save: must be slice, volumes or session")
         names = [path.relative_to(self.folder).as_posix() for path in files]
@@ -138,25 +142,30 @@ class Session:
         """Begin with a file that was sent, a label map or a saved session. ValueError for what is neither."""
         if path.suffix == ".json":
             return self.replay(read_json(path))
-        return self._begin(self.studio.scene(self.studio.of_file(path)))
+        self._put(self.studio.of_file(path))
+        return self.opened()
 
     # -- saved sessions ----------------------------------------------------------------------------------------------
 
-    def _save_session(self, scene: Scene, view: View, position: int) -> Path:
+    def _save_session(self, view: View, position: int) -> Path:
         data = {
             "schema": SCHEMA,
             "labels": [label.name for label in self.studio.spec.labels],
-            "start": scene.start.to_dict(),
+            "start": view.start.to_dict(),
             "actions": [action_to_dict(action) for action in view.done],
             "weights": self.studio.sha256,
-            "shown": {"slice": position, "images": self._digests(scene, view, position)},
+            "shown": {"slice": position, "images": self._digests(view, position)},
         }
-        path = self.folder / f"{scene.start.case.id}_session.json"
+        path = self.folder / f"{view.case.id}_session.json"
         write_json(path, data)
         return path
 
-    def _digests(self, scene: Scene, view: View, position: int) -> dict[str, str]:
-        return {n: hashlib.sha256(scene.image(n, position, view).tobytes()).hexdigest() for n in scene.panels}
+    def _panels(self, view: View) -> list[str]:
+        return [panel.name for panel in self.studio.panels(view.case)]
+
+    def _digests(self, view: View, position: int) -> dict[str, str]:
+        images = {name: self.studio.image(name, position, view) for name in self._panels(view)}
+        return {name: hashlib.sha256(image.tobytes()).hexdigest() for name, image in images.items()}
 
     def replay(self, data: Any) -> dict[str, Any]:
         """Do again what was saved; notes say where images differ. ValueError for what is no session of these runs."""
@@ -164,20 +173,17 @@ class Session:
             raise ValueError(f"not a session that this page saved ({SCHEMA})")
         if data.get("labels") != [label.name for label in self.studio.spec.labels]:
             raise ValueError("the session was painted with other classes than those of the runs that are open")
-        scene = self.studio.scene(self.studio.of_saved(data.get("start")))
-        for action in data["actions"]:
-            scene.canvas.act(read_action(action))
-        shown = data.get("shown")
-        opened = self._begin(scene)
-        if isinstance(shown, dict) and shown.get("slice") in range(len(scene.start.ids)):
+        self._put(self.studio.of_saved(data.get("start")), [read_action(action) for action in data["actions"]])
+        shown, opened = data.get("shown"), self.opened()
+        if isinstance(shown, dict) and shown.get("slice") in range(opened["slices"]):
             opened["shown"] = shown["slice"]
-            opened["notes"] = [*opened["notes"], *self._differences(scene, shown, data.get("weights"))]
+            opened["notes"] += self._differences(shown, data.get("weights"))
         return opened
 
-    def _differences(self, scene: Scene, shown: dict[str, Any], weights: Any) -> Sequence[str]:
+    def _differences(self, shown: dict[str, Any], weights: Any) -> list[str]:
         was = shown.get("images")
         with self.drawing:
-            now = self._digests(scene, scene.canvas.view(), shown["slice"])
+            now = self._digests(self._view(), shown["slice"])
         same = [name for name in now if isinstance(was, dict) and was.get(name) == now[name]]
         notes = [f"images of {', '.join(same)} are those that were saved, pixel by pixel"] if same else []
         there = weights if isinstance(weights, dict) else {}
@@ -193,14 +199,14 @@ class Session:
         """Remove what was sent; what was saved stays."""
         shutil.rmtree(self.folder / INPUT, ignore_errors=True)
 
-    def _now(self) -> tuple[Scene, View]:
+    def _view(self) -> View:
         with self.changing:
-            return self.scene, self.scene.canvas.view()
+            return self.canvas.view()
 
     def _position(self, asked: dict[str, Any]) -> int:
         position = asked.get("slice", 0)
-        if type(position) is not int or position not in range(len(self.scene.canvas.ids)):
-            raise ValueError(f"slice {str(position)[:40]}: there are 0..{len(self.scene.canvas.ids) - 1}")
+        if type(position) is not int or position not in range(len(self.canvas.ids)):
+            raise ValueError(f"slice {str(position)[:40]}: there are 0..{len(self.canvas.ids) - 1}")
         return position
 
 

@@ -69,26 +69,24 @@ def test_the_best_state_stays_and_is_one(tmp_path: Path) -> None:
     assert checkpoint.best_state(tmp_path) is None
 
 
-def test_weights_carry_config_and_spec(tmp_path: Path) -> None:
-    weights = checkpoint.Weights({"w": torch.randn(3)}, {"lr": 1}, {"size": [32, 32]}, 77)
-    checkpoint.save_weights(checkpoint.weights_path(tmp_path, "best"), weights)
-    loaded = checkpoint.load_weights(tmp_path, "best")
+def test_weights_are_read_as_they_were_or_refused(tmp_path: Path) -> None:
+    def saved(*values: float) -> checkpoint.Weights:
+        weights = checkpoint.Weights({"fine": torch.ones(3), "w": torch.tensor(values)}, {"lr": 1}, {"size": [9]}, 77)
+        checkpoint.save_weights(checkpoint.weights_path(tmp_path, "best"), weights)
+        return weights
+
+    weights, loaded = saved(1, 2), checkpoint.load_weights(tmp_path, "best")
     assert torch.equal(loaded.tensors["w"], weights.tensors["w"])
-    assert (loaded.config, loaded.spec, loaded.images) == ({"lr": 1}, {"size": [32, 32]}, 77)
+    assert (loaded.config, loaded.spec, loaded.images) == ({"lr": 1}, {"size": [9]}, 77)
     with pytest.raises(checkpoint.CheckpointError, match=r"no weights called '500'; there are: best"):
         checkpoint.load_weights(tmp_path, "500")
     (tmp_path / "weights-latest.safetensors").write_bytes(b"x" * 100)
     with pytest.raises(checkpoint.CheckpointError, match="damaged or foreign"):
         checkpoint.load_weights(tmp_path, "latest")
-
-
-@pytest.mark.parametrize("value", [float("nan"), float("inf")])
-def test_weights_that_went_astray_are_refused(value: float, tmp_path: Path) -> None:
-    path = checkpoint.weights_path(tmp_path, "best")
-    tensors = {"fine": torch.ones(3), "wrong": torch.tensor([1.0, value])}
-    checkpoint.save_weights(path, checkpoint.Weights(tensors, {}, {}, 1))
-    with pytest.raises(ValueError, match=r"weights-best.*: 1 of 2 tensors hold NaN or infinity \(wrong\)"):
-        checkpoint.load_weights(tmp_path, "best")
+    for value in (float("nan"), float("inf")):
+        saved(1, value)
+        with pytest.raises(ValueError, match=r"weights-best.*: 1 of 2 tensors hold NaN or infinity \(w\)"):
+            checkpoint.load_weights(tmp_path, "best")
 
 
 def test_the_log_rewinds_and_survives_a_cut_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -19,7 +19,7 @@ from dataloaders.io.intensity import robust_unit, shown
 from dataloaders.io.pictures import hex_color, label_colors
 from dataloaders.io.spec import DataSpec, Label
 from dataloaders.segmentation_task import SHOWN
-from engine.segmentation import Predictor, as_tissue, box_of
+from engine.segmentation import Predictor, box_of
 from models.segmenter.options import SegmenterConfig
 from scripts.segment import SegmentOptions, implausible, parse, segment
 from tests.toy import phantom, save_nifti, toy_spec
@@ -74,13 +74,13 @@ def test_structures_are_counted_together_as_tissue() -> None:
     named = ("background", "left putamen", "right putamen", "brain stem", "3rd ventricle")
     network = Threshold(spec(), 1)
     network.spec = replace(network.spec, labels=tuple(Label(i, name) for i, name in enumerate(named)))
-    merged, options = as_tissue(network, config(dims=3))
+    merged = Predictor(network, config(dims=3), torch.device("cpu"), tissue=True)
     assert [label.name for label in merged.spec.labels] == ["background", "csf", "grey_matter", "white_matter"]
     image = torch.rand(1, 1, 4, 4, 4)
     whole, own = merged.logits(image).softmax(1), network.logits(image).softmax(1)
     expected = torch.stack([own[:, 0], own[:, 4], own[:, 1] + own[:, 2], own[:, 3]], 1)
     assert torch.allclose(whole, expected, atol=1e-5)
-    assert options.segmenter.classes == "tissue"
+    assert merged.config.segmenter.classes == "tissue"
 
 
 @pytest.mark.parametrize(("dims", "axis"), [(3, "axial"), (2, "axial"), (2, "coronal"), (2, "sagittal")])

@@ -150,7 +150,7 @@
     const before = $("#backdrop").value;
     const options = [["", "nothing"]];
     info.backdrops.forEach((name, c) => options.push([`real ${c}`, `real ${name}`]));
-    info.panels.forEach((panel, p) => panel.channels.forEach(([name], c) => options.push([`${p} ${c}`, `${panel.name} ${name}`])));
+    info.panels.forEach((panel, p) => panel.channels.forEach(({ name }, c) => options.push([`${p} ${c}`, `${panel.name} ${name}`])));
     $("#backdrop").replaceChildren(...options.map(([value, textContent]) => make("option", { value, textContent })));
     $("#backdrop").value = before && options.some(([value]) => value === before) ? before : info.over;
   }
@@ -163,7 +163,7 @@
     let physical = false;
     for (const panel of info.panels) {
       const one = { ...panel, revision: -1, slice: -1, ms: 600, levels: null, figures: [] };
-      panel.channels.forEach(([name, unit], c) => {
+      panel.channels.forEach(({ name, unit }, c) => {
         const canvas = make("canvas", { width, height });
         canvas.style.aspectRatio = `${width} / ${height * info.aspect}`;
         canvas.setAttribute("role", "img");
@@ -225,7 +225,7 @@
   // -- drawing --------------------------------------------------------------------------------------------------------
 
   // Levels of a channel as greys 0..255, in the window that is chosen for HU, else the image's own.
-  function greys(levels, [low, high], unit) {
+  function greys(levels, { low, high }, unit) {
     let [from, to] = [0, 65535];
     if (unit === "HU") {
       const chosen = info.hu[$("#window select").value];
@@ -237,9 +237,9 @@
 
   function backdrop() {
     const [of, c] = $("#backdrop").value.split(" ");
-    if (of === "real") return real && greys(real[c], info.panels[0].windows[c] ?? [0, 1], info.panels[0].channels[c]?.[1]);
+    if (of === "real") return real && greys(real[c], info.panels[0].windows[c] ?? { low: 0, high: 1 }, info.panels[0].channels[c]?.unit);
     const panel = of && panels.get(info.panels[of].name);
-    return panel && panel.levels ? greys(panel.levels[c], panel.windows[c], panel.channels[c][1]) : null;
+    return panel && panel.levels ? greys(panel.levels[c], panel.windows[c], panel.channels[c].unit) : null;
   }
 
   function draw() {
@@ -520,9 +520,9 @@
     if (!panel.levels) return;
     const [x, y] = pixel(canvas, event);
     if (!inside([x, y])) return;
-    const [low, high] = panel.windows[c];
+    const { low, high } = panel.windows[c];
     const value = low + (panel.levels[c][y * canvas.width + x] / 65535) * (high - low);
-    panel.figures[c].note.textContent = `${value.toPrecision(4)} ${panel.channels[c][1]}`;
+    panel.figures[c].note.textContent = `${value.toPrecision(4)} ${panel.channels[c].unit}`;
     tell([x, y]);
   }
 

@@ -16,13 +16,13 @@ from PIL import Image
 
 from dataloaders.io.files import atomic_path
 from dataloaders.io.intensity import Window
-from dataloaders.io.manifest import Case, Slice
+from dataloaders.io.manifest import Case
 from dataloaders.io.pictures import hex_color, label_colors
 from dataloaders.io.png import write_png
 from dataloaders.io.schema import decode
 from dataloaders.io.spec import Channel, DataSpec, Label
 from dataloaders.labelmaps.labels import id_type
-from engine.paint.canvas import Canvas, View
+from engine.paint.canvas import Start, View
 from evaluation.report.pictures import HU_WINDOWS
 
 MAX_VOXELS = 2**27  # of files that are sent to the page: 512³
@@ -31,41 +31,42 @@ OKABE_ITO = "#e69f00 #56b4e9 #009e73 #f0e442 #0072b2 #d55e00 #cc79a7".split()  #
 
 
 @dataclass(frozen=True)
-class Start:
-    """What painting begins with. ids (S, H, W) classes of the page; case: their place and the windows of their images.
+class ImagePanel:
+    """Images beside the canvas. windows: units of each channel's levels. sliders: name, low, high, step, unit of each.
 
-    notes: what the user should know of the file that it was read from.
+    live: whether they follow the canvas.
     """
 
-    case: Case
-    ids: NDArray
-    notes: tuple[str, ...] = ()
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain values for JSON: everything that is needed to begin again, without paths and pictures."""
-        bare = tuple(Slice(item.index, "") for item in self.case.slices)
-        packed = base64.b64encode(zlib.compress(self.ids.tobytes(), 9)).decode()
-        return {"case": asdict(replace(self.case, slices=bare, sources={})), "ids": packed}
+    name: str
+    channels: Sequence[Channel]
+    windows: Sequence[Window]
+    resamples: bool = False
+    sliders: Sequence[Sequence[Any]] = ()
+    live: bool = True
 
 
 class Studio(ABC):
-    """What all pages share: `spec`, the classes and the grid that are painted; sha256 of all that images are made by."""
+    """What is painted on, and what runs make of it. One serves all pages; a canvas is a page's own.
+
+    spec: classes and grid that are painted. sha256: of all that images are made by. over: number of the scan under
+    the canvas to begin with, or None. voxel_ml: of a voxel where what is painted is counted, else 0.
+    """
 
     spec: DataSpec
     sha256: dict[str, str]
+    over: int | None = None
+    voxel_ml = 0.0
 
     @property
     def id_type(self) -> Any:
         """Pixel type of labels."""
         return id_type(self.spec.num_labels)
 
+    # -- what a canvas may begin with -----------------------------------------------------------------------------------
+
     def cases(self) -> list[list[Any]]:
         """[id, split, slices] of each case that can be begun with."""
         return []
-
-    @abstractmethod
-    def scene(self, start: Start) -> Scene:
-        """To paint on."""
 
     @abstractmethod
     def empty(self) -> Start:
@@ -97,73 +98,11 @@ class Studio(ABC):
             raise ValueError(f"the session's label map is damaged, or not one of {shape[1]} x {shape[2]} pixels")
         return Start(case, ids.reshape(shape))
 
+    # -- what is shown --------------------------------------------------------------------------------------------------
 
-def coloured(labels: Sequence[Label]) -> tuple[Label, ...]:
-    """Labels with the colours that they are painted in: their own, else those that all eyes tell apart while they last."""
-    few = len(labels) <= len(OKABE_ITO) + 1
-    other = ["#000000", *OKABE_ITO] if few else [hex_color(color) for color in label_colors(labels)]
-    return tuple(replace(label, color=label.color or other[label.id]) for label in labels)
-
-
-@dataclass(frozen=True)
-class ImagePanel:
-    """Images beside the canvas. windows: units of each channel's levels. sliders: name, low, high, step, unit of each.
-
-    live: whether they follow the canvas.
-    """
-
-    name: str
-    channels: Sequence[Channel]
-    windows: Sequence[Window]
-    resamples: bool = False
-    sliders: Sequence[Sequence[Any]] = ()
-    live: bool = True
-
-    def describe(self) -> dict[str, Any]:
-        """For the page."""
-        return {
-            "name": self.name,
-            "channels": [[channel.name, channel.unit] for channel in self.channels],
-            "windows": [(window.low, window.high) for window in self.windows],
-            "resamples": self.resamples,
-            "sliders": self.sliders,
-            "live": self.live,
-        }
-
-
-class Scene(ABC):
-    """A canvas, and panels of images that follow it.
-
-    backdrops: names of the scans under the canvas; over: number of the one to begin with, or None. voxel_ml: of a voxel
-    where what is painted is counted, else 0.
-    """
-
-    backdrops: Sequence[str] = ()
-    over: int | None = None
-    voxel_ml = 0.0
-    volumes = True
-
-    def __init__(self, studio: Studio, start: Start, panels: Sequence[ImagePanel]) -> None:
-        self.spec, self.start = studio.spec, start
-        self.canvas = Canvas(start.ids, studio.spec.num_labels)
-        self.panels = {panel.name: panel for panel in panels}
-
-    def describe(self) -> dict[str, Any]:
-        """What the page shows beside pixels."""
-        return {
-            "case": self.start.case.id,
-            "slices": len(self.start.ids),
-            "size": self.spec.size,
-            "aspect": self.spec.spacing[0] / self.spec.spacing[1],
-            "labels": [[label.name, label.color] for label in self.spec.labels],
-            "panels": [panel.describe() for panel in self.panels.values()],
-            "backdrops": self.backdrops,
-            "over": "" if self.over is None else f"real {self.over}",
-            "voxel_ml": self.voxel_ml,
-            "volumes": self.volumes,
-            "hu": HU_WINDOWS,
-            "notes": list(self.start.notes),
-        }
+    @abstractmethod
+    def panels(self, case: Case) -> list[ImagePanel]:
+        """Images that stand beside a canvas of that case."""
 
     @abstractmethod
     def image(self, name: str, position: int, view: View) -> NDArray[np.uint16]:
@@ -174,8 +113,35 @@ class Scene(ABC):
         return ""
 
     @abstractmethod
-    def backdrop(self, position: int) -> NDArray[np.uint16] | None:
-        """(C, H, W) levels of the scan under the canvas; None where there is none."""
+    def backdrops(self, case: Case) -> Sequence[str]:
+        """Names of the scans under a canvas of that case."""
+
+    @abstractmethod
+    def backdrop(self, case: Case, position: int) -> NDArray[np.uint16] | None:
+        """(C, H, W) levels of those scans; None where there are none."""
+
+    def describe(self, start: Start) -> dict[str, Any]:
+        """What the page shows beside pixels."""
+        return {
+            "case": start.case.id,
+            "slices": len(start.ids),
+            "size": self.spec.size,
+            "aspect": self.spec.spacing[0] / self.spec.spacing[1],
+            "labels": [[label.name, label.color] for label in self.spec.labels],
+            "panels": [asdict(panel) for panel in self.panels(start.case)],
+            "backdrops": self.backdrops(start.case),
+            "over": "" if self.over is None else f"real {self.over}",
+            "voxel_ml": self.voxel_ml,
+            "volumes": self.has_volumes(start.case),
+            "hu": HU_WINDOWS,
+            "notes": list(start.notes),
+        }
+
+    # -- what is saved --------------------------------------------------------------------------------------------------
+
+    def has_volumes(self, case: Case) -> bool:
+        """Whether slices have a place in a volume."""
+        return case.geometry is not None
 
     @abstractmethod
     def save_volumes(self, folder: Path, view: View) -> list[Path]:
@@ -183,8 +149,7 @@ class Scene(ABC):
 
     def save_slice(self, folder: Path, position: int, view: View) -> list[Path]:
         """PNG files of a slice: class ids in their colours, and 16-bit images."""
-        case = self.start.case
-        place = f"{case.id}_z{case.slices[position].index:04d}"
+        place = f"{view.case.id}_z{view.case.slices[position].index:04d}"
         written = [folder / f"{place}_label.png"]
         colours = np.zeros((256, 3), np.uint8)
         own = label_colors(self.spec.labels)[:256]
@@ -196,8 +161,15 @@ class Scene(ABC):
                 picture.save(temporary, format="PNG")
         else:
             write_png(written[0], view.ids[position])
-        for name, panel in self.panels.items():
-            for channel, levels in zip(panel.channels, self.image(name, position, view), strict=True):
-                written.append(folder / f"{place}_{name}_{channel.name}.png")
+        for panel in self.panels(view.case):
+            for channel, levels in zip(panel.channels, self.image(panel.name, position, view), strict=True):
+                written.append(folder / f"{place}_{panel.name}_{channel.name}.png")
                 write_png(written[-1], levels)
         return written
+
+
+def coloured(labels: Sequence[Label]) -> tuple[Label, ...]:
+    """Labels with the colours that they are painted in: their own, else those that all eyes tell apart while they last."""
+    few = len(labels) <= len(OKABE_ITO) + 1
+    other = ["#000000", *OKABE_ITO] if few else [hex_color(color) for color in label_colors(labels)]
+    return tuple(replace(label, color=label.color or other[label.id]) for label in labels)
