@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from contextlib import closing
 
 import engine.signals  # noqa: F401  # isort: skip
 
@@ -20,10 +21,16 @@ def train(config: Config) -> int:
     workflow = workflow_of(config)  # the method's data and validation
     workflow.check_start()  # before the data, which may take longer to read
     workflow.read()
-    run = Run(workflow)
+    with closing(Run(workflow)) as run:
+        return learn(run)
+
+
+def learn(run: Run) -> int:
+    """From where the run stands to its end, or until it is asked to stop; returns the exit code."""
+    workflow, config = run.workflow, run.config
     train_loader = workflow.loader()
     run.introduce(workflow.overview(), len(train_loader))
-    method = build_method(workflow.config, workflow.data.spec).to(run.device)
+    method = build_method(config, run.data.spec).to(run.device)
     workflow.equip(method)
     players = method.players()  # none for the GMM; generator and discriminator for OASIS
     run.track(method, players, train_loader)

@@ -385,7 +385,6 @@ class Run:
         for batch in batches:
             if self.stop.exit_code is not None:
                 self.log.say("stopped before the fit was whole: nothing to save; the same command begins it again")
-                self.close()
                 raise SystemExit(self.stop.exit_code)
             yield batch
 
@@ -573,7 +572,6 @@ class Run:
             f"error: stopped at {self.state.images_seen:,} images, state saved: {what}, so the generator learns nothing "
             f"any more. {ADVICE}"
         )
-        self.close()
         raise SystemExit(EXIT_STALLED)
 
     def maybe_preview(self) -> None:
@@ -617,11 +615,9 @@ class Run:
             assert self.stop.exit_code is not None
             on_rank_zero(lambda: self.save(leaving=True))
             self.log.say(f"stopped at {self.state.images_seen:,} images, state saved; the same command resumes")
-            self.close()
             return self.stop.exit_code
         on_rank_zero(self._conclude)
         self.log.say(f"finished: {self.state.images_seen:,} images; {self.folder}")
-        self.close()
         return 0
 
     def _conclude(self) -> None:
@@ -688,7 +684,6 @@ class Run:
                 f"error: diverged: weights are no numbers any more after {self.state.images_seen:,} images. They are not "
                 "saved; --which_iter goes back to an older state. Try a lower learning rate or --precision fp32."
             )
-            self.close()
             raise SystemExit(EXIT_DIVERGED)
         return checkpoint.save_state(self.folder, self.state.images_seen, self._state())
 

@@ -14,7 +14,7 @@ import pytest
 import torch
 
 import config
-from config import Config, parse_train, set_by_preset
+from config import Config, parse_train
 from dataloaders.io.geometry import plane_spacing
 from dataloaders.prepare.options import PrepareOptions
 from engine.command import exit_code
@@ -57,23 +57,24 @@ def test_the_mask_loss_names_its_own_options(model: str) -> None:
         method.calibrate([batch])
 
 
-def test_options_of_a_preset_are_called_so() -> None:
-    assert set_by_preset("--batch_size 2: must be a multiple", ["--preset", "demo"]) == " (set by --preset demo)"
-    assert set_by_preset("--oasis.lambda_mask 1.0: no body", ["--preset=demo"]) == " (set by --preset demo)"
-    assert set_by_preset("--batch_size 2: x", ["--preset", "demo", "--batch-size", "2"]) == ""
-    assert set_by_preset("--batch_size 2: x", ["--preset", "demo", "--batch_size=2"]) == ""
-    assert set_by_preset("--num_workers 2: x", ["--preset", "demo"]) == ""  # not of the preset
-    assert set_by_preset("--batch_size 8: x", []) == ""
-    assert set_by_preset("no option: --batch_size 2", ["--preset", "demo"]) == ""
+def test_options_of_a_preset_are_called_so(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    told = " (set by --preset demo)"
+    for message, arguments, more in (
+        ("--batch_size 2: must be a multiple", "--preset demo", told),
+        ("--oasis.lambda_mask 1.0: no body", "--preset=demo", told),
+        ("--batch_size 2: x", "--preset demo --batch-size 2", ""),
+        ("--batch_size 2: x", "--preset demo --batch_size=2", ""),
+        ("--num_workers 2: x", "--preset demo", ""),  # not of the preset
+        ("--batch_size 8: x", "", ""),
+        ("no option: --batch_size 2", "--preset demo", ""),
+    ):
 
+        def fails(message: str = message) -> int:
+            raise ValueError(message)
 
-def test_a_command_says_so(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    def fails() -> int:
-        raise ValueError("--batch_size 2: is shared by 3 processes, so must be a multiple")
-
-    monkeypatch.setattr(sys, "argv", ["train.py", "--preset", "demo"])
-    assert exit_code(fails) == 2
-    assert capsys.readouterr().err.endswith("must be a multiple (set by --preset demo)\n")
+        monkeypatch.setattr(sys, "argv", ["train.py", *arguments.split()])
+        assert exit_code(fails) == 2
+        assert capsys.readouterr().err == f"error: {message}{more}\n"
 
 
 @pytest.mark.slow

@@ -154,32 +154,6 @@ def test_embedded_template(tmp_path: Path) -> None:
     assert {case.split for case in manifest.cases} == {"train", "val", "test"}
 
 
-def test_ct_labels_without_images_become_mr_of_images_without_labels(shared_data: Path, tmp_path: Path) -> None:
-    """The same from one half of each data set: the other halves are nowhere."""
-    halves = {"labels": "ct/case01_seg.nii.gz", "images": "mr-body/case01_mr.nii.gz"}
-    for part, name in halves.items():
-        (tmp_path / part).mkdir()
-        (tmp_path / part / Path(name).name).symlink_to(shared_data.resolve() / name)
-        more = ["--channel", "MR"] if part == "images" else []
-        arguments = ["--format", "pairs", f"--{part}", tmp_path / part, *"--size 64 --spacing 6 --split 1 0 0".split()]
-        call("scripts/prepare_data.py", *arguments, "--workers", 1, "--out", tmp_path / "data" / part, *more)
-        assert ": fine" in call("scripts/prepare_data.py", "--check", tmp_path / "data" / part).stdout
-    where = ["--name", "mr", "--dataroot", tmp_path / "data/labels", "--checkpoints_dir", tmp_path, "--gpu_ids", -1]
-    unpaired = ["--oasis.unpaired", "--oasis.images_from", tmp_path / "data/images", "--oasis.channels_W", 4]
-    call("train.py", *where, *TINY, "--num_epochs", 1, "--preset", "demo_unpaired", *unpaired)
-    done = call("test.py", *where, "--phase", "train", "--ckpt_iter", "latest", "--results_dir", tmp_path / "results")
-    assert "no real images" in done.stdout
-    folder = tmp_path / "results/mr/latest"
-    assert not (folder / "metrics.json").exists()
-    (volume,) = (folder / "volumes").glob("*_MR.nii.gz")
-    made, source = nib.load(volume), nib.load(shared_data / halves["labels"])
-    assert (made.shape, np.abs(made.affine - source.affine).max()) == (source.shape, 0)
-    window = Manifest.load(tmp_path / "data/images").cases[0].windows[0]
-    values = made.get_fdata()
-    assert window.low - 1 <= values.min() < values.max() <= window.high + 1
-    assert [channel.name for channel in Manifest.load(folder).spec.channels] == ["MR"]
-
-
 def test_body_thresholds_of_real_data(ms: Path, ct: Path) -> None:
     """Found without help, they separate real bodies from air to within two percent of the body's pixels."""
     for root in (ms, ct):
