@@ -20,14 +20,15 @@ import engine.signals  # noqa: F401  # isort: skip
 import numpy as np
 import torch
 import tyro
+from numpy.typing import NDArray
 
 from dataloaders.io.console import say, tracked
 from dataloaders.io.files import csv_text, file_sha256, read_json, write_text
-from dataloaders.io.geometry import back_to_source, regrid, resample, spacing, voxel_volume
+from dataloaders.io.geometry import PLANES, back_to_source, plane, regrid, resample, spacing, voxel_volume
 from dataloaders.io.intensity import shown
 from dataloaders.io.ledger import Ledger, WorkReport
 from dataloaders.io.nifti import NIFTI_SUFFIXES, VolumeError, stem, write_volume
-from dataloaders.io.pictures import label_table
+from dataloaders.io.pictures import label_colors, label_table, resized, save_picture, tile_grid, to_grey
 from dataloaders.io.schema import AtLeast0, BelowOne, Iteration, Must, Shard, check, options_of
 from dataloaders.io.spec import Label
 from dataloaders.io.workers import parse_shard
@@ -37,11 +38,11 @@ from dataloaders.labelmaps.labels import id_type
 from dataloaders.scans import MAX_GRID, ReadScan, Scan, find_scans, read_scan
 from dataloaders.segmentation_task import SHOWN
 from engine.command import exit_code
-from engine.preview import save_overlay
 from engine.segmentation import Predictor, most_probable
 from engine.trained import TrainedRun
 from models.segmenter.method import Segmenter
 
+MAX_SIDE = 1024  # pixels of a plane in a picture
 NO_FOLDERS = (".mgz", ".mgh", ".txt", ".csv")  # what SynthSeg would take as files, and no folder is called
 FEW_ML = 10.0  # of a class, which may be absent from some scans
 Expected = Mapping[str, Sequence[float]]
@@ -309,6 +310,23 @@ def _segment_one(work: Segmentation, scan: Scan, read: ReadScan) -> dict[str, An
         "Probability": sure,
         "Implausible": strange,
     }
+
+
+def save_overlay(path: Path, image: NDArray, label: NDArray, mm: Sequence[float], labels: Sequence[Label]) -> None:
+    """Axial, coronal and sagittal plane through the middle of the labels: image above, the same with labels below.
+
+    image (X, Y, Z) in [0, 1] and label (X, Y, Z) in RAS axes; mm: voxel size.
+    """
+    inside = np.argwhere(label > 0)
+    middle = inside.mean(axis=0).astype(int) if len(inside) else np.array(label.shape) // 2
+    colors, tiles = label_colors(labels), []
+    for axis, (across, *within) in PLANES.items():
+        grey, ids = (plane(volume, axis, middle[across]) for volume in (image, label))
+        height, width = (min(MAX_SIDE, n * (mm[i] / min(mm))) for n, i in zip(grey.shape, within, strict=True))
+        plain = resized(to_grey(grey, 0, 1), height, width, smooth=True)
+        large = resized(ids.astype(np.int32), height, width, smooth=False)
+        tiles.append((plain, np.where((large > 0)[..., None], (plain // 2 + colors[large] // 2), plain)))
+    save_picture(path, tile_grid([*zip(*tiles, strict=True)]))
 
 
 def implausible(volumes: Mapping[str, float], expected: Expected) -> str:

@@ -14,6 +14,7 @@ from PIL import Image, ImageDraw, ImageFont
 from dataloaders.io.files import atomic_path
 from dataloaders.io.spec import Label
 
+WHITE = 255
 GAP = 2  # pixels between tiles
 TITLE = 20  # pixels of a line above them
 

@@ -19,6 +19,7 @@ from dataloaders.io.files import whole_folder
 from dataloaders.io.geometry import PLANES, back_to_source, plane
 from dataloaders.io.manifest import Manifest
 from dataloaders.io.nifti import write_volume
+from dataloaders.io.pictures import WHITE, label_colors, save_picture, tile_grid, to_grey
 from dataloaders.io.schema import NAME
 from dataloaders.io.spec import DataSpec
 from dataloaders.labelmaps.classes import ras_spacing, trained_classes
@@ -26,7 +27,6 @@ from dataloaders.labelmaps.labels import id_type
 from dataloaders.segmentation_task import SegmentationTask
 from dataloaders.slices import BatchLoader
 from engine.methods.base import SplitTest, Workflow
-from engine.preview import save_label_preview
 from engine.segmentation import Predictor, most_probable
 from engine.trained import TrainedRun
 from evaluation.metrics.segmentation import dice, mean_over_cases
@@ -91,16 +91,13 @@ class SegmenterWorkflow(Workflow):
 
     def preview(self, path: Path) -> None:
         """Rows of image | truth | prediction, the slice with most foreground of each of the first scans."""
-        rows = []
-        axis = self.predictor.o.axis
+        axis, colors, rows = self.predictor.o.axis, label_colors(self.data.spec.labels), []
         for scan in self.scans[:PREVIEW_ROWS]:
             index = int(np.count_nonzero(scan.label, axis=PLANES[axis][1:]).argmax())
-            predicted = self.predictor.label(scan.image)
-            rows.append(
-                (plane(scan.image[0], axis, index), plane(scan.label, axis, index), plane(predicted, axis, index))
-            )
+            maps = (colors[plane(one, axis, index)] for one in (scan.label, self.predictor.label(scan.image)))
+            rows.append([to_grey(plane(scan.image[0], axis, index), 0, 1), *maps])
         if rows:
-            save_label_preview(path, rows, self.data.spec.labels)
+            save_picture(path, tile_grid(rows, WHITE))
 
     def test(self, config: TestConfig, run: TrainedRun) -> SplitTest:
         """See `SplitSegmentation`."""

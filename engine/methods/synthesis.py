@@ -13,11 +13,11 @@ from config import TestConfig
 from dataloaders.folder import load_manifest
 from dataloaders.io.files import whole_folder
 from dataloaders.io.manifest import Manifest
+from dataloaders.io.pictures import WHITE, label_colors, save_picture, tile_grid, to_grey
 from dataloaders.io.spec import DataSpec
 from dataloaders.overview import overview
 from dataloaders.slices import BatchLoader, SliceDataset
 from engine.methods.base import SplitTest, Workflow
-from engine.preview import save_preview
 from engine.results import Draws, Synthesis, write_results
 from models.base import SampleRandom, seeded_generator
 
@@ -89,18 +89,19 @@ class SynthesisWorkflow(Workflow):
         """Rows of label | real | generated (trained net) | generated (moving average)."""
         if self.val_loader is None:
             return
-        batches = list(self.val_loader.once(limit=PREVIEW_ROWS))
-        labels, columns = [], []
-        for batch in (b.to(self.device) for b in batches):
+        colors, rows = label_colors(self.data.spec.labels), []
+        for batch in self.val_loader.once(limit=PREVIEW_ROWS):
+            batch = batch.to(self.device)
             randoms = [SampleRandom.of(self.config.seed, c, i) for c, i in zip(batch.cases, batch.indices, strict=True)]
             average = self.method.synthesize(batch, randoms)
             batch.rng = seeded_generator(self.config.seed, "preview")
-            current = self.method.current(batch)
-            shown = [batch.image, current, average] if batch.image is not None else [current, average]
-            labels.append(batch.label.cpu())
-            columns.append([column.cpu() for column in shown if column is not None])
-        stacked = [torch.cat(column).numpy() for column in zip(*columns, strict=True)]
-        save_preview(path, torch.cat(labels).numpy(), stacked, self.data.spec.labels)
+            columns = [column for column in (batch.image, self.method.current(batch), average) if column is not None]
+            pixels = torch.cat(columns, 1).cpu().numpy()
+            labels = batch.label.cpu().numpy()
+            rows += [
+                [colors[ids], *(to_grey(one, -1, 1) for one in row)] for ids, row in zip(labels, pixels, strict=True)
+            ]
+        save_picture(path, tile_grid(rows, WHITE))
 
     def evaluate(self, images: int) -> dict[str, float] | None:
         """All metrics of the validation split as test.py would synthesise it, and their composite.
