@@ -51,6 +51,10 @@ def test_flags_of_the_predecessors_keep_their_names() -> None:
         ("--model segmenter --preset demo", "--model segmenter --preset demo: there is no such pair"),
         ("--model=x", "--model x: there is no such pair; --model oasis has small, demo, oasis, small_unpaired,"),
         ("--preset x", "--preset x: there is no such pair"),
+        (
+            "--oasis.crop x",
+            "Error parsing --oasis.crop: no type matching {None}|{INT INT} could be instantiated from ['x']; ",
+        ),
     ],
 )
 def test_options_that_do_not_go_together_are_one_line(

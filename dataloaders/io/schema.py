@@ -284,6 +284,7 @@ def _in_one_line(box: str) -> str:
     ruled = "\n".join("" if set(line) <= set("─-") else line for line in lines if line[0] not in "╭╰")
     title = 0 if "╭" in box else 1  # it stands in the upper border, or above a rule where the terminal has no boxes
     said, *more = ruled.split("\n\n")[title:] or [""]
+    said = said.partition("Got errors:")[0]  # of each member of a union, with what these are in Python
     flags = [next(line for line in part.splitlines() if line.startswith("--")) for part in more if "\n--" in part]
     meant = f"; {'perhaps ' if 'Perhaps' in box else ''}{' or '.join(flags)}" if flags else ""
     return f"error: {' '.join(said.split()).rstrip('.')}{meant}; --help lists all" if said else ""
