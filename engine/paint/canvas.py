@@ -161,7 +161,7 @@ class View:
 class Canvas:
     """Slices of a label map (S, H, W) with all that was done to them.
 
-    revision: counts up with every change. done: all actions in order, those undone left out.
+    revision: counts up with every change. done: all actions in order, those undone left out, which are in `undone`.
     """
 
     def __init__(self, start: Start, labels: int) -> None:
@@ -171,7 +171,7 @@ class Canvas:
         self._before: list[
             tuple[NDArray[np.intp], NDArray] | None
         ] = []  # of each: flat pixels of its slice, their labels
-        self._undone: list[Action] = []
+        self.undone: list[Action] = []
 
     @property
     def settings(self) -> Settings:
@@ -185,17 +185,12 @@ class Canvas:
         """The canvas as it is now, which later strokes leave alone."""
         return View(self.start, self.ids.copy(), self.settings, self.revision, tuple(self.done))
 
-    @property
-    def steps(self) -> tuple[int, int]:
-        """How many actions can be undone, and how many done again."""
-        return len(self.done), len(self._undone)
-
     def act(self, action: Action) -> None:
         """Do it; what was undone before is gone. ValueError, with nothing changed, for what the canvas does not have."""
         if len(self.done) >= MAX_ACTIONS:
             raise ValueError(f"a session has {MAX_ACTIONS} actions at most; save it and start anew")
         self._do(action)
-        self._undone.clear()
+        self.undone.clear()
 
     def _do(self, action: Action) -> None:
         if isinstance(action, (Stroke, Fill, Resample)) and action.label >= self.labels:
@@ -230,15 +225,15 @@ class Canvas:
         action, before = self.done.pop(), self._before.pop()
         if isinstance(action, (Stroke, Fill)) and before is not None:
             self.ids[action.slice].reshape(-1)[before[0]] = before[1]
-        self._undone.append(action)
+        self.undone.append(action)
         self.revision += 1
         return action
 
     def redo(self) -> Action | None:
         """Do again what was undone last; None where there is nothing."""
-        if not self._undone:
+        if not self.undone:
             return None
-        action = self._undone.pop()
+        action = self.undone.pop()
         self._do(action)
         return action
 

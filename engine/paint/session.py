@@ -42,8 +42,8 @@ class Session:
     def state(self) -> dict[str, Any]:
         """Of the canvas."""
         canvas = self.canvas
-        undo, redo = canvas.steps
-        return {"revision": canvas.revision, "undo": undo, "redo": redo, **asdict(canvas.settings)}
+        steps = {"undo": len(canvas.done), "redo": len(canvas.undone)}
+        return {"revision": canvas.revision, **steps, **asdict(canvas.settings)}
 
     def opened(self) -> dict[str, Any]:
         """All there is to know of a new canvas."""

@@ -151,12 +151,9 @@ class Studio(ABC):
         """PNG files of a slice: class ids in their colours, and 16-bit images."""
         place = f"{view.case.id}_z{view.case.slices[position].index:04d}"
         written = [folder / f"{place}_label.png"]
-        colours = np.zeros((256, 3), np.uint8)
-        own = label_colors(self.spec.labels)[:256]
-        colours[: len(own)] = own
-        if self.spec.num_labels <= len(colours):
+        if self.spec.num_labels <= 256:
             picture = Image.fromarray(view.ids[position])
-            picture.putpalette(colours.tobytes())
+            picture.putpalette(label_colors(self.spec.labels).tobytes())
             with atomic_path(written[0]) as temporary:
                 picture.save(temporary, format="PNG")
         else:
