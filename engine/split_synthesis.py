@@ -10,11 +10,11 @@ import torch
 from numpy.typing import NDArray
 
 from config import TestConfig
-from dataloaders.folder import load_manifest
 from dataloaders.io.files import whole_folder, write_text
 from dataloaders.io.runlog import JSONL
 from dataloaders.io.spec import DataSpec, plain_name
 from dataloaders.unpaired import as_label_source
+from engine.methods.base import SplitTest
 from engine.methods.synthesis import SynthesisWorkflow
 from engine.results import Draws, Synthesis, write_results
 from engine.trained import TrainedRun
@@ -24,21 +24,18 @@ from evaluation.metrics.lesion_regions import evaluate_lesion_regions, format_re
 from models.base import Method
 
 
-class SplitSynthesis:
+class SplitSynthesis(SplitTest):
     """A split of --dataroot to images, where its labels, channels and size fit the run."""
 
     def __init__(self, workflow: SynthesisWorkflow, config: TestConfig, run: TrainedRun) -> None:
-        assert config.dataroot is not None
-        self.workflow, self.config, self.run, self.root = workflow, config, run, config.dataroot
-        data = load_manifest(self.root, patient_regex=config.patient_regex).only(config.phase, config.only_patients)
-        data.refuse_bare(self.root, config.phase, "label map")
-        if workflow.unpaired or not data.spec.channels:
-            data = as_label_source(data, run.spec, run.windows())
-        self.data = data
-        self.scored = any(item.images for case in data.split(config.phase) for item in case.slices)
+        super().__init__(config, run)
+        self.workflow = workflow
+        if workflow.unpaired or not self.data.spec.channels:
+            self.data = as_label_source(self.data, run.spec, run.windows())
+        self.scored = any(item.images for case in self.data.split(config.phase) for item in case.slices)
         if self.scored and config.metrics != "none":
             check_metrics(config.metrics, config.weights)  # before any work
-        check_same_spec(run.spec, data.spec, config)
+        check_same_spec(run.spec, self.data.spec, config)
         self.method, self.device, self.draws, drawn = drawing(config, run)
         self.folder, self.made_from = config.ckpt_iter, {**drawn, "volumes": config.volumes}
 

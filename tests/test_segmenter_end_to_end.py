@@ -12,7 +12,7 @@ import pytest
 from dataloaders.io.manifest import Manifest
 from dataloaders.io.runlog import read_log
 from engine.checkpoint import list_states
-from tests.launch import assert_killed_run_goes_on, call, prepared_scans, start, wait_for
+from tests.launch import assert_killed_run_goes_on, call, prepared_scans
 from tests.toy import LAS, phantom, save_nifti
 
 pytestmark = pytest.mark.slow
@@ -110,30 +110,6 @@ def test_test_scores_whole_volumes_in_the_space_of_the_source(home: Path, traine
     assert "other phase" in call("test.py", "--name", "whole", *where, "--phase", "val", code=2).stderr
     wrong = call("test.py", "--name", "whole", *where, "--inputs", "FLAIR", code=2)
     assert "--inputs FLAIR: no such channel; there are T1w" in wrong.stderr
-
-
-def test_a_killed_prediction_resumes(home: Path, trained: Path, tmp_path: Path) -> None:
-    for i in range(8):
-        save_nifti(tmp_path / "in" / f"s{i:02d}.nii.gz", phantom(i, (64, 64, 48))[1], LAS)
-    arguments = ["scripts/segment.py", "--i", tmp_path / "in", "--o", tmp_path / "out", "--checkpoint", trained]
-    arguments += ["--cpu", "--threads", 1, "--vol", tmp_path / "v.csv"]
-    process = start(*arguments)
-
-    def done_scans() -> list[Path]:
-        records = (tmp_path / "out").glob("s*_dseg.json")
-        return [path for path in records if "made_from" in path.read_text()]
-
-    wait_for(lambda: done_scans() or process.poll() is not None)
-    process.kill()
-    process.wait()
-    before = {path: path.stat().st_mtime_ns for path in (tmp_path / "out").glob("s*_dseg.nii.gz")}
-    kept = len(done_scans())
-    assert 0 < kept < 8
-    done = call(*arguments)
-    assert f"{8 - kept} segmented, {kept} kept, 0 failed" in done.stdout
-    assert len(list((tmp_path / "out").glob("s*_dseg.nii.gz"))) == 8
-    assert sum(path.stat().st_mtime_ns == time_before for path, time_before in before.items()) >= kept
-    assert len((tmp_path / "v.csv").read_text().splitlines()) == 9
 
 
 def test_segment_says_what_is_wrong(home: Path, trained: Path, tmp_path: Path) -> None:

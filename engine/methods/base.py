@@ -6,11 +6,12 @@ import functools
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import torch
 
 from config import Config, TestConfig
+from dataloaders.folder import load_manifest
 from dataloaders.io.manifest import Manifest
 from dataloaders.io.schema import NAME
 from dataloaders.io.spec import DataSpec
@@ -24,23 +25,29 @@ if TYPE_CHECKING:
     from engine.trained import TrainedRun
 
 
-class SplitTest(Protocol):
-    """A split of a data set and a trained run that goes with it. ValueError of its making where it does not.
+class SplitTest(ABC):
+    """A split of --dataroot and a trained run that goes with it. ValueError of its making where it does not.
 
     folder: name of the results folder; made_from: what its content depends on beside weights, data and split.
     """
 
-    data: Manifest
     folder: str
     made_from: dict[str, Any]
 
+    def __init__(self, config: TestConfig, run: TrainedRun) -> None:
+        assert config.dataroot is not None
+        self.config, self.run, self.root = config, run, config.dataroot
+        data = load_manifest(self.root, patient_regex=config.patient_regex)
+        self.data = data.only(config.phase, config.only_patients)
+        self.data.refuse_bare(self.root, config.phase, "label map")
+
+    @abstractmethod
     def write(self, out: Path, provenance: dict[str, Any]) -> None:
         """Synthesise, or segment, the split into the results folder `out`, which is whole or absent."""
-        ...
 
+    @abstractmethod
     def evaluate(self, out: Path) -> None:
         """Metrics of the results folder, to files and to the console."""
-        ...
 
 
 class Workflow(ABC):

@@ -13,7 +13,6 @@ import torch
 
 from config import TestConfig
 from dataloaders.case_volumes import channel_numbers, read_case
-from dataloaders.folder import load_manifest
 from dataloaders.io.console import tracked
 from dataloaders.io.files import whole_folder
 from dataloaders.io.geometry import PLANES, back_to_source, plane
@@ -111,18 +110,14 @@ class SegmenterWorkflow(Workflow):
         return {"Makes": f"label maps from {images}", "Patches": f"{o.dims}-D, {patch} voxels"}
 
 
-class SplitSegmentation:
+class SplitSegmentation(SplitTest):
     """The images of a split of --dataroot to label maps in the sources' geometry, with Dice, HD95 and volumes."""
 
     def __init__(self, config: TestConfig, run: TrainedRun) -> None:
-        assert config.dataroot is not None
-        self.config, self.run, self.root = config, run, config.dataroot
-        data = load_manifest(self.root, patient_regex=config.patient_regex)
-        self.data = data.only(config.phase, config.only_patients)
+        super().__init__(config, run)
         self.cases = [case for case in self.data.split(config.phase) if any(item.images for item in case.slices)]
         if not self.cases:
             raise ValueError(f"{self.root}: the split {config.phase!r} has no images to segment")
-        self.data.refuse_bare(self.root, config.phase, "label map")
         inputs = config.inputs or tuple(channel.name for channel in run.spec.channels)
         if not config.inputs and len(self.data.spec.channels) == run.spec.num_channels:
             inputs = ()  # as many as there are: no names needed
@@ -130,7 +125,7 @@ class SplitSegmentation:
         names = [self.data.spec.channels[channel].name for channel in self.channels]
         parts = [config.ckpt_iter, *(names if config.inputs else ()), *(["tissue"] if config.tissue else ())]
         self.folder = NAME.of("-".join(parts), "results folder")
-        self.made_from: dict[str, Any] = {"inputs": names}
+        self.made_from = {"inputs": names}
 
     def write(self, out: Path, provenance: dict[str, Any]) -> None:
         """Predicted and true label maps as <case>.nii.gz in the geometry of the sources, and the manifest.
