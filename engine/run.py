@@ -186,14 +186,13 @@ class Run:
             except ValueError as error:
                 raise ValueError(f"{flag.split()[0]} {error}") from None
         path = self.folder / "config.json"
-        self.lock = lock_folder(self.folder) if self.folder.is_dir() else None
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self.lock = lock_folder(self.folder)
         if path.is_file():
             if begun:  # a start that failed before it saved anything binds nobody
                 self._refuse_other_run(_read_start(path), new)
-        elif self.folder.is_dir() and any(child.name != LOCK for child in self.folder.iterdir()):
+        elif any(child.name != LOCK for child in self.folder.iterdir()):
             raise ValueError(f"{self.folder} exists and is not a run folder; choose another --name")
-        self.folder.mkdir(parents=True, exist_ok=True)
-        self.lock = self.lock or lock_folder(self.folder)
         for left in [*self.folder.glob(".tmp-*"), *self.folder.glob("previews/.tmp-*")]:
             if left.is_file():  # half-written by a process that was killed
                 left.unlink()
