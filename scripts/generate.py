@@ -555,9 +555,9 @@ def write_volumes(
     for c, channel in enumerate(channels):
         numbered = f"ch{c}image" if len(channels) > 1 else "image"
         files["images"].append(f"{folder}/{case}_{numbered}.nii.gz" if folder else f"images/{case}_{c:04d}.nii.gz")
-        write_volume(out / files["images"][-1], channel, sample.affine, np.float32, sample.codes)
+        write_volume(out / files["images"][-1], channel, sample.affine, np.float32, sample.source.codes)
     files["labels"].append(f"{folder}/{case}_dseg.nii.gz" if folder else f"labels/{case}.nii.gz")
-    write_volume(out / files["labels"][0], label, sample.affine, np.int32, sample.codes)
+    write_volume(out / files["labels"][0], label, sample.affine, np.int32, sample.source.codes)
 
 
 def write_slices(
@@ -584,7 +584,9 @@ def write_slices(
         files["labels"].append(item.label)
         files["images"] += generated
         slices.append(write_slice(out, item, ids, images, windows, frame))
-    geometry = Geometry(affine_rows(sample.affine), label.shape, affine_rows(grid), ids.shape, crop, sample.codes)
+    geometry = Geometry(
+        affine_rows(sample.affine), label.shape, affine_rows(grid), ids.shape, crop, sample.source.codes
+    )
     name = sample.source.name
     patient = re.match(r"sub-[A-Za-z0-9]+", name)
     origin = {"label": {"file": sample.source.path.name, "sha256": sha256}}

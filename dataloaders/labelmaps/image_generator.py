@@ -59,11 +59,6 @@ class SyntheticImage:
     number: int
     source: LabelMap
 
-    @property
-    def codes(self) -> tuple[int, int] | None:
-        """NIfTI's codes of the map's orientation."""
-        return self.source.codes
-
     def __iter__(self) -> Iterator[NDArray]:
         return iter((self.image, self.labels))
 
@@ -79,10 +74,9 @@ class SyntheticImage:
         ValueError for a batch.
         """
         channels, label = self.volumes()
-        write_volume(
-            image, channels[0] if len(channels) == 1 else np.stack(channels, -1), self.affine, np.float32, self.codes
-        )
-        write_volume(labels, label, self.affine, np.int32, self.codes)
+        data, codes = channels[0] if len(channels) == 1 else np.stack(channels, -1), self.source.codes
+        write_volume(image, data, self.affine, np.float32, codes)
+        write_volume(labels, label, self.affine, np.int32, codes)
 
     def volumes(self) -> tuple[list[NDArray[np.float32]], NDArray[np.int32]]:
         """One array per channel, and the labels: all (I, J, K), also in 2-D, as `affine` counts their axes."""

@@ -42,13 +42,8 @@ class LabelRow(NamedTuple):
     tissue: str = ""
 
 
-def table_names() -> tuple[str, ...]:
-    """Names of the built-in tables."""
-    return tuple(BUILT_IN)
-
-
 def table_rows(table: Path | str, flag: str = "table") -> list[LabelRow]:
-    """Rows of a built-in table (see `table_names`) or of a file, in its order.
+    """Rows of a built-in table (`BUILT_IN`) or of a file, in its order.
 
     BIDS' dseg.tsv (index, name, color, mapping) and other TSV and CSV files with an id and a name, 3D Slicer's too; .txt,
     .ctbl and .label of FreeSurfer (LUT), 3D Slicer and ITK-SNAP; JSON {"name": id or [ids]} or {"id": "name"}; TOML of
@@ -61,7 +56,7 @@ def table_rows(table: Path | str, flag: str = "table") -> list[LabelRow]:
     if path.suffix not in READERS or not path.is_file():
         *kinds, last = READERS
         raise ValueError(
-            f"{flag} {path}: must be an existing {', '.join(kinds)} or {last} file, or one of {', '.join(table_names())}"
+            f"{flag} {path}: must be an existing {', '.join(kinds)} or {last} file, or one of {', '.join(BUILT_IN)}"
         )
     seen: dict[int, LabelRow] = {}
     try:

@@ -21,7 +21,7 @@ class LesionMaps(LabelMaps):
     """Label maps of which some have a mask (0 and 1, on the same grid), whose voxels become the label ``lesion``.
 
     labels: as for `LabelMaps`, files only. lesions: folder (with its subfolders), file, or list of files; see
-    `match_lesions`. `scheme` is `base` with the label ``lesion`` as the last. Maps without a mask stay without lesions.
+    `match_lesions`. `scheme` is `base` with the label ``lesion`` as the last, its output one above the highest. Maps without a mask stay without lesions.
     """
 
     def __init__(self, labels: Source, lesions: Lesions, base: LabelScheme, cache_gb: float = 1.0) -> None:
@@ -30,7 +30,7 @@ class LesionMaps(LabelMaps):
         if not all(isinstance(source, Path) for source in self.sources):
             raise ValueError("lesions go with label maps in files, not with arrays")
         self.masks = match_lesions(self.sources, find_masks(lesions, self.sources))
-        self.use(lesion_scheme(base))
+        self.use(base.add_lesion(output=max(base.outputs) + 1))
 
     def ready(self, label_map: LabelMap, subclasses: Sequence[int] = ()) -> LabelMap:
         """A map read from its file with the lesions of that file's mask; see `LabelMaps.ready`."""
@@ -47,11 +47,6 @@ class LesionMaps(LabelMaps):
         if path is not None:
             values = torch.where(read_mask(path, label_map), self.base.num_labels, values).to(values.dtype)
         return replace(found, values=values)
-
-
-def lesion_scheme(base: LabelScheme) -> LabelScheme:
-    """`base` with one more label, ``lesion``, whose output value is one above the highest."""
-    return base.add_lesion(output=max(base.outputs) + 1)
 
 
 def read_mask(path: Path, label_map: LabelMap) -> torch.Tensor:

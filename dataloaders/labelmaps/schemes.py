@@ -12,7 +12,7 @@ from dataloaders.io.files import read_json
 from dataloaders.io.manifest import FILE_NAME, Manifest
 from dataloaders.io.spec import BACKGROUND, Label, mirrored_name, plain_name
 from dataloaders.labelmaps.lab2im import list_scheme
-from dataloaders.labelmaps.label_files import FREESURFER, READERS, table_names
+from dataloaders.labelmaps.label_files import BUILT_IN, FREESURFER, READERS
 from dataloaders.labelmaps.labels import common_labels, named_labels, read_label_map
 from models.gmm import freesurfer
 from models.gmm.labels import LabelScheme, named_partners
@@ -67,10 +67,10 @@ def read_scheme(
         return _scheme_of_labels(labels)
     if path.suffix == ".json" and path.is_file() and _is_scheme(read_json(path)):
         return _scheme_of_table(path, flag)
-    if text in table_names() or (path.is_file() and path.suffix in READERS):
+    if text in BUILT_IN or (path.is_file() and path.suffix in READERS):
         return _scheme_of_names(read_label_map(text, flag=flag), found, f"{flag} {text}")
     raise ValueError(
-        f"{flag} {text}: must be auto, seeds, {', '.join(table_names())}, an existing table "
+        f"{flag} {text}: must be auto, seeds, {', '.join(BUILT_IN)}, an existing table "
         f"({', '.join(READERS)}), or a prepared data folder"
     )
 
@@ -107,7 +107,7 @@ def fitting_tables(values: Iterable[int], among: Iterable[str] = ()) -> list[str
     found = set(values) - {BACKGROUND}
     return [
         name
-        for name in among or table_names()
+        for name in among or BUILT_IN
         if found <= {number for label in read_label_map(name) for number in label.source}
     ]
 

@@ -10,7 +10,7 @@ import pytest
 from dataloaders.io.pictures import label_colors
 from dataloaders.io.spec import Channel, DataSpec, Label
 from dataloaders.labelmaps.image_generator import ImageGenerator
-from dataloaders.labelmaps.label_files import table_names
+from dataloaders.labelmaps.label_files import BUILT_IN
 from dataloaders.labelmaps.labels import read_label_map
 from dataloaders.labelmaps.schemes import output_labels
 from models.gmm.labels import LabelScheme
@@ -106,7 +106,7 @@ def test_built_in_tables_by_name() -> None:
 
 
 def test_every_built_in_table_knows_its_sides() -> None:
-    for name in table_names():
+    for name in BUILT_IN:
         labels = read_label_map(name)
         spec = DataSpec(labels, (Channel("image"),), (8, 8))
         assert LabelScheme.from_spec(spec).partners is not None, name
