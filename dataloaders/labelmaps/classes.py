@@ -7,6 +7,7 @@ import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Annotated
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,6 +15,7 @@ from scipy import ndimage
 
 from config import Config
 from dataloaders.io.files import read_json, read_toml
+from dataloaders.io.schema import AtLeast0, Must, decode
 from dataloaders.io.spec import BACKGROUND, DataSpec, Label, plain_name, sideless
 from dataloaders.labelmaps.label_files import id_list
 from dataloaders.labelmaps.labels import LabelTable
@@ -21,6 +23,7 @@ from dataloaders.labelmaps.schemes import fitting_tables
 from models.gmm import freesurfer
 from models.gmm.labels import LabelScheme
 
+Levels = Annotated[tuple[float, float], Must("low and high in 0..255", lambda v: 0 <= v[0] <= v[1] <= 255)]
 TISSUE_TABLES = ("csf-gm-wm", "gm-wm-csf")  # of `dataloaders.labelmaps.labels`: nothing but tissues
 CLASSES = ("auto", "tissue", "structures")  # --segmenter.classes by name
 MR_CONTRASTS: dict[str, dict[str, Sequence[float]]] = read_toml(Path(__file__).with_name("contrasts.toml"), "table")
@@ -187,20 +190,16 @@ def read_classes(text: str, labels: Sequence[Label]) -> Classes:
         return Classes(tuple(labels), strict=True)
     if text in ("tissue", "structures"):
         return tissue_classes() if text == "tissue" else structure_classes()
-    data = json.loads(text)
-    if not isinstance(data, dict) or not all(isinstance(entries, list) for entries in data.values()):
-        raise ValueError("--segmenter.classes: the file must hold {class name: [values and names]}")
+    data = decode(dict[str, list[AtLeast0 | str]], json.loads(text), "--segmenter.classes")
     found = [Label(0, "background", (0,))]
     aliases: dict[str, int] = {}
     owner: dict[int | str, str] = {}
     for name, listed in data.items():
         if plain_name(name) == "background":
             continue
-        values = tuple(entry for entry in listed if isinstance(entry, int) and not isinstance(entry, bool))
+        values = tuple(entry for entry in listed if isinstance(entry, int))
         names = [plain_name(entry) for entry in listed if isinstance(entry, str)]
-        if len(values) + len(names) != len(listed) or (values and min(values) < 0):
-            raise ValueError(f"--segmenter.classes: {name}: entries must be whole numbers of 0 or more, or names")
-        entries: tuple[int | str, ...] = (*values, *names)
+        entries: list[int | str] = [*values, *names]
         for entry in entries:
             if owner.setdefault(entry, name) != name:
                 raise ValueError(f"--segmenter.classes: {entry} is in both {owner[entry]} and {name}")
@@ -231,9 +230,6 @@ def contrast_means(
         if contrast not in MR_CONTRASTS and (unknown := sorted(set(ranges) - set(ids) - set(structures))):
             there = ", ".join(label.name for label in labels)
             raise ValueError(f"--segmenter.contrasts: {contrast}: no class {', '.join(unknown)}; there are {there}")
-        for values in ranges.values():
-            if len(values) != 2 or not 0 <= values[0] <= values[1] <= 255:
-                raise ValueError(f"--segmenter.contrasts: {contrast}: {values} must be low and high in 0..255")
         of_class = {ids[name]: values for name, values in ranges.items() if name in ids}
         found = [
             ranges[name] if name in ranges and name not in ids else of_class.get(output, default)
@@ -248,7 +244,9 @@ def contrast_means(
 def _contrasts(text: str) -> dict[str, dict[str, Sequence[float]]]:
     if text == "mr":
         return MR_CONTRASTS
-    return {text: MR_CONTRASTS[text]} if text in MR_CONTRASTS else json.loads(text)
+    if text in MR_CONTRASTS:
+        return {text: MR_CONTRASTS[text]}
+    return decode(dict[str, dict[str, Levels]], json.loads(text), "--segmenter.contrasts")
 
 
 def apart(text: str, labels: Sequence[Label]) -> set[str]:

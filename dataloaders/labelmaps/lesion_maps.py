@@ -21,7 +21,7 @@ class LesionMaps(LabelMaps):
     """Label maps of which some have a mask (0 and 1, on the same grid), whose voxels become the label ``lesion``.
 
     labels: as for `LabelMaps`, files only. lesions: folder (with its subfolders), file, or list of files; see
-    `match_lesions`. `scheme` is `base` with the label ``lesion`` as the last, its output one above the highest. Maps without a mask stay without lesions.
+    `match_lesions`. `scheme` is `base` with ``lesion`` as the last, of the highest output. Maps without a mask have none.
     """
 
     def __init__(self, labels: Source, lesions: Lesions, base: LabelScheme, cache_gb: float = 1.0) -> None:
