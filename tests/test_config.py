@@ -183,7 +183,8 @@ def test_every_option_has_a_reader(options: type) -> None:
     text = "".join(file.read_text() for file in files if file.name != "options.py")
     holders = "config|c|o|options|oasis|own|gmm|segmenter|self"
     for f in fields(options):
-        assert re.search(rf"\b({holders})\.{f.name}\b", text), f"nobody reads {options.__name__}.{f.name}"
+        read = rf"\b({holders})\.{f.name}\b|\"{f.name}\""  # or by its name, among others
+        assert re.search(read, text), f"nobody reads {options.__name__}.{f.name}"
 
 
 def test_results_folders_of_one_name_are_two_sources() -> None:
