@@ -8,7 +8,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
@@ -48,13 +47,12 @@ def run_command(
     log: Path,
     limit: float | None,
     environment: Mapping[str, str] | None = None,
-) -> float:
-    """Run a program in `folder`; what it prints goes to `log`, below the command itself. Returns seconds.
+) -> None:
+    """Run a program in `folder`; what it prints goes to `log`, below the command itself.
 
     limit: seconds, None for none. ToolFailed for a non-zero end, with the log's last line, and when time is over.
     """
     words = [str(word) for word in command]
-    start = time.monotonic()
     with open(log, "ab") as out:
         out.write(f"$ {' '.join(words)}\n".encode())
         out.flush()
@@ -80,7 +78,6 @@ def run_command(
     if code != 0:
         ended = f"was killed by signal {-code}" if code < 0 else f"ended with {code}"
         raise ToolFailed(f"{Path(words[0]).name} {ended}: {last_line(log)}; see {log}")
-    return time.monotonic() - start
 
 
 def _stop_group(process: subprocess.Popen) -> None:

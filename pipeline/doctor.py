@@ -26,7 +26,8 @@ def examine(path: Path | None) -> tuple[list[str], list[str]]:
     """
     study = read_study(path) if path is not None else None
     nnunetv2 = TOOLS["nnunetv2"]
-    used = {**find_tools(study).all, nnunetv2.name: (nnunetv2, {})} if study is not None else {}
+    used = {name: tool for of_kind in find_tools(study).values() for name, tool in of_kind.items()} if study else {}
+    used |= {nnunetv2.name: (nnunetv2, {})} if study else {}
     named = {tool.name for tool, _ in used.values()}
     others = {name: (tool, dict(tool.settings)) for name, tool in TOOLS.items() if name not in named}
     lines, lacking = ["tools:"], []

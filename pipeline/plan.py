@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -14,42 +14,31 @@ from pipeline.records import Unit
 from pipeline.rules import RULES
 from pipeline.study import PATH_SETTINGS, Study, gmm_options
 from pipeline.tissue import read_table
-from pipeline.tools import TOOLS, Tool, configured
+from pipeline.tools import TOOLS, configured
+from pipeline.tools.base import Kind, Tool
 
 Configured = tuple[Tool, dict[str, Any]]  # with its settings
 
 
-@dataclass(frozen=True)
-class StudyTools:
-    """By their names in the study; harmonisers: SynthSR or none."""
-
-    harmonisers: dict[str, Configured]
-    strippers: dict[str, Configured]
-    segmenters: dict[str, Configured]
-
-    @property
-    def all(self) -> dict[str, Configured]:
-        """Every tool that the study needs."""
-        return {**self.strippers, **self.segmenters, **self.harmonisers}
-
-
-def find_tools(study: Study) -> StudyTools:
-    """The tools of a study with their settings; ValueError for what does not fit, and for settings that nobody uses."""
+def find_tools(study: Study) -> dict[Kind, dict[str, Configured]]:
+    """The tools of a study by kind and name; ValueError for what does not fit, and for settings that nobody uses."""
+    names: dict[Kind, Sequence[str]] = {
+        "strip": study.strip.tools,
+        "segment": study.segment.tools,
+        "harmonise": ["synthsr"] if study.harmonise.method == "synthsr" else [],
+    }
     for name in (*study.strip.tools, *study.segment.tools, *study.tools):
         if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9-]{0,39}", name):
             raise ValueError(f"tools: {name!r}: a tool's name has letters, digits and '-' only")
-    tools = StudyTools(
-        {name: configured(study, name, "harmonise") for name in ["synthsr"] if study.harmonise.method == name},
-        {name: configured(study, name, "strip") for name in study.strip.tools},
-        {name: configured(study, name, "segment") for name in study.segment.tools},
-    )
-    for name in sorted(set(study.tools) - set(tools.all)):
+    tools = {kind: {name: configured(study, name, kind) for name in of_kind} for kind, of_kind in names.items()}
+    segmenters = tools["segment"]
+    for name in sorted(set(study.tools).difference(*tools.values())):
         raise ValueError(f"tools.{name}: is in neither strip.tools nor segment.tools")
     drawn = {"labels"} if study.evaluate.reference == "labels" else set()
-    strange = [f"tissue.tables.{name}:" for name in sorted(set(study.tissue.tables) - set(tools.segmenters) - drawn)]
-    strange += [f"tissue.fluid_is_rest: {n!r}" for n in sorted(set(study.tissue.fluid_is_rest) - set(tools.segmenters))]
+    strange = [f"tissue.tables.{name}:" for name in sorted(set(study.tissue.tables) - set(segmenters) - drawn)]
+    strange += [f"tissue.fluid_is_rest: {n!r}" for n in sorted(set(study.tissue.fluid_is_rest) - set(segmenters))]
     if strange:
-        raise ValueError(f"{strange[0]} is not in segment.tools, which has {', '.join(tools.segmenters)}")
+        raise ValueError(f"{strange[0]} is not in segment.tools, which has {', '.join(segmenters)}")
     for path in study.tissue.tables.values():
         read_table(path)
     return tools
@@ -59,7 +48,7 @@ def make_plan(study: Study, cases: Sequence[StudyCase]) -> list[Unit]:
     """All units in an order in which each comes after those that it names; the same for every run of a study."""
     tools = find_tools(study)
     gmm_options(study.synthesise.contrast, study.synthesise.gmm)  # refuses what does not fit
-    maps = [f"{segmenter}_{stripper}" for segmenter in tools.segmenters for stripper in tools.strippers]
+    maps = [f"{segmenter}_{stripper}" for segmenter in tools["segment"] for stripper in tools["strip"]]
     kind = study.evaluate.reference
     if kind not in ("consensus", "labels", *maps):
         raise ValueError(f"evaluate.reference = {kind!r}: must be consensus, labels, or one of {', '.join(maps)}")
@@ -76,11 +65,13 @@ def make_plan(study: Study, cases: Sequence[StudyCase]) -> list[Unit]:
 class _StudyPlan:
     """Collects units."""
 
-    def __init__(self, study: Study, tools: StudyTools, cases: Sequence[StudyCase], maps: Sequence[str]) -> None:
+    def __init__(
+        self, study: Study, tools: dict[Kind, dict[str, Configured]], cases: Sequence[StudyCase], maps: Sequence[str]
+    ) -> None:
         self.study, self.tools, self.cases, self.maps = study, tools, cases, maps
         self.learn = [case.id for case in cases if case.split != "test"]
         self.test = [case.id for case in cases if case.split == "test"]
-        self.labels_used = study.evaluate.reference == "labels" or any(t.given for t, _ in tools.segmenters.values())
+        self.labels_used = study.evaluate.reference == "labels" or any(t.given for t, _ in tools["segment"].values())
         self.units: list[Unit] = []
 
     def add(self, stage: str, name: str = "", case: str = "", **of: Any) -> str:
@@ -92,21 +83,21 @@ class _StudyPlan:
     def scan(self, case: StudyCase) -> None:
         """Stages 1 to 5 of a case, and its real slices where it is tested on."""
         study, tools = self.study, self.tools
-        (synthsr,) = [options for _, options in tools.harmonisers.values()] or [{}]
+        (synthsr,) = [options for _, options in tools["harmonise"].values()] or [{}]
         settings = {**asdict(study.harmonise), "tool": synthsr, "stripped": case.stripped}
         given = [case.brain, case.reference if self.labels_used else None]
         settings |= {"labels": True} if self.labels_used else {}
         files = (case.t1, *(path for path in given if path is not None))
         harmonise = self.add("harmonise", case=case.id, settings=settings, files=files)
         strips = {}
-        for name, (tool, options) in tools.strippers.items():
+        for name, (tool, options) in tools["strip"].items():
             settings = {"given": True} if case.given_brain else {"tool": tool.name, "options": options}
             strips[name] = self.add("strip", name, case.id, needs=(harmonise,), settings=settings)
             needs = (harmonise, strips[name])
             self.add("crop", name, case.id, needs=needs, settings=asdict(study.crop))
             if case.split == "test":
                 self.add("slices", name, case.id, needs=needs, settings=asdict(study.slices))
-        for name, (tool, options) in tools.segmenters.items():
+        for name, (tool, options) in tools["segment"].items():
             wants = tool.gets(options)
             settings = {"tool": tool.name, "options": options, "wants": wants}
             of: dict[str, Any] = {"settings": settings, "files": weight_files(options)}

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from dataloaders.io.files import read_json, write_json, write_text
+from dataloaders.io.files import read_json
 from dataloaders.io.manifest import SPLITS
 from evaluation.report.kit import Cell, Table, measured, missing, render
 from pipeline.context import Context
@@ -18,13 +18,6 @@ from pipeline.tissue import TISSUES
 from pipeline.tools import configured
 
 COLUMNS = (*TISSUES, "mean")
-
-
-def write_report(context: Context) -> None:
-    """Write both files to the unit's folder."""
-    data = collect(context)
-    write_json(context.folder / "report.json", data)
-    write_text(context.folder / "report.html", page(context, data))
 
 
 def collect(context: Context) -> dict[str, Any]:

@@ -17,18 +17,19 @@ import engine.signals  # noqa: F401  # isort: skip
 
 import numpy as np
 from numpy.typing import NDArray
+from skimage.segmentation import find_boundaries
 
-from dataloaders.io.files import atomic_path
 from dataloaders.io.geometry import PLANES, plane
 from dataloaders.io.nifti import stem
-from dataloaders.io.pictures import label_colors, resized, to_grey
+from dataloaders.io.pictures import label_colors, resized, save_picture, tile_grid, titled, to_grey
 from dataloaders.io.schema import AtLeast1, Must, check, options_of
 from dataloaders.labelmaps.image_generator import ImageGenerator
 from dataloaders.labelmaps.schemes import output_labels
 from engine.command import exit_code
 from models.gmm.options import GmmPreset
 
-SIDES = ((-1, 0), (1, 0), (0, -1), (0, 1))
+GAP = 6  # pixels around a sample
+WIDTH = 320  # pixels that a sample has at least, for its caption
 
 
 @dataclass(frozen=True)
@@ -55,41 +56,32 @@ class Options:
 
 def draw(generator: ImageGenerator, options: Options) -> None:
     """Make the samples one by one and draw them."""
-    from matplotlib.figure import Figure
-
-    samples = [_picture(generator, number, options.borders) for number in range(options.n)]
-    rows, width = -(-options.n // options.columns), 3.2
-    height = width * max(image.shape[0] / image.shape[1] for image in samples) + 0.2
-    figure = Figure(figsize=(width * options.columns, height * rows), facecolor="black")
-    grid = figure.subplots(rows, options.columns, squeeze=False)
-    for axes in grid.flat:
-        axes.axis("off")
-    for number, (axes, image) in enumerate(zip(grid.flat, samples, strict=False)):
-        axes.imshow(image, interpolation="nearest")
-        axes.set_title(_caption(generator, number), color="white", fontsize=6, pad=2)
-    figure.subplots_adjust(0.002, 0.002, 0.998, 1 - 0.2 / (height * rows), 0.01, 0.2 / height)
-    options.out.parent.mkdir(parents=True, exist_ok=True)
-    with atomic_path(options.out) as temporary:
-        figure.savefig(temporary, dpi=110, facecolor="black")
+    tiles = [_sample(generator, number, options.borders) for number in range(options.n)]
+    tiles += [np.zeros_like(tiles[0])] * (-options.n % options.columns)
+    rows = [tiles[i : i + options.columns] for i in range(0, len(tiles), options.columns)]
+    save_picture(options.out, tile_grid(rows))
 
 
-def _picture(generator: ImageGenerator, number: int, borders: bool) -> NDArray[np.uint8]:
-    """The first channel, planes side by side, in pixels as wide as high, (H, W, 3)."""
+def _sample(generator: ImageGenerator, number: int, borders: bool) -> NDArray[np.uint8]:
+    """The first channel, planes side by side, in pixels as wide as high, below its caption, (H, W, 3)."""
     image, labels = generator.tensors(number)
     mm = generator.params(number)[1].out_spacing
-    grey = to_grey(_beside(square_planes(image[0].cpu().numpy(), mm)), 0, 1)
-    if not borders:
-        return grey
-    classes = output_labels(generator.scheme)
-    ids = np.searchsorted([label.source[0] for label in classes], labels.cpu().numpy()).astype(np.float32)
-    return outlined(grey, _beside(square_planes(ids, mm)).astype(np.intp), label_colors(classes))
+    planes = [to_grey(shown, 0, 1) for shown in square_planes(image[0].cpu().numpy(), mm)]
+    if borders:
+        classes = output_labels(generator.scheme)
+        ids = np.searchsorted([label.source[0] for label in classes], labels.cpu().numpy()).astype(np.float32)
+        own = [shown.astype(np.intp) for shown in square_planes(ids, mm)]
+        planes = [outlined(*pair, label_colors(classes)) for pair in zip(planes, own, strict=True)]
+    grid = tile_grid([planes])
+    zoom = -(-WIDTH // grid.shape[1])
+    pixels = np.pad(grid.repeat(zoom, 0).repeat(zoom, 1), ((0, GAP), (GAP, GAP), (0, 0)))
+    return titled(pixels, [_caption(generator, number)])
 
 
 def outlined(image: NDArray[np.uint8], ids: NDArray[np.intp], colors: NDArray[np.uint8]) -> NDArray[np.uint8]:
     """The image (H, W, 3) with the outermost pixels of every label of `ids` (H, W) but 0 in the label's colour (N, 3)."""
-    around = np.pad(ids, 1)
-    inside = [np.roll(around, shift, (0, 1))[1:-1, 1:-1] == ids for shift in SIDES]
-    return np.where((np.all(inside, axis=0) | (ids == 0))[..., None], image, colors[ids])
+    border = find_boundaries(np.pad(ids, 1), mode="inner")[1:-1, 1:-1]
+    return np.where(border[..., None], colors[ids], image)
 
 
 def square_planes(volume: NDArray[np.float32], mm: Sequence[float]) -> list[NDArray]:
@@ -105,16 +97,10 @@ def square_planes(volume: NDArray[np.float32], mm: Sequence[float]) -> list[NDAr
     return [resized(p, p.shape[0] * high / small, p.shape[1] * wide / small, smooth=False) for p, high, wide in shown]
 
 
-def _beside(pictures: list[NDArray]) -> NDArray:
-    height = max(picture.shape[0] for picture in pictures)
-    padded = [np.pad(p, ((0, height - p.shape[0]), (0, 2))) for p in pictures]
-    return np.concatenate(padded, 1)
-
-
 def _caption(generator: ImageGenerator, number: int) -> str:
     _, params = generator.params(number)
     mm = [c * s / n for c, s, n in zip(params.crop_shape, params.spacing, params.low_shape[0], strict=True)]
-    facts = ["×".join(f"{x:.1f}" for x in mm) + " mm", *(type(a).__name__ for a in params.artefacts)]
+    facts = [" x ".join(f"{x:.1f}" for x in mm) + " mm", *(type(a).__name__ for a in params.artefacts)]
     return f"{number}: " + ", ".join(facts)
 
 

@@ -9,21 +9,20 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
-import SimpleITK as sitk  # noqa: N813 (its own convention)
 from numpy.typing import NDArray
 from scipy import ndimage
 
 from dataloaders.io.intensity import Window
 from dataloaders.io.spec import Label
 from dataloaders.lesions.filling import FULL, fill_slices, fill_volume
-from dataloaders.registration import itk_in_one_line, positive_inside
+from dataloaders.registration import bias_field
 from models.lesion.options import PUBLISHED_ALPHAS
 
 WHITE_SPAN = 2.5  # the window goes from 0 to this many times white matter; lesions on FLAIR reach about 2
 FOUND_ALPHA = 1.1  # found lesions: grey matter's mean plus this many deviations
 FOUND_VOXELS = 3  # smallest lesion that is found
 ENCLOSED = 0.7  # share of white matter around a rim voxel that is not cortex
-N4_SHRINK, N4_ITERATIONS = 4, 50
+N4_SHRINK = 4
 
 Fill = Literal["none", "lesion", "salem2019"]
 
@@ -135,18 +134,6 @@ def without_lesions(
 
 
 def n4_field(image: NDArray, mask: NDArray[np.bool_]) -> NDArray[np.float32]:
-    """The smooth bias field that N4 (Tustison et al., IEEE TMI 2010) finds inside `mask`: image / field is corrected.
-
-    On every fourth voxel, 3 × 50 iterations. Mean 1 in the mask. ValueError where the mask is not above 0, or N4 fails.
-    """
-    positive_inside(image, mask)
-    scan = sitk.GetImageFromArray(np.ascontiguousarray(np.maximum(image, 0).astype(np.float32)))
-    inside = sitk.GetImageFromArray(mask.astype(np.uint8))
-    factors = [min(N4_SHRINK, max(1, n // 8)) for n in image.shape[::-1]]
-    small, small_mask = sitk.Shrink(scan, factors), sitk.Shrink(inside, factors)
-    corrector = sitk.N4BiasFieldCorrectionImageFilter()
-    corrector.SetMaximumNumberOfIterations([N4_ITERATIONS] * 3)
-    with itk_in_one_line("N4"):
-        corrector.Execute(small, small_mask)
-    field = np.exp(sitk.GetArrayFromImage(corrector.GetLogBiasFieldAsImage(scan)))
+    """`bias_field` on every fourth voxel, with mean 1 in the mask."""
+    field = bias_field(image, mask, [min(N4_SHRINK, max(1, n // 8)) for n in image.shape])
     return (field / field[mask].mean()).astype(np.float32)

@@ -15,7 +15,7 @@ from dataloaders.io.nifti import read_volume, write_volume
 from dataloaders.io.png import read_png
 from pipeline import scores
 from pipeline.context import Context, Excluded, Made
-from pipeline.report import write_report
+from pipeline.report import collect, page
 from pipeline.tissue import TISSUES, read_labels, read_table
 
 
@@ -132,5 +132,7 @@ def _csv(result: dict[str, Any]) -> str:
 
 def report(context: Context) -> Made:
     """report.html, one self-contained page, and report.json with all of its numbers."""
-    write_report(context)
+    data = collect(context)
+    write_json(context.folder / "report.json", data)
+    write_text(context.folder / "report.html", page(context, data))
     return Made({"report": "report.html", "data": "report.json"})

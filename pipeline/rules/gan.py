@@ -38,22 +38,22 @@ def real(context: Context) -> Made:
     return Made(outputs, {"patients": patients, "validation": sorted(held)})
 
 
-def _run(context: Context, script: str, options: dict[str, Any], *more: str) -> float:
-    """One of medsis' own commands in a process of its own; seconds."""
+def _run(context: Context, script: str, options: dict[str, Any], *more: str) -> None:
+    """One of medsis' own commands in a process of its own."""
     words = [word for name, value in options.items() for word in (f"--{name}", str(value))]
     words += ["--name", NAME, "--seed", str(context.study.seed), *more]
-    return run_command([sys.executable, ROOT / script, *words], ROOT, context.folder / LOG, None)
+    run_command([sys.executable, ROOT / script, *words], ROOT, context.folder / LOG, None)
 
 
 def train(context: Context) -> Made:
     """train.py; the same command goes on where it stopped."""
     runs, data = context.folder / "checkpoints", context.home(context.needed("real"))
-    seconds = _run(context, "train.py", {"dataroot": data, "checkpoints_dir": runs}, *context.study.synthesise.gan)
+    _run(context, "train.py", {"dataroot": data, "checkpoints_dir": runs}, *context.study.synthesise.gan)
     weights = sorted((runs / NAME).glob("weights-*.safetensors"))
     if not weights:
         raise ToolFailed(f"train.py left no weights; see {context.folder / LOG}")
     outputs = {path.name: str(path.relative_to(context.folder)) for path in weights}
-    return Made(outputs | {"log": LOG}, {"seconds": seconds}, {"name": "train.py"})
+    return Made(outputs | {"log": LOG}, {}, {"name": "train.py"})
 
 
 def paint(context: Context) -> Made:

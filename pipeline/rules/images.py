@@ -28,7 +28,6 @@ N4 = {
     "citation": "Tustison et al., IEEE TMI 2010, doi 10.1109/TMI.2010.2046908",
 }
 N4_MM = 4.0  # of the grid that the bias field is estimated on
-N4_ITERATIONS = (50, 50, 50)
 
 
 def harmonise(context: Context) -> Made:
@@ -68,24 +67,16 @@ def harmonise(context: Context) -> Made:
     return Made(outputs, facts, tool)
 
 
-def n4(data: NDArray[np.float32], spacing: NDArray) -> NDArray[np.float32]:
+def n4(data: NDArray[np.float32], mm: NDArray) -> NDArray[np.float32]:
     """N4 bias field correction (Tustison et al., IEEE TMI 2010) of a head, estimated at 4 mm within Otsu's mask."""
     import SimpleITK as sitk  # noqa: N813 (its usual name; slow to import)
 
-    from dataloaders.registration import itk_in_one_line, positive_inside
+    from dataloaders.registration import bias_field
 
-    image = sitk.GetImageFromArray(np.ascontiguousarray(data.transpose(2, 1, 0)))
-    image.SetSpacing([float(mm) for mm in spacing])
-    shrink = [max(1, int(N4_MM // mm)) for mm in spacing]
-    inside = sitk.OtsuThreshold(image, 0, 1, 200)
-    positive_inside(data, sitk.GetArrayFromImage(inside).transpose(2, 1, 0) > 0)
-    small, mask = sitk.Shrink(image, shrink), sitk.Shrink(inside, shrink)
-    corrector = sitk.N4BiasFieldCorrectionImageFilter()
-    corrector.SetMaximumNumberOfIterations(N4_ITERATIONS)
-    with itk_in_one_line("N4"):
-        corrector.Execute(small, mask)
-    field = sitk.GetArrayFromImage(corrector.GetLogBiasFieldAsImage(image)).transpose(2, 1, 0)
-    return (data / np.exp(field)).astype(np.float32)
+    turned = np.ascontiguousarray(data.T)
+    head = sitk.GetArrayFromImage(sitk.OtsuThreshold(sitk.GetImageFromArray(turned), 0, 1, 200)) > 0
+    shrink = [max(1, int(N4_MM // size)) for size in mm]
+    return (data / bias_field(turned, head, shrink[::-1], mm[::-1].tolist()).T).astype(np.float32)
 
 
 def _given_maps(context: Context, source: Volume, grid: Volume) -> dict[str, str]:

@@ -67,8 +67,8 @@ def _model(context: Context) -> str:
     return f"results/{_name(context)}/{nnunet.trainer(o)}__{nnunet.plans_name(o)}__2d"
 
 
-def _run(context: Context, program: str, arguments: Iterable[Any], limit: float | None = None) -> float:
-    """One of nnU-Net's commands, logged in the unit's folder; seconds.
+def _run(context: Context, program: str, arguments: Iterable[Any], limit: float | None = None) -> None:
+    """One of nnU-Net's commands, logged in the unit's folder.
 
     Its three folders are those of the combination's units; that of the running one is in its own folder.
     """
@@ -78,7 +78,7 @@ def _run(context: Context, program: str, arguments: Iterable[Any], limit: float 
         folders[folder] = home / folder
     variables = nnunet.environment(folders, context.study.nnunet, context.study.threads, context.unit.stage == "plan")
     command: list[str | Path] = [nnunet.program(program), *map(str, arguments)]
-    return run_command(command, context.folder, context.folder / LOG, limit, variables)
+    run_command(command, context.folder, context.folder / LOG, limit, variables)
 
 
 def _number(context: Context) -> str:
@@ -116,7 +116,7 @@ def train(context: Context) -> Made:
     (context.folder / "results").mkdir(exist_ok=True)
     arguments = ["-device", o.device, "-tr", nnunet.trainer(o), "-p", nnunet.plans_name(o)]
     arguments += ["--c"] if (context.folder / fold / "checkpoint_latest.pth").is_file() else []
-    seconds = _run(context, "nnUNetv2_train", [_number(context), "2d", o.fold, *arguments])
+    _run(context, "nnUNetv2_train", [_number(context), "2d", o.fold, *arguments])
     outputs = {name: f"{fold}/checkpoint_{name}.pth" for name in ("final", "best")}
     _refuse_absent(context, "nnUNetv2_train", outputs.values())
     # The training loss of each epoch (Dice and cross-entropy: below 0 is good).
@@ -126,7 +126,7 @@ def train(context: Context) -> Made:
         raise ToolFailed(f"training diverged: its last loss is {losses[-1]}; see {context.folder / LOG}")
     outputs |= {name: f"{model}/{name}.json" for name in ("dataset", "plans")} | {"log": LOG}
     outputs |= {"progress": f"{fold}/progress.png"} if (context.folder / fold / "progress.png").is_file() else {}
-    return Made(outputs, {"seconds": seconds, "losses": losses}, nnunet.about())
+    return Made(outputs, {}, nnunet.about())
 
 
 def predict(context: Context) -> Made:
@@ -145,10 +145,9 @@ def predict(context: Context) -> Made:
     arguments = ["-i", source, "-o", context.folder / "labels", "-d", _number(context), "-c", "2d", "-f", o.fold]
     arguments += ["-tr", nnunet.trainer(o), "-p", nnunet.plans_name(o), "-chk", f"checkpoint_{o.checkpoint}.pth"]
     arguments += ["-device", o.device, "-npp", threads, "-nps", threads, *([] if o.tta else ["--disable_tta"])]
-    seconds = _run(context, "nnUNetv2_predict", arguments)
+    _run(context, "nnUNetv2_predict", arguments)
     shutil.rmtree(source)
     _refuse_absent(context, "nnUNetv2_predict", outputs.values())
-    facts = {"tasks": tasks, "seconds_per_slice": seconds / len(outputs)}
     for unit in [unit for unit in tasks if unit.startswith("slices/")]:
         case = Manifest.load(context.home(unit)).cases[0]
         assert case.geometry is not None
@@ -156,4 +155,4 @@ def predict(context: Context) -> Made:
         planes = {index: read_png(file).astype(np.uint8) for index, file in files.items()}
         write_volume(context.folder / f"{case.id}.nii.gz", *stitch(case.geometry, "axial", planes, 0, labels=True))
         outputs[unit] = f"{case.id}.nii.gz"
-    return Made(outputs | {"log": LOG}, facts, nnunet.about())
+    return Made(outputs | {"log": LOG}, {"tasks": tasks}, nnunet.about())

@@ -91,20 +91,18 @@ class Tool:
                 raise ValueError(f"{where} {key} = {value}: must lie between {allowed[0]} and {allowed[1]}")
         return {**self.settings, **given}
 
-    def find(self, settings: Mapping[str, Any]) -> Path | str | None:
-        """The program on PATH, beside this Python, or below its home; None where it, or what it needs, is missing."""
-        if self.weights and not (settings.get(self.weights) and Path(settings[self.weights]).exists()):
-            return None
+    def find(self) -> Path | str | None:
+        """The program on PATH, beside this Python, or below its home; None where it is missing."""
         home = os.environ.get(self.home) if self.home else None
         return find_program(self.programs or [PYTHON], [Path(home, "bin"), Path(home)] if home else [])
 
     def located(self, settings: Mapping[str, Any]) -> Path | str:
-        """`find`, or ToolMissing with one line that says how to get it."""
-        found = self.find(settings)
-        if found is None and settings.get(self.weights):
-            what = f"{self.weights} = {settings[self.weights]}: no such file or folder"
-            raise ToolMissing(f"{self.name}: {what}; {self.get}")
-        if found is None:
+        """`find`, or ToolMissing with one line that says how to get it, or the weights that it needs."""
+        weights = settings[self.weights] if self.weights else ""
+        if weights and not Path(weights).exists():
+            raise ToolMissing(f"{self.name}: {self.weights} = {weights}: no such file or folder; {self.get}")
+        found = self.find()
+        if found is None or (self.weights and not weights):
             raise ToolMissing(f"{self.name} is not installed: {self.get}")
         return found
 

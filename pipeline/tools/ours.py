@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -88,7 +87,7 @@ def trim(image: NDArray, mask: NDArray[np.bool_], mm: NDArray) -> NDArray[np.boo
 class BuiltIn(Tool):
     """A segmenter of `CLASSIFIERS`, which needs no program."""
 
-    def find(self, settings: Mapping[str, Any]) -> str | None:
+    def find(self) -> str | None:
         """The package."""
         return self.package if package_version(self.package) else None
 
