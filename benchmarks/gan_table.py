@@ -89,7 +89,7 @@ def values_of(folder: Path, o: TableOptions, name: str) -> Values:
         keys.append("faithfulness_dice")
     request = Request(",".join(keys), device=o.device, cache=o.out / "features", **folders)
     planned = plan(request, pairs)
-    scores = merged(score(pairs, planned))
+    scores = merged(score([(pairs, planned)]))
     result = Summary(pairs, scores, planned).result()
     found: Values = {}
     for person, of_person in result["per_patient"].items():
@@ -97,7 +97,7 @@ def values_of(folder: Path, o: TableOptions, name: str) -> Values:
             if key.partition("/")[0] in HEADINGS and value is not None:
                 found.setdefault(key, {})[person] = value
     for (extractor, channel), rows in scores.sets.items():
-        key = f"{extractor}_kid/{pairs.spec.channels[channel].name}"
+        key = f"{extractor}_kid/{pairs.channels[channel].name}"
         found[key] = distances_by_person(extractor, rows)
     if folders:
         ceiling = result["metrics"]["faithfulness_dice"]["ceiling"]

@@ -11,29 +11,30 @@ from evaluation.catalog import described
 from evaluation.metrics.metric import Row
 from evaluation.pairs import Pairs
 from evaluation.request import ScoringPlan
-from evaluation.scoring import merged, score
+from evaluation.scoring import Scores, Side
 from evaluation.summary import Summary
 
 REPEATS = "repeats"  # the folder below a prepared one, and what its results are called
 PAIRED = ("slice", "label", "case")  # levels that a second scan has values of
-NONE = "none: scripts/repeats.py has made none of these data"
+NO_FLOORS: tuple[dict[str, Row], str] = ({}, "none: scripts/repeats.py has made none of these data")
 
 
-def second_scans(pairs: Pairs, planned: ScoringPlan, folder: Path | None) -> tuple[dict[str, Row], str]:
-    """Entries of metrics.json of the second scans in `folder` (of scripts/repeats.py), and in words which they are.
+def second_side(pairs: Pairs, planned: ScoringPlan, folder: Path) -> Side:
+    """The second scans in `folder` (of scripts/repeats.py), and what is measured of them.
 
     ValueError for a folder that does not go with `pairs`.
     """
-    if folder is None:
-        return {}, NONE
-    beside = pairs.beside(folder)
     chosen = {key: m for key, m in planned.chosen.items() if m.level in PAIRED and not m.asked}
     networks = {key: net for key, net in planned.extractors.items() if f"{key}_distance" in chosen}
     request = replace(planned.request, draws=(), segmented=None, segmented_real=None, progress=False)
-    plan = replace(planned, chosen=chosen, extractors=networks, request=request)
-    result = Summary(beside, merged(score(beside, plan)), plan).result()
+    return pairs.beside(folder), replace(planned, chosen=chosen, extractors=networks, request=request)
+
+
+def of_second_scans(side: Side, scores: Scores) -> tuple[dict[str, Row], str]:
+    """Entries of metrics.json of the second scans, and in words which they are."""
+    result = Summary(side[0], scores, side[1]).result()
     people = result["n"]["patients"]
-    named = beside.provenance.get("pairs")
+    named = side[0].provenance.get("pairs")
     said = f"{people} {'person' if people == 1 else 'people'}"
     return result["metrics"], said + (f": {', '.join(named)}" if isinstance(named, list) else "")
 

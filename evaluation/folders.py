@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import threading
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
+
+from numpy.typing import NDArray
 
 from dataloaders.io.console import warn_once
 from dataloaders.io.file_names import PatientRule, label_of, place_of, shows_channels, without_modality
 from dataloaders.io.files import listed
 from dataloaders.io.find import files_in, warn_of_unread, without_twins
 from dataloaders.io.intensity import LEVELS, Window
-from dataloaders.io.manifest import FILE_NAME, Case, Geometry, Manifest, Slice
+from dataloaders.io.manifest import FILE_NAME, Case, Manifest, Slice
 from dataloaders.io.nifti import SUFFIXES, stem
 from dataloaders.io.png import MIN_RANGE, Palettes, read_png
-from dataloaders.io.spec import Axis, Channel, DataSpec
-from dataloaders.labelmaps.labels import count_labels
-from evaluation.pairs import FOLDERS, ManifestPairs, Pairs
-from evaluation.source_ids import SourceIds
+from dataloaders.io.spec import Axis, Channel
+from evaluation.pairs import WHOLE, Pairs, PngPairs, region_of
 from evaluation.volume_pairs import Files, VolumePairs
 
 KINDS = {"NIfTI": SUFFIXES, "PNG": (".png",)}
@@ -48,6 +50,8 @@ class Folders:
 
     def __post_init__(self) -> None:
         PatientRule(self.patient_regex)
+        if self.levels is not None and not 0 < self.levels <= LEVELS:
+            raise ValueError(f"--levels {self.levels}: must be 1 to {LEVELS}")
         for flag in ("real", "generated", "labels"):
             if (folder := getattr(self, flag)) is not None:
                 files_in(folder, "", f"--{flag}")
@@ -68,7 +72,7 @@ class Folders:
         files, patients = self._matched(kind)
         if not files:
             raise ValueError(f"--real {self.real}: no PNG files")
-        return self._volumes(files, patients) if kind == "NIfTI" else self._slices(files, patients)
+        return self._volumes(files, patients) if kind == "NIfTI" else FolderPairs(self, files, patients)
 
     def _matched(self, kind: str) -> tuple[list[Files], str]:
         """Files of one name in all folders, and how their patients were found.
@@ -102,82 +106,124 @@ class Folders:
                 f"{self.real}: no --window, so PSNR, SSIM and networks use the range of each real volume, and "
                 "their values are of no use beside those of other data"
             )
-        if self.labels is not None and pairs.ids is not None:
-            _warn_of_empty_labels(self.labels, pairs.ids)
         return pairs
 
-    def _slices(self, files: list[Files], patients: str) -> ManifestPairs:
-        """A manifest of PNG files: those whose names differ in the number after ``_z`` only are the slices of one case.
 
-        Of images in a results folder of test.py its manifest says what was scanned, and how large pixels are.
-        """
-        palettes = Palettes()
-        ids = SourceIds(
-            i for path in {one.label for one in files if one.label} for i in count_labels(palettes.read(path))
+class FolderPairs(PngPairs):
+    """PNG files: those whose names differ in the number after ``_z`` only are the slices of one case.
+
+    Of images in a results folder of test.py its manifest says what was scanned, and how large pixels are. How many levels
+    16-bit files can hold is only known once all real images are read, if nobody said it; so the images of a group are read
+    before any of it is scored, and a group that was scored with too few levels (see `outdated`) has to be scored again.
+    """
+
+    def __init__(self, folders: Folders, files: Sequence[Files], patients: str) -> None:
+        self.folders, self.folder, self.patients = folders, folders.generated, patients
+        self.channels, self.names, self.labelled = (Channel("image", folders.unit),), None, folders.labels is not None
+        self.provenance = {"name": self.folder.name, "levels": folders.levels}
+        beside = _results_of(self.folder, [one.generated for one in files])
+        self.axis, self.mm = (
+            (beside.spec.axis, (beside.spec.slice_spacing, *beside.spec.spacing)) if beside else (None, (1, 1, 1))
         )
-        if self.labels:
-            _warn_of_empty_labels(self.labels, ids)
+        self.spacing_known = self.axis is not None or self.mm != (1, 1, 1)
+        scans = {
+            Path(path).stem: case.geometry
+            for case in (beside.cases if beside else ())
+            for item in case.slices
+            for path in item.generated
+        }
+        patients_of: dict[str, str] = {}
         series: dict[str, list[Slice]] = {}
-        of_case: dict[str, str] = {}
         for one in files:
             case, place = place_of(one.id)
-            of_case.setdefault(case, one.patient)
+            patients_of.setdefault(case, one.patient)
             label = str(one.label.resolve()) if one.label else ""
             item = Slice(place or 0, label, (str(one.real.resolve()),), (str(one.generated.resolve()),))
             series.setdefault(case, []).append(item)
-        first = read_png(files[0].real, image_only=True)
-        whole = 255 if first.dtype.itemsize == 1 else LEVELS
-        levels = self.levels
-        if levels is None:
-            real = (one.real for one in files)
-            levels = whole if whole == 255 else _levels(self.real, real, self.window is not None)
-        elif not 0 < levels <= whole:
-            raise ValueError(f"--levels {levels}: the files have {8 * first.dtype.itemsize} bits, so 1 to {whole}")
-        spec = DataSpec(ids.labels, (Channel("image", self.unit),), (first.shape[0], first.shape[1]))
-        scans: dict[str, Geometry | None] = {}
-        if beside := _results_of(self.generated, [one.generated for one in files], spec.size):
-            grid = beside.spec
-            spec = replace(spec, axis=grid.axis, spacing=grid.spacing, slice_spacing=grid.slice_spacing)
-            found = {Path(path).stem: case for case in beside.cases for item in case.slices for path in item.generated}
-            scans = {place_of(one.id)[0]: found[one.generated.stem].geometry for one in files}
-        window = Window(*(self.window or (0.0, float(levels))))
-        cases = [
-            Case(case, of_case[case], "test", (window,), tuple(slices), scans.get(case))
+        self.cases = [
+            Case(case, patients_of[case], "test", (), tuple(slices), scans.get(Path(slices[-1].generated[0]).stem))
             for case, slices in series.items()
         ]
-        about: dict[str, object] = {"kind": FOLDERS, "name": self.generated.name, "patients": patients}
-        about |= {} if levels == whole else {"levels": levels}
-        return ManifestPairs(self.generated, Manifest(spec, tuple(cases), about))
+        self.region = region_of(self.cases, beside.spec) if beside else WHOLE
+        known = folders.window or (folders.levels and (0.0, float(folders.levels)))
+        self.windows = {"image": list(known) if known else None}
+        self._palettes = Palettes()
+        self._highest = -1  # level of the real 16-bit images
+        self._scored: dict[str, tuple[int | None, float, float]] = {}  # case -> `_range` at that time
+        self._held, self._lock = threading.local(), threading.Lock()
+
+    def _opened(self, cases: list[Case]) -> list[Case]:
+        """Reads all of their images, to know the range of them all; what was scored is let go slice by slice."""
+        pairs = [(Path(item.images[0]), Path(item.generated[0])) for case in cases for item in case.slices]
+        stored = {
+            path: read_png(path, image_only=True) for path in dict.fromkeys(path for pair in pairs for path in pair)
+        }
+        real = [stored[path] for path, _ in pairs]
+        with self._lock:
+            self._highest = max([self._highest, *(int(image.max()) for image in real if image.dtype.itemsize == 2)])
+            levels, low, high = found = self._range()
+            self._scored |= dict.fromkeys((case.id for case in cases), found)
+        self._held.stored, self._held.levels = stored, levels
+        return [replace(case, windows=(Window(low, high),)) for case in cases]
+
+    def _range(self) -> tuple[int | None, float, float]:
+        """Levels for `as_16_bit` and the window, after what was read so far."""
+        whole = LEVELS if self._highest >= 0 else 255
+        levels = self.folders.levels or whole
+        if levels > whole:
+            raise ValueError(f"--levels {levels}: the files have 8 bits, so 1 to {whole}")
+        if self._few_bits and self.folders.window is None:
+            levels = self._few_bits
+        low, high = self.folders.window or (0.0, float(levels))
+        self.windows = {"image": [low, high]}
+        return (None if levels == whole else levels), low, high
+
+    @property
+    def _few_bits(self) -> int:
+        """What the real images' bits can hold where that is far below 65535 and nobody said otherwise; else 0."""
+        few = self.folders.levels is None and 0 < self._highest < MIN_RANGE
+        return 2 ** max(8, self._highest.bit_length()) - 1 if few else 0
+
+    def _label(self, path: Path) -> NDArray:
+        return self._palettes.read(path)
+
+    def _image(self, path: Path) -> NDArray:
+        image: NDArray = self._held.stored.pop(path)
+        return image
+
+    def _levels(self) -> int | None:
+        levels: int | None = self._held.levels
+        return levels
+
+    def outdated(self, cases: Sequence[str]) -> bool:
+        """See `Pairs.outdated`."""
+        return any(self._scored[case] != self._range() for case in cases)
+
+    def seen(self) -> dict[str, Any]:
+        """Highest level, colours of palettes, and how each case was scored."""
+        return {"highest": self._highest, "palettes": self._palettes.found, "scored": self._scored}
+
+    def see(self, seen: dict[str, Any]) -> None:
+        """NoGrey for other palettes than here."""
+        self._highest = max(self._highest, seen["highest"])
+        self._scored |= {case: tuple(found) for case, found in seen["scored"].items()}
+        for i, colour, path in seen["palettes"]:
+            self._palettes.add(i, tuple(colour), Path(path))
+
+    def tell(self) -> None:
+        """Of 16-bit images with fewer bits."""
+        if levels := self._few_bits:
+            line = f"{self.folders.real}: 16-bit images whose highest level is {self._highest}"
+            given = f"while --window counts to {LEVELS}; give --levels {levels} if the files have fewer bits"
+            found = f"levels count from 0 to {levels}; give --levels for another range"
+            warn_once(f"{line}, {given}" if self.folders.window else f"{line}: {found}")
 
 
-def _warn_of_empty_labels(folder: Path, ids: SourceIds) -> None:
-    if len(ids.known) == 1:
-        warn_once(f"--labels {folder}: all label maps are 0 everywhere, so nothing within labels has a value")
-
-
-def _levels(folder: Path, real: Iterable[Path], windowed: bool) -> int:
-    """What 16-bit files hold at most: 65535, or where all real images stay far below as much as their bits can hold."""
-    highest = 0
-    for path in real:  # one is enough where all bits are in use
-        highest = max(highest, int(read_png(path, image_only=True).max()))
-        if highest >= MIN_RANGE:
-            return LEVELS
-    if highest == 0:
-        return LEVELS
-    levels = 2 ** max(8, highest.bit_length()) - 1
-    line = f"{folder}: 16-bit images whose highest level is {highest}"
-    if windowed:
-        warn_once(f"{line}, while --window counts to {LEVELS}; give --levels {levels} if the files have fewer bits")
-        return LEVELS
-    warn_once(f"{line}: levels count from 0 to {levels}; give --levels for another range")
-    return levels
-
-
-def _results_of(generated: Path, files: list[Path], size: tuple[int, int]) -> Manifest | None:
+def _results_of(generated: Path, files: list[Path]) -> Manifest | None:
     """Manifest of the results folder of test.py that the generated images lie in: it knows what of them is padding."""
     folder = generated.resolve().parent
     if not (folder / FILE_NAME).is_file():
         return None
     manifest = Manifest.load(folder, histograms=False)
     known = {(folder / path).resolve() for case in manifest.cases for item in case.slices for path in item.generated}
-    return manifest if manifest.spec.size == size and {path.resolve() for path in files} <= known else None
+    return manifest if {path.resolve() for path in files} <= known else None

@@ -6,7 +6,7 @@ import functools
 import glob
 import threading
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -21,10 +21,8 @@ from dataloaders.io.intensity import LEVELS, Window
 from dataloaders.io.manifest import Case, Manifest, Slice
 from dataloaders.io.nifti import SUFFIXES, read_ids, stem
 from dataloaders.io.png import as_16_bit, read_png
-from dataloaders.io.spec import DataSpec
-from evaluation.source_ids import SourceIds
+from dataloaders.io.spec import Axis, Channel, DataSpec
 
-FOLDERS = "folders"  # kind of a manifest made of folders: labels' sources are the ids in the label files
 View = tuple[slice, slice]  # rows and columns
 EVERYTHING: View = (slice(None), slice(None))
 PER_VOLUME = "range of each real volume"  # in place of a window
@@ -85,21 +83,24 @@ class Item:
 
 
 class Pairs(ABC):
-    """What can be scored: a spec, provenance for the report, and the slices one after the other.
+    """What can be scored: how images are read, provenance for the report, and the slices one after the other.
 
-    windows: channel -> [low, high], or words where images differ. labelled: whether label maps say what is where.
-    spacing_known: whether millimetres are. patients: how they were found. ids: of label files whose ids are not the spec's.
-    region: what of the images is compared, in words.
+    names: of labels by id; None where label maps have ids alone. mm: between slices, rows and columns; 1 where unknown.
+    windows: channel -> [low, high], words where images differ, or None where only reading will tell. labelled: whether
+    label maps say what is where. spacing_known: whether millimetres are. patients: how they were found. region: what of
+    the images is compared, in words.
     """
 
-    spec: DataSpec
+    channels: Sequence[Channel]
+    axis: Axis | None
+    names: dict[int, str] | None
+    mm: tuple[float, float, float]
     provenance: dict[str, object]
-    windows: dict[str, list[float] | str]
+    windows: dict[str, list[float] | str | None]
     labelled: bool
     spacing_known: bool
     patients: str
     region: str
-    ids: SourceIds | None = None
     _held: threading.local
 
     @abstractmethod
@@ -108,18 +109,18 @@ class Pairs(ABC):
 
     @abstractmethod
     def fingerprint(self) -> dict[str, Any]:
-        """What the images are and how they are read, as plain values that change with any of it."""
+        """What the images are and how they are read, as plain values that change with any of it; before they are read."""
 
     @abstractmethod
     def items(self, cases: Sequence[str]) -> Iterator[Item]:
         """The named cases one after the other, slices by index, then channels; what lacks an image is left out.
 
-        ValueError naming the file where something does not fit.
+        Each file is opened once. ValueError naming the file where something does not fit.
         """
 
     def spacing(self, case: Case) -> tuple[float, float, float]:
         """(between slices, rows, columns) in mm; 1 where unknown."""
-        return (self.spec.slice_spacing, *self.spec.spacing)
+        return self.mm
 
     @abstractmethod
     def companion(self, folder: Path, item: Item, labels: bool) -> NDArray:
@@ -131,69 +132,73 @@ class Pairs(ABC):
 
     @abstractmethod
     def beside(self, folder: Path) -> Pairs:
-        """The second scans that scripts/repeats.py laid onto the same kind of images; ValueError where they are others."""
+        """The second scans that scripts/repeats.py laid onto the same kind of images; ValueError where they are others.
+
+        What both read is opened once where a group of one is scored right after the group of the same number of the other.
+        """
+
+    def outdated(self, cases: Sequence[str]) -> bool:
+        """Whether files that were read later have changed the window in which these cases were scored."""
+        return False
+
+    def seen(self) -> dict[str, Any]:
+        """What only reading tells, as plain values for `see` of another process."""
+        return {}
+
+    def see(self, seen: dict[str, Any]) -> None:  # noqa: B027 (most pairs learn nothing)
+        """Take what another process has `seen`; ValueError where it contradicts what was seen here."""
+
+    def tell(self) -> None:  # noqa: B027
+        """Warn, once all is read, of what it showed."""
 
     @property
     def about(self) -> dict[str, Any]:
         """How the images are read: what numbers of another evaluation have to share to be comparable."""
-        units = {channel.name: channel.unit for channel in self.spec.channels}
-        return {"windows": self.windows, "units": units, "axis": self.spec.axis, "labels": self.labelled}
+        units = {channel.name: channel.unit for channel in self.channels}
+        return {"windows": self.windows, "units": units, "axis": self.axis, "labels": self.labelled}
 
-    def _of_case(self, folder: Path, case: str, read: Callable[[], NDArray]) -> NDArray:
-        """The volume of a case in a folder, as `read`, kept until the thread asks for another case there."""
-        held: dict[Path, tuple[str, NDArray]] = self._held.__dict__.setdefault("volumes", {})
-        if held.get(folder, ("",))[0] != case:
-            held[folder] = (case, read())
-        return held[folder][1]
-
-    def _ids(self, map_: NDArray) -> NDArray:
-        """Ids of a label file as the spec's."""
-        return map_ if self.ids is None else self.ids.apply(map_)
-
-    def source_of(self, label: int) -> int:
-        """Id in the label files."""
-        return label if self.ids is None else self.ids.source(label)
+    def _of_case(self, folder: Path, labels: bool, case: str, read: Callable[[], NDArray]) -> NDArray:
+        """The volume of a case in a folder, as `read`, kept until the thread asks for another case."""
+        held = self._held.__dict__
+        if held.get("case") != case:
+            held.update(case=case, volumes={})
+        volumes: dict[tuple[Path, bool], NDArray] = held["volumes"]
+        if (folder, labels) not in volumes:
+            volumes[folder, labels] = read()
+        return volumes[folder, labels]
 
     def name_of(self, label: int) -> str:
         """Name of a label, also of one that only a segmentation has."""
-        known = label < self.spec.num_labels
-        return self.spec.labels[label].name if known else f"label_{self.source_of(label)}"
+        return (self.names or {0: "background"}).get(label, f"label_{label}")
 
     def label_named(self, text: str) -> int:
-        """Label that a user names by its name or its id in the files; ValueError lists what there is."""
-        there = {label.id: (str(self.source_of(label.id)), label.name) for label in self.spec.labels}
-        for label, names in there.items():
-            if text in names:
+        """Label that a user names by its name or its id; ValueError lists what there is, as far as it is known."""
+        number = text.removeprefix("label_")
+        if self.names is None and number.isdecimal():
+            return int(number)
+        for label, name in (self.names or {}).items():
+            if text in (str(label), name):
                 return label
-        raise ValueError(
-            f"--lesion {text}: no such label; there are " + ", ".join(f"{i} {name}" for i, name in there.values())
-        )
+        raise ValueError(no_label(text, self.names or {}))
 
 
-class ManifestPairs(Pairs):
-    """A results folder of test.py, or a manifest made of two PNG folders; paths are relative to `folder`."""
+def no_label(text: object, names: Mapping[int, str]) -> str:
+    """What is said of a lesion label that is not there."""
+    there = ", ".join(f"{i} {name}" for i, name in sorted(names.items())) or "ids without names"
+    return f"--lesion {text}: no such label; there are {there}"
 
-    def __init__(self, folder: Path, manifest: Manifest) -> None:
-        self.folder, self.manifest = folder, manifest
-        self.spec, self.provenance = manifest.spec, manifest.provenance
-        if manifest.provenance.get("kind") == FOLDERS:
-            self.ids = SourceIds(source for label in manifest.spec.labels for source in label.source)
-        self.patients = str(manifest.provenance.get("patients", "as in the manifest"))
-        self.labelled = any(item.label for case in manifest.cases for item in case.slices)
-        # A folder of PNG files has neither.
-        self.spacing_known = self.spec.axis is not None or (*self.spec.spacing, self.spec.slice_spacing) != (1, 1, 1)
-        self.windows = {}
-        for i, channel in enumerate(self.spec.channels):
-            found = {(case.windows[i].low, case.windows[i].high) for case in manifest.cases}
-            self.windows[channel.name] = list(found.pop()) if len(found) == 1 else "of each case"
-        self.region = _region(manifest)
-        self._held = threading.local()
+
+class PngPairs(Pairs):
+    """Cases of PNG slices; paths are relative to `folder`."""
+
+    folder: Path
+    cases: Sequence[Case]
 
     def groups(self) -> list[list[str]]:
         """Cases in order, put together until there are `GROUP` slices."""
         groups: list[list[str]] = []
         slices = GROUP
-        for case in self.manifest.cases:
+        for case in self.cases:
             if slices >= GROUP:
                 groups.append([])
                 slices = 0
@@ -202,44 +207,49 @@ class ManifestPairs(Pairs):
         return groups
 
     def fingerprint(self) -> dict[str, Any]:
-        """Spec, cases and provenance of the manifest, and size and time of every file."""
-        slices = [item for case in self.manifest.cases for item in case.slices]
+        """How images are read, labels, cases, provenance, and size and time of every file."""
+        slices = [item for case in self.cases for item in case.slices]
         files = {path for item in slices for path in (item.label, *item.images, *item.generated) if path}
-        cases = [asdict(case) for case in self.manifest.cases]
-        about = {"spec": self.spec.to_dict(), "cases": cases, "provenance": self.provenance}
+        cases = [asdict(case) for case in self.cases]
+        about = self.about | {"mm": self.mm, "names": self.names, "cases": cases, "provenance": self.provenance}
         return about | {"files": file_states(self.folder / path for path in sorted(files))}
 
     def items(self, cases: Sequence[str]) -> Iterator[Item]:
         """See `Pairs.items`."""
-        for case in self.manifest.cases:
+        for case in self._opened([case for case in self.cases if case.id in cases]):
             # By index, because neighbours are found by looking at the slice before.
-            for place in sorted(paired_slices(case), key=lambda item: item.index) if case.id in cases else ():
-                label = self._label(place)
+            for place in sorted(paired_slices(case), key=lambda item: item.index):
+                label = self._label(self.folder / place.label) if place.label else None
                 for channel, paths in enumerate(zip(place.images, place.generated, strict=True)):
                     real, fake = self._images(*(self.folder / path for path in paths))
                     there = np.zeros(real.shape, np.uint8) if label is None else label
                     if real.shape != fake.shape or there.shape != real.shape:
                         file = self.folder / paths[1]
                         raise ValueError(f"{file}: {fake.shape}, real {real.shape}, label {there.shape}")
-                    view = view_of(self.manifest, case, there.shape)
+                    view = view_of(self.axis, case, there.shape)
                     yield Item(case, place, channel, there, real, fake, view=view)
 
-    def _label(self, place: Slice) -> NDArray | None:
-        if not place.label:
-            return None
-        ids = self._ids(read_png(self.folder / place.label))
-        check_label(self.folder / place.label, ids, self.spec)
-        return ids
+    def _opened(self, cases: list[Case]) -> list[Case]:
+        """The cases as they are scored, before any of them is."""
+        return cases
+
+    @abstractmethod
+    def _label(self, path: Path) -> NDArray:
+        """Ids of a label map."""
+
+    def _image(self, path: Path) -> NDArray:
+        return read_png(path, image_only=True)
+
+    def _levels(self) -> int | None:
+        """Highest level that 16-bit files can hold, where that is known to be less than 65535."""
+        return None
 
     def _images(self, *paths: Path) -> list[NDArray[np.uint16]]:
-        stored = [read_png(path, image_only=True) for path in paths]
-        if stored[0].dtype != stored[1].dtype:
-            told = (
-                f"{path.parent} holds {8 * image.dtype.itemsize}-bit PNG files"
-                for path, image in zip(paths, stored, strict=True)
-            )
+        stored = {path: self._image(path) for path in dict.fromkeys(paths)}
+        if len({image.dtype for image in stored.values()}) > 1:
+            told = (f"{path.parent} holds {8 * image.dtype.itemsize}-bit PNG files" for path, image in stored.items())
             warn_once(", ".join(told))
-        return [as_16_bit(image, self.manifest.provenance.get("levels")) for image in stored]
+        return [as_16_bit(stored[path], self._levels()) for path in paths]
 
     def companion(self, folder: Path, item: Item, labels: bool) -> NDArray:
         """From the equally named PNG file, or for label maps from a volume ``<case>*.nii.gz`` in source geometry."""
@@ -252,21 +262,19 @@ class ManifestPairs(Pairs):
             image = read_png(path, image_only=not labels)
         if image.shape != item.real.shape:
             raise ValueError(f"{path}: {image.shape}, the generated image has {item.real.shape}")
-        if labels:
-            return self._ids(image)
-        return item.window.decode(as_16_bit(image, self.manifest.provenance.get("levels")))
+        return image if labels else item.window.decode(as_16_bit(image, self._levels()))
 
     def beside(self, folder: Path) -> ManifestPairs:
         """A results folder with the same classes and channels."""
         other = ManifestPairs(folder, Manifest.load(folder))
-        here, there = ((pairs.spec.labels, pairs.spec.channels, pairs.spec.spacing) for pairs in (self, other))
+        here, there = ((pairs.names, pairs.channels, pairs.mm) for pairs in (self, other))
         if here != there:
             raise ValueError(f"--repeats {folder}: classes, channels or pixel size are not those of {self.folder}")
         return other
 
     def _from_volume(self, folder: Path, item: Item, wanted: Path) -> NDArray:
         """Of the volume named as the case, or of the only one whose name goes on with ``_``."""
-        geometry, axis, case = item.case.geometry, self.spec.axis, item.case.id
+        geometry, axis, case = item.case.geometry, self.axis, item.case.id
         every = [path for suffix in SUFFIXES for path in sorted(folder.glob(f"{glob.escape(case)}*{suffix}"))]
         files = [path for path in every if stem(path) == case]
         files = files or [path for path in every if stem(path).startswith(f"{case}_")]
@@ -280,8 +288,32 @@ class ManifestPairs(Pairs):
             data, affine = to_ras(volume.data, volume.affine)
             return resample(data, affine, geometry.grid_shape, np.array(geometry.grid_affine), labels=True)
 
-        full = plane(self._of_case(folder, case, on_grid), axis, item.slice.index)
+        full = plane(self._of_case(folder, True, case, on_grid), axis, item.slice.index)
         return window_plane(full, geometry.crop, item.real.shape, fill=0)
+
+
+class ManifestPairs(PngPairs):
+    """A results folder of test.py."""
+
+    def __init__(self, folder: Path, manifest: Manifest) -> None:
+        spec = self.spec = manifest.spec
+        self.folder, self.cases, self.provenance = folder, manifest.cases, manifest.provenance
+        self.channels, self.axis, self.mm = spec.channels, spec.axis, (spec.slice_spacing, *spec.spacing)
+        self.names = {label.id: label.name for label in spec.labels}
+        self.patients = "as in the manifest"
+        self.labelled = any(item.label for case in manifest.cases for item in case.slices)
+        self.spacing_known = self.axis is not None or self.mm != (1, 1, 1)  # prepared PNG files have neither
+        self.windows = {}
+        for i, channel in enumerate(spec.channels):
+            found = {(case.windows[i].low, case.windows[i].high) for case in manifest.cases}
+            self.windows[channel.name] = list(found.pop()) if len(found) == 1 else "of each case"
+        self.region = region_of(manifest.cases, spec)
+        self._held = threading.local()
+
+    def _label(self, path: Path) -> NDArray:
+        ids = read_png(path)
+        check_label(path, ids, self.spec)
+        return ids
 
 
 def check_label(path: Path, label: NDArray, spec: DataSpec) -> None:
@@ -290,15 +322,16 @@ def check_label(path: Path, label: NDArray, spec: DataSpec) -> None:
         raise ValueError(f"{path}: label {label.max()}, allowed 0..{spec.num_labels - 1}")
 
 
-def view_of(manifest: Manifest, case: Case, shape: tuple[int, ...]) -> View:
+def view_of(axis: Axis | None, case: Case, shape: tuple[int, ...]) -> View:
     """Rows and columns of the slices of a case that its scan covers; see `field_of_view`."""
     with naming(f"case {case.id}"):
-        return field_of_view(case.geometry, manifest.spec.axis, (shape[0], shape[1]))
+        return field_of_view(case.geometry, axis, (shape[0], shape[1]))
 
 
-def _region(manifest: Manifest) -> str:
-    size = manifest.spec.size
-    views = [view_of(manifest, case, size) for case in manifest.cases]
+def region_of(cases: Iterable[Case], spec: DataSpec) -> str:
+    """What of the slices of a results folder is compared, in words."""
+    size = spec.size
+    views = [view_of(spec.axis, case, size) for case in cases]
     shown = sorted({tuple(part.stop - part.start for part in view) for view in views})
     if shown in ([], [size]):
         return WHOLE

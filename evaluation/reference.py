@@ -47,7 +47,7 @@ def save_reference(path: Path, features: Sets, extractors: Mapping[str, Extracto
         arrays[name] = np.stack([real for _, real, _ in rows])
         patients = [patient for patient, _, _ in rows]
         sets.append(
-            {"array": name, "extractor": extractor, "channel": pairs.spec.channels[channel].name, "patients": patients}
+            {"array": name, "extractor": extractor, "channel": pairs.channels[channel].name, "patients": patients}
         )
     keys = {name: network.key for name, network in extractors.items()}
     about = {"schema": SCHEMA, "sets": sets, "keys": keys, "images": pairs.about}
@@ -74,13 +74,16 @@ def load_reference(path: Path) -> Reference:
 
 
 def refuse_other_reading(reference: Reference, pairs: Pairs) -> None:
-    """ValueError where the generated images are not read as the real ones were: window, unit, axis, label maps."""
+    """ValueError where the generated images are not read as the real ones were: window, unit, axis, label maps.
+
+    A window that only reading will tell is let through.
+    """
     ours, theirs = pairs.about, reference.images
-    for channel in pairs.spec.channels:
+    for channel in pairs.channels:
         name = channel.name if channel.name in theirs["windows"] else next(iter(theirs["windows"]))
         for what, flag in (("windows", "window"), ("units", "unit")):
             there, here = _plain(theirs[what][name]), _plain(ours[what][channel.name])
-            if there != here:
+            if there != here and ours[what][channel.name] is not None:
                 raise ValueError(f"the reference was made with the {flag} {there}, not {here}: give --{flag}")
     if theirs["axis"] is not None and ours["axis"] is not None and theirs["axis"] != ours["axis"]:
         raise ValueError(f"the reference was made of {theirs['axis']} slices, not {ours['axis']}: give --axis")

@@ -173,7 +173,7 @@ def plan(request: Request, pairs: Pairs, real: bool = True) -> ScoringPlan:
     chosen = {key: metric for key, metric in request.chosen.items() if real or metric.level == "set"}
     files, reasons = find_weights(request, chosen)
     device = device_named(request.device)
-    units = dict.fromkeys(channel.unit for channel in pairs.spec.channels)
+    units = dict.fromkeys(channel.unit for channel in pairs.channels)
     if "synthrad2023" in request.protocol and set(units) != {"HU"}:
         raise ValueError(
             f"--protocol synthrad2023: for CT in HU, the images are in {', '.join(units)}; give --unit HU if they are"

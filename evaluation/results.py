@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,12 +15,13 @@ from dataloaders.io.files import write_json, write_text
 from dataloaders.io.manifest import Manifest
 from dataloaders.io.weights import MissingWeights
 from evaluation.catalog import SCHEMA
-from evaluation.floors import add_floors, second_scans
+from evaluation.floors import NO_FLOORS, add_floors, of_second_scans, second_side
 from evaluation.metrics.feature_sets import INCEPTION, of_extractor
-from evaluation.pairs import ManifestPairs, Pairs, paired_slices
+from evaluation.metrics.metric import Row
+from evaluation.pairs import ManifestPairs, Pairs, no_label, paired_slices
 from evaluation.reference import load_reference, reference_entries, refuse_other_reading, save_reference, usable
-from evaluation.request import Request, ScoringPlan, find_weights, plan, refuse_own_windows
-from evaluation.scoring import Scores, merged, score
+from evaluation.request import Request, find_weights, plan, refuse_own_windows
+from evaluation.scoring import Scored, Scores, Side, merged, score
 from evaluation.shards import Parts, key_of
 from evaluation.summary import Summary, about
 from evaluation.tables import format_table, rows_csv, summary_csv
@@ -53,8 +55,16 @@ def evaluate_results(
     """
     pairs = ManifestPairs(folder, Manifest.load(folder))
     second = repeats if repeats is not None and repeats.is_dir() else None
-    planned = plan(Request(metrics, weights, device, progress, repeats=second), pairs)
-    return _write(pairs, folder, planned, merged(score(pairs, planned)))
+    side = pairs, plan(Request(metrics, weights, device, progress, repeats=second), pairs)
+    scores, floors = merged(score([side])), NO_FLOORS
+    try:
+        if second is not None:
+            beside = second_side(*side, second)
+            floors = of_second_scans(beside, merged(score([beside])))
+    except (OSError, ValueError) as error:
+        floors = {}, f"none: {error}"
+        warn_once(f"paired metrics have no floor: {error}; remove the folder and run scripts/repeats.py again")
+    return _write(side, folder, scores, floors)
 
 
 def evaluate_pairs(pairs: Pairs, out: Path, request: Request) -> dict[str, Any]:
@@ -62,8 +72,8 @@ def evaluate_pairs(pairs: Pairs, out: Path, request: Request) -> dict[str, Any]:
 
     ValueError, with nothing written, where none of the named metrics can be computed.
     """
-    planned = _planned(pairs, out, request)
-    return _write(pairs, out, planned, merged(score(pairs, planned)), strict=True)
+    sides = _sides(pairs, out, request)
+    return _write_all(sides, out, score(sides))
 
 
 def evaluate_shard(pairs: Pairs, out: Path, request: Request, shard: tuple[int, int]) -> dict[str, Any] | None:
@@ -72,24 +82,28 @@ def evaluate_shard(pairs: Pairs, out: Path, request: Request, shard: tuple[int, 
     Returns metrics.json, byte for byte that of `evaluate_pairs`, or None while other shards are missing.
     """
     number, shards = shard
-    planned = _planned(pairs, out, request)
-    groups = range(number, len(pairs.groups()), shards)
     key, parts = key_of(pairs, request), Parts.of(out)
-    parts.save_part(shard, key, score(pairs, planned, groups))
-    scored = parts.load_all(shards, key)
+    sides = _sides(pairs, out, request)
+    groups = range(number, max(len(side[0].groups()) for side in sides), shards)
+    parts.save_part(shard, key, score(sides, groups), pairs.seen())
+    scored = parts.load_all(shards, key, pairs)
     if scored is None:
         return None
-    result = _write(pairs, out, planned, merged(scored), strict=True)
+    result = _write_all(sides, out, score(sides, known=scored))
     parts.remove()
     return result
 
 
-def _planned(pairs: Pairs, out: Path, request: Request) -> ScoringPlan:
-    """First of all, because it may fail."""
+def _sides(pairs: Pairs, out: Path, request: Request) -> list[Side]:
+    """What is scored, and its second scans. First of all, because it may fail."""
     refuse_unwritable(out, request)
-    if request.repeats is not None:
-        pairs.beside(request.repeats)
-    return plan(request, pairs)
+    side = pairs, plan(request, pairs)
+    return [side] if request.repeats is None else [side, second_side(*side, request.repeats)]
+
+
+def _write_all(sides: Sequence[Side], out: Path, scored: Scored) -> dict[str, Any]:
+    floors = of_second_scans(sides[1], merged(scored, 1)) if len(sides) > 1 else NO_FLOORS
+    return _write(sides[0], out, merged(scored), floors, strict=True)
 
 
 def evaluate_generated(pairs: Pairs, reference_file: Path, out: Path, request: Request) -> dict[str, Any]:
@@ -114,10 +128,12 @@ def evaluate_generated(pairs: Pairs, reference_file: Path, out: Path, request: R
         chosen={key: metric for key, metric in planned.chosen.items() if key in of_wanted},
         extractors={key: network for key, network in planned.extractors.items() if key in wanted},
     )
-    scores = merged(score(pairs, planned))
+    scores = merged(score([(pairs, planned)]))
+    if reference.moments is None:
+        refuse_other_reading(reference, pairs)
     metrics: dict[str, dict[str, Any]] = {}
     for (key, channel), rows in scores.sets.items():
-        name = pairs.spec.channels[channel].name
+        name = pairs.channels[channel].name
         entries = reference_entries(reference, key, name, np.stack([fake for _, _, fake in rows]))
         for metric in of_extractor(key).values():
             if metric.key in planned.chosen and metric.key in entries:
@@ -148,18 +164,16 @@ def refuse_unwritable(out: Path, request: Request) -> None:
             raise ValueError(f"--{flag} {path}: {there} cannot be written to")
 
 
-def _write(pairs: Pairs, out: Path, planned: ScoringPlan, scores: Scores, strict: bool = False) -> dict[str, Any]:
-    """strict: whether second scans that do not fit, and having none of the metrics that were named, are errors."""
+def _write(
+    side: Side, out: Path, scores: Scores, floors: tuple[dict[str, Row], str], strict: bool = False
+) -> dict[str, Any]:
+    """floors: of `of_second_scans`. strict: whether having none of the metrics that were named is an error."""
+    pairs, planned = side
     if not scores.rows:
         raise ValueError(f"{out}: no slice has both a real and a generated image, so there is nothing to compare")
+    _check_labels(side, scores)
     result = Summary(pairs, scores, planned).result()
-    try:
-        seconds, said = second_scans(pairs, planned, planned.request.repeats)
-    except (OSError, ValueError) as error:
-        if strict:
-            raise
-        seconds, said = {}, f"none: {error}"
-        warn_once(f"paired metrics have no floor: {error}; remove the folder and run scripts/repeats.py again")
+    seconds, said = floors
     add_floors(result["metrics"], seconds)
     result["settings"]["repeats"] = said
     named = {key: entry for key, entry in result["metrics"].items() if key.partition("/")[0] in planned.chosen}
@@ -172,6 +186,18 @@ def _write(pairs: Pairs, out: Path, planned: ScoringPlan, scores: Scores, strict
     if planned.request.save_reference is not None:
         save_reference(planned.request.save_reference, scores.sets, planned.extractors, pairs)
     return result
+
+
+def _check_labels(side: Side, scores: Scores) -> None:
+    """What only reading tells of label maps without names: ValueError where a lesion label is nowhere."""
+    pairs, planned = side
+    if pairs.names is not None or not pairs.labelled:
+        return
+    there = {row["label"]: row["name"] for row in scores.labels}
+    if planned.lesion is not None and planned.lesion not in there:
+        raise ValueError(no_label(planned.request.lesion, there))
+    if not any(there):
+        warn_once("--labels: all label maps are 0 where images are compared, so nothing within labels has a value")
 
 
 def headline(result: dict[str, Any]) -> dict[str, float]:

@@ -62,27 +62,39 @@ class Scores:
         return self
 
 
-def score(pairs: Pairs, plan: ScoringPlan, groups: Sequence[int] | None = None) -> list[tuple[int, Scores]]:
-    """Everything that can be said of `pairs`, in one pass over the images; (number, scores) of each group of cases.
+Side = tuple[Pairs, ScoringPlan]
+Scored = dict[int, list[Scores]]  # number of a group of cases -> its scores of each side
 
-    groups: numbers of those to score, else all. A group's scores do not depend on which others are scored: cases share
-    batches of the networks only within their group (`Pairs.groups`).
+
+def score(sides: Sequence[Side], groups: Sequence[int] | None = None, known: Scored | None = None) -> Scored:
+    """Everything that can be said of the pairs of each side, in one pass over the images; scores by group of cases.
+
+    sides: what is scored, and perhaps its second scans (`Pairs.beside`). groups: numbers of those to score, else all.
+    known: what was scored before; of that only what is `outdated` is scored again. A group's scores do not depend on which
+    others are scored: cases share batches of the networks only within their group (`Pairs.groups`).
     """
-    all_groups = pairs.groups()
-    chosen = range(len(all_groups)) if groups is None else groups
+    groups_of = [pairs.groups() for pairs, _ in sides]
+    jobs = range(max(map(len, groups_of)))
+    scored: Scored = {**(known or {})}
 
-    def one(number: int) -> tuple[int, Scores]:
-        group = Group(pairs, plan)
-        for case, of_case in itertools.groupby(pairs.items(all_groups[number]), key=lambda item: item.case):
-            group.add(case, of_case)
-        group.run_networks()
-        return number, group.scores
+    def one(number: int) -> tuple[int, list[Scores]]:
+        return number, [
+            Group(*side).scored(found[number] if number < len(found) else [])
+            for side, found in zip(sides, groups_of, strict=True)
+        ]
 
-    scored = []
-    with Progress("evaluate", sum(len(all_groups[n]) for n in chosen), "case", plan.request.progress) as bar:
-        for number, scores in side_by_side(one, chosen, len(all_groups)):
-            scored.append((number, scores))
-            bar.update(len(all_groups[number]))
+    def is_missing(number: int) -> bool:
+        pairs, own = sides[0][0], groups_of[0]
+        return number not in scored or (number < len(own) and pairs.outdated(own[number]))
+
+    while chosen := [number for number in (jobs if groups is None else groups) if is_missing(number)]:
+        cases = sum(len(groups_of[0][number]) for number in chosen if number < len(groups_of[0]))
+        with Progress("evaluate", cases, "case", sides[0][1].request.progress) as bar:
+            for number, of_sides in side_by_side(one, chosen, len(jobs)):
+                scored[number] = of_sides
+                bar.update(len(groups_of[0][number]) if number < len(groups_of[0]) else 0)
+    for pairs, _ in sides:
+        pairs.tell()
     return scored
 
 
@@ -107,11 +119,11 @@ def side_by_side(work: Callable[[_T], _R], jobs: Sequence[_T], of: int) -> Itera
             torch.set_num_threads(threads)  # of threads that start later
 
 
-def merged(scored: Iterable[tuple[int, Scores]]) -> Scores:
-    """The scores of all groups together, in the groups' order."""
+def merged(scored: Scored, side: int = 0) -> Scores:
+    """The scores of all groups of one side together, in the groups' order."""
     total = Scores()
-    for _, scores in sorted(scored, key=lambda pair: pair[0]):
-        total += scores
+    for _, of_sides in sorted(scored.items()):
+        total += of_sides[side]
     return total
 
 
@@ -126,6 +138,13 @@ class Group:
         self.of_case = [*dict.fromkeys(metric.of for metric in plan.of("case") if metric.of)]
         self.of_network = [(metric, metric.of) for metric in plan.of("slice") if metric.key in plan.files and metric.of]
         self.radiomics = any(metric.key in plan.chosen for metric in of_extractor(RADIOMICS).values())
+
+    def scored(self, cases: Sequence[str]) -> Scores:
+        """Scores of the named cases."""
+        for case, of_case in itertools.groupby(self.pairs.items(cases), key=lambda item: item.case):
+            self.add(case, of_case)
+        self.run_networks()
+        return self.scores
 
     def add(self, case: Case, items: Iterable[Item]) -> None:
         """One case, slices by index, then channels."""
@@ -154,7 +173,7 @@ class Group:
         if seen.values is not None:
             for name, values in zip(("clipped_real", "clipped_generated"), seen.values, strict=True):
                 counts[name] += int(((values < item.window.low) | (values > item.window.high)).sum())
-        channel = self.pairs.spec.channels[item.channel].name
+        channel = self.pairs.channels[item.channel].name
         row = {"patient": item.case.patient, "case": item.case.id, "slice": item.slice.index, "channel": channel}
         for of in self.of_slice:
             row |= {key: value for key, value in of(seen).items() if key in self.plan.chosen}
@@ -173,7 +192,7 @@ class Group:
         if not slices.scored:
             warn_once(f"case {case.id} is left out: no label anywhere, and every real slice is constant")
             return
-        about = {"patient": case.patient, "case": case.id, "channel": self.pairs.spec.channels[channel].name}
+        about = {"patient": case.patient, "case": case.id, "channel": self.pairs.channels[channel].name}
         self.scores.labels += [about | self._named(row) for row in label_rows(slices)]
         self.scores.cases.append(about | {key: value for of in self.of_case for key, value in of(slices).items()})
 
@@ -196,8 +215,7 @@ class Group:
         }
 
     def _named(self, row: Row) -> Row:
-        label = row["label"]
-        return row | {"label": self.pairs.source_of(label), "name": self.pairs.name_of(label)}
+        return row | {"name": self.pairs.name_of(row["label"])}
 
     def _add_radiomics(self, item: Item) -> None:
         """Features of both images within the body, or of all pixels where no label map says what the body is.

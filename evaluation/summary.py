@@ -34,7 +34,7 @@ class Summary:
 
     def result(self) -> dict[str, Any]:
         """metrics.json."""
-        channels = [(channel.name, channel.unit) for channel in self.pairs.spec.channels]
+        channels = [(channel.name, channel.unit) for channel in self.pairs.channels]
         for channel, unit in channels:
             self._rows("slice", channel, unit)
             self._rows("label", channel, unit)
@@ -104,7 +104,7 @@ class Summary:
     def _relative_wasserstein(self) -> None:
         """Mean over labels, then channels, of the distance as a share of the window. It always exists."""
         values: dict[str, list[float]] = {patient: [] for patient in self.per_patient}
-        for channel in self.pairs.spec.channels:
+        for channel in self.pairs.channels:
             rows = [row for row in self.scores.labels if row["channel"] == channel.name]
             for patient, of_patient in self._by_patient(rows).items():
                 values[patient].append(mean_over_labels(of_patient, "wasserstein_relative"))
@@ -145,9 +145,9 @@ def _key(metric: Metric, channel: str | None) -> str:
 
 def about(pairs: Pairs, scores: Scores, plan: ScoringPlan, metrics: dict[str, Row]) -> dict[str, Any]:
     """What metrics.json says whether or not there are real images: of how many, how they were read, by what."""
-    rows, units = scores.rows, [channel.unit for channel in pairs.spec.channels]
+    rows, units = scores.rows, [channel.unit for channel in pairs.channels]
     named = [
-        f"{window} {unit}" if isinstance(window, str) else f"{window[0]:g} to {window[1]:g} {unit}"
+        f"{window[0]:g} to {window[1]:g} {unit}" if isinstance(window, list) else f"{window} {unit}"
         for window, unit in zip(pairs.windows.values(), units, strict=True)
     ]
     return {
@@ -164,7 +164,7 @@ def about(pairs: Pairs, scores: Scores, plan: ScoringPlan, metrics: dict[str, Ro
         | {
             "window": ", ".join(named),
             "unit": ", ".join(units),
-            "axis": pairs.spec.axis or "slices as they are",
+            "axis": pairs.axis or "slices as they are",
             "labels": "label maps" if pairs.labelled else "none",
             "spacing": "in mm" if pairs.spacing_known else "unknown, so distances are in pixels",
             "patients": pairs.patients,

@@ -19,10 +19,8 @@ from dataloaders.io.geometry import ACROSS, off_grid, plane, plane_shape, plane_
 from dataloaders.io.intensity import Window
 from dataloaders.io.manifest import FILE_NAME, Case, Manifest, Slice
 from dataloaders.io.nifti import SUFFIXES, read_ids, read_volume, stem
-from dataloaders.io.spec import Axis, Channel, DataSpec
-from dataloaders.labelmaps.labels import count_labels
-from evaluation.pairs import FOLDERS, PER_VOLUME, Item, Pairs, file_states
-from evaluation.source_ids import SourceIds
+from dataloaders.io.spec import Axis, Channel
+from evaluation.pairs import PER_VOLUME, Item, Pairs, file_states
 
 
 @dataclass(frozen=True)
@@ -44,24 +42,22 @@ class VolumePairs(Pairs):
     window: physical values that count as 0 and 1; without it those of the case's real volume from lowest to highest.
     """
 
+    axis: Axis
+
     def __init__(
         self, cases: Sequence[Files], window: Window | None, axis: Axis, unit: str, patients: str = "as named"
     ) -> None:
         self.cases, self.window, self.axis, self.patients = cases, window, axis, patients
+        self.channels, self.names, self.mm = (Channel("image", unit),), None, (1, 1, 1)
         self.labelled = all(files.label is not None for files in cases)
         self.spacing_known = True
         self.windows = {"image": PER_VOLUME if window is None else [window.low, window.high]}
-        found: set[int] = set()
-        for path in (files.label for files in cases if files.label is not None):
-            found.update(count_labels(_read(path, labels=True)[0]))
         self._known: dict[str, tuple[NDArray[np.bool_], ...]] = {}  # case -> `synthesised`
         missing, every = self._tell_missing()
         left_out = f"what was synthesised ({every - missing} of {every} slices, inside their window)"
         self.region = left_out if self._known else "whole volumes"
-        self.ids = SourceIds(found)
-        first = plane_shape(_read(cases[0].real)[0].shape, axis)
-        self.spec = DataSpec(self.ids.labels, (Channel("image", unit),), (first[1], first[2]), axis=axis)
-        self.provenance = {"kind": FOLDERS, "name": cases[0].generated.parent.name}
+        self.provenance = {"name": cases[0].generated.parent.name}
+        self._order = [files.id for files in cases]
         self._grids: dict[str, tuple[tuple[int, ...], NDArray]] = {}  # case -> shape and affine of its volumes
         self._held = threading.local()
 
@@ -89,15 +85,15 @@ class VolumePairs(Pairs):
         return plane_spacing(self._grids[case.id][1], self.axis)
 
     def groups(self) -> list[list[str]]:
-        """Each volume is a group."""
-        return [[files.id] for files in self.cases]
+        """Each volume is a group; empty where there is no second scan."""
+        there = {files.id for files in self.cases}
+        return [[case] if case in there else [] for case in self._order]
 
     def fingerprint(self) -> dict[str, Any]:
-        """Window, axis, unit, patients, and size and time of every file."""
-        window = None if self.window is None else (self.window.low, self.window.high)
+        """How images are read, patients, and size and time of every file."""
         paths = [path for files in self.cases for path in (files.real, files.generated, files.label) if path]
         patients = [(files.id, files.patient, files.label is not None) for files in self.cases]
-        return {"spec": self.spec.to_dict(), "window": window, "patients": patients, "files": file_states(paths)}
+        return self.about | {"patients": patients, "files": file_states(paths)}
 
     def items(self, cases: Sequence[str]) -> Iterator[Item]:
         """One case in memory at a time."""
@@ -106,12 +102,11 @@ class VolumePairs(Pairs):
                 yield from self._items(files)
 
     def _items(self, files: Files) -> Iterator[Item]:
-        real, affine = _read(files.real)
-        grid = self._grids[files.id] = real.shape, affine
-        fake = _on_grid(files.generated, grid, files.real)
+        real = self._volume(files, files.real)
+        fake = self._volume(files, files.generated)
         label = np.zeros(real.shape, np.uint8)
         if files.label is not None:
-            label = self._ids(_on_grid(files.label, grid, files.real, labels=True))
+            label = self._volume(files, files.label, labels=True)
         window = self.window or _range(real)
         case = Case(files.id, files.patient, "test", (window,), ())
         known = self._voxels(files, real, fake)
@@ -125,6 +120,19 @@ class VolumePairs(Pairs):
             levels = [window.encode(image) for image in pair]
             place = Slice(index, str(files.label or ""), (str(files.real),), (str(files.generated),))
             yield Item(case, place, 0, ids, levels[0], levels[1], (pair[0], pair[1]), scored, view)
+
+    def _volume(self, files: Files, path: Path, labels: bool = False) -> NDArray:
+        return self._of_case(path.parent, labels, files.id, lambda: self._read(path, labels, files.id, files.real))
+
+    def _read(self, path: Path, labels: bool, case: str, real: Path) -> NDArray:
+        """A volume in RAS order, float32 or ids, on the grid of the case's real one, which is read first."""
+        volume = read_ids(path) if labels else read_volume(path)
+        data, affine = to_ras(volume.data if labels else volume.data.astype(np.float32), volume.affine)
+        if path == real:
+            self._grids[case] = data.shape, affine
+        if fault := off_grid(data.shape, affine, *self._grids[case], real.name):
+            raise ValueError(f"{path}: in RAS axes: {fault}")
+        return data
 
     def _voxels(self, files: Files, real: NDArray, fake: NDArray) -> NDArray[np.bool_]:
         """Which voxels count: those that were synthesised, where that is known."""
@@ -153,7 +161,9 @@ class VolumePairs(Pairs):
         cases = [replace(files, generated=found[files.id]) for files in self.cases if files.id in found]
         if not cases:
             raise ValueError(f"--repeats {folder}: has no volume of a name that is scored")
-        return VolumePairs(cases, self.window, self.axis, self.spec.channels[0].unit, self.patients)
+        other = VolumePairs(cases, self.window, self.axis, self.channels[0].unit, self.patients)
+        other._order, other._grids, other._held = self._order, self._grids, self._held
+        return other
 
     def companion(self, folder: Path, item: Item, labels: bool) -> NDArray:
         """The slice of the equally named volume."""
@@ -165,10 +175,9 @@ class VolumePairs(Pairs):
             path = next((found[name] for name in names if name in found), None)
             if path is None:
                 raise ValueError(f"{folder} has no {' or '.join(f'{name}.nii.gz' for name in dict.fromkeys(names))}")
-            volume = _on_grid(path, self._grids[item.case.id], Path(item.slice.images[0]), labels)
-            return self._ids(volume) if labels else volume
+            return self._read(path, labels, item.case.id, Path(item.slice.images[0]))
 
-        return plane(self._of_case(folder, item.case.id, read), self.axis, item.slice.index)
+        return plane(self._of_case(folder, labels, item.case.id, read), self.axis, item.slice.index)
 
 
 def synthesised(path: Path) -> tuple[NDArray[np.bool_], ...] | None:
@@ -206,19 +215,6 @@ def _longest_run(known: ArrayLike) -> slice:
     """The longest part of a row without a gap."""
     runs = [run for (run,) in ndimage.find_objects(ndimage.label(known)[0])]
     return max(runs, key=lambda run: run.stop - run.start)
-
-
-def _on_grid(path: Path, grid: tuple[tuple[int, ...], NDArray], reference: Path, labels: bool = False) -> NDArray:
-    data, own = _read(path, labels)
-    if fault := off_grid(data.shape, own, *grid, reference.name):
-        raise ValueError(f"{path}: in RAS axes: {fault}")
-    return data
-
-
-def _read(path: Path, labels: bool = False) -> tuple[NDArray, NDArray[np.float64]]:
-    """A volume in RAS order, float32 or label ids, and its affine."""
-    volume = read_ids(path) if labels else read_volume(path)
-    return to_ras(volume.data if labels else volume.data.astype(np.float32), volume.affine)
 
 
 def _range(real: NDArray) -> Window:

@@ -82,16 +82,24 @@ class Palettes:
             ids = _grey(path, image, image_only=False)
             flat = (image.getpalette("RGB") if image.mode == "P" else None) or []
         for i in np.unique(ids).tolist() if flat else []:
-            colour = tuple(flat[3 * i : 3 * i + 3])
-            other_colour, first = self._of_id.setdefault(i, (colour, path))
-            other_id, second = self._of_colour.setdefault(colour, (i, path))
-            if (other_colour, other_id) != (colour, i):
-                other = first if other_colour != colour else second
-                raise NoGrey(
-                    f"{path}: its palette is not that of {other} (index {i} is {colour}), so an index is no label id; "
-                    + CONVERSION
-                )
+            self.add(i, tuple(flat[3 * i : 3 * i + 3]), path)
         return ids
+
+    def add(self, i: int, colour: tuple[int, ...], path: Path) -> None:
+        """An id and its colour in a file; NoGrey as in `read`."""
+        other_colour, first = self._of_id.setdefault(i, (colour, path))
+        other_id, second = self._of_colour.setdefault(colour, (i, path))
+        if (other_colour, other_id) != (colour, i):
+            other = first if other_colour != colour else second
+            raise NoGrey(
+                f"{path}: its palette is not that of {other} (index {i} is {colour}), so an index is no label id; "
+                + CONVERSION
+            )
+
+    @property
+    def found(self) -> list[tuple[int, tuple[int, ...], str]]:
+        """What `add` was given: of each id one file."""
+        return [(i, colour, str(path)) for i, (colour, path) in self._of_id.items()]
 
 
 def read_colours(path: Path | str) -> NDArray[np.int32]:

@@ -161,7 +161,7 @@ def evaluate_lesion_regions(folder: Path) -> dict[str, Any] | None:
 def read_stack(folder: Path, manifest: Manifest, case: Case) -> Stack:
     """All slices of a case in physical units, cut to its scan's field of view; missing ones in between are left out."""
     label = np.stack([read_png(folder / item.label) for item in case.slices])
-    view = view_of(manifest, case, label.shape[1:])
+    view = view_of(manifest.spec.axis, case, label.shape[1:])
 
     def volumes(names: Sequence[Sequence[str]]) -> list[NDArray]:
         planes = [[as_16_bit(read_png(folder / path, image_only=True))[view] for path in paths] for paths in names]

@@ -7,6 +7,7 @@ import math
 import numpy as np
 from numpy.typing import NDArray
 
+from dataloaders.labelmaps.labels import count_labels
 from evaluation.metrics.metric import VARIETY, CaseSlices, Metric
 
 
@@ -17,14 +18,14 @@ def label_spread(case: CaseSlices) -> dict[str, float]:
     the draws are a sample of the endless others.
     """
     items = [item for item in case.scored if item.draws]
-    size = max((int(item.label.max()) + 1 for item in items), default=0)
-    pixels: NDArray[np.float64] = np.zeros(size)
-    sums: NDArray[np.float64] = np.zeros((len(items[0].draws) if items else 0, size))
+    known = np.array(sorted({label for item in items for label in count_labels(item.label)}), np.int64)
+    pixels: NDArray[np.float64] = np.zeros(len(known))
+    sums: NDArray[np.float64] = np.zeros((len(items[0].draws) if items else 0, len(known)))
     for item in items:
-        flat = item.label.ravel()
-        pixels += np.bincount(flat, minlength=size)
-        sums += [np.bincount(flat, draw.ravel(), minlength=size) for draw in item.draws]
-    there = np.flatnonzero(pixels[1:]) + 1
+        flat = np.searchsorted(known, item.label.ravel())
+        pixels += np.bincount(flat, minlength=len(known))
+        sums += [np.bincount(flat, draw.ravel(), minlength=len(known)) for draw in item.draws]
+    there = np.flatnonzero(known)
     if not len(there):
         return {"diversity_label_spread": math.nan}
     means = sums[:, there] / pixels[there]

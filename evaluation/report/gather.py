@@ -135,7 +135,7 @@ def gather(entrants: Sequence[Entrant]) -> list[Gathered]:
         for c in range(spec.num_channels)
     ]
     for case, _, channel, picture in pictures(entrants):
-        view = view_of(entrants[0].manifest, case, picture.real.shape)
+        view = view_of(entrants[0].manifest.spec.axis, case, picture.real.shape)
         channels[channel].add(case, case.windows[channel], picture, view)
     return [channel.gathered() for channel in channels]
 

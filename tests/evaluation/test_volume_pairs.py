@@ -169,7 +169,7 @@ def test_cases_side_by_side_give_the_same_bytes(tmp_path: Path, monkeypatch: pyt
         torch.set_num_threads(threads)
         score(folders(root, window=(-1000, 500)), tmp_path / str(threads), "auto", **options)
         assert torch.get_num_threads() == threads
-        assert len(opened) == 3 * 3  # ids, labels, segmentations
+        assert len(opened) == 3 * 2  # labels, segmentations
         opened.clear()
     torch.set_num_threads(before)
     for name in ("metrics.json", "metrics.csv", "summary.csv"):
