@@ -65,7 +65,7 @@ def _bids_cases(o: InputOptions) -> list[StudyCase]:
             t1=case.images[0],
             stripped=o.stripped,
             brain=case.brain,
-            reference=case.label,
+            reference=case.masks.get("label"),
         )
         for case in found.cases
         if case.patient in wanted

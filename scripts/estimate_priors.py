@@ -206,7 +206,7 @@ def find_subjects(o: PriorOptions) -> tuple[list[CaseSource], tuple[str, ...], l
         raise ValueError(f"--channel has {len(channels)} names ({given}), --images {o.images} {count} channels")
     if not numbers:
         if len(images) == len(labels) == 1:  # whatever their names
-            return [CaseSource(stem(images[0]), stem(images[0]), (images[0],), labels[0])], channels, []
+            return [CaseSource(stem(images[0]), stem(images[0]), (images[0],), {"label": labels[0]})], channels, []
         if o.case_regex is None and (found := _bids_pairs(images, labels)) is not None:
             return found[0], channels, found[1]
         return _faultless(o, channels[0], o.images, o.case_regex), channels, []
@@ -239,7 +239,7 @@ def _bids_pairs(images: Sequence[Path], labels: Sequence[Path]) -> tuple[list[Ca
     skipped = [f"{line}, left out" for line in alone]
     if faults or not pairs:
         raise SourceFaults(faults or skipped)
-    return [CaseSource(stem(i), stem(i).partition("_")[0], (i,), label) for i, label in pairs], skipped
+    return [CaseSource(stem(i), stem(i).partition("_")[0], (i,), {"label": label}) for i, label in pairs], skipped
 
 
 def _files(where: str, flag: str) -> list[Path]:
@@ -260,7 +260,7 @@ def _faultless(o: PriorOptions, channel: str, images: str, regex: str | None) ->
 
 
 def _scheme(o: PriorOptions, cases: Sequence[CaseSource]) -> LabelScheme:
-    labels = [case.label for case in cases if case.label is not None]
+    labels = [case.masks["label"] for case in cases]
 
     def values() -> set[int]:
         if o.scheme == "feta" or Path(o.scheme).is_dir() or Path(o.scheme).suffix == ".json":
@@ -285,9 +285,9 @@ def _measure(case: CaseSource, channels: tuple[str, ...], scheme: LabelScheme, o
 
     ValueError where image and label map are not on one grid, naming shapes or the distance of the affines.
     """
-    assert case.label is not None
-    label = read_ids(case.label)
-    images, grid = [], (label.data.shape, label.affine, case.label)
+    path = case.masks["label"]
+    label = read_ids(path)
+    images, grid = [], (label.data.shape, label.affine, path)
     for path in case.images:
         volume = read_volume(path)
         with naming(path):

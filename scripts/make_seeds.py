@@ -88,7 +88,9 @@ def find_sources(bids: Path, image_suffix: str, label_suffix: str) -> tuple[list
         images, maps = ([files[n] for n in files if n.endswith(f"_{end}")] for end in (image_suffix, label_suffix))
         pairs, alone = label_pairs(images, maps, label_suffix)
         keys = [(folder.relative_to(bids) / stem(image)).as_posix() for image, _ in pairs]
-        sources += [CaseSource(key, key, (image,), label) for key, (image, label) in zip(keys, pairs, strict=True)]
+        sources += [
+            CaseSource(key, key, (image,), {"label": label}) for key, (image, label) in zip(keys, pairs, strict=True)
+        ]
         skipped += alone
     if not sources:
         lines = "".join(f"\n  {line}" for line in skipped)

@@ -12,13 +12,13 @@ from dataloaders.io import geometry
 from dataloaders.io.console import collected
 from dataloaders.io.files import file_sha256, listed
 from dataloaders.io.intensity import AIR_BELOW, SCALE_SAMPLES, in_hu
-from dataloaders.io.nifti import Volume, VolumeError, read_ids, read_volume
+from dataloaders.io.nifti import Volume, VolumeError
 from dataloaders.io.spec import Label
 from dataloaders.labelmaps.labels import labels_with
 from dataloaders.prepare import tissue
 from dataloaders.prepare.id_check import IdCheck
 from dataloaders.prepare.options import PrepareOptions
-from dataloaders.prepare.sources import CaseSource, embedded_volumes
+from dataloaders.prepare.sources import CaseSource, embedded_volumes, read_role
 
 LEAST_AIR = 0.001  # share of voxels at -900 or below that a CT of fractional values has
 
@@ -64,16 +64,18 @@ def inspect_case(source: CaseSource, channels: tuple[str, ...], o: PrepareOption
 
 def _read(source: CaseSource, channels: tuple[str, ...], facts: Facts) -> dict[str, Volume]:
     """Role -> volume of every file that can be read; the others become faults."""
+    if not (files := source.files(channels)):
+        return embedded_volumes(channels)
     volumes: dict[str, Volume] = {}
-    for role, path in source.files(channels).items():
+    for role, path in files.items():
         try:
-            volumes[role] = (read_volume if role in channels else read_ids)(path)
+            volumes[role] = read_role(role, path)
             facts.hashes[role] = file_sha256(path)
             if role in channels and volumes[role].data.min() == volumes[role].data.max():
                 raise VolumeError(f"{path}: constant image, every voxel is {volumes[role].data.flat[0]:g}")
         except VolumeError as error:
             facts.faults.append(str(error))
-    return embedded_volumes(channels) if source.builtin else volumes
+    return volumes
 
 
 def _inspect(source: CaseSource, channels: tuple[str, ...], o: PrepareOptions) -> Facts:
@@ -98,11 +100,11 @@ def _inspect(source: CaseSource, channels: tuple[str, ...], o: PrepareOptions) -
         facts.label_counts = ids.add(volumes["label"].data)
         shown = reference.data.ravel()[:: max(1, reference.data.size // SCALE_SAMPLES)]
         if fault := ids.fault(len(np.unique(shown))):
-            facts.faults.append(f"{source.label}: {fault}")
+            facts.faults.append(f"{paths.get('label')}: {fault}")
         if "label" in paths and o.label_map is None:
             facts.labels, facts.named_by = labels_with(paths["label"]) or ((), "")
         if set(facts.label_counts) == {0}:
-            facts.faults.append(f"{source.label}: the label map is empty, every voxel is 0")
+            facts.faults.append(f"{paths['label']}: the label map is empty, every voxel is 0")
     elif o.tissue == "none":
         if o.half != "images":
             facts.faults.append(

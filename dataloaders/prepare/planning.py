@@ -81,7 +81,7 @@ def _classes(
     """Classes of the ids that were found, a line that says where their names are from, and the table that may lack ids."""
     if o.half == "images":
         return (), "", ""
-    if any(case.builtin for case in found.cases):
+    if o.format == "mni152":
         return found_labels(counts, tissue.BRAIN_TISSUE), "", ""
     if not counts:
         made = tissue.BRAIN_TISSUE if o.tissue in tissue.BRAIN_METHODS else tissue.CT_TISSUE
@@ -117,7 +117,7 @@ def _table(o: PrepareOptions, found: Found, labels: tuple[Label, ...]) -> LabelT
     if o.half == "images":
         return LabelTable(())
     extra = ["body_unlabelled"] if o.split_background else []
-    masks = o.lesions and any(case.lesion for case in found.cases)
+    masks = o.lesions and any("lesion" in case.masks for case in found.cases)
     drawn = any(label.name == LESION for label in labels)  # already a class of the label maps
     extra += [LESION] if (masks or o.fill != "none") and not drawn else []
     labels += tuple(Label(len(labels) + i, name) for i, name in enumerate(extra))

@@ -30,6 +30,7 @@ from dataloaders.prepare.options import SIZE_STEP, PrepareOptions
 from dataloaders.prepare.planning import make_plan
 from dataloaders.prepare.slicing import PreparePlan, process_case
 from dataloaders.prepare.sources import (
+    MASKS,
     CaseSource,
     Found,
     find_bids,
@@ -185,7 +186,7 @@ def check_channels(channels: tuple[str, ...]) -> None:
     """ValueError for channel names that repeat, are no safe part of a file name, or mean something else."""
     for name in channels:
         NAME.of(name, "channel name")
-        if name in ("label", "lesion", "brain", "body"):
+        if name in MASKS:
             raise ValueError(f"channel name {name!r} is reserved for masks; rename it")
         if channels.count(name) > 1:
             raise ValueError(

@@ -13,7 +13,7 @@ from dataloaders.io import geometry
 from dataloaders.io.console import collected
 from dataloaders.io.intensity import Window, in_hu
 from dataloaders.io.manifest import Case, Geometry, Slice, Split, affine_rows, slice_name
-from dataloaders.io.nifti import Volume, read_ids, read_volume
+from dataloaders.io.nifti import Volume
 from dataloaders.io.spec import LESION, level_channel
 from dataloaders.labelmaps.labels import LabelTable, id_type
 from dataloaders.lesions.preparing import (
@@ -28,7 +28,7 @@ from dataloaders.prepare import tissue
 from dataloaders.prepare.atlas import atlas_tissue
 from dataloaders.prepare.notes import CaseNotes, clipped, value_ranges
 from dataloaders.prepare.options import PrepareOptions, parse_window
-from dataloaders.prepare.sources import CaseSource, embedded_volumes
+from dataloaders.prepare.sources import CaseSource, embedded_volumes, read_role
 from dataloaders.prepare.splits import refuse_empty, split_slices
 from dataloaders.slice_files import Frame, choose_slices, write_filled, write_slice
 
@@ -88,11 +88,8 @@ def process_case(
 def _load(source: CaseSource, plan: PreparePlan) -> tuple[list[NDArray], dict[str, NDArray], Volume, NDArray]:
     """Images (float32) and integer maps on the case's final RAS grid; also the first channel and the final affine."""
     o = plan.options
-    if source.builtin:
-        volumes = embedded_volumes(plan.channels)
-    else:
-        files = source.files(plan.channels)
-        volumes = {role: (read_volume if role in plan.channels else read_ids)(path) for role, path in files.items()}
+    files = source.files(plan.channels)
+    volumes = {role: read_role(role, path) for role, path in files.items()} or embedded_volumes(plan.channels)
     first = volumes[plan.channels[0] if plan.channels else "label"]
     data, affine = geometry.to_ras(first.data, first.affine)
     shape: tuple[int, ...] = data.shape

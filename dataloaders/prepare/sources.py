@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeVar
 
@@ -23,37 +23,29 @@ from dataloaders.io.find import (
     subject_session,
     suffix,
 )
-from dataloaders.io.nifti import SUFFIXES, Volume, stem
+from dataloaders.io.nifti import SUFFIXES, Volume, read_ids, read_volume, stem
 from dataloaders.io.schema import NAME
 from dataloaders.labelmaps.labels import read_dataset_json
 from dataloaders.prepare.options import Half
 
 _OF_SCAN = ("run", "acq", "ce", "rec", "echo", "part", "dir")  # entities that tell scans of one kind and session apart
-_MASKS = {"label": "_dseg", "lesion": "_label-lesion_mask", "brain": "_desc-brain_mask"}
+MASKS = ("label", "lesion", "brain", "body")  # roles of files that are no images
+_ENDINGS = {"label": "_dseg", "lesion": "_label-lesion_mask", "brain": "_desc-brain_mask"}
 T = TypeVar("T")
 
 
 @dataclass(frozen=True)
 class CaseSource:
-    """Files of one case: one image per channel; label, lesion, brain and body masks where they exist.
-
-    builtin: name of embedded data instead of files (``mni152``).
-    """
+    """Files of one case: one image per channel, and those of `MASKS` that exist; none of what is embedded (``mni152``)."""
 
     id: str
     patient: str
     images: tuple[Path, ...] = ()
-    label: Path | None = None
-    lesion: Path | None = None
-    brain: Path | None = None
-    body: Path | None = None
-    builtin: str = ""
+    masks: Mapping[str, Path] = field(default_factory=dict)
 
     def files(self, channels: Sequence[str]) -> dict[str, Path]:
         """Role -> file."""
-        roles = dict(zip(channels, self.images, strict=True)) if self.images else {}
-        masks = {"label": self.label, "lesion": self.lesion, "brain": self.brain, "body": self.body}
-        return {**roles, **{role: path for role, path in masks.items() if path is not None}}
+        return dict(zip(channels, self.images, strict=bool(self.images))) | {**self.masks}
 
 
 @dataclass
@@ -102,7 +94,8 @@ def _pair(found: Found, images: Mapping[str, tuple[Path, ...]] | None, labels: M
         labels = {i: path for i, path in labels.items() if i in images}
     images, labels = images or {}, labels or {}
     names = images.keys() | labels.keys()
-    found.cases += [CaseSource(i, i, images.get(i, ()), labels.get(i)) for i in sorted(names)]
+    masks = {i: {"label": path} for i, path in labels.items()}
+    found.cases += [CaseSource(i, i, images.get(i, ()), masks.get(i, {})) for i in sorted(names)]
 
 
 def find_pairs(images: str | None, labels: str | None, channel: str, case_regex: str | None) -> Found:
@@ -210,7 +203,7 @@ def find_synthrad(source: Path, image: str, labels: Path | None) -> Found:
             found.faults.append(f"{folder}: no {', '.join(missing)}")
             continue
         for case in _safe_only({folder.name: files}, folder.parent, found.faults):
-            label = None
+            masks = {"body": files["mask"]}
             if labels is not None:
                 there = [p for s in SUFFIXES if (p := labels / f"{case}{s}").is_file()] or find_files(
                     labels / case, notes=[]
@@ -218,8 +211,8 @@ def find_synthrad(source: Path, image: str, labels: Path | None) -> Found:
                 if len(there) != 1:
                     found.faults.append(f"{labels}: {len(there)} label files for case {case!r}, one is needed")
                     continue
-                label = there[0]
-            found.cases.append(CaseSource(case, case, tuple(files[n] for n in wanted), label, body=files["mask"]))
+                masks = {"label": there[0], **masks}
+            found.cases.append(CaseSource(case, case, tuple(files[n] for n in wanted), masks))
     return found
 
 
@@ -258,16 +251,17 @@ def find_bids(
                 f"{source}: no sub-*/anat/*_<modality>.nii.gz that every subject has; name --modalities"
                 + ("" if by_case else ", or prepare *_dseg alone with --only labels")
             )
+    endings = {role: end for role, end in _ENDINGS.items() if (only, role) != ("labels", "brain")}
     for case in sorted(masks.keys() | by_case.keys()):
-        marked = {role: [p for p in masks.get(case, ()) if stem(p).endswith(end)] for role, end in _MASKS.items()}
+        marked = {role: [p for p in masks.get(case, ()) if stem(p).endswith(end)] for role, end in endings.items()}
         if case not in by_case and only != "labels":
             found.notes += [f"{case}: only a {role} file, no images" for role, paths in marked.items() if paths]
         elif missing := [name for name in found.channels if name not in by_case[case]]:
             found.notes.append(f"{case}: skipped, no {', '.join(missing)}")
         else:
             chosen = _session(case, pictures.get(case, ()), marked, found)
-            if only != "labels" or chosen.label is not None:
-                found.cases.append(chosen if only != "labels" else replace(chosen, brain=None))
+            if only != "labels" or "label" in chosen.masks:
+                found.cases.append(chosen)
     return found
 
 
@@ -303,9 +297,7 @@ def _session(case: str, pictures: Sequence[Path], marked: Mapping[str, list[Path
             chosen[role] = _choose(own, images, case, found.notes)
         elif paths:
             found.notes.append(f"{case}: {paths[0].name} is of another scan than {images[0].name}, so not taken")
-    return CaseSource(
-        case, case.partition("_")[0], tuple(images), chosen.get("label"), chosen.get("lesion"), chosen.get("brain")
-    )
+    return CaseSource(case, case.partition("_")[0], tuple(images), chosen)
 
 
 def _apart(one: Path, other: Path, both: bool = False) -> int:
@@ -334,7 +326,12 @@ def _choose(paths: Sequence[Path], beside: Sequence[Path], case: str, notes: lis
 
 def find_mni152() -> Found:
     """The ICBM152 2009 T1 template with its tissue maps, embedded in nilearn."""
-    return Found(cases=[CaseSource("mni152", "mni152", builtin="mni152")], channels=("T1w",))
+    return Found(cases=[CaseSource("mni152", "mni152")], channels=("T1w",))
+
+
+def read_role(role: str, path: Path) -> Volume:
+    """The volume of a channel, or of one of `MASKS` in whole numbers; VolumeError where it cannot be used."""
+    return (read_ids if role in MASKS else read_volume)(path)
 
 
 def embedded_volumes(channels: Sequence[str]) -> dict[str, Volume]:

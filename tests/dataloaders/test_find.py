@@ -57,7 +57,7 @@ def test_one_folder_a_patient(tmp_path: Path, image: str, label: str, ids: list[
     assert found.faults == []
     assert [case.id for case in found.cases] == ids
     assert [case.images[0] for case in found.cases] == [tmp_path / image.format(case) for case in ids]
-    assert [case.label for case in found.cases] == [tmp_path / label.format(case) for case in ids]
+    assert [case.masks["label"] for case in found.cases] == [tmp_path / label.format(case) for case in ids]
 
 
 def test_one_folder_given_twice_is_one_line(tmp_path: Path) -> None:
@@ -106,11 +106,11 @@ def test_a_label_map_goes_with_its_own_scan(tmp_path: Path) -> None:
     (case,) = find_bids(root, [], None).cases
     assert case.images[0].name == "sub-01_run-1_T1w.nii.gz"
     found = find_bids(touch(root, "x"), [], None, wanted=["run=2"])
-    assert found.cases[0].label is None
+    assert not found.cases[0].masks
     touch(root, "derivatives/atlas/sub-01/anat/sub-01_run-2_space-MNI152NLin6Asym_dseg.nii.gz")
     touch(root, "derivatives/atlas/sub-01/anat/sub-01_run-2_dseg.nii.gz")
     (case,) = find_bids(root, [], None, wanted=["run=2"]).cases
-    assert case.label.name == "sub-01_run-2_dseg.nii.gz"
+    assert case.masks["label"].name == "sub-01_run-2_dseg.nii.gz"
 
 
 def test_copies_and_unwanted_modalities_do_not_matter(tmp_path: Path) -> None:
