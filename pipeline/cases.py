@@ -64,7 +64,7 @@ def _bids_cases(o: InputOptions) -> list[StudyCase]:
             patient=case.patient,
             t1=case.images[0],
             stripped=o.stripped,
-            brain=case.brain,
+            brain=case.masks.get("brain"),
             reference=case.masks.get("label"),
         )
         for case in found.cases

@@ -32,7 +32,7 @@ from dataloaders.io.manifest import Case, Geometry, Manifest, Slice, affine_rows
 from dataloaders.io.nifti import write_volume
 from dataloaders.io.schema import AtLeast0, AtLeast1, Shape, Shard, check, decode, options_of
 from dataloaders.io.spec import SYNTHETIC, Axis, Channel, DataSpec
-from dataloaders.io.workers import as_ready, in_order, parse_shard
+from dataloaders.io.workers import in_order, parse_shard, shared
 from dataloaders.labelmaps.anatomies import VERSION, Anatomies
 from dataloaders.labelmaps.generated_files import INDEX, SCHEMA, SampleLedger, bids_place, describe_bids
 from dataloaders.labelmaps.image_generator import ImageGenerator, SyntheticImage, check_exclusive, map_weights
@@ -437,7 +437,7 @@ def generate(o: GenerateOptions) -> GenerateReport:
             wanted.append(number)
     try:
         count, jobs = min(o.num_workers, len(wanted)), ((number,) for number in wanted)
-        made = as_ready(_make_or_fault, jobs, count, _one_thread if count else None, (plan, ledger))
+        made = shared(_make_or_fault, jobs, count, _one_thread if count else None, (plan, ledger))
         for fault in tracked(made, "generate", len(wanted)):
             report.made += not fault
             report.missing += bool(fault)
@@ -472,7 +472,7 @@ def with_anatomies(plan: SamplePlan, overwrite: bool = False) -> SamplePlan:
     start = (ledger, [item.path for item in plan.maps], scheme, o.anatomies, o.seed)
     if count:
         _open_anatomies(*start)  # registers what the workers will read
-    made = as_ready(_write_anatomy, missing, count, _open_anatomies, start) if missing else ()
+    made = shared(_write_anatomy, missing, count, _open_anatomies, start) if missing else ()
     for _ in tracked(made, "anatomies", len(missing)):
         pass
     maps = find_input(LabelMaps([folder / name for name in names]), o.num_workers)

@@ -21,7 +21,7 @@ from dataloaders.io.geometry import onto_grid
 from dataloaders.io.ledger import Ledger, WorkReport
 from dataloaders.io.nifti import SUFFIXES, read_ids, read_volume, stem, write_volume
 from dataloaders.io.schema import NAME, AtLeast0, Must, Name, check, options_of
-from dataloaders.io.workers import as_ready, cores
+from dataloaders.io.workers import cores, shared
 from dataloaders.labelmaps.generated_files import describe_bids
 from dataloaders.labelmaps.seeds import (
     FIT_VOXELS,
@@ -158,7 +158,7 @@ def make_seeds(o: SeedOptions) -> SeedReport:
         count = min(o.num_workers or cores(), len(sources))
         jobs = ((source,) for source in sources)
         common = (o, scheme, replace(ledger, lock=None))
-        done = as_ready(work, jobs, count if count > 1 else 0, arguments=common)
+        done = shared(work, jobs, count if count > 1 else 0, arguments=common)
         failed = set()
         for key, made, fault in tracked(done, "seeds", len(sources)):
             report.made, report.kept = report.made + made, report.kept + (not made and not fault)

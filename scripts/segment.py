@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 
 from dataloaders.io.console import say, tracked
 from dataloaders.io.files import csv_text, file_sha256, read_json, write_text
-from dataloaders.io.geometry import PLANES, back_to_source, plane, regrid, resample, spacing, voxel_volume
+from dataloaders.io.geometry import PLANES, plane, regrid, resample, spacing, voxel_volume
 from dataloaders.io.intensity import shown
 from dataloaders.io.ledger import Ledger, WorkReport
 from dataloaders.io.nifti import NIFTI_SUFFIXES, VolumeError, stem, write_volume
@@ -285,10 +285,10 @@ def _segment_one(work: Segmentation, scan: Scan, read: ReadScan) -> dict[str, An
     keep = o.posteriors is not None
     label, probability, posteriors = most_probable(work.predictor, read.image, read.affine, mm, keep=keep)
     to_file = (read.affine, read.shape, read.source_affine)
-    native = back_to_source(label.astype(id_type(len(labels))), *to_file, labels=True)
+    native = resample(label.astype(id_type(len(labels))), *to_file, labels=True)
     write_volume(paths["--output"], native, read.source_affine, codes=read.codes)
     if posteriors is not None:
-        moved = np.stack([back_to_source(one, *to_file, labels=False) for one in posteriors], -1)
+        moved = np.stack([resample(one, *to_file, smooth=False) for one in posteriors], -1)
         write_volume(paths["--posteriors"], moved, read.source_affine, np.float32, read.codes)
     if o.resample is not None:
         seen = resample(read.image[0], read.affine, shape, grid)

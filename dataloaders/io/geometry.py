@@ -104,13 +104,21 @@ def regrid(shape: Sequence[int], affine: NDArray, new_spacing: Sequence[float]) 
 
 
 def resample(
-    data: NDArray, affine: NDArray, shape: Sequence[int], target: NDArray, labels: bool = False, fill: float = 0.0
+    data: NDArray,
+    affine: NDArray,
+    shape: Sequence[int],
+    target: NDArray,
+    labels: bool = False,
+    fill: float = 0.0,
+    smooth: bool = True,
+    mode: str = "grid-constant",
 ) -> NDArray:
     """Bring `data` onto the grid (`shape`, `target` affine) through world coordinates.
 
     Labels by nearest neighbour, images linearly; where the new voxels are larger the image is smoothed first with a
-    Gaussian of sigma (f - 1) / 2 old voxels (f: ratio of spacings along the axis), which keeps aliasing down.
-    Outside the source: `fill`, towards which the outermost half voxels fade; rounding at the border costs no plane of
+    Gaussian of sigma (f - 1) / 2 old voxels (f: ratio of spacings along the axis), which keeps aliasing down. smooth: False
+    for images on the way back to the grid that they were resampled from. mode: of `ndimage.affine_transform`, outside of the
+    source; by default `fill`, towards which the outermost half voxels fade; rounding at the border costs no plane of
     voxels. Equal grids are returned as they are, and those of other axes alone are moved exactly.
     """
     matrix = np.linalg.inv(affine) @ target  # target voxel -> source voxel
@@ -118,13 +126,11 @@ def resample(
         return data
     if (moved := _moved(data, affine, shape, target)) is not None:
         return moved
-    if labels:
-        return ndimage.affine_transform(
-            data, matrix, output_shape=tuple(shape), order=0, mode="grid-constant", cval=fill
-        )
-    step = np.abs(matrix[:3, :3]).max(axis=1)  # source voxels per target voxel along each source axis
-    smooth = ndimage.gaussian_filter(data.astype(np.float32), np.maximum(0.0, (step - 1) / 2))
-    return ndimage.affine_transform(smooth, matrix, output_shape=tuple(shape), order=1, mode="grid-constant", cval=fill)
+    if smooth and not labels:
+        step = np.abs(matrix[:3, :3]).max(axis=1)  # source voxels per target voxel along each source axis
+        data = ndimage.gaussian_filter(data.astype(np.float32), np.maximum(0.0, (step - 1) / 2))
+    order = 0 if labels else 1
+    return ndimage.affine_transform(data, matrix, output_shape=tuple(shape), order=order, mode=mode, cval=fill)
 
 
 def plane(volume: NDArray, axis: Axis, index: int) -> NDArray:
@@ -220,27 +226,6 @@ def stack_slices(
     return volume, np.array(geometry.grid_affine) @ shift
 
 
-def back_to_source(
-    volume: NDArray,
-    affine: NDArray,
-    shape: Sequence[int],
-    target: NDArray,
-    labels: bool = False,
-    fill: float = 0.0,
-    mode: str = "grid-constant",
-) -> NDArray:
-    """A RAS volume on the grid of its source (`shape`, `target`): moved exactly where that only turns it, else resampled.
-
-    mode: of `ndimage.affine_transform`, beyond the volume.
-    """
-    if (moved := _moved(volume, affine, shape, target)) is not None:
-        return moved
-    matrix = np.linalg.inv(affine) @ target  # source voxel -> voxel of the volume
-    return ndimage.affine_transform(
-        volume, matrix, output_shape=tuple(shape), order=0 if labels else 1, mode=mode, cval=fill
-    )
-
-
 def stitch(
     geometry: Geometry, axis: Axis, slices: Mapping[int, NDArray], fill: float, labels: bool = False
 ) -> tuple[NDArray, NDArray[np.float64]]:
@@ -256,6 +241,5 @@ def stitch(
     for index, image in slices.items():
         put_plane(grid, axis, index, image, geometry.crop)
     # Both grids cover the same field of view, at whose ends constant padding would fade the outermost planes.
-    return back_to_source(
-        grid, grid_affine, geometry.source_shape, source_affine, labels, mode="nearest"
-    ), source_affine
+    shape = geometry.source_shape
+    return resample(grid, grid_affine, shape, source_affine, labels, smooth=False, mode="nearest"), source_affine

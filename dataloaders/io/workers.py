@@ -6,7 +6,7 @@ import os
 import signal
 import threading
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from multiprocessing import get_context, parent_process, resource_tracker
@@ -33,14 +33,14 @@ def cores() -> int:
     return len(affinity(0)) if affinity is not None else os.cpu_count() or 1
 
 
-def as_ready(
+def shared(
     work: Callable[..., _T],
     jobs: Iterable[tuple],
     count: int,
     begin: Callable[..., tuple] | None = None,
     arguments: tuple[Any, ...] = (),
 ) -> Iterator[_T]:
-    """Results of `work` for the arguments in `jobs`, in any order, by `count` processes; 0 is this one.
+    """Results of `work` for the arguments in `jobs`, in their order, by `count` processes; 0 is this one.
 
     arguments: the first ones of all work; with `begin`, which every process does first, it makes those of them.
     """
@@ -51,28 +51,18 @@ def as_ready(
     with _pool(count, begin, arguments) as pool:
         with held(_KEYBOARD):
             futures = [pool.submit(_work, work, job) for job in jobs]
-        for future in as_completed(futures):
+        for future in futures:
             yield future.result()
 
 
 def in_order(work: Callable[..., _T], jobs: Sequence[tuple], count: int, what: str) -> list[_T]:
-    """Results of `work` in the order of `jobs`, by up to `count` processes; one alone is this one, whose errors read easier.
-
-    what: the work's name where progress is told.
-    """
+    """As `shared`, with progress of the work named `what`; one process alone is this one, whose errors read easier."""
     count = min(count, len(jobs))
-    if count <= 1:
-        return [work(*job) for job in tracked(jobs, what)]
-    with _pool(count) as pool:
-        with held(_KEYBOARD):
-            futures = [pool.submit(work, *job) for job in jobs]
-        return [future.result() for future in tracked(futures, what)]
+    return list(tracked(shared(work, jobs, count if count > 1 else 0), what, len(jobs)))
 
 
 @contextmanager
-def _pool(
-    count: int, begin: Callable[..., tuple] | None = None, arguments: tuple[Any, ...] = ()
-) -> Iterator[ProcessPoolExecutor]:
+def _pool(count: int, begin: Callable[..., tuple] | None, arguments: tuple[Any, ...]) -> Iterator[ProcessPoolExecutor]:
     """Processes that leave Ctrl-C to this one and end with it; jobs are given to them while `held`.
 
     WorkerLost where one is killed. After an error jobs under way are finished, the others left.

@@ -129,8 +129,7 @@ def _extent(reference: Volume, volumes: dict[str, Volume], o: PrepareOptions) ->
         return whole[0], whole[1]
     masks = [volumes[role] for role in ("label", "lesion") if role in volumes]
     labelled = np.any([geometry.to_ras(mask.data, mask.affine)[0] > 0 for mask in masks], axis=0)
-    places = [np.flatnonzero(labelled.any(axis=tuple({0, 1, 2} - {axis}))) for axis in range(3)]
-    box = [int(of_axis[-1] - of_axis[0]) + 1 for of_axis in places]
+    box = [part.stop - part.start for part in geometry.bounding_box(labelled)]
     if o.spacing:  # the nearest voxel may lie one further
         box = [int(np.ceil(n * new / old)) + 1 for n, new, old in zip(box, shape, data.shape, strict=True)]
     _, *needed = geometry.plane_shape(box, o.axis)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping
-from pathlib import Path
 
 from dataloaders.io.spec import LESION, Label
 from dataloaders.labelmaps.labels import (
@@ -54,7 +53,7 @@ def make_plan(o: PrepareOptions, found: Found, all_facts: list[Facts]) -> tuple[
     notes += dropped
     if len(o.window) not in (1, len(found.channels)):
         raise ValueError(f"--window: {len(o.window)} windows for {len(found.channels)} channels ({found.channels})")
-    return PreparePlan(o, found.channels, ct, table, o.out or Path(".")), notes
+    return PreparePlan(o, found.channels, ct, table), notes
 
 
 def _tissue_faults(o: PrepareOptions, found: Found, all_facts: list[Facts], ct: tuple[bool, ...]) -> list[str]:

@@ -14,7 +14,7 @@ import numpy as np
 
 from dataloaders.io import geometry
 from dataloaders.io.file_names import first_group
-from dataloaders.io.files import listed, read_json
+from dataloaders.io.files import listed
 from dataloaders.io.ledger import SETTINGS, Ledger, differences
 from dataloaders.io.locks import lock_folder
 from dataloaders.io.manifest import FILE_NAME, Case, Manifest, Split
@@ -195,11 +195,9 @@ def check_channels(channels: tuple[str, ...]) -> None:
 
 
 def _with_size(o: PrepareOptions, all_facts: list[Facts]) -> tuple[PrepareOptions, list[str]]:
-    """Where no --size is given: that of the folder which is there already, else the smallest that holds every case."""
+    """Where no --size is given, the smallest that holds every case."""
     if o.size:
         return o, []
-    if o.out is not None and (kept := _options_there(o.out).get("size")):
-        return replace(o, size=tuple(int(n) for n in kept)), []
     needed = [facts.extent for facts in all_facts if facts.extent is not None] or [(SIZE_STEP, SIZE_STEP)]
     most = [max(of_axis) for of_axis in zip(*needed, strict=True)]
     height, width = (-(-n // SIZE_STEP) * SIZE_STEP for n in most)
@@ -209,16 +207,6 @@ def _with_size(o: PrepareOptions, all_facts: list[Facts]) -> tuple[PrepareOption
         f"{SIZE_STEP}; --size chooses others, such as those of the data that a model was trained on"
     )
     return replace(o, size=(height, width)), [note]
-
-
-def _options_there(out: Path) -> dict[str, Any]:
-    """The options that a folder was prepared with, or is being prepared with; none where there is nothing."""
-    if (out / FILE_NAME).is_file():
-        options = Manifest.load(out).provenance.get("options")
-    else:
-        marker = out / RESUME_FOLDER / SETTINGS
-        options = read_json(marker).get("settings") if marker.is_file() else None
-    return options if isinstance(options, dict) else {}
 
 
 def _splits(o: PrepareOptions, cases: list[CaseSource]) -> dict[str, Split]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -45,14 +44,14 @@ class PreparePlan:
     channels: tuple[str, ...]
     ct: tuple[bool, ...]
     table: LabelTable
-    out: Path
 
 
 def process_case(
     source: CaseSource, split: Split | None, hashes: dict[str, str], plan: PreparePlan
 ) -> tuple[list[dict[str, Any]], CaseNotes]:
     """Write the slices of one case; returns manifest cases as plain dicts (several when slices are split), and notes."""
-    o = plan.options
+    o, out = plan.options, plan.options.out
+    assert out is not None
     with collected():  # said when the files were inspected
         images, roles, first, affine = _load(source, plan)
     label, values = _labels(source, images, roles, affine, plan), value_ranges(images)
@@ -73,9 +72,9 @@ def process_case(
     for part, indices in parts.items():
         name = source.id if split is not None else f"{source.id}_{part}"
         items = [_slice(name, part, i, plan) for i in indices]
-        slices = [write_slice(plan.out, item, ids, images, windows, frame) for item in items]
+        slices = [write_slice(out, item, ids, images, windows, frame) for item in items]
         if filled is not None:
-            slices = [write_filled(plan.out, item, images, filled, windows, frame) for item in slices]
+            slices = [write_filled(out, item, images, filled, windows, frame) for item in slices]
         cases.append(Case(name, source.patient, part, windows, tuple(slices), place, files, grey))
     count, rows, columns = geometry.plane_shape(label.shape, o.axis)
     outside = clipped(images, windows)

@@ -15,7 +15,7 @@ from config import TestConfig
 from dataloaders.case_volumes import channel_numbers, read_case
 from dataloaders.io.console import tracked
 from dataloaders.io.files import whole_folder
-from dataloaders.io.geometry import PLANES, back_to_source, plane
+from dataloaders.io.geometry import PLANES, plane, resample
 from dataloaders.io.manifest import Manifest
 from dataloaders.io.nifti import write_volume
 from dataloaders.io.pictures import WHITE, label_colors, save_picture, tile_grid, to_grey
@@ -146,7 +146,7 @@ class SplitSegmentation(SplitTest):
                     shape, affine = case.geometry.source_shape, np.array(case.geometry.source_affine)
                     codes = case.geometry.source_codes
                 for kind, volume in ((PREDICTED, predicted), (TRUE, native.label)):
-                    moved = back_to_source(volume, native.affine, shape, affine, labels=True)
+                    moved = resample(volume, native.affine, shape, affine, labels=True)
                     write_volume(staging / kind / f"{case.id}.nii.gz", moved, affine, id_type(spec.num_labels), codes)
             each = round(seconds / len(self.cases), 3)
             facts = {**provenance, "kind": "segmentation", **self.made_from, "seconds_per_case": each}

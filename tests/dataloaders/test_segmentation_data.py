@@ -12,7 +12,7 @@ import torch
 
 from config import Config, starting_values
 from dataloaders.case_volumes import read_case
-from dataloaders.io.geometry import ACROSS, back_to_source, stitch
+from dataloaders.io.geometry import ACROSS, resample, stitch
 from dataloaders.io.manifest import Manifest
 from dataloaders.io.png import read_png, write_png
 from dataloaders.io.schema import check
@@ -140,7 +140,7 @@ def test_a_case_comes_back_where_its_slices_came_from(home: Path) -> None:
         volume = read_case(home / axis, case, data.spec, classes, (0,), ())
         slices = {item.index: read_png(home / axis / item.label) for item in case.slices}
         stitched, affine = stitch(case.geometry, data.spec.axis, slices, fill=0, labels=True)  # type: ignore[arg-type]
-        back = back_to_source(volume.label, volume.affine, stitched.shape, affine, labels=True)
+        back = resample(volume.label, volume.affine, stitched.shape, affine, labels=True)
         assert np.array_equal(back, stitched)
         inside = volume.image[0][volume.label > 0]
         assert inside.mean() > 0.3  # the image lies where its labels are

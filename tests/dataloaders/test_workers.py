@@ -14,7 +14,7 @@ import pytest
 import torch
 from torch.utils.data import TensorDataset
 
-from dataloaders.io.workers import WorkerLost, as_ready, in_order
+from dataloaders.io.workers import WorkerLost, in_order, shared
 from dataloaders.loading import load
 from tests.launch import ROOT, running, wait_for
 
@@ -33,11 +33,11 @@ def die(number: int) -> int:
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
-@pytest.mark.parametrize("how", ["as_ready", "in_order", "load"])
+@pytest.mark.parametrize("how", ["shared", "in_order", "load"])
 def test_workers_end_with_their_parent(how: str, number: signal.Signals, tmp_path: Path) -> None:
     """However it ends, and although they are at work."""
     work = {
-        "as_ready": "list(as_ready(name_and_wait, jobs, 2))",
+        "shared": "list(shared(name_and_wait, jobs, 2))",
         "in_order": "in_order(name_and_wait, jobs, 2, 'wait')",
         "load": """
 from dataloaders.loading import load
@@ -49,7 +49,7 @@ next(load(Waits(), jobs, 1, 2))""",
     }
     script = f"""
 from pathlib import Path
-from dataloaders.io.workers import as_ready, in_order
+from dataloaders.io.workers import shared, in_order
 from tests.dataloaders.test_workers import name_and_wait
 if __name__ == "__main__":
     jobs = [(Path({str(tmp_path)!r}), n) for n in range(4)]
@@ -71,7 +71,7 @@ def test_a_killed_worker_is_told() -> None:
     with pytest.raises(WorkerLost, match="a worker process was killed"):
         in_order(die, [(0,), (1,)], 2, "die")
     with pytest.raises(WorkerLost, match="a worker process was killed"):
-        list(as_ready(die, [(1,)], 1))
+        list(shared(die, [(1,)], 1))
 
 
 def test_a_loader_process_that_dies_with_a_lock_does_not_hang_the_end() -> None:
