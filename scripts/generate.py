@@ -381,10 +381,8 @@ def settings_of(plan: SamplePlan) -> dict[str, Any]:
 
 def _seeds_digest(seeds: Path, maps: Sequence[Path]) -> str:
     """Of the index and of the records of the maps' cases, which hold the hashes of all their files."""
-    digest = hashlib.sha256(file_sha256(seeds / SEED_INDEX).encode())
-    for case in seeded(maps, seeds).values():
-        digest.update(f"{case.key} {file_sha256(case.record)}\n".encode())
-    return digest.hexdigest()
+    records = [f"{case.key} {file_sha256(case.record)}\n" for case in seeded(maps, seeds).values()]
+    return hashlib.sha256("".join([file_sha256(seeds / SEED_INDEX), *records]).encode()).hexdigest()
 
 
 def _priors_digest(priors: Priors | None) -> str:
@@ -394,10 +392,8 @@ def _priors_digest(priors: Priors | None) -> str:
         tables = [getattr(priors, f.name) for f in fields(priors)]
     else:
         tables = [priors.means.first, priors.means.second, priors.stds.first, priors.stds.second]
-    digest = hashlib.sha256()
-    for table in tables:
-        digest.update(repr(tuple(table.shape)).encode() + table.float().contiguous().numpy().tobytes())
-    return digest.hexdigest()
+    content = [repr(tuple(table.shape)).encode() + table.float().numpy().tobytes() for table in tables]
+    return hashlib.sha256(b"".join(content)).hexdigest()
 
 
 # -- the work -----------------------------------------------------------------------------------------------------
@@ -405,9 +401,8 @@ def _priors_digest(priors: Priors | None) -> str:
 
 @dataclass
 class GenerateReport(WorkReport):
-    """Also how many samples are missing of this call's, and how many whole ones the folder has now."""
+    """Also how many whole samples the folder has now."""
 
-    missing: int = 0
     total: int = 0
 
 
@@ -429,18 +424,15 @@ def generate(o: GenerateOptions) -> GenerateReport:
     wanted = []
     for number in o.numbers:
         item = plan.maps[plan.source.map_index(number)]
-        if item.fault:
-            report.missing += 1
-        elif ledger.done(plan.case(item, number), item.sources) is not None:
+        if not item.fault and ledger.done(plan.case(item, number), item.sources) is not None:
             report.kept += 1
-        else:
+        elif not item.fault:
             wanted.append(number)
     try:
         count, jobs = min(o.num_workers, len(wanted)), ((number,) for number in wanted)
         made = shared(_make_or_fault, jobs, count, _one_thread if count else None, (plan, ledger))
         for fault in tracked(made, "generate", len(wanted)):
             report.made += not fault
-            report.missing += bool(fault)
             if fault and fault not in report.faults:
                 report.faults.append(fault)
     finally:
@@ -624,9 +616,10 @@ def main() -> int:
     report = generate(options)
     for line in listed(report.faults):
         print(f"error: {line}", file=sys.stderr)
-    counts = f"{report.made} made, {report.kept} kept, {report.missing} missing"
+    missing = len(options.numbers) - report.made - report.kept
+    counts = f"{report.made} made, {report.kept} kept, {missing} missing"
     print(f"{options.out}: {counts}; {report.total} whole samples in all")
-    return 1 if report.missing or report.faults else 0
+    return 1 if missing or report.faults else 0
 
 
 if __name__ == "__main__":

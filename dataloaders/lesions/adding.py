@@ -13,16 +13,15 @@ from numpy.typing import NDArray
 
 from dataloaders.io.geometry import ACROSS, bounding_box, plane, put_plane, resample
 from dataloaders.io.spec import LESION, Axis, level_channel
-from dataloaders.lesions.filling import fill_slices, near
+from dataloaders.lesions.filling import near
 from dataloaders.lesions.placing import Placed, blend_zone
-from dataloaders.lesions.preparing import hyperintense, without_lesions
+from dataloaders.lesions.preparing import without_lesions
 from dataloaders.lesions.scans import Head, Stored
 from dataloaders.prepare.tissue import BRAIN_TISSUE
 from dataloaders.slice_files import Frame, centred, shadow_box
 from models.base import Batch, Method, SampleRandom
 
 SIDE_STEP = 32
-MAX_VALUE = 1.0
 
 
 @dataclass(frozen=True)
@@ -88,11 +87,8 @@ def _generate(
     slab = tuple(along if i == ACROSS[axis] else slice(None) for i in range(3))
     mask = placed.mask[slab]
     shown = level_channel(host.channels)
-    sources = base
-    if how.everywhere:
-        bright = hyperintense(base[shown], host.tissue.grey)
-        sources = [fill_slices(image, bright, host.tissue.white, seed) for image in base]
-    inputs = [np.clip(host.model(c, image[slab]), -1, MAX_VALUE) for c, image in enumerate(sources)]
+    sources = without_lesions(base, mask, host.tissue, shown, "salem2019", seed) if how.everywhere else base
+    inputs = [np.clip(host.model(c, image[slab]), -1, 1) for c, image in enumerate(sources)]
     out = [host.model(c, image[slab]) for c, image in enumerate(base)]
     level = np.where(mask, placed.level[slab], out[shown]).astype(np.float32)
     label = _label_map(method, host, mask, slab)
