@@ -30,7 +30,7 @@ from torch import Tensor
 from benchmarks.measuring import in_process, seconds
 from dataloaders.io.files import write_json
 from dataloaders.labelmaps.maps import LabelMaps, as_indices
-from dataloaders.labelmaps.schemes import scheme_of
+from dataloaders.labelmaps.schemes import read_scheme
 from engine.device import keep_freed_memory, peak_memory_gb
 from models.base import seeded_generator
 from models.gmm import LabelScheme, Params, deform, paint, render_pair, sample_params
@@ -82,7 +82,7 @@ def load(options: Options) -> tuple[Tensor, LabelScheme]:
         index = phantom(options.size)
         return index, LabelScheme.from_values(range(54))
     maps = LabelMaps(options.labels)
-    scheme = scheme_of(maps[0].values.unique().tolist())
+    scheme = read_scheme("auto", maps[0].values.unique().tolist())
     index = as_indices(maps[0], scheme).values
     inside = (index > 0).nonzero()
     middle = (inside.amin(0) + inside.amax(0)) // 2

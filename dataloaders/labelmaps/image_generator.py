@@ -24,7 +24,7 @@ from dataloaders.labelmaps.fluid import Fluid
 from dataloaders.labelmaps.lab2im import Lab2imAttributes, kept_outputs, list_scheme, loaded
 from dataloaders.labelmaps.lesion_maps import LesionMaps, Lesions
 from dataloaders.labelmaps.maps import LabelMap, LabelMaps, Source
-from dataloaders.labelmaps.schemes import read_scheme, scheme_of
+from dataloaders.labelmaps.schemes import read_scheme
 from dataloaders.labelmaps.seed_maps import SeedMaps
 from models.base import seeded_generator
 from models.gmm.lab2im_options import gmm_options
@@ -151,15 +151,13 @@ class ImageGenerator(Lab2imAttributes):
         for name, value in {"n_channels": n_channels, "batchsize": batchsize}.items():
             if value < 1:
                 raise ValueError(f"{name} {value}: must be at least 1")
-        sources = {"seeds": seeds, "lesions": lesions, "subjects_prob": subjects_prob, "anatomies": anatomies or None}
-        sources |= {"prior_means": prior_means, "prior_stds": prior_stds}
-        sources |= {"priors": priors}
+        tables = {"prior_means": prior_means, "prior_stds": prior_stds, "subjects_prob": subjects_prob}
+        sources = {"seeds": seeds, "lesions": lesions, "anatomies": anatomies or None, "priors": priors} | tables
         check_exclusive({name for name, value in sources.items() if value is not None})
         self.maps = LabelMaps(labels_dir, cache_gb, spacing)
         keywords |= {"target_res": target_res, "output_shape": output_shape, "output_div_by_n": output_div_by_n}
         keywords |= {"prior_distributions": prior_distributions}
         keywords |= {"use_specific_stats_for_channel": use_specific_stats_for_channel}
-        tables = {"prior_means": prior_means, "prior_stds": prior_stds, "subjects_prob": subjects_prob}
         self.batchsize = keywords.pop("batch_size", batchsize)  # lab2im's first name of it
         self.given = {name: loaded(name, value) for name, value in (keywords | tables).items()}
         self.options = _options(preset, options, {name: self.given[name] for name in keywords})
@@ -196,16 +194,14 @@ class ImageGenerator(Lab2imAttributes):
     def _find_scheme(
         self, scheme: LabelScheme | str | None, labels: Any, classes: Any, outputs: Any, neutral: int | None
     ) -> LabelScheme:
-        if isinstance(scheme, str):
-            return read_scheme(scheme, self.maps.values(), self.options.preset, "scheme", self.maps.sources)
-        if scheme is not None:
+        if isinstance(scheme, LabelScheme):
             return scheme
         if labels is not None:
             return list_scheme(labels, classes, outputs, neutral)
         given = {"generation_classes": classes, "n_neutral_labels": neutral}
         if alone := [name for name, value in given.items() if value is not None]:
             raise ValueError(f"{', '.join(alone)} need generation_labels, whose order they follow")
-        found = scheme_of(self.maps.values(), self.options.preset, self.maps.sources)
+        found = read_scheme(scheme or "auto", self.maps.values(), self.options.preset, "scheme", self.maps.sources)
         if outputs is None:
             return found
         kept = kept_outputs(found.values, loaded("output_labels", outputs))

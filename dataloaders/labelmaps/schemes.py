@@ -20,39 +20,28 @@ from models.gmm.labels import LabelScheme, named_partners
 _FIELDS = {f.name for f in fields(LabelScheme)} | {"n_neutral_labels"}
 
 
-def scheme_of(values: Sequence[int], preset: str = "", sources: Sequence[object] = ()) -> LabelScheme:
-    """What the values of the maps are: for the fetal preset FeTA's tissues or seeds, else FreeSurfer's, else labels by the
-    names that come with the maps (`labels.labels_with`), else plain ones.
-
-    sources: paths of the maps, among other things. ValueError where their table lacks a value.
-    """
-    if preset == "fetal" and set(values) <= set(LabelScheme.feta().values):
-        return LabelScheme.feta()
-    if preset == "fetal" and all(value == 0 or 10 <= value < 50 for value in values):
-        return LabelScheme.seeds(values)
-    paths = [source for source in sources if isinstance(source, Path)]
-    if paths and freesurfer.strangers(values) is None and (labels := common_labels(paths)):
-        return _scheme_of_names(labels, values, f"{paths[0]}: the table beside it or its header")
-    return LabelScheme.from_values(values)
-
-
 def read_scheme(
     text: str, values: Iterable[int], preset: str = "", flag: str = "--scheme", sources: Sequence[object] = ()
 ) -> LabelScheme:
     """The scheme that a --scheme option names, for maps with these values.
 
-    auto: see `scheme_of`. freesurfer, feta, seeds: that, or an error. Another name or file of `labels.read_label_map`: a
-    table of names, where ids of one name share their class and output. X.json with `values`: fields of `LabelScheme`;
-    n_neutral_labels may stand for partners. A folder with a manifest: values are the ids of its source maps, which become
-    its labels. ValueError, which names the flag, for everything else.
+    auto: for the fetal preset FeTA's tissues or seeds, else FreeSurfer's, else labels by the names that come with all of
+    `sources`, paths among other things (`labels.labels_with`), else plain ones. freesurfer, feta, seeds: that, or an error.
+    Another name or file of `labels.read_label_map`: a table of names, where ids of one name share their class and output.
+    X.json with `values`: fields of `LabelScheme`; n_neutral_labels may stand for partners. A folder with a manifest: values
+    are the ids of its source maps, which become its labels. ValueError, which names the flag, for everything else.
     """
     found = tuple(sorted(set(values)))
-    if text == "auto":
-        return scheme_of(found, preset, sources)
-    if text == "feta":
+    fetal = text == "auto" and preset == "fetal"
+    if text == "feta" or (fetal and {*found} <= {*LabelScheme.feta().values}):
         return LabelScheme.feta()
-    if text == "seeds":
+    if text == "seeds" or (fetal and all(value == 0 or 10 <= value < 50 for value in found)):
         return LabelScheme.seeds(found)
+    if text == "auto":
+        paths = [source for source in sources if isinstance(source, Path)]
+        if paths and freesurfer.strangers(found) is None and (labels := common_labels(paths)):
+            return _scheme_of_names(labels, found, f"{paths[0]}: the table beside it or its header")
+        return LabelScheme.from_values(found)
     if text in FREESURFER:
         unknown = [value for value in found if freesurfer.NAMES.get(value) is None]
         if unknown or not freesurfer.recognised(found):
