@@ -6,6 +6,7 @@ from pathlib import Path
 
 import nibabel as nib
 import numpy as np
+from nibabel.orientations import axcodes2ornt, inv_ornt_aff
 from numpy.typing import NDArray
 
 from dataloaders.io.intensity import Window
@@ -36,6 +37,17 @@ def save_nifti(path: Path, data: NDArray, affine: NDArray | None = None) -> Path
     path.parent.mkdir(parents=True, exist_ok=True)
     nib.Nifti1Image(data, np.eye(4) if affine is None else affine).to_filename(path)
     return path
+
+
+def oriented(codes: str, shape: tuple[int, ...], mm: tuple[float, ...] = (1.0, 1.0, 1.0)) -> NDArray[np.float64]:
+    """Affine of a file of that shape whose axes have these codes and voxel sizes; its RAS corner is at (-10, 20, 30) mm."""
+    ornt = axcodes2ornt(tuple(codes))
+    ras = np.diag([0.0, 0, 0, 1])
+    for axis, (to, _) in enumerate(ornt):
+        ras[int(to), int(to)] = mm[axis]
+    ras[:3, 3] = (-10, 20, 30)
+    # inv_ornt_aff: from the reoriented voxel to the stored one
+    return ras @ np.linalg.inv(inv_ornt_aff(ornt, shape))
 
 
 def toy_spec(channels: int = 1, size: tuple[int, int] = (32, 32), labels: int = 5) -> DataSpec:

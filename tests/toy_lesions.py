@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
+from dataloaders.lesions.preparing import Tissue
 from tests.toy import save_nifti
 
 LAS = np.array([[-1.0, 0, 0, 20], [0, 1, 0, -24], [0, 0, 1, -14], [0, 0, 0, 1]])
@@ -28,6 +29,10 @@ class Patient:
     @property
     def white(self) -> NDArray[np.bool_]:
         return (self.tissue == 3) & ~self.lesion
+
+    @property
+    def masks(self) -> Tissue:
+        return Tissue(self.white, (self.tissue == 2) & ~self.lesion, (self.tissue == 1) & ~self.lesion)
 
 
 def patient(seed: int = 0, lesions: int = 6, shape: tuple[int, int, int] = SHAPE) -> Patient:

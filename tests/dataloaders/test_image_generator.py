@@ -11,13 +11,13 @@ import nibabel as nib
 import numpy as np
 import pytest
 import torch
-from nibabel.orientations import axcodes2ornt, inv_ornt_aff
+from nibabel.orientations import axcodes2ornt
 from numpy.typing import NDArray
 
 from dataloaders.labelmaps.image_generator import ImageGenerator
 from models.gmm.labels import LabelScheme
 from models.gmm.options import GmmConfig
-from tests.toy import phantom, save_nifti
+from tests.toy import oriented, phantom, save_nifti
 
 STILL = GmmConfig(blur=(0.0,))  # no deformation, no noise, no bias: nothing is random but the priors
 LEVELS = np.array([[0.0, 50.0, 100.0, 150.0, 200.0]] * 2)
@@ -38,16 +38,9 @@ def head(seed: int = 0, shape: tuple[int, int, int] = (24, 28, 20)) -> NDArray[n
     return phantom(seed, shape)[0]
 
 
-def lia(shape: tuple[int, ...], mm: tuple[float, float, float] = (1.0, 1.0, 1.0)) -> NDArray[np.float64]:
-    """Affine with axes left, inferior, anterior, and an origin away from 0."""
-    ras = np.diag([mm[0], mm[2], mm[1], 1.0])
-    ras[:3, 3] = (-12, 7, -31)
-    return ras @ np.linalg.inv(inv_ornt_aff(axcodes2ornt(("L", "I", "A")), shape))
-
-
 @pytest.fixture
 def lia_file(tmp_path: Path) -> Path:
-    path = save_nifti(tmp_path / "head.nii.gz", head().astype(np.int16), lia((24, 28, 20)))
+    path = save_nifti(tmp_path / "head.nii.gz", head().astype(np.int16), oriented("LIA", (24, 28, 20)))
     assert nib.aff2axcodes(nib.load(path).affine) == ("L", "I", "A")
     return path
 
@@ -209,7 +202,7 @@ def loaded(path: Path) -> nib.Nifti1Image:
 @pytest.mark.parametrize("axis", [0, 1, 2])
 def test_saved_slices_stand_where_their_source_did(axis: int, tmp_path: Path) -> None:
     data = np.take(head(), [10], axis)
-    path = save_nifti(tmp_path / "slice.nii.gz", data.astype(np.int16), lia(data.shape, (1.0, 1.5, 2.0)))
+    path = save_nifti(tmp_path / "slice.nii.gz", data.astype(np.int16), oriented("LIA", data.shape, (1.0, 1.5, 2.0)))
     sample = ImageGenerator(path, **EXACT).generate_image()
     assert np.array_equal(sample.labels, data.squeeze(axis))
     assert np.array_equal(labels_of(sample.image), data.squeeze(axis))

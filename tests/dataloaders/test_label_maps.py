@@ -8,26 +8,14 @@ import nibabel as nib
 import numpy as np
 import pytest
 import torch
-from nibabel.orientations import axcodes2ornt, inv_ornt_aff
 from numpy.typing import NDArray
 
 from dataloaders.labelmaps.maps import LabelMaps, read_label_map_file
-from tests.toy import save_nifti
+from tests.toy import oriented, save_nifti
 
 
 def volume(seed: int = 0, shape: tuple[int, ...] = (9, 7, 5)) -> NDArray[np.int16]:
     return np.random.default_rng(seed).integers(0, 6, shape).astype(np.int16)
-
-
-def oriented(codes: str, shape: tuple[int, int, int], mm: tuple[float, ...] = (1.0, 1.0, 1.0)) -> NDArray[np.float64]:
-    """Affine of a file of that shape whose axes have these codes; its RAS corner is at (-10, 20, 30) mm."""
-    ornt = axcodes2ornt(tuple(codes))
-    ras = np.diag([0.0, 0, 0, 1])
-    for axis, (to, _) in enumerate(ornt):
-        ras[int(to), int(to)] = mm[axis]
-    ras[:3, 3] = (-10, 20, 30)
-    # inv_ornt_aff: from the reoriented voxel to the stored one
-    return ras @ np.linalg.inv(inv_ornt_aff(ornt, shape))
 
 
 @pytest.mark.parametrize("codes", ["RAS", "LIA", "PSR", "LPS", "SAR"])

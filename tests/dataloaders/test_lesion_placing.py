@@ -6,18 +6,15 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from dataloaders.io.spec import Label
 from dataloaders.lesions.placing import Variation, allowed_zone, place
 from dataloaders.lesions.preparing import Tissue
 from tests.toy_lesions import patient
 
-LABELS = tuple(Label(i, n) for i, n in enumerate(("background", "csf", "grey_matter", "white_matter")))
 MM = (1.0, 1.0, 1.0)
 HOST = patient(9, lesions=0)
 DONOR = patient(4, lesions=8)
-TISSUE = Tissue.of(HOST.tissue, LABELS)
 BRAIN = HOST.tissue > 0
-ZONE = allowed_zone(TISSUE, BRAIN, MM)
+ZONE = allowed_zone(HOST.masks, BRAIN, MM)
 LEVEL = np.where(DONOR.lesion, 0.3, -0.2).astype(np.float32)
 
 

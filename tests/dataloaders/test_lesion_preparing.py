@@ -32,10 +32,6 @@ from tests.toy_lesions import bids, patient
 LABELS = tuple(Label(i, n) for i, n in enumerate(("background", "csf", "grey_matter", "white_matter", "lesion")))
 
 
-def tissue_of(p: object) -> Tissue:
-    return Tissue.of(np.where(p.lesion, 4, p.tissue), LABELS)  # type: ignore[attr-defined]
-
-
 def test_white_matter_is_at_the_same_place_of_every_window() -> None:
     for scale in (1.0, 7.3):
         p = patient(0)
@@ -57,11 +53,11 @@ def test_grey_statistics_leave_lesions_out() -> None:
     """Lesions are called grey matter or CSF by tissue classifiers; with them the thresholds move."""
     p = patient(1, lesions=12)
     label = np.where(p.lesion, 2, p.tissue)  # what a classifier makes of them
-    clean = grey_statistics(p.flair, tissue_of(p).grey)
+    clean = grey_statistics(p.flair, p.masks.grey)
     spoilt = grey_statistics(p.flair, label == 2)
     assert clean[0] == pytest.approx(105, abs=4)
     assert spoilt[0] > clean[0] + 0.5
-    grey = tissue_of(p).grey
+    grey = p.masks.grey
     mean, deviation = p.flair[grey].mean(), p.flair[grey].std()
     assert np.array_equal(hyperintense(p.flair, grey, 1.4), p.flair > mean + 1.4 * deviation)
     with pytest.raises(ValueError, match="no grey matter"):
@@ -80,7 +76,7 @@ def test_lesions_are_found_in_white_matter_only() -> None:
 
 def test_the_zone_to_fill_takes_the_white_matter_that_lesions_touch() -> None:
     p = patient(0)
-    zone = fill_zone(p.lesion, tissue_of(p))
+    zone = fill_zone(p.lesion, p.masks)
     assert (zone & ~p.lesion).sum() > 0
     assert not (zone & ~p.lesion & (p.tissue != 3)).any()
     label = np.where(ndimage.binary_dilation(p.lesion), 2, p.tissue)  # the rim is called grey matter
