@@ -75,25 +75,16 @@ class SpadeGenerator(nn.Module):
         self.to_image = nn.Conv2d(widths[-1], out_channels, 3, padding=1)
         init_weights(self, o.spectral_gain)
 
-    @property
-    def z_dim(self) -> int:
-        """Length of the noise vector, slice position included."""
-        return self.norms.z_dim
-
     def condition(self, label: Tensor, noise: Tensor | None, grain: Tensor | None = None) -> Condition:
         """label (B, H, W) or, with neighbours, (B, K, H, W); noise and grain as `Condition` takes them, None for zeros."""
         label = label if label.ndim == 4 else label[:, None]
         assert label.shape[1] == self.norms.slices, (label.shape, self.norms.slices)
-        if noise is None and self.z_dim:
-            noise = torch.zeros(len(label), self.z_dim, device=label.device)
+        z_dim = self.norms.z_dim
+        if noise is None and z_dim:
+            noise = torch.zeros(len(label), z_dim, device=label.device)
         if grain is None and self.grain:
             grain = torch.zeros(len(label), GRAIN_LEVELS, *label.shape[2:], device=label.device)
-        return Condition(label, self.norms.num_labels, noise if self.z_dim else None, grain)
-
-    def coarsest(self, condition: Condition) -> Condition:
-        """The condition of the first feature map, whatever the label's size, which need not be that of training."""
-        height, width = condition.size
-        return condition.at((height >> self.halvings, width >> self.halvings))
+        return Condition(label, self.norms.num_labels, noise if z_dim else None, grain)
 
     def forward(self, label: Tensor, noise: Tensor | None = None, grain: Tensor | None = None) -> Tensor:
         """label (B, H, W) or (B, K, H, W) int64, noise (B, Z) or (B, N, Z) -> (B, C, H, W) in [-1, 1].
@@ -102,7 +93,8 @@ class SpadeGenerator(nn.Module):
         None means zeros.
         """
         condition = self.condition(label, noise, grain)
-        x = self.stem(self.coarsest(condition).dense)
+        height, width = condition.size  # which need not be that of training
+        x = self.stem(condition.at((height >> self.halvings, width >> self.halvings)).dense)
         for i, block in enumerate(self.blocks):
             if i > 0:
                 x = F.interpolate(x, scale_factor=2, mode="bilinear" if self.haar else "nearest")

@@ -5,8 +5,7 @@ Legend: B batch, C image channels (modalities), K condition maps, S spatial axes
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 
 import torch
 from torch import Tensor, nn
@@ -29,7 +28,7 @@ from models.lesion.conditions import (
     z_scores,
 )
 from models.lesion.network import LesionNetwork
-from models.lesion.windows import cut, grid_corners, random_corners
+from models.lesion.windows import Corner, cut, grid_corners, random_corners
 
 
 class LesionUnet(Method):
@@ -87,22 +86,22 @@ class LesionUnet(Method):
 
         Where they lie depends on the step and the sample, not on the batch or the process that the sample is in.
         """
-        o, source, level, grey = self.options, self._source(batch), self._level(batch), self._grey(batch)
-        lesions = (batch.label == self.lesion).cpu()
-        parts: list[list[Tensor]] = [[], [], [], [], []]
+        o, (source, lesion, level, grey) = self.options, self.inputs(batch)
+        chosen: list[tuple[int, Corner]] = []
         step = int(torch.randint(2**62, (), generator=batch.rng))
-        for i, (lesion, label) in enumerate(zip(lesions, batch.label.cpu(), strict=True)):
+        for i, (spots, label) in enumerate(zip(lesion.cpu(), batch.label.cpu(), strict=True)):
             body, rng = label > 0, seeded_generator(step, batch.cases[i], batch.indices[i])
             if o.sampling == "grid":
                 corners = grid_corners(body, o.patches, o.patch, o.stride, rng)
             else:
-                corners = random_corners(lesion, body, o.patches, o.patch, o.lesion_share, rng)
-            for corner in corners:
-                whole = (source[i], batch.real[i], batch.label[i] == self.lesion, level[i])
-                for part, x in zip(parts, whole, strict=False):
-                    part.append(cut(x, corner, o.patch))
-                parts[4].append(grey[i])
-        return tuple(torch.stack(part) for part in parts)  # type: ignore[return-value]
+                corners = random_corners(spots, body, o.patches, o.patch, o.lesion_share, rng)
+            chosen += [(i, corner) for corner in corners]
+
+        def patches_of(whole: Tensor) -> Tensor:
+            return torch.stack([cut(whole[i], corner, o.patch) for i, corner in chosen])
+
+        source, real, lesion, level = (patches_of(whole) for whole in (source, batch.real, lesion, level))
+        return source, real, lesion, level, grey[[i for i, _ in chosen]]
 
     # -- inputs ---------------------------------------------------------------------------------------------------
 
@@ -116,21 +115,18 @@ class LesionUnet(Method):
         mask = lesion[:, None].to(bands.dtype)
         return torch.cat([mask, bands * mask], 1)
 
-    def _source(self, batch: Batch) -> Tensor:
+    def inputs(self, batch: Batch) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Source (B, C, H, W), lesions (B, H, W) bool, level (B, H, W), mean and deviation of grey matter (B, 2)."""
         if batch.source is None:
             raise ValueError(
                 "--model lesion needs scans with their lesions filled: prepare the data with --fill lesion"
             )
-        return batch.source
-
-    def _level(self, batch: Batch) -> Tensor:
-        return batch.level if batch.level is not None else batch.real[:, self.level_channel]
-
-    def _grey(self, batch: Batch) -> Tensor:
-        if batch.grey is not None:
-            return batch.grey
-        assert self.options.levels == "soft", "bands need the grey matter's mean and deviation"
-        return batch.label.new_zeros((len(batch), 2), dtype=torch.float32)
+        level = batch.level if batch.level is not None else batch.real[:, self.level_channel]
+        grey = batch.grey
+        if grey is None:
+            assert self.options.levels == "soft", "bands need the grey matter's mean and deviation"
+            grey = batch.label.new_zeros((len(batch), 2), dtype=torch.float32)
+        return batch.source, batch.label == self.lesion, level, grey
 
     # -- synthesis ------------------------------------------------------------------------------------------------
 
@@ -145,17 +141,16 @@ class LesionUnet(Method):
         return self._synthesize(self.net, batch)
 
     def _synthesize(self, net: nn.Module, batch: Batch) -> Tensor:
-        source, lesion = self._source(batch), batch.label == self.lesion
-        parts = (source, lesion, self._level(batch), self._grey(batch))
+        parts, body = self.inputs(batch), batch.label > 0
         if self.options.dims == 2:
-            return self._painted(net, *parts, batch.label > 0)
-        volumes = []
-        for rows in _runs(batch.cases):  # slices of one case -> one volume of depth D
+            return self._painted(net, *parts, body)
+        out = torch.empty_like(parts[0])
+        for case in dict.fromkeys(batch.cases):  # slices of one case -> one volume of depth D
+            rows = [i for i, name in enumerate(batch.cases) if name == case]
             x, mask, level, grey = (part[rows] for part in parts)
-            body = (batch.label[rows] > 0)[None]
-            volume = self._painted(net, x.movedim(0, 1)[None], mask[None], level[None], grey[:1], body)
-            volumes.append(volume[0].movedim(0, 1))
-        return torch.cat(volumes)
+            volume = self._painted(net, x.movedim(0, 1)[None], mask[None], level[None], grey[:1], body[rows][None])
+            out[rows] = volume[0].movedim(0, 1)
+        return out
 
     def _painted(
         self, net: nn.Module, source: Tensor, lesion: Tensor, level: Tensor, grey: Tensor, body: Tensor
@@ -203,12 +198,3 @@ class LesionUnet(Method):
         self.load_release(tensors)
         self.net.load_state_dict(self.average.state_dict())
         return []
-
-
-def _runs(names: list[str]) -> Iterator[slice]:
-    """Slices of equal neighbours."""
-    start = 0
-    for _, group in itertools.groupby(names):
-        length = len(list(group))
-        yield slice(start, start + length)
-        start += length
