@@ -30,23 +30,6 @@ class DownloadOptions:
     """Only say which files are there; exit code 1 if any is missing."""
 
 
-def check(options: DownloadOptions) -> int:
-    """Print what is present and what is missing."""
-    missing = 0
-    for key in options.keys:
-        try:
-            print(f"present  {resolve(key, existing(options.out))}")
-        except MissingWeights as error:
-            missing += 1
-            print(f"missing  {error}")
-    return 1 if missing else 0
-
-
-def existing(folder: Path | None) -> Path | None:
-    """The folder to look in; one that a download would only create is no place to look."""
-    return folder if folder is not None and folder.exists() else None
-
-
 def fetch(file: WeightFile, folder: Path) -> None:
     """Download, verify the hash, put it in its place. OSError or ValueError with one line on failure."""
     print(
@@ -69,20 +52,23 @@ def fetch(file: WeightFile, folder: Path) -> None:
 
 def main() -> int:
     """Exit codes: 0 fine, 1 missing or not fetched."""
-    options = options_of(DownloadOptions)
-    if options.check:
-        return check(options)
+    options, missing = options_of(DownloadOptions), 0
     for key in options.keys:
+        # A folder that a download would only create is no place to look.
+        folder = options.out if options.out is not None and options.out.exists() else None
         try:
-            resolve(key, existing(options.out))
-            print(f"{KNOWN[key].filename}: already there")
-        except MissingWeights:
+            print(f"present  {resolve(key, folder)}")
+        except MissingWeights as absent:
+            if options.check:
+                print(f"missing  {absent}")
+                missing = 1
+                continue
             try:
                 fetch(KNOWN[key], options.out or download_folder())
             except (OSError, ValueError) as error:
                 print(f"error: {error}", file=sys.stderr)
                 return 1
-    return 0
+    return missing
 
 
 if __name__ == "__main__":

@@ -214,25 +214,21 @@ def test_bids_uris_lead_to_the_scans(tmp_path: Path) -> None:
         assert (out / links[name] / path).resolve() == tmp_path / f"bids{i}/sub-{i}/anat/sub-{i}_T1w.nii.gz"
 
 
-def test_an_output_never_replaces_a_scan(tmp_path: Path) -> None:
-    _, image = smooth_phantom()
-    scan = save_nifti(tmp_path / "a.nii.gz", image)
-    before = scan.read_bytes()
-    for paths in (
-        {"output": scan},
-        {"output": tmp_path / "x", "posteriors": scan},
-        {"output": tmp_path / "x", "resample": scan},
+def test_refusals_leave_everything_as_it_was(tmp_path: Path) -> None:
+    scan = save_nifti(tmp_path / "a.nii.gz", smooth_phantom()[1])
+    (tmp_path / "notes").write_text("mine")
+    before, x = {path.name: path.read_bytes() for path in tmp_path.iterdir()}, tmp_path / "x"
+    for options, message in (
+        ({"output": scan}, "--output .*a.nii.gz: is a scan of --input, which would be replaced"),
+        ({"output": x, "posteriors": scan}, "--posteriors .* which would be replaced"),
+        ({"output": x, "resample": scan}, "--resample .* which would be replaced"),
+        ({"output": tmp_path / "notes"}, "--output .*notes: is a file; name a folder, or"),
+        ({"output": tmp_path / "b.nii", "input": (scan, x)}, "--output .*b.nii: one file for 2 scans; name a folder"),
+        ({"output": x, "input": (tmp_path / "no*.nii.gz",)}, r"--input .*no\*.nii.gz: no scan and no folder"),
     ):
-        with pytest.raises(ValueError, match="which would be replaced"):
-            segment(SegmentOptions(input=(scan,), **paths), predictor(), {})
-    assert scan.read_bytes() == before
-
-
-def test_missing_scans_are_refused(tmp_path: Path) -> None:
-    o = SegmentOptions(input=(tmp_path / "no*.nii.gz",), output=tmp_path / "out")
-    with pytest.raises(ValueError, match=r"--input .*no\*.nii.gz: no scan and no folder"):
-        segment(o, predictor(), {})
-    assert not (tmp_path / "out").exists()
+        with pytest.raises(ValueError, match=message):
+            segment(SegmentOptions(**{"input": (scan,)} | options), predictor(), {})  # type: ignore[arg-type]
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
 
 
 def test_a_segmentation_made_by_hand_is_not_replaced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -323,13 +319,11 @@ def test_a_defect_costs_its_scan_and_keeps_its_traceback(
     for name in ("a", "b"):
         save_nifti(tmp_path / "in" / f"{name}.nii.gz", image)
     network = predictor()
-    inner = network.probabilities
-    calls: list[int] = []
+    faults, inner = [IndexError("of ours")], network.probabilities
 
     def once_wrong(found: NDArray[np.float32]) -> NDArray[np.float32]:
-        calls.append(1)
-        if len(calls) == 1:
-            raise IndexError("of ours")
+        if faults:
+            raise faults.pop()
         return inner(found)
 
     monkeypatch.setattr(network, "probabilities", once_wrong)
