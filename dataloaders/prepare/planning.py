@@ -10,7 +10,6 @@ from dataloaders.labelmaps.labels import (
     LabelTable,
     found_labels,
     named_labels,
-    read_dataset_json,
     read_label_map,
 )
 from dataloaders.prepare import tissue
@@ -87,8 +86,8 @@ def _classes(
         return found_labels(made, made), "", ""
     if o.label_map is not None:
         return read_label_map(o.label_map, counts), "", f"--label_map {o.label_map}"
-    if found.label_names and (names := read_dataset_json(found.label_names)[1]):
-        return found_labels(counts, names), "", ""
+    if found.label_names:
+        return found_labels(counts, found.label_names), "", ""
     rows: dict[int, Label] = {}
     for facts in all_facts:
         for i, label in ((i, one) for one in facts.labels for i in one.source if i in facts.label_counts):

@@ -15,7 +15,7 @@ import numpy as np
 from dataloaders.io import geometry
 from dataloaders.io.file_names import first_group
 from dataloaders.io.files import listed
-from dataloaders.io.ledger import SETTINGS, Ledger, differences
+from dataloaders.io.ledger import SETTINGS, Ledger, differences, plain
 from dataloaders.io.locks import lock_folder
 from dataloaders.io.manifest import FILE_NAME, Case, Manifest, Split
 from dataloaders.io.schema import NAME, check, decode
@@ -243,8 +243,8 @@ def _options(o: PrepareOptions) -> dict[str, Any]:
     for key in ("hu_offset", "only"):  # folders that were prepared before there were these options are the same without
         if options[key] is None:
             options.pop(key)
-    plain: dict[str, Any] = json.loads(json.dumps(options))
-    return plain
+    kept: dict[str, Any] = plain(options)
+    return kept
 
 
 def _refuse_foreign(out: Path) -> None:

@@ -56,7 +56,7 @@ class Found:
     channels: tuple[str, ...] = ()
     faults: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
-    label_names: Path | None = None  # a dataset.json with label names
+    label_names: Mapping[int, str] = field(default_factory=dict)  # of a dataset.json
 
 
 def _by_id(paths: Sequence[Path], regex: str | None, faults: list[str], where: str = "") -> dict[str, Path]:
@@ -144,7 +144,8 @@ def find_nnunet(
     label_channel: the label map is that channel of imagesTr, as in AutoPET prepared with organ labels as channel 2. only:
     look for one half alone.
     """
-    found = Found(label_names=source / "dataset.json")
+    channel_names, label_names = read_dataset_json(source / "dataset.json")
+    found = Found(label_names=label_names)
     folder = source / "imagesTr"
     labels: dict[str, Path] | None = None
     if label_channel is None and only != "images":
@@ -167,9 +168,7 @@ def find_nnunet(
         return found
     present = sorted({c for channels in by_case.values() for c in channels} - {label_channel})
     chosen = () if only == "labels" else tuple(image_channels) or tuple(present)
-    names = {
-        c: re.sub(r"[^A-Za-z0-9]+", "_", n).strip("_") for c, n in read_dataset_json(source / "dataset.json")[0].items()
-    }
+    names = {c: re.sub(r"[^A-Za-z0-9]+", "_", name).strip("_") for c, name in channel_names.items()}
     found.channels = tuple(names.get(c) or f"channel_{c}" for c in chosen)
     needed = {*chosen} | ({label_channel} if label_channel is not None and only != "images" else set())
     for case, files in sorted(by_case.items()):
