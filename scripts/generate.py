@@ -130,14 +130,9 @@ class GenerateOptions:
                 "--preset fitted has no training images to fit priors from here; "
                 "give --priors FILE of scripts/estimate_priors.py, or --priors random"
             )
-        sources: dict[str, Any] = {
-            "prior_means": self.prior_means_file,
-            "prior_stds": self.prior_stds_file,
-            "seeds": self.seeds,
-        }
-        sources |= {"lesions": self.lesions, "subjects_prob": self.subjects_prob, "anatomies": self.anatomies}
-        sources |= {"priors": self.gmm.priors != "random"}
-        check_exclusive({name for name, value in sources.items() if value}, "--")
+        names = ("seeds", "lesions", "subjects_prob", "anatomies", "prior_means_file", "prior_stds_file")
+        there = [name for name in names if getattr(self, name)] + ["priors"] * (self.gmm.priors != "random")
+        check_exclusive({name.removesuffix("_file"): f"--{name}" for name in there})
         if self.labels.is_dir() and self.out.resolve().is_relative_to(self.labels.resolve()):
             raise ValueError(
                 f"--out {self.out} lies in --labels {self.labels}, where its maps would count as input next time"
@@ -150,10 +145,10 @@ def weights_of(given: tuple[str, ...], count: int) -> tuple[float, ...]:
         return ()
     file = given[0] if len(given) == 1 else ""
     try:
-        if file.endswith(".txt"):
-            numbers = np.loadtxt(file, ndmin=1)
+        if file.endswith(".npy"):
+            numbers = np.load(file, allow_pickle=False)
         else:
-            numbers = np.load(file, allow_pickle=False) if file.endswith(".npy") else np.array(given)
+            numbers = np.loadtxt(file if file.endswith(".txt") else given, ndmin=1)
         return tuple(map_weights(numbers.astype(float).ravel(), count).tolist())
     except (ValueError, OSError) as error:
         raise ValueError(f"--subjects_prob {' '.join(given)}: {error}") from None

@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 import secrets
 import warnings
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -153,7 +153,7 @@ class ImageGenerator(Lab2imAttributes):
                 raise ValueError(f"{name} {value}: must be at least 1")
         tables = {"prior_means": prior_means, "prior_stds": prior_stds, "subjects_prob": subjects_prob}
         sources = {"seeds": seeds, "lesions": lesions, "anatomies": anatomies or None, "priors": priors} | tables
-        check_exclusive({name for name, value in sources.items() if value is not None})
+        check_exclusive({name: name for name, value in sources.items() if value is not None})
         self.maps = LabelMaps(labels_dir, cache_gb, spacing)
         keywords |= {"target_res": target_res, "output_shape": output_shape, "output_div_by_n": output_div_by_n}
         keywords |= {"prior_distributions": prior_distributions}
@@ -379,11 +379,11 @@ class BrainGenerator(ImageGenerator):
         super().__init__(labels_dir, **{"preset": "synthseg"} | named | keywords)
 
 
-def check_exclusive(given: Collection[str], flag: str = "") -> None:
-    """ValueError for two of these arguments, which begin with `flag`, that say the same or do not go together."""
+def check_exclusive(given: Mapping[str, str]) -> None:
+    """ValueError for two arguments that say the same or do not go together. given: what those that are there are called."""
     for one, other in EXCLUSIVE:
         if one in given and other in given:
-            raise ValueError(f"{flag}{one} and {flag}{other} cannot both be given")
+            raise ValueError(f"{given[one]} and {given[other]} cannot both be given")
 
 
 def _options(preset: str, options: GmmConfig | None, keywords: dict[str, Any]) -> GmmConfig:

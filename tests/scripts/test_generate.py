@@ -267,6 +267,8 @@ def test_a_bad_map_costs_its_own_samples_only(maps: Path, tmp_path: Path) -> Non
         ("--size 8 8", "--size has 2 values"),
         ("--size 5000", "--size 5000: asks for 5000 x 5000 x 5000 voxels of a map of 14 x 16 x 10"),
         ("--subclasses 1 2", "--subclasses 1 2 needs --seeds"),
+        ("--priors p.json --prior_means_file p.npy", "--priors and --prior_means_file cannot both be given"),
+        ("--anatomies 2 --lesions masks", "--anatomies and --lesions cannot both be given"),
         ("--subjects_prob 1 2 3", "--subjects_prob 1 2 3: 3 values for 2 label maps"),
         ("--scheme freesurfer", "--scheme freesurfer: the maps hold 1"),
         ("--neutral_labels 3", "--neutral_labels needs --generation_labels"),
