@@ -112,8 +112,17 @@ def slices_of(root: Path, split: str, part: str, number: int, seed: int = 0) -> 
     for i in range(number):
         label, image = phantom(seed + i, (32, 32, 8))
         pixels = label[..., 4] if part == "labels" else image[..., 4].clip(0, 255)
-        write_png(root / split / part / f"{part[0]}{i}.png", pixels.astype(np.uint8))
+        write_png(root / split / part / f"s{i}.png", pixels.astype(np.uint8))
     return root
+
+
+def test_single_slices_stand_for_their_neighbours(tmp_path: Path) -> None:
+    """The presets' generator is 2.5-D; data without stacks train too, and it is said."""
+    for part in ("labels", "images"):
+        folder = slices_of(tmp_path / "a", "train", part, 4)
+    done = call(*train(folder, tmp_path, "s", "--oasis.neighbours", 1, epochs=1))
+    assert "no training case has more than one slice" in done.stdout
+    assert weights(tmp_path, "s")
 
 
 def test_plain_folders_of_halves_train_unpaired_and_are_synthesised(tmp_path: Path) -> None:
@@ -126,9 +135,9 @@ def test_plain_folders_of_halves_train_unpaired_and_are_synthesised(tmp_path: Pa
     nothing = call("test.py", "--name", "u", "--dataroot", labels, "--checkpoints_dir", tmp_path, code=2).stderr
     assert "the split 'test' has no slices; there are some of train" in nothing
     rest = slices_of(tmp_path / "c", "test", "labels", 2, seed=20)
-    write_png(rest / "test/labels/l0.png", np.digitize(read_png(rest / "test/labels/l0.png"), [1, 2]).astype(np.uint8))
+    write_png(rest / "test/labels/s0.png", np.digitize(read_png(rest / "test/labels/s0.png"), [1, 2]).astype(np.uint8))
     write_png(
-        rest / "test/labels/l1.png", read_png(rest / "test/labels/l0.png")
+        rest / "test/labels/s1.png", read_png(rest / "test/labels/s0.png")
     )  # no ids above 2: fewer than the run's
     where = ["--name", "u", "--dataroot", rest, "--checkpoints_dir", tmp_path, "--results_dir", tmp_path / "r"]
     tested = call("test.py", *where)
@@ -139,12 +148,12 @@ def test_plain_folders_of_halves_train_unpaired_and_are_synthesised(tmp_path: Pa
     for command, why in (
         (
             train(labels, tmp_path, "p"),
-            "have no image, the first is train/labels/l0.png; label maps alone are for test.py",
+            "have no image, the first is train/labels/s0.png; label maps alone are for test.py",
         ),
-        (train(images, tmp_path, "q"), "have no label map, the first is train/images/i0.png; images alone are for"),
-        (train(labels, tmp_path, "r", "--model", "gmm"), "have no image, the first is train/labels/l0.png"),
+        (train(images, tmp_path, "q"), "have no label map, the first is train/images/s0.png; images alone are for"),
+        (train(labels, tmp_path, "r", "--model", "gmm"), "have no image, the first is train/labels/s0.png"),
         (train(labels, tmp_path, "s", *flags[:2], labels), f"{labels}: 5 slices of the split 'train' have no image"),
-        (train(images, tmp_path, "t", "--model", "segmenter"), "have no label map, the first is train/images/i0.png"),
+        (train(images, tmp_path, "t", "--model", "segmenter"), "have no label map, the first is train/images/s0.png"),
     ):
         done = call(*command, code=2).stderr
         assert why in done

@@ -42,6 +42,13 @@ class GanWorkflow(SynthesisWorkflow):
         for key in self.pretrained():
             method.load_pretrained(key, load_state(resolve(key, self.config.weights)))
 
+    def overview(self) -> list[str]:
+        """What was found, in lines; also where a 2.5-D generator has nothing beside its slices."""
+        lines = super().overview()
+        if self.neighbours and all(len(case.slices) == 1 for case in self.data.split("train")):
+            lines.append("neighbours: no training case has more than one slice, so each stands for its neighbours too")
+        return lines
+
     def advice(self, images: int, device: torch.device) -> list[str]:
         """What to expect of networks of published width on a CPU, and what is for such machines; nothing for others."""
         if device.type != "cpu" or self.config.own.channels_G < PUBLISHED_WIDTH:
@@ -55,15 +62,6 @@ class GanWorkflow(SynthesisWorkflow):
             f"{rate_words(1 / seconds, images)}, and {memory:.0f} GB of memory (of {machine_memory_gb():.0f} GB here)",
             "for such machines: --preset demo (minutes on two cores), or small (a night)",
         ]
-
-    def loader(self) -> BatchLoader:
-        """The training slices; ValueError where a 2.5-D generator has none with neighbours."""
-        if self.neighbours and all(len(case.slices) == 1 for case in self.data.split("train")):
-            raise ValueError(
-                f"--{self.config.model}.neighbours {self.neighbours}: no training case in {self.config.dataroot} has "
-                "more than one slice"
-            )
-        return super().loader()
 
 
 class OasisWorkflow(GanWorkflow):

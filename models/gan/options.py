@@ -165,8 +165,10 @@ DEMO_NETWORKS: dict[str, Any] = {
     "param_free_norm": "instance",
     "spectral_gain": 1.0,
 }
-# For few patients (docs/methods.md): pairs say where things are, the discriminator, the spectrum and noise how they look.
+# For few patients (docs/methods.md): pairs and the labels above and below say where things are, the discriminator, the
+# spectrum and noise how they look.
 RECIPE: dict[str, Any] = {
+    "neighbours": 1,
     "lambda_l1": 5.0,
     "lambda_lite": 5.0,
     "lambda_spectrum": 0.3,
