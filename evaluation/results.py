@@ -14,20 +14,16 @@ from dataloaders.io.console import warn_once
 from dataloaders.io.files import write_json, write_text
 from dataloaders.io.manifest import Manifest
 from dataloaders.io.weights import MissingWeights
-from evaluation.catalog import SCHEMA
 from evaluation.floors import NO_FLOORS, add_floors, of_second_scans, second_side
 from evaluation.metrics.feature_sets import INCEPTION, of_extractor
 from evaluation.metrics.metric import Row
-from evaluation.pairs import ManifestPairs, Pairs, no_label, paired_slices
+from evaluation.pairs import ManifestPairs, Pairs, no_label
 from evaluation.reference import load_reference, reference_entries, refuse_other_reading, save_reference, usable
 from evaluation.request import Request, find_weights, plan, refuse_own_windows
 from evaluation.scoring import Scored, Scores, Side, merged, score
 from evaluation.shards import Parts, key_of
 from evaluation.summary import Summary, about
-from evaluation.tables import format_table, rows_csv, summary_csv
-
-__all__ = ["SCHEMA", "check_metrics", "evaluate_generated", "evaluate_pairs", "evaluate_results", "evaluate_shard"]
-__all__ += ["format_table", "headline", "paired_slices"]
+from evaluation.tables import rows_csv, summary_csv
 
 
 def check_metrics(metrics: str, weights: Path | None = None) -> None:

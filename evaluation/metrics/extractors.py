@@ -28,7 +28,6 @@ from evaluation.metrics.feature_sets import EFFICIENTNET
 
 BATCH = 16
 SIDE = 224  # pixels that images are resized to, as torchvision's classifiers were trained
-_HEADS = ("fc", "classifier", "head", "heads")  # torchvision's names of the layers after the features
 
 
 @dataclass(frozen=True)
@@ -185,17 +184,12 @@ def _state(path: Path) -> dict[str, Any]:
 
 
 def _remove_head(net: nn.Module, model: str) -> str:
-    """Put an identity in place of the last linear layer after the features; its name with a dot at the end."""
-    for head in _HEADS:
-        part = getattr(net, head, None)
-        layers = (
-            [name for name, layer in part.named_modules() if isinstance(layer, nn.Linear)] if part is not None else []
-        )
-        if layers:
-            name = f"{head}.{layers[-1]}" if layers[-1] else head
-            net.set_submodule(name, nn.Identity())
-            return name + "."
-    raise ValueError(f"torchvision's {model} has no linear layer at its end that could be taken off")
+    """Put an identity in place of the last linear layer; its name with a dot at the end."""
+    layers = [name for name, layer in net.named_modules() if isinstance(layer, nn.Linear)]
+    if not layers:
+        raise ValueError(f"torchvision's {model} has no linear layer at its end that could be taken off")
+    net.set_submodule(layers[-1], nn.Identity())
+    return f"{layers[-1]}."
 
 
 def _build(

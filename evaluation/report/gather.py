@@ -14,8 +14,7 @@ from dataloaders.io.manifest import Case, Slice
 from dataloaders.io.png import as_16_bit, read_png
 from evaluation.compare import Entrant
 from evaluation.metrics.spectrum import SMALLEST_SIDE, CaseSpectrum
-from evaluation.pairs import check_label, view_of
-from evaluation.results import paired_slices
+from evaluation.pairs import check_label, paired_slices, view_of
 
 BINS = 2048  # of the intensity histograms: 2 HU in the CT window
 
@@ -42,14 +41,6 @@ class Spectra:
     frequencies: NDArray[np.float64]
     real: NDArray[np.float64]
     generated: tuple[NDArray[np.float64], ...]
-
-
-@dataclass(frozen=True)
-class Gathered:
-    """What the plots of one channel need; `spectra` is None where slices are too small for any."""
-
-    distributions: Distributions
-    spectra: Spectra | None
 
 
 @dataclass(frozen=True)
@@ -114,20 +105,20 @@ class _Channel:
             for spectrum, levels in zip(spectra, picture.generated, strict=True):
                 spectrum.add(real, window.decode(levels[view]))
 
-    def gathered(self) -> Gathered:
-        """All of it."""
+    def gathered(self) -> tuple[Distributions, Spectra | None]:
+        """All of it; no spectra where slices are too small for any."""
         counts = self.counts.reshape(len(self.counts), -1, BINS)
         found = Distributions(self.low, self.high, counts[0], tuple(counts[1:]))
         if not self.cases:
-            return Gathered(found, None)
+            return found, None
         of_cases = [*self.cases.values()]
         real = np.stack([spectra[0].curves[0] for spectra in of_cases])
         methods = range(len(of_cases[0]))
         generated = tuple(np.stack([spectra[i].curves[1] for spectra in of_cases]) for i in methods)
-        return Gathered(found, Spectra(of_cases[0][0].frequencies, real, generated))
+        return found, Spectra(of_cases[0][0].frequencies, real, generated)
 
 
-def gather(entrants: Sequence[Entrant]) -> list[Gathered]:
+def gather(entrants: Sequence[Entrant]) -> list[tuple[Distributions, Spectra | None]]:
     """One entry per channel."""
     spec, cases = entrants[0].spec, entrants[0].manifest.cases
     channels = [

@@ -19,7 +19,7 @@ from dataloaders.io.runlog import log_curves, read_log
 from evaluation.compare import Entrant, Row
 from evaluation.privacy import KINDS
 from evaluation.report import plots
-from evaluation.report.gather import Distributions, Gathered
+from evaluation.report.gather import Distributions, Spectra
 from evaluation.report.kit import INK, REAL_COLOR, color_of
 from evaluation.report.memory import Remembered
 from evaluation.report.names import HEADLINE, group_of, is_distribution, name_of, short_name
@@ -69,16 +69,19 @@ class PanelSet:
 
 
 def panel_sets(
-    entrants: Sequence[Entrant], rows: Sequence[Row], gathered: Sequence[Gathered], memory: Sequence[Remembered] = ()
+    entrants: Sequence[Entrant],
+    rows: Sequence[Row],
+    gathered: Sequence[tuple[Distributions, Spectra | None]],
+    memory: Sequence[Remembered] = (),
 ) -> list[PanelSet]:
     """All plots; sets without a panel are left out."""
     spec = entrants[0].spec
     sets: list[PanelSet] = []
     spectra: list[Panel] = []
-    for channel, found in zip(spec.channels, gathered, strict=True):
+    for channel, (distributions, curves) in zip(spec.channels, gathered, strict=True):
         of_channel = [row for row in rows if row.channel == channel.name and row.measured]
         names = [label.name for label in spec.labels]
-        labels = _violin_panels(found.distributions, names, channel.unit)
+        labels = _violin_panels(distributions, names, channel.unit)
         name, stem = channel.name, file_stem(channel.name)
         sets += [
             *_floor_sets(name, of_channel),
@@ -87,9 +90,8 @@ def panel_sets(
             ),
             PanelSet("intensities", f"intensities_{stem}", name, tuple(labels), (2.0, 1.9), COLUMN, real=True),
         ]
-        if found.spectra is not None:
-            draw = partial(plots.spectrum, found=found.spectra, unit=channel.unit)
-            spectra.append(Panel(channel.name, draw))
+        if curves is not None:
+            spectra.append(Panel(channel.name, partial(plots.spectrum, found=curves, unit=channel.unit)))
     sets.append(PanelSet("spectrum", "spectrum", "", tuple(spectra), (5.2, 3.6), PLOT, real=True))
     sets.append(
         PanelSet(

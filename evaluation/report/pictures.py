@@ -18,9 +18,9 @@ from dataloaders.io.intensity import Window
 from dataloaders.io.manifest import Case, Slice
 from dataloaders.io.pictures import label_colors, to_grey, webp
 from evaluation.compare import Entrant
+from evaluation.pairs import paired_slices
 from evaluation.report.gather import read_label, read_picture
 from evaluation.report.kit import INK, SOFT
-from evaluation.results import paired_slices
 
 HU_WINDOWS = {  # name -> HU; the first is the one that pictures are shown in
     "soft tissue": (-160.0, 240.0),

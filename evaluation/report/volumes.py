@@ -18,9 +18,9 @@ from dataloaders.io.intensity import Window
 from dataloaders.io.manifest import Case, Slice
 from dataloaders.io.pictures import hex_color, label_colors, webp
 from evaluation.compare import Entrant
+from evaluation.pairs import paired_slices
 from evaluation.report.gather import read_label, read_picture
 from evaluation.report.pictures import HU_WINDOWS, body_box, display_window
-from evaluation.results import paired_slices
 
 PAGE, PLOTS = 13_500_000, 1_500_000  # characters of pictures and stacks, and of plots, of a page of about 15 MB
 BUDGET = (3_000_000, 10_000_000)  # least and most characters of all stacks together

@@ -114,28 +114,28 @@ def test_windows_of_their_own_make_it_relative(tmp_path: Path) -> None:
 
 
 def test_histograms_count_every_pixel(entrants: list[Entrant]) -> None:
-    (found,) = gather.gather(entrants)
+    ((found, _),) = gather.gather(entrants)
     items = [item for case in entrants[0].manifest.cases for item in case.slices]
     sizes = [sum(item.histogram.get(label, 0) for item in items) for label in range(5)]
-    real = found.distributions.real
+    real = found.real
     assert real.sum(axis=1).tolist() == sizes
-    assert np.array_equal(real, found.distributions.generated[1])  # the identity
+    assert np.array_equal(real, found.generated[1])  # the identity
     pixels = [
         WINDOWS["CT"].decode(read_png(entrants[0].folder / item.images[0]))[
             read_png(entrants[0].folder / item.label) == 2
         ]
         for item in items
     ]
-    mean = float(np.average(found.distributions.values, weights=real[2]))
+    mean = float(np.average(found.values, weights=real[2]))
     assert mean == pytest.approx(float(np.concatenate(pixels).mean()), abs=4095 / BINS)
 
 
 def test_spectra_agree_with_the_metric(entrants: list[Entrant]) -> None:
     """The plotted curves are those that `spectrum_distance` compares, and equal images lie on each other."""
-    (found,) = gather.gather(entrants)
-    assert found.spectra.real.shape == (5, len(found.spectra.frequencies))
-    assert np.array_equal(found.spectra.real, found.spectra.generated[1], equal_nan=True)
-    ratio = np.log10(found.spectra.generated[0]) - np.log10(found.spectra.real)
+    ((_, found),) = gather.gather(entrants)
+    assert found.real.shape == (5, len(found.frequencies))
+    assert np.array_equal(found.real, found.generated[1], equal_nan=True)
+    ratio = np.log10(found.generated[0]) - np.log10(found.real)
     distance = np.nanmean(np.abs(ratio), axis=1).mean()
     assert distance == pytest.approx(entrants[0].metrics["metrics"]["spectrum_distance/CT"]["value"], rel=1e-6)
 
@@ -149,6 +149,3 @@ def test_cases_of_other_sizes_have_spectra_in_one_plot() -> None:
     assert len(curves) == 3
     assert np.isfinite(curves).all()
     np.testing.assert_allclose(curves[-1], 10 * np.log10(2))
-
-
-# -- plots of numbers and pictures --------------------------------------------------------------------------------
