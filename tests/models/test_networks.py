@@ -85,6 +85,13 @@ def test_spade_formula() -> None:
     assert torch.allclose(layer(x, condition), y + 1, atol=1e-5)
 
 
+def test_coarser_conditions_take_the_nearest_pixel_as_torch_does() -> None:
+    label = torch.randint(0, 6, (2, 3, 32, 48))
+    coarse = Condition(label, 6, None).at((8, 12))
+    assert torch.equal(coarse.label.float(), nn.functional.interpolate(label.float(), (8, 12), mode="nearest"))
+    assert coarse.at((32, 48)).label is label
+
+
 def test_parameters_keep_their_order() -> None:
     """States of optimisers know parameters by their number: another order gives each the memory of another one."""
     block = ResidualBlock(8, 4, NormOptions(GanConfig(spade_hidden=4), 3, 3), grain=True)
