@@ -16,9 +16,9 @@ from evaluation.metrics.segmentation import dice
 from pipeline import scores
 from pipeline.context import Excluded
 from pipeline.project import Project
-from pipeline.rules.images import harmonise
+from pipeline.rules.images import harmonise, n4
 from tests.pipeline.conftest import Fakes, go
-from tests.pipeline.heads import affine, head, study
+from tests.pipeline.heads import MM, affine, head, study
 from tests.toy import save_nifti
 
 pytestmark = pytest.mark.slow
@@ -137,6 +137,13 @@ def test_a_crop_can_be_undone(finished: Path) -> None:
     source = np.array(project.records["harmonise/sub-02"].facts["source"]["affine"])
     assert np.linalg.det(source[:2, :2]) > 0
     assert source[0, 0] < 0  # the scan is LPS, the work is RAS
+
+
+def test_n4_takes_a_smooth_field_away() -> None:
+    image, tissue = head(1)
+    shaded = (image * np.exp(np.linspace(-0.3, 0.3, len(image)))[:, None, None]).astype(np.float32)
+    before, after = (data[tissue == 3] for data in (shaded, n4(shaded, np.array(MM))))
+    assert after.std() / after.mean() < 0.5 * before.std() / before.mean()
 
 
 def test_a_scan_without_orientation_is_excluded(tmp_path: Path) -> None:
