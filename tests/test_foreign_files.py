@@ -66,5 +66,5 @@ def test_a_slice_number_that_no_table_holds(tmp_path: Path) -> None:
     data = json.loads((root / "manifest.json").read_text())
     data["cases"][0]["slices"][0]["index"] = 10**400
     (root / "manifest.json").write_text(json.dumps(data))
-    with pytest.raises(ValueError, match=r"manifest\.json: .*cases\[0\].slices\[0\]\.index: found .* must be below"):
+    with pytest.raises(ValueError, match=r"manifest\.json: case .*slices\[0\]\.index: found .* must be below"):
         Manifest.load(root)

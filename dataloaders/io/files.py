@@ -12,7 +12,7 @@ import shutil
 import socket
 import tomllib
 import zlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import cache
 from importlib import metadata
@@ -198,11 +198,14 @@ def _finite(text: str) -> float:
     return value
 
 
-def read_json(path: Path | str) -> Any:
-    """A JSON file, with or without a byte order mark; ValueError naming it where it is not JSON."""
+def read_json(path: Path | str, object_hook: Callable[[dict[str, Any]], Any] | None = None) -> Any:
+    """A JSON file, with or without a byte order mark; ValueError naming it where it is not JSON.
+
+    object_hook: what becomes of each object.
+    """
     try:
         text = Path(path).read_text(encoding="utf-8-sig")
-        data = json.loads(text, parse_constant=_no_constant, parse_float=_finite)
+        data = json.loads(text, object_hook=object_hook, parse_constant=_no_constant, parse_float=_finite)
         if "\\ud" in text or "\\uD" in text:  # half a character (a lone surrogate), which no file or terminal can hold
             json.dumps(data, ensure_ascii=False, default=str).encode()
         return data

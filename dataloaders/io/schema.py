@@ -133,12 +133,7 @@ def decode(kind: Any, value: Any, where: str, context: Any = None) -> Any:
     where: how messages call the value, "" for the file itself. context: for validators. Raises Mismatch for the first value
     that does not fit.
     """
-    return decode_json(kind, json.dumps(value, default=str), where, context)
-
-
-def decode_json(kind: Any, text: str, where: str, context: Any = None) -> Any:
-    """As `decode`, from the text of a JSON file: no other Python objects are made of it on the way."""
-    text = f"[{text}]"
+    text = json.dumps([value], default=str)
     try:
         (found,) = _validator(kind).validate_json(text, context=context)
     except ValidationError as error:
