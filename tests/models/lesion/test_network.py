@@ -178,6 +178,9 @@ def test_profile_measures_brightness_by_depth() -> None:
     level = torch.zeros(1, 20, 20)
     for depth in (1, 2, 3, 4):  # diagonal steps count as one; the fourth ring and everything within
         level[0, 3 + depth : 16 - depth, 3 + depth : 16 - depth] = 0.1 * depth
+    lesion[0, 4, 4] = False  # from its corner the rings are a step nearer
+    for depth in (1, 2, 3):
+        level[0, 4 + depth, 4 + depth] = 0.1 * depth
     mean, between, within = measure_profile([(level, lesion), (level + 0.2, lesion)])
     assert mean.tolist() == pytest.approx([0.2, 0.3, 0.4, 0.5], abs=1e-6)
     assert between.tolist() == pytest.approx([0.2 / 2**0.5, 0, 0, 0], abs=1e-6)
