@@ -65,7 +65,8 @@ def random_batch(o: BenchmarkOptions, spec: DataSpec, where: torch.device) -> Ba
     image = torch.rand(o.share, 1, o.size, o.size, generator=stream) * 2 - 1
     names = ["x"] * o.share
     rng = seeded_generator("step")
-    return Batch(label, image, names, names, list(range(o.share)), rng).to(where)
+    beside = torch.stack([label, label], dim=1)
+    return Batch(label, image, names, names, list(range(o.share)), rng, neighbours=beside).to(where)
 
 
 def measure(o: BenchmarkOptions) -> dict[str, Any]:

@@ -113,8 +113,8 @@ def template_folder(root: Path, size: int) -> Path:
 
 
 def into_regions(label: Tensor) -> Tensor:
-    """Tissue classes (B, H, W) in 0..4 -> 38 classes: the foreground is cut into nine regions."""
-    H, W = label.shape[1:]
+    """Tissue classes (…, H, W) in 0..4 -> 38 classes: the foreground is cut into nine regions."""
+    H, W = label.shape[-2:]
     rows = torch.arange(H)[:, None] * 3 // H
     columns = torch.arange(W) * 3 // W
     tissue = label.clamp(max=4)
@@ -125,7 +125,8 @@ def load_batches(settings: BenchmarkOptions) -> tuple[DataSpec, list[Batch], flo
     """Spec, a few training batches in memory, and the seconds that the loader takes for one once its cache is warm."""
     assert settings.dataroot is not None
     data = load_manifest(settings.dataroot)
-    loader = BatchLoader(SliceDataset(settings.dataroot, data, "train", flip=True, cache_gb=2.0), settings.batch_size)
+    slices = SliceDataset(settings.dataroot, data, "train", flip=True, cache_gb=2.0, neighbours=1)  # as in the presets
+    loader = BatchLoader(slices, settings.batch_size)
     batches = loader.endless()
     for _ in range(-(-len(loader) // settings.batch_size)):
         next(batches)
@@ -134,7 +135,9 @@ def load_batches(settings: BenchmarkOptions) -> tuple[DataSpec, list[Batch], flo
     seconds = (time.perf_counter() - start) / len(chosen)
     spec = data.spec
     if data.provenance.get("format") == "mni152" or spec.num_labels < 6:
-        chosen = [replace(batch, label=into_regions(batch.label)) for batch in chosen]
+        for batch in chosen:
+            assert batch.neighbours is not None
+            batch.label, batch.neighbours = into_regions(batch.label), into_regions(batch.neighbours)
         spec = replace(spec, labels=tuple(Label(i, f"class_{i}") for i in range(NUM_LABELS)))
     return spec, chosen, seconds
 

@@ -147,7 +147,10 @@ class LesionRun:
         if all(label.name != LESION for label in run.spec.labels):
             raise ValueError(f"--name {name}: the run was trained without a class named {LESION!r}")
         if neighbours := getattr(workflow, "neighbours", 0):
-            raise ValueError(f"--name {name}: 2.5-D runs (neighbours {neighbours}) cannot paint lesions")
+            raise ValueError(
+                f"--name {name}: 2.5-D runs (neighbours {neighbours}) cannot paint lesions; "
+                f"train one with --{run.config.model}.neighbours 0"
+            )
         method, target = run.method(gpu_ids)
         if not isinstance(method, LesionUnet):
             return cls(run, method, Painting(any_size=run.config.method.fitted), target, PLAIN)

@@ -208,7 +208,9 @@ def test_three_dimensions_and_the_published_preset(home: Path, tmp_path: Path) -
 
 @pytest.mark.parametrize("model", ["gmm", "oasis"])
 def test_other_methods_through_the_same_interface(home: Path, tmp_path: Path, model: str) -> None:
-    tiny = "--oasis.channels_G 4 --oasis.channels_D 4 --oasis.spade_hidden 4 --oasis.z_dim 4".split()
+    tiny = (
+        "--oasis.channels_G 4 --oasis.channels_D 4 --oasis.spade_hidden 4 --oasis.z_dim 4 --oasis.neighbours 0".split()
+    )
     where = ["--name", model, "--dataroot", home / "lesion", "--checkpoints_dir", home / "runs", "--model", model]
     call("train.py", *where, *(tiny if model == "oasis" else []), *PERIODS, "--num_epochs", 1)
     assert "ml in" in add(home, tmp_path / "o", *from_patient(home), name=model)

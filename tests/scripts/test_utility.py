@@ -138,7 +138,7 @@ def test_another_study_in_the_folder_is_refused(options: UtilityOptions) -> None
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"arms": ("fake",)}, "--arms fake: must be one of real, synthetic, both"),
+        ({"arms": ("fake",)}, "--arms fake: must be 'real', 'synthetic' or 'both'"),
         ({"generators": ("gan",)}, "--generators gan: must be gmm, NAME=FOLDER or"),
         ({"generators": ("gmm", "gan=no/such")}, "--generators gan=no/such: no such folder"),
         ({"only": 9}, "--only 9: there are trainings 0 to 8"),
