@@ -45,8 +45,10 @@ def recalibrate_batchnorm(net: nn.Module, forwards: Iterator[Callable[[], object
         norm.reset_running_stats()
         norm.momentum = None  # None means a plain average over the batches
         norm.train()
-    for forward in forwards if norms else ():
-        forward()
-    for norm, momentum in zip(norms, momenta, strict=True):
-        norm.momentum = momentum
-        norm.eval()
+    try:
+        for forward in forwards if norms else ():
+            forward()
+    finally:  # a training outlives data that could not be read once
+        for norm, momentum in zip(norms, momenta, strict=True):
+            norm.momentum = momentum
+            norm.eval()

@@ -137,3 +137,12 @@ def test_recalibration_gives_the_statistics_of_the_given_batches() -> None:
     assert torch.allclose(net[1].running_mean, expected, atol=1e-6)
     assert not net[1].training
     assert net[1].momentum == 0.1
+
+
+def test_recalibration_that_fails_leaves_the_norms_in_evaluation() -> None:
+    """A training outlives a disk that could not be read once (`Run.maybe_save`)."""
+    net = nn.Sequential(nn.Conv2d(1, 2, 1), nn.BatchNorm2d(2, affine=False)).eval()
+    with pytest.raises(ZeroDivisionError):
+        recalibrate_batchnorm(net, iter([lambda: 1 / 0]))
+    assert not net[1].training
+    assert net[1].momentum == 0.1
