@@ -273,17 +273,10 @@ class SegmentationTask:
         if self.o.prior_means_file is None:
             scheme = self._tied(scheme, look)
         common |= {"fluid_margin": self.o.fluid_margin, "rim": self.o.rim}
-        common["prior_means"] = self.o.prior_means_file or self._means(scheme, look)
+        common["prior_means"] = self.o.prior_means_file or self._means(self._with_lesion(scheme, look), look)
         common["prior_stds"] = self.o.prior_stds_file
         if self.o.seeds is None:
-            generator = ImageGenerator(
-                self.maps.sources, scheme=scheme, lesions=self.o.lesions, priors=priors, **common
-            )
-            if self.o.lesions is not None:  # the generator gives lesions a value of their own
-                lesion = int(self.classes.of_labels((Label(0, "background"), Label(1, LESION)))[1])
-                outputs = (*generator.scheme.outputs[:-1], lesion)
-                generator.scheme = replace(generator.scheme, outputs=outputs)
-            return [generator]
+            return [ImageGenerator(self.maps.sources, scheme=scheme, lesions=self.o.lesions, priors=priors, **common)]
         with_seeds = seeded(self.maps.sources, self.o.seeds)
         plain = [path for path in self.maps.sources if path not in with_seeds]
         both = [ImageGenerator(list(with_seeds), scheme=scheme, seeds=self.o.seeds, **common | {"prior_means": None})]
@@ -292,14 +285,19 @@ class SegmentationTask:
     @property
     def _look(self) -> Classes:
         """What is painted: structures as the matter of their tissue, also those that are no class (the optic chiasm)."""
-        plain = self.o.seeds is None and self.o.lesions is None
-        return tissue_classes() if self.o.classes == "structures" and plain else self.classes
+        return tissue_classes() if self.o.classes == "structures" and self.o.seeds is None else self.classes
 
     def _learned(self) -> LabelScheme | None:
         """The scheme whose outputs are the classes, where it is not that of what is painted."""
-        if self._look is self.classes or self.base is None:
+        if self.base is None or (self._look is self.classes and self.o.lesions is None):
             return None
-        return self._with_rim(self.classes.of_scheme(self.base))
+        return self._with_lesion(self._with_rim(self.classes.of_scheme(self.base)), self.classes)
+
+    def _with_lesion(self, scheme: LabelScheme, classes: Classes) -> LabelScheme:
+        """The scheme with the label that the generator gives lesions, as what the classes take it for."""
+        if self.o.lesions is None:
+            return scheme
+        return scheme.add_lesion(output=int(classes.of_labels((Label(0, "background"), Label(1, LESION)))[1]))
 
     def _with_rim(self, scheme: LabelScheme) -> LabelScheme:
         return with_rim(scheme) if self.o.rim > 0 and self.o.seeds is None else scheme

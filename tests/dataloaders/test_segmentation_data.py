@@ -16,7 +16,7 @@ from dataloaders.io.geometry import ACROSS, resample, stitch
 from dataloaders.io.manifest import Manifest
 from dataloaders.io.png import read_png, write_png
 from dataloaders.io.schema import check
-from dataloaders.labelmaps.classes import read_classes, tissue_classes
+from dataloaders.labelmaps.classes import MR_CONTRASTS, read_classes, tissue_classes
 from dataloaders.labelmaps.schemes import read_scheme
 from dataloaders.patches import STREAMS, Drawn, MixedVolumes, PatchDataset, neighbour_stack
 from dataloaders.segmentation_task import SHOWN, SegmentationTask, tied
@@ -331,6 +331,28 @@ def test_lesions_become_the_class_that_takes_them(home: Path, tmp_path: Path) ->
     task = SegmentationTask(config(home / "labels", **options))  # type: ignore[arg-type]
     assert task.data.spec.labels[-1].name == "lesion"
     assert any((label == 5).any() for _, _, label in patches(task, 4))
+
+
+@pytest.mark.parametrize("classes", ["tissue", "structures"])
+def test_lesions_of_heads_are_painted_as_such_and_learned_as_white_matter(tmp_path: Path, classes: str) -> None:
+    x, y, _ = np.mgrid[:48, :56, :12]
+    r = np.hypot(x - 23.5, y - 27.5)
+    head = np.select([r < 10, r < 15, r < 19], [np.where(x < 24, 41, 2), np.where(x < 24, 42, 3), 24], 0)
+    save_nifti(tmp_path / "maps" / "a.nii.gz", head.astype(np.uint8), np.eye(4))
+    save_nifti(tmp_path / "masks" / "a.nii.gz", ((abs(x - 18) < 3) & (abs(y - 27) < 3)).astype(np.uint8), np.eye(4))
+    brain = {"real_fraction": 0.0, "classes": classes, "tie_classes": True, "contrasts": "FLAIR", "rim": 1.0}
+    brain["foreground"] = 0.0  # which is laid over lesions too
+    tasks = [
+        SegmentationTask(config(tmp_path / "maps", **brain, lesions=lesions))  # type: ignore[arg-type]
+        for lesions in (tmp_path / "masks", None)
+    ]
+    healed, healthy = (patches(task, 6) for task in tasks)
+    assert tasks[0].data.spec == tasks[1].data.spec
+    assert all(torch.equal(a[2], b[2]) for a, b in zip(healed, healthy, strict=True))
+    assert any(not torch.equal(a[1], b[1]) for a, b in zip(healed, healthy, strict=True))
+    (generator,) = tasks[0]._generators(0)
+    means = generator.priors.means  # type: ignore[union-attr]
+    assert [means.first[0, -1], means.second[0, -1]] == MR_CONTRASTS["FLAIR"]["lesion"]
 
 
 def test_tied_labels_have_like_intensities() -> None:
