@@ -12,11 +12,18 @@ from zipfile import BadZipFile
 import numpy as np
 from numpy.typing import NDArray
 
-from dataloaders.io.files import atomic_path
 from dataloaders.io.intensity import LEVELS
 from evaluation.metrics.distribution import frechet_of_moments
 from evaluation.metrics.extractors import Extractor
-from evaluation.metrics.feature_sets import INCEPTION, RADIOMICS, Sets, of_extractor, set_entries
+from evaluation.metrics.feature_sets import (
+    INCEPTION,
+    RADIOMICS,
+    Sets,
+    of_extractor,
+    packed,
+    set_entries,
+    write_arrays,
+)
 from evaluation.pairs import Pairs
 
 SCHEMA = "medsis-reference/2"
@@ -41,19 +48,9 @@ class Reference:
 def save_reference(path: Path, features: Sets, extractors: Mapping[str, Extractor], pairs: Pairs) -> None:
     """Write the real images' features to a .npz file, atomically, with how the images were read."""
     arrays: dict[str, NDArray] = {}
-    sets: list[dict[str, Any]] = []
-    for (extractor, channel), rows in features.items():
-        name = f"set{len(sets)}"
-        arrays[name] = np.stack([real for _, real, _ in rows])
-        patients = [patient for patient, _, _ in rows]
-        sets.append(
-            {"array": name, "extractor": extractor, "channel": pairs.channels[channel].name, "patients": patients}
-        )
+    sets = [one | {"channel": pairs.channels[one["channel"]].name} for one in packed(features, arrays, real_alone=True)]
     keys = {name: network.key for name, network in extractors.items()}
-    about = {"schema": SCHEMA, "sets": sets, "keys": keys, "images": pairs.about}
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with atomic_path(path) as temporary, open(temporary, "wb") as handle:
-        np.savez_compressed(handle, about=np.array(json.dumps(about)), **arrays)  # type: ignore[arg-type]
+    write_arrays(path, {"schema": SCHEMA, "sets": sets, "keys": keys, "images": pairs.about}, arrays)
 
 
 def load_reference(path: Path) -> Reference:

@@ -165,7 +165,7 @@ def _write(
 ) -> dict[str, Any]:
     """floors: of `of_second_scans`. strict: whether having none of the metrics that were named is an error."""
     pairs, planned = side
-    if not scores.rows:
+    if not scores.tables["slice"]:
         raise ValueError(f"{out}: no slice has both a real and a generated image, so there is nothing to compare")
     _check_labels(side, scores)
     result = Summary(pairs, scores, planned).result()
@@ -177,7 +177,7 @@ def _write(
         reasons = "; ".join(f"{key}: {entry['reason']}" for key, entry in named.items())
         raise ValueError(f"nothing could be computed: {reasons}")
     write_json(out / "metrics.json", result)
-    write_text(out / "metrics.csv", rows_csv(scores.rows))
+    write_text(out / "metrics.csv", rows_csv(scores.tables["slice"]))
     write_text(out / "summary.csv", summary_csv(result))
     if planned.request.save_reference is not None:
         save_reference(planned.request.save_reference, scores.sets, planned.extractors, pairs)
@@ -189,7 +189,7 @@ def _check_labels(side: Side, scores: Scores) -> None:
     pairs, planned = side
     if pairs.names is not None or not pairs.labelled:
         return
-    there = {row["label"]: row["name"] for row in scores.labels}
+    there = {row["label"]: row["name"] for row in scores.tables["label"]}
     if planned.lesion is not None and planned.lesion not in there:
         raise ValueError(no_label(planned.request.lesion, there))
     if not any(there):

@@ -31,33 +31,27 @@ _T = TypeVar("_T")
 _R = TypeVar("_R")
 BATCH = 32
 AT_ONCE = 4  # groups of cases: each is in memory
+TABLES: tuple[Level, ...] = ("slice", "label", "case", "overlap", "lesions")
 COUNTS = ("constant_images", "psnr_identical", "clipped_real", "clipped_generated")
-TABLES: dict[Level, str] = {  # field of `Scores` with the rows of each level
-    **{"slice": "rows", "label": "labels", "case": "cases", "overlap": "overlap", "lesions": "lesions"}
-}
 
 
 @dataclass
 class Scores:
-    """What is gathered: a row a slice, a row a label of a case, a row a case; per channel where not said otherwise.
+    """What is gathered. tables: the rows of each level with a table (`metric.Level`), per channel; but those of segmented
+    images, ``overlap`` and ``lesions``, have all channels.
 
-    overlap, lesions: rows a case and label, and a case; of the segmented images, which have all channels.
     counts: constant generated images, pairs of identical images, pixels beyond the window.
     """
 
-    rows: list[Row] = field(default_factory=list)
-    labels: list[Row] = field(default_factory=list)
-    cases: list[Row] = field(default_factory=list)
-    overlap: list[Row] = field(default_factory=list)
-    lesions: list[Row] = field(default_factory=list)
+    tables: dict[Level, list[Row]] = field(default_factory=lambda: {level: [] for level in TABLES})
     sets: Sets = field(default_factory=dict)
     counts: dict[str, int] = field(default_factory=lambda: dict.fromkeys(COUNTS, 0))
 
     def __iadd__(self, other: Scores) -> Scores:
-        for name in TABLES.values():
-            getattr(self, name).extend(getattr(other, name))
-        for key, rows in other.sets.items():
-            self.sets.setdefault(key, []).extend(rows)
+        for level, rows in other.tables.items():
+            self.tables[level] += rows
+        for key, features in other.sets.items():
+            self.sets.setdefault(key, []).extend(features)
         self.counts = {name: n + other.counts[name] for name, n in self.counts.items()}
         return self
 
@@ -177,7 +171,7 @@ class Group:
         row = {"patient": item.case.patient, "case": item.case.id, "slice": item.slice.index, "channel": channel}
         for of in self.of_slice:
             row |= {key: value for key, value in of(seen).items() if key in self.plan.chosen}
-        self.scores.rows.append(row)
+        self.scores.tables["slice"].append(row)
         if self.radiomics:
             self._add_radiomics(item)
         if self.plan.extractors or self.of_network:
@@ -193,8 +187,10 @@ class Group:
             warn_once(f"case {case.id} is left out: no label anywhere, and every real slice is constant")
             return
         about = {"patient": case.patient, "case": case.id, "channel": self.pairs.channels[channel].name}
-        self.scores.labels += [about | self._named(row) for row in label_rows(slices)]
-        self.scores.cases.append(about | {key: value for of in self.of_case for key, value in of(slices).items()})
+        self.scores.tables["label"] += [about | self._named(row) for row in label_rows(slices)]
+        self.scores.tables["case"].append(
+            about | {key: value for of in self.of_case for key, value in of(slices).items()}
+        )
 
     def _segmentations(self, case: Case, segmented: Sequence[tuple[Item, dict[str, NDArray]]]) -> None:
         indices, spacing = [item.slice.index for item, _ in segmented], self.pairs.spacing(case)
@@ -203,10 +199,10 @@ class Group:
         for kind in segmented[0][1]:
             volume = volume_of(case, indices, [maps[kind] for _, maps in segmented])
             for row in overlap_rows(condition, volume, spacing):
-                self.scores.overlap.append(about | {"of": kind} | self._named(row))
+                self.scores.tables["overlap"].append(about | {"of": kind} | self._named(row))
             if kind == "generated" and (lesion := self.plan.lesion) is not None:
                 known = spacing if self.pairs.spacing_known else None
-                self.scores.lesions.append(about | lesion_row(condition == lesion, volume == lesion, known))
+                self.scores.tables["lesions"].append(about | lesion_row(condition == lesion, volume == lesion, known))
 
     def _segmented(self, item: Item) -> dict[str, NDArray]:
         folders = {"generated": self.plan.request.segmented, "real": self.plan.request.segmented_real}

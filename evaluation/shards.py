@@ -6,7 +6,6 @@ import dataclasses
 import hashlib
 import json
 import shutil
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 from zipfile import BadZipFile
@@ -14,12 +13,12 @@ from zipfile import BadZipFile
 import numpy as np
 from numpy.typing import NDArray
 
-from dataloaders.io.files import atomic_path
 from dataloaders.io.find import files_in
 from dataloaders.io.ledger import Ledger
+from evaluation.metrics.feature_sets import packed, write_arrays
 from evaluation.pairs import Pairs, file_states
 from evaluation.request import Request
-from evaluation.scoring import TABLES, Scored, Scores
+from evaluation.scoring import Scored, Scores
 
 
 class Parts(Ledger):
@@ -28,7 +27,7 @@ class Parts(Ledger):
     @classmethod
     def of(cls, out: Path) -> Parts:
         """Below the folder of the results."""
-        return cls(out / "shards", "medsis-scores/4", records="", renew=True)
+        return cls(out / "shards", "medsis-scores/5", records="", renew=True)
 
     def save_part(self, shard: tuple[int, int], key: str, scored: Scored, seen: dict[str, Any]) -> None:
         """Write the scores of a shard's groups, every number exactly, and what reading has told, atomically."""
@@ -37,10 +36,9 @@ class Parts(Ledger):
             {"number": number, "sides": [_plain(scores, arrays) for scores in of_sides]}
             for number, of_sides in scored.items()
         ]
-        about, name = json.dumps({"groups": groups, "seen": seen}), _name(shard)
+        name = _name(shard)
         self.path(name).unlink(missing_ok=True)
-        with atomic_path(self.folder / f"{name}.npz") as temporary, open(temporary, "wb") as handle:
-            np.savez_compressed(handle, about=np.array(about), **arrays)  # type: ignore[arg-type]
+        write_arrays(self.folder / f"{name}.npz", {"groups": groups, "seen": seen}, arrays)
         self.record(name, key, outputs=[f"{name}.npz"])
 
     def load_all(self, shards: int, key: str, pairs: Pairs) -> Scored | None:
@@ -88,18 +86,12 @@ def key_of(pairs: Pairs, request: Request) -> str:
 
 def _plain(scores: Scores, arrays: dict[str, NDArray]) -> dict[str, Any]:
     """Scores for JSON; their features go to `arrays`."""
-    sets = []
-    for (extractor, channel), rows in scores.sets.items():
-        name = f"set{len(arrays) // 2}"
-        arrays[f"{name}_real"], arrays[f"{name}_fake"] = (np.stack([row[i] for row in rows]) for i in (1, 2))
-        sets.append({"array": name, "extractor": extractor, "channel": channel, "patients": [r[0] for r in rows]})
-    return {"sets": sets, "counts": scores.counts} | {name: getattr(scores, name) for name in TABLES.values()}
+    return {"sets": packed(scores.sets, arrays), "tables": scores.tables, "counts": scores.counts}
 
 
-def _scores(group: dict[str, Any], file: Any) -> Scores:
-    scores = Scores(**{name: group[name] for name in (*TABLES.values(), "counts")})
-    for one in group["sets"]:
-        real, fake = (file[f"{one['array']}_{side}"] for side in ("real", "fake"))
-        rows: Sequence[tuple[str, NDArray, NDArray]] = list(zip(one["patients"], real, fake, strict=True))
-        scores.sets[one["extractor"], one["channel"]] = list(rows)
+def _scores(side: dict[str, Any], file: Any) -> Scores:
+    scores = Scores(side["tables"], counts=side["counts"])
+    for one in side["sets"]:
+        rows = [(patient, *pair) for patient, pair in zip(one["patients"], file[one["array"]], strict=True)]
+        scores.sets[one["extractor"], one["channel"]] = rows
     return scores

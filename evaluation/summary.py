@@ -15,7 +15,7 @@ from evaluation.metrics.feature_sets import RADIOMICS, of_extractor, set_entries
 from evaluation.metrics.metric import Level, Metric, Row, mean_over_labels
 from evaluation.pairs import PER_VOLUME, Pairs
 from evaluation.request import ScoringPlan
-from evaluation.scoring import TABLES, Scores
+from evaluation.scoring import Scores
 from evaluation.statistics import MIN_PATIENTS, finite, finite_rows, nan_mean, over_patients
 
 PROVENANCE = ("name", "method", "checkpoint", "images_seen", "split")
@@ -29,7 +29,7 @@ class Summary:
         own = [window for window in pairs.windows.values() if window == PER_VOLUME]
         self.note = f"no --window: {PER_VOLUME} stands for it" if own else ""
         self.metrics: dict[str, Row] = {}
-        patients = sorted({row["patient"] for row in scores.rows})
+        patients = sorted({row["patient"] for row in scores.tables["slice"]})
         self.per_patient: dict[str, dict[str, float | None]] = {patient: {} for patient in patients}
 
     def result(self) -> dict[str, Any]:
@@ -46,16 +46,16 @@ class Summary:
         self._relative_wasserstein()
         return about(self.pairs, self.scores, self.plan, self.metrics) | {
             "per_patient": self.per_patient,
-            "per_label": finite_rows(self.scores.labels),
-            "per_case": finite_rows(self.scores.cases),
-            "per_overlap": finite_rows(self.scores.overlap),
-            "per_lesion_case": self.scores.lesions,
+            "per_label": finite_rows(self.scores.tables["label"]),
+            "per_case": finite_rows(self.scores.tables["case"]),
+            "per_overlap": finite_rows(self.scores.tables["overlap"]),
+            "per_lesion_case": self.scores.tables["lesions"],
             "provenance": {key: self.pairs.provenance.get(key) for key in PROVENANCE},
         }
 
     def _rows(self, level: Level, channel: str | None, unit: str) -> None:
         """Metrics of one level and channel: means over patients of what the rows of the level's table say of each."""
-        rows = [row for row in getattr(self.scores, TABLES[level]) if row.get("channel") == channel]
+        rows = [row for row in self.scores.tables[level] if row.get("channel") == channel]
         of_real = [row for row in rows if row.get("of") == "real"]
         rows = [row for row in rows if row.get("of") != "real"]
         by_patient, real = self._by_patient(rows), self._by_patient(of_real)
@@ -105,7 +105,7 @@ class Summary:
         """Mean over labels, then channels, of the distance as a share of the window. It always exists."""
         values: dict[str, list[float]] = {patient: [] for patient in self.per_patient}
         for channel in self.pairs.channels:
-            rows = [row for row in self.scores.labels if row["channel"] == channel.name]
+            rows = [row for row in self.scores.tables["label"] if row["channel"] == channel.name]
             for patient, of_patient in self._by_patient(rows).items():
                 values[patient].append(mean_over_labels(of_patient, "wasserstein_relative"))
         self._put_means(METRICS["wasserstein"], None, "of window", [nan_mean(found) for found in values.values()])
@@ -145,7 +145,7 @@ def _key(metric: Metric, channel: str | None) -> str:
 
 def about(pairs: Pairs, scores: Scores, plan: ScoringPlan, metrics: dict[str, Row]) -> dict[str, Any]:
     """What metrics.json says whether or not there are real images: of how many, how they were read, by what."""
-    rows, units = scores.rows, [channel.unit for channel in pairs.channels]
+    rows, units = scores.tables["slice"], [channel.unit for channel in pairs.channels]
     named = [
         f"{window[0]:g} to {window[1]:g} {unit}" if isinstance(window, list) else f"{window} {unit}"
         for window, unit in zip(pairs.windows.values(), units, strict=True)

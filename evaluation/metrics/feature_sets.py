@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from dataloaders.io.files import atomic_path
 from evaluation.metrics.distribution import distribution_metrics, floors, same_size
 from evaluation.metrics.metric import AGREEMENT, Better, Metric
 from evaluation.metrics.radiomics import FEATURE_NAMES, standardise
@@ -123,6 +126,22 @@ def set_entries(
             entry["reason"] = f"{len(x)} slice(s) are too few"
         entries[metric.key] = entry
     return entries
+
+
+def packed(sets: Sets, arrays: dict[str, NDArray], real_alone: bool = False) -> list[dict[str, Any]]:
+    """The sets for JSON; their features go to `arrays`: of real and generated image (n, 2, d), or of the real one (n, d)."""
+    found = []
+    for (extractor, channel), rows in sets.items():
+        name = f"set{len(arrays)}"
+        arrays[name] = np.stack([row[1] if real_alone else row[1:] for row in rows])
+        found.append({"array": name, "extractor": extractor, "channel": channel, "patients": [row[0] for row in rows]})
+    return found
+
+
+def write_arrays(path: Path, about: Mapping[str, Any], arrays: Mapping[str, NDArray]) -> None:
+    """A .npz file, atomically; `about` is in it as JSON."""
+    with atomic_path(path) as temporary, open(temporary, "wb") as handle:
+        np.savez_compressed(handle, about=np.array(json.dumps(about)), **arrays)  # type: ignore[arg-type]
 
 
 def _note(kind: str, n: int, alone: bool, cut: str) -> str:
