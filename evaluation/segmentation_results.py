@@ -7,7 +7,7 @@ means as in nnU-Net (see `metrics.segmentation`); labels that one of two maps la
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,7 @@ from dataloaders.io.manifest import Case, Manifest
 from dataloaders.io.nifti import read_ids
 from dataloaders.io.spec import Label
 from evaluation.metrics.segmentation import dice, hd95
-from evaluation.statistics import MIN_PATIENTS, finite, finite_rows, over_patients
+from evaluation.statistics import MIN_PATIENTS, finite, finite_rows, nan_mean, over_patients
 from evaluation.tables import rows_csv
 
 SCHEMA = "medsis-segmentation/1"
@@ -92,18 +92,19 @@ def summarise(
     metrics: dict[str, dict[str, Any]] = {}
     per_patient: dict[str, dict[str, float | None]] = {patient: {} for patient in patients}
     for name, (of, better, unit) in METRICS.items():
+        about = {"unit": unit, "better": better}
         values: dict[str, dict[str, float]] = {patient: {} for patient in patients}
         for label in labels:
             found = [(row["patient"], of(row)) for row in rows if row["label"] == label]
             for patient in patients:
-                values[patient][label] = _mean(value for owner, value in found if owner == patient)
+                values[patient][label] = nan_mean(value for owner, value in found if owner == patient)
             key, missed = f"{name}/{label}", sum(math.isinf(value) for _, value in found)
-            metrics[key] = _entry([values[p][label] for p in patients], better, unit) | {"missed": missed}
+            metrics[key] = over_patients(values[p][label] for p in patients) | about | {"missed": missed}
             for patient in patients:
                 per_patient[patient][key] = finite(values[patient][label])
-        by_label = [_mean(values[patient][label] for patient in patients) for label in labels]
-        means = {patient: _mean(values[patient].values()) for patient in patients}
-        metrics[name] = _entry([*means.values()], better, unit) | {"value": finite(_mean(by_label))}
+        by_label = [nan_mean(values[patient][label] for patient in patients) for label in labels]
+        means = {patient: nan_mean(values[patient].values()) for patient in patients}
+        metrics[name] = over_patients(means.values()) | about | {"value": finite(nan_mean(by_label))}
         for patient, mean in means.items():
             per_patient[patient][name] = finite(mean)
     kept = ("name", "method", "checkpoint", "images_seen", "split", "inputs")
@@ -120,15 +121,6 @@ def summarise(
         "settings": SETTINGS,
         "provenance": {key: provenance.get(key) for key in kept},
     }
-
-
-def _mean(values: Iterable[float]) -> float:
-    known = [value for value in values if math.isfinite(value)]
-    return math.fsum(known) / len(known) if known else math.nan
-
-
-def _entry(values: Sequence[float], better: str, unit: str) -> dict[str, Any]:
-    return over_patients(values) | {"value": finite(_mean(values)), "unit": unit, "better": better}
 
 
 def segmentation_table(result: Mapping[str, Any]) -> str:
