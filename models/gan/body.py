@@ -11,23 +11,13 @@ import torch.nn.functional as F
 from skimage.filters import threshold_triangle
 from torch import Tensor
 
+from models.masks import filled
+
 DARKEST = -1.0  # air and background in model units
 STEEPNESS = 4.0  # air lies so many widths of the sigmoid below the threshold: 0.018 body
 CANDIDATES = 128  # thresholds tried over the intensity range
 LEAST_AGREEMENT = 0.85  # Dice below which a threshold does not tell body from background
 TOLERANCE = 0.01  # Dice that a threshold may lose against the best one
-
-
-def filled(mask: Tensor) -> Tensor:
-    """Pixels that have mask on both sides in their row and in their column, or are mask. (B, H, W) bool -> the same.
-
-    Fills holes, whole body cavities included, without labelling regions, so it runs on the device in one go. It also
-    fills bays that are enclosed from four sides; since image and label are filled alike, that cancels.
-    """
-    enclosed = torch.ones_like(mask)
-    for axis in (1, 2):
-        enclosed &= mask.cummax(axis).values & mask.flip(axis).cummax(axis).values.flip(axis)
-    return mask | enclosed
 
 
 def softness(threshold: Tensor | float) -> Tensor | float:

@@ -10,6 +10,7 @@ from models.gan import body
 from models.gan.generator import SpadeGenerator
 from models.gan.norms import NormOptions
 from models.gan.options import GanConfig
+from models.masks import filled
 
 AIR, TISSUE, LUNG = -1.0, 0.2, -0.95
 SMALL = GanConfig(spade_hidden=8, param_free_norm="instance", channels_G=8, spectral_gain=1.0)
@@ -35,8 +36,8 @@ def test_holes_are_filled_as_scipy_does() -> None:
     outline, hole = ellipse(12, 10), ellipse(3, 4)
     mask = torch.stack([outline & ~hole, torch.zeros(32, 32, dtype=torch.bool)])
     expected = ndimage.binary_fill_holes(mask[0].numpy())
-    assert torch.equal(body.filled(mask)[0], torch.from_numpy(expected))
-    assert not body.filled(mask)[1].any()  # one image does not touch its neighbour
+    assert torch.equal(filled(mask)[0], torch.from_numpy(expected))
+    assert not filled(mask)[1].any()  # one image does not touch its neighbour
 
 
 @pytest.mark.parametrize("form", ["dice", "bce"])

@@ -20,6 +20,7 @@ from models.gmm.artefacts.fields import (
     noise_on_grid,
     random_voxels,
 )
+from models.masks import filled
 
 NOTHING = 0.5  # probability that the background stays
 HALO = 0.5
@@ -80,11 +81,11 @@ class SimulatedBoundaries(Artefact):
         return kept
 
     def _grow(self, mask: Tensor) -> Tensor:
-        """Holes filled, then the halo, then rounds.
+        """Holes filled, which would show in the image exactly where labels end; then the halo, then rounds.
 
         In a round a voxel joins if it is no further from the mask than thickness · field · noise there.
         """
-        mask = filled(mask)
+        mask = filled(mask, range(mask.ndim))
         if self.halo:
             mask = squared_distance(mask, self.halo) <= self.halo**2
         generator, noise_generator = generator_for(self.seed), generator_for(self.seed + 1, mask.device)
@@ -101,18 +102,6 @@ class SimulatedBoundaries(Artefact):
             limit = self.thickness * field * noise_on_grid(mask.shape, GRAIN, noise_generator, mask.device)
             mask = mask | (distance <= limit.square_())
         return mask
-
-
-def filled(mask: Tensor) -> Tensor:
-    """Voxels that have mask on both sides along every axis, or are mask: (*S) bool -> the same.
-
-    Label maps have holes inside the brain; cut out of the image, these would show exactly where its labels end.
-    """
-    enclosed = torch.ones_like(mask)
-    for axis in range(mask.ndim):
-        before = mask.cumsum(axis, dtype=torch.int16)
-        enclosed &= (before > 0) & (before < before.narrow(axis, -1, 1))
-    return mask | enclosed
 
 
 def squared_distance(mask: Tensor, radius: int) -> Tensor:
