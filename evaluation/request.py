@@ -12,7 +12,8 @@ from typing import Any
 import torch
 
 from dataloaders.io.console import warn_once
-from dataloaders.io.weights import MissingWeights, resolve, sha256
+from dataloaders.io.files import known_sha256
+from dataloaders.io.weights import MissingWeights, resolve
 from evaluation.catalog import METRICS, PROTOCOLS, named
 from evaluation.metrics import extractors, perceptual
 from evaluation.metrics.extractors import Extractor
@@ -129,7 +130,7 @@ class ScoringPlan:
         if network is not None:
             return {"extractor": network.name, "weights_sha256": network.sha256, "preparation": network.preparation}
         file = self.files.get(metric.key)
-        return {"extractor": file.name, "weights_sha256": sha256(file)} if file else {}
+        return {"extractor": file.name, "weights_sha256": known_sha256(file)} if file else {}
 
 
 def find_weights(request: Request, chosen: Mapping[str, Metric]) -> tuple[dict[str, Path], dict[str, str]]:

@@ -7,10 +7,9 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatch
-from functools import cache
 from pathlib import Path
 
-from dataloaders.io.files import file_sha256, with_path
+from dataloaders.io.files import known_sha256, with_path
 from pipeline.cases import StudyCase, find_cases
 from pipeline.plan import make_plan
 from pipeline.records import RECORD, Record, Unit
@@ -77,7 +76,7 @@ class Project:
             "version": RULES[unit.stage].version,
             "settings": unit.settings,
             "upstream": {name: record.digest() for name, record in sorted(self.upstream(unit).items())},
-            "files": {f"{i} {path.name}": _sha256(path, path.stat().st_mtime_ns) for i, path in enumerate(unit.files)},
+            "files": {f"{i} {path.name}": known_sha256(path) for i, path in enumerate(unit.files)},
         }
         return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()
 
@@ -107,9 +106,3 @@ class Project:
             raise ValueError(f"{folder}: holds files that no run of this study wrote; move it, or choose another work")
         if folder.exists() and not folder.is_dir():
             raise ValueError(f"{folder}: is a file where the study wants a folder; move it, or choose another work")
-
-
-@cache
-def _sha256(path: Path, changed: int) -> str:
-    """Of a file as it was `changed`, once: weights are of many units."""
-    return file_sha256(path)

@@ -229,3 +229,14 @@ def file_sha256(path: Path | str) -> str:
     """SHA-256 of a file's bytes."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def known_sha256(path: Path) -> str:
+    """The same of a large file that is asked for often: remembered while its size and time stay as they are."""
+    stat = path.stat()
+    return _known_sha256(path, stat.st_size, stat.st_mtime_ns)
+
+
+@cache
+def _known_sha256(path: Path, size: int, changed: int) -> str:
+    return file_sha256(path)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import importlib.util
 import os
 from dataclasses import dataclass
@@ -11,7 +10,7 @@ from typing import Any
 
 import torch
 
-from dataloaders.io.files import file_sha256, read_toml
+from dataloaders.io.files import known_sha256, read_toml
 
 ENVIRONMENT_VARIABLE = "MEDSIS_WEIGHTS"
 
@@ -74,7 +73,7 @@ def candidates(file: WeightFile, explicit: Path | None = None) -> list[Path]:
 def resolve(key: str, explicit: Path | None = None) -> Path:
     """Path of the verified weight file; MissingWeights where no candidate exists or its hash is wrong."""
     file, path = KNOWN[key], locate(key, explicit)
-    digest = sha256(path)
+    digest = known_sha256(path)
     if digest != file.sha256:
         raise MissingWeights(
             f"{path}: SHA-256 is {digest}, that of {file.filename} must be {file.sha256}",
@@ -103,17 +102,6 @@ def locate(key: str, explicit: Path | None = None) -> Path:
         f"{file.used_for} needs {file.filename}, not found in {looked}; {remedy}",
         f"weights missing: {file.filename}",
     )
-
-
-def sha256(path: Path) -> str:
-    """SHA-256 of a file, remembered while its size and time stay the same."""
-    stat = path.stat()
-    return _sha256(path, stat.st_size, stat.st_mtime_ns)
-
-
-@functools.cache
-def _sha256(path: Path, size: int, mtime: int) -> str:
-    return file_sha256(path)
 
 
 def load_state(path: Path) -> dict[str, Any]:

@@ -22,8 +22,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.nn.modules.utils import consume_prefix_in_state_dict_if_present
 
-from dataloaders.io.files import atomic_path
-from dataloaders.io.weights import KNOWN, MissingWeights, load_state, sha256
+from dataloaders.io.files import atomic_path, known_sha256
+from dataloaders.io.weights import KNOWN, MissingWeights, load_state
 from evaluation.metrics.feature_sets import EFFICIENTNET
 
 BATCH = 16
@@ -100,7 +100,7 @@ def inception_extractor(device: torch.device, path: Path) -> Extractor:
         return net(batch)[0].flatten(1).cpu().numpy()
 
     preparation = "three equal channels, bilinear to 299x299, [-1, 1] by the network"
-    return Extractor(Path(KNOWN["inception"].filename).stem, sha256(path), 2048, preparation, run)
+    return Extractor(Path(KNOWN["inception"].filename).stem, known_sha256(path), 2048, preparation, run)
 
 
 def efficientnet_extractor(device: torch.device, path: Path) -> Extractor:
@@ -223,7 +223,7 @@ def _build(
 
     dim = run(np.zeros((2, SIDE, SIDE), np.float32)).shape[1]
     prepared = f"three equal channels, bilinear with antialiasing to {SIDE}x{SIDE}, {normalisation}"
-    return Extractor(name, sha256(path), dim, prepared, run)
+    return Extractor(name, known_sha256(path), dim, prepared, run)
 
 
 def _gist(error: Exception) -> str:

@@ -13,7 +13,8 @@ import torch
 import torchvision
 from torch import Tensor, nn
 
-from dataloaders.io.weights import MissingWeights, load_state, resolve, sha256
+from dataloaders.io.files import file_sha256
+from dataloaders.io.weights import MissingWeights, load_state, resolve
 from evaluation.metrics.extractors import (
     Extractor,
     cached_features,
@@ -54,7 +55,7 @@ class Corner(nn.Module):
 def test_torchscript_gets_three_equal_channels_at_its_size(tmp_path: Path, images: np.ndarray) -> None:
     path = save_script(Corner(), tmp_path / "corner.pt")
     net = torchscript_extractor(path, CPU)
-    assert (net.name, net.dim, net.sha256) == ("torchscript:corner", 12, sha256(path))
+    assert (net.name, net.dim, net.sha256) == ("torchscript:corner", 12, file_sha256(path))
     large = np.random.default_rng(0).uniform(0, 1, (3, 224, 224)).astype(np.float32)
     features = net.features(large)
     assert features.dtype == np.float32
@@ -84,7 +85,7 @@ def test_torchvision_gives_what_enters_the_last_layer(
     classifier: nn.Module, state_file: Path, images: np.ndarray
 ) -> None:
     net = torchvision_extractor(MODEL, state_file, CPU)
-    assert (net.name, net.dim, net.sha256) == (f"torchvision:{MODEL}", 1024, sha256(state_file))
+    assert (net.name, net.dim, net.sha256) == (f"torchvision:{MODEL}", 1024, file_sha256(state_file))
     entered: list[Tensor] = []
     hook = classifier.fc.register_forward_pre_hook(lambda _, inputs: entered.append(inputs[0]))
     x = torch.nn.functional.interpolate(torch.from_numpy(images)[:, None], (224, 224), mode="bilinear", antialias=True)
@@ -153,7 +154,7 @@ def squares() -> np.ndarray:
 def test_inception_comes_from_the_file_and_ignores_batch_size(inception_file: Path, squares: np.ndarray) -> None:
     with mock.patch("urllib.request.urlopen", side_effect=AssertionError("network")):
         net = inception_extractor(CPU, inception_file)
-    assert (net.name, net.dim, net.sha256) == ("pt_inception-2015-12-05-6726825d", 2048, sha256(inception_file))
+    assert (net.name, net.dim, net.sha256) == ("pt_inception-2015-12-05-6726825d", 2048, file_sha256(inception_file))
     features = net.features(squares[:2])
     assert features.shape == (2, 2048)
     assert features.std() > 0
