@@ -9,9 +9,19 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-HEADER = '''#!{python}
-import argparse, json, os, sys, time
+OPTIONS = """#!{python}
+import argparse, json, os, re, shutil, sys, time
 from pathlib import Path
+
+def options(usage):
+    "Of a line such as `input [-n N] --all`: what is in brackets may be missing, capitals stand for a value."
+    parser = argparse.ArgumentParser(allow_abbrev=False)
+    for maybe, name, value in re.findall(r"(\\[?)([-\\w]+)( [A-Z])?", usage):
+        flag = {"required": not maybe, "action": "store" if value else "store_true"}
+        parser.add_argument(name, **flag if name[0] == "-" else {})
+    return parser.parse_args()
+"""
+HEADER = '''
 import nibabel as nib
 import numpy as np
 from scipy import ndimage
@@ -23,7 +33,6 @@ with open(os.environ["FAKE_CALLS"], "a") as calls:
 if "--version" in sys.argv:
     print(name + " 1.2.3")
     sys.exit(0)
-parser = argparse.ArgumentParser(allow_abbrev=False)
 
 def begin():
     if mode == "fail":
@@ -60,9 +69,8 @@ def classes(brain):
 
 TOOLS = {
     "brainextractor": '''
-parser.add_argument("input_img"); parser.add_argument("output_img")
-parser.add_argument("-f", type=float, required=True); parser.add_argument("-n", type=int, required=True)
-o = parser.parse_args(); begin()
+o = options("input_img output_img -f F -n N")
+begin()
 head, affine = load(o.input_img)
 zooms = np.sqrt((affine[:3, :3] ** 2).sum(0))
 if not np.allclose(zooms, zooms[0], rtol=1e-3):
@@ -72,19 +80,15 @@ if any(head[edge].any() for edge in ((0,), (-1,), np.s_[:, 0], np.s_[:, -1], np.
 save(inside(head).astype(np.float64), affine, o.output_img)
 ''',
     "deepbet-cli": '''
-parser.add_argument("-i", required=True); parser.add_argument("-o", required=True); parser.add_argument("-m", required=True)
-parser.add_argument("-t", type=float, required=True); parser.add_argument("--no_gpu", action="store_true")
-o = parser.parse_args(); begin()
+o = options("-i I -o O -m M -t T [--no_gpu]")
+begin()
 head, affine = load(o.i)
 mask = inside(head)
 save(head * mask, affine, o.o)
 save(mask.astype(np.uint8), affine, o.m)
 ''',
     "mri_synthstrip": '''
-parser.add_argument("-i", required=True); parser.add_argument("-o"); parser.add_argument("-m", required=True)
-parser.add_argument("-b", type=int, default=1); parser.add_argument("-g", action="store_true")
-parser.add_argument("--model")
-o = parser.parse_args()
+o = options("-i I [-o O] -m M [-b B] [-g] [--model M]")
 if not os.environ.get("FREESURFER_HOME"):
     sys.exit("FREESURFER_HOME env variable must be set!")
 begin()
@@ -92,10 +96,7 @@ head, affine = load(o.i)
 save(inside(head).astype(np.uint8), affine, o.m)
 ''',
     "hd-bet": '''
-parser.add_argument("-i", required=True); parser.add_argument("-o", required=True)
-parser.add_argument("-device", default="cuda"); parser.add_argument("--disable_tta", action="store_true")
-parser.add_argument("--save_bet_mask", action="store_true")
-o = parser.parse_args()
+o = options("-i I -o O -device D [--disable_tta] [--save_bet_mask]")
 assert o.o.endswith(".nii.gz") and o.device in ("cpu", "cuda", "mps")
 begin()
 head, affine = load(o.i)
@@ -105,18 +106,14 @@ if o.save_bet_mask:
     save(mask.astype(np.uint8), affine, o.o[:-7] + "_bet.nii.gz")
 ''',
     "mri_synthsr": '''
-parser.add_argument("--i", required=True); parser.add_argument("--o", required=True)
-parser.add_argument("--threads", type=int, default=1); parser.add_argument("--cpu", action="store_true")
-parser.add_argument("--lowfield", action="store_true")
-o = parser.parse_args(); begin()
+o = options("--i I --o O [--threads T] [--cpu] [--lowfield]")
+begin()
 head, affine = load(o.i)
 save(head * 0.5, affine, o.o)
 ''',
     "mri_synthseg": '''
-parser.add_argument("--i", required=True); parser.add_argument("--o", required=True)
-parser.add_argument("--threads", type=int, default=1); parser.add_argument("--cpu", action="store_true")
-parser.add_argument("--robust", action="store_true")
-o = parser.parse_args(); begin()
+o = options("--i I --o O [--threads T] [--cpu] [--robust]")
+begin()
 head, affine = load(o.i)
 ids = np.array([0, 24, 3, 2], np.int32)[classes(head * inside(head))]
 ids[ids.shape[0] // 2, ids.shape[1] // 2, ids.shape[2] // 2] = 502  # an id that no table has
@@ -124,22 +121,16 @@ shifted = affine.copy(); shifted[:3, 3] -= affine[:3, :3] @ np.array([4.0, 4.0, 
 save(np.pad(ids, 4), shifted, o.o)
 ''',
     "run_samseg": '''
-parser.add_argument("-i", required=True); parser.add_argument("-o", required=True)
-parser.add_argument("--threads", type=int, default=1); parser.add_argument("--lesion", action="store_true")
-o = parser.parse_args(); begin()
+o = options("-i I -o O [--threads T] [--lesion]")
+begin()
 head, affine = load(o.i)
 ids = np.array([0, 24, 42, 41], np.int32)[classes(head * inside(head))]
 ids[head >= 230] = 165
 save(ids, affine, Path(o.o) / "seg.mgz", nib.MGHImage)
 ''',
     "run_fastsurfer.sh": '''
-parser.add_argument("--t1", required=True); parser.add_argument("--sid", required=True)
-parser.add_argument("--sd", required=True); parser.add_argument("--seg_only", action="store_true", required=True)
-for flag in ("--no_cereb", "--no_hypothal", "--no_biasfield"):
-    parser.add_argument(flag, action="store_true")
-parser.add_argument("--device", default="auto"); parser.add_argument("--py", default="python3")
-parser.add_argument("--threads", type=int); parser.add_argument("--fs_license")
-o = parser.parse_args()
+o = options("--t1 T --sid S --sd S --seg_only [--no_cereb] [--no_hypothal] [--no_biasfield]"
+            "[--device D] [--py P] [--threads T] [--fs_license F]")
 head, affine = load(o.t1)
 if not (head >= 230).any():
     sys.exit("this is a stripped brain, a whole head is needed")
@@ -153,10 +144,8 @@ flipped[:3, 3] = affine[:3, 3] + affine[:3, 0] * (ids.shape[0] - 1) + affine[:3,
 save(lia, flipped, Path(o.sd) / o.sid / "mri" / "aseg.auto_noCCseg.mgz", nib.MGHImage)
 ''',
     "fast": '''
-parser.add_argument("-t", type=int, default=1); parser.add_argument("-n", type=int, default=3)
-parser.add_argument("-o", required=True); parser.add_argument("input")
-o = parser.parse_args()
-assert o.t == 1 and o.n == 3 and os.environ["FSLOUTPUTTYPE"] == "NIFTI_GZ"
+o = options("[-t T] [-n N] -o O input")
+assert (o.t, o.n) == ("1", "3") and os.environ["FSLOUTPUTTYPE"] == "NIFTI_GZ"
 begin()
 brain, affine = load(o.input)
 labels = classes(brain)
@@ -167,10 +156,8 @@ for i in range(3):
     save((labels == i + 1).astype(np.float32), affine, f"{o.o}_pve_{i}.nii.gz")
 ''',
     "nnUNetv2_plan_and_preprocess": '''
-parser.add_argument("-d", required=True); parser.add_argument("-c", required=True)
-parser.add_argument("-np", type=int); parser.add_argument("-npfp", type=int)
-parser.add_argument("--verify_dataset_integrity", action="store_true")
-o = parser.parse_args(); begin()
+o = options("-d D -c C [-np N] [-npfp N] [--verify_dataset_integrity]")
+begin()
 if int(os.environ["nnUNet_n_proc_DA"]) < 1:
     sys.exit("RuntimeError: set_num_threads expects a positive integer")
 raw = next(Path(os.environ["nnUNet_raw"]).glob(f"Dataset{int(o.d):03d}_*"))
@@ -187,11 +174,7 @@ plans = {"plans_name": "nnUNetPlans", "dataset_name": raw.name, "configurations"
 (out / "nnUNetPlans.json").write_text(json.dumps(plans))
 ''',
     "nnUNetv2_train": '''
-for word in ("dataset", "configuration", "fold"):
-    parser.add_argument(word)
-parser.add_argument("-device"); parser.add_argument("-tr"); parser.add_argument("-p")
-parser.add_argument("--c", action="store_true")
-o = parser.parse_args()
+o = options("dataset configuration fold [-device D] [-tr T] [-p P] [--c]")
 data = next(Path(os.environ["nnUNet_preprocessed"]).glob(f"Dataset{int(o.dataset):03d}_*"))
 splits = json.loads((data / "splits_final.json").read_text())
 assert splits[int(o.fold)]["train"] and splits[int(o.fold)]["val"]
@@ -213,10 +196,7 @@ for word in ("plans", "dataset"):
 ''',
     "nnUNetv2_predict": '''
 from PIL import Image
-for flag in ("-i", "-o", "-d", "-c", "-f", "-tr", "-p", "-device", "-chk", "-npp", "-nps"):
-    parser.add_argument(flag, required=True)
-parser.add_argument("--disable_tta", action="store_true")
-o = parser.parse_args()
+o = options("-i I -o O -d D -c C -f F -tr T -p P -device D -chk C -npp N -nps N [--disable_tta]")
 data = next(Path(os.environ["nnUNet_results"]).glob(f"Dataset{int(o.d):03d}_*"))
 assert (data / f"{o.tr}__{o.p}__2d" / f"fold_{o.f}" / o.chk).is_file()
 begin()
@@ -239,44 +219,35 @@ def install(folder: Path, *names: str) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     for name in names or TOOLS:
         path = folder / name
-        path.write_text(HEADER.replace("{python}", sys.executable) + TOOLS[name])
+        path.write_text(OPTIONS.replace("{python}", sys.executable) + HEADER + TOOLS[name])
         path.chmod(0o755)
     return folder
 
 
 # Our own train.py and test.py: a GAN that knows the right picture.
 FAKE_TRAIN = """
-import argparse, pathlib
-parser = argparse.ArgumentParser(allow_abbrev=False)
-for flag in ("--name", "--dataroot", "--checkpoints_dir", "--seed", "--preset", "--num_epochs"):
-    parser.add_argument(flag, required=True)
-o = parser.parse_args()
-data = pathlib.Path(o.dataroot)
+o = options("--name N --dataroot D --checkpoints_dir C --seed S --preset P --num_epochs N")
+data = Path(o.dataroot)
 assert (data / "manifest.json").is_file()
 assert list((data / "train" / "images").glob("*.png")) and list((data / "val" / "labels").glob("*.png"))
-out = pathlib.Path(o.checkpoints_dir) / o.name
+out = Path(o.checkpoints_dir) / o.name
 out.mkdir(parents=True, exist_ok=True)  # it goes on where it stopped
 (out / "weights-best.safetensors").write_text("w")
 """
 FAKE_TEST = """
-import argparse, json, pathlib, shutil
-parser = argparse.ArgumentParser(allow_abbrev=False)
-for flag in ("--name", "--dataroot", "--results_dir", "--checkpoints_dir", "--phase", "--metrics", "--seed"):
-    parser.add_argument(flag, required=True)
-parser.add_argument("--no-volumes", action="store_true", required=True)
-o = parser.parse_args()
-assert (pathlib.Path(o.checkpoints_dir) / o.name / "weights-best.safetensors").is_file()
-source, out = pathlib.Path(o.dataroot), pathlib.Path(o.results_dir) / o.name / "best"
+o = options("--name N --dataroot D --results_dir R --checkpoints_dir C --phase P --metrics M --seed S --no-volumes")
+assert (Path(o.checkpoints_dir) / o.name / "weights-best.safetensors").is_file()
+source, out = Path(o.dataroot), Path(o.results_dir) / o.name / "best"
 data = json.loads((source / "manifest.json").read_text())
 for case in data["cases"]:
     assert case["split"] == o.phase
     for item in case["slices"]:
         for kind, path in (("label", item["label"]), ("generated", item["images"][0])):
-            target = out / kind / pathlib.Path(path).name
+            target = out / kind / Path(path).name
             target.parent.mkdir(parents=True, exist_ok=True)
             shutil.copy(source / path, target)
-        item["label"] = "label/" + pathlib.Path(item["label"]).name
-        item["generated"] = ["generated/" + pathlib.Path(item["images"][0]).name]
+        item["label"] = "label/" + Path(item["label"]).name
+        item["generated"] = ["generated/" + Path(item["images"][0]).name]
         item["images"] = []
 (out / "manifest.json").write_text(json.dumps(data))
 """
@@ -285,6 +256,6 @@ for case in data["cases"]:
 def install_gan(folder: Path) -> Path:
     """Write the fake train.py and test.py into a folder and return it."""
     folder.mkdir()
-    (folder / "train.py").write_text(FAKE_TRAIN)
-    (folder / "test.py").write_text(FAKE_TEST)
+    (folder / "train.py").write_text(OPTIONS + FAKE_TRAIN)
+    (folder / "test.py").write_text(OPTIONS + FAKE_TEST)
     return folder
