@@ -23,7 +23,8 @@ from dataloaders.io.manifest import Case, Manifest
 from dataloaders.io.png import as_16_bit, read_png
 from dataloaders.io.spec import LESION
 from dataloaders.lesions.filling import near
-from evaluation.pairs import view_of
+from evaluation.metrics.metric import stacked
+from evaluation.pairs import Item, ManifestPairs
 from evaluation.statistics import finite_rows
 from evaluation.tables import rows_csv
 
@@ -128,16 +129,6 @@ def contrast(
 # -- results folders ----------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
-class Stack:
-    """A case as volumes (D, H, W): labels, and per channel the real, generated and lesion-free images (None without)."""
-
-    label: NDArray
-    real: list[NDArray]
-    generated: list[NDArray]
-    filled: list[NDArray] | None
-
-
 def evaluate_lesion_regions(folder: Path) -> dict[str, Any] | None:
     """Region scores of a results folder of test.py, written to lesion_regions.json and .csv in it.
 
@@ -146,9 +137,8 @@ def evaluate_lesion_regions(folder: Path) -> dict[str, Any] | None:
     manifest = Manifest.load(folder)
     if all(label.name != LESION for label in manifest.spec.labels):
         return None
-    rows: list[dict[str, Any]] = []
-    for case in manifest.cases:
-        rows += _case_rows(folder, manifest, case)
+    pairs = ManifestPairs(folder, manifest)
+    rows = [row for case in manifest.cases for row in _case_rows(pairs, case)]
     if not rows:
         return None
     result = {"rim": RIM, "range_percentile": RANGE_PERCENTILE, "rows": rows}
@@ -158,53 +148,43 @@ def evaluate_lesion_regions(folder: Path) -> dict[str, Any] | None:
     return result
 
 
-def read_stack(folder: Path, manifest: Manifest, case: Case) -> Stack:
-    """All slices of a case in physical units, cut to its scan's field of view; missing ones in between are left out."""
-    label = np.stack([read_png(folder / item.label) for item in case.slices])
-    view = view_of(manifest.spec.axis, case, label.shape[1:])
-
-    def volumes(names: Sequence[Sequence[str]]) -> list[NDArray]:
-        planes = [[as_16_bit(read_png(folder / path, image_only=True))[view] for path in paths] for paths in names]
-        return [
-            window.decode(np.stack([plane[c] for plane in planes])) for c, window in enumerate(case.windows) if planes
-        ]
-
-    filled = [item.filled for item in case.slices]
-    return Stack(
-        label=label[:, *view],
-        real=volumes([item.images for item in case.slices]),
-        generated=volumes([item.generated for item in case.slices]),
-        filled=volumes(filled) if all(filled) else None,
-    )
-
-
-def _case_rows(folder: Path, manifest: Manifest, case: Case) -> list[dict[str, Any]]:
-    if not all(item.images and item.generated for item in case.slices):
+def _case_rows(pairs: ManifestPairs, case: Case) -> list[dict[str, Any]]:
+    items = [*pairs.items([case.id])]
+    if not items or len(items) < len(case.slices) * len(pairs.channels):
         return []
-    spec, stack = manifest.spec, read_stack(folder, manifest, case)
-    lesion = stack.label == spec.label_id(LESION)
+    label = np.stack([item.seen.label for item in items if item.channel == 0])
+    lesion = label == pairs.spec.label_id(LESION)
     if not lesion.any():
         return []
-    whites = [label.id for label in spec.labels if "white" in label.name.lower()]
-    white, masks = np.isin(stack.label, whites), regions(lesion, stack.label > 0)
+    whites = [one.id for one in pairs.spec.labels if "white" in one.name.lower()]
+    white, masks = np.isin(label, whites), regions(lesion, label > 0)
     distance = border_distance(lesion)
-    images = {"generated": stack.generated} | ({"no_model": stack.filled} if stack.filled else {})
     rows = []
-    for c, channel in enumerate(spec.channels):
-        real = stack.real[c]
-        data_range = float(np.percentile(real[stack.label > 0], RANGE_PERCENTILE)) - case.windows[c].low
+    for c, channel in enumerate(pairs.channels):
+        of_channel = [item for item in items if item.channel == c]
+        real, generated, body = stacked([item.seen for item in of_channel])
+        data_range = float(np.percentile(real[body], RANGE_PERCENTILE)) - case.windows[c].low
         if data_range <= 0:
             continue  # a black image has no scale to be scored on
-        for what, volumes in {**images, "real": stack.real}.items():
+        images = {"generated": generated}
+        if all(item.slice.filled for item in of_channel):
+            images["no_model"] = np.stack([_filled(pairs.folder, item) for item in of_channel])
+        for what, volume in {**images, "real": real}.items():
             row: dict[str, Any] = {"case": case.id, "channel": channel.name, "images": what}
             if what != "real":
-                for name, scores in score_regions(real, volumes[c], masks, data_range).items():
+                for name, scores in score_regions(real, volume, masks, data_range).items():
                     row |= {f"{key}_{name}": value for key, value in vars(scores).items()}
             if white.any():
-                row["contrast"] = contrast(volumes[c], lesion, white, distance)
-                row["profile"] = {str(k): v for k, v in radial_profile(volumes[c], lesion, white, distance).items()}
+                row["contrast"] = contrast(volume, lesion, white, distance)
+                row["profile"] = {str(k): v for k, v in radial_profile(volume, lesion, white, distance).items()}
             rows.append(row)
     return rows
+
+
+def _filled(folder: Path, item: Item) -> NDArray:
+    """The real slice with its lesions painted over, as `Item.seen` has the others."""
+    levels = as_16_bit(read_png(folder / item.slice.filled[item.channel], image_only=True))
+    return item.window.decode(levels[item.view])
 
 
 def format_regions(result: dict[str, Any]) -> str:
