@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 
@@ -33,29 +33,34 @@ from evaluation.pairs import PER_VOLUME, Pairs
 
 @dataclass(frozen=True)
 class Request:
-    """Which metrics, and with what.
-
-    metrics: ``auto`` for all that can be computed, else names. weights: file or folder of pretrained weights. device: of the
-    networks. extractors: further networks as `metrics.extractors.extractor` names them. cache: folder where features
-    are kept by the content of the images. protocol: keys of PROTOCOLS. draws: folders with further draws of the same
-    label maps. segmented, segmented_real: folders with what a segmenter sees in the generated and in the real images.
-    lesion: name or id of the lesion label. save_reference: file for the features of the real images.
-    repeats: folder with second scans of the same heads (scripts/repeats.py): the floor of paired metrics.
-    """
+    """Which metrics, and with what: options of scripts/evaluate.py, whose help the words below are."""
 
     metrics: str = "auto"
+    """auto for all that can be computed here, or a comma-separated list."""
     weights: Path | None = None
+    """Folder or file with pretrained weights; else $MEDSIS_WEIGHTS, else torch's cache."""
     device: str = "cpu"
+    """Device of the networks, e.g. cuda."""
     progress: bool = False
+    """Whether a bar is shown."""
     extractors: tuple[str, ...] = ()
+    """Further feature extractors: torchscript:FILE, a torchvision model as resnet50:FILE."""
     cache: Path | None = None
-    protocol: tuple[str, ...] = ()
+    """Folder that keeps network features by the images' content, so that a second run is fast."""
+    protocol: tuple[Literal["synthrad2023", "oasis"], ...] = ()
+    """Also the numbers of a published protocol, exactly."""
     draws: tuple[Path, ...] = ()
+    """Folders with further draws of the same label maps (same file names), for the diversity metrics."""
     segmented: Path | None = None
+    """Folder of label maps that a segmenter made of the generated images, for label faithfulness."""
     segmented_real: Path | None = None
+    """The same of the real images: the ceiling of faithfulness."""
     lesion: str = ""
+    """Name or id of the lesion label, for the lesion metrics."""
     save_reference: Path | None = None
+    """Also save the features of the real images to this .npz file."""
     repeats: Path | None = None
+    """Folder with second scans of the same heads (scripts/repeats.py): what they reach is the floor of paired metrics."""
 
     def __post_init__(self) -> None:
         unknown = [name for name in self.protocol if name not in PROTOCOLS]

@@ -75,7 +75,7 @@ def _name(shard: tuple[int, int]) -> str:
 
 def key_of(pairs: Pairs, request: Request) -> str:
     """Changes with every image and with what is asked for, so that parts of another evaluation are not merged."""
-    fields = {field.name for field in dataclasses.fields(request)} - {"progress", "device", "cache"}
+    fields = {field.name for field in dataclasses.fields(Request)} - {"progress", "device", "cache"}
     asked = {name: str(getattr(request, name)) for name in sorted(fields)}
     named = [request.weights, *(Path(text.partition(":")[2]) for text in request.extractors)]
     folders = [*request.draws, request.segmented, request.segmented_real, request.repeats]

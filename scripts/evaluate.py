@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import json
 import sys
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import engine.signals  # noqa: F401  # isort: skip
+
+import tyro
 
 from dataloaders.io.manifest import Manifest
 from dataloaders.io.schema import LowHigh, Shard, check, options_of
@@ -25,8 +27,8 @@ from evaluation.tables import format_table
 
 
 @dataclass(frozen=True, kw_only=True)
-class EvaluateOptions:
-    """Score a results folder of test.py, or any two folders of equally named PNG slices or NIfTI volumes."""
+class Images:
+    """Which images, and how they are read."""
 
     results: Path | None = None
     """Results folder of test.py; metrics.json and the tables are written there."""
@@ -47,32 +49,23 @@ class EvaluateOptions:
     """Direction in which volumes are sliced."""
     patient_regex: str | None = None
     """Regular expression whose first group is the patient within a file name."""
-    metrics: str = "auto"
-    """auto for all that can be computed here, or a comma-separated list."""
-    protocol: tuple[Literal["synthrad2023", "oasis"], ...] = ()
-    """Also the numbers of a published protocol, exactly."""
-    extractors: tuple[str, ...] = ()
-    """Further feature extractors: torchscript:FILE, a torchvision model as resnet50:FILE."""
-    draws: tuple[Path, ...] = ()
-    """Folders with further draws of the same label maps (same file names), for the diversity metrics."""
-    segmented: Path | None = None
-    """Folder of label maps that a segmenter made of the generated images, for label faithfulness."""
-    segmented_real: Path | None = None
-    """The same of the real images: the ceiling of faithfulness."""
-    lesion: str = ""
-    """Name or id of the lesion label, for the lesion metrics."""
-    cache: Path | None = None
-    """Folder that keeps network features by the images' content, so that a second run is fast."""
-    save_reference: Path | None = None
-    """Also save the features of the real images to this .npz file."""
-    repeats: Path | None = None
-    """Folder with second scans of the same heads (scripts/repeats.py): what they reach is the floor of paired metrics."""
+
+    def pairs(self) -> Pairs:
+        """Of the results folder, else of the two folders; without real images each generated one stands for both."""
+        if self.results is not None:
+            return ManifestPairs(self.results, Manifest.load(self.results))
+        given = {item.name: getattr(self, item.name) for item in fields(Folders)}
+        return Folders(**given | {"real": self.real or self.generated}).pairs()
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluateOptions(Request, Images):
+    """Score a results folder of test.py, or any two folders of equally named PNG slices or NIfTI volumes."""
+
+    progress: tyro.conf.Suppress[tyro.conf.Fixed[bool]] = True
+    """Not an option: see --json."""
     reference: Path | None = None
     """Score --generated against such a file (or pytorch-fid's .npz) instead of --real."""
-    weights: Path | None = None
-    """Folder or file with pretrained weights; else $MEDSIS_WEIGHTS, else torch's cache."""
-    device: str = "cpu"
-    """Device of the networks, e.g. cuda."""
     shard: Shard = "0/1"
     """Score only part i of n of the cases, e.g. in a job array; the last part to finish merges all (same --out)."""
     out: Path | None = None
@@ -84,22 +77,19 @@ class EvaluateOptions:
 def evaluate(options: EvaluateOptions) -> dict[str, Any] | None:
     """Metrics of whatever the options name; None for a shard while others are missing."""
     check(options)
-    mode = mode_of(options)
-    asked = {f.name: getattr(options, f.name) for f in fields(Request) if f.name != "progress"}
-    request = Request(**asked, progress=not options.json)
+    refuse_ignored(options)
+    request = replace(options, progress=not options.json)
     out = options.out or options.results or Path("results/evaluate")
     shard = parse_shard(options.shard)
-    if mode == "reference":
-        assert options.generated is not None
-        assert options.reference is not None
-        return evaluate_generated(_folders(options, options.generated).pairs(), options.reference, out, request)
-    pairs = _pairs(options)
+    pairs = options.pairs()
+    if options.reference is not None:
+        return evaluate_generated(pairs, options.reference, out, request)
     return evaluate_pairs(pairs, out, request) if shard[1] == 1 else evaluate_shard(pairs, out, request, shard)
 
 
 OF_ALL = {"metrics", "extractors", "cache", "weights", "device", "out", "json"}
-OF_PAIRS = OF_ALL | {"protocol", "draws", "segmented", "segmented_real", "lesion", "save_reference", "repeats", "shard"}
-OF_FOLDERS = {"generated", "labels", "window", "unit", "axis", "patient_regex", "levels"}
+OF_PAIRS = OF_ALL | {item.name for item in fields(Request)} | {"shard"}
+OF_FOLDERS = {item.name for item in fields(Folders)} - {"real"}
 MODES = {  # what names the images -> (options that it needs, options that it takes)
     "results": ({"results"}, OF_PAIRS),
     "reference": ({"reference", "generated"}, OF_ALL | OF_FOLDERS),
@@ -107,8 +97,8 @@ MODES = {  # what names the images -> (options that it needs, options that it ta
 }
 
 
-def mode_of(options: EvaluateOptions) -> str:
-    """Key of MODES; ValueError for options that lack something, or that would be ignored."""
+def refuse_ignored(options: EvaluateOptions) -> None:
+    """ValueError for options that lack something, or that would be ignored."""
     given = {name for name, value in vars(options).items() if value != getattr(EvaluateOptions(), name)}
     mode = next((name for name in MODES if name in given), None)
     if mode is None or not MODES[mode][0] <= given:
@@ -119,20 +109,6 @@ def mode_of(options: EvaluateOptions) -> str:
     if ignored := sorted(given - needed - allowed):
         flags = ", ".join(f"--{name}" for name in ignored)
         raise ValueError(f"{flags}: cannot be used with --{' and --'.join(sorted(needed, reverse=True))}")
-    return mode
-
-
-def _pairs(options: EvaluateOptions) -> Pairs:
-    if options.results is not None:
-        return ManifestPairs(options.results, Manifest.load(options.results))
-    assert options.real is not None
-    return _folders(options, options.real).pairs()
-
-
-def _folders(options: EvaluateOptions, real: Path) -> Folders:
-    assert options.generated is not None
-    of_files = (options.window, options.patient_regex, options.axis, options.unit, options.levels)
-    return Folders(real, options.generated, options.labels, *of_files)
 
 
 def main() -> int:
