@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -152,7 +152,7 @@ class FolderPairs(PngPairs):
         self._scored: dict[str, tuple[int | None, float, float]] = {}  # case -> `_range` at that time
         self._held, self._lock = threading.local(), threading.Lock()
 
-    def _opened(self, cases: list[Case]) -> list[Case]:
+    def _opened(self, cases: list[Case]) -> tuple[list[Case], Callable[[Path], NDArray]]:
         """Reads all of their images, to know the range of them all; what was scored is let go slice by slice."""
         pairs = [(Path(item.images[0]), Path(item.generated[0])) for case in cases for item in case.slices]
         stored = {
@@ -161,10 +161,10 @@ class FolderPairs(PngPairs):
         real = [stored[path] for path, _ in pairs]
         with self._lock:
             self._highest = max([self._highest, *(int(image.max()) for image in real if image.dtype.itemsize == 2)])
-            levels, low, high = found = self._range()
+            _, low, high = found = self._range()
+            self.windows = {"image": [low, high]}
             self._scored |= dict.fromkeys((case.id for case in cases), found)
-        self._held.stored, self._held.levels = stored, levels
-        return [replace(case, windows=(Window(low, high),)) for case in cases]
+        return [replace(case, windows=(Window(low, high),)) for case in cases], stored.pop
 
     def _range(self) -> tuple[int | None, float, float]:
         """Levels for `as_16_bit` and the window, after what was read so far."""
@@ -175,7 +175,6 @@ class FolderPairs(PngPairs):
         if self._few_bits and self.folders.window is None:
             levels = self._few_bits
         low, high = self.folders.window or (0.0, float(levels))
-        self.windows = {"image": [low, high]}
         return (None if levels == whole else levels), low, high
 
     @property
@@ -187,13 +186,8 @@ class FolderPairs(PngPairs):
     def _label(self, path: Path) -> NDArray:
         return self._palettes.read(path)
 
-    def _image(self, path: Path) -> NDArray:
-        image: NDArray = self._held.stored.pop(path)
-        return image
-
     def _levels(self) -> int | None:
-        levels: int | None = self._held.levels
-        return levels
+        return self._range()[0]  # where it has changed since the case was opened, the case is outdated
 
     def outdated(self, cases: Sequence[str]) -> bool:
         """See `Pairs.outdated`."""
@@ -207,6 +201,7 @@ class FolderPairs(PngPairs):
         """NoGrey for other palettes than here."""
         self._highest = max(self._highest, seen["highest"])
         self._scored |= {case: tuple(found) for case, found in seen["scored"].items()}
+        self.windows = {"image": [*self._range()[1:]]}
         for i, colour, path in seen["palettes"]:
             self._palettes.add(i, tuple(colour), Path(path))
 

@@ -216,12 +216,13 @@ class PngPairs(Pairs):
 
     def items(self, cases: Sequence[str]) -> Iterator[Item]:
         """See `Pairs.items`."""
-        for case in self._opened([case for case in self.cases if case.id in cases]):
+        opened, read = self._opened([case for case in self.cases if case.id in cases])
+        for case in opened:
             # By index, because neighbours are found by looking at the slice before.
             for place in sorted(paired_slices(case), key=lambda item: item.index):
                 label = self._label(self.folder / place.label) if place.label else None
                 for channel, paths in enumerate(zip(place.images, place.generated, strict=True)):
-                    real, fake = self._images(*(self.folder / path for path in paths))
+                    real, fake = self._levels_of([self.folder / path for path in paths], read)
                     there = np.zeros(real.shape, np.uint8) if label is None else label
                     if real.shape != fake.shape or there.shape != real.shape:
                         file = self.folder / paths[1]
@@ -229,23 +230,20 @@ class PngPairs(Pairs):
                     view = view_of(self.axis, case, there.shape)
                     yield Item(case, place, channel, there, real, fake, view=view)
 
-    def _opened(self, cases: list[Case]) -> list[Case]:
-        """The cases as they are scored, before any of them is."""
-        return cases
+    def _opened(self, cases: list[Case]) -> tuple[list[Case], Callable[[Path], NDArray]]:
+        """The cases as they are scored, before any of them is, and what reads their images."""
+        return cases, functools.partial(read_png, image_only=True)
 
     @abstractmethod
     def _label(self, path: Path) -> NDArray:
         """Ids of a label map."""
 
-    def _image(self, path: Path) -> NDArray:
-        return read_png(path, image_only=True)
-
     def _levels(self) -> int | None:
         """Highest level that 16-bit files can hold, where that is known to be less than 65535."""
         return None
 
-    def _images(self, *paths: Path) -> list[NDArray[np.uint16]]:
-        stored = {path: self._image(path) for path in dict.fromkeys(paths)}
+    def _levels_of(self, paths: Sequence[Path], read: Callable[[Path], NDArray]) -> list[NDArray[np.uint16]]:
+        stored = {path: read(path) for path in dict.fromkeys(paths)}
         if len({image.dtype for image in stored.values()}) > 1:
             told = (f"{path.parent} holds {8 * image.dtype.itemsize}-bit PNG files" for path, image in stored.items())
             warn_once(", ".join(told))
