@@ -20,7 +20,7 @@ from dataloaders.io.manifest import Case, Manifest
 from dataloaders.io.nifti import read_ids
 from dataloaders.io.spec import Label
 from evaluation.metrics.segmentation import dice, hd95
-from evaluation.statistics import MIN_PATIENTS, finite, finite_rows, nan_mean, over_patients
+from evaluation.statistics import MIN_PATIENTS, finite, finite_rows, label_means, nan_mean, over_patients
 from evaluation.tables import rows_csv
 
 SCHEMA = "medsis-segmentation/1"
@@ -93,20 +93,20 @@ def summarise(
     per_patient: dict[str, dict[str, float | None]] = {patient: {} for patient in patients}
     for name, (of, better, unit) in METRICS.items():
         about = {"unit": unit, "better": better}
-        values: dict[str, dict[str, float]] = {patient: {} for patient in patients}
-        for label in labels:
-            found = [(row["patient"], of(row)) for row in rows if row["label"] == label]
-            for patient in patients:
-                values[patient][label] = nan_mean(value for owner, value in found if owner == patient)
-            key, missed = f"{name}/{label}", sum(math.isinf(value) for _, value in found)
-            metrics[key] = over_patients(values[p][label] for p in patients) | about | {"missed": missed}
-            for patient in patients:
-                per_patient[patient][key] = finite(values[patient][label])
-        by_label = [nan_mean(values[patient][label] for patient in patients) for label in labels]
+        values = {
+            patient: label_means((row["label"], of(row)) for row in rows if row["patient"] == patient)
+            for patient in patients
+        }
+        by_label = {label: [values[patient][label] for patient in patients] for label in labels}
+        for label, found in by_label.items():
+            missed = sum(math.isinf(of(row)) for row in rows if row["label"] == label)
+            metrics[f"{name}/{label}"] = over_patients(found) | about | {"missed": missed}
         means = {patient: nan_mean(values[patient].values()) for patient in patients}
-        metrics[name] = over_patients(means.values()) | about | {"value": finite(nan_mean(by_label))}
-        for patient, mean in means.items():
-            per_patient[patient][name] = finite(mean)
+        mean = finite(nan_mean(nan_mean(found) for found in by_label.values()))
+        metrics[name] = over_patients(means.values()) | about | {"value": mean}
+        for patient in patients:
+            per_patient[patient] |= {f"{name}/{label}": finite(value) for label, value in values[patient].items()}
+            per_patient[patient][name] = finite(means[patient])
     kept = ("name", "method", "checkpoint", "images_seen", "split", "inputs")
     return {
         "schema": SCHEMA,

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,6 +15,9 @@ MIN_PATIENTS = 5  # a bootstrap over fewer says nothing
 DRAWS = 2000
 EXACT_UP_TO = 12  # patients: all 4096 ways to flip signs
 PERMUTATIONS = 10_000  # random ones for more patients
+
+
+_Label = TypeVar("_Label", bound=Hashable)
 
 
 @dataclass(frozen=True)
@@ -54,6 +57,14 @@ def nan_mean(values: Iterable[float]) -> float:
     """Mean of the values that are numbers; NaN where there are none. Infinite values count as missing."""
     known = [value for value in values if math.isfinite(value)]
     return float(np.mean(known)) if known else math.nan
+
+
+def label_means(values: Iterable[tuple[_Label, float]]) -> dict[_Label, float]:
+    """`nan_mean` of each label's values; their mean in turn weighs a rare label as much as one that all cases have."""
+    found: dict[_Label, list[float]] = {}
+    for label, value in values:
+        found.setdefault(label, []).append(value)
+    return {label: nan_mean(of_label) for label, of_label in found.items()}
 
 
 def finite(value: float) -> float | None:

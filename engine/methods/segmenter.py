@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -28,8 +27,9 @@ from dataloaders.slices import BatchLoader
 from engine.methods.base import SplitTest, Workflow
 from engine.segmentation import Predictor, most_probable
 from engine.trained import TrainedRun
-from evaluation.metrics.segmentation import dice, mean_over_cases
+from evaluation.metrics.segmentation import dice
 from evaluation.segmentation_results import PREDICTED, TRUE, evaluate_segmentation, segmentation_table
+from evaluation.statistics import finite, label_means, nan_mean
 from models.base import Method
 
 PREVIEW_ROWS = 6
@@ -84,9 +84,9 @@ class SegmenterWorkflow(Workflow):
             return None
         names = {label.id: label.name for label in self.data.spec.labels if label.id}
         scores = [dice(scan.label, self.predictor.label(scan.image), names) for scan in tracked(self.scans, "validate")]
-        found = mean_over_cases(scores)
-        values = {"dice": found.mean} | {f"dice/{names[i]}": value for i, value in found.per_label.items()}
-        return {name: value if math.isfinite(value) else None for name, value in values.items()}
+        found = label_means(item for of_scan in scores for item in of_scan.items())
+        values = {"dice": nan_mean(found.values())} | {f"dice/{names[i]}": value for i, value in found.items()}
+        return {name: finite(value) for name, value in values.items()}
 
     def preview(self, path: Path) -> None:
         """Rows of image | truth | prediction, the slice with most foreground of each of the first scans."""

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from evaluation.pairs import Item
-from evaluation.statistics import nan_mean
+from evaluation.statistics import label_means, nan_mean
 
 Row = dict[str, Any]
 Better = Literal["higher", "lower"]
@@ -100,10 +100,7 @@ class Metric:
 
 def mean_over_labels(rows: Sequence[Row], column: str) -> float:
     """Mean over cases of each label, then over labels."""
-    by_label: dict[int, list[float]] = {}
-    for row in rows:
-        by_label.setdefault(row["label"], []).append(row[column])
-    return nan_mean([nan_mean(values) for values in by_label.values()])
+    return nan_mean(label_means((row["label"], row[column]) for row in rows).values())
 
 
 def stacked(items: Sequence[Item]) -> tuple[NDArray, NDArray, NDArray]:

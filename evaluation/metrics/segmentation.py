@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,7 +11,6 @@ from scipy import ndimage
 from scipy.spatial import cKDTree
 
 from dataloaders.labelmaps.labels import count_labels
-from evaluation.statistics import nan_mean
 
 PERCENTILE = 95
 
@@ -39,7 +37,7 @@ def hd95(truth: NDArray, pred: NDArray, labels: Iterable[int], spacing: Sequence
     One direction: 95th percentile of the distances from the border voxels of one map to the nearest border voxel of the
     other. Border: voxels of the label with a face neighbour outside of it or of the volume. spacing: mm per voxel along
     each axis. NaN for a label that is in neither, inf for one that is in one of them only: no distance would be
-    large enough, and a finite one would be made up (`mean_over_cases` counts these apart).
+    large enough, and a finite one would be made up (`nan_mean` leaves both out).
     """
     _check(truth, pred)
     if len(spacing) != np.ndim(truth) or not all(math.isfinite(size) and size > 0 for size in spacing):
@@ -74,21 +72,6 @@ def _hd95(a: NDArray[np.bool_], b: NDArray[np.bool_], spacing: Sequence[float]) 
     # Nearest neighbours among border voxels: exact like a distance transform, which would fill the whole box instead.
     distances = [cKDTree(there).query(here)[0] for here, there in (borders, borders[::-1])]
     return max(float(np.percentile(of, PERCENTILE)) for of in distances)
-
-
-@dataclass(frozen=True)
-class ClassMeans:
-    """Means over cases of each label, NaN where no case has a finite value, and their mean over the labels with one."""
-
-    per_label: dict[int, float]
-    mean: float
-
-
-def mean_over_cases(scores: Sequence[Mapping[int, float]]) -> ClassMeans:
-    """`ClassMeans` of the `dice` or `hd95` of several cases: a rare label weighs as much as one that all cases have."""
-    labels = sorted({label for case in scores for label in case})
-    per_label = {label: nan_mean([case.get(label, math.nan) for case in scores]) for label in labels}
-    return ClassMeans(per_label, nan_mean([*per_label.values()]))
 
 
 def _check(truth: NDArray, pred: NDArray) -> None:

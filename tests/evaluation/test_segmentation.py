@@ -9,7 +9,8 @@ import pytest
 from numpy.typing import NDArray
 from scipy.ndimage import gaussian_filter
 
-from evaluation.metrics.segmentation import dice, hd95, mean_over_cases
+from evaluation.metrics.segmentation import dice, hd95
+from evaluation.statistics import label_means, nan_mean
 
 
 def maps(shape: tuple[int, ...], seed: int = 0) -> tuple[NDArray, NDArray]:
@@ -53,18 +54,9 @@ def test_missing_labels() -> None:
     assert math.isnan(distance[3])
 
 
-def test_means_per_label_then_over_labels() -> None:
-    """Label 2 is in one case only and weighs as much as label 1."""
-    means = mean_over_cases([{1: 0.8, 2: math.nan}, {1: 0.6, 2: 0.1}, {1: 0.7}])
-    assert means.per_label == pytest.approx({1: 0.7, 2: 0.1})
-    assert means.mean == pytest.approx(0.4)
-
-
-def test_misses_are_not_averaged() -> None:
-    means = mean_over_cases([{1: 2.0, 2: math.inf}, {1: math.inf, 2: math.inf}, {1: 4.0, 2: math.nan}])
-    assert means.per_label[1] == 3
-    assert math.isnan(means.per_label[2])
-    assert means.mean == 3
-    nothing = mean_over_cases([])
-    assert math.isnan(nothing.mean)
-    assert nothing.per_label == {}
+def test_a_rare_label_weighs_as_much_and_misses_are_not_averaged() -> None:
+    found = label_means([(1, 0.8), (2, math.nan), (1, 0.6), (2, 0.1), (1, 0.7), (3, math.inf), (3, math.nan)])
+    assert [found[1], found[2]] == pytest.approx([0.7, 0.1])
+    assert math.isnan(found[3])
+    assert nan_mean(found.values()) == pytest.approx(0.4)
+    assert math.isnan(nan_mean([]))
