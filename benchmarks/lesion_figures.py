@@ -30,8 +30,8 @@ from dataloaders.lesions.adding import add_lesions, without_own_lesions
 from dataloaders.lesions.placing import Placed, Variation, place
 from dataloaders.lesions.scans import Head
 from dataloaders.registration import register
+from engine.add_lesions import LesionRun, profile_level
 from engine.command import exit_code
-from engine.lesions import LesionRun, profile_level
 from engine.trained import TrainedRun
 from evaluation.metrics.lesion_regions import (
     RANGE_PERCENTILE,

@@ -34,8 +34,8 @@ from dataloaders.io.nifti import stem, write_volume
 from dataloaders.lesions.adding import add_lesions
 from dataloaders.lesions.placing import Variation, place
 from dataloaders.lesions.scans import Head, find_patient, load_head, read_channels, read_mask
+from engine.add_lesions import AddLesionsOptions, LesionRun, profile_level
 from engine.command import exit_code
-from engine.lesions import AddLesionsOptions, LesionRun, profile_level
 from engine.trained import TrainedRun
 from evaluation.metrics.lesions import match_lesions
 from evaluation.statistics import student_half_width

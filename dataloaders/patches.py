@@ -24,11 +24,11 @@ from dataloaders.io.intensity import robust_unit
 from dataloaders.labelmaps.classes import Classes
 from dataloaders.labelmaps.image_generator import ImageGenerator, warn_unmirrored
 from models.base import Batch, seeded_generator
-from models.gmm.labels import LabelScheme
 from models.gmm.options import GmmConfig
 from models.gmm.params import Params
 from models.gmm.render import output_labels, render_pair, repaint
 from models.gmm.sampling import sample_params
+from models.gmm.scheme import LabelScheme
 from models.segmenter.options import SegmenterConfig
 
 SPOTS = 256  # voxels of each class of a map that patches may be laid over

@@ -49,8 +49,8 @@ from dataloaders.patches import (
     window_shape,
 )
 from dataloaders.slices import BatchLoader
-from models.gmm.labels import LabelScheme
 from models.gmm.options import GmmConfig
+from models.gmm.scheme import LabelScheme
 
 LESION = "lesion"
 EXPECTED = 8  # training scans that say how large classes are

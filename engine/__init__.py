@@ -1,1 +1,1 @@
-"""Plumbing: files, checkpoints, devices, run log, weights, signals."""
+"""A training run from start to end, what is made with a trained one, and how commands stop."""

@@ -9,8 +9,8 @@ from typing import Any
 from dataloaders.io.files import package_version
 from dataloaders.io.workers import cores
 from pipeline import nnunet
-from pipeline.commands import ToolMissing, answer, find_program
 from pipeline.plan import find_tools
+from pipeline.programs import ToolMissing, answer, find_program
 from pipeline.study import Study, read_study
 from pipeline.tools import TOOLS
 from pipeline.tools.base import Tool

@@ -11,8 +11,8 @@ from pathlib import Path
 
 from dataloaders.io.files import whole_folder, write_text
 from engine.signals import EXIT_USAGE
-from pipeline.commands import ToolMissing
 from pipeline.context import LOG, Context, Excluded, Made
+from pipeline.programs import ToolMissing
 from pipeline.project import Project
 from pipeline.records import Output, Record, State, Unit
 from pipeline.rules import RULES

@@ -12,7 +12,7 @@ from typing import Any
 
 from dataloaders.io.files import write_json
 from dataloaders.io.workers import cores
-from pipeline.commands import ToolMissing, find_program
+from pipeline.programs import ToolMissing, find_program
 from pipeline.study import NnunetOptions
 from pipeline.tissue import LABELS
 from pipeline.tools import TOOLS

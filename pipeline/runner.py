@@ -13,8 +13,8 @@ from functools import partial
 
 from dataloaders.io.files import whole_folder
 from dataloaders.io.locks import lock_folder
-from pipeline.commands import die_with_parent
 from pipeline.context import LOG
+from pipeline.programs import die_with_parent
 from pipeline.project import Project
 from pipeline.records import Output, Record, State, Unit
 from pipeline.tools.base import ROOT

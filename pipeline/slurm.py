@@ -11,7 +11,7 @@ from itertools import groupby
 from pathlib import Path
 
 from dataloaders.io.files import write_text
-from pipeline.commands import ToolFailed, ToolMissing, find_program
+from pipeline.programs import ToolFailed, ToolMissing, find_program
 from pipeline.project import Project
 from pipeline.records import Unit
 from pipeline.rules import RULES

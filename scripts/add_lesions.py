@@ -10,8 +10,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import engine.signals  # noqa: F401  # isort: skip
 
 from dataloaders.io.schema import check, options_of
+from engine.add_lesions import AddLesionsOptions, LesionRun, add_to_scan
 from engine.command import exit_code
-from engine.lesions import AddLesionsOptions, LesionRun, add_to_scan
 from engine.trained import TrainedRun
 
 

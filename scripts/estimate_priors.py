@@ -36,8 +36,8 @@ from dataloaders.labelmaps.schemes import scheme_of_options
 from dataloaders.prepare.sources import CaseSource, find_pairs
 from engine.command import exit_code
 from models.gmm.intensity import FULL_SCALE
-from models.gmm.labels import LabelScheme
 from models.gmm.priors import FittedPrior, pool_subjects, subject_statistics
+from models.gmm.scheme import LabelScheme
 
 SCHEMA = "medsis-priors/1"
 _NO_SCANS = ("_dseg", "_mask", "_probseg")

@@ -46,11 +46,11 @@ from dataloaders.labelmaps.seeds import draw_subclasses
 from dataloaders.slice_files import Frame, write_slice
 from engine.command import exit_code
 from models.base import seeded_generator
-from models.gmm.labels import LabelScheme
 from models.gmm.options import GMM_PRESETS, GmmConfig
 from models.gmm.params import Params
 from models.gmm.priors import FittedPrior
 from models.gmm.sampling import Priors
+from models.gmm.scheme import LabelScheme
 
 WINDOW = Window(0.0, 1.0)  # of slices: the generator's range
 SERIAL_SCAN = 16  # so many maps are read sooner than workers are started

@@ -14,8 +14,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import engine.signals  # noqa: F401  # isort: skip
 
 from dataloaders.io.schema import GpuIds, Iteration, Must, check, options_of
+from engine.add_lesions import AddLesionsOptions, LesionRun
 from engine.command import exit_code
-from engine.lesions import AddLesionsOptions, LesionRun
 from engine.paint.lesions import LesionStudio
 from engine.paint.maps import MapStudio, PaintedRun
 from engine.paint.server import HERE, PaintServer

@@ -33,10 +33,10 @@ from dataloaders.io.workers import parse_shard
 from dataloaders.slices import fingerprint
 from engine.command import exit_code
 from engine.signals import EXIT_INTERRUPTED, EXIT_TERMINATED, EXIT_TIME_LIMIT
+from evaluation.learning_curves import MIN_TRAININGS, learning_curves, power_law, worth_sentences
 from evaluation.report.kit import SOFT, color_of, render
 from evaluation.segmentation_results import SCHEMA as SCORES
 from evaluation.statistics import finite, over_patients, paired_difference, student_half_width
-from evaluation.worth import MIN_TRAININGS, learning_curves, power_law, worth_sentences
 from test import test
 from train import train
 

@@ -13,7 +13,7 @@ from scipy import ndimage
 
 from dataloaders.io.geometry import plane, to_ras
 from dataloaders.lesions.filling import FULL
-from engine.lesions import profile_level
+from engine.add_lesions import profile_level
 from engine.paint.canvas import brushed
 from engine.paint.lesions import LesionStudio
 from engine.paint.session import Session

@@ -19,7 +19,7 @@ from dataloaders.prepare.check import check_folder
 from dataloaders.prepare.prepare import DataFaults
 from dataloaders.slices import BatchLoader, SliceDataset
 from evaluation.metrics.segmentation import dice
-from models.gan.body import agreement, mask_loss, paired_threshold
+from models.gan.mask_loss import agreement, mask_loss, paired_threshold
 from pipeline.tissue import read_table
 from tests.launch import TINY, call, prepared
 from tests.toy import published, save_nifti

@@ -15,7 +15,7 @@ import config
 from config import starting_values
 from dataloaders.io.schema import Mismatch, Must, check, decode, spelled
 from dataloaders.prepare.options import PrepareOptions
-from engine.lesions import AddLesionsOptions
+from engine.add_lesions import AddLesionsOptions
 from pipeline.study import CaseOptions, Study
 from scripts.estimate_priors import PriorOptions
 from scripts.evaluate import EvaluateOptions

@@ -40,8 +40,8 @@ from dataloaders.labelmaps.map_registration import (
 )
 from dataloaders.labelmaps.maps import LabelMap, LabelMaps, Source
 from models.base import seeded_generator, uniform
-from models.gmm.labels import LabelScheme
 from models.gmm.resampling import blurred
+from models.gmm.scheme import LabelScheme
 from models.gmm.spatial import look_up, node_coordinates
 
 VERSION = 1  # of the method: fields of another one are made again

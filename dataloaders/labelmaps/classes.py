@@ -21,7 +21,7 @@ from dataloaders.labelmaps.label_files import id_list
 from dataloaders.labelmaps.labels import LabelTable
 from dataloaders.labelmaps.schemes import fitting_tables
 from models.gmm import freesurfer
-from models.gmm.labels import LabelScheme
+from models.gmm.scheme import LabelScheme
 
 Levels = Annotated[tuple[float, float], Must("low and high in 0..255", lambda v: 0 <= v[0] <= v[1] <= 255)]
 TISSUE_TABLES = ("csf-gm-wm", "gm-wm-csf")  # of `dataloaders.labelmaps.labels`: nothing but tissues

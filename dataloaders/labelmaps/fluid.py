@@ -19,7 +19,7 @@ from dataloaders.io.geometry import bounding_box
 from dataloaders.io.spec import side_of
 from dataloaders.labelmaps.maps import LabelMap
 from models.base import uniform
-from models.gmm.labels import LabelScheme
+from models.gmm.scheme import LabelScheme
 
 RIM = "cortex rim"  # name, after the side, of the labels of voxels that cortex and fluid share
 REACH = 2.0  # mm: fluid behind tissue that is nearer to itself than twice this is inside the brain

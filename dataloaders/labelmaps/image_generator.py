@@ -28,12 +28,12 @@ from dataloaders.labelmaps.schemes import read_scheme
 from dataloaders.labelmaps.seed_maps import SeedMaps
 from models.base import seeded_generator
 from models.gmm.lab2im_options import gmm_options
-from models.gmm.labels import LabelScheme
 from models.gmm.options import GmmConfig
 from models.gmm.params import Params
 from models.gmm.priors import FittedPrior, GivenPriors, default_priors, parse_prior, priors_for
 from models.gmm.render import render_pair
 from models.gmm.sampling import Priors, sample_params
+from models.gmm.scheme import LabelScheme
 
 MAX_GROWTH, MAX_VOXELS = 4, 2**30  # of an image: times its map's size per axis, in all
 EXCLUSIVE = (

@@ -17,8 +17,8 @@ from dataloaders.io.nifti import write_volume
 from dataloaders.io.spec import BACKGROUND
 from dataloaders.labelmaps.maps import LabelMaps
 from models.gmm.lab2im_options import LAB2IM_NAMES
-from models.gmm.labels import LabelScheme
 from models.gmm.options import GmmConfig
+from models.gmm.scheme import LabelScheme
 
 
 class Lab2imAttributes:

@@ -12,7 +12,7 @@ from dataloaders.io.find import find_files, subject_session, without_twins
 from dataloaders.io.geometry import off_grid
 from dataloaders.io.nifti import SUFFIXES, stem
 from dataloaders.labelmaps.maps import LabelMap, LabelMaps, Source, as_indices, read_label_map_file
-from models.gmm.labels import LabelScheme
+from models.gmm.scheme import LabelScheme
 
 Lesions = Path | str | Sequence[Path | str]
 

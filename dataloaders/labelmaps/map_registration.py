@@ -17,8 +17,8 @@ from torch import Tensor
 
 from dataloaders.labelmaps.maps import LabelMap
 from models.base import seeded_generator
-from models.gmm.labels import LabelScheme, plain_name
 from models.gmm.resampling import blurred, upsample
+from models.gmm.scheme import LabelScheme, plain_name
 from models.gmm.spatial import NODE_STEP, integrate_velocity, node_coordinates
 
 NODES = 90  # at most, along the longest side of what is registered: 2 mm for a head

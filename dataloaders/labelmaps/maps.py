@@ -19,7 +19,7 @@ from dataloaders.io.find import case_names, find_files, read_list, without_twins
 from dataloaders.io.geometry import spacing, to_ras
 from dataloaders.io.nifti import SUFFIXES, VolumeError, read_volume, stem, whole_numbers
 from dataloaders.labelmaps.labels import count_labels
-from models.gmm.labels import LabelScheme
+from models.gmm.scheme import LabelScheme
 
 Source = Any  # a path, an array or a tensor
 

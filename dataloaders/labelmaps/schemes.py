@@ -15,7 +15,7 @@ from dataloaders.labelmaps.lab2im import list_scheme
 from dataloaders.labelmaps.label_files import BUILT_IN, FREESURFER, READERS
 from dataloaders.labelmaps.labels import common_labels, named_labels, read_label_map
 from models.gmm import freesurfer
-from models.gmm.labels import LabelScheme, named_partners
+from models.gmm.scheme import LabelScheme, named_partners
 
 _FIELDS = {f.name for f in fields(LabelScheme)} | {"n_neutral_labels"}
 

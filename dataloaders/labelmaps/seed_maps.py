@@ -20,7 +20,7 @@ from dataloaders.io.nifti import read_volume, stem
 from dataloaders.io.spec import BACKGROUND
 from dataloaders.labelmaps.maps import LabelMap, LabelMaps, Source, as_indices, expanded
 from dataloaders.labelmaps.seeds import SeedCase, draw_subclasses, load_seeds
-from models.gmm.labels import LabelScheme
+from models.gmm.scheme import LabelScheme
 
 
 def pair_scheme(base: LabelScheme, codes: Sequence[int]) -> LabelScheme:

@@ -18,7 +18,7 @@ from dataloaders.io.nifti import read_volume, stem, write_volume
 from dataloaders.io.spec import LESION, DataSpec, Label
 from dataloaders.lesions.scans import read_mask
 from dataloaders.prepare.slicing import mr_window
-from engine.lesions import MASK_NAME, Added, AddLesionsOptions, Host, LesionRun, lesions_in, paint_in, write_added
+from engine.add_lesions import MASK_NAME, Added, AddLesionsOptions, Host, LesionRun, lesions_in, paint_in, write_added
 from engine.paint.canvas import Start, View
 from engine.paint.studio import MAX_VOXELS, OKABE_ITO, ImagePanel, Studio
 

@@ -35,8 +35,8 @@ from engine.paint.studio import MAX_VOXELS, ImagePanel, Studio, coloured
 from engine.results import Draws, write_volumes
 from engine.split_synthesis import check_same_spec, run_classes
 from engine.trained import TrainedRun
-from models.gmm.labels import plain_name
 from models.gmm.method import Gmm
+from models.gmm.scheme import plain_name
 
 EMPTY = "painted"  # id of the case of an empty map
 

@@ -16,7 +16,7 @@ from config import Config
 from dataloaders.io.spec import DataSpec
 from models.base import Batch, Method, Player, SampleRandom, adam, seeded_generator
 from models.ema import ema_copy, ema_update, recalibrate_batchnorm
-from models.gan import body, losses
+from models.gan import losses, mask_loss
 from models.gan.generator import GRAIN_LEVELS, SpadeGenerator, check_size
 from models.gan.norms import NormOptions
 from models.gan.options import PAIRED_LOSSES, GanConfig
@@ -86,12 +86,14 @@ class Gan(Method):
             )
         labels = torch.cat([batch.label for batch in seen])
         if given is None:
-            threshold = body.paired_threshold(images, labels) if self.paired else body.unpaired_threshold(images)
+            threshold = (
+                mask_loss.paired_threshold(images, labels) if self.paired else mask_loss.unpaired_threshold(images)
+            )
             self.mask_threshold.fill_(threshold)
         if not self.paired:
             return ""
-        dice = body.agreement(images, labels, self.mask_threshold.item())
-        if dice >= body.LEAST_AGREEMENT:
+        dice = mask_loss.agreement(images, labels, self.mask_threshold.item())
+        if dice >= mask_loss.LEAST_AGREEMENT:
             return ""
         what = f"--{own}.mask_threshold {given:g}" if given is not None else "the best threshold"
         return (
@@ -239,7 +241,7 @@ class Gan(Method):
         """Losses of the generated images (B, C, H, W) beside the adversarial ones, weighted; only those with a weight."""
         o, nets = self.options, self._perceptual
         terms: list[tuple[str, float, Callable[[], Tensor]]] = [
-            ("mask", o.lambda_mask, lambda: body.mask_loss(fake, batch.label, self.mask_threshold, o.mask_loss)),
+            ("mask", o.lambda_mask, lambda: mask_loss.mask_loss(fake, batch.label, self.mask_threshold, o.mask_loss)),
             ("l1", o.lambda_l1, lambda: l1_loss(fake.float(), batch.real.float())),
             ("edge", o.lambda_edge, lambda: losses.edge(fake, batch.real)),
             ("spectrum", o.lambda_spectrum, lambda: losses.spectrum(fake, batch.real)),

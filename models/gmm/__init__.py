@@ -1,7 +1,7 @@
 """Label maps to images of random or fitted contrast, without learning: the lab2im / SynthSeg / fetal family.
 
 sampling.py draws the parameters, render.py makes the image of them; spatial.py, intensity.py and artefacts/ are the
-steps, each usable alone; labels.py and priors.py say what the labels are and how bright.
+steps, each usable alone; scheme.py and priors.py say what the labels are and how bright.
 """
 
 from importlib import import_module
@@ -11,7 +11,7 @@ from typing import Any
 # expect here read files, so they live with the data loaders.
 _HOMES = {
     "dataloaders.labelmaps.image_generator": ("BrainGenerator", "ImageGenerator"),
-    "models.gmm.labels": ("LabelScheme",),
+    "models.gmm.scheme": ("LabelScheme",),
     "models.gmm.method": ("Gmm",),
     "models.gmm.params": ("Params",),
     "models.gmm.priors": ("FittedPrior", "GivenPriors", "parse_prior"),

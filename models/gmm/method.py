@@ -21,7 +21,6 @@ from dataloaders.io.ranks import sums_by_key
 from dataloaders.io.spec import DataSpec
 from models.base import Batch, Method, SampleRandom
 from models.gmm.intensity import FULL_SCALE
-from models.gmm.labels import LabelScheme
 from models.gmm.priors import (
     BINS,
     FittedPrior,
@@ -32,6 +31,7 @@ from models.gmm.priors import (
 )
 from models.gmm.render import render
 from models.gmm.sampling import draw_intensities, sample_params
+from models.gmm.scheme import LabelScheme
 
 PRIOR_FIELDS = tuple(FittedPrior.__dataclass_fields__)
 

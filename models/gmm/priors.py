@@ -18,8 +18,8 @@ from torch import Tensor
 
 from dataloaders.io.spec import plain_name
 from models.gmm.intensity import FULL_SCALE
-from models.gmm.labels import LabelScheme
 from models.gmm.options import GmmConfig
+from models.gmm.scheme import LabelScheme
 
 Kind = Literal["uniform", "normal"]
 PriorForm: TypeAlias = ArrayLike | Tensor | None  # None, r, [a, b], (2, K), (2R, K)

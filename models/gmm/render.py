@@ -21,9 +21,9 @@ from models.gmm.intensity import (
     textured_grain,
     tone,
 )
-from models.gmm.labels import LabelScheme
 from models.gmm.params import Params
 from models.gmm.resampling import Shape, interpolate_axis
+from models.gmm.scheme import LabelScheme
 from models.gmm.spatial import integrate_velocity, look_up, source_coordinates, window_taps
 
 FINE = 2  # samples per voxel and axis for partial volume

@@ -17,11 +17,11 @@ from torch import Tensor
 from models.base import integer, seeded_generator, uniform
 from models.gmm.artefacts import ARTEFACTS
 from models.gmm.intensity import low_shape
-from models.gmm.labels import LabelScheme, Role
 from models.gmm.options import GmmConfig
 from models.gmm.params import Params
 from models.gmm.priors import FittedPrior, GivenPriors, draw_statistics, to_labels
 from models.gmm.resampling import Shape, grain_gain, nodes
+from models.gmm.scheme import LabelScheme, Role
 from models.gmm.spatial import affine_matrix
 
 ROLES: tuple[Role, ...] = ("cortex", "white_matter", "brain")  # regions that artefacts ask for

@@ -28,7 +28,7 @@ from models.lesion.conditions import (
     z_scores,
 )
 from models.lesion.network import LesionNetwork
-from models.lesion.windows import Corner, cut, grid_corners, random_corners
+from models.lesion.patches import Corner, cut, grid_corners, random_corners
 
 
 class LesionUnet(Method):

@@ -12,8 +12,8 @@ import numpy as np
 from dataloaders.io.intensity import LEVELS
 from dataloaders.io.manifest import Manifest, Split
 from dataloaders.io.png import read_png, write_png
-from pipeline.commands import ToolFailed, run_command
 from pipeline.context import LOG, Context, Excluded, Made
+from pipeline.programs import ToolFailed, run_command
 from pipeline.rules.slices import FLOOR, data_spec, save_manifest, slice_files, write_case
 from pipeline.tissue import LABELS
 from pipeline.tools.base import ROOT

@@ -18,8 +18,8 @@ from dataloaders.io.manifest import Manifest, Slice
 from dataloaders.io.nifti import write_volume
 from dataloaders.io.png import read_png
 from pipeline import nnunet
-from pipeline.commands import ToolFailed, run_command
 from pipeline.context import LOG, Context, Excluded, Made
+from pipeline.programs import ToolFailed, run_command
 
 
 def _slices(context: Context, unit: str) -> Iterator[tuple[SliceCase, Slice, Path]]:

@@ -21,8 +21,8 @@ from dataloaders.io.nifti import Volume
 from dataloaders.io.png import write_png
 from dataloaders.labelmaps.image_generator import ImageGenerator, read_priors
 from dataloaders.labelmaps.labels import count_labels
-from models.gmm.labels import LabelScheme
 from models.gmm.priors import pool_subjects, subject_statistics
+from models.gmm.scheme import LabelScheme
 from pipeline.context import Context, Excluded, Made
 from pipeline.rules.slices import FLOOR, brain_frame, chosen_slices, data_spec, save_manifest, slice_files
 from pipeline.study import gmm_options

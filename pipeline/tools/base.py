@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 from dataloaders.io.files import package_version
 from dataloaders.io.nifti import VolumeError, read_volume
-from pipeline.commands import ToolFailed, ToolMissing, answer, find_program, run_command
+from pipeline.programs import ToolFailed, ToolMissing, answer, find_program, run_command
 
 Kind = Literal["harmonise", "strip", "segment", "train"]
 ROOT = Path(__file__).resolve().parents[2]

@@ -14,7 +14,7 @@ from dataloaders.io.geometry import regrid, resample, spacing
 from dataloaders.io.nifti import Volume, read_volume, write_volume
 from dataloaders.prepare.atlas import atlas_tissue
 from dataloaders.prepare.tissue import TissueError, ellipsoid, hmrf_tissue, largest_component
-from pipeline.commands import ToolFailed
+from pipeline.programs import ToolFailed
 from pipeline.tools.base import Tool, ToolCall
 
 GRID_MM = 2.0

@@ -14,7 +14,7 @@ from dataloaders.labelmaps.anatomies import Anatomies, places
 from dataloaders.labelmaps.image_generator import ImageGenerator
 from dataloaders.labelmaps.map_registration import affine_of_labels, exponential, sampled, shares
 from dataloaders.labelmaps.maps import LabelMap, LabelMaps
-from models.gmm.labels import LabelScheme
+from models.gmm.scheme import LabelScheme
 
 SHAPE = (32, 38, 30)
 SCHEME = LabelScheme.from_values((0, 2, 3, 4, 10, 41, 42, 43, 49))  # both sides of a cerebrum, FreeSurfer's ids

@@ -16,7 +16,7 @@ from dataloaders.labelmaps.classes import (
     tissue_classes,
 )
 from dataloaders.labelmaps.schemes import read_scheme
-from models.gmm.labels import LabelScheme
+from models.gmm.scheme import LabelScheme
 
 
 def test_tissue_of_freesurfer_ids() -> None:

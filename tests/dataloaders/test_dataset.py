@@ -18,7 +18,7 @@ from dataloaders.io.spec import Channel, DataSpec, Label
 from dataloaders.prepare.check import check_folder
 from dataloaders.slices import BatchLoader, SliceDataset, drawn_index, epoch_order, flip_table
 from models.base import Batch
-from models.gmm.labels import LabelScheme
+from models.gmm.scheme import LabelScheme
 from tests.toy import prepared_folder
 
 

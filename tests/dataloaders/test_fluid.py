@@ -11,8 +11,8 @@ import torch
 from dataloaders.labelmaps.fluid import FAR, with_rim
 from dataloaders.labelmaps.image_generator import ImageGenerator
 from models.base import seeded_generator
-from models.gmm.labels import LabelScheme
 from models.gmm.options import stripped_brain
+from models.gmm.scheme import LabelScheme
 
 
 def head(ventricle: int) -> np.ndarray:

@@ -15,8 +15,8 @@ from nibabel.orientations import axcodes2ornt
 from numpy.typing import NDArray
 
 from dataloaders.labelmaps.image_generator import ImageGenerator
-from models.gmm.labels import LabelScheme
 from models.gmm.options import GmmConfig
+from models.gmm.scheme import LabelScheme
 from tests.toy import oriented, phantom, save_nifti
 
 STILL = GmmConfig(blur=(0.0,))  # no deformation, no noise, no bias: nothing is random but the priors

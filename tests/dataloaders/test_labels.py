@@ -13,7 +13,7 @@ from dataloaders.labelmaps.image_generator import ImageGenerator
 from dataloaders.labelmaps.label_files import BUILT_IN
 from dataloaders.labelmaps.labels import read_label_map
 from dataloaders.labelmaps.schemes import output_labels
-from models.gmm.labels import LabelScheme
+from models.gmm.scheme import LabelScheme
 from tests.toy import save_nifti
 
 

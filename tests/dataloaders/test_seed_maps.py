@@ -15,7 +15,7 @@ from dataloaders.labelmaps.generated_files import read_params, read_record
 from dataloaders.labelmaps.image_generator import ImageGenerator
 from dataloaders.labelmaps.maps import read_label_map_file
 from dataloaders.labelmaps.seed_maps import SeedMaps
-from models.gmm.labels import LabelScheme
+from models.gmm.scheme import LabelScheme
 from scripts.make_seeds import SeedOptions, make_seeds
 from tests.launch import call
 from tests.toy import save_nifti

@@ -21,9 +21,9 @@ from dataloaders.labelmaps.schemes import read_scheme
 from dataloaders.patches import STREAMS, Drawn, MixedVolumes, PatchDataset, neighbour_stack
 from dataloaders.segmentation_task import SHOWN, SegmentationTask, tied
 from models.base import seeded_generator
-from models.gmm.labels import LabelScheme
 from models.gmm.options import GMM_PRESETS
 from models.gmm.sampling import draw_intensities
+from models.gmm.scheme import LabelScheme
 from models.segmenter.options import SegmenterConfig
 from scripts.generate import GenerateOptions, generate
 from tests.launch import prepared

@@ -59,7 +59,7 @@ def bare(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     for name in ("FREESURFER_HOME", "FSLDIR", "FASTSURFER_HOME"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("PATH", str(tmp_path / "empty"))
-    monkeypatch.setattr("pipeline.commands.BESIDE", tmp_path / "nowhere")
+    monkeypatch.setattr("pipeline.programs.BESIDE", tmp_path / "nowhere")
 
 
 @pytest.fixture
@@ -76,7 +76,7 @@ def finish(root: Path, extra: str = "") -> Path:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PATH", f"{fakes.install(root / 'bin')}:/usr/bin:/bin")
         patch.setenv("FAKE_CALLS", str(root / "calls.txt"))
-        patch.setattr("pipeline.commands.BESIDE", root)
+        patch.setattr("pipeline.programs.BESIDE", root)
         in_process(patch)
         project, done = go(study(root, extra))
         assert sorted(done) == sorted(project.units)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.commands import find_program
+from pipeline.programs import find_program
 from tests.pipeline.conftest import go, in_process
 from tests.pipeline.heads import STUDY, bids
 

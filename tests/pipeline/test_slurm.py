@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.cli import run_study
-from pipeline.commands import ToolFailed, ToolMissing
+from pipeline.programs import ToolFailed, ToolMissing
 from pipeline.project import Project
 from pipeline.slurm import submit
+from scripts.pipeline import run_study
 from tests.pipeline.conftest import Fakes, go
 from tests.pipeline.heads import study
 

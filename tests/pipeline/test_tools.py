@@ -11,7 +11,7 @@ import pytest
 
 from dataloaders.io.nifti import Volume, read_volume
 from evaluation.metrics.segmentation import dice
-from pipeline.commands import ToolFailed, ToolMissing, run_command
+from pipeline.programs import ToolFailed, ToolMissing, run_command
 from pipeline.tissue import on_grid, read_labels
 from pipeline.tools import TOOLS
 from pipeline.tools.base import ToolCall

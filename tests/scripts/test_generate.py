@@ -16,7 +16,7 @@ from dataloaders.labelmaps.generated_files import SampleLedger, read_params, rea
 from dataloaders.labelmaps.image_generator import ImageGenerator
 from dataloaders.labelmaps.maps import read_label_map_file
 from dataloaders.labelmaps.schemes import read_scheme
-from models.gmm.labels import LabelScheme
+from models.gmm.scheme import LabelScheme
 from tests.launch import Done, call, left_by_the_dead, running, start, wait_for
 from tests.toy import phantom, prepared_folder, save_nifti
 

@@ -7,10 +7,10 @@ import torch
 
 from dataloaders.patches import PLAIN
 from models.base import seeded_generator
-from models.gmm.labels import LabelScheme
 from models.gmm.options import GmmConfig
 from models.gmm.render import deform, deform_image, repaint
 from models.gmm.sampling import sample_params
+from models.gmm.scheme import LabelScheme
 
 SCHEME = LabelScheme.from_lists(range(4), n_neutral_labels=2, names=["background", "middle", "left x", "right x"])
 MOVING = GmmConfig(

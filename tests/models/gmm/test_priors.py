@@ -12,7 +12,6 @@ import pytest
 import torch
 from torch import Tensor
 
-from models.gmm.labels import LabelScheme
 from models.gmm.options import GmmConfig
 from models.gmm.priors import (
     SYNTHSEG_MEANS,
@@ -26,6 +25,7 @@ from models.gmm.priors import (
     priors_for,
     subject_statistics,
 )
+from models.gmm.scheme import LabelScheme
 
 K = 3
 ROWS = np.array([[10.0, 20, 30], [11, 22, 33], [100, 110, 120], [101, 112, 123]])

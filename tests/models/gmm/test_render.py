@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 import torch
 
-from models.gmm.labels import LabelScheme
 from models.gmm.options import GMM_PRESETS, GmmConfig
 from models.gmm.params import Params
 from models.gmm.render import deform, render, render_pair
 from models.gmm.sampling import sample_params
+from models.gmm.scheme import LabelScheme
 
 NAMES = ("background", "csf", "left cerebral cortex", "right cerebral cortex", "white matter", "brainstem")
 SCHEME = LabelScheme.from_lists(range(6), names=NAMES)

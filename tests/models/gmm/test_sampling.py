@@ -11,12 +11,12 @@ import pytest
 import torch
 
 from models.gmm.lab2im_options import gmm_options
-from models.gmm.labels import LabelScheme
 from models.gmm.options import GMM_PRESETS, GmmConfig
 from models.gmm.params import Params
 from models.gmm.priors import GivenPriors, parse_prior
 from models.gmm.render import render
 from models.gmm.sampling import draw_bounds, sample_params
+from models.gmm.scheme import LabelScheme
 
 PLAIN = GmmConfig()
 LABELS = torch.zeros(32, 30, 28, dtype=torch.uint8)

@@ -20,7 +20,7 @@ from models.lesion.conditions import (
 )
 from models.lesion.network import Encoder, Layers, LesionNetwork
 from models.lesion.options import PUBLISHED_ALPHAS, LesionConfig
-from models.lesion.windows import cut, grid, grid_corners, random_corners
+from models.lesion.patches import cut, grid, grid_corners, random_corners
 
 # Salem et al. 2019, fig. 3, for 64×64 patches: layer -> (channels, side).
 ENCODER = {

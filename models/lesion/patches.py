@@ -12,18 +12,18 @@ Corner = tuple[int, ...]
 
 
 def grid(shape: Sequence[int], size: int, stride: int) -> list[Corner]:
-    """Corners of windows of `size` at `stride` that cover an image of `shape`; the last ones end at its border.
+    """Corners of patches of `size` at `stride` that cover an image of `shape`; the last ones end at its border.
 
     The public code keeps whole strides only, so up to stride - 1 rows and columns are never seen.
     """
     from monai.data.utils import dense_patch_slices  # seconds to import
 
-    windows = dense_patch_slices(shape, (size,) * len(shape), (stride,) * len(shape))
-    return [tuple(int(part.start) for part in window) for window in windows]
+    patches = dense_patch_slices(shape, (size,) * len(shape), (stride,) * len(shape))
+    return [tuple(int(part.start) for part in patch) for patch in patches]
 
 
 def cut(x: Tensor, corner: Corner, size: int) -> Tensor:
-    """The window of (..., *S) at `corner`."""
+    """The patch of (..., *S) at `corner`."""
     place: Any = (..., *(slice(c, c + size) for c in corner))
     return x[place]
 
@@ -31,9 +31,9 @@ def cut(x: Tensor, corner: Corner, size: int) -> Tensor:
 def random_corners(
     lesion: Tensor, body: Tensor, count: int, size: int, share: float, rng: torch.Generator | None
 ) -> list[Corner]:
-    """Corners of `count` windows of one sample (*S): each holds a lesion pixel with probability `share`, if there is one.
+    """Corners of `count` patches of one sample (*S): each holds a lesion pixel with probability `share`, if there is one.
 
-    The pixel lies anywhere in the window but its outer eighth; the other windows hold a pixel of the body.
+    The pixel lies anywhere in the patch but its outer eighth; the other patches hold a pixel of the body.
     """
     found: dict[bool, Tensor] = {True: lesion.nonzero(), False: body.nonzero()}
     corners = []
@@ -50,7 +50,7 @@ def random_corners(
 
 
 def grid_corners(body: Tensor, count: int, size: int, stride: int, rng: torch.Generator | None) -> list[Corner]:
-    """`count` different windows of the published training grid that hold a pixel of the body, as far as there are any.
+    """`count` different patches of the published training grid that hold a pixel of the body, as far as there are any.
 
     The public code asks for voxels that are not 0, which resampling rings make true almost everywhere.
     """

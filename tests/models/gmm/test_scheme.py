@@ -13,7 +13,7 @@ import torch
 
 from dataloaders.io.spec import Channel, DataSpec, Label
 from models.gmm import freesurfer
-from models.gmm.labels import LabelScheme
+from models.gmm.scheme import LabelScheme
 
 LEFT = [2, 3, 4, 5, 7, 8, 10, 11, 12, 13, 17, 18, 25, 26, 28, 30, 136, 137]
 RIGHT = [41, 42, 43, 44, 46, 47, 49, 50, 51, 52, 53, 54, 57, 58, 60, 62, 163, 164]

@@ -6,7 +6,7 @@ import pytest
 import torch
 from scipy import ndimage
 
-from models.gan import body
+from models.gan import mask_loss
 from models.gan.generator import SpadeGenerator
 from models.gan.norms import NormOptions
 from models.gan.options import GanConfig
@@ -42,7 +42,7 @@ def test_holes_are_filled_as_scipy_does() -> None:
 
 @pytest.mark.parametrize("form", ["dice", "bce"])
 def test_loss_is_small_for_the_right_outline_and_grows_with_the_shift(form: str) -> None:
-    losses = [body.mask_loss(IMAGE.roll(k, -1), LABEL, THRESHOLD, form).item() for k in (0, 1, 3, 6)]
+    losses = [mask_loss.mask_loss(IMAGE.roll(k, -1), LABEL, THRESHOLD, form).item() for k in (0, 1, 3, 6)]
     assert losses == sorted(losses)
     assert losses[0] < 0.3 * losses[1]
 
@@ -52,14 +52,14 @@ def test_gradient_reaches_wrong_pixels_and_points_the_right_way(form: str) -> No
     """The predecessor's mask loss had none at all: 8-bit casts and numpy morphology."""
     image = (IMAGE.roll(3, -1) * 0.5 - 0.3).requires_grad_()  # less extreme, so that sigmoids are not flat
     threshold = -0.6
-    body.mask_loss(image, LABEL, threshold, form).backward()
+    mask_loss.mask_loss(image, LABEL, threshold, form).backward()
     gradient = image.grad[:, 0]
     outside = (image.detach()[:, 0] > threshold) & (LABEL == 0)
     missing = (image.detach()[:, 0] < threshold) & (LABEL > 0)
     assert gradient[outside].min() > 0  # must become darker
-    rim = missing & ~body.body_logits(image.detach(), threshold)[1]
+    rim = missing & ~mask_loss.body_logits(image.detach(), threshold)[1]
     assert gradient[rim].max() < 0  # must become brighter
-    holes = body.body_logits(image.detach(), threshold)[1]
+    holes = mask_loss.body_logits(image.detach(), threshold)[1]
     assert holes.any()
     assert gradient[holes].abs().max() == 0
 
@@ -68,26 +68,26 @@ def test_closed_forms() -> None:
     label = torch.zeros(1, 4, 4, dtype=torch.long)
     label[:, :2] = 1
     image = torch.full((1, 1, 4, 4), THRESHOLD)  # every pixel half body
-    assert body.mask_loss(image, label, THRESHOLD, "dice").item() == pytest.approx(1 - 2 * 4 / (8 + 8))
+    assert mask_loss.mask_loss(image, label, THRESHOLD, "dice").item() == pytest.approx(1 - 2 * 4 / (8 + 8))
     expected = torch.log(torch.tensor(2.0)).item() * 0.1
-    assert body.softness(THRESHOLD) == pytest.approx(0.1)
-    assert body.mask_loss(image, label, THRESHOLD, "bce").item() == pytest.approx(expected, rel=1e-5)
-    assert body.mask_loss(image, torch.zeros_like(label), THRESHOLD, "dice").item() == 0
+    assert mask_loss.softness(THRESHOLD) == pytest.approx(0.1)
+    assert mask_loss.mask_loss(image, label, THRESHOLD, "bce").item() == pytest.approx(expected, rel=1e-5)
+    assert mask_loss.mask_loss(image, torch.zeros_like(label), THRESHOLD, "dice").item() == 0
 
 
 def test_thresholds_separate_body_from_air() -> None:
     images = IMAGE + 0.01 * torch.randn(2, 1, 32, 32, generator=torch.Generator().manual_seed(0))
-    assert AIR + 0.05 < body.paired_threshold(images, LABEL) < TISSUE
-    alone = body.unpaired_threshold(images)
+    assert AIR + 0.05 < mask_loss.paired_threshold(images, LABEL) < TISSUE
+    alone = mask_loss.unpaired_threshold(images)
     assert AIR + 0.05 < alone < TISSUE
-    assert body.agreement(images, LABEL, alone) > 0.995
+    assert mask_loss.agreement(images, LABEL, alone) > 0.995
     # Right beside the peak of the air the sigmoid would be a step: no slope where the body is too large.
     large = (images.roll(3, -1) * 0.5 - 0.3).requires_grad_()
-    body.mask_loss(large, LABEL, alone).backward()
+    mask_loss.mask_loss(large, LABEL, alone).backward()
     wrong = (large.detach()[:, 0] > alone) & (LABEL == 0)
     assert large.grad[:, 0][wrong].min() > 1e-6
-    assert body.agreement(images, LABEL, body.paired_threshold(images, LABEL)) > 0.995
-    assert body.agreement(images.roll(3, -1), LABEL, THRESHOLD) < 0.9
+    assert mask_loss.agreement(images, LABEL, mask_loss.paired_threshold(images, LABEL)) > 0.995
+    assert mask_loss.agreement(images.roll(3, -1), LABEL, THRESHOLD) < 0.9
 
 
 @pytest.mark.slow
@@ -101,13 +101,13 @@ def test_training_with_it_lowers_the_outline_error_of_misaligned_data() -> None:
         optimizer = torch.optim.Adam(net.parameters(), lr=5e-3)
         for _ in range(60):
             image = net(LABEL)
-            loss = (image - target).abs().mean() + weight * body.mask_loss(
+            loss = (image - target).abs().mean() + weight * mask_loss.mask_loss(
                 image, LABEL, THRESHOLD, GanConfig().mask_loss
             )
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
-        errors[weight] = 1 - body.agreement(net(LABEL).detach(), LABEL, THRESHOLD)
+        errors[weight] = 1 - mask_loss.agreement(net(LABEL).detach(), LABEL, THRESHOLD)
     assert errors[0.0] > 0.05
     assert errors[3.0] < 0.5 * errors[0.0]
 
@@ -118,6 +118,6 @@ def test_default_form_has_a_slope_everywhere_at_the_first_output_of_a_generator(
     net = SpadeGenerator(NormOptions(SMALL, 2, 0), 1, (32, 32))
     image = net(LABEL).detach().requires_grad_()
     assert image.abs().max() < 0.2
-    body.mask_loss(image, LABEL, THRESHOLD, GanConfig().mask_loss).backward()
+    mask_loss.mask_loss(image, LABEL, THRESHOLD, GanConfig().mask_loss).backward()
     air = image.grad[:, 0][LABEL == 0]
     assert air.min() > 0.5 / image.numel()  # at least half of the slope of a pixel's share in the mean

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy.optimize import curve_fit
 
-from evaluation.worth import (
+from evaluation.learning_curves import (
     EXPONENTS,
     fit_power_law,
     learning_curves,
