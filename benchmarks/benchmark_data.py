@@ -26,9 +26,9 @@ REPOSITORY = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(REPOSITORY))
 
 from benchmarks.measuring import in_process
-from dataloaders.folder import load_manifest
 from dataloaders.io.files import write_json
 from dataloaders.io.manifest import Manifest, Slice, slice_name
+from dataloaders.plain_folder import load_manifest
 from dataloaders.prepare.options import PrepareOptions
 from dataloaders.prepare.prepare import prepare
 from dataloaders.slices import BatchLoader, SliceDataset

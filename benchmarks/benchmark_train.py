@@ -28,10 +28,10 @@ sys.path.insert(0, str(REPOSITORY))
 import config as options
 from benchmarks.measuring import in_process, seconds
 from config import Config
-from dataloaders.folder import load_manifest
 from dataloaders.io import ranks
 from dataloaders.io.files import markdown_table, write_json
 from dataloaders.io.spec import DataSpec, Label
+from dataloaders.plain_folder import load_manifest
 from dataloaders.prepare.options import PrepareOptions
 from dataloaders.prepare.prepare import prepare
 from dataloaders.slices import BatchLoader, SliceDataset

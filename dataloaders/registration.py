@@ -22,7 +22,7 @@ from scipy import ndimage
 from dataloaders.io.geometry import off_grid, spacing, to_ras
 from dataloaders.io.nifti import Volume
 
-Method = Literal["none", "affine", "deformable"]
+Alignment = Literal["none", "affine", "deformable"]
 LPS = np.diag([-1.0, -1.0, 1.0, 1.0])
 BINS, SHRINK = 50, [4, 2]
 SAMPLED, ENOUGH = 0.1, 20_000  # share of the voxels that the metric reads, and the least number of them
@@ -62,7 +62,7 @@ def same_space(fixed: Volume, moving: Volume) -> bool:
     return dice(_head(fixed.data), _head(moving.data)) >= SAME_SPACE_DICE
 
 
-def register(fixed: Volume, moving: Volume, method: Method = "deformable") -> Transform:
+def register(fixed: Volume, moving: Volume, method: Alignment = "deformable") -> Transform:
     """Find `moving` in `fixed`; both brain-extracted and of one contrast (T1w). ValueError for empty or sheared scans.
 
     One thread and a regular sample of the voxels, so the same scans always give the same transform.

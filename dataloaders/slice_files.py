@@ -1,4 +1,4 @@
-"""Slices of a volume on disk."""
+"""What of a volume becomes slices: which, and which part of their planes; writing them as PNG."""
 
 from __future__ import annotations
 

@@ -15,14 +15,14 @@ import torch
 from numpy.typing import NDArray
 from torch.utils.data import Dataset
 
-from dataloaders.folder import unwritten
+from dataloaders.batches import load
 from dataloaders.io.files import file_sha256
 from dataloaders.io.intensity import levels_to_model
 from dataloaders.io.manifest import FILE_NAME, SPLITS, Case, Manifest, Slice
 from dataloaders.io.png import as_16_bit, read_png
 from dataloaders.io.ranks import rank, world_size
 from dataloaders.io.spec import DataSpec, mirrored_name, plain_name
-from dataloaders.loading import load
+from dataloaders.plain_folder import unwritten
 from models.base import Batch, seeded_generator
 
 Read = Literal["both", "labels", "images"]

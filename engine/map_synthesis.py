@@ -28,8 +28,8 @@ from dataloaders.io.nifti import SUFFIXES, stem
 from dataloaders.io.spec import DataSpec
 from dataloaders.io.workers import parse_shard
 from dataloaders.labelmaps.generated_files import bids_place, describe_bids
-from dataloaders.labelmaps.ids import Reading, read_ids
-from dataloaders.labelmaps.labels import count_labels, read_label_map
+from dataloaders.labelmaps.ids import Reading, classes_of_ids
+from dataloaders.labelmaps.labels import count_labels, read_label_table
 from dataloaders.labelmaps.map_slices import slice_map
 from dataloaders.labelmaps.maps import LabelMaps, read_label_map_file
 from engine.methods.base import workflow_of
@@ -137,7 +137,7 @@ class MapSynthesis:
         assert config.out is not None
         self.config, self.run, self.out, self.spec = config, run, config.out, run.spec
         self.windows, self.neighbours = run.windows(), workflow.neighbours
-        self.given = read_label_map(config.label_map) if config.label_map is not None else None
+        self.given = read_label_table(config.label_map) if config.label_map is not None else None
         self.maps, self.bids = find_maps(config.labels)
         self.method, self.device, self.draws, self.drawn = drawing(config, run)
         self.report = MapReport()
@@ -204,7 +204,7 @@ class MapSynthesis:
     def _read(self, item: MapFile, voxels: Mapping[int, int]) -> tuple[Reading, dict[int, str]]:
         """How the map with these ids is read, and the class of each of them."""
         lenient = self.config.unknown_labels == "background"
-        reading = read_ids(item.path, voxels, self.spec, self.given, self.config.label_ids, lenient)
+        reading = classes_of_ids(item.path, voxels, self.spec, self.given, self.config.label_ids, lenient)
         names = {i: label.name for label in reading.table.labels for i in label.source}
         return reading, {i: names.get(i, self.spec.labels[0].name) for i in voxels}
 

@@ -17,7 +17,6 @@ import torch
 from torch import Tensor
 
 import config as options
-from dataloaders.folder import unwritten
 from dataloaders.io import ranks
 from dataloaders.io.console import tracked
 from dataloaders.io.files import naming, read_json, write_json, write_text
@@ -27,6 +26,7 @@ from dataloaders.io.runlog import RunLog
 from dataloaders.io.schema import decode
 from dataloaders.io.workers import WorkerLost
 from dataloaders.overview import counted
+from dataloaders.plain_folder import unwritten
 from dataloaders.slices import BatchLoader, Part, fingerprint
 from dataloaders.unpaired import typical_windows
 from engine import checkpoint, device

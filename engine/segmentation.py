@@ -16,7 +16,7 @@ from config import Config
 from dataloaders.io.geometry import ACROSS, regrid, resample
 from dataloaders.io.intensity import shown
 from dataloaders.labelmaps.classes import tissue_classes
-from dataloaders.patches import neighbour_stack
+from dataloaders.segmenter.patches import neighbour_stack
 from models.segmenter.options import SegmenterConfig
 
 SLICES = 16  # of a 2-D network that are predicted at once

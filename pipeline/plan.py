@@ -8,7 +8,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from dataloaders.labelmaps.label_files import TABLES
+from dataloaders.labelmaps.label_tables import TABLES
 from pipeline.cases import StudyCase
 from pipeline.records import Unit
 from pipeline.rules import RULES

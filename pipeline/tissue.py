@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 from dataloaders.io.geometry import resample, to_ras
 from dataloaders.io.nifti import Volume, read_volume, whole_numbers
 from dataloaders.io.spec import Label, plain_name
-from dataloaders.labelmaps.label_files import table_rows
-from dataloaders.labelmaps.labels import LabelTable
+from dataloaders.labelmaps.label_tables import table_rows
+from dataloaders.labelmaps.labels import ClassTable
 from dataloaders.prepare.tissue import largest_component
 from pipeline.study import QualityOptions
 
@@ -35,8 +35,8 @@ def on_grid(data: NDArray, affine: NDArray, grid: Volume, labels: bool) -> NDArr
     return resample(moved, own, grid.data.shape, grid.affine, labels=labels)
 
 
-def read_table(path: Path) -> LabelTable:
-    """The tissue of each id of a tool: by BIDS' column mapping of any `label_files.table_rows`, else by the names there.
+def read_table(path: Path) -> ClassTable:
+    """The tissue of each id of a tool: by BIDS' column mapping of any `label_tables.table_rows`, else by the names there.
 
     ValueError names file and row, and tissues that nothing becomes.
     """
@@ -54,7 +54,7 @@ def read_table(path: Path) -> LabelTable:
         ids[short.get(classes.labels[number].name, "background")].append(row.id)
     if absent := [name for name in TISSUES if not ids[name]]:
         raise ValueError(f"{path}: no id becomes {', '.join(absent)}")
-    return LabelTable(tuple(replace(label, source=tuple(ids[label.name])) for label in LABELS), lenient=True)
+    return ClassTable(tuple(replace(label, source=tuple(ids[label.name])) for label in LABELS), lenient=True)
 
 
 def tissue_facts(tissue: NDArray[np.uint8], t1: NDArray, voxel_ml: float) -> dict[str, Any]:

@@ -36,8 +36,8 @@ from dataloaders.io.workers import in_order, parse_shard, shared
 from dataloaders.labelmaps.anatomies import VERSION, Anatomies
 from dataloaders.labelmaps.generated_files import INDEX, SCHEMA, SampleLedger, bids_place, describe_bids
 from dataloaders.labelmaps.image_generator import ImageGenerator, SyntheticImage, check_exclusive, map_weights
-from dataloaders.labelmaps.labels import LabelTable, count_labels, id_type
-from dataloaders.labelmaps.lesion_maps import find_masks, match_lesions
+from dataloaders.labelmaps.labels import ClassTable, count_labels, id_type
+from dataloaders.labelmaps.lesion_maps import find_masks, masks_of_maps
 from dataloaders.labelmaps.maps import LabelMap, LabelMaps, as_indices, read_label_map_file
 from dataloaders.labelmaps.schemes import output_labels, scheme_of_options
 from dataloaders.labelmaps.seed_maps import SeedMaps, seeded
@@ -367,7 +367,7 @@ def settings_of(plan: SamplePlan) -> dict[str, Any]:
     if o.anatomies:
         given["anatomies"] = {"count": o.anatomies, "maps": {item.file: item.sha256 for item in plan.maps}}
     if o.lesions is not None:
-        masks = match_lesions(paths, find_masks(o.lesions, paths))
+        masks = masks_of_maps(paths, find_masks(o.lesions, paths))
         given["lesions"] = {item.file: file_sha256(masks[item.path]) for item in plan.maps if item.path in masks}
     return settings | {
         name: value for name, value in given.items() if value not in (None, ())
@@ -557,7 +557,7 @@ def write_slices(
     assert spec.axis is not None
     assert sample.source.path is not None
     channels, label = sample.volumes()
-    ids, grid = to_ras(LabelTable(spec.labels).apply(label).astype(id_type(spec.num_labels)), sample.affine)
+    ids, grid = to_ras(ClassTable(spec.labels).apply(label).astype(id_type(spec.num_labels)), sample.affine)
     images = [to_ras(channel, sample.affine)[0] for channel in channels]
     count, *full = plane_shape(ids.shape, spec.axis)
     crop = ((full[0] - spec.size[0]) // 2, (full[1] - spec.size[1]) // 2)  # negative: the plane is padded

@@ -19,13 +19,13 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from config import RunOptions, TestConfig
-from dataloaders.folder import load_manifest
 from dataloaders.io.files import atomic_path, read_json, write_json, write_text
 from dataloaders.io.locks import lock_place
 from dataloaders.io.manifest import SPLITS, Manifest
 from dataloaders.io.pictures import to_grey
 from dataloaders.io.schema import AtLeast0, GpuIds, check, options_of
 from dataloaders.io.weights import resolve
+from dataloaders.plain_folder import load_manifest
 from dataloaders.slices import fingerprint
 from engine.command import exit_code
 from engine.methods.base import workflow_of

@@ -35,8 +35,8 @@ from dataloaders.io.workers import parse_shard
 from dataloaders.labelmaps.classes import ras_spacing
 from dataloaders.labelmaps.generated_files import describe_bids
 from dataloaders.labelmaps.labels import id_type
-from dataloaders.scans import MAX_GRID, ReadScan, Scan, find_scans, read_scan
-from dataloaders.segmentation_task import SHOWN
+from dataloaders.segmenter.scans import MAX_GRID, ReadScan, Scan, find_scans, read_scan
+from dataloaders.segmenter.task import SHOWN
 from engine.command import exit_code
 from engine.segmentation import Predictor, most_probable
 from engine.trained import TrainedRun

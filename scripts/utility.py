@@ -24,12 +24,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from config import parse_test, parse_train
-from dataloaders.folder import load_manifest
 from dataloaders.io.files import csv_text, read_json, write_json, write_text
 from dataloaders.io.ledger import Ledger
 from dataloaders.io.manifest import FILE_NAME, Manifest
 from dataloaders.io.schema import NAME, AtLeast0, AtLeast1, Must, Shard, check, options_of
 from dataloaders.io.workers import parse_shard
+from dataloaders.plain_folder import load_manifest
 from dataloaders.slices import fingerprint
 from engine.command import exit_code
 from engine.signals import EXIT_INTERRUPTED, EXIT_TERMINATED, EXIT_TIME_LIMIT

@@ -22,7 +22,7 @@ import numpy as np
 import pytest
 import torch
 
-from dataloaders import loading
+from dataloaders import batches
 from dataloaders.io import locks
 from dataloaders.io.locks import Holder, lock_folder, lock_place
 from dataloaders.io.manifest import Manifest
@@ -246,7 +246,7 @@ def test_a_killed_loader_process_costs_nothing(
     number: signal.Signals, cause: str, data: Path, whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The cause is told in one line, the state is saved, and the run ends as if nothing had been."""
-    monkeypatch.setattr(loading, "POLL", 0.5)
+    monkeypatch.setattr(batches, "POLL", 0.5)
     with monkeypatch.context() as patch:
         in_a_worker(patch, lambda: os.kill(os.getpid(), number))
         done = call(*train(data, tmp_path, extra="--num_workers 1 --cache_gb 0"), code=6)
@@ -265,8 +265,8 @@ def test_a_hanging_loader_process_ends_the_run_saved(
     data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     in_a_worker(monkeypatch, lambda: time.sleep(1000))
-    monkeypatch.setattr(loading, "POLL", 0.5)
-    monkeypatch.setattr(loading, "PATIENCE", 2.0)
+    monkeypatch.setattr(batches, "POLL", 0.5)
+    monkeypatch.setattr(batches, "PATIENCE", 2.0)
     done = call(*train(data, tmp_path, extra="--num_workers 1 --cache_gb 0"), code=6)
     assert "delivered nothing for 2 seconds: they hang" in done.stderr
     assert "stopped at 8 images, state saved" in done.stdout
@@ -278,7 +278,7 @@ def test_a_stop_request_is_obeyed_while_the_loader_hangs(
 ) -> None:
     """At once; only the weights, whose batch statistics need the data, wait for the loader once more."""
     in_a_worker(monkeypatch, lambda: (os.kill(os.getppid(), signal.SIGTERM), time.sleep(1000)))
-    monkeypatch.setattr(loading, "PATIENCE", 1.0)
+    monkeypatch.setattr(batches, "PATIENCE", 1.0)
     done = call(*train(data, tmp_path, extra="--num_workers 1 --cache_gb 0 --freq_save_latest 1000"), code=143)
     assert "warning: weights-latest stays as it was: the loader processes delivered nothing" in done.stdout
     assert re.search("stopped at [48] images, state saved", done.stdout)

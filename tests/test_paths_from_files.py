@@ -12,10 +12,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from dataloaders.folder import load_manifest
 from dataloaders.io.manifest import Manifest
 from dataloaders.io.png import write_png
 from dataloaders.io.spec import Channel, DataSpec, Label
+from dataloaders.plain_folder import load_manifest
 from pipeline.records import Output, Record
 from tests.toy import prepared_folder, toy_spec
 

@@ -13,7 +13,7 @@ from dataloaders.io.geometry import regrid, resample
 from dataloaders.io.manifest import Manifest
 from dataloaders.io.nifti import read_volume
 from dataloaders.io.png import read_png
-from dataloaders.labelmaps.label_files import table_rows
+from dataloaders.labelmaps.label_tables import table_rows
 from dataloaders.prepare.atlas import atlas_tissue
 from dataloaders.prepare.check import check_folder
 from dataloaders.prepare.prepare import DataFaults

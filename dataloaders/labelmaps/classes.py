@@ -17,14 +17,14 @@ from config import Config
 from dataloaders.io.files import read_json, read_toml
 from dataloaders.io.schema import AtLeast0, Must, decode
 from dataloaders.io.spec import BACKGROUND, DataSpec, Label, plain_name, sideless
-from dataloaders.labelmaps.label_files import id_list
-from dataloaders.labelmaps.labels import LabelTable
+from dataloaders.labelmaps.label_tables import id_list
+from dataloaders.labelmaps.labels import ClassTable
 from dataloaders.labelmaps.schemes import fitting_tables
 from models.gmm import freesurfer
 from models.gmm.scheme import LabelScheme
 
 Levels = Annotated[tuple[float, float], Must("low and high in 0..255", lambda v: 0 <= v[0] <= v[1] <= 255)]
-TISSUE_TABLES = ("csf-gm-wm", "gm-wm-csf")  # of `dataloaders.labelmaps.labels`: nothing but tissues
+TISSUE_TABLES = ("csf-gm-wm", "gm-wm-csf")  # of `label_tables.BUILT_IN`: nothing but tissues
 CLASSES = ("auto", "tissue", "structures")  # --segmenter.classes by name
 MR_CONTRASTS: dict[str, dict[str, Sequence[float]]] = read_toml(Path(__file__).with_name("contrasts.toml"), "table")
 
@@ -51,7 +51,7 @@ class Classes:
             self._refuse({value for value in found if value and value not in self._values()})
         if self.tissue and any(found) and freesurfer.strangers(found) is None:
             self._refuse({value for value in found if value})
-        return self.placed(LabelTable((*self.labels, *(label for label, _, _ in self.sides))).apply(ids))
+        return self.placed(ClassTable((*self.labels, *(label for label, _, _ in self.sides))).apply(ids))
 
     def placed(self, label: NDArray) -> NDArray:
         """A map (*S) of class ids with every label of `sides` as the nearest of its two classes, left where neither is."""

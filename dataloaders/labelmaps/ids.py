@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Literal
 
 from dataloaders.io.spec import BACKGROUND, DataSpec, Label, plain_name
-from dataloaders.labelmaps.label_files import table_rows
-from dataloaders.labelmaps.labels import LabelTable, Names, labels_with, names_of
+from dataloaders.labelmaps.label_tables import table_rows
+from dataloaders.labelmaps.labels import ClassTable, Names, labels_with, names_of
 from dataloaders.labelmaps.schemes import fitting_tables
 
 LabelIds = Literal["auto", "source", "class"]
@@ -28,11 +28,11 @@ class Reading:
     """
 
     how: str
-    table: LabelTable
+    table: ClassTable
     notes: tuple[str, ...] = ()
 
 
-def read_ids(
+def classes_of_ids(
     path: Path,
     counts: Mapping[int, int],
     spec: DataSpec,
@@ -53,7 +53,7 @@ def read_ids(
         how += " (classes without names by id)" * bool(counts.keys() & unnamed)
     elif label_ids == "class":
         labels = tuple(replace(label, source=(label.id,)) for label in labels)
-    table = LabelTable(labels, lenient)
+    table = ClassTable(labels, lenient)
     unknown, notes = table.unknown(counts), []
     # Where nobody says, they may as well be the run's own
     either = not names and label_ids != "class" and max(counts) < spec.num_labels

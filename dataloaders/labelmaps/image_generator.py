@@ -104,7 +104,7 @@ class ImageGenerator(Lab2imAttributes):
     seeds: folder of scripts/make_seeds.py; the tissues of each sample are split by intensity, into subclasses (least, most)
     clusters each, whose means are tied (options.tie_std). Maps without seeds are left out. Not with priors.
     lesions: folder, file or list of lesion masks (0 and 1), whose voxels become one more label and class, the last, named
-    lesion, with the output value max(outputs) + 1; see `lesion_maps.match_lesions`. Maps without a mask have none.
+    lesion, with the output value max(outputs) + 1; see `lesion_maps.masks_of_maps`. Maps without a mask have none.
     fluid_margin, rim: mm of fluid around the brain that stay, and that are shared with the cortex; see `fluid.Fluid`.
     anatomies: so many new maps beside the given ones; fields: folder of what they need of each map (`anatomies.Anatomies`).
     preset, options: starting values (models.gmm.options); further keywords are options in lab2im's or SynthSeg's forms.

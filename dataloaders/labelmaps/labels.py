@@ -19,7 +19,7 @@ from dataloaders.io.manifest import FILE_NAME, Manifest
 from dataloaders.io.nifti import NIFTI_SUFFIXES, stem
 from dataloaders.io.schema import decode
 from dataloaders.io.spec import BACKGROUND, Label
-from dataloaders.labelmaps.label_files import BUILT_IN, COLOUR_TABLES, table_rows
+from dataloaders.labelmaps.label_tables import BUILT_IN, COLOUR_TABLES, table_rows
 
 Names = Mapping[int, str]
 _HEADER_LABEL = re.compile(rb'<Label Key="(\d+)"[^>]*>\s*(?:<!\[CDATA\[(.*?)\]\]>|([^<]*))\s*</Label>')
@@ -27,7 +27,7 @@ _COUNTED = 2**20  # ids up to which counting is cheaper than sorting
 
 
 @dataclass(frozen=True)
-class LabelTable:
+class ClassTable:
     """Classes, and the class id of every source id. Unknown ids go to background when `lenient`."""
 
     labels: tuple[Label, ...]
@@ -92,10 +92,10 @@ def id_type(num_labels: int) -> DTypeLike:
     return np.uint8 if num_labels <= 256 else np.uint16
 
 
-def read_label_map(
+def read_label_table(
     table: Path | str, found: Iterable[int] | None = None, flag: str = "--label_map"
 ) -> tuple[Label, ...]:
-    """Classes of `label_files.table_rows`, background first; see `named_labels`.
+    """Classes of `label_tables.table_rows`, background first; see `named_labels`.
 
     found: of tables that list all there may be, built-in ones and colour tables, only these ids.
     """
@@ -148,10 +148,10 @@ def labels_with(path: Path) -> tuple[tuple[Label, ...], str] | None:
         data = read_json(sidecar)
         found = data.get("LabelMap") if isinstance(data, dict) else None
         if isinstance(found, dict) and found and all(type(number) is int for number in found.values()):
-            colors = {label.name: label.color for label in read_label_map(tables[0], flag="labels")} if tables else {}
+            colors = {label.name: label.color for label in read_label_table(tables[0], flag="labels")} if tables else {}
             return named_labels((i, str(name), colors.get(name, "")) for name, i in found.items()), sidecar.name
     if tables:
-        return read_label_map(tables[0], flag="labels"), tables[0].name
+        return read_label_table(tables[0], flag="labels"), tables[0].name
     results = path.parent.parent
     if path.parent.name in ("predictions", "groundtruth") and (results / FILE_NAME).is_file():
         return tuple(replace(label, source=(label.id,)) for label in _classes_of(results)), FILE_NAME

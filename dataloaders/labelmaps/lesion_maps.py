@@ -21,7 +21,7 @@ class LesionMaps(LabelMaps):
     """Label maps of which some have a mask (0 and 1, on the same grid), whose voxels become the label ``lesion``.
 
     labels: as for `LabelMaps`, files only. lesions: folder (with its subfolders), file, or list of files; see
-    `match_lesions`. `scheme` is `base` with ``lesion`` as the last, of the highest output. Maps without a mask have none.
+    `masks_of_maps`. `scheme` is `base` with ``lesion`` as the last, of the highest output. Maps without a mask have none.
     """
 
     def __init__(self, labels: Source, lesions: Lesions, base: LabelScheme, cache_gb: float = 1.0) -> None:
@@ -29,7 +29,7 @@ class LesionMaps(LabelMaps):
         self.base = base
         if not all(isinstance(source, Path) for source in self.sources):
             raise ValueError("lesions go with label maps in files, not with arrays")
-        self.masks = match_lesions(self.sources, find_masks(lesions, self.sources))
+        self.masks = masks_of_maps(self.sources, find_masks(lesions, self.sources))
         self.use(base.add_lesion(output=max(base.outputs) + 1))
 
     def ready(self, label_map: LabelMap, subclasses: Sequence[int] = ()) -> LabelMap:
@@ -74,7 +74,7 @@ def find_masks(lesions: Lesions, maps: Sequence[Path]) -> list[Path]:
     return without_twins(named or files) if Path(lesions).is_dir() else files
 
 
-def match_lesions(maps: Sequence[Path], masks: Sequence[Path]) -> dict[Path, Path]:
+def masks_of_maps(maps: Sequence[Path], masks: Sequence[Path]) -> dict[Path, Path]:
     """The mask of each map that has one.
 
     A mask belongs to the map of the same name; or the longest name (with or without ``_dseg``) that its own goes on from,

@@ -13,9 +13,9 @@ from dataloaders.io.intensity import Window
 from dataloaders.io.manifest import Case, Geometry, Slice, affine_rows
 from dataloaders.io.spec import DataSpec
 from dataloaders.labelmaps.classes import ras_spacing
-from dataloaders.labelmaps.labels import LabelTable, id_type
+from dataloaders.labelmaps.labels import ClassTable, id_type
 from dataloaders.labelmaps.maps import LabelMap
-from dataloaders.scans import MAX_GRID
+from dataloaders.segmenter.scans import MAX_GRID
 from dataloaders.slice_files import Frame, choose_slices
 from dataloaders.slices import SliceSample, collate, neighbour_entries, slice_positions
 from models.base import Batch
@@ -52,7 +52,7 @@ class MapSlices:
 
 
 def slice_map(
-    label_map: LabelMap, table: LabelTable, spec: DataSpec, name: str, windows: tuple[Window, ...]
+    label_map: LabelMap, table: ClassTable, spec: DataSpec, name: str, windows: tuple[Window, ...]
 ) -> MapSlices:
     """The map as classes of `table` in slices of the spec: RAS, its voxel size (nearest), its size around the labels.
 

@@ -12,8 +12,8 @@ from dataloaders.io.files import read_json
 from dataloaders.io.manifest import FILE_NAME, Manifest
 from dataloaders.io.spec import BACKGROUND, Label, mirrored_name, plain_name
 from dataloaders.labelmaps.lab2im import list_scheme
-from dataloaders.labelmaps.label_files import BUILT_IN, FREESURFER, READERS
-from dataloaders.labelmaps.labels import common_labels, named_labels, read_label_map
+from dataloaders.labelmaps.label_tables import BUILT_IN, FREESURFER, READERS
+from dataloaders.labelmaps.labels import common_labels, named_labels, read_label_table
 from models.gmm import freesurfer
 from models.gmm.scheme import LabelScheme, named_partners
 
@@ -27,7 +27,7 @@ def read_scheme(
 
     auto: for the fetal preset FeTA's tissues or seeds, else FreeSurfer's, else labels by the names that come with all of
     `sources`, paths among other things (`labels.labels_with`), else plain ones. freesurfer, feta, seeds: that, or an error.
-    Another name or file of `labels.read_label_map`: a table of names, where ids of one name share their class and output.
+    Another name or file of `labels.read_label_table`: a table of names, where ids of one name share their class and output.
     X.json with `values`: fields of `LabelScheme`; n_neutral_labels may stand for partners. A folder with a manifest: values
     are the ids of its source maps, which become its labels. ValueError, which names the flag, for everything else.
     """
@@ -57,7 +57,7 @@ def read_scheme(
     if path.suffix == ".json" and path.is_file() and _is_scheme(read_json(path)):
         return _scheme_of_table(path, flag)
     if text in BUILT_IN or (path.is_file() and path.suffix in READERS):
-        return _scheme_of_names(read_label_map(text, flag=flag), found, f"{flag} {text}")
+        return _scheme_of_names(read_label_table(text, flag=flag), found, f"{flag} {text}")
     raise ValueError(
         f"{flag} {text}: must be auto, seeds, {', '.join(BUILT_IN)}, an existing table "
         f"({', '.join(READERS)}), or a prepared data folder"
@@ -97,7 +97,7 @@ def fitting_tables(values: Iterable[int], among: Iterable[str] = ()) -> list[str
     return [
         name
         for name in among or BUILT_IN
-        if found <= {number for label in read_label_map(name) for number in label.source}
+        if found <= {number for label in read_label_table(name) for number in label.source}
     ]
 
 

@@ -21,8 +21,8 @@ from numpy.typing import NDArray
 from dataloaders.io.files import read_json, read_toml
 from dataloaders.io.schema import NAME
 from dataloaders.io.spec import Label
-from dataloaders.labelmaps.label_files import READERS, id_list, table_rows
-from dataloaders.labelmaps.labels import LabelTable, count_labels
+from dataloaders.labelmaps.label_tables import READERS, id_list, table_rows
+from dataloaders.labelmaps.labels import ClassTable, count_labels
 
 if TYPE_CHECKING:
     import torch
@@ -54,7 +54,7 @@ class SeedScheme:
         Raises ValueError that lists the labels of no meta-label with their voxel counts.
         """
         metas = [Label(i, name, tuple(j for j in ids if j)) for i, (name, ids) in enumerate(self.metas, 1)]
-        table = LabelTable((Label(0, "background", (0, *self.background)), *metas))
+        table = ClassTable((Label(0, "background", (0, *self.background)), *metas))
         if unknown := table.unknown(count_labels(labels)):
             listing = ", ".join(f"{i} ({n} voxels)" for i, n in unknown.items())
             raise ValueError(f"labels that the annotation {self.name!r} does not list: {listing}")
@@ -67,7 +67,7 @@ class SeedScheme:
 
 
 def find_scheme(annotation: str) -> SeedScheme:
-    """A scheme of seeds.toml by name, or one of the names of a table (see `label_files.table_rows`).
+    """A scheme of seeds.toml by name, or one of the names of a table (see `label_tables.table_rows`).
 
     The name ``background`` collects ids to ignore. ValueError names the file and what is wrong.
     """

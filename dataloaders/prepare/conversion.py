@@ -7,14 +7,14 @@ from pathlib import Path
 
 import numpy as np
 
-from dataloaders.folder import MAX_LABELS, PlainFolder, cases_of, scan
 from dataloaders.io.console import tracked
 from dataloaders.io.files import whole_folder
 from dataloaders.io.intensity import Window
 from dataloaders.io.manifest import Manifest, Slice
 from dataloaders.io.png import read_colours, read_png, write_png
 from dataloaders.io.spec import Channel, DataSpec
-from dataloaders.labelmaps.labels import LabelTable, count_labels, found_labels, id_type, read_label_map
+from dataloaders.labelmaps.labels import ClassTable, count_labels, found_labels, id_type, read_label_table
+from dataloaders.plain_folder import MAX_LABELS, PlainFolder, cases_of, scan
 from dataloaders.prepare.inspection import DataFaults
 from dataloaders.prepare.options import PrepareOptions, parse_window
 from dataloaders.prepare.planning import unlisted_ids
@@ -59,11 +59,11 @@ def convert_folder(o: PrepareOptions) -> Manifest | None:
     return manifest
 
 
-def _table(o: PrepareOptions, found: PlainFolder, coded: bool) -> LabelTable:
+def _table(o: PrepareOptions, found: PlainFolder, coded: bool) -> ClassTable:
     names = {i: f"colour_{i:06x}" for i in found.ids.counts} if coded else {}
     counts = found.ids.counts
-    labels = found_labels(counts, names) if o.label_map is None else read_label_map(o.label_map, counts)
-    table = LabelTable(labels, o.unknown_labels == "background")
+    labels = found_labels(counts, names) if o.label_map is None else read_label_table(o.label_map, counts)
+    table = ClassTable(labels, o.unknown_labels == "background")
     unlisted, dropped = unlisted_ids(f"--label_map {o.label_map}", table, counts, "pixels", names)
     found.faults += unlisted
     for note in dropped:
@@ -88,7 +88,7 @@ def _window(o: PrepareOptions, found: PlainFolder) -> Window:
     return Window(0, 255 if 8 in found.levels else 2 ** max(8, found.highest(16).bit_length()) - 1)
 
 
-def _convert(source: Path, out: Path, item: Slice, table: LabelTable, window: Window, coded: bool) -> Slice:
+def _convert(source: Path, out: Path, item: Slice, table: ClassTable, window: Window, coded: bool) -> Slice:
     """Write the files of one slice under their own names; the slice with its new histogram."""
     if item.label:
         stored = read_colours(source / item.label) if coded else read_png(source / item.label)

@@ -7,10 +7,10 @@ from collections.abc import Mapping
 
 from dataloaders.io.spec import LESION, Label
 from dataloaders.labelmaps.labels import (
-    LabelTable,
+    ClassTable,
     found_labels,
     named_labels,
-    read_label_map,
+    read_label_table,
 )
 from dataloaders.prepare import tissue
 from dataloaders.prepare.inspection import DataFaults, Facts
@@ -85,7 +85,7 @@ def _classes(
         made = tissue.BRAIN_TISSUE if o.tissue in tissue.BRAIN_METHODS else tissue.CT_TISSUE
         return found_labels(made, made), "", ""
     if o.label_map is not None:
-        return read_label_map(o.label_map, counts), "", f"--label_map {o.label_map}"
+        return read_label_table(o.label_map, counts), "", f"--label_map {o.label_map}"
     if found.label_names:
         return found_labels(counts, found.label_names), "", ""
     rows: dict[int, Label] = {}
@@ -105,25 +105,25 @@ def _classes(
             f"beside the label maps: {of}",
         )
     if ct and len(counts) > OWN_COUNT and OWN_LOW <= max(counts) <= OWN_HIGH:
-        return read_label_map(OWN, counts), (
+        return read_label_table(OWN, counts), (
             f"label names: {OWN}'s, whose ids these are by their number and range in a CT; --label_map FILE gives others"
         ), ""  # fmt: skip
     return found_labels(counts, {}), "", ""
 
 
-def _table(o: PrepareOptions, found: Found, labels: tuple[Label, ...]) -> LabelTable:
+def _table(o: PrepareOptions, found: Found, labels: tuple[Label, ...]) -> ClassTable:
     if o.half == "images":
-        return LabelTable(())
+        return ClassTable(())
     extra = ["body_unlabelled"] if o.split_background else []
     masks = o.lesions and any("lesion" in case.masks for case in found.cases)
     drawn = any(label.name == LESION for label in labels)  # already a class of the label maps
     extra += [LESION] if (masks or o.fill != "none") and not drawn else []
     labels += tuple(Label(len(labels) + i, name) for i, name in enumerate(extra))
-    return LabelTable(labels, o.unknown_labels == "background")
+    return ClassTable(labels, o.unknown_labels == "background")
 
 
 def unlisted_ids(
-    of: str, table: LabelTable, counts: Mapping[int, int], what: str, names: Mapping[int, str] = {}
+    of: str, table: ClassTable, counts: Mapping[int, int], what: str, names: Mapping[int, str] = {}
 ) -> tuple[list[str], list[str]]:
     """Faults and notes of source ids that no class lists. of: the table that should. what: is counted. names: of ids."""
     unknown = table.unknown(dict(counts))

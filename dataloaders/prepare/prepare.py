@@ -21,7 +21,7 @@ from dataloaders.io.manifest import FILE_NAME, Case, Manifest, Split
 from dataloaders.io.schema import NAME, check, decode
 from dataloaders.io.spec import Channel, DataSpec
 from dataloaders.io.workers import cores, in_order, parse_shard
-from dataloaders.labelmaps.labels import LabelTable, read_label_map
+from dataloaders.labelmaps.labels import ClassTable, read_label_table
 from dataloaders.prepare.check import split_faults
 from dataloaders.prepare.conversion import convert_folder
 from dataloaders.prepare.inspection import DataFaults, Facts, inspect_case
@@ -69,7 +69,7 @@ def prepare(o: PrepareOptions) -> Manifest | None:
     """
     check(o)
     if o.label_map is not None:
-        read_label_map(o.label_map)  # a table with faults is told before all scans are read
+        read_label_table(o.label_map)  # a table with faults is told before all scans are read
     if o.format == "png":
         return convert_folder(o)
     if o.out is not None and not o.dry_run:
@@ -224,7 +224,7 @@ def _splits(o: PrepareOptions, cases: list[CaseSource]) -> dict[str, Split]:
 
 
 def _identity(
-    o: PrepareOptions, sources: dict[str, dict[str, str]], splits: dict[str, Split], table: LabelTable
+    o: PrepareOptions, sources: dict[str, dict[str, str]], splits: dict[str, Split], table: ClassTable
 ) -> dict[str, Any]:
     """What the output depends on: options without paths and workers, hashes of all sources, splits and label table."""
     options = _options(o)

@@ -14,7 +14,7 @@ from dataloaders.io.intensity import Window, in_hu
 from dataloaders.io.manifest import Case, Geometry, Slice, Split, affine_rows, slice_name
 from dataloaders.io.nifti import Volume
 from dataloaders.io.spec import LESION, level_channel
-from dataloaders.labelmaps.labels import LabelTable, id_type
+from dataloaders.labelmaps.labels import ClassTable, id_type
 from dataloaders.lesions.preparing import (
     Tissue,
     find_lesions,
@@ -43,7 +43,7 @@ class PreparePlan:
     options: PrepareOptions
     channels: tuple[str, ...]
     ct: tuple[bool, ...]
-    table: LabelTable
+    table: ClassTable
 
 
 def process_case(

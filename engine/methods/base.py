@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from config import Config, TestConfig
-from dataloaders.folder import load_manifest
 from dataloaders.io.manifest import Manifest
 from dataloaders.io.schema import NAME
 from dataloaders.io.spec import DataSpec
 from dataloaders.io.weights import locate
+from dataloaders.plain_folder import load_manifest
 from engine.checkpoint import has_work
 from models import load_class
 from models.base import Method

@@ -7,9 +7,9 @@ from pathlib import Path
 import torch
 
 from config import Config
-from dataloaders.folder import load_manifest
 from dataloaders.io.weights import load_state, resolve
 from dataloaders.overview import counted, grid
+from dataloaders.plain_folder import load_manifest
 from dataloaders.slices import BatchLoader
 from dataloaders.unpaired import UnpairedDataset, other_scale, unpaired_manifest
 from engine.device import machine_memory_gb

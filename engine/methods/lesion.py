@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from config import TestConfig
 from dataloaders.io.manifest import Manifest
-from dataloaders.lesions.loading import lesion_loaders, lesion_test_loader
+from dataloaders.lesions.loaders import lesion_loaders, lesion_test_loader
 from dataloaders.slices import BatchLoader
 from engine.methods.synthesis import SynthesisWorkflow
 

@@ -11,7 +11,6 @@ import numpy as np
 import torch
 
 from config import TestConfig
-from dataloaders.case_volumes import channel_numbers, read_case
 from dataloaders.io.console import tracked
 from dataloaders.io.files import whole_folder
 from dataloaders.io.geometry import PLANES, plane, resample
@@ -22,7 +21,8 @@ from dataloaders.io.schema import NAME
 from dataloaders.io.spec import DataSpec
 from dataloaders.labelmaps.classes import ras_spacing, trained_classes
 from dataloaders.labelmaps.labels import id_type
-from dataloaders.segmentation_task import SegmentationTask
+from dataloaders.segmenter.case_volumes import channel_numbers, read_case
+from dataloaders.segmenter.task import SegmentationTask
 from dataloaders.slices import BatchLoader
 from engine.methods.base import SplitTest, Workflow
 from engine.segmentation import Predictor, most_probable

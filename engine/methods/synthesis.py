@@ -10,12 +10,12 @@ import torch
 from numpy.typing import NDArray
 
 from config import TestConfig
-from dataloaders.folder import load_manifest
 from dataloaders.io.files import whole_folder
 from dataloaders.io.manifest import Manifest
 from dataloaders.io.pictures import WHITE, label_colors, save_picture, tile_grid, to_grey
 from dataloaders.io.spec import DataSpec
 from dataloaders.overview import overview
+from dataloaders.plain_folder import load_manifest
 from dataloaders.slices import BatchLoader, SliceDataset
 from engine.methods.base import SplitTest, Workflow
 from engine.results import Draws, Synthesis, write_results

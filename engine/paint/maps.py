@@ -12,7 +12,6 @@ import torch
 from numpy.typing import NDArray
 
 from config import TestConfig
-from dataloaders.folder import load_manifest
 from dataloaders.io.files import write_text
 from dataloaders.io.geometry import PLANES, stitch
 from dataloaders.io.intensity import Window, model_to_levels
@@ -22,10 +21,11 @@ from dataloaders.io.pictures import label_table
 from dataloaders.io.png import as_16_bit, read_png
 from dataloaders.io.spec import DataSpec
 from dataloaders.labelmaps.classes import ras_spacing
-from dataloaders.labelmaps.ids import read_ids
+from dataloaders.labelmaps.ids import classes_of_ids
 from dataloaders.labelmaps.labels import count_labels
 from dataloaders.labelmaps.map_slices import slice_map
 from dataloaders.labelmaps.maps import read_label_map_file
+from dataloaders.plain_folder import load_manifest
 from dataloaders.slices import SliceDataset, SliceSample, collate, neighbour_entries, slice_positions
 from dataloaders.unpaired import as_label_source
 from engine.methods.base import workflow_of
@@ -165,7 +165,7 @@ class MapStudio(Studio):
             raise ValueError(f"{path.name}: the run was trained on PNG slices, whose place in a volume nobody knows")
         read_volume(path, MAX_VOXELS)  # before anything else reads it
         label_map = read_label_map_file(path)
-        reading = read_ids(path, count_labels(label_map.values.numpy()), self.spec)
+        reading = classes_of_ids(path, count_labels(label_map.values.numpy()), self.spec)
         first = next(iter(self.windows.values()))
         sliced = slice_map(label_map, reading.table, self.spec, name, first)
         planes = [sliced.frame.cut(sliced.ids, item.index) for item in sliced.case.slices]

@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 import torch
 
-from dataloaders.folder import load_manifest
 from dataloaders.io.intensity import Window, model_to_levels
 from dataloaders.io.manifest import Case, Manifest, Slice
 from dataloaders.io.png import read_png, write_png
 from dataloaders.io.spec import Channel, DataSpec, Label
+from dataloaders.plain_folder import load_manifest
 from dataloaders.prepare.check import check_folder
 from dataloaders.slices import BatchLoader, SliceDataset, drawn_index, epoch_order, flip_table
 from models.base import Batch

@@ -9,7 +9,7 @@ import pytest
 from dataloaders.io.find import files_in, find_files
 from dataloaders.labelmaps.maps import LabelMaps
 from dataloaders.prepare.sources import find_bids, find_pairs
-from dataloaders.scans import find_scans
+from dataloaders.segmenter.scans import find_scans
 
 
 def touch(root: Path, *names: str) -> Path:

@@ -11,8 +11,8 @@ import pytest
 
 from dataloaders.io.manifest import Manifest
 from dataloaders.io.spec import Channel, DataSpec, Label
-from dataloaders.labelmaps.ids import read_ids
-from dataloaders.labelmaps.labels import labels_with, names_of, read_label_map
+from dataloaders.labelmaps.ids import classes_of_ids
+from dataloaders.labelmaps.labels import labels_with, names_of, read_label_table
 
 SPEC = DataSpec(
     (
@@ -38,24 +38,24 @@ def map_(tmp_path: Path) -> Path:
 
 def sources(path: Path, ids: set[int], **options: object) -> dict[str, list[int]]:
     """Class -> ids of the map that become it."""
-    table = read_ids(path, dict.fromkeys(ids | {0}, 7), SPEC, **options).table  # type: ignore[arg-type]
+    table = classes_of_ids(path, dict.fromkeys(ids | {0}, 7), SPEC, **options).table  # type: ignore[arg-type]
     return {label.name: [i for i in label.source if i in ids] for label in table.labels[1:]}
 
 
 def test_ids_of_the_training_are_read_as_such(map_: Path) -> None:
-    reading = read_ids(map_, {0: 9, 5: 1, 30: 1}, SPEC)  # what ids are taken for is said, for the eye to catch
+    reading = classes_of_ids(map_, {0: 9, 5: 1, 30: 1}, SPEC)  # what ids are taken for is said, for the eye to catch
     assert reading.how == "as ids of the training's label maps: 5 liver, 30 right_kidney"
     found = sources(map_, {5, 30, 9})
     assert found == {"liver": [5], "left_kidney": [], "right_kidney": [30], "label_9": [9], "body_unlabelled": []}
 
 
 def test_ids_that_fit_both_ways_are_the_trainings_and_it_is_said(map_: Path) -> None:
-    reading = read_ids(map_, {0: 9, 5: 1, 2: 1}, SPEC)
+    reading = classes_of_ids(map_, {0: 9, 5: 1, 2: 1}, SPEC)
     assert (reading.table.labels[1].source, reading.table.labels[2].source) == ((5,), (2,))
     (note,) = reading.notes
     assert "as ids of the training's label maps" in note
     assert "--label_ids class would read them as the run's class ids 0 to 5" in note
-    assert not read_ids(map_, {0: 9, 2: 1, 3: 1}, SPEC).notes  # both readings are one
+    assert not classes_of_ids(map_, {0: 9, 2: 1, 3: 1}, SPEC).notes  # both readings are one
 
 
 def test_a_table_beside_the_map_beats_ids_that_fit(map_: Path, tmp_path: Path) -> None:
@@ -71,13 +71,13 @@ def test_a_table_beside_the_map_beats_ids_that_fit(map_: Path, tmp_path: Path) -
 def test_a_table_that_is_given_beats_the_one_beside(map_: Path, tmp_path: Path) -> None:
     (tmp_path / "dseg.tsv").write_text("index\tname\n2\tright_kidney\n")
     (tmp_path / "table.json").write_text('{"left_kidney": 2, "liver": [7, 8]}')
-    found = sources(map_, {2, 7, 8}, given=read_label_map(tmp_path / "table.json"))
+    found = sources(map_, {2, 7, 8}, given=read_label_table(tmp_path / "table.json"))
     assert (found["left_kidney"], found["right_kidney"], found["liver"]) == ([2], [], [7, 8])
 
 
 def test_classes_without_names_keep_their_ids_beside_a_table(map_: Path, tmp_path: Path) -> None:
     (tmp_path / "dseg.tsv").write_text("index\tname\n5\tleft_kidney\n9\tspleen\n")
-    reading = read_ids(map_, {5: 1, 9: 1}, SPEC)
+    reading = classes_of_ids(map_, {5: 1, 9: 1}, SPEC)
     assert reading.table.labels[2].source == (5,)
     assert reading.table.labels[4].source == (9,)
     assert reading.how == "by name, with dseg.tsv (classes without names by id)"
@@ -87,23 +87,23 @@ def test_unknown_ids_are_refused_with_counts_names_and_advice(map_: Path, tmp_pa
     with pytest.raises(
         ValueError, match=r"a_dseg\.nii\.gz: no class of the run has the source ids 4 \(12 voxels\)"
     ) as error:
-        read_ids(map_, {0: 100, 5: 3, 4: 12}, SPEC)
+        classes_of_ids(map_, {0: 100, 5: 3, 4: 12}, SPEC)
     for part in ("--unknown_labels background", "--label_map FILE", "liver", "--label_ids class"):
         assert part in str(error.value)
     (tmp_path / "dseg.tsv").write_text("index\tname\n5\tpancreas\n2\tleft_kidney\n")
     with pytest.raises(ValueError, match=r"names 5 pancreas \(3 voxels\)") as error:
-        read_ids(map_, {0: 100, 5: 3, 2: 3}, SPEC)
+        classes_of_ids(map_, {0: 100, 5: 3, 2: 3}, SPEC)
     assert "--label_ids class" not in str(error.value)
     assert "if they are numbered as in the training's label maps, give --label_ids source" in str(error.value)
 
 
 def test_unknown_ids_can_be_dropped_but_not_all(map_: Path) -> None:
-    reading = read_ids(map_, {0: 100, 5: 3, 4: 12}, SPEC, lenient=True)
+    reading = classes_of_ids(map_, {0: 100, 5: 3, 4: 12}, SPEC, lenient=True)
     assert reading.notes[0] == "dropped to background, being no class of the run: 4 (12 voxels)"
     with pytest.raises(ValueError, match="nothing else is in the map"):
-        read_ids(map_, {0: 100, 4: 12}, SPEC, lenient=True)
+        classes_of_ids(map_, {0: 100, 4: 12}, SPEC, lenient=True)
     with pytest.raises(ValueError, match="holds background only"):
-        read_ids(map_, {0: 100}, SPEC)
+        classes_of_ids(map_, {0: 100}, SPEC)
 
 
 def test_class_ids_are_read_where_the_user_says_so(map_: Path) -> None:

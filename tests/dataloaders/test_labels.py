@@ -10,15 +10,15 @@ import pytest
 from dataloaders.io.pictures import label_colors
 from dataloaders.io.spec import Channel, DataSpec, Label
 from dataloaders.labelmaps.image_generator import ImageGenerator
-from dataloaders.labelmaps.label_files import BUILT_IN
-from dataloaders.labelmaps.labels import read_label_map
+from dataloaders.labelmaps.label_tables import BUILT_IN
+from dataloaders.labelmaps.labels import read_label_table
 from dataloaders.labelmaps.schemes import output_labels
 from models.gmm.scheme import LabelScheme
 from tests.toy import save_nifti
 
 
 def ids_of(path: Path | str, found: tuple[int, ...] | None = None) -> dict[str, tuple[int, ...]]:
-    return {label.name: label.source for label in read_label_map(path, found)}
+    return {label.name: label.source for label in read_label_table(path, found)}
 
 
 def test_bids_tables(tmp_path: Path) -> None:
@@ -26,15 +26,15 @@ def test_bids_tables(tmp_path: Path) -> None:
     path.write_bytes(
         b"\xef\xbb\xbfindex\tname\tabbreviation\n0\tBackground\tBG\n4\tcsf\tC\n11\tcsf\tC\n40\tgrey_matter\tG\n"
     )
-    assert read_label_map(path) == (
+    assert read_label_table(path) == (
         Label(0, "background", (0,)), Label(1, "csf", (4, 11)), Label(2, "grey_matter", (40,))
     )  # fmt: skip
     path.write_text("number\tname\n1\ta\n")
     with pytest.raises(ValueError, match=r"dseg.tsv: needs the columns index \(or id, .*\) and name, found number"):
-        read_label_map(path)
+        read_label_table(path)
     path.write_text("index\tname\n1\ta\n2\n")
     with pytest.raises(ValueError, match=r"dseg.tsv: line 3: id '2', name ''; must be a whole number"):
-        read_label_map(path)
+        read_label_table(path)
 
 
 COLOURED = {  # what programs write of two structures and the background; FreeSurfer's last column is 0 for opaque
@@ -55,14 +55,14 @@ COLOURED = {  # what programs write of two structures and the background; FreeSu
 @pytest.mark.parametrize("name", COLOURED)
 def test_tables_of_other_programs_with_their_colours(name: str, tmp_path: Path) -> None:
     (tmp_path / name).write_text(COLOURED[name])
-    background, left, right = read_label_map(tmp_path / name, {0, 10, 49})
+    background, left, right = read_label_table(tmp_path / name, {0, 10, 49})
     assert (background.id, background.name) == (0, "background")
     assert (left.name.replace("_", " "), left.source, left.color) == ("Left Thalamus", (10,), "#00760e")
     assert (right.name.replace("_", " "), right.source) == ("Right Thalamus", (49,))
     assert label_colors((background, left, right))[:2].tolist() == [[0, 0, 0], [0, 118, 14]]
     found = ["background", right.name] if name.endswith((".txt", ".ctbl")) else ["background", left.name, right.name]
     assert [
-        label.name for label in read_label_map(tmp_path / name, {0, 49})
+        label.name for label in read_label_table(tmp_path / name, {0, 49})
     ] == found  # colour tables list all there may be
 
 
@@ -84,7 +84,7 @@ def test_tables_of_other_programs_with_their_colours(name: str, tmp_path: Path) 
 def test_tables_with_faults_are_refused_by_row(name: str, text: str, message: str, tmp_path: Path) -> None:
     (tmp_path / name).write_bytes(text.encode(errors="surrogateescape"))
     with pytest.raises(ValueError, match=f"--label_map .*{message}") as caught:
-        read_label_map(tmp_path / name)
+        read_label_table(tmp_path / name)
     assert "\n" not in str(caught.value)
 
 
@@ -102,12 +102,12 @@ def test_built_in_tables_by_name() -> None:
     assert ids_of("wmparc", (3024,)).keys() == {"background", "left_white_matter_precentral"}
     assert ids_of("csf-gm-wm")["grey_matter"] == ids_of("gm-wm-csf")["white_matter"] == (2,)
     with pytest.raises(ValueError, match=r"--label_map totalseg: must be an existing .tsv, .*totalsegmentator"):
-        read_label_map("totalseg")
+        read_label_table("totalseg")
 
 
 def test_every_built_in_table_knows_its_sides() -> None:
     for name in BUILT_IN:
-        labels = read_label_map(name)
+        labels = read_label_table(name)
         spec = DataSpec(labels, (Channel("image"),), (8, 8))
         assert LabelScheme.from_spec(spec).partners is not None, name
 

@@ -11,7 +11,7 @@ import pytest
 
 from dataloaders.labelmaps.generated_files import read_params, read_record
 from dataloaders.labelmaps.image_generator import ImageGenerator
-from dataloaders.labelmaps.lesion_maps import match_lesions
+from dataloaders.labelmaps.lesion_maps import masks_of_maps
 from dataloaders.labelmaps.maps import read_label_map_file
 from tests.launch import call
 from tests.toy import phantom, save_nifti
@@ -87,7 +87,7 @@ def test_the_command_and_its_replay(folder: Path, tmp_path: Path) -> None:
     ],
 )
 def test_pairs(maps: list[str], masks: list[str], expected: dict[str, str]) -> None:
-    found = match_lesions(*([Path(f"{name}.nii.gz") for name in names] for names in (maps, masks)))
+    found = masks_of_maps(*([Path(f"{name}.nii.gz") for name in names] for names in (maps, masks)))
     assert {key.name[:-7]: value.name[:-7] for key, value in found.items()} == expected
 
 
@@ -101,7 +101,7 @@ def test_pairs(maps: list[str], masks: list[str], expected: dict[str, str]) -> N
 )
 def test_pairs_that_are_not_clear(maps: list[str], masks: list[str], message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        match_lesions(*([Path(f"{name}.nii.gz") for name in names] for names in (maps, masks)))
+        masks_of_maps(*([Path(f"{name}.nii.gz") for name in names] for names in (maps, masks)))
 
 
 def test_masks_on_another_grid_are_refused(folder: Path) -> None:

@@ -12,7 +12,7 @@ from scipy import ndimage
 from config import parse_train
 from dataloaders.io.manifest import Manifest
 from dataloaders.io.spec import Label
-from dataloaders.lesions.loading import CaseLoader, StackDataset, check_filled, lesion_loaders, with_lesions
+from dataloaders.lesions.loaders import CaseLoader, StackDataset, check_filled, lesion_loaders, with_lesions
 from dataloaders.lesions.preparing import (
     Tissue,
     fill_zone,

@@ -13,12 +13,12 @@ import pytest
 from scipy.ndimage import rotate
 
 import dataloaders.prepare.prepare
-from dataloaders.folder import load_manifest
 from dataloaders.io.geometry import stitch
 from dataloaders.io.manifest import Manifest
 from dataloaders.io.nifti import read_volume
 from dataloaders.io.png import read_png, write_png
 from dataloaders.labelmaps.labels import read_dataset_json
+from dataloaders.plain_folder import load_manifest
 from dataloaders.prepare.check import check_folder
 from dataloaders.prepare.options import PrepareOptions
 from dataloaders.prepare.prepare import DataFaults, prepare
@@ -777,7 +777,7 @@ def test_a_folder_that_is_not_ours_and_a_place_that_is_not_there_are_told_before
 
 def label_header(*names: str) -> nib.nifti1.Nifti1Extension:
     rows = "".join(f'<Label Key="{7 * i}" Red="0"><![CDATA[{name}]]></Label>' for i, name in enumerate(names, 1))
-    return nib.nifti1.Nifti1Extension("comment", f"<LabelTable>{rows}</LabelTable>".encode())
+    return nib.nifti1.Nifti1Extension("comment", f"<ClassTable>{rows}</ClassTable>".encode())
 
 
 def test_names_in_the_headers_are_taken(source: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from dataloaders.scans import Scan, find_scans, read_scan
+from dataloaders.segmenter.scans import Scan, find_scans, read_scan
 from tests.toy import phantom, save_nifti
 
 

@@ -11,15 +11,15 @@ import pytest
 import torch
 
 from config import Config, starting_values
-from dataloaders.case_volumes import read_case
 from dataloaders.io.geometry import ACROSS, resample, stitch
 from dataloaders.io.manifest import Manifest
 from dataloaders.io.png import read_png, write_png
 from dataloaders.io.schema import check
 from dataloaders.labelmaps.classes import MR_CONTRASTS, read_classes, tissue_classes
 from dataloaders.labelmaps.schemes import read_scheme
-from dataloaders.patches import STREAMS, Drawn, MixedVolumes, PatchDataset, neighbour_stack
-from dataloaders.segmentation_task import SHOWN, SegmentationTask, tied
+from dataloaders.segmenter.case_volumes import read_case
+from dataloaders.segmenter.patches import STREAMS, Drawn, MixedVolumes, PatchDataset, neighbour_stack
+from dataloaders.segmenter.task import SHOWN, SegmentationTask, tied
 from models.base import seeded_generator
 from models.gmm.options import GMM_PRESETS
 from models.gmm.sampling import draw_intensities

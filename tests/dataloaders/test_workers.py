@@ -14,8 +14,8 @@ import pytest
 import torch
 from torch.utils.data import TensorDataset
 
+from dataloaders.batches import load
 from dataloaders.io.workers import WorkerLost, in_order, shared
-from dataloaders.loading import load
 from tests.launch import ROOT, running, wait_for
 
 pytestmark = pytest.mark.slow
@@ -40,7 +40,7 @@ def test_workers_end_with_their_parent(how: str, number: signal.Signals, tmp_pat
         "shared": "list(shared(name_and_wait, jobs, 2))",
         "in_order": "in_order(name_and_wait, jobs, 2, 'wait')",
         "load": """
-from dataloaders.loading import load
+from dataloaders.batches import load
 class Waits:
     def __getitem__(self, key):
         name_and_wait(*key)

@@ -11,9 +11,9 @@ import torch
 
 from dataloaders.io.files import read_json
 from dataloaders.io.runlog import RunLog, read_log
-from dataloaders.labelmaps.labels import read_label_map
+from dataloaders.labelmaps.labels import read_label_table
 from dataloaders.labelmaps.maps import LabelMaps
-from dataloaders.scans import find_scans
+from dataloaders.segmenter.scans import find_scans
 from engine import checkpoint
 from engine.command import exit_code
 from engine.run import match_parameters
@@ -37,7 +37,7 @@ def test_lists_tables_and_settings_may_begin_with_a_byte_order_mark(tmp_path: Pa
     assert read_json(tmp_path / "split.json") == {"train": ["a"]}
     assert LabelMaps(tmp_path / "maps.txt").name(0) == "a"
     assert [scan.files[0].name for scan in find_scans([tmp_path / "maps.txt"], (), ("T1w",))[0]] == ["a.nii.gz"]
-    assert [label.name for label in read_label_map(tmp_path / "table.csv")] == ["background", "bone"]
+    assert [label.name for label in read_label_table(tmp_path / "table.csv")] == ["background", "bone"]
     assert read_study(tmp_path / "study.toml").name == "x"
     assert read_table(tmp_path / "tissue.toml").labels[2].source == (2,)
 

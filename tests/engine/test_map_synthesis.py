@@ -16,7 +16,7 @@ from scipy import ndimage
 import config as options
 from dataloaders.io.intensity import Window
 from dataloaders.io.spec import Channel, DataSpec, Label
-from dataloaders.labelmaps.labels import LabelTable
+from dataloaders.labelmaps.labels import ClassTable
 from dataloaders.labelmaps.map_slices import slice_map
 from dataloaders.labelmaps.maps import read_label_map_file
 from engine.checkpoint import Weights, load_weights, save_weights, weights_path
@@ -241,7 +241,7 @@ def test_nothing_of_a_map_is_lost_without_a_word(tmp_path: Path) -> None:
     label[5:45, 5:15] = 3
     label[10, 10, 2] = 99
     map_ = read_label_map_file(save_nifti(tmp_path / "a.nii.gz", label))
-    sliced = slice_map(map_, LabelTable(SPEC.labels), SPEC, "a", ())
+    sliced = slice_map(map_, ClassTable(SPEC.labels), SPEC, "a", ())
     small, cut = sliced.notes
     assert small == "too small for voxels of 2 x 2 x 2 mm, so not in the image: lesion"
     assert cut == "20 % of the labelled voxels lie outside the run's 16 x 16 pixels, so are background in the image"
@@ -305,9 +305,9 @@ def test_one_slice(tmp_path: Path) -> None:
     """A slice in the run's direction is one, whatever its thickness; others are refused."""
     label = np.full((8, 8, 1), 3, np.int16)
     map_ = read_label_map_file(save_nifti(tmp_path / "a.nii.gz", label, np.diag([2.0, 2.0, 9.0, 1.0])))
-    sliced = slice_map(map_, LabelTable(SPEC.labels), SPEC, "a", ())
+    sliced = slice_map(map_, ClassTable(SPEC.labels), SPEC, "a", ())
     assert [item.index for item in sliced.case.slices] == [0]
     assert sliced.case.geometry.source_shape == (8, 8, 1)
     map_ = read_label_map_file(save_nifti(tmp_path / "b.nii.gz", label.transpose(2, 0, 1)))
     with pytest.raises(ValueError, match="is one slice, but not an axial one"):
-        slice_map(map_, LabelTable(SPEC.labels), SPEC, "b", ())
+        slice_map(map_, ClassTable(SPEC.labels), SPEC, "b", ())

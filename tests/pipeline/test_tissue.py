@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from dataloaders.labelmaps.label_files import TABLES
+from dataloaders.labelmaps.label_tables import TABLES
 from dataloaders.labelmaps.labels import count_labels
 from pipeline.study import QualityOptions
 from pipeline.tissue import gate, read_table, tissue_facts

@@ -18,7 +18,7 @@ from config import Config, starting_values
 from dataloaders.io.intensity import robust_unit, shown
 from dataloaders.io.pictures import hex_color, label_colors
 from dataloaders.io.spec import DataSpec, Label
-from dataloaders.segmentation_task import SHOWN
+from dataloaders.segmenter.task import SHOWN
 from engine.segmentation import Predictor, box_of
 from models.segmenter.options import SegmenterConfig
 from scripts.segment import SegmentOptions, implausible, parse, segment

@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from dataloaders.patches import PLAIN
+from dataloaders.segmenter.patches import PLAIN
 from models.base import seeded_generator
 from models.gmm.options import GmmConfig
 from models.gmm.render import deform, deform_image, repaint

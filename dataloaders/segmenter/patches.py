@@ -17,12 +17,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from dataloaders.case_volumes import CaseFile, LabelledScan
 from dataloaders.io.cache import Cache
 from dataloaders.io.geometry import ACROSS
 from dataloaders.io.intensity import robust_unit
 from dataloaders.labelmaps.classes import Classes
 from dataloaders.labelmaps.image_generator import ImageGenerator, warn_unmirrored
+from dataloaders.segmenter.case_volumes import CaseFile, LabelledScan
 from models.base import Batch, seeded_generator
 from models.gmm.options import GmmConfig
 from models.gmm.params import Params

@@ -10,15 +10,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from config import Config
-from dataloaders.case_volumes import (
-    CaseFile,
-    LabelledScan,
-    case_labels,
-    channel_numbers,
-    folder_cases,
-    manifest_cases,
-)
-from dataloaders.folder import is_plain, load_manifest
 from dataloaders.io.geometry import ACROSS, spacing, voxel_volume
 from dataloaders.io.intensity import shown
 from dataloaders.io.manifest import FILE_NAME, Case, Manifest
@@ -40,7 +31,16 @@ from dataloaders.labelmaps.maps import LabelMap, LabelMaps, as_indices
 from dataloaders.labelmaps.schemes import output_labels, scheme_of_options
 from dataloaders.labelmaps.seed_maps import seeded
 from dataloaders.overview import split_sizes, wrapped
-from dataloaders.patches import (
+from dataloaders.plain_folder import is_plain, load_manifest
+from dataloaders.segmenter.case_volumes import (
+    CaseFile,
+    LabelledScan,
+    case_labels,
+    channel_numbers,
+    folder_cases,
+    manifest_cases,
+)
+from dataloaders.segmenter.patches import (
     CaseVolumes,
     GeneratedVolumes,
     MixedVolumes,

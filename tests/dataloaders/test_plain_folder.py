@@ -11,10 +11,10 @@ from PIL import Image
 from scipy import ndimage
 
 from config import parse_test, parse_train
-from dataloaders.folder import load_manifest
 from dataloaders.io.manifest import FILE_NAME, Manifest
 from dataloaders.io.png import read_png, write_png
 from dataloaders.overview import overview
+from dataloaders.plain_folder import load_manifest
 from dataloaders.prepare.check import check_folder
 from dataloaders.prepare.prepare import DataFaults
 from dataloaders.slices import fingerprint
