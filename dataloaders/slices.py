@@ -19,7 +19,7 @@ from dataloaders.batches import load
 from dataloaders.io.files import file_sha256
 from dataloaders.io.intensity import levels_to_model
 from dataloaders.io.manifest import FILE_NAME, SPLITS, Case, Manifest, Slice
-from dataloaders.io.png import as_16_bit, read_png
+from dataloaders.io.png import as_16_bit, read_slice
 from dataloaders.io.ranks import rank, world_size
 from dataloaders.io.spec import DataSpec, mirrored_name, plain_name
 from dataloaders.plain_folder import unwritten
@@ -189,9 +189,7 @@ class SliceDataset(Dataset[SliceSample]):
         assert self.read != "images", "labels are not to be opened"
         if (label := self._kept.get(name)) is not None:
             return label
-        label = self._plane(name)
-        if label.max() >= self.spec.num_labels:
-            raise ValueError(f"{self.root / name}: label id {label.max()}, allowed are 0..{self.spec.num_labels - 1}")
+        label = read_slice(self.root / name, self.spec)
         label = label if self.classes is None else self.classes[label]
         if self.keeps["labels"]:
             self._kept[name] = label
@@ -201,16 +199,11 @@ class SliceDataset(Dataset[SliceSample]):
         if not names:
             return None
         if (levels := self._kept.get(names)) is None:
-            levels = np.stack([as_16_bit(self._plane(name, image_only=True)) for name in names])
+            planes = (read_slice(self.root / name, self.spec, image_only=True) for name in names)
+            levels = np.stack([as_16_bit(plane) for plane in planes])
             if self.keeps["images"]:
                 self._kept[names] = levels
         return levels_to_model(levels)
-
-    def _plane(self, name: str, image_only: bool = False) -> NDArray:
-        plane = read_png(self.root / name, image_only=image_only)
-        if plane.shape != tuple(self.spec.size):
-            raise ValueError(f"{self.root / name}: is {plane.shape}, the manifest says {tuple(self.spec.size)}")
-        return plane
 
 
 def neighbour_entries(cases: Sequence[Case], k: int) -> list[list[int]]:

@@ -20,7 +20,7 @@ from dataloaders.io.geometry import field_of_view, plane, resample, to_ras, wind
 from dataloaders.io.intensity import LEVELS, Window
 from dataloaders.io.manifest import Case, Manifest, Slice
 from dataloaders.io.nifti import SUFFIXES, read_ids, stem
-from dataloaders.io.png import as_16_bit, read_png
+from dataloaders.io.png import as_16_bit, read_png, read_slice
 from dataloaders.io.spec import Axis, Channel, DataSpec
 
 View = tuple[slice, slice]  # rows and columns
@@ -309,15 +309,7 @@ class ManifestPairs(PngPairs):
         self._held = threading.local()
 
     def _label(self, path: Path) -> NDArray:
-        ids = read_png(path)
-        check_label(path, ids, self.spec)
-        return ids
-
-
-def check_label(path: Path, label: NDArray, spec: DataSpec) -> None:
-    """ValueError naming the file for a label map with ids that the spec does not know."""
-    if label.max() >= spec.num_labels:
-        raise ValueError(f"{path}: label {label.max()}, allowed 0..{spec.num_labels - 1}")
+        return read_slice(path, self.spec)
 
 
 def view_of(axis: Axis | None, case: Case, shape: tuple[int, ...]) -> View:

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from dataloaders.io.files import atomic_path
+from dataloaders.io.spec import DataSpec
 
 MAX_PIXELS = 2**26  # 8192²; more is a damaged header or a bomb
 MIN_RANGE = 2**14  # 16-bit images that stay below are those of scanners of 12 or 14 bits
@@ -44,6 +45,19 @@ def read_png(path: Path | str, *, image_only: bool = False) -> NDArray:
     """
     with _opened(path) as image:
         return _grey(path, image, image_only)
+
+
+def read_slice(path: Path, spec: DataSpec, *, image_only: bool = False) -> NDArray:
+    """A label map, or with image_only an image, of a folder with a manifest; as `read_png`.
+
+    ValueError naming the file too where it has not the manifest's size, and for a label map with other ids.
+    """
+    pixels = read_png(path, image_only=image_only)
+    if pixels.shape != tuple(spec.size):
+        raise ValueError(f"{path}: is {pixels.shape}, the manifest says {tuple(spec.size)}")
+    if not image_only and pixels.max() >= spec.num_labels:
+        raise ValueError(f"{path}: label id {pixels.max()}, allowed are 0..{spec.num_labels - 1}")
+    return pixels
 
 
 def _grey(path: Path | str, image: Image.Image, image_only: bool) -> NDArray:

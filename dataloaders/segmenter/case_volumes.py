@@ -16,7 +16,7 @@ from dataloaders.io.geometry import regrid, resample, stack_slices, to_ras
 from dataloaders.io.intensity import LEVELS, robust_unit
 from dataloaders.io.manifest import FILE_NAME, Case, Manifest
 from dataloaders.io.nifti import read_ids, read_volume
-from dataloaders.io.png import as_16_bit, read_png
+from dataloaders.io.png import as_16_bit, read_slice
 from dataloaders.io.spec import DataSpec
 from dataloaders.labelmaps.classes import Classes, ras_spacing
 from dataloaders.labelmaps.generated_files import INDEX
@@ -102,7 +102,8 @@ def read_case(
     image = np.zeros((len(channels), *label.shape), np.float32)
     for c, channel in enumerate(channels):
         slices = {
-            i: as_16_bit(read_png(root / getattr(item, use)[channel], image_only=True)) for i, item in planes.items()
+            i: as_16_bit(read_slice(root / getattr(item, use)[channel], spec, image_only=True))
+            for i, item in planes.items()
         }
         for index in {item.index for item in case.slices} - slices.keys():
             slices[index] = np.zeros(spec.size, np.uint16)
@@ -116,14 +117,7 @@ def read_case(
 
 def case_labels(root: Path, case: Case, spec: DataSpec) -> tuple[NDArray, NDArray[np.float64]]:
     """The label ids of a case as a RAS volume (X, Y, Z), and its affine. ValueError naming a file with unknown ids."""
-    slices = {}
-    for item in case.slices:
-        slices[item.index] = plane = read_png(root / item.label)
-        if plane.max() >= spec.num_labels or plane.shape != spec.size:
-            raise ValueError(
-                f"{root / item.label}: is {plane.shape} with ids up to {plane.max()}, the manifest says {spec.size} "
-                f"and 0..{spec.num_labels - 1}"
-            )
+    slices = {item.index: read_slice(root / item.label, spec) for item in case.slices}
     return stack_slices(case.geometry, spec.axis or "axial", slices, ras_spacing(spec))
 
 

@@ -20,7 +20,7 @@ from skimage.metrics import structural_similarity
 
 from dataloaders.io.files import write_json, write_text
 from dataloaders.io.manifest import Case, Manifest
-from dataloaders.io.png import as_16_bit, read_png
+from dataloaders.io.png import as_16_bit, read_slice
 from dataloaders.io.spec import LESION
 from dataloaders.lesions.filling import near
 from evaluation.metrics.metric import stacked
@@ -168,7 +168,7 @@ def _case_rows(pairs: ManifestPairs, case: Case) -> list[dict[str, Any]]:
             continue  # a black image has no scale to be scored on
         images = {"generated": generated}
         if all(item.slice.filled for item in of_channel):
-            images["no_model"] = np.stack([_filled(pairs.folder, item) for item in of_channel])
+            images["no_model"] = np.stack([_filled(pairs, item) for item in of_channel])
         for what, volume in {**images, "real": real}.items():
             row: dict[str, Any] = {"case": case.id, "channel": channel.name, "images": what}
             if what != "real":
@@ -181,9 +181,10 @@ def _case_rows(pairs: ManifestPairs, case: Case) -> list[dict[str, Any]]:
     return rows
 
 
-def _filled(folder: Path, item: Item) -> NDArray:
+def _filled(pairs: ManifestPairs, item: Item) -> NDArray:
     """The real slice with its lesions painted over, as `Item.seen` has the others."""
-    levels = as_16_bit(read_png(folder / item.slice.filled[item.channel], image_only=True))
+    path = pairs.folder / item.slice.filled[item.channel]
+    levels = as_16_bit(read_slice(path, pairs.spec, image_only=True))
     return item.window.decode(levels[item.view])
 
 

@@ -11,10 +11,10 @@ from numpy.typing import NDArray
 
 from dataloaders.io.intensity import LEVELS, Window
 from dataloaders.io.manifest import Case, Slice
-from dataloaders.io.png import as_16_bit, read_png
+from dataloaders.io.png import as_16_bit, read_slice
 from evaluation.compare import Entrant
 from evaluation.metrics.spectrum import SMALLEST_SIDE, CaseSpectrum
-from evaluation.pairs import check_label, paired_slices, view_of
+from evaluation.pairs import paired_slices, view_of
 
 BINS = 2048  # of the intensity histograms: 2 HU in the CT window
 
@@ -54,21 +54,14 @@ class Picture:
 
 def read_label(entrant: Entrant, item: Slice) -> NDArray | None:
     """Label map of a slice, None where there is none."""
-    if not item.label:
-        return None
-    label = read_png(entrant.folder / item.label)
-    check_label(entrant.folder / item.label, label, entrant.spec)
-    return label
+    return read_slice(entrant.folder / item.label, entrant.spec) if item.label else None
 
 
 def read_picture(entrants: Sequence[Entrant], case: Case, item: Slice, channel: int, label: NDArray | None) -> Picture:
     """One channel of a slice in all methods."""
 
     def read(entrant: Entrant, path: str) -> NDArray[np.uint16]:
-        image = as_16_bit(read_png(entrant.folder / path, image_only=True))
-        if label is not None and image.shape != label.shape:
-            raise ValueError(f"{entrant.folder / path}: {image.shape}, its label map has {label.shape}")
-        return image
+        return as_16_bit(read_slice(entrant.folder / path, entrant.spec, image_only=True))
 
     real = read(entrants[0], item.images[channel])
     fakes = tuple(read(e, e.slice(case.id, item.index).generated[channel]) for e in entrants)

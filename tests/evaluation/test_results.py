@@ -129,7 +129,7 @@ def test_faults_of_files_name_the_file(tmp_path: Path) -> None:
     item = Manifest.load(folder).cases[0].slices[1]
     good = read_png(folder / item.label)
     write_png(folder / item.label, np.full_like(good, 9))
-    with pytest.raises(ValueError, match=r"sub-00_z0001\.png: label 9, allowed 0\.\.4"):
+    with pytest.raises(ValueError, match=r"sub-00_z0001\.png: label id 9, allowed are 0\.\.4"):
         evaluate_results(folder, NO_WEIGHTS)
     write_png(folder / item.label, good)
     write_png(folder / item.generated[0], np.zeros((5, 5), np.uint16))
