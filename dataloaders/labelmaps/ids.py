@@ -59,16 +59,20 @@ def classes_of_ids(
     either = not names and label_ids != "class" and max(counts) < spec.num_labels
     if unknown:
         if not lenient or not counts.keys() - unknown.keys() - {BACKGROUND}:
-            dropped = "nothing else is in the map. " if lenient else "--unknown_labels background drops them, "
             kind = "names" if names else "class ids" if label_ids == "class" else "source ids"
-            known = bool(names) and label_ids == "auto" and unknown.keys() <= names_of(spec.labels).keys()
-            raise ValueError(
-                f"{path}: no class of the run has the {kind} {_listing(unknown, names)}; {dropped}"
+            only = ", and nothing else is in the map" if lenient else ""
+            hints = [] if lenient else ["--unknown_labels background drops them"]
+            hints.append(
                 f"--label_map FILE says which ids are its classes ({_some([label.name for label in spec.labels[1:]])})"
-                + "; if they are numbered as in the training's label maps, give --label_ids source without a table"
-                * known
-                + ("" if names else _fitting(counts, spec))
-                + f"; if they are the run's own class ids 0 to {spec.num_labels - 1}, give --label_ids class" * either
+            )
+            if names and label_ids == "auto" and unknown.keys() <= names_of(spec.labels).keys():
+                hints.append("--label_ids source, without a table, reads them as in the training's label maps")
+            if not names and (fitting := _fitting(counts, spec)):
+                hints.append(f"all are classes in the table {' or '.join(fitting)}")
+            if either:
+                hints.append(f"--label_ids class reads them as the run's own class ids 0 to {spec.num_labels - 1}")
+            raise ValueError(
+                f"{path}: no class of the run has the {kind} {_listing(unknown, names)}{only}; {'; '.join(hints)}"
             )
         notes.append(f"dropped to background, being no class of the run: {_listing(unknown, names)}")
     if not counts.keys() - {BACKGROUND}:
@@ -114,9 +118,8 @@ def _some(parts: list[str]) -> str:
     return ", ".join(parts[:_SHOWN] + [f"… {len(parts) - _SHOWN} more"] * (len(parts) > _SHOWN))
 
 
-def _fitting(counts: Mapping[int, int], spec: DataSpec) -> str:
+def _fitting(counts: Mapping[int, int], spec: DataSpec) -> list[str]:
     """The built-in tables in which all ids of a map are classes of the run."""
     known = {plain_name(label.name) for label in spec.labels}
     rows = {table: table_rows(table) for table in fitting_tables(counts)}
-    fitting = [table for table in rows if all(plain_name(row.name) in known for row in rows[table] if row.id in counts)]
-    return f"; all are classes in the table {' or '.join(fitting)}" if fitting else ""
+    return [table for table in rows if all(plain_name(row.name) in known for row in rows[table] if row.id in counts)]

@@ -94,7 +94,7 @@ def test_unknown_ids_are_refused_with_counts_names_and_advice(map_: Path, tmp_pa
     with pytest.raises(ValueError, match=r"names 5 pancreas \(3 voxels\)") as error:
         classes_of_ids(map_, {0: 100, 5: 3, 2: 3}, SPEC)
     assert "--label_ids class" not in str(error.value)
-    assert "if they are numbered as in the training's label maps, give --label_ids source" in str(error.value)
+    assert "--label_ids source, without a table, reads them as in the training's label maps" in str(error.value)
 
 
 def test_unknown_ids_can_be_dropped_but_not_all(map_: Path) -> None:
