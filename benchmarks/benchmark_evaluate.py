@@ -20,9 +20,9 @@ import tyro
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 
 from dataloaders.io.png import read_png, write_png
+from evaluation.evaluate import evaluate_pairs
 from evaluation.folders import Folders
 from evaluation.request import Request
-from evaluation.results import evaluate_pairs
 
 
 @dataclass(frozen=True)

@@ -18,9 +18,9 @@ from dataloaders.io.schema import decode
 from dataloaders.io.spec import DataSpec
 from dataloaders.overview import counted
 from evaluation.catalog import SCHEMA
+from evaluation.evaluate import evaluate_results
 from evaluation.pairs import paired_slices
 from evaluation.records import Metrics, check_provenance
-from evaluation.results import evaluate_results
 from evaluation.statistics import PairedDifference, paired_difference
 
 SAME = {"extractor": "another extractor", "weights_sha256": "other weights", "n": "another n", "n_patients": "other n"}

@@ -19,10 +19,10 @@ from dataloaders.io.schema import LowHigh, Shard, check, options_of
 from dataloaders.io.spec import Axis
 from dataloaders.io.workers import parse_shard
 from engine.command import exit_code
+from evaluation.evaluate import evaluate_generated, evaluate_pairs, evaluate_shard
 from evaluation.folders import Folders
 from evaluation.pairs import ManifestPairs, Pairs
 from evaluation.request import Request
-from evaluation.results import evaluate_generated, evaluate_pairs, evaluate_shard
 from evaluation.tables import format_table
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import re
 from functools import cache
 from pathlib import Path
@@ -11,6 +12,8 @@ import pytest
 from tests.launch import ROOT, call
 
 PAGES = [ROOT / "README.md", *sorted(ROOT.glob("docs/*.md")), *[p for p in [ROOT / "CONTRIBUTING.md"] if p.exists()]]
+PRODUCT = ("dataloaders", "models", "evaluation", "engine", "pipeline")
+FILES = (".py", ".json", ".html", ".md")
 COMMAND = re.compile(r"(?:python |sbatch .*?|batch_array\.sh )((?:scripts/|benchmarks/)?\w+\.py)(.*)")
 
 
@@ -69,3 +72,18 @@ def test_paths_exist(page: Path) -> None:
     }
     lacking = [path for path in ours if not (ROOT / path).exists() and not (page.parent / path).exists()]
     assert not lacking, f"{page.name}: {', '.join(sorted(lacking))}"
+
+
+def test_the_architecture_names_what_is_there() -> None:
+    """`module.name`, `Class.name` and `name` are defined in the product, in that file or class where one is said."""
+    defined: set[str] = set()
+    for path in (p for p in ROOT.rglob("*.py") if p.relative_to(ROOT).parts[0] in (*PRODUCT, "config.py")):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, (ast.ClassDef, ast.FunctionDef)):
+                defined |= {node.name, f"{path.stem}.{node.name}"}
+            if isinstance(node, ast.ClassDef):
+                defined |= {f"{node.name}.{part.name}" for part in node.body if isinstance(part, ast.FunctionDef)}
+    text = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+    named = re.findall(r"`(?:[a-z]+/)*((?:\w+\.)?[a-z_]\w*|[A-Z][a-z]\w*(?:\.\w+)?)`", text)
+    lacking = {name for name in named if not name.endswith(FILES)} - defined
+    assert not lacking, ", ".join(sorted(lacking))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping
+from dataclasses import dataclass
 
 from dataloaders.io.spec import LESION, Label
 from dataloaders.labelmaps.labels import (
@@ -15,7 +16,6 @@ from dataloaders.labelmaps.labels import (
 from dataloaders.prepare import tissue
 from dataloaders.prepare.inspection import DataFaults, Facts
 from dataloaders.prepare.options import PrepareOptions
-from dataloaders.prepare.slicing import PreparePlan
 from dataloaders.prepare.sources import Found
 
 ALONE = {
@@ -25,6 +25,16 @@ ALONE = {
 # Ids of TotalSegmentator 2 in a CT without names: of its first version there are none above 104, and no other common set
 # of organs or vertebrae has as many.
 OWN, OWN_COUNT, OWN_LOW, OWN_HIGH = "totalsegmentator", 20, 105, 117
+
+
+@dataclass(frozen=True)
+class PreparePlan:
+    """What all cases together become: all that the second pass needs to know besides its case."""
+
+    options: PrepareOptions
+    channels: tuple[str, ...]
+    ct: tuple[bool, ...]
+    table: ClassTable
 
 
 def make_plan(o: PrepareOptions, found: Found, all_facts: list[Facts]) -> tuple[PreparePlan, list[str]]:

@@ -27,8 +27,8 @@ from dataloaders.prepare.conversion import convert_folder
 from dataloaders.prepare.inspection import DataFaults, Facts, inspect_case
 from dataloaders.prepare.notes import CaseNotes, note_lines
 from dataloaders.prepare.options import SIZE_STEP, PrepareOptions
-from dataloaders.prepare.planning import make_plan
-from dataloaders.prepare.slicing import PreparePlan, process_case
+from dataloaders.prepare.planning import PreparePlan, make_plan
+from dataloaders.prepare.slicing import process_case
 from dataloaders.prepare.sources import (
     MASKS,
     CaseSource,

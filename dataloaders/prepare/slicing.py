@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from typing import Any
 
 import numpy as np
@@ -14,7 +14,7 @@ from dataloaders.io.intensity import Window, in_hu
 from dataloaders.io.manifest import Case, Geometry, Slice, Split, affine_rows, slice_name
 from dataloaders.io.nifti import Volume
 from dataloaders.io.spec import LESION, level_channel
-from dataloaders.labelmaps.labels import ClassTable, id_type
+from dataloaders.labelmaps.labels import id_type
 from dataloaders.lesions.preparing import (
     Tissue,
     find_lesions,
@@ -27,6 +27,7 @@ from dataloaders.prepare import tissue
 from dataloaders.prepare.atlas import atlas_tissue
 from dataloaders.prepare.notes import CaseNotes, clipped, value_ranges
 from dataloaders.prepare.options import PrepareOptions, parse_window
+from dataloaders.prepare.planning import PreparePlan
 from dataloaders.prepare.sources import CaseSource, embedded_volumes, read_role
 from dataloaders.prepare.splits import refuse_empty, split_slices
 from dataloaders.slice_files import Frame, choose_slices, write_filled, write_slice
@@ -34,16 +35,6 @@ from dataloaders.slice_files import Frame, choose_slices, write_filled, write_sl
 CT_WINDOW = Window(-1024.0, 3071.0)  # 12 bits, the range of clinical scanners
 MR_PERCENTILES = (0.1, 99.9)
 AIR_HU = -1024.0
-
-
-@dataclass(frozen=True)
-class PreparePlan:
-    """Everything a worker needs to know besides its case."""
-
-    options: PrepareOptions
-    channels: tuple[str, ...]
-    ct: tuple[bool, ...]
-    table: ClassTable
 
 
 def process_case(

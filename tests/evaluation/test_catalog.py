@@ -10,10 +10,10 @@ import pytest
 import evaluation.metrics
 from dataloaders.io.manifest import Manifest
 from evaluation import catalog
+from evaluation.evaluate import evaluate_pairs
 from evaluation.metrics.metric import AGREEMENT, Metric
 from evaluation.pairs import ManifestPairs
 from evaluation.request import Request
-from evaluation.results import evaluate_pairs
 from tests.toy_results import noisy, write_results
 
 DOCS = Path(__file__).resolve().parents[2] / "docs" / "metrics.md"

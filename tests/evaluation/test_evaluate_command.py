@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from dataloaders.io.png import write_png
-from evaluation import results, scoring
+from evaluation import evaluate, scoring
 from evaluation.metrics import sharpness, similarity
 from tests.launch import call
 from tests.toy_results import noisy, write_results
@@ -68,7 +68,7 @@ REFUSALS = {
 @pytest.mark.parametrize("name", REFUSALS)
 def test_one_line_and_nothing_written(name: str, toy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     if "out is" in name or "is a f" in name:
-        monkeypatch.setattr(results, "score", lambda *_: pytest.fail("computed before it was checked"))
+        monkeypatch.setattr(evaluate, "score", lambda *_: pytest.fail("computed before it was checked"))
     arguments, message = (text.replace("TOY", str(toy)) for text in REFUSALS[name])
     arguments = arguments.replace("PAIR", " ".join(map(str, pair(toy))))
     out = () if "--out" in arguments else ("--out", tmp_path / "o")

@@ -13,10 +13,10 @@ from dataloaders.io.geometry import to_ras
 from dataloaders.io.manifest import Case, Geometry, Manifest, affine_rows
 from dataloaders.io.nifti import write_volume
 from dataloaders.io.png import read_png
+from evaluation.evaluate import evaluate_pairs
 from evaluation.metrics.faithfulness import METRICS, overlap_rows
 from evaluation.pairs import ManifestPairs
 from evaluation.request import Request
-from evaluation.results import evaluate_pairs
 from evaluation.scoring import volume_of
 from tests.toy_results import noisy, write_results
 

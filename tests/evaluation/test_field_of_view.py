@@ -15,10 +15,10 @@ from dataloaders.io.png import read_png, write_png
 from engine.results import write_results as write_generated
 from evaluation import evaluate_results
 from evaluation.compare import load_entrants
+from evaluation.evaluate import evaluate_pairs
 from evaluation.folders import Folders
 from evaluation.metrics.lesion_regions import evaluate_lesion_regions
 from evaluation.request import Request
-from evaluation.results import evaluate_pairs
 from tests.toy_results import noisy, write_results
 
 pytestmark = pytest.mark.usefixtures("no_weights")

@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 
 from dataloaders.io.png import read_png, write_png
+from evaluation.evaluate import evaluate_pairs
 from evaluation.folders import Folders
 from evaluation.request import Request
-from evaluation.results import evaluate_pairs
 from tests.launch import call
 from tests.toy_results import noisy, write_results
 

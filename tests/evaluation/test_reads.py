@@ -15,10 +15,10 @@ from PIL import Image
 from dataloaders.io.manifest import Manifest
 from dataloaders.io.nifti import write_volume
 from dataloaders.io.png import NoGrey, write_png
+from evaluation.evaluate import evaluate_generated, evaluate_pairs, evaluate_shard
 from evaluation.folders import Folders
 from evaluation.pairs import ManifestPairs, Pairs
 from evaluation.request import Request
-from evaluation.results import evaluate_generated, evaluate_pairs, evaluate_shard
 from tests.toy_results import good_and_bad
 
 pytestmark = pytest.mark.usefixtures("no_weights")

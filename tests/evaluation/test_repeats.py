@@ -12,12 +12,12 @@ from dataloaders.io.console import collected
 from dataloaders.io.manifest import Manifest
 from dataloaders.io.nifti import read_volume, write_volume
 from dataloaders.io.png import read_png
+from evaluation.evaluate import evaluate_pairs, evaluate_results
 from evaluation.floors import add_floors, passed
 from evaluation.folders import Folders
 from evaluation.pairs import ManifestPairs
 from evaluation.repeats import pairs_of, write_results
 from evaluation.request import Request
-from evaluation.results import evaluate_pairs, evaluate_results
 from evaluation.tables import format_table
 from scripts.repeats import RepeatsOptions, repeats
 from tests.dataloaders.test_registration import lopsided, moved, turn

@@ -17,10 +17,10 @@ from dataloaders.io.manifest import Manifest
 from dataloaders.io.png import read_png, write_png
 from dataloaders.io.weights import MissingWeights, resolve
 from evaluation import request
+from evaluation.evaluate import evaluate_pairs
 from evaluation.metrics.distribution import frechet_distance, frechet_of_moments
 from evaluation.pairs import ManifestPairs
 from evaluation.request import Request
-from evaluation.results import evaluate_pairs
 from tests.evaluation.test_extractors import build_without_weights, random_state, save_script
 from tests.launch import call
 from tests.toy_results import noisy, write_results

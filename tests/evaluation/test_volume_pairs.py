@@ -15,11 +15,11 @@ import torch
 from dataloaders.io.nifti import read_ids, write_volume
 from dataloaders.io.png import write_png
 from evaluation import volume_pairs
+from evaluation.evaluate import evaluate_generated, evaluate_pairs
 from evaluation.folders import Folders
 from evaluation.metrics.protocols import synthrad2023
 from evaluation.metrics.similarity import similarity
 from evaluation.request import Request
-from evaluation.results import evaluate_generated, evaluate_pairs
 from evaluation.scoring import side_by_side
 from evaluation.volume_pairs import VolumePairs
 from tests.launch import call
