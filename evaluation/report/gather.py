@@ -52,12 +52,14 @@ class Picture:
     generated: tuple[NDArray[np.uint16], ...]
 
 
-def read_label(entrant: Entrant, item: Slice) -> NDArray | None:
-    """Label map of a slice, None where there is none."""
-    return read_slice(entrant.folder / item.label, entrant.spec) if item.label else None
+def read_label(entrant: Entrant, item: Slice) -> NDArray:
+    """Label map of a slice, 0 where there is none."""
+    if not item.label:
+        return np.zeros(entrant.spec.size, np.uint8)
+    return read_slice(entrant.folder / item.label, entrant.spec)
 
 
-def read_picture(entrants: Sequence[Entrant], case: Case, item: Slice, channel: int, label: NDArray | None) -> Picture:
+def read_picture(entrants: Sequence[Entrant], case: Case, item: Slice, channel: int, label: NDArray) -> Picture:
     """One channel of a slice in all methods."""
 
     def read(entrant: Entrant, path: str) -> NDArray[np.uint16]:
@@ -65,7 +67,7 @@ def read_picture(entrants: Sequence[Entrant], case: Case, item: Slice, channel: 
 
     real = read(entrants[0], item.images[channel])
     fakes = tuple(read(e, e.slice(case.id, item.index).generated[channel]) for e in entrants)
-    return Picture(np.zeros(real.shape, np.uint8) if label is None else label, real, fakes)
+    return Picture(label, real, fakes)
 
 
 def pictures(entrants: Sequence[Entrant]) -> Iterator[tuple[Case, Slice, int, Picture]]:

@@ -142,8 +142,7 @@ def _add_case(
 ) -> dict[str, Any]:
     """Fill in the stacks of one case, ``<number>-label`` and ``<number>-<channel>-<0 real, 1.. methods>``."""
     first = entrants[0]
-    maybe = [read_label(first, item) for item in items]
-    labels = [np.zeros(first.spec.size, np.uint8) if label is None else label for label in maybe]
+    labels = [read_label(first, item) for item in items]
     cut = body_box(labels)
     step = -(-max(labels[0][cut].shape) // LARGEST_SIDE)
     small = [label[cut][step // 2 :: step, step // 2 :: step] for label in labels]
@@ -152,7 +151,7 @@ def _add_case(
     stacks[f"{number}-label"] = encode(np.stack(codes).astype(np.uint8))
     for channel, window in enumerate(case.windows):
         knots = knots_of(first, channel, window)
-        read = [read_picture(entrants, case, item, channel, None) for item in items]
+        read = [read_picture(entrants, case, item, channel, label) for item, label in zip(items, labels, strict=True)]
         for source in range(1 + len(entrants)):
             levels = [(picture.real, *picture.generated)[source][cut] for picture in read]
             shrunk = [_reduced(window.decode(one), step, small[0].shape) for one in levels]
