@@ -143,7 +143,7 @@ def table_of(found: Mapping[str, Values], floor: Values, reference: str) -> list
                 for one in (values, found[reference])
             )
             row[name] = over_patients(values.get(key, {}).values())
-            if name != reference:
+            if name != reference and key in values:  # not every run has been segmented
                 row[name] |= {"difference": asdict(paired_difference(mine, theirs))}
         rows.append(row)
     return rows

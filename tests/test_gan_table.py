@@ -34,6 +34,9 @@ def test_differences_are_of_distances_from_the_best_value() -> None:
     assert mae["a"]["value"] == pytest.approx(3.5)
     assert mae["floor"]["value"] == 0.5
     text = as_markdown([jump, mae], ["a", "b"])
+    (only,) = table_of({"a": {"faithfulness_dice": values(*[0.5] * 6)}, "b": {}}, {}, "a")  # b was not segmented
+    assert only["b"]["value"] is None
+    assert "difference" not in only["b"]
     assert "| slice jump ratio, T1w | 1.2 [1.2, 1.2] | 0.9 [0.9, 0.9] (**-0.1 [-0.1, -0.1]**) | – |" in text
 
 
