@@ -111,7 +111,8 @@ class SyntheticPairs(_Pairs, IterableDataset[dict[str, Any]]):
 
     def _place(self, key: int) -> int:
         """Which pass since set_epoch has this key: the one that claimed it, else the next."""
-        found = ((self._passes == key) | (self._passes == 0)).nonzero()
+        passes = self._passes.clone()  # read once: another worker of this pass may claim the place between two looks
+        found = ((passes == key) | (passes == 0)).nonzero()
         if len(found) == 0:
             return PASSES + key % PASSES
         place = int(found[0])

@@ -59,6 +59,26 @@ def test_the_samples_do_not_depend_on_the_workers(maps: Path, batch_size: int) -
     assert all(torch.equal(alone[number], together[number]) for number in alone)
 
 
+def test_workers_that_begin_at_once_are_of_one_pass(maps: Path) -> None:
+    """Another worker claims the pass while this one looks: both are of the same."""
+    pairs = SyntheticPairs(maps, samples=4)
+    key, taken = 7, pairs._passes
+
+    class Shared:
+        def __eq__(self, other: object) -> torch.Tensor:  # type: ignore[override]
+            seen = taken == other
+            taken[0] = key
+            return seen
+
+        clone = taken.clone
+        __setitem__ = taken.__setitem__
+
+    pairs._passes = Shared()  # type: ignore[assignment]
+    assert pairs._place(key) == 0
+    assert pairs._place(key + 1) == 1
+    assert pairs._place(key) == 0
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(("workers", "persistent"), [(0, False), (2, True)])
 def test_every_pass_is_new_and_can_be_repeated(maps: Path, workers: int, persistent: bool) -> None:
