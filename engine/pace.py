@@ -11,7 +11,7 @@ from collections.abc import Callable
 import torch
 
 from dataloaders.io.console import due, duration
-from engine.device import peak_memory_gb
+from engine.device import cpu_has_bf16, peak_memory_gb
 from engine.methods.base import Workflow
 
 STEPS, SECONDS = 5, 20.0  # the time is known after so many steps, or after the first that ends so late
@@ -24,6 +24,11 @@ def expectation(workflow: Workflow, length: int, device: torch.device) -> list[s
         total = config.num_epochs * length
         lines.append(f"{total:,} images: {config.num_epochs} epochs of {length:,}, {config.batch_size} a step")
         lines += workflow.advice(total, device)
+        if config.precision == "bf16" and device.type == "cpu" and not cpu_has_bf16():
+            lines.append(
+                "warning: this CPU has no bf16 arithmetic (AVX-512 BF16 or AMX) and imitates it, many times slower than "
+                "--precision fp32, which a resumed run may take"
+            )
     if config.metrics == "none":
         lines.append("validation: none (--metrics none), so the best weights are the newest")
     return lines

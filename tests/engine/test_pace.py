@@ -50,6 +50,15 @@ def test_published_networks_on_a_cpu_say_what_they_cost_and_what_to_take(monkeyp
     assert "newest" in expected("--metrics", "none")[-1]
 
 
+@pytest.mark.parametrize("native", [True, False])
+def test_bf16_on_a_cpu_that_imitates_it_is_said_to_be_slow(monkeypatch: pytest.MonkeyPatch, native: bool) -> None:
+    monkeypatch.setattr(pace, "cpu_has_bf16", lambda: native)
+    bf16 = ("--preset", "demo", "--precision", "bf16")
+    assert any("slower than --precision fp32" in line for line in expected(*bf16)) is not native
+    assert not any("bf16" in line for line in expected("--preset", "demo"))
+    assert not any("bf16" in line for line in expected(*bf16, device=torch.device("cuda", 0)))
+
+
 def test_slow_steps_are_measured_within_a_minute(clock: list[float]) -> None:
     """With --freq_print 1000 a step of half a minute would say nothing for an hour."""
     said: list[str] = []
