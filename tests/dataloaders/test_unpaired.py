@@ -15,6 +15,7 @@ from dataloaders.io.png import as_16_bit, read_png
 from dataloaders.slices import BatchLoader, SliceDataset
 from dataloaders.unpaired import UnpairedDataset, typical_windows, unpaired_manifest
 from models.base import Batch
+from tests.dataloaders.test_dataset import take
 from tests.toy import prepared_folder
 
 
@@ -33,21 +34,6 @@ def loader(labels: Path, images: Path, workers: int = 0, cache: float = 0.0, see
     chosen = SliceDataset(labels, unpaired_manifest(data, other), "train", True, seed, cache, 1, read="labels")
     shown = SliceDataset(images, other, "train", True, seed, cache, read="images")
     return BatchLoader(chosen, 4, seed, workers, UnpairedDataset(chosen, shown, seed))
-
-
-def equal(first: list[Batch], second: list[Batch]) -> bool:
-    """Everything in the batches, their random streams included."""
-
-    def parts(batch: Batch) -> list[torch.Tensor]:
-        return [batch.label, batch.real, batch.neighbours, batch.position, batch.rng.get_state()]  # type: ignore[list-item]
-
-    return all(
-        a.cases == b.cases
-        and a.patients == b.patients
-        and a.indices == b.indices
-        and all(torch.equal(p, q) for p, q in zip(parts(a), parts(b), strict=True))
-        for a, b in zip(first, second, strict=True)
-    )
 
 
 def sources(root: Path) -> dict[bytes, tuple[int, bool]]:
@@ -75,6 +61,7 @@ def test_labels_and_images_are_those_of_the_two_training_splits(labels: Path, im
     assert {case for batch in batches for case in batch.cases} == {"sub-00", "sub-01", "sub-02"}
     keys = [key for batch in batches for key in zip(batch.cases, batch.indices, strict=True)]
     assert sorted(keys[:18]) == sorted(keys[18:]) == sorted(set(keys))
+    assert keys[:18] != keys[18:]  # each epoch has its own order
     numbers = [number for number, _ in seen(batches, images)]
     assert batches[0].real.shape == (4, 2, 32, 32)
     for epoch in range(3):  # ten images are gone through three times meanwhile
@@ -112,16 +99,11 @@ def test_one_folder_for_both_is_not_paired(labels: Path) -> None:
 
 @pytest.mark.slow
 def test_resuming_workers_and_cache_change_nothing(labels: Path, images: Path) -> None:
-    reference = list(islice(loader(labels, images).endless(), 12))
-
-    def again(start: int, workers: int = 0, cache: float = 0.0) -> list[Batch]:
-        return list(islice(loader(labels, images, workers, cache).endless(start), 12 - start // 4))
-
-    assert equal(reference, again(0, workers=2))
-    assert equal(reference, again(0, cache=1.0))
-    for start in (4, 20, 40):  # the last epochs of labels and of images begin within batches
-        assert equal(reference[start // 4 :], again(start))
-    assert equal(reference[5:], again(20, workers=1, cache=1.0))
+    reference = take(loader(labels, images).endless(), 12)
+    for start, workers, cache in ((0, 2, 0.0), (0, 0, 1.0), (4, 0, 0.0), (20, 1, 1.0), (40, 0, 0.0)):
+        # the last epochs of labels and of images begin within batches
+        again = take(loader(labels, images, workers, cache).endless(start), 12 - start // 4)
+        assert all(torch.equal(a, b) for a, b in zip(reference[start // 4 :], again, strict=True)), (start, workers)
 
 
 # -- the manifest -----------------------------------------------------------------------------------------------------
