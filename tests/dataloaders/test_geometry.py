@@ -6,12 +6,10 @@ import pytest
 
 from dataloaders.io.geometry import (
     off_grid,
-    onto_axes,
     plane,
     plane_shape,
     regrid,
     resample,
-    same_axes,
     spacing,
     stitch,
     to_ras,
@@ -38,11 +36,11 @@ def test_slices_go_back_to_the_source_bit_for_bit(codes: str, axis: str) -> None
     ras, source, affine = volume_in(codes)
     grid, grid_affine = to_ras(source, affine)
     assert np.array_equal(grid, ras)
-    count, rows, columns = plane_shape(grid.shape, axis)  # type: ignore[arg-type]
+    count, rows, columns = plane_shape(grid.shape, axis)
     crop = ((rows - 32) // 2, (columns - 32) // 2)
-    slices = {i: window_plane(plane(grid, axis, i), crop, (32, 32), 0) for i in range(count)}  # type: ignore[arg-type]
-    geometry = Geometry(affine, source.shape, grid_affine, grid.shape, crop)  # type: ignore[arg-type]
-    back, back_affine = stitch(geometry, axis, slices, fill=0)  # type: ignore[arg-type]
+    slices = {i: window_plane(plane(grid, axis, i), crop, (32, 32), 0) for i in range(count)}
+    geometry = Geometry(affine, source.shape, grid_affine, grid.shape, crop)
+    back, back_affine = stitch(geometry, axis, slices, fill=0)
     assert np.array_equal(back, source)
     assert np.array_equal(back_affine, affine)
 
@@ -52,7 +50,7 @@ def test_display_is_radiological() -> None:
     marks = np.zeros((4, 5, 6))
     marks[3, 4, 5] = 1  # most right, front, head
     for axis, index in (("axial", 5), ("coronal", 4), ("sagittal", 3)):
-        assert plane(marks, axis, index)[0, 0] == 1  # type: ignore[arg-type]
+        assert plane(marks, axis, index)[0, 0] == 1
 
 
 def test_regrid_keeps_centre_and_field_of_view() -> None:
@@ -85,7 +83,7 @@ def test_labels_are_never_blended() -> None:
 def test_the_ends_of_a_resampled_volume_do_not_fade() -> None:
     """A body that reaches the end of the scan keeps its intensity there: the grid's outermost planes go on."""
     shape, affine = regrid((6, 6, 9), np.eye(4), (1.0, 1.0, 3.0))
-    geometry = Geometry(np.eye(4), (6, 6, 9), affine, shape, (0, 0))  # type: ignore[arg-type]
+    geometry = Geometry(np.eye(4), (6, 6, 9), affine, shape, (0, 0))
     back, _ = stitch(geometry, "axial", dict.fromkeys(range(3), np.full((6, 6), 40.0, np.float32)), fill=-1024)
     assert np.allclose(back, 40)
 
@@ -104,19 +102,9 @@ def test_grids_are_compared_in_voxels() -> None:
     assert "by up to 2.5" in off_grid(shape, turned, shape, affine, "b")
 
 
-@pytest.mark.parametrize("codes", ORIENTATIONS)
-def test_data_are_moved_onto_the_axes_of_another_grid_exactly(codes: str) -> None:
-    ras, source, affine = volume_in(codes)
-    target = volume_in("RAS")[2]
-    moved, grid = onto_axes(source, affine, target)
-    assert np.array_equal(moved, ras)
-    assert np.allclose(grid, target)
-    assert same_axes(affine, target) == (codes == "RAS")
-
-
 def test_missing_slices_and_cropped_margins_are_filled() -> None:
     grid = np.ones((8, 8, 4), np.float32)
-    geometry = Geometry(np.eye(4), grid.shape, np.eye(4), grid.shape, (2, 2))  # type: ignore[arg-type]
+    geometry = Geometry(np.eye(4), grid.shape, np.eye(4), grid.shape, (2, 2))
     back, _ = stitch(geometry, "axial", {1: np.full((4, 4), 5.0, np.float32)}, fill=-7)
     assert (back[:, :, [0, 2, 3]] == -7).all()
     assert (back[2:6, 2:6, 1] == 5).all()

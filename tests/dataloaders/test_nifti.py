@@ -57,9 +57,25 @@ def huge_header(path: Path) -> Path:
     return path
 
 
-def text_file(path: Path) -> Path:
-    path.write_bytes(gzip.compress(b"not an image" * 100))
+def raw(content: bytes, name: str = "scan.mgz") -> Callable[[Path], Path]:
+    """Makes a file of that content and name."""
+
+    def make(path: Path) -> Path:
+        path.with_name(name).write_bytes(content)
+        return path.with_name(name)
+
+    return make
+
+
+def mgh(path: Path, data: NDArray | None = None, affine: NDArray | None = None) -> Path:
+    data = DATA.astype(np.int32) if data is None else data
+    nib.MGHImage(data, np.eye(4) if affine is None else affine).to_filename(path)
     return path
+
+
+def truncated_mgz(path: Path) -> Path:
+    whole = mgh(path.with_name("scan.mgz"), np.random.default_rng(0).integers(0, 9, (20, 20, 20)).astype(np.int32))
+    return raw(whole.read_bytes()[:-100])(path)
 
 
 OFFSET, SLOPE = 108, 112  # of vox_offset, and of scl_slope before scl_inter, in the header
@@ -75,11 +91,16 @@ FAULTS = {
     "vox_offset nan": patched(OFFSET, struct.pack("<ff", np.nan, 1)),
     r"vox_offset 3e\+38": patched(OFFSET, struct.pack("<ff", 3e38, 1), bytes(1 << 24)),
     "damaged header .*intercept": patched(SLOPE, struct.pack("<ff", 1, np.inf)),
-    "not a NIfTI file": text_file,
+    "not a NIfTI file": raw(gzip.compress(b"not an image" * 100), "scan.nii.gz"),
     "has 4 dimensions": lambda path: save_nifti(path, np.zeros((3, 3, 3, 2), np.int16)),
     "not a volume": lambda path: save_nifti(path, np.zeros((3, 3), np.int16)),
     "singular": patched(312, bytes(16)),  # srow_z
     "no such file": lambda path: path,
+    "named .mgz but not compressed": raw(b""),
+    "not an MGH file": raw(gzip.compress(b"", mtime=0)),
+    "damaged header .*non-zero": raw(gzip.compress(b"\0\0\0\1" + bytes(300), mtime=0)),
+    r"scan\.mgz: truncated or damaged": truncated_mgz,
+    r"scan\.mgz: .*has 4 dimensions": lambda path: mgh(path.with_name("scan.mgz"), np.zeros((3, 3, 3, 2), np.float32)),
 }
 
 
@@ -92,13 +113,6 @@ def test_bad_files(message: str, tmp_path: Path) -> None:
     assert "\n" not in str(error.value)
 
 
-def mgh(path: Path, data: NDArray | None = None, affine: NDArray | None = None) -> Path:
-    nib.MGHImage(DATA.astype(np.int32) if data is None else data, np.eye(4) if affine is None else affine).to_filename(
-        path
-    )
-    return path
-
-
 def test_mgz_is_read_as_nifti_is(tmp_path: Path) -> None:
     affine = np.array([[-1.0, 0, 0, 4], [0, 0, 2, -3], [0, -1, 0, 5], [0, 0, 0, 1]])
     for name in ("a.mgz", "a.mgh"):
@@ -106,9 +120,6 @@ def test_mgz_is_read_as_nifti_is(tmp_path: Path) -> None:
         assert np.array_equal(volume.data, DATA)
         assert np.allclose(volume.affine, affine)
         assert volume.codes is None
-    four = mgh(tmp_path / "b.mgz", np.zeros((3, 3, 3, 2), np.float32))
-    with pytest.raises(VolumeError, match="has 4 dimensions"):
-        read_volume(four)
 
 
 def test_damaged_header_extensions_cost_nothing(tmp_path: Path) -> None:
@@ -137,19 +148,14 @@ def test_missing_voxels_count_as_background_and_are_told(tmp_path: Path) -> None
     assert told[1].endswith("count as -980")
 
 
-def without_codes(path: Path, data: NDArray = DATA) -> Path:
-    image = nib.Nifti1Image(data, None)
+def test_a_header_without_orientation_is_told_and_kept(tmp_path: Path) -> None:
+    image = nib.Nifti1Image(DATA, None)
     image.header.set_zooms((1, 2, 3))
     image.header["qform_code"] = image.header["sform_code"] = 0
-    image.to_filename(path)
-    return path
-
-
-def test_a_header_without_orientation_is_told_and_kept(tmp_path: Path) -> None:
+    image.to_filename(tmp_path / "a.nii.gz")
     with collected() as told:
-        volume = read_volume(without_codes(tmp_path / "a.nii.gz"))
-    assert len(told) == 1
-    assert "axes are taken as LAS" in told[0]
+        volume = read_volume(tmp_path / "a.nii.gz")
+    assert ["axes are taken as LAS" in line for line in told] == [True]
     assert volume.codes == (0, 0)
     write_volume(tmp_path / "b.nii.gz", volume.data, volume.affine, codes=volume.codes)
     written = nib.load(tmp_path / "b.nii.gz")
@@ -176,16 +182,18 @@ def test_codes_are_written_as_they_were(codes: tuple[int, int], tmp_path: Path) 
 
 def test_good_files(tmp_path: Path) -> None:
     affine = np.diag([2.0, 3, 4, 1])
-    for name in ("a.nii", "a.nii.gz"):
-        volume = read_volume(save_nifti(tmp_path / name, DATA, affine))
+    swapped = nib.Nifti1Image(DATA, affine, nib.Nifti1Header(endianness=">"))
+    for name, image in {
+        "a.nii": nib.Nifti1Image(DATA, affine),
+        "b.nii.gz": nib.Nifti1Image(DATA, affine),
+        "c.nii.gz": nib.Nifti1Image(DATA[..., None], affine),  # a single volume of a series
+        "d.nii.gz": nib.Nifti2Image(DATA, affine),
+        "e.nii.gz": swapped,
+    }.items():
+        image.to_filename(tmp_path / name)
+        volume = read_volume(tmp_path / name)
         assert np.array_equal(volume.data, DATA)
         assert np.array_equal(volume.affine, affine)
-    single = read_volume(save_nifti(tmp_path / "b.nii.gz", DATA[..., None]))
-    assert single.data.shape == (3, 4, 5)
-    nib.Nifti2Image(DATA, affine).to_filename(tmp_path / "c.nii.gz")
-    assert np.array_equal(read_volume(tmp_path / "c.nii.gz").data, DATA)
-    nib.Nifti1Image(DATA, affine, nib.Nifti1Header(endianness=">")).to_filename(tmp_path / "d.nii.gz")
-    assert np.array_equal(read_volume(tmp_path / "d.nii.gz").data, DATA)
 
 
 def test_labels_must_be_whole_and_not_negative() -> None:
@@ -195,12 +203,13 @@ def test_labels_must_be_whole_and_not_negative() -> None:
     with collected() as told:
         assert whole_numbers("l", np.array([0, 0.9999999998, 2.0001, 7.9993])).tolist() == [0, 1, 2, 8]
     assert told == ["l: 3 labels are off whole numbers by 0.0007 at most; rounded"]
-    with pytest.raises(VolumeError, match=r"found 1\.002"):
-        whole_numbers("l.nii", np.array([0.0, 1.002]))
-    with pytest.raises(VolumeError, match=r"whole numbers, found 0.5 \(1 voxels\)"):
-        whole_numbers("l.nii", np.array([0.0, 0.5]))
-    with pytest.raises(VolumeError, match="found -1"):
-        whole_numbers("l.nii", np.array([0, -1]))
+    for wrong, message in (
+        ([0.0, 1.002], r"found 1\.002"),
+        ([0.0, 0.5], r"whole numbers, found 0.5 \(1 voxels\)"),
+        ([0, -1], "found -1"),
+    ):
+        with pytest.raises(VolumeError, match=message):
+            whole_numbers("l.nii", np.array(wrong))
 
 
 def test_written_headers_carry_no_text_of_the_source(tmp_path: Path) -> None:
@@ -209,19 +218,3 @@ def test_written_headers_carry_no_text_of_the_source(tmp_path: Path) -> None:
     assert bytes(header["descrip"]).strip(b"\0") == b""
     assert header.get_zooms() == (1, 1, 2)
     assert not list(tmp_path.glob(".tmp*"))
-
-
-@pytest.mark.parametrize(
-    ("content", "message"),
-    [
-        (b"", "named .mgz but not compressed"),
-        (gzip.compress(b"", mtime=0), "not an MGH file"),
-        (gzip.compress(b"\0\0\0\1" + bytes(300), mtime=0), "damaged header .*non-zero"),
-        (None, "truncated or damaged"),
-    ],
-)
-def test_bad_mgz_files(content: bytes | None, message: str, tmp_path: Path) -> None:
-    path = mgh(tmp_path / "aseg.mgz", np.random.default_rng(0).integers(0, 9, (20, 20, 20)).astype(np.int32))
-    path.write_bytes(path.read_bytes()[:-100] if content is None else content)
-    with pytest.raises(VolumeError, match=rf"aseg\.mgz: .*{message}"):
-        read_volume(path)

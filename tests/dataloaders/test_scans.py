@@ -6,24 +6,14 @@ import numpy as np
 import pytest
 
 from dataloaders.segmenter.scans import Scan, find_scans, read_scan
+from tests.dataloaders.test_find import touch
 from tests.toy import phantom, save_nifti
 
 
-def touch(*paths: Path) -> None:
-    for path in paths:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(b"")
-
-
 def test_bids_names(tmp_path: Path) -> None:
-    touch(
-        tmp_path / "sub-01/anat/sub-01_T1w.nii.gz",
-        tmp_path / "sub-01/anat/sub-01_FLAIR.nii.gz",
-        tmp_path / "sub-01/anat/sub-01_T1w_dseg.nii.gz",
-        tmp_path / "sub-02/ses-1/anat/sub-02_ses-1_desc-preproc_T2w.nii",
-        tmp_path / "sub-02/ses-1/func/sub-02_ses-1_bold.nii.gz",
-        tmp_path / "derivatives/x/sub-01/anat/sub-01_T1w.nii.gz",
-    )
+    touch(tmp_path, *(f"sub-01/anat/sub-01_{name}.nii.gz" for name in ("T1w", "FLAIR", "T1w_dseg")))
+    touch(tmp_path / "sub-02/ses-1", "anat/sub-02_ses-1_desc-preproc_T2w.nii", "func/sub-02_ses-1_bold.nii.gz")
+    touch(tmp_path, "derivatives/x/sub-01/anat/sub-01_T1w.nii.gz")
     scans, bids = find_scans([tmp_path], (), ("T1w",))
     assert bids
     assert [scan.name("dseg.nii.gz") for scan in scans] == [
@@ -37,27 +27,27 @@ def test_bids_names(tmp_path: Path) -> None:
 
 
 def test_a_network_of_two_channels_takes_files_in_pairs(tmp_path: Path) -> None:
-    touch(*(tmp_path / f"sub-01/anat/sub-01_{name}.nii.gz" for name in ("T1w", "FLAIR", "T2w")))
+    touch(tmp_path, *(f"sub-01/anat/sub-01_{name}.nii.gz" for name in ("T1w", "FLAIR", "T2w")))
     (scan,), _ = find_scans([tmp_path], (), ("FLAIR", "T1w"))
     assert [file.name for file in scan.files] == ["sub-01_FLAIR.nii.gz", "sub-01_T1w.nii.gz"]
     assert scan.name("dseg") == "sub-01/anat/sub-01_desc-FLAIRT1w_dseg"
     with pytest.raises(ValueError, match="the network wants T1w, PDw; PDw missing"):
         find_scans([tmp_path], (), ("T1w", "PDw"))
-    touch(tmp_path / "sub-02/anat/sub-02_T1w.nii.gz")
+    touch(tmp_path, "sub-02/anat/sub-02_T1w.nii.gz")
     whole, half = find_scans([tmp_path], (), ("FLAIR", "T1w"))[0]
     assert not whole.fault
     assert half.fault.endswith("sub-02: the network wants FLAIR, T1w; FLAIR missing")
 
 
 def test_own_outputs_are_no_input_and_links_to_folders_are_followed(tmp_path: Path) -> None:
-    touch(*(tmp_path / "real/sub-01/anat" / f"sub-01_{name}.nii.gz" for name in ("T1w", "desc-T1w_resampled")))
+    touch(tmp_path / "real", *(f"sub-01/anat/sub-01_{name}.nii.gz" for name in ("T1w", "desc-T1w_resampled")))
     (tmp_path / "bids").mkdir()
     (tmp_path / "bids/sub-01").symlink_to(tmp_path / "real/sub-01")
     (tmp_path / "real/sub-01/loop").symlink_to(tmp_path / "bids")
     (scan,), bids = find_scans([tmp_path / "bids"], (), ("c",))
     assert bids
     assert scan.name("dseg") == "sub-01/anat/sub-01_desc-T1w_dseg"
-    touch(*(tmp_path / "plain" / f"a{name}.nii.gz" for name in ("", "_dseg", "_probseg", "_resampled", "_mask")))
+    touch(tmp_path / "plain", *(f"a{name}.nii.gz" for name in ("", "_dseg", "_probseg", "_resampled", "_mask")))
     for inputs in ([tmp_path / "plain"], [tmp_path / "plain" / "*.nii.gz"], sorted((tmp_path / "plain").iterdir())):
         assert [scan.place for scan in find_scans(inputs, (), ("c",))[0]] == ["a"]
     (alone,), _ = find_scans([tmp_path / "plain" / "a_resampled.nii.gz"], (), ("c",))
@@ -65,13 +55,13 @@ def test_own_outputs_are_no_input_and_links_to_folders_are_followed(tmp_path: Pa
 
 
 def test_folders_lists_and_names_that_collide(tmp_path: Path) -> None:
-    touch(tmp_path / "a/x.nii.gz", tmp_path / "b/x.nii", tmp_path / "b/y.mgz", tmp_path / "b/.hidden.nii")
+    touch(tmp_path, "a/x.nii.gz", "b/x.nii", "b/y.mgz", "b/.hidden.nii")
     scans, bids = find_scans([tmp_path], (), ("c",))
     assert not bids
     assert [scan.place for scan in scans] == ["a/x", "b/x", "b/y"]
     alike = find_scans([tmp_path / "a/x.nii.gz", tmp_path / "b/x.nii"], (), ("c",))[0]
     assert [scan.place for scan in alike] == ["a/x", "b/x"]  # folders make the names
-    touch(tmp_path / "a/x.nii")
+    touch(tmp_path, "a/x.nii")
     with pytest.raises(ValueError, match=r"a/x.nii and .*a/x.nii.gz would both become x_dseg"):
         find_scans([tmp_path / "a/x.nii", tmp_path / "a/x.nii.gz"], (), ("c",))
     listed = tmp_path / "list.txt"
