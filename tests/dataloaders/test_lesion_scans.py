@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from dataloaders.lesions.scans import load_head, read_channels, read_mask, read_stored
+from tests.dataloaders.test_prepare import reoriented
 from tests.toy import save_nifti
 from tests.toy_lesions import LAS, patient
 
@@ -83,7 +84,6 @@ def test_masks_in_another_order_of_axes_are_moved(tmp_path: Path) -> None:
     t1, _ = files(tmp_path)
     p = patient(0)
     (scan,) = read_channels([t1], ["T1w"], "--input")
-    turn = np.array([[2, 1], [0, -1], [1, 1]])
-    moved = nib.Nifti1Image(p.lesion.astype(np.uint8), LAS).as_reoriented(turn)
-    moved.to_filename(tmp_path / "mask.nii.gz")
-    assert np.array_equal(read_mask(tmp_path / "mask.nii.gz", scan), p.lesion > 0)
+    mask = save_nifti(tmp_path / "mask.nii.gz", p.lesion.astype(np.uint8), LAS)
+    reoriented(mask, "SRA")
+    assert np.array_equal(read_mask(mask, scan), p.lesion > 0)

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from collections.abc import Callable
 from dataclasses import replace
@@ -12,47 +13,54 @@ import numpy as np
 import pytest
 from scipy.ndimage import rotate
 
-import dataloaders.prepare.prepare
 from dataloaders.io.geometry import stitch
 from dataloaders.io.manifest import Manifest
 from dataloaders.io.nifti import read_volume
 from dataloaders.io.png import read_png, write_png
 from dataloaders.labelmaps.labels import read_dataset_json
 from dataloaders.plain_folder import load_manifest
+from dataloaders.prepare import prepare as module
 from dataloaders.prepare.check import check_folder
 from dataloaders.prepare.options import PrepareOptions
 from dataloaders.prepare.prepare import DataFaults, prepare
 from dataloaders.prepare.splits import split_patients
+from tests.dataloaders.test_cleaning import toy_ct
 from tests.launch import call, prepared, run
 from tests.toy import LAS, phantom, save_nifti
 
 
-def pairs(root: Path, cases: int = 3) -> Path:
-    for i in range(cases):
+@pytest.fixture(scope="module")
+def three(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("three")
+    for i in range(3):
         label, image = phantom(i)
         save_nifti(root / f"case{i}_ct.nii.gz", (image * 5 - 1000).astype(np.int16), LAS)
         save_nifti(root / f"case{i}_seg.nii.gz", (label * 7).astype(np.uint8), LAS)
     return root
 
 
+@pytest.fixture
+def source(three: Path, tmp_path: Path) -> Path:
+    """Three cases of a CT with labels 0, 7, 14, 21, 28."""
+    return Path(shutil.copytree(three, tmp_path / "source"))
+
+
 def options(source: Path, out: Path, **changes: object) -> PrepareOptions:
-    base: dict[str, object] = {
-        "format": "pairs",
-        "images": str(source / "*_ct.nii.gz"),
-        "labels": str(source / "*_seg.nii.gz"),
-        "channel": "CT",
-        "clean": "none",
-        "size": (64,),
-        "out": out,
-        "workers": 1,
-    }
-    return PrepareOptions(**(base | changes))  # type: ignore[arg-type]
+    base = {"format": "pairs", "channel": "CT", "clean": "none", "size": (64,), "workers": 1, "out": out}
+    base |= {part: str(source / f"*_{ending}.nii.gz") for part, ending in (("images", "ct"), ("labels", "seg"))}
+    return PrepareOptions(**(base | changes))
 
 
-def whole(o: PrepareOptions) -> Manifest:
-    manifest = prepare(o)
-    assert manifest is not None
-    return manifest
+def pairs(source: Path, out: Path, **changes: object) -> Manifest:
+    return prepare(options(source, out, **changes))
+
+
+@pytest.fixture(scope="module")
+def whole(three: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The three cases prepared, to be read only."""
+    out = tmp_path_factory.mktemp("whole") / "out"
+    pairs(three, out)
+    return out
 
 
 def made(kind: str, source: Path, out: Path, **more: object) -> Manifest:
@@ -63,13 +71,8 @@ def tree(root: Path) -> dict[str, bytes]:
     return {str(p.relative_to(root)): p.read_bytes() for p in sorted(root.rglob("*")) if p.is_file()}
 
 
-@pytest.fixture
-def source(tmp_path: Path) -> Path:
-    return pairs(tmp_path / "source")
-
-
 def test_hounsfield_units_and_geometry_come_back(source: Path, tmp_path: Path) -> None:
-    manifest = whole(options(source, tmp_path / "out", min_foreground=0.0))
+    manifest = pairs(source, tmp_path / "out", min_foreground=0.0)
     for case in manifest.cases:
         original = read_volume(source / case.sources["CT"]["file"])
         levels = {s.index: read_png(tmp_path / "out" / s.images[0]) for s in case.slices}
@@ -87,67 +90,52 @@ def test_hounsfield_units_and_geometry_come_back(source: Path, tmp_path: Path) -
         assert np.array_equal(back[:, :, held], truth[:, :, held])
 
 
-def test_an_interrupted_run_goes_on(
-    source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    import dataloaders.prepare.prepare as module
-
-    prepare(options(source, tmp_path / "whole"))
+def test_an_interrupted_run_goes_on(source: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    pairs(source, tmp_path / "whole")
     said = capsys.readouterr().out
     assert "kept " in said
+    done: list[str] = []
     real = module.process_case
-    seen: list[str] = []
 
-    def dies_on_second(case, *rest):  # type: ignore[no-untyped-def]
-        if seen:
+    def dies_on_second(case, *rest):
+        if done:
             raise KeyboardInterrupt
-        seen.append(case.id)
+        done.append(case.id)
         return real(case, *rest)
 
-    monkeypatch.setattr(module, "process_case", dies_on_second)
-    with pytest.raises(KeyboardInterrupt):
-        prepare(options(source, tmp_path / "out"))
+    with mock.patch.object(module, "process_case", dies_on_second), pytest.raises(KeyboardInterrupt):
+        pairs(source, tmp_path / "out")
     assert not (tmp_path / "out" / "manifest.json").exists()
-    done: list[str] = []
-    monkeypatch.setattr(module, "process_case", lambda case, *rest: done.append(case.id) or real(case, *rest))
-    prepare(options(source, tmp_path / "out"))
+    with mock.patch.object(module, "process_case", lambda case, *rest: done.append(case.id) or real(case, *rest)):
+        pairs(source, tmp_path / "out")
     assert capsys.readouterr().out == said  # also of what was done before
-    assert seen[0] not in done
-    assert len(done) == 2
+    assert sorted(done) == ["case0", "case1", "case2"]  # each once
     assert tree(tmp_path / "whole") == tree(tmp_path / "out")
 
 
 SHAPE, LABELS = (40, 48, 24), phantom(0)[0]
-FAULTS = {  # of the first case: which file, its voxels and affine
-    "case0_seg.nii.gz: shape": ("seg", np.zeros((3, 3, 3), np.uint8), LAS),
-    "affine differs from that of the image by up to 0.47 voxels": (
-        "seg",
-        LABELS.astype(np.uint8),
-        LAS + np.eye(4) / 100,
-    ),
-    "whole numbers": ("seg", LABELS.astype(np.float32) * 0.3, LAS),
-    "positive ids": ("seg", -LABELS.astype(np.int16), LAS),
-    "constant image": ("ct", np.full(SHAPE, 3, np.int16), LAS),
-    "label map is empty": ("seg", np.zeros(SHAPE, np.uint8), LAS),
-}
+FAULTS = [  # of a case: which file, its voxels and affine, what is said
+    ("seg", np.ones((3, 3, 3), np.uint8), LAS, "shape"),
+    ("seg", LABELS.astype(np.uint8), LAS + np.eye(4) / 100, "affine differs from that of the image by up to 0.47"),
+    ("seg", LABELS.astype(np.float32) * 0.3, LAS, "whole numbers"),
+    ("seg", -LABELS.astype(np.int16), LAS, "positive ids"),
+    ("ct", np.full(SHAPE, 3, np.int16), LAS, "constant image"),
+    ("seg", np.zeros(SHAPE, np.uint8), LAS, "label map is empty"),
+]
 
 
-@pytest.mark.parametrize("message", FAULTS)
-def test_faults_name_the_file_and_nothing_is_written(message: str, source: Path, tmp_path: Path) -> None:
-    part, data, affine = FAULTS[message]
-    save_nifti(source / f"case0_{part}.nii.gz", data, affine)
-    with pytest.raises(DataFaults, match=message):
-        prepare(options(source, tmp_path / "out"))
-    assert not (tmp_path / "out").exists()
-
-
-def test_all_faults_are_listed_at_once(source: Path, tmp_path: Path) -> None:
+def test_all_faults_are_listed_with_their_files_and_nothing_is_written(source: Path, tmp_path: Path) -> None:
+    for i, (part, data, affine, _) in enumerate(FAULTS, 3):
+        for kind in ("ct", "seg"):
+            shutil.copy(source / f"case0_{kind}.nii.gz", source / f"case{i}_{kind}.nii.gz")
+        save_nifti(source / f"case{i}_{part}.nii.gz", data, affine)
     (source / "case1_ct.nii.gz").write_bytes(b"no gzip")
-    for i, data in ((0, LABELS.astype(np.float32) * 0.3), (2, -LABELS.astype(np.int16))):
-        save_nifti(source / f"case{i}_seg.nii.gz", data, LAS)
     with pytest.raises(DataFaults) as error:
-        prepare(options(source, tmp_path / "out"))
-    assert len(error.value.faults) == 3
+        pairs(source, tmp_path / "out")
+    assert len(error.value.faults) == len(FAULTS) + 1
+    for i, (part, _, _, message) in enumerate(FAULTS, 3):
+        assert re.search(rf"case{i}_{part}\.nii\.gz: .*{message}", str(error.value))
+    assert not (tmp_path / "out").exists()
 
 
 def test_unknown_labels_are_listed_with_their_voxels(source: Path, tmp_path: Path) -> None:
@@ -155,16 +143,13 @@ def test_unknown_labels_are_listed_with_their_voxels(source: Path, tmp_path: Pat
     table.write_text(json.dumps({"soft": [7, 14], "white": 21}))
     voxels = sum(int((phantom(i)[0] == 4).sum()) for i in range(3))
     with pytest.raises(DataFaults, match=rf"28 \({voxels} voxels\)"):
-        prepare(options(source, tmp_path / "out", label_map=table))
-    manifest = whole(options(source, tmp_path / "out", label_map=table, unknown_labels="background"))
+        pairs(source, tmp_path / "out", label_map=table)
+    manifest = pairs(source, tmp_path / "out", label_map=table, unknown_labels="background")
     table.write_text(json.dumps({"soft": [7], "white": 21}))
     with pytest.raises(ValueError, match="other options or sources"):  # the table's content counts, not its name
-        prepare(options(source, tmp_path / "out", label_map=table, unknown_labels="background"))
-    assert [(label.name, label.source) for label in manifest.spec.labels] == [
-        ("background", (0,)),
-        ("soft", (7, 14)),
-        ("white", (21,)),
-    ]
+        pairs(source, tmp_path / "out", label_map=table, unknown_labels="background")
+    found = [(label.name, label.source) for label in manifest.spec.labels]
+    assert found == [("background", (0,)), ("soft", (7, 14)), ("white", (21,))]
 
 
 def words(source: Path, out: Path) -> list[object]:
@@ -174,11 +159,10 @@ def words(source: Path, out: Path) -> list[object]:
 
 
 @pytest.mark.slow
-def test_the_command_with_more_workers_makes_the_same(source: Path, tmp_path: Path) -> None:
+def test_the_command_with_more_workers_makes_the_same(source: Path, whole: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     assert "test:" in run(*words(source, out), "--workers", 2).stdout
-    prepare(options(source, tmp_path / "one"))
-    assert tree(out) == tree(tmp_path / "one")
+    assert tree(out) == tree(whole)
     call("scripts/prepare_data.py", "--check", out)
     assert call("scripts/prepare_data.py", "--out", out, "--check").stdout == f"{out}: fine\n"
     assert call("scripts/prepare_data.py", "--check", code=2).stderr.startswith("error: --check: name a folder")
@@ -189,10 +173,9 @@ def test_the_command_with_more_workers_makes_the_same(source: Path, tmp_path: Pa
     assert bad.stderr.startswith("error: --format pairs needs --images")
 
 
-def test_check_finds_every_kind_of_damage(source: Path, tmp_path: Path) -> None:
-    out = tmp_path / "out"
-    manifest = whole(options(source, out))
-    items = [item for case in manifest.cases for item in case.slices]
+def test_check_finds_every_kind_of_damage(whole: Path, tmp_path: Path) -> None:
+    out = Path(shutil.copytree(whole, tmp_path / "out"))
+    items = [item for case in Manifest.load(out).cases for item in case.slices]
     (out / items[0].images[0]).unlink()
     write_png(out / items[1].images[0], np.zeros((8, 8), np.uint16))
     write_png(out / items[2].images[0], np.zeros((64, 64), np.uint16))
@@ -200,40 +183,27 @@ def test_check_finds_every_kind_of_damage(source: Path, tmp_path: Path) -> None:
     write_png(out / items[4].label, np.zeros((64, 64), np.uint8))
     write_png(out / "train" / "images" / "stranger.png", np.zeros((8, 8), np.uint16))
     faults = "\n".join(check_folder(out))
-    for text in (
-        "unreadable",
-        "is (8, 8)",
-        "constant image",
-        "label 9",
-        "do not match the histogram",
-        "not in the manifest",
-    ):
-        assert text in faults, text
+    wanted = "unreadable", "is (8, 8)", "constant image", "label 9", "do not match the histogram", "not in the manifest"
+    assert [text for text in wanted if text not in faults] == []
 
 
-def nnunet(root: Path) -> Path:
+def nnunet(root: Path, channels: int = 3, ignore: bool = False) -> Path:
     for i in range(3):
         label, image = phantom(i)
-        save_nifti(root / "imagesTr" / f"p{i}_0000.nii.gz", image)
-        save_nifti(root / "imagesTr" / f"p{i}_0001.nii.gz", (image * 4 - 1000).astype(np.int16))
-        save_nifti(root / "imagesTr" / f"p{i}_0002.nii.gz", label.astype(np.uint8))
-        save_nifti(root / "labelsTr" / f"p{i}.nii.gz", (label > 3).astype(np.uint8))
-    names = {"channel_names": {"0": "PET", "1": "CT"}, "labels": {"background": 0, "tumour": 1}}
-    (root / "dataset.json").write_text(json.dumps(names))
+        arrays = image, (image * 4 - 1000).astype(np.int16), label.astype(np.uint8)
+        for c, array in enumerate(arrays[:channels]):
+            save_nifti(root / "imagesTr" / f"p{i}_{c:04d}.nii.gz", array)
+        save_nifti(root / "labelsTr" / f"p{i}.nii.gz", np.where(ignore & (label == 3), 2, label > 3).astype(np.uint8))
+    labels = {"background": 0, "tumour": 1} | ({"ignore": 2} if ignore else {})
+    (root / "dataset.json").write_text(json.dumps({"channel_names": {"0": "PET", "1": "CT"}, "labels": labels}))
     return root
 
 
 def test_nnunet_and_autopet(tmp_path: Path) -> None:
-    root = nnunet(tmp_path / "raw")
-    for case in range(3):
-        (root / "imagesTr" / f"p{case}_0002.nii.gz").rename(tmp_path / f"{case}.nii.gz")
-    manifest = made("nnunet", root, tmp_path / "a", clean="none", min_foreground=0)
-    assert [c.name for c in manifest.spec.channels] == ["PET", "CT"]
-    assert [c.unit for c in manifest.spec.channels] == ["a.u.", "HU"]
+    manifest = made("nnunet", nnunet(tmp_path / "raw", 2), tmp_path / "a", clean="none", min_foreground=0)
+    assert [(c.name, c.unit) for c in manifest.spec.channels] == [("PET", "a.u."), ("CT", "HU")]
     assert manifest.spec.labels[1].name == "tumour"
-    for case in range(3):
-        (tmp_path / f"{case}.nii.gz").rename(root / "imagesTr" / f"p{case}_0002.nii.gz")
-    manifest = made("nnunet", root, tmp_path / "b", image_channels=(1,), label_channel=2)
+    manifest = made("nnunet", nnunet(tmp_path / "raw"), tmp_path / "b", image_channels=(1,), label_channel=2)
     assert [c.name for c in manifest.spec.channels] == ["CT"]
     assert manifest.spec.num_labels == 5
 
@@ -257,9 +227,8 @@ def bids(root: Path) -> Path:
     for i, subject in enumerate(("01", "02")):
         label, image = phantom(i, (48, 48, 32))
         for modality, factor in (("T1w", 1.0), ("FLAIR", 0.5)):
-            save_nifti(
-                root / f"sub-{subject}" / "anat" / f"sub-{subject}_{modality}.nii.gz", image * np.float32(factor)
-            )
+            name = f"sub-{subject}/anat/sub-{subject}_{modality}.nii.gz"
+            save_nifti(root / name, image * np.float32(factor))
         derivatives = root / "derivatives" / "lesions" / f"sub-{subject}" / "anat"
         save_nifti(derivatives / f"sub-{subject}_label-lesion_mask.nii.gz", (label == 4).astype(np.uint8))
         save_nifti(derivatives / f"sub-{subject}_dseg.nii.gz", np.where(label == 4, 3, label).astype(np.float32))
@@ -274,8 +243,7 @@ def test_bids_with_lesions(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -
     assert [c.name for c in manifest.spec.channels] == ["FLAIR", "T1w"]
     assert manifest.spec.labels[-1].name == "lesion"
     assert {case.patient: case.split for case in manifest.cases} == {"sub-01": "train", "sub-02": "test"}
-    lesions = sum(item.histogram.get(4, 0) for case in manifest.cases for item in case.slices)
-    assert lesions > 0
+    assert sum(item.histogram.get(4, 0) for case in manifest.cases for item in case.slices) > 0
 
 
 def test_a_bids_table_names_and_colours_the_classes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -287,19 +255,17 @@ def test_a_bids_table_names_and_colours_the_classes(tmp_path: Path, capsys: pyte
     save_nifti(derived / "sub-1_dseg.nii.gz", ids)
     table = tmp_path / "bids/dseg.tsv"
     table.write_text("index\tname\tcolor\n0\tBackground\tn/a\n7\tBrain\t#ff8800\n31\tRight Cave\t#0000FF\n")
-    options = PrepareOptions(format="bids", source=tmp_path / "bids", out=tmp_path / "out", split=(1, 0, 0), workers=1)
+    o = PrepareOptions(format="bids", source=tmp_path / "bids", out=tmp_path / "out", split=(1, 0, 0), workers=1)
     with pytest.raises(DataFaults, match=r"beside the label maps: dseg.tsv does not list 1 ids: 32 \(128 voxels\)"):
-        prepare(options)
+        prepare(o)
     table.write_text(table.read_text() + "32\tLeft Cave\tn/a\n99\tNowhere\tn/a\n")
-    assert prepare(options) is not None
+    labels = prepare(o).spec.labels
     assert "label names: those beside the label maps or in their headers (dseg.tsv)" in capsys.readouterr().out
-    labels = Manifest.load(tmp_path / "out").spec.labels
     assert [(label.name, label.source, label.color) for label in labels] == [
         ("background", (0,), ""), ("Brain", (7,), "#ff8800"), ("Right Cave", (31,), "#0000ff"), ("Left Cave", (32,), "")
     ]  # fmt: skip
     (tmp_path / "tissues.tsv").write_text("index\tname\n7\tbrain\n31\tcave\n32\tcave\n")
-    fused = prepare(replace(options, out=tmp_path / "fused", label_map=tmp_path / "tissues.tsv"))
-    assert fused is not None
+    fused = prepare(replace(o, out=tmp_path / "fused", label_map=tmp_path / "tissues.tsv"))
     assert [(label.name, label.source) for label in fused.spec.labels[1:]] == [("brain", (7,)), ("cave", (31, 32))]
 
 
@@ -319,8 +285,6 @@ def test_bids_modalities_with_their_own_grids(tmp_path: Path, capsys: pytest.Cap
 
 
 def test_background_is_split_into_air_and_body(tmp_path: Path) -> None:
-    from tests.dataloaders.test_cleaning import toy_ct
-
     ct = toy_ct()
     organ = np.zeros(ct["image"].shape, np.uint8)
     organ[30:36, 40:50, 2:10] = 5
@@ -328,7 +292,7 @@ def test_background_is_split_into_air_and_body(tmp_path: Path) -> None:
     save_nifti(tmp_path / "i" / "a.nii.gz", ct["image"], affine)
     save_nifti(tmp_path / "l" / "a.nii.gz", organ, affine)
     where = {"images": str(tmp_path / "i"), "labels": str(tmp_path / "l"), "clean": "auto", "size": (96,)}
-    manifest = whole(options(tmp_path, tmp_path / "out", split_background=True, split=(1, 0, 0), **where))
+    manifest = pairs(tmp_path, tmp_path / "out", split_background=True, split=(1, 0, 0), **where)
     assert [label.name for label in manifest.spec.labels] == ["background", "label_5", "body_unlabelled"]
     item = manifest.cases[0].slices[6]
     image = manifest.cases[0].windows[0].decode(read_png(tmp_path / "out" / item.images[0]))
@@ -349,12 +313,12 @@ def spoil(root: Path, pattern: str) -> None:
 
 
 def test_label_maps_alone_are_what_they_are_beside_images(source: Path, tmp_path: Path) -> None:
-    both = whole(options(source, tmp_path / "both", split_by="slices"))
+    both = pairs(source, tmp_path / "both", split_by="slices")
     spoil(source, "*_ct.nii.gz")
     alone = {"case_regex": r"(.+)_seg", "channel": "image", "clean": "auto", "split_by": "slices"}
     for name, changes in {"a": {"images": None}, "b": {"only": "labels"}}.items():
         out = tmp_path / name
-        manifest = whole(options(source, out, **alone | changes))
+        manifest = pairs(source, out, **alone | changes)
         assert manifest == Manifest.load(out)
         assert check_folder(out) == []
         assert manifest.spec == replace(both.spec, channels=())
@@ -376,10 +340,9 @@ def test_images_alone_keep_the_slices_of_the_body(tmp_path: Path, capsys: pytest
     for i in range(2):
         save_nifti(tmp_path / "scans" / f"mr{i}.nii.gz", image.astype(np.float32), LAS)
     out = tmp_path / "out"
-    o = options(
-        tmp_path, out, images=str(tmp_path / "scans"), labels=None, channel="T1w", clean="auto", split=(1, 0, 0)
-    )
-    manifest = whole(o)
+    body_alone = {"labels": None, "channel": "T1w", "clean": "auto", "split": (1, 0, 0)}
+    o = options(tmp_path, out, images=str(tmp_path / "scans"), **body_alone)
+    manifest = prepare(o)
     assert manifest == Manifest.load(out)
     assert (manifest.spec.labels, [c.name for c in manifest.spec.channels]) == ((), ["T1w"])
     assert check_folder(out) == []
@@ -401,43 +364,44 @@ def test_images_alone_keep_the_slices_of_the_body(tmp_path: Path, capsys: pytest
     assert middle == pytest.approx([31.5, 31.5], abs=1)
 
 
+CLASSES = ["background", "label_1", "label_2", "label_3", "lesion"]
+
+
 @pytest.mark.slow
-def test_halves_of_other_formats(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("kind", "only", "spoilt", "names"),
+    [
+        (bids, "labels", "*_[TF]*.nii.gz", CLASSES),
+        (bids, "images", "derivatives/*/*/*/*.nii.gz", ["FLAIR", "T1w"]),
+        (nnunet, "labels", "imagesTr/*", ["background", "tumour"]),
+        (nnunet, "images", "labelsTr/*", ["PET", "CT", "channel_2"]),
+    ],
+)
+def test_halves_of_other_formats(kind: Callable, only: str, spoilt: str, names: list[str], tmp_path: Path) -> None:
     """What is left out is never opened: here it cannot be."""
-    base = {"split": (1, 0, 0), "min_foreground": 0.0}
-
-    def names(manifest: Manifest) -> tuple[list[str], list[str]]:
-        return [label.name for label in manifest.spec.labels], [c.name for c in manifest.spec.channels]
-
-    for only, spoilt in (("labels", "*_[TF]*.nii.gz"), ("images", "derivatives/*/*/*/*.nii.gz")):
-        root = bids(tmp_path / only / "bids")
-        spoil(root, spoilt)
-        out = tmp_path / only / "out"
-        manifest = made("bids", root, out, only=only, **base)
-        assert check_folder(out) == []
+    root = kind(tmp_path / "in")
+    spoil(root, spoilt)
+    manifest = made(kind.__name__, root, tmp_path / "out", only=only, split=(1, 0, 0), min_foreground=0.0)
+    assert check_folder(tmp_path / "out") == []
+    assert [item.name for item in (*manifest.spec.labels, *manifest.spec.channels)] == names
+    if kind is bids:
         assert [case.id for case in manifest.cases] == ["sub-01", "sub-02"]
-        classes = ["background", "label_1", "label_2", "label_3", "lesion"]
-        assert names(manifest) == ((classes, []) if only == "labels" else ([], ["FLAIR", "T1w"]))
-    for only, spoilt in (("labels", "imagesTr/*"), ("images", "labelsTr/*")):
-        root = nnunet(tmp_path / only / "raw")
-        spoil(root, spoilt)
-        out = tmp_path / only / "nn"
-        manifest = made("nnunet", root, out, only=only, **base)
-        expected = (["background", "tumour"], []) if only == "labels" else ([], ["PET", "CT", "channel_2"])
-        assert names(manifest) == expected
-    shutil.rmtree(tmp_path / "labels" / "bids" / "sub-01")
-    shutil.rmtree(tmp_path / "labels" / "bids" / "sub-02")
+
+
+def test_derivatives_alone_are_label_maps_alone(tmp_path: Path) -> None:
+    root = bids(tmp_path / "bids")
+    for name in ("sub-01", "sub-02"):
+        shutil.rmtree(root / name)
     with pytest.raises(DataFaults, match="prepare \\*_dseg alone with --only labels"):
-        prepare(PrepareOptions(format="bids", source=tmp_path / "labels" / "bids", dry_run=True))
+        prepare(PrepareOptions(format="bids", source=root, dry_run=True))
 
 
 def test_a_single_patient_needs_to_be_told(source: Path, tmp_path: Path) -> None:
-    for i in (1, 2):
-        for kind in ("ct", "seg"):
-            (source / f"case{i}_{kind}.nii.gz").unlink()
+    for path in source.glob("case[12]_*"):
+        path.unlink()
     with pytest.raises(ValueError, match="--split_by slices"):
-        prepare(options(source, tmp_path / "out"))
-    manifest = whole(options(source, tmp_path / "out", split_by="slices", split=(0.6, 0.2, 0.2), guard=1))
+        pairs(source, tmp_path / "out")
+    manifest = pairs(source, tmp_path / "out", split_by="slices", split=(0.6, 0.2, 0.2), guard=1)
     indices = {case.split: {item.index for item in case.slices} for case in manifest.cases}
     assert set(indices) == {"train", "val", "test"}
     for held_out in ("val", "test"):
@@ -449,11 +413,11 @@ def test_a_split_that_is_asked_for_is_never_empty(source: Path, tmp_path: Path, 
     """By slices every training slice may lie too near to a held-out one; by patients there may be too few."""
     split = (0.4, 0.1, 0.5)
     if by == "patient":
-        for kind in ("ct", "seg"):
-            (source / f"case2_{kind}.nii.gz").unlink()
+        for path in source.glob("case2_*"):
+            path.unlink()
     what = "train" if by == "slices" else "val"
     with pytest.raises(ValueError, match=rf"--split 0.4 0.1 0.5 leaves nothing for {what}") as error:
-        prepare(options(source, tmp_path / "out", split_by=by, split=split, min_foreground=0.0))
+        pairs(source, tmp_path / "out", split_by=by, split=split, min_foreground=0.0)
     assert "\n" not in str(error.value)
     assert not list(tmp_path.glob("out/**/*.png"))
 
@@ -461,11 +425,11 @@ def test_a_split_that_is_asked_for_is_never_empty(source: Path, tmp_path: Path, 
 def test_a_split_file_is_obeyed_to_the_letter(source: Path, tmp_path: Path) -> None:
     file = tmp_path / "split.json"
     file.write_text(json.dumps({"train": ["case0", "case2"], "test": ["case1"]}))
-    manifest = whole(options(source, tmp_path / "out", split_file=file))
+    manifest = pairs(source, tmp_path / "out", split_file=file)
     assert {case.id: case.split for case in manifest.cases} == {"case0": "train", "case1": "test", "case2": "train"}
     file.write_text(json.dumps({"train": ["case0", "nobody"], "test": ["case1"]}))
     with pytest.raises(ValueError, match="unknown: nobody; not listed: case2"):
-        prepare(options(source, tmp_path / "b", split_file=file))
+        pairs(source, tmp_path / "b", split_file=file)
 
 
 # -- shards -----------------------------------------------------------------------------------------------------------
@@ -476,10 +440,8 @@ def test_shards_together_prepare_what_one_command_does(tmp_path: Path) -> None:
     o = boxes(tmp_path / "source", (40, 65, 33))  # no --size, on which all must agree
     prepare(replace(o, out=tmp_path / "whole"))
     read: list[str] = []
-    inspect = dataloaders.prepare.prepare.inspect_case
-    with mock.patch.object(
-        dataloaders.prepare.prepare, "inspect_case", lambda c, *r: read.append(c.id) or inspect(c, *r)
-    ):
+    inspect = module.inspect_case
+    with mock.patch.object(module, "inspect_case", lambda c, *r: read.append(c.id) or inspect(c, *r)):
         done = [prepare(replace(o, out=tmp_path / "shards", shard=f"{i}/2")) for i in (1, 0)]
     assert done[0] is None
     assert done[1] is not None
@@ -495,14 +457,14 @@ def test_a_shard_notices_files_and_options_that_changed(source: Path, tmp_path: 
     save_nifti(bad, (label * 7).astype(np.uint8), np.diag([-1.0, 1.0, 2.5, 1.0]))
     for shard in ("0/2", "1/2"):
         with pytest.raises(DataFaults, match="affine differs"):
-            prepare(options(source, tmp_path / "out", shard=shard))
-    assert prepare(options(source, tmp_path / "out", shard="0/2", affine="warn")) is None
+            pairs(source, tmp_path / "out", shard=shard)
+    assert pairs(source, tmp_path / "out", shard="0/2", affine="warn") is None
     shutil.rmtree(tmp_path / "out")
     with pytest.raises(DataFaults, match="affine differs"):
-        prepare(options(source, tmp_path / "out", shard="0/2"))
+        pairs(source, tmp_path / "out", shard="0/2")
     save_nifti(bad, (label * 7).astype(np.uint8), LAS)
-    assert prepare(options(source, tmp_path / "out", shard="0/2")) is None
-    assert prepare(options(source, tmp_path / "out", shard="1/2")) is not None
+    assert pairs(source, tmp_path / "out", shard="0/2") is None
+    assert pairs(source, tmp_path / "out", shard="1/2") is not None
 
 
 @pytest.mark.parametrize(
@@ -518,7 +480,7 @@ def test_a_ct_that_is_not_in_hu_is_refused(tmp_path: Path, change: Callable, wor
     save_nifti(tmp_path / "source/a_ct.nii.gz", change(image * 5 - 1000))
     save_nifti(tmp_path / "source/a_seg.nii.gz", label.astype(np.uint8))
     with pytest.raises(DataFaults, match=r"a_ct\.nii\.gz: a CT with nothing below -500") as error:
-        prepare(options(tmp_path / "source", tmp_path / "out"))
+        pairs(tmp_path / "source", tmp_path / "out")
     assert words in str(error.value)
     assert not (tmp_path / "out").exists()
 
@@ -530,14 +492,11 @@ def test_an_offset_brings_a_ct_back_to_hu_and_leaves_those_that_are(tmp_path: Pa
     save_nifti(tmp_path / "source/b_ct.nii.gz", hu.astype(np.int16))
     for name in "ab":
         save_nifti(tmp_path / f"source/{name}_seg.nii.gz", label.astype(np.uint8))
-    manifest = prepare(options(tmp_path / "source", tmp_path / "out", hu_offset=-1024.0, min_foreground=0.0))
-    shifted, same = (
-        np.stack([case.windows[0].decode(read_png(tmp_path / "out" / item.images[0])) for item in case.slices])
-        for case in manifest.cases
-    )
-    assert np.array_equal(shifted, same)
-    assert abs(same.max() - hu.max()) < 0.1
-    kept = prepare(options(tmp_path / "source", tmp_path / "as_it_is", hu_offset=0.0, min_foreground=0.0))
+    manifest = pairs(tmp_path / "source", tmp_path / "out", hu_offset=-1024.0, min_foreground=0.0)
+    for one, two in zip(*(case.slices for case in manifest.cases), strict=True):
+        assert np.array_equal(*(read_png(tmp_path / "out" / item.images[0]) for item in (one, two)))
+    assert manifest.cases[0].windows == manifest.cases[1].windows
+    kept = pairs(tmp_path / "source", tmp_path / "as_it_is", hu_offset=0.0, min_foreground=0.0)
     assert kept.spec.channels[0].unit == "HU"
 
 
@@ -546,15 +505,8 @@ def test_fractional_hounsfield_units_are_ct_without_being_named_so(tmp_path: Pat
     for name, values in (("ct", image.astype(np.float64) * 5 - 1000.25), ("mr", image.astype(np.float64))):
         save_nifti(tmp_path / name / "a.nii.gz", values)
         save_nifti(tmp_path / "labels/a.nii.gz", label.astype(np.uint8))
-        o = options(
-            tmp_path,
-            tmp_path / f"{name}_out",
-            images=f"{tmp_path}/{name}",
-            labels=f"{tmp_path}/labels",
-            channel="image",
-            split=(1, 0, 0),
-        )
-        manifest = whole(o)
+        where = {"images": str(tmp_path / name), "labels": str(tmp_path / "labels"), "channel": "image"}
+        manifest = pairs(tmp_path, tmp_path / f"{name}_out", **where, split=(1, 0, 0))
         assert manifest.spec.channels[0].unit == ("HU" if name == "ct" else "a.u.")
         assert (manifest.cases[0].windows[0].low == -1024) == (name == "ct")
 
@@ -587,12 +539,7 @@ def test_both_versions_of_dataset_json_and_nested_regions(tmp_path: Path) -> Non
 
 
 def test_the_ignore_label_of_nnunet_is_no_class(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    root = nnunet(tmp_path / "raw")
-    for i in range(3):
-        label, _ = phantom(i)
-        save_nifti(root / "labelsTr" / f"p{i}.nii.gz", np.where(label == 3, 2, label > 3).astype(np.uint8))
-    names = {"channel_names": {"0": "PET", "1": "CT"}, "labels": {"background": 0, "tumour": 1, "ignore": 2}}
-    (root / "dataset.json").write_text(json.dumps(names))
+    root = nnunet(tmp_path / "raw", ignore=True)
     manifest = made("nnunet", root, tmp_path / "a", min_foreground=0.0)
     assert [(label.name, label.source) for label in manifest.spec.labels] == [("background", (0, 2)), ("tumour", (1,))]
     assert {i for case in manifest.cases for item in case.slices for i in item.histogram} == {0, 1}
@@ -615,7 +562,7 @@ def boxes(root: Path, rows: tuple[int, ...], columns: int = 20) -> PrepareOption
 
 def test_the_default_size_holds_the_labels_of_every_case(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     o = boxes(tmp_path / "source", (40, 65, 33))
-    manifest = whole(o)
+    manifest = prepare(o)
     assert manifest.spec.size == (96, 32)
     assert "slices of 96×32 pixels: they hold what is labelled in every case (65×20)" in capsys.readouterr().out
     for case, n in zip(manifest.cases, (40, 65, 33), strict=True):
@@ -630,14 +577,14 @@ def test_the_default_size_holds_the_labels_of_every_case(tmp_path: Path, capsys:
 )
 def test_the_size_that_is_given_or_needed(tmp_path: Path, changes: dict, size: tuple[int, int]) -> None:
     """The whole plane where classes are still to be made; resampled labels in new pixels."""
-    manifest = whole(replace(boxes(tmp_path / "s", (65,)), **changes))
+    manifest = prepare(replace(boxes(tmp_path / "s", (65,)), **changes))
     assert manifest.spec.size == size
 
 
 def test_one_file_in_two_splits_is_said(source: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     shutil.copy(source / "case0_ct.nii.gz", source / "case2_ct.nii.gz")
     split = {"val_patients": ("case1",), "test_patients": ("case2",)}
-    prepare(options(source, tmp_path / "out", **split))
+    pairs(source, tmp_path / "out", **split)
     line = "case0_ct.nii.gz of case0 and case2_ct.nii.gz of case2 are the same file in other splits"
     assert f"warning: {line}" in capsys.readouterr().out
     load_manifest(tmp_path / "out")
@@ -652,11 +599,11 @@ def test_interpolated_label_maps_and_exchanged_files_are_refused(source: Path, t
     with pytest.raises(
         DataFaults, match=r"case1_seg\.nii\.gz: \d+ label ids, \d+ of them mostly single pixels between"
     ):
-        prepare(options(source, tmp_path / "out"))
+        pairs(source, tmp_path / "out")
     save_nifti(source / "case1_seg.nii.gz", image.clip(0).astype(np.int16), LAS)
     save_nifti(source / "case1_ct.nii.gz", label.astype(np.int16) - 1000, LAS)
     with pytest.raises(DataFaults, match=r"case1_seg\.nii\.gz: .*images of 5 values: labels and images seem"):
-        prepare(options(source, tmp_path / "out"))
+        pairs(source, tmp_path / "out")
 
 
 def reoriented(path: Path, codes: str) -> None:
@@ -671,12 +618,13 @@ def reoriented(path: Path, codes: str) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("affine", ["refuse", "warn"])
-def test_labels_in_another_order_of_axes_lie_where_they_are(source: Path, tmp_path: Path, affine: str) -> None:
-    prepare(options(source, tmp_path / "whole"))
+def test_labels_in_another_order_of_axes_lie_where_they_are(
+    source: Path, whole: Path, tmp_path: Path, affine: str
+) -> None:
     for i, codes in enumerate(("RAS", "PIR", "SLP")):
         reoriented(source / f"case{i}_seg.nii.gz", codes)
-    prepare(options(source, tmp_path / "out", affine=affine))
-    one, two = ({k: v for k, v in tree(tmp_path / n).items() if k.endswith(".png")} for n in ("whole", "out"))
+    pairs(source, tmp_path / "out", affine=affine)
+    one, two = ({k: v for k, v in tree(out).items() if k.endswith(".png")} for out in (whole, tmp_path / "out"))
     assert one == two
 
 
@@ -685,18 +633,18 @@ def test_warn_is_no_remedy_where_axes_differ(source: Path, tmp_path: Path) -> No
     shifted[0, 3] = 5
     path = save_nifti(source / "case0_seg.nii.gz", (phantom(0)[0] * 7).astype(np.uint8), shifted)
     with pytest.raises(DataFaults, match=r"by up to 5 voxels .*--affine warn takes the image's"):
-        prepare(options(source, tmp_path / "out"))
+        pairs(source, tmp_path / "out")
     reoriented(path, "RAS")
     for affine in ("refuse", "warn"):
         with pytest.raises(DataFaults, match=r"by up to 5 voxels, in the image's order of axes; resample") as error:
-            prepare(options(source, tmp_path / "out", affine=affine))
+            pairs(source, tmp_path / "out", affine=affine)
         assert "--affine" not in str(error.value)
 
 
 @pytest.mark.slow
 def test_what_files_lack_is_told_and_handled(source: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """No orientation, labels off whole numbers, NaN outside the head and within a label; NaN in CT is air."""
-    prepare(options(source, tmp_path / "whole", min_foreground=0.0))
+    pairs(source, tmp_path / "whole", min_foreground=0.0)
     label, image = phantom(0)
     hu = (image * 5 - 1000).astype(np.int16).astype(np.float32)
     hu[label == 0] = np.nan
@@ -709,7 +657,7 @@ def test_what_files_lack_is_told_and_handled(source: Path, tmp_path: Path, capsy
         bare.header.set_zooms((1, 1, 2))
         bare.to_filename(path)
     capsys.readouterr()
-    manifest = whole(options(source, tmp_path / "out", min_foreground=0.0, workers=2))
+    manifest = pairs(source, tmp_path / "out", min_foreground=0.0, workers=2)
     told = capsys.readouterr().out
     assert "labels are off whole numbers by 0.0001 at most; rounded" in told
     assert "case0_ct.nii.gz: 1 of the NaN or infinite voxels are labelled" in told
@@ -723,7 +671,7 @@ def test_what_files_lack_is_told_and_handled(source: Path, tmp_path: Path, capsy
     first = manifest.cases[0]
     pixels = np.stack([read_png(tmp_path / "out" / item.images[0])[8:-8, 12:-12] for item in first.slices])
     assert first.windows[0].decode(pixels).min() == pytest.approx(float(np.nanmin(hu)), abs=0.1)
-    assert {case.id: case.geometry and case.geometry.source_codes for case in manifest.cases}["case1"] == (0, 0)
+    assert manifest.cases[1].geometry.source_codes == (0, 0)
 
 
 NO_PAIRS = {"images": None, "labels": None, "channel": "image"}
@@ -741,7 +689,6 @@ NO_PAIRS = {"images": None, "labels": None, "channel": "image"}
         ({"labels": None, "tissue": "hu", "channel": "MR", "images": "SOURCE/case0_seg.nii.gz"}, "needs a CT channel"),
         ({"channel": "label"}, "'label' is reserved"),
         ({"label_channel": 2}, "--label_channel: not read with --format pairs, only with nnunet"),
-        ({"format": "bids"}, "--images: not read with --format bids, only with pairs"),
         ({"exclude": ("sub-1",)}, "--exclude: not read with --format pairs, only with bids"),
         ({"case_regex": "(case"}, r"--case_regex '\(case': not a regular expression"),
         ({"case_regex": "case"}, "--case_regex 'case': put the case into a group"),
@@ -755,7 +702,7 @@ def test_what_makes_no_sense_is_one_line(
 ) -> None:
     changes = {k: v.replace("SOURCE", str(source)) if isinstance(v, str) else v for k, v in changes.items()}
     with pytest.raises(ValueError, match=message.replace("SOURCE", str(source))):
-        prepare(options(source, tmp_path / "out", **changes))
+        pairs(source, tmp_path / "out", **changes)
     assert not (tmp_path / "out").exists()
 
 
@@ -764,54 +711,50 @@ def test_a_folder_that_is_not_ours_and_a_place_that_is_not_there_are_told_before
 ) -> None:
     monkeypatch.setattr("dataloaders.prepare.prepare.inspect_case", lambda *_: pytest.fail("read a scan"))
     (tmp_path / "file").touch()
-    for out, message in (
-        (tmp_path / "file", "is a file; choose"),
-        (source, "is not empty and was not written by this"),
-    ):
+    refused = {tmp_path / "file": "is a file; choose", source: "is not empty and was not written by this"}
+    for out, message in refused.items():
         with pytest.raises(ValueError, match=f"--out {out} {message}"):
-            prepare(options(source, out))
+            pairs(source, out)
     with pytest.raises(DataFaults) as fault:
-        prepare(options(source, tmp_path / "out", images=str(tmp_path / "nowhere")))
+        pairs(source, tmp_path / "out", images=str(tmp_path / "nowhere"))
     assert len(str(fault.value).splitlines()) == 2, fault.value  # and no line for every label map
 
 
-def label_header(*names: str) -> nib.nifti1.Nifti1Extension:
+def name_labels(path: Path, *names: str) -> None:
+    """Names of the ids 7, 14, ... in the header, as TotalSegmentator writes them."""
     rows = "".join(f'<Label Key="{7 * i}" Red="0"><![CDATA[{name}]]></Label>' for i, name in enumerate(names, 1))
-    return nib.nifti1.Nifti1Extension("comment", f"<ClassTable>{rows}</ClassTable>".encode())
+    image = nib.load(path)
+    image.header.extensions[:] = [nib.nifti1.Nifti1Extension("comment", f"<ClassTable>{rows}</ClassTable>".encode())]
+    nib.Nifti1Image(np.asarray(image.dataobj), image.affine, image.header).to_filename(path)
 
 
 def test_names_in_the_headers_are_taken(source: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """As TotalSegmentator writes them: without a table, left and right were not known apart."""
-    for path in sorted(source.glob("*_seg.nii.gz")):
-        image = nib.load(path)
-        image.header.extensions.append(label_header("kidney_left", "kidney_right", "liver", "spleen"))
-        nib.Nifti1Image(np.asarray(image.dataobj), image.affine, image.header).to_filename(path)
-    manifest = whole(options(source, tmp_path / "out"))
-    assert [label.name for label in manifest.spec.labels[1:]] == ["kidney_left", "kidney_right", "liver", "spleen"]
+    """Without them or a table, left and right were not known apart."""
+    names = ["kidney_left", "kidney_right", "liver", "spleen"]
+    for path in source.glob("*_seg.nii.gz"):
+        name_labels(path, *names)
+    manifest = pairs(source, tmp_path / "out")
+    assert [label.name for label in manifest.spec.labels[1:]] == names
     assert "label names: those beside the label maps or in their headers" in capsys.readouterr().out
-    image = nib.load(path)
-    image.header.extensions[:] = [label_header("spleen", "kidney_right", "liver", "kidney_left")]
-    nib.Nifti1Image(np.asarray(image.dataobj), image.affine, image.header).to_filename(path)
-    other = whole(options(source, tmp_path / "contradicts"))
-    assert other.spec.labels[1].name == "label_7"
+    name_labels(source / "case2_seg.nii.gz", *names[::-1])
+    assert pairs(source, tmp_path / "contradicts").spec.labels[1].name == "label_7"
     assert "warning: id 7 is 'kidney_left' in one label map's header" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(("first", "named"), [(89, True), (1, False)])
 def test_totalsegmentators_ids_are_known_without_names(
-    first: int, named: bool, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    first: int, named: bool, source: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """More than 20 ids of a CT up to 112 are nobody else's; 1 to 25 may be anything, vertebrae for one."""
     for case in range(3):
-        label, image = phantom(case)
+        label, _ = phantom(case)
         x, y, _ = np.indices(label.shape)
         label = np.where(label > 0, first + x // 8 + 5 * (y // 10), 0)  # 25 blocks
-        save_nifti(tmp_path / "scans" / f"case{case}_ct.nii.gz", (image * 5 - 1000).astype(np.int16))
-        save_nifti(tmp_path / "scans" / f"case{case}_seg.nii.gz", label.astype(np.uint8))
-    manifest = whole(options(tmp_path / "scans", tmp_path / "out"))
-    assert manifest.spec.labels[-1].name.startswith("rib_right_") is named
+        save_nifti(source / f"case{case}_seg.nii.gz", label.astype(np.uint8), LAS)
+    names = [label.name for label in pairs(source, tmp_path / "out").spec.labels[1:]]
+    assert names[-1].startswith("rib_right_") is named
     assert ("label names: totalsegmentator's" in capsys.readouterr().out) is named
-    assert (sum(label.name.startswith("label_") for label in manifest.spec.labels) == 0) is named
+    assert {name.startswith("label_") for name in names} == {not named}
 
 
 def test_patients_are_split_by_the_seed_whatever_their_order() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ from dataloaders.io.files import file_sha256
 from dataloaders.io.manifest import Manifest
 from dataloaders.labelmaps.image_generator import ImageGenerator
 from models.gmm.priors import FittedPrior
+from tests.dataloaders.test_prepare import reoriented
 from tests.launch import Done, call
 from tests.launch import run as run_process
 from tests.toy import prepared_folder, save_nifti
@@ -32,9 +34,17 @@ def steps(label: np.ndarray, shift: float) -> np.ndarray:
     return means[label].astype(np.float32)
 
 
-def run(folder: Path, *extra: object, code: int = 0) -> Done:
+def words(folder: Path) -> list[object]:
     where = ["--images", folder / "images", "--labels", folder / "labels", "--out", folder / "priors.json"]
-    return call("scripts/estimate_priors.py", *where, *extra, code=code)
+    return ["scripts/estimate_priors.py", *where]
+
+
+def run(folder: Path, *extra: object, code: int = 0) -> Done:
+    return call(*words(folder), *extra, code=code)
+
+
+def found(folder: Path) -> dict[str, Any]:
+    return json.loads((folder / "priors.json").read_text())
 
 
 @pytest.fixture
@@ -49,7 +59,7 @@ def folder(tmp_path: Path) -> Path:
 @pytest.mark.parametrize("robust", ["--robust", "--no-robust"])
 def test_closed_form(folder: Path, robust: str) -> None:
     text = run(folder, robust, "--channel", "T1w", "--arrays", folder / "t1").stdout
-    data = json.loads((folder / "priors.json").read_text())
+    data = found(folder)
     channels, names, prior = FittedPrior.from_dict(data)
     assert channels == ("T1w",)
     assert names == ("background", "label 1", "label 2", "label 3")
@@ -72,32 +82,24 @@ def test_closed_form(folder: Path, robust: str) -> None:
 def test_workers_do_not_change_it(folder: Path) -> None:
     run(folder)
     alone = (folder / "priors.json").read_bytes()
-    where = ["--images", folder / "images", "--labels", folder / "labels", "--out", folder / "priors.json"]
-    run_process("scripts/estimate_priors.py", *where, "--num_workers", 2)
+    run_process(*words(folder), "--num_workers", 2)
     assert (folder / "priors.json").read_bytes() == alone
 
 
 def test_orientations_may_differ_but_grids_may_not(folder: Path) -> None:
     label = label_map(0)
-    image = np.transpose(3 * steps(label, -10.0) + 7, (2, 0, 1))[:, ::-1]  # the same grid in other axes
-    affine = np.zeros((4, 4))
-    affine[2, 0], affine[0, 1], affine[1, 2], affine[3, 3] = 2, 1, -1, 1
-    affine[0, 3] = -(SHAPE[0] - 1)
     run(folder)
-    before = json.loads((folder / "priors.json").read_text())
-    save_nifti(folder / "images" / "s0.nii.gz", np.ascontiguousarray(image), affine)
+    before = found(folder)
+    reoriented(folder / "images" / "s0.nii.gz", "SRP")
     run(folder)
-    after = json.loads((folder / "priors.json").read_text())
-    assert after["mean_center"] == before["mean_center"]
+    assert found(folder)["mean_center"] == before["mean_center"]
     moved = np.eye(4)
     moved[0, 3] = 3
     save_nifti(folder / "images" / "s0.nii.gz", steps(label, 0), LPS @ moved)
     save_nifti(folder / "images" / "s1.nii.gz", steps(label, 0)[1:], LPS)
-    done = run(folder, code=1)
-    lines = done.stderr.splitlines()
-    assert len(lines) == 2
-    assert "by up to 3 voxels" in lines[0]
-    assert "s1.nii.gz: shape (9, 11, 12), " in lines[1]
+    one, two = run(folder, code=1).stderr.splitlines()
+    assert "by up to 3 voxels" in one
+    assert "s1.nii.gz: shape (9, 11, 12), " in two
 
 
 def test_channels(folder: Path) -> None:
@@ -106,12 +108,12 @@ def test_channels(folder: Path) -> None:
         path.rename(folder / "images" / f"s{i}_0000.nii.gz")
         save_nifti(folder / "images" / f"s{i}_0001.nii.gz", 255 - steps(label_map(i), 0.0), LPS)
     run(folder, "--channel", "T1w", "T2w")
-    channels, _, prior = FittedPrior.from_dict(json.loads((folder / "priors.json").read_text()))
+    channels, _, prior = FittedPrior.from_dict(found(folder))
     assert channels == ("T1w", "T2w")
     # of the last class, which is 0 in T2w, nothing is left to be counted
     np.testing.assert_allclose(prior.mean_center[1, :3], (255 - MEANS)[:3], atol=0.05)
     run(folder)
-    assert json.loads((folder / "priors.json").read_text())["channels"] == ["channel_0", "channel_1"]
+    assert found(folder)["channels"] == ["channel_0", "channel_1"]
     assert "--channel has 1 names (T1w)" in run(folder, "--channel", "T1w", code=2).stderr
     (folder / "images" / "s1_0001.nii.gz").unlink()
     assert "no image for case 's1'" in run(folder, code=1).stderr
@@ -145,10 +147,8 @@ def test_the_generator_paints_what_was_measured(folder: Path) -> None:
     means = torch.stack([drawn.params(number)[1].means[0] for number in range(200)])
     np.testing.assert_allclose(means.std(0), [0, 10, 10, 0], atol=2)
     out = folder / "out"
-    call(
-        "scripts/generate.py", "--labels", folder / "labels", "--out", out, "--n", 1, "--preset", "fitted",
-        "--priors", folder / "priors.json",
-    )  # fmt: skip
+    flags = ["--n", 1, "--preset", "fitted", "--priors", folder / "priors.json"]
+    call("scripts/generate.py", "--labels", folder / "labels", "--out", out, *flags)
     assert len(list((out / "images").iterdir())) == 1
 
 
@@ -161,8 +161,7 @@ def test_training_takes_the_file(tmp_path: Path) -> None:
     save_nifti(tmp_path / "labels" / "a.nii.gz", label)
     save_nifti(tmp_path / "images" / "a.nii.gz", (label * 60 + rng.normal(0, 3, SHAPE)).astype(np.float32))
     run(tmp_path, "--scheme", data)
-    priors = json.loads((tmp_path / "priors.json").read_text())
-    assert priors["names"] == [item.name for item in Manifest.load(data).spec.labels]
+    assert found(tmp_path)["names"] == [item.name for item in Manifest.load(data).spec.labels]
     common = ["--name", "given", "--checkpoints_dir", tmp_path / "runs", "--dataroot", data]
     call("train.py", *common, "--model", "gmm", "--gmm.priors", tmp_path / "priors.json", "--gpu_ids", -1)
     call("test.py", *common, "--results_dir", tmp_path / "results", "--metrics", "none", "--gpu_ids", -1)
@@ -175,7 +174,7 @@ def test_a_window_is_the_same_scale_in_every_image(folder: Path) -> None:
         label = label_map(i)
         save_nifti(folder / "images" / f"s{i}.nii.gz", np.array([-1000.0, -500, 0, 40], np.float32)[label], LPS)
     run(folder, "--window", -1000, 1040)
-    data = json.loads((folder / "priors.json").read_text())
+    data = found(folder)
     assert data["scale"] == {"window": [-1000, 1040]}
     np.testing.assert_allclose(data["mean_center"], [[0, 62.5, 125, 130]], atol=0.05)
     assert FittedPrior.from_dict(data)[1] == ("background", "label 1", "label 2", "label 3")
@@ -190,11 +189,9 @@ def test_bids_names(tmp_path: Path, label_name: str) -> None:
         if name != "sub-03":
             save_nifti(where / f"{name}_T2w.nii.gz", steps(label_map(i), 0.0), LPS)
         save_nifti(where / f"{label_name.format(name)}.nii.gz", label_map(i), LPS)
-    out = tmp_path / "p.json"
-    done = call(
-        "scripts/estimate_priors.py", "--images", tmp_path / "bids", "--labels", tmp_path / "bids", "--out", out
-    )
-    assert [subject["id"] for subject in json.loads(out.read_text())["subjects"]] == ["sub-01_T2w", "sub-02_T2w"]
+    both = ["--images", tmp_path / "bids", "--labels", tmp_path / "bids", "--out", tmp_path / "priors.json"]
+    done = call("scripts/estimate_priors.py", *both)
+    assert [subject["id"] for subject in found(tmp_path)["subjects"]] == ["sub-01_T2w", "sub-02_T2w"]
     assert f"{label_name.format('sub-03')}.nii.gz: no image for this label map, left out" in done.stderr
 
 
