@@ -9,11 +9,10 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from dataloaders.labelmaps.generated_files import read_params, read_record
 from dataloaders.labelmaps.image_generator import ImageGenerator
 from dataloaders.labelmaps.lesion_maps import masks_of_maps
-from dataloaders.labelmaps.maps import read_label_map_file
 from tests.launch import call
+from tests.scripts.test_generate import assert_replayed
 from tests.toy import phantom, save_nifti
 
 SHAPE = (12, 14, 10)
@@ -36,7 +35,7 @@ def folder(tmp_path: Path) -> Path:
 
 def test_a_mask_becomes_one_more_label(folder: Path) -> None:
     still = {"preset": "fitted", "prior_stds": [0, 0], "blur": 0}
-    generator = ImageGenerator(folder / "maps", lesions=folder / "masks", seed=0, **still)  # type: ignore[arg-type]
+    generator = ImageGenerator(folder / "maps", lesions=folder / "masks", seed=0, **still)
     assert generator.scheme.names[-1] == "lesion"
     assert generator.scheme.outputs == (0, 1, 2, 3, 4, 5)
     seen = set()
@@ -57,17 +56,9 @@ def test_the_command_and_its_replay(folder: Path, tmp_path: Path) -> None:
     flags = ("--labels", folder / "maps", "--lesions", masks, "--out", out, "--n", 4, "--subjects_prob", 0, 1)
     call("scripts/generate.py", *flags)
     generator = ImageGenerator(folder / "maps", lesions=masks, preset="synthseg")
-    paths = sorted((out / "params").iterdir())
-    assert len(paths) == 4
-    for path in paths:
-        record = read_record(path)
-        assert record["map"]["file"] == "m1.nii.gz"  # the other has no chance
-        image, labels = generator.replay(
-            read_label_map_file(str(folder / "maps" / record["map"]["file"])), read_params(path)
-        )
-        assert 5 in labels
-        assert np.array_equal(image, np.asarray(nib.load(out / record["images"][0]).dataobj))
-        assert np.array_equal(labels, np.asarray(nib.load(out / record["labels"][0]).dataobj))
+    records = assert_replayed(generator, folder / "maps", out)
+    assert [record["map"]["file"] for record in records] == ["m1.nii.gz"] * 4  # the other has no chance
+    assert all(5 in np.asarray(nib.load(out / record["labels"][0]).dataobj) for record in records)
     settings = json.loads((out / "settings.json").read_text())["settings"]
     assert list(settings["lesions"]) == ["m1.nii.gz"]
     assert settings["subjects_prob"] == [0, 1]

@@ -5,24 +5,23 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
-import nibabel as nib
 import numpy as np
 import pytest
 import torch
 
 from dataloaders.io.files import file_sha256
-from dataloaders.labelmaps.generated_files import read_params, read_record
+from dataloaders.labelmaps.generated_files import read_params
 from dataloaders.labelmaps.image_generator import ImageGenerator
 from dataloaders.labelmaps.maps import read_label_map_file
 from dataloaders.labelmaps.seed_maps import SeedMaps
 from models.gmm.scheme import LabelScheme
 from scripts.make_seeds import SeedOptions, make_seeds
 from tests.launch import call
+from tests.scripts.test_generate import assert_replayed
 from tests.toy import save_nifti
 
 SEEDS_RECORD = "sub-01/anat/sub-01_T2w_seeds.json"
 AFFINE = np.diag([-1.0, 1, 1, 1])
-STILL = {"preset": "fitted", "prior_stds": [0, 0], "blur": 0}
 
 
 def halves() -> tuple[np.ndarray, np.ndarray]:
@@ -66,42 +65,23 @@ def test_each_voxel_is_a_pair_of_label_and_seed(tree: tuple[Path, Path]) -> None
     assert scheme.role("cortex") == tuple(i for i, out in enumerate(scheme.outputs) if out == 2)
 
 
-def test_sub_clusters_have_means_about_their_tissues(tree: tuple[Path, Path]) -> None:
-    def gap(**options: object) -> float:
-        bids, seeds = tree
-        generator = ImageGenerator(bids, seeds=seeds, subclasses=(2, 2), seed=1, **STILL, **options)  # type: ignore[arg-type]
-        gaps = []
-        for number in range(40):
-            image, labels = generator.tensors(number)
-            inside = image[0, 3:13, 3:9, 3:9]
-            assert (labels[3:13, 3:9, 3:9] == 3).all()
-            gaps.append(float((inside[:4].mean() - inside[-4:].mean()).abs()))
-        return float(np.median(gaps))
-
-    assert gap(tie_std=0) < 1e-6
-    assert 0.03 < gap(tie_std=25) < 0.3  # 25 of 255, times the difference of two normal values
-    assert gap(tie_std=60) > gap(tie_std=25)
-
-
 def test_a_written_sample_is_replayed_to_the_bit(tree: tuple[Path, Path], tmp_path: Path) -> None:
     bids, seeds = tree
     flags = ("--labels", bids, "--seeds", seeds, "--out", tmp_path, "--n", 3, "--preset", "fetal")
     call("scripts/generate.py", *flags, "--subclasses", 2, 2)
     generator = ImageGenerator(bids, seeds=seeds, preset="fetal")
-    for path in sorted((tmp_path / "params").iterdir()):
-        record, params = read_record(path), read_params(path)
+    for record in assert_replayed(generator, bids, tmp_path):
         assert record["subclasses"] == [2, 2, 2, 2]
         assert record["seeds"] == {"case": "sub-01/anat/sub-01_T2w", "sha256": file_sha256(seeds / SEEDS_RECORD)}
-        source = read_label_map_file(bids / record["map"]["file"])
-        image, labels = generator.replay(source, params, subclasses=record["subclasses"])
-        assert np.array_equal(image, np.asarray(nib.load(tmp_path / record["images"][0]).dataobj))
-        assert np.array_equal(labels, np.asarray(nib.load(tmp_path / record["labels"][0]).dataobj))
-        with pytest.raises(ValueError, match="give subclasses of the record"):
-            generator.replay(source, params)
-        with pytest.raises(ValueError, match=r"must be 4 numbers, 1 to 2"):
-            generator.replay(source, params, subclasses=(3, 1, 1, 1))
-        with pytest.raises(ValueError, match="these label maps have no seeds"):
-            ImageGenerator(bids).replay(source, params, subclasses=record["subclasses"])
+    params = read_params(next((tmp_path / "params").iterdir()))
+    source = read_label_map_file(bids / record["map"]["file"])
+    for maps, given, message in (
+        (generator, {}, "give subclasses of the record"),
+        (generator, {"subclasses": (3, 1, 1, 1)}, r"must be 4 numbers, 1 to 2"),
+        (ImageGenerator(bids), {"subclasses": (2, 2, 2, 2)}, "these label maps have no seeds"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            maps.replay(source, params, **given)
 
 
 @pytest.mark.slow

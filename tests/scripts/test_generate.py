@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import nibabel as nib
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from dataloaders.io.geometry import stitch
 from dataloaders.io.manifest import Manifest
@@ -17,13 +19,11 @@ from dataloaders.labelmaps.image_generator import ImageGenerator
 from dataloaders.labelmaps.maps import read_label_map_file
 from dataloaders.labelmaps.schemes import read_scheme
 from models.gmm.scheme import LabelScheme
-from tests.launch import Done, call, left_by_the_dead, running, start, wait_for
+from tests.launch import Done, call
 from tests.toy import phantom, prepared_folder, save_nifti
 
 SHAPE = (14, 16, 10)
-PSR = np.array(
-    [[0, 0, -1.5, 9], [-1.0, 0, 0, 5], [0, 2.0, 0, -4], [0, 0, 0, 1]]
-)  # axes: left-right is the last but one
+PSR = np.array([[0, 0, -1.5, 9], [-1.0, 0, 0, 5], [0, 2.0, 0, -4], [0, 0, 0, 1]])  # left-right is the last but one
 
 
 @pytest.fixture
@@ -38,22 +38,43 @@ def run(maps: Path, out: Path, *extra: object, code: int = 0) -> Done:
     return call("scripts/generate.py", "--labels", maps, "--out", out, "--n", 4, *extra, code=code)
 
 
+def samples(out: Path) -> list[dict[str, Any]]:
+    return json.loads((out / "samples.json").read_text())["samples"]
+
+
+def voxels(path: Path) -> NDArray:
+    return np.asarray(nib.load(path).dataobj)
+
+
+def assert_replayed(generator: ImageGenerator, maps: Path, out: Path, form: str = "json") -> list[dict[str, Any]]:
+    """Each sample comes again from its file in `params`, to the bit; what these record."""
+    records = [(read_record(path), read_params(path)) for path in sorted((out / "params").glob(f"*.{form}"))]
+    for record, params in records:
+        source = read_label_map_file(maps / record["map"]["file"])
+        image, labels = generator.replay(source, params, subclasses=record.get("subclasses") or ())
+        np.testing.assert_array_equal(voxels(out / record["images"][0]), image)
+        np.testing.assert_array_equal(voxels(out / record["labels"][0]), labels)
+    return [record for record, _ in records]
+
+
 def content(folder: Path) -> dict[str, bytes]:
     """All files but the manifest, which names its folder."""
-    files = [
-        path for path in sorted(folder.rglob("*")) if path.is_file() and path.name not in (".lock", "manifest.json")
-    ]
+    files = [path for path in folder.rglob("*") if path.is_file() and path.name not in (".lock", "manifest.json")]
     return {path.relative_to(folder).as_posix(): path.read_bytes() for path in files}
+
+
+def times(folder: Path) -> dict[Path, int]:
+    return {p: p.stat().st_mtime_ns for p in folder.rglob("*.*") if p.name not in ("samples.json", ".lock")}
 
 
 def test_volumes(maps: Path, tmp_path: Path) -> None:
     """The second call writes nothing, and more samples are added."""
     out, flags = tmp_path / "out", ("--channels", 2, "--gamma_std", 0.3)
     assert "4 made, 0 kept, 0 missing; 4 whole" in run(maps, out, *flags).stdout
-    samples = json.loads((out / "samples.json").read_text())["samples"]
-    assert [sample["number"] for sample in samples] == [0, 1, 2, 3]
-    assert {sample["map"]["file"] for sample in samples} == {"m0.nii.gz", "m1.nii.gz"}
-    for sample in samples:
+    made = samples(out)
+    assert [sample["number"] for sample in made] == [0, 1, 2, 3]
+    assert {sample["map"]["file"] for sample in made} == {"m0.nii.gz", "m1.nii.gz"}
+    for sample in made:
         source = nib.load(maps / sample["map"]["file"])
         label = nib.load(out / sample["labels"][0])
         assert sample["labels"] == [f"labels/{sample['case']}.nii.gz"]
@@ -63,24 +84,24 @@ def test_volumes(maps: Path, tmp_path: Path) -> None:
             image = nib.load(out / name)
             assert image.shape == label.shape == source.shape
             assert image.get_data_dtype() == np.float32
-            np.testing.assert_allclose(image.affine, source.affine, atol=1e-5)
-            np.testing.assert_allclose(label.affine, source.affine, atol=1e-5)
+            for affine in (image.affine, label.affine):
+                np.testing.assert_allclose(affine, source.affine, atol=1e-5)
             assert 0 <= image.get_fdata().min() < image.get_fdata().max() <= 1
         assert set(np.unique(label.get_fdata())) <= set(range(5))
     settings = json.loads((out / "settings.json").read_text())["settings"]
     assert settings["gamma_std"] == 0.3
     assert settings["bias_field_std"] == [0.7]  # of the preset
-    assert str(tmp_path) not in json.dumps([samples, settings])
-    before = {path: path.stat().st_mtime_ns for path in out.rglob("*.*") if path.name not in ("samples.json", ".lock")}
+    assert str(tmp_path) not in json.dumps([made, settings])
+    before = times(out)
     assert "0 made, 4 kept" in run(maps, out, *flags).stdout
-    assert before == {path: path.stat().st_mtime_ns for path in before}
+    assert before == times(out)
     assert "2 made, 4 kept, 0 missing; 6 whole" in run(maps, out, *flags, "--n", 6).stdout
 
 
 def test_a_sample_is_that_of_the_image_generator(maps: Path, tmp_path: Path) -> None:
     run(maps, tmp_path / "out", "--seed", 7, "--size", 12, 12, 8)
     generator = ImageGenerator(maps, preset="synthseg", seed=7, output_shape=[12, 12, 8])
-    for sample in json.loads((tmp_path / "out" / "samples.json").read_text())["samples"]:
+    for sample in samples(tmp_path / "out"):
         expected = generator.sample(sample["number"])
         found = nib.load(tmp_path / "out" / sample["images"][0])
         np.testing.assert_array_equal(np.asarray(found.dataobj), expected.image)
@@ -93,7 +114,7 @@ def test_anatomies_are_made_once_and_painted(maps: Path, tmp_path: Path) -> None
     assert "0 made, 0 kept, 0 missing; 0 whole" in run(maps, out, "--anatomies", 3, "--n", 0).stdout  # the maps alone
     files = sorted((out / "anatomies").glob("*.nii.gz"))
     assert [file.name for file in files] == [f"anatomy{k:05d}.nii.gz" for k in range(3)]
-    before = {path: path.stat().st_mtime_ns for path in (out / "anatomies").rglob("*.*") if path.name != ".lock"}
+    before = times(out / "anatomies")
     assert len([path for path in before if path.suffix == ".safetensors"]) == 2
     grids = [nib.load(path) for path in sorted(maps.iterdir())]
     for file in files:
@@ -103,7 +124,7 @@ def test_anatomies_are_made_once_and_painted(maps: Path, tmp_path: Path) -> None
     for shard in ("1/2", "0/2"):  # in any order, and with worker processes, the same
         run(maps, tmp_path / "shards", "--anatomies", 3, "--shard", shard, "--num_workers", int(shard == "1/2"))
     assert "4 made" in run(maps, out, "--anatomies", 3).stdout
-    assert before == {path: path.stat().st_mtime_ns for path in before}
+    assert before == times(out / "anatomies")
     painted, shared = (content(folder / "images") for folder in (out, tmp_path / "shards"))
     assert painted == shared
     assert {name[:12] for name in painted} <= {f"anatomy{k:05d}" for k in range(3)}
@@ -125,14 +146,13 @@ def test_a_stopped_run_leaves_no_half_sample(
         count.append(1)
         if len(count) == 3:
             raise stop
-        write(*arguments)  # type: ignore[arg-type]
+        write(*arguments)
 
     monkeypatch.setattr(SampleLedger, "save", failing)
     done = run(maps, out, "--slices", mode, code=130 if stop is KeyboardInterrupt else 2)
     assert done.stderr.startswith("interrupted" if stop is KeyboardInterrupt else "error: [Errno 28] No space")
-    samples = json.loads((out / "samples.json").read_text())["samples"]
-    assert [sample["number"] for sample in samples] == [0, 1]
-    listed = {file for sample in samples for file in [*sample["images"], *sample["labels"], sample["params"]]}
+    assert [sample["number"] for sample in samples(out)] == [0, 1]
+    listed = {file for sample in samples(out) for file in [*sample["images"], *sample["labels"], sample["params"]]}
     names = {"samples.json", "settings.json", ".lock"} | ({"manifest.json"} if mode != "none" else set())
     assert {path.relative_to(out).as_posix() for path in out.rglob("*") if path.is_file()} == listed | names
     monkeypatch.undo()
@@ -160,11 +180,7 @@ def test_shards_and_workers_make_the_same(maps: Path, tmp_path: Path, mode: str)
 def test_parameters_make_the_image_again(maps: Path, tmp_path: Path, form: str) -> None:
     run(maps, tmp_path / "out", "--save_params", form, "--preset", "fetal", "--motion_prob", 0)
     generator = ImageGenerator(maps, scheme=LabelScheme.from_values(range(5)), seed=99)
-    for path in sorted((tmp_path / "out" / "params").glob(f"*.{form}")):
-        record = read_record(path)
-        again = generator.replay(read_label_map_file(maps / record["map"]["file"]), read_params(path))
-        found = nib.load(tmp_path / "out" / record["images"][0])
-        np.testing.assert_array_equal(np.asarray(found.dataobj), again.image)
+    assert len(assert_replayed(generator, maps, tmp_path / "out", form)) == 4
 
 
 def test_bids_names(tmp_path: Path) -> None:
@@ -174,14 +190,13 @@ def test_bids_names(tmp_path: Path) -> None:
     save_nifti(tmp_path / "in/sub-02/anat/sub-02_T1w.nii.gz", label)
     out = tmp_path / "out"
     run(tmp_path / "in", out)
-    assert json.loads((out / "dataset_description.json").read_text())["GeneratedBy"][0]["Name"] == "medsis"
-    assert json.loads((out / "dataset_description.json").read_text())["DatasetType"] == "derivative"
-    for sample in json.loads((out / "samples.json").read_text())["samples"]:
+    description = json.loads((out / "dataset_description.json").read_text())
+    assert (description["GeneratedBy"][0]["Name"], description["DatasetType"]) == ("medsis", "derivative")
+    for sample in samples(out):
         one = sample["map"]["file"].startswith("sub-01")
         stem = "sub-01/ses-a/anat/sub-01_ses-a_space-T1w" if one else "sub-02/anat/sub-02"
         stem = f"{stem}_desc-synth{sample['number']:05d}"
-        assert sample["images"] == [f"{stem}_image.nii.gz"]
-        assert sample["labels"] == [f"{stem}_dseg.nii.gz"]
+        assert (sample["images"], sample["labels"]) == ([f"{stem}_image.nii.gz"], [f"{stem}_dseg.nii.gz"])
         assert (out / sample["images"][0]).is_file()
     run(tmp_path / "in", tmp_path / "two", "--channels", 2)
     assert len(list((tmp_path / "two").rglob("*_ch1image.nii.gz"))) == 4
@@ -191,32 +206,30 @@ def test_bids_names(tmp_path: Path) -> None:
 @pytest.mark.parametrize("axis", ["axial", "coronal", "sagittal"])
 def test_slices_are_a_results_folder(maps: Path, tmp_path: Path, axis: str) -> None:
     """Their stacks are the volumes of the other mode, in the maps' own axes."""
-    outputs = np.array([0, 0, 7, 3, 7])
-    np.save(tmp_path / "labels.npy", np.arange(5))
-    np.save(tmp_path / "outputs.npy", outputs)
-    lists = ["--generation_labels", tmp_path / "labels.npy", "--output_labels", tmp_path / "outputs.npy"]
-    run(maps, tmp_path / "volumes", *lists, "--channels", 2)
+    lists = {"--generation_labels": np.arange(5), "--output_labels": np.array([0, 0, 7, 3, 7])}
+    flags: list[object] = ["--channels", 2]
+    for flag, values in lists.items():
+        np.save(tmp_path / f"{flag}.npy", values)
+        flags += [flag, tmp_path / f"{flag}.npy"]
+    run(maps, tmp_path / "volumes", *flags)
     out = tmp_path / "slices"
-    note = run(maps, out, *lists, "--channels", 2, "--slices", axis).stdout
-    assert "voxel sizes of the maps differ" in note
+    assert "voxel sizes of the maps differ" in run(maps, out, *flags, "--slices", axis).stdout
     manifest = Manifest.load(out)
     assert manifest.spec.axis == axis
     assert [(label.id, label.source) for label in manifest.spec.labels] == [(0, (0,)), (1, (3,)), (2, (7,))]
-    assert len(manifest.cases) == 4
-    samples = json.loads((tmp_path / "volumes" / "samples.json").read_text())["samples"]
-    for case, sample in zip(manifest.cases, samples, strict=True):
+    for case, sample in zip(manifest.cases, samples(tmp_path / "volumes"), strict=True):
         assert case.id == sample["case"]
         volume = nib.load(tmp_path / "volumes" / sample["labels"][0])
         expected = np.asarray(volume.dataobj)
         planes = {item.index: read_png(out / item.label) for item in case.slices}
         assert all(plane.any() and plane.shape == manifest.spec.size for plane in planes.values())
-        ids, affine = stitch(case.geometry, manifest.spec.axis, planes, 0, labels=True)  # type: ignore[arg-type]
+        ids, affine = stitch(case.geometry, manifest.spec.axis, planes, 0, labels=True)
         np.testing.assert_array_equal(np.array([0, 3, 7])[ids], expected)
         np.testing.assert_allclose(affine, volume.affine, atol=1e-5)
         for c in range(2):
-            image = np.asarray(nib.load(tmp_path / "volumes" / sample["images"][c]).dataobj)
+            image = voxels(tmp_path / "volumes" / sample["images"][c])
             shown = {i.index: case.windows[c].decode(read_png(out / i.generated[c])) for i in case.slices}
-            stack, _ = stitch(case.geometry, manifest.spec.axis, shown, -1.0)  # type: ignore[arg-type]
+            stack, _ = stitch(case.geometry, manifest.spec.axis, shown, -1.0)
             kept = stack >= 0
             assert kept[expected > 0].all()
             assert np.abs(stack - image)[kept].max() <= 0.5 / 65535 + 1e-6
@@ -228,17 +241,15 @@ def test_slices_are_a_results_folder(maps: Path, tmp_path: Path, axis: str) -> N
 @pytest.mark.parametrize("flat", [0, 1, 2])
 def test_two_dimensional_maps(tmp_path: Path, flat: int) -> None:
     label = np.expand_dims(phantom(0, (16, 18, 9))[0].astype(np.uint8)[..., 5], flat)
-    save_nifti(tmp_path / "map.nii.gz", label, np.diag([2.0, 3.0, 4.0, 1.0]))
-    run(tmp_path / "map.nii.gz", tmp_path / "out", "--channels", 2)
+    one = save_nifti(tmp_path / "map.nii.gz", label, np.diag([2.0, 3.0, 4.0, 1.0]))
+    run(one, tmp_path / "out", "--channels", 2)
     for path in (tmp_path / "out").rglob("*.nii.gz"):
         assert nib.load(path).shape == label.shape
-        np.testing.assert_allclose(nib.load(path).affine, np.diag([2.0, 3.0, 4.0, 1.0]))
-    axis = ("sagittal", "coronal", "axial")[flat]
-    run(tmp_path / "map.nii.gz", tmp_path / "slices", "--slices", axis)
-    manifest = Manifest.load(tmp_path / "slices")
-    assert [len(case.slices) for case in manifest.cases] == [1] * 4
-    wrong = ("coronal", "axial", "sagittal")[flat]
-    assert f"give --slices {axis}" in run(tmp_path / "map.nii.gz", tmp_path / "s", "--slices", wrong, code=2).stderr
+    axes = ("sagittal", "coronal", "axial")
+    run(one, tmp_path / "slices", "--slices", axes[flat])
+    assert [len(case.slices) for case in Manifest.load(tmp_path / "slices").cases] == [1] * 4
+    error = run(one, tmp_path / "s", "--slices", axes[flat - 1], code=2).stderr
+    assert f"give --slices {axes[flat]}" in error
 
 
 def test_a_bad_map_costs_its_own_samples_only(maps: Path, tmp_path: Path) -> None:
@@ -247,12 +258,11 @@ def test_a_bad_map_costs_its_own_samples_only(maps: Path, tmp_path: Path) -> Non
     done = run(maps, tmp_path / "out", code=1)
     assert done.stderr.count("\n") == 1
     assert "m0.nii.gz: truncated or damaged gzip file" in done.stderr
-    samples = json.loads((tmp_path / "out" / "samples.json").read_text())["samples"]
-    assert samples
-    assert {sample["map"]["file"] for sample in samples} == {"m1.nii.gz"}
-    assert f"{len(samples)} made, 0 kept, {4 - len(samples)} missing" in done.stdout
+    made = samples(tmp_path / "out")
+    assert {sample["map"]["file"] for sample in made} == {"m1.nii.gz"}
+    assert f"{len(made)} made, 0 kept, {4 - len(made)} missing" in done.stdout
     (maps / "m0.nii.gz").write_bytes(good)  # mended: only what is missing is made, as if nothing had been wrong
-    assert f"{4 - len(samples)} made, {len(samples)} kept" in run(maps, tmp_path / "out").stdout
+    assert f"{4 - len(made)} made, {len(made)} kept" in run(maps, tmp_path / "out").stdout
     run(maps, tmp_path / "fresh")
     assert content(tmp_path / "out") == content(tmp_path / "fresh")
 
@@ -293,66 +303,45 @@ def test_maps_from_a_list_and_priors_from_arrays(maps: Path, tmp_path: Path) -> 
     still += " --bias_field_std 0 --gamma_std 0 --normalise window --resolution_mix 1 0 0 0 --background class"
     given = ["--prior_means_file", tmp_path / "means.npy", "--prior_stds_file", tmp_path / "stds.npy"]
     run(tmp_path / "list.txt", tmp_path / "out", *still.split(), *given, "--prior_distributions", "normal")
-    for sample in json.loads((tmp_path / "out" / "samples.json").read_text())["samples"]:
-        image, label = (
-            np.asarray(nib.load(tmp_path / "out" / name).dataobj) for name in (*sample["images"], *sample["labels"])
-        )
-        np.testing.assert_array_equal(label, nib.load(maps / sample["map"]["file"]).get_fdata())
+    for sample in samples(tmp_path / "out"):
+        image, label = (voxels(tmp_path / "out" / sample[kind][0]) for kind in ("images", "labels"))
+        np.testing.assert_array_equal(label, voxels(maps / sample["map"]["file"]))
         np.testing.assert_allclose(image, means[0][label] / 255, atol=1e-6)
 
 
-def test_schemes_of_tables(tmp_path: Path) -> None:
+def test_schemes_by_name() -> None:
+    assert read_scheme("feta", ()).num_labels == 8
+    assert read_scheme("seeds", [10, 11, 20]).outputs == (0, 1, 1, 2)
+    assert read_scheme("freesurfer", [0, 2, 41]).partners == (0, 2, 1)
     kidneys = read_scheme("totalsegmentator", [0, 2, 3, 13])
-    assert (kidneys.values, kidneys.partners) == ((0, 2, 3, 13), (0, 2, 1, 3))
+    assert kidneys.values == kidneys.outputs == (0, 2, 3, 13)
+    assert kidneys.partners == (0, 2, 1, 3)
     assert kidneys.names == ("background", "kidney_right", "kidney_left", "lung_middle_lobe_right")
-    assert kidneys.outputs == kidneys.values
-    assert read_scheme("totalsegmentator", [0, 10, 5]).values == (0, 5, 10, 12)  # with the lobe on the other side
-    assert read_scheme("totalsegmentator", [0, 10, 5]).partners == (0, 1, 3, 2)
+    lobes = read_scheme("totalsegmentator", [0, 10, 5])
+    assert (lobes.values, lobes.partners) == ((0, 5, 10, 12), (0, 1, 3, 2))  # with the lobe on the other side
     with pytest.raises(ValueError, match=r"--scheme csf-gm-wm: does not name 7 of the maps; all are in .*feta.*totals"):
         read_scheme("csf-gm-wm", [0, 1, 7])
-    table = tmp_path / "dseg.tsv"
+
+
+def test_schemes_from_files(tmp_path: Path) -> None:
+    table, scheme = tmp_path / "dseg.tsv", tmp_path / "scheme.json"
     table.write_text("index\tname\n0\tbackground\n4\tcsf\n9\tgrey_matter\n11\tcsf\n")
     fused = read_scheme(str(table), [0, 4, 9, 11])
     assert (fused.values, fused.classes, fused.outputs) == ((0, 4, 11, 9), (0, 1, 1, 2), (0, 4, 4, 9))
     assert fused.partners == (0, 1, 2, 3)  # no name has a side
-    names = tmp_path / "names.json"
-    names.write_text('{"left lung": 5, "right lung": [6]}')
-    assert read_scheme(str(names), [0, 5, 6]).partners == (0, 2, 1)
-
-
-def test_schemes(tmp_path: Path) -> None:
-    assert read_scheme("feta", ()).num_labels == 8
-    assert read_scheme("seeds", [10, 11, 20]).outputs == (0, 1, 1, 2)
-    assert read_scheme("freesurfer", [0, 2, 41]).partners == (0, 2, 1)
-    table = tmp_path / "table.json"
-    table.write_text(json.dumps(read_scheme("seeds", [10, 11, 20]).to_dict()))
-    assert read_scheme(str(table), ()) == read_scheme("seeds", [10, 11, 20])
-    table.write_text(json.dumps({"values": [0, 1, 2], "names": ["air", "left x", "right x"]}))
-    assert read_scheme(str(table), ()).partners == (0, 2, 1)
-    table.write_text(json.dumps({"values": [0, 1, 2], "n_neutral_labels": 1}))
-    assert read_scheme(str(table), ()).partners == (0, 2, 1)
+    seeds = read_scheme("seeds", [10, 11, 20])
+    scheme.write_text(json.dumps(seeds.to_dict()))
+    assert read_scheme(str(scheme), ()) == seeds
+    for sided in (
+        {"left lung": 1, "right lung": [2]},
+        {"values": [0, 1, 2], "names": ["air", "left x", "right x"]},
+        {"values": [0, 1, 2], "n_neutral_labels": 1},
+    ):
+        scheme.write_text(json.dumps(sided))
+        assert read_scheme(str(scheme), [0, 1, 2]).partners == (0, 2, 1)
     for bad in ({"names": []}, {"values": [0], "colour": 3}, {"values": [0, 0]}, {"values": [0], "partners": [3]}):
-        table.write_text(json.dumps(bad))
-        with pytest.raises(ValueError, match=r"--scheme .*table\.json"):
-            read_scheme(str(table), ())
-    scheme = read_scheme(str(prepared_folder(tmp_path / "data")), ())
-    assert scheme.names == ("background", "csf", "grey_matter", "white_matter", "lesion")
-
-
-@pytest.mark.slow
-def test_generate_ends_with_all_its_workers_and_leaves_nothing_half(tmp_path: Path) -> None:
-    """The command killed in the midst of its samples; the same one makes them whole and clears what is left."""
-    for i in range(2):
-        save_nifti(tmp_path / "maps" / f"m{i}.nii.gz", phantom(i, (48, 48, 48))[0].astype(np.uint8))
-    out = tmp_path / "out"
-    arguments = ["scripts/generate.py", "--labels", tmp_path / "maps", "--out", out, "--n", 12]
-    parent = start(*arguments, "--num_workers", 2)
-    wait_for(lambda: list(out.glob("params/*.json")) or parent.poll() is not None)
-    children = Path(f"/proc/{parent.pid}/task/{parent.pid}/children").read_text().split()
-    parent.kill()
-    parent.wait()
-    assert len(children) >= 2
-    wait_for(lambda: not any(running(int(pid)) for pid in children))
-    left_by_the_dead(out / "half.json").write_text("{")
-    assert "12 whole" in call(*arguments).stdout
-    assert not list(out.rglob(".tmp-*"))
+        scheme.write_text(json.dumps(bad))
+        with pytest.raises(ValueError, match=r"--scheme .*scheme\.json"):
+            read_scheme(str(scheme), ())
+    prepared = read_scheme(str(prepared_folder(tmp_path / "data")), ())
+    assert prepared.names == ("background", "csf", "grey_matter", "white_matter", "lesion")
