@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -106,27 +107,20 @@ def test_sizes_change_by_the_factor_that_was_drawn(made: Anatomies) -> None:
             assert 0.5 < np.log(float(after / mask.sum())) / factor < 1.5, (name, factor)
 
 
-def test_an_anatomy_is_the_same_every_time_and_registered_once(
-    made: Anatomies, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    maps = [made[i].values.numpy() for i in range(3)]
-
-    def never(*_: object) -> None:
-        raise AssertionError("registered again")
-
-    monkeypatch.setattr(anatomies, "register_labels", never)
+def test_an_anatomy_is_the_same_every_time_and_registered_once(made: Anatomies) -> None:
     values = np.array(SCHEME.values)
-    again = Anatomies([values[m] for m in maps], SCHEME, 2, 1, made.folder)
-    assert torch.equal(again[4].values, made[4].values)
-    other = Anatomies([values[m] for m in maps], SCHEME, 2, 2, made.folder)
-    assert not torch.equal(other[4].values, made[4].values)
-    with pytest.raises(AssertionError, match="registered again"):
-        Anatomies([values[m][::-1] for m in maps], SCHEME, 2, 1, made.folder)
-    assert made.folder is not None
-    for path in made.folder.iterdir():
-        path.write_bytes(path.read_bytes()[:100])  # damaged: made again, not read
-    with pytest.raises(AssertionError, match="registered again"):
-        Anatomies([values[m] for m in maps], SCHEME, 2, 1, made.folder)
+    maps = [values[made[i].values.numpy()] for i in range(3)]
+    with mock.patch.object(anatomies, "register_labels", side_effect=AssertionError("registered again")):
+        again = Anatomies(maps, SCHEME, 2, 1, made.folder)
+        assert torch.equal(again[4].values, made[4].values)
+        other = Anatomies(maps, SCHEME, 2, 2, made.folder)
+        assert not torch.equal(other[4].values, made[4].values)
+        with pytest.raises(AssertionError, match="registered again"):
+            Anatomies([m[::-1] for m in maps], SCHEME, 2, 1, made.folder)
+        for path in made.folder.iterdir():
+            path.write_bytes(path.read_bytes()[:100])  # damaged: made again, not read
+        with pytest.raises(AssertionError, match="registered again"):
+            Anatomies(maps, SCHEME, 2, 1, made.folder)
 
 
 def test_one_map_changes_its_sizes_alone_and_says_so(capsys: pytest.CaptureFixture[str]) -> None:

@@ -30,7 +30,6 @@ def test_fluid_is_cut_around_the_brain_alone(ventricle: int) -> None:
     scheme = with_rim(LabelScheme.from_values((0, 2, 3, 4, 24)))
     generator = ImageGenerator(label, scheme=scheme, fluid_margin=(3.0,), rim=1.0, seed=1)
     fluid, label_map = generator.fluid, generator.maps[0]
-    assert fluid is not None
     radius = np.sqrt(sum((axis - 23.5) ** 2 for axis in np.ogrid[:48, :48, :48]))
     found = torch.tensor(scheme.values)[fluid.at(0, label_map, 3.0).values.long()].numpy()
     assert (found[radius <= 12] == label[radius <= 12]).all()  # a ventricle by any name stays
@@ -66,5 +65,4 @@ def test_rims_have_the_side_of_their_cortex(named: str) -> None:
     scheme = with_rim(replace(scheme, names=tuple(names[value] for value in scheme.values)))
     left, right = (scheme.names.index(f"{side} cortex rim") for side in ("left", "right"))
     assert (scheme.outputs[left], scheme.outputs[right]) == (3, 42)
-    assert scheme.partners is not None
     assert (scheme.partners[left], scheme.partners[right]) == (right, left)

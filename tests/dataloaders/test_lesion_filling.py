@@ -4,12 +4,21 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 from scipy import ndimage
 
 from dataloaders.lesions.filling import fill_slices, fill_volume
 from tests.toy_lesions import patient
 
+P = patient(0)
 WAYS = {"volume": lambda i, m, w: fill_volume(i, m, w, seed=1), "slices": lambda i, m, w: fill_slices(i, m, w, seed=1)}
+
+
+def box(*sides: tuple[int, int]) -> NDArray[np.bool_]:
+    """True in a box of the patient's grid."""
+    mask = np.zeros_like(P.lesion)
+    mask[tuple(slice(*side) for side in sides)] = True
+    return mask
 
 
 @pytest.mark.parametrize("seed", [0, 1])
@@ -21,11 +30,10 @@ def test_filling_in_three_dimensions_changes_nothing_outside(seed: int) -> None:
 
 
 def test_published_filling_changes_only_its_mask_and_the_white_matter_within_four_steps() -> None:
-    p = patient(0)
-    filled = fill_slices(p.flair, p.lesion, p.white)
-    near = np.stack([ndimage.binary_dilation(p.lesion[:, :, k], iterations=4) for k in range(p.lesion.shape[2])], -1)
-    allowed = p.lesion | (near & p.white)
-    assert np.array_equal(filled[~allowed], p.flair[~allowed])
+    filled = fill_slices(P.flair, P.lesion, P.white)
+    near = np.stack([ndimage.binary_dilation(P.lesion[:, :, k], iterations=4) for k in range(P.lesion.shape[2])], -1)
+    allowed = P.lesion | (near & P.white)
+    assert np.array_equal(filled[~allowed], P.flair[~allowed])
 
 
 @pytest.mark.parametrize("way", WAYS)
@@ -60,26 +68,19 @@ def test_grain_is_the_scans_own_and_not_its_anatomy(sigma: float) -> None:
 @pytest.mark.parametrize("way", WAYS)
 def test_every_voxel_is_filled_even_far_from_white_matter(way: str) -> None:
     """The public code leaves blobs without white matter around them as they are: the network sees what it is to paint."""
-    p = patient(0)
-    mask = np.zeros_like(p.lesion)
-    mask[2:5, 25:28, 14:17] = True  # in CSF and cortex
-    image = np.where(mask, 500, p.flair).astype(np.float32)
-    filled = WAYS[way](image, mask, (p.tissue == 3) & ~mask & (np.arange(44)[:, None, None] > 14))
+    mask = box((2, 5), (25, 28), (14, 17))  # in CSF and cortex
+    image = np.where(mask, 500, P.flair).astype(np.float32)
+    filled = WAYS[way](image, mask, (P.tissue == 3) & ~mask & (np.arange(44)[:, None, None] > 14))
     assert filled[mask].max() < 150
 
 
 @pytest.mark.parametrize("way", WAYS)
 def test_lesions_are_filled_from_the_image_as_it_came(way: str) -> None:
     """The public code fills in place, so each blob reads earlier fills and its neighbours' lesions."""
-    p = patient(0)
-    mask = np.zeros_like(p.lesion)
-    mask[18:21, 10:13, 8:12] = True
-    both = mask.copy()
-    both[22:25, 10:13, 8:12] = True  # within the other's ring
-    image = p.flair.copy()
-    image[both] = 400
-    filled = WAYS[way](image, both, (p.tissue == 3) & ~both)
-    white = p.flair[(p.tissue == 3) & ~p.lesion]
+    both = box((18, 21), (10, 13), (8, 12)) | box((22, 25), (10, 13), (8, 12))  # each within the other's ring
+    image = np.where(both, 400, P.flair).astype(np.float32)
+    filled = WAYS[way](image, both, (P.tissue == 3) & ~both)
+    white = P.flair[P.white]
     assert filled[both].max() < white.mean() + 6 * white.std()
 
 
@@ -97,11 +98,7 @@ def test_smoothing_does_not_mix_voxels_that_are_no_neighbours() -> None:
 
 
 def test_hyperintense_voxels_lend_no_intensity() -> None:
-    p = patient(0)
-    mask, bright = np.zeros_like(p.lesion), np.zeros_like(p.lesion)
-    mask[20:23, 10:13, 8:12] = True
-    bright[17:26, 7:16, 6:14] = True
-    image = np.where(bright, 200, p.flair).astype(np.float32)
-    bright &= ~mask
-    filled = fill_volume(image, mask, p.tissue == 3, avoid=bright)
+    mask, bright = box((20, 23), (10, 13), (8, 12)), box((17, 26), (7, 16), (6, 14))
+    image = np.where(bright, 200, P.flair).astype(np.float32)
+    filled = fill_volume(image, mask, P.tissue == 3, avoid=bright & ~mask)
     assert filled[mask].max() < 150

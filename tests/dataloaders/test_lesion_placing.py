@@ -18,8 +18,8 @@ ZONE = allowed_zone(HOST.masks, BRAIN, MM)
 LEVEL = np.where(DONOR.lesion, 0.3, -0.2).astype(np.float32)
 
 
-def put(mask: np.ndarray = DONOR.lesion, **how: object):  # type: ignore[no-untyped-def]
-    return place(mask, LEVEL, ZONE, BRAIN, MM, Variation(**how))  # type: ignore[arg-type]
+def put(mask: np.ndarray = DONOR.lesion, **how: object):
+    return place(mask, LEVEL, ZONE, BRAIN, MM, Variation(**how))
 
 
 def test_lesions_as_they_are() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -11,21 +12,22 @@ from PIL import Image
 from scipy import ndimage
 
 from config import parse_test, parse_train
+from dataloaders.io.intensity import Window
 from dataloaders.io.manifest import FILE_NAME, Manifest
 from dataloaders.io.png import read_png, write_png
 from dataloaders.overview import overview
 from dataloaders.plain_folder import load_manifest
 from dataloaders.prepare.check import check_folder
 from dataloaders.prepare.prepare import DataFaults
-from dataloaders.slices import fingerprint
+from dataloaders.slices import SliceDataset, fingerprint
 from test import test as test_command
 from tests.launch import prepared
 from tests.toy import phantom
 from train import train
 
-test_command.__test__ = False  # type: ignore[attr-defined]
+test_command.__test__ = False
 
-LABEL, IMAGE = (array.transpose(2, 0, 1) for array in phantom(0, (64, 64, 24)))
+LABEL, IMAGE = (array.transpose(2, 0, 1) for array in phantom(0, (64, 96, 24)))
 
 
 def plain(root: Path, labels: NDArray | None = None, images: NDArray | None = None, name: str = "x{}") -> Path:
@@ -45,6 +47,68 @@ def convert(root: Path, out: Path, **more: object) -> Manifest:
     manifest = prepared("png", out, source=root, **{"size": ()} | more)
     assert check_folder(out) == []
     return manifest
+
+
+def without(root: Path, *folders: str) -> Path:
+    for folder in folders:
+        shutil.rmtree(root / folder)
+    return root
+
+
+def test_pairs_of_png_files_work_without_a_manifest(tmp_path: Path) -> None:
+    """Equal names in two splits, as where each is numbered from 0, stay apart."""
+    root = plain(tmp_path)
+    for i in (6, 7):
+        for kind in ("labels", "images"):
+            (root / "test" / kind / f"x{i}.png").rename(root / "test" / kind / f"x{i - 6}.png")
+    manifest = load_manifest(root)
+    assert Manifest.load(root) == load_manifest(root) == manifest
+    assert (manifest.spec.num_labels, manifest.spec.size) == (5, (64, 96))
+    assert {case.id for case in manifest.cases} == {"test_x0", "test_x1", *(f"train_x{i}" for i in range(6))}
+    sample = SliceDataset(root, manifest, "train")[0]
+    assert sample.image[0] == pytest.approx(read_png(root / "train/images/x0.png") / 127.5 - 1, abs=1e-6)
+    with pytest.raises(ValueError, match="must be unique"):
+        Manifest(manifest.spec, manifest.cases + manifest.cases[:1])
+
+
+def test_every_mismatch_is_listed(tmp_path: Path) -> None:
+    root = plain(tmp_path / "in")
+    (root / "train/labels/x0.png").unlink()
+    write_png(root / "train/labels/x1.png", np.zeros((8, 8), np.uint8))
+    (root / "train/images/x2.png").write_bytes(b"no picture")
+    with pytest.raises(ValueError, match=r"(?s)3 faults.*x0.png: no label.*its label \(8, 8\).*x2.png: unreadable"):
+        load_manifest(root)
+    assert not (root / FILE_NAME).exists()
+    with pytest.raises(ValueError, match=r"neither manifest\.json"):
+        load_manifest(tmp_path / "nothing")
+
+
+def test_label_maps_alone(tmp_path: Path) -> None:
+    root = without(plain(tmp_path), "train/images", "test/images")
+    manifest = load_manifest(root)
+    assert manifest.spec.channels == ()
+    assert (manifest.spec.num_labels, manifest.spec.size, len(manifest.cases)) == (5, (64, 96), 8)
+    assert {(case.windows, case.slices[0].images) for case in manifest.cases} == {((), ())}
+    assert load_manifest(root) == Manifest.load(root) == manifest
+    assert check_folder(root) == []
+    sample = SliceDataset(root, manifest, "train", cache_gb=1)[1]
+    assert sample.image is None
+    assert np.array_equal(sample.label, LABEL[9])
+    with pytest.raises(ValueError, match=r"6 slices of the split 'train' have no image, the first is train/labels/x0"):
+        SliceDataset(root, manifest, "train", read="images")
+
+
+def test_a_split_may_have_no_images(tmp_path: Path) -> None:
+    """Pairs to train on and label maps to synthesise: the images to come are in the units of the others."""
+    root = without(plain(tmp_path), "test/images")
+    manifest = load_manifest(root)
+    assert [channel.name for channel in manifest.spec.channels] == ["image"]
+    assert {(c.windows, c.slices[0].images) for c in manifest.split("test")} == {((Window(0, 255),), ())}
+    assert SliceDataset(root, manifest, "test")[0].image is None
+    (root / "train/labels/x1.png").unlink()  # within a split a missing half is a fault as ever
+    (root / FILE_NAME).unlink()
+    with pytest.raises(ValueError, match=r"x1\.png: no label of the same name"):
+        load_manifest(root)
 
 
 @pytest.mark.slow
@@ -92,12 +156,10 @@ def test_patients_of_file_names_by_expression(tmp_path: Path) -> None:
     test_words = [*words[:4], *words[6:], "--metrics", "none"]
     out = test_command(parse_test([*test_words, "--results_dir", str(tmp_path / "r"), "--patient_regex", r"(p\d+)-"]))
     assert {case.patient for case in Manifest.load(out).cases} == {"p3"}
-    prepared = tmp_path / "prepared"
-    assert {case.patient for case in convert(root, prepared, patient_regex=r"(p\d+)-").cases} == {
-        f"p{i}" for i in range(4)
-    }
+    manifest = convert(root, tmp_path / "prepared", patient_regex=r"(p\d+)-")
+    assert {case.patient for case in manifest.cases} == {f"p{i}" for i in range(4)}
     with pytest.raises(ValueError, match=r"says who the patients are; the option of prepare_data.py"):
-        load_manifest(prepared, patient_regex="(p)")
+        load_manifest(tmp_path / "prepared", patient_regex="(p)")
 
 
 def test_few_gaps_between_ids_and_organs_of_a_few_pixels_are_fine(tmp_path: Path) -> None:
@@ -114,9 +176,8 @@ def test_interpolated_masks_and_exchanged_folders_are_refused(tmp_path: Path) ->
     mask = (LABEL[8:16] > 0) * 255.0
     turned = np.stack([ndimage.rotate(m, 20, reshape=False, order=1) for m in mask]).clip(0, 255)
     assert len(np.unique(turned.astype(np.uint8))) > 86
-    with pytest.raises(
-        ValueError, match=r"mostly single pixels between others: .*interpolated \(resample them by nearest"
-    ):
+    interpolated = r"mostly single pixels between others: .*interpolated \(resample them by nearest"
+    with pytest.raises(ValueError, match=interpolated):
         load_manifest(plain(tmp_path / "turned", turned))
     with pytest.raises(DataFaults, match="interpolated"):
         convert(tmp_path / "turned", tmp_path / "out")
@@ -148,10 +209,8 @@ def test_colours_become_ids_also_where_palettes_differ(tmp_path: Path) -> None:
     with pytest.raises(DataFaults, match=r"does not list 1 ids: colour_c8c800 \(\d+ pixels\)"):
         convert(rgb, tmp_path / "named", label_map=table)
     manifest = convert(rgb, tmp_path / "named", label_map=table, unknown_labels="background")
-    assert [(label.name, label.source) for label in manifest.spec.labels][1:] == [
-        ("csf", (0x0000C8,)),
-        ("brain", (0x00C800, 0xC80000)),
-    ]
+    found = [(label.name, label.source) for label in manifest.spec.labels[1:]]
+    assert found == [("csf", (0x0000C8,)), ("brain", (0x00C800, 0xC80000))]
     assert np.array_equal(read_png(tmp_path / "named/test/labels/x7.png"), np.array([0, 1, 2, 2, 0])[LABEL[15]])
 
 
@@ -176,10 +235,7 @@ def test_equal_slices_and_patients_in_several_splits_are_said(
     images[6:], labels[6:] = images[:2], labels[:2]
     load_manifest(plain(tmp_path / "twins", labels, images))
     said = capsys.readouterr().err
-    assert (
-        "2 different slices of test are also in train, pixel by pixel (train/images/x0.png = test/images/x6.png)"
-        in said
-    )
+    assert "2 different slices of test are also in train, pixel by pixel (train/images/x0.png = test/images/x6" in said
     assert "patient" not in said.replace("new patients", "")
     load_manifest(plain(tmp_path / "patients", name="sub-02_{}"))
     assert "patient sub-02 is in the splits test, train" in capsys.readouterr().err
@@ -189,10 +245,9 @@ def test_a_manifest_of_an_earlier_version_stands(tmp_path: Path) -> None:
     """Its patients were the files, and runs that learned from it must go on."""
     root = plain(tmp_path, (LABEL[8:16] > 0) * 255, name="sub-02_{}")
     write_png(root / "train/images/sub-02_0.png", IMAGE[8].clip(0, 255).astype(np.uint8))
-    old = tmp_path / "manifest.json"
     fresh = load_manifest(plain(tmp_path / "other", LABEL[8:16] > 0, name="sub-02_{}"))
     text = fresh.text().replace('"sub-02"', '"train_sub-02_0"').replace('"1":', '"255":')
-    old.write_text(text)
+    (root / FILE_NAME).write_text(text)
     assert {case.patient for case in load_manifest(root).cases} == {"train_sub-02_0"}
 
 

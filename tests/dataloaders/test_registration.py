@@ -87,7 +87,7 @@ def test_deformable_registration_carries_masks_onto_las_grids() -> None:
     )
     scores = {}
     for method in ("affine", "deformable"):
-        transform = register(fixed, bent, method)  # type: ignore[arg-type]
+        transform = register(fixed, bent, method)
         scores[method] = dice(transform.carry(moving_mark, bent.affine) > 0.5, mark > 0.5)
     assert scores["deformable"] > 0.75
     assert scores["deformable"] > scores["affine"] - 0.03

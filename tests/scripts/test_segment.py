@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 from dataclasses import replace
 from pathlib import Path
+from unittest import mock
 
 import nibabel as nib
 import numpy as np
@@ -49,13 +51,13 @@ class Position:
 
 
 def config(**values: object) -> Config:
-    o = replace(SegmenterConfig(features=(4, 4, 4, 4, 4), patch=(16,)), **values)  # type: ignore[arg-type]
+    o = replace(SegmenterConfig(features=(4, 4, 4, 4, 4), patch=(16,)), **values)
     return replace(starting_values("segmenter"), name="x", dataroot=Path("x"), segmenter=o)
 
 
 def spec(mm: tuple[float, float, float] = (1.0, 1.0, 1.0), axis: str = "axial") -> DataSpec:
     rows = {"axial": (mm[1], mm[0], mm[2]), "coronal": (mm[2], mm[0], mm[1]), "sagittal": (mm[2], mm[1], mm[0])}[axis]
-    return replace(toy_spec(), spacing=rows[:2], slice_spacing=rows[2], axis=axis)  # type: ignore[arg-type]
+    return replace(toy_spec(), spacing=rows[:2], slice_spacing=rows[2], axis=axis)
 
 
 def predictor(dims: int = 3, axis: str = "axial", mm: tuple[float, float, float] = (1.0, 1.0, 1.0)) -> Predictor:
@@ -96,7 +98,7 @@ def test_neighbours_are_before_and_after() -> None:
     ramp = np.broadcast_to(np.linspace(0.1, 1, 12, dtype=np.float32), (1, 16, 16, 12))
     for axis, volume in (("axial", ramp), ("coronal", ramp.swapaxes(2, 3)), ("sagittal", ramp.swapaxes(1, 3))):
         network = Position()
-        network.spec = replace(network.spec, axis=axis)  # type: ignore[arg-type]
+        network.spec = replace(network.spec, axis=axis)
         label = Predictor(network, config(dims=2), torch.device("cpu")).label(np.ascontiguousarray(volume))
         assert (label == 1).all()
 
@@ -112,10 +114,9 @@ def test_specks_and_noise_in_air_do_not_move_the_windows() -> None:
     noisy = np.abs(image + np.random.default_rng(0).normal(0, 2.4, image.shape)).astype(np.float32)
     for other in (far, noisy):
         assert box_of(shown(robust_unit(other)[None])) == clean
-    loud = np.maximum(robust_unit(noisy), 0.2 * (np.random.default_rng(1).random(image.shape) < 0.02)).astype(
-        np.float32
-    )
-    found = predictor().label(loud[None])  # specks of a class's brightness
+    specks = 0.2 * (np.random.default_rng(1).random(image.shape) < 0.02)
+    loud = np.maximum(robust_unit(noisy), specks).astype(np.float32)
+    found = predictor().label(loud[None])  # of a class's brightness
     assert not found[:16].any()
     assert found[20:-20, 20:-20, 20:-20].any()
     assert all(side.stop - side.start < size - 10 for side, size in zip(clean, image.shape, strict=True))
@@ -178,16 +179,14 @@ def test_faults_cost_their_own_scan_and_a_repeated_call_does_the_rest(tmp_path: 
     assert not list((tmp_path / "out" / "sub-1").glob("**/*"))
     broken.write_bytes(whole)
     assert (segment(o, predictor(), model).made, segment(o, predictor(), model).kept) == (1, 3)
-    description = (tmp_path / "out" / "dataset_description.json").read_text()
-    assert '"DatasetType": "derivative"' in description
-    assert (tmp_path / "out" / "dseg.tsv").read_text().splitlines()[:3] == [
-        "index\tname\tcolor",
-        "0\tbackground\t#000000",
-        f"1\tcsf\t{hex_color(label_colors(predictor().method.spec.labels)[1])}",
-    ]
-    assert (tmp_path / "out" / "sub-0" / "anat" / "sub-0_desc-T1w_dseg.nii.gz").is_file()
+    assert '"DatasetType": "derivative"' in (tmp_path / "out" / "dataset_description.json").read_text()
+    csf = hex_color(label_colors(predictor().method.spec.labels)[1])
+    rows = (tmp_path / "out" / "dseg.tsv").read_text().splitlines()
+    assert rows[:3] == ["index\tname\tcolor", "0\tbackground\t#000000", f"1\tcsf\t{csf}"]
+    made = tmp_path / "out" / "sub-0" / "anat" / "sub-0_desc-T1w_dseg.nii.gz"
+    assert made.is_file()
     # half-written: without made_from, which is written last, the scan is made again
-    record = tmp_path / "out" / "sub-0" / "anat" / "sub-0_desc-T1w_dseg.json"
+    record = made.with_name(made.name.replace("nii.gz", "json"))
     record.write_text(json.dumps({"schema": json.loads(record.read_text())["schema"]}))
     assert segment(replace(o, shard="1/3"), predictor(), model).kept == 1
     assert len((tmp_path / "v.csv").read_text().splitlines()) == 3
@@ -227,11 +226,11 @@ def test_refusals_leave_everything_as_it_was(tmp_path: Path) -> None:
         ({"output": x, "input": (tmp_path / "no*.nii.gz",)}, r"--input .*no\*.nii.gz: no scan and no folder"),
     ):
         with pytest.raises(ValueError, match=message):
-            segment(SegmentOptions(**{"input": (scan,)} | options), predictor(), {})  # type: ignore[arg-type]
+            segment(SegmentOptions(**{"input": (scan,)} | options), predictor(), {})
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
 
 
-def test_a_segmentation_made_by_hand_is_not_replaced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_segmentation_made_by_hand_is_not_replaced(tmp_path: Path) -> None:
     """Whatever lies where an output would go, without a record; a process that was killed left its claim."""
     _, image = smooth_phantom()
     scan = save_nifti(tmp_path / "a.nii.gz", image)
@@ -240,20 +239,14 @@ def test_a_segmentation_made_by_hand_is_not_replaced(tmp_path: Path, monkeypatch
         own = tmp_path / "out" / name
         own.parent.mkdir(exist_ok=True)
         own.write_bytes(b'{"by": "hand"}')
-        report = segment(o, predictor(), {})
-        (fault,) = report.faults
+        (fault,) = segment(o, predictor(), {}).faults
         assert fault.endswith(f" {own}: no record of this command is beside it; move it away, or give --overwrite")
         assert own.read_bytes() == b'{"by": "hand"}'
         assert [path.name for path in (tmp_path / "out").iterdir()] == [name]
-        own.unlink()
-
-    def killed(*_: object) -> None:
-        raise KeyboardInterrupt
-
-    with monkeypatch.context() as patch:
-        patch.setattr("scripts.segment.save_overlay", killed)
-        with pytest.raises(KeyboardInterrupt):
-            segment(o, predictor(), {})
+        assert segment(replace(o, overwrite=True), predictor(), {}).made == 1
+        shutil.rmtree(tmp_path / "out")
+    with mock.patch("scripts.segment.save_overlay", side_effect=KeyboardInterrupt), pytest.raises(KeyboardInterrupt):
+        segment(o, predictor(), {})
     assert (tmp_path / "out" / "a_dseg.nii.gz").is_file()
     assert segment(o, predictor(), {}).made == 1
     assert segment(o, predictor(), {}).kept == 1
@@ -312,22 +305,12 @@ def test_scans_that_are_not_like_the_training_are_told(tmp_path: Path, capsys: p
     assert implausible({SHOWN: 1000.0, "lesion": 0.0}, {SHOWN: (1.0, 2.0), "lesion": (2.0, 9.0)}) == ""  # few ml
 
 
-def test_a_defect_costs_its_scan_and_keeps_its_traceback(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    _, image = smooth_phantom()
+def test_a_defect_costs_its_scan_and_keeps_its_traceback(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for name in ("a", "b"):
-        save_nifti(tmp_path / "in" / f"{name}.nii.gz", image)
-    network = predictor()
-    faults, inner = [IndexError("of ours")], network.probabilities
-
-    def once_wrong(found: NDArray[np.float32]) -> NDArray[np.float32]:
-        if faults:
-            raise faults.pop()
-        return inner(found)
-
-    monkeypatch.setattr(network, "probabilities", once_wrong)
-    report = segment(SegmentOptions(input=(tmp_path / "in",), output=tmp_path / "out", pictures=False), network, {})
-    assert report.made == 1
-    assert report.faults == [f"{tmp_path / 'in' / 'a.nii.gz'}: of ours"]
+        save_nifti(tmp_path / "in" / f"{name}.nii.gz", smooth_phantom()[1])
+    network, o = predictor(), SegmentOptions(input=(tmp_path / "in",), output=tmp_path / "out", pictures=False)
+    found = network.probabilities(np.zeros((1, 40, 48, 24), np.float32))
+    with mock.patch.object(network, "probabilities", side_effect=[IndexError("of ours"), found]):
+        report = segment(o, network, {})
+    assert (report.made, report.faults) == (1, [f"{tmp_path / 'in' / 'a.nii.gz'}: of ours"])
     assert "IndexError: of ours" in capsys.readouterr().err
