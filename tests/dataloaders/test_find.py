@@ -62,10 +62,9 @@ def test_one_folder_given_twice_is_one_line(tmp_path: Path) -> None:
 
 def test_sessions_count_where_they_differ(tmp_path: Path) -> None:
     touch(tmp_path, "a/1/ct.nii.gz", "a/2/ct.nii.gz", "b/1/ct.nii.gz")
-    found = find_pairs(str(tmp_path / "*/*/ct.nii.gz"), None, "CT", None)
-    assert [case.id for case in found.cases] == ["a_1", "a_2", "b_1"]
-    found = find_pairs(str(tmp_path / "**/ct.nii.gz"), None, "CT", None)
-    assert [case.id for case in found.cases] == ["a_1", "a_2", "b_1"]
+    for pattern in ("*/*/ct.nii.gz", "**/ct.nii.gz"):
+        found = find_pairs(str(tmp_path / pattern), None, "CT", None)
+        assert [case.id for case in found.cases] == ["a_1", "a_2", "b_1"]
 
 
 def bids(root: Path, *names: str) -> Path:
@@ -130,8 +129,8 @@ def test_what_is_excluded_is_not_looked_at(tmp_path: Path) -> None:
 
 
 def test_label_maps_and_scans_of_one_name_are_told_apart(tmp_path: Path) -> None:
-    touch(tmp_path, "bert/mri/aseg.mgz", "fsaverage/mri/aseg.mgz", "bert/mri/orig.mgz", "fsaverage/mri/orig.mgz")
-    maps = LabelMaps([tmp_path / "bert/mri/aseg.mgz", tmp_path / "fsaverage/mri/aseg.mgz"])
+    touch(tmp_path, *(f"{who}/mri/{what}.mgz" for who in ("bert", "fsaverage") for what in ("aseg", "orig")))
+    maps = LabelMaps(sorted(tmp_path.glob("*/mri/aseg.mgz")))
     assert [maps.name(i) for i in range(2)] == ["bert", "fsaverage"]
     scans, _ = find_scans(sorted(tmp_path.glob("*/mri/orig.mgz")), (), ["T1w"])
     assert [scan.name("dseg") for scan in scans] == ["bert/mri/orig_dseg", "fsaverage/mri/orig_dseg"]

@@ -15,7 +15,7 @@ import torch
 from dataloaders.io.nifti import read_ids, read_volume
 from dataloaders.labelmaps.seeds import draw_subclasses, find_scheme, load_seeds, subcluster
 from scripts.make_seeds import SeedOptions, SeedReport, make_seeds
-from tests.dataloaders.test_prepare import tree
+from tests.dataloaders.test_prepare import reoriented, tree
 from tests.launch import call
 from tests.toy import phantom, save_nifti
 
@@ -286,8 +286,8 @@ def test_label_maps_in_another_order_of_axes_make_the_same_seeds(tmp_path: Path)
         (label,) = where.glob("*_dseg.nii.gz")
         if name == "turned":
             stored = nib.load(label)
-            copy = nib.Nifti1Image(np.asarray(stored.dataobj).copy(), stored.affine + 1e-6)  # header noise, too
-            copy.as_reoriented(np.array([[1, -1], [0, 1], [2, -1]])).to_filename(label)
+            save_nifti(label, np.asarray(stored.dataobj).copy(), stored.affine + 1e-6)  # header noise, too
+            reoriented(label, "PRI")
         make(tmp_path / name, tmp_path / f"{name}-out", max_subclasses=2)
         parts.append({k: v for k, v in tree(tmp_path / f"{name}-out").items() if k.endswith(".nii.gz")})
     assert parts[0]
