@@ -36,37 +36,17 @@ def map_(tmp_path: Path) -> Path:
     return tmp_path / "a_dseg.nii.gz"
 
 
-BOTH = "2\tRight Kidney\n3\tLeft kidney\n"
+def sources(path: Path, ids: set[int], **options: object) -> dict[str, list[int]]:
+    """Class -> ids of the map that become it."""
+    table = classes_of_ids(path, dict.fromkeys(ids | {0}, 7), SPEC, **options).table
+    return {label.name: [i for i in label.source if i in ids] for label in table.labels[1:]}
 
 
-@pytest.mark.parametrize(
-    ("beside", "options", "ids", "expected"),
-    [
-        ("", {}, {5, 30, 9}, {"liver": [5], "right_kidney": [30], "label_9": [9]}),
-        ("", {"label_ids": "class"}, {1, 2, 5}, {"liver": [1], "left_kidney": [2], "body_unlabelled": [5]}),
-        # a table beside the map beats ids that fit: without it both would be exchanged, and nobody would notice
-        (BOTH, {}, {2, 3}, {"left_kidney": [3], "right_kidney": [2]}),
-        (BOTH, {"label_ids": "source"}, {2, 3}, {"left_kidney": [2], "right_kidney": [3]}),
-        # and one that is given beats both
-        (BOTH, {"given": '{"left_kidney": 2, "liver": [7, 8]}'}, {2, 7, 8}, {"left_kidney": [2], "liver": [7, 8]}),
-    ],
-)
-def test_which_ids_become_which_class(
-    beside: str, options: dict, ids: set[int], expected: dict, map_: Path, tmp_path: Path
-) -> None:
-    if beside:
-        (tmp_path / "dseg.tsv").write_text(f"index\tname\n0\tBackground\n{beside}")
-    if "given" in options:
-        (tmp_path / "table.json").write_text(options["given"])
-        options = {"given": read_label_table(tmp_path / "table.json")}
-    table = classes_of_ids(map_, dict.fromkeys(ids | {0}, 7), SPEC, **options).table
-    found = {label.name: [i for i in label.source if i in ids] for label in table.labels[1:]}
-    assert {name: of for name, of in found.items() if of} == expected
-
-
-def test_what_ids_are_taken_for_is_said(map_: Path) -> None:
-    reading = classes_of_ids(map_, {0: 9, 5: 1, 30: 1}, SPEC)
+def test_ids_of_the_training_are_read_as_such(map_: Path) -> None:
+    reading = classes_of_ids(map_, {0: 9, 5: 1, 30: 1}, SPEC)  # what ids are taken for is said, for the eye to catch
     assert reading.how == "as ids of the training's label maps: 5 liver, 30 right_kidney"
+    found = sources(map_, {5, 30, 9})
+    assert found == {"liver": [5], "left_kidney": [], "right_kidney": [30], "label_9": [9], "body_unlabelled": []}
 
 
 def test_ids_that_fit_both_ways_are_the_trainings_and_it_is_said(map_: Path) -> None:
@@ -76,6 +56,23 @@ def test_ids_that_fit_both_ways_are_the_trainings_and_it_is_said(map_: Path) -> 
     assert "as ids of the training's label maps" in note
     assert "--label_ids class would read them as the run's class ids 0 to 5" in note
     assert not classes_of_ids(map_, {0: 9, 2: 1, 3: 1}, SPEC).notes  # both readings are one
+
+
+def test_a_table_beside_the_map_beats_ids_that_fit(map_: Path, tmp_path: Path) -> None:
+    """Without it 2 and 3 would be exchanged, and nobody would notice."""
+    (tmp_path / "dseg.tsv").write_text(
+        "index\tname\tcolor\n0\tBackground\t#000000\n2\tRight Kidney\t#000001\n3\tLeft kidney\tn/a\n"
+    )
+    assert sources(map_, {2, 3})["left_kidney"] == [3]
+    assert sources(map_, {2, 3})["right_kidney"] == [2]
+    assert sources(map_, {2, 3}, label_ids="source")["left_kidney"] == [2]
+
+
+def test_a_table_that_is_given_beats_the_one_beside(map_: Path, tmp_path: Path) -> None:
+    (tmp_path / "dseg.tsv").write_text("index\tname\n2\tright_kidney\n")
+    (tmp_path / "table.json").write_text('{"left_kidney": 2, "liver": [7, 8]}')
+    found = sources(map_, {2, 7, 8}, given=read_label_table(tmp_path / "table.json"))
+    assert (found["left_kidney"], found["right_kidney"], found["liver"]) == ([2], [], [7, 8])
 
 
 def test_classes_without_names_keep_their_ids_beside_a_table(map_: Path, tmp_path: Path) -> None:
@@ -107,6 +104,11 @@ def test_unknown_ids_can_be_dropped_but_not_all(map_: Path) -> None:
         classes_of_ids(map_, {0: 100, 4: 12}, SPEC, lenient=True)
     with pytest.raises(ValueError, match="holds background only"):
         classes_of_ids(map_, {0: 100}, SPEC)
+
+
+def test_class_ids_are_read_where_the_user_says_so(map_: Path) -> None:
+    assert sources(map_, {1, 2, 5}, label_ids="class")["liver"] == [1]
+    assert sources(map_, {1, 2, 5}, label_ids="class")["body_unlabelled"] == [5]
 
 
 def named(map_: Path) -> tuple[dict[int, str], str]:
