@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import warnings
 from pathlib import Path
-from typing import Any
 from unittest import mock
 
 import numpy as np
@@ -25,6 +24,7 @@ from evaluation.metrics.extractors import (
     torchvision_extractor,
 )
 from evaluation.metrics.perceptual import lpips_alex, lpips_distances
+from tests.evaluation.conftest import randomised, save_script
 
 CPU = torch.device("cpu")
 MODEL = "shufflenet_v2_x0_5"  # 1.4 million weights
@@ -33,13 +33,6 @@ MODEL = "shufflenet_v2_x0_5"  # 1.4 million weights
 @pytest.fixture
 def images() -> np.ndarray:
     return np.random.default_rng(0).uniform(0, 1, (5, 48, 48)).astype(np.float32)
-
-
-def save_script(net: nn.Module, path: Path) -> Path:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # torch.jit.script is deprecated; the format is still what people share
-        torch.jit.script(net).save(str(path))
-    return path
 
 
 class Corner(nn.Module):
@@ -109,25 +102,22 @@ def test_common_wrappings_and_another_head_are_understood(
 
 @pytest.mark.filterwarnings("ignore:'torch.load' received a zip file:UserWarning")
 def test_files_that_do_not_fit_are_refused(classifier: nn.Module, tmp_path: Path) -> None:
-    state = dict(classifier.state_dict())
-    state.pop("conv1.0.weight")
-    torch.save(state, tmp_path / "short.pth")
-    with pytest.raises(ValueError, match=rf"does not hold the weights of {MODEL}: Missing key.*conv1\.0\.weight"):
-        torchvision_extractor(MODEL, tmp_path / "short.pth", CPU)
-    torch.save({"epoch": 3}, tmp_path / "numbers.pth")
-    with pytest.raises(ValueError, match="holds no state dict"):
-        torchvision_extractor(MODEL, tmp_path / "numbers.pth", CPU)
-    torch.save(classifier, tmp_path / "pickle.pth")
+    state = {key: value for key, value in classifier.state_dict().items() if key != "conv1.0.weight"}
+    for name, content in {"short": state, "numbers": {"epoch": 3}, "pickle": classifier}.items():
+        torch.save(content, tmp_path / f"{name}.pth")
     save_script(Corner(), tmp_path / "script.pth")
     (tmp_path / "text.pth").write_text("text")
     (tmp_path / "empty.pth").write_bytes(b"")
-    for name in ("pickle", "script", "text", "empty"):
-        with pytest.raises(ValueError, match=f"{name}.pth is not a state dict that can be read safely"):
-            torchvision_extractor(MODEL, tmp_path / f"{name}.pth", CPU)
-    with pytest.raises(ValueError, match="'resnet51' is no classifier of torchvision; there are alexnet"):
-        torchvision_extractor("resnet51", tmp_path / "short.pth", CPU)
-    with pytest.raises(ValueError, match="squeezenet1_1 has no linear layer"):
-        torchvision_extractor("squeezenet1_1", tmp_path / "short.pth", CPU)
+    unsafe = "is not a state dict that can be read safely"
+    for model, name, message in (
+        (MODEL, "short", rf"does not hold the weights of {MODEL}: Missing key.*conv1\.0\.weight"),
+        (MODEL, "numbers", "holds no state dict"),
+        *((MODEL, name, f"{name}.pth {unsafe}") for name in ("pickle", "script", "text", "empty")),
+        ("resnet51", "short", "'resnet51' is no classifier of torchvision; there are alexnet"),
+        ("squeezenet1_1", "short", "squeezenet1_1 has no linear layer"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            torchvision_extractor(model, tmp_path / f"{name}.pth", CPU)
 
 
 # -- names and published networks -------------------------------------------------------------------------------------
@@ -161,83 +151,20 @@ def test_inception_comes_from_the_file_and_ignores_batch_size(inception_file: Pa
     np.testing.assert_allclose(features[1:], net.features(squares[1:2]), rtol=1e-4, atol=1e-5)
 
 
-def random_state(state: dict[str, Any], seed: int = 0) -> dict[str, Any]:
-    """Random numbers in the shapes of a state dict, scaled so that activations stay finite and not all zero."""
-    generator = torch.Generator().manual_seed(seed)
-
-    def draw(name: str, tensor: torch.Tensor) -> torch.Tensor:
-        if not tensor.is_floating_point():
-            return tensor
-        if name.endswith(("running_var", "bn.weight")):
-            return torch.ones_like(tensor)
-        fan_in = max(1, tensor[0].numel()) if tensor.ndim > 1 else 100
-        return torch.randn(tensor.shape, generator=generator) * (2 / fan_in) ** 0.5
-
-    return {name: draw(name, tensor) for name, tensor in state.items()}
-
-
-@pytest.fixture(scope="module")
-def alexnet_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    import torchvision
-
-    path = tmp_path_factory.mktemp("weights") / "alexnet.pth"
-    # Only the convolutions: the classifier's 230 MB are not used.
-    state = {f"features.{name}": value for name, value in torchvision.models.alexnet().features.state_dict().items()}
-    torch.save(random_state(state), path)
-    return path
-
-
-@pytest.fixture(scope="module")
-def inception_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    from pytorch_fid.inception import fid_inception_v3
-
-    net = build_without_weights(fid_inception_v3)
-    path = tmp_path_factory.mktemp("weights") / "inception.pth"
-    torch.save(random_state(net.state_dict()), path)
-    return path
-
-
-class _Captured(Exception):  # noqa: N818
-    pass
-
-
-def build_without_weights(build: Any) -> torch.nn.Module:
-    """pytorch-fid builds the network, then loads weights: take the network at that moment."""
-    taken: list[torch.nn.Module] = []
-
-    def stop(self: torch.nn.Module, *_: Any, **__: Any) -> None:
-        taken.append(self)
-        raise _Captured
-
-    with (
-        mock.patch("pytorch_fid.inception.load_state_dict_from_url", return_value={}),
-        mock.patch.object(torch.nn.Module, "load_state_dict", stop),
-        pytest.raises(_Captured),
-    ):
-        build()
-    return taken[0]
-
-
-def reference_lpips(alexnet_file: Path) -> torch.nn.Module:
-    """lpips with torchvision's own AlexNet carrying the same weights."""
-    import torchvision
-
+@pytest.mark.slow
+def test_lpips_equals_lpips_with_the_same_backbone(tmp_path: Path, squares: np.ndarray) -> None:
     backbone = torchvision.models.alexnet()
-    backbone.load_state_dict(torch.load(alexnet_file, weights_only=True), strict=False)
+    state = {f"features.{name}": value for name, value in randomised(backbone.features).state_dict().items()}
+    torch.save(state, tmp_path / "alexnet.pth")
+    distances = lpips_distances(lpips_alex(tmp_path / "alexnet.pth"), squares[:2], squares[2:], CPU)
     with warnings.catch_warnings(), mock.patch("torchvision.models.alexnet", return_value=backbone):
         warnings.simplefilter("ignore")
         import lpips
 
-        return lpips.LPIPS(net="alex", verbose=False).eval()
-
-
-@pytest.mark.slow
-def test_lpips_equals_lpips_with_the_same_backbone(alexnet_file: Path, squares: np.ndarray) -> None:
-    distances = lpips_distances(lpips_alex(alexnet_file), squares[:2], squares[2:], CPU)
+        reference = lpips.LPIPS(net="alex", verbose=False).eval()
     real, fake = (torch.from_numpy(x)[:, None].repeat(1, 3, 1, 1) * 2 - 1 for x in (squares[:2], squares[2:]))
     with torch.no_grad():
-        expected = reference_lpips(alexnet_file)(real, fake).flatten().numpy()
-    np.testing.assert_allclose(distances, expected, rtol=1e-5)
+        np.testing.assert_allclose(distances, reference(real, fake).flatten().numpy(), rtol=1e-5)
     assert (distances > 0).all()
 
 

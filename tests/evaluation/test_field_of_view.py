@@ -19,13 +19,12 @@ from evaluation.evaluate import evaluate_pairs
 from evaluation.folders import Folders
 from evaluation.metrics.lesion_regions import evaluate_lesion_regions
 from evaluation.request import Request
-from tests.toy_results import noisy, write_results
+from tests.toy_results import WINDOWS, noisy, write_results
 
 pytestmark = pytest.mark.usefixtures("no_weights")
 
-METRICS = (
-    "mae,rmse,mae_body,rmse_body,psnr,ssim,wasserstein,slice_jump_ratio,spectrum_distance,edge_sharpness_ratio,ssim_3d"
-)
+METRICS = "mae,rmse,mae_body,rmse_body,psnr,ssim,ssim_3d,wasserstein,label_std_error,slice_jump_ratio,"
+METRICS += "slice_difference_mae,spectrum_distance,edge_sharpness_ratio"
 
 
 def scan(shape: tuple[int, int, int], crop: tuple[int, int]) -> Geometry:
@@ -51,15 +50,16 @@ def results(folder: Path, padded: bool, slices: int = 12) -> Path:
     return folder
 
 
-def test_the_two_folders_of_a_results_folder_score_as_that_does(tmp_path: Path) -> None:
+def test_two_folders_score_as_their_results_folder_does(tmp_path: Path) -> None:
     folder = results(tmp_path / "exp", padded=True)
     wanted = evaluate_results(folder, METRICS)
-    pairs = Folders(folder / "groundtruth", folder / "generated", folder / "label").pairs()
+    kinds = (folder / "groundtruth", folder / "generated", folder / "label")
+    pairs = Folders(*kinds, window=(WINDOWS["CT"].low, WINDOWS["CT"].high)).pairs()
     found = evaluate_pairs(pairs, tmp_path / "out", Request(METRICS))
-    for name in ("ssim", "psnr", "ssim_3d", "slice_jump_ratio", "spectrum_distance"):
-        assert found["metrics"][f"{name}/image"]["value"] == pytest.approx(
-            wanted["metrics"][f"{name}/CT"]["value"], rel=1e-4
-        )
+    assert found["n"] == wanted["n"]
+    for key in METRICS.split(","):
+        value = wanted["metrics"][f"{key}/CT"]["value"]
+        assert found["metrics"][f"{key}/image"]["value"] == pytest.approx(value, rel=1e-5), key
     assert "without the padding" in pairs.region
 
 

@@ -28,23 +28,22 @@ from tests.toy_results import WINDOWS, noisy, write_results
 pytestmark = pytest.mark.slow
 
 OPEN = "for (const fold of document.querySelectorAll('details')) fold.open = true;"
-READY = (
-    f"{OPEN} await wait(() => document.documentElement.dataset.ready); "
-    "const browser = document.getElementById('browser');"
-)
-PIXELS = """
-const pixels = (what) => {
-  const canvas = browser.querySelector(`canvas[data-what=${what}]`);
+READY = f"""{OPEN} await wait(() => document.documentElement.dataset.ready);
+const browser = document.getElementById('browser'), viewer = browser.querySelector('.viewer');
+const pixels = (what) => {{
+  const canvas = browser.querySelector(`canvas[data-what=${{what}}]`);
   return [...canvas.getContext('2d').getImageData(0, 0, canvas.width, canvas.height).data].filter((_, i) => i % 4 < 3);
-};
-const set = (name, value) => {
-  const field = browser.querySelector(`[name=${name}]`);
+}};
+const set = (name, value) => {{
+  const field = browser.querySelector(`[name=${{name}}]`);
   if (field.type === 'checkbox') field.checked = value; else field.value = value;
-  field.dispatchEvent(new Event(field.tagName === 'SELECT' ? 'change' : 'input', { bubbles: true }));
-};
+  field.dispatchEvent(new Event(field.tagName === 'SELECT' ? 'change' : 'input', {{ bubbles: true }}));
+}};
 const position = () => browser.querySelector('[name=position]').value;
-const viewer = browser.querySelector('.viewer');
-const press = (key) => viewer.dispatchEvent(new KeyboardEvent('keydown', { key, bubbles: true, cancelable: true }));
+const channel = async (number) => {{
+  set('channel', number);
+  await wait(() => browser.querySelector('[data-what=high]').textContent.includes('HU') === (number === 1));
+}};
 """
 Ask = Callable[..., dict[str, Any]]
 
@@ -65,15 +64,19 @@ def results(no_weights: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def ask(results: Path) -> Ask:
-    """A question to the report."""
+    """A question to the report as it opens."""
     return lambda script, **size: chromium.ask(results / "out" / "report.html", script, **size)
 
 
-def test_headings_sort_the_rows(ask: Ask) -> None:
+@pytest.fixture(scope="module")
+def look(ask: Ask) -> Ask:
+    """The same when all is unfolded and the case browser is ready, with the functions above."""
+    return lambda script, **size: ask(READY + script, **size)
+
+
+def test_headings_sort_the_rows(look: Ask) -> None:
     """Best first, worst first, one heading at a time, and what is missing stays last; the long table by name."""
-    found = ask(
-        OPEN
-        + """
+    found = look("""
         const table = [...document.querySelectorAll('table.sortable')].filter((t) => t.textContent.includes('SSIM'))[1];
         const button = (name) => [...table.querySelectorAll('thead button')].find((b) => b.textContent.startsWith(name));
         const look = () => [[...table.tBodies[0].rows].map((row) => row.cells[0].textContent).join(' '),
@@ -85,8 +88,7 @@ def test_headings_sort_the_rows(ask: Ask) -> None:
         long.querySelector('thead button').click();
         return { seen, focused: document.activeElement === button('MAE'),
           names: [...long.tBodies[0].rows].map((row) => row.cells[0].dataset.v) };
-        """
-    )
+        """)
     assert found["seen"] == [
         ["good bad", []],
         ["good bad", ["ascending"]],  # MAE: lower is better
@@ -101,50 +103,29 @@ def test_headings_sort_the_rows(ask: Ask) -> None:
     assert found["names"] == sorted(found["names"], key=str.lower)
 
 
-def test_slider_and_keys_go_through_the_volume(ask: Ask) -> None:
-    found = ask(
-        READY
-        + PIXELS
-        + """
-        const seen = [position()];
-        const first = pixels('real').join();
+def test_slider_and_keys_go_through_the_volume(look: Ask) -> None:
+    found = look("""
+        const seen = [position()], first = pixels('real').join();
+        const press = (key) => viewer.dispatchEvent(new KeyboardEvent('keydown', { key, bubbles: true, cancelable: true }));
         set('slice', 3); seen.push(position());
         const other = pixels('real').join() !== first;
         for (const key of ['ArrowLeft', 'ArrowDown', 'ArrowRight', 'Home', 'ArrowLeft', 'End', 'ArrowUp']) {
           press(key); seen.push(position());
         }
-        browser.querySelector('[name=previous]').click(); seen.push(position());
-        browser.querySelector('[name=next]').click(); seen.push(position());
+        for (const name of ['previous', 'next']) { browser.querySelector(`[name=${name}]`).click(); seen.push(position()); }
         return { seen, other, hidden: browser.hidden, slider: browser.querySelector('[name=slice]').value };
-        """
-    )
-    assert found["other"]
-    assert not found["hidden"]
-    numbers = [int(text.split()[1]) for text in found["seen"]]
-    assert numbers == [2, 3, 2, 1, 2, 0, 0, 3, 3, 2, 3]
-    assert found["slider"] == "3"
+        """)
+    assert (found["other"], found["hidden"], found["slider"]) == (True, False, "3")
+    assert [int(text.split()[1]) for text in found["seen"]] == [2, 3, 2, 1, 2, 0, 0, 3, 3, 2, 3]
 
 
-def _expected(results: Path, method: str, kind: str, channel: int, window: tuple[float, float]) -> np.ndarray:
-    """Grey of slice 1 of sub-01 in a display window, cut as the browser's case is."""
-    labels = [read_png(results / method / f"label/sub-01_z{z:04d}.png") for z in range(4)]
-    levels = read_png(results / method / f"{kind}/sub-01_z0001_{channel:04d}.png")
-    values = WINDOWS[("T1w", "CT")[channel]].decode(levels)[body_box(labels)]
-    return np.clip((values - window[0]) / (window[1] - window[0]), 0, 1) * 255
-
-
-def test_pixels_are_those_of_the_files(ask: Ask, results: Path) -> None:
+def test_pixels_are_those_of_the_files(look: Ask, results: Path) -> None:
     """Case, channel and window are chosen; images agree with the 16-bit files, differences have the right sign."""
-    found = ask(
-        READY
-        + PIXELS
-        + """
-        const seen = {};
-        const title = (name) => [...browser.querySelector(`[name=${name}]`).options].map((o) => o.text);
+    found = look("""
+        const seen = {}, title = (name) => [...browser.querySelector(`[name=${name}]`).options].map((o) => o.text);
         seen.cases = title('case'); seen.channels = title('channel');
         set('case', 1); await wait(() => position().includes('/4)') && browser.querySelector('[name=case]').value === '1');
-        set('channel', 1);
-        await wait(() => browser.querySelector('[data-what=high]').textContent.includes('HU'));
+        await channel(1);
         seen.windows = title('window');
         set('slice', 1);
         for (const what of ['label', 'real', 'generated-1', 'difference-0']) seen[what] = pixels(what);
@@ -152,108 +133,83 @@ def test_pixels_are_those_of_the_files(ask: Ask, results: Path) -> None:
         seen.bone = pixels('real');
         seen.scale = browser.querySelector('[data-what=low]').textContent;
         return seen;
-        """
-    )
-    assert found["cases"] == ["sub-00", "sub-01"]
-    assert found["channels"] == ["T1w", "CT"]
+        """)
+    assert (found["cases"], found["channels"], found["scale"]) == (["sub-00", "sub-01"], ["T1w", "CT"], "−500")
     assert [name.split(" (")[0] for name in found["windows"]] == ["soft tissue", "lung", "bone", "brain"]
-    soft = (-160.0, 240.0)
-    real = _expected(results, "good", "groundtruth", 1, soft)
-    shape = (*real.shape, 3)
-    assert np.abs(np.reshape(found["real"], shape) - real[..., None]).max() <= 2  # 2.5 HU of 400, rounded twice
-    fake = _expected(results, "bad", "generated", 1, soft)
-    assert np.abs(np.reshape(found["generated-1"], shape) - fake[..., None]).max() <= 2
-    bone = _expected(results, "good", "groundtruth", 1, (-500.0, 1300.0))
-    assert np.abs(np.reshape(found["bone"], shape) - bone[..., None]).max() <= 2
-    assert found["scale"] == "−500"
-    label = read_png(results / "good/label/sub-01_z0001.png")
     labels = [read_png(results / f"good/label/sub-01_z{z:04d}.png") for z in range(4)]
-    cut = label[body_box(labels)]
-    assert np.array_equal(
-        np.reshape(found["label"], shape), label_colors([Label(i, f"class_{i}") for i in range(5)])[cut]
-    )
-    red, _, blue = np.moveaxis(np.reshape(found["difference-0"], shape).astype(float), -1, 0)
+    box = body_box(labels)
+    cut = labels[1][box]
+    for key, file, low, high in (
+        ("real", "good/groundtruth", -160, 240),
+        ("generated-1", "bad/generated", -160, 240),
+        ("bone", "good/groundtruth", -500, 1300),
+    ):
+        values = WINDOWS["CT"].decode(read_png(results / file / "sub-01_z0001_0001.png"))[box]
+        grey = np.clip((values - low) / (high - low), 0, 1) * 255
+        assert np.abs(np.reshape(found[key], (*cut.shape, 3)) - grey[..., None]).max() <= 2, key  # rounded twice
+    colours = label_colors([Label(i, f"class_{i}") for i in range(5)])
+    assert np.array_equal(np.reshape(found["label"], (*cut.shape, 3)), colours[cut])
+    red, _, blue = np.moveaxis(np.reshape(found["difference-0"], (*cut.shape, 3)).astype(float), -1, 0)
     assert (red - blue)[cut > 0].mean() > 20  # too bright in the body: red
     assert np.abs(red - blue)[cut == 0].max() <= 6  # equal outside: white
 
 
-def test_overlay_colours_the_body_only(ask: Ask, results: Path) -> None:
-    found = ask(
-        READY
-        + PIXELS
-        + """
-        set('channel', 1);
-        await wait(() => browser.querySelector('[data-what=high]').textContent.includes('HU'));
+def test_overlay_colours_the_body_only(look: Ask) -> None:
+    found = look("""
+        await channel(1);
         set('window', 1); // lung, where air is not black
         set('slice', 1);
-        const plain = pixels('real');
-        const difference = pixels('difference-0').join();
+        const plain = pixels('real'), difference = pixels('difference-0').join();
         set('overlay', true); set('opacity', 50);
         const half = pixels('real');
         set('opacity', 100);
-        const full = pixels('generated-0');
-        const same = pixels('difference-0').join() === difference;
+        const full = pixels('generated-0'), same = pixels('difference-0').join() === difference;
         set('overlay', false);
-        return { plain, half, full, same, label: pixels('label'), again: pixels('real').join() === plain.join() };
-        """
-    )
-    shape = (-1, 3)
-    plain, half, full, label = (
-        np.reshape(found[key], shape).astype(float) for key in ("plain", "half", "full", "label")
-    )
+        return { plain, half, full, label: pixels('label'), same: same && pixels('real').join() === plain.join() };
+        """)
+    plain, half, full, label = (np.reshape(found[key], (-1, 3)) * 1.0 for key in ("plain", "half", "full", "label"))
     body = label.any(axis=1)
     assert 0.3 < body.mean() < 1
     assert plain[~body].min() > 30
     assert np.array_equal(half[~body], plain[~body])
     assert np.abs(half - (plain + label) / 2)[body].max() <= 1
     assert np.array_equal(full[body], label[body])
-    assert found["again"]
     assert found["same"]
 
 
-def test_browse_opens_the_ranked_slice_and_the_pointer_reads_values(ask: Ask) -> None:
-    found = ask(
-        READY
-        + PIXELS
-        + """
+def test_browse_opens_the_ranked_slice_and_the_pointer_reads_values(look: Ask) -> None:
+    found = look("""
         const canvas = browser.querySelector('canvas[data-what=real]');
         const { left, top, width, height } = canvas.getBoundingClientRect();
         const at = { clientX: left + width / 2, clientY: top + height / 2, bubbles: true };
         canvas.dispatchEvent(new PointerEvent('pointermove', at));
         const text = browser.querySelector('.readout').textContent;
         const button = [...document.querySelectorAll('button.show')].at(-1);
-        const { case: id, slice, channel } = button.dataset;
         button.click();
         await wait(() => browser.querySelector('[data-what=high]').textContent.includes('HU'));
         const select = browser.querySelector('[name=case]');
-        return { text, id, slice, channel, case: select.options[select.selectedIndex].text, position: position(),
-          shown: browser.querySelector('[name=channel]').value, focused: document.activeElement === viewer };
-        """
-    )
+        return { text, wanted: button.dataset, case: select.options[select.selectedIndex].text, position: position(),
+          channel: browser.querySelector('[name=channel]').value, focused: document.activeElement === viewer };
+        """)
     assert found["text"].startswith("csf: real 2")  # 250 a.u. in the middle
     assert "good" in found["text"]
     assert "bad" in found["text"]
-    assert found["case"] == found["id"]
-    assert found["position"].startswith(f"slice {found['slice']} ")
-    assert found["shown"] == found["channel"] == "1"
+    assert found["case"] == found["wanted"]["case"]
+    assert found["channel"] == found["wanted"]["channel"] == "1"
+    assert found["position"].startswith(f"slice {found['wanted']['slice']} ")
     assert found["focused"]
 
 
 @pytest.mark.parametrize("width", [400, 1300])
-def test_nothing_sticks_out(ask: Ask, width: int) -> None:
+def test_nothing_sticks_out(look: Ask, width: int) -> None:
     """No sideways scrolling of the page; what is wide scrolls in its own box."""
-    found = ask(
-        READY
-        + """
+    script = """
         const root = document.documentElement;
-        return { inner: innerWidth, page: Math.max(root.scrollWidth, document.body.scrollWidth),
-          tables: [...document.querySelectorAll('.scroll')].map((b) => b.getBoundingClientRect().right) };
-        """,
-        width=width,
-    )
-    assert found["inner"] == width
-    assert found["page"] <= width
-    assert max(found["tables"]) <= width
+        const tables = [...document.querySelectorAll('.scroll')].map((b) => b.getBoundingClientRect().right);
+        return { inner: innerWidth, right: Math.max(root.scrollWidth, document.body.scrollWidth, ...tables) };
+        """
+    found = look(script, width=width)
+    assert found["right"] <= found["inner"] == width
 
 
 def test_without_scripts_the_page_is_readable(results: Path) -> None:
@@ -283,11 +239,10 @@ def test_without_scripts_the_page_is_readable(results: Path) -> None:
 
 
 @pytest.mark.parametrize("dark", [False, True])
-def test_text_stands_out(ask: Ask, dark: bool) -> None:
+def test_text_stands_out(look: Ask, dark: bool) -> None:
     """WCAG AA: 4.5 to 1, and 3 to 1 for large print, of every text on what lies behind it."""
-    found = ask(
-        READY
-        + """
+    found = look(
+        """
         const parse = (color) => color.match(/[\\d.]+/g).map(Number);
         const light = (rgb) => rgb.slice(0, 3).map((c) => c / 255)
           .map((c) => (c <= 0.04045 ? c / 12.92 : ((c + 0.055) / 1.055) ** 2.4))
@@ -323,8 +278,7 @@ def test_text_stands_out(ask: Ask, dark: bool) -> None:
 
 def test_everything_has_a_name_a_place_and_a_key(ask: Ask) -> None:
     """Pictures have texts and sizes, fields have labels, nothing shifts as it loads or opens, folds open by keyboard."""
-    found = ask(
-        """
+    found = ask("""
         const shifts = [];
         new PerformanceObserver((list) => shifts.push(...list.getEntries().map((e) => e.value)))
           .observe({ type: 'layout-shift', buffered: true });
@@ -355,8 +309,7 @@ def test_everything_has_a_name_a_place_and_a_key(ask: Ask) -> None:
           nameless: controls.filter((e) => !named(e)).map((e) => e.outerHTML), printed: folds.every((fold) => fold.open),
           heads: [...document.querySelectorAll('h1, h2, h3, h4')].map((h) => Number(h.tagName[1])),
           language: document.documentElement.lang, loaded: performance.getEntriesByType('resource').length };
-        """
-    )
+        """)
     assert found["shift"] < 0.01 < found["noticed"]  # what does move is noticed
     assert found["reached"]
     assert found["shut"] == found["folds"] > 10

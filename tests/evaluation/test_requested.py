@@ -18,10 +18,10 @@ from dataloaders.io.png import read_png, write_png
 from dataloaders.io.weights import MissingWeights, resolve
 from evaluation import request
 from evaluation.evaluate import evaluate_pairs
-from evaluation.metrics.distribution import frechet_distance, frechet_of_moments
+from evaluation.metrics.distribution import frechet_distance
 from evaluation.pairs import ManifestPairs
 from evaluation.request import Request
-from tests.evaluation.test_extractors import build_without_weights, random_state, save_script
+from tests.evaluation.conftest import save_script
 from tests.launch import call
 from tests.toy_results import noisy, write_results
 
@@ -74,15 +74,6 @@ def test_extractor_metrics_by_name_and_refusals(tmp_path: Path, script: Path) ->
 
 
 # -- protocols ----------------------------------------------------------------------------------------------------
-
-
-@pytest.fixture(scope="module")
-def inception_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    from pytorch_fid.inception import fid_inception_v3
-
-    path = tmp_path_factory.mktemp("weights") / "inception.pth"
-    torch.save(random_state(build_without_weights(fid_inception_v3).state_dict()), path)
-    return path
 
 
 @pytest.mark.slow
@@ -151,37 +142,7 @@ def test_diversity_of_draws(tmp_path: Path) -> None:
     assert other["diversity_ssim/T1w"]["value"] < 1
 
 
-# -- label faithfulness and lesions -------------------------------------------------------------------------------
-
-
-def segment(folder: Path, out: Path, change: Any = lambda label: label) -> Path:
-    for path in (folder / "label").iterdir():
-        write_png(out / path.name, change(read_png(path).copy()))
-    return out
-
-
-@pytest.mark.slow
-def test_faithfulness_against_its_ceiling(tmp_path: Path) -> None:
-    folder = write_results(tmp_path / "r", noisy(0.02), patients=2, slices=4)
-
-    def without_lesions(label: np.ndarray) -> np.ndarray:
-        label[label == 4] = 3
-        return label
-
-    seen = segment(folder, tmp_path / "seen", without_lesions)
-    real = segment(folder, tmp_path / "seen_real")
-    result = evaluate(folder, segmented=seen, segmented_real=real)
-    entry = result["metrics"]["faithfulness_dice"]
-    rows = [row for row in result["per_overlap"] if row["of"] == "generated" and row["case"] == "sub-00"]
-    assert {row["label"]: row["dice"] for row in rows}[4] == 0
-    assert {row["label"]: row["dice"] for row in rows}[2] == 1
-    assert 0.7 < entry["value"] < 0.8  # one label of four is lost
-    assert entry["ceiling"] == 1
-    distance = result["metrics"]["faithfulness_hd95"]
-    assert distance["unit"] == "pixels"  # the toy folder does not know its spacing
-    assert distance["missed"] == 2  # the lesion of two cases, for which no distance is large enough
-    assert "NaN" not in (folder / "metrics.json").read_text()
-    assert "Infinity" not in (folder / "metrics.json").read_text()
+# -- lesions; label faithfulness: test_faithfulness.py, test_volume_pairs.py -------------------------------------------
 
 
 @pytest.mark.slow
@@ -198,7 +159,8 @@ def test_lesions_found_in_the_generated_images(tmp_path: Path) -> None:
 
     for path in (folder / "label").iterdir():
         write_png(tmp_path / "seen" / path.name, see(path, read_png(path).copy()))
-    result = evaluate(folder, segmented=tmp_path / "seen", lesion="lesion")
+    of = "lesion_recall,lesion_f1,lesion_volume_correlation,lesion_change_outside"
+    result = evaluate(folder, metrics=of, segmented=tmp_path / "seen", lesion="lesion")
     rows = {row["case"]: row for row in result["per_lesion_case"]}
     assert [rows[f"sub-0{i}"]["found"] for i in range(3)] == [0, 2, 2]
     assert rows["sub-01"]["segmented"] == 3
@@ -242,19 +204,13 @@ def test_references_that_do_not_fit(tmp_path: Path, script: Path) -> None:
     other.parent.mkdir()
     save_script(torch.nn.Sequential(Moments(), torch.nn.Linear(2, 2)), other)
     generated = ("--generated", folder / "generated", "--out", tmp_path / "o")
-    cases = {
-        ("--reference", tmp_path / "ref.npz", "--extractors", f"torchscript:{other}"): "differ",
-        ("--reference", folder / "metrics.json"): "not a reference",
-        ("--reference", tmp_path / "nowhere.npz"): "not a reference",
-        (
-            "--reference",
-            tmp_path / "ref.npz",
-            "--real",
-            folder / "groundtruth",
-        ): "--real: cannot be used with --reference",
-    }
-    for arguments, message in cases.items():
-        error = run(*generated, *arguments, code=2).stderr.strip().splitlines()[-1]
+    for reference, more, message in (
+        (tmp_path / "ref.npz", ("--extractors", f"torchscript:{other}"), "differ"),
+        (folder / "metrics.json", (), "not a reference"),
+        (tmp_path / "nowhere.npz", (), "not a reference"),
+        (tmp_path / "ref.npz", ("--real", folder / "groundtruth"), "--real: cannot be used with --reference"),
+    ):
+        error = run(*generated, "--reference", reference, *more, code=2).stderr.strip().splitlines()[-1]
         assert error.startswith("error: ")
         assert message in error
     assert not (tmp_path / "o").exists()
@@ -262,17 +218,6 @@ def test_references_that_do_not_fit(tmp_path: Path, script: Path) -> None:
 
 @pytest.mark.slow
 def test_pytorch_fids_statistics(tmp_path: Path, inception_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from pytorch_fid.fid_score import calculate_frechet_distance
-
-    rng = np.random.default_rng(0)
-    real, fake = rng.normal(0, 1, (40, 12)), rng.normal(0.3, 1.2, (30, 12))
-    moments = real.mean(0), np.cov(real, rowvar=False)
-    expected = calculate_frechet_distance(*moments, fake.mean(0), np.cov(fake, rowvar=False))
-    assert frechet_of_moments(*moments, fake) == pytest.approx(expected, rel=1e-6)
-    few = fake[:5]  # fewer samples than features
-    expected = calculate_frechet_distance(*moments, few.mean(0), np.cov(few, rowvar=False))
-    assert frechet_of_moments(*moments, few) == pytest.approx(expected, rel=1e-3)
-
     folder = write_results(tmp_path / "r", noisy(0.1), patients=2, channels=("CT",))
     monkeypatch.setattr(
         request, "resolve", lambda key, explicit=None: inception_file if key == "inception" else resolve(key)
@@ -283,9 +228,6 @@ def test_pytorch_fids_statistics(tmp_path: Path, inception_file: Path, monkeypat
     metrics = json.loads((tmp_path / "o" / "metrics.json").read_text())["metrics"]
     assert set(metrics) == {"fid/image"}
     assert metrics["fid/image"]["value"] > 0
-
-
-# -- tables -------------------------------------------------------------------------------------------------------
 
 
 # -- shards -------------------------------------------------------------------------------------------------------

@@ -35,7 +35,14 @@ def values(result: dict[str, Any]) -> dict[str, float | None]:
 
 
 def test_a_perfect_method(tmp_path: Path) -> None:
-    result = evaluate_results(write_results(tmp_path / "r", identity), NO_WEIGHTS)
+    """And what has no value is null in JSON and nothing in CSV, never NaN."""
+    folder = write_results(tmp_path / "r", identity)
+    evaluate_results(folder, NO_WEIGHTS)
+
+    def refuse(text: str) -> None:
+        raise AssertionError(text)
+
+    result = json.loads((folder / "metrics.json").read_text(), parse_constant=refuse)
     for channel in ("T1w", "CT"):
         for name in ("mae", "rmse", "mae_body", "rmse_body", "label_mean_error", "label_std_error", "wasserstein"):
             assert result["metrics"][f"{name}/{channel}"]["value"] == 0
@@ -44,6 +51,9 @@ def test_a_perfect_method(tmp_path: Path) -> None:
         assert "identical" in result["metrics"][f"psnr/{channel}"]["reason"]
     assert result["metrics"]["wasserstein"]["value"] == 0
     assert result["counts"] == {"constant_images": 0, "psnr_identical": 12, "clipped_real": 0, "clipped_generated": 0}
+    assert result["schema"] == "medsis-metrics/1"
+    assert result["settings"]["ssim"]
+    assert "nan" not in (folder / "metrics.csv").read_text()
 
 
 def test_an_offset_comes_out_in_physical_units(tmp_path: Path) -> None:
@@ -171,20 +181,6 @@ def test_asking_by_name_without_weights_is_an_error(tmp_path: Path, metrics: str
 def test_unknown_metrics_are_listed(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"--metrics psnrr: unknown; there are auto, mae"):
         evaluate_results(write_results(tmp_path / "r", identity, patients=1, slices=1), "mae,psnrr")
-
-
-def test_json_has_no_nan(tmp_path: Path) -> None:
-    folder = write_results(tmp_path / "r", identity, patients=1, slices=1)
-
-    def refuse(text: str) -> None:
-        raise AssertionError(text)
-
-    result = json.loads(
-        (evaluate_results(folder, "auto"), (folder / "metrics.json").read_text())[1], parse_constant=refuse
-    )
-    assert result["schema"] == "medsis-metrics/1"
-    assert result["settings"]["ssim"]
-    assert "nan" not in (folder / "metrics.csv").read_text()
 
 
 class _Mean(torch.nn.Module):

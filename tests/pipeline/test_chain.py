@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from pipeline.programs import find_program
-from tests.pipeline.conftest import go, in_process
+from tests.pipeline.conftest import go, in_process, undone
 from tests.pipeline.heads import STUDY, bids
 
 pytestmark = pytest.mark.slow
@@ -41,7 +41,7 @@ def test_from_heads_to_dice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     path.write_text(text)
     in_process(monkeypatch)
     project, _ = go(path)
-    assert {name: r.reason for name, r in project.records.items() if r.state != "done"} == {}
+    assert undone(project) == {}
     assert project.records["strip/bet/sub-03"].tool["name"] == "bet"
     assert project.records["strip/bet/sub-01"].tool["name"] == "given"
     assert project.records["train/hmrf_bet"].tool["version"].startswith("2.")

@@ -17,7 +17,7 @@ from pipeline import scores
 from pipeline.context import Excluded
 from pipeline.project import Project
 from pipeline.rules.images import harmonise, n4
-from tests.pipeline.conftest import Fakes, go
+from tests.pipeline.conftest import Fakes, go, undone
 from tests.pipeline.heads import MM, affine, head, study
 from tests.toy import save_nifti
 
@@ -28,7 +28,7 @@ Copied = Callable[..., Path]
 
 def test_a_gan_paints_the_labels_of_the_gmm(tmp_path: Path, with_gan: Path) -> None:
     project, _ = go(with_gan)
-    assert {name: r.reason for name, r in project.records.items() if r.state != "done"} == {}
+    assert undone(project) == {}
     work = tmp_path / "work"
     for case in ("sub-01", "sub-03"):
         gmm, gan = work / "synthesise" / "hmrf_bet" / case, work / "paint" / "hmrf_bet_gan" / case
@@ -58,7 +58,7 @@ def test_given_masks_and_drawn_references(tmp_path: Path, tools: Fakes) -> None:
     path = tmp_path / "study.toml"
     path.write_text(text)
     project, _ = go(path)
-    assert {name: r.reason for name, r in project.records.items() if r.state != "done"} == {}
+    assert undone(project) == {}
     assert project.records["strip/bet/c0"].tool["name"] == "bet"
     assert project.records["strip/bet/c1"].tool["name"] == "given"
     assert len([call for call in tools.calls if call[0] == "brainextractor"]) == 1

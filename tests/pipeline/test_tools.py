@@ -16,6 +16,7 @@ from pipeline.tissue import on_grid, read_labels
 from pipeline.tools import TOOLS
 from pipeline.tools.base import ToolCall
 from pipeline.tools.ours import padded_grid, trim
+from tests.pipeline import fakes
 from tests.pipeline.conftest import Fakes
 from tests.pipeline.heads import MM, affine, head
 from tests.toy import save_nifti
@@ -141,24 +142,10 @@ def test_built_in_segmenters_refuse_what_has_no_tissues(name: str, tmp_path: Pat
         TOOLS[name].run(call(tmp_path, name, head(0)[1] > 0))
 
 
-FAKE_SEGMENT = """
-import argparse, json, sys
-import nibabel as nib, numpy as np
-parser = argparse.ArgumentParser(allow_abbrev=False)
-for flag in ("--input", "--output", "--checkpoint", "--device", "--threads"):
-    parser.add_argument(flag, required=True)
-parser.add_argument("--no-qc", action="store_true")
-o = parser.parse_args()
-image = nib.load(o.input)
-data = np.asarray(image.dataobj)
-ids = np.where(data > 30, np.array([3, 1, 2])[np.digitize(data, [85, 135])], 0)
-nib.Nifti1Image(ids.astype(np.uint8), image.affine).to_filename(o.output)
-"""
-
-
-def test_our_own_segmenter_is_called_by_its_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "scripts").mkdir()
-    (tmp_path / "scripts" / "segment.py").write_text(FAKE_SEGMENT)
+def test_our_own_segmenter_is_called_by_its_command(
+    tmp_path: Path, tools: Fakes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fakes.install(tmp_path / "scripts", "segment.py")
     monkeypatch.setattr("pipeline.tools.base.ROOT", tmp_path)
     (tmp_path / "exp").mkdir()
     output, _ = TOOLS["own"].run(call(tmp_path, "own", checkpoint=str(tmp_path / "exp")))
