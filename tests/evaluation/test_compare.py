@@ -14,13 +14,14 @@ from dataloaders.io.manifest import Case, Manifest
 from evaluation.compare import Row, find_results, load_entrants, metric_rows
 from evaluation.report.tables import to_json
 from evaluation.report.words import verdict
+from tests.evaluation.conftest import scored
 from tests.toy_results import good_and_bad, identity, noisy, write_results
 
 pytestmark = [pytest.mark.usefixtures("no_weights"), pytest.mark.slow]
 
 
 @pytest.fixture(scope="module")
-def scored(no_weights: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def runs(no_weights: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Two patients, two methods; not to be changed."""
     root = tmp_path_factory.mktemp("scored")
     load_entrants(good_and_bad(root))
@@ -28,9 +29,9 @@ def scored(no_weights: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def folders(scored: Path, tmp_path: Path) -> list[Path]:
+def folders(runs: Path, tmp_path: Path) -> list[Path]:
     """A copy of it."""
-    return [Path(shutil.copytree(scored / name, tmp_path / name)) / "best" for name in ("good", "bad")]
+    return [Path(shutil.copytree(runs / name, tmp_path / name)) / "best" for name in ("good", "bad")]
 
 
 def _rows(folders: list[Path]) -> dict[str, Row]:
@@ -48,10 +49,10 @@ def _change(folder: Path, key: str, **fields: object) -> None:
 # -- which results ------------------------------------------------------------------------------------------------
 
 
-def test_the_newest_results_inside_are_found_and_scored(scored: Path) -> None:
-    assert find_results(scored / "good" / "best") == find_results(scored / "good") == scored / "good" / "best"
-    assert (scored / "good" / "best" / "metrics.json").is_file()
-    assert [entrant.name for entrant in load_entrants([scored / "good", scored / "bad"])] == ["good", "bad"]
+def test_the_newest_results_inside_are_found_and_scored(runs: Path) -> None:
+    assert find_results(runs / "good" / "best") == find_results(runs / "good") == runs / "good" / "best"
+    assert (runs / "good" / "best" / "metrics.json").is_file()
+    assert [entrant.name for entrant in load_entrants([runs / "good", runs / "bad"])] == ["good", "bad"]
 
 
 def _without_first_slice(case: Case) -> Case:
@@ -77,8 +78,8 @@ def test_other_slices_are_refused_with_the_difference(
 
 
 def test_an_older_schema_says_what_to_do(folders: list[Path]) -> None:
-    metrics = json.loads((folders[0] / "metrics.json").read_text())
-    (folders[0] / "metrics.json").write_text(json.dumps(metrics | {"schema": "medsis-metrics/0"}))
+    file = folders[0] / "metrics.json"
+    file.write_text(file.read_text().replace("medsis-metrics/1", "medsis-metrics/0"))
     with pytest.raises(ValueError, match=r"evaluate\.py --results"):
         load_entrants(folders)
 
@@ -86,8 +87,8 @@ def test_an_older_schema_says_what_to_do(folders: list[Path]) -> None:
 # -- who is better ------------------------------------------------------------------------------------------------
 
 
-def test_the_better_method_is_marked_on_every_metric_with_a_direction(scored: Path) -> None:
-    entrants = load_entrants([scored / "good", scored / "bad"])
+def test_the_better_method_is_marked_on_every_metric_with_a_direction(runs: Path) -> None:
+    entrants = load_entrants([runs / "good", runs / "bad"])
     rows = metric_rows(entrants)
     compared = [row for row in rows if row.better and row.values[0] is not None]
     tied = [row for row in compared if row.values[0] == row.values[1]]
@@ -102,12 +103,14 @@ def test_the_better_method_is_marked_on_every_metric_with_a_direction(scored: Pa
 
 def test_ties_have_no_best(tmp_path: Path) -> None:
     same = [write_results(tmp_path / name, identity, name=name) for name in ("a", "b")]
-    assert all(row.best is None for row in metric_rows(load_entrants(same)))
+    rows = metric_rows(scored(same, "mae,ssim,wasserstein,slice_jump_ratio"))
+    assert [row.best for row in rows] == [None] * len(rows)
 
 
 def test_over_six_patients(tmp_path: Path) -> None:
     """Clear differences are called so; a metric without a direction is shown, but never marked, counted or tested."""
-    entrants = load_entrants(good_and_bad(tmp_path, patients=6, slices=3))
+    texture = "slice_jump_ratio,slice_difference_mae,spectrum_distance,edge_sharpness_ratio"
+    entrants = scored(good_and_bad(tmp_path, patients=6, slices=3), f"mae,{texture}")
     rows = metric_rows(entrants)
     assert any(row.clear for row in rows)
     text = " ".join(verdict(entrants, rows))
@@ -117,8 +120,8 @@ def test_over_six_patients(tmp_path: Path) -> None:
     assert "Slice jump relative to real" not in text
     numbers = to_json(entrants, rows)["metrics"]
     difference = numbers["mae/CT"]["difference"]
-    assert difference["patients"] == 6
-    assert difference["p"] == 2 / 2**6  # better for all six: only the all-or-none flips are as extreme
+    # better for all six: only the all-or-none flips are as extreme
+    assert (difference["patients"], difference["p"]) == (6, 2 / 2**6)
     assert difference["ci95"][1] < 0
     (row,) = (row for row in rows if row.key == "slice_jump_ratio/CT")
     good, bad = (entry["value"] for entry in row.entries if entry is not None)
@@ -155,8 +158,8 @@ def test_metrics_that_one_method_lacks(folders: list[Path]) -> None:
 def test_the_best_is_compared_with_every_other(tmp_path: Path) -> None:
     amounts = {"mid": 0.1, "good": 0.02, "bad": 0.3}
     folders = [write_results(tmp_path / name, noisy(of), name=name, patients=5) for name, of in amounts.items()]
-    entrants = load_entrants(folders)
-    row = _rows(folders)["mae/CT"]
+    entrants = scored(folders, "mae")
+    (row,) = (row for row in metric_rows(entrants) if row.key == "mae/CT")
     assert (row.best, row.runner_up) == (1, 0)
     assert row.differences[1] is None
     good, bad = (entrant.metrics["per_patient"] for entrant in entrants[1:])

@@ -96,9 +96,9 @@ def test_the_range_of_twelve_bits_in_sixteen_is_that_of_the_data(tmp_path: Path)
 
 def test_without_labels_only_whole_image_metrics(tmp_path: Path) -> None:
     real, generated, _ = images(tmp_path, "a", "b")
-    metrics = "mae,mae_body,wasserstein"
+    metrics = "mae,mae_body"
     done = run("--real", real, "--generated", generated, "--metrics", metrics, "--out", tmp_path / "out", "--json")
     result = json.loads(done.stdout)  # stdout is JSON and nothing else
-    assert result["metrics"]["mae/image"]["value"] == 1
+    assert result["metrics"]["mae/image"]["value"] == pytest.approx(1)
     assert result["metrics"]["mae_body/image"]["value"] is None
     assert result["metrics"]["mae_body/image"]["reason"]

@@ -8,13 +8,7 @@ import numpy as np
 import pytest
 from skimage.metrics import structural_similarity
 
-from evaluation.metrics.lesion_regions import (
-    border_distance,
-    contrast,
-    radial_profile,
-    regions,
-    score_regions,
-)
+from evaluation.metrics.lesion_regions import border_distance, contrast, radial_profile, regions, score_regions
 
 
 def ball(radius: float, size: int = 31) -> np.ndarray:

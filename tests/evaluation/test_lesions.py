@@ -22,39 +22,35 @@ A, B, C = np.s_[1:4, 1:4, 1:4], np.s_[6:9, 10:13, 10:13], np.s_[1:3, 15:18, 15:1
 A_MOVED = np.s_[1:4, 1:4, 2:5]
 
 
-def test_found_missed_and_invented() -> None:
-    lesions = match_lesions(mask(A, B), mask(A_MOVED, C))
-    assert lesions == Lesions(truth=2, pred=2, found=1, right=1)
-    assert (lesions.precision, lesions.recall, lesions.f1) == (0.5, 0.5, 0.5)
-    assert match_lesions(mask(A, B), mask(A)).f1 == pytest.approx(2 / 3)
+TWO = mask(np.s_[2:4, 2:5, 2:5], np.s_[2:4, 2:5, 7:10])
+CORNER, FLAT = mask(np.s_[1, 1, 1], np.s_[2, 2, 2]), mask(np.s_[1, 1], np.s_[2, 2], np.s_[4, 4], shape=(6, 6))
 
 
-def test_identity_and_symmetry() -> None:
-    truth, pred = mask(A, B), mask(A_MOVED, B, C)
-    assert match_lesions(truth, truth).f1 == 1
-    assert match_lesions(truth, pred).f1 == match_lesions(pred, truth).f1
+@pytest.mark.parametrize(
+    ("truth", "pred", "expected"),
+    [
+        (mask(A, B), mask(A_MOVED, C), Lesions(truth=2, pred=2, found=1, right=1)),  # found, missed, invented
+        (CORNER, CORNER, Lesions(1, 1, 1, 1)),  # corners connect
+        (FLAT, FLAT, Lesions(2, 2, 2, 2)),
+        (TWO, mask(np.s_[2:4, 2:5, 2:10]), Lesions(truth=2, pred=1, found=2, right=1)),  # one over two
+        (mask(), mask(), Lesions(0, 0, 0, 0)),
+        (mask(), mask(A), Lesions(0, 1, 0, 0)),
+    ],
+)
+def test_components_are_matched(truth: NDArray, pred: NDArray, expected: Lesions) -> None:
+    assert match_lesions(truth, pred) == expected
+    swapped = Lesions(expected.pred, expected.truth, expected.right, expected.found)
+    assert match_lesions(pred, truth) == swapped
 
 
-def test_corners_connect() -> None:
-    corner = mask(np.s_[1, 1, 1], np.s_[2, 2, 2])
-    assert match_lesions(corner, corner) == Lesions(1, 1, 1, 1)
-    flat = mask(np.s_[1, 1], np.s_[2, 2], np.s_[4, 4], shape=(6, 6))
-    assert match_lesions(flat, flat) == Lesions(2, 2, 2, 2)
-
-
-def test_one_large_prediction_over_two_lesions() -> None:
-    truth, pred = mask(np.s_[2:4, 2:5, 2:5], np.s_[2:4, 2:5, 7:10]), mask(np.s_[2:4, 2:5, 2:10])
-    assert match_lesions(truth, pred) == Lesions(truth=2, pred=1, found=2, right=1)
-
-
-def test_without_lesions() -> None:
-    none = mask()
-    empty = match_lesions(none, none)
-    assert empty == Lesions(0, 0, 0, 0)
-    assert all(math.isnan(value) for value in (empty.f1, empty.precision, empty.recall))
-    assert match_lesions(mask(A), none).f1 == match_lesions(none, mask(A)).f1 == 0
-    assert math.isnan(match_lesions(none, mask(A)).recall)
-    assert match_lesions(mask(A), mask(C)).f1 == 0
+def test_scores_of_matches() -> None:
+    half = Lesions(truth=2, pred=2, found=1, right=1)
+    assert (half.precision, half.recall, half.f1) == (0.5, 0.5, 0.5)
+    assert Lesions(truth=2, pred=1, found=1, right=1).f1 == pytest.approx(2 / 3)
+    none = Lesions(0, 0, 0, 0)
+    assert all(math.isnan(value) for value in (none.f1, none.precision, none.recall))
+    assert Lesions(1, 0, 0, 0).f1 == Lesions(0, 1, 0, 0).f1 == Lesions(1, 1, 0, 0).f1 == 0
+    assert math.isnan(Lesions(0, 1, 0, 0).recall)
 
 
 def test_cases_are_pooled_and_volumes_have_a_unit() -> None:

@@ -10,20 +10,19 @@ from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
 
 import numpy as np
 import pytest
 from matplotlib.text import Text
 from PIL import Image
 
-from evaluation import evaluate_results
 from evaluation.compare import Entrant, load_entrants, metric_rows
 from evaluation.report.kit import Heading, latex
 from evaluation.report.names import group_of, grouped, name_of
 from evaluation.report.page import gather_content, render_page, write_report
 from evaluation.report.tables import csv_tables, latex_tables, marks, metric_table
 from evaluation.report.words import winners
+from tests.evaluation.conftest import scored
 from tests.toy_results import good_and_bad, noisy, write_results
 
 pytestmark = [pytest.mark.usefixtures("no_weights"), pytest.mark.slow]
@@ -36,17 +35,6 @@ def written(no_weights: None, tmp_path_factory: pytest.TempPathFactory) -> tuple
     entrants = load_entrants(good_and_bad(root, patients=6, slices=2, channels=("CT",)))
     write_report(entrants, root / "out")
     return entrants, root / "out"
-
-
-def entrants_of(folders: list[Path], metrics: str, **entries: list[dict[str, Any]]) -> list[Entrant]:
-    """Results that are scored by some metrics alone; entries: of a metric, what its entries of CT have besides."""
-    for i, folder in enumerate(folders):
-        evaluate_results(folder, metrics)
-        written = json.loads((folder / "metrics.json").read_text())
-        for metric, more in entries.items():
-            written["metrics"][f"{metric}/CT"] = written["metrics"].get(f"{metric}/CT", {}) | more[i]
-        (folder / "metrics.json").write_text(json.dumps(written))
-    return load_entrants(folders)
 
 
 class _Page(HTMLParser):
@@ -179,17 +167,14 @@ def test_floors_stand_beside_the_metrics_and_passing_one_is_said(tmp_path: Path)
     folders = good_and_bad(tmp_path, patients=6, slices=2, channels=("CT",))
     paired = {"of": "second scan", "value": 150.0, "ci95": None, "n_patients": 2}
     sets = {"of": "other people", "value": 0.25, "n": [6, 6], "matched": 0.75, "range": [0.125, 0.5], "splits": 7}
-    entrants = entrants_of(
-        folders,
-        "mae_body,radiomics_kid",
-        mae_body=[{"floor": paired, "floor_passed": passed} for passed in (True, False)],
-        radiomics_kid=[{"floor": sets, "floor_passed": False}] * 2,
-    )
-    for entrant in entrants:
+    entrants = scored(folders, "mae_body,radiomics_kid")
+    for entrant, passed in zip(entrants, (True, False), strict=True):
         entrant.metrics["settings"]["repeats"] = "2 people: a = b, c = d"
+        entrant.metrics["metrics"]["mae_body/CT"] |= {"floor": paired, "floor_passed": passed}
+        entrant.metrics["metrics"]["radiomics_kid/CT"] |= {"floor": sets, "floor_passed": False}
     rows = [row for row in metric_rows(entrants) if row.key in ("mae_body/CT", "radiomics_kid/CT")]
     table = metric_table(entrants, rows, [])
-    assert table.columns[-2:] == ["floor", "best − next"]
+    assert [getattr(column, "text", column) for column in table.columns[-2:]] == ["floor", "best − next"]
     good, bad, _, floor, _ = table.rows[[row.metric for row in rows].index("mae_body")][1:]
     assert good.small[-1] == "can no longer tell"
     assert "can no longer tell" not in bad.small
@@ -216,7 +201,7 @@ def test_names_are_neither_markup_nor_formulas_nor_commands(tmp_path: Path, monk
     names = (r'=HYPERLINK("x")$\frac$', "</script><b>'\"&<script>a</script>")
     small = {"patients": 1, "slices": 1, "channels": ("CT",), "size": (16, 16)}
     folders = [write_results(tmp_path / str(i), noisy(0.1), name=name, **small) for i, name in enumerate(names)]
-    entrants = entrants_of(folders, "mae,spectrum_distance")
+    entrants = scored(folders, "mae,spectrum_distance")
     formulas: list[bool] = []
     before = Text.__init__
 
@@ -249,11 +234,14 @@ def test_names_are_neither_markup_nor_formulas_nor_commands(tmp_path: Path, monk
 def test_unknown_metrics_are_shown(tmp_path: Path) -> None:
     """A metric of a later version: a column of its own, best marked, nothing lost; an unknown channel too."""
     folders = [write_results(tmp_path / n, noisy(0.1), name=n, channels=("CT",)) for n in ("a", "b")]
-    entry = {"ci95": None, "unit": "", "better": "higher", "channel": "CT", "n": 9, "ceiling": 0.9}
-    novel = [{"value": value} | entry for value in (0.25, 0.75)]
-    entrants = entrants_of(folders, "mae", novel_thing=novel)
-    for entrant, value in zip(entrants, (0.25, 0.75), strict=True):
-        entrant.metrics["metrics"]["lesion_f1"] = {"value": value, "better": "higher"}  # as little as can be
+    scored(folders, "mae")
+    for folder, value in zip(folders, (0.25, 0.75), strict=True):
+        metrics = json.loads((folder / "metrics.json").read_text())
+        entry = {"value": value, "ci95": None, "unit": "", "better": "higher", "channel": "CT", "n": 9}
+        metrics["metrics"]["novel_thing/CT"] = entry | {"ceiling": 0.9}
+        metrics["metrics"]["lesion_f1"] = {"value": value, "better": "higher"}  # as little as can be
+        (folder / "metrics.json").write_text(json.dumps(metrics))
+    entrants = load_entrants(folders)
     rows = metric_rows(entrants)
     assert {("CT", "Other"), (None, "Lesions")} <= set(grouped(rows))
     page = render_page(gather_content(entrants))
@@ -270,7 +258,7 @@ def test_one_method_alone_without_labels(tmp_path: Path) -> None:
     for item in (item for case in manifest["cases"] for item in case["slices"]):
         item |= {"label": "", "histogram": {}}
     (folder / "manifest.json").write_text(json.dumps(manifest))
-    page = render_page(gather_content(entrants_of([folder], "mae,ssim,radiomics_kid")))
+    page = render_page(gather_content(scored([folder], "mae,ssim")))
     assert _Page(page).open == []
     for there in ("whole image", "The method was trained once"):
         assert there in page

@@ -14,13 +14,14 @@ from PIL import Image
 
 from dataloaders.io.intensity import Window
 from dataloaders.io.png import read_png
-from evaluation import evaluate_results
-from evaluation.compare import Entrant, load_entrants
+from evaluation.compare import Entrant
 from evaluation.report import gather, pictures, plots, ranked, volumes
 from evaluation.report.gather import BINS
+from tests.evaluation.conftest import scored
 from tests.toy_results import WINDOWS, identity, noisy, write_results
 
 pytestmark = pytest.mark.usefixtures("no_weights")
+METRICS = "mae_body,ssim,wasserstein,spectrum_distance"
 
 
 @pytest.fixture(scope="module")
@@ -29,14 +30,7 @@ def entrants(no_weights: None, tmp_path_factory: pytest.TempPathFactory) -> list
     root = tmp_path_factory.mktemp("parts")
     options = {"patients": 5, "slices": 6, "channels": ("CT",)}
     fakes = {"noisy": noisy(0.05, 0.1), "same": identity}
-    return scored([write_results(root / name, fake, name=name, **options) for name, fake in fakes.items()])  # type: ignore[arg-type]
-
-
-def scored(folders: list[Path]) -> list[Entrant]:
-    """By the metrics that these tests read: all of them take ten times as long."""
-    for folder in folders:
-        evaluate_results(folder, "mae_body,ssim,wasserstein,spectrum_distance")
-    return load_entrants(folders)
+    return scored([write_results(root / name, fake, name=name, **options) for name, fake in fakes.items()], METRICS)
 
 
 # -- stacks of the case browser -----------------------------------------------------------------------------------
@@ -102,7 +96,7 @@ def test_windows_of_their_own_make_it_relative(tmp_path: Path) -> None:
     manifest = json.loads((folder / "manifest.json").read_text())
     manifest["cases"][1]["windows"] = [{"low": 0.0, "high": 10 * WINDOWS["T1w"].high}]
     (folder / "manifest.json").write_text(json.dumps(manifest))
-    (entrant,) = scored([folder])
+    (entrant,) = scored([folder], METRICS)
     found = ranked.rank([entrant], 0)
     assert found.unit == "% of window"
     values = [one.value for one in found.found]

@@ -234,9 +234,11 @@ def test_pytorch_fids_statistics(tmp_path: Path, inception_file: Path, monkeypat
 
 
 @pytest.mark.slow
-def test_shards_merge_to_the_same_bytes(tmp_path: Path, script: Path) -> None:
-    """Some cases are larger than a batch, some are smaller; networks see the same batches in any number of shards."""
-    folder = write_results(tmp_path / "r", noisy(0.05), patients=7, slices=14, channels=("CT",))
+def test_shards_merge_to_the_same_bytes(tmp_path: Path, script: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Networks see the same batches, which may end within a case, in any number of shards."""
+    monkeypatch.setattr("evaluation.pairs.GROUP", 6)  # two cases
+    monkeypatch.setattr("evaluation.scoring.BATCH", 4)
+    folder = write_results(tmp_path / "r", noisy(0.05), patients=7, slices=3, channels=("CT",))
     options = ("--results", folder, "--segmented", folder / "label", "--lesion", "lesion")
     options += ("--extractors", f"torchscript:{script}")
     run(*options, "--out", tmp_path / "whole")

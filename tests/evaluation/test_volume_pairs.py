@@ -90,13 +90,14 @@ def test_the_orientation_of_the_file_changes_nothing(tmp_path: Path) -> None:
 def test_what_does_not_fit_is_one_line(tmp_path: Path) -> None:
     moved = AFFINE.copy()
     moved[0, 3] = 4  # the same shape, another place in space: voxels at the same index are not the same anatomy
+    shape = r"generated.*p\.nii\.gz: .*shape \(23, 28, 13\), p\.nii\.gz has \(24, 28, 13\)"
     for kind, data, affine, message in (
-        ("generated", volumes(0)["real"][:-1], AFFINE, r"shape \(23, 28, 13\), p\.nii\.gz has \(24, 28, 13\)"),
+        ("generated", volumes(0)["real"][:-1], AFFINE, shape),
         ("labels", volumes(0)["labels"], moved, "affine differs"),
     ):
         root = write(tmp_path)
         write_volume(root / kind / "p.nii.gz", data, affine)
-        with pytest.raises(ValueError, match=rf"{kind}.*p\.nii\.gz: .*{message}"):
+        with pytest.raises(ValueError, match=message):
             score(folders(root), tmp_path / "out", "mae")
     (root / "generated" / "p.nii.gz").unlink()
     with pytest.raises(ValueError, match=r"1 files without a partner:\n  .*generated has no p\.nii\.gz"):
@@ -129,7 +130,7 @@ def test_draws_and_segmentations_as_volumes(tmp_path: Path) -> None:
     seen = {"segmented": root / "labels", "segmented_real": root / "labels", "lesion": "2"}
     draws, pairs = (tmp_path / "draw",), folders(root, window=(-1000, 500))
     with pytest.raises(ValueError, match="affine differs"):
-        score(pairs, tmp_path / "out", "faithfulness_dice", **seen | {"segmented": tmp_path / "broken"})
+        score(pairs, tmp_path / "out", "faithfulness_dice", segmented=tmp_path / "broken")
     result = score(pairs, tmp_path / "out", "auto", draws=draws, **seen)["metrics"]
     assert result["diversity_label_spread/image"]["value"] == pytest.approx(10 / np.sqrt(2), rel=1e-3)
     assert result["faithfulness_dice"]["value"] == result["faithfulness_dice"]["ceiling"] == 1

@@ -248,9 +248,10 @@ def _(o: Namespace) -> None:
     begin()
     print("2026-01-01 00:00:00: train_loss", "nan" if MODE == "diverge" else -0.8)
     latest.unlink()
-    for file in (fold / "checkpoint_final.pth", fold / "checkpoint_best.pth", model / "plans.json"):
-        file.write_text("weights")
-    (model / "dataset.json").write_text("{}")
+    for word in ("final", "best"):
+        (fold / f"checkpoint_{word}.pth").write_text("weights")
+    for word in ("plans", "dataset"):
+        (model / f"{word}.json").write_text("{}")
 
 
 @fake("nnUNetv2_predict", "-i I -o O -d D -c C -f F -tr T -p P -device D -chk C -npp N -nps N [--disable_tta]")
