@@ -14,7 +14,7 @@ from dataloaders.io.manifest import Case, Manifest
 from evaluation.compare import Row, find_results, load_entrants, metric_rows
 from evaluation.report.tables import to_json
 from evaluation.report.words import verdict
-from tests.evaluation.conftest import scored
+from tests.evaluation.helpers import scored
 from tests.toy_results import good_and_bad, identity, noisy, write_results
 
 pytestmark = [pytest.mark.usefixtures("no_weights"), pytest.mark.slow]

@@ -24,7 +24,7 @@ from evaluation.metrics.extractors import (
     torchvision_extractor,
 )
 from evaluation.metrics.perceptual import lpips_alex, lpips_distances
-from tests.evaluation.conftest import randomised, save_script
+from tests.evaluation.helpers import randomised, save_script
 
 CPU = torch.device("cpu")
 MODEL = "shufflenet_v2_x0_5"  # 1.4 million weights

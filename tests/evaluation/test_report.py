@@ -22,7 +22,7 @@ from evaluation.report.names import group_of, grouped, name_of
 from evaluation.report.page import gather_content, render_page, write_report
 from evaluation.report.tables import csv_tables, latex_tables, marks, metric_table
 from evaluation.report.words import winners
-from tests.evaluation.conftest import scored
+from tests.evaluation.helpers import scored
 from tests.toy_results import good_and_bad, noisy, write_results
 
 pytestmark = [pytest.mark.usefixtures("no_weights"), pytest.mark.slow]

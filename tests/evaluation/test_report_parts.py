@@ -17,7 +17,7 @@ from dataloaders.io.png import read_png
 from evaluation.compare import Entrant
 from evaluation.report import gather, pictures, plots, ranked, volumes
 from evaluation.report.gather import BINS
-from tests.evaluation.conftest import scored
+from tests.evaluation.helpers import scored
 from tests.toy_results import WINDOWS, identity, noisy, write_results
 
 pytestmark = pytest.mark.usefixtures("no_weights")

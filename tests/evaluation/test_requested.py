@@ -21,7 +21,7 @@ from evaluation.evaluate import evaluate_pairs
 from evaluation.metrics.distribution import frechet_distance
 from evaluation.pairs import ManifestPairs
 from evaluation.request import Request
-from tests.evaluation.conftest import save_script
+from tests.evaluation.helpers import save_script
 from tests.launch import call
 from tests.toy_results import noisy, write_results
 
