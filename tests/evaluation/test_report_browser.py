@@ -188,7 +188,7 @@ def test_browse_opens_the_ranked_slice_and_the_pointer_reads_values(look: Ask) -
         button.click();
         await wait(() => browser.querySelector('[data-what=high]').textContent.includes('HU'));
         const select = browser.querySelector('[name=case]');
-        return { text, wanted: button.dataset, case: select.options[select.selectedIndex].text, position: position(),
+        return { text, wanted: { ...button.dataset }, case: select.options[select.selectedIndex].text, position: position(),
           channel: browser.querySelector('[name=channel]').value, focused: document.activeElement === viewer };
         """)
     assert found["text"].startswith("csf: real 2")  # 250 a.u. in the middle

@@ -48,4 +48,4 @@ def test_what_a_study_lacks(tmp_path: Path, tools: Fakes) -> None:
 def test_the_command_checks_the_study(tmp_path: Path) -> None:
     path = study(tmp_path, "[slurm]\narray = 0\n")
     said = call("scripts/pipeline.py", "doctor", path, code=2).stderr
-    assert said == f"error: {path}: slurm.array: found 0, must be at least 1\n"
+    assert said.strip() == f"error: {path}: slurm.array: found 0, must be at least 1"
