@@ -11,7 +11,7 @@ from tests.toy import save_nifti
 
 MM = (3.0, 3.0, 4.0)
 SHAPE = (56, 64, 40)
-MEANS = {0: 0.0, 1: 60.0, 2: 110.0, 3: 160.0}  # background, CSF, GM, WM
+MEANS = np.array([0, 60, 110, 160], np.float32)  # background, CSF, GM, WM
 SCALP = 250.0
 
 
@@ -32,7 +32,7 @@ def head(seed: int, skull: bool = True) -> tuple[NDArray[np.float32], NDArray[np
     distance = np.sqrt(sum((g / r) ** 2 for g, r in zip(grid, radii, strict=True))) * folds
     tissue = np.digitize(-distance, [-1.0, -0.92, -0.72]).astype(np.uint8)
     tissue[distance < 0.22] = 1
-    image = np.vectorize(MEANS.get)(tissue).astype(np.float32)
+    image = MEANS[tissue]
     image += np.where(tissue > 0, rng.normal(0, 5, SHAPE), 0)
     if skull:
         image[(distance > 1.16) & (distance < 1.26)] = SCALP
