@@ -155,7 +155,7 @@ def test_constant_images_are_counted_and_said(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_missing_weights_give_null_and_a_reason(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    folder = write_results(tmp_path / "r", noisy(0.05))
+    folder = write_results(tmp_path / "r", noisy(0.05), patients=1, slices=2)
     result = evaluate_results(folder, "auto")
     for key in ("fid/T1w", "fid/CT", f"{LPIPS}/T1w"):
         assert result["metrics"][key]["value"] is None
