@@ -27,6 +27,12 @@ def disc(size: int = 64) -> np.ndarray:
     return x**2 + y**2 < (size / 3) ** 2
 
 
+def test_only_pixels_in_the_mask_count() -> None:
+    image, mask = noise(), disc()
+    other = np.where(mask, image, np.nan)
+    assert np.array_equal(slice_features(image, mask), slice_features(other, mask))
+
+
 def test_first_order_features_equal_their_definitions() -> None:
     image, mask = noise() ** 2, disc()
     values, of = image[mask], named(image, mask)
