@@ -282,11 +282,12 @@ def test_label_statistics_are_of_the_stored_values(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_ids_of_any_size(tmp_path: Path) -> None:
     plain = person(tmp_path)["labels"]
-    expected = score(folders(tmp_path), tmp_path / "out", "auto", segmented=tmp_path / "labels", lesion="2")["metrics"]
+    metrics = f"{METRICS},label_mean_error,faithfulness_dice,faithfulness_hd95,lesion_f1,radiomics_kid"
+    seen = {"segmented": tmp_path / "labels"}
+    expected = score(folders(tmp_path), tmp_path / "out", metrics, lesion="2", **seen)["metrics"]
     for ids in ((3, 9), (7, 20_000_000)):
         person(tmp_path, labels=np.choose(plain, [0, *ids]).astype(np.int32))
-        options = {"segmented": tmp_path / "labels", "lesion": str(ids[1])}
-        found = score(folders(tmp_path), tmp_path / "out", "auto", **options)
+        found = score(folders(tmp_path), tmp_path / "out", metrics, lesion=str(ids[1]), **seen)
         assert {row["name"] for row in found["per_label"]} == {"background", *(f"label_{i}" for i in ids)}
         assert {row["label"] for row in found["per_overlap"]} == set(ids)
         for key, entry in expected.items():
@@ -300,8 +301,8 @@ def test_ids_of_any_size(tmp_path: Path) -> None:
 def test_volumes_of_a_reference_need_a_window(tmp_path: Path) -> None:
     root, window, saved = write(tmp_path), (-1000, 500), tmp_path / "ref.npz"
     with pytest.raises(ValueError, match="need a common --window"):
-        score(folders(root), tmp_path / "out", "auto", save_reference=saved)
-    score(folders(root, window=window), tmp_path / "out", "auto", save_reference=saved)
+        score(folders(root), tmp_path / "out", "radiomics_kid", save_reference=saved)
+    score(folders(root, window=window), tmp_path / "out", "radiomics_kid", save_reference=saved)
     right = replace(folders(root, window=window), real=root / "generated")
     for change, message in (
         ({"window": None}, "need a common --window"),
@@ -311,5 +312,5 @@ def test_volumes_of_a_reference_need_a_window(tmp_path: Path) -> None:
         ({"labels": None}, "with label maps: give --labels"),
     ):
         with pytest.raises(ValueError, match=message):
-            evaluate_generated(replace(right, **change).pairs(), saved, tmp_path / "o", Request())
-    assert evaluate_generated(right.pairs(), saved, tmp_path / "o", Request())["n"]["slices"] == 26
+            evaluate_generated(replace(right, **change).pairs(), saved, tmp_path / "o", Request("radiomics_kid"))
+    assert evaluate_generated(right.pairs(), saved, tmp_path / "o", Request("radiomics_kid"))["n"]["slices"] == 26
