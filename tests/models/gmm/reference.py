@@ -212,13 +212,3 @@ def paint(deformed: NDArray, params: Params) -> Array:
         image = acquire(image, params.low_shape[c], params.sigma[c], params.out_shape, noise[c])
         channels.append(final_range(image, params.normalise))
     return np.stack(channels)
-
-
-def near_border(labels: NDArray, distance: int = 1) -> NDArray[np.bool_]:
-    """Voxels with another label within `distance` voxels along any axis or diagonal."""
-    padded = np.pad(labels, distance, mode="edge")
-    near = np.zeros(labels.shape, bool)
-    for offset in np.ndindex(*[2 * distance + 1] * labels.ndim):
-        window = tuple(slice(o, o + size) for o, size in zip(offset, labels.shape, strict=True))
-        near |= padded[window] != labels
-    return near

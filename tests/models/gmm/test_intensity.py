@@ -1,4 +1,4 @@
-"""Mixture, texture, partial volume, bias field, range, gamma, noise and gradient: moments and closed forms."""
+"""Steps of the generator in closed form; test_reference.py compares them all with plain float64."""
 
 from __future__ import annotations
 
@@ -9,7 +9,15 @@ import pytest
 import torch
 from scipy import ndimage
 
-from models.gmm.intensity import add_noise, apply_bias, gradient_magnitude, textured_grain
+from models.gmm.intensity import (
+    acquire,
+    add_noise,
+    apply_bias,
+    gradient_magnitude,
+    low_shape,
+    nearest_labels,
+    textured_grain,
+)
 from models.gmm.resampling import upsample
 
 
@@ -19,20 +27,6 @@ def generator(seed: int = 0) -> torch.Generator:
 
 def noise(*shape: int, seed: int = 0) -> torch.Tensor:
     return torch.randn(*shape, generator=generator(seed))
-
-
-@pytest.mark.parametrize("fwhm", [2.0, 10.0])
-def test_texture_keeps_its_variance(fwhm: float) -> None:
-    """Predecessors: down to 17 and 2 % of the standard deviation."""
-    shape = (48, 48, 48)
-    labels = torch.zeros(shape, dtype=torch.uint8)
-    squares, edges = [], []
-    for seed in range(6):
-        found = textured_grain(noise(1, *shape, seed=seed), labels, torch.tensor([fwhm]))[0]
-        squares.append(float(found.square().mean()))
-        edges.append(float(found[0].square().mean()))
-    assert math.sqrt(np.mean(squares)) == pytest.approx(1, abs=0.08)
-    assert math.sqrt(np.mean(edges)) == pytest.approx(1, abs=0.25)  # few independent values at the edge
 
 
 def test_each_label_has_its_own_texture() -> None:
@@ -74,3 +68,24 @@ def test_sobel_against_scipy_and_clip(shape: tuple[int, ...]) -> None:
             expected.append((size - size.min()) / (size.max() - size.min()))
         found = gradient_magnitude(torch.from_numpy(scale * image))
         assert np.abs(found.numpy() - np.stack(expected)).max() < 1e-6
+
+
+def test_low_shape_is_what_fits_and_never_more_than_there_is() -> None:
+    assert low_shape((160, 160, 160), (1.0, 1.0, 1.0), (1.0, 4.0, 8.0)) == (160, 40, 20)
+    assert low_shape((40, 41, 7), (1.0, 1.0, 1.0), (3.0, 3.0, 8.0)) == (13, 13, 1)
+    assert low_shape((40, 40), (0.7, 0.7), (0.7, 1.4)) == (40, 20)  # no voxel lost to rounding
+    assert low_shape((40, 40), (1.0, 2.0), (0.5, 1.0)) == (40, 40)
+    assert low_shape((21,), (0.7,), (2.1,)) == (7,)  # 21 · 0.7 / 2.1 is below 7 in float64
+
+
+@pytest.mark.parametrize(("size", "out"), [(30, 10), (35, 7), (30, 30), (31, 30), (45, 9), (10, 30)])
+def test_labels_lie_where_their_image_does(size: int, out: int) -> None:
+    """Odd factors have a voxel at each centre: an image of the label numbers, resampled, is the resampled label map."""
+    labels = torch.arange(size).int()
+    kept = nearest_labels(labels, (out,))
+    where = (torch.arange(out, dtype=torch.float64) + 0.5) * size / out - 0.5
+    assert ((kept - where).abs() <= 0.5 + 1e-9).all()
+    if size % out == 0 and size // out % 2 == 1:
+        assert torch.equal(kept.double(), where)
+        image = acquire(labels.double(), (out,), (0.0,), (out,))
+        assert torch.allclose(image, kept.double())
