@@ -11,16 +11,13 @@ from typing import get_type_hints
 
 import numpy as np
 import pytest
-import torch
 
 import config
 from config import Config, parse_train
 from dataloaders.io.geometry import plane_spacing
 from dataloaders.prepare.options import PrepareOptions
 from engine.command import exit_code
-from models import build_method
-from models.base import Batch, seeded_generator
-from tests.toy import prepared_folder, toy_spec
+from tests.toy import prepared_folder
 from train import train
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -44,17 +41,6 @@ def test_what_training_can_say_names_real_options() -> None:
         texts = [ast.unparse(node) for node in ast.walk(tree) if isinstance(node, ast.Raise)]
         for flag in (flag for text in texts for flag in re.findall(r"--([a-z][\w.-]*\w)(?![\w.]*\{)", text)):
             assert flag in (in_groups if file.name == "options.py" else known), f"{file.name}: --{flag}"
-
-
-@pytest.mark.parametrize("model", ["oasis", "spade"])
-def test_the_mask_loss_names_its_own_options(model: str) -> None:
-    arguments = [*BASE, *f"--model {model} --preset small --{model}.lambda_mask 1 --{model}.lambda_lite 0".split()]
-    method = build_method(parse_train(arguments), toy_spec())
-    label = torch.zeros(2, 32, 32, dtype=torch.long)
-    batch = Batch(label, torch.zeros(2, 1, 32, 32), ["a", "b"], [0, 0], seeded_generator(0))
-    message = rf"^--{model}.lambda_mask 1: .* give --{model}.mask_threshold or other data$"
-    with pytest.raises(ValueError, match=message):
-        method.calibrate([batch])
 
 
 def test_options_of_a_preset_are_called_so(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

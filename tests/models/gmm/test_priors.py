@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import re
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -235,11 +234,7 @@ def test_dict_and_back() -> None:
         FittedPrior.from_dict({k: v for k, v in data.items() if k not in ("channels", "mean_center")})
 
 
-def test_published_priors(shared_data: Path) -> None:
-    folder = shared_data / "labelmaps"
-    if not folder.is_dir():
-        pytest.skip(f"real label maps not found at {folder}")
-    lists = {path.stem: np.load(path) for path in (folder / "synthseg").glob("*.npy")}
+def test_published_priors(lists: dict[str, np.ndarray]) -> None:
     labels = LabelScheme.from_lists(lists["generation_labels"], lists["generation_classes_contrast_specific"], None, 18)
     priors = [parse_prior(lists[f"prior_{name}_t1"], "normal", labels.num_classes) for name in ("means", "stds")]
     means, _ = draw_statistics(GivenPriors(*priors), GmmConfig(), labels, 2000, rng())

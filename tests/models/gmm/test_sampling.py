@@ -1,8 +1,7 @@
-"""What is drawn for a sample: distributions, bounds, rules, shapes, streams, and parameters in and out."""
+"""What is drawn for a sample: distributions, bounds, rules, shapes, streams."""
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from dataclasses import fields, replace
 
@@ -311,30 +310,6 @@ def test_fixed_replaces_the_given_fields_only() -> None:
     assert other.gamma is None
     with pytest.raises(ValueError, match=r"contrast, zoom: no parameter of a synthetic image; there are: .*means"):
         draw(PLAIN, fixed={"zoom": 1, "contrast": 2, "seed": 3})
-
-
-# Parameters in and out
-
-
-@pytest.mark.parametrize("preset", GMM_PRESETS)
-def test_round_trips_give_the_same_image(preset: str) -> None:
-    options = replace(GMM_PRESETS[preset](), texture_fwhm=(4.0,), noise_std=(0.05,), partial_volume=preset == "fitted")
-    if preset == "fetal":
-        options = replace(
-            options, blur_cortex_prob=1.0, structured_noise_prob=1.0, motion_prob=1.0, boundaries_prob=1.0
-        )
-    scheme = LabelScheme.from_lists(
-        range(4), names=["background", "left cerebral cortex", "right cerebral cortex", "white matter"]
-    )
-    params = draw(options, 3, channels=2, scheme=scheme)
-    if preset == "fetal":
-        assert len(params.artefacts) == 4
-    image = render(LABELS, params)
-    again = Params.from_dict(json.loads(json.dumps(params.to_dict())))
-    assert same(params, again) == ALL
-    assert torch.equal(render(LABELS, again), image)
-    tensors = {name: value for name, value in vars(params).items() if isinstance(value, torch.Tensor)}
-    assert same(params, Params.from_dict({**params.to_dict(), **tensors})) == ALL
 
 
 def test_skull_stripping_makes_dropped_labels_background() -> None:

@@ -196,17 +196,13 @@ def test_faults_of_lists() -> None:
 
 
 @pytest.mark.slow
-def test_real_synthseg_maps(shared_data: Path) -> None:
-    folder = shared_data / "labelmaps"
-    if not folder.is_dir():
-        pytest.skip(f"real label maps not found at {folder}")
-    lists = {path.stem: np.load(path) for path in (folder / "synthseg").glob("*.npy")}
+def test_real_synthseg_maps(synthseg: Path, lists: dict[str, np.ndarray]) -> None:
     outputs = lists["synthseg_segmentation_labels"]
     for name, K in (("generation_classes", 48), ("generation_classes_contrast_specific", 25)):
         scheme = LabelScheme.from_lists(lists["generation_labels"], lists[name], outputs, 18)
         assert scheme.num_classes == K
     assert scheme == LabelScheme.from_lists(lists["generation_labels"], lists[name], outputs)  # sides by table
-    label = torch.from_numpy(np.asarray(nib.load(folder / "synthseg" / "training_seg_01.nii.gz").dataobj, np.int32))
+    label = torch.from_numpy(np.asarray(nib.load(synthseg / "training_seg_01.nii.gz").dataobj, np.int32))
     assert LabelScheme.from_values(np.unique(label)).values == scheme.values
     label = label[::3, ::3, ::3]
     index = scheme.to_index(label)
