@@ -27,7 +27,7 @@ from dataloaders.prepare.options import PrepareOptions
 from dataloaders.prepare.prepare import prepare
 from engine import signals
 from engine.checkpoint import list_states
-from tests.toy import LAS, phantom, save_nifti
+from tests.toy import LAS, phantom, published, save_nifti
 
 ROOT = Path(__file__).resolve().parents[1]
 # One thread: on two cores with parallel tests more threads only wait for each other.
@@ -111,6 +111,12 @@ def weights(runs: Path, name: str, which: str = "latest") -> bytes:
 def lasting(record: dict[str, Any]) -> dict[str, Any]:
     """What a record of the log says beside times and memory."""
     return {k: v for k, v in record.items() if k not in ("images_per_second", "peak_memory_gb", "loader_wait")}
+
+
+def training(data: Path, runs: Path, name: str = "run", *flags: object) -> list[object]:
+    """Words of train.py on a CPU: a tiny OASIS of the published preset, unless flags say otherwise."""
+    where = ["--name", name, "--dataroot", data, "--checkpoints_dir", runs, "--gpu_ids", -1]
+    return ["train.py", *published(*where, *TINY, *flags)]
 
 
 def prepared_scans(home: Path, seeds: range = range(3), channel: str = "T1w") -> Path:

@@ -32,13 +32,12 @@ from engine import checkpoint, signals
 from engine.checkpoint import list_states, load_state
 from engine.command import DEFECT, exit_code
 from models.gan.oasis import Oasis
-from tests.launch import ENVIRONMENT, ROOT, call, command, start, wait_for_state, weights
-from tests.toy import prepared_folder, published
+from tests.launch import ENVIRONMENT, ROOT, call, command, start, training, wait_for_state, weights
+from tests.toy import prepared_folder
 
 pytestmark = pytest.mark.slow
 
-TINY = """--gpu_ids -1 --batch_size 4 --num_epochs 2 --freq_print 4 --freq_fid 1000 --freq_preview 1000 --freq_save_latest 8
- --metrics mae_body --oasis.channels_G 4 --oasis.channels_D 4 --oasis.spade_hidden 4 --oasis.z_dim 4"""
+PERIODS = "--num_epochs 2 --freq_print 4 --freq_fid 1000 --freq_preview 1000 --freq_save_latest 8 --metrics mae_body"
 
 
 @pytest.fixture(scope="module")
@@ -47,8 +46,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def train(data: Path, runs: Path, name: str = "run", extra: str = "") -> list[object]:
-    where = f"--name {name} --dataroot {data} --checkpoints_dir {runs}"
-    return ["train.py", *published(*shlex.split(f"{where} {TINY} {extra}"))]
+    return training(data, runs, name, *shlex.split(f"{PERIODS} {extra}"))
 
 
 @pytest.fixture(scope="module")

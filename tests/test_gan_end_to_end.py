@@ -15,17 +15,16 @@ from dataloaders.io.manifest import Manifest
 from dataloaders.io.png import read_png, write_png
 from dataloaders.io.runlog import read_log
 from dataloaders.unpaired import typical_windows
-from tests.launch import PERIODS, call, prepared_scans, weights
-from tests.toy import LAS, phantom, published, save_nifti
+from tests.launch import PERIODS, call, prepared_scans, training, weights
+from tests.toy import LAS, phantom, save_nifti
 
 pytestmark = pytest.mark.slow
 
-TINY = "--oasis.channels_G 8 --oasis.channels_D 4 --oasis.channels_W 4 --oasis.spade_hidden 4 --oasis.z_dim 4".split()
-TINY += "--spade.channels_G 8 --spade.channels_D 4 --spade.spade_hidden 4 --spade.lambda_vgg 0 --batch_size 4".split()
 VARIANTS = {
     "wavelet": "--oasis.generator haar --oasis.lambda_mask 1 --oasis.critic wavelet --oasis.r1_every 2",
     "25d": "--oasis.neighbours 1 --oasis.slice_position --oasis.norm clade",
-    "spade": "--model spade --spade.lambda_l1 1 --spade.lambda_edge 1 --spade.lambda_lite 1",
+    "spade": "--model spade --spade.lambda_l1 1 --spade.lambda_edge 1 --spade.lambda_lite 1 --spade.lambda_vgg 0"
+    " --spade.channels_G 8 --spade.channels_D 4 --spade.spade_hidden 4",
     "unpaired": "--oasis.unpaired --oasis.lambda_mask 1",
 }
 
@@ -41,8 +40,7 @@ def other(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def train(data: Path, runs: Path, name: str, *extra: object, epochs: int = 2) -> list[object]:
-    where = ["train.py", "--name", name, "--dataroot", data, "--checkpoints_dir", runs]
-    return [*where, *TINY, *PERIODS, "--num_epochs", epochs, *published(*extra)]
+    return training(data, runs, name, "--oasis.channels_W", 4, *PERIODS, "--num_epochs", epochs, *extra)
 
 
 @pytest.mark.parametrize("name", VARIANTS)
@@ -92,21 +90,6 @@ def test_other_images_are_another_run_but_their_folder_may_move(data: Path, othe
     assert "prepare both with the same --size" in call(*train(data, tmp_path, "new", *flags), code=2).stderr
 
 
-def test_a_region_can_be_resampled(data: Path, tmp_path: Path) -> None:
-    call(*train(data, tmp_path, "run", epochs=1))
-    where = ["--name", "run", "--dataroot", data, "--checkpoints_dir", tmp_path, "--metrics", "none", "--no-volumes"]
-    slices = {}
-    for key, flags in {"plain": [], "first": ["--resample", "3"], "other": ["--resample", "3", "--draw", 2]}.items():
-        call("test.py", *where, "--results_dir", tmp_path / key, *flags)
-        files = sorted((tmp_path / key / "run" / "best" / "generated").iterdir())
-        slices[key] = np.stack([read_png(file) for file in files])
-    assert not np.array_equal(slices["plain"], slices["first"])
-    assert not np.array_equal(slices["first"], slices["other"])
-    done = call("test.py", *where, "--results_dir", tmp_path / "x", "--resample", "liver", code=2)
-    assert "--resample liver: no such label; there are 0 " in done.stderr
-    assert not (tmp_path / "x").exists()
-
-
 def slices_of(root: Path, split: str, part: str, number: int, seed: int = 0) -> Path:
     """A plain folder of PNG slices: one half of a data set, or with another call both."""
     for i in range(number):
@@ -128,7 +111,7 @@ def test_single_slices_stand_for_their_neighbours(tmp_path: Path) -> None:
 def test_plain_folders_of_halves_train_unpaired_and_are_synthesised(tmp_path: Path) -> None:
     labels = slices_of(tmp_path / "a", "train", "labels", 5)
     images = slices_of(tmp_path / "b", "train", "images", 3, seed=7)
-    flags = ["--oasis.unpaired", "--oasis.images_from", images, "--oasis.channels_W", 4]
+    flags = ["--oasis.unpaired", "--oasis.images_from", images]
     done = call(*train(labels, tmp_path, "u", *flags, epochs=1))
     assert f"images to imitate, unpaired: 3 training slices of {images}; slices: 32x32 pixels" in done.stdout
     assert "left out" not in done.stderr  # not of metrics: without pairs none is computed
@@ -145,17 +128,18 @@ def test_plain_folders_of_halves_train_unpaired_and_are_synthesised(tmp_path: Pa
     assert "left out" not in tested.stderr  # metrics that lack weights, where there are none to compute
     out = Manifest.load(tmp_path / "r/u/best")
     assert [len(item.generated) for case in out.cases for item in case.slices] == [1, 1]
-    for command, why in (
-        (
-            train(labels, tmp_path, "p"),
-            "have no image, the first is train/labels/s0.png; label maps alone are for test.py",
-        ),
-        (train(images, tmp_path, "q"), "have no label map, the first is train/images/s0.png; images alone are for"),
-        (train(labels, tmp_path, "r", "--model", "gmm"), "have no image, the first is train/labels/s0.png"),
-        (train(labels, tmp_path, "s", *flags[:2], labels), f"{labels}: 5 slices of the split 'train' have no image"),
-        (train(images, tmp_path, "t", "--model", "segmenter"), "have no label map, the first is train/images/s0.png"),
+    maps, scans = (
+        "have no image, the first is train/labels/s0.png",
+        "have no label map, the first is train/images/s0.png",
+    )
+    for folder, more, why in (
+        (labels, [], f"{maps}; label maps alone are for test.py"),
+        (images, [], f"{scans}; images alone are for"),
+        (labels, ["--model", "gmm"], maps),
+        (labels, [*flags[:2], labels], f"{labels}: 5 slices of the split 'train' have no image"),
+        (images, ["--model", "segmenter"], scans),
     ):
-        done = call(*command, code=2).stderr
+        done = call(*train(folder, tmp_path, "refused", *more), code=2).stderr
         assert why in done
         assert done.count("\n") == 1 + done.count("warning: ")
 
@@ -216,12 +200,16 @@ def test_what_cannot_work_is_one_line(data: Path, tmp_path: Path) -> None:
     assert "error: --spade.num_D 6: too many for images of 64x64" in many
     missing = call(*train(data, tmp_path, "n", "--oasis.unpaired", "--oasis.images_from", "nowhere"), code=2)
     assert "error: --oasis.images_from nowhere" in missing.stderr
-    manifest = Manifest.load(data)
-    slices = [tuple(replace(item, images=()) for item in case.slices) for case in manifest.cases]
-    bare = [replace(case, slices=items) for case, items in zip(manifest.cases, slices, strict=True)]
-    folder = shutil.copytree(data, tmp_path / "bare")
-    Manifest(manifest.spec, tuple(bare), {}).save(folder)
+    folder, manifest = shutil.copytree(data, tmp_path / "bare"), Manifest.load(data)
+
+    def without_images(*splits: str) -> None:
+        cases = []
+        for case in manifest.cases:
+            bare = tuple(replace(item, images=()) for item in case.slices)
+            cases.append(replace(case, slices=bare) if case.split in splits else case)
+        Manifest(manifest.spec, tuple(cases), {}).save(folder)
+
+    without_images("train", "val", "test")
     assert "slices of the split 'train' have no image" in call(*train(folder, tmp_path, "n"), code=2).stderr
-    only_val = [case if case.split != "val" else other for case, other in zip(manifest.cases, bare, strict=True)]
-    Manifest(manifest.spec, tuple(only_val), {}).save(folder)
+    without_images("val")
     assert "finished" in call(*train(folder, tmp_path, "n", epochs=1)).stdout  # nothing to validate against

@@ -17,11 +17,11 @@ from config import Config, parse_train
 from dataloaders.io.geometry import plane_spacing
 from dataloaders.prepare.options import PrepareOptions
 from engine.command import exit_code
+from tests.launch import training
 from tests.toy import prepared_folder
 from train import train
 
 ROOT = Path(__file__).resolve().parents[1]
-BASE = ["--name", "exp", "--dataroot", "data"]
 
 
 def flags(options: type, prefix: str = "") -> set[str]:
@@ -66,12 +66,13 @@ def test_options_of_a_preset_are_called_so(monkeypatch: pytest.MonkeyPatch, caps
 @pytest.mark.slow
 def test_a_forgotten_preset_is_named_first(tmp_path: Path) -> None:
     """The differences that follow are of options which nobody has given."""
-    where = ["--name", "exp", "--dataroot", str(prepared_folder(tmp_path / "data"))]
-    where += ["--checkpoints_dir", str(tmp_path / "runs"), "--gpu_ids", "-1", "--metrics", "none", "--num_epochs", "1"]
-    narrow = "--oasis.channels_G 4 --oasis.channels_D 4 --oasis.spade_hidden 4".split()
-    assert train(parse_train([*where, *narrow, "--preset", "demo"])) == 0
+    words = training(
+        prepared_folder(tmp_path / "data"), tmp_path / "runs", "exp", "--metrics", "none", "--num_epochs", 1
+    )
+    words = [str(word) for word in words if word not in ("train.py", "--preset", "oasis")]
+    assert train(parse_train([*words, "--preset", "demo"])) == 0
     with pytest.raises(ValueError, match="another --name:\n  --preset: was demo, now small, which sets many"):
-        train(parse_train([*where, *narrow]))
+        train(parse_train(words))
 
 
 def test_slices_of_a_tilted_gantry_are_as_far_apart_as_their_planes() -> None:

@@ -1,9 +1,14 @@
-"""What a long run needs: a best state to go back to, rates that change, another run's weights, parts of a batch."""
+"""What a long run needs: a start that says what is to come, a best state to go back to, rates that change, another run's weights,
+parts of a batch.
+"""
 
 from __future__ import annotations
 
+import ast
 import re
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -23,13 +28,11 @@ from engine.signals import EXIT_DIVERGED, EXIT_STALLED
 from models import build_method
 from models.base import Batch
 from models.gan.oasis import Oasis
+from tests.launch import ROOT, training
 from tests.toy import prepared_folder
 from train import train
 
 pytestmark = pytest.mark.slow
-
-TINY = "--preset oasis --oasis.channels_G 4 --oasis.channels_D 4 --oasis.spade_hidden 4 --oasis.z_dim 4"
-TINY += " --batch_size 4 --gpu_ids -1"
 
 
 @pytest.fixture(scope="module")
@@ -38,9 +41,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def run(data: Path, home: Path, *more: object, name: str = "exp", code: int = 0) -> Path:
-    tiny = [] if "--model" in more else TINY.split()
-    where = ["--name", name, "--dataroot", str(data), "--checkpoints_dir", str(home), *tiny]
-    assert train(parse_train([*where, *map(str, more)])) == code
+    assert train(parse_train(list(map(str, training(data, home, name, *more)[1:])))) == code
     return home / name
 
 
@@ -54,7 +55,7 @@ def rewrite(folder: Path, change: dict[str, Any], drop: tuple[str, ...] = ()) ->
     checkpoint.write(path, {key: value for key, value in state.items() if key not in drop})
 
 
-def test_a_best_that_was_chosen_by_something_else_is_not_compared(
+def test_the_best_is_compared_with_what_was_judged_alike(
     data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     folder = run(data, tmp_path, "--num_epochs", 1, "--metrics", "ssim")
@@ -72,6 +73,8 @@ def test_a_best_that_was_chosen_by_something_else_is_not_compared(
     run(data, tmp_path, "--num_epochs", 3, "--metrics", "ssim")
     assert checkpoint.load_weights(folder, "best").images == 16
     assert newest(folder)["best"] == 1e-9
+    run(data, tmp_path, "--num_epochs", 4, "--metrics", "none")  # goes on unjudged: the best so far is kept
+    assert [checkpoint.load_weights(folder, which).images for which in ("best", "latest")] == [16, 32]
 
 
 def of(folder: Path, images: int) -> dict[str, Any]:
@@ -335,3 +338,39 @@ def test_a_winning_discriminator_is_a_warning_where_pairs_teach_the_generator(
     with pytest.raises(SystemExit) as stopped:  # the mask loss knows the label alone
         run(data, tmp_path, "--num_epochs", 5, *options, "--oasis.lambda_mask", 1, name="alone")
     assert stopped.value.code == EXIT_STALLED
+
+
+# -- the start --------------------------------------------------------------------------------------------------------
+
+
+def test_train_says_what_it_found_and_how_long_it_takes(
+    data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = run(data, tmp_path, "--num_epochs", 5, "--metrics", "none")
+    lines = capsys.readouterr().out.splitlines()
+    order = ["data: ", "train: 8 slices", "5 labels, share", "channels: MR0", "slices: 32x32", "mirroring: 0 of 4"]
+    order += ["40 images: 5 epochs of 8, 4 a step", "validation: none", "exp: new run of oasis, preset oasis, on cpu"]
+    order += ["time: about", "finished: 40 images"]  # though --freq_print is 1000
+    places = [next(i for i, line in enumerate(lines) if line.strip().startswith(start)) for start in order]
+    assert places == sorted(places)
+    assert "parameters: generator" in next(line for line in lines if "new run" in line)
+    assert "time: about" in (folder / "log.txt").read_text()
+    assert not (folder / "metrics.jsonl").exists()  # neither evaluated nor printed
+    assert checkpoint.load_weights(folder, "best").images == 40
+    assert not (folder / "validation").exists()
+
+
+def test_training_imports_what_its_method_needs(data: Path, tmp_path: Path) -> None:
+    """Files of ours with code in them that are loaded by the end of a training without validation."""
+    script = "import sys; from pathlib import Path; from config import parse_train; from train import train\n"
+    script += "assert train(parse_train(sys.argv[1:])) == 0\n"
+    script += "print(*(getattr(m, '__file__', None) or '' for m in list(sys.modules.values())), sep='\\n')"
+    words = map(str, training(data, tmp_path, "exp", "--num_epochs", 1, "--metrics", "none")[1:])
+    done = subprocess.run([sys.executable, "-c", script, *words], cwd=ROOT, capture_output=True, text=True, check=True)
+    ours = [Path(line) for line in done.stdout.splitlines() if line.startswith(f"{ROOT}/") and line.endswith(".py")]
+    ours = [path for path in ours if ".venv" not in path.parts and len(ast.parse(path.read_text()).body) > 1]
+    loaded = sorted({path.relative_to(ROOT).as_posix() for path in ours})
+    assert "models/gan/oasis.py" in loaded
+    others = ("evaluation/", "models/gan/wavelet", "models/gmm/r", "models/segmenter/m", "models/lesion/m")
+    assert not [name for name in loaded if name.startswith(others)]
+    assert len(loaded) <= 60, "\n".join([str(len(loaded)), *loaded])
