@@ -76,8 +76,8 @@ def run(*arguments: object, code: int = 0) -> Done:
 
 def start(*arguments: object, **how: Any) -> subprocess.Popen:
     """A command as a process of its own that goes on by itself, unheard unless `how` says otherwise."""
-    quiet: dict[str, Any] = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
-    return subprocess.Popen(command(*arguments), cwd=ROOT, env=ENVIRONMENT, **quiet | how)
+    quiet: dict[str, Any] = {"env": ENVIRONMENT, "stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    return subprocess.Popen(command(*arguments), cwd=ROOT, **quiet | how)
 
 
 def wait_for(done: Callable[[], object], seconds: float = 200) -> None:
@@ -163,17 +163,9 @@ def free_port() -> int:
 def start_ranks(count: int, *arguments: object) -> list[subprocess.Popen[str]]:
     """The command as `count` processes that meet on a free port."""
     meeting = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port()), "WORLD_SIZE": str(count)}
-    return [
-        subprocess.Popen(
-            command(*arguments),
-            cwd=ROOT,
-            env={**ENVIRONMENT, **meeting, "RANK": str(rank), "LOCAL_RANK": str(rank)},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for rank in range(count)
-    ]
+    heard: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    places = [{"RANK": str(rank), "LOCAL_RANK": str(rank)} for rank in range(count)]
+    return [start(*arguments, env={**ENVIRONMENT, **meeting, **place}, **heard) for place in places]
 
 
 def finish(processes: list[subprocess.Popen[str]]) -> list[tuple[int, str, str]]:
@@ -188,6 +180,5 @@ def finish(processes: list[subprocess.Popen[str]]) -> list[tuple[int, str, str]]
 def left_by_the_dead(path: Path) -> Path:
     """Where a process of this machine that was killed while it wrote `path` has left the half; not swept up yet."""
     files._sweep.cache_clear()
-    return path.with_name(
-        f"{files.TEMPORARY}{files._machine()}-{2**22 + 1}-{path.name}"
-    )  # no process has such a number
+    nobody = 2**22 + 1  # no process has such a number
+    return path.with_name(f"{files.TEMPORARY}{files._machine()}-{nobody}-{path.name}")

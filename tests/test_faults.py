@@ -388,19 +388,6 @@ def test_missing_weights_are_said_before_data_are_read(tmp_path: Path, monkeypat
 # -- signals and exit codes -------------------------------------------------------------------------------------------
 
 
-def test_signals_that_come_twice_are_one(monkeypatch: pytest.MonkeyPatch) -> None:
-    """scancel reaches a process from Slurm and through srun; only one that comes later leaves at once."""
-    clock = iter([100.0, 100.2, 200.0])
-    monkeypatch.setattr(signals.time, "monotonic", lambda: next(clock))
-    stop = signals.StopRequest()
-    stop._handle(signal.SIGUSR2, None)
-    assert stop.exit_code == 85
-    stop._handle(signal.SIGTERM, None)
-    assert stop.exit_code == 143  # cancelled after the warning: not to be requeued
-    with pytest.raises(SystemExit):
-        stop._handle(signal.SIGTERM, None)
-
-
 @pytest.mark.parametrize(("name", "code"), [("INT", 130), ("USR1", 85)])
 def test_a_signal_to_all_processes_of_a_run_saves_it(
     name: str, code: int, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -416,18 +403,6 @@ def test_a_signal_to_all_processes_of_a_run_saves_it(
     assert "stopped at 4 images, state saved" in done.stdout
     assert "error" not in done.stderr
     assert load_state(list_states(tmp_path / "run")[-1])["images"] == 4
-
-
-def test_nohup_is_respected() -> None:
-    before = {number: signal.getsignal(number) for number in signals._EXIT_CODES}
-    try:
-        signal.signal(signal.SIGHUP, signal.SIG_IGN)
-        signals.StopRequest().install()
-        assert signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
-        assert callable(signal.getsignal(signal.SIGTERM))
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 def test_a_run_whose_output_nobody_takes_goes_on(data: Path, tmp_path: Path) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import http.client
 import json
-import os
 import signal
 import subprocess
 import threading
@@ -26,7 +25,7 @@ from engine.paint.session import Session
 from engine.paint.studio import Studio
 from engine.trained import TrainedRun
 from tests import chromium
-from tests.launch import PERIODS, TINY, call, command
+from tests.launch import PERIODS, TINY, call, start
 from tests.painting import PAINT, opened, post, serving, stroke
 from tests.toy import LAS, prepared_folder, published
 
@@ -333,14 +332,9 @@ def test_a_label_map_is_begun_with(server: PaintServer) -> None:
 
 def test_ctrl_c_ends_at_once(home: Path) -> None:
     arguments = ["--name", "gmm", "--checkpoints_dir", home / "runs", "--port", 0, "--out", home / "out"]
-    process = subprocess.Popen(
-        command("scripts/paint.py", *arguments, "--ckpt_iter", "latest"),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a shell's background jobs ignore it
-    )
+    heard: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    heard["preexec_fn"] = lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)  # a shell's background jobs ignore it
+    process = start("scripts/paint.py", *arguments, "--ckpt_iter", "latest", **heard)
     assert process.stdout is not None
     address, _, token = process.stdout.readline().removeprefix("open http://127.0.0.1:").strip().partition("/#")
     connection = http.client.HTTPConnection("127.0.0.1", int(address))

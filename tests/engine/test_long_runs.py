@@ -1,6 +1,4 @@
-"""What a long run needs: a start that says what is to come, a best state to go back to, rates that change, another run's weights,
-parts of a batch.
-"""
+"""What a long run needs: a start that says what comes, a best state, rates that change, weights to begin with, parts."""
 
 from __future__ import annotations
 

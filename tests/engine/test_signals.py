@@ -8,12 +8,13 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from engine import signals
+from tests.launch import ROOT, start
 
-ROOT = Path(__file__).resolve().parents[2]
 # One call that lasts for minutes and runs no Python in between, as a backward pass does.
 LONG_STEP = "import hashlib; hashlib.pbkdf2_hmac('sha256', b'', b'', 2_000_000_000)"
 PLAIN = {k: v for k, v in os.environ.items() if k not in ("TORCHELASTIC_RUN_ID", "SLURM_STEP_ID")}
@@ -21,17 +22,9 @@ PLAIN = {k: v for k, v in os.environ.items() if k not in ("TORCHELASTIC_RUN_ID",
 
 def busy(work: str) -> subprocess.Popen[str]:
     """A process that listens to signals and is in the midst of its work."""
-    start = "from engine.signals import StopRequest; StopRequest().install(); "
-    code = f"{start}print('ready', flush=True); {work}"
-    process = subprocess.Popen(
-        [sys.executable, "-c", code],
-        cwd=ROOT,
-        env=PLAIN,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-    )
+    listen = "from engine.signals import StopRequest; StopRequest().install(); print('ready', flush=True); "
+    heard: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True, "env": PLAIN}
+    process = start("-c", listen + work, start_new_session=True, **heard)
     assert process.stdout.readline() == "ready\n"
     return process
 
@@ -86,15 +79,31 @@ def test_torchrun_and_srun_may_pass_ctrl_c_on_twice(
     assert capsys.readouterr().err.count("stopping after this step") == 1
 
 
-def test_signals_go_back_to_who_had_them() -> None:
+def test_signals_that_come_twice_are_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    """scancel reaches a process from Slurm and through srun; only one that comes later leaves at once."""
+    clock = iter([100.0, 100.2, 200.0])
+    monkeypatch.setattr(signals.time, "monotonic", lambda: next(clock))
+    stop = signals.StopRequest()
+    stop._handle(signal.SIGUSR2, None)
+    assert stop.exit_code == 85
+    stop._handle(signal.SIGTERM, None)
+    assert stop.exit_code == 143  # cancelled after the warning: not to be requeued
+    with pytest.raises(SystemExit):
+        stop._handle(signal.SIGTERM, None)
+
+
+def test_signals_go_back_to_who_had_them_and_nohup_is_respected() -> None:
     """A study trains and tests in one process: the test must not swallow Ctrl-C."""
+    hangup = signal.signal(signal.SIGHUP, signal.SIG_IGN)
     before = {number: signal.getsignal(number) for number in signals._EXIT_CODES}
     stop = signals.StopRequest()
     stop.install()
-    assert signal.getsignal(signal.SIGINT) == stop._handle
+    assert signal.getsignal(signal.SIGINT) == signal.getsignal(signal.SIGTERM) == stop._handle
+    assert signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
     stop.close()
     assert {number: signal.getsignal(number) for number in signals._EXIT_CODES} == before
     assert signal.set_wakeup_fd(-1) == -1
+    signal.signal(signal.SIGHUP, hangup)
 
 
 COMMANDS = ["train.py", "test.py", *(f"scripts/{path.name}" for path in sorted((ROOT / "scripts").glob("*.py")))]
