@@ -21,7 +21,7 @@ from models.lesion.conditions import profile_of
 from scripts.paint import PaintOptions
 from scripts.paint import load as load_page
 from tests import chromium
-from tests.launch import PERIODS, call, weights
+from tests.launch import PERIODS, call, training, weights
 from tests.painting import PAINT, serving, stroke
 from tests.toy import save_nifti
 from tests.toy_lesions import LAS, bids, patient
@@ -126,8 +126,7 @@ def test_a_load_to_order_and_its_seed(home: Path, tmp_path: Path) -> None:
     assert a.sum() == 300
     assert np.array_equal(a, b)
     assert not np.array_equal(a, c)
-    files = [load(tmp_path / name / "sub-3_FLAIR.nii.gz") for name in "ab"]
-    assert np.array_equal(*files)
+    assert np.array_equal(*(load(tmp_path / name / "sub-3_FLAIR.nii.gz") for name in "ab"))
 
 
 def test_a_mask_without_intensities_and_other_grids(home: Path, tmp_path: Path) -> None:
@@ -142,12 +141,9 @@ def test_a_mask_without_intensities_and_other_grids(home: Path, tmp_path: Path) 
         (tmp_path / "in").mkdir(exist_ok=True)
         file.to_filename(tmp_path / "in" / f"x_{name}.nii.gz")
     mask = patient(6, lesions=5, shape=(60, 70, 20)).lesion & (p.tissue == 3)
-    save_nifti(tmp_path / "mask.nii.gz", mask.astype(np.uint8), affine)
-    save_nifti(tmp_path / "tissue.nii.gz", p.tissue, affine)
-    arguments = ["--name", "lesion", "--checkpoints_dir", home / "runs", "--gpu_ids", -1]
-    arguments += ["--mask", tmp_path / "mask.nii.gz"]
-    arguments += ["--input", tmp_path / "in" / "x_T1w.nii.gz", tmp_path / "in" / "x_FLAIR.nii.gz"]
-    call("scripts/add_lesions.py", *arguments, "--tissue", tmp_path / "tissue.nii.gz", "--output", tmp_path / "o")
+    given = ["--mask", save_nifti(tmp_path / "mask.nii.gz", mask.astype(np.uint8), affine)]
+    given += ["--tissue", save_nifti(tmp_path / "tissue.nii.gz", p.tissue, affine)]
+    add(home, tmp_path / "o", *given, "--input", *(tmp_path / "in" / f"x_{name}.nii.gz" for name in raws))
     new = load(tmp_path / "o" / "lesion_mask.nii.gz") > 0
     assert 2 * (new & mask).sum() / (new.sum() + mask.sum()) > 0.75
     near = ndimage.maximum_filter(mask, 13) > 0
@@ -161,10 +157,8 @@ def test_a_mask_without_intensities_and_other_grids(home: Path, tmp_path: Path) 
 
 def test_an_empty_mask_returns_the_input(home: Path, tmp_path: Path) -> None:
     p = patient(3)
-    save_nifti(tmp_path / "empty.nii.gz", np.zeros(p.lesion.shape, np.uint8), LAS)
-    assert "the lesion mask is empty: the scan is returned as it is" in add(
-        home, tmp_path / "o", "--mask", tmp_path / "empty.nii.gz"
-    )
+    empty = save_nifti(tmp_path / "empty.nii.gz", np.zeros(p.lesion.shape, np.uint8), LAS)
+    assert "the lesion mask is empty: the scan is returned as it is" in add(home, tmp_path / "o", "--mask", empty)
     assert np.array_equal(load(tmp_path / "o" / "sub-3_FLAIR.nii.gz"), p.flair)
     assert load(tmp_path / "o" / "lesion_mask.nii.gz").sum() == 0
 
@@ -208,11 +202,7 @@ def test_three_dimensions_and_the_published_preset(home: Path, tmp_path: Path) -
 
 @pytest.mark.parametrize("model", ["gmm", "oasis"])
 def test_other_methods_through_the_same_interface(home: Path, tmp_path: Path, model: str) -> None:
-    tiny = (
-        "--oasis.channels_G 4 --oasis.channels_D 4 --oasis.spade_hidden 4 --oasis.z_dim 4 --oasis.neighbours 0".split()
-    )
-    where = ["--name", model, "--dataroot", home / "lesion", "--checkpoints_dir", home / "runs", "--model", model]
-    call("train.py", *where, *(tiny if model == "oasis" else []), *PERIODS, "--num_epochs", 1)
+    call(*training(home / "lesion", home / "runs", model, "--model", model, *PERIODS, "--num_epochs", 1))
     assert "ml in" in add(home, tmp_path / "o", *from_patient(home), name=model)
     p, mask = patient(3), load(tmp_path / "o" / "lesion_mask.nii.gz")
     near = ndimage.maximum_filter(mask, 5) > 0
@@ -299,9 +289,14 @@ def test_the_page_writes_what_the_command_writes(home: Path, tmp_path: Path, tur
 
     saved = session.save({"what": "volumes"})
     mask, *files = (session.file(name) for name in saved["files"])
-    arguments = ["--name", "lesion", "--checkpoints_dir", home / "runs", "--gpu_ids", -1, "--seed", 2, "--mask", mask]
-    arguments += ["--input", tmp_path / "x_T1w.nii.gz", tmp_path / "x_FLAIR.nii.gz"]
-    call("scripts/add_lesions.py", *arguments, "--tissue", tmp_path / "x_tissue.nii.gz", "--output", tmp_path / "o")
+    scans = [
+        "--input",
+        tmp_path / "x_T1w.nii.gz",
+        tmp_path / "x_FLAIR.nii.gz",
+        "--tissue",
+        tmp_path / "x_tissue.nii.gz",
+    ]
+    add(home, tmp_path / "o", "--seed", 2, "--mask", mask, *scans)
     assert [file.name for file in files] == ["x_T1w.nii.gz", "x_FLAIR.nii.gz", "lesion_mask.nii.gz"]
     for file in [*files, files[0].with_name("provenance.json")]:
         assert file.read_bytes() == (tmp_path / "o" / file.name).read_bytes(), file.name

@@ -23,9 +23,8 @@ from engine.checkpoint import Weights, load_weights, save_weights, weights_path
 from engine.trained import TrainedRun
 from models import build_method
 from tests.launch import call, left_by_the_dead
-from tests.toy import LAS, phantom, save_nifti
+from tests.toy import LAS, NAMES, phantom, save_nifti
 
-NAMES = ("background", "csf", "grey_matter", "white_matter", "lesion")
 SOURCES = ((0,), (4,), (3,), (2,), (99,))  # of the ids 0 to 4 of a phantom
 FLAGS = ["--name", "run", "--gpu_ids", "-1"]
 
@@ -33,10 +32,6 @@ FLAGS = ["--name", "run", "--gpu_ids", "-1"]
 def source_ids(label: NDArray) -> NDArray[np.int16]:
     """A phantom's labels as the ids of its data set."""
     return np.array([ids[0] for ids in SOURCES], np.int16)[label]
-
-
-def table_of(classes: tuple[int, ...]) -> str:
-    return json.dumps({NAMES[i]: SOURCES[i][0] for i in classes})
 
 
 def make_run(runs: Path, model: str, spec: DataSpec, windows: list[list[float]], **changes: object) -> None:
@@ -60,7 +55,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
         label, image = phantom(i)
         save_nifti(home / "images" / f"p{i}.nii.gz", image, LAS)
         save_nifti(home / "maps" / f"p{i}.nii.gz", source_ids(label), LAS)
-    (home / "table.json").write_text(table_of((0, 1, 2, 3, 4)))
+    (home / "table.json").write_text(json.dumps({name: ids[0] for name, ids in zip(NAMES, SOURCES, strict=True)}))
     arguments = ["--format", "pairs", "--images", home / "images", "--labels", home / "maps", "--channel", "T1w"]
     arguments += ["--label_map", home / "table.json", "--size", 64, "--split", 0.4, 0.3, 0.3, "--min_foreground", 1e-9]
     call("scripts/prepare_data.py", *arguments, "--window", "0,255", "--workers", 1, "--out", home / "data")
@@ -74,9 +69,8 @@ def synthesise(
     home: Path, labels: Path, out: Path, *extra: object, runs: str = "gmms", code: int = 0
 ) -> tuple[str, str]:
     """stdout and stderr of the command."""
-    done = call(
-        "test.py", *FLAGS, "--checkpoints_dir", home / runs, "--labels", labels, "--out", out, *extra, code=code
-    )
+    where = ["--checkpoints_dir", home / runs, "--labels", labels, "--out", out]
+    done = call("test.py", *FLAGS, *where, *extra, code=code)
     return done.stdout, done.stderr
 
 
@@ -90,18 +84,15 @@ def test_a_map_becomes_what_test_py_makes_of_the_same_prepared_map(home: Path, t
     where = ["--checkpoints_dir", home / "runs", "--dataroot", home / "data", "--results_dir", tmp_path / "results"]
     call("test.py", *FLAGS, *where, "--metrics", "none")
     (prepared,) = (tmp_path / "results" / "run" / "best" / "volumes").glob("*.nii.gz")
+    alone = home / "maps" / f"{prepared.name.partition('_')[0]}.nii.gz"
     synthesise(home, home / "maps", tmp_path / "out", runs="runs")
     made = tmp_path / "out" / prepared.name
     assert np.ptp(volume(made)) > 1
     assert np.abs(volume(made) - volume(prepared)).max() < 0.01
-    own = nib.load(home / "maps" / f"{prepared.name.partition('_')[0]}.nii.gz")
-    found = nib.load(made)
-    assert found.shape == own.shape
+    own, found = nib.load(alone), nib.load(made)
+    assert (found.shape, found.get_data_dtype()) == (own.shape, np.float32)
     assert np.array_equal(found.affine, own.affine)
-    assert found.get_data_dtype() == np.float32
-    codes = [[int(image.header[code]) for code in ("qform_code", "sform_code")] for image in (found, own)]
-    assert codes[0] == codes[1]
-    alone = home / "maps" / f"{prepared.name.partition('_')[0]}.nii.gz"
+    assert all(found.header[code] == own.header[code] for code in ("qform_code", "sform_code"))
     synthesise(home, alone, tmp_path / "alone", "--batch_size", 3, runs="runs")
     assert np.abs(volume(tmp_path / "alone" / prepared.name) - volume(made)).max() < 0.01
 
@@ -113,8 +104,7 @@ def test_another_grid_and_orientation_come_back_as_they_were(home: Path, tmp_pat
     half = np.diag([0.5, 0.5, 0.5, 1.0])
     half[:3, 3] = -0.25
     affine = LAS @ half
-    turn = nib.orientations.axcodes2ornt("PIR")
-    turn = nib.orientations.ornt_transform(nib.io_orientation(affine), turn)
+    turn = nib.orientations.ornt_transform(nib.io_orientation(affine), nib.orientations.axcodes2ornt("PIR"))
     turned = nib.orientations.apply_orientation(fine, turn)
     turned_affine = affine @ nib.orientations.inv_ornt_aff(turn, fine.shape)
     (tmp_path / "maps").mkdir()
@@ -156,9 +146,7 @@ def test_a_bad_map_costs_that_map_alone(home: Path, maps: Path, tmp_path: Path) 
     assert "maps/cut.mgz: " in cut
     assert "maps/broken.nii.gz: named .gz but not compressed" in bad
     count = int((phantom(5)[0] == 3).sum())
-    assert (
-        f"maps/unknown.nii.gz: no class of the run has the source ids 77 ({count} voxels); --unknown_labels" in unknown
-    )
+    assert f"unknown.nii.gz: no class of the run has the source ids 77 ({count} voxels); --unknown_labels" in unknown
     assert (volume(tmp_path / "out/a/seg_T1w.nii.gz") != volume(tmp_path / "out/b/seg_T1w.nii.gz")).any()  # own noise
     out, _ = synthesise(home, maps, tmp_path / "out2", "--unknown_labels", "background", code=1)
     assert "unknown.nii.gz: dropped to background, being no class of the run: 77" in out
@@ -225,14 +213,8 @@ def test_bids_maps_by_their_table_become_a_derivative(home: Path, tmp_path: Path
     assert not same.any()
 
 
-SPEC = DataSpec(
-    tuple(Label(i, name, SOURCES[i]) for i, name in enumerate(NAMES)),
-    (Channel("CT", "HU"),),
-    (16, 16),
-    (2.0, 2.0),
-    2.0,
-    "axial",
-)
+LABELS = tuple(Label(i, name, SOURCES[i]) for i, name in enumerate(NAMES))
+SPEC = DataSpec(LABELS, (Channel("CT", "HU"),), (16, 16), (2.0, 2.0), 2.0, "axial")
 
 
 def test_nothing_of_a_map_is_lost_without_a_word(tmp_path: Path) -> None:
@@ -253,19 +235,16 @@ def test_nothing_of_a_map_is_lost_without_a_word(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ([], "--dataroot or --labels: give one of them"),
-        (["--labels", "m", "--dataroot", "d", "--out", "o"], "--dataroot and --labels: give one of them"),
-        (["--labels", "m"], "--labels: give --out"),
-        (["--dataroot", "d", "--out", "o"], "--out: goes with --labels"),
-        (["--labels", "m", "--out", "o", "--metrics", "mae_body"], "--metrics: goes with --dataroot"),
-        (
-            ["--labels", "m", "--out", "o", "--label_map", "t.csv", "--label_ids", "class"],
-            "--label_map and --label_ids",
-        ),
+        ("", "--dataroot or --labels: give one of them"),
+        ("--labels m --dataroot d --out o", "--dataroot and --labels: give one of them"),
+        ("--labels m", "--labels: give --out"),
+        ("--dataroot d --out o", "--out: goes with --labels"),
+        ("--labels m --out o --metrics mae_body", "--metrics: goes with --dataroot"),
+        ("--labels m --out o --label_map t.csv --label_ids class", "--label_map and --label_ids"),
     ],
 )
-def test_options_that_do_not_go_together(arguments: list[str], message: str) -> None:
-    err = call("test.py", "--name", "run", *arguments, code=2).stderr
+def test_options_that_do_not_go_together(arguments: str, message: str) -> None:
+    err = call("test.py", "--name", "run", *arguments.split(), code=2).stderr
     assert message in err
     assert len(err.strip().splitlines()) == 1
 
