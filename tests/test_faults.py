@@ -16,7 +16,9 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -89,13 +91,10 @@ class Bomb:
 
 def test_a_malicious_newest_state_is_passed_over(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     call(*train(data, tmp_path, extra="--num_epochs 1"))
-    path = list_states(tmp_path / "run")[-1]
+    path, in_a_state = list_states(tmp_path / "run")[-1], {"schema": checkpoint.STATE_SCHEMA, "x": Bomb()}
     monkeypatch.chdir(tmp_path)
-    for content in ("zip", "pickle"):
-        if content == "zip":
-            torch.save({"schema": checkpoint.STATE_SCHEMA, "x": Bomb()}, path)
-        else:
-            path.write_bytes(pickle.dumps(Bomb()))
+    for dump in (lambda: torch.save(in_a_state, path), lambda: path.write_bytes(pickle.dumps(Bomb()))):
+        dump()
         done = call(*train(data, tmp_path, extra="--num_epochs 1"))
         assert "damaged state file" in done.stdout
         assert "resumed at" in done.stdout
@@ -114,20 +113,13 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     subprocess.run(["umount", "-l", disk], check=True)
 
 
-def fill(disk: Path, leave: int) -> Path:
-    filler = disk / "filler"
-    free = shutil.disk_usage(disk).free
-    with open(filler, "wb") as file:
-        file.write(bytes(max(0, free - leave)))
-    return filler
-
-
 @pytest.mark.parametrize("leave", [0, 100_000])
 def test_a_full_disk_costs_no_state(leave: int, data: Path, whole: Path, small_disk: Path) -> None:
     """Periodic saves, previews and log lines warn; the final save exits non-zero; with room again the run ends whole."""
     call(*train(data, small_disk, extra="--num_epochs 1"))
     states = list_states(small_disk / "run")
-    filler = fill(small_disk, leave)
+    filler = small_disk / "filler"
+    filler.write_bytes(bytes(max(0, shutil.disk_usage(small_disk).free - leave)))
     often = "--freq_save_latest 4 --freq_preview 4 --freq_fid 8"
     done = call(*train(data, small_disk, extra=often), code=2)
     if leave:  # with nothing at all left, not even config.json can be written, and that is said at once
@@ -233,71 +225,69 @@ def in_a_worker(monkeypatch: pytest.MonkeyPatch, fault: Callable[[], object]) ->
     monkeypatch.setattr(SliceDataset, "_image", faulty)
 
 
+KILLED = "killed (SIGKILL), as a system short of memory does; lower --num_workers or --cache_gb"
+STAYS = "warning: weights-latest stays as it was: the loader processes delivered nothing"
+
+
+def killed_by(number: signal.Signals) -> None:
+    os.kill(os.getpid(), number)
+
+
+def hanging(stop: bool = False) -> None:
+    if stop:
+        os.kill(os.getppid(), signal.SIGTERM)
+    time.sleep(1000)
+
+
 @pytest.mark.parametrize(
-    ("number", "cause"),
+    ("fault", "code", "told", "more"),
     [
-        (signal.SIGKILL, "killed (SIGKILL), as a system short of memory does; lower --num_workers or --cache_gb"),
-        (signal.SIGBUS, "no shared memory (SIGBUS); a larger /dev/shm or --num_workers 0"),
+        (partial(killed_by, signal.SIGKILL), 6, f"error: a loader process was {KILLED}", ""),
+        (partial(killed_by, signal.SIGBUS), 6, "no shared memory (SIGBUS); a larger /dev/shm or --num_workers 0", ""),
+        (hanging, 6, "delivered nothing for 2 seconds: they hang", ""),
+        # Obeyed at once; only the weights, whose batch statistics need the data, wait for the loader once more.
+        (partial(hanging, stop=True), 143, STAYS, "--freq_save_latest 1000"),
     ],
 )
-def test_a_killed_loader_process_costs_nothing(
-    number: signal.Signals, cause: str, data: Path, whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_a_loader_process_that_dies_or_hangs_costs_nothing(
+    fault: Callable[[], None],
+    code: int,
+    told: str,
+    more: str,
+    data: Path,
+    whole: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """The cause is told in one line, the state is saved, and the run ends as if nothing had been."""
     monkeypatch.setattr(batches, "POLL", 0.5)
+    monkeypatch.setattr(batches, "PATIENCE", 2.0)
     with monkeypatch.context() as patch:
-        in_a_worker(patch, lambda: os.kill(os.getpid(), number))
-        done = call(*train(data, tmp_path, extra="--num_workers 1 --cache_gb 0"), code=6)
-    (line,) = done.stderr.splitlines()
-    assert line.startswith("error: a loader process")
-    assert cause in line
-    assert "batch_size" not in line
-    # What it had read but not delivered is lost with it.
-    stopped = re.search(r"stopped at ([48]) images, state saved: (.*)", done.stdout)
-    assert stopped[2] == line.removeprefix("error: ")
+        in_a_worker(patch, fault)
+        done = call(*train(data, tmp_path, extra=f"--num_workers 1 --cache_gb 0 {more}"), code=code)
+    assert told in done.stdout + done.stderr
+    stopped = re.search(
+        r"stopped at ([48]) images, state saved", done.stdout
+    )  # what was read but not delivered is lost
+    if code == 6:
+        (line,) = done.stderr.splitlines()
+        assert f"{stopped[0]}: {line.removeprefix('error: ')}" in done.stdout
+        assert "batch_size" not in line
+    assert not multiprocessing.active_children()
     assert f"resumed at {stopped[1]} of 24" in call(*train(data, tmp_path)).stdout
     assert weights(tmp_path, "run") == weights(whole, "whole")
 
 
-def test_a_hanging_loader_process_ends_the_run_saved(
-    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    in_a_worker(monkeypatch, lambda: time.sleep(1000))
-    monkeypatch.setattr(batches, "POLL", 0.5)
-    monkeypatch.setattr(batches, "PATIENCE", 2.0)
-    done = call(*train(data, tmp_path, extra="--num_workers 1 --cache_gb 0"), code=6)
-    assert "delivered nothing for 2 seconds: they hang" in done.stderr
-    assert "stopped at 8 images, state saved" in done.stdout
-    assert not multiprocessing.active_children()
-
-
-def test_a_stop_request_is_obeyed_while_the_loader_hangs(
-    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """At once; only the weights, whose batch statistics need the data, wait for the loader once more."""
-    in_a_worker(monkeypatch, lambda: (os.kill(os.getppid(), signal.SIGTERM), time.sleep(1000)))
-    monkeypatch.setattr(batches, "PATIENCE", 1.0)
-    done = call(*train(data, tmp_path, extra="--num_workers 1 --cache_gb 0 --freq_save_latest 1000"), code=143)
-    assert "warning: weights-latest stays as it was: the loader processes delivered nothing" in done.stdout
-    assert re.search("stopped at [48] images, state saved", done.stdout)
-    assert not multiprocessing.active_children()
-
-
 def test_out_of_memory_says_what_to_lower(data: Path, tmp_path: Path) -> None:
     """Real: the process may have 6 GB of addresses and is asked for a network that needs more."""
-    done = subprocess.run(
-        command(*train(data, tmp_path, extra="--oasis.channels_G 4096")),
-        cwd=ROOT,
-        env=ENVIRONMENT,
-        capture_output=True,
-        text=True,
-        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_AS, (6 * 2**30, 6 * 2**30)),
-        check=False,
-    )
-    assert done.returncode == 6, done.stderr
-    assert done.stderr.startswith("error: out of memory")
-    assert "--batch_size" in done.stderr
-    assert "Traceback" not in done.stderr
+    how: dict[str, Any] = {"stderr": subprocess.PIPE, "text": True}
+    how["preexec_fn"] = lambda: resource.setrlimit(resource.RLIMIT_AS, (6 * 2**30, 6 * 2**30))
+    process = start(*train(data, tmp_path, extra="--oasis.channels_G 4096"), **how)
+    _, said = process.communicate()
+    assert process.returncode == 6, said
+    assert said.startswith("error: out of memory")
+    assert "--batch_size" in said
+    assert "Traceback" not in said
 
 
 # -- runs -------------------------------------------------------------------------------------------------------------

@@ -219,7 +219,7 @@ def test_a_mask_threshold_that_separates_no_bodies_is_said_by_the_methods_own_op
         batch.image = torch.where(batch.label[:, None] > 0, batch.image.clamp(max=0.5), 1.0)
     assert re.search(rf"^the best threshold .* at a Dice of 0\.[0-7]\d with .*--{model}\.lambda_mask", said())
     assert f"--{model}.mask_threshold -0.5 separates" in said("-0.5")
-    batches[:] = [replace(batches[0], label=torch.zeros_like(batches[0].label))]
+    batches[:] = [replace(batch, image=torch.zeros_like(batch.real)) for batch in batches]
     with pytest.raises(ValueError, match=rf"^--{model}.lambda_mask 1: .* give --{model}.mask_threshold or other data$"):
         said()
 

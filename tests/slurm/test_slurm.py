@@ -19,12 +19,11 @@ import pytest
 from dataloaders.io.runlog import read_log
 from engine.checkpoint import list_states, load_state
 from tests.dataloaders.test_prepare import pairs, tree
-from tests.launch import call
+from tests.launch import ROOT, call
 from tests.launch import weights as weights_of
 from tests.toy import phantom, prepared_folder, save_nifti
 from tests.toy_results import noisy, write_results
 
-ROOT = Path(__file__).resolve().parents[2]
 LOCAL = ROOT / "tests" / "slurm" / "local_slurm.sh"
 CONF = subprocess.run([LOCAL, "conf"], capture_output=True, text=True, check=True).stdout.strip()
 SMALL = "--gres=none --cpus-per-task=1 --mem=100M".split()
@@ -34,16 +33,18 @@ TINY = """--preset oasis --gpu_ids -1 --batch_size 4 --num_epochs 33 --freq_prin
 ENDED = ("COMPLETED", "FAILED", "CANCELLED", "TIMEOUT", "NODE_FAIL", "OUT_OF_MEMORY")
 
 
-def slurm(*command: object) -> str:
-    environment = {**os.environ, "SLURM_CONF": CONF}
-    return subprocess.run(
-        [*map(str, command)], env=environment, capture_output=True, text=True, check=True, timeout=60
-    ).stdout
+def slurm(*command: object, check: bool = True, **variables: object) -> str:
+    """What a command of Slurm says, called in the repository."""
+    given = {"SLURM_CONF": CONF, "OMP_NUM_THREADS": 1} | variables
+    environment = {**os.environ, **{name: str(value) for name, value in given.items()}}
+    words = [*map(str, command)]
+    done = subprocess.run(words, cwd=ROOT, env=environment, capture_output=True, text=True, check=check, timeout=60)
+    return done.stdout.strip()
 
 
 def is_up() -> bool:
     try:
-        return Path(CONF).is_file() and bool(slurm("sinfo", "-h").strip())
+        return Path(CONF).is_file() and bool(slurm("sinfo", "-h"))
     except (OSError, subprocess.SubprocessError):
         return False
 
@@ -68,19 +69,12 @@ class Job:
     def wait(self, seconds: float = 240) -> dict[str, str]:
         """Its end; a requeued job is let go at once instead of after Slurm's two minutes."""
         end = time.monotonic() + seconds
-        while time.monotonic() < end:
-            facts = self.facts()
-            if facts["JobState"] in ENDED:
-                return facts
+        while (facts := self.facts())["JobState"] not in ENDED:
+            assert time.monotonic() < end, f"job {self.number} did not end: {facts}\n{self.output}"
             if facts["JobState"] == "PENDING" and facts["Restarts"] != "0":
-                subprocess.run(
-                    ["scontrol", "update", f"JobId={self.number}", "StartTime=now"],
-                    env={**os.environ, "SLURM_CONF": CONF},
-                    capture_output=True,
-                    check=False,
-                )
+                slurm("scontrol", "update", f"JobId={self.number}", "StartTime=now", check=False)
             time.sleep(0.5)
-        raise AssertionError(f"job {self.number} did not end: {self.facts()}\n{self.output}")
+        return facts
 
     @property
     def output(self) -> str:
@@ -119,11 +113,9 @@ def submit(folder: Path, data: Path, *flags: str, pace: float = 0.0, **variables
     """`sbatch batch.sh` for the run called as its folder."""
     folder.mkdir(exist_ok=True)
     given = {"NAME": folder.name, "DATA": data, "PYTHON": python(folder), "MEDSIS_STEP_SECONDS": pace, **variables}
-    environment = {**os.environ, "SLURM_CONF": CONF, "OMP_NUM_THREADS": "1"} | {k: str(v) for k, v in given.items()}
     options = [*SMALL, "--time=10", f"--output={folder}/slurm-%x-%j.out", *flags]
-    words = ["sbatch", "--parsable", *options, "batch.sh", *TINY.split(), "--checkpoints_dir", str(folder / "runs")]
-    done = subprocess.run(words, cwd=ROOT, env=environment, capture_output=True, text=True, check=True)
-    return Job(done.stdout.strip(), folder)
+    words = ["batch.sh", *TINY.split(), "--checkpoints_dir", folder / "runs"]
+    return Job(slurm("sbatch", "--parsable", *options, *words, **given), folder)
 
 
 @pytest.fixture(scope="module")
@@ -256,11 +248,8 @@ def test_the_time_limit_requeues_and_ends_bit_for_bit_as_an_uninterrupted_run(jo
 
 def submit_array(folder: Path, count: int, *command: object) -> str:
     """`sbatch --array batch_array.sh`; the number of the job."""
-    environment = {**os.environ, "SLURM_CONF": CONF, "OMP_NUM_THREADS": "1", "PYTHON": sys.executable}
     options = [*SMALL[1:], f"--array=0-{count - 1}", f"--output={folder}/slurm-%A_%a.out", "--time=10"]
-    words = ["sbatch", "--parsable", *options, "batch_array.sh", *map(str, command)]
-    done = subprocess.run(words, cwd=ROOT, env=environment, capture_output=True, text=True, check=True)
-    return done.stdout.strip()
+    return slurm("sbatch", "--parsable", *options, "batch_array.sh", *command, PYTHON=sys.executable)
 
 
 def wait_for_array(number: str, count: int) -> list[str]:
