@@ -14,23 +14,12 @@ from dataloaders.io.manifest import Manifest
 from dataloaders.slices import BatchLoader, SliceDataset
 from dataloaders.unpaired import UnpairedDataset
 from engine.methods.base import workflow_of
-from engine.run import only_trains
-from models import build_method
-from models.base import SampleRandom
 from tests.toy import prepared_folder
-
-NETWORKS = ["channels_G", "8", "channels_D", "4", "spade_hidden", "4", "lambda_mask", "0", "lambda_lite", "0"]
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return prepared_folder(tmp_path_factory.mktemp("data"), channels=2, size=64)
-
-
-def options(folder: Path, model: str = "oasis", *flags: str) -> list[str]:
-    networks = [f"--{model}.{word}" if i % 2 == 0 else word for i, word in enumerate(NETWORKS)]
-    start = ["--name", "t", "--dataroot", str(folder), "--model", model, "--preset", "demo", *networks]
-    return [*start, "--gpu_ids", "-1", "--metrics", "none", f"--{model}.crop", "32", "32", *flags]
 
 
 def places(whole: np.ndarray, part: np.ndarray) -> list[tuple[int, int]]:
@@ -70,35 +59,17 @@ def test_windows_depend_on_seed_and_position_alone(folder: Path) -> None:
     assert next(loader.share()).label.shape == (2, 64, 64)  # what is fitted sees whole slices
 
 
-@pytest.mark.parametrize(
-    "variant", ["oasis", "spade", "oasis --oasis.generator haar", "oasis --oasis.critic wavelet --oasis.channels_W 4"]
-)
-def test_what_trains_on_windows_makes_whole_slices(folder: Path, variant: str) -> None:
-    model, *flags = variant.split()
-    if model == "spade":
-        flags = ["--spade.lambda_vgg", "0"]
-    workflow = workflow_of(parse_train(options(folder, model, *flags)))
-    workflow.read()
-    loader = workflow.loader()
-    method = build_method(workflow.config, workflow.data.spec)
-    method.calibrate(islice(loader.endless(), 1))  # type: ignore[arg-type]
-    batch = next(loader.endless())
-    assert batch.label.shape == (2, 32, 32)
-    players = method.players()
-    for player in players.values():
-        with only_trains(player, players):
-            assert torch.stack(list(player.losses(batch).values())).isfinite().all()
-    method.before_synthesis(islice(loader.endless(), 2))  # type: ignore[arg-type]
-    whole = next(loader.once())  # type: ignore[union-attr]
-    images = method.synthesize(whole, [SampleRandom.of(0, "a", i) for i in range(2)])
-    assert images.shape == whole.real.shape == (2, 2, 64, 64)
+def test_the_option_cuts_windows_that_fit(folder: Path) -> None:
+    """What learns from them and makes whole slices: tests/test_gan_end_to_end.py."""
 
+    def loader(*crop: str) -> BatchLoader:
+        workflow = workflow_of(parse_train(["--name", "t", "--dataroot", str(folder), "--oasis.crop", *crop]))
+        workflow.read()
+        return workflow.loader()  # type: ignore[return-value]
 
-def test_slices_smaller_than_the_windows_are_refused(folder: Path) -> None:
-    workflow = workflow_of(parse_train(options(folder, "oasis", "--oasis.crop", "128", "32")))
-    workflow.read()
+    assert next(loader("32", "64").endless()).label.shape == (8, 32, 64)
     with pytest.raises(ValueError, match=r"slices of 64x64 are smaller than the windows of 128x32 \(--crop\)$"):
-        workflow.loader()
+        loader("128", "32")
 
 
 def test_unpaired_images_have_windows_of_their_own(folder: Path) -> None:

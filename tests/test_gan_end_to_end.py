@@ -21,10 +21,10 @@ from tests.toy import LAS, phantom, save_nifti
 pytestmark = pytest.mark.slow
 
 VARIANTS = {
-    "wavelet": "--oasis.generator haar --oasis.lambda_mask 1 --oasis.critic wavelet --oasis.r1_every 2",
-    "25d": "--oasis.neighbours 1 --oasis.slice_position --oasis.norm clade",
+    "wavelet": "--oasis.generator haar --oasis.critic wavelet --oasis.r1_every 2 --oasis.crop 32 32",
+    "25d": "--oasis.neighbours 1 --oasis.slice_position --oasis.norm clade --oasis.crop 32 64",
     "spade": "--model spade --spade.lambda_l1 1 --spade.lambda_edge 1 --spade.lambda_lite 1 --spade.lambda_vgg 0"
-    " --spade.channels_G 8 --spade.channels_D 4 --spade.spade_hidden 4",
+    " --spade.channels_G 8 --spade.channels_D 4 --spade.spade_hidden 4 --spade.crop 64 32",
     "unpaired": "--oasis.unpaired --oasis.lambda_mask 1",
 }
 

@@ -38,15 +38,9 @@ def case_of(
     lesion: int | None = None,
 ) -> CaseSlices:
     """Slices of a case: images, label maps and draws of each; indices: 0, 1, 2, ... else."""
-    items = [
-        item_of(
-            real[i],
-            fake[i],
-            None if label is None else label[i],
-            i if indices is None else indices[i],
-            window,
-            draws=() if draws is None else tuple(draws[i]),
-        )
-        for i in range(len(real))
-    ]
+    count = len(real)
+    labels = [None] * count if label is None else label
+    places = range(count) if indices is None else indices
+    each = zip(real, fake, labels, places, [()] * count if draws is None else draws, strict=True)
+    items = [item_of(*slice_, window, draws=tuple(drawn)) for *slice_, drawn in each]
     return CaseSlices(items, spacing, lesion)

@@ -75,26 +75,16 @@ def write_results(
         tuple(Channel(channel, UNITS[channel]) for channel in channels),
         size,
     )
-    provenance = {
-        "kind": "results",
-        "name": name,
-        "method": method,
-        "checkpoint": "best",
-        "images_seen": 1200,
-        "split": "test",
-        "seconds_per_slice": 0.01,
-        "config": {"model": method, "seed": 1, method: {"width": 16}},
-        "environment": {"torch": "2"},
-    }
+    provenance = {"kind": "results", "name": name, "method": method, "checkpoint": "best", "images_seen": 1200}
+    provenance |= {"split": "test", "seconds_per_slice": 0.01, "environment": {"torch": "2"}}
+    provenance["config"] = {"model": method, "seed": 1, method: {"width": 16}}
     Manifest(spec, tuple(cases), provenance).save(folder)
     if log:
         _write_log(folder / "training_log.jsonl")
     return folder
 
 
-def _write_case(
-    folder: Path, fake: Fake, patient: int, slices: int, channels: tuple[str, ...], size: tuple[int, int]
-) -> Case:
+def _write_case(folder: Path, fake: Fake, patient: int, slices: int, channels: tuple[str, ...], size: tuple) -> Case:
     case_id, written = f"sub-{patient:02d}", []
     for index in range(slices):
         label = phantom(patient, index, size)

@@ -111,19 +111,17 @@ def test_optimiser_states_take_the_layout_of_their_parameters() -> None:
     torch.manual_seed(0)
     start, gradients = torch.randn(4, 3, 3, 3), [torch.randn(4, 3, 3, 3) for _ in range(2)]
 
-    def parameter(layout: torch.memory_format) -> tuple[torch.nn.Parameter, torch.optim.Adam]:
-        p = torch.nn.Parameter(start.clone().contiguous(memory_format=layout))
+    def parameter(values: torch.Tensor, layout: torch.memory_format) -> tuple[torch.nn.Parameter, torch.optim.Adam]:
+        p = torch.nn.Parameter(values.clone().contiguous(memory_format=layout))
         return p, torch.optim.Adam([p], lr=0.1, fused=True)
 
     def step(p: torch.nn.Parameter, optimizer: torch.optim.Adam, gradient: torch.Tensor) -> None:
         p.grad = torch.empty_like(p).copy_(gradient)
         optimizer.step()
 
-    p, optimizer = parameter(torch.channels_last)
+    p, optimizer = parameter(start, torch.channels_last)
     step(p, optimizer, gradients[0])
-    q, resumed = parameter(torch.contiguous_format)
-    with torch.no_grad():
-        q.copy_(p)
+    q, resumed = parameter(p.detach(), torch.contiguous_format)
     resumed.load_state_dict(deepcopy(optimizer.state_dict()))
     match_parameters(resumed, fused=True)
     step(p, optimizer, gradients[1])

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import ast
 import re
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -26,7 +23,7 @@ from engine.signals import EXIT_DIVERGED, EXIT_STALLED
 from models import build_method
 from models.base import Batch
 from models.gan.oasis import Oasis
-from tests.launch import ROOT, training
+from tests.launch import training
 from tests.toy import prepared_folder
 from train import train
 
@@ -356,19 +353,3 @@ def test_train_says_what_it_found_and_how_long_it_takes(
     assert not (folder / "metrics.jsonl").exists()  # neither evaluated nor printed
     assert checkpoint.load_weights(folder, "best").images == 40
     assert not (folder / "validation").exists()
-
-
-def test_training_imports_what_its_method_needs(data: Path, tmp_path: Path) -> None:
-    """Files of ours with code in them that are loaded by the end of a training without validation."""
-    script = "import sys; from pathlib import Path; from config import parse_train; from train import train\n"
-    script += "assert train(parse_train(sys.argv[1:])) == 0\n"
-    script += "print(*(getattr(m, '__file__', None) or '' for m in list(sys.modules.values())), sep='\\n')"
-    words = map(str, training(data, tmp_path, "exp", "--num_epochs", 1, "--metrics", "none")[1:])
-    done = subprocess.run([sys.executable, "-c", script, *words], cwd=ROOT, capture_output=True, text=True, check=True)
-    ours = [Path(line) for line in done.stdout.splitlines() if line.startswith(f"{ROOT}/") and line.endswith(".py")]
-    ours = [path for path in ours if ".venv" not in path.parts and len(ast.parse(path.read_text()).body) > 1]
-    loaded = sorted({path.relative_to(ROOT).as_posix() for path in ours})
-    assert "models/gan/oasis.py" in loaded
-    others = ("evaluation/", "models/gan/wavelet", "models/gmm/r", "models/segmenter/m", "models/lesion/m")
-    assert not [name for name in loaded if name.startswith(others)]
-    assert len(loaded) <= 60, "\n".join([str(len(loaded)), *loaded])

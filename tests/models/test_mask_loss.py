@@ -41,13 +41,6 @@ def test_holes_are_filled_as_scipy_does() -> None:
 
 
 @pytest.mark.parametrize("form", ["dice", "bce"])
-def test_loss_is_small_for_the_right_outline_and_grows_with_the_shift(form: str) -> None:
-    losses = [mask_loss.mask_loss(IMAGE.roll(k, -1), LABEL, THRESHOLD, form).item() for k in (0, 1, 3, 6)]
-    assert losses == sorted(losses)
-    assert losses[0] < 0.3 * losses[1]
-
-
-@pytest.mark.parametrize("form", ["dice", "bce"])
 def test_gradient_reaches_wrong_pixels_and_points_the_right_way(form: str) -> None:
     """The predecessor's mask loss had none at all: 8-bit casts and numpy morphology."""
     image = (IMAGE.roll(3, -1) * 0.5 - 0.3).requires_grad_()  # less extreme, so that sigmoids are not flat
@@ -101,9 +94,8 @@ def test_training_with_it_lowers_the_outline_error_of_misaligned_data() -> None:
         optimizer = torch.optim.Adam(net.parameters(), lr=5e-3)
         for _ in range(60):
             image = net(LABEL)
-            loss = (image - target).abs().mean() + weight * mask_loss.mask_loss(
-                image, LABEL, THRESHOLD, GanConfig().mask_loss
-            )
+            outline = mask_loss.mask_loss(image, LABEL, THRESHOLD, GanConfig().mask_loss)
+            loss = (image - target).abs().mean() + weight * outline
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
