@@ -1,15 +1,23 @@
-"""Options in lab2im's and SynthSeg's words and forms."""
+"""Options in lab2im's and SynthSeg's words and forms, and faults that a review found."""
 
 from __future__ import annotations
 
+import json
 from dataclasses import fields, replace
 
 import numpy as np
 import pytest
 import torch
 
+import config
+from models.base import Batch, SampleRandom, seeded_generator
+from models.gmm import Gmm, LabelScheme, Params, sample_params
 from models.gmm.lab2im_options import gmm_options
 from models.gmm.options import GMM_PRESETS, GmmConfig
+from models.gmm.priors import pool_subjects
+from models.gmm.render import render
+from tests.models.gmm.test_acquisition import BALL, ball
+from tests.toy import toy_spec
 
 
 @pytest.mark.parametrize(
@@ -93,3 +101,97 @@ def test_presets_are_those_of_the_papers() -> None:
     assert synthseg.flipping
     assert not lab2im.flipping
     assert (synthseg.normalise, lab2im.normalise) == ("minmax", "minmax")
+
+
+def test_a_scheme_without_background_is_refused_where_the_outside_is_seen() -> None:
+    scheme = LabelScheme.from_lists([3, 5])
+    label = torch.zeros(20, 20, dtype=torch.uint8)
+    for options in (gmm_options("fitted", output_shape=30), gmm_options("lab2im")):
+        with pytest.raises(ValueError, match="no background"):
+            sample_params(label, seeded_generator(0), options=options, scheme=scheme)
+    sample_params(label, seeded_generator(0), options=gmm_options("fitted", output_shape=10), scheme=scheme)
+
+
+@pytest.mark.parametrize("preset", ["cornucopia", "fetal", "synthseg", "lab2im"])
+def test_painted_slices_stay_in_the_range_of_the_models(preset: str) -> None:
+    given = ["--name", "t", "--dataroot", "d", "--model", "gmm", "--gmm.preset", preset]
+    method = Gmm(config.parse_train(given), toy_spec(labels=3, channels=2, size=(48, 48)))
+    label = torch.zeros(4, 48, 48, dtype=torch.long)
+    label[:, 10:30, 10:40], label[:, 30:40, 10:40] = 1, 2
+    names = ["a", "b", "c", "d"]
+    out = method.synthesize(Batch(label, None, names, names, [0] * 4), [SampleRandom.of(0, n, 0) for n in names])
+    assert out.min() >= -1
+    assert out.max() <= 1
+
+
+def test_options_without_effect_say_so(capsys: pytest.CaptureFixture[str]) -> None:
+    given = ["--name", "t", "--dataroot", "d", "--model", "gmm"]
+    config.parse_train([*given, "--gmm.flipping", "--gmm.prior_means", "0", "9", "--gmm.motion_prob", "1"])
+    text = capsys.readouterr().err
+    assert text.count("has no effect") == 3
+    config.parse_train([*given, "--gmm.priors", "random", "--gmm.prior_means", "0", "9", "--gmm.gamma_std", "0.1"])
+    assert "no effect" not in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        config.parse_train([*given, "--gmm.target_res", "6"])
+    assert "must keep the size of their label maps" in capsys.readouterr().err
+    with pytest.raises(ValueError, match=r"data_res.*randomise_res"):
+        gmm_options("synthseg", randomise_res=True, data_res=3)
+
+
+def test_priors_on_another_scale_than_the_data_are_refused() -> None:
+    """Priors on percentiles of each image gave CT an SSIM of 0.01."""
+    given = ["--name", "t", "--dataroot", "d", "--model", "gmm", "--gmm.priors", "x.json"]
+    spec = toy_spec(labels=2)
+    prior = pool_subjects(torch.tensor([[[0.0, 40.0]]]), torch.ones(1, 1, 2))
+    data = prior.to_dict(["CT"], [label.name for label in spec.labels])
+    hounsfield = replace(spec, channels=(replace(spec.channels[0], unit="HU"),))
+    arbitrary = replace(spec, channels=(replace(spec.channels[0], unit="a.u."),))
+    with pytest.raises(ValueError, match="estimate them with --window LOW HIGH"):
+        Gmm(config.parse_train(given), hounsfield).load_priors(data | {"scale": {"percentiles": [2, 98]}})
+    Gmm(config.parse_train(given), hounsfield).load_priors(data | {"scale": {"window": [-1024, 3071]}})
+    with pytest.raises(ValueError, match="estimate them with percentiles"):
+        Gmm(config.parse_train(given), arbitrary).load_priors(data | {"scale": {"window": [0, 9]}})
+
+
+def test_numpy_numbers_and_lists_are_as_good_as_pythons() -> None:
+    options = gmm_options("synthseg", spline=np.int64(3), nonlin_std=np.float32(2))
+    label = ball((20, 20))
+    params = sample_params(label, seeded_generator(0), options=options, scheme=BALL, fixed={"gamma": [0.3]})
+    again = Params.from_dict(json.loads(json.dumps(params.to_dict())))
+    assert torch.equal(render(label, params), render(label, again))
+    listed = replace(GmmConfig(), prior_means=[0.0, 250.0], prior_stds=[0.0, 30.0])  # type: ignore[arg-type]
+    sample_params(label, seeded_generator(0), options=listed, scheme=BALL)
+    with pytest.raises(ValueError, match=r"max_res_iso .*must be a valid number"):
+        gmm_options("synthseg", max_res_iso=[4, 8])
+
+
+def test_artefacts_that_are_given_find_their_regions() -> None:
+    label = (ball((24, 24, 24)) * 2).to(torch.uint8)
+    scheme = LabelScheme.feta()
+    drawn = sample_params(label, seeded_generator(1), options=gmm_options("fetal", blur_cortex_prob=1.0), scheme=scheme)
+    cortex = [a for a in drawn.artefacts if type(a).__name__ == "BlurCortex"]
+    assert cortex
+    plain = gmm_options("fitted")
+    without = sample_params(label, seeded_generator(1), options=plain, scheme=scheme)
+    given = sample_params(label, seeded_generator(1), options=plain, scheme=scheme, fixed={"artefacts": tuple(cortex)})
+    assert not torch.equal(render(label, without), render(label, given))
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("bias_field_std", float("nan")),
+        ("tie_std", float("inf")),
+        ("target_res", float("inf")),
+        ("prior_stds", [-5, -1]),
+        ("prior_means", [200, 100]),
+        ("lesion_contrast", ()),
+        ("rotation_bounds", [5, -5]),
+        ("scaling_bounds", 1.0),  # these would mirror the anatomy
+        ("scaling_bounds", [-0.5, 1.2]),
+        ("output_shape", [8, 8, 8, 8]),
+    ],
+)
+def test_values_that_make_no_sense_are_refused(name: str, value: object) -> None:
+    with pytest.raises(ValueError, match=name):
+        gmm_options("synthseg", **{name: value})

@@ -1,4 +1,4 @@
-"""Rendering: the same parameters give the same image, whatever the batch, the threads and the type of the labels."""
+"""Rendering: the same parameters give the same image, whatever the threads; a given image moves with its labels."""
 
 from __future__ import annotations
 
@@ -11,9 +11,11 @@ import numpy as np
 import pytest
 import torch
 
+from dataloaders.segmenter.patches import PLAIN
+from models.base import seeded_generator
 from models.gmm.options import GMM_PRESETS, GmmConfig
 from models.gmm.params import Params
-from models.gmm.render import deform, render, render_pair
+from models.gmm.render import deform, deform_image, render, render_pair, repaint
 from models.gmm.sampling import sample_params
 from models.gmm.scheme import LabelScheme
 from tests.models.gmm.test_sampling import ALL, same
@@ -118,3 +120,63 @@ def test_image_moments_reproduce_the_parameters_through_the_whole_chain() -> Non
         assert float(region.std()) == pytest.approx(float(stds[0, k]), rel=0.04)
     without = render(labels, replace(params, gain=(1.0,)))[0] * 255
     assert float(without[3:21, 3:-3, 3:-3].std()) < 6  # of 10
+
+
+SIDES = LabelScheme.from_lists(range(4), n_neutral_labels=2, names=["background", "middle", "left x", "right x"])
+MOVING = GmmConfig(
+    flipping=True,
+    rotation_bounds=(12.0,),
+    scaling_bounds=(0.1,),
+    shearing_bounds=(0.02,),
+    nonlin_std=(2.0,),
+    nonlin_scale=(0.2,),
+    blur=(0.0,),
+    normalise="minmax",
+    priors="random",
+)
+
+
+def blocks(shape: tuple[int, ...]) -> torch.Tensor:
+    """Left half 2, right half 3, a block of 1 in the middle, background around."""
+    label = torch.zeros(shape, dtype=torch.int32)
+    inner = tuple(slice(4, -4) for _ in shape)
+    label[inner] = 2
+    label[(slice(shape[0] // 2, -4), *inner[1:])] = 3
+    label[tuple(slice(s // 2 - 4, s // 2 + 4) for s in shape)] = 1
+    return label
+
+
+@pytest.mark.parametrize("shape", [(32, 40), (28, 32, 30)])
+def test_without_options_the_pair_is_cut_and_nothing_else(shape: tuple[int, ...]) -> None:
+    label = blocks(shape)
+    image = torch.rand(2, *shape, generator=torch.Generator().manual_seed(0))
+    image[:, 0], image[:, -1] = 0, 1  # each channel spans the range
+    params = sample_params(label, seeded_generator(0), options=PLAIN, scheme=SIDES, channels=2)
+    out, moved = repaint(image, label, params, SIDES)
+    assert torch.allclose(out, image, atol=1e-5)  # places are float32
+    assert torch.equal(moved, label)
+
+
+@pytest.mark.parametrize("number", range(4))
+@pytest.mark.parametrize("shape", [(48, 40), (36, 32, 30)])
+def test_the_image_moves_with_its_labels(shape: tuple[int, ...], number: int) -> None:
+    """An image of the labels themselves: where linear interpolation saw one label, it is the label of the map."""
+    label = blocks(shape)
+    unsided = replace(SIDES, partners=tuple(range(4)))  # mirrored without exchanging, as the image is
+    options = replace(MOVING, output_shape=tuple(s - 6 for s in shape))
+    params = sample_params(label, seeded_generator(number), options=options, scheme=unsided)
+    image = torch.stack([(label == k).float() for k in range(4)])
+    soft = deform_image(image, params)
+    hard = deform(label, params)
+    sure = soft.amax(0) > 0.999
+    assert sure.float().mean() > 0.6
+    assert torch.equal(soft.argmax(0)[sure].int(), hard[sure].int())
+
+
+def test_a_mirror_exchanges_left_and_right_labels_but_not_the_image() -> None:
+    label = blocks((32, 32))
+    params = replace(sample_params(label, seeded_generator(0), options=PLAIN, scheme=SIDES), flip=True)
+    image = (label == 2).float()[None]
+    out, moved = repaint(image, label, params, SIDES)
+    assert torch.equal(out[0] > 0.5, image[0].flip(0) > 0.5)
+    assert torch.equal(moved == 3, label.flip(0) == 2)

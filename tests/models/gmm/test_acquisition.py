@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 from scipy import ndimage
 
+from models.base import seeded_generator
+from models.gmm import LabelScheme, render_pair, sample_params
 from models.gmm.intensity import (
     acquire,
     add_noise,
@@ -18,7 +21,16 @@ from models.gmm.intensity import (
     nearest_labels,
     textured_grain,
 )
+from models.gmm.lab2im_options import gmm_options
 from models.gmm.resampling import upsample
+
+BALL = LabelScheme.from_lists([0, 1], names=["background", "ball"])
+
+
+def ball(shape: tuple[int, ...]) -> torch.Tensor:
+    grids = torch.meshgrid(*[torch.arange(n, dtype=torch.float32) - (n - 1) / 2 for n in shape], indexing="ij")
+    radius = sum(grid**2 for grid in grids) ** 0.5  # type: ignore[union-attr]
+    return (radius < min(shape) / 3.2).to(torch.uint8)
 
 
 def generator(seed: int = 0) -> torch.Generator:
@@ -89,3 +101,26 @@ def test_labels_lie_where_their_image_does(size: int, out: int) -> None:
         assert torch.equal(kept.double(), where)
         image = acquire(labels.double(), (out,), (0.0,), (out,))
         assert torch.allclose(image, kept.double())
+
+
+def centre(weights: torch.Tensor) -> np.ndarray:
+    axes = torch.meshgrid(*[torch.arange(n, dtype=torch.float64) for n in weights.shape], indexing="ij")
+    return np.array([float((weights * axis).sum() / weights.sum()) for axis in axes])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("factor", [1.5, 2.0, 3.0, 4.0, 0.5])
+@pytest.mark.parametrize("moving", [True, False])
+def test_image_and_labels_share_their_place_at_every_target_resolution(factor: float, moving: bool) -> None:
+    """Labels that are looked up half a voxel off at even ratios moved by 0.5 mm against the image."""
+    label = ball((48, 44, 40))
+    bounds = {"rotation_bounds": 20.0, "translation_bounds": 2.0} if moving else {}
+    options = gmm_options("fitted", target_res=factor, blur=0.0, **bounds)
+    shifts = []
+    for number in range(30 if moving else 1):
+        params = sample_params(label, seeded_generator(number), options=options, scheme=BALL)
+        params = replace(params, means=torch.tensor([[0.0, 255.0]]), stds=torch.zeros(1, 2))
+        image, labels = render_pair(label, params, BALL)
+        assert image[0].shape == labels.shape == params.out_shape
+        shifts.append((centre(labels.double()) - centre(image[0].double())) * factor)
+    assert np.abs(np.mean(shifts, axis=0)).max() < 0.05 * max(factor, 1)  # of a voxel of the output, at worst
