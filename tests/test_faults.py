@@ -59,13 +59,20 @@ def whole(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return runs
 
 
+@pytest.fixture(scope="module")
+def begun(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a run after its first epoch, to be copied."""
+    runs = tmp_path_factory.mktemp("begun")
+    call(*train(data, runs, extra="--num_epochs 1"))
+    return runs / "run"
+
+
 # -- files ------------------------------------------------------------------------------------------------------------
 
 
-def test_killed_while_it_writes(data: Path, tmp_path: Path) -> None:
+def test_killed_while_it_writes(data: Path, begun: Path, tmp_path: Path) -> None:
     """SIGKILL halfway through a state: the old states load, and the next start clears away the half."""
-    call(*train(data, tmp_path, extra="--num_epochs 1"))
-    states = list_states(tmp_path / "run")
+    states = list_states(shutil.copytree(begun, tmp_path / "run"))
     script = f"""
 import os, signal, torch
 from pathlib import Path
@@ -89,9 +96,11 @@ class Bomb:
         return (exec, ("open('executed', 'w')",))
 
 
-def test_a_malicious_newest_state_is_passed_over(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    call(*train(data, tmp_path, extra="--num_epochs 1"))
-    path, in_a_state = list_states(tmp_path / "run")[-1], {"schema": checkpoint.STATE_SCHEMA, "x": Bomb()}
+def test_a_malicious_newest_state_is_passed_over(
+    data: Path, begun: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = list_states(shutil.copytree(begun, tmp_path / "run"))[-1]
+    in_a_state = {"schema": checkpoint.STATE_SCHEMA, "x": Bomb()}
     monkeypatch.chdir(tmp_path)
     for dump in (lambda: torch.save(in_a_state, path), lambda: path.write_bytes(pickle.dumps(Bomb()))):
         dump()
@@ -114,10 +123,9 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
 
 
 @pytest.mark.parametrize("leave", [0, 100_000])
-def test_a_full_disk_costs_no_state(leave: int, data: Path, whole: Path, small_disk: Path) -> None:
+def test_a_full_disk_costs_no_state(leave: int, data: Path, begun: Path, whole: Path, small_disk: Path) -> None:
     """Periodic saves, previews and log lines warn; the final save exits non-zero; with room again the run ends whole."""
-    call(*train(data, small_disk, extra="--num_epochs 1"))
-    states = list_states(small_disk / "run")
+    states = list_states(shutil.copytree(begun, small_disk / "run"))
     filler = small_disk / "filler"
     filler.write_bytes(bytes(max(0, shutil.disk_usage(small_disk).free - leave)))
     often = "--freq_save_latest 4 --freq_preview 4 --freq_fid 8"
@@ -352,8 +360,8 @@ def test_locks_that_nobody_holds_any_more(error: OSError, tmp_path: Path, monkey
                 lock_folder(tmp_path)
 
 
-def test_changed_data_and_options_are_all_listed(data: Path, tmp_path: Path) -> None:
-    call(*train(data, tmp_path, extra="--num_epochs 1"))
+def test_changed_data_and_options_are_all_listed(data: Path, begun: Path, tmp_path: Path) -> None:
+    shutil.copytree(begun, tmp_path / "run")
     other = shutil.copytree(data, tmp_path / "data")
     manifest = Manifest.load(other)
     Manifest(manifest.spec, manifest.cases[1:], manifest.provenance).save(other)

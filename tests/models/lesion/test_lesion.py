@@ -251,17 +251,13 @@ def scrambled(method: LesionUnet) -> LesionUnet:
     return method
 
 
-def test_outside_the_zone_the_source_comes_back_bit_for_bit() -> None:
-    method, batch = scrambled(method_of()), batch_of()
+@pytest.mark.parametrize("levels", ["soft", "bands"])
+def test_outside_the_zone_the_source_comes_back_bit_for_bit_and_without_lesions_all_of_it(levels: str) -> None:
+    method, batch = scrambled(method_of(levels=levels)), batch_of()
     image = method.synthesize(batch, randoms(batch))
     zone = (dilated(batch.label == LESION, method.options.reach) > 0)[:, None].expand_as(image)
     assert torch.equal(image[~zone], batch.source[~zone])
     assert not torch.equal(image[zone], batch.source[zone])
-
-
-@pytest.mark.parametrize("levels", ["soft", "bands"])
-def test_without_lesions_the_source_comes_back(levels: str) -> None:
-    method, batch = scrambled(method_of(levels=levels)), batch_of()
     batch.label[batch.label == LESION] = 3
     assert torch.equal(method.synthesize(batch, randoms(batch)), batch.source)  # type: ignore[arg-type]
 
