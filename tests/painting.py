@@ -36,10 +36,7 @@ def post(
 ) -> tuple[int, dict[str, Any]]:
     content = body if isinstance(body, bytes) else json.dumps(body).encode()
     connection = http.client.HTTPConnection("127.0.0.1", server.server_port, timeout=60)
-    connection.putrequest("POST", path, skip_host="Host" in headers)
-    for name, value in {"Content-Length": length or str(len(content)), **headers}.items():
-        connection.putheader(name, value)
-    connection.endheaders(content)
+    connection.request("POST", path, content, {"Content-Length": length or str(len(content)), **headers})
     response = connection.getresponse()
     return response.status, json.loads(response.read())
 

@@ -57,7 +57,7 @@ def test_flags_of_the_predecessors_keep_their_names() -> None:
         ),
         ("--oasis.crop 32 40", "--oasis.crop 32 40: must be multiples of 32"),
         ("--oasis.crop 0 32", "--oasis.crop 0 32: must be multiples of 32"),
-        ("--oasis.crop 32 32 --oasis.lambda_mask 1", "--oasis.lambda_mask 1.0: must be 0 with --oasis.crop"),
+        ("--oasis.crop 32 32 --oasis.lambda_mask 1", "--oasis.lambda_mask 1: must be 0 with --oasis.crop"),
     ],
 )
 def test_options_that_do_not_go_together_are_one_line(

@@ -11,7 +11,7 @@ import gzip
 import io
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import asdict
 from pathlib import Path
@@ -63,22 +63,11 @@ def outcome(read: Callable[[], Any], allowed: type[Exception] = ValueError) -> A
 
 @st.composite
 def damage(draw: st.DrawFn, content: bytes, where: slice = slice(None)) -> bytes:
-    """A few bytes changed, a piece cut out or put in, or the end missing."""
+    """A few bytes changed, put in, or put in place of a piece or of the whole end."""
     low, high, _ = where.indices(len(content))
-    kind = draw(st.sampled_from(["bytes", "bytes", "cut", "insert", "end"]))
-    changed = bytearray(content)
-    if kind == "bytes":
-        for _ in range(draw(st.integers(1, 4))):
-            changed[draw(st.integers(low, high - 1))] = draw(st.integers(0, 255))
-    elif kind == "cut":
-        start = draw(st.integers(low, high - 1))
-        del changed[start : start + draw(st.integers(1, 64))]
-    elif kind == "insert":
-        start = draw(st.integers(low, high - 1))
-        changed[start:start] = draw(st.binary(min_size=1, max_size=16))
-    else:
-        del changed[draw(st.integers(0, len(content) - 1)) :]
-    return bytes(changed)
+    start, new = draw(st.integers(low, high - 1)), draw(st.binary(max_size=16))
+    gone = draw(st.sampled_from([len(new), len(new), 0, 64, len(content)]))
+    return content[:start] + new + content[start + gone :]
 
 
 JSON = st.recursive(
@@ -88,29 +77,28 @@ JSON = st.recursive(
 )
 
 
+def places(node: Any) -> Iterator[tuple[Any, Any]]:
+    """Every dictionary or list of the tree with each of its keys."""
+    for key in list(node) if isinstance(node, dict) else range(len(node)):
+        yield node, key
+        if isinstance(node[key], (dict, list)):
+            yield from places(node[key])
+
+
 @st.composite
 def tampered(draw: st.DrawFn, tree: Any) -> Any:
     """The JSON tree with one value replaced, removed or added anywhere."""
     tree = copy.deepcopy(tree)
-    node = tree
-    while True:
-        keys = list(node) if isinstance(node, dict) else list(range(len(node)))
-        if not keys:
-            break
-        key = draw(st.sampled_from(keys))
-        if isinstance(node[key], (dict, list)) and node[key] and draw(st.integers(0, 3)):
-            node = node[key]
-            continue
-        action = draw(st.sampled_from(["replace", "replace", "remove", "add"]))
-        if action == "replace":
-            node[key] = draw(JSON)
-        elif action == "remove":
-            del node[key]
-        elif isinstance(node, dict):
-            node[draw(st.text(min_size=1, max_size=8))] = draw(JSON)
-        else:
-            node.append(draw(JSON))
-        break
+    node, key = draw(st.sampled_from(list(places(tree))))
+    action = draw(st.sampled_from(["replace", "replace", "remove", "add"]))
+    if action == "replace":
+        node[key] = draw(JSON)
+    elif action == "remove":
+        del node[key]
+    elif isinstance(node, dict):
+        node[draw(st.text(min_size=1, max_size=8))] = draw(JSON)
+    else:
+        node.append(draw(JSON))
     return tree
 
 

@@ -36,21 +36,13 @@ def displacement(velocity: Array, shape: Sequence[int], order: int = 1, squaring
     return u
 
 
-def affine(
-    rotation: Sequence[float], scaling: Sequence[float], shearing: Sequence[float], translation: Sequence[float]
-) -> Array:
+def affine(rotation: Array, scaling: Array, shearing: Array, translation: Array) -> Array:
     """(n, n + 1): Scale · Shear · Rotation | t."""
     n = len(scaling)
-    if n == 3:
-        turn = Rotation.from_euler("XYZ", rotation, degrees=True).as_matrix()  # Rx · Ry · Rz
-    else:
-        c, s = np.cos(np.deg2rad(rotation[0])), np.sin(np.deg2rad(rotation[0]))
-        turn = np.array([[c, s], [-s, c]])
-    shear, entries = np.eye(n), iter(shearing)
-    for i in range(n):
-        for j in range(n):
-            if i != j:
-                shear[i, j] = next(entries)
+    angles = rotation if n == 3 else [0, 0, -rotation[0]]
+    turn = Rotation.from_euler("XYZ", angles, degrees=True).as_matrix()[:n, :n]  # Rx · Ry · Rz
+    shear = np.eye(n)
+    shear[shear == 0] = shearing  # row by row
     return np.column_stack([np.diag(scaling) @ shear @ turn, translation])
 
 
@@ -70,11 +62,9 @@ def coordinates(matrix: Array | None, u: Array | None, shape: Sequence[int], poi
 def nearest(labels: NDArray, where: Array, fill: int) -> NDArray:
     """Label of the voxel that holds each point, `fill` outside."""
     index = np.floor(where + 0.5).astype(int)
-    inside = np.ones(where.shape[1:], bool)
-    for axis, size in enumerate(labels.shape):
-        inside &= (index[axis] >= 0) & (index[axis] < size)
+    inside = ((index >= 0) & (index < np.reshape(labels.shape, (-1, *[1] * labels.ndim)))).all(0)
     out = np.full(where.shape[1:], fill, labels.dtype)
-    out[inside] = labels[tuple(part[inside] for part in index)]
+    out[inside] = labels[tuple(index[:, inside])]
     return out
 
 
@@ -105,10 +95,10 @@ def blur(image: Array, sigma: float, axis: int) -> Array:
     """Gaussian blur whose weights inside the image sum to one."""
     if sigma <= 0:
         return image
-    sums = gaussian_filter1d(np.ones(image.shape[axis]), sigma, mode="constant", truncate=8)
-    shape = [1] * image.ndim
-    shape[axis] = -1
-    return gaussian_filter1d(image, sigma, axis, mode="constant", truncate=8) / sums.reshape(shape)
+    blurred, sums = (
+        gaussian_filter1d(x, sigma, axis, mode="constant", truncate=8) for x in (image, np.ones_like(image))
+    )
+    return blurred / sums
 
 
 def resample(image: Array, count: int, axis: int) -> Array:
@@ -135,15 +125,10 @@ def acquire(
 
 def mixture(labels: NDArray, means: Array, stds: Array, grain: Array) -> Array:
     """mean + std · grain, both averaged over the samples of a voxel. labels (*(f · S)), grain (*S)."""
-    factor = labels.shape[0] // grain.shape[0]
-
-    def average(table: Array) -> Array:
-        values = table[labels]
-        for axis in range(labels.ndim):
-            values = sum(np.take(values, range(k, values.shape[axis], factor), axis) for k in range(factor)) / factor
-        return values
-
-    return average(means) + average(stds) * grain
+    factor, n = labels.shape[0] // grain.shape[0], labels.ndim
+    samples = labels.reshape([part for size in grain.shape for part in (size, factor)])
+    mean, std = (table[samples].mean(tuple(range(1, 2 * n, 2))) for table in (means, stds))
+    return mean + std * grain
 
 
 def texture(grain: Array, sigma: float) -> Array:

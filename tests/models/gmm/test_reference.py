@@ -197,7 +197,7 @@ CHAINS = {
 def test_image_of_the_same_deformed_labels(name: str, shape: tuple[int, ...]) -> None:
     """Everything behind the deformation: float32 against float64, on a range of 0 to 1."""
     fine = 2 if CHAINS[name].partial_volume else 1
-    for seed in range(3):
+    for seed in range(2):
         params = draw(shape, seed, CHAINS[name], channels=2)
         deformed = deform(head(shape), params, tuple(fine * size for size in params.crop_shape))
         found, exact = paint(deformed, params).numpy(), reference.paint(deformed.numpy(), params)

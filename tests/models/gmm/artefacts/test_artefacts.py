@@ -180,17 +180,13 @@ def test_perlin_agrees_with_its_definition(shape):
 # -- blur cortex ------------------------------------------------------------
 
 
-def only_cortex(cortex):
-    return Masks(cortex=cortex, white_matter=torch.zeros_like(cortex), brain=torch.ones_like(cortex))
-
-
 def test_only_near_cortex():
     cortex = torch.zeros(CUBE, dtype=torch.bool)
     cortex[:2, :2, :2] = True
-    image = torch.rand(1, *CUBE, generator=seeded())
+    masks = Masks(cortex=cortex, white_matter=torch.zeros_like(cortex), brain=torch.ones_like(cortex))
+    image, distance = torch.rand(1, *CUBE, generator=seeded()), torch.tensor(distance_transform_edt(~cortex.numpy()))
     for artefact in samples(BlurCortex, 5, CUBE):
-        changed = artefact(image, only_cortex(cortex))[0] != image[0]
-        distance = torch.tensor(distance_transform_edt(~cortex.numpy()))
+        changed = artefact(image, masks)[0] != image[0]
         assert changed.any()
         assert not changed[distance > 60].any()
         near, far = artefact.weight_map(cortex)[distance < 4], artefact.weight_map(cortex)[distance > 30]
@@ -201,16 +197,10 @@ def test_only_near_cortex():
 # -- structured noise ------------------------------------------------------------
 
 
-def half_brain():
-    brain = torch.zeros(CUBE, dtype=torch.bool)
-    brain[:24] = True
-    return Masks(cortex=brain, white_matter=brain, brain=brain)
-
-
 def test_only_inside_the_brain_and_no_stronger_than_said():
-    image = torch.full((2, *CUBE), 0.5)
+    image, half = torch.full((2, *CUBE), 0.5), torch.arange(48).expand(CUBE).movedim(-1, 0) < 24
     for artefact in samples(StructuredNoise, 8, CUBE):
-        change = artefact(image, half_brain()) - image
+        change = artefact(image, Masks(half, half, half)) - image
         assert change[:, :24].abs().amax() > 0
         assert change[:, 24:].abs().amax() == 0
         assert change.abs().amax() <= artefact.strength + 1e-6
