@@ -171,12 +171,3 @@ def test_the_image_moves_with_its_labels(shape: tuple[int, ...], number: int) ->
     sure = soft.amax(0) > 0.999
     assert sure.float().mean() > 0.6
     assert torch.equal(soft.argmax(0)[sure].int(), hard[sure].int())
-
-
-def test_a_mirror_exchanges_left_and_right_labels_but_not_the_image() -> None:
-    label = blocks((32, 32))
-    params = replace(sample_params(label, seeded_generator(0), options=PLAIN, scheme=SIDES), flip=True)
-    image = (label == 2).float()[None]
-    out, moved = repaint(image, label, params, SIDES)
-    assert torch.equal(out[0] > 0.5, image[0].flip(0) > 0.5)
-    assert torch.equal(moved == 3, label.flip(0) == 2)
