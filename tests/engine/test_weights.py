@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import shutil
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -31,10 +32,8 @@ def made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[WeightFile, P
 
 
 def copy(source: Path, folder: Path) -> Path:
-    folder.mkdir(parents=True, exist_ok=True)
-    target = folder / source.name
-    target.write_bytes(source.read_bytes())
-    return target
+    folder.mkdir(parents=True)
+    return Path(shutil.copy(source, folder))
 
 
 def test_explicit_then_environment_then_cache(
@@ -55,14 +54,8 @@ def test_missing_says_what_where_and_how(made: tuple[WeightFile, Path], tmp_path
     (tmp_path / "given").mkdir()
     with pytest.raises(MissingWeights) as caught:
         resolve("alexnet", tmp_path / "given")
-    message = str(caught.value)
-    for part in (
-        "LPIPS",
-        "alexnet-owt-7be5be79.pth",
-        str(tmp_path / "given"),
-        str(tmp_path / "torch"),
-        "--keys alexnet",
-    ):
+    message, named = str(caught.value), ("LPIPS", "alexnet-owt-7be5be79.pth", "--keys alexnet")
+    for part in (*named, str(tmp_path / "given"), str(tmp_path / "torch")):
         assert part in message
     assert "\n" not in message
     assert caught.value.reason == "weights missing: alexnet-owt-7be5be79.pth"
