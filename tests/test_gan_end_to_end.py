@@ -196,7 +196,7 @@ def test_what_cannot_work_is_one_line(data: Path, tmp_path: Path) -> None:
     call(*train(data, tmp_path, "quiet", "--oasis.z_dim", 0, epochs=1))
     where = ["--name", "quiet", "--dataroot", data, "--checkpoints_dir", tmp_path, "--results_dir", tmp_path / "r"]
     assert "without noise to draw anew" in call("test.py", *where, "--resample", "3", code=2).stderr
-    many = call(*train(data, tmp_path, "n", "--model", "spade", "--spade.num_D", 6), code=2).stderr
+    many = call(*train(data, tmp_path, "n", "--model", "spade", "--preset", "small", "--spade.num_D", 6), code=2).stderr
     assert "error: --spade.num_D 6: too many for images of 64x64" in many
     missing = call(*train(data, tmp_path, "n", "--oasis.unpaired", "--oasis.images_from", "nowhere"), code=2)
     assert "error: --oasis.images_from nowhere" in missing.stderr

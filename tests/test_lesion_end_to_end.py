@@ -289,14 +289,8 @@ def test_the_page_writes_what_the_command_writes(home: Path, tmp_path: Path, tur
 
     saved = session.save({"what": "volumes"})
     mask, *files = (session.file(name) for name in saved["files"])
-    scans = [
-        "--input",
-        tmp_path / "x_T1w.nii.gz",
-        tmp_path / "x_FLAIR.nii.gz",
-        "--tissue",
-        tmp_path / "x_tissue.nii.gz",
-    ]
-    add(home, tmp_path / "o", "--seed", 2, "--mask", mask, *scans)
+    *scans, tissue = (tmp_path / f"x_{name}.nii.gz" for name in ("T1w", "FLAIR", "tissue"))
+    add(home, tmp_path / "o", "--seed", 2, "--mask", mask, "--input", *scans, "--tissue", tissue)
     assert [file.name for file in files] == ["x_T1w.nii.gz", "x_FLAIR.nii.gz", "lesion_mask.nii.gz"]
     for file in [*files, files[0].with_name("provenance.json")]:
         assert file.read_bytes() == (tmp_path / "o" / file.name).read_bytes(), file.name

@@ -207,7 +207,7 @@ def test_another_runs_weights_must_fit(data: Path, tmp_path: Path) -> None:
         (nowhere, f"{base}:77", [], "no weights called '77'; there are: best"),
         (nowhere, base, ["--oasis.z_dim", 6], "not of this run's shape: --oasis.z_dim: was 4, now 6"),
         (nowhere, base, ["--model", "gmm"], "gmm is fitted to its data"),
-        (nowhere, base, ["--model", "spade"], "is a run of oasis"),
+        (nowhere, base, ["--model", "spade", "--preset", "small"], "is a run of oasis"),
         (two, base, [], "its channels are not those of --dataroot: MR1 only here"),
         (renamed, base, [], "its labels are not those of --dataroot: csf only there and fluid only here"),
     ):
