@@ -88,6 +88,7 @@ def test_features_are_those_of_torchvision(net: VggFeatures, torchvision_feature
     rgb = (rgb - torch.tensor([0.485, 0.456, 0.406]).view(3, 1, 1)) / torch.tensor([0.229, 0.224, 0.225]).view(3, 1, 1)
     expected = list(reference(torchvision_features, rgb))
     maps = net(image)
+    assert not net.training
     assert [tuple(m.shape[1:]) for m in maps] == [(64, 32, 32), (128, 16, 16), (256, 8, 8), (512, 4, 4), (512, 2, 2)]
     for ours, theirs in zip(maps, expected, strict=True):
         assert ours.std() > 0
@@ -117,7 +118,6 @@ def test_only_the_fake_gets_a_gradient_in_float32(loss: tuple[nn.Module, Loss]) 
     assert (fake.grad != 0).float().mean() > 0.99
     assert real.grad is None
     assert all(not p.requires_grad and p.grad is None for p in features.parameters())
-    assert not features.training
 
 
 def test_channels_are_images_of_their_own(loss: tuple[nn.Module, Loss]) -> None:
