@@ -76,6 +76,12 @@ class SliceTable(Sequence[tuple[Case, Slice]]):
         item = Slice(int(self._index[i]), self.label(i), images, filled=filled)
         return self.cases[self._case[i]], item
 
+    def row(self, i: int, length: int) -> list[int]:
+        """`length` slices of one case, one after the other, i among them; where it has fewer, its last one again."""
+        first, end = np.searchsorted(self._case, [self._case[i], self._case[i] + 1]).tolist()
+        start = max(first, min(i, end - length))
+        return [min(start + k, end - 1) for k in range(length)]
+
     def label(self, i: int) -> str:
         """The label file alone of a slice."""
         return self._label[i].decode()
@@ -324,7 +330,8 @@ class BatchLoader:
     """Batches of a data set: endless and shuffled from any position, or once in order.
 
     batch_size: images per step over all ranks. training: what `endless` reads instead of the data set itself, such as stacks
-    of its slices.
+    of its slices. row: neighbouring slices of a case that `endless` gives one after the other, mirrored and cut alike; the
+    batch size, and each rank's share of it, must be a multiple.
     """
 
     def __init__(
@@ -334,8 +341,10 @@ class BatchLoader:
         seed: int = 0,
         num_workers: int = 0,
         training: TrainingItems | None = None,
+        row: int = 1,
     ) -> None:
         self.dataset, self.batch_size, self.seed, self.num_workers = dataset, batch_size, seed, num_workers
+        self.row = row
         self.training = dataset if training is None else training
 
     def __len__(self) -> int:
@@ -346,13 +355,20 @@ class BatchLoader:
 
         part: which share of each batch; by default that of this rank.
         """
-        part, length = Part.own() if part is None else part, len(self.training)
-        positions = part.positions(start, self.batch_size)
-        keys = ((drawn_index(length, self.seed, "order", position), position) for position in positions)
+        part = Part.own() if part is None else part
+        keys = map(self._key, part.positions(start, self.batch_size))
         batches = load(self.training, keys, self.batch_size // part.ranks, self.num_workers)
         for step, batch in enumerate(batches):
             batch.rng = seeded_generator(self.seed, "step", start + step * self.batch_size)
             yield batch
+
+    def _key(self, position: int) -> tuple[int, int]:
+        position, place = divmod(position, self.row)
+        index = drawn_index(len(self.training), self.seed, "order", position)
+        if self.row > 1:
+            assert isinstance(self.training, SliceDataset)
+            index = self.training.entries.row(index, self.row)[place]
+        return index, position
 
     def share(self) -> Iterator[Batch]:
         """All items in order, unchanged, but of R ranks each gets its block of them."""

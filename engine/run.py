@@ -234,11 +234,16 @@ class Run:
         self.method, self.players, self.train_loader = method, players, train_loader
         self.workflow.validate(method, self.folder, self.device)
         self.total = self.config.num_epochs * len(train_loader) if players else len(train_loader)
-        parts = self.world_size * self.config.accumulate
+        parts = self.world_size * self.config.accumulate * train_loader.row
         if players and self.config.batch_size % parts:
+            rows = (
+                f", in rows of {train_loader.row} slices (--{self.config.model}.slices_D)"
+                if train_loader.row > 1
+                else ""
+            )
             raise ValueError(
                 f"--batch_size {self.config.batch_size}: is shared by {self.world_size} processes and --accumulate "
-                f"{self.config.accumulate}, so must be a multiple of {parts}"
+                f"{self.config.accumulate}{rows}, so must be a multiple of {parts}"
             )
 
     def load_latest(self) -> None:

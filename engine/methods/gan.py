@@ -29,7 +29,7 @@ class GanWorkflow(SynthesisWorkflow):
 
     def __init__(self, config: Config) -> None:
         super().__init__(config)
-        self.neighbours, self.crop = config.own.neighbours, config.own.crop
+        self.neighbours, self.row, self.crop = config.own.neighbours, config.own.row, config.own.crop
 
     def pretrained(self) -> list[str]:
         """The networks of the perceptual losses."""

@@ -30,13 +30,15 @@ PREVIEW_ROWS = 6
 class SynthesisWorkflow(Workflow):
     """Label maps to images.
 
-    neighbours: label slices on each side that the method sees too. crop: (H, W) of the windows that training sees.
+    neighbours: label slices on each side that the method sees too. row: neighbouring slices that training sees at a time.
+    crop: (H, W) of the windows that training sees.
     histograms: whether those of the manifest are read.
     unpaired: whether labels and images do not belong together. source: what images are made from, for the model card.
     """
 
     measure = "composite"
     neighbours = 0
+    row = 1
     crop: tuple[int, int] | None = None
     histograms = False
     unpaired = False
@@ -77,7 +79,8 @@ class SynthesisWorkflow(Workflow):
     def training_loader(self) -> BatchLoader:
         """Slices in an order drawn anew for each epoch."""
         c = self.config
-        return BatchLoader(self.training_slices(c.dataroot, self.data), c.batch_size, c.seed, c.num_workers)
+        slices = self.training_slices(c.dataroot, self.data)
+        return BatchLoader(slices, c.batch_size, c.seed, c.num_workers, row=self.row)
 
     def training_slices(self, root: Path, data: Manifest, read: Any = "both") -> SliceDataset:
         """Training slices of a folder, mirrored and cut as the options say. read: as that of `SliceDataset`."""

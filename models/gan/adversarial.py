@@ -127,7 +127,7 @@ class Gan(Method):
             return batch
         from models.gan import augment  # with the spatial engine of the random contrasts
 
-        return augment.augmented(batch, geometry, intensity)
+        return augment.augmented(batch, geometry, intensity, self.options.row)
 
     def generate(self, batch: Batch) -> Tensor:
         """Training images of the batch with fresh noise from its stream; remembered in the batch without gradients."""
@@ -141,13 +141,28 @@ class Gan(Method):
         return fake
 
     def _training_grain(self, batch: Batch) -> Tensor | None:
-        """(B, L, H, W), drawn on the device, since there are many; for the whole batch of all ranks."""
+        """(B, L, H, W), drawn on the device, since there are many; for the whole batch of all ranks. See `grain`."""
         if not self.options.grain:
             return None
         device = batch.label.device
         seed = int(torch.randint(2**62, (), generator=batch.rng))
         stream, shape = torch.Generator(device).manual_seed(seed), (GRAIN_LEVELS, *batch.label.shape[1:])
-        return batch.own_draws(lambda count: torch.randn((count, *shape), generator=stream, device=device))
+
+        def drawn(count: int) -> Tensor:
+            if (length := self.options.row) == 1:
+                return torch.randn((count, *shape), generator=stream, device=device)
+            rows = -(-count // length)  # those of a preview may end in the midst of one
+            own = torch.randn((rows, length + 2, *shape), generator=stream, device=device)
+            return ((own[:, :-2] + 2 * own[:, 1:-1] + own[:, 2:]) / 6**0.5).flatten(0, 1)[:count]
+
+        grain = batch.own_draws(drawn)
+        slices = list(zip(batch.cases, batch.indices, strict=True))
+        for i in range(1, len(slices)):
+            if (
+                i % self.options.row and slices[i] == slices[i - 1]
+            ):  # stands for a neighbour that is not there, and must not differ from itself
+                grain[i] = grain[i - 1]
+        return grain
 
     def grain(self, batch: Batch, randoms: list[SampleRandom]) -> Tensor | None:
         """(B, L, H, W) noise for single pixels by slice; what neighbouring slices have in common (0.67) goes on in both."""

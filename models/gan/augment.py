@@ -32,22 +32,23 @@ BIAS_NODES = 3  # along each side
 BIAS = 0.2  # standard deviation of the log-factor at the nodes
 
 
-def augmented(batch: Batch, geometry: float, intensity: float) -> Batch:
+def augmented(batch: Batch, geometry: float, intensity: float, row: int = 1) -> Batch:
     """The batch with a share `geometry` of its pairs deformed and a share `intensity` of its images in other tones.
 
-    Drawn from the batch's stream for the whole batch of all ranks, so that an image's fate does not depend on their number.
+    Drawn from the batch's stream for the whole batch of all ranks, so that an image's fate does not depend on their number;
+    `row` images, neighbouring slices, have one fate.
     """
     if geometry:
-        batch = deformed(batch, geometry)
+        batch = deformed(batch, geometry, row)
     if intensity and batch.image is not None:
-        batch = replace(batch, image=retoned(batch.image, intensity, batch.rng))
+        batch = replace(batch, image=retoned(batch.image, intensity, batch.rng, row))
     return batch
 
 
-def deformed(batch: Batch, share: float) -> Batch:
+def deformed(batch: Batch, share: float, row: int = 1) -> Batch:
     """A share of the pairs moved: labels and neighbours to the nearest, images cubically; outside is background and air."""
     size, device = tuple(batch.label.shape[1:]), batch.label.device
-    chosen, where = _coordinates(len(batch), size, share, batch.rng)
+    chosen, where = _coordinates(len(batch), size, share, batch.rng, row)
     chosen = chosen.to(device, non_blocking=True).view(-1, 1, 1, 1)
     where = upsample(where.to(device, non_blocking=True), size, first=2)  # (B, 2, H, W), -1..1 over the corners
     grid = where.flip(1).movedim(1, -1)
@@ -69,15 +70,17 @@ def deformed(batch: Batch, share: float) -> Batch:
     )
 
 
-def _coordinates(count: int, size: tuple[int, ...], share: float, rng: torch.Generator | None) -> tuple[Tensor, Tensor]:
+def _coordinates(
+    count: int, size: tuple[int, ...], share: float, rng: torch.Generator | None, row: int
+) -> tuple[Tensor, Tensor]:
     """Which of this rank's images are moved, (B,) bool, and where their pixels read, (B, 2, *m) in -1..1 at coarse nodes.
 
     On the CPU, where the few nodes cost less than as many small kernels on a GPU.
     """
-    whole, side = count * ranks.world_size(), torch.tensor(size)
-    chosen = ranks.own_part(torch.rand(whole, generator=rng)) < share
-    draws = ranks.own_part(torch.rand(whole, 7, generator=rng, dtype=torch.float64) * 2 - 1)
-    waves = ranks.own_part(torch.randn(whole, 2, ELASTIC_NODES, ELASTIC_NODES, generator=rng)) * ELASTIC * min(size)
+    whole, side = count * ranks.world_size() // row, torch.tensor(size)
+    chosen = _own(torch.rand(whole, generator=rng), row) < share
+    draws = _own(torch.rand(whole, 7, generator=rng, dtype=torch.float64) * 2 - 1, row)
+    waves = _own(torch.randn(whole, 2, ELASTIC_NODES, ELASTIC_NODES, generator=rng), row) * ELASTIC * min(size)
     maps = []
     for draw, velocity in zip(draws, waves, strict=True):
         rotation, scaling, shearing = draw[:1] * ROTATION, 1 + draw[1:3] * SCALING, draw[3:5] * SHEARING
@@ -88,13 +91,18 @@ def _coordinates(count: int, size: tuple[int, ...], share: float, rng: torch.Gen
     return chosen, torch.stack(maps) * (2 / (side - 1)).view(2, 1, 1) - 1
 
 
-def retoned(images: Tensor, share: float, rng: torch.Generator | None) -> Tensor:
+def _own(drawn: Tensor, row: int) -> Tensor:
+    """This rank's part of what was drawn for each row of all ranks, once for every image of a row."""
+    return ranks.own_part(drawn.repeat_interleave(row, 0))
+
+
+def retoned(images: Tensor, share: float, rng: torch.Generator | None, row: int = 1) -> Tensor:
     """A share of the images (B, C, H, W) in [-1, 1] with gamma, contrast and a smooth bias field of their own; -1 stays."""
     (count, channels), device = images.shape[:2], images.device
-    whole = count * ranks.world_size()
-    chosen = ranks.own_part(torch.rand(whole, generator=rng)) < share
-    tones = ranks.own_part(torch.rand(whole, channels, 2, generator=rng) * 2 - 1) * torch.tensor([GAMMA, CONTRAST])
-    waves = ranks.own_part(torch.randn(whole, channels, BIAS_NODES, BIAS_NODES, generator=rng)) * BIAS
+    whole = count * ranks.world_size() // row
+    chosen = _own(torch.rand(whole, generator=rng), row) < share
+    tones = _own(torch.rand(whole, channels, 2, generator=rng) * 2 - 1, row) * torch.tensor([GAMMA, CONTRAST])
+    waves = _own(torch.randn(whole, channels, BIAS_NODES, BIAS_NODES, generator=rng), row) * BIAS
     chosen, tones, waves = (drawn.to(device, non_blocking=True) for drawn in (chosen, tones, waves))
     gamma, contrast = tones[..., None, None].unbind(2)
     factor = (contrast + upsample(waves, tuple(images.shape[2:]), order=3, first=2)).exp()

@@ -71,6 +71,11 @@ class GanConfig:
     reuse_fake: bool = True
     """Train the discriminators on the images of the generator's own step instead of drawing new ones: a seventh faster."""
 
+    @property
+    def row(self) -> int:
+        """Neighbouring slices of a case, one after the other, that batches are made of."""
+        return 1
+
     def check_together(self) -> None:
         """ValueError where the generator's width does not fit its kind, or the mask loss not what is trained on."""
         if self.crop is not None and self.lambda_mask > 0:
@@ -143,6 +148,14 @@ class SpadeConfig(GanConfig):
     """Width of the patch discriminator's first layer; published 64."""
     num_D: AtLeast1 = 2
     """Scales of the patch discriminator, each half as fine as the one before; published 2."""
+    slices_D: AtLeast1 = 1
+    """With 2 or more a second discriminator judges so many neighbouring slices at once: images change from one to the next
+    as real ones do. Steps then train on such rows of slices, so --batch_size must be a multiple. Published 1."""
+
+    @property
+    def row(self) -> int:
+        """The slices that are judged at once."""
+        return self.slices_D
 
 
 # Minutes on two CPU cores; momentum, two images a step and the mask loss reach a picture sooner than published.
@@ -182,8 +195,8 @@ DEMO_OASIS: dict[str, Any] = DEMO_NETWORKS | {"channels_W": 16, "z_dim": 8, "lam
 
 TELLING = (
     *("generator", "norm", "param_free_norm", "channels_G", "channels_D", "z_dim", "grain", "neighbours"),
-    *("slice_position", "critic", "unpaired", "lambda_segment", "lambda_labelmix", "lambda_l1", "lambda_edge"),
-    *("lambda_spectrum", "lambda_vgg", "lambda_lite", "lambda_feature", "lambda_mask", "ema_decay"),
+    *("slice_position", "slices_D", "critic", "unpaired", "lambda_segment", "lambda_labelmix", "lambda_l1"),
+    *("lambda_edge", "lambda_spectrum", "lambda_vgg", "lambda_lite", "lambda_feature", "lambda_mask", "ema_decay"),
     *("crop", "augment_geometry", "augment_intensity"),
 )
 

@@ -1,10 +1,11 @@
 """The discriminator of SPADE: patches at several scales, judged together with their labels.
 
-Legend: B batch, N labels, C image channels, H W pixels, K feature channels.
+Legend: B batch, N labels, C image channels, H W pixels, K feature channels, S slices that are judged at once.
 """
 
 from __future__ import annotations
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils.parametrizations import spectral_norm
@@ -14,6 +15,7 @@ from models.gan.condition import one_hot
 from models.gan.options import SpadeConfig
 
 LAYERS = 4  # convolutions before the last one
+DIFFERENCE = 3.0  # brings differences of slices to about the size of intensities
 KERNEL, PADDING = 4, 2  # as published: with a padding of 2 each map is one pixel longer than its share
 
 
@@ -23,22 +25,29 @@ class MultiscalePatchDiscriminator(nn.Module):
     Reads the image and its one-hot labels side by side. o.channels_D: width of the first layer; it doubles up to 8 times
     that. o.num_D: patch networks, each on half the size of the one before. 5.8 M parameters for 151 labels and three
     channels.
+    slices: S neighbouring slices are read side by side with what each differs from the one before, as frames of a video
+    with their motion (vid2vid: Wang et al., NeurIPS 2018, sec. 3.1).
     """
 
-    def __init__(self, num_labels: int, in_channels: int, o: SpadeConfig) -> None:
+    def __init__(self, num_labels: int, in_channels: int, o: SpadeConfig, slices: int = 1) -> None:
         super().__init__()
-        self.num_labels = num_labels
-        self.nets = nn.ModuleList(PatchDiscriminator(in_channels + num_labels, o.channels_D) for _ in range(o.num_D))
+        self.num_labels, self.slices = num_labels, slices
+        channels = num_labels * slices + in_channels * (2 * slices - 1)
+        self.nets = nn.ModuleList(PatchDiscriminator(channels, o.channels_D) for _ in range(o.num_D))
         init_weights(self, o.spectral_gain)
 
     def forward(self, image: Tensor, label: Tensor) -> list[list[Tensor]]:
         """image (M·B, C, H, W) in [-1, 1], label (B, H, W) int64 in 0..N-1 -> feature maps by scale, finest first.
 
-        With M > 1 the labels are those of each B images in turn, as of real and generated ones.
-        Each scale's list holds its layers' outputs, (M·B, K, h, w), and as the last one the logits (M·B, 1, h, w), for the
-        hinge loss: above 1 is real, below -1 is generated.
+        With M > 1 the labels are those of each B images in turn, as of real and generated ones. Every S images are a row
+        of neighbours. Each scale's list holds its layers' outputs, (M·B/S, K, h, w), and as the last one the logits
+        (M·B/S, 1, h, w), for the hinge loss: above 1 is real, below -1 is generated.
         """
         labels = one_hot(label, self.num_labels).permute(0, 3, 1, 2).to(image.dtype)  # (B, N, H, W)
+        if self.slices > 1:
+            rows = image.unflatten(0, (-1, self.slices))  # (M·B/S, S, C, H, W)
+            image = torch.cat([rows, DIFFERENCE * rows.diff(dim=1)], dim=1).flatten(1, 2)
+            labels = labels.unflatten(0, (-1, self.slices)).flatten(1, 2)
         result = []
         for i, net in enumerate(self.nets):
             if i > 0:

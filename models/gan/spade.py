@@ -7,7 +7,7 @@ from torch import Tensor
 
 from config import Config
 from dataloaders.io.spec import DataSpec
-from models.base import Batch
+from models.base import Batch, Player, adam
 from models.gan import losses
 from models.gan.adversarial import Gan
 from models.gan.patch_discriminator import MultiscalePatchDiscriminator
@@ -19,7 +19,7 @@ class SpadeGan(Gan):
     """Semantic image synthesis with spatially-adaptive normalisation (Park et al., CVPR 2019): the baseline of the field.
 
     Generator without noise and with one more block than OASIS; hinge loss on patches at several scales, feature matching,
-    VGG. Its optional image encoder (VAE) is left out.
+    VGG. Its optional image encoder (VAE) is left out. A second discriminator can judge rows of neighbouring slices.
     """
 
     def __init__(self, config: Config, spec: DataSpec) -> None:
@@ -32,12 +32,24 @@ class SpadeGan(Gan):
             )
         super().__init__(config, o, spec, z_dim=0, middle_block=o.generator == "image")
         self.discriminator = MultiscalePatchDiscriminator(spec.num_labels, spec.num_channels, o)
+        self.of_rows = None
+        if o.row > 1:
+            self.of_rows = MultiscalePatchDiscriminator(spec.num_labels, spec.num_channels, o, slices=o.row)
+
+    def players(self) -> dict[str, Player]:
+        """Also the discriminator of rows."""
+        players, c = super().players(), self.config
+        if self.of_rows is not None:
+            players["row_discriminator"] = Player(self.of_rows, adam(self.of_rows, c.lr_d, c), self.row_losses)
+        return players
 
     def generator_losses(self, batch: Batch) -> dict[str, Tensor]:
         """Hinge loss of all scales, feature matching, and the losses of the image itself."""
         fake = self.generate(batch)
         fake_features = self.discriminator(fake, batch.label)
         result = {"hinge": losses.hinge_generator([scale[-1] for scale in fake_features])}
+        if self.of_rows is not None:
+            result["row"] = losses.hinge_generator([scale[-1] for scale in self.of_rows(fake, batch.label)])
         if self.options.lambda_feature > 0:
             with torch.no_grad():  # in a pass of their own, which needs no gradients
                 real_features = self.discriminator(batch.real, batch.label)
@@ -47,13 +59,21 @@ class SpadeGan(Gan):
 
     def discriminator_losses(self, batch: Batch) -> dict[str, Tensor]:
         """Hinge loss of all scales."""
+        return self._hinge(batch, "discriminator", self.discriminator)
+
+    def row_losses(self, batch: Batch) -> dict[str, Tensor]:
+        """Likewise of the discriminator of rows."""
+        assert self.of_rows is not None
+        return self._hinge(batch, "row_discriminator", self.of_rows)
+
+    def _hinge(self, batch: Batch, player: str, net: MultiscalePatchDiscriminator) -> dict[str, Tensor]:
         real, fake = batch.real, self.fake_for_discriminators(batch)
-        scales = self.discriminator(torch.cat([real, fake.to(real.dtype)]), batch.label)
+        scales = net(torch.cat([real, fake.to(real.dtype)]), batch.label)
         real_logits, fake_logits = zip(*(scale[-1].chunk(2) for scale in scales), strict=True)
         with torch.no_grad():
             right = [(logits > 0).float().mean() for logits in real_logits]
             right += [(logits < 0).float().mean() for logits in fake_logits]
-            batch.measures["discriminator/accuracy"] = torch.stack(right).mean()
+            batch.measures[f"{player}/accuracy"] = torch.stack(right).mean()
         return {"hinge": losses.hinge_discriminator(real_logits, fake_logits)}
 
     @torch.no_grad()
