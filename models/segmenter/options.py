@@ -208,7 +208,7 @@ SEGMENTER = MethodOptions(
         "small": _preset(8, 10, GMM_PRESETS["synthseg"](), SegmenterConfig()),
         # CSF, grey and white matter of stripped adult heads on T1w, T2w or FLAIR, from label maps alone. A short training
         # wants many steps: at equal processor time two patches a step learn far more than eight.
-        "brain": _preset(2, 14, stripped_brain(), SegmenterConfig(classes="tissue", **STRIPPED)),
+        "brain": _preset(2, 28, stripped_brain(), SegmenterConfig(classes="tissue", **STRIPPED)),
         # 32 structures of T1w, left and right; a window that holds most of a head tells the sides apart.
         "structures": _preset(
             4,
