@@ -22,6 +22,8 @@ class SpadeGan(Gan):
     VGG. Its optional image encoder (VAE) is left out. A second discriminator can judge rows of neighbouring slices.
     """
 
+    discriminator: MultiscalePatchDiscriminator
+
     def __init__(self, config: Config, spec: DataSpec) -> None:
         o = config.spade
         size = o.crop or spec.size
