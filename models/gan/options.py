@@ -149,8 +149,7 @@ class SpadeConfig(GanConfig):
     num_D: AtLeast1 = 2
     """Scales of the patch discriminator, each half as fine as the one before; published 2."""
     slices_D: AtLeast1 = 1
-    """With 2 or more a second discriminator judges so many neighbouring slices at once: images change from one to the next
-    as real ones do. Steps then train on such rows of slices, so --batch_size must be a multiple. Published 1."""
+    """Neighbouring slices that a second discriminator judges at once, whether they differ as real ones do; 1 for none."""
 
     @property
     def row(self) -> int:

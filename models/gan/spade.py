@@ -35,8 +35,8 @@ class SpadeGan(Gan):
         super().__init__(config, o, spec, z_dim=0, middle_block=o.generator == "image")
         self.discriminator = MultiscalePatchDiscriminator(spec.num_labels, spec.num_channels, o)
         self.of_rows = None
-        if o.row > 1:
-            self.of_rows = MultiscalePatchDiscriminator(spec.num_labels, spec.num_channels, o, slices=o.row)
+        if o.slices_D > 1:
+            self.of_rows = MultiscalePatchDiscriminator(spec.num_labels, spec.num_channels, o, slices=o.slices_D)
 
     def players(self) -> dict[str, Player]:
         """Also the discriminator of rows."""

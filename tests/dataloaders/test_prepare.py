@@ -29,14 +29,17 @@ from tests.launch import call, prepared, run
 from tests.toy import LAS, phantom, save_nifti
 
 
-@pytest.fixture(scope="module")
-def three(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    root = tmp_path_factory.mktemp("three")
+def three_cts(root: Path) -> Path:
     for i in range(3):
         label, image = phantom(i)
         save_nifti(root / f"case{i}_ct.nii.gz", (image * 5 - 1000).astype(np.int16), LAS)
         save_nifti(root / f"case{i}_seg.nii.gz", (label * 7).astype(np.uint8), LAS)
     return root
+
+
+@pytest.fixture(scope="module")
+def three(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return three_cts(tmp_path_factory.mktemp("three"))
 
 
 @pytest.fixture

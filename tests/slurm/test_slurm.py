@@ -18,7 +18,7 @@ import pytest
 
 from dataloaders.io.runlog import read_log
 from engine.checkpoint import list_states, load_state
-from tests.dataloaders.test_prepare import pairs, tree
+from tests.dataloaders.test_prepare import three_cts, tree
 from tests.launch import ROOT, call
 from tests.launch import weights as weights_of
 from tests.toy import phantom, prepared_folder, save_nifti
@@ -265,7 +265,7 @@ def wait_for_array(number: str, count: int) -> list[str]:
 
 def commands_of_arrays(home: Path) -> dict[str, list[object]]:
     """The three commands that work in shards, with little to do."""
-    source = pairs(home / "source")
+    source = three_cts(home / "source")
     words = shlex.split("--format pairs --channel CT --clean none --size 64 --workers 1")
     words += ["--images", str(source / "*_ct.nii.gz"), "--labels", str(source / "*_seg.nii.gz")]
     label, _ = phantom(1, (24, 24, 12))
