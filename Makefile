@@ -19,7 +19,7 @@ demo: $(STAMP)  ## prepare, train, test and compare on embedded data; ends with 
 	@$(PY) scripts/demo.py
 
 test: $(STAMP)  ## all tests, on as many cores as there are
-	@OMP_NUM_THREADS=1 $(PY) -m pytest -n auto --dist loadfile
+	@OMP_NUM_THREADS=1 $(PY) -m pytest -n auto --dist loadfile --no-loadscope-reorder
 
 test-fast: $(STAMP)  ## the quick tests alone, for the inner loop
 	@OMP_NUM_THREADS=1 $(PY) -m pytest -n auto --dist loadfile -m "not slow"
