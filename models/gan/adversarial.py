@@ -158,9 +158,8 @@ class Gan(Method):
         grain = batch.own_draws(drawn)
         slices = list(zip(batch.cases, batch.indices, strict=True))
         for i in range(1, len(slices)):
-            if (
-                i % self.options.row and slices[i] == slices[i - 1]
-            ):  # stands for a neighbour that is not there, and must not differ from itself
+            # One that stands for a neighbour that is not there must not differ from itself.
+            if i % self.options.row and slices[i] == slices[i - 1]:
                 grain[i] = grain[i - 1]
         return grain
 
