@@ -47,7 +47,6 @@ def test_without_a_share_nothing_is_drawn_and_nothing_changes() -> None:
 @pytest.mark.parametrize("model", ["oasis", "spade"])
 def test_the_options_reach_what_the_players_see(model: str) -> None:
     flags = [f"--{model}.augment_geometry", "1", f"--{model}.neighbours", "1"]
-    flags += ["--spade.slices_D", "1"] if model == "spade" else []  # rows have one fate: tests/models/test_rows.py
     config = parse_train(["--name", "t", "--dataroot", "d", "--model", model, "--preset", "demo", *flags])
     batch = build_method(config, toy_spec(2)).augmented(pairs())
     expected = seen(pairs(), 1, 0)
