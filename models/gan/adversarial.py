@@ -148,18 +148,20 @@ class Gan(Method):
         seed = int(torch.randint(2**62, (), generator=batch.rng))
         stream, shape = torch.Generator(device).manual_seed(seed), (GRAIN_LEVELS, *batch.label.shape[1:])
 
-        def drawn(count: int) -> Tensor:
-            if (length := self.options.row) == 1:
-                return torch.randn((count, *shape), generator=stream, device=device)
-            rows = -(-count // length)  # those of a preview may end in the midst of one
-            own = torch.randn((rows, length + 2, *shape), generator=stream, device=device)
+        def drawn(*count: int) -> Tensor:
+            return torch.randn((*count, *shape), generator=stream, device=device)
+
+        def in_rows(count: int) -> Tensor:
+            own = drawn(-(-count // row), row + 2)  # those of a preview may end in the midst of one
             return ((own[:, :-2] + 2 * own[:, 1:-1] + own[:, 2:]) / 6**0.5).flatten(0, 1)[:count]
 
-        grain = batch.own_draws(drawn)
+        if (row := self.options.row) == 1:
+            return batch.own_draws(drawn)
+        grain = batch.own_draws(in_rows)
         slices = list(zip(batch.cases, batch.indices, strict=True))
         for i in range(1, len(slices)):
             # One that stands for a neighbour that is not there must not differ from itself.
-            if i % self.options.row and slices[i] == slices[i - 1]:
+            if i % row and slices[i] == slices[i - 1]:
                 grain[i] = grain[i - 1]
         return grain
 
