@@ -88,10 +88,14 @@ class StopRequest:
         threading.Thread(target=self._listen, args=(mouth, answer), daemon=True).start()
 
     def close(self) -> None:
-        """Give the signals back to who had them before."""
+        """Give the signals back to who had them before; a warning before the time limit no longer kills.
+
+        Left to its default, one that comes while a process whose run is over ends would turn its success into a failure.
+        """
         for number, handler in self._before.items():
             if signal.getsignal(number) == self._handle:
-                signal.signal(number, handler)
+                late = _EXIT_CODES[signal.Signals(number)] == EXIT_TIME_LIMIT and handler == signal.SIG_DFL
+                signal.signal(number, signal.SIG_IGN if late else handler)
         self._before = {}
         if self._ear >= 0:
             signal.set_wakeup_fd(-1)

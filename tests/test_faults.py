@@ -372,13 +372,11 @@ def test_changed_data_and_options_are_all_listed(data: Path, begun: Path, tmp_pa
 
 
 def test_missing_weights_are_said_before_data_are_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """On a node without network: within a second, although the data folder is not even there."""
+    """On a node without network: the weights are what is missed, although the data folder is not even there."""
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
     monkeypatch.delenv("MEDSIS_WEIGHTS", raising=False)
     for extra, key in (("--model spade --spade.lambda_vgg 10", "vgg19"), ("--metrics fid", "inception")):
-        began = time.monotonic()
         done = call(*train(tmp_path / "nothing", tmp_path / "runs", extra=extra), code=3)
-        assert time.monotonic() - began < 1
         assert f"download_weights.py --keys {key}" in done.stderr
         assert not (tmp_path / "runs").exists()
 

@@ -95,15 +95,25 @@ def test_signals_that_come_twice_are_one(monkeypatch: pytest.MonkeyPatch) -> Non
 def test_signals_go_back_to_who_had_them_and_nohup_is_respected() -> None:
     """A study trains and tests in one process: the test must not swallow Ctrl-C."""
     hangup = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    warning = signal.signal(signal.SIGUSR2, lambda *_: None)  # one that is its owner's goes back as well
     before = {number: signal.getsignal(number) for number in signals._EXIT_CODES}
     stop = signals.StopRequest()
     stop.install()
     assert signal.getsignal(signal.SIGINT) == signal.getsignal(signal.SIGTERM) == stop._handle
     assert signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
     stop.close()
-    assert {number: signal.getsignal(number) for number in signals._EXIT_CODES} == before
+    assert {number: signal.getsignal(number) for number in signals._EXIT_CODES} == before | {signal.SIGUSR1: signal.SIG_IGN}
     assert signal.set_wakeup_fd(-1) == -1
     signal.signal(signal.SIGHUP, hangup)
+    signal.signal(signal.SIGUSR2, warning)
+    signal.signal(signal.SIGUSR1, before[signal.SIGUSR1])
+
+
+def test_a_warning_before_the_time_limit_that_comes_after_the_end_fails_no_run() -> None:
+    over = "import os; from engine.signals import StopRequest; stop = StopRequest(); stop.install(); stop.close(); "
+    for name in ("USR1", "USR2"):
+        with start("-c", f"{over}os.kill(os.getpid(), {getattr(signal, f'SIG{name}').value})") as process:
+            assert process.wait() == 0
 
 
 COMMANDS = ["train.py", "test.py", *(f"scripts/{path.name}" for path in sorted((ROOT / "scripts").glob("*.py")))]

@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import os
-import time
 from itertools import cycle
 from pathlib import Path
 from typing import Any
@@ -77,10 +76,8 @@ def test_a_missing_tool_is_one_line_that_says_how_to_get_it(tmp_path: Path) -> N
 @pytest.mark.slow
 def test_a_tool_that_hangs_is_stopped_with_its_children(tmp_path: Path, tools: Fakes) -> None:
     tools.mode("fast", "hang")
-    start = time.monotonic()
     with pytest.raises(ToolFailed, match="fast ran longer than 6 s and was stopped"):
         TOOLS["fast"].run(call(tmp_path, "fast", limit=6.0))
-    assert time.monotonic() - start < 30
     with pytest.raises(ProcessLookupError):
         os.kill(int(Path(f"{tools.log}.pid").read_text()), 0)
 

@@ -67,12 +67,12 @@ class Job:
         return dict(re.findall(r"(\w+)=(\S*)", slurm("scontrol", "show", "job", self.number)))
 
     def wait(self, seconds: float = 240) -> dict[str, str]:
-        """Its end; a requeued job is let go at once instead of after Slurm's two minutes."""
+        """Its end; a requeued job is let go at once instead of after Slurm's two minutes, and has time enough."""
         end = time.monotonic() + seconds
         while (facts := self.facts())["JobState"] not in ENDED:
             assert time.monotonic() < end, f"job {self.number} did not end: {facts}\n{self.output}"
             if facts["JobState"] == "PENDING" and facts["Restarts"] != "0":
-                slurm("scontrol", "update", f"JobId={self.number}", "StartTime=now", check=False)
+                slurm("scontrol", "update", f"JobId={self.number}", "TimeLimit=10", "StartTime=now", check=False)
             time.sleep(0.5)
         return facts
 
@@ -129,15 +129,18 @@ def jobs(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[
     """All jobs at once, since most of their time is waiting."""
     home = tmp_path_factory.mktemp("jobs")
     two = ("--nodes=2", "--ntasks-per-node=1")
-    yield {
-        # Slurm warns USR2@1 of a minute's limit 30 to 60 s after the start.
-        "limit": submit(home / "limit", data, "--time=1", "--signal=USR2@1", pace=0.5),
-        "cancelled": submit(home / "cancelled", data, pace=0.5),
-        "requeued": submit(home / "requeued", data, pace=0.5),
-        "killed": submit(home / "killed", data, *two, "--cpus-per-task=2", pace=0.5),
+    jobs = {
+        "limit": submit(home / "limit", data, "--signal=USR2@1", pace=1),
+        "cancelled": submit(home / "cancelled", data, pace=1),
+        "requeued": submit(home / "requeued", data, pace=1),
+        "killed": submit(home / "killed", data, *two, "--cpus-per-task=2", pace=1),
         "one": submit(home / "one", data, STAGE=home / "stage"),
         "two": submit(home / "two", data, *two, **container(home / "two")),
     }
+    jobs["limit"].wait_for_state()  # however slow the machine is
+    minutes = int(jobs["limit"].facts()["RunTime"].split(":")[1])
+    slurm("scontrol", "update", f"JobId={jobs['limit'].number}", f"TimeLimit={minutes + 1}")  # USR2 within a minute
+    yield jobs
     slurm("scancel", "-u", "root")
 
 
