@@ -102,7 +102,8 @@ def test_signals_go_back_to_who_had_them_and_nohup_is_respected() -> None:
     assert signal.getsignal(signal.SIGINT) == signal.getsignal(signal.SIGTERM) == stop._handle
     assert signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
     stop.close()
-    assert {number: signal.getsignal(number) for number in signals._EXIT_CODES} == before | {signal.SIGUSR1: signal.SIG_IGN}
+    after = before | {signal.SIGUSR1: signal.SIG_IGN}
+    assert {number: signal.getsignal(number) for number in signals._EXIT_CODES} == after
     assert signal.set_wakeup_fd(-1) == -1
     signal.signal(signal.SIGHUP, hangup)
     signal.signal(signal.SIGUSR2, warning)
