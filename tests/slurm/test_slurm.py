@@ -130,16 +130,17 @@ def jobs(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[
     home = tmp_path_factory.mktemp("jobs")
     two = ("--nodes=2", "--ntasks-per-node=1")
     jobs = {
-        "limit": submit(home / "limit", data, "--signal=USR2@1", pace=1),
-        "cancelled": submit(home / "cancelled", data, pace=1),
-        "requeued": submit(home / "requeued", data, pace=1),
-        "killed": submit(home / "killed", data, *two, "--cpus-per-task=2", pace=1),
+        "limit": submit(home / "limit", data, "--signal=USR2@1", pace=2),
+        "cancelled": submit(home / "cancelled", data, pace=2),
+        "requeued": submit(home / "requeued", data, pace=2),
+        "killed": submit(home / "killed", data, *two, "--cpus-per-task=2", pace=2),
         "one": submit(home / "one", data, STAGE=home / "stage"),
         "two": submit(home / "two", data, *two, **container(home / "two")),
     }
     jobs["limit"].wait_for_state()  # however slow the machine is
-    minutes = int(jobs["limit"].facts()["RunTime"].split(":")[1])
-    slurm("scontrol", "update", f"JobId={jobs['limit'].number}", f"TimeLimit={minutes + 1}")  # USR2 within a minute
+    _, minutes, seconds = map(int, jobs["limit"].facts()["RunTime"].split(":"))
+    minutes += 1 if seconds < 15 else 2  # USR2 comes up to half a minute early, and needs time to come at all
+    slurm("scontrol", "update", f"JobId={jobs['limit'].number}", f"TimeLimit={minutes}")
     yield jobs
     slurm("scancel", "-u", "root")
 
