@@ -78,6 +78,7 @@ def begin() -> None:
     if MODE == "hang":
         Path(os.environ["FAKE_CALLS"] + ".pid").write_text(str(os.getpid()))
         time.sleep(600)
+        Path(os.environ["FAKE_CALLS"] + ".awake").touch()
     if MODE == "nothing":
         sys.exit(0)
 

@@ -78,6 +78,7 @@ def test_a_tool_that_hangs_is_stopped_with_its_children(tmp_path: Path, tools: F
     tools.mode("fast", "hang")
     with pytest.raises(ToolFailed, match="fast ran longer than 6 s and was stopped"):
         TOOLS["fast"].run(call(tmp_path, "fast", limit=6.0))
+    assert not Path(f"{tools.log}.awake").exists()  # stopped, not waited for
     with pytest.raises(ProcessLookupError):
         os.kill(int(Path(f"{tools.log}.pid").read_text()), 0)
 
