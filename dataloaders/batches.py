@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import signal
-import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from multiprocessing import Event, active_children, connection
@@ -14,6 +12,7 @@ from typing import Any
 
 import torch
 from torch.utils.data import DataLoader, Dataset
+from torch.utils.data._utils import signal_handling
 
 from dataloaders.io.workers import WorkerLost, held, leave_to_parent
 from models.base import Batch
@@ -41,8 +40,12 @@ def load(dataset: Any, keys: Iterable[Any], batch_size: int, count: int) -> Iter
         pin_memory=torch.cuda.is_available(),
     )
     before = set(active_children())
-    with held(SIGNALS if count else ()), _own_handling_of_children():
-        batches = iter(loader)
+    with held(SIGNALS if count else ()):
+        batches: Any = iter(loader)
+    if count:
+        # Whatever the training does just then would fail by torch's handler where a process dies; `_next` asks after them.
+        signal_handling._remove_worker_pids(id(batches))
+        batches._worker_pids_set = False
     workers = set(active_children()) - before if count else set()
     try:
         while (batch := _next(batches, workers)) is not None:
@@ -54,26 +57,13 @@ def load(dataset: Any, keys: Iterable[Any], batch_size: int, count: int) -> Iter
             worker.kill()
         if workers:
             # A process that was killed may have held the lock of torch's event for its farewell, which would wait for ever.
-            batches._workers_done_event = Event()  # type: ignore[attr-defined]
+            batches._workers_done_event = Event()
         del batches
 
 
 def _start(worker: int) -> None:
     del worker
     leave_to_parent(SIGNALS)
-
-
-@contextmanager
-def _own_handling_of_children() -> Iterator[None]:
-    """torch raises an error in the midst of whatever is done when a process dies, such as a step of the training."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = signal.getsignal(signal.SIGCHLD)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGCHLD, before)
 
 
 def _next(batches: Iterator[Any], workers: set[BaseProcess]) -> Any:

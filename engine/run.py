@@ -154,9 +154,13 @@ class Run:
         self.stop.install(answer=rank() == 0)
         self.world_size = world_size()
         self.lock: FolderLock | None = None
-        self._check_ranks()
-        on_rank_zero(self._claim_folder)
-        self.log = RunLog(self.folder, silent=rank() > 0)
+        try:
+            self._check_ranks()
+            on_rank_zero(self._claim_folder)
+            self.log = RunLog(self.folder, silent=rank() > 0)
+        except BaseException:
+            self._let_go()
+            raise
         self.state, self.meter = TrainingState(), Meter()
         self.judged = False  # whether the newest evaluation gave a verdict
         self.whole = True  # not in the midst of a step
@@ -634,8 +638,11 @@ class Run:
 
     def close(self) -> None:
         """Close the log and let go of the run folder and of the signals."""
-        self.stop.close()
         self.log.close()
+        self._let_go()
+
+    def _let_go(self) -> None:
+        self.stop.close()
         if self.lock is not None:
             self.lock.close()
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import signal
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -15,6 +17,20 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Files with slow tests come first, or one worker would still be at one when the others have long ended."""
     slow = {item.path for item in items if item.get_closest_marker("slow")}
     items.sort(key=lambda item: item.path not in slow)
+
+
+ANSWERED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT, signal.SIGXCPU)  # what a training listens to
+WARNINGS = (signal.SIGUSR1, signal.SIGUSR2)  # and what it ignores for good once it has ended
+
+
+@pytest.fixture(autouse=True)
+def _signals_go_back() -> Iterator[None]:
+    """A command that ran in the test's own process, to its end or refused, gives the signals back."""
+    before = [signal.getsignal(number) for number in ANSWERED]
+    yield
+    assert [signal.getsignal(number) for number in ANSWERED] == before
+    for number in WARNINGS:
+        signal.signal(number, signal.SIG_DFL)
 
 
 @pytest.fixture(scope="session")
