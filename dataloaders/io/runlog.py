@@ -148,12 +148,17 @@ def _draw(panels: dict[str, tuple[list[float], list[float]]], path: Path) -> Non
 
     columns = min(4, len(panels))
     rows = math.ceil(len(panels) / columns)
-    figure = Figure(figsize=(3.2 * columns, 2.3 * rows), layout="constrained")
+    width, height = 3.2 * columns, 2.3 * rows  # inches, as all below
+    figure = Figure(figsize=(width, height))
+    # matplotlib's own layout draws everything twice over, which takes longer than many a step of a training.
+    figure.subplots_adjust(0.6 / width, 0.45 / height, 1 - 0.1 / width, 1 - 0.3 / height, wspace=0.3, hspace=0.5)
     for position, (name, (xs, ys)) in enumerate(panels.items(), 1):
         axes = figure.add_subplot(rows, columns, position)
         axes.plot(xs, ys, color="#1f4e79", linewidth=1.2, marker="." if len(xs) < 30 else "")
         axes.set_title(name, fontsize=9)
         axes.tick_params(labelsize=7)
+        axes.locator_params(nbins=4)
+        axes.ticklabel_format(useOffset=False)
         axes.set_xlabel("images seen", fontsize=7)
         axes.spines[["top", "right"]].set_visible(False)
     with atomic_path(path) as temporary:

@@ -148,6 +148,8 @@ class SpadeConfig(GanConfig):
     """Width of the patch discriminator's first layer; published 64."""
     num_D: AtLeast1 = 2
     """Scales of the patch discriminator, each half as fine as the one before; published 2."""
+    detail_D: NotNegative = 0.0
+    """Gain at which discriminators also read what pixels differ from those around; published without, 0; 10 is a start."""
     slices_D: AtLeast1 = 1
     """Neighbouring slices that a second discriminator judges at once, whether they differ as real ones do; 1 for none."""
 
@@ -194,7 +196,7 @@ DEMO_OASIS: dict[str, Any] = DEMO_NETWORKS | {"channels_W": 16, "z_dim": 8, "lam
 
 TELLING = (
     *("generator", "norm", "param_free_norm", "channels_G", "channels_D", "z_dim", "grain", "neighbours"),
-    *("slice_position", "slices_D", "critic", "unpaired", "lambda_segment", "lambda_labelmix", "lambda_l1"),
+    *("slice_position", "slices_D", "detail_D", "critic", "unpaired", "lambda_segment", "lambda_labelmix", "lambda_l1"),
     *("lambda_edge", "lambda_spectrum", "lambda_vgg", "lambda_lite", "lambda_feature", "lambda_mask", "ema_decay"),
     *("crop", "augment_geometry", "augment_intensity"),
 )
@@ -228,7 +230,9 @@ SPADE = MethodOptions(
             "beta2": 0.9,
             "freq_fid": 10000,
             # Rows take thousands of images to learn, which the minutes of `demo` do not have.
-            "spade": SpadeConfig(channels_G=24, channels_D=32, spade_hidden=48, spectral_gain=1.0, slices_D=2, **RECIPE),
+            "spade": SpadeConfig(
+                channels_G=24, channels_D=32, spade_hidden=48, spectral_gain=1.0, slices_D=2, **RECIPE
+            ),
         },
         "demo": DEMO | {"beta2": 0.9, "spade": SpadeConfig(**DEMO_NETWORKS, **RECIPE)},
         "spade": {"beta2": 0.9},

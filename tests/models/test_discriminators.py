@@ -20,9 +20,9 @@ from models.gan.wavelet_discriminator import (
 )
 
 
-def patches(**options: int) -> MultiscalePatchDiscriminator:
+def patches(**options: float) -> MultiscalePatchDiscriminator:
     torch.manual_seed(0)
-    return MultiscalePatchDiscriminator(3, 2, SpadeConfig(channels_D=4, **options))  # type: ignore[arg-type]
+    return MultiscalePatchDiscriminator(3, 2, SpadeConfig(**{"channels_D": 4} | options))  # type: ignore[arg-type]
 
 
 def pair(batch: int = 2, size: tuple[int, int] = (64, 64)) -> tuple[torch.Tensor, torch.Tensor]:
@@ -71,6 +71,29 @@ def test_hidden_maps_are_normalised_per_sample() -> None:
     net(*pair(3))
     assert before[0].mean((2, 3)).abs().max() < 1e-4
     assert torch.allclose(before[0].var((2, 3), unbiased=False), torch.ones(3, 16), atol=0.05)
+
+
+def test_weak_texture_tells_much_more_where_detail_is_read_too() -> None:
+    """As a share of what intensities and edges of the same image tell, since norms take away how large everything is."""
+
+    def share(detail: float) -> float:
+        net = patches(detail_D=detail, spectral_gain=1.0).eval()
+        even = torch.linspace(-1, 1, 64).expand(2, 2, 64, 64).clone()
+        label = torch.zeros(2, 64, 64, dtype=torch.long)
+        label[:, 20:40, 20:40] = 1
+        plain, grainy = (net(even + level * torch.randn(2, 2, 64, 64), label)[0][0] for level in (0, 0.02))
+        return ((grainy - plain).std() / plain.std()).item()
+
+    assert share(10) > 4 * share(0)
+    net, (image, label) = patches(detail_D=10), pair()
+    first = net.nets[0].first
+    assert first.in_channels == 3 + 2 * 2
+    with torch.no_grad():
+        first.weight[:, :2] = 0
+        first.weight[:, 4:] = 0
+    maps = [net(shifted, label)[0][0] for shifted in (image, image + 0.5, -image)]
+    torch.testing.assert_close(maps[0], maps[1], rtol=1e-3, atol=1e-4)  # no intensity, only what pixels differ by
+    assert (maps[0] - maps[2]).abs().max() > 0.1
 
 
 def wavelets(size: tuple[int, int] = (32, 32), in_channels: int = 1, channels: int = 4) -> WaveletDiscriminator:
