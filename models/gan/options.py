@@ -229,12 +229,17 @@ SPADE = MethodOptions(
         "small": {
             "beta2": 0.9,
             "freq_fid": 10000,
-            # Rows take thousands of images to learn, which the minutes of `demo` do not have.
             "spade": SpadeConfig(
-                channels_G=24, channels_D=32, spade_hidden=48, spectral_gain=1.0, slices_D=2, **RECIPE
+                channels_G=24,
+                channels_D=32,
+                spade_hidden=48,
+                spectral_gain=1.0,
+                detail_D=10.0,
+                slices_D=2,  # takes thousands of images to learn, which the minutes of `demo` do not have
+                **RECIPE,
             ),
         },
-        "demo": DEMO | {"beta2": 0.9, "spade": SpadeConfig(**DEMO_NETWORKS, **RECIPE)},
+        "demo": DEMO | {"beta2": 0.9, "spade": SpadeConfig(**DEMO_NETWORKS, detail_D=10.0, **RECIPE)},
         "spade": {"beta2": 0.9},
     },
     telling=TELLING,

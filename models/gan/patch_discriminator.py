@@ -15,7 +15,7 @@ from models.gan.condition import one_hot
 from models.gan.options import SpadeConfig
 
 LAYERS = 4  # convolutions before the last one
-DIFFERENCE = 3.0  # brings differences of slices to about the size of intensities
+DIFFERENCE = 10.0  # gain of what slices differ by; see `detail` of PatchDiscriminator
 KERNEL, PADDING = 4, 2  # as published: with a padding of 2 each map is one pixel longer than its share
 
 
@@ -25,6 +25,7 @@ class MultiscalePatchDiscriminator(nn.Module):
     Reads the image and its one-hot labels side by side. o.channels_D: width of the first layer; it doubles up to 8 times
     that. o.num_D: patch networks, each on half the size of the one before. 5.8 M parameters for 151 labels and three
     channels.
+    o.detail_D: see PatchDiscriminator; for single slices.
     slices: S neighbouring slices are read side by side with what each differs from the one before, as frames of a video
     with their motion (vid2vid: Wang et al., NeurIPS 2018, sec. 3.1).
     """
@@ -32,9 +33,9 @@ class MultiscalePatchDiscriminator(nn.Module):
     def __init__(self, num_labels: int, in_channels: int, o: SpadeConfig, slices: int = 1) -> None:
         super().__init__()
         self.num_labels, self.slices = num_labels, slices
-        images = in_channels * (2 * slices - 1)
+        images, detail = in_channels * (2 * slices - 1), o.detail_D if slices == 1 else 0.0
         self.nets = nn.ModuleList(
-            PatchDiscriminator(num_labels * slices, images, o.channels_D, o.detail_D) for _ in range(o.num_D)
+            PatchDiscriminator(num_labels * slices, images, o.channels_D, detail) for _ in range(o.num_D)
         )
         init_weights(self, o.spectral_gain)
 
