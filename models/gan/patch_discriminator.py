@@ -70,7 +70,7 @@ class PatchDiscriminator(nn.Module):
     generated images differ in little else, which is lost among edges of labels and intensities until it is that large.
     """
 
-    def __init__(self, labels: int, images: int, channels: int, detail: float = 0.0) -> None:
+    def __init__(self, labels: int, images: int, channels: int, detail: float) -> None:
         super().__init__()
         self.detail = detail
         widths = [channels * min(2**i, 8) for i in range(LAYERS)]

@@ -70,9 +70,7 @@ def test_loader_processes_that_die_disturb_nothing_else_and_do_not_hang_the_end(
 
     from dataloaders.batches import load
 
-    assert (
-        len(list(DataLoader(torch.zeros(2), num_workers=1))) == 2
-    )  # somebody else's, for which torch watches children
+    list(DataLoader(torch.zeros(2), num_workers=1))  # somebody else's, for which torch watches children
     data = TensorDataset(torch.zeros(8))
     data.collate = list
     batches = load(data, range(8), 2, 1)
