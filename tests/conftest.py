@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from engine import signals
+
 REPOSITORY = Path(__file__).resolve().parents[1]
 SHARED_DATA = REPOSITORY.parent / "shared" / "data"
 
@@ -19,17 +21,15 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: item.path not in slow)
 
 
-ANSWERED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT, signal.SIGXCPU)  # what a training listens to
-WARNINGS = (signal.SIGUSR1, signal.SIGUSR2)  # and what it ignores for good once it has ended
-
-
 @pytest.fixture(autouse=True)
 def _signals_go_back() -> Iterator[None]:
     """A command that ran in the test's own process, to its end or refused, gives the signals back."""
-    before = [signal.getsignal(number) for number in ANSWERED]
+    warnings = [number for number, code in signals._EXIT_CODES.items() if code == signals.EXIT_TIME_LIMIT]
+    others = signals._EXIT_CODES.keys() - warnings
+    before = {number: signal.getsignal(number) for number in others}
     yield
-    assert [signal.getsignal(number) for number in ANSWERED] == before
-    for number in WARNINGS:
+    assert {number: signal.getsignal(number) for number in others} == before
+    for number in warnings:  # which a training that has ended leaves ignored
         signal.signal(number, signal.SIG_DFL)
 
 

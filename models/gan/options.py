@@ -149,7 +149,7 @@ class SpadeConfig(GanConfig):
     num_D: AtLeast1 = 2
     """Scales of the patch discriminator, each half as fine as the one before; published 2."""
     detail_D: NotNegative = 0.0
-    """Gain at which discriminators also read what pixels differ from those around; published without, 0; 10 is a start."""
+    """Gain at which single slices are judged by what pixels differ from those around as well; published 0, 10 is a start."""
     slices_D: AtLeast1 = 1
     """Neighbouring slices that a second discriminator judges at once, whether they differ as real ones do; 1 for none."""
 
