@@ -10,7 +10,7 @@ from __future__ import annotations
 import argparse
 import re
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import asdict, dataclass, field, fields, is_dataclass, make_dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, TypeVar, cast, get_args, get_type_hints
@@ -38,10 +38,11 @@ from models.lesion.options import LESION, LesionConfig
 from models.segmenter.options import SEGMENTER, SegmenterConfig
 
 Precision = Literal["auto", "fp32", "bf16"]
-# --model -> what there is to know of it. A --preset without --model means the first method that has it.
+# --model -> what there is to know of it. Without --model the options of a method mean that method, and a --preset the first
+# that has it; the first of all is the best that was measured (docs/methods.md).
 METHODS: dict[str, MethodOptions] = {
-    "oasis": OASIS,
     "spade": SPADE,
+    "oasis": OASIS,
     "lesion": LESION,
     "segmenter": SEGMENTER,
     "gmm": GMM,
@@ -60,8 +61,8 @@ class CommonConfig:
     """Plain PNG folders: regular expression whose first group is the patient within a file name."""
     only_patients: tuple[str, ...] = ()
     """Train on these patients of the training split alone; by default on all of them."""
-    model: str = "oasis"
-    """Method; its own options follow below, and --help with another --model shows those of that."""
+    model: str = "spade"
+    """Method; its own options follow below, and --help with another --model shows those of that. An option names it too."""
     preset: str = "small"
     """Starting values: small for a dozen patients and a modest GPU or a CPU, demo for minutes, or as published."""
     checkpoints_dir: Path = Path("checkpoints")
@@ -278,10 +279,13 @@ RUNTIME_OPTIONS = frozenset(
 _Any = TypeVar("_Any")
 
 
-def starting_values(model: str | None = None, preset: str | None = None, gmm: str | None = None) -> Config:
+def starting_values(
+    model: str | None = None, preset: str | None = None, gmm: str | None = None, groups: Collection[str] = ()
+) -> Config:
     """Options of a method and a preset, without name and data; by default the preset's method and its first preset.
 
-    gmm: preset of the generator instead of its own. ValueError that lists the pairs where there is no such pair.
+    gmm: preset of the generator instead of its own. groups: of several methods that fit, the first with its own options
+    among these is meant. ValueError that lists the pairs where there is no such pair.
     """
     fitting = [
         n for n, method in METHODS.items() if model in (None, n) and (preset is None or preset in method.presets)
@@ -290,7 +294,7 @@ def starting_values(model: str | None = None, preset: str | None = None, gmm: st
         pairs = "; ".join(f"--model {name} has {', '.join(method.presets)}" for name, method in METHODS.items())
         asked = [f"--{flag} {value}" for flag, value in (("model", model), ("preset", preset)) if value is not None]
         raise ValueError(f"{' '.join(asked)}: there is no such pair; {pairs}")
-    model = fitting[0]
+    model = next((name for name in fitting if METHODS[name].groups[0] in groups), fitting[0])
     presets = METHODS[model].presets
     preset = preset or next(iter(presets))
     values: dict[str, Any] = {"model": model, "preset": preset} | dict(presets[preset])
@@ -304,7 +308,8 @@ def _chosen(arguments: Sequence[str]) -> Config:
     first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     for flag in ("--model", "--preset", "--gmm.preset"):
         first.add_argument(flag, nargs="?")  # without a value: tyro says so
-    return starting_values(*vars(first.parse_known_args(arguments)[0]).values())
+    groups = {argument[2:].partition(".")[0] for argument in arguments if argument.startswith("--")}
+    return starting_values(*vars(first.parse_known_args(arguments)[0]).values(), groups)
 
 
 def parse_train(arguments: Sequence[str] | None = None) -> Config:

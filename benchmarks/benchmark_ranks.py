@@ -77,7 +77,7 @@ def measure(o: BenchmarkOptions) -> dict[str, Any]:
     device.keep_freed_memory()
     channels, names = (Channel("MR"),), tuple(Label(i, f"label_{i}") for i in range(o.labels))
     spec = DataSpec(names, channels, (o.size, o.size))
-    config = options.parse_train(["--name", "x", "--dataroot", "x", "--preset", o.preset])
+    config = options.parse_train(["--name", "x", "--dataroot", "x", "--model", "oasis", "--preset", o.preset])
     torch.manual_seed(0)
     config = replace(config, batch_size=o.share * world_size(), precision="fp32")
     method = build_method(config, spec).to(where)

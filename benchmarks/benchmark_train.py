@@ -148,7 +148,8 @@ def load_batches(settings: BenchmarkOptions) -> tuple[DataSpec, list[Batch], flo
 def measure(name: str, settings: BenchmarkOptions) -> dict[str, Any]:
     """Seconds per image, peak memory and arithmetic of one variant, in this process."""
     variant = VARIANTS[name]
-    flags = ["--name", "benchmark", "--dataroot", "d", "--preset", settings.preset, *variant.flags.split()]
+    flags = ["--name", "benchmark", "--dataroot", "d", "--model", "oasis", "--preset", settings.preset]
+    flags += variant.flags.split()
     config = options.parse_train([*flags, "--batch_size", str(settings.batch_size), "--gpu_ids", settings.gpu_ids])
     target = device.select_device(settings.gpu_ids)
     if config.tuned and target.type == "cpu":

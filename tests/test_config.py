@@ -46,10 +46,10 @@ def test_flags_of_the_predecessors_keep_their_names() -> None:
         ("--oasis.generator haar --oasis.channels_G 10", "--oasis.channels_G 10: must be a multiple of 4"),
         (
             "--model oasis --preset brain",
-            "--model oasis --preset brain: there is no such pair; --model oasis has small,",
+            "--model oasis --preset brain: there is no such pair; --model spade has small,",
         ),
         ("--model segmenter --preset demo", "--model segmenter --preset demo: there is no such pair"),
-        ("--model=x", "--model x: there is no such pair; --model oasis has small, demo, oasis, small_unpaired,"),
+        ("--model=x", "--model x: there is no such pair; --model spade has small, demo, oasis, small_unpaired,"),
         ("--preset x", "--preset x: there is no such pair"),
         (
             "--oasis.crop x",
@@ -77,12 +77,18 @@ def test_every_pair_of_method_and_preset_survives_a_checkpoint(pair: str) -> Non
 @pytest.mark.parametrize(
     ("flags", "pair"),
     [
-        ("", "oasis small"),
+        ("", "spade small"),
+    ("--oasis.z_dim 8", "oasis small"),
+    ("--preset demo --oasis.z_dim=8", "oasis demo"),
+    ("--segmenter.contrasts T1w --gmm.tie_std 8", "segmenter small"),
+    ("--gmm.tie_std 8", "gmm fitted"),
+    ("--oasis.z_dim 8 --preset salem2019", "lesion salem2019"),
         ("--model spade", "spade small"),
         ("--model=lesion", "lesion lesion"),
         ("--model segmenter", "segmenter small"),
         ("--model gmm", "gmm fitted"),
-        ("--preset demo", "oasis demo"),
+        ("--preset demo", "spade demo"),
+        ("--preset small_unpaired", "oasis small_unpaired"),
         ("--preset salem2019", "lesion salem2019"),
         ("--preset synthseg", "segmenter synthseg"),
     ],

@@ -127,7 +127,7 @@ def test_options_of_a_preset_are_called_so(monkeypatch: pytest.MonkeyPatch, caps
     told = " (set by --preset demo)"
     for message, arguments, more in (
         ("--batch_size 2: must be a multiple", "--preset demo", told),
-        ("--oasis.lambda_mask 1.0: no body", "--preset=demo", told),
+        ("--oasis.lambda_mask 1.0: no body", "--model oasis --preset=demo", told),
         ("--batch_size 2: x", "--preset demo --batch-size 2", ""),
         ("--batch_size 2: x", "--preset demo --batch_size=2", ""),
         ("--num_workers 2: x", "--preset demo", ""),  # not of the preset
