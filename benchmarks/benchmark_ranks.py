@@ -34,6 +34,7 @@ from engine.command import exit_code
 from engine.methods.base import workflow_of
 from models import build_method
 from models.base import Batch, seeded_generator
+from models.collectives import average_gradients
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -99,7 +100,7 @@ def measure(o: BenchmarkOptions) -> dict[str, Any]:
 
     def gradients(_: int) -> None:
         for player in players.values():
-            ranks.average_gradients(player.net.parameters())
+            average_gradients(player.net.parameters())
 
     ranks.all_gather(None)
     exchange = mean(gradients)

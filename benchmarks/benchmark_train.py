@@ -41,6 +41,7 @@ from engine.methods.base import workflow_of
 from engine.run import only_trains
 from models import build_method
 from models.base import Batch, Method, Player, seeded_generator
+from models.collectives import average_gradients
 from models.gan.adversarial import Gan
 
 NUM_LABELS = 38
@@ -208,7 +209,7 @@ def train_step(
                 player.optimizer.zero_grad(set_to_none=True)
                 torch.stack(list(losses.values())).sum().backward()
             if exchange:
-                ranks.average_gradients(player.net.parameters())
+                average_gradients(player.net.parameters())
             player.optimizer.step()
         method.after_step(number)
         if exchange:

@@ -6,8 +6,7 @@ import textwrap
 from collections.abc import Sequence
 
 from dataloaders.io.manifest import SPLITS, Case, Manifest
-from dataloaders.io.spec import DataSpec, Label
-from dataloaders.slices import flip_table
+from dataloaders.io.spec import DataSpec, Label, flip_table
 
 WIDTH = 120  # characters of a line
 HARD = "\N{NO-BREAK SPACE}"

@@ -21,7 +21,7 @@ from dataloaders.io.intensity import levels_to_model
 from dataloaders.io.manifest import FILE_NAME, SPLITS, Case, Manifest, Slice
 from dataloaders.io.png import as_16_bit, read_slice
 from dataloaders.io.ranks import rank, world_size
-from dataloaders.io.spec import DataSpec, mirrored_name, plain_name
+from dataloaders.io.spec import flip_table
 from dataloaders.plain_folder import unwritten
 from models.base import Batch, seeded_generator
 
@@ -268,19 +268,6 @@ def read_at(sample: SliceSample, place: Place) -> SliceSample:
     arrays = ((name, getattr(sample, name)) for name in ("label", "image", "neighbours", "source"))
     parts: dict[str, Any] = {name: None if a is None else np.ascontiguousarray(a[place]) for name, a in arrays}
     return replace(sample, **parts)
-
-
-def flip_table(spec: DataSpec) -> NDArray[np.int64] | None:
-    """Label ids after a left-right mirror: names of the two sides change places (`mirrored_name`). (N,) int64.
-
-    None where columns are not left-right (sagittal slices): mirroring would turn patients face down.
-    """
-    if spec.axis == "sagittal":
-        return None
-    sided = {
-        plain_name(label.name): label.id for label in spec.labels if mirrored_name(label.name) != plain_name(label.name)
-    }
-    return np.array([sided.get(mirrored_name(label.name), label.id) for label in spec.labels], np.int64)
 
 
 @dataclass(frozen=True)

@@ -9,8 +9,6 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, redirect_stderr, redirect_stdout, suppress
 from typing import Any, TextIO, TypeVar
 
-import torch
-
 from config import set_by_preset
 from dataloaders.io.ranks import LostRank, alone, broadcast, leave, means_lost_rank, rank, world_size
 from dataloaders.io.weights import MissingWeights
@@ -139,7 +137,7 @@ def message_of(error: BaseException) -> str:
 
 
 def _is_memory(error: BaseException) -> bool:
-    if isinstance(error, (MemoryError, torch.OutOfMemoryError)):
+    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":  # torch's, without importing it
         return True
     signs = ("can't allocate memory", "bad_alloc")  # of torch's plain RuntimeError on the CPU
     return isinstance(error, RuntimeError) and any(sign in str(error) for sign in signs)

@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 
 from config import TestConfig
+from dataloaders.io.bids import bids_place, describe_bids
 from dataloaders.io.console import tracked
 from dataloaders.io.files import file_sha256
 from dataloaders.io.find import files_below
@@ -27,7 +28,6 @@ from dataloaders.io.manifest import SYNTHESIS
 from dataloaders.io.nifti import SUFFIXES, stem
 from dataloaders.io.spec import DataSpec
 from dataloaders.io.workers import parse_shard
-from dataloaders.labelmaps.generated_files import bids_place, describe_bids
 from dataloaders.labelmaps.ids import Reading, classes_of_ids
 from dataloaders.labelmaps.labels import count_labels, read_label_table
 from dataloaders.labelmaps.map_slices import slice_map

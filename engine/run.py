@@ -36,6 +36,7 @@ from engine.methods.base import Workflow
 from engine.pace import Pace, expectation
 from engine.signals import EXIT_DIVERGED, EXIT_STALLED, Stopped, StopRequest
 from models.base import Batch, Method, Player, lr_factor, scaled_rates
+from models.collectives import all_reduce_mean, average_gradients, broadcast_module
 
 WON = 0.99  # accuracy of a discriminator above which the generator gets no useful gradient
 ADVICE = (
@@ -255,7 +256,7 @@ class Run:
             self.log.say(f"{self.config.name}: new run of {self._described()}")
             if self.config.init_from is not None:
                 on_rank_zero(self._begin_with_another)
-            ranks.broadcast_module(self.method)
+            broadcast_module(self.method)
             return
         if state is None:  # on the other ranks
             state = checkpoint.load_state(checkpoint.state_path(self.folder, chosen))
@@ -456,10 +457,10 @@ class Run:
     def step(self, name: str) -> None:
         """Optimiser step of one player, which nothing moves where a loss or gradient is not finite; see `settle`."""
         player = self.players[name]
-        ranks.average_gradients(player.net.parameters())
+        average_gradients(player.net.parameters())
         norm = torch.nn.utils.get_total_norm([p.grad for p in player.net.parameters() if p.grad is not None])
         means = torch.stack([torch.stack(list(losses.values())) for losses in self.losses]).mean(0)
-        values = torch.cat([ranks.all_reduce_mean(means), norm[None]])
+        values = torch.cat([all_reduce_mean(means), norm[None]])
         self.played[name] = ([*self.losses[0], "gradient norm"], values)
         with scaled_rates(player.optimizer, lr_factor(self.config, self.state.images_seen / self.total)):
             device.step_if(values.isfinite().all(), player.optimizer)
@@ -471,7 +472,7 @@ class Run:
         before the step; nothing is averaged or counted yet.
         """
         measures = {key: torch.stack([part.measures[key] for part in parts]).mean() for key in parts[0].measures}
-        own = [ranks.all_reduce_mean(torch.stack(list(measures.values())))] if measures else []
+        own = [all_reduce_mean(torch.stack(list(measures.values())))] if measures else []
         numbers = iter(torch.cat([*(values for _, values in self.played.values()), *own]).tolist())
         found = {name: {key: next(numbers) for key in keys} for name, (keys, _) in self.played.items()}
         self.played = {}

@@ -16,8 +16,9 @@ import torch
 from torch import Tensor, nn
 
 from config import Config
-from dataloaders.io import ranks
+from dataloaders.io.ranks import world_size
 from dataloaders.io.spec import DataSpec
+from models.collectives import own_part
 
 
 def seeded_generator(*key: object) -> torch.Generator:
@@ -113,8 +114,8 @@ class Batch:
         It is asked for all images of the step, on all ranks and in all parts, so an image's share depends on neither.
         """
         number, count = self.part
-        whole = draw(len(self) * count * ranks.world_size())
-        return ranks.own_part(whole).chunk(count)[number]
+        whole = draw(len(self) * count * world_size())
+        return own_part(whole).chunk(count)[number]
 
     @property
     def real(self) -> Tensor:

@@ -7,8 +7,9 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor, nn
 
-from dataloaders.io.ranks import summed, world_size
+from dataloaders.io.ranks import world_size
 from models.base import seeded_generator
+from models.collectives import summed
 
 
 def replace_modules(net: nn.Module, instead: Callable[[nn.Module], nn.Module | None]) -> nn.Module:

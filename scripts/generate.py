@@ -23,18 +23,19 @@ import numpy as np
 import torch
 import tyro
 
+from dataloaders.io.bids import bids_place, describe_bids
 from dataloaders.io.console import tracked
 from dataloaders.io.files import file_sha256, listed, with_path, write_json
 from dataloaders.io.geometry import plane_shape, plane_spacing, to_ras
 from dataloaders.io.intensity import Window
-from dataloaders.io.ledger import Ledger, WorkReport
+from dataloaders.io.ledger import SETTINGS, Ledger, WorkReport
 from dataloaders.io.manifest import Case, Geometry, Manifest, Slice, affine_rows, slice_name
 from dataloaders.io.nifti import write_volume
 from dataloaders.io.schema import AtLeast0, AtLeast1, Shape, Shard, check, decode, options_of
 from dataloaders.io.spec import SYNTHETIC, Axis, Channel, DataSpec
 from dataloaders.io.workers import in_order, parse_shard, shared
 from dataloaders.labelmaps.anatomies import VERSION, Anatomies
-from dataloaders.labelmaps.generated_files import INDEX, SCHEMA, SampleLedger, bids_place, describe_bids
+from dataloaders.labelmaps.generated_files import INDEX, PARAMS, SCHEMA, SampleLedger
 from dataloaders.labelmaps.image_generator import ImageGenerator, SyntheticImage, check_exclusive, map_weights
 from dataloaders.labelmaps.labels import ClassTable, count_labels, id_type
 from dataloaders.labelmaps.lesion_maps import find_masks, masks_of_maps
@@ -414,7 +415,7 @@ def generate(o: GenerateOptions) -> GenerateReport:
     if o.anatomies:
         plan = with_anatomies(plan, overwrite=o.overwrite)
     if plan.bids:
-        describe_bids(o.out)
+        describe_bids(o.out, "Synthetic images", (f"{PARAMS}/", SETTINGS, INDEX))
     report = GenerateReport(faults=[item.fault for item in plan.maps if item.fault])
     wanted = []
     for number in o.numbers:

@@ -14,6 +14,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import engine.signals  # noqa: F401  # isort: skip
 
+from dataloaders.io.bids import describe_bids
 from dataloaders.io.console import say, tracked
 from dataloaders.io.files import file_sha256, naming, write_json
 from dataloaders.io.find import files_in, label_pairs
@@ -22,7 +23,6 @@ from dataloaders.io.ledger import Ledger, WorkReport
 from dataloaders.io.nifti import SUFFIXES, read_ids, read_volume, stem, write_volume
 from dataloaders.io.schema import NAME, AtLeast0, Must, Name, check, options_of
 from dataloaders.io.workers import cores, shared
-from dataloaders.labelmaps.generated_files import describe_bids
 from dataloaders.labelmaps.seeds import (
     FIT_VOXELS,
     INDEX,

@@ -22,6 +22,7 @@ import torch
 import tyro
 from numpy.typing import NDArray
 
+from dataloaders.io.bids import describe_bids
 from dataloaders.io.console import say, tracked
 from dataloaders.io.files import csv_text, file_sha256, read_json, write_text
 from dataloaders.io.geometry import PLANES, plane, regrid, resample, spacing, voxel_volume
@@ -33,7 +34,6 @@ from dataloaders.io.schema import AtLeast0, BelowOne, Iteration, Must, Shard, ch
 from dataloaders.io.spec import Label
 from dataloaders.io.workers import parse_shard
 from dataloaders.labelmaps.classes import ras_spacing
-from dataloaders.labelmaps.generated_files import describe_bids
 from dataloaders.labelmaps.labels import id_type
 from dataloaders.segmenter.scans import MAX_GRID, ReadScan, Scan, find_scans, read_scan
 from dataloaders.segmenter.task import SHOWN

@@ -43,8 +43,8 @@ def flags(script: str, model: str = "") -> set[str]:
 def known(script: str, words: str) -> set[str]:
     if script != "train.py":
         return flags(script)
-    model = re.search(r"--model[ =](\w+)", words)
-    named = flags(script, model[1] if model else "oasis")
+    model = re.search(r"--model[ =](\w+)", words) or re.search(r"--(oasis|lesion|segmenter|gmm)\.", words)
+    named = flags(script, model[1] if model else "spade")
     return named | {"--no_" + f[2:] for f in named}
 
 
@@ -76,6 +76,10 @@ def test_paths_exist(page: Path) -> None:
         if path.partition("/")[0] in {p.name for p in ROOT.iterdir()} or path.startswith("images")
     }
     lacking = [path for path in ours if not (ROOT / path).exists() and not (page.parent / path).exists()]
+    modules = {
+        path.name for folder in (*PRODUCT, "scripts", "benchmarks", "tests") for path in ROOT.glob(f"{folder}/**/*.py")
+    }
+    lacking += set(re.findall(r"`(\w+\.py)`", text)) - modules - {path.name for path in ROOT.glob("*.py")}
     assert not lacking, f"{page.name}: {', '.join(sorted(lacking))}"
 
 

@@ -17,6 +17,8 @@ import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
+from tests.launch import run
+
 pytestmark = pytest.mark.slow
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -171,3 +173,15 @@ def test_everything_that_is_installed_is_pinned_with_its_hashes() -> None:
             if inner.marker is None or any(inner.marker.evaluate({"extra": extra}) for extra in (*need.extras, "")):
                 wanted.append(inner)
     assert len(seen) > 80
+
+
+@pytest.mark.parametrize("script", ["prepare_data", "make_seeds"])
+def test_commands_that_train_nothing_start_without_torch(script: str) -> None:
+    """It takes seconds to import, in every process of an array of hundreds, and before a typing error is told."""
+    code = f"""import runpy, sys
+sys.argv = ["{script}.py", "--help"]
+try:
+    runpy.run_path("scripts/{script}.py", run_name="__main__")
+except SystemExit:
+    assert "torch" not in sys.modules"""
+    run("-c", code)

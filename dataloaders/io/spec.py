@@ -7,6 +7,9 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal, cast
 
+import numpy as np
+from numpy.typing import NDArray
+
 from dataloaders.io.schema import COLOR, NAME, TEXT, decode
 
 Axis = Literal["axial", "coronal", "sagittal"]
@@ -152,3 +155,16 @@ def side_of(name: str) -> str:
 def level_channel(names: Sequence[str]) -> int:
     """See `DataSpec.level_channel`."""
     return next((list(names).index(name) for name in LEVEL_CHANNELS if name in names), 0)
+
+
+def flip_table(spec: DataSpec) -> NDArray[np.int64] | None:
+    """Label ids after a left-right mirror: names of the two sides change places (`mirrored_name`). (N,) int64.
+
+    None where columns are not left-right (sagittal slices): mirroring would turn patients face down.
+    """
+    if spec.axis == "sagittal":
+        return None
+    sided = {
+        plain_name(label.name): label.id for label in spec.labels if mirrored_name(label.name) != plain_name(label.name)
+    }
+    return np.array([sided.get(mirrored_name(label.name), label.id) for label in spec.labels], np.int64)

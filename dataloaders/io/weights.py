@@ -8,8 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from dataloaders.io.files import known_sha256, read_toml
 
 ENVIRONMENT_VARIABLE = "MEDSIS_WEIGHTS"
@@ -48,6 +46,8 @@ KNOWN = {
 
 def cache_folder() -> Path:
     """Where torch.hub keeps weights: $TORCH_HOME/hub/checkpoints."""
+    import torch.hub  # seconds to import, and MissingWeights is known to every command
+
     return Path(torch.hub.get_dir()) / "checkpoints"
 
 
@@ -106,4 +106,6 @@ def locate(key: str, explicit: Path | None = None) -> Path:
 
 def load_state(path: Path) -> dict[str, Any]:
     """Content of a torch file on the CPU, without executing anything in it. The only place that reads such files."""
+    import torch
+
     return torch.load(path, map_location="cpu", weights_only=True)

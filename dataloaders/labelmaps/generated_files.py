@@ -1,4 +1,4 @@
-"""The files of scripts/generate.py: records with parameters, and the description of a BIDS derivative.
+"""The files of scripts/generate.py: records with parameters.
 
 A sample's file in ``params/`` is written after all its other files, so it is what says that the sample is whole.
 """
@@ -6,8 +6,6 @@ A sample's file in ``params/`` is written after all its other files, so it is wh
 from __future__ import annotations
 
 import json
-import re
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,9 +15,9 @@ from safetensors.torch import save_file
 from torch import Tensor
 from typing_extensions import TypedDict
 
-from dataloaders.io.files import atomic_path, package_version, read_json, write_json, write_text
+from dataloaders.io.files import atomic_path, read_json, write_json
 from dataloaders.io.find import files_below
-from dataloaders.io.ledger import SETTINGS, Ledger
+from dataloaders.io.ledger import Ledger
 from dataloaders.io.schema import decode
 from models.gmm.params import Params
 
@@ -99,41 +97,3 @@ def read_params(path: Path | str) -> Params:
     with safe_open(path, "pt") as file:
         tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (no dict)
     return Params.from_dict({**record["params"], **tensors})
-
-
-def describe_bids(
-    out: Path,
-    name: str = "Synthetic images",
-    ignored: Sequence[str] = (f"{PARAMS}/", SETTINGS, INDEX),
-    links: Mapping[str, str] | None = None,
-) -> None:
-    """Say that the folder is a BIDS derivative, and which of its files (`ignored`) BIDS knows nothing about.
-
-    links: data sets that BIDS URIs name, and where they lie, relative to `out`.
-    """
-    program = {"Name": "medsis"} | ({"Version": own} if (own := package_version("medsis")) else {})
-    path = out / "dataset_description.json"
-    old = read_json(path) if path.is_file() else None
-    fresh: dict[str, Any] = {
-        "Name": name,
-        "BIDSVersion": "1.10.0",
-        "DatasetType": "derivative",
-        "GeneratedBy": [program],
-    }
-    new = fresh if old is None else old
-    if links:
-        new = {**new, "DatasetLinks": {**new.get("DatasetLinks", {}), **links}}
-    if new != old:
-        write_json(path, new)
-    if old is None:
-        write_text(out / ".bidsignore", "".join(f"{item}\n" for item in ignored))
-
-
-def bids_place(path: Path, name: str) -> tuple[str, str] | None:
-    """(folder, beginning of the file names) of a map in ``sub-*/[ses-*/]anat``; None elsewhere."""
-    match = re.search(r"(?:^|/)(sub-[A-Za-z0-9]+)/(?:(ses-[A-Za-z0-9]+)/)?anat/[^/]+$", path.absolute().as_posix())
-    if match is None:
-        return None
-    parts = [part for part in match.groups() if part]
-    kept = [part for part in name.split("_") if re.fullmatch(r"(?!sub-|ses-|desc-)[A-Za-z0-9]+-[A-Za-z0-9]+", part)]
-    return "/".join([*parts, "anat"]), "_".join([*parts, *kept])

@@ -15,8 +15,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from dataloaders.io import ranks
+from dataloaders.io.ranks import world_size
 from models.base import Batch
+from models.collectives import own_part
 from models.gmm.resampling import upsample
 from models.gmm.spatial import affine_matrix, integrate_velocity, source_coordinates
 
@@ -77,7 +78,7 @@ def _coordinates(
 
     On the CPU, where the few nodes cost less than as many small kernels on a GPU.
     """
-    whole, side = count * ranks.world_size() // row, torch.tensor(size)
+    whole, side = count * world_size() // row, torch.tensor(size)
     chosen = _own(torch.rand(whole, generator=rng), row) < share
     draws = _own(torch.rand(whole, 7, generator=rng, dtype=torch.float64) * 2 - 1, row)
     waves = _own(torch.randn(whole, 2, ELASTIC_NODES, ELASTIC_NODES, generator=rng), row) * ELASTIC * min(size)
@@ -93,13 +94,13 @@ def _coordinates(
 
 def _own(drawn: Tensor, row: int) -> Tensor:
     """This rank's part of what was drawn for each row of all ranks, once for every image of a row."""
-    return ranks.own_part(drawn.repeat_interleave(row, 0))
+    return own_part(drawn.repeat_interleave(row, 0))
 
 
 def retoned(images: Tensor, share: float, rng: torch.Generator | None, row: int = 1) -> Tensor:
     """A share of the images (B, C, H, W) in [-1, 1] with gamma, contrast and a smooth bias field of their own; -1 stays."""
     (count, channels), device = images.shape[:2], images.device
-    whole = count * ranks.world_size() // row
+    whole = count * world_size() // row
     chosen = _own(torch.rand(whole, generator=rng), row) < share
     tones = _own(torch.rand(whole, channels, 2, generator=rng) * 2 - 1, row) * torch.tensor([GAMMA, CONTRAST])
     waves = _own(torch.randn(whole, channels, BIAS_NODES, BIAS_NODES, generator=rng), row) * BIAS

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from dataloaders.io.ranks import summed
+from models.collectives import summed
 
 SPECTRUM_BLOCK = 4
 FAKE = 0  # class 0 of the N+1 is "generated"; label y is class y + 1

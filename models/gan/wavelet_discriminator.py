@@ -13,7 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from dataloaders.io.ranks import gathered, own_part, world_size
+from dataloaders.io.ranks import world_size
+from models.collectives import gathered, own_part
 from models.gan.blocks import leaky_relu
 from models.gan.haar import haar, inverse_haar
 

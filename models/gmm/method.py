@@ -17,9 +17,9 @@ from scipy.sparse import csr_array
 from torch import Tensor
 
 from config import Config
-from dataloaders.io.ranks import sums_by_key
 from dataloaders.io.spec import DataSpec
 from models.base import Batch, Method, SampleRandom
+from models.collectives import sums_by_key
 from models.gmm.intensity import FULL_SCALE
 from models.gmm.priors import (
     BINS,

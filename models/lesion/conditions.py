@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from scipy.ndimage import distance_transform_cdt
 from torch import Tensor
 
-from dataloaders.io.ranks import mean_over_all
+from models.collectives import mean_over_all
 from models.gmm.resampling import blurred
 
 WHITE = -0.2  # white matter in [-1, 1], where the window goes from 0 to 2.5 times white matter

@@ -13,9 +13,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from config import Config
-from dataloaders.io.ranks import summed
 from dataloaders.io.spec import DataSpec
 from models.base import Batch, Method, Player, adam
+from models.collectives import summed
 from models.layers import give_streams, with_image_dropout, with_synced_norms
 from models.segmenter.options import SegmenterConfig
 

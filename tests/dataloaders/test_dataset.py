@@ -12,8 +12,8 @@ import torch
 from dataloaders.io.intensity import Window, model_to_levels
 from dataloaders.io.manifest import Case, Manifest, Slice
 from dataloaders.io.png import read_png, write_png
-from dataloaders.io.spec import Channel, DataSpec, Label
-from dataloaders.slices import BatchLoader, SliceDataset, flip_table
+from dataloaders.io.spec import Channel, DataSpec, Label, flip_table
+from dataloaders.slices import BatchLoader, SliceDataset
 from models.base import Batch
 from models.gmm.scheme import LabelScheme
 from tests.toy import prepared_folder
