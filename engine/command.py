@@ -19,7 +19,7 @@ T = TypeVar("T")
 DEFECT = 1
 _FORMAT = warnings.formatwarning
 MEMORY = (
-    "out of memory ({first}). Give --accumulate 2 or more, lower --batch_size, or --oasis.channels_G and channels_D "
+    "out of memory ({first}). Give --accumulate 2 or more, lower --batch_size, or channels_G and channels_D "
     "(--preset small), or prepare the data with a smaller --size; on a GPU --precision bf16. The same command resumes"
 )
 

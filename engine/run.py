@@ -41,7 +41,7 @@ from models.collectives import all_reduce_mean, average_gradients, broadcast_mod
 WON = 0.99  # accuracy of a discriminator above which the generator gets no useful gradient
 ADVICE = (
     "Look at the newest preview and an older one. --which_iter with an older state and a lower --lr_d (or --oasis.lr_w) "
-    "may go on learning, or a new run with a larger batch, --oasis.spectral_gain 1 or more R1; --stop_patience 0 goes on "
+    "may go on learning, or a new run with a larger batch, spectral_gain 1 or more R1; --stop_patience 0 goes on "
     "with this one."
 )
 FIRST_SLICES = 64  # training slices that a method may look at before its first step
