@@ -76,10 +76,9 @@ def test_paths_exist(page: Path) -> None:
         if path.partition("/")[0] in {p.name for p in ROOT.iterdir()} or path.startswith("images")
     }
     lacking = [path for path in ours if not (ROOT / path).exists() and not (page.parent / path).exists()]
-    modules = {
-        path.name for folder in (*PRODUCT, "scripts", "benchmarks", "tests") for path in ROOT.glob(f"{folder}/**/*.py")
-    }
-    lacking += set(re.findall(r"`(\w+\.py)`", text)) - modules - {path.name for path in ROOT.glob("*.py")}
+    folders = ("", *(f"{folder}/**/" for folder in (*PRODUCT, "scripts", "benchmarks", "tests", "docs")))
+    modules = {path.name for folder in folders for path in ROOT.glob(f"{folder}*.py")}
+    lacking += set(re.findall(r"`(\w+\.py)`", text)) - modules
     assert not lacking, f"{page.name}: {', '.join(sorted(lacking))}"
 
 

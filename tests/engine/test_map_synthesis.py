@@ -39,7 +39,7 @@ def make_run(runs: Path, model: str, spec: DataSpec, windows: list[list[float]],
     tiny = replace(
         options.OasisConfig(), channels_G=4, channels_D=4, spade_hidden=4, z_dim=4, spectral_gain=1.0, **changes
     )
-    config = replace(options.starting_values(), name="run", dataroot=Path("data"), model=model, oasis=tiny)
+    config = replace(options.starting_values(model), name="run", dataroot=Path("data"), oasis=tiny)
     config = replace(config, gmm=replace(config.gmm, priors="random"))
     torch.manual_seed(1)
     method = build_method(config, spec).eval()
@@ -253,7 +253,7 @@ def test_options_that_do_not_go_together(arguments: str, message: str) -> None:
     ("model", "advice"), [("segmenter", "scripts/segment.py"), ("lesion", "scripts/add_lesions.py")]
 )
 def test_runs_that_make_no_images_of_labels_say_what_does(home: Path, tmp_path: Path, model: str, advice: str) -> None:
-    config = replace(options.starting_values(), name="run", dataroot=Path("data"), model=model)
+    config = replace(options.starting_values(model), name="run", dataroot=Path("data"))
     save_weights(
         weights_path(tmp_path / "runs" / "run", "best"), Weights({}, options.to_dict(config), SPEC.to_dict(), 1)
     )
