@@ -241,7 +241,9 @@ class Run:
         self.total = self.config.num_epochs * len(train_loader) if players else len(train_loader)
         parts = self.world_size * self.config.accumulate * train_loader.row
         if players and self.config.batch_size % parts:
-            rows = f", in rows of {train_loader.row} slices (--spade.slices_D)" if train_loader.row > 1 else ""
+            rows = (
+                f", in rows of {train_loader.row} slices (--spade.slices_D 1 for none)" if train_loader.row > 1 else ""
+            )
             raise ValueError(
                 f"--batch_size {self.config.batch_size}: is shared by {self.world_size} processes and --accumulate "
                 f"{self.config.accumulate}{rows}, so must be a multiple of {parts}"
