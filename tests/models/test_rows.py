@@ -158,6 +158,8 @@ def test_a_run_of_rows_resumes_exactly_and_refuses_batches_that_cut_them(folder:
     run("--num_epochs 1 --accumulate 2 --which_iter 4")
     again = checkpoint.load_state(checkpoint.state_path(home, 12))
     assert all(torch.equal(value, again["method"][key]) for key, value in whole["method"].items())
-    words = r"--batch_size 4: .* --accumulate 4, in rows of 2 slices \(--spade.slices_D 1 for none\), so .* multiple of 8"
+    words = (
+        r"--batch_size 4: .* --accumulate 4, in rows of 2 slices \(--spade.slices_D 1 for none\), so .* multiple of 8"
+    )
     with pytest.raises(ValueError, match=words):
         run("--num_epochs 2 --accumulate 4")
