@@ -20,7 +20,7 @@ demo: $(STAMP)  ## prepare, train, test and compare on embedded data; ends with 
 
 # One process more than cores: some tests wait for a Slurm, a signal, a lock.
 test: $(STAMP)  ## all tests, on as many cores as there are
-	@OMP_NUM_THREADS=1 $(PY) -m pytest -n $$(($$(getconf _NPROCESSORS_ONLN) + 1)) --dist loadfile --no-loadscope-reorder
+	@OMP_NUM_THREADS=1 $(PY) -m pytest -n $$(($$(nproc 2>/dev/null || getconf _NPROCESSORS_ONLN) + 1)) --dist loadfile --no-loadscope-reorder
 
 test-fast: $(STAMP)  ## the quick tests alone, for the inner loop
 	@OMP_NUM_THREADS=1 $(PY) -m pytest -n auto --dist loadfile -m "not slow"
