@@ -62,7 +62,7 @@ class CommonConfig:
     only_patients: tuple[str, ...] = ()
     """Train on these patients of the training split alone; by default on all of them."""
     model: str = "spade"
-    """Method; its own options follow below, and --help with another --model shows those of that. An option names it too."""
+    """Method, whose options --help shows; where it is left out, that whose options or preset are given."""
     preset: str = "small"
     """Starting values: small for a dozen patients and a modest GPU or a CPU, demo for minutes, or as published."""
     checkpoints_dir: Path = Path("checkpoints")
