@@ -309,7 +309,8 @@ def _chosen(arguments: Sequence[str]) -> Config:
     for flag in ("--model", "--preset", "--gmm.preset"):
         first.add_argument(flag, nargs="?")  # without a value: tyro says so
     groups = {argument[2:].partition(".")[0] for argument in arguments if argument.startswith("--")}
-    return starting_values(*vars(first.parse_known_args(arguments)[0]).values(), groups)
+    model, preset, gmm = vars(first.parse_known_args(arguments)[0]).values()
+    return starting_values(model, preset, gmm, groups)
 
 
 def parse_train(arguments: Sequence[str] | None = None) -> Config:
