@@ -30,6 +30,7 @@ TINY = """--gpu_ids -1 --batch_size 4 --num_epochs 1 --freq_print 4 --freq_fid 1
  --lr_g 1e-4 --oasis.channels_G 8 --oasis.channels_D 4 --oasis.channels_W 4 --oasis.spade_hidden 4 --oasis.z_dim 4
  --oasis.spectral_gain 1 --spade.channels_G 8 --spade.channels_D 4 --spade.spade_hidden 4 --spade.lambda_vgg 0
  --spade.spectral_gain 1 --spade.lambda_feature 0.1"""
+SEVERAL = ROOT / "tests" / "smooth_train.py"
 VARIANTS = {
     "oasis": "--model oasis",
     # A minibatch deviation over four images, two on each rank; the mask loss looks at the first slices.
@@ -78,9 +79,8 @@ def one_and_two(data: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[P
         folder = tmp_path_factory.mktemp(f"ranks{count}")
         lines = [options(data, folder, name, extra) for name, extra in VARIANTS.items()]
         (folder / "runs.txt").write_text("\n".join(lines))
-        script = ROOT / "tests" / "smooth_train.py"
         launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"] if count == 2 else []
-        run(*launcher, script, folder / "runs.txt")
+        run(*launcher, SEVERAL, folder / "runs.txt")
         folders.append(folder)
     return folders[0], folders[1]
 
@@ -124,31 +124,33 @@ def test_only_the_first_rank_writes(one_and_two: tuple[Path, Path]) -> None:
     assert len(list((two / "tensorboard").iterdir())) == 1
 
 
-def start(data: Path, runs: Path, name: str, epochs: int, count: int = 2) -> list[subprocess.Popen[str]]:
-    extra = f"--num_epochs {epochs} --freq_fid 4000 --freq_save_latest 20 --freq_print 20"
-    return start_ranks(count, "train.py", *shlex.split(options(data, runs, name, extra)))
+def start(data: Path, runs: Path, **epochs: int) -> list[subprocess.Popen[str]]:
+    """Two ranks that train runs of these names one after the other."""
+    extra = "--freq_fid 4000 --freq_save_latest 20 --freq_print 20"
+    lines = [options(data, runs, name, f"--num_epochs {count} {extra}") for name, count in epochs.items()]
+    (runs / "runs.txt").write_text("\n".join(lines))
+    return start_ranks(2, SEVERAL, runs / "runs.txt")
 
 
 def test_all_ranks_stop_at_the_signal_of_one_and_resume_bit_for_bit(data: Path, tmp_path: Path) -> None:
     """The time limit's signal reaches rank 1 only; both save and exit with 85; the resumed run ends as a whole one."""
-    ranks = start(data, tmp_path, "stopped", 400)
+    ranks = start(data, tmp_path, stopped=400)
     wait_for_state(ranks[0], tmp_path / "stopped")
     ranks[1].send_signal(signal.SIGUSR2)
     ended = finish(ranks)
     assert [code for code, _, _ in ended] == [85, 85], ended
     assert "state saved" in ended[0][1]
     epochs = load_state(list_states(tmp_path / "stopped")[-1])["images"] // 15 + 2
-    again = finish(start(data, tmp_path, "stopped", epochs))
+    again = finish(start(data, tmp_path, stopped=epochs, whole=epochs))
     assert [code for code, _, _ in again] == [0, 0], again
     assert "resumed at" in again[0][1]
-    assert [code for code, _, _ in finish(start(data, tmp_path, "whole", epochs))] == [0, 0]
     whole, parts = (load_state(list_states(tmp_path / name)[-1]) for name in ("whole", "stopped"))
     assert whole["images"] == parts["images"]
     assert all(torch.equal(tensor, parts["method"][key]) for key, tensor in whole["method"].items())
 
 
 def test_a_killed_rank_ends_the_others_with_one_line(data: Path, tmp_path: Path) -> None:
-    ranks = start(data, tmp_path, "killed", 400)
+    ranks = start(data, tmp_path, killed=400)
     wait_for_state(ranks[0], tmp_path / "killed")
     ranks[1].kill()
     (code, _, err), (killed, _, _) = finish(ranks)
@@ -176,7 +178,7 @@ def test_a_missing_slice_is_named_by_the_rank_that_needs_it_and_ends_both(data: 
 def test_an_error_of_the_first_rank_ends_all_with_its_code(data: Path, tmp_path: Path) -> None:
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.tex").write_text("mine")
-    ended = finish(start(data, tmp_path, "mine", 1))
+    ended = finish(start(data, tmp_path, mine=1))
     assert [code for code, _, _ in ended] == [2, 2], ended
     assert "not a run folder" in ended[0][2]
     assert "error" not in ended[1][2]
