@@ -14,6 +14,7 @@ from dataloaders.prepare.options import PrepareOptions
 
 CUT = 0.001  # of the labelled voxels lost to a crop: more is a line for each case
 CASES = 20  # of which there are such lines
+UNLABELLED = 0.1  # of the body without a label: more is a line
 
 
 @dataclass(frozen=True)
@@ -22,7 +23,8 @@ class CaseNotes:
     guard: those left out between held-out blocks.
 
     cut: share of the labelled voxels outside the window. values: lowest and highest of each channel, before cleaning;
-    outside: share of the voxels below and above each channel's window.
+    outside: share of the voxels below and above each channel's window. unlabelled: share of the body that is background, 0
+    where nobody looked for the body.
     """
 
     id: str
@@ -32,6 +34,7 @@ class CaseNotes:
     cut: float
     values: tuple[tuple[float, float], ...]
     outside: tuple[tuple[float, float], ...]
+    unlabelled: float = 0.0
 
 
 def value_ranges(images: Sequence[NDArray]) -> tuple[tuple[float, float], ...]:
@@ -65,6 +68,11 @@ def note_lines(notes: Sequence[CaseNotes], channels: Sequence[str], ct: Sequence
         lines.append(
             f"{name}: values from {low:.6g} to {high:.6g} {unit}; {percent(below)} of the voxels lie below the window and "
             f"become its low end, {percent(above)} above it"
+        )
+    if (unlabelled := float(np.mean([n.unlabelled for n in notes]))) > UNLABELLED:
+        lines.append(
+            f"{percent(unlabelled)} of the body has no label, so that tissue and air are one class to what is trained here; "
+            "--split_background makes a class of it (body_unlabelled)"
         )
     return [line.replace("\N{NO-BREAK SPACE}", " ") for line in lines]
 

@@ -71,7 +71,8 @@ def process_case(
     outside = clipped(images, windows)
     written = sum(len(indices) for indices in parts.values())
     shape, guard = (rows, columns, count), len(kept) - written
-    notes = CaseNotes(source.id, shape, written, guard, max(lost, 0.0), values, outside)
+    unlabelled = float(np.mean(label[body] == 0)) if body is not None and o.half is None else 0.0
+    notes = CaseNotes(source.id, shape, written, guard, max(lost, 0.0), values, outside, unlabelled)
     return [asdict(case) for case in cases], notes
 
 

@@ -287,7 +287,7 @@ def test_bids_modalities_with_their_own_grids(tmp_path: Path, capsys: pytest.Cap
     assert np.corrcoef(t1.ravel(), flair.ravel())[0, 1] > 0.97
 
 
-def test_background_is_split_into_air_and_body(tmp_path: Path) -> None:
+def test_background_is_split_into_air_and_body(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     ct = toy_ct()
     organ = np.zeros(ct["image"].shape, np.uint8)
     organ[30:36, 40:50, 2:10] = 5
@@ -295,7 +295,10 @@ def test_background_is_split_into_air_and_body(tmp_path: Path) -> None:
     save_nifti(tmp_path / "i" / "a.nii.gz", ct["image"], affine)
     save_nifti(tmp_path / "l" / "a.nii.gz", organ, affine)
     where = {"images": str(tmp_path / "i"), "labels": str(tmp_path / "l"), "clean": "auto", "size": (96,)}
+    pairs(tmp_path, tmp_path / "whole", split=(1, 0, 0), min_foreground=0.0, **where)
+    assert "% of the body has no label" in capsys.readouterr().out
     manifest = pairs(tmp_path, tmp_path / "out", split_background=True, split=(1, 0, 0), **where)
+    assert "has no label" not in capsys.readouterr().out
     assert [label.name for label in manifest.spec.labels] == ["background", "label_5", "body_unlabelled"]
     item = manifest.cases[0].slices[6]
     image = manifest.cases[0].windows[0].decode(read_png(tmp_path / "out" / item.images[0]))
