@@ -25,7 +25,6 @@ from dataloaders.io.manifest import Manifest
 from dataloaders.io.runlog import read_log
 from dataloaders.prepare.options import PrepareOptions
 from dataloaders.prepare.prepare import prepare
-from engine import signals
 from engine.checkpoint import list_states
 from tests.toy import LAS, phantom, published, save_nifti
 
@@ -47,7 +46,6 @@ class Done:
 def call(script: object, *arguments: object, code: int = 0) -> Done:
     """A command inside this process: the same code without the seconds that importing torch takes."""
     out, err = io.StringIO(), io.StringIO()
-    handlers = {number: signal.getsignal(number) for number in signals._EXIT_CODES}
     with (
         mock.patch.object(sys, "argv", [script, *map(str, arguments)]),
         contextlib.redirect_stdout(out),
@@ -55,8 +53,6 @@ def call(script: object, *arguments: object, code: int = 0) -> Done:
         pytest.raises(SystemExit) as stop,
     ):
         runpy.run_path(str(ROOT / str(script)), run_name="__main__")
-    for number, handler in handlers.items():
-        signal.signal(number, handler)
     assert stop.value.code == code, out.getvalue() + err.getvalue()
     return Done(out.getvalue(), err.getvalue())
 
