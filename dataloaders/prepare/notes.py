@@ -14,7 +14,7 @@ from dataloaders.prepare.options import PrepareOptions
 
 CUT = 0.001  # of the labelled voxels lost to a crop: more is a line for each case
 CASES = 20  # of which there are such lines
-UNLABELLED = 0.1  # of the body without a label: more is a line
+UNLABELLED = 0.03  # of the tissue without a label: more is a line
 
 
 @dataclass(frozen=True)
@@ -23,8 +23,8 @@ class CaseNotes:
     guard: those left out between held-out blocks.
 
     cut: share of the labelled voxels outside the window. values: lowest and highest of each channel, before cleaning;
-    outside: share of the voxels below and above each channel's window. unlabelled: share of the body that is background, 0
-    where nobody looked for the body.
+    outside: share of the voxels below and above each channel's window. unlabelled: share of what is no air in the
+    first channel that is background, 0 where images or labels are alone.
     """
 
     id: str
@@ -71,8 +71,8 @@ def note_lines(notes: Sequence[CaseNotes], channels: Sequence[str], ct: Sequence
         )
     if (unlabelled := float(np.mean([n.unlabelled for n in notes]))) > UNLABELLED:
         lines.append(
-            f"{percent(unlabelled)} of the body has no label, so that tissue and air are one class to what is trained here; "
-            "--split_background makes a class of it (body_unlabelled)"
+            f"{percent(unlabelled)} of what is no air has no label, so it is one class with air to what is trained here; "
+            "--split_background makes another of it (body_unlabelled), and generators paint both better"
         )
     return [line.replace("\N{NO-BREAK SPACE}", " ") for line in lines]
 

@@ -49,6 +49,10 @@ def process_case(
     images, label, body = _clean(images, label, roles, affine, plan)
     foreground = body if o.half == "images" else label > 0
     assert foreground is not None
+    unlabelled = 0.0
+    if o.half is None:
+        there = body if body is not None else tissue.no_air(images[0], plan.ct[0]) | foreground
+        unlabelled = float(np.mean(label[there] == 0))
     if o.n4:
         images = [i if ct else i / n4_field(i, foreground) for i, ct in zip(images, plan.ct, strict=True)]
     label, windows, filled, grey = _without_lesions(images, label, plan)
@@ -71,7 +75,6 @@ def process_case(
     outside = clipped(images, windows)
     written = sum(len(indices) for indices in parts.values())
     shape, guard = (rows, columns, count), len(kept) - written
-    unlabelled = float(np.mean(label[body] == 0)) if body is not None and o.half is None else 0.0
     notes = CaseNotes(source.id, shape, written, guard, max(lost, 0.0), values, outside, unlabelled)
     return [asdict(case) for case in cases], notes
 

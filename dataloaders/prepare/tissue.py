@@ -105,18 +105,22 @@ def hu_tissue(ct: NDArray, body: NDArray[np.bool_]) -> NDArray[np.uint8]:
     return np.where(body, np.digitize(ct, CT_LIMITS_HU) + 1, 0).astype(np.uint8)
 
 
+def no_air(image: NDArray, is_ct: bool) -> NDArray[np.bool_]:
+    """Above -300 HU in CT, a third of Otsu's threshold in MR."""
+    return image > (CT_BODY_HU if is_ct else threshold_otsu(image[np.isfinite(image)]) / 3)
+
+
 def body_mask(
     image: NDArray, spacing: NDArray, is_ct: bool, labelled: NDArray[np.bool_] | None = None
 ) -> NDArray[np.bool_]:
     """The body including its lungs and gas, without table and tubes. image (I, J, K) in RAS order.
 
-    1. Threshold: -300 HU for CT, a third of Otsu's threshold for MR. 2. Opening with a ball of 4 mm separates the
+    1. Threshold, see `no_air`. 2. Opening with a ball of 4 mm separates the
     table; the largest component is the body. 3. Grown back by the same radius inside the thresholded voxels, for the
     skin. 4. Holes filled in 3-D and in every axial slice: lungs are closed in axial slices even where the volume's end
     cuts them open, gas by the 3-D step. Labelled voxels always belong to the body.
     """
-    threshold = CT_BODY_HU if is_ct else threshold_otsu(image[np.isfinite(image)]) / 3
-    solid = image > threshold
+    solid = no_air(image, is_ct)
     radius = np.maximum(1, np.rint(OPENING_MM / spacing)).astype(int)
     ball = ellipsoid(radius)
     # Padding by replication keeps a body that is cut by the field of view from being eroded at the cut.

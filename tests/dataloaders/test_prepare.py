@@ -296,7 +296,7 @@ def test_background_is_split_into_air_and_body(tmp_path: Path, capsys: pytest.Ca
     save_nifti(tmp_path / "l" / "a.nii.gz", organ, affine)
     where = {"images": str(tmp_path / "i"), "labels": str(tmp_path / "l"), "clean": "auto", "size": (96,)}
     pairs(tmp_path, tmp_path / "whole", split=(1, 0, 0), min_foreground=0.0, **where)
-    assert "% of the body has no label" in capsys.readouterr().out
+    assert "% of what is no air has no label" in capsys.readouterr().out
     manifest = pairs(tmp_path, tmp_path / "out", split_background=True, split=(1, 0, 0), **where)
     assert "has no label" not in capsys.readouterr().out
     assert [label.name for label in manifest.spec.labels] == ["background", "label_5", "body_unlabelled"]
