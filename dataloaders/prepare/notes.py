@@ -24,7 +24,7 @@ class CaseNotes:
 
     cut: share of the labelled voxels outside the window. values: lowest and highest of each channel, before cleaning;
     outside: share of the voxels below and above each channel's window. unlabelled: share of what is no air in the
-    first channel that is background, 0 where images or labels are alone.
+    first channel that is background, 0 with --split_background and where images or labels are alone.
     """
 
     id: str

@@ -50,9 +50,8 @@ def process_case(
     foreground = body if o.half == "images" else label > 0
     assert foreground is not None
     unlabelled = 0.0
-    if o.half is None:
-        there = body if body is not None else tissue.no_air(images[0], plan.ct[0]) | foreground
-        unlabelled = float(np.mean(label[there] == 0))
+    if o.half is None and not o.split_background:
+        unlabelled = float(np.mean(label[tissue.no_air(images[0], plan.ct[0]) | foreground] == 0))
     if o.n4:
         images = [i if ct else i / n4_field(i, foreground) for i, ct in zip(images, plan.ct, strict=True)]
     label, windows, filled, grey = _without_lesions(images, label, plan)

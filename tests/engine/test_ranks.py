@@ -71,16 +71,21 @@ def options(data: Path, runs: Path, name: str, extra: str = "") -> str:
     )
 
 
+def run_list(data: Path, runs: Path, wanted: dict[str, str]) -> Path:
+    """What `SEVERAL` reads: runs of these names with these further options."""
+    path = runs / "runs.txt"
+    path.write_text("\n".join(options(data, runs, name, extra) for name, extra in wanted.items()))
+    return path
+
+
 @pytest.fixture(scope="module")
 def one_and_two(data: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     """All variants trained by one process and by two."""
     folders = []
     for count in (1, 2):
         folder = tmp_path_factory.mktemp(f"ranks{count}")
-        lines = [options(data, folder, name, extra) for name, extra in VARIANTS.items()]
-        (folder / "runs.txt").write_text("\n".join(lines))
         launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"] if count == 2 else []
-        run(*launcher, SEVERAL, folder / "runs.txt")
+        run(*launcher, SEVERAL, run_list(data, folder, VARIANTS))
         folders.append(folder)
     return folders[0], folders[1]
 
@@ -127,9 +132,8 @@ def test_only_the_first_rank_writes(one_and_two: tuple[Path, Path]) -> None:
 def start(data: Path, runs: Path, **epochs: int) -> list[subprocess.Popen[str]]:
     """Two ranks that train runs of these names one after the other."""
     extra = "--freq_fid 4000 --freq_save_latest 20 --freq_print 20"
-    lines = [options(data, runs, name, f"--num_epochs {count} {extra}") for name, count in epochs.items()]
-    (runs / "runs.txt").write_text("\n".join(lines))
-    return start_ranks(2, SEVERAL, runs / "runs.txt")
+    wanted = {name: f"--num_epochs {count} {extra}" for name, count in epochs.items()}
+    return start_ranks(2, SEVERAL, run_list(data, runs, wanted))
 
 
 def test_all_ranks_stop_at_the_signal_of_one_and_resume_bit_for_bit(data: Path, tmp_path: Path) -> None:
