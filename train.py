@@ -54,7 +54,7 @@ def learn(run: Run) -> int:
         for batch in run.timed(train_loader.endless(start=state.images_seen)):
             if run.done:
                 break  # enough images, or Slurm asked us to stop
-            parts = method.augmented(run.entered(batch)).parts(config.accumulate)  # one, unless memory is short
+            parts = run.entered(batch).parts(config.accumulate)  # one, unless memory is short
             for name, player in players.items():
                 if state.step % player.every == 0:
                     with only_trains(player, players):

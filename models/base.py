@@ -210,10 +210,6 @@ class Method(nn.Module):
         """Look at some training batches before the first step of a new run; what is to be warned of, '' for nothing."""
         return ""
 
-    def augmented(self, batch: Batch) -> Batch:
-        """What the players see of a training batch; draws from its stream."""
-        return batch
-
     def current(self, batch: Batch) -> Tensor | None:
         """Images by the weights in training rather than their average, for previews; None where there is no such thing."""
         return None

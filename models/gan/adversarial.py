@@ -120,15 +120,6 @@ class Gan(Method):
 
     # -- images ---------------------------------------------------------------------------------------------------
 
-    def augmented(self, batch: Batch) -> Batch:
-        """The batch with its share of deformed pairs and of images in other tones."""
-        geometry, intensity = self.options.augment_geometry, self.options.augment_intensity
-        if geometry == intensity == 0:
-            return batch
-        from models.gan import augment  # with the spatial engine of the random contrasts
-
-        return augment.augmented(batch, geometry, intensity, self.options.row)
-
     def generate(self, batch: Batch) -> Tensor:
         """Training images of the batch with fresh noise from its stream; remembered in the batch without gradients."""
         z = self.noise_length

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from dataloaders.io.schema import AtLeast0, AtLeast1, BelowOne, Must, NotNegative, Positive, Share, at_least
+from dataloaders.io.schema import AtLeast0, AtLeast1, BelowOne, Must, NotNegative, Positive, at_least
 from models import MethodOptions
 
 ParamFreeNorm = Literal["batch", "instance", "group"]
@@ -64,10 +64,6 @@ class GanConfig:
     """Decay of the generator's moving average per step; OASIS uses 0.9999 at batch 32; 0 for none."""
     crop: WindowSize | None = None
     """Train on windows H W at random places of the slices, whose images are still made whole; by default on whole slices."""
-    augment_geometry: Share = 0.0
-    """Share of the training pairs that are deformed, label and image alike: rotated, scaled, sheared, shifted, bent."""
-    augment_intensity: Share = 0.0
-    """Share of the training images given a gamma, contrast and bias field of their own; air stays."""
     reuse_fake: bool = True
     """Train the discriminators on the images of the generator's own step instead of drawing new ones: a seventh faster."""
 
@@ -197,8 +193,7 @@ DEMO_OASIS: dict[str, Any] = DEMO_NETWORKS | {"channels_W": 16, "z_dim": 8, "lam
 TELLING = (
     *("generator", "norm", "param_free_norm", "channels_G", "channels_D", "z_dim", "grain", "neighbours"),
     *("slice_position", "slices_D", "detail_D", "critic", "unpaired", "lambda_segment", "lambda_labelmix", "lambda_l1"),
-    *("lambda_edge", "lambda_spectrum", "lambda_vgg", "lambda_lite", "lambda_feature", "lambda_mask", "ema_decay"),
-    *("crop", "augment_geometry", "augment_intensity"),
+    *("lambda_edge", "lambda_spectrum", "lambda_vgg", "lambda_lite", "lambda_feature", "lambda_mask", "ema_decay", "crop"),
 )
 
 OASIS = MethodOptions(

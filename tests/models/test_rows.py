@@ -107,17 +107,6 @@ def part_grain(method: SpadeGan, part: Batch) -> torch.Tensor:
     return grain
 
 
-def test_augmentation_has_one_fate_for_a_row(folder: Path) -> None:
-    method = made(folder, "--spade.augment_geometry 0.5 --spade.augment_intensity 0.5")
-    batch = next(loader(folder, 2, 8).endless())
-    for values in (batch.label, batch.real):
-        values[1::2] = values[0::2]
-    after = method.augmented(batch)
-    for values in (after.label, after.real):
-        assert torch.equal(values[0::2], values[1::2])
-        assert not torch.equal(values[0], values[2])
-
-
 def test_how_slices_differ_is_judged_beside_each_slice(folder: Path) -> None:
     """A stack that repeats each real slice is made of real slices; only the discriminator of rows can tell."""
     method = made(folder)
