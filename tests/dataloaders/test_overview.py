@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from dataloaders.io.manifest import FILE_NAME, Manifest
-from dataloaders.overview import overview
+from dataloaders.io.spec import Label
+from dataloaders.overview import HARD, class_shares, overview
 from tests.toy import prepared_folder
 
 
@@ -39,3 +40,12 @@ def test_what_was_found_also_without_the_histograms(tmp_path: Path) -> None:
     (root / FILE_NAME).write_text(json.dumps(data))
     with pytest.raises(ValueError, match="histogram"):
         Manifest.load(root, histograms=False)
+
+
+def test_labels_with_hardly_any_pixels_and_none_are_named() -> None:
+    names = ("background", "liver", "portal vein", "spleen")
+    labels = [Label(number, name, (number,)) for number, name in enumerate(names)]
+    assert class_shares(labels, {0: 9_000, 1: 977, 2: 23}).replace(HARD, " ") == (
+        "4 labels, share of the training pixels: background 90 %, liver 9.8 %, portal vein 0.23 %"
+        "; learned from hardly any pixels: portal vein 23; in no training slice: spleen"
+    )
