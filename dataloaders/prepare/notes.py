@@ -72,7 +72,7 @@ def note_lines(notes: Sequence[CaseNotes], channels: Sequence[str], ct: Sequence
     if (unlabelled := float(np.mean([n.unlabelled for n in notes]))) > UNLABELLED:
         lines.append(
             f"{percent(unlabelled)} of what is no air has no label, so it is one class with air to what is trained here; "
-            "--split_background makes another of it (body_unlabelled), and generators paint both better"
+            "--split_background makes another of it (body_unlabelled), which generators paint better"
         )
     return [line.replace("\N{NO-BREAK SPACE}", " ") for line in lines]
 
