@@ -18,6 +18,7 @@ from models.base import Batch, Method, Player, SampleRandom, adam, seeded_genera
 from models.ema import ema_copy, ema_update, recalibrate_batchnorm
 from models.gan import losses, mask_loss
 from models.gan.generator import GRAIN_LEVELS, SpadeGenerator, check_size
+from models.gan.losses import label_l1
 from models.gan.norms import NormOptions
 from models.gan.options import PAIRED_LOSSES, GanConfig
 
@@ -244,12 +245,18 @@ class Gan(Method):
         """Likewise of the discriminator."""
         raise NotImplementedError
 
+    def class_weights(self, batch: Batch, max_weight: float = 0.0) -> Tensor:
+        """Class weights (N,) of the step's batch, of which this may be a part."""
+        label = batch.label if batch.whole_label is None else batch.whole_label
+        return losses.class_weights(label, self.spec.num_labels, max_weight)
+
     def image_losses(self, fake: Tensor, batch: Batch) -> dict[str, Tensor]:
         """Losses of the generated images (B, C, H, W) beside the adversarial ones, weighted; only those with a weight."""
         o, nets = self.options, self._perceptual
         terms: list[tuple[str, float, Callable[[], Tensor]]] = [
             ("mask", o.lambda_mask, lambda: mask_loss.mask_loss(fake, batch.label, self.mask_threshold, o.mask_loss)),
             ("l1", o.lambda_l1, lambda: l1_loss(fake.float(), batch.real.float())),
+            ("label_l1", o.lambda_label_l1, lambda: label_l1(fake, batch.real, batch.label, self.class_weights(batch))),
             ("edge", o.lambda_edge, lambda: losses.edge(fake, batch.real)),
             ("spectrum", o.lambda_spectrum, lambda: losses.spectrum(fake, batch.real)),
             ("vgg", o.lambda_vgg, lambda: nets["vgg19"].loss(fake, batch.real)),

@@ -41,6 +41,15 @@ def real_cross_entropy(logits: Tensor, label: Tensor, weight: Tensor | None = No
     return pixelwise.mean() if weight is None else (pixelwise * weight[label]).mean()
 
 
+def label_l1(fake: Tensor, real: Tensor, label: Tensor, weight: Tensor) -> Tensor:
+    """Mean over pixels of w_y · |fake − real|: with `class_weights` the mean over labels of the L1 distance within each.
+
+    A plain mean hardly sees small structures, whose intensities then drift. fake, real: (B, C, H, W) in [-1, 1]. label:
+    (B, H, W) int64. weight: (N,). Returns ().
+    """
+    return ((fake.float() - real.detach().float()).abs().mean(1) * weight[label]).mean()
+
+
 def fake_cross_entropy(logits: Tensor) -> Tensor:
     """Mean over pixels of CE(logits, fake), unweighted (OASIS, eq. 1). logits: (B, N+1, H, W). Returns ()."""
     return -F.log_softmax(logits.float(), dim=1)[:, FAKE].mean()

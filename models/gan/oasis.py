@@ -123,7 +123,4 @@ class Oasis(Gan):
     def weights(self, batch: Batch) -> Tensor | None:
         """Class weights of the batch, None where balancing is off."""
         o = self.oasis
-        if not o.balance_classes:
-            return None
-        label = batch.label if batch.whole_label is None else batch.whole_label
-        return losses.class_weights(label, self.spec.num_labels, o.max_class_weight)
+        return self.class_weights(batch, o.max_class_weight) if o.balance_classes else None

@@ -13,7 +13,9 @@ ParamFreeNorm = Literal["batch", "instance", "group"]
 GeneratorName = Literal["image", "haar"]
 
 # Weights of losses that compare a generated image with the real one of its label.
-PAIRED_LOSSES = ("lambda_l1", "lambda_edge", "lambda_spectrum", "lambda_vgg", "lambda_lite", "lambda_feature")
+PAIRED_LOSSES = (
+    *("lambda_l1", "lambda_label_l1", "lambda_edge", "lambda_spectrum", "lambda_vgg", "lambda_lite", "lambda_feature"),
+)
 WindowSize = Annotated[tuple[int, int], Must("multiples of 32", lambda size: all(x > 0 and x % 32 == 0 for x in size))]
 AtLeast2 = Annotated[int, at_least(2)]
 
@@ -44,6 +46,8 @@ class GanConfig:
     """2.5-D: also give the generator the slice's place in its scan, -1 for the first and 1 for the last."""
     lambda_l1: NotNegative = 0.0
     """Weight of the L1 distance to the real image; needs pairs."""
+    lambda_label_l1: NotNegative = 0.0
+    """Weight of the same distance where every label counts alike, small structures as much as large ones; needs pairs."""
     lambda_edge: NotNegative = 0.0
     """Weight of the L1 distance between the image gradients of generated and real; needs pairs."""
     lambda_spectrum: NotNegative = 0.0
@@ -180,6 +184,7 @@ DEMO_NETWORKS: dict[str, Any] = {
 RECIPE: dict[str, Any] = {
     "neighbours": 1,
     "lambda_l1": 5.0,
+    "lambda_label_l1": 1.0,
     "lambda_lite": 5.0,
     "lambda_spectrum": 0.3,
     "lambda_vgg": 0.0,
@@ -193,8 +198,8 @@ DEMO_OASIS: dict[str, Any] = DEMO_NETWORKS | {"channels_W": 16, "z_dim": 8, "lam
 TELLING = (
     *("generator", "norm", "param_free_norm", "channels_G", "channels_D", "z_dim", "grain", "neighbours"),
     *("slice_position", "slices_D", "detail_D", "critic", "unpaired", "lambda_segment", "lambda_labelmix", "lambda_l1"),
-    *("lambda_edge", "lambda_spectrum", "lambda_vgg", "lambda_lite", "lambda_feature", "lambda_mask"),
-    *("ema_decay", "crop"),
+    *("lambda_label_l1", "lambda_edge", "lambda_spectrum", "lambda_vgg", "lambda_lite", "lambda_feature"),
+    *("lambda_mask", "ema_decay", "crop"),
 )
 
 OASIS = MethodOptions(

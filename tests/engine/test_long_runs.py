@@ -246,7 +246,7 @@ def one_step(data: Path, model: str, parts: int, *more: str) -> tuple[dict[str, 
 @pytest.mark.parametrize(
     ("model", "more"),
     [
-        ("oasis", "--oasis.z_dim 4 --oasis.lambda_l1 1 --oasis.lambda_mask 1 --oasis.grain"),
+        ("oasis", "--oasis.z_dim 4 --oasis.lambda_l1 1 --oasis.lambda_label_l1 1 --oasis.lambda_mask 1 --oasis.grain"),
         ("oasis", "--oasis.z_dim 4 --oasis.no-reuse_fake"),
         ("spade", "--spade.lambda_vgg 0"),
     ],

@@ -36,7 +36,7 @@ VARIANTS = {
     # A minibatch deviation over four images, two on each rank; the mask loss looks at the first slices.
     "critic": "--oasis.generator haar --oasis.critic wavelet --oasis.r1_every 2 --oasis.lambda_mask 1",
     "unpaired": "--oasis.unpaired --oasis.norm clade",
-    "spade": "--model spade --spade.lambda_l1 1 --spade.no-reuse_fake",
+    "spade": "--model spade --spade.lambda_l1 1 --spade.lambda_label_l1 1 --spade.no-reuse_fake",
     "gmm": "--model gmm",
     # Batch norm and batch Dice over both ranks, dropout by image.
     "segmenter": """--model segmenter --segmenter.norm batch --segmenter.dropout 0.2 --segmenter.features 4 4 8

@@ -40,6 +40,17 @@ def test_weighted_cross_entropy_by_hand() -> None:
     assert losses.fake_cross_entropy(logits).item() == pytest.approx(fake.item(), rel=1e-6)
 
 
+def test_l1_in_which_labels_count_alike() -> None:
+    """Of all pixels or a few, each label's mean distance is one in three; what is not there counts for nothing."""
+    label = torch.zeros(2, 8, 8, dtype=torch.int64)
+    label[0, :4], label[1, 7, 7] = 1, 3
+    real, fake = torch.zeros(2, 2, 8, 8), torch.zeros(2, 2, 8, 8)
+    for channel, (many, half, one) in enumerate([(0.1, -0.3, 0.8), (0.2, 0.1, -0.4)]):
+        fake[:, channel] = torch.tensor([many, half, 9.0, one])[label]
+    expected = (0.15 + 0.2 + 0.6) / 3
+    assert losses.label_l1(fake, real, label, losses.class_weights(label, N)).item() == pytest.approx(expected)
+
+
 def test_labelmix_coins_are_fair_and_independent() -> None:
     """Writing coins into the map class by class re-tosses class 0 with class 1: P(equal) would be 0.74, not 0.5."""
     label = labels([0, 1, 0])

@@ -36,8 +36,8 @@ VARIANTS = {
     "25d": "--oasis.neighbours 1 --oasis.slice_position",
     "25d-clade": "--oasis.neighbours 2 --oasis.norm clade --oasis.z_dim 0 --oasis.slice_position",
     "unpaired": "--oasis.unpaired --oasis.lambda_mask 1",
-    "all losses": "--oasis.lambda_mask 1 --oasis.lambda_l1 1 --oasis.lambda_edge 1 --oasis.lambda_feature 1"
-    " --oasis.no-reuse_fake",
+    "all losses": "--oasis.lambda_mask 1 --oasis.lambda_l1 1 --oasis.lambda_label_l1 1 --oasis.lambda_edge 1"
+    " --oasis.lambda_feature 1 --oasis.no-reuse_fake",
     "spade": "--model spade",
     "plain": "--no-tuned",
 }
@@ -48,7 +48,7 @@ CRITIC = {**OASIS, "generator": "segmentation critic feature", "critic": "logist
 TERMS = {
     "critic": CRITIC,
     "unpaired": {**CRITIC, "generator": "segmentation critic mask", "discriminator": "segmentation"},
-    "all losses": {**OASIS, "generator": "segmentation mask l1 edge feature"},
+    "all losses": {**OASIS, "generator": "segmentation mask l1 label_l1 edge feature"},
     "spade": {"generator": "hinge feature", "discriminator": "hinge"},
 }
 
