@@ -6,12 +6,11 @@ STAMP := $(VENV)/.medsis-installed
 
 .PHONY: demo test test-fast lint count clean
 
-# Modules are compiled when they are first imported, which most never are: a third of the time.
 $(STAMP): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "error: Python 3.11 or newer is needed, $$($(PYTHON) --version) found; set PYTHON=..." >&2; exit 2; }
 	@echo "building $(VENV) (about two minutes, once)"
 	@$(PYTHON) -m venv $(VENV)
-	@$(VENV)/bin/pip install --quiet --no-compile --require-hashes --no-deps --requirement constraints.txt > $(VENV)/install.log 2>&1 || { cat $(VENV)/install.log >&2; exit 1; }
+	@$(VENV)/bin/pip install --quiet --require-hashes --no-deps --requirement constraints.txt > $(VENV)/install.log 2>&1 || { cat $(VENV)/install.log >&2; exit 1; }
 	@$(VENV)/bin/pip install --quiet --no-deps --no-build-isolation --editable . >> $(VENV)/install.log 2>&1 || { cat $(VENV)/install.log >&2; exit 1; }
 	@$(PY) -c 'import torch, torchvision, nibabel, dipy, nilearn, lpips, tyro, pytest'
 	@touch $(STAMP)
