@@ -119,7 +119,8 @@ def large(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_a_training_set_is_listed_with_little_work_for_each_slice(tmp_path: Path) -> None:
     """Python's calls are counted and not the time they take: fifteen for each slice."""
-    root, slices, calls = of_slices(tmp_path, 10_000), 10_000, 0
+    slices, calls = 10_000, 0
+    root = of_slices(tmp_path, slices)
 
     def count(frame: FrameType, event: str, argument: object) -> None:
         nonlocal calls

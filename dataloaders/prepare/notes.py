@@ -14,7 +14,7 @@ from dataloaders.prepare.options import PrepareOptions
 
 CUT = 0.001  # of the labelled voxels lost to a crop: more is a line for each case
 CASES = 20  # of which there are such lines
-UNLABELLED = 0.03  # of the tissue without a label: more is a line
+UNLABELLED = 0.03  # of what is no air without a label: more is a line
 
 
 @dataclass(frozen=True)
