@@ -108,8 +108,16 @@ def write(path: Path, content: dict[str, Any]) -> None:
             raise OSError(f"{path}: {str(error).splitlines()[0]}") from None
 
 
-def set_aside_newer(folder: Path, images: int) -> None:
-    """Rename states after `images` to ``abandoned-…``: a run that goes back must not be overtaken by its other future."""
+def go_back_to(state: Path) -> None:
+    """Make it the newest state, also where it is the one of the best evaluation, which alone may be left of that moment.
+
+    Newer ones become ``abandoned-…``: a run that goes back must not be overtaken by its other future.
+    """
+    folder, images = state.parent, images_of(state)
+    newest = state_path(folder, images)
+    if not newest.is_file():
+        with atomic_path(newest) as temporary:
+            shutil.copyfile(state, temporary)
     best = best_state(folder)
     for path in [*list_states(folder), *([best] if best else [])]:
         if images_of(path) > images:

@@ -272,6 +272,7 @@ class Run:
             for group, rate in zip(optimizer.param_groups, given, strict=True):
                 group["lr"] = rate if changed else group["lr"]  # a plateau may have lowered it
         self.state.restore(state)
+        self.state.finished &= self.complete  # no more, where --num_epochs has grown
         self._check_best(state)
         self.meter = Meter(**state["meter"]) if "losses" in state["meter"] else Meter()  # up to version 0.2
         self.log.rewind(self.state.images_seen)
@@ -319,8 +320,9 @@ class Run:
         if wanted == "latest":
             marker.unlink(missing_ok=True)
         elif not (marker.is_file() and read_json(marker) == wanted):
-            state = checkpoint.load_state(self._older_state(wanted))
-            checkpoint.set_aside_newer(self.folder, state["images"])
+            older = self._older_state(wanted)
+            state = checkpoint.load_state(older)
+            checkpoint.go_back_to(older)
             write_json(marker, wanted)
             return state
         for path in reversed(checkpoint.list_states(self.folder)):
@@ -727,12 +729,12 @@ class Run:
         sign = -1 if self.workflow.higher else 1  # `best` is a loss
         value = metrics[self.workflow.measure] or 0.0
         better = sign * value < self.state.best
-        self.judged, self.state.stale = True, 0 if better else self.state.stale + 1
         if better:
+            self._save_weights("best")  # first: weights that a full disk has refused are no standard for later ones
             self.state.best = sign * value
-            self._save_weights("best")
-            if self.players:
-                checkpoint.keep_as_best(self._save_state())
+        self.judged, self.state.stale = True, 0 if better else self.state.stale + 1
+        if better and self.players:
+            checkpoint.keep_as_best(self._save_state())
         self.log.say(
             f"{self.state.images_seen:>10,} images  validation {self.workflow.measure} {value:.4f}"
             + (" (best so far)" if better else f" (best {sign * self.state.best:.4f})")

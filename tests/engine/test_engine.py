@@ -62,11 +62,13 @@ def test_the_best_state_stays_and_is_one(tmp_path: Path) -> None:
     assert [p.name for p in tmp_path.glob("state-best-*")] == ["state-best-0000000050.pt"]
     best = checkpoint.best_state(tmp_path)
     assert checkpoint.load_state(best)["images"] == 50
-    checkpoint.set_aside_newer(tmp_path, 60)
+    checkpoint.state_path(tmp_path, 50).unlink(missing_ok=True)
+    checkpoint.go_back_to(best)  # the only one left of that moment
     assert checkpoint.best_state(tmp_path) == best
-    assert all("00000000" in p.name and int(p.stem[-10:]) <= 60 for p in checkpoint.list_states(tmp_path))
-    checkpoint.set_aside_newer(tmp_path, 40)
+    assert checkpoint.load_state(checkpoint.list_states(tmp_path)[-1])["x"] == 50
+    checkpoint.go_back_to(checkpoint.save_state(tmp_path, 40, {"x": torch.tensor(40)}))
     assert checkpoint.best_state(tmp_path) is None
+    assert checkpoint.images_of(checkpoint.list_states(tmp_path)[-1]) == 40
 
 
 def test_weights_are_read_as_they_were_or_refused(tmp_path: Path) -> None:

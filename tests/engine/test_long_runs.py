@@ -114,6 +114,56 @@ def test_a_collapse_has_a_way_back_to_the_best_evaluation(
     assert "resumed at 16 of 48" in capsys.readouterr().out
 
 
+def test_going_back_survives_a_kill_before_the_next_state(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As in a long run, which thins its older states: of the best moment its own state alone is left."""
+    judged(monkeypatch, {8: 3.0, 16: 1.0, 24: 2.0, 32: 5.0, 40: 9.0})
+    options = ["--num_epochs", 5, "--freq_fid", 8, "--freq_save_latest", 4]
+    folder = run(data, tmp_path, *options)
+    checkpoint.state_path(folder, 16).unlink()
+    with monkeypatch.context() as context, pytest.raises(KeyboardInterrupt):
+        context.setattr(Run, "step", _interrupt)
+        run(data, tmp_path, *options, "--which_iter", "best")
+    capsys.readouterr()
+    run(data, tmp_path, *options, "--which_iter", "best")
+    assert "resumed at 16 of 40" in capsys.readouterr().out
+
+
+def _interrupt(*_: object) -> None:
+    raise KeyboardInterrupt
+
+
+def test_weights_that_a_full_disk_refused_are_no_standard(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    judged(monkeypatch, {8: 3.0, 16: 1.0, 24: 2.0, 32: 2.5})
+    save = checkpoint.save_weights
+
+    def full(path: Path, weights: checkpoint.Weights) -> None:
+        if weights.images == 16 and path.name == "weights-best.safetensors":
+            raise OSError("No space left on device")
+        save(path, weights)
+
+    monkeypatch.setattr(checkpoint, "save_weights", full)
+    folder = run(data, tmp_path, "--num_epochs", 4, "--freq_fid", 8, "--freq_save_latest", 8)
+    assert checkpoint.load_weights(folder, "best").images == 24
+    assert newest(folder)["best"] == 2.0
+
+
+def test_a_longer_run_is_not_finished_before_its_last_evaluation(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run(data, tmp_path, "--num_epochs", 1, *QUICK)
+    with monkeypatch.context() as context, pytest.raises(KeyboardInterrupt):
+        context.setattr(Run, "preview", _interrupt)
+        run(data, tmp_path, "--num_epochs", 2, *QUICK)
+    capsys.readouterr()
+    folder = run(data, tmp_path, "--num_epochs", 2, *QUICK)
+    assert "finished: 16 images" in capsys.readouterr().out
+    assert checkpoint.load_weights(folder, "best").images == 16
+
+
 QUICK = ["--metrics", "none", "--freq_save_latest", 8]
 
 
