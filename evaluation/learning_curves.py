@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -58,16 +58,19 @@ def weights(count: int, rng: np.random.Generator) -> Array:
     return np.concatenate([np.full((1, count), 1 / count), chosen])
 
 
-def learning_curves(n: Sequence[int], scores: Mapping[str, Array], first: str) -> dict[str, Any]:
+def learning_curves(
+    n: Sequence[int], scores: Mapping[str, Array], first: str, alone: Collection[str] = ()
+) -> dict[str, Any]:
     """What arms reach with n patients, and how many more patients `first` would need for as much.
 
     n: rising, at least three numbers. scores: arm -> (draws, len(n), test people), the same people in each, in the metric's
-    unit, higher is better; a draw holds the same patients in all arms. Returns ``curves``: per arm the means, their
-    intervals and a, b, c; ``rise``: what `first` gains from the smallest to the largest n, and its interval; ``worth``: per
-    other arm and n but the largest the number of patients ``worth`` (above 0 is a gain), its interval, and whether either
-    end lies at the edge of what was measured, and nothing where the rise is not above 0: what adds nothing is no measure.
-    Intervals are 95 % percentiles of a bootstrap over draws and test people, together for all arms; None for fewer than
-    three draws or five people.
+    unit, higher is better; a draw holds the same patients in all arms. alone: arms that train on images made from the n
+    patients and on none of theirs, so that what they are worth is not beside n but in place of them. Returns ``curves``:
+    per arm the means, their intervals and a, b, c; ``rise``: what `first` gains from the smallest to the largest n, and its
+    interval; ``worth``: per other arm and n but the largest the number of patients ``worth`` (above 0 is a gain), its
+    interval, and whether either end lies at the edge of what was measured, and nothing where the rise is not above 0: what
+    adds nothing is no measure. Intervals are 95 % percentiles of a bootstrap over draws and test people, together for all
+    arms; None for fewer than three draws or five people.
     """
     trainings, _, patients = scores[first].shape
     rng = np.random.default_rng(0)
@@ -93,14 +96,16 @@ def learning_curves(n: Sequence[int], scores: Mapping[str, Array], first: str) -
         ends = _intervals(equal[1:])
         for k, count in enumerate(n[:-1]):
             low, high = ends[k] if enough else (float(equal[0, k]),) * 2
+            own = 0 if arm in alone else count  # real patients that the arm has itself
             worth.append(
                 {
                     "arm": arm,
                     "n": count,
-                    "worth": float(equal[0, k]) - count,
-                    "interval": [low - count, high - count] if enough else None,
-                    "least": n[0] - count,  # at either of these the true number lies beyond
-                    "most": n[-1] - count,
+                    "alone": arm in alone,
+                    "worth": float(equal[0, k]) - own,
+                    "interval": [low - own, high - own] if enough else None,
+                    "least": n[0] - own,  # at either of these the true number lies beyond
+                    "most": n[-1] - own,
                 }
             )
     about = {
@@ -129,7 +134,9 @@ def worth_sentences(learned: Mapping[str, Any]) -> list[str]:
 
 
 def worth_sentence(item: Mapping[str, Any]) -> str:
-    """``both-gan: with 2 real patients, synthetic images are worth 1.3 real patients (95 % 0.4 to 14 or more)``."""
+    """``both-gan: with 2 real patients, synthetic images are worth 1.3 real patients (95 % 0.4 to 14 or more)``, of an arm
+    alone ``synthetic-gan: made from 2 real patients, synthetic images alone are worth 1.3 real patients (…)``.
+    """
 
     def said(value: float) -> str:
         if value <= item["least"]:
@@ -137,5 +144,6 @@ def worth_sentence(item: Mapping[str, Any]) -> str:
         return f"{value:.1f} or more" if value >= item["most"] else f"{value:.1f}"
 
     ends = " to ".join(map(said, item["interval"])) if item["interval"] else FEW
-    beside = f"with {item['n']} real patient{'s' * (item['n'] > 1)}"
-    return f"{item['arm']}: {beside}, synthetic images are worth {said(item['worth'])} real patients (95 %: {ends})"
+    who = f"{item['n']} real patient{'s' * (item['n'] > 1)}"
+    images = f"made from {who}, synthetic images alone" if item["alone"] else f"with {who}, synthetic images"
+    return f"{item['arm']}: {images} are worth {said(item['worth'])} real patients (95 %: {ends})"

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from operator import itemgetter
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
@@ -94,6 +94,21 @@ class UtilityOptions:
                 )
         if not self.arms or not self.generators:
             raise ValueError("--arms and --generators: name at least one each")
+        if self.numbers >= MIN_TRAININGS and self.arms[0] != REAL:
+            raise ValueError(
+                f"--arms {' '.join(self.arms)}: learning curves compare with real patients; name real first"
+            )
+        names = [source.name for source in self.sources]
+        for name in names:
+            if names.count(name) > 1:
+                raise ValueError(f"--generators {name}: is named twice; give each a name of its own")
+            if name.partition("-")[0] in get_args(Arm):  # runs are called by arm, generator, number and seed
+                raise ValueError(f"--generators {name}: is called as the runs of an arm; choose another name")
+
+    @property
+    def numbers(self) -> int:
+        """How many numbers of patients there are."""
+        return len(set(self.patients))
 
 
 @dataclass(frozen=True)
@@ -251,9 +266,9 @@ def run_study(o: UtilityOptions, options: Sequence[str], run: Command) -> tuple[
         "patients": {split: sorted({case.patient for case in data.split(split)}) for split in ("train", "val", "test")},
     }
     Ledger.claim(o.out, settings, file="study.json", records="results")
-    for source in [source for source in o.sources if source.options]:  # more generators may come at any time
-        folder = o.out / "generators" / source.name
-        Ledger.claim(folder, {source.name: list(source.options)}, flag="--generators", records=".")
+    for source in [source for source in o.sources if source.options or source.folder]:  # more may come at any time
+        what = list(source.options) or fingerprint(source.folder)
+        Ledger.claim(o.out / "generators" / source.name, {source.name: what}, flag="--generators", records=".")
     first, step = parse_shard(o.shard)
     chosen = jobs[first::step] if o.only is None else [jobs[o.only]]
     faults = []
@@ -268,7 +283,7 @@ def make_table(o: UtilityOptions, tasks: Sequence[Task]) -> dict[str, Any]:
     found = {task.name: read_scores(o, task) for task in tasks}
     done = [scores for scores in found.values() if scores is not None]
     table = utility_table(done, list(dict.fromkeys(task.arm for task in tasks)))
-    if len(set(o.patients)) >= MIN_TRAININGS:
+    if o.numbers >= MIN_TRAININGS:
         table["learning"] = learning(done, table["arms"], sorted(set(o.patients)))
     return table | {"missing": [name for name, scores in found.items() if scores is None]}
 
@@ -435,7 +450,8 @@ def learning(runs: Sequence[RunScores], arms: Sequence[str], counts: Sequence[in
         table = np.array([[[_values(scores[arm, n, s], metric) for n in counts] for s in whole] for arm in arms])
         table = table[..., np.isfinite(table).all(axis=(0, 1, 2))]
         if table.shape[-1]:
-            found[metric] = learning_curves(counts, dict(zip(arms, table, strict=True)), arms[0])
+            alone = [arm for arm in arms if arm.startswith(SYNTHETIC)]
+            found[metric] = learning_curves(counts, dict(zip(arms, table, strict=True)), arms[0], alone)
     return found
 
 

@@ -11,12 +11,15 @@ import nibabel as nib
 import numpy as np
 import pytest
 
+from config import parse_train
 from dataloaders.io.manifest import Manifest
 from dataloaders.io.png import read_png, write_png
 from dataloaders.io.runlog import read_log
 from dataloaders.unpaired import typical_windows
+from engine.methods.base import workflow_of
+from engine.methods.gan import OasisWorkflow
 from tests.launch import PERIODS, call, prepared_scans, training, weights
-from tests.toy import LAS, phantom, save_nifti
+from tests.toy import LAS, phantom, prepared_folder, save_nifti
 
 pytestmark = pytest.mark.slow
 
@@ -76,6 +79,15 @@ def test_unpaired_training_never_uses_the_pairing(data: Path, other: Path, tmp_p
                 write_png(a / path, rng.integers(0, 65535, read_png(a / path).shape).astype(np.uint16))
     call(*train(a, tmp_path, "shuffled", *flags, b))
     assert weights(tmp_path, "plain") == weights(tmp_path, "shuffled")
+
+
+def test_drawn_patients_lend_unpaired_training_no_images_of_others(tmp_path: Path) -> None:
+    folder = prepared_folder(tmp_path, patients=5, slices=2)
+    flags = ["--oasis.unpaired", "--oasis.images_from", folder, "--only_patients", "sub-00"]
+    workflow = workflow_of(parse_train([*map(str, train(folder, tmp_path, "one", *flags)[1:])]))
+    workflow.read()
+    assert isinstance(workflow, OasisWorkflow)
+    assert {case.patient for case in workflow.images.split("train")} == {"sub-00"}
 
 
 def test_other_images_are_another_run_but_their_folder_may_move(data: Path, other: Path, tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ import shutil
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
+from unittest import mock
 
 import pytest
 import torch
@@ -122,16 +123,11 @@ def test_going_back_survives_a_kill_before_the_next_state(
     options = ["--num_epochs", 5, "--freq_fid", 8, "--freq_save_latest", 4]
     folder = run(data, tmp_path, *options)
     checkpoint.state_path(folder, 16).unlink()
-    with monkeypatch.context() as context, pytest.raises(KeyboardInterrupt):
-        context.setattr(Run, "step", _interrupt)
+    with mock.patch.object(Run, "step", side_effect=KeyboardInterrupt), pytest.raises(KeyboardInterrupt):
         run(data, tmp_path, *options, "--which_iter", "best")
     capsys.readouterr()
     run(data, tmp_path, *options, "--which_iter", "best")
     assert "resumed at 16 of 40" in capsys.readouterr().out
-
-
-def _interrupt(*_: object) -> None:
-    raise KeyboardInterrupt
 
 
 def test_weights_that_a_full_disk_refused_are_no_standard(
@@ -152,11 +148,10 @@ def test_weights_that_a_full_disk_refused_are_no_standard(
 
 
 def test_a_longer_run_is_not_finished_before_its_last_evaluation(
-    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     run(data, tmp_path, "--num_epochs", 1, *QUICK)
-    with monkeypatch.context() as context, pytest.raises(KeyboardInterrupt):
-        context.setattr(Run, "preview", _interrupt)
+    with mock.patch.object(Run, "preview", side_effect=KeyboardInterrupt), pytest.raises(KeyboardInterrupt):
         run(data, tmp_path, "--num_epochs", 2, *QUICK)
     capsys.readouterr()
     folder = run(data, tmp_path, "--num_epochs", 2, *QUICK)

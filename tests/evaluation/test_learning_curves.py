@@ -75,3 +75,18 @@ def test_harm_gain_and_what_lies_beyond() -> None:
     )
     much = worth_sentence(found["much", 8])
     assert much.endswith("images are worth 8.0 or more real patients (95 %: 8.0 or more to 8.0 or more)")
+
+
+def test_synthetic_images_alone_replace_patients_and_add_to_none() -> None:
+    """As good as twice the patients: beside n real ones worth n, in place of them 2 n."""
+    curve = np.array([1, 2])[:, None] * np.array(N)[None, :]
+    real, twice = ((0.9 - 0.4 * n**-0.7)[None, :, None] + np.zeros((3, 1, 6)) for n in curve)
+    found = learning_curves(N, {"real": real, "synthetic": twice, "both": twice}, "real", ["synthetic"])
+    worth = {(item["arm"], item["n"]): item for item in found["worth"]}
+    assert worth["both", 4]["worth"] == pytest.approx(4, abs=0.05)
+    assert worth["synthetic", 4]["worth"] == pytest.approx(8, abs=0.05)
+    said = worth_sentence(worth["synthetic", 4])
+    assert said == (
+        "synthetic: made from 4 real patients, synthetic images alone are worth 8.0 real patients (95 %: 8.0 to 8.0)"
+    )
+    assert "16.0 or more" in worth_sentence(worth["synthetic", 8])

@@ -112,6 +112,9 @@ def test_synthetic_images_of_test_patients_are_refused(options: UtilityOptions, 
         run_study(replace(options, generators=(f"gan={tmp_path / 'leaky'}",)), [], stand_in([]))
     o = replace(options, generators=(f"gan={tmp_path / 'fine'}",), seeds=1)
     assert not run_study(o, [], stand_in([]))[1]
+    Manifest(data.spec, data.split("train")[:1], {"kind": "results"}).save(tmp_path / "fine")  # other images, same name
+    with pytest.raises(ValueError, match="made with other settings: --gan"):
+        run_study(o, [], stand_in([]))
 
 
 @pytest.mark.slow
@@ -129,6 +132,12 @@ def test_another_study_in_the_folder_is_refused(options: UtilityOptions) -> None
         ({"arms": ("fake",)}, "--arms fake: must be 'real', 'synthetic' or 'both'"),
         ({"generators": ("gan",)}, "--generators gan: must be gmm, NAME=FOLDER or"),
         ({"generators": ("gmm", "gan=no/such")}, "--generators gan=no/such: no such folder"),
+        ({"generators": ("a=--model gmm", "a=--model spade")}, "--generators a: is named twice"),
+        ({"generators": ("real=--model gmm",)}, "--generators real: is called as the runs of an arm"),
+        (
+            {"patients": (1, 2, 3), "arms": ("both", "real")},
+            "--arms both real: learning curves compare with real patients",
+        ),
         ({"only": 9}, "--only 9: there are trainings 0 to 8"),
         ({"patients": (2, 4)}, "--patients 4: the split 'train' has 3 patients with images"),
         ({"patients": (2,), "seeds": 4}, "--seeds 4: 3 training patients give at most 3 draws that differ"),
