@@ -122,7 +122,7 @@ def test_going_back_survives_a_kill_before_the_next_state(
     judged(monkeypatch, {8: 3.0, 16: 1.0, 24: 2.0, 32: 5.0, 40: 9.0})
     options = ["--num_epochs", 5, "--freq_fid", 8, "--freq_save_latest", 4]
     folder = run(data, tmp_path, *options)
-    checkpoint.state_path(folder, 16).unlink()
+    assert not checkpoint.state_path(folder, 16).is_file()
     with mock.patch.object(Run, "step", side_effect=KeyboardInterrupt), pytest.raises(KeyboardInterrupt):
         run(data, tmp_path, *options, "--which_iter", "best")
     capsys.readouterr()
