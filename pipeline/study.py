@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, ValidationInfo
 
+from config import parse_train
 from dataloaders.io.files import read_toml
 from dataloaders.io.schema import (
     NAME,
@@ -196,8 +197,15 @@ class SynthesiseOptions:
     """t1: intensities as measured in the training scans; random: any contrast."""
     gmm: dict[str, Any] = field(default_factory=dict)
     """Options of the generator to change, by their names in models/gmm/options.py."""
-    gan: tuple[str, ...] = ("--preset", "small", "--num_epochs", "50")
+    gan: tuple[str, ...] = ("--preset", "small", "--spade.neighbours", "0", "--num_epochs", "50")
     """Options of train.py."""
+
+    def __post_init__(self) -> None:
+        """The label slices to paint are drawn one by one: whatever lies beside one of them is none of its neighbours."""
+        own = parse_train(["--name", "gan", "--dataroot", "data", *self.gan]).own if "gan" in self.methods else None
+        for option, alone in (("neighbours", 0), ("slice_position", False)):
+            if getattr(own, option, alone) != alone:
+                raise ValueError(f"gan: {option} must be {alone}, since synthetic label slices do not lie side by side")
 
 
 @dataclass(frozen=True, kw_only=True)

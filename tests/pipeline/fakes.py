@@ -53,7 +53,7 @@ def main() -> None:
         return print(NAME, "1.2.3")
     usage, work = FAKES[NAME]
     parser = argparse.ArgumentParser(allow_abbrev=False)
-    for maybe, name, value in re.findall(r"(\[?)([-\w]+)( [A-Z])?", usage):
+    for maybe, name, value in re.findall(r"(\[?)([-.\w]+)( [A-Z])?", usage):
         flag = {"required": not maybe, "action": "store" if value else "store_true"}
         parser.add_argument(name, **flag if name[0] == "-" else {})
     return work(parser.parse_args())
@@ -273,7 +273,7 @@ def _(o: Namespace) -> None:
 # -- our own train.py and test.py: a GAN that knows the right picture ---------------------------------------------
 
 
-@fake("train.py", "--name N --dataroot D --checkpoints_dir C --seed S --preset P --num_epochs N")
+@fake("train.py", "--name N --dataroot D --checkpoints_dir C --seed S --preset P --spade.neighbours K --num_epochs N")
 def _(o: Namespace) -> None:
     data, out = Path(o.dataroot), Path(o.checkpoints_dir) / o.name
     for pattern in ("manifest.json", "train/images/*.png", "val/labels/*.png"):

@@ -48,6 +48,10 @@ def found(path: Path, text: str) -> list[StudyCase]:
         (BET + "trim = 1", r"trim = 1: must be of the kind of True"),
         ("[tools.hdbet]\ntta = true", r"tools\.hdbet: is in neither strip\.tools nor segment\.tools"),
         ("[synthesise.gmm]\nblur_range = 0.1", r"synthesise\.gmm.*blur_range.* 0\.1.* must be "),
+        (
+            "[synthesise]\nmethods = ['gan']\ngan = ['--preset', 'demo']",
+            r"synthesise: gan: neighbours must be 0, since",
+        ),
         ("[tissue.tables]\nfast = 'x.toml'", r"tissue\.tables\.fast: is not in segment\.tools, which has atlas"),
         ("[split]\ntest = ['sub-09']", r"split\.val/split\.test name \['sub-09'\], the patients are"),
         ("[split]\nval = ['sub-01']", r"split\.val = \['sub-01'\]: name the patients of split\.test too"),
