@@ -27,6 +27,8 @@ from models.base import Method
 class SplitSynthesis(SplitTest):
     """A split of --dataroot to images, where its labels, channels and size fit the run."""
 
+    idle = ("inputs", "tissue")
+
     def __init__(self, workflow: SynthesisWorkflow, config: TestConfig, run: TrainedRun) -> None:
         super().__init__(config, run)
         self.workflow = workflow

@@ -106,6 +106,7 @@ def test_test_evaluate_compare(home: Path, trained: Path) -> None:
         (into, "is not a results folder", 2),
         (["--seed", 5, "--metrics", "fid"], "download_weights.py", 3),
         (["--name", "nobody"], "no such run", 2),
+        (["--inputs", "T1w"], "--inputs: changes nothing for gmm", 2),
         (["--ckpt_iter", 123], "there are: best", 2),
         (["--seed", 5, "--overwrite", "--resample", "liver"], "--resample liver: no such label; there are 0 ", 2),
     ):

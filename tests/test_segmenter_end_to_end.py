@@ -104,6 +104,12 @@ def test_test_scores_whole_volumes_in_the_space_of_the_source(home: Path, traine
     overlap = (np.asarray(predicted.dataobj) > 0) & (np.asarray(source.dataobj) > 0)
     assert overlap.sum() > 0.6 * (np.asarray(source.dataobj) > 0).sum()
     assert "other phase" in call("test.py", "--name", "whole", *where, "--phase", "val", code=2).stderr
+    for flags, words in (
+        (["--seed", 5], "--seed: changes nothing for segmenter"),
+        (["--no-volumes"], "--no-volumes: changes nothing for segmenter"),
+        (["--metrics", "ssim"], "--metrics ssim: of a segmenter must be auto"),
+    ):
+        assert words in call("test.py", "--name", "whole", *where, *flags, code=2).stderr
     wrong = call("test.py", "--name", "whole", *where, "--inputs", "FLAIR", code=2)
     assert "--inputs FLAIR: no such channel; there are T1w" in wrong.stderr
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
+from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -29,14 +30,20 @@ class SplitTest(ABC):
     """A split of --dataroot and a trained run that goes with it. ValueError of its making where it does not.
 
     folder: name of the results folder; made_from: what its content depends on beside weights, data and split.
+    idle: options of test.py that would change nothing, which are refused.
     """
 
     folder: str
     made_from: dict[str, Any]
+    idle: tuple[str, ...] = ()
 
     def __init__(self, config: TestConfig, run: TrainedRun) -> None:
         assert config.dataroot is not None
         self.config, self.run, self.root = config, run, config.dataroot
+        for option in fields(config):
+            given = getattr(config, option.name)
+            if option.name in self.idle and given != option.default:
+                raise ValueError(f"--{'no-' * (given is False)}{option.name}: changes nothing for {run.config.model}")
         data = load_manifest(self.root, patient_regex=config.patient_regex)
         self.data = data.only(config.phase, config.only_patients)
         self.data.refuse_bare(self.root, config.phase, "label map")

@@ -113,8 +113,14 @@ class SegmenterWorkflow(Workflow):
 class SplitSegmentation(SplitTest):
     """The images of a split of --dataroot to label maps in the sources' geometry, with Dice, HD95 and volumes."""
 
+    idle = ("seed", "resample", "draw", "noise", "volumes")
+
     def __init__(self, config: TestConfig, run: TrainedRun) -> None:
         super().__init__(config, run)
+        if config.metrics not in ("auto", "dice", "none"):
+            raise ValueError(
+                f"--metrics {config.metrics}: of a segmenter must be auto (Dice, HD95, volumes), dice or none"
+            )
         self.cases = [case for case in self.data.split(config.phase) if any(item.images for item in case.slices)]
         if not self.cases:
             raise ValueError(f"{self.root}: the split {config.phase!r} has no images to segment")
