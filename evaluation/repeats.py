@@ -7,7 +7,9 @@ interpolation. Scored as if a generator had painted it from the first scan's lab
 from __future__ import annotations
 
 import csv
+import glob
 import shutil
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -16,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dataloaders.io import geometry
-from dataloaders.io.files import naming
+from dataloaders.io.files import known_sha256, naming
 from dataloaders.io.manifest import Case, Manifest, Slice
 from dataloaders.io.nifti import Volume, read_volume, write_volume
 from dataloaders.io.png import write_png
@@ -34,7 +36,7 @@ def pairs_of(people: Mapping[str, str], table: Path | None = None) -> list[tuple
 
     people: case -> person. Without a table the first two cases of a person, by name. table: CSV or TSV with the columns
     `first` and `second`; the second one need not be among the cases. ValueError where there is none, or for a table that
-    is none or names a first case that is not there.
+    is none, names a first case that is not there or twice, or one scan as both.
     """
     if table is not None:
         return _read_pairs(table, people)
@@ -60,6 +62,10 @@ def _read_pairs(table: Path, people: Mapping[str, str]) -> list[tuple[str, str]]
             raise ValueError(f"first {unknown[0]!r} is no case; there are {', '.join(sorted(people)[:5])}, …")
         if not found or not all(second for _, second in found):
             raise ValueError("names no second scan" + (f" of {found[-1][0]}" if found else ""))
+        if same := [first for first, second in found if first == second]:
+            raise ValueError(f"first and second are both {same[0]}")
+        if twice := [first for first, count in Counter(first for first, _ in found).items() if count > 1]:
+            raise ValueError(f"names {twice[0]} as first more than once; a floor takes one second scan of each")
     return found
 
 
@@ -101,15 +107,47 @@ def write_results(root: Path, scans: Path, pairs: Sequence[tuple[str, str]], out
 def _second(cases: Mapping[str, Case], first: str, second: str, channel: Channel, scans: Path) -> NDArray:
     case = cases[first]
     assert case.geometry is not None
-    name = case.sources[channel.name]["file"]
-    other = cases[second].sources[channel.name]["file"] if second in cases else name.replace(first, second, 1)
-    found = []
-    for wanted in (name, other):
-        path = next(iter(sorted(scans.rglob(wanted))), None)
-        if path is None:
-            raise ValueError(f"{first} = {second}: {scans} has no {wanted}")
-        found.append(read_volume(path))
-    return laid_on(found[0], found[1], case.geometry.grid_shape, np.array(case.geometry.grid_affine), outside(channel))
+    one, other = (read_volume(path) for path in scan_files(cases, first, second, channel, scans))
+    return laid_on(one, other, case.geometry.grid_shape, np.array(case.geometry.grid_affine), outside(channel))
+
+
+def scan_files(cases: Mapping[str, Case], first: str, second: str, channel: Channel, scans: Path) -> tuple[Path, Path]:
+    """The files of both scans below `scans`: of a name that several have, the one whose content was prepared.
+
+    A second scan that was not prepared is named as the first one, with its own case. ValueError where a file is not there,
+    where a name does not say which one it is, and where both scans are one.
+    """
+    with naming(f"{first} = {second}"):
+        one = _prepared_file(cases[first].sources[channel.name], scans)
+        if second in cases:
+            other = _prepared_file(cases[second].sources[channel.name], scans)
+        else:
+            other = _named_file(one.name, first, second, scans)
+        if known_sha256(one) == known_sha256(other):
+            raise ValueError(f"{one} and {other} are the same scan")
+    return one, other
+
+
+def _prepared_file(source: Mapping[str, str], scans: Path) -> Path:
+    found = sorted(scans.rglob(glob.escape(source["file"])))
+    for path in found:
+        if known_sha256(path) == source["sha256"]:
+            return path
+    raise ValueError(f"{scans} has no {source['file']}" + (" of the content that was prepared" if found else ""))
+
+
+def _named_file(name: str, first: str, second: str, scans: Path) -> Path:
+    """The only file that is named as `name` with the other case."""
+    if name.count(first) != 1:
+        raise ValueError(
+            f"{second} was not prepared, and {name}, which does not name {first} once, says not what to look for"
+        )
+    wanted = name.replace(first, second)
+    found = sorted(scans.rglob(glob.escape(wanted)))
+    if len(found) != 1:
+        several = f"{len(found)} files {wanted}: {', '.join(map(str, found[:2]))}"
+        raise ValueError(f"{scans} has " + (several if found else f"no {wanted}"))
+    return found[0]
 
 
 def outside(channel: Channel) -> float:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,14 +10,16 @@ import numpy as np
 import pytest
 
 from dataloaders.io.console import collected
-from dataloaders.io.manifest import Manifest
+from dataloaders.io.files import file_sha256
+from dataloaders.io.manifest import Case, Manifest
 from dataloaders.io.nifti import read_volume, write_volume
 from dataloaders.io.png import read_png
+from dataloaders.io.spec import Channel
 from evaluation.evaluate import evaluate_pairs, evaluate_results
 from evaluation.floors import add_floors, passed
 from evaluation.folders import Folders
 from evaluation.pairs import ManifestPairs
-from evaluation.repeats import pairs_of, write_results
+from evaluation.repeats import pairs_of, scan_files, write_results
 from evaluation.request import Request
 from evaluation.tables import format_table
 from scripts.repeats import RepeatsOptions, repeats
@@ -53,6 +56,42 @@ def test_a_second_scan_comes_to_lie_on_the_first(tmp_path: Path) -> None:
         write_results(tmp_path / "data", tmp_path / "bids", [("sub-1", "sub-9")], tmp_path / "f")
 
 
+def test_a_scan_is_told_by_its_content_and_not_by_its_name_alone(tmp_path: Path) -> None:
+    """SynthRAD's files have one name in all folders; copies of other content lie beside BIDS scans."""
+    channel = Channel("T1w")
+
+    def case(name: str, file: str) -> Case:
+        path = tmp_path / file
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(name)
+        return Case(name, name, "test", (), (), sources={"T1w": {"file": path.name, "sha256": file_sha256(path)}})
+
+    cases = {name: case(name, f"{name}/mr.nii.gz") for name in ("1BA001", "1BA002", "1BA003")}
+    cases |= {name: case(name, f"{name}/anat/{name}_T1w.nii.gz") for name in ("sub-1", "sub-2")}
+    copy = tmp_path / "derivatives" / "sub-1_T1w.nii.gz"
+    copy.parent.mkdir()
+    copy.write_text("stripped")
+
+    def found(first: str, second: str) -> list[str]:
+        return [path.parts[-2] for path in scan_files(cases, first, second, channel, tmp_path)]
+
+    assert found("1BA002", "1BA003") == ["1BA002", "1BA003"]
+    assert [path.read_text() for path in scan_files(cases, "sub-1", "sub-2", channel, tmp_path)] == ["sub-1", "sub-2"]
+    with pytest.raises(
+        ValueError, match=r"1BA001 = nobody: nobody was not prepared, and mr\.nii\.gz, which does not name"
+    ):
+        found("1BA001", "nobody")
+    cases["again"] = replace(cases["sub-1"], id="again")
+    with pytest.raises(ValueError, match="are the same scan"):
+        found("sub-1", "again")
+    del cases["sub-1"]
+    with pytest.raises(ValueError, match=r"has 2 files sub-1_T1w\.nii\.gz: "):
+        found("sub-2", "sub-1")
+    (tmp_path / "1BA002" / "mr.nii.gz").write_text("changed")
+    with pytest.raises(ValueError, match=r"has no mr\.nii\.gz of the content that was prepared"):
+        found("1BA002", "1BA003")
+
+
 def test_who_has_a_second_scan(tmp_path: Path) -> None:
     people = {"a_ses-2": "a", "a_ses-1": "a", "a_ses-3": "a", "b": "b"}
     assert pairs_of(people) == [("a_ses-1", "a_ses-2")]
@@ -64,6 +103,8 @@ def test_who_has_a_second_scan(tmp_path: Path) -> None:
         ("first\tsecond\nc\tb\n", "first 'c' is no case; there are a"),
         ("first\tsecond\nb\t\n", "names no second scan of b"),
         ("first\tsecond\n", "names no second scan"),
+        ("first\tsecond\nb\tb\n", "first and second are both b"),
+        ("first\tsecond\nb\tx\nb\ty\n", "names b as first more than once"),
     ):
         table.write_text(text)
         with pytest.raises(ValueError, match=said):
