@@ -19,7 +19,7 @@ from dataloaders.io.spec import DataSpec
 from dataloaders.overview import counted
 from evaluation.catalog import SCHEMA
 from evaluation.evaluate import evaluate_results
-from evaluation.pairs import paired_slices
+from evaluation.pairs import paired_slices, spacing_of
 from evaluation.records import Metrics, check_provenance
 from evaluation.statistics import PairedDifference, paired_difference
 
@@ -65,6 +65,10 @@ class Entrant:
     def slices(self) -> dict[tuple[str, int], tuple[Case, Slice]]:
         """(case id, slice index) -> case and slice, for the slices that were scored."""
         return {(case.id, item.index): (case, item) for case in self.manifest.cases for item in paired_slices(case)}
+
+    def spacing(self, case: Case) -> tuple[float, float, float]:
+        """(between slices, rows, columns) in mm of a case."""
+        return spacing_of(case, self.spec.axis, (self.spec.slice_spacing, *self.spec.spacing))
 
     def slice(self, case_id: str, index: int) -> Slice:
         """One slice."""

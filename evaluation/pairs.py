@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from dataloaders.io.console import warn_once
 from dataloaders.io.files import naming
-from dataloaders.io.geometry import field_of_view, plane, resample, to_ras, window_plane
+from dataloaders.io.geometry import field_of_view, plane, plane_spacing, resample, to_ras, window_plane
 from dataloaders.io.intensity import LEVELS, Window
 from dataloaders.io.manifest import Case, Manifest, Slice
 from dataloaders.io.nifti import SUFFIXES, read_ids, stem
@@ -85,7 +85,8 @@ class Item:
 class Pairs(ABC):
     """What can be scored: how images are read, provenance for the report, and the slices one after the other.
 
-    names: of labels by id; None where label maps have ids alone. mm: between slices, rows and columns; 1 where unknown.
+    names: of labels by id; None where label maps have ids alone. mm: between slices, rows and columns, where a case does
+    not say (see `spacing`); 1 where unknown.
     windows: channel -> [low, high], words where images differ, or None where only reading will tell. labelled: whether
     label maps say what is where. spacing_known: whether millimetres are. patients: how they were found. region: what of
     the images is compared, in words.
@@ -206,6 +207,10 @@ class PngPairs(Pairs):
             slices += len(paired_slices(case))
         return groups
 
+    def spacing(self, case: Case) -> tuple[float, float, float]:
+        """See `Pairs.spacing`; each scan's own where its grid is known, since not all data are resampled to one."""
+        return spacing_of(case, self.axis, self.mm)
+
     def fingerprint(self) -> dict[str, Any]:
         """How images are read, labels, cases, provenance, and size and time of every file."""
         slices = [item for case in self.cases for item in case.slices]
@@ -310,6 +315,13 @@ class ManifestPairs(PngPairs):
 
     def _label(self, path: Path) -> NDArray:
         return read_slice(path, self.spec)
+
+
+def spacing_of(case: Case, axis: Axis | None, mm: tuple[float, float, float]) -> tuple[float, float, float]:
+    """(between slices, rows, columns) in mm of a case's grid; `mm` where that is not known."""
+    if case.geometry is None or axis is None:
+        return mm
+    return plane_spacing(np.array(case.geometry.grid_affine), axis)
 
 
 def view_of(axis: Axis | None, case: Case, shape: tuple[int, ...]) -> View:

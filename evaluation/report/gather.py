@@ -14,7 +14,7 @@ from dataloaders.io.manifest import Case, Slice
 from dataloaders.io.png import as_16_bit, read_slice
 from evaluation.compare import Entrant
 from evaluation.metrics.spectrum import SMALLEST_SIDE, CaseSpectrum
-from evaluation.pairs import paired_slices, view_of
+from evaluation.pairs import View, paired_slices, view_of
 
 BINS = 2048  # of the intensity histograms: 2 HU in the CT window
 
@@ -82,21 +82,20 @@ def pictures(entrants: Sequence[Entrant]) -> Iterator[tuple[Case, Slice, int, Pi
 class _Channel:
     """Sums of one channel."""
 
-    def __init__(self, windows: Sequence[Window], labels: int, methods: int, spacing: tuple[float, float]) -> None:
+    def __init__(self, windows: Sequence[Window], labels: int, methods: int) -> None:
         self.low, self.high = min(w.low for w in windows), max(w.high for w in windows)
         self.counts = np.zeros((1 + methods, labels * BINS), np.int64)
-        self.spacing = spacing
         self.cases: dict[str, list[CaseSpectrum]] = {}
 
-    def add(self, case: Case, window: Window, picture: Picture, view: tuple[slice, slice]) -> None:
-        """One slice. view: its part without padding, which has no texture."""
+    def add(self, case: Case, window: Window, picture: Picture, view: View, spacing: tuple[float, float]) -> None:
+        """One slice. view: its part without padding, which has no texture. spacing: mm between rows, between columns."""
         lookup = _bin_of_level(window, self.low, self.high)
         labels = picture.label.astype(np.int64) * BINS
         for counts, levels in zip(self.counts, (picture.real, *picture.generated), strict=True):
             counts += np.bincount((labels + lookup[levels]).ravel(), minlength=len(counts))
         if min(picture.real[view].shape) >= SMALLEST_SIDE:
             real = window.decode(picture.real[view])
-            spectra = self.cases.setdefault(case.id, [CaseSpectrum(self.spacing) for _ in picture.generated])
+            spectra = self.cases.setdefault(case.id, [CaseSpectrum(spacing) for _ in picture.generated])
             for spectrum, levels in zip(spectra, picture.generated, strict=True):
                 spectrum.add(real, window.decode(levels[view]))
 
@@ -107,23 +106,32 @@ class _Channel:
         if not self.cases:
             return found, None
         of_cases = [*self.cases.values()]
-        real = np.stack([spectra[0].curves[0] for spectra in of_cases])
+        shown = min((spectra[0].frequencies for spectra in of_cases), key=lambda own: own[-1])  # all cases reach them
+        real = np.stack([_curve_at(shown, spectra[0], 0) for spectra in of_cases])
         methods = range(len(of_cases[0]))
-        generated = tuple(np.stack([spectra[i].curves[1] for spectra in of_cases]) for i in methods)
-        return found, Spectra(of_cases[0][0].frequencies, real, generated)
+        generated = tuple(np.stack([_curve_at(shown, spectra[i], 1) for spectra in of_cases]) for i in methods)
+        return found, Spectra(shown, real, generated)
 
 
 def gather(entrants: Sequence[Entrant]) -> list[tuple[Distributions, Spectra | None]]:
     """One entry per channel."""
     spec, cases = entrants[0].spec, entrants[0].manifest.cases
     channels = [
-        _Channel([case.windows[c] for case in cases], spec.num_labels, len(entrants), spec.spacing)
-        for c in range(spec.num_channels)
+        _Channel([case.windows[c] for case in cases], spec.num_labels, len(entrants)) for c in range(spec.num_channels)
     ]
     for case, _, channel, picture in pictures(entrants):
-        view = view_of(entrants[0].manifest.spec.axis, case, picture.real.shape)
-        channels[channel].add(case, case.windows[channel], picture, view)
+        view = view_of(spec.axis, case, picture.real.shape)
+        channels[channel].add(case, case.windows[channel], picture, view, entrants[0].spacing(case)[1:])
     return [channel.gathered() for channel in channels]
+
+
+def _curve_at(frequencies: NDArray, spectrum: CaseSpectrum, side: int) -> NDArray[np.float64]:
+    """The real (0) or generated (1) curve of a case at frequencies of another pixel size; its own as they are."""
+    own, curve = spectrum.frequencies, spectrum.curves[side]
+    if np.allclose(own, frequencies, rtol=1e-6):
+        return curve
+    known = np.isfinite(curve)
+    return np.interp(frequencies, own[known], curve[known])
 
 
 @functools.lru_cache(maxsize=8)

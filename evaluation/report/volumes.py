@@ -157,11 +157,12 @@ def _add_case(
             shrunk = [_reduced(window.decode(one), step, small[0].shape) for one in levels]
             stacks[f"{number}-{channel}-{source}"] = encode(to_codes(np.stack(shrunk), knots))
     height, width = small[0].shape
+    _, rows, columns = first.spacing(case)
     shown = [display_window(first, c, case) for c in range(len(case.windows))]
     return {
         "id": case.id,
         "size": [height, width],
-        "aspect": width * first.spec.spacing[1] / (height * first.spec.spacing[0]),
+        "aspect": width * columns / (height * rows),
         "reduced": step,
         "slices": [item.index for item in items],
         "labels": [int(i) for i in present],

@@ -18,6 +18,8 @@ from evaluation.compare import load_entrants
 from evaluation.evaluate import evaluate_pairs
 from evaluation.folders import Folders
 from evaluation.metrics.lesion_regions import evaluate_lesion_regions
+from evaluation.pairs import ManifestPairs
+from evaluation.report.gather import gather
 from evaluation.request import Request
 from tests.toy_results import WINDOWS, noisy, write_results
 
@@ -73,6 +75,35 @@ def test_padding_changes_no_score_of_pairs(tmp_path: Path) -> None:
     regions = [evaluate_lesion_regions(tmp_path / str(p)) for p in (False, True)]
     assert regions[0] is not None
     assert regions[0] == regions[1]
+
+
+def test_each_case_has_the_voxels_of_its_own_scan(tmp_path: Path) -> None:
+    """Data that were not resampled have scans of 1×1×1 and of 2×2×5 mm; the manifest's spec knows the first one's alone."""
+    folder = write_results(tmp_path / "exp", noisy(0.1), patients=2, slices=2, channels=("CT",))
+    manifest, cases = Manifest.load(folder), []
+    for case, mm in zip(manifest.cases, ((1, 1, 1), (2, 2, 5)), strict=True):
+        affine = affine_rows(np.diag([*mm, 1.0]))
+        cases.append(replace(case, geometry=Geometry(affine, (40, 48, 2), affine, (40, 48, 2), (0, 0))))
+    replace(manifest, spec=replace(manifest.spec, axis="axial"), cases=tuple(cases)).save(folder)
+    (folder / "seen").mkdir()
+    for item in (item for case in cases for item in case.slices):
+        write_png(folder / "seen" / Path(item.label).name, np.roll(read_png(folder / item.label), 1, axis=1))
+    pairs = ManifestPairs(folder, Manifest.load(folder))
+    asked = Request("faithfulness_hd95,lesion_f1", segmented=folder / "seen", lesion="4")
+    found = evaluate_pairs(pairs, tmp_path / "out", asked)
+    of_plain = Folders(*(folder / kind for kind in ("groundtruth", "generated")), window=(0, 1)).pairs()
+    for of in (pairs, of_plain):
+        assert [of.spacing(case) for case in of.cases] == [(1, 1, 1), (5, 2, 2)]  # type: ignore[attr-defined]
+    moved = {case.id: {row["hd95"] for row in found["per_overlap"] if row["case"] == case.id} for case in cases}
+    assert list(moved.values()) == [{1}, {2}]
+    for case, row in zip(cases, found["per_lesion_case"], strict=True):
+        ml = {"sub-00": 0.001, "sub-01": 0.02}[case.id]
+        assert row["volume_ml"] == pytest.approx(sum(item.histogram.get(4, 0) for item in case.slices) * ml)
+    evaluate_results(folder, "mae")
+    ((_, spectra),) = gather(load_entrants([folder]))
+    assert spectra is not None
+    assert spectra.frequencies[-1] < 0.5 / 2  # cycles/mm, which both scans have
+    assert np.isfinite(spectra.real[0]).all()
 
 
 def test_results_that_were_scored_over_other_regions_are_not_compared(tmp_path: Path) -> None:
