@@ -13,6 +13,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,14 +22,12 @@ from dataloaders.io import geometry
 from dataloaders.io.files import known_sha256, naming
 from dataloaders.io.manifest import Case, Manifest, Slice
 from dataloaders.io.nifti import Volume, read_volume, write_volume
-from dataloaders.io.png import write_png
+from dataloaders.io.png import read_slice, write_png
 from dataloaders.io.spec import Channel
-from dataloaders.prepare.slicing import AIR_HU, mr_window
+from dataloaders.prepare.slicing import AIR_HU, body_of, in_units, is_cleaned, mr_window, without_table
 from dataloaders.registration import register
 from evaluation.floors import REPEATS
 from evaluation.volume_pairs import Files
-
-_PREPARED = ("brain_masks", "n4")  # options of prepare_data.py that change a scan's values, so that sources are others
 
 
 def pairs_of(people: Mapping[str, str], table: Path | None = None) -> list[tuple[str, str]]:
@@ -83,31 +82,65 @@ def write_results(root: Path, scans: Path, pairs: Sequence[tuple[str, str]], out
     """A results folder whose generated images are the second scans on the first ones' prepared grids.
 
     root: a prepared folder. scans: where the files lie that it was prepared from; a second scan that was not prepared is
-    named as the first one, with its own case. An MR scan takes its own window, as prepare_data.py gives scans theirs.
-    ValueError for data without a grid, or prepared with what sources do not have, and for a scan that is not there.
+    named as the first one, with its own case. What prepare_data.py did to the values of a scan is done to the second one
+    too: its units, air outside of the body, an MR scan's own window. ValueError for data without a grid, or prepared with
+    what sources do not have, and for a scan that is not there.
     """
     data = Manifest.load(root)
-    options = data.provenance.get("options") or {}
-    if changed := [name for name in _PREPARED if options.get(name)]:
-        raise ValueError(f"{root} was prepared with --{changed[0]}, which the scans of {scans} were not")
+    if unlike := _not_redone(data):
+        raise ValueError(f"{root} was prepared with {unlike}, which second scans cannot be")
     cases = {case.id: case for case in data.cases}
     if data.spec.axis is None or any(cases[first].geometry is None for first, _ in pairs):
         raise ValueError(f"{root} was made of plain slices, which say nothing of where a second scan would lie")
-    own = set(options.get("window") or ["auto"]) == {"auto"}
     written = []
     for first, second in pairs:
-        volumes = [_second(cases, first, second, channel, scans) for channel in data.spec.channels]
-        written.append(_write_case(cases[first], volumes, data, root, out, own))
+        volumes = [_second(cases, first, second, data, i, scans) for i in range(data.spec.num_channels)]
+        volumes = _cleaned(volumes, cases[first], data, root)
+        written.append(_write_case(cases[first], volumes, data, root, out))
     named = [f"{first} = {second}" for first, second in pairs]
     manifest = Manifest(data.spec, tuple(written), {"kind": "results", "name": REPEATS, "pairs": named})
     manifest.save(out)
     return manifest
 
 
-def _second(cases: Mapping[str, Case], first: str, second: str, channel: Channel, scans: Path) -> NDArray:
-    case = cases[first]
+def _options(data: Manifest) -> dict[str, Any]:
+    """Those that the data were prepared with."""
+    return data.provenance.get("options") or {}
+
+
+def _windows(data: Manifest) -> list[str]:
+    """--window of each channel, with what ``auto`` stands for."""
+    texts = _options(data).get("window") or ["auto"]
+    plain = "wm" if _options(data).get("fill", "none") != "none" else "mr"
+    of_channels = texts if len(texts) > 1 else texts * data.spec.num_channels
+    auto = ["ct" if channel.unit == "HU" else plain for channel in data.spec.channels]
+    return [auto[i] if text == "auto" else text for i, text in enumerate(of_channels)]
+
+
+def _not_redone(data: Manifest) -> str:
+    """What changed the values of the scans that needs more than the second scan itself; '' where nothing did."""
+    if _options(data).get("n4"):
+        return "--n4"
+    if "wm" in _windows(data):
+        return "--fill or --window wm"
+    masks = any("body" in case.sources for case in data.cases)
+    return "masks of the body" if masks and is_cleaned(_clean(data), _is_ct(data)) else ""
+
+
+def _clean(data: Manifest) -> str:
+    return str(_options(data).get("clean", "auto"))
+
+
+def _is_ct(data: Manifest) -> list[bool]:
+    return [channel.unit == "HU" for channel in data.spec.channels]
+
+
+def _second(cases: Mapping[str, Case], first: str, second: str, data: Manifest, index: int, scans: Path) -> NDArray:
+    case, channel = cases[first], data.spec.channels[index]
     assert case.geometry is not None
     one, other = (read_volume(path) for path in scan_files(cases, first, second, channel, scans))
+    if channel.unit == "HU":
+        other = replace(other, data=in_units(other.data, _options(data).get("hu_offset")))
     return laid_on(one, other, case.geometry.grid_shape, np.array(case.geometry.grid_affine), outside(channel))
 
 
@@ -155,13 +188,27 @@ def outside(channel: Channel) -> float:
     return AIR_HU if channel.unit == "HU" else 0.0
 
 
-def _write_case(case: Case, volumes: Sequence[NDArray], data: Manifest, root: Path, out: Path, own: bool) -> Case:
+def _cleaned(volumes: list[NDArray], case: Case, data: Manifest, root: Path) -> list[NDArray]:
+    """Second scans with air outside of their body, where the first ones have been given that."""
+    if not is_cleaned(_clean(data), _is_ct(data)):
+        return volumes
+    assert case.geometry is not None
+    assert data.spec.axis is not None
+    labelled = np.zeros(case.geometry.grid_shape, bool)
+    for item in case.slices:
+        label = read_slice(root / item.label, data.spec) > 0
+        geometry.put_plane(labelled, data.spec.axis, item.index, label, case.geometry.crop)
+    body = body_of(volumes, np.array(case.geometry.grid_affine), _is_ct(data), labelled)
+    return without_table(volumes, body, _is_ct(data), _clean(data))
+
+
+def _write_case(case: Case, volumes: Sequence[NDArray], data: Manifest, root: Path, out: Path) -> Case:
     """The files of one case of `write_results`; returns it with its generated images."""
     assert case.geometry is not None
     assert data.spec.axis is not None
     windows = [
-        mr_window(volume) if own and channel.unit != "HU" else window
-        for volume, channel, window in zip(volumes, data.spec.channels, case.windows, strict=True)
+        mr_window(volume) if text == "mr" else window
+        for volume, text, window in zip(volumes, _windows(data), case.windows, strict=True)
     ]
     items: list[Slice] = []
     for item in case.slices:

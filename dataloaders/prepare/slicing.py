@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -97,13 +98,18 @@ def _load(source: CaseSource, plan: PreparePlan) -> tuple[list[NDArray], dict[st
             data, own = geometry.onto_axes(data, own, first.affine)[0], first.affine
         data, own = geometry.to_ras(data, own)
         is_ct = is_image and plan.ct[plan.channels.index(role)]
-        if is_ct and o.hu_offset and not in_hu(data):
-            data = data.astype(np.float32) + np.float32(o.hu_offset)
+        if is_ct:
+            data = in_units(data, o.hu_offset)
         fill = AIR_HU if is_ct else 0.0
         moved[role] = geometry.resample(data, own, shape, affine, labels=not is_image, fill=fill)
     images = [moved[name].astype(np.float32) for name in plan.channels]
     maps = {role: np.asarray(array, np.int32) for role, array in moved.items() if role not in plan.channels}
     return images, maps, first, affine
+
+
+def in_units(ct: NDArray, offset: float | None) -> NDArray:
+    """A CT with --hu_offset added where its values cannot be HU; as it is where they can, or nothing was given."""
+    return ct if not offset or in_hu(ct) else ct.astype(np.float32) + np.float32(offset)
 
 
 def _labels(
@@ -144,22 +150,38 @@ def _clean(
     The third is the body's mask, None where nothing asks for it.
     """
     o = plan.options
-    wanted = [o.clean == "body" or (o.clean == "auto" and is_ct) for is_ct in plan.ct]
-    if not any(wanted) and not o.split_background and o.half != "images":
+    if not is_cleaned(o.clean, plan.ct) and not o.split_background and o.half != "images":
         return images, label, None
-    if "body" in maps:
-        body = (maps["body"] > 0) | (label > 0)
-    else:
-        first = plan.ct.index(True) if any(plan.ct) else 0
-        body = tissue.body_mask(images[first], geometry.spacing(affine), plan.ct[first], label > 0)
-    cleaned = [
-        np.where(body, image, AIR_HU if is_ct else min(0.0, float(image.min()))) if want else image
-        for image, is_ct, want in zip(images, plan.ct, wanted, strict=True)
-    ]
+    labelled = label > 0
+    body = (maps["body"] > 0) | labelled if "body" in maps else body_of(images, affine, plan.ct, labelled)
     if o.split_background:
         unlabelled = next(item.id for item in plan.table.labels if item.name == "body_unlabelled")
         label = np.where((label == 0) & body, np.uint16(unlabelled), label)
-    return [image.astype(np.float32) for image in cleaned], label, body
+    return without_table(images, body, plan.ct, o.clean), label, body
+
+
+def is_cleaned(clean: str, ct: Sequence[bool]) -> bool:
+    """Whether --clean changes any of the channels."""
+    return any(clean == "body" or (clean == "auto" and is_ct) for is_ct in ct)
+
+
+def body_of(
+    images: Sequence[NDArray], affine: NDArray, ct: Sequence[bool], labelled: NDArray[np.bool_]
+) -> NDArray[np.bool_]:
+    """The body as the first CT shows it, or the first image where there is none."""
+    first = ct.index(True) if any(ct) else 0
+    return tissue.body_mask(images[first], geometry.spacing(affine), ct[first], labelled)
+
+
+def without_table(images: Sequence[NDArray], body: NDArray[np.bool_], ct: Sequence[bool], clean: str) -> list[NDArray]:
+    """The images with air outside of the body in those that --clean names, float32."""
+    cleaned = [
+        np.where(body, image, AIR_HU if is_ct else min(0.0, float(image.min())))
+        if is_cleaned(clean, [is_ct])
+        else image
+        for image, is_ct in zip(images, ct, strict=True)
+    ]
+    return [image.astype(np.float32) for image in cleaned]
 
 
 def _without_lesions(

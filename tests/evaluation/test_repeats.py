@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -11,10 +12,11 @@ import pytest
 
 from dataloaders.io.console import collected
 from dataloaders.io.files import file_sha256
+from dataloaders.io.intensity import Window
 from dataloaders.io.manifest import Case, Manifest
 from dataloaders.io.nifti import read_volume, write_volume
 from dataloaders.io.png import read_png
-from dataloaders.io.spec import Channel
+from dataloaders.io.spec import Channel, DataSpec
 from evaluation.evaluate import evaluate_pairs, evaluate_results
 from evaluation.floors import add_floors, passed
 from evaluation.folders import Folders
@@ -90,6 +92,48 @@ def test_a_scan_is_told_by_its_content_and_not_by_its_name_alone(tmp_path: Path)
     (tmp_path / "1BA002" / "mr.nii.gz").write_text("changed")
     with pytest.raises(ValueError, match=r"has no mr\.nii\.gz of the content that was prepared"):
         found("1BA002", "1BA003")
+
+
+@pytest.mark.parametrize(
+    ("channel", "options"), [("CT", {"hu_offset": -1024.0}), ("T1w", {"clean": "body", "window": ("mr",)})]
+)
+def test_second_scans_are_prepared_as_the_first_ones_were(
+    channel: str, options: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A scan that needs no moving becomes what prepare_data.py makes of it: units, window, no table."""
+    head = lopsided()
+    table = np.zeros(head.data.shape, bool)
+    table[1:4, 1:4] = True  # beside the head
+    for name, gain in (("sub-1", 1), ("sub-2", 1.5)):
+        scan = np.where(head.data > 0, 1000 + gain * head.data, 0) + 900 * gain * table
+        write_volume(tmp_path / "scans" / f"{name}.nii.gz", scan.astype(np.float32), head.affine)
+        write_volume(tmp_path / "labels" / f"{name}.nii.gz", (head.data > 0).astype(np.uint8), head.affine)
+    folders = {"images": str(tmp_path / "scans"), "labels": str(tmp_path / "labels")}
+    data = tmp_path / "data"
+    prepared("pairs", data, **folders, channel=channel, split=(0, 0, 1), **options)
+    monkeypatch.setattr("evaluation.repeats.register", lambda *_: SimpleNamespace(affine=np.eye(4)))
+    (made,) = write_results(data, tmp_path / "scans", [("sub-1", "sub-2")], tmp_path / "out").cases
+    wanted = [read_png(data / item.images[0]) for item in Manifest.load(data).cases[1].slices]
+    for item, image in zip(made.slices, wanted, strict=True):
+        assert np.abs(read_png(tmp_path / "out" / item.generated[0]).astype(int) - image).max() <= 1
+
+
+def test_what_second_scans_cannot_be_prepared_with_is_refused(tmp_path: Path) -> None:
+    of = Case("a", "a", "test", (Window(0, 1),), (), sources={"body": {}})
+    plain = Manifest(DataSpec((), (Channel("CT", "HU"),), (32, 32), axis="axial"), (of,))
+    mr = replace(plain, spec=replace(plain.spec, channels=(Channel("T1w"),)))
+    for manifest, options, said in (
+        (mr, {"n4": True}, "--n4"),
+        (mr, {"fill": "lesion", "window": ["auto"]}, "--fill or --window wm"),
+        (mr, {"window": ["wm"]}, "--fill or --window wm"),
+        (plain, {}, "masks of the body"),
+    ):
+        replace(manifest, provenance={"options": options}).save(tmp_path)
+        with pytest.raises(ValueError, match=f"was prepared with {said}, which second scans cannot be"):
+            write_results(tmp_path, tmp_path, [("a", "b")], tmp_path / "out")
+    mr.save(tmp_path)
+    with pytest.raises(ValueError, match="made of plain slices"):
+        write_results(tmp_path, tmp_path, [("a", "b")], tmp_path / "out")
 
 
 def test_who_has_a_second_scan(tmp_path: Path) -> None:
