@@ -32,10 +32,11 @@ from dataloaders.io.intensity import LEVELS
 from dataloaders.io.manifest import Manifest, Slice
 from dataloaders.io.pictures import label_colors, save_picture, tile_grid, titled, to_grey
 from dataloaders.io.png import read_png
+from dataloaders.io.spec import Channel
 from engine.command import exit_code
 from evaluation.floors import REPEATS
 from evaluation.metrics.distribution import kid
-from evaluation.metrics.feature_sets import EFFICIENTNET, RADIOMICS
+from evaluation.metrics.feature_sets import EFFICIENTNET, RADIOMICS, Sets
 from evaluation.metrics.radiomics import standardise
 from evaluation.pairs import ManifestPairs, paired_slices
 from evaluation.request import Request, plan
@@ -79,8 +80,8 @@ class TableOptions:
 Values = dict[str, dict[str, float]]  # metric/channel -> person -> value
 
 
-def values_of(folder: Path, o: TableOptions, name: str) -> Values:
-    """Everything in the table of one results folder, by metric and person."""
+def values_of(folder: Path, o: TableOptions, name: str) -> tuple[Values, Sets]:
+    """What is in the table of one results folder by metric and person, and the features that its distances are made of."""
     pairs = ManifestPairs(folder, Manifest.load(folder))
     keys = [key for key in HEADINGS if not key.startswith("faithfulness")]
     folders: dict[str, Any] = {}
@@ -96,20 +97,33 @@ def values_of(folder: Path, o: TableOptions, name: str) -> Values:
         for key, value in of_person.items():
             if key.partition("/")[0] in HEADINGS and value is not None:
                 found.setdefault(key, {})[person] = value
-    for (extractor, channel), rows in scores.sets.items():
-        key = f"{extractor}_kid/{pairs.channels[channel].name}"
-        found[key] = distances_by_person(extractor, rows)
     if folders:
         ceiling = result["metrics"]["faithfulness_dice"]["ceiling"]
         found["faithfulness_dice/ceiling"] = dict.fromkeys(found["faithfulness_dice"], ceiling)
-    return found
+    return found, scores.sets
 
 
-def distances_by_person(extractor: str, rows: Sequence[tuple[str, NDArray, NDArray]]) -> dict[str, float]:
-    """Kernel distance between the real and the generated slices of each person."""
+def distances_of(sets: Sets, reference: Sets, channels: Sequence[Channel]) -> Values:
+    """Distances of features by metric and person. reference: of the run whose real slices are the unit of radiomics."""
+    return {
+        f"{extractor}_kid/{channels[channel].name}": distances_by_person(
+            extractor, rows, np.stack([row[1] for row in reference[extractor, channel]])
+        )
+        for (extractor, channel), rows in sets.items()
+    }
+
+
+def distances_by_person(
+    extractor: str, rows: Sequence[tuple[str, NDArray, NDArray]], scale: NDArray
+) -> dict[str, float]:
+    """Kernel distance between the real and the generated slices of each person.
+
+    scale: (n, features) of the real slices that radiomics are standardised by: the same for all runs and their floor, since
+    a folder of second scans has few people, and by their own spread its distances would be in another unit.
+    """
     real, fake = (np.stack([row[side] for row in rows]) for side in (1, 2))
     if extractor == RADIOMICS:
-        real, fake, _ = standardise(real=real, fake=fake)
+        real, fake = (standardise(real=scale, fake=features)[1] for features in (real, fake))
     people = np.array([row[0] for row in rows])
     return {
         person: kid(real=real[people == person], fake=fake[people == person])[0]
@@ -237,11 +251,13 @@ def run() -> int:
     folders = {str(Manifest.load(folder).provenance.get("name") or folder.name): folder for folder in o.results}
     if o.reference not in folders or len(folders) < len(o.results):
         raise ValueError(f"--reference {o.reference}: of runs with different names, there are {', '.join(folders)}")
-    found = {name: values_of(folder, o, name) for name, folder in folders.items()}
-    floor: Values = {}
     if o.repeats is not None:
-        floor = values_of(o.repeats, o, REPEATS)
         folders[REPEATS] = o.repeats
+    scored = {name: values_of(folder, o, name) for name, folder in folders.items()}
+    channels = Manifest.load(folders[o.reference]).spec.channels
+    reference = scored[o.reference][1]
+    found = {name: values | distances_of(sets, reference, channels) for name, (values, sets) in scored.items()}
+    floor = found.pop(REPEATS, {})
     rows = table_of(found, floor, o.reference)
     person = median_person(next(found[o.reference][key] for key in found[o.reference] if key.startswith("mae_body")))
     columns = people_picture(folders, person, o.out / "people.png")

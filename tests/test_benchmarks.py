@@ -18,7 +18,10 @@ from benchmarks.gan_table import as_markdown, table_of
 from benchmarks.lesion_study import Example, StudyOptions, test_segmenter, train_segmenter
 from dataloaders.io.manifest import Manifest
 from dataloaders.io.pictures import TITLE
+from dataloaders.io.spec import Channel
 from dataloaders.slices import SliceDataset
+from evaluation.metrics.feature_sets import RADIOMICS
+from evaluation.metrics.radiomics import FEATURE_NAMES
 from tests.launch import call
 from tests.toy import prepared_folder
 from tests.toy_lesions import patient
@@ -49,6 +52,20 @@ def test_differences_are_of_distances_from_the_best_value() -> None:
     assert only["b"]["value"] is None
     assert "difference" not in only["b"]
     assert "| slice jump ratio, T1w | 1.2 [1.2, 1.2] | 0.9 [0.9, 0.9] (**-0.1 [-0.1, -0.1]**) | – |" in text
+
+
+def test_radiomics_of_the_floor_are_in_the_unit_of_the_runs() -> None:
+    """The same slices are as far apart in a folder of one person as beside people who differ more."""
+    rng = np.random.default_rng(0)
+    rows = {
+        person: [(person, *(spread * rng.standard_normal((2, len(FEATURE_NAMES))))) for _ in range(8)]
+        for person, spread in (("a", 1.0), ("b", 9.0))
+    }
+    run, repeats = {(RADIOMICS, 0): rows["a"] + rows["b"]}, {(RADIOMICS, 0): rows["a"]}
+    key, channels = f"{RADIOMICS}_kid/T1w", (Channel("T1w"),)
+    expected = gan_table.distances_of(run, run, channels)[key]["a"]
+    assert gan_table.distances_of(repeats, run, channels)[key] == {"a": pytest.approx(expected)}
+    assert gan_table.distances_of(repeats, repeats, channels)[key]["a"] != pytest.approx(expected)
 
 
 @pytest.mark.filterwarnings("ignore::UserWarning")
