@@ -1,7 +1,8 @@
 """Score a folder of predicted and true label maps: Dice, HD95 and volumes by label, case and patient.
 
-Levels: case -> mean over those of a patient -> mean over patients -> mean over labels. What has no value is left out of
-means as in nnU-Net (see `metrics.segmentation`); labels that one of two maps lacks are counted beside HD95's mean.
+Levels: case -> mean over those of a patient -> mean over labels -> mean over patients, and of each label without the step
+between. What has no value is left out of means as in nnU-Net (see `metrics.segmentation`); labels that one of two maps
+lacks are counted beside HD95's mean.
 """
 
 from __future__ import annotations
@@ -32,7 +33,8 @@ METRICS: dict[str, tuple[Callable[[Mapping[str, Any]], float], str, str]] = {  #
     "volume_error_ml": (lambda row: abs(row["volume_ml"] - row["true_volume_ml"]), "lower", "ml"),
 }
 SETTINGS = {
-    "levels": "case, mean over a patient's cases, mean over patients; the mean of all labels without background is last",
+    "levels": "by label: over a patient's cases, patients; of all labels without background: over a patient's cases, "
+    "labels, patients",
     "dice": "2 |A and B| / (|A| + |B|) of whole volumes on the grid of the source; no value where both lack the label",
     "hd95_mm": "95th percentile of distances between border voxels, the larger direction; no value where both lack the "
     "label, infinite (counted as missed, not averaged) where one does",
@@ -102,8 +104,7 @@ def summarise(
             missed = sum(math.isinf(of(row)) for row in rows if row["label"] == label)
             metrics[f"{name}/{label}"] = over_patients(found) | about | {"missed": missed}
         means = {patient: nan_mean(values[patient].values()) for patient in patients}
-        mean = finite(nan_mean(nan_mean(found) for found in by_label.values()))
-        metrics[name] = over_patients(means.values()) | about | {"value": mean}
+        metrics[name] = over_patients(means.values()) | about
         for patient in patients:
             per_patient[patient] |= {f"{name}/{label}": finite(value) for label, value in values[patient].items()}
             per_patient[patient][name] = finite(means[patient])

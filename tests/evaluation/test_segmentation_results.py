@@ -49,7 +49,7 @@ def test_dice_hd95_and_volumes_by_label_case_and_patient(tmp_path: Path) -> None
     assert metrics["hd95_mm/grey_matter"]["value"] is None
     assert metrics["hd95_mm/grey_matter"]["missed"] == 1
     assert metrics["hd95_mm/csf"]["missed"] == 0
-    assert metrics["dice"]["value"] == pytest.approx(((16 / 18 + 1) / 2 + 0 + 0) / 3)
+    assert metrics["dice"]["value"] == pytest.approx((16 / 18 + 1) / 2 / 2)  # p1 has one label, p2 two that score 0
     assert metrics["volume_error_ml/csf"]["value"] == pytest.approx(((2 * 36 * 2 / 1000) / 2 + 0) / 2)
     assert result["per_patient"]["p2"]["dice/csf"] is None
     assert result["n"] == {"cases": 3, "patients": 2}
@@ -65,6 +65,18 @@ def test_dice_hd95_and_volumes_by_label_case_and_patient(tmp_path: Path) -> None
     neither = next(row for row in rows if row["case"] == "p2_a" and row["label"] == "csf")
     assert neither["dice"] == ""
     assert "3 cases of 2 patients" in segmentation_table(result)
+
+
+def test_the_mean_and_its_interval_are_of_the_same_patients(tmp_path: Path) -> None:
+    """A label that one person of six has, and that is missed, is one of this person's labels and no half of the mean."""
+    cases = {f"p{i}": (f"p{i}", block(1, 0, 10), block(1, 0, 9 - i % 2)) for i in range(6)}
+    true = block(1, 0, 10)
+    true[12:] = 2
+    cases["p0"] = ("p0", true, cases["p0"][2])
+    result = evaluate_segmentation(folder(tmp_path, cases), distances=False)
+    dice = result["metrics"]["dice"]
+    assert dice["value"] == pytest.approx(np.mean([of["dice"] for of in result["per_patient"].values()]))
+    assert dice["ci95"][0] < dice["value"] < dice["ci95"][1]
 
 
 def test_maps_of_different_shape_are_one_line(tmp_path: Path) -> None:
