@@ -194,6 +194,7 @@ class PngPairs(Pairs):
 
     folder: Path
     cases: Sequence[Case]
+    size: tuple[int, int] | None = None  # of slices, where all have one
 
     def groups(self) -> list[list[str]]:
         """Cases in order, put together until there are `GROUP` slices."""
@@ -268,11 +269,20 @@ class PngPairs(Pairs):
         return image if labels else item.window.decode(as_16_bit(image, self._levels()))
 
     def beside(self, folder: Path) -> ManifestPairs:
-        """A results folder with the same classes and channels."""
+        """A results folder with the same classes and channels, in which cases of both are prepared alike."""
         other = ManifestPairs(folder, Manifest.load(folder))
-        here, there = ((pairs.names, pairs.channels, pairs.mm) for pairs in (self, other))
+        here, there = ((of.names, of.channels, of.mm, of.axis, of.size) for of in (self, other))
         if here != there:
-            raise ValueError(f"--repeats {folder}: classes, channels or pixel size are not those of {self.folder}")
+            raise ValueError(
+                f"--repeats {folder}: classes, channels, axis, slice size or pixel size are not those of {self.folder}"
+            )
+        own = {case.id: case for case in self.cases}
+        shared = [(own[case.id], case) for case in other.cases if case.id in own]
+        if not shared:
+            raise ValueError(f"--repeats {folder}: has none of the cases of {self.folder}")
+        for one, again in shared:
+            if (one.geometry, one.windows) != (again.geometry, again.windows):
+                raise ValueError(f"--repeats {folder}: the grid or windows of {one.id} are not those of {self.folder}")
         return other
 
     def _from_volume(self, folder: Path, item: Item, wanted: Path) -> NDArray:
@@ -300,6 +310,7 @@ class ManifestPairs(PngPairs):
 
     def __init__(self, folder: Path, manifest: Manifest) -> None:
         spec = self.spec = manifest.spec
+        self.size = spec.size
         self.folder, self.cases, self.provenance = folder, manifest.cases, manifest.provenance
         self.channels, self.axis, self.mm = spec.channels, spec.axis, (spec.slice_spacing, *spec.spacing)
         self.names = {label.id: label.name for label in spec.labels}

@@ -13,7 +13,7 @@ import pytest
 from dataloaders.io.console import collected
 from dataloaders.io.files import file_sha256
 from dataloaders.io.intensity import Window
-from dataloaders.io.manifest import Case, Manifest
+from dataloaders.io.manifest import Case, Geometry, Manifest, affine_rows
 from dataloaders.io.nifti import read_volume, write_volume
 from dataloaders.io.png import read_png
 from dataloaders.io.spec import Channel, DataSpec
@@ -185,7 +185,7 @@ def test_the_floor_is_what_the_second_scans_get_by_the_same_code(folders: list[P
 def test_second_scans_that_do_not_fit_cost_the_floor_alone(folders: list[Path], tmp_path: Path) -> None:
     """Of a folder that was named, they are refused before anything is scored."""
     (other,) = good_and_bad(tmp_path, size=(64, 72), channels=("CT",), patients=1, slices=2)[:1]
-    said = "classes, channels or pixel size are not those of"
+    said = "classes, channels, axis, slice size or pixel size are not those of"
     with collected() as warnings:
         result = evaluate_results(folders[0], "mae", repeats=other)
     assert [line for line in warnings if said in line and "run scripts/repeats.py again" in line]
@@ -197,6 +197,29 @@ def test_second_scans_that_do_not_fit_cost_the_floor_alone(folders: list[Path], 
     pairs.items = None  # type: ignore[method-assign, assignment]  # nothing is read
     with pytest.raises(ValueError, match=said):
         evaluate_pairs(pairs, tmp_path / "out", Request("mae", repeats=other))
+
+
+def test_second_scans_of_data_that_were_prepared_otherwise_do_not_fit(folders: list[Path], tmp_path: Path) -> None:
+    manifest = Manifest.load(folders[0])
+    pairs, spec, case = ManifestPairs(folders[0], manifest), manifest.spec, manifest.cases[0]
+    assert isinstance(pairs.beside(folders[1]), ManifestPairs)
+    affine = affine_rows(np.eye(4))
+    for stale, said in (
+        (replace(manifest, spec=replace(spec, size=(64, 64))), "slice size or pixel size are not those of"),
+        (replace(manifest, spec=replace(spec, axis="coronal")), "axis, slice size or"),
+        (
+            replace(manifest, cases=(replace(case, windows=(Window(0, 7),)),)),
+            f"the grid or windows of {case.id} are not",
+        ),
+        (
+            replace(manifest, cases=(replace(case, geometry=Geometry(affine, (1, 1, 1), affine, (1, 1, 1), (0, 0))),)),
+            f"the grid or windows of {case.id} are not",
+        ),
+        (replace(manifest, cases=(replace(case, id="other"),)), "has none of the cases of"),
+    ):
+        stale.save(tmp_path)
+        with pytest.raises(ValueError, match=said):
+            pairs.beside(tmp_path)
 
 
 def test_volumes_of_one_person_by_their_names(tmp_path: Path) -> None:
