@@ -34,6 +34,7 @@ from dataloaders.io.pictures import label_colors, save_picture, tile_grid, title
 from dataloaders.io.png import read_png
 from dataloaders.io.spec import Channel
 from engine.command import exit_code
+from evaluation.compare import Entrant, refuse_different
 from evaluation.floors import REPEATS
 from evaluation.metrics.distribution import kid
 from evaluation.metrics.feature_sets import EFFICIENTNET, RADIOMICS, Sets
@@ -78,6 +79,7 @@ class TableOptions:
 
 
 Values = dict[str, dict[str, float]]  # metric/channel -> person -> value
+Stacks = dict[str, dict[str, list[Slice]]]  # run -> person -> slices
 
 
 def values_of(folder: Path, o: TableOptions, name: str) -> tuple[Values, Sets]:
@@ -196,17 +198,19 @@ def cell(entry: Mapping[str, Any]) -> str:
 # -- picture --------------------------------------------------------------------------------------------------------
 
 
-def people_picture(folders: Mapping[str, Path], person: str, out: Path) -> list[str]:
-    """Slices of one person at QUANTILES of the stack, pixel by pixel, cut to what they show; returns the columns' titles.
+def columns_of(stacks: Stacks, person: str) -> list[str]:
+    """Titles of the picture: label, real, repeat scan (of another person, where this one has none), runs."""
+    runs = [name for name in stacks if name != REPEATS]
+    others = [f"real, {one}" for one in stacks[runs[0]] if one != person]
+    return ["label", "real", *([REPEATS] if person in stacks.get(REPEATS, {}) else others[:1]), *runs]
 
-    Columns: label, real, repeat scan (of another person, at the same place in the stack, where this one has none), runs.
-    """
-    runs = {name: Manifest.load(folder) for name, folder in folders.items()}
-    stacks = {name: {c.patient: paired_slices(c) for c in manifest.cases} for name, manifest in runs.items()}
+
+def people_picture(folders: Mapping[str, Path], stacks: Stacks, person: str, out: Path) -> None:
+    """Slices of one person at QUANTILES of the stack, pixel by pixel, cut to what they show; another one's at the same."""
     first = next(name for name in folders if name != REPEATS)
-    there = stacks.get(REPEATS, {})
-    other = REPEATS if person in there else f"real, {next(one for one in [*stacks[first], ''] if one != person)}"
-    colours = label_colors(runs[first].spec.labels)
+    there, titles = stacks.get(REPEATS, {}), columns_of(stacks, person)
+    others = [one for one in stacks[first] if one != person]
+    colours = label_colors(Manifest.load(folders[first]).spec.labels)
     rows = []
     for quantile in QUANTILES:
         own = at(stacks[first][person], quantile)
@@ -214,8 +218,8 @@ def people_picture(folders: Mapping[str, Path], person: str, out: Path) -> list[
         columns = [colours[ids], grey(folders[first] / own.images[0])]
         if person in there:
             columns.append(grey(folders[REPEATS] / at(there[person], quantile).generated[0]))
-        elif other != "real, ":
-            columns.append(grey(folders[first] / at(stacks[first][other[6:]], quantile).images[0]))
+        elif others:
+            columns.append(grey(folders[first] / at(stacks[first][others[0]], quantile).images[0]))
         for name in folders:
             if name != REPEATS:
                 columns.append(grey(folders[name] / at(stacks[name][person], quantile).generated[0]))
@@ -223,11 +227,9 @@ def people_picture(folders: Mapping[str, Path], person: str, out: Path) -> list[
     shown = [np.any([tile.any(-1) for tile in row], axis=0) for row in rows]
     width = geometry.bounding_box(np.any(shown, axis=0), margin=4)[1]
     boxes = [(geometry.bounding_box(row, margin=4)[0], width) for row in shown]
-    titles = ["label", "real", *([other] if other != "real, " else []), *(name for name in folders if name != REPEATS)]
     save_picture(
         out, titled(tile_grid([[tile[box] for tile in row] for row, box in zip(rows, boxes, strict=True)]), titles)
     )
-    return titles
 
 
 def at(stack: Sequence[Slice], quantile: float) -> Slice:
@@ -245,6 +247,16 @@ def median_person(values: Mapping[str, float]) -> str:
     return sorted(values, key=lambda person: (values[person], person))[(len(values) - 1) // 2]
 
 
+def refuse_unlike(folders: Mapping[str, Path], reference: str) -> None:
+    """ValueError unless all runs are of the reference's slices, and second scans of the same data."""
+    runs = {name: Entrant(name, folder, Manifest.load(folder), {}) for name, folder in folders.items()}
+    for name, one in runs.items():
+        if name == REPEATS:
+            ManifestPairs(folders[reference], runs[reference].manifest).beside(one.folder)
+        elif name != reference:
+            refuse_different(runs[reference], one)
+
+
 def run() -> int:
     """The command."""
     o = tyro.cli(TableOptions, description=__doc__)
@@ -253,6 +265,7 @@ def run() -> int:
         raise ValueError(f"--reference {o.reference}: of runs with different names, there are {', '.join(folders)}")
     if o.repeats is not None:
         folders[REPEATS] = o.repeats
+    refuse_unlike(folders, o.reference)
     scored = {name: values_of(folder, o, name) for name, folder in folders.items()}
     channels = Manifest.load(folders[o.reference]).spec.channels
     reference = scored[o.reference][1]
@@ -260,11 +273,13 @@ def run() -> int:
     floor = found.pop(REPEATS, {})
     rows = table_of(found, floor, o.reference)
     person = median_person(next(found[o.reference][key] for key in found[o.reference] if key.startswith("mae_body")))
-    columns = people_picture(folders, person, o.out / "people.png")
+    stacks = {name: {c.patient: paired_slices(c) for c in Manifest.load(of).cases} for name, of in folders.items()}
+    columns = columns_of(stacks, person)
     about = {"person": person, "columns": columns, "quantiles": QUANTILES, "reference": o.reference}
     write_json(o.out / "table.json", about | {"rows": rows, "values": found, "floor": floor})
     text = as_markdown(rows, [*found])
     write_text(o.out / "table.md", text)
+    people_picture(folders, stacks, person, o.out / "people.png")
     print(text + f"{o.out / 'people.png'}: {person}, the median in MAE of {o.reference}; {' | '.join(columns)}")
     return 0
 

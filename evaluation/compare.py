@@ -122,12 +122,12 @@ def load_entrants(paths: list[Path], weights: Path | None = None) -> list[Entran
             name = other if name in taken else name
         entrants.append(Entrant(name, folder, manifest, metrics))
     for entrant in entrants[1:]:
-        _refuse_different(entrants[0], entrant)
+        refuse_different(entrants[0], entrant)
     return entrants
 
 
-def _refuse_different(a: Entrant, b: Entrant) -> None:
-    """Numbers are comparable only on the same slices: same ids, labels, windows and real images."""
+def refuse_different(a: Entrant, b: Entrant) -> None:
+    """ValueError unless numbers are comparable, on the same slices: same ids, labels, windows and real images."""
     pair = f"{a.folder} and {b.folder} cannot be compared"
     regions = [(entrant.metrics.get("settings") or {}).get("region", NOT_NAMED) for entrant in (a, b)]
     if regions[0] != regions[1]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
 from types import FrameType
 
@@ -66,6 +67,23 @@ def test_radiomics_of_the_floor_are_in_the_unit_of_the_runs() -> None:
     expected = gan_table.distances_of(run, run, channels)[key]["a"]
     assert gan_table.distances_of(repeats, run, channels)[key] == {"a": pytest.approx(expected)}
     assert gan_table.distances_of(repeats, repeats, channels)[key]["a"] != pytest.approx(expected)
+
+
+def test_runs_of_other_people_are_refused_before_anything_is_scored(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    good, bad = good_and_bad(tmp_path, channels=("T1w",), patients=3, slices=1)
+    manifest = Manifest.load(good)
+    replace(manifest, cases=manifest.cases[1:]).save(good)
+    monkeypatch.setattr(gan_table, "values_of", None)
+    command = ["gan_table.py", str(bad), "--reference", "bad", "--out", str(tmp_path / "table")]
+    monkeypatch.setattr(sys, "argv", [*command[:1], str(good), *command[1:]])
+    with pytest.raises(ValueError, match=r"cannot be compared: .* lacks 1 slice of the other \(sub-00 z0\)"):
+        gan_table.run()
+    replace(manifest, cases=(replace(manifest.cases[0], id="else"),)).save(good)
+    monkeypatch.setattr(sys, "argv", [*command, "--repeats", str(good)])
+    with pytest.raises(ValueError, match=f"--repeats {good}: has none of the cases of"):
+        gan_table.run()
 
 
 @pytest.mark.filterwarnings("ignore::UserWarning")
