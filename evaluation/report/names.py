@@ -33,7 +33,8 @@ def group_of(metric: str) -> str:
 
 def is_distribution(metric: str) -> bool:
     """Whether a metric compares two sets of images, so that it has a floor and no value per patient."""
-    return group_of(metric).startswith("Distribution")
+    known = catalog.described(metric)
+    return known is not None and known.level == "set"
 
 
 def kind_of(title: str) -> str:

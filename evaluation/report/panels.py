@@ -119,7 +119,7 @@ def _floor_sets(channel: str, rows: Sequence[Row]) -> list[PanelSet]:
         if is_distribution(row.metric):
             title = short_name(row) + ARROWS.get(row.better or "", "")
             panel = Panel(title, partial(plots.floor_panel, row=row))
-            by_group.setdefault(group_of(row.metric).partition(": ")[2], []).append(panel)
+            by_group.setdefault(group_of(row.metric).rpartition(": ")[2], []).append(panel)
     return [
         PanelSet(
             "distribution",

@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 from dataloaders.overview import counted
+from evaluation.catalog import described
 from evaluation.compare import Entrant, Row
 from evaluation.metrics.metric import AGREEMENT
 from evaluation.report.cards import settings_table
@@ -16,7 +17,6 @@ from evaluation.report.names import (
     group_of,
     grouped,
     headline,
-    is_distribution,
     metric_name,
     name_of,
     number,
@@ -129,12 +129,13 @@ def _interval(ends: Sequence[float], places: int) -> str:
 
 
 def _n(row: Row) -> str:
-    """From how many patients or slices a metric comes."""
+    """From how many patients, slices or cases a metric comes."""
     present = [entry for entry in row.entries if entry]
     counts = (entry.get("n_patients", entry.get("n")) for entry in present if entry.get("value") is not None)
     known = {n for n in counts if n is not None}
-    of_slices = is_distribution(row.metric) and "n_patients" not in present[0]
-    noun = "slice" if of_slices else "patient"
+    metric = described(row.metric)
+    level = metric.level if metric and not any("n_patients" in entry for entry in present) else None
+    noun = {"set": "slice", "lesions": "case"}.get(level or "", "patient")
     if len(known) < 2:
         return "".join(counted(n, noun) for n in known)
     return f"{min(known)} to {max(known)} {noun}s"

@@ -14,8 +14,8 @@ from PIL import Image
 
 from dataloaders.io.intensity import Window
 from dataloaders.io.png import read_png
-from evaluation.compare import Entrant
-from evaluation.report import gather, pictures, plots, ranked, volumes
+from evaluation.compare import Entrant, Row
+from evaluation.report import gather, pictures, plots, ranked, tables, volumes
 from evaluation.report.gather import BINS
 from tests.evaluation.helpers import scored
 from tests.toy_results import WINDOWS, identity, noisy, write_results
@@ -102,6 +102,25 @@ def test_windows_of_their_own_make_it_relative(tmp_path: Path) -> None:
     values = [one.value for one in found.found]
     assert max(values) < 1.2 * min(values)
     assert pictures.display_window(entrant, 0, entrant.manifest.cases[1]) == Window(0.0, 10000.0)
+
+
+# -- tables -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("key", "entry", "said"),
+    [
+        ("oasis_fid", {"n": 578}, "578 slices"),
+        ("radiomics_kid", {"n": 1}, "1 slice"),
+        ("lesion_volume_correlation", {"n": 12}, "12 cases"),
+        ("lesion_f1", {"n_patients": 12}, "12 patients"),
+        ("efficientnet_lite0_distance", {"n_patients": 3}, "3 patients"),
+    ],
+)
+def test_numbers_say_what_they_are_of(entrants: list[Entrant], key: str, entry: dict[str, int], said: str) -> None:
+    row = Row(key, (None, {"value": 0.5} | entry), None, "", None, None, None, (None, None))
+    (line,) = tables.metric_table(entrants, [row], []).rows
+    assert line[3].text == said
 
 
 # -- intensities and spectra --------------------------------------------------------------------------------------
