@@ -30,22 +30,24 @@ class Lesions:
 
     @property
     def recall(self) -> float:
-        """Share of the true lesions that were found, 0..1; NaN where there are none."""
-        return self.found / self.truth if self.truth else math.nan
+        """Share of the true lesions that were found, 0..1: NaN without any lesion, 0 where one mask has none."""
+        return self._share(self.found, self.truth)
 
     @property
     def precision(self) -> float:
-        """Share of the predicted lesions that are right, 0..1; NaN where there are none."""
-        return self.right / self.pred if self.pred else math.nan
+        """Share of the predicted lesions that are right, 0..1: NaN without any lesion, 0 where one mask has none."""
+        return self._share(self.right, self.pred)
 
     @property
     def f1(self) -> float:
         """Harmonic mean of precision and recall, 0..1: NaN without any lesion, 0 where one mask has none."""
-        if not self.truth and not self.pred:
-            return math.nan
-        if not (self.truth and self.pred and self.found):
-            return 0.0
+        if not self.found:
+            return self._share(0, self.truth)
         return 2 * self.precision * self.recall / (self.precision + self.recall)
+
+    def _share(self, part: int, of: int) -> float:
+        """NaN where nobody has a lesion: a patient whose lesions were all missed must not drop out of a mean."""
+        return part / of if of else 0.0 if self.truth or self.pred else math.nan
 
 
 def match_lesions(truth: NDArray[np.bool_], pred: NDArray[np.bool_]) -> Lesions:

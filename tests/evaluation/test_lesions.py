@@ -50,7 +50,8 @@ def test_scores_of_matches() -> None:
     none = Lesions(0, 0, 0, 0)
     assert all(math.isnan(value) for value in (none.f1, none.precision, none.recall))
     assert Lesions(1, 0, 0, 0).f1 == Lesions(0, 1, 0, 0).f1 == Lesions(1, 1, 0, 0).f1 == 0
-    assert math.isnan(Lesions(0, 1, 0, 0).recall)
+    for one_sided in (Lesions(5, 0, 0, 0), Lesions(0, 1, 0, 0)):
+        assert one_sided.precision == one_sided.recall == 0
 
 
 def test_cases_are_pooled_and_volumes_have_a_unit() -> None:
