@@ -97,7 +97,7 @@ def _classes(
     if o.label_map is not None:
         return read_label_table(o.label_map, counts), "", f"--label_map {o.label_map}"
     if found.label_names:
-        return found_labels(counts, found.label_names), "", ""
+        return found_labels(counts.keys() & found.label_names.keys(), found.label_names), "", "dataset.json"
     rows: dict[int, Label] = {}
     for facts in all_facts:
         for i, label in ((i, one) for one in facts.labels for i in one.source if i in facts.label_counts):

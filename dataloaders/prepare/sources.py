@@ -145,10 +145,11 @@ def find_nnunet(
     look for one half alone.
     """
     channel_names, label_names = read_dataset_json(source / "dataset.json")
-    found = Found(label_names=label_names)
+    found = Found()
     folder = source / "imagesTr"
     labels: dict[str, Path] | None = None
     if label_channel is None and only != "images":
+        found.label_names = label_names  # they are about these maps, not about a channel with ids of its own
         labels = _by_id(find_files(source / "labelsTr", notes=found.notes), None, found.faults)
         if only == "labels":
             _pair(found, None, labels)

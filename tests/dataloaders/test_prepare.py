@@ -208,7 +208,18 @@ def test_nnunet_and_autopet(tmp_path: Path) -> None:
     assert manifest.spec.labels[1].name == "tumour"
     manifest = made("nnunet", nnunet(tmp_path / "raw"), tmp_path / "b", image_channels=(1,), label_channel=2)
     assert [c.name for c in manifest.spec.channels] == ["CT"]
-    assert manifest.spec.num_labels == 5
+    names = ["background", "label_1", "label_2", "label_3", "label_4"]  # dataset.json is about labelsTr
+    assert [label.name for label in manifest.spec.labels] == names
+
+
+def test_an_id_that_dataset_json_lacks_is_refused(tmp_path: Path) -> None:
+    root = nnunet(tmp_path / "raw", 1)
+    path = root / "labelsTr" / "p0.nii.gz"
+    save_nifti(path, (np.asarray(nib.load(path).dataobj) * 5).astype(np.uint8))
+    with pytest.raises(DataFaults, match=r"dataset.json does not list 1 ids: 5 \(\d+ voxels\)"):
+        made("nnunet", root, tmp_path / "a")
+    kept = made("nnunet", root, tmp_path / "b", unknown_labels="background")
+    assert [label.name for label in kept.spec.labels] == ["background", "tumour"]
 
 
 def test_synthrad(tmp_path: Path) -> None:
