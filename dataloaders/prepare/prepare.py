@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, cast
@@ -18,8 +18,8 @@ from dataloaders.io.files import listed
 from dataloaders.io.ledger import SETTINGS, Ledger, differences, plain
 from dataloaders.io.locks import lock_folder
 from dataloaders.io.manifest import FILE_NAME, Case, Manifest, Split
-from dataloaders.io.schema import NAME, check, decode
-from dataloaders.io.spec import Channel, DataSpec
+from dataloaders.io.schema import NAME, check, decode, spelled
+from dataloaders.io.spec import Axis, Channel, DataSpec
 from dataloaders.io.workers import cores, in_order, parse_shard
 from dataloaders.labelmaps.labels import ClassTable, read_label_table
 from dataloaders.prepare.check import split_faults
@@ -277,10 +277,25 @@ def _manifest(o: PrepareOptions, plan: PreparePlan, cases: list[Case], identity:
             print(f"{case.id}: left out, no slice has {o.min_foreground:g} of its pixels {o.inside}", flush=True)
     if not kept:
         raise ValueError(f"no slice has {o.min_foreground:g} of its pixels {o.inside}; lower --min_foreground")
-    place = kept[0].geometry
-    assert place is not None
-    between, rows, columns = geometry.plane_spacing(np.array(place.grid_affine), o.axis)
+    between, rows, columns = _common_spacing(kept, o.axis)
     channels = tuple(Channel(n, "HU" if ct else "a.u.") for n, ct in zip(plan.channels, plan.ct, strict=True))
     spec = DataSpec(plan.table.labels, channels, o.slice_size, (rows, columns), between, o.axis)
     split_note = "blocks of slices of the same scan, not patients" if o.by_slices else "patients"
     return Manifest(spec, kept, {"kind": "data", "split": split_note, **identity})
+
+
+def _common_spacing(cases: Sequence[Case], axis: Axis) -> tuple[float, float, float]:
+    """mm between slices, rows and columns: of all cases, or the median where they differ, which is told."""
+    found = [
+        geometry.plane_spacing(np.array(case.geometry.grid_affine), axis) for case in cases if case.geometry is not None
+    ]
+    if np.allclose(found, found[0], rtol=1e-3):
+        return found[0]
+    between, rows, columns = np.median(found, axis=0).tolist()
+    low, high = (spelled(tuple(end(found, axis=0).tolist())) for end in (np.min, np.max))
+    print(
+        f"note: voxel sizes of the cases differ, from {low} to {high} mm (between slices, rows, columns); the manifest says "
+        f"their median, {spelled((between, rows, columns))}; --spacing makes all equal",
+        flush=True,
+    )
+    return between, rows, columns

@@ -218,7 +218,7 @@ def test_an_id_that_dataset_json_lacks_is_refused(tmp_path: Path) -> None:
     save_nifti(path, (np.asarray(nib.load(path).dataobj) * 5).astype(np.uint8))
     with pytest.raises(DataFaults, match=r"dataset.json does not list 1 ids: 5 \(\d+ voxels\)"):
         made("nnunet", root, tmp_path / "a")
-    kept = made("nnunet", root, tmp_path / "b", unknown_labels="background")
+    kept = made("nnunet", root, tmp_path / "b", unknown_labels="background", min_foreground=0)
     assert [label.name for label in kept.spec.labels] == ["background", "tumour"]
 
 
@@ -596,6 +596,18 @@ def test_the_size_that_is_given_or_needed(tmp_path: Path, changes: dict, size: t
     """The whole plane where classes are still to be made; resampled labels in new pixels."""
     manifest = prepare(replace(boxes(tmp_path / "s", (65,)), **changes))
     assert manifest.spec.size == size
+
+
+def test_voxel_sizes_that_differ_are_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    o = boxes(tmp_path / "source", (40, 40, 40))
+    assert prepare(o).spec.spacing == (1, 1)
+    assert "voxel sizes" not in capsys.readouterr().out
+    for path in (tmp_path / "source").glob("case0_*"):
+        save_nifti(path, np.asarray(nib.load(path).dataobj), np.diag([-0.5, 0.5, 5, 1]))
+    spec = prepare(replace(o, out=tmp_path / "b")).spec
+    assert (spec.spacing, spec.slice_spacing) == ((1, 1), 2)
+    assert "differ, from 2 0.5 0.5 to 5 1 1 mm (" in (said := capsys.readouterr().out)
+    assert "the manifest says their median, 2 1 1; --spacing makes all equal" in said
 
 
 def test_one_file_in_two_splits_is_said(source: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
