@@ -12,7 +12,7 @@ import re
 import sys
 import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -25,15 +25,16 @@ import torch
 from torch import Tensor
 
 from dataloaders.io.console import tracked
+from dataloaders.io.file_names import first_group, shows_channels
 from dataloaders.io.files import atomic_path, file_sha256, listed, naming, with_path, write_json
-from dataloaders.io.find import anatomical, files_below, find_files, label_pairs, without_twins
+from dataloaders.io.find import anatomical, case_names, files_below, find_files, label_pairs, without_twins
 from dataloaders.io.geometry import onto_grid
 from dataloaders.io.nifti import SUFFIXES, read_ids, read_volume, stem
 from dataloaders.io.schema import AtLeast0, LowHigh, Must, check, options_of
 from dataloaders.io.workers import in_order
 from dataloaders.labelmaps.labels import count_labels
 from dataloaders.labelmaps.schemes import scheme_of_options
-from dataloaders.prepare.sources import CaseSource, find_pairs
+from dataloaders.prepare.sources import CaseSource, Found, by_id, find_pairs, pair_cases
 from engine.command import exit_code
 from models.gmm.intensity import FULL_SCALE
 from models.gmm.priors import FittedPrior, pool_subjects, subject_statistics
@@ -59,7 +60,8 @@ class PriorOptions:
     """Priors of a contrast, for the GMM generator, from images of that contrast and their label maps."""
 
     images: str
-    """Folder, file or quoted glob of images (.nii, .nii.gz, .mgz); names ending in _0000, _0001, ... are channels."""
+    """Folder, file or quoted glob of images (.nii, .nii.gz, .mgz); names ending in _0000, _0001, ... are channels
+    where they end alike in all subjects, or a label map has the name without."""
     labels: str
     """Folder, file or quoted glob of their label maps, paired by file name."""
     out: Annotated[Path, Must("a file ending in .json", lambda path: path.suffix == ".json")]
@@ -197,27 +199,51 @@ def find_subjects(o: PriorOptions) -> tuple[list[CaseSource], tuple[str, ...], l
     SourceFaults where files lack a partner, but for those of BIDS data sets, which are left out.
     """
     images, labels = _files(o.images, "--images"), _files(o.labels, "--labels")
-    suffixes = [re.fullmatch(r".+_(\d{4})", stem(path)) for path in images]
-    numbers = sorted({match[1] for match in suffixes if match})
-    numbers = numbers if all(suffixes) else []
-    channels = o.channel or tuple(f"channel_{int(number)}" for number in numbers) or ("image",)
-    if len(channels) != (count := len(numbers) or 1):
+    by_channel = _by_channel(o, images, labels)
+    channels = o.channel or tuple(f"channel_{int(number)}" for number in by_channel) or ("image",)
+    if len(channels) != (count := len(by_channel) or 1):
         given = " ".join(channels)
         raise ValueError(f"--channel has {len(channels)} names ({given}), --images {o.images} {count} channels")
-    if not numbers:
-        if len(images) == len(labels) == 1:  # whatever their names
-            return [CaseSource(stem(images[0]), stem(images[0]), (images[0],), {"label": labels[0]})], channels, []
-        if o.case_regex is None and (found := _bids_pairs(images, labels)) is not None:
-            return found[0], channels, found[1]
-        return _faultless(o, channels[0], o.images, o.case_regex), channels, []
-    folder = Path(o.images) if Path(o.images).is_dir() else Path(o.images).parent
-    regex = o.case_regex or r"^(.+?)(?:_\d{4})?$"
-    by_channel = [
-        _faultless(o, name, str(folder / f"*_{number}.nii*"), regex)
-        for name, number in zip(channels, numbers, strict=True)
-    ]
-    together = zip(*by_channel, strict=True)  # every label map has every channel, so the lists agree
-    return [replace(of[0], patient=of[0].id, images=tuple(c.images[0] for c in of)) for of in together], channels, []
+    if by_channel:
+        return _channel_pairs(o, by_channel, labels), channels, []
+    if len(images) == len(labels) == 1:  # whatever their names
+        return [CaseSource(stem(images[0]), stem(images[0]), (images[0],), {"label": labels[0]})], channels, []
+    if o.case_regex is None and (found := _bids_pairs(images, labels)) is not None:
+        return found[0], channels, found[1]
+    return _faultless(find_pairs(o.images, o.labels, channels[0], o.case_regex)), channels, []
+
+
+def _by_channel(o: PriorOptions, images: Sequence[Path], labels: Sequence[Path]) -> dict[str, list[Path]]:
+    """Images by the number of their channel, in which all names end; {} where it is that of a case, as in amos_0001."""
+    names, maps = case_names(images, o.images), case_names(labels, o.labels)
+    numbers = [match[1] for path in images if (match := re.fullmatch(r".+_(\d{4})", stem(path)))]
+    if o.case_regex is None:
+        shown = shows_channels(names, maps)
+    else:  # it says which images are of one case
+        shown = len({first_group(o.case_regex, name, "--case_regex") for name in names}) < len(names)
+    if not shown or len(numbers) < len(images):
+        return {}
+    own = list(zip(numbers, images, strict=True))
+    return {number: [path for n, path in own if n == number] for number in sorted(set(numbers))}
+
+
+def _channel_pairs(o: PriorOptions, by_channel: dict[str, list[Path]], labels: Sequence[Path]) -> list[CaseSource]:
+    """Cases with an image of every channel; SourceFaults where a case lacks one, or a partner."""
+    found = Found()
+    maps = by_id(labels, o.case_regex, found.faults, o.labels)
+    of_channel = {
+        number: by_id(paths, o.case_regex or rf"^(.+?)(?:_{number})?$", found.faults, o.images)
+        for number, paths in by_channel.items()
+    }
+    images: dict[str, tuple[Path, ...]] = {}
+    for case in sorted({case for files in of_channel.values() for case in files}):
+        if missing := [number for number, files in of_channel.items() if case not in files]:
+            found.faults.append(f"--images {o.images}: case {case!r} has no channel {', '.join(missing)}")
+            maps.pop(case, None)
+        else:
+            images[case] = tuple(files[case] for files in of_channel.values())
+    pair_cases(found, images, maps)
+    return _faultless(found)
 
 
 def _bids_pairs(images: Sequence[Path], labels: Sequence[Path]) -> tuple[list[CaseSource], list[str]] | None:
@@ -252,8 +278,7 @@ def _files(where: str, flag: str) -> list[Path]:
     return without_twins(files)
 
 
-def _faultless(o: PriorOptions, channel: str, images: str, regex: str | None) -> list[CaseSource]:
-    found = find_pairs(images, o.labels, channel, regex)
+def _faultless(found: Found) -> list[CaseSource]:
     if found.faults:
         raise SourceFaults(found.faults)
     return found.cases

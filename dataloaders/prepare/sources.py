@@ -59,7 +59,7 @@ class Found:
     label_names: Mapping[int, str] = field(default_factory=dict)  # of a dataset.json
 
 
-def _by_id(paths: Sequence[Path], regex: str | None, faults: list[str], where: str = "") -> dict[str, Path]:
+def by_id(paths: Sequence[Path], regex: str | None, faults: list[str], where: str = "") -> dict[str, Path]:
     """Case id -> file; duplicates and unsafe names become faults. where: the pattern that found them."""
     ids: dict[str, Path] = {}
     for path, name in zip(paths, case_names(paths, where), strict=True):
@@ -85,7 +85,7 @@ def _safe_only(cases: dict[str, T], folder: Path, faults: list[str]) -> dict[str
     return kept
 
 
-def _pair(found: Found, images: Mapping[str, tuple[Path, ...]] | None, labels: Mapping[str, Path] | None) -> None:
+def pair_cases(found: Found, images: Mapping[str, tuple[Path, ...]] | None, labels: Mapping[str, Path] | None) -> None:
     """Cases of images and their label maps; those of one alone are faults, unless the other is None: not wanted."""
     if images is not None and labels is not None:
         found.faults += [f"{images[i][0]}: no label for case {i!r}" for i in sorted(images.keys() - labels.keys())]
@@ -122,7 +122,7 @@ def find_pairs(images: str | None, labels: str | None, channel: str, case_regex:
     unlike = case_regex is None and len(names) == 2 and not names[0] & names[1]
     if unlike and all(len({name.rpartition("_")[2] for name in own}) == 1 for own in names):
         case_regex = r"^(.+)_[^_]+$"
-    ids = {flag: _by_id(paths[flag], case_regex, found.faults, where) for flag, where in wanted.items()}
+    ids = {flag: by_id(paths[flag], case_regex, found.faults, where) for flag, where in wanted.items()}
     image_ids, label_ids = ids.get("images", {}), ids.get("labels", {})
     if len(label_ids) > len(image_ids) > 0 and all(any(i.startswith(f"{c}_") for c in image_ids) for i in label_ids):
         found.faults.append(
@@ -130,7 +130,7 @@ def find_pairs(images: str | None, labels: str | None, channel: str, case_regex:
             "label map a case is needed (TotalSegmentator writes it with --ml)"
         )
         return found
-    _pair(found, {i: (path,) for i, path in image_ids.items()} if images else None, label_ids if labels else None)
+    pair_cases(found, {i: (path,) for i, path in image_ids.items()} if images else None, label_ids if labels else None)
     if image_ids and label_ids and not found.cases:
         found.faults.append("no case has both; for unpaired training prepare --images and --labels each by itself")
     return found
@@ -150,9 +150,9 @@ def find_nnunet(
     labels: dict[str, Path] | None = None
     if label_channel is None and only != "images":
         found.label_names = label_names  # they are about these maps, not about a channel with ids of its own
-        labels = _by_id(find_files(source / "labelsTr", notes=found.notes), None, found.faults)
+        labels = by_id(find_files(source / "labelsTr", notes=found.notes), None, found.faults)
         if only == "labels":
-            _pair(found, None, labels)
+            pair_cases(found, None, labels)
             return found
     if not folder.is_dir():
         raise ValueError(f"--source {source}: no imagesTr folder; is it an nnU-Net raw data set?")
@@ -180,7 +180,7 @@ def find_nnunet(
     if label_channel in needed:
         labels = {case: files[label_channel] for case, files in by_case.items()}
     pictures = {case: tuple(files[c] for c in chosen) for case, files in by_case.items()}
-    _pair(found, pictures if chosen else None, labels)
+    pair_cases(found, pictures if chosen else None, labels)
     return found
 
 

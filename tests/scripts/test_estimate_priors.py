@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import nibabel as nib
 import numpy as np
 import pytest
 import torch
@@ -116,7 +117,29 @@ def test_channels(folder: Path) -> None:
     assert found(folder)["channels"] == ["channel_0", "channel_1"]
     assert "--channel has 1 names (T1w)" in run(folder, "--channel", "T1w", code=2).stderr
     (folder / "images" / "s1_0001.nii.gz").unlink()
-    assert "no image for case 's1'" in run(folder, code=1).stderr
+    assert "case 's1' has no channel 0001" in run(folder, code=1).stderr
+
+
+def test_channels_are_those_of_the_images_that_were_named(folder: Path) -> None:
+    """Of a pattern or a list, in any format; numbers of cases, as in amos_0001, are no channels."""
+    images, labels = folder / "images", folder / "labels"
+    for i in range(3):
+        path = images / f"s{i}.nii.gz"
+        nib.save(nib.MGHImage(steps(label_map(i), 0.0), LPS), images / f"s{i}_0000.mgz")
+        path.rename(images / f"s{i}_0001.nii.gz")
+    save_nifti(images / "test_0000.nii.gz", steps(label_map(0), 0.0), LPS)
+    run(folder, "--images", f"{images}/s*_000?.*")
+    assert [subject["id"] for subject in found(folder)["subjects"]] == ["s0", "s1", "s2"]
+    assert found(folder)["channels"] == ["channel_0", "channel_1"]
+    (folder / "list.txt").write_text("".join(f"{images}/s{i}_000{c}.*\n" for i in (0, 2) for c in (0, 1)))
+    assert "no image for case 's1'" in run(folder, "--images", folder / "list.txt", code=1).stderr
+    run(folder, "--images", images / "s0_0000.mgz", "--labels", labels / "s0.nii.gz")
+    assert found(folder)["channels"] == ["channel_0"]
+    for i in range(3):
+        (images / f"s{i}_0001.nii.gz").rename(folder / f"amos_000{i}.nii.gz")
+        (labels / f"s{i}.nii.gz").rename(labels / f"amos_000{i}.nii.gz")
+    run(folder, "--images", folder / "amos_*.nii.gz")
+    assert [subject["id"] for subject in found(folder)["subjects"]] == ["amos_0000", "amos_0001", "amos_0002"]
 
 
 @pytest.mark.parametrize(
