@@ -142,8 +142,7 @@ def labels_with(path: Path) -> tuple[tuple[Label, ...], str] | None:
     the header of a NIfTI file, as TotalSegmentator and Connectome Workbench write it.
     """
     path = path.absolute()
-    tables = [table for folder in _folders(path) for table in _tables(folder, stem(path))]
-    sidecar = path.with_name(f"{stem(path)}.json")
+    sidecar, *tables = files_with(path)
     if sidecar.is_file():
         data = read_json(sidecar)
         found = data.get("LabelMap") if isinstance(data, dict) else None
@@ -157,6 +156,13 @@ def labels_with(path: Path) -> tuple[tuple[Label, ...], str] | None:
         return tuple(replace(label, source=(label.id,)) for label in _classes_of(results)), FILE_NAME
     names = _header_names(path)
     return (named_labels((i, name, "") for i, name in names.items()), "its header") if names else None
+
+
+def files_with(path: Path) -> list[Path]:
+    """Files of names for a label map: its .json file, which there need not be, and the tables, the nearest first."""
+    path = path.absolute()
+    tables = [table for folder in _folders(path) for table in _tables(folder, stem(path))]
+    return [path.with_name(f"{stem(path)}.json"), *tables]
 
 
 def common_labels(paths: Sequence[Path]) -> tuple[Label, ...]:

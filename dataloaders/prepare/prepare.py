@@ -21,7 +21,7 @@ from dataloaders.io.manifest import FILE_NAME, Case, Manifest, Split
 from dataloaders.io.schema import NAME, check, decode, spelled
 from dataloaders.io.spec import Axis, Channel, DataSpec
 from dataloaders.io.workers import cores, in_order, parse_shard
-from dataloaders.labelmaps.labels import ClassTable, read_label_table
+from dataloaders.labelmaps.labels import ClassTable, files_with, read_label_table
 from dataloaders.prepare.check import split_faults
 from dataloaders.prepare.conversion import convert_folder
 from dataloaders.prepare.inspection import DataFaults, Facts, inspect_case
@@ -125,7 +125,8 @@ def _inspect_once(source: CaseSource, channels: tuple[str, ...], o: PrepareOptio
     """What this or another shard has found in the case, unless its files have changed since."""
     assert o.out is not None
     looked = Ledger(o.out / RESUME_FOLDER, settings={}, records=".inspected", renew=True)
-    there = [path.stat() for path in source.files(channels).values() if path.is_file()]
+    tables = files_with(source.masks["label"]) if "label" in source.masks else []
+    there = [path.stat() for path in (*source.files(channels).values(), *tables) if path.is_file()]
     stamp = [_options(o), list(channels), *([stat.st_size, stat.st_mtime_ns] for stat in there)]
     if (old := looked.done(source.id, stamp)) is not None:
         return cast(Facts, decode(Facts, old["facts"], source.id))

@@ -484,6 +484,17 @@ def test_a_shard_notices_files_and_options_that_changed(source: Path, tmp_path: 
     assert pairs(source, tmp_path / "out", shard="1/2") is not None
 
 
+def test_a_shard_notices_a_table_that_changed(tmp_path: Path) -> None:
+    source = bids(tmp_path / "bids")
+    o = PrepareOptions(format="bids", source=source, out=tmp_path / "out", shard="0/2", split=(1, 0, 0), workers=1)
+    table = source / "dseg.tsv"
+    table.write_text("index\tname\n1\tfluid\n2\tgrey\n")
+    with pytest.raises(DataFaults, match="dseg.tsv does not list 1 ids: 3"):
+        prepare(o)
+    table.write_text(table.read_text() + "3\twhite\n")
+    assert prepare(o) is None
+
+
 @pytest.mark.parametrize(
     ("change", "words"),
     [
