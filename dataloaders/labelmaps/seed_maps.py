@@ -15,8 +15,8 @@ import torch
 from numpy.typing import NDArray
 
 from dataloaders.io.cache import Cache
-from dataloaders.io.geometry import to_ras
-from dataloaders.io.nifti import read_volume, stem
+from dataloaders.io.geometry import off_grid, to_ras
+from dataloaders.io.nifti import Volume, read_volume, stem
 from dataloaders.io.spec import BACKGROUND
 from dataloaders.labelmaps.maps import LabelMap, LabelMaps, Source, as_indices, expanded
 from dataloaders.labelmaps.seeds import SeedCase, draw_subclasses, load_seeds
@@ -66,7 +66,7 @@ class SeedMaps(LabelMaps):
         )  # all there are
         self.use(base)
         self.drawn = pair_scheme(base, self.codes)  # each label with each seed
-        self._volumes: Cache[NDArray[np.uint8]] = Cache(cache_gb / 2, np.size, least=4)
+        self._volumes: Cache[Volume] = Cache(cache_gb / 2, _nbytes, least=4)
 
     def draw(self, index: int, generator: torch.Generator) -> LabelMap:
         """Map `index` with freshly drawn seeds, as indices of `drawn`. ValueError where grids differ."""
@@ -90,10 +90,8 @@ class SeedMaps(LabelMaps):
 
     def _pairs(self, index: int, label_map: LabelMap, counts: Sequence[int]) -> LabelMap:
         case, label_map = self.cases[index], as_indices(label_map, self.base)
-        seeds = sum(self._volume(index, n, meta) for n, meta in zip(counts, case.clusters, strict=True))
+        seeds = sum(self._volume(index, n, meta, label_map) for n, meta in zip(counts, case.clusters, strict=True))
         assert isinstance(seeds, np.ndarray)
-        if seeds.shape != tuple(label_map.values.shape):
-            raise ValueError(f"{label_map.path}: shape {tuple(label_map.values.shape)}, its seeds have {seeds.shape}")
         table = torch.zeros(256, dtype=torch.int32)
         table[list(self.codes)] = torch.arange(len(self.codes), dtype=torch.int32)
         code = table[torch.from_numpy(seeds).long()]
@@ -101,12 +99,24 @@ class SeedMaps(LabelMaps):
         values = pairs.to(self.drawn.index_dtype)
         return replace(label_map, values=values, subclasses=tuple(counts))
 
-    def _volume(self, index: int, n: int, meta: int) -> NDArray[np.uint8]:
-        def read() -> NDArray[np.uint8]:
-            volume = read_volume(self.cases[index].file(n, meta))
-            return np.ascontiguousarray(to_ras(volume.data, volume.affine)[0])
+    def _volume(self, index: int, n: int, meta: int, label_map: LabelMap) -> NDArray[np.uint8]:
+        """Codes (*S) of a meta-label on the grid of its map; ValueError, naming both, where that is another."""
+        path = self.cases[index].file(n, meta)
 
-        return self._volumes.get((index, n, meta), read)
+        def read() -> Volume:
+            volume = read_volume(path)
+            data, affine = to_ras(volume.data, volume.affine)
+            return Volume(np.ascontiguousarray(data), affine)
+
+        seeds = self._volumes.get((index, n, meta), read)
+        name = f"its label map {label_map.path}"
+        if fault := off_grid(seeds.data.shape, seeds.affine, label_map.shape, label_map.affine, name):
+            raise ValueError(f"{path}: seeds in RAS axes: {fault}")
+        return seeds.data.reshape(label_map.values.shape)
+
+
+def _nbytes(volume: Volume) -> int:
+    return volume.data.nbytes
 
 
 def seeded(paths: Sequence[Source], folder: Path | str) -> dict[Path, SeedCase]:

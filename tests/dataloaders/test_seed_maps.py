@@ -65,6 +65,16 @@ def test_each_voxel_is_a_pair_of_label_and_seed(tree: tuple[Path, Path]) -> None
     assert scheme.role("cortex") == tuple(i for i, out in enumerate(scheme.outputs) if out == 2)
 
 
+def test_seeds_of_another_grid_are_refused(tree: tuple[Path, Path], tmp_path: Path) -> None:
+    bids, seeds = (Path(shutil.copytree(path, tmp_path / path.name)) for path in tree)
+    moved = AFFINE.copy()
+    moved[0, 3] = 3
+    save_nifti(bids / "sub-01/anat/sub-01_T2w_dseg.nii.gz", halves()[0], moved)
+    maps = SeedMaps(bids, seeds, LabelScheme.feta())
+    with pytest.raises(ValueError, match=r"mlabel_1.nii.gz: seeds in RAS axes: .*dseg.nii.gz by up to 3 voxels"):
+        maps.draw(0, torch.Generator().manual_seed(0))
+
+
 def test_a_written_sample_is_replayed_to_the_bit(tree: tuple[Path, Path], tmp_path: Path) -> None:
     bids, seeds = tree
     flags = ("--labels", bids, "--seeds", seeds, "--out", tmp_path, "--n", 3, "--preset", "fetal")
