@@ -198,14 +198,28 @@ def _finite(text: str) -> float:
     return value
 
 
-def read_json(path: Path | str, object_hook: Callable[[dict[str, Any]], Any] | None = None) -> Any:
+def _each_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for key, value in pairs:
+        if key in found:
+            raise ValueError(f"{key!r} is there twice")
+        found[key] = value
+    return found
+
+
+def read_json(
+    path: Path | str, object_hook: Callable[[dict[str, Any]], Any] | None = None, each_once: bool = False
+) -> Any:
     """A JSON file, with or without a byte order mark; ValueError naming it where it is not JSON.
 
-    object_hook: what becomes of each object.
+    object_hook: what becomes of each object. each_once: refuse a key that an object has twice; the last would count.
     """
     try:
         text = Path(path).read_text(encoding="utf-8-sig")
-        data = json.loads(text, object_hook=object_hook, parse_constant=_no_constant, parse_float=_finite)
+        pairs = _each_once if each_once else None
+        data = json.loads(
+            text, object_hook=object_hook, object_pairs_hook=pairs, parse_constant=_no_constant, parse_float=_finite
+        )
         if "\\ud" in text or "\\uD" in text:  # half a character (a lone surrogate), which no file or terminal can hold
             json.dumps(data, ensure_ascii=False, default=str).encode()
         return data

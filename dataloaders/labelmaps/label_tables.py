@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from dataloaders.io.files import read_json, read_toml, with_path
+from dataloaders.io.schema import TEXT, Must
 from models.gmm import freesurfer
 
 TABLES = Path(__file__).parent / "tables"
@@ -24,6 +25,7 @@ TISSUES = ("GM", "WM", "CSF")  # sections of a table of tissues, beside none
 # BIDS' column mapping
 MAPPING = ["background", "grey_matter", "white_matter", "csf", "bone", "soft_tissue", "non_brain", "lesion"]
 MAPPING += ["cortical_grey_matter", "subcortical_grey_matter", "brainstem", "cerebellum"]
+_NAME = Must("text in one line", lambda name: isinstance(name, str) and bool(name.strip()) and TEXT.test(name))
 # Columns of delimited tables, in small letters: BIDS' and plain ones, then 3D Slicer's
 _IDS, _RGB = ("index", "id", "labelvalue"), ("color_r", "color_g", "color_b")
 _LUT = re.compile(r"(\S+)\s+(\S.*?)\s+(-?\d+)\s+(-?\d+)\s+(-?\d+)(?:\s+-?\d+)?")  # FreeSurfer, 3D Slicer
@@ -64,6 +66,7 @@ def table_rows(table: Path | str, flag: str = "table") -> list[LabelRow]:
         if not rows:
             raise ValueError(f"{path}: names no ids")
         for row in rows:
+            _NAME.of(row.name, f"{path}: {row.where}: name")
             if (first := seen.setdefault(row.id, row)) is not row:
                 raise ValueError(
                     f"{path}: {row.where}: id {row.id} again, {row.name!r}; {first.where} says {first.name!r}"
@@ -133,12 +136,12 @@ def _hex(rgb: Sequence[str], where: str) -> str:
 
 
 def _json(path: Path) -> list[LabelRow]:
-    data = read_json(path)
+    data = read_json(path, each_once=True)
     try:
         if all(str(key).isdigit() for key in data):
-            return [LabelRow(int(key), str(name), repr(key)) for key, name in data.items()]
+            return [LabelRow(int(key), name, repr(key)) for key, name in data.items()]
         listed = {name: ids if isinstance(ids, list) else [ids] for name, ids in data.items()}
-        return [LabelRow(_number(i), str(name), repr(name)) for name, ids in listed.items() for i in ids]
+        return [LabelRow(_number(i), name, repr(name)) for name, ids in listed.items() for i in ids]
     except (TypeError, ValueError, AttributeError):
         raise ValueError(f'{path}: expected {{"name": id or [ids]}} or {{"id": "name"}}') from None
 

@@ -78,6 +78,12 @@ def test_tables_of_other_programs_with_their_colours(name: str, tmp_path: Path) 
         ("a.ctbl", "# Color procedural file x\n0.5 0 0 0\n", r"a.ctbl: line 2: '0.5 0 0 0'; must be id, name, red"),
         ("a.txt", "maps/one.nii.gz\n", r"a.txt: line 1: 'maps/one.nii.gz'; must be id, name, red"),
         ("a.json", '{"a": 1, "b": [2, 1]}', r"a.json: 'b': id 1 again, 'b'; 'a' says 'a'"),
+        ("a.json", '{"1": "a", "2": "b", "1": "c"}', r"a.json: '1' is there twice"),
+        ("a.json", '{"a": 1, "a": 2}', r"a.json: 'a' is there twice"),
+        ("a.json", '{"1": null}', r"a.json: '1': name None is not allowed: must be text in one line"),
+        ("a.json", '{"1": ""}', r"a.json: '1': name '' is not allowed"),
+        ("a.json", '{"": 1}', r"a.json: '': name '' is not allowed"),
+        ("a.csv", 'index,name\n1,"a\nb"\n', r"a.csv: line 3: name 'a\\nb' is not allowed"),
         ("a.tsv", "\udcff\udcfe", r"a.tsv: is no text"),
     ],
 )
