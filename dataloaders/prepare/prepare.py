@@ -39,7 +39,7 @@ from dataloaders.prepare.sources import (
     find_pairs,
     find_synthrad,
 )
-from dataloaders.prepare.splits import EmptySplit, read_split_file, refuse_empty, split_patients
+from dataloaders.prepare.splits import EmptySplit, read_split_file, refuse_empty, split_as_listed, split_patients
 
 RESUME_FOLDER = ".work"  # below --out until the manifest is written
 
@@ -70,6 +70,8 @@ def prepare(o: PrepareOptions) -> Manifest | None:
     check(o)
     if o.label_map is not None:
         read_label_table(o.label_map)  # a table with faults is told before all scans are read
+    if o.split_file is not None:
+        read_split_file(o.split_file)
     if o.format == "png":
         return convert_folder(o)
     if o.out is not None and not o.dry_run:
@@ -216,7 +218,7 @@ def _splits(o: PrepareOptions, cases: list[CaseSource]) -> dict[str, Split]:
         return {}
     patients = [case.patient for case in cases]
     if o.split_file:
-        return read_split_file(o.split_file, patients)
+        return split_as_listed(o.split_file, patients)
     splits = split_patients(patients, o.split, o.seed, o.val_patients, o.test_patients)
     if not o.val_patients and not o.test_patients:
         cause = f"{len(splits)} patients are too few; give 0 for a split that you do not need"

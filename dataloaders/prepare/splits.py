@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from dataloaders.io.files import read_json
+from dataloaders.io.files import naming, read_json
 from dataloaders.io.manifest import SPLITS, Split
+from dataloaders.io.schema import decode
 
 FRACTIONS = (0.8, 0.1, 0.1)  # by default: training, validation, test
 BLOCK = 8  # slices of a held-out block, about
@@ -105,11 +106,17 @@ def refuse_empty(given: Iterable[Split], fractions: tuple[float, float, float], 
         raise EmptySplit(f"--split {text} leaves nothing for {' and '.join(empty)}: {cause}")
 
 
-def read_split_file(path: Path, patients: Sequence[str]) -> dict[str, Split]:
-    """Patient -> split from a JSON file {"train": [...], "val": [...], "test": [...]}, which must list each just once."""
+def read_split_file(path: Path) -> dict[Split, list[str]]:
+    """Patients of each split from a JSON file {"train": [...], "val": [...], "test": [...]}; ValueError for another."""
     data = read_json(path)
-    if not isinstance(data, dict) or not set(data) <= set(SPLITS):
-        raise ValueError(f"--split_file {path}: expected an object with the keys train, val and test")
+    with naming(f"--split_file {path}"):
+        found: dict[Split, list[str]] = decode(dict[Split, list[str]], data, "")
+    return found
+
+
+def split_as_listed(path: Path, patients: Sequence[str]) -> dict[str, Split]:
+    """Patient -> split of `read_split_file`; ValueError where it does not list each patient just once."""
+    data = read_split_file(path)
     listed = [patient for split in SPLITS for patient in data.get(split, [])]
     wrong = {
         "unknown": sorted(set(listed) - set(patients)),

@@ -449,6 +449,24 @@ def test_a_split_file_is_obeyed_to_the_letter(source: Path, tmp_path: Path) -> N
         pairs(source, tmp_path / "b", split_file=file)
 
 
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ({"train": [1, 2]}, r"train\[0\]: found 1, must be a valid string"),
+        ({"train": None}, "train: found None, must be a valid array"),
+        ({"train": "ab"}, "train: found 'ab', must be a valid array"),
+        ({"train": ["a"], "trial": []}, "trial: found 'trial', must be 'train', 'val' or 'test'"),
+        ([], r"found \[\], must be an object"),
+    ],
+)
+def test_a_split_file_that_is_none_is_told_before_scans_are_read(content: object, message: str, tmp_path: Path) -> None:
+    file = tmp_path / "split.json"
+    file.write_text(json.dumps(content))
+    with pytest.raises(ValueError, match=rf"^--split_file .*split.json: {message}") as caught:
+        pairs(tmp_path, tmp_path / "out", split_file=file)  # where there are no scans
+    assert "\n" not in str(caught.value)
+
+
 # -- shards -----------------------------------------------------------------------------------------------------------
 
 
