@@ -25,10 +25,12 @@ TISSUES = ("GM", "WM", "CSF")  # sections of a table of tissues, beside none
 # BIDS' column mapping
 MAPPING = ["background", "grey_matter", "white_matter", "csf", "bone", "soft_tissue", "non_brain", "lesion"]
 MAPPING += ["cortical_grey_matter", "subcortical_grey_matter", "brainstem", "cerebellum"]
+_MAX_ID = 2**31 - 2  # one more is what stands for ids beyond a table, and label maps are int32
+_ID = Must(f"from 0 to {_MAX_ID}", lambda number: 0 <= number <= _MAX_ID)
 _NAME = Must("text in one line", lambda name: isinstance(name, str) and bool(name.strip()) and TEXT.test(name))
 # Columns of delimited tables, in small letters: BIDS' and plain ones, then 3D Slicer's
 _IDS, _RGB = ("index", "id", "labelvalue"), ("color_r", "color_g", "color_b")
-_LUT = re.compile(r"(\S+)\s+(\S.*?)\s+(-?\d+)\s+(-?\d+)\s+(-?\d+)(?:\s+-?\d+)?")  # FreeSurfer, 3D Slicer
+_LUT = re.compile(r"(\S+)\s+(\S.*?)\s+(-?\d+)\s+(-?\d+)\s+(-?\d+)(\s+-?\d+)?")  # FreeSurfer, 3D Slicer
 _SNAP = re.compile(r'(\d+)\s+(-?\d+)\s+(-?\d+)\s+(-?\d+)\s+[\d.]+\s+\d+\s+\d+\s+"(.*)"')  # ITK-SNAP
 
 
@@ -66,6 +68,7 @@ def table_rows(table: Path | str, flag: str = "table") -> list[LabelRow]:
         if not rows:
             raise ValueError(f"{path}: names no ids")
         for row in rows:
+            _ID.of(row.id, f"{path}: {row.where}: id")
             _NAME.of(row.name, f"{path}: {row.where}: name")
             if (first := seen.setdefault(row.id, row)) is not row:
                 raise ValueError(
@@ -80,14 +83,16 @@ def table_rows(table: Path | str, flag: str = "table") -> list[LabelRow]:
 
 def _delimited(path: Path) -> Iterator[LabelRow]:
     with open(path, encoding="utf-8-sig", newline="") as file:
-        reader = csv.DictReader(file, delimiter="\t" if path.suffix == ".tsv" else ",", restval="")
+        tabs = path.suffix == ".tsv"  # in which BIDS quotes nothing, so that a quote within a cell is only that
+        quoting = csv.QUOTE_NONE if tabs else csv.QUOTE_MINIMAL
+        reader = csv.DictReader(file, delimiter="\t" if tabs else ",", restval="", quoting=quoting)
         found = reader.fieldnames or ()
-        reader.fieldnames = columns = [column.strip().lower() for column in found]
+        reader.fieldnames = columns = [_bare(column).lower() for column in found]
         number = next((column for column in _IDS if column in columns), None)
         if number is None or "name" not in columns:
             raise ValueError(f"{path}: needs the columns index (or id, LabelValue) and name, found {', '.join(found)}")
         for cells in reader:
-            entries = {key: cells[key].strip() for key in columns}
+            entries = {key: _bare(cells[key]) for key in columns}
             where = f"line {reader.line_num}"
             color = entries.get("color", "")
             if {*_RGB} <= entries.keys():
@@ -104,7 +109,14 @@ def _delimited(path: Path) -> Iterator[LabelRow]:
             yield _row(path, where, entries[number], name, color)._replace(tissue=tissue)
 
 
+def _bare(cell: str) -> str:
+    """Without blanks around it, nor the quotes around a whole cell that some programs write."""
+    text = cell.strip()
+    return text[1:-1].strip() if len(text) > 1 and text[0] == text[-1] == '"' else text
+
+
 def _text(path: Path) -> Iterator[LabelRow]:
+    kinds: dict[bool, str] = {}  # with opacity, without: the first line
     for i, line in enumerate(path.read_text(encoding="utf-8-sig").splitlines(), 1):
         text, where = line.strip(), f"line {i}"
         if not text or text[0] == "#":
@@ -112,7 +124,12 @@ def _text(path: Path) -> Iterator[LabelRow]:
         if snap := _SNAP.fullmatch(text):
             number, *rgb, name = snap.groups()
         elif lut := _LUT.fullmatch(text):
-            number, name, *rgb = lut.groups()
+            number, name, *rgb, opacity = lut.groups()
+            kinds.setdefault(opacity is not None, where)
+            if len(kinds) > 1:  # a number before the colour may then be the name's
+                raise ValueError(
+                    f"{path}: {kinds[True]} has an opacity and {kinds[False]} has none; give it in all or none"
+                )
         else:
             raise ValueError(
                 f"{path}: {where}: {text[:60]!r}; must be id, name, red, green, blue, opacity (FreeSurfer, 3D Slicer), or "

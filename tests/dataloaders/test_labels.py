@@ -84,6 +84,9 @@ def test_tables_of_other_programs_with_their_colours(name: str, tmp_path: Path) 
         ("a.json", '{"1": ""}', r"a.json: '1': name '' is not allowed"),
         ("a.json", '{"": 1}', r"a.json: '': name '' is not allowed"),
         ("a.csv", 'index,name\n1,"a\nb"\n', r"a.csv: line 3: name 'a\\nb' is not allowed"),
+        ("a.tsv", f"index\tname\n{2**31}\ta\n", r"a.tsv: line 2: id 2147483648 is not allowed: must be from 0"),
+        ("a.json", '{"a": -1}', r"a.json: 'a': id -1 is not allowed: must be from 0"),
+        ("a.txt", "9 Stem 1 2 3\n10 Area 4 255 0 0\n", r"a.txt: line 2 has an opacity and line 1 has none; give it"),
         ("a.tsv", "\udcff\udcfe", r"a.tsv: is no text"),
     ],
 )
@@ -92,6 +95,12 @@ def test_tables_with_faults_are_refused_by_row(name: str, text: str, message: st
     with pytest.raises(ValueError, match=f"--label_map .*{message}") as caught:
         read_label_table(tmp_path / name)
     assert "\n" not in str(caught.value)
+
+
+def test_quotes_in_cells_between_tabs(tmp_path: Path) -> None:
+    path = tmp_path / "dseg.tsv"
+    path.write_text('"index"\t"name"\n1\t"left cave\n2\t"right cave"\n3\tstem\n')
+    assert ids_of(path) == {"background": (0,), '"left cave': (1,), "right cave": (2,), "stem": (3,)}
 
 
 def test_built_in_tables_by_name() -> None:

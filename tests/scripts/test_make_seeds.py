@@ -103,7 +103,7 @@ def test_voxels_that_are_not_finite_have_no_seed() -> None:
     [
         ('{"a": []}', "table.json: names no ids"),
         ('{"a": [1.5]}', "table.json: expected"),
-        ('{"a": [-1]}', "labels must be 0 to 65535, found -1"),
+        ('{"a": [-1]}', "id -1 is not allowed: must be from 0"),
         ('{"a/b": [1]}', "'a/b' is not allowed"),
         ("{}", "table.json: names no ids"),
         (json.dumps({f"m{i}": [i] for i in range(1, 11)}), "10 meta-labels; 1 to 9"),
