@@ -105,7 +105,12 @@ def loaded(name: str, value: Any) -> Any:
     path = Path(value)
     if path.suffix != ".npy" or not path.is_file():
         raise ValueError(f"{name} {path}: must be an existing .npy file")
-    array = np.load(path, allow_pickle=False)
+    try:
+        array = np.load(path, allow_pickle=False)
+    except (ValueError, EOFError):  # whose messages are about pickles
+        array = None
+    if not isinstance(array, np.ndarray):
+        raise ValueError(f"{name} {path}: is no .npy file of numbers")
     if array.dtype.kind not in "biuf":
         raise ValueError(f"{name} {path}: must hold numbers, found {array.dtype}")
     return array
@@ -116,10 +121,17 @@ def list_scheme(labels: Any, classes: Any, outputs: Any, neutral: int | None) ->
 
     outputs of another length than labels, and all among them, are those to keep, as in lab2im; others become 0.
     """
-    values, kept = loaded("generation_labels", labels), loaded("output_labels", outputs)
+    values, kept = _list("generation_labels", labels), _list("output_labels", outputs)
     if kept is not None and len(kept) != len(values):
         kept = kept_outputs(values, kept) or kept
-    return LabelScheme.from_lists(values, loaded("generation_classes", classes), kept, neutral)
+    return LabelScheme.from_lists(values, _list("generation_classes", classes), kept, neutral)
+
+
+def _list(name: str, value: Any) -> Any:
+    array = loaded(name, value)
+    if isinstance(array, np.ndarray) and not array.ndim:
+        raise ValueError(f"{name} {value}: must hold a list of numbers, found one")
+    return array
 
 
 def kept_outputs(values: Sequence[int], outputs: Sequence[int]) -> tuple[int, ...] | None:

@@ -13,13 +13,13 @@ import re
 import warnings
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from dataloaders.io.files import read_json, read_toml
-from dataloaders.io.schema import NAME
+from dataloaders.io.files import naming, read_json, read_toml
+from dataloaders.io.schema import NAME, decode
 from dataloaders.io.spec import Label
 from dataloaders.labelmaps.label_tables import READERS, id_list, table_rows
 from dataloaders.labelmaps.labels import ClassTable, count_labels
@@ -193,13 +193,19 @@ def load_seeds(folder: Path | str) -> tuple[SeedCase, ...]:
     if not (folder / INDEX).is_file():
         raise ValueError(f"{folder}: no {INDEX}; make the folder with scripts/make_seeds.py")
     cases = []
-    for key in read_json(folder / INDEX)["cases"]:
+    for key in _field(folder / INDEX, "cases", list[str]):
         for part in key.split("/"):
             NAME.of(part, f"{folder / INDEX}: case")
-        metas = read_json(SeedCase(folder, key).record)["metas"]
+        metas = _field(SeedCase(folder, key).record, "metas", list[dict[str, Any]])
         clusters = {meta["id"]: tuple(len(split["means"]) for split in meta["splits"]) for meta in metas}
         cases.append(SeedCase(folder, key, clusters))
     return tuple(cases)
+
+
+def _field(path: Path, key: str, kind: Any) -> Any:
+    """Of a file of scripts/make_seeds.py; ValueError naming it where that is damaged or another's."""
+    with naming(path, "was not written by make_seeds.py, or is damaged"):
+        return decode(kind, decode(dict[str, Any], read_json(path), "").get(key), key)
 
 
 def draw_subclasses(

@@ -166,6 +166,21 @@ def test_files_for_every_list(maps: Path, tmp_path: Path) -> None:
         ImageGenerator(maps, rotation_bounds=str(tmp_path / "no.npy"))
 
 
+def test_lists_that_are_none_are_one_line_with_their_file(maps: Path, tmp_path: Path) -> None:
+    path = tmp_path / "list.npy"
+    for content, message in (
+        (b"", "is no .npy file"),
+        (b"0 1 2", "is no .npy file"),
+        (3, "must hold a list of numbers"),
+    ):
+        if isinstance(content, bytes):
+            path.write_bytes(content)
+        else:
+            np.save(path, content)
+        with pytest.raises(ValueError, match=rf"^generation_labels .*list.npy: {message}"):
+            ImageGenerator(maps, str(path))
+
+
 def test_output_labels_to_keep(maps: Path) -> None:
     generator = ImageGenerator(maps, output_labels=[3, 42])
     assert dict(zip(generator.scheme.values, generator.scheme.outputs, strict=True)) == {

@@ -14,6 +14,7 @@ from dataloaders.labelmaps.generated_files import read_params
 from dataloaders.labelmaps.image_generator import ImageGenerator
 from dataloaders.labelmaps.maps import read_label_map_file
 from dataloaders.labelmaps.seed_maps import SeedMaps
+from dataloaders.labelmaps.seeds import load_seeds
 from models.gmm.scheme import LabelScheme
 from scripts.make_seeds import SeedOptions, make_seeds
 from tests.launch import call
@@ -73,6 +74,13 @@ def test_seeds_of_another_grid_are_refused(tree: tuple[Path, Path], tmp_path: Pa
     maps = SeedMaps(bids, seeds, LabelScheme.feta())
     with pytest.raises(ValueError, match=r"mlabel_1.nii.gz: seeds in RAS axes: .*dseg.nii.gz by up to 3 voxels"):
         maps.draw(0, torch.Generator().manual_seed(0))
+
+
+@pytest.mark.parametrize("content", ["{}", "[]", '{"cases": "ab"}'])
+def test_an_index_that_is_none_is_one_line(content: str, tmp_path: Path) -> None:
+    (tmp_path / "seeds.json").write_text(content)
+    with pytest.raises(ValueError, match=r"seeds.json: was not written by make_seeds.py, or is damaged: "):
+        load_seeds(tmp_path)
 
 
 def test_a_written_sample_is_replayed_to_the_bit(tree: tuple[Path, Path], tmp_path: Path) -> None:
