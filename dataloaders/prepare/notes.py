@@ -54,7 +54,7 @@ def note_lines(notes: Sequence[CaseNotes], channels: Sequence[str], ct: Sequence
         sum(numbers) for numbers in zip(*((n.kept, n.guard, n.planes[2]) for n in notes), strict=True)
     )
     lines = [f"kept {kept:,} of {counted(total, 'slice')}"]
-    if few := total - kept - guard:
+    if (few := total - kept - guard) and o.min_foreground > 0:
         lines[0] += (
             f"; {few:,} have less than {percent(o.min_foreground)} of their pixels {o.inside} (--min_foreground)"
         )

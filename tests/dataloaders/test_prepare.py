@@ -21,6 +21,7 @@ from dataloaders.labelmaps.labels import read_dataset_json
 from dataloaders.plain_folder import load_manifest
 from dataloaders.prepare import prepare as module
 from dataloaders.prepare.check import check_folder
+from dataloaders.prepare.notes import CaseNotes, note_lines
 from dataloaders.prepare.options import PrepareOptions
 from dataloaders.prepare.prepare import DataFaults, prepare
 from dataloaders.prepare.splits import split_patients
@@ -507,7 +508,7 @@ def test_a_shard_notices_a_table_that_changed(tmp_path: Path) -> None:
     o = PrepareOptions(format="bids", source=source, out=tmp_path / "out", shard="0/2", split=(1, 0, 0), workers=1)
     table = source / "dseg.tsv"
     table.write_text("index\tname\n1\tfluid\n2\tgrey\n")
-    with pytest.raises(DataFaults, match="dseg.tsv does not list 1 ids: 3"):
+    with pytest.raises(DataFaults, match=r"dseg.tsv does not list 1 ids: 3"):
         prepare(o)
     table.write_text(table.read_text() + "3\twhite\n")
     assert prepare(o) is None
@@ -625,6 +626,12 @@ def test_the_size_that_is_given_or_needed(tmp_path: Path, changes: dict, size: t
     """The whole plane where classes are still to be made; resampled labels in new pixels."""
     manifest = prepare(replace(boxes(tmp_path / "s", (65,)), **changes))
     assert manifest.spec.size == size
+
+
+def test_without_a_least_foreground_nothing_is_said_of_it(tmp_path: Path) -> None:
+    o, case = options(tmp_path, tmp_path / "out"), CaseNotes("a", (64, 64, 10), 8, 0, 0, (), ())
+    assert "; 2 have less than 1 % of their pixels labelled" in note_lines([case], (), (), o)[0]
+    assert note_lines([case], (), (), replace(o, min_foreground=0.0))[0] == "kept 8 of 10 slices"
 
 
 def test_voxel_sizes_that_differ_are_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
