@@ -59,7 +59,7 @@ def evaluate_results(
             floors = of_second_scans(beside, merged(score([beside])))
     except (OSError, ValueError) as error:
         floors = {}, f"none: {error}"
-        warn_once(f"paired metrics have no floor: {error}; if that folder is old, remove it and run scripts/repeats.py again")
+        warn_once(f"paired metrics have no floor: {error}; if it is old, remove it and run scripts/repeats.py again")
     return _write(side, folder, scores, floors)
 
 

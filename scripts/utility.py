@@ -266,9 +266,10 @@ def run_study(o: UtilityOptions, options: Sequence[str], run: Command) -> tuple[
         "patients": {split: sorted({case.patient for case in data.split(split)}) for split in ("train", "val", "test")},
     }
     Ledger.claim(o.out, settings, file="study.json", records="results")
-    for source in [source for source in o.sources if source.options or source.folder]:  # more may come at any time
-        what = list(source.options) or fingerprint(source.folder)
-        Ledger.claim(o.out / "generators" / source.name, {source.name: what}, flag="--generators", records=".")
+    for source in o.sources:  # more generators may come at any time
+        what = list(source.options) if source.folder is None else fingerprint(source.folder)
+        if what:
+            Ledger.claim(o.out / "generators" / source.name, {source.name: what}, flag="--generators", records=".")
     first, step = parse_shard(o.shard)
     chosen = jobs[first::step] if o.only is None else [jobs[o.only]]
     faults = []

@@ -10,7 +10,7 @@ import csv
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from dataloaders.io.files import read_json, read_toml, with_path
 from dataloaders.io.schema import TEXT, Must
@@ -84,7 +84,7 @@ def table_rows(table: Path | str, flag: str = "table") -> list[LabelRow]:
 def _delimited(path: Path) -> Iterator[LabelRow]:
     with open(path, encoding="utf-8-sig", newline="") as file:
         tabs = path.suffix == ".tsv"  # in which BIDS quotes nothing, so that a quote within a cell is only that
-        quoting = csv.QUOTE_NONE if tabs else csv.QUOTE_MINIMAL
+        quoting: Literal[0, 3] = csv.QUOTE_NONE if tabs else csv.QUOTE_MINIMAL
         reader = csv.DictReader(file, delimiter="\t" if tabs else ",", restval="", quoting=quoting)
         found = reader.fieldnames or ()
         reader.fieldnames = columns = [_bare(column).lower() for column in found]
