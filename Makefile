@@ -9,7 +9,7 @@ INSTALL := $(VENV)/bin/pip install --quiet --no-compile --no-deps
 
 $(STAMP): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "error: Python 3.11 or newer is needed, $$($(PYTHON) --version) found; set PYTHON=..." >&2; exit 2; }
-	@echo "building $(VENV) (about two minutes, once)"
+	@echo "building $(VENV) (about three minutes, once)"
 	@$(PYTHON) -m venv $(VENV)
 # pip installs and compiles one package after the other: the half that is torch beside the rest, then all modules on all cores.
 	@awk 'BEGIN { part = "rest" } /^[A-Za-z]/ { part = /^(nvidia|torch|triton)/ ? "torch" : "rest" } { print > ("$(VENV)/" part ".txt") }' constraints.txt
