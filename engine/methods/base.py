@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -40,10 +39,8 @@ class SplitTest(ABC):
     def __init__(self, config: TestConfig, run: TrainedRun) -> None:
         assert config.dataroot is not None
         self.config, self.run, self.root = config, run, config.dataroot
-        for option in fields(config):
-            given = getattr(config, option.name)
-            if option.name in self.idle and given != option.default:
-                raise ValueError(f"--{'no-' * (given is False)}{option.name}: changes nothing for {run.config.model}")
+        for _, flag in config.given(self.idle):
+            raise ValueError(f"{flag}: changes nothing for {run.config.model}")
         data = load_manifest(self.root, patient_regex=config.patient_regex)
         self.data = data.only(config.phase, config.only_patients)
         self.data.refuse_bare(self.root, config.phase, "label map")

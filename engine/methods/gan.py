@@ -86,15 +86,10 @@ class OasisWorkflow(GanWorkflow):
         """Pairs, or label maps and images."""
         if not self.unpaired:
             return super().read()
-        labels, c = self.read_labels(), self.config
+        labels = self.read_labels()
         try:
-            if (
-                self.images_from.resolve() == c.dataroot.resolve()
-            ):  # patients drawn for a study lend it no more than both
-                self.images = load_manifest(self.images_from, bool(c.only_patients), c.patient_regex)
-                self.images = self.images.only("train", c.only_patients)
-            else:
-                self.images = load_manifest(self.images_from, histograms=False)
+            same = self.images_from.resolve() == self.config.dataroot.resolve()  # then of the drawn patients alone, too
+            self.images = labels if same else load_manifest(self.images_from, histograms=False)
         except (ValueError, OSError) as error:
             raise ValueError(str(error).replace("--dataroot", "--oasis.images_from")) from None
         self.images.refuse_bare(self.images_from, "train", "image")
