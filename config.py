@@ -10,7 +10,7 @@ from __future__ import annotations
 import argparse
 import re
 import sys
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import asdict, dataclass, field, fields, is_dataclass, make_dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, TypeVar, cast, get_args, get_type_hints
@@ -244,10 +244,16 @@ class TestConfig(RunOptions):
         if self.label_map is not None and self.label_ids != "auto":
             raise ValueError("--label_map and --label_ids: a table says by name what ids mean; give one of them")
         foreign, other = (OF_DATA, "--dataroot") if self.labels is not None else (OF_LABELS, "--labels")
+        for name, flag in self.given(foreign):
+            if (name, self.metrics) != ("metrics", "none"):
+                raise ValueError(f"{flag}: goes with {other}")
+
+    def given(self, names: Collection[str]) -> Iterator[tuple[str, str]]:
+        """Those of the options that are not at their default, each with its flag."""
         for option in fields(self):
-            given = getattr(self, option.name)
-            if option.name in foreign and given != option.default and (option.name, given) != ("metrics", "none"):
-                raise ValueError(f"--{'no-' * (given is False)}{option.name}: goes with {other}")
+            value = getattr(self, option.name)
+            if option.name in names and value != option.default:
+                yield option.name, f"--{'no-' * (value is False)}{option.name}"
 
 
 GROUPS = {group for method in METHODS.values() for group in method.groups}  # of options, in Config
