@@ -8,6 +8,7 @@ from __future__ import annotations
 from functools import cached_property
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 
@@ -24,6 +25,7 @@ class Condition:
         assert label.ndim == 4, label.shape
         self.label, self.num_labels, self.noise, self.grain = label, num_labels, noise, grain
         self.levels: dict[tuple[int, int], Condition] = {self.size: self}  # shared by all resolutions
+        self._windows: dict[int, Tensor] = {}
 
     @property
     def size(self) -> tuple[int, int]:
@@ -43,15 +45,29 @@ class Condition:
         """Noise and one-hot labels (B, Z + K·N, H, W) float32, channels last in memory."""
         parts = list(one_hot(self.label, self.num_labels).unbind(1))  # K of (B, H, W, N)
         if self.noise is not None:
-            parts.insert(0, self._pixel_noise(self.noise))
+            parts.insert(0, self.pixel_noise(self.noise))
         return torch.cat(parts, dim=-1).permute(0, 3, 1, 2)
 
-    def _pixel_noise(self, noise: Tensor) -> Tensor:
+    def pixel_noise(self, noise: Tensor) -> Tensor:
         """The noise at every pixel (B, H, W, Z), without copies where it is the same for all."""
         if noise.ndim == 2:
             return noise[:, None, None].expand(-1, *self.size, -1)
         batch = torch.arange(len(noise), device=noise.device)[:, None, None]
         return noise[batch, self.label[:, 0]]
+
+    def windows(self, kernel: int) -> Tensor:
+        """What a convolution of this size meets of the labels around each pixel: (B·H·W, K·kernel²) int32, remembered.
+
+        Each is the row of its weights in a table (kernel², K·N + 1), of which the last column is for what lies outside.
+        """
+        if kernel not in self._windows:
+            (height, width), rows = self.size, self.label.shape[1] * self.num_labels
+            first = torch.arange(0, rows, self.num_labels, device=self.label.device)[:, None, None]
+            padded = F.pad((self.label + first).int(), (kernel // 2,) * 4, value=rows)
+            met = [padded[:, :, i : i + height, j : j + width] for i in range(kernel) for j in range(kernel)]
+            found = torch.stack([ids + place * (rows + 1) for place, ids in enumerate(met)], dim=-1)
+            self._windows[kernel] = found.permute(0, 2, 3, 1, 4).flatten(3).flatten(0, 2)
+        return self._windows[kernel]
 
     def pixel_grain(self, size: tuple[int, int]) -> Tensor:
         """The grain (B, 1, H', W') of a size that is the finest one halved less than L times."""

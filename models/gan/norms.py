@@ -66,7 +66,7 @@ class Spade(ConditionedNorm):
     """Spatially-adaptive normalisation (Park et al., CVPR 2019, sec. 3.1): norm(x) · (1 + gamma(c)) + beta(c).
 
     c is the condition (labels and noise) at the size of x; gamma and beta come from a two-layer convolution of c.
-    tuned: gamma and beta in one convolution; equal up to rounding.
+    tuned: gamma and beta in one convolution, and without gradients labels by their weights; equal up to rounding.
     """
 
     def __init__(
@@ -81,15 +81,33 @@ class Spade(ConditionedNorm):
 
     def modulation(self, condition: Condition) -> tuple[Tensor, Tensor]:
         """See `ConditionedNorm`."""
-        hidden = F.relu(self.shared(condition.dense))
         if not self.tuned:
+            hidden = F.relu(self.shared(condition.dense))
             return 1 + self.gamma(hidden), self.beta(hidden)
+        # Of a one-hot vector all but one are zeros. Backward, a sum by label takes longer than the dense convolution.
+        sparse = condition.label.device.type == "cpu" and not torch.is_grad_enabled()
+        hidden = F.relu(self._sum_of_weights(condition) if sparse else self.shared(condition.dense))
         assert self.gamma.bias is not None
         assert self.beta.bias is not None
         weight = torch.cat([self.gamma.weight, self.beta.weight])
         bias = torch.cat([self.gamma.bias + 1, self.beta.bias])
         scale, shift = F.conv2d(hidden, weight, bias, padding=self.gamma.padding).chunk(2, dim=1)
         return scale, shift
+
+    def _sum_of_weights(self, condition: Condition) -> Tensor:
+        """What `shared` makes of the condition, (B, hidden, H, W): for each pixel the sum of its labels' weights."""
+        conv, (B, K, H, W) = self.shared, condition.label.shape
+        weight, kernel = conv.weight, conv.kernel_size[0]
+        assert conv.bias is not None
+        Z = conv.in_channels - K * condition.num_labels
+        table = weight[:, Z:].permute(2, 3, 1, 0).flatten(0, 1)  # (kernel², K·N, hidden)
+        table = F.pad(table, (0, 0, 0, 1)).flatten(0, 1)  # zeros for what lies outside
+        hidden = F.embedding_bag(condition.windows(kernel), table, mode="sum") + conv.bias
+        hidden = hidden.view(B, H, W, -1).permute(0, 3, 1, 2)
+        if condition.noise is None:
+            return hidden
+        noise = condition.pixel_noise(condition.noise).permute(0, 3, 1, 2)
+        return hidden + F.conv2d(noise, weight[:, :Z], padding=conv.padding)
 
 
 class Clade(ConditionedNorm):

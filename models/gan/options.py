@@ -196,9 +196,9 @@ DEMO_OASIS: dict[str, Any] = DEMO_NETWORKS | {"channels_W": 16, "z_dim": 8, "lam
 
 TELLING = (
     *("generator", "norm", "param_free_norm", "channels_G", "channels_D", "spade_hidden", "z_dim", "grain"),
-    *("neighbours", "slice_position", "slices_D", "detail_D", "critic", "unpaired", "lambda_segment", "lambda_labelmix"),
-    *("lambda_l1", "lambda_label_l1", "lambda_edge", "lambda_spectrum", "lambda_vgg", "lambda_lite", "lambda_feature"),
-    *("lambda_mask", "ema_decay", "crop"),
+    *("neighbours", "slice_position", "slices_D", "detail_D", "critic", "unpaired", "lambda_segment"),
+    *("lambda_labelmix", "lambda_l1", "lambda_label_l1", "lambda_edge", "lambda_spectrum", "lambda_vgg"),
+    *("lambda_lite", "lambda_feature", "lambda_mask", "ema_decay", "crop"),
 )
 
 OASIS = MethodOptions(

@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import nn
 
+from models.gan.condition import Condition
 from models.gan.discriminator import OasisDiscriminator
 from models.gan.generator import SpadeGenerator
 from models.gan.haar import HaarConv, haar, inverse_haar
@@ -133,6 +134,25 @@ def test_tuned_generator_equals_the_plain_one(name: str, options: dict[str, obje
         assert (a.grad - b.grad).norm().item() / scale < 2e-3, key
     for a, b in zip(tuned.buffers(), plain.buffers(), strict=True):
         torch.testing.assert_close(a, b, atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("noise", ["none", "image", "class"])
+@pytest.mark.parametrize(("slices", "kernel"), [(1, 1), (1, 3), (3, 3), (1, 5)])
+def test_labels_looked_up_without_gradients_are_their_convolution(noise: str, slices: int, kernel: int) -> None:
+    """At every size, also at the border, where a window reaches beyond the image."""
+    torch.manual_seed(0)
+    z_dim = 0 if noise == "none" else 2
+    options = {"spade_hidden": 8, "spade_ks": kernel, "neighbours": slices // 2, "param_free_norm": "instance"}
+    layer = of(4, z_dim, **options).make(6)
+    drawn = {"none": None, "image": torch.randn(2, z_dim), "class": torch.randn(2, 4, z_dim)}[noise]
+    condition = Condition(labels(slices), 4, drawn)
+    for size in ((64, 96), (8, 12)):
+        dense = layer.modulation(condition.at(size))
+        with torch.no_grad():
+            looked_up = layer.modulation(condition.at(size))
+        for ours, theirs in zip(looked_up, dense, strict=True):
+            assert 0.01 < theirs.std() < 10
+            torch.testing.assert_close(ours, theirs.detach(), atol=1e-5, rtol=1e-5)
 
 
 def test_tuned_discriminator_equals_the_plain_one() -> None:
