@@ -28,7 +28,7 @@ class DemoOptions:
 
     out: Path = Path("demo")
     """Folder for data, runs, results and the report."""
-    num_epochs: int = 20 if cpu_has_bf16() else 10
+    num_epochs: int = 20 if cpu_has_bf16() else 6
     """Training passes of the GAN over the 75 slices: what two cores do in about four minutes, with bf16 or without."""
 
 
