@@ -45,17 +45,17 @@ def build_network(o: SegmenterConfig, inputs: int, classes: int) -> nn.Module:
     return nets.BasicUNet(**common, features=(*o.features, o.features[0]), upsample="nontrainable")
 
 
-def soft_dice_loss(logits: Tensor, label: Tensor, together: bool) -> Tensor:
-    """1 - mean over classes 1..N-1 of (2·sum(p·y) + e) / (sum(p) + sum(y) + e), e = 1e-5 (MONAI's DiceLoss).
+def soft_dice(logits: Tensor, label: Tensor, together: bool) -> tuple[Tensor, Tensor]:
+    """(2·sum(p·y) + e) / (sum(p) + sum(y) + e) of classes 1..N-1, e = 1e-5 (MONAI's DiceLoss), and whether y has them.
 
-    together: sums are over the whole batch, that of all ranks where they share it; else over each sample, and the loss is
-    also the mean over samples. logits: (B, N, *S). label: (B, *S) int64 in 0..N-1. Returns ().
+    together: sums are over the whole batch, that of all ranks where they share it; else over each sample.
+    logits: (B, N, *S). label: (B, *S) int64 in 0..N-1. Returns two of (N-1), or (B, N-1).
     """
     p = logits.float().softmax(1)
     y = torch.zeros_like(p).scatter_(1, label[:, None], 1.0)
     sums = torch.stack([(p * y).flatten(2).sum(2), p.flatten(2).sum(2), y.flatten(2).sum(2)])[..., 1:]  # (3, B, N-1)
     overlap, predicted, true = summed(sums.sum(1)) if together else sums
-    return 1 - ((2 * overlap + DICE_SMOOTH) / (predicted + true + DICE_SMOOTH)).mean()
+    return (2 * overlap + DICE_SMOOTH) / (predicted + true + DICE_SMOOTH), true > 0
 
 
 class Segmenter(Method):
@@ -89,12 +89,20 @@ class Segmenter(Method):
         return self.losses_of(self.net(batch.real), batch.label)
 
     def losses_of(self, logits: Tensor, label: Tensor) -> dict[str, Tensor]:
-        """Weighted losses of logits (B, N, *S) against labels (B, *S); their sum is MONAI's DiceCELoss."""
-        logits, parts = logits.float(), {}
-        if self.config.lambda_dice:
-            parts["dice"] = self.config.lambda_dice * soft_dice_loss(logits, label, self.config.batch_dice)
-        if self.config.lambda_ce:
-            parts["cross_entropy"] = self.config.lambda_ce * F.cross_entropy(logits, label)
+        """Weighted losses of logits (B, N, *S) against labels (B, *S); Dice and cross-entropy are MONAI's DiceCELoss.
+
+        Where a small class has next to no probability, as after the first steps, which bring most pixels to the large ones,
+        soft Dice hardly has a slope in its logits; the logarithm's does not depend on how little it is (Wong et al.,
+        MICCAI 2018).
+        """
+        o, parts = self.config, {}
+        dice, present = soft_dice(logits, label, o.batch_dice)
+        if o.lambda_dice:
+            parts["dice"] = o.lambda_dice * (1 - dice).mean()
+        if o.lambda_log_dice:
+            parts["log_dice"] = o.lambda_log_dice * -(dice.log() * present).mean()
+        if o.lambda_ce:
+            parts["cross_entropy"] = o.lambda_ce * F.cross_entropy(logits.float(), label)
         return parts
 
     @torch.no_grad()

@@ -108,6 +108,8 @@ class SegmenterConfig:
 
     lambda_dice: NotNegative = 1.0
     """Weight of the soft Dice loss, without background."""
+    lambda_log_dice: NotNegative = 0.2
+    """Weight of the mean negative logarithm of the soft Dice of the classes at hand, by which small ones are found early."""
     lambda_ce: NotNegative = 1.0
     """Weight of the cross-entropy."""
     batch_dice: bool = True
@@ -159,8 +161,8 @@ class SegmenterConfig:
             raise ValueError("--seeds and --lesions cannot both be given")
 
     def _check_network(self) -> None:
-        if self.lambda_dice == self.lambda_ce == 0:
-            raise ValueError("--lambda_dice 0 and --lambda_ce 0: nothing would be learned")
+        if self.lambda_dice == self.lambda_log_dice == self.lambda_ce == 0:
+            raise ValueError("--lambda_dice 0, --lambda_log_dice 0 and --lambda_ce 0: nothing would be learned")
         allowed, fits = {
             "unet": ("two or more numbers above 0", len(self.features) >= 2),
             "basic": ("five numbers for basic", len(self.features) == BASIC_LEVELS),
@@ -236,6 +238,7 @@ SEGMENTER = MethodOptions(
                 real_fraction=0.0,
                 foreground=0.0,
                 lr=1e-4,
+                lambda_log_dice=0.0,
                 schedule="constant",
                 epoch_samples=5000,
             ),
@@ -255,6 +258,7 @@ SEGMENTER = MethodOptions(
                 patch=(128,),
                 real_fraction=0.0,
                 lr=1e-4,
+                lambda_log_dice=0.0,
                 schedule="plateau",
                 lr_patience=500,
                 batch_dice=False,

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from monai.losses import DiceCELoss
+from monai.losses import DiceCELoss, DiceLoss
 
 from config import starting_values
 from dataloaders.io.schema import check
@@ -40,8 +40,28 @@ def test_losses_are_those_of_monai(together: bool) -> None:
     label[1, 0] = 3
     weights = {"lambda_dice": 0.7, "lambda_ce": 2.0}
     ours = method(labels=4, batch_dice=together, **weights).losses_of(logits, label)
+    log_dice = ours.pop("log_dice").item()
     theirs = DiceCELoss(include_background=False, to_onehot_y=True, softmax=True, batch=together, **weights)
     assert sum(ours.values()).item() == pytest.approx(theirs(logits, label[:, None]).item(), rel=1e-6)
+    each = DiceLoss(include_background=False, to_onehot_y=True, softmax=True, batch=together, reduction="none")
+    dice = 1 - each(logits, label[:, None]).flatten(int(not together))  # (3,) or (2, 3)
+    if not together:
+        dice[0, 2] = 1  # the class that the first patch lacks does not count
+    assert log_dice == pytest.approx(-0.2 * dice.log().mean().item(), rel=1e-6)
+
+
+def test_a_small_class_that_was_given_up_has_a_slope() -> None:
+    """Four of 4,096 pixels with probability 1e-6: the logarithm pulls its logits up as far as a likely class's."""
+    label = torch.zeros(1, 64, 64, dtype=torch.int64)
+    label[0, 30:32, 30:32] = 1
+    slopes = {}
+    for weight in "lambda_dice", "lambda_log_dice":
+        logits = torch.tensor([[0.0], [-13.8]]).expand(2, 4096).reshape(1, 2, 64, 64).clone().requires_grad_()
+        one = {"lambda_dice": 0.0, "lambda_log_dice": 0.0, "lambda_ce": 0.0, weight: 1.0}
+        sum(method(labels=2, **one).losses_of(logits, label).values()).backward()
+        slopes[weight] = -logits.grad[0, 1, 30:32, 30:32].sum().item()
+    assert slopes["lambda_dice"] < 1e-5
+    assert slopes["lambda_log_dice"] == pytest.approx(0.448, abs=0.001)  # 2·overlap / (2·overlap + e)
 
 
 def test_dropout_belongs_to_the_image() -> None:
@@ -119,7 +139,7 @@ def test_its_release_predicts_the_same() -> None:
     [
         ({"patch": (40,)}, "--segmenter.patch 40: must be one or 2 multiples of 16"),
         ({"features": (8, 16)}, "--segmenter.features 8 16: must be five numbers for basic"),
-        ({"lambda_dice": 0.0, "lambda_ce": 0.0}, "nothing would be learned"),
+        ({"lambda_dice": 0.0, "lambda_log_dice": 0.0, "lambda_ce": 0.0}, "nothing would be learned"),
         ({"results": (Path("a"),)}, "of no use with --segmenter.real_fraction 1"),
         ({"results": (Path("a"),), "label_maps": Path("b"), "real_fraction": 0.5}, "cannot both be given"),
     ],
