@@ -39,7 +39,7 @@ from models.segmenter.options import SEGMENTER, SegmenterConfig
 
 Precision = Literal["auto", "fp32", "bf16"]
 # --model -> what there is to know of it. Without --model the options of a method mean that method, and a --preset the first
-# that has it; the first of all is the best that was measured (docs/methods.md).
+# that has it; the first of all is the best that was measured (docs/results.md).
 METHODS: dict[str, MethodOptions] = {
     "spade": SPADE,
     "oasis": OASIS,

@@ -26,6 +26,7 @@ class Condition:
         self.label, self.num_labels, self.noise, self.grain = label, num_labels, noise, grain
         self.levels: dict[tuple[int, int], Condition] = {self.size: self}  # shared by all resolutions
         self._windows: dict[int, Tensor] = {}
+        self._meetings: dict[int, tuple[Tensor, Tensor]] = {}
 
     @property
     def size(self) -> tuple[int, int]:
@@ -44,30 +45,56 @@ class Condition:
     def dense(self) -> Tensor:
         """Noise and one-hot labels (B, Z + K·N, H, W) float32, channels last in memory."""
         parts = list(one_hot(self.label, self.num_labels).unbind(1))  # K of (B, H, W, N)
-        if self.noise is not None:
-            parts.insert(0, self.pixel_noise(self.noise))
+        if self.noise is not None and self.noise.ndim == 2:
+            parts.insert(0, self.noise[:, None, None].expand(-1, *self.size, -1))
+        elif self.noise is not None:
+            batch = torch.arange(len(self.noise), device=self.noise.device)[:, None, None]
+            parts.insert(0, self.noise[batch, self.label[:, 0]])
         return torch.cat(parts, dim=-1).permute(0, 3, 1, 2)
 
-    def pixel_noise(self, noise: Tensor) -> Tensor:
-        """The noise at every pixel (B, H, W, Z), without copies where it is the same for all."""
-        if noise.ndim == 2:
-            return noise[:, None, None].expand(-1, *self.size, -1)
-        batch = torch.arange(len(noise), device=noise.device)[:, None, None]
-        return noise[batch, self.label[:, 0]]
+    @cached_property
+    def rows(self) -> tuple[Tensor, int]:
+        """Each label's row in a table of what a convolution makes of it, (B, K, H, W) int64, and how many these are.
+
+        K·N, slice by slice; with noise, which is another in each image, the slice itself has rows of each: (B + K - 1)·N.
+        """
+        B, K = self.label.shape[:2]
+        own = 1 if self.noise is None else B
+        first = self.num_labels * (own - 1 + torch.arange(K, device=self.label.device)).repeat(B, 1)
+        first[:, 0] = self.num_labels * torch.arange(B, device=self.label.device) * (own > 1)
+        return self.label + first[:, :, None, None], (own + K - 1) * self.num_labels
 
     def windows(self, kernel: int) -> Tensor:
         """What a convolution of this size meets of the labels around each pixel: (B·H·W, K·kernel²) int32, remembered.
 
-        Each is the row of its weights in a table (kernel², K·N + 1), of which the last column is for what lies outside.
+        Each is a row of a table (kernel², R + 1), with `rows` R and a last one for what lies outside.
         """
         if kernel not in self._windows:
-            (height, width), rows = self.size, self.label.shape[1] * self.num_labels
-            first = torch.arange(0, rows, self.num_labels, device=self.label.device)[:, None, None]
-            padded = F.pad((self.label + first).int(), (kernel // 2,) * 4, value=rows)
+            (height, width), (numbers, count) = self.size, self.rows
+            padded = F.pad(numbers.int(), (kernel // 2,) * 4, value=count)
             met = [padded[:, :, i : i + height, j : j + width] for i in range(kernel) for j in range(kernel)]
-            found = torch.stack([ids + place * (rows + 1) for place, ids in enumerate(met)], dim=-1)
+            found = torch.stack([ids + place * (count + 1) for place, ids in enumerate(met)], dim=-1)
             self._windows[kernel] = found.permute(0, 2, 3, 1, 4).flatten(3).flatten(0, 2)
         return self._windows[kernel]
+
+    def meetings(self, kernel: int) -> tuple[Tensor, Tensor]:
+        """The other way round, remembered: for each row of a table (kernel², R) the pixels whose windows hold it.
+
+        Returns pixels (kernel²·K·B·H·W,), numbered in images (B, H, W) with a margin of kernel // 2 on all sides, and where
+        each row's begin among them (kernel²·R,), both int32.
+        """
+        if kernel not in self._meetings:
+            (B, _, H, W), (numbers, count), margin = self.label.shape, self.rows, kernel // 2
+            width, device = W + 2 * margin, self.label.device
+            inner = torch.arange(B * (H + 2 * margin) * width, device=device).view(B, -1, width)[:, :H, :W].flatten()
+            slices = numbers.transpose(0, 1).flatten(1)  # (K, B·H·W)
+            pixels = inner[slices.argsort(dim=1, stable=True)].flatten()
+            counts = slices.flatten().bincount(minlength=count).repeat(kernel**2)
+            back = torch.arange(2 * margin, -1, -1, device=device)  # from a pixel to the one in whose window it is
+            shifts = (back[:, None] * width + back).flatten()
+            found = (shifts[:, None] + pixels).flatten()
+            self._meetings[kernel] = found.int(), (counts.cumsum(0) - counts).int()
+        return self._meetings[kernel]
 
     def pixel_grain(self, size: tuple[int, int]) -> Tensor:
         """The grain (B, 1, H', W') of a size that is the finest one halved less than L times."""

@@ -6,10 +6,12 @@ Legend: B batch, C channels, K label slices, N labels, Z noise length, H W pixel
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 
 from models.gan.condition import Condition
 from models.gan.options import GanConfig
@@ -62,11 +64,34 @@ class ConditionedNorm(nn.Module):
         raise NotImplementedError
 
 
+class SumOfRows(torch.autograd.Function):
+    """For each pixel the sum of the rows of the labels around it, (kernel², R, hidden) -> (B·H·W, hidden); backward alike.
+
+    torch's own way back, pixel by pixel, takes longer than a dense convolution; here each row gathers its pixels.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, table: Tensor, condition: Condition, kernel: int) -> Tensor:
+        """See the class."""
+        ctx.condition, ctx.kernel, ctx.shape = condition, kernel, table.shape
+        with_outside = F.pad(table, (0, 0, 0, 1)).flatten(0, 1)
+        return F.embedding_bag(condition.windows(kernel), with_outside, mode="sum")
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
+        """See the class."""
+        B, _, H, W = ctx.condition.label.shape
+        pixels, starts = ctx.condition.meetings(ctx.kernel)
+        padded = F.pad(gradient.view(B, H, W, -1), (0, 0, *(ctx.kernel // 2,) * 4)).flatten(0, 2)
+        return F.embedding_bag(pixels, padded, starts, mode="sum").view(ctx.shape), None, None
+
+
 class Spade(ConditionedNorm):
     """Spatially-adaptive normalisation (Park et al., CVPR 2019, sec. 3.1): norm(x) · (1 + gamma(c)) + beta(c).
 
     c is the condition (labels and noise) at the size of x; gamma and beta come from a two-layer convolution of c.
-    tuned: gamma and beta in one convolution, and without gradients labels by their weights; equal up to rounding.
+    tuned: gamma and beta in one convolution, and on CPUs labels by their weights; equal up to rounding.
     """
 
     def __init__(
@@ -84,8 +109,7 @@ class Spade(ConditionedNorm):
         if not self.tuned:
             hidden = F.relu(self.shared(condition.dense))
             return 1 + self.gamma(hidden), self.beta(hidden)
-        # Of a one-hot vector all but one are zeros. Backward, a sum by label takes longer than the dense convolution.
-        sparse = condition.label.device.type == "cpu" and not torch.is_grad_enabled()
+        sparse = condition.label.device.type == "cpu"  # of a one-hot vector all but one are zeros
         hidden = F.relu(self._sum_of_weights(condition) if sparse else self.shared(condition.dense))
         assert self.gamma.bias is not None
         assert self.beta.bias is not None
@@ -96,18 +120,18 @@ class Spade(ConditionedNorm):
 
     def _sum_of_weights(self, condition: Condition) -> Tensor:
         """What `shared` makes of the condition, (B, hidden, H, W): for each pixel the sum of its labels' weights."""
-        conv, (B, K, H, W) = self.shared, condition.label.shape
-        weight, kernel = conv.weight, conv.kernel_size[0]
+        conv, (B, K, H, W), N = self.shared, condition.label.shape, condition.num_labels
         assert conv.bias is not None
-        Z = conv.in_channels - K * condition.num_labels
-        table = weight[:, Z:].permute(2, 3, 1, 0).flatten(0, 1)  # (kernel², K·N, hidden)
-        table = F.pad(table, (0, 0, 0, 1)).flatten(0, 1)  # zeros for what lies outside
-        hidden = F.embedding_bag(condition.windows(kernel), table, mode="sum") + conv.bias
-        hidden = hidden.view(B, H, W, -1).permute(0, 3, 1, 2)
-        if condition.noise is None:
-            return hidden
-        noise = condition.pixel_noise(condition.noise).permute(0, 3, 1, 2)
-        return hidden + F.conv2d(noise, weight[:, :Z], padding=conv.padding)
+        Z = conv.in_channels - K * N
+        table = conv.weight[:, Z:].permute(2, 3, 1, 0).flatten(0, 1)  # (kernel², K·N, hidden)
+        if condition.noise is not None:
+            noise = condition.noise if condition.noise.ndim == 3 else condition.noise[:, None]  # (B, N or 1, Z)
+            drawn = torch.einsum("bnz,hzij->ijbnh", noise, conv.weight[:, :Z]).flatten(0, 1)
+            table = torch.cat([(table[:, None, :N] + drawn).flatten(1, 2), table[:, N:]], dim=1)
+        if torch.is_autocast_enabled("cpu"):
+            table = table.to(torch.get_autocast_dtype("cpu"))
+        hidden = SumOfRows.apply(table, condition, conv.kernel_size[0]) + conv.bias.to(table.dtype)
+        return hidden.view(B, H, W, -1).permute(0, 3, 1, 2)
 
 
 class Clade(ConditionedNorm):

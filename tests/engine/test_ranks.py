@@ -96,9 +96,12 @@ def test_two_ranks_with_half_the_batch_are_one_with_all_of_it(name: str, one_and
     whole, halves = (load_state(list_states(folder)[-1]) for folder in (one, two))
     assert whole["images"] == halves["images"]
     for key, tensor in whole["method"].items():
-        # SPADE's hinges and L1 enlarge rounding: on some CPUs weights differ by 1e-5, a thousandth, and variances with them.
-        atol = 2e-3 if key.endswith("running_var") else 2e-4
-        torch.testing.assert_close(halves["method"][key], tensor, atol=atol, rtol=2e-4, equal_nan=True, msg=key)
+        other = halves["method"][key]
+        if key.endswith("running_var"):
+            # SPADE's hinges and L1 enlarge rounding: on some CPUs weights differ by a thousandth, and variances with them.
+            assert (other - tensor).norm() <= 5e-3 * tensor.norm(), key
+        else:
+            torch.testing.assert_close(other, tensor, atol=2e-4, rtol=2e-4, equal_nan=True, msg=key)
     for player, optimizer in whole["optimizers"].items():
         for number, values in optimizer["state"].items():
             for key, value in values.items():

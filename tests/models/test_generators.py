@@ -138,8 +138,11 @@ def test_tuned_generator_equals_the_plain_one(name: str, options: dict[str, obje
 
 @pytest.mark.parametrize("noise", ["none", "image", "class"])
 @pytest.mark.parametrize(("slices", "kernel"), [(1, 1), (1, 3), (3, 3), (1, 5)])
-def test_labels_looked_up_without_gradients_are_their_convolution(noise: str, slices: int, kernel: int) -> None:
-    """At every size, also at the border, where a window reaches beyond the image."""
+@pytest.mark.parametrize(("bf16", "tolerance"), [(False, 1e-5), (True, 3e-2)])
+def test_labels_looked_up_are_their_convolution(
+    noise: str, slices: int, kernel: int, bf16: bool, tolerance: float
+) -> None:
+    """At every size, also at the border, where a window reaches beyond the image; and so are their gradients."""
     torch.manual_seed(0)
     z_dim = 0 if noise == "none" else 2
     options = {"spade_hidden": 8, "spade_ks": kernel, "neighbours": slices // 2, "param_free_norm": "instance"}
@@ -147,12 +150,18 @@ def test_labels_looked_up_without_gradients_are_their_convolution(noise: str, sl
     drawn = {"none": None, "image": torch.randn(2, z_dim), "class": torch.randn(2, 4, z_dim)}[noise]
     condition = Condition(labels(slices), 4, drawn)
     for size in ((64, 96), (8, 12)):
-        dense = layer.modulation(condition.at(size))
-        with torch.no_grad():
-            looked_up = layer.modulation(condition.at(size))
-        for ours, theirs in zip(looked_up, dense, strict=True):
-            assert 0.01 < theirs.std() < 10
-            torch.testing.assert_close(ours, theirs.detach(), atol=1e-5, rtol=1e-5)
+        weight = torch.randn(2, 6, *size)
+        outputs, gradients = [], []
+        for tuned in (True, False):
+            layer.tuned = tuned
+            with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
+                scale, shift = layer.modulation(condition.at(size))
+            outputs.append(torch.stack([scale, shift]).float())
+            gradients.append(torch.autograd.grad((scale * weight + shift).sum(), list(layer.parameters())))
+        assert 0.01 < outputs[0].std() < 10
+        assert relative(*outputs) < tolerance
+        for ours, theirs in zip(*gradients, strict=True):
+            assert relative(ours, theirs) < tolerance
 
 
 def test_tuned_discriminator_equals_the_plain_one() -> None:
