@@ -213,12 +213,12 @@ SEGMENTER = MethodOptions(
         "brain": _preset(2, 28, stripped_brain(), SegmenterConfig(classes="tissue", **STRIPPED)),
         # 32 structures of T1w, left and right; a window that holds most of a head tells the sides apart.
         "structures": _preset(
-            4,
-            60,
+            2,
+            40,
             stripped_brain(),
             SegmenterConfig(
                 **STRIPPED
-                | {"classes": "structures", "contrasts": "T1w", "spacing": (1.5,), "patch": (112,), "lr": 2e-3}
+                | {"classes": "structures", "contrasts": "T1w", "spacing": (1.5,), "patch": (112,)}
                 | {"slices_per_volume": 24}
             ),
         ),
