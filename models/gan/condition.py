@@ -61,7 +61,7 @@ class Condition:
         B, K = self.label.shape[:2]
         own = 1 if self.noise is None else B
         first = self.num_labels * (own - 1 + torch.arange(K, device=self.label.device)).repeat(B, 1)
-        first[:, 0] = self.num_labels * torch.arange(B, device=self.label.device) * (own > 1)
+        first[:, 0] = self.num_labels * (torch.arange(B, device=self.label.device) % own)
         return self.label + first[:, :, None, None], (own + K - 1) * self.num_labels
 
     def windows(self, kernel: int) -> Tensor:
