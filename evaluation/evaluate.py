@@ -185,15 +185,15 @@ def _write(
 
 
 def _check_labels(side: Side, scores: Scores) -> None:
-    """What only reading tells of label maps without names: ValueError where a lesion label is nowhere."""
+    """What only reading tells of label maps: ValueError where a lesion label of maps without names is nowhere."""
     pairs, planned = side
-    if pairs.names is not None or not pairs.labelled:
+    if not pairs.labelled:
         return
     there = {row["label"]: row["name"] for row in scores.tables["label"]}
-    if planned.lesion is not None and planned.lesion not in there:
+    if pairs.names is None and planned.lesion is not None and planned.lesion not in there:
         raise ValueError(no_label(planned.request.lesion, there))
     if not any(there):
-        warn_once("--labels: all label maps are 0 where images are compared, so nothing within labels has a value")
+        warn_once("all label maps are 0 where images are compared, so nothing within labels has a value")
 
 
 def headline(result: dict[str, Any]) -> dict[str, float]:

@@ -19,6 +19,7 @@ from dataloaders.io.manifest import FILE_NAME, Case, Manifest, Slice
 from dataloaders.io.nifti import SUFFIXES, stem
 from dataloaders.io.png import MIN_RANGE, Palettes, read_png
 from dataloaders.io.spec import Axis, Channel
+from dataloaders.labelmaps.labels import common_labels
 from evaluation.pairs import WHOLE, Pairs, PngPairs, region_of
 from evaluation.volume_pairs import Files, VolumePairs
 
@@ -30,7 +31,8 @@ ENDINGS = {"NIfTI": ".nii.gz", "PNG": ".png"}
 class Folders:
     """Two folders of equally named images, and what they cannot say themselves.
 
-    labels: folder of label maps of the same names (the channel ending ``_0000`` may be missing). window: physical values of
+    labels: folder of label maps of the same names (the channel ending ``_0000`` may be missing); a table beside NIfTI maps
+    names what they hold. window: physical values of
     the lowest and the highest level; without it PNG levels count as they are, and NIfTI values from the lowest to the
     highest of each real volume. patient_regex: its first group is the patient in a file's name. axis: direction in
     which volumes are sliced. unit: of the intensities. levels: the highest level that
@@ -100,7 +102,14 @@ class Folders:
         return files, rule.text
 
     def _volumes(self, files: list[Files], patients: str) -> VolumePairs:
-        pairs = VolumePairs(files, Window(*self.window) if self.window else None, self.axis, self.unit, patients)
+        window = Window(*self.window) if self.window else None
+        named = common_labels([one.label for one in files if one.label])
+        names = {  # a table may fuse ids under one name; here each keeps its own numbers
+            i: label.name if i == 0 or len(label.source) == 1 else f"{label.name}_{i}"
+            for label in named
+            for i in label.source
+        }
+        pairs = VolumePairs(files, window, self.axis, self.unit, patients, names or None)
         if self.window is None:
             warn_once(
                 f"{self.real}: no --window, so PSNR, SSIM and networks use the range of each real volume, and "

@@ -40,15 +40,22 @@ class VolumePairs(Pairs):
     Of volumes that test.py stacked, only what was synthesised counts: elsewhere they hold a filling, not an image.
 
     window: physical values that count as 0 and 1; without it those of the case's real volume from lowest to highest.
+    names: see `Pairs`.
     """
 
     axis: Axis
 
     def __init__(
-        self, cases: Sequence[Files], window: Window | None, axis: Axis, unit: str, patients: str = "as named"
+        self,
+        cases: Sequence[Files],
+        window: Window | None,
+        axis: Axis,
+        unit: str,
+        patients: str = "as named",
+        names: dict[int, str] | None = None,
     ) -> None:
         self.cases, self.window, self.axis, self.patients = cases, window, axis, patients
-        self.channels, self.names, self.mm = (Channel("image", unit),), None, (1, 1, 1)
+        self.channels, self.names, self.mm = (Channel("image", unit),), names, (1, 1, 1)
         self.labelled = all(files.label is not None for files in cases)
         self.spacing_known = True
         self.windows = {"image": PER_VOLUME if window is None else [window.low, window.high]}
@@ -90,10 +97,10 @@ class VolumePairs(Pairs):
         return [[case] if case in there else [] for case in self._order]
 
     def fingerprint(self) -> dict[str, Any]:
-        """How images are read, patients, and size and time of every file."""
+        """How images are read, labels, patients, and size and time of every file."""
         paths = [path for files in self.cases for path in (files.real, files.generated, files.label) if path]
         patients = [(files.id, files.patient, files.label is not None) for files in self.cases]
-        return self.about | {"patients": patients, "files": file_states(paths)}
+        return self.about | {"names": self.names, "patients": patients, "files": file_states(paths)}
 
     def items(self, cases: Sequence[str]) -> Iterator[Item]:
         """One case in memory at a time."""

@@ -90,8 +90,8 @@ def test_against_a_reference_each_file_is_opened_once(tmp_path: Path, opened: Co
     folders = Folders(of["real"], of["generated"], of["labels"], window=(0, 4095), levels=4095)
     reference = tmp_path / "real.npz"
     evaluate_pairs(folders.pairs(), tmp_path / "out", Request("radiomics_frechet", save_reference=reference))
+    alone = replace(folders, real=of["generated"]).pairs()  # looks into the headers of label maps for names
     opened.clear()
-    alone = replace(folders, real=of["generated"]).pairs()
     evaluate_generated(alone, reference, tmp_path / "out", Request("radiomics_frechet"))
     assert dict(opened) == {str(path): 1 for kind in ("generated", "labels") for path in of[kind].iterdir()}
 
@@ -116,7 +116,8 @@ def test_a_range_that_shows_late_counts_from_the_start(tmp_path: Path, opened: C
     opened.clear()
     found = evaluate_pairs(folders.pairs(), tmp_path / "1", request)
     assert found == given
-    assert sorted(Counter(opened.values()).items()) == [(1, 2 * 8), (2, 2 * 32)]  # the first group once more
+    often = Counter(opened.values())  # the first group once more, unless the second was read before the first was scored
+    assert sorted(often.items()) in ([(1, 2 * 8), (2, 2 * 32)], [(1, 2 * 40)])
     assert shards(folders, tmp_path / "2", request) == given
 
 

@@ -294,6 +294,22 @@ def test_ids_of_any_size(tmp_path: Path) -> None:
             assert found["metrics"][key]["value"] == entry["value"], key
 
 
+def test_a_table_beside_the_maps_names_labels(tmp_path: Path) -> None:
+    """As everywhere; ids that it calls alike stay apart, and one that it lacks has its number."""
+    plain = person(tmp_path)["labels"]
+    table = tmp_path / "labels" / "dseg.tsv"
+    table.write_text("index\tname\n0\tbackground\n1\tcortex\n2\tlesion\n")
+    seen = {"segmented": tmp_path / "labels"}
+    found = score(folders(tmp_path), tmp_path / "out", "label_mean_error,lesion_f1", lesion="lesion", **seen)
+    assert {row["label"]: row["name"] for row in found["per_label"]} == {0: "background", 1: "cortex", 2: "lesion"}
+    with pytest.raises(ValueError, match=r"tumour.*cortex.*lesion"):
+        score(folders(tmp_path), tmp_path / "out", "lesion_f1", lesion="tumour", **seen)
+    table.write_text("index\tname\n1\tgrey\n2\tgrey\n")
+    person(tmp_path, labels=np.where(plain == 2, np.arange(24)[:, None, None] % 2 + 2, plain))
+    named = score(folders(tmp_path), tmp_path / "other", "label_mean_error")["per_label"]
+    assert {row["name"] for row in named} == {"background", "grey_1", "grey_2", "label_3"}
+
+
 # -- what is said -------------------------------------------------------------------------------------------------
 
 

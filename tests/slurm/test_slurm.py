@@ -67,9 +67,12 @@ class Job:
         return dict(re.findall(r"(\w+)=(\S*)", slurm("scontrol", "show", "job", self.number)))
 
     def wait(self, seconds: float = 240) -> dict[str, str]:
-        """Its end; a requeued job is let go at once instead of after Slurm's two minutes, and has time enough."""
+        """Its end; a requeued job is let go at once instead of after Slurm's two minutes, and has time enough.
+
+        A job that exits with 85 has asked for its requeue, and may show as failed until that has happened.
+        """
         end = time.monotonic() + seconds
-        while (facts := self.facts())["JobState"] not in ENDED:
+        while (facts := self.facts())["JobState"] not in ENDED or facts["ExitCode"] == "85:0":
             assert time.monotonic() < end, f"job {self.number} did not end: {facts}\n{self.output}"
             if facts["JobState"] == "PENDING" and facts["Restarts"] != "0":
                 slurm("scontrol", "update", f"JobId={self.number}", "TimeLimit=10", "StartTime=now", check=False)
