@@ -116,7 +116,8 @@ def test_a_range_that_shows_late_counts_from_the_start(tmp_path: Path, opened: C
     opened.clear()
     found = evaluate_pairs(folders.pairs(), tmp_path / "1", request)
     assert found == given
-    often = Counter(opened.values())  # the first group once more, unless the second was read before the first was scored
+    often = Counter(opened.values())
+    # the first group once more, unless the second was read before the first was scored
     assert sorted(often.items()) in ([(1, 2 * 8), (2, 2 * 32)], [(1, 2 * 40)])
     assert shards(folders, tmp_path / "2", request) == given
 

@@ -180,9 +180,6 @@ def test_faults_cost_their_own_scan_and_a_repeated_call_does_the_rest(tmp_path: 
     broken.write_bytes(whole)
     assert (segment(o, predictor(), model).made, segment(o, predictor(), model).kept) == (1, 3)
     assert '"DatasetType": "derivative"' in (tmp_path / "out" / "dataset_description.json").read_text()
-    csf = hex_color(label_colors(predictor().method.spec.labels)[1])
-    rows = (tmp_path / "out" / "dseg.tsv").read_text().splitlines()
-    assert rows[:3] == ["index\tname\tcolor", "0\tbackground\t#000000", f"1\tcsf\t{csf}"]
     made = tmp_path / "out" / "sub-0" / "anat" / "sub-0_desc-T1w_dseg.nii.gz"
     assert made.is_file()
     # half-written: without made_from, which is written last, the scan is made again
@@ -195,6 +192,19 @@ def test_faults_cost_their_own_scan_and_a_repeated_call_does_the_rest(tmp_path: 
     assert len(other.faults) == 3
     assert "give --overwrite" in other.faults[0]
     assert segment(replace(o, overwrite=True), predictor(), {"name": "x", "weights_sha256": "1"}).made == 3
+
+
+def test_the_table_beside_segmentations_has_the_colours_of_the_training(tmp_path: Path) -> None:
+    """Those that a table gave the training's labels, through the weight file's metadata; others are drawn apart."""
+    save_nifti(tmp_path / "in/sub-0/anat/sub-0_T1w.nii.gz", smooth_phantom()[1])
+    labels = tuple(replace(label, color="#1234ab" if label.id == 2 else "") for label in spec().labels)
+    read = DataSpec.from_dict(json.loads(json.dumps(replace(spec(), labels=labels).to_dict())))
+    o = SegmentOptions(input=(tmp_path / "in",), output=tmp_path / "out", pictures=False)
+    segment(o, Predictor(Threshold(read), config(dims=3), torch.device("cpu")), {})
+    rows = (tmp_path / "out" / "dseg.tsv").read_text().splitlines()
+    drawn = hex_color(label_colors(spec().labels)[1])
+    assert rows[:3] == ["index\tname\tcolor", "0\tbackground\t#000000", f"1\tcsf\t{drawn}"]
+    assert rows[3].endswith("\t#1234ab")
 
 
 def test_bids_uris_lead_to_the_scans(tmp_path: Path) -> None:
