@@ -6,6 +6,8 @@ python benchmarks/tissue_table.py data/manual --repeats sub-1023 sub-1039 \\
 Stripped T1w as BIDS with `dseg.tsv` (index, tissue, structure) and label maps in derivatives; `table.md`, `table.json` and
 `person.png` out. What is in `table.json` is not done again: delete it, or the method in it, after a change.
 
+--segmented DIR, what scripts/segment.py made of the same scans with a network of these tissues, adds it and a vote of all.
+
 Dice of grey and white matter over all brain voxels. Dice of fluid over voxels with a label alone: brain voxels without
 one are cerebrospinal fluid and meninges. Structures: share of their voxels with the tissue of the manual table. Lesions:
 share of their voxels called white matter, where the classifier is told nothing of them. Seconds: of the processor, without
@@ -59,6 +61,8 @@ class TableOptions:
     """People whom nothing was chosen on: they have rows of their own."""
     lesions: Path | None = None
     """Folder of stripped T1w with lesion masks in derivatives/lesions."""
+    segmented: Path | None = None
+    """Folder of scripts/segment.py with csf, grey and white matter (1, 2, 3) of each person."""
     shown: str = ""
     """The person in the picture; by default there is none."""
     out: Path = Path("results/tissue")
@@ -97,11 +101,17 @@ def scored(found: NDArray, ids: NDArray, rows: Sequence[dict[str, str]]) -> dict
 def of_person(o: TableOptions, person: str, rows: Sequence[dict[str, str]], done: Scores) -> None:
     """Scores of a person by every method that is not in `done` yet."""
     scan = read_volume(next((o.bids / person).rglob("*_T1w.nii.gz")))
-    ids = manual(o, person)
-    for name in [name for name in CLASSIFIERS if name not in done]:
-        start = time.process_time()
-        found = CLASSIFIERS[name](scan)
-        done[name] = {**scored(found, ids, rows), "seconds": time.process_time() - start}
+    ids, maps = manual(o, person), {}
+    for name, method in CLASSIFIERS.items():
+        if name not in done or (o.segmented and "vote" not in done):
+            start = time.process_time()
+            maps[name] = method(scan)
+            done[name] = {**scored(maps[name], ids, rows), "seconds": time.process_time() - start}
+    if o.segmented and "vote" not in done:
+        found = read_volume(next((o.segmented / person).rglob("*_dseg.nii.gz"))).data
+        vote = np.where(maps["hmrf"] == found, found, maps["atlas"])  # where all three differ, the best of them
+        for name, one in (("segmenter", found), ("vote", vote)):
+            done[name] = scored(one, ids, rows)
 
 
 def of_patient(scan: Volume, lesion: NDArray[np.bool_], done: Scores) -> None:
@@ -136,9 +146,9 @@ def as_markdown(values: dict[str, Scores], lesions: dict[str, Scores], unseen: S
         groups |= {"others": [p for p in values if p not in unseen], "unseen": [p for p in values if p in unseen]}
     columns = ["grey", "white", "csf", *PARTS, "seconds"]
     lines = []
-    for method in CLASSIFIERS:
+    for method in next(iter(values.values())):
         for group, people in groups.items():
-            cells = [_cell([values[person][method][column] for person in people]) for column in columns]
+            cells = [_cell([values[person][method].get(column, np.nan) for person in people]) for column in columns]
             lines.append([f"`{method}`", f"{len(people)} {group}", *cells])
     below = [
         f"lesion voxels of {patient} called white matter: "
@@ -150,7 +160,7 @@ def as_markdown(values: dict[str, Scores], lesions: dict[str, Scores], unseen: S
 
 def _cell(values: Sequence[float]) -> str:
     mean, interval = float(np.mean(values)), bootstrap_interval(np.array(values))
-    if mean > 2:  # seconds
+    if mean > 2 or np.isnan(mean):  # seconds
         return f"{mean:.0f}"
     return f"{mean:.3f}" + (f" ({interval[0]:.3f} to {interval[1]:.3f})" if interval else "")
 
