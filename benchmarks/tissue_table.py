@@ -6,7 +6,8 @@ python benchmarks/tissue_table.py data/manual --repeats sub-1023 sub-1039 \\
 Stripped T1w as BIDS with `dseg.tsv` (index, tissue, structure) and label maps in derivatives; `table.md`, `table.json` and
 `person.png` out. What is in `table.json` is not done again: delete it, or the method in it, after a change.
 
---segmented DIR, what scripts/segment.py made of the same scans with a network of these tissues, adds it and a vote of all.
+--segmented NAME=DIR, what scripts/segment.py made of the same scans (of structures with `--tissue`),
+adds these networks, and the vote of the classifiers and the first of them.
 
 Dice of grey and white matter over all brain voxels. Dice of fluid over voxels with a label alone: brain voxels without
 one are cerebrospinal fluid and meninges. Structures: share of their voxels with the tissue of the manual table. Lesions:
@@ -61,8 +62,8 @@ class TableOptions:
     """People whom nothing was chosen on: they have rows of their own."""
     lesions: Path | None = None
     """Folder of stripped T1w with lesion masks in derivatives/lesions."""
-    segmented: Path | None = None
-    """Folder of scripts/segment.py with csf, grey and white matter (1, 2, 3) of each person."""
+    segmented: tuple[str, ...] = ()
+    """Name and folder of a network's csf, grey and white matter (1, 2, 3) of each person: NAME=DIR."""
     shown: str = ""
     """The person in the picture; by default there is none."""
     out: Path = Path("results/tissue")
@@ -98,20 +99,27 @@ def scored(found: NDArray, ids: NDArray, rows: Sequence[dict[str, str]]) -> dict
     return values
 
 
+def segmented(o: TableOptions, person: str) -> dict[str, NDArray]:
+    """A person's maps (I, J, K) of --segmented."""
+    folders = [word.partition("=") for word in o.segmented]
+    return {name: read_volume(next((Path(at) / person).rglob("*_dseg.nii.gz"))).data for name, _, at in folders}
+
+
 def of_person(o: TableOptions, person: str, rows: Sequence[dict[str, str]], done: Scores) -> None:
     """Scores of a person by every method that is not in `done` yet."""
     scan = read_volume(next((o.bids / person).rglob("*_T1w.nii.gz")))
-    ids, maps = manual(o, person), {}
+    ids, maps, given = manual(o, person), {}, segmented(o, person)
+    voting = bool(given) and "vote" not in done
     for name, method in CLASSIFIERS.items():
-        if name not in done or (o.segmented and "vote" not in done):
+        if name not in done or voting:
             start = time.process_time()
             maps[name] = method(scan)
             done[name] = {**scored(maps[name], ids, rows), "seconds": time.process_time() - start}
-    if o.segmented and "vote" not in done:
-        found = read_volume(next((o.segmented / person).rglob("*_dseg.nii.gz"))).data
-        vote = np.where(maps["hmrf"] == found, found, maps["atlas"])  # where all three differ, the best of them
-        for name, one in (("segmenter", found), ("vote", vote)):
-            done[name] = scored(one, ids, rows)
+    for name in given.keys() - done.keys():
+        done[name] = scored(given[name], ids, rows)
+    if voting:
+        first = next(iter(given.values()))
+        done["vote"] = scored(np.where(maps["hmrf"] == first, first, maps["atlas"]), ids, rows)
 
 
 def of_patient(scan: Volume, lesion: NDArray[np.bool_], done: Scores) -> None:
@@ -123,7 +131,8 @@ def of_patient(scan: Volume, lesion: NDArray[np.bool_], done: Scores) -> None:
 def shown(o: TableOptions, rows: Sequence[dict[str, str]]) -> NDArray[np.uint8]:
     """The person of --shown: manual labels, then the methods' maps."""
     scan = read_volume(next((o.bids / o.shown).rglob("*_T1w.nii.gz")))
-    return picture(scan, [tissue_of(manual(o, o.shown), rows), *(method(scan) for method in CLASSIFIERS.values())])
+    maps = [*(method(scan) for method in CLASSIFIERS.values()), *segmented(o, o.shown).values()]
+    return picture(scan, [tissue_of(manual(o, o.shown), rows), *maps])
 
 
 def picture(scan: Volume, maps: Sequence[NDArray[np.uint8]]) -> NDArray[np.uint8]:

@@ -62,7 +62,8 @@ class UtilityOptions:
     """Folder to write; the same command goes on where it stopped."""
     generators: tuple[str, ...] = (GMM,)
     """Sources of synthetic images: gmm for the generator on the training labels, NAME=FOLDER of test.py --phase train, or
-    'NAME=--model spade --preset demo' for a method of train.py that is trained on the same patients first."""
+    'NAME=--model spade --preset demo' for a method of train.py that is trained on the same patients first and paints their
+    label maps, 'NAME=--maps all --model …' those of all training patients, as if there were maps of people without scans."""
     arms: tuple[Arm, ...] = (REAL, SYNTHETIC, BOTH)
     """What to train on: real, synthetic, both; the first is what the others are compared with."""
     mix: Annotated[float, Must("above 0 and below 1", lambda share: 0 < share < 1)] = 0.5
@@ -113,22 +114,28 @@ class UtilityOptions:
 
 @dataclass(frozen=True)
 class Generator:
-    """A source of synthetic images: a folder of them, options of train.py for a method, or neither: the GMM on the fly."""
+    """A source of synthetic images: a folder of them, options of train.py for a method, or neither: the GMM on the fly.
+
+    all_maps: the method paints the label maps of all training patients, not of those alone that it was trained on.
+    """
 
     name: str
     folder: Path | None = None
     options: tuple[str, ...] = ()
+    all_maps: bool = False
 
     @classmethod
     def of(cls, text: str) -> Generator:
         """Of ``gmm``, ``NAME=FOLDER`` or ``NAME=--model …``; ValueError for another text."""
         name, _, what = text.partition("=")
-        if not what:
-            if text == GMM:
-                return cls(GMM)
+        if text == GMM:
+            return cls(GMM)
+        words = shlex.split(what) if what.startswith("--") else [what]
+        everyone = words[:2] == ["--maps", "all"]
+        if not any(options := words[2:] if everyone else words):
             raise ValueError(f"--generators {text}: must be gmm, NAME=FOLDER or 'NAME=--model … --preset …'")
         NAME.of(name, "--generators")
-        return cls(name, None, tuple(shlex.split(what))) if what.startswith("--") else cls(name, Path(what))
+        return cls(name, None, tuple(options), everyone) if what.startswith("--") else cls(name, Path(what))
 
 
 @dataclass(frozen=True)
@@ -267,7 +274,8 @@ def run_study(o: UtilityOptions, options: Sequence[str], run: Command) -> tuple[
     }
     Ledger.claim(o.out, settings, file="study.json", records="results")
     for source in o.sources:  # more generators may come at any time
-        what = list(source.options) if source.folder is None else fingerprint(source.folder)
+        given = [*(["--maps", "all"] if source.all_maps else []), *source.options]
+        what = given if source.folder is None else fingerprint(source.folder)
         if what:
             Ledger.claim(o.out / "generators" / source.name, {source.name: what}, flag="--generators", records=".")
     first, step = parse_shard(o.shard)
@@ -308,14 +316,15 @@ def commands(o: UtilityOptions, task: Task, options: Sequence[str]) -> list[tupl
 
 
 def _generator_commands(task: Task, run: list[str], images: Path, seed: list[str]) -> list[tuple[str, list[str]]]:
-    """Training on the task's patients, for as many images as with all patients, and synthesis of their label maps."""
+    """Training on the task's patients, for as many images as with all patients, and synthesis of label maps."""
     assert task.generator is not None
     options = [*task.generator.options]
     config = parse_train([*run, *options])
     if task.n < task.of and not config.method.fitted:
         options += ["--num_epochs", str(math.ceil(config.num_epochs * task.of / task.n))]
     made = ["--results_dir", str(images), "--phase", "train", "--metrics", "none", "--no-volumes", *_device(options)]
-    return [("train", [*run, *options, *task.who, *seed]), ("test", [*run, *made, *task.who])]
+    painted = () if task.generator.all_maps else task.who
+    return [("train", [*run, *options, *task.who, *seed]), ("test", [*run, *made, *painted])]
 
 
 def _device(options: Sequence[str]) -> list[str]:

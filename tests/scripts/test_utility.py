@@ -131,6 +131,7 @@ def test_another_study_in_the_folder_is_refused(options: UtilityOptions) -> None
     [
         ({"arms": ("fake",)}, "--arms fake: must be 'real', 'synthetic' or 'both'"),
         ({"generators": ("gan",)}, "--generators gan: must be gmm, NAME=FOLDER or"),
+        ({"generators": ("gan=--maps all",)}, "--generators gan=--maps all: must be gmm, NAME=FOLDER or"),
         ({"generators": ("gmm", "gan=no/such")}, "--generators gan=no/such: no such folder"),
         ({"generators": ("a=--model gmm", "a=--model spade")}, "--generators a: is named twice"),
         ({"generators": ("real=--model gmm",)}, "--generators real: is called as the runs of an arm"),
@@ -219,6 +220,11 @@ def test_a_generator_is_trained_once_on_each_draw_and_on_nobody_else(options: Ut
     assert made.only_patients == trained.only_patients == parse_test(test).only_patients
     assert len(made.only_patients) == 1
     assert trained.segmenter.results == (o.out / "images/gan-n1-s1/best",)
+    more = replace(o, generators=(gan.replace("gan=", "more=--maps all "),))  # trained on one, paints everybody's maps
+    alone = next(t for t in all_tasks(more, Manifest.load(o.dataroot)) if t.name == "both-more-n1-s1")
+    (_, train), (_, test), (_, segmenter), _ = commands(more, alone, [])
+    assert parse_train(train).only_patients == parse_train(segmenter).only_patients == made.only_patients
+    assert parse_test(test).only_patients == ()
     log: list[str] = []
     table, faults = run_study(o, [], stand_in(log))
     assert (faults, table["missing"], len(set(log))) == ([], [], len(log))  # each training once
@@ -228,6 +234,8 @@ def test_a_generator_is_trained_once_on_each_draw_and_on_nobody_else(options: Ut
     assert {d["n"] for d in table["differences"]} == {1, 3}
     with pytest.raises(ValueError, match="made with other settings: --gan"):
         run_study(replace(o, generators=(gan + "0",)), [], stand_in([]))
+    with pytest.raises(ValueError, match="made with other settings: --gan"):
+        run_study(replace(o, generators=(gan.replace("gan=", "gan=--maps all "),)), [], stand_in([]))
     folder = o.out / "images/gan-n3-s0/best"
     with pytest.raises(ValueError, match="holds images of sub-00, sub-01, sub-02, who test here or are in few draws"):
         run_study(replace(o, generators=(f"all={folder}",)), [], stand_in([]))
