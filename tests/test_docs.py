@@ -54,8 +54,8 @@ def test_flags_of_commands_exist(page: Path) -> None:
     for script, rest in commands(page):
         assert (ROOT / script).is_file(), f"{page.name}: {script}"
         own, _, training = rest.partition(" -- ")
-        methods = re.findall(r"""['"]\w+=(--model .*?)['"]""", own)  # utility.py's: of train.py, as what follows its --
-        own = re.sub(r"""['"]\w+=--model .*?['"]""", "", own)
+        methods = re.findall(r"""['"]\w+=(?:--maps all )?(--model .*?)['"]""", own)  # utility.py's: of train.py, as what follows its --
+        own = re.sub(r"""['"]\w+=(--maps all )?--model .*?['"]""", "", own)
         trained = [*methods, *([f"--model segmenter {training}"] if training else [])]
         for command, words in ((script, own), *(("train.py", words) for words in trained)):
             given = {
@@ -80,6 +80,16 @@ def test_paths_exist(page: Path) -> None:
     modules = {path.name for folder in folders for path in ROOT.glob(f"{folder}*.py")}
     lacking += set(re.findall(r"`(\w+\.py)`", text)) - modules
     assert not lacking, f"{page.name}: {', '.join(sorted(lacking))}"
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_the_labelled_scans_are_credited_as_their_terms_ask(page: Path) -> None:
+    for paragraph in page.read_text(encoding="utf-8").split("\n\n"):
+        text = " ".join(paragraph.split())
+        if "Neuromorphometrics, Inc." in text:
+            assert "OASIS project" in text, text
+            assert "under academic subscription" in text, text
+            assert "CC BY-NC 3.0" in text, text
 
 
 def test_the_architecture_names_what_is_there() -> None:
