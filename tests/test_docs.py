@@ -54,7 +54,8 @@ def test_flags_of_commands_exist(page: Path) -> None:
     for script, rest in commands(page):
         assert (ROOT / script).is_file(), f"{page.name}: {script}"
         own, _, training = rest.partition(" -- ")
-        methods = re.findall(r"""['"]\w+=(?:--maps all )?(--model .*?)['"]""", own)  # utility.py's: of train.py, as what follows its --
+        # utility.py's methods: options of train.py, as what follows its --
+        methods = re.findall(r"""['"]\w+=(?:--maps all )?(--model .*?)['"]""", own)
         own = re.sub(r"""['"]\w+=(--maps all )?--model .*?['"]""", "", own)
         trained = [*methods, *([f"--model segmenter {training}"] if training else [])]
         for command, words in ((script, own), *(("train.py", words) for words in trained)):
