@@ -8,6 +8,7 @@ from unittest import mock
 
 import numpy as np
 import pytest
+import skimage
 import torch
 import torchvision
 from torch import Tensor, nn
@@ -233,3 +234,14 @@ def test_efficientnet_is_that_of_timm(images: np.ndarray) -> None:
         theirs = reference.forward_head(reference.forward_features((x.expand(-1, 3, -1, -1) * 255 - 127) / 128), True)
     ours = efficientnet_extractor(CPU, resolve("efficientnet_lite0")).features(images)
     assert np.abs(ours - theirs.numpy()).max() < 1e-4 * theirs.std()
+
+
+@pytest.mark.parametrize(("photograph", "imagenet"), [("chelsea", 285), ("coffee", 967)])  # Egyptian cat, espresso
+def test_efficientnet_sees_what_a_photograph_shows(photograph: str, imagenet: int) -> None:
+    path = resolve("efficientnet_lite0")
+    grey = skimage.color.rgb2gray(getattr(skimage.data, photograph)())
+    side = min(grey.shape)
+    top, left = ((length - side) // 2 for length in grey.shape)
+    features = efficientnet_extractor(CPU, path).features(grey[None, top : top + side, left : left + side])
+    state = load_state(path)
+    assert int((features @ state["_fc.weight"].numpy().T + state["_fc.bias"].numpy()).argmax()) == imagenet

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 
+import numpy as np
 import pytest
+import skimage
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dataloaders.io import weights
 from dataloaders.io.weights import MissingWeights, load_state, locate, resolve
-from models.efficientnet import WIDTHS, EfficientNetLite
+from models.efficientnet import PIXEL_MEAN, PIXEL_STD, WIDTHS, EfficientNetLite, folded
 from models.gan.perceptual import LiteFeatures, VggFeatures, load_vgg
 
 
@@ -129,6 +132,21 @@ def test_channels_are_images_of_their_own(loss: tuple[nn.Module, Loss]) -> None:
 
 
 # -- EfficientNet-Lite ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("name", "classes"), [("cat", {281, 285}), ("coffee", {967})])  # tabby, Egyptian cat; espresso
+def test_a_photograph_is_classified(name: str, classes: set[int], lite_state: dict[str, Tensor]) -> None:
+    """The maps are those of the published network, weights included: its head, which is not ours, reads them rightly."""
+    x = torch.from_numpy(np.ascontiguousarray(getattr(skimage.data, name)())).permute(2, 0, 1)[None] / 255
+    side = min(x.shape[2:])
+    top, left = (x.shape[2] - side) // 2, (x.shape[3] - side) // 2
+    x = F.interpolate(x[:, :, top : top + side, left : left + side], (240, 240), mode="bicubic", antialias=True)
+    with torch.no_grad():
+        last = EfficientNetLite(lite_state)((x - PIXEL_MEAN) / PIXEL_STD)[-1]
+        pooled = F.relu6(folded(lite_state, "_conv_head", "_bn1")(last)).mean((2, 3))
+    chances = (pooled @ lite_state["_fc.weight"].T + lite_state["_fc.bias"]).softmax(1)
+    assert chances.argmax().item() in classes
+    assert chances.max() > 0.4
 
 
 @pytest.mark.slow  # timm takes seconds to import
