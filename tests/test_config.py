@@ -98,6 +98,31 @@ def test_one_of_the_pair_is_enough(flags: str, pair: str) -> None:
     assert f"{parsed.model} {parsed.preset}" == pair
 
 
+def test_published_presets_have_the_published_values() -> None:
+    """OASIS as for Cityscapes (but for its batch of 20), SPADE by its paper and code; the recipe's parts are off."""
+    for preset, rates, betas, width in (
+        ("oasis", (4e-4, 4e-4), (0, 0.999), 128),
+        ("spade", (1e-4, 4e-4), (0, 0.9), 64),
+    ):
+        parsed = parse("--preset", preset)
+        own = getattr(parsed, preset)
+        assert (parsed.lr_g, parsed.lr_d, parsed.beta1, parsed.beta2) == (*rates, *betas)
+        assert (own.channels_G, own.channels_D, own.spade_hidden, own.param_free_norm) == (64, width, 128, "batch")
+        assert (own.neighbours, own.grain, own.lambda_l1, own.lambda_lite, own.lambda_spectrum) == (0, False, 0, 0, 0)
+    assert (own.lambda_feature, own.lambda_vgg, own.num_D, own.detail_D) == (10, 10, 2, 0)
+    oasis = parse("--preset", "oasis").oasis
+    assert (oasis.ema_decay, oasis.lambda_labelmix, oasis.z_dim) == (0.999, 5, 64)
+
+
+def test_small_is_what_the_results_measure() -> None:
+    """docs/results.md's command: `demo` with rows, 128 hidden channels and a cosine."""
+    small, demo = parse(*"--model spade --preset small".split()), parse(*"--model spade --preset demo".split())
+    assert replace(small.spade, slices_D=1, spade_hidden=64) == demo.spade
+    assert (small.spade.slices_D, small.spade.spade_hidden, small.lr_decay) == (2, 128, "cosine")
+    for name in ("batch_size", "lr_g", "lr_d", "lr_decay_from", "beta1", "beta2"):
+        assert getattr(small, name) == getattr(demo, name)
+
+
 def test_a_preset_gives_defaults_that_flags_override() -> None:
     parsed = parse("--preset", "demo", "--oasis.channels_G", "9")
     assert (parsed.oasis.channels_G, parsed.oasis.channels_D, parsed.lr_g) == (9, 16, 4e-4)
