@@ -131,7 +131,7 @@ def test_options_of_a_preset_are_called_so(monkeypatch: pytest.MonkeyPatch, caps
         ("--batch_size 2: x", "--preset demo --batch-size 2", ""),
         ("--batch_size 2: x", "--preset demo --batch_size=2", ""),
         ("--num_workers 2: x", "--preset demo", ""),  # not of the preset
-        ("--batch_size 8: x", "", ""),
+        ("--batch_size 8: x", "--model oasis", ""),
         ("no option: --batch_size 2", "--preset demo", ""),
     ):
 
