@@ -60,8 +60,10 @@ class BenchmarkOptions:
     """Pixels per side."""
     batch_size: int = 1
     """Images per step."""
-    preset: Literal["oasis", "small", "demo"] = "oasis"
-    """Preset of train.py that gives the widths; oasis is the published one."""
+    model: Literal["oasis", "spade"] = "oasis"
+    """The method."""
+    preset: Literal["", "oasis", "spade", "small", "demo"] = ""
+    """Preset of train.py that gives widths and losses; by default the published one."""
     gpu_ids: str = "auto"
     """GPU to use: a number, -1 for the CPU, auto for GPU 0 where there is one."""
     steps: int = 3
@@ -149,8 +151,9 @@ def load_batches(settings: BenchmarkOptions) -> tuple[DataSpec, list[Batch], flo
 def measure(name: str, settings: BenchmarkOptions) -> dict[str, Any]:
     """Seconds per image, peak memory and arithmetic of one variant, in this process."""
     variant = VARIANTS[name]
-    flags = ["--name", "benchmark", "--dataroot", "d", "--model", "oasis", "--preset", settings.preset]
-    flags += variant.flags.split()
+    model = settings.model
+    flags = ["--name", "benchmark", "--dataroot", "d", "--model", model, "--preset", settings.preset or model]
+    flags += variant.flags.replace("--oasis.", f"--{model}.").split()
     config = options.parse_train([*flags, "--batch_size", str(settings.batch_size), "--gpu_ids", settings.gpu_ids])
     target = device.select_device(settings.gpu_ids)
     if config.tuned and target.type == "cpu":
@@ -233,7 +236,7 @@ def run_all(settings: BenchmarkOptions) -> dict[str, dict[str, Any]]:
         for name in chosen_variants(settings):
             print(f"round {round_number + 1}/{settings.rounds}: {name}", file=sys.stderr, flush=True)
             words = ["--variant", name, "--dataroot", settings.dataroot]
-            for key in ("size", "batch_size", "steps", "gpu_ids", "preset"):
+            for key in ("size", "batch_size", "steps", "gpu_ids", "model", "preset"):
                 words += [f"--{key}", getattr(settings, key)]
             try:
                 result = in_process(__file__, *words)
