@@ -270,17 +270,18 @@ def main() -> int:
         if settings.dataroot is None:
             settings = replace(settings, dataroot=template_folder(Path(folder) / "data", settings.size))
         assert settings.dataroot is not None
-        load_manifest(settings.dataroot)  # one line about a wrong folder, before any round
+        pixels = load_manifest(settings.dataroot).spec.size  # one line about a wrong folder, before any round
         best = run_all(settings)
     machine = device.environment(device.select_device(settings.gpu_ids))
-    print(f"\n{machine['device']}, torch {machine['torch']}, {settings.size}², batch {settings.batch_size}\n")
+    size = "×".join(map(str, pixels))
+    print(f"\n{machine['device']}, torch {machine['torch']}, {size} pixels, batch {settings.batch_size}\n")
     print(table(best))
     first = next(iter(best.values()), None)
     if first:
         shares = max(result["loader_share"] for result in best.values())
         print(f"\nloader: at most {100 * shares:.1f} % of a step")
     if settings.out:
-        write_json(settings.out, {"machine": machine, "size": settings.size, "results": best})
+        write_json(settings.out, {"machine": machine, "size": list(pixels), "results": best})
     return 0 if len(best) == len(chosen_variants(settings)) else 1
 
 
