@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import shutil
+from collections import Counter
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -12,6 +13,7 @@ from unittest import mock
 import pytest
 import torch
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 
 import engine.run
 from config import parse_train
@@ -29,6 +31,7 @@ from tests.toy import prepared_folder
 from train import train
 
 pytestmark = pytest.mark.slow
+NEEDS_GPU = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 
 
 @pytest.fixture(scope="module")
@@ -343,26 +346,63 @@ def test_a_step_that_is_not_finite_moves_nothing(
     assert len(crash["slices"]) == 4
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
-def test_a_step_waits_for_the_gpu_once(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """From a batch on the device to `settle` nothing is fetched, so the CPU runs ahead of the GPU."""
-    entered, settle = Run.entered, Run.settle
+class Fetches(TorchDispatchMode):
+    """Counts what makes the CPU wait for a GPU while it is `on`: values fetched, sizes that depend on values.
+
+    Single integers do not count: seeds are drawn as such, on the CPU.
+    """
+
+    on, waits = False, ("aten::_local_scalar_dense", "aten::nonzero", "aten::masked_select", "aten::_unique2")
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen: Counter[str] = Counter()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if (
+            self.on
+            and func.name().partition(".")[0] in self.waits
+            and not (args[0].ndim == 0 and args[0].dtype == torch.int64)
+        ):
+            self.seen[func.name()] += 1
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("device", ["-1", pytest.param("0", marks=NEEDS_GPU)])
+@pytest.mark.parametrize(
+    "method", ["--oasis.lambda_l1 1", "--model spade --preset demo --spade.slices_D 2 --batch_size 4"]
+)
+def test_a_step_waits_for_the_gpu_once(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, method: str, device: str
+) -> None:
+    """From a batch on the device to `settle` nothing is fetched, so the CPU runs ahead of the GPU.
+
+    On a GPU CUDA itself says so; on a CPU the operations that would wait are counted.
+    """
+    entered, settle, fetches = Run.entered, Run.settle, Fetches()
+
+    def watch(step: int) -> None:
+        fetches.on = step > 2
+        if device == "0":
+            torch.cuda.set_sync_debug_mode("error" if step > 2 else "default")
 
     def enter(self: Run, batch: Batch) -> Batch:
         moved = entered(self, batch)
-        torch.cuda.set_sync_debug_mode("error" if self.state.step > 2 else "default")
+        watch(self.state.step)
         return moved
 
     def look(self: Run, batch: Batch, parts: list[Batch]) -> None:
-        torch.cuda.set_sync_debug_mode("default")
+        watch(0)
         settle(self, batch, parts)
 
     monkeypatch.setattr(Run, "entered", enter)
     monkeypatch.setattr(Run, "settle", look)
     try:
-        run(data, tmp_path, "--num_epochs", 4, *QUICK, "--gpu_ids", "0", "--oasis.lambda_l1", 1)
+        with fetches:
+            run(data, tmp_path, "--num_epochs", 4, *QUICK, "--gpu_ids", device, *method.split())
     finally:
-        torch.cuda.set_sync_debug_mode("default")
+        watch(0)
+    assert not +fetches.seen
 
 
 def test_a_winning_discriminator_is_a_warning_where_pairs_teach_the_generator(
