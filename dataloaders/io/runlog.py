@@ -155,6 +155,10 @@ def _draw(panels: dict[str, tuple[list[float], list[float]]], path: Path) -> Non
     for position, (name, (xs, ys)) in enumerate(panels.items(), 1):
         axes = figure.add_subplot(rows, columns, position)
         axes.plot(xs, ys, color="#1f4e79", linewidth=1.2, marker="." if len(xs) < 30 else "")
+        later = ys[len(ys) // 10 :]  # the steep start of a run would flatten all that follows; it may leave the panel
+        if len(ys) >= 20 and max(later) > min(later):
+            margin = 0.05 * (max(later) - min(later))
+            axes.set_ylim(min(later) - margin, max(later) + margin)
         axes.set_title(name, fontsize=9)
         axes.tick_params(labelsize=7)
         axes.locator_params(nbins=4)
