@@ -166,8 +166,8 @@ def files_with(path: Path) -> list[Path]:
 
 
 def common_labels(paths: Sequence[Path]) -> tuple[Label, ...]:
-    """The classes that come with every one of the maps; () where they are not the same for all."""
-    first, *others = [found[0] if (found := labels_with(path)) else () for path in paths]
+    """The classes that come with every one of the maps; () where they are not the same for all, or there are no maps."""
+    first, *others = [found[0] if (found := labels_with(path)) else () for path in paths] or [()]
     return first if all(labels == first for labels in others) else ()
 
 
