@@ -4,7 +4,8 @@ python benchmarks/strip_table.py studies/ms.toml
 
 White matter never lies at the brain's surface: what the study's first classifier calls white within 2 mm of a mask's edge,
 in the plane of the slices, is skull, fat or a brain that was cut into; what is 1.3 times as bright as the median of white
-matter is fat or contrast agent. Raw heads alone; Markdown on stdout.
+matter is fat or contrast agent. Slices are taken across the thickest voxels, of cubes across the first axis. Raw heads
+alone; Markdown on stdout.
 """
 
 from __future__ import annotations
@@ -52,8 +53,9 @@ def run() -> int:
     for case in project.cases:
         outputs = {name: project.records[name].outputs for name in project.records if name.endswith(f"/{case}")}
         maps = [f"tissue/{first}_{tool}/{case}" for tool in tools]
-        raw = all(project.records[f"strip/{tool}/{case}"].tool.get("name") != "given" for tool in tools)
-        if not raw or any("tissue" not in outputs.get(name, {}) for name in maps):
+        if any("tissue" not in outputs.get(name, {}) for name in maps):
+            continue
+        if any(project.records[f"strip/{tool}/{case}"].tool.get("name") == "given" for tool in tools):
             continue
         image = read_volume(project.study.work / f"harmonise/{case}" / outputs[f"harmonise/{case}"]["image"].file)
         ml, found = voxel_volume(image.affine) / 1000, []
@@ -62,6 +64,10 @@ def run() -> int:
             edge, bright = leavings(tissue, image.data, np.array(spacing(image.affine)))
             found.append([f"{(tissue > 0).sum() * ml / 1000:.2f}", f"{edge * ml:.1f}", f"{bright * ml:.1f}"])
         rows.append([case, *(cell for column in zip(*found, strict=True) for cell in column)])
+    if not rows:
+        raise ValueError(
+            f"{project.file}: no raw head has its tissue maps; run the study first (scripts/pipeline.py run)"
+        )
     heads = ("brain, l", "white at the edge, ml", "brighter than white, ml")
     print(markdown_table(["", *(f"{head}: `{tool}`" for head in heads for tool in tools)], rows))
     return 0

@@ -34,7 +34,7 @@ from numpy.typing import NDArray
 from dataloaders.io.files import markdown_table, read_json, write_json, write_text
 from dataloaders.io.geometry import bounding_box, to_ras
 from dataloaders.io.nifti import Volume, read_volume
-from dataloaders.io.pictures import save_picture, tile_grid, to_grey
+from dataloaders.io.pictures import save_picture, tile_grid, titled, to_grey
 from dataloaders.prepare.atlas import template_maps
 from dataloaders.registration import dice
 from engine.command import exit_code
@@ -101,25 +101,31 @@ def scored(found: NDArray, ids: NDArray, rows: Sequence[dict[str, str]]) -> dict
 
 def segmented(o: TableOptions, person: str) -> dict[str, NDArray]:
     """A person's maps (I, J, K) of --segmented."""
-    folders = [word.partition("=") for word in o.segmented]
-    return {name: read_volume(next((Path(at) / person).rglob("*_dseg.nii.gz"))).data for name, _, at in folders}
+    found = {}
+    for word in o.segmented:
+        name, _, folder = word.partition("=")
+        maps = sorted((Path(folder) / person).rglob("*_dseg.nii.gz")) if folder else []
+        if len(maps) != 1:
+            raise ValueError(f"--segmented {word}: must be NAME=DIR with one segmentation of {person}, has {len(maps)}")
+        found[name] = read_volume(maps[0]).data
+    return found
 
 
 def of_person(o: TableOptions, person: str, rows: Sequence[dict[str, str]], done: Scores) -> None:
     """Scores of a person by every method that is not in `done` yet."""
     scan = read_volume(next((o.bids / person).rglob("*_T1w.nii.gz")))
-    ids, maps, given = manual(o, person), {}, segmented(o, person)
-    voting = bool(given) and "vote" not in done
+    ids, maps = manual(o, person), segmented(o, person)
+    vote = f"vote with {next(iter(maps))}" if maps else ""
     for name, method in CLASSIFIERS.items():
-        if name not in done or voting:
+        if name not in done or (vote and vote not in done):
             start = time.process_time()
             maps[name] = method(scan)
             done[name] = {**scored(maps[name], ids, rows), "seconds": time.process_time() - start}
-    for name in given.keys() - done.keys():
-        done[name] = scored(given[name], ids, rows)
-    if voting:
-        first = next(iter(given.values()))
-        done["vote"] = scored(np.where(maps["hmrf"] == first, first, maps["atlas"]), ids, rows)
+    if vote and vote not in done:
+        first = maps[vote.removeprefix("vote with ")]
+        maps[vote] = np.where(maps["hmrf"] == first, first, maps["atlas"])
+    for name in [name for name in maps if name not in done]:
+        done[name] = scored(maps[name], ids, rows)
 
 
 def of_patient(scan: Volume, lesion: NDArray[np.bool_], done: Scores) -> None:
@@ -129,10 +135,11 @@ def of_patient(scan: Volume, lesion: NDArray[np.bool_], done: Scores) -> None:
 
 
 def shown(o: TableOptions, rows: Sequence[dict[str, str]]) -> NDArray[np.uint8]:
-    """The person of --shown: manual labels, then the methods' maps."""
+    """The person of --shown: the scan, manual labels, then the methods' maps."""
     scan = read_volume(next((o.bids / o.shown).rglob("*_T1w.nii.gz")))
-    maps = [*(method(scan) for method in CLASSIFIERS.values()), *segmented(o, o.shown).values()]
-    return picture(scan, [tissue_of(manual(o, o.shown), rows), *maps])
+    maps = {"manual": tissue_of(manual(o, o.shown), rows)}
+    maps |= {name: method(scan) for name, method in CLASSIFIERS.items()} | segmented(o, o.shown)
+    return titled(picture(scan, list(maps.values())), ["T1w", *maps])
 
 
 def picture(scan: Volume, maps: Sequence[NDArray[np.uint8]]) -> NDArray[np.uint8]:
@@ -155,7 +162,7 @@ def as_markdown(values: dict[str, Scores], lesions: dict[str, Scores], unseen: S
         groups |= {"others": [p for p in values if p not in unseen], "unseen": [p for p in values if p in unseen]}
     columns = ["grey", "white", "csf", *PARTS, "seconds"]
     lines = []
-    for method in next(iter(values.values())):
+    for method in [name for name in next(iter(values.values())) if all(name in found for found in values.values())]:
         for group, people in groups.items():
             cells = [_cell([values[person][method].get(column, np.nan) for person in people]) for column in columns]
             lines.append([f"`{method}`", f"{len(people)} {group}", *cells])

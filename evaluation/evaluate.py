@@ -185,12 +185,12 @@ def _write(
 
 
 def _check_labels(side: Side, scores: Scores) -> None:
-    """What only reading tells of label maps: ValueError where a lesion label of maps without names is nowhere."""
+    """What only reading tells of label maps: ValueError where a lesion label is nowhere that need not be named."""
     pairs, planned = side
     if not pairs.labelled:
         return
     there = {row["label"]: row["name"] for row in scores.tables["label"]}
-    if pairs.names is None and planned.lesion is not None and planned.lesion not in there:
+    if not pairs.all_named and planned.lesion is not None and planned.lesion not in there:
         raise ValueError(no_label(planned.request.lesion, there))
     if not any(there):
         warn_once("all label maps are 0 where images are compared, so nothing within labels has a value")

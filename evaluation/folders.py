@@ -109,7 +109,7 @@ class Folders:
             for label in named
             for i in label.source
         }
-        pairs = VolumePairs(files, window, self.axis, self.unit, patients, names or None)
+        pairs = VolumePairs(files, window, self.axis, self.unit, patients, names)
         if self.window is None:
             warn_once(
                 f"{self.real}: no --window, so PSNR, SSIM and networks use the range of each real volume, and "
@@ -128,7 +128,7 @@ class FolderPairs(PngPairs):
 
     def __init__(self, folders: Folders, files: Sequence[Files], patients: str) -> None:
         self.folders, self.folder, self.patients = folders, folders.generated, patients
-        self.channels, self.names, self.labelled = (Channel("image", folders.unit),), None, folders.labels is not None
+        self.channels, self.names, self.labelled = (Channel("image", folders.unit),), {}, folders.labels is not None
         self.provenance = {"name": self.folder.name, "levels": folders.levels}
         beside = _results_of(self.folder, [one.generated for one in files])
         self.axis, self.mm = (

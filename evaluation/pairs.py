@@ -85,8 +85,8 @@ class Item:
 class Pairs(ABC):
     """What can be scored: how images are read, provenance for the report, and the slices one after the other.
 
-    names: of labels by id; None where label maps have ids alone. mm: between slices, rows and columns, where a case does
-    not say (see `spacing`); 1 where unknown.
+    names: of labels by id, {} where label maps have ids alone. all_named: whether there are no others. mm: between slices,
+    rows and columns, where a case does not say (see `spacing`); 1 where unknown.
     windows: channel -> [low, high], words where images differ, or None where only reading will tell. labelled: whether
     label maps say what is where. spacing_known: whether millimetres are. patients: how they were found. region: what of
     the images is compared, in words.
@@ -94,7 +94,8 @@ class Pairs(ABC):
 
     channels: Sequence[Channel]
     axis: Axis | None
-    names: dict[int, str] | None
+    names: dict[int, str]
+    all_named = False
     mm: tuple[float, float, float]
     provenance: dict[str, object]
     windows: dict[str, list[float] | str | None]
@@ -170,17 +171,17 @@ class Pairs(ABC):
 
     def name_of(self, label: int) -> str:
         """Name of a label, also of one that only a segmentation has."""
-        return (self.names or {0: "background"}).get(label, f"label_{label}")
+        return self.names.get(label, f"label_{label}" if label else "background")
 
     def label_named(self, text: str) -> int:
         """Label that a user names by its name or its id; ValueError lists what there is, as far as it is known."""
-        number = text.removeprefix("label_")
-        if self.names is None and number.isdecimal():
-            return int(number)
-        for label, name in (self.names or {}).items():
+        for label, name in self.names.items():
             if text in (str(label), name):
                 return label
-        raise ValueError(no_label(text, self.names or {}))
+        number = text.removeprefix("label_")
+        if number.isdecimal() and not self.all_named:
+            return int(number)
+        raise ValueError(no_label(text, self.names))
 
 
 def no_label(text: object, names: Mapping[int, str]) -> str:
@@ -313,7 +314,7 @@ class ManifestPairs(PngPairs):
         self.size = spec.size
         self.folder, self.cases, self.provenance = folder, manifest.cases, manifest.provenance
         self.channels, self.axis, self.mm = spec.channels, spec.axis, (spec.slice_spacing, *spec.spacing)
-        self.names = {label.id: label.name for label in spec.labels}
+        self.names, self.all_named = {label.id: label.name for label in spec.labels}, True
         self.patients = "as in the manifest"
         self.labelled = any(item.label for case in manifest.cases for item in case.slices)
         self.spacing_known = self.axis is not None or self.mm != (1, 1, 1)  # prepared PNG files have neither

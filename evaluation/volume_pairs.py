@@ -51,8 +51,8 @@ class VolumePairs(Pairs):
         window: Window | None,
         axis: Axis,
         unit: str,
-        patients: str = "as named",
-        names: dict[int, str] | None = None,
+        patients: str,
+        names: dict[int, str],
     ) -> None:
         self.cases, self.window, self.axis, self.patients = cases, window, axis, patients
         self.channels, self.names, self.mm = (Channel("image", unit),), names, (1, 1, 1)
@@ -168,7 +168,7 @@ class VolumePairs(Pairs):
         cases = [replace(files, generated=found[files.id]) for files in self.cases if files.id in found]
         if not cases:
             raise ValueError(f"--repeats {folder}: has no volume of a name that is scored")
-        other = VolumePairs(cases, self.window, self.axis, self.channels[0].unit, self.patients)
+        other = VolumePairs(cases, self.window, self.axis, self.channels[0].unit, self.patients, self.names)
         other._order, other._grids, other._held = self._order, self._grids, self._held
         return other
 

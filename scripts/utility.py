@@ -89,6 +89,10 @@ class UtilityOptions:
     def check_together(self) -> None:
         """ValueError where there is nothing to do, or a generator's folder is missing."""
         for source in self.sources:
+            if source.all_maps and not self.patients:
+                raise ValueError(
+                    f"--generators {source.name}: --maps all is for --patients; without, all maps are painted"
+                )
             if source.folder is not None and not source.folder.is_dir():
                 raise ValueError(
                     f"--generators {source.name}={source.folder}: no such folder; test.py --phase train makes one"
@@ -130,12 +134,16 @@ class Generator:
         name, _, what = text.partition("=")
         if text == GMM:
             return cls(GMM)
-        words = shlex.split(what) if what.startswith("--") else [what]
+        words = shlex.split(what) if what.startswith("--") else []
         everyone = words[:2] == ["--maps", "all"]
-        if not any(options := words[2:] if everyone else words):
-            raise ValueError(f"--generators {text}: must be gmm, NAME=FOLDER or 'NAME=--model … --preset …'")
+        options = words[2:] if everyone else words
+        misplaced = not (options and options[0].startswith("--")) or any(w.startswith("--maps") for w in options)
+        if not what or (words and misplaced):
+            raise ValueError(
+                f"--generators {text}: must be gmm, NAME=FOLDER, 'NAME=--model … --preset …' or 'NAME=--maps all --model …'"
+            )
         NAME.of(name, "--generators")
-        return cls(name, None, tuple(options), everyone) if what.startswith("--") else cls(name, Path(what))
+        return cls(name, None, tuple(options), everyone) if words else cls(name, Path(what))
 
 
 @dataclass(frozen=True)

@@ -93,6 +93,29 @@ def test_the_labelled_scans_are_credited_as_their_terms_ask(page: Path) -> None:
             assert "CC BY-NC 3.0" in text, text
 
 
+SHOWN = {  # pictures of scans, and whose they are
+    "Neuromorphometrics": (
+        "gan_1mm",
+        "gan_people",
+        "gan_slices",
+        "paint",
+        "pipeline_predictions",
+        "segmenter_tissue",
+        "tissue_atlas",
+    ),
+    "Lesjak": ("lesions_sub-07", "lesions_sub-19", "paint_lesions", "pipeline_strip", "segmenter_contrasts"),
+    "TotalSegmentator": ("gan_ct",),
+}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_pages_with_pictures_of_scans_say_whose_they_are(page: Path) -> None:
+    text = page.read_text(encoding="utf-8")
+    for owner, pictures in SHOWN.items():
+        if any(f"images/{name}.png" in text for name in pictures):
+            assert owner in text
+
+
 def test_the_architecture_names_what_is_there() -> None:
     """`module.name`, `Class.name` and `name` are defined in the product, in that file or class where one is said."""
     defined: set[str] = set()

@@ -202,7 +202,7 @@ def _header_names(path: Path) -> dict[int, str]:
         return {}
     try:
         extensions = getattr(nib.load(path).header, "extensions", ())
-    except nib.spatialimages.HeaderDataError:  # damaged extensions, which cost nothing but the names
+    except Exception:  # nibabel raises whatever the bytes lead it to; who reads the map says what is wrong with it
         return {}
     names: dict[int, str] = {}
     for extension in extensions:

@@ -60,7 +60,7 @@ class GanWorkflow(SynthesisWorkflow):
         return [
             f"networks of published width are for GPUs: on this CPU ({counted(threads, 'thread')}) expect roughly "
             f"{rate_words(1 / seconds, images)}, and {memory:.0f} GB of memory (of {machine_memory_gb():.0f} GB here)",
-            "for such machines: --preset demo (minutes on two cores), or small (a night)",
+            "for such machines: --preset demo (minutes on two cores), or small (hours)",
         ]
 
 

@@ -27,8 +27,8 @@ def lattice(case: CaseSlices) -> dict[str, float]:
     summed over the case's slices; lattice_ratio: geometric mean of the three. NaN without a slice of at least 64 pixels a
     side, and for constant images. The same in any unit and contrast.
     """
-    lines, period = _lines()
-    powers = np.zeros((2, 2, len(lines)))  # real and generated, on the line and beside it
+    period = lines()[1]
+    powers = np.zeros((2, 2, len(period)))  # real and generated, on the line and beside it
     for item in case.scored:
         if min(item.real.shape) >= SMALLEST_SIDE:
             powers += np.stack([line_powers(image) for image in item.physical])
@@ -51,10 +51,10 @@ def line_powers(image: NDArray) -> NDArray[np.float64]:
 
 
 @functools.cache
-def _lines() -> tuple[NDArray[np.intp], NDArray[np.intp]]:
+def lines() -> tuple[NDArray[np.intp], NDArray[np.intp]]:
     """Multiples of 1/8 cycle per pixel along rows and columns (63, 2), and the shortest period (63,) that has each."""
-    lines = np.argwhere(np.ones((8, 8)))[1:]
-    return lines, 8 // np.gcd(np.gcd(lines[:, 0], lines[:, 1]), 8)
+    found = np.argwhere(np.ones((8, 8)))[1:]
+    return found, 8 // np.gcd(np.gcd(found[:, 0], found[:, 1]), 8)
 
 
 @functools.lru_cache(maxsize=16)
@@ -64,7 +64,7 @@ def _bins(shape: tuple[int, int]) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
     far = np.abs(steps).max(1)
     near_and_beside = []
     for chosen in (steps[far <= 1], steps[far >= 3]):
-        rows, columns = np.moveaxis(_lines()[0][:, None] * np.array(shape) // 8 + chosen, -1, 0)
+        rows, columns = np.moveaxis(lines()[0][:, None] * np.array(shape) // 8 + chosen, -1, 0)
         columns = columns % shape[1]
         other = columns > shape[1] // 2  # the conjugate has the same power
         rows, columns = np.where(other, -rows, rows) % shape[0], np.where(other, shape[1] - columns, columns)

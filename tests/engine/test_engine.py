@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from matplotlib.figure import Figure
 
 from dataloaders.io.files import read_json
 from dataloaders.io.runlog import RunLog, read_log
@@ -106,6 +107,25 @@ def test_the_log_rewinds_and_survives_a_cut_line(tmp_path: Path, capsys: pytest.
     log.plot()
     assert (tmp_path / "curves.png").stat().st_size > 1000
     log.close()
+
+
+def test_the_steep_start_of_a_run_does_not_flatten_its_curve(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    limits: dict[str, tuple[float, float]] = {}
+    save = Figure.savefig
+
+    def look(figure: Figure, *args: object, **options: object) -> None:
+        limits.update({panel.get_title(): panel.get_ylim() for panel in figure.axes})
+        save(figure, *args, **options)
+
+    monkeypatch.setattr(Figure, "savefig", look)
+    log = RunLog(tmp_path)
+    for i, loss in enumerate([100.0, 50.0, *np.linspace(1, 0, 28)]):
+        log.record({"kind": "train", "images": i, "losses": {"long": loss} | ({"short": loss} if i < 10 else {})})
+    log.plot()
+    log.close()
+    long, short = limits["long"], limits["short"]
+    assert -0.1 < long[0] < 0 < 0.9 < long[1] < 1.1
+    assert short[1] > 100
 
 
 def test_optimiser_states_take_the_layout_of_their_parameters() -> None:

@@ -25,6 +25,7 @@ from engine.run import Run
 from engine.signals import EXIT_DIVERGED, EXIT_STALLED
 from models import build_method
 from models.base import Batch
+from models.gan.condition import Condition
 from models.gan.oasis import Oasis
 from tests.launch import training
 from tests.toy import prepared_folder
@@ -349,23 +350,35 @@ def test_a_step_that_is_not_finite_moves_nothing(
 class Fetches(TorchDispatchMode):
     """Counts what makes the CPU wait for a GPU while it is `on`: values fetched, sizes that depend on values.
 
-    Single integers do not count: seeds are drawn as such, on the CPU.
+    Numbers that were just drawn do not count: seeds are, on the CPU.
     """
 
-    on, waits = False, ("aten::_local_scalar_dense", "aten::nonzero", "aten::masked_select", "aten::_unique2")
+    on = False
+    waits = (
+        *("aten::_local_scalar_dense", "aten::nonzero", "aten::masked_select", "aten::_unique2", "aten::bincount"),
+        "aten::repeat_interleave.Tensor",
+    )
 
     def __init__(self) -> None:
         super().__init__()
         self.seen: Counter[str] = Counter()
+        self.calls = 0
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if (
-            self.on
-            and func.name().partition(".")[0] in self.waits
-            and not (args[0].ndim == 0 and args[0].dtype == torch.int64)
-        ):
-            self.seen[func.name()] += 1
-        return func(*args, **(kwargs or {}))
+        name = func.name()
+        if self.on:
+            self.calls += 1
+            by_mask = name.startswith("aten::index") and any(
+                isinstance(place, Tensor) and place.dtype == torch.bool
+                for place in (args[1] if isinstance(args[1], (list, tuple)) else ())
+            )
+            waits = name in self.waits or name.partition(".")[0] in self.waits
+            if by_mask or (waits and not hasattr(args[0], "drawn")):
+                self.seen[name] += 1
+        found = func(*args, **(kwargs or {}))
+        if name.startswith("aten::randint"):
+            found.drawn = True
+        return found
 
 
 @pytest.mark.parametrize("device", ["-1", pytest.param("0", marks=NEEDS_GPU)])
@@ -379,7 +392,7 @@ def test_a_step_waits_for_the_gpu_once(
 
     On a GPU CUDA itself says so; on a CPU the operations that would wait are counted.
     """
-    entered, settle, fetches = Run.entered, Run.settle, Fetches()
+    entered, settle, meetings, fetches = Run.entered, Run.settle, Condition.meetings, Fetches()
 
     def watch(step: int) -> None:
         fetches.on = step > 2
@@ -395,14 +408,43 @@ def test_a_step_waits_for_the_gpu_once(
         watch(0)
         settle(self, batch, parts)
 
+    def look_up(self: Condition, kernel: int) -> tuple[Tensor, Tensor]:  # what CPUs alone do
+        on, fetches.on = fetches.on, False
+        found = meetings(self, kernel)
+        fetches.on = on
+        return found
+
     monkeypatch.setattr(Run, "entered", enter)
     monkeypatch.setattr(Run, "settle", look)
+    monkeypatch.setattr(Condition, "meetings", look_up)
     try:
         with fetches:
             run(data, tmp_path, "--num_epochs", 4, *QUICK, "--gpu_ids", device, *method.split())
     finally:
         watch(0)
+    assert fetches.calls > 1000
     assert not +fetches.seen
+
+
+def test_fetches_are_seen() -> None:
+    """What the test above is blind to could come back unseen."""
+    x, ids = torch.ones(3), torch.tensor([0, 2, 1])
+    with (fetches := Fetches()):
+        fetches.on = True
+        int(torch.randint(9, ()))
+        assert not fetches.seen
+        for i, fetch in enumerate(
+            (
+                lambda: ids.max().item(),
+                lambda: x[x > 0],
+                lambda: x.__setitem__(x > 0, torch.zeros(3)),
+                lambda: torch.bincount(ids),
+                lambda: x.repeat_interleave(ids),
+                lambda: ids.unique(),
+            )
+        ):
+            fetch()
+            assert fetches.seen.total() > i, fetches.seen
 
 
 def test_a_winning_discriminator_is_a_warning_where_pairs_teach_the_generator(

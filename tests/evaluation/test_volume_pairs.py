@@ -295,7 +295,7 @@ def test_ids_of_any_size(tmp_path: Path) -> None:
 
 
 def test_a_table_beside_the_maps_names_labels(tmp_path: Path) -> None:
-    """As everywhere; ids that it calls alike stay apart, and one that it lacks has its number."""
+    """Ids that it calls alike stay apart, and one that it lacks has its number, by which it can be asked for."""
     plain = person(tmp_path)["labels"]
     table = tmp_path / "labels" / "dseg.tsv"
     table.write_text("index\tname\n0\tbackground\n1\tcortex\n2\tlesion\n")
@@ -308,6 +308,24 @@ def test_a_table_beside_the_maps_names_labels(tmp_path: Path) -> None:
     person(tmp_path, labels=np.where(plain == 2, np.arange(24)[:, None, None] % 2 + 2, plain))
     named = score(folders(tmp_path), tmp_path / "other", "label_mean_error")["per_label"]
     assert {row["name"] for row in named} == {"background", "grey_1", "grey_2", "label_3"}
+    for i, text in enumerate(("3", "label_3", "grey_2")):
+        found = score(folders(tmp_path), tmp_path / f"lesion{i}", "lesion_f1", lesion=text, **seen)
+        assert found["metrics"]["lesion_f1"]["value"] is not None
+    table.write_text("index\tname\n1\tgrey\n77\tlesion\n")
+    with pytest.raises(
+        ValueError, match="--lesion lesion: no such label; there are 0 background, 1 grey, 2 label_2, 3"
+    ):
+        score(folders(tmp_path), tmp_path / "nowhere", "lesion_f1", lesion="lesion", **seen)
+
+
+@pytest.mark.parametrize("damage", [b"", b"no gzip file", None])
+def test_a_damaged_label_map_is_one_line(tmp_path: Path, damage: bytes | None) -> None:
+    """Its header is looked into for names before it is read."""
+    person(tmp_path)
+    path = tmp_path / "labels" / "p.nii.gz"
+    path.write_bytes(path.read_bytes()[:100] if damage is None else damage)
+    with pytest.raises(ValueError, match=f"{path}: "):
+        score(folders(tmp_path), tmp_path / "out", "label_mean_error")
 
 
 # -- what is said -------------------------------------------------------------------------------------------------

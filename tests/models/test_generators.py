@@ -11,7 +11,7 @@ import torch
 from scipy.ndimage import gaussian_filter
 from torch import nn
 
-from evaluation.metrics.lattice import PERIODS, _lines, line_powers
+from evaluation.metrics.lattice import PERIODS, line_powers, lines
 from models.gan.condition import Condition
 from models.gan.discriminator import OasisDiscriminator
 from models.gan.generator import SpadeGenerator
@@ -20,7 +20,7 @@ from models.gan.norms import NormOptions
 from models.gan.options import GanConfig, OasisConfig
 
 pytestmark = pytest.mark.slow
-LINE_PERIODS = _lines()[1]
+LINE_PERIODS = lines()[1]
 
 
 def of(num_labels: int, z_dim: int, **options: object) -> NormOptions:

@@ -130,8 +130,17 @@ def test_another_study_in_the_folder_is_refused(options: UtilityOptions) -> None
     ("change", "message"),
     [
         ({"arms": ("fake",)}, "--arms fake: must be 'real', 'synthetic' or 'both'"),
-        ({"generators": ("gan",)}, "--generators gan: must be gmm, NAME=FOLDER or"),
-        ({"generators": ("gan=--maps all",)}, "--generators gan=--maps all: must be gmm, NAME=FOLDER or"),
+        ({"generators": ("gan",)}, "--generators gan: must be gmm, NAME=FOLDER,"),
+        *(
+            ({"generators": (text,)}, f"--generators {text}: must be gmm, NAME=FOLDER, 'NAME=--model")
+            for text in (
+                "gan=--maps all",
+                "gan=--model spade --maps all",
+                "gan=--maps=all --model spade",
+                "gan=--maps all x",
+            )
+        ),
+        ({"generators": ("gan=--maps all --model spade",)}, "--generators gan: --maps all is for --patients"),
         ({"generators": ("gmm", "gan=no/such")}, "--generators gan=no/such: no such folder"),
         ({"generators": ("a=--model gmm", "a=--model spade")}, "--generators a: is named twice"),
         ({"generators": ("real=--model gmm",)}, "--generators real: is called as the runs of an arm"),
