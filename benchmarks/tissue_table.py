@@ -115,15 +115,16 @@ def of_person(o: TableOptions, person: str, rows: Sequence[dict[str, str]], done
     """Scores of a person by every method that is not in `done` yet."""
     scan = read_volume(next((o.bids / person).rglob("*_T1w.nii.gz")))
     ids, maps = manual(o, person), segmented(o, person)
-    vote = f"vote with {next(iter(maps))}" if maps else ""
+    first = next(iter(maps), "")  # of the networks: the one that votes
+    vote = f"vote with {first}"
+    voting = bool(first) and vote not in done
     for name, method in CLASSIFIERS.items():
-        if name not in done or (vote and vote not in done):
+        if name not in done or voting:
             start = time.process_time()
             maps[name] = method(scan)
             done[name] = {**scored(maps[name], ids, rows), "seconds": time.process_time() - start}
-    if vote and vote not in done:
-        first = maps[vote.removeprefix("vote with ")]
-        maps[vote] = np.where(maps["hmrf"] == first, first, maps["atlas"])
+    if voting:
+        maps[vote] = np.where(maps["hmrf"] == maps[first], maps[first], maps["atlas"])
     for name in [name for name in maps if name not in done]:
         done[name] = scored(maps[name], ids, rows)
 

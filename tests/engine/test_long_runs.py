@@ -358,6 +358,7 @@ class Fetches(TorchDispatchMode):
         *("aten::_local_scalar_dense", "aten::nonzero", "aten::masked_select", "aten::_unique2", "aten::bincount"),
         "aten::repeat_interleave.Tensor",
     )
+    indexing = ("aten::index", "aten::index_put", "aten::index_put_")
 
     def __init__(self) -> None:
         super().__init__()
@@ -368,12 +369,9 @@ class Fetches(TorchDispatchMode):
         name = func.name()
         if self.on:
             self.calls += 1
-            by_mask = name.startswith("aten::index") and any(
-                isinstance(place, Tensor) and place.dtype == torch.bool
-                for place in (args[1] if isinstance(args[1], (list, tuple)) else ())
-            )
-            waits = name in self.waits or name.partition(".")[0] in self.waits
-            if by_mask or (waits and not hasattr(args[0], "drawn")):
+            places = args[1] if name.partition(".")[0] in self.indexing else ()
+            by_mask = any(place is not None and place.dtype == torch.bool for place in places)
+            if by_mask or (name.startswith(self.waits) and not hasattr(args[0], "drawn")):
                 self.seen[name] += 1
         found = func(*args, **(kwargs or {}))
         if name.startswith("aten::randint"):
